@@ -1,0 +1,1 @@
+"""Exchange to immutable snapshot."""

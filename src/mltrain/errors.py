@@ -1,0 +1,104 @@
+"""The exception tree: who is at fault, and the exit code that says so.
+
+    MltrainError                 never raised itself
+      UsageError        2        the command line, or a name outside its grammar
+      InputError        3        data, config, card or model: unreadable, corrupt, unknown
+        RefusedError    3        a window of candles that must not be scored; carries a reason code
+      NoGoError         4        a gate failed, and promotion was asked for all the same
+      LeakageError      5        a leakage guard failed
+      SourceError       6        the exchange or the network
+      LockedError       7        another mltrain is at work there
+      MachineError      8        disk full, permission, memory, a missing system library
+    Stopped (BaseException)      SIGTERM 143, SIGHUP 129; unwinds like KeyboardInterrupt
+
+Every message says what is wrong and where (file, field, line); `hint` says what to do. Foreign exceptions are
+translated at the edge with `raise ... from err`. Our own misuse is ValueError or RuntimeError: a bug, exit 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MltrainError(Exception):
+    """Base of all errors that a user can cause or mend.
+
+    Attributes:
+        message: What is wrong and where.
+        hint: What to do about it; None where the message says it all.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MltrainError):
+    """The command line is wrong, or a name is outside its grammar."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class InputError(MltrainError):
+    """Data, configuration, card or model is missing, unreadable, corrupt or unusable."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class RefusedError(InputError):
+    """A row or window of candles that must not be scored.
+
+    Attributes:
+        reason: A short code, such as "stale", "hole", "too-few-bars", "unknown-symbol", "not-finite".
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class NoGoError(MltrainError):
+    """A version whose gates failed was to be promoted or served without saying so."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class LeakageError(MltrainError):
+    """A leakage guard failed: the future, another symbol or another block reached a feature."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class SourceError(MltrainError):
+    """The exchange or the network failed."""
+
+    exit_code: ClassVar[int] = 6
+
+
+class LockedError(MltrainError):
+    """Another mltrain holds the lock."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class MachineError(MltrainError):
+    """The machine refused: disk full, permission, memory, a missing system library."""
+
+    exit_code: ClassVar[int] = 8
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end; raised in the main thread so that everything unwinds.
+
+    Not an Exception: nothing that handles errors may swallow it.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells report it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.exit_code = 128 + signum

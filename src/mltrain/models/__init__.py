@@ -1,0 +1,1 @@
+"""Booster to judged, stored, served version."""
