@@ -1,0 +1,40 @@
+"""mltrain: from exchange candles to a calibrated, documented, gated and reversible LightGBM classifier.
+
+The names below are the public library; each is imported on first use, so that `import mltrain` stays cheap.
+
+    import mltrain
+    model = mltrain.load("data/models/best_lgbm.pkl")
+    table = model.predict_candles({"BTCUSDT": candles})
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
+    from mltrain.models.serve import Model as Model
+    from mltrain.models.serve import load as load
+
+__version__: Final = "0.1.0"
+
+_HOME: Final = {
+    "FeatureSchemaValidator": "mltrain.features.registry",
+    "Model": "mltrain.models.serve",
+    "load": "mltrain.models.serve",
+}
+
+__all__ = ["FeatureSchemaValidator", "Model", "__version__", "load"]  # noqa: F822 (found by __getattr__)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
+    """Import a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mltrain' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

@@ -1,0 +1,86 @@
+"""The application: its commands, their common options, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import mltrain
+from mltrain.errors import MltrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EPILOG = (
+    "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
+    "7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 is a bug."
+)
+
+app = typer.Typer(
+    name="mltrain",
+    help="From exchange candles to a calibrated, documented, gated and reversible LightGBM classifier.",
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mltrain {mltrain.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001 (the callback acts)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the program itself; each command has its own."""
+
+
+def run() -> int:
+    """Run the command line and return the process's exit code."""
+    if not sys.stdout.isatty():
+        # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+    from mltrain.cli import data, models, training  # their decorators add the commands to `app`
+
+    for module in (data, training, models):
+        module.add_commands(app)
+    return guarded(app)
+
+
+def guarded(call: Callable[[], object]) -> int:
+    """Call the app and translate how it ended into an exit code, with one readable message for an error."""
+    from mltrain.cli.render import show_bug, show_error
+
+    debug = "--debug" in sys.argv[1:]
+    try:
+        call()
+    except SystemExit as end:
+        # Typer answers a closed pipe with 1, inside its own handler of the OSError.
+        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+            return 0
+        return end.code if isinstance(end.code, int) else 0
+    except MltrainError as err:
+        show_error(err, debug=debug)
+        return err.exit_code
+    except MemoryError:
+        from mltrain.errors import MachineError
+
+        err_memory = MachineError("out of memory", hint="use fewer symbols or days, or a machine with more memory")
+        show_error(err_memory, debug=debug)
+        return err_memory.exit_code
+    except BrokenPipeError:
+        return 0
+    except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
+        show_bug(err, debug=debug)
+        return 1
+    return 0

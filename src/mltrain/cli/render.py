@@ -1,0 +1,161 @@
+"""How a result becomes a table or a JSON document, and an error one readable message."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from mltrain.errors import MltrainError
+
+PIPE_WIDTH: Final = 160  # a pipe has no width; rows should stay on one line for grep and awk
+MS_PER_S: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command found or did.
+
+    Attributes:
+        schema: Name and number of the JSON document, such as "snapshot/1".
+        data: A frozen result of the library, or a mapping of such; printed whole with `--json`.
+        view: What people see instead, top to bottom.
+        exit_code: 0, or 2, 3 or 4 for a listing without choice, a failed check or a NO-GO.
+        to_stderr: The result is an answer to a question that was not asked (exit 2): it goes to stderr.
+    """
+
+    schema: str
+    data: Any
+    view: Callable[[], Iterable[RenderableType]]
+    exit_code: int = 0
+    to_stderr: bool = False
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401 (any result of the library)
+    """Return `value` as JSON's own types: dataclasses and mappings become objects, tuples arrays, paths text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def document(schema: str, data: Any) -> str:  # noqa: ANN401 (any result of the library)
+    """Return the JSON document of a result; NaN and infinity are refused, for they are not JSON."""
+    plain = to_plain(data)
+    body = plain if isinstance(plain, dict) else {"items": plain}
+    return json.dumps({"schema": f"mltrain/{schema}", **body}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    width = None if terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    # Rich colours a pipe where FORCE_COLOR or GITHUB_ACTIONS is set: what is no terminal gets plain text.
+    return Console(stderr=stderr, force_terminal=terminal, width=width, highlight=False, emoji=False, markup=False)
+
+
+def stderr_console() -> Console:
+    """Return a console on stderr, plain where that is no terminal."""
+    return _console(stderr=True)
+
+
+def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    """Print a result: one JSON document, or its view."""
+    stream = sys.stderr if outcome.to_stderr else sys.stdout
+    if as_json:
+        stream.write(document(outcome.schema, outcome.data))
+    else:
+        console = _console(stderr=outcome.to_stderr)
+        for part in outcome.view():
+            console.print(part, soft_wrap=isinstance(part, str))
+    stream.flush()
+
+
+def show_failure_document(err: MltrainError) -> None:
+    """Print the document of a run that ended in a failed check."""
+    body = {"exit_code": err.exit_code, "message": err.message, "hint": err.hint}
+    sys.stdout.write(document("error/1", {"error": body}))
+    sys.stdout.flush()
+
+
+def show_error(err: MltrainError, *, debug: bool) -> None:
+    """Print one readable message: what is wrong and where, then what to do."""
+    if debug:
+        _print_traceback(err)
+    from rich.text import Text
+
+    console = stderr_console()
+    console.print(Text.assemble(("error: ", "bold red"), err.message), soft_wrap=True)
+    if err.hint:
+        console.print(Text.assemble(("hint: ", "cyan"), err.hint), soft_wrap=True)
+
+
+def show_bug(err: Exception, *, debug: bool) -> None:
+    """Print that mltrain itself is at fault; the traceback only where it was asked for."""
+    if debug:
+        _print_traceback(err)
+    from rich.text import Text
+
+    console = stderr_console()
+    console.print(Text.assemble(("bug: ", "bold red"), f"{type(err).__name__}: {err}"), soft_wrap=True)
+    if not debug:
+        console.print("run again with --debug and report the traceback", soft_wrap=True)
+
+
+def _print_traceback(err: BaseException) -> None:
+    import traceback
+
+    traceback.print_exception(err, file=sys.stderr)
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:
+    """Return a table whose cells are plain text.
+
+    Args:
+        title: Shown above; None for none.
+        columns: Headers.
+        rows: Cells; None is shown as a dash.
+        right: One character a column: "r" aligns it right, "f" lets it fold, anything else keeps it on one line.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for i, header in enumerate(columns):
+        how = right[i : i + 1]
+        result.add_column(header, justify="right" if how == "r" else "left", no_wrap=how != "f", overflow="fold")
+    for row in rows:
+        result.add_row(*(cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row))
+    return result
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a figure with fixed digits, or a dash."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def time_text(ms: int | None) -> str:
+    """Return a time in milliseconds since the epoch as 2025-10-15 12:00, UTC."""
+    if ms is None:
+        return "-"
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ms / MS_PER_S, UTC).strftime("%Y-%m-%d %H:%M")
