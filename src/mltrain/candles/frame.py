@@ -1,0 +1,303 @@
+"""The candle frame: its columns, its grid, its holes, its content hash.
+
+Pure: frames and arrays in, values out. A frame that passed `check_candles` is sorted and unique by `ts`, lies on the
+grid of its interval, holds finite and possible values, and nothing here ever fills a hole or mends a value.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.errors import InputError, UsageError
+from mltrain.names import did_you_mean, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+TS_DTYPE: Final = pl.Datetime("ms", "UTC")
+
+#: Columns in order. `ts` is the open time; prices are in the quote asset, `volume` and `taker_buy_base` in the base
+#: asset, `quote_volume` and `taker_buy_quote` in the quote asset, `trades` is a count.
+CANDLE_SCHEMA: Final[Mapping[str, pl.DataType]] = {
+    "ts": TS_DTYPE,
+    "open": pl.Float64(),
+    "high": pl.Float64(),
+    "low": pl.Float64(),
+    "close": pl.Float64(),
+    "volume": pl.Float64(),
+    "quote_volume": pl.Float64(),
+    "trades": pl.Int64(),
+    "taker_buy_base": pl.Float64(),
+    "taker_buy_quote": pl.Float64(),
+}
+
+#: Columns that a source may lack; they are then null in every row.
+OPTIONAL: Final = ("quote_volume", "trades", "taker_buy_base", "taker_buy_quote")
+
+_PRICES: Final = ("open", "high", "low", "close")
+
+MINUTE_MS: Final = 60_000
+DAY_MS: Final = 86_400_000
+
+#: Every interval divides a day, so that its grid starts at each UTC midnight.
+INTERVALS_MS: Final[Mapping[str, int]] = {
+    "1m": MINUTE_MS,
+    "3m": 3 * MINUTE_MS,
+    "5m": 5 * MINUTE_MS,
+    "15m": 15 * MINUTE_MS,
+    "30m": 30 * MINUTE_MS,
+    "1h": 60 * MINUTE_MS,
+    "2h": 120 * MINUTE_MS,
+    "4h": 240 * MINUTE_MS,
+    "6h": 360 * MINUTE_MS,
+    "8h": 480 * MINUTE_MS,
+    "12h": 720 * MINUTE_MS,
+    "1d": DAY_MS,
+}
+
+_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
+)
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LAST_MS: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Candles that the market or the source did not give.
+
+    Attributes:
+        from_ms: Open time of the first missing candle, ms UTC.
+        to_ms: Open time of the last missing candle, ms UTC.
+        missing: How many are missing, at least 1.
+    """
+
+    from_ms: int
+    to_ms: int
+    missing: int
+
+
+def interval_ms(interval: str) -> int:
+    """Return the length of an interval such as "1m" in ms.
+
+    Raises:
+        UsageError: It is not one of INTERVALS_MS.
+
+    >>> interval_ms("5m")
+    300000
+    """
+    if interval not in INTERVALS_MS:
+        raise UsageError(f"{show(interval)} is not a candle interval", hint=did_you_mean(interval, INTERVALS_MS))
+    return INTERVALS_MS[interval]
+
+
+def interval_name(step_ms: int) -> str:
+    """Return the name of the interval of `step_ms`, or the number of seconds where it has none.
+
+    >>> interval_name(300_000), interval_name(7_000)
+    ('5m', '7 s')
+    """
+    return next((name for name, ms in INTERVALS_MS.items() if ms == step_ms), f"{step_ms / 1000:g} s")
+
+
+def format_ms(time_ms: int) -> str:
+    """Return a time as ISO 8601 in UTC; one that no calendar holds as its number.
+
+    >>> format_ms(1_760_529_600_000)
+    '2025-10-15T12:00:00Z'
+    """
+    if not 0 <= time_ms <= _LAST_MS:
+        return f"{time_ms} ms"
+    moment = _EPOCH + dt.timedelta(milliseconds=time_ms)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
+
+
+def parse_time(text: str) -> int:
+    """Return a time such as 2025-10-15T12:00:00Z in ms; without a zone it is UTC, without a clock it is midnight.
+
+    Raises:
+        UsageError: It is no such time, or before 1970.
+
+    >>> parse_time("2025-10-15T14:00+02:00")
+    1760529600000
+    """
+    try:
+        if _TIME.fullmatch(text) is None:
+            raise ValueError  # noqa: TRY301 -- fromisoformat takes week dates and other forms that few people can read
+        moment = dt.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        time_ms = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        time_ms = -1
+    if time_ms < 0:
+        raise UsageError(f"{show(text)} is not a time", hint="write it like 2025-10-15T12:00:00Z, in UTC")
+    return time_ms
+
+
+def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the open times of a candle frame in ms, shape (n,)."""
+    return frame["ts"].dt.timestamp("ms").to_numpy()
+
+
+def find_holes(
+    ts_ms: NDArray[np.int64], step_ms: int, *, start_ms: int | None = None, end_ms: int | None = None
+) -> tuple[Hole, ...]:
+    """List the runs of missing candles.
+
+    Args:
+        ts_ms: Open times, rising strictly, on the grid of `step_ms`, inside [start_ms, end_ms).
+        step_ms: Length of the interval.
+        start_ms: First open time that should be there, on the grid; None: the first that is.
+        end_ms: First open time that should not be there, on the grid; None: just after the last that is.
+
+    Returns:
+        The holes in order of time, those at both ends included.
+
+    >>> find_holes(np.array([0, 1, 4]), 1, end_ms=6)
+    (Hole(from_ms=2, to_ms=3, missing=2), Hole(from_ms=5, to_ms=5, missing=1))
+    """
+    first = ts_ms[:1] if start_ms is None else np.array([start_ms])
+    last = ts_ms[-1:] + step_ms if end_ms is None else np.array([end_ms])
+    if not first.size or not last.size:
+        return ()
+    # A candle is expected at the end of each one that is there, and at the start; another follows, or the end.
+    expected = np.concatenate([first, ts_ms + step_ms])
+    found = np.concatenate([ts_ms, last])
+    at = np.flatnonzero(found > expected)
+    return tuple(
+        Hole(from_ms=int(e), to_ms=int(f) - step_ms, missing=int((f - e) // step_ms))
+        for e, f in zip(expected[at], found[at], strict=True)
+    )
+
+
+def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:
+    """Return the half-open row ranges without a hole inside, in order; together they are all rows.
+
+    >>> segment_bounds(np.array([0, 1, 4]), 1)
+    [(0, 2), (2, 3)]
+    """
+    if not ts_ms.size:
+        return []
+    breaks = (np.flatnonzero(np.diff(ts_ms) != step_ms) + 1).tolist()
+    return list(zip([0, *breaks], [*breaks, int(ts_ms.size)], strict=True))
+
+
+def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str) -> pl.DataFrame:
+    """Return the candles with the columns of CANDLE_SCHEMA in order, once every row has proved possible.
+
+    Args:
+        frame: `ts` in TS_DTYPE, OHLCV and perhaps the optional columns, as numbers; further columns are left out.
+        symbol: For messages.
+        interval: The grid that `ts` must lie on.
+        where: The file or host that the candles came from, for messages.
+
+    Raises:
+        InputError: A column is missing or of a wrong type; or a row is unsorted, repeated, off the grid, null, not
+            finite, negative, or has a high or low that its open and close contradict. Names symbol, time, field, value.
+        UsageError: The interval is unknown.
+    """
+    frame = _with_schema(frame, symbol=symbol, where=where)
+    faults = _faults(interval_ms(interval), frame.height)
+    found = frame.select(bad.fill_null(True).any().alias(str(i)) for i, (_, bad, _) in enumerate(faults)).row(0)
+    for is_bad, (field, bad, law) in zip(found, faults, strict=True):
+        if is_bad:
+            rows = frame.select(bad.fill_null(True).arg_true()).to_series()
+            raise InputError(f"{where}: {_tell_row(frame, rows[0], field, symbol)}: {law}{_more(rows.len())}")
+    return frame
+
+
+def _with_schema(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFrame:
+    missing = [name for name in CANDLE_SCHEMA if name not in frame.columns and name not in OPTIONAL]
+    if missing:
+        raise InputError(
+            f"{where}: {symbol}: column {' and '.join(missing)} missing; there are {', '.join(frame.columns)}",
+            hint=f"candles need the columns {', '.join(n for n in CANDLE_SCHEMA if n not in OPTIONAL)}",
+        )
+    for name, dtype in CANDLE_SCHEMA.items():
+        have = frame.schema.get(name, dtype)
+        if not _fits(name, have):
+            raise InputError(f"{where}: {symbol}: column {name} is {have}, not {dtype}")
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in frame.columns]
+    # Adding 0.0 turns -0.0 into 0.0: one number, one content hash.
+    columns = [
+        pl.col(name).cast(dtype, strict=False) + 0.0 if dtype == pl.Float64 else pl.col(name).cast(dtype, strict=False)
+        for name, dtype in CANDLE_SCHEMA.items()
+    ]
+    return frame.with_columns(absent).select(columns)
+
+
+def _fits(name: str, have: pl.DataType) -> bool:
+    """Tell whether a column of that type can be cast without changing what a value says."""
+    if name == "ts":
+        return have == TS_DTYPE
+    return have == pl.Null or have.is_integer() or (name != "trades" and have.is_numeric())
+
+
+def _faults(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
+    """List what a row may not be: the field at fault, where it is (null counts), and the law."""
+    ts = pl.col("ts").dt.timestamp("ms")
+    faults = [
+        ("ts", ts.is_null(), "every candle needs its open time"),
+        ("ts", (ts < 0) | (ts > _LAST_MS), "not a time between 1970 and 9999"),
+        ("ts", ts % step_ms != 0, f"not on the grid of {interval_name(step_ms)} candles"),
+        ("ts", (ts.diff() <= 0).fill_null(False), "not after the row before it: rows must be sorted and unique"),
+    ]
+    for name in (*_PRICES, "volume", *OPTIONAL):
+        column = pl.col(name)
+        possible = column.is_finite() & ((column > 0) if name in _PRICES else (column >= 0))
+        law = "a price must be a number above 0" if name in _PRICES else "must be a number, 0 or above"
+        if name in OPTIONAL:
+            possible |= column.null_count() == height
+            law += "; or leave the column empty in every row"
+        faults.append((name, ~possible, law))
+    faults += [
+        ("high", pl.col("high") < pl.max_horizontal("open", "close", "low"), "below open, close or low of its candle"),
+        ("low", pl.col("low") > pl.min_horizontal("open", "close"), "above open or close of its candle"),
+    ]
+    return faults
+
+
+def _tell_row(frame: pl.DataFrame, row: int, field: str, symbol: str) -> str:
+    time_ms = frame["ts"].dt.timestamp("ms")[row]
+    time = f"row {row + 1}" if time_ms is None else format_ms(time_ms)
+    value = time if field == "ts" and time_ms is not None else frame[field][row]
+    return f"{symbol} at {time}: {field} is {'missing' if value is None else value}"
+
+
+def _more(rows: int) -> str:
+    return f" (and {rows - 1} more rows)" if rows > 1 else ""
+
+
+def zero_trade_rows(frame: pl.DataFrame) -> int:
+    """Count the candles in which nothing was traded: no trades, or no volume where trades are not known."""
+    return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
+
+
+def content_sha256(frame: pl.DataFrame) -> str:
+    """Return the SHA-256 of the candles themselves, whatever library wrote their file.
+
+    It covers, column by column in the order of CANDLE_SCHEMA: the name, the type, the number of rows, the validity of
+    each row, and the values as little-endian 64-bit numbers with 0 in place of null.
+
+    Args:
+        frame: As `check_candles` returns it.
+    """
+    digest = hashlib.sha256(b"mltrain candles 1\n")
+    for name in CANDLE_SCHEMA:
+        column = frame[name].dt.timestamp("ms") if name == "ts" else frame[name]
+        values = column.fill_null(0).to_numpy()
+        digest.update(f"{name} {values.dtype.name} {frame.height}\n".encode())
+        digest.update(np.packbits(column.is_not_null().to_numpy()).tobytes())
+        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
