@@ -1,0 +1,225 @@
+"""The structure of LightGBM's model text, checked before LightGBM sees it.
+
+LightGBM 4.7 ends the process on most damaged texts (a child index out of range is a write out of bounds), which no
+`try` can catch. So every line is checked here first, in Python: only the texts that mltrain itself writes pass, one
+binary objective, numerical splits, finite numbers, and trees that are trees. A text that passes may still hold other
+numbers than it should: that is what its SHA-256 is for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from mltrain.errors import InputError
+from mltrain.names import FEATURE, show
+
+MAX_TREES: Final = 100_000
+MAX_LEAVES: Final = 131_072  # LightGBM's own limit
+MAX_FEATURES: Final = 100_000
+_MAX_INT: Final = 2**31 - 1  # LightGBM reads indices and counts into 32 bits, unchecked
+
+#: The keys of the head and of each tree, in the order in which LightGBM writes them.
+_HEAD: Final = (
+    "version",
+    "num_class",
+    "num_tree_per_iteration",
+    "label_index",
+    "max_feature_idx",
+    "objective",
+    "feature_names",
+    "feature_infos",
+    "tree_sizes",
+)
+_TREE: Final = (
+    "num_leaves",
+    "num_cat",
+    "split_feature",
+    "split_gain",
+    "threshold",
+    "decision_type",
+    "left_child",
+    "right_child",
+    "leaf_value",
+    "leaf_weight",
+    "leaf_count",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
+    "is_linear",
+    "shrinkage",
+)
+_FIXED_HEAD: Final = {
+    "version": "v4",
+    "num_class": "1",
+    "num_tree_per_iteration": "1",
+    "label_index": "0",
+    "objective": "binary sigmoid:1",
+}
+_FIXED_TREE: Final = {"num_cat": "0", "is_linear": "0"}
+_DECISIONS: Final = frozenset(
+    {0, 2, 4, 6, 8, 10}
+)  # bit 0 (categorical) clear; bit 1 default side; bits 2-3 missing type
+
+_INT: Final = r"-?[0-9]{1,10}"
+_FLOAT: Final = r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?"
+_INTS: Final = re.compile(rf"{_INT}(?: {_INT})*")
+_FLOATS: Final = re.compile(rf"{_FLOAT}(?: {_FLOAT})*")
+_FEATURE_INFO: Final = re.compile(rf"none|\[{_FLOAT}:{_FLOAT}\]")
+_TAIL: Final = re.compile(
+    r"end of trees\n"
+    rf"\nfeature_importances:\n(?:{FEATURE.pattern}=[0-9]{{1,10}}\n)*"
+    r"\nparameters:\n(?:\[[a-z0-9_]{1,64}: [A-Za-z0-9_.,+-]*\]\n)*"
+    r"\nend of parameters\n"
+    r"\npandas_categorical:null\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """What a sound model text holds.
+
+    Attributes:
+        feature_names: Names of the columns, in the order in which LightGBM reads them.
+        trees: Number of trees, at least 1.
+        max_leaves: Leaves of the largest tree.
+    """
+
+    feature_names: tuple[str, ...]
+    trees: int
+    max_leaves: int
+
+
+def check_model_text(text: str, *, where: str) -> TextShape:
+    """Return the shape of a model text, once every line of it has proved sound.
+
+    Args:
+        text: As `Booster.model_to_string` writes it for a binary objective.
+        where: The file it came from, for messages.
+
+    Raises:
+        InputError: Anything differs from what LightGBM writes; names the tree and the line.
+    """
+    if not text.isascii():
+        raise _damaged(where, "holds characters outside ASCII")
+    head, _, rest = text.partition("\n\n")
+    names, sizes = _check_head(head, f"{where}: head")
+    leaves, start = 0, 0
+    for number, size in enumerate(sizes):
+        leaves = max(
+            leaves, _check_tree(rest[start : start + size], number, size, len(names), f"{where}: tree {number}")
+        )
+        start += size
+    if _TAIL.fullmatch(rest, start) is None:
+        raise _damaged(where, "what follows the trees is not LightGBM's importances and parameters")
+    return TextShape(feature_names=names, trees=len(sizes), max_leaves=leaves)
+
+
+def _damaged(where: str, what: str) -> InputError:
+    return InputError(f"{where}: {what}", hint="the model text is damaged: run `mltrain verify model REF`")
+
+
+def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names of the features and the length of each tree's block."""
+    magic, _, body = head.partition("\n")
+    if magic != "tree":
+        raise _damaged(where, f"begins with {show(magic)}, not with 'tree'")
+    lines = _Lines.read(body, _HEAD, _FIXED_HEAD, where)
+    (last,) = lines.ints("max_feature_idx", 1)
+    names = tuple(lines.fields["feature_names"].split(" "))
+    infos = lines.fields["feature_infos"].split(" ")
+    if not 0 <= last < MAX_FEATURES or len(names) != last + 1 or len(set(names)) != len(names):
+        raise _damaged(where, f"feature_names are not {last + 1} different names")
+    if not all(FEATURE.fullmatch(name) for name in names):
+        raise _damaged(where, "feature_names are not all names of features")
+    if len(infos) != len(names) or not all(_FEATURE_INFO.fullmatch(info) for info in infos):
+        raise _damaged(where, "feature_infos are not one range for each feature")
+    sizes = lines.ints("tree_sizes", min(lines.fields["tree_sizes"].count(" ") + 1, MAX_TREES))
+    if min(sizes) < 1:
+        raise _damaged(where, "tree_sizes are not all positive")
+    return names, sizes
+
+
+def _check_tree(block: str, number: int, size: int, feature_count: int, where: str) -> int:
+    """Return the number of leaves of one tree, once its block has proved sound."""
+    title, _, body = block.partition("\n")
+    if len(block) != size or title != f"Tree={number}" or not body.endswith("\n\n\n"):
+        raise _damaged(where, "is not where tree_sizes says")
+    lines = _Lines.read(body[:-3], _TREE, _FIXED_TREE, where)
+    (leaves,) = lines.ints("num_leaves", 1)
+    if not 1 <= leaves <= MAX_LEAVES:
+        raise _damaged(where, f"num_leaves is {leaves}")
+    nodes = leaves - 1
+    lines.check_floats("leaf_value", leaves)
+    lines.check_floats("leaf_weight", leaves if nodes else 0)  # LightGBM leaves a lone leaf's weight out
+    lines.check_floats("shrinkage", 1)
+    for key in ("split_gain", "threshold", "internal_value", "internal_weight"):
+        lines.check_floats(key, nodes)
+    if min(lines.ints("leaf_count", leaves) + lines.ints("internal_count", nodes)) < 0:
+        raise _damaged(where, "leaf_count or internal_count is negative")
+    if not _DECISIONS.issuperset(lines.ints("decision_type", nodes)):
+        raise _damaged(where, "decision_type is not a numerical split")
+    features = lines.ints("split_feature", nodes)
+    if nodes and not 0 <= min(features) <= max(features) < feature_count:
+        raise _damaged(where, f"split_feature is not one of {feature_count} features")
+    left, right = lines.ints("left_child", nodes), lines.ints("right_child", nodes)
+    if nodes and not _is_tree(left, right):
+        raise _damaged(where, "left_child and right_child do not make a tree")
+    return leaves
+
+
+def _is_tree(left: list[int], right: list[int]) -> bool:
+    """Tell whether every node but the root, and every leaf, is the child of exactly one earlier node.
+
+    Args:
+        left: Left child of each inner node: the index of a node, or -1 - the index of a leaf.
+        right: Right child likewise, of the same length n >= 1; there are n + 1 leaves.
+    """
+    nodes = len(left)
+    forward = all(child < 0 or child > node for side in (left, right) for node, child in enumerate(side))
+    return forward and sorted(left + right) == [*range(-nodes - 1, 0), *range(1, nodes)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The `key=value` lines of the head or of one tree."""
+
+    where: str
+    fields: dict[str, str]
+
+    @classmethod
+    def read(cls, body: str, keys: tuple[str, ...], fixed: dict[str, str], where: str) -> _Lines:
+        """Read lines that must have exactly these keys in this order, some of them one possible value."""
+        lines = body.split("\n")
+        if len(lines) != len(keys):
+            raise _damaged(where, f"has {len(lines)} lines, not {len(keys)}")
+        fields = {}
+        for line, key in zip(lines, keys, strict=True):
+            found, equals, value = line.partition("=")
+            if found != key or not equals:
+                raise _damaged(where, f"has {show(found)} in place of {key}")
+            if value != fixed.get(key, value):
+                raise _damaged(where, f"{key} is {show(value)}, not {show(fixed[key])}")
+            fields[key] = value
+        return cls(where, fields)
+
+    def ints(self, key: str, count: int) -> list[int]:
+        """Return the `count` whole numbers of 32 bits that the line must hold."""
+        numbers = [int(number) for number in self._numbers(key, count, _INTS)]
+        if numbers and max(map(abs, numbers)) > _MAX_INT:
+            raise _damaged(self.where, f"{key} does not fit 32 bits")
+        return numbers
+
+    def check_floats(self, key: str, count: int) -> None:
+        """Refuse a line that does not hold `count` finite numbers."""
+        if not all(map(math.isfinite, map(float, self._numbers(key, count, _FLOATS)))):
+            raise _damaged(self.where, f"{key} is not finite")
+
+    def _numbers(self, key: str, count: int, pattern: re.Pattern[str]) -> list[str]:
+        value = self.fields[key]
+        numbers = value.split(" ") if value else []
+        if len(numbers) != count or (value and pattern.fullmatch(value) is None):
+            raise _damaged(self.where, f"{key} is not {count} numbers")
+        return numbers
