@@ -1,1 +1,1 @@
-"""Matrix to calibrated booster."""
+"""The learning room: matrix -> split -> search -> booster -> calibrated probabilities -> metrics."""
