@@ -361,9 +361,9 @@ class _Findings:
     closers: list[Callable[[], None]]
 
     def add(self, place: Place, message: str) -> None:
-        line = self.lines.get(place)
-        spelled = _spell(place) + (f" (line {line})" if line is not None else "")
-        self.problems.append(": ".join(part for part in (self.where, spelled, message) if part))
+        line = f" (line {self.lines[place]})" if place in self.lines else ""
+        field_and_line = f" {_spell(place)}{line}:" if place else ""
+        self.problems.append(f"{self.where}:{field_and_line} {message}")
 
 
 class Fields:
