@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mltrain.documents import Fields, Located, canonical_json, parse_yaml
 from mltrain.errors import InputError, UsageError
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mltrain.documents import Json
 
 MAX_FILE_BYTES: Final = 1 << 20
-CALIBRATIONS: Final = ("auto", "isotonic", "sigmoid", "beta", "none")
+Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
+CALIBRATIONS: Final[tuple[Calibration, ...]] = ("auto", "isotonic", "sigmoid", "beta", "none")
 
 #: What may be searched, and the limits that LightGBM and reason set; those with whole limits count.
 _TUNABLE: Final[Mapping[str, tuple[float, float]]] = {
@@ -189,7 +190,7 @@ class TrainConfig:
 
     seed: int
     val_ratio: float
-    calibration: str
+    calibration: Calibration
     folds: FoldConfig
     search: SearchConfig
     booster: BoosterConfig
@@ -304,7 +305,7 @@ def _read(located: Located) -> TrainConfig:
     config = TrainConfig(
         seed=fields.integer("seed", minimum=0, maximum=2**31 - 1),
         val_ratio=fields.number("val_ratio", minimum=0.05, maximum=0.5),
-        calibration=fields.text("calibration", choices=CALIBRATIONS),
+        calibration=_read_calibration(fields),
         folds=_read_folds(fields.fields("folds")),
         search=_read_search(fields.fields("search")),
         booster=BoosterConfig(max_bin=fields.fields("booster").integer("max_bin", minimum=3, maximum=255)),
@@ -315,6 +316,11 @@ def _read(located: Located) -> TrainConfig:
     )
     fields.finish()
     return config
+
+
+def _read_calibration(fields: Fields) -> Calibration:
+    text = fields.text("calibration", choices=CALIBRATIONS)
+    return next(name for name in CALIBRATIONS if name == text)
 
 
 def _read_folds(fields: Fields) -> FoldConfig:

@@ -293,12 +293,14 @@ def _newton(
 
 
 def _weigh(weights: NDArray[np.float64], terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sum(weights[:, None] * terms, axis=0, dtype=np.float64)
+    total: NDArray[np.float64] = np.sum(weights[:, None] * terms, axis=0)
+    return total
 
 
 def _sums(x: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the product of a matrix and a vector, by plain sums: BLAS rounds differently for other thread counts."""
-    return np.sum(x * factor, axis=1, dtype=np.float64)
+    total: NDArray[np.float64] = np.sum(x * factor, axis=1)
+    return total
 
 
 def _cross_entropy(logit: NDArray[np.float64], target: NDArray[np.float64]) -> float:

@@ -6,7 +6,7 @@ Pure. Features and labels meet here, once, for training; whatever cannot be a ro
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,7 @@ class Samples:
             and self.x.flags.c_contiguous
             and all(c.shape == (n,) for c in columns)
             and bool((np.diff(self.ts_ms) >= 0).all() and (self.label_end_ms > self.ts_ms).all())
+            and bool((self.y <= 1).all())  # LightGBM would take any other label without a word
         )
         if not sound:
             msg = f"samples of shape {self.x.shape} with {n} times are not rows in the order of time"
@@ -166,6 +167,19 @@ def _check_finite(x: NDArray[np.float32], rows: pl.DataFrame, names: tuple[str, 
         f"feature {names[bad[0]]} of {symbols[rows['symbol_ix'][row]]} at {time} is {x[row, bad[0]]}: "
         "features must be finite",
         hint="run `mltrain features audit`" if len(bad) == 1 else f"so are {len(bad) - 1} more features",
+    )
+
+
+def take_rows(samples: Samples, rows: slice) -> Samples:
+    """Return a run of rows as samples of their own, without copying them."""
+    return replace(
+        samples,
+        x=samples.x[rows],
+        y=samples.y[rows],
+        ts_ms=samples.ts_ms[rows],
+        label_end_ms=samples.label_end_ms[rows],
+        symbol_ix=samples.symbol_ix[rows],
+        last_move=samples.last_move[rows],
     )
 
 
