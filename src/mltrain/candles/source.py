@@ -137,7 +137,7 @@ class SourceSpec:
         name = fields.text("name", choices=SOURCES)
         if name == "files":
             return cls(name=name, interval=interval, folder=Path(fields.text("folder")))
-        clock = fields.raw("clock", None)
+        clock = fields.raw("clock", default=None)
         return cls(
             name=name,
             interval=interval,

@@ -1,0 +1,337 @@
+"""What a snapshot's manifest says: who asked for which candles, where they came from, what is in each file.
+
+Pure: manifests in, frozen values out, and back. What is read is checked strictly, because everything that opens a
+candle file afterwards (its name, its size, its number of rows) rests on it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.frame import (
+    DAY_MS,
+    INTERVALS_MS,
+    Hole,
+    content_sha256,
+    find_holes,
+    format_ms,
+    interval_ms,
+    parse_time,
+    times_ms,
+    zero_trade_rows,
+)
+from mltrain.candles.parquet import MAX_ROWS
+from mltrain.candles.source import SourceSpec, Window
+from mltrain.documents import Fields, Located
+from mltrain.errors import InputError, UsageError
+from mltrain.manifest import FileEntry, Manifest
+from mltrain.names import SNAPSHOT, SYMBOL, check_symbol, show
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mltrain.documents import Json
+
+KIND: Final = "snapshot"
+MAX_DAYS: Final = 5_000  # thirteen years
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which candles are asked for.
+
+    Attributes:
+        symbols: Without repetition; kept sorted.
+        days: Length of the window, in days before the cut.
+        interval: Interval of the candles.
+        end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock.
+    """
+
+    symbols: tuple[str, ...]
+    days: int
+    interval: str = "1m"
+    end_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field and sort the symbols.
+
+        Raises:
+            UsageError: No symbols, one outside the grammar, an unknown interval, or days outside 1 to MAX_DAYS.
+        """
+        step_ms = interval_ms(self.interval)
+        symbols = tuple(sorted({check_symbol(symbol) for symbol in self.symbols}))
+        if not symbols:
+            raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
+        if not 1 <= self.days <= MAX_DAYS:
+            raise UsageError(f"{self.days} days: must be 1 to {MAX_DAYS}")
+        if self.days * DAY_MS // step_ms > MAX_ROWS:
+            raise UsageError(f"{self.days} days of {self.interval} are more than {MAX_ROWS} candles of a symbol")
+        object.__setattr__(self, "symbols", symbols)
+
+    def window(self, cut_ms: int) -> Window:
+        """Return the open times that the request covers when it is cut at `cut_ms`, on the grid."""
+        return Window(cut_ms - self.days * DAY_MS, cut_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolFacts:
+    """What one file of a snapshot holds.
+
+    Attributes:
+        symbol: Whose candles.
+        rows: How many.
+        first_ms: Open time of the first, ms UTC.
+        last_ms: Open time of the last, ms UTC.
+        holes: Every run of missing candles of the window, those at its beginning and end included.
+        zero_trade_rows: Candles in which nothing was traded.
+        sha256: Of the file's bytes.
+        content_sha256: Of the candles themselves, whatever wrote the file.
+        bytes: Size of the file.
+    """
+
+    symbol: str
+    rows: int
+    first_ms: int
+    last_ms: int
+    holes: tuple[Hole, ...]
+    zero_trade_rows: int
+    sha256: str
+    content_sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, entry: FileEntry, *, symbol: str, window: Window, step_ms: int) -> SymbolFacts:
+        """Count a frame of at least one candle, all inside the window, that is kept in the file `entry`."""
+        ts_ms = times_ms(frame)
+        return cls(
+            symbol=symbol,
+            rows=frame.height,
+            first_ms=int(ts_ms[0]),
+            last_ms=int(ts_ms[-1]),
+            holes=find_holes(ts_ms, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
+            zero_trade_rows=zero_trade_rows(frame),
+            sha256=entry.sha256,
+            content_sha256=content_sha256(frame),
+            bytes=entry.bytes,
+        )
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return what the manifest records beside name, size and hash of the file."""
+        gaps: list[Json] = [[format_ms(h.from_ms), format_ms(h.to_ms), h.missing] for h in self.holes]
+        return {
+            "symbol": self.symbol,
+            "rows": self.rows,
+            "first": format_ms(self.first_ms),
+            "last": format_ms(self.last_ms),
+            "gaps": gaps,
+            "zero_trade_rows": self.zero_trade_rows,
+            "content_sha256": self.content_sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that a snapshot's manifest says. `Record.from_manifest(r.to_manifest(), where="") == r`.
+
+    Attributes:
+        id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
+        created_at: When it was written, ISO 8601 in UTC.
+        source: How to open the source again.
+        host: The host that answered; empty where no network was asked.
+        request: What was asked for.
+        tools: Versions of what wrote it, by name.
+        notes: What the source had to tell, such as duplicates dropped.
+        facts: What is in each file, by symbol in order.
+    """
+
+    id: str
+    created_at: str
+    source: SourceSpec
+    host: str
+    request: Request
+    tools: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    facts: tuple[SymbolFacts, ...]
+
+    def to_manifest(self) -> Manifest:
+        """Return the manifest that says it."""
+        end_ms = self.request.end_ms
+        head: dict[str, Json] = {
+            "id": self.id,
+            "created_at": self.created_at,
+            "source": self.source.to_dict(),
+            "host": self.host,
+            "request": {
+                "symbols": list(self.request.symbols),
+                "days": self.request.days,
+                "interval": self.request.interval,
+                "end": None if end_ms is None else format_ms(end_ms),
+            },
+            "tools": dict(self.tools),
+            "notes": list(self.notes),
+        }
+        files = (FileEntry(file_name(f.symbol), f.sha256, f.bytes, f.to_dict()) for f in self.facts)
+        return Manifest(KIND, head, tuple(files))
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, *, where: str) -> Record:
+        """Return what a manifest says.
+
+        Raises:
+            InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
+        """
+        document: dict[str, Json] = {**manifest.head, "files": [dict(entry.facts) for entry in manifest.files]}
+        root = Fields(Located(document, where))
+        request = _read_request(root.fields("request"))
+        source = _read_source(root.fields("source"), request.interval)
+        tools = root.fields("tools")
+        facts = tuple(_read_facts(item, entry) for item, entry in zip(root.items("files"), manifest.files, strict=True))
+        record = cls(
+            id=root.text("id", pattern=SNAPSHOT),
+            created_at=format_ms(_read_time(root, "created_at")),
+            source=source,
+            host=root.text("host"),
+            request=request,
+            tools=tuple((name, tools.text(name)) for name in tools.keys()),  # noqa: SIM118 -- `tools` is no mapping
+            notes=tuple(root.texts("notes")),
+            facts=facts,
+        )
+        root.finish()
+        problems = _contradictions(record, manifest)
+        if problems:
+            raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
+        return record
+
+    @property
+    def cut_ms(self) -> int:
+        """The end of its window, ms UTC: every candle in it closes at this time or before."""
+        return parse_id(self.id)[0]
+
+    def is_same(self, other: Record) -> bool:
+        """Tell whether both hold the same candles for the same request, whatever wrote them and when."""
+        return self._identity() == other._identity()
+
+    def _identity(self) -> tuple[object, ...]:
+        # The end asked for and the simulated clock are left out: the cut, which both led to, is compared.
+        asked = replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
+        return self.cut_ms, *asked, tuple((f.symbol, f.content_sha256) for f in self.facts)
+
+
+def file_name(symbol: str) -> str:
+    """Return the name of a symbol's file in a snapshot."""
+    return f"{symbol}.parquet"
+
+
+def snapshot_id(cut_ms: int, number: int = 1) -> str:
+    """Return the id of the `number`-th snapshot at a cut.
+
+    >>> snapshot_id(1_760_529_600_000, 2)
+    '2025-10-15T12-00-00Z.2'
+    """
+    name = format_ms(cut_ms).replace(":", "-")
+    return name if number == 1 else f"{name}.{number}"
+
+
+def parse_id(snapshot: str) -> tuple[int, int]:
+    """Return cut (ms UTC) and number of an id that has the grammar; sorts ids by time.
+
+    >>> parse_id("2025-10-15T12-00-00Z.2")
+    (1760529600000, 2)
+    """
+    stamp, _, number = snapshot.partition(".")
+    day, _, clock = stamp.partition("T")
+    try:
+        return parse_time(f"{day}T{clock.replace('-', ':')}"), int(number or 1)
+    except UsageError:  # the grammar allows a 31st of February
+        return 0, int(number or 1)
+
+
+def _read_request(fields: Fields) -> Request:
+    harmless = Request(symbols=("NONE",), days=1)
+    symbols = fields.texts("symbols", pattern=SYMBOL)
+    days = fields.integer("days", minimum=1, maximum=MAX_DAYS)
+    interval = fields.text("interval", choices=tuple(INTERVALS_MS))
+    end_ms = None if fields.raw("end") is None else _read_time(fields, "end")
+    try:
+        request = Request(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
+    except UsageError as err:
+        fields.problem(None, err.message)
+        return harmless
+    if request.symbols != tuple(symbols):
+        fields.problem("symbols", "must be sorted and without repetition")
+    return request
+
+
+def _read_source(fields: Fields, interval: str) -> SourceSpec:
+    try:
+        return SourceSpec.from_fields(fields, interval=interval)
+    except UsageError as err:
+        fields.problem(None, err.message)
+        return SourceSpec(name="sim", interval=interval)
+
+
+def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
+    return SymbolFacts(
+        symbol=fields.text("symbol", pattern=SYMBOL),
+        rows=fields.integer("rows", minimum=1, maximum=MAX_ROWS),
+        first_ms=_read_time(fields, "first"),
+        last_ms=_read_time(fields, "last"),
+        holes=_read_gaps(fields),
+        zero_trade_rows=fields.integer("zero_trade_rows", minimum=0),
+        sha256=entry.sha256,
+        content_sha256=fields.text("content_sha256", pattern=_SHA256),
+        bytes=entry.bytes,
+    )
+
+
+def _read_time(fields: Fields, key: str) -> int:
+    try:
+        return parse_time(fields.text(key))
+    except UsageError as err:
+        fields.problem(key, err.message)
+        return 0
+
+
+def _read_gaps(fields: Fields) -> tuple[Hole, ...]:
+    gaps = fields.raw("gaps")
+    holes = []
+    for gap in gaps if isinstance(gaps, list) else [gaps]:
+        match gap:
+            case [str(first), str(last), int(missing)]:
+                try:
+                    holes.append(Hole(parse_time(first), parse_time(last), missing))
+                except UsageError as err:
+                    fields.problem("gaps", err.message)
+            case _:
+                fields.problem("gaps", "must be a list of [first, last, missing]")
+    return tuple(holes)
+
+
+def _contradictions(record: Record, manifest: Manifest) -> list[str]:
+    """List what cannot be true together."""
+    request, step_ms = record.request, interval_ms(record.request.interval)
+    cut_ms = record.cut_ms
+    problems = []
+    if cut_ms == 0 or cut_ms % step_ms or cut_ms < request.days * DAY_MS:
+        problems.append(f"id: {show(record.id)} is no cut of {request.interval} candles")
+    names = [entry.path for entry in manifest.files]
+    if names != [file_name(symbol) for symbol in request.symbols]:
+        problems.append(f"files: must be those of {', '.join(request.symbols)}, are {', '.join(names)}")
+    window = request.window(cut_ms)
+    for name, facts in zip(names, record.facts, strict=True):
+        expected = (window.end_ms - window.start_ms) // step_ms
+        if name != file_name(facts.symbol):
+            problems.append(f"{name}: holds the candles of {facts.symbol}")
+        if not window.start_ms <= facts.first_ms <= facts.last_ms < window.end_ms:
+            problems.append(f"{name}: first and last are not inside {window}")
+        if facts.rows + sum(hole.missing for hole in facts.holes) != expected:
+            problems.append(f"{name}: rows and gaps together are not the {expected} candles of its window")
+        if any(h.missing < 1 or h.missing != (h.to_ms - h.from_ms) // step_ms + 1 for h in facts.holes):
+            problems.append(f"{name}: a gap is not as long as it says")
+        if facts.zero_trade_rows > facts.rows:
+            problems.append(f"{name}: more rows without a trade than rows")
+    return problems

@@ -1,0 +1,289 @@
+"""Snapshots as they lie on disk: found by reference, listed, verified, read.
+
+Whoever reads a file gets the very bytes whose hash was checked, before any parser sees them, and then only if rows,
+columns and types are those that the manifest tells. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, interval_ms, times_ms
+from mltrain.candles.parquet import ParquetFile
+from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id
+from mltrain.errors import InputError, MltrainError
+from mltrain.files import disk_edge, read_pointer
+from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
+from mltrain.names import SNAPSHOT, check_snapshot_id, did_you_mean, nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from mltrain.candles.record import Request
+    from mltrain.candles.source import SourceSpec
+    from mltrain.manifest import Manifest
+
+FOLDER: Final = "snapshots"
+LATEST: Final = "latest"
+
+#: The type of each column as pyarrow writes it.
+_TYPES: Final = tuple(
+    (name, {"ts": "timestamp[ms, tz=UTC]", "trades": "int64"}.get(name, "double")) for name in CANDLE_SCHEMA
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot, as its manifest tells it.
+
+    Attributes:
+        id: Its id, such as 2025-10-15T12-00-00Z.
+        path: Its folder.
+        manifest_sha256: The manifest's hash of itself: names the whole content.
+        created_at: When it was written, ISO 8601 in UTC.
+        source: How to open the source again.
+        host: The host that answered; empty where no network was asked.
+        request: What was asked for.
+        cut_ms: The end of its window, ms UTC: every candle closes at this time or before.
+        notes: What the source had to tell, such as duplicates dropped.
+        facts: What is in each file, by symbol in order.
+    """
+
+    id: str
+    path: Path
+    manifest_sha256: str
+    created_at: str
+    source: SourceSpec
+    host: str
+    request: Request
+    cut_ms: int
+    notes: tuple[str, ...]
+    facts: tuple[SymbolFacts, ...]
+
+    @property
+    def interval(self) -> str:
+        """The interval of its candles."""
+        return self.request.interval
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Its symbols, sorted."""
+        return self.request.symbols
+
+    def candles(self, symbol: str) -> pl.DataFrame:
+        """Return the candles of a symbol, as `check_candles` does.
+
+        Raises:
+            InputError: It has no such symbol; its manifest or file is not what it was; or the file contradicts it.
+            MachineError: The machine refuses to read the file, or has not enough memory.
+        """
+        facts = next((f for f in self.facts if f.symbol == symbol), None)
+        if facts is None:
+            raise InputError(
+                f"snapshot {self.id} has no symbol {show(symbol)}", hint=did_you_mean(symbol, self.symbols)
+            )
+        data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_most_bytes(facts.rows))
+        where = str(self.path / file_name(symbol))
+        file = ParquetFile(data, where=where)
+        if file.rows != facts.rows or tuple(file.types.items()) != _TYPES:
+            columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
+            raise InputError(f"{where}: {file.rows} rows of {columns}; the manifest says {facts.rows} rows of candles")
+        frame = check_candles(file.read(list(CANDLE_SCHEMA)), symbol=symbol, interval=self.interval, where=where)
+        ts_ms = times_ms(frame)
+        if (ts_ms[0], ts_ms[-1]) != (facts.first_ms, facts.last_ms):
+            raise InputError(f"{where}: its first and last candle are not those that the manifest says")
+        return frame
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One line of the list of snapshots.
+
+    Attributes:
+        id: The folder's name.
+        created_at: When it was written; empty where its manifest cannot be read.
+        symbols: Its symbols.
+        rows: Candles of all symbols together.
+        first_ms: Open time of the earliest candle, ms UTC; None where its manifest cannot be read.
+        last_ms: Open time of the latest candle, ms UTC; likewise.
+        latest: Whether `latest` points to it.
+        problem: Why its manifest cannot be read; None where it can. Files are not read for the list.
+    """
+
+    id: str
+    created_at: str
+    symbols: tuple[str, ...]
+    rows: int
+    first_ms: int | None
+    last_ms: int | None
+    latest: bool
+    problem: str | None
+
+
+def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
+    """Open a snapshot by reference. Only its manifest is read; its files are checked whenever they are.
+
+    Args:
+        data_dir: Where `snapshots` is.
+        ref: `latest`, an id, or the path of a folder, which has a / in it.
+
+    Raises:
+        UsageError: The reference is none of these.
+        InputError: There is no such snapshot, or its manifest is missing or damaged.
+        MachineError: The machine refuses to read it.
+    """
+    if "/" in ref:
+        path = Path(ref)
+        if not _is_folder(path):
+            raise InputError(f"there is no snapshot at {show(ref)}: no such folder")
+        return open_folder(path.resolve())
+    folder = data_dir / FOLDER
+    name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)
+    if not _is_folder(folder / name) or (folder / name).is_symlink():
+        known = _names(folder)
+        near = nearest(name, known) or known[-3:]
+        raise InputError(
+            f"{folder / LATEST} leads to {name}, which is not there" if ref == LATEST else f"no {name} in {folder}",
+            hint=f"there are {', '.join(near)}" if near else "take one with `mltrain snapshot`",
+        )
+    snapshot = open_folder(folder / name)
+    if snapshot.id != name:
+        raise InputError(f"{folder / name} holds the snapshot {snapshot.id}: the folder was renamed or copied")
+    return snapshot
+
+
+def list_snapshots(data_dir: Path) -> tuple[SnapshotRow, ...]:
+    """List the snapshots, oldest cut first; a damaged one with its problem.
+
+    Raises:
+        MachineError: The machine refuses to read the folder or a manifest.
+    """
+    folder = data_dir / FOLDER
+    try:
+        latest = read_pointer(folder / LATEST)
+    except InputError:
+        latest = None
+    return tuple(_list_one(folder / name, latest=name == latest) for name in _names(folder))
+
+
+def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
+    """Compare a snapshot with its manifest: every byte, and where those are right, every fact.
+
+    Returns:
+        Every problem, one sentence each; empty where it is sound.
+
+    Raises:
+        MachineError: The machine refuses to read the folder or a file.
+    """
+    try:
+        manifest = _unchanged_manifest(snapshot)
+    except InputError as err:
+        return (err.message,)
+    return verify_files(snapshot.path, manifest) or tuple(
+        problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts)
+    )
+
+
+def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
+    where = snapshot.path / file_name(facts.symbol)
+    try:
+        frame = snapshot.candles(facts.symbol)
+    except InputError as err:
+        yield err.message
+        return
+    entry = FileEntry(where.name, facts.sha256, facts.bytes)
+    window, step_ms = snapshot.request.window(snapshot.cut_ms), interval_ms(snapshot.interval)
+    if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
+        yield f"{where}: candles outside {window}"
+        return
+    found = SymbolFacts.of(frame, entry, symbol=facts.symbol, window=window, step_ms=step_ms).to_dict()
+    for key, said in facts.to_dict().items():
+        if found[key] != said:
+            yield f"{where}: {key} is {found[key]}, the manifest says {said}"
+
+
+def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
+    manifest = read_manifest(snapshot.path, kind=KIND)
+    if manifest.self_sha256 != snapshot.manifest_sha256:
+        raise InputError(f"{snapshot.path / MANIFEST} has changed since it was opened")
+    return manifest
+
+
+def open_folder(path: Path) -> Snapshot:
+    """Open the snapshot in a folder, whatever the folder is called.
+
+    Raises:
+        InputError: Its manifest is missing or damaged.
+        MachineError: The machine refuses to read it.
+    """
+    manifest = read_manifest(path, kind=KIND)
+    record = Record.from_manifest(manifest, where=str(path / MANIFEST))
+    return Snapshot(
+        id=record.id,
+        path=path,
+        manifest_sha256=manifest.self_sha256,
+        created_at=record.created_at,
+        source=record.source,
+        host=record.host,
+        request=record.request,
+        cut_ms=record.cut_ms,
+        notes=record.notes,
+        facts=record.facts,
+    )
+
+
+def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
+    try:
+        snapshot = open_folder(path)
+    except MltrainError as err:
+        return SnapshotRow(path.name, "", (), 0, None, None, latest=latest, problem=err.message)
+    return SnapshotRow(
+        id=path.name,
+        created_at=snapshot.created_at,
+        symbols=snapshot.symbols,
+        rows=sum(f.rows for f in snapshot.facts),
+        first_ms=min(f.first_ms for f in snapshot.facts),
+        last_ms=max(f.last_ms for f in snapshot.facts),
+        latest=latest,
+        problem=None if snapshot.id == path.name else f"{path} holds the snapshot {snapshot.id}",
+    )
+
+
+def _find_latest(folder: Path) -> str:
+    name = read_pointer(folder / LATEST)
+    if name is None:
+        known = _names(folder)
+        hint = f"name one: {', '.join(known[-3:])}" if known else "take one with `mltrain snapshot`"
+        raise InputError(f"there is no latest snapshot in {folder}", hint=hint)
+    if SNAPSHOT.fullmatch(name) is None:
+        raise InputError(
+            f"{folder / LATEST} leads to {show(name)}, which is no snapshot", hint="run `mltrain snapshot`"
+        )
+    return name
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the ids in a folder, oldest cut first."""
+    if not _is_folder(folder):
+        return []
+    with disk_edge(folder, "list"):
+        found = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]  # noqa: PTH208 -- names, not paths
+    return sorted(found, key=parse_id)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+
+
+def _most_bytes(rows: int) -> int:
+    """Return the most that an honest file of so many candles can take: nothing compressed, and its head."""
+    return (1 << 20) + 100 * rows
