@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,3 +25,61 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real candles at {folder}: set MLTRAIN_TEST_DATA")
     return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one call of the installed `mltrain` ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self):
+        """Return the JSON document on stdout."""
+        return json.loads(self.out)
+
+
+MLTRAIN = Path(sys.executable).with_name("mltrain")
+NEUTRAL = {k: v for k, v in os.environ.items() if not k.startswith(("MLTRAIN_", "FORCE_COLOR", "GITHUB_", "COLUMNS"))}
+
+
+def call(*words, data_dir=None, env=None, timeout=120, cwd=None) -> Run:
+    """Run the installed `mltrain` as a user would."""
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    done = subprocess.run(
+        [MLTRAIN, *map(str, words), *where],
+        capture_output=True,
+        text=True,
+        env={**NEUTRAL, **(env or {})},
+        timeout=timeout,
+        check=False,
+        cwd=cwd,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def mltrain():
+    """Return the function that runs the installed `mltrain`."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained_dir(tmp_path_factory) -> Path:
+    """Return a data folder with one simulated snapshot and one promoted version; read it, never change it."""
+    folder = tmp_path_factory.mktemp("trained") / "data"
+    for words in (
+        ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "14"],
+        ["train", "--trials", "2"],
+    ):
+        done = call(*words, data_dir=folder)
+        assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def data_dir(trained_dir, tmp_path) -> Path:
+    """Return a copy of the trained folder that a test may change."""
+    return Path(shutil.copytree(trained_dir, tmp_path / "data", symlinks=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import time
 import typing
@@ -27,12 +26,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-_COMMON: Final = (
-    inspect.Parameter("data_dir", inspect.Parameter.KEYWORD_ONLY, default=Path("data"), annotation=DataDir),
-    inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson),
-    inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
-    inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug),
-)
+DEFAULT_DIR: Final = Path("data")
+
+
+def _common(default_dir: Path) -> list[inspect.Parameter]:
+    kinds = {"data_dir": (DataDir, default_dir), "as_json": (AsJson, False), "quiet": (Quiet, False)}
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in {**kinds, "debug": (Debug, False)}.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +56,50 @@ class Session:
     progress: CommandProgress
 
 
-def command(function: Callable[..., Outcome]) -> Callable[..., None]:
-    """Make a Typer command of a function that takes a Session and its own options and returns an Outcome."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    own = [p.replace(annotation=hints[p.name]) for p in list(inspect.signature(function).parameters.values())[1:]]
+def command(
+    *, default_dir: Path = DEFAULT_DIR
+) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
+    """Make Typer commands of functions that take a Session and their own options and return an Outcome.
 
-    @functools.wraps(function)
-    def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, **options: object) -> None:  # noqa: ARG001
-        from mltrain.cli.progress import open_progress
+    Args:
+        default_dir: The data folder where neither option nor environment names one.
+    """
 
-        with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
-            session = Session(data_dir, as_json, quiet, time.time_ns() // 1_000_000, progress)
-            try:
-                outcome = function(session, **options)
-            except LeakageError as err:
-                if as_json:
-                    show_failure_document(err)
-                raise
-        show_outcome(outcome, as_json=as_json)
-        if outcome.exit_code:
-            raise typer.Exit(outcome.exit_code)
+    def decorate(function: Callable[..., Outcome | None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [
+            p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in list(inspect.signature(function).parameters.values())[1:]
+        ]
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    run.__signature__ = inspect.Signature([*parameters, *_COMMON])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*parameters, *_COMMON]}
-    del run.__wrapped__  # Typer would look through to the function's own signature
-    return run
+        def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, **options: object) -> None:  # noqa: ARG001
+            _run(function, options, data_dir=data_dir, as_json=as_json, quiet=quiet)
+
+        parameters = [*own, *_common(default_dir)]
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _run(
+    function: Callable[..., Outcome | None], options: dict[str, object], *, data_dir: Path, as_json: bool, quiet: bool
+) -> None:
+    """Call a command, show what it found, and end with its exit code."""
+    from mltrain.cli.progress import open_progress
+
+    with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
+        session = Session(data_dir, as_json, quiet, time.time_ns() // 1_000_000, progress)
+        try:
+            outcome = function(session, **options)
+        except LeakageError as err:
+            if as_json:
+                show_failure_document(err)
+            raise
+    if outcome is None:  # a group whose command follows
+        return
+    show_outcome(outcome, as_json=as_json)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,282 @@
+"""Commands on versions: models, promote, rollback, card, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.data import FAILED_CHECK, SimSignal, SourceName, read_source
+from mltrain.cli.render import Outcome, number, table
+from mltrain.cli.training import who
+from mltrain.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+LISTED = 2  # a listing in place of a choice is a usage error
+
+Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    listing = typer.Typer(help="Versions, verdicts, metrics, and which one is best.", invoke_without_command=True)
+    listing.callback()(models)
+    listing.command("history")(history)
+    app.add_typer(listing, name="models")
+    app.command("promote")(promote)
+    app.command("rollback")(rollback)
+    app.command("predict")(predict)
+    card = typer.Typer(help="Model cards: validate, show, and the schema.", no_args_is_help=True)
+    card.command("validate")(card_validate)
+    card.command("show")(card_show)
+    card.command("schema")(card_schema)
+    app.add_typer(card, name="card")
+
+
+@command()
+def models(session: Session, ctx: typer.Context) -> Outcome | None:
+    """List the versions: verdict, metrics, which one is best."""
+    from mltrain.models.listing import list_models
+    from mltrain.models.store import Store
+
+    if ctx.invoked_subcommand is not None:
+        _refuse_misplaced_options(ctx)
+        return None
+    rows = list_models(Store(session.data_dir))
+
+    def view() -> Iterator[RenderableType]:
+        if not rows:
+            yield f"no versions in {session.data_dir}: make one with `mltrain train`"
+            return
+        yield _view_models(rows)
+
+    return Outcome("models/1", {"models": rows}, view)
+
+
+def _refuse_misplaced_options(ctx: typer.Context) -> None:
+    """Refuse options between a group and its command: they would be read and forgotten."""
+    given = [p for p in ctx.params if str(ctx.get_parameter_source(p)).endswith("COMMANDLINE")]
+    if given:
+        raise UsageError(
+            f"options go behind the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
+        )
+
+
+def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose module is imported late)
+    columns = ("version", "best", "verdict", "trained (UTC)", "symbols", "accuracy", "AUC", "log loss", "ECE", "problem")
+    cells = [
+        (r.version, "*" if r.best else "", r.verdict, r.created_at, ",".join(r.symbols), number(r.accuracy),
+         number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
+        for r in rows
+    ]  # fmt: skip
+    return table(None, columns, cells, right="    frrrrf")
+
+
+@command()
+def history(session: Session) -> Outcome:
+    """Show every promotion and rollback, and whether the log is whole."""
+    from mltrain.models.store import Store
+
+    log = Store(session.data_dir).history()
+
+    def view() -> Iterator[RenderableType]:
+        if not log.entries:
+            yield f"nothing was promoted yet in {session.data_dir}"
+        else:
+            columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
+            rows = [
+                (e.serial, e.when, e.from_version, e.to_version, e.verdict, e.by, e.why,
+                 "" if e.happened else "never happened: the pointer did not move")
+                for e in log.entries
+            ]  # fmt: skip
+            yield table(None, columns, rows, right="r     ff")
+        yield from log.problems
+
+    return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
+
+
+@command()
+def promote(
+    session: Session,
+    ref: Ref,
+    force: Annotated[bool, typer.Option("--force", help="Promote a NO-GO version; needs --why.")] = False,
+    why: Annotated[str | None, typer.Option("--why", help="Kept in the log of promotions.")] = None,
+) -> Outcome:
+    """Make a GO version the best one, in one atomic step."""
+    from mltrain.models.store import Store
+
+    if force and not why:
+        raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
+    moved = Store(session.data_dir).promote(
+        ref, force=force, why=why or "promoted by hand", by=who(), now_ms=session.now_ms
+    )
+    return _moved(moved)
+
+
+@command()
+def rollback(
+    session: Session,
+    version: Annotated[str | None, typer.Argument(help="A version that was the best one before.")] = None,
+    previous: Annotated[bool, typer.Option("--previous", help="The one that was best before the present one.")] = False,
+    why: Annotated[str, typer.Option("--why", help="Kept in the log of promotions.")] = "rolled back by hand",
+) -> Outcome:
+    """Make an earlier version the best one again, in one atomic step."""
+    from mltrain.models.listing import list_models
+    from mltrain.models.store import Store
+
+    store = Store(session.data_dir)
+    if previous and version is not None:
+        raise UsageError("--previous and a version exclude each other")
+    if previous:
+        return _moved(store.rollback_previous(why=why, by=who(), now_ms=session.now_ms))
+    if version is not None:
+        return _moved(store.rollback(version, why=why, by=who(), now_ms=session.now_ms))
+    rows = [row for row in list_models(store) if row.promoted]
+    if not rows:
+        raise InputError(
+            f"no version in {session.data_dir} was ever promoted", hint="`mltrain models` lists what is there"
+        )
+
+    def view() -> Iterator[RenderableType]:
+        yield _view_models(rows)
+        yield "name one of them: mltrain rollback VERSION, or mltrain rollback --previous"
+
+    return Outcome("models/1", {"models": rows}, view, exit_code=LISTED, to_stderr=session.as_json)
+
+
+def _moved(moved: Any) -> Outcome:  # noqa: ANN401 (a Move, whose module is imported late)
+    """Tell where the pointer points now."""
+    told = f"{moved.to_version} is the best version now"
+    told += f", in place of {moved.from_version}" if moved.from_version else ""
+    if not moved.moved:
+        told = f"{moved.to_version} is the best version already; nothing was written"
+    return Outcome("move/1", moved, lambda: [told])
+
+
+@command()
+def card_validate(
+    session: Session,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Card files. Default: the card of the best version.")
+    ] = None,
+) -> Outcome:
+    """Check cards against schema and sense; every violation is told, with its JSON pointer."""
+    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+    from mltrain.models.store import Store
+    from mltrain.files import read_file
+
+    if not paths:
+        version, warning = Store(session.data_dir).open_default(None)
+        if warning:
+            session.progress.warn(warning)
+        paths = [version.folder / CARD_FILE]
+    checks = {}
+    for path in paths:
+        data = read_file(path, max_bytes=MAX_CARD_BYTES, what="card")
+        # Only a card that stands in a version's folder is held against the files that it names.
+        checks[str(path)] = check_card(data, where=str(path), folder=path.parent if path.name == CARD_FILE else None)
+    passed = all(check.passed for check in checks.values())
+
+    def view() -> Iterator[RenderableType]:
+        for path, check in checks.items():
+            yield from check.violations
+            yield from (f"warning: {text}" for text in check.warnings)
+            yield f"{path}: {'valid' if check.passed else f'{len(check.violations)} violation(s)'}"
+
+    documents = [
+        {"path": path, "valid": c.passed, "violations": c.violations, "warnings": c.warnings}
+        for path, c in checks.items()
+    ]
+    data = {"valid": passed, "cards": documents}
+    return Outcome("card-validate/1", data, view, exit_code=0 if passed else FAILED_CHECK)
+
+
+@command()
+def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
+    """Show a version's card: its figures in a table, or the whole card with --json."""
+    from mltrain.models.listing import read_version_card
+    from mltrain.models.store import Store
+
+    version, warning = Store(session.data_dir).open_default(ref)
+    if warning:
+        session.progress.warn(warning)
+    card = read_version_card(version)
+
+    def view() -> Iterator[RenderableType]:
+        yield from _view_card(version.name, card)
+
+    return Outcome("card-show/1", {"ref": version.name, "card": card}, view)
+
+
+def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN401 (a checked card)
+    train, metrics, latency = card["train"], card["metrics"], card["latency_ms"]
+    yield f"{card['model_name']} {name}, trained {card['created_at']} on snapshot {train['snapshot_id']}"
+    yield (
+        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {train['range']['start']} to {train['range']['end']}, "
+        f"{train['class_balance']['pos'] / train['rows']:.1%} up"
+    )
+    figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]
+    yield table("Holdout", ("metric", "value"), figures, right=" r")
+    shown = [(key, number(latency[key], 3)) for key in ("mean", "p50", "p95", "p99")]
+    yield table(f"Latency, {latency['samples']:,} samples", ("ms", "value"), shown, right=" r")
+    yield table(None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in card["leakage_checks"].items()])
+    top = [(f["name"], number(f["gain"], 1)) for f in card["feature_importance"][:10]]
+    yield table("Most useful features", ("feature", "gain"), top, right=" r")
+    if "gates" in card:
+        gates = [(o["name"].replace("_", " "), o["outcome"], o.get("reason")) for o in card["gates"]["outcomes"]]
+        yield table(f"Gates: {card['gates']['verdict']}", ("gate", "outcome", "found"), gates, right="  f")
+    yield card["notes"]
+
+
+@command()
+def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs no data)
+    """Print the JSON Schema of the card."""
+    import json
+
+    from mltrain.models.card import schema
+
+    text = json.dumps(schema(), indent=2)
+    return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])
+
+
+@command()
+def predict(
+    session: Session,
+    ref: DefaultRef = None,
+    source: Annotated[SourceName | None, typer.Option("--source", help="Default: the source of its snapshot.")] = None,
+    folder: Annotated[Path | None, typer.Option("--from", help="Folder of candle files, for files.")] = None,
+    sim_seed: Annotated[int | None, typer.Option("--sim-seed", min=0, help="Which simulated market.")] = None,
+    sim_signal: Annotated[SimSignal | None, typer.Option("--sim-signal", help="How predictable it is.")] = None,
+    allow_no_go: Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")] = False,
+) -> Outcome:
+    """Score the newest closed candle of each symbol: a calibrated probability that it goes up."""
+    from mltrain.candles.source import open_source
+    from mltrain.pipeline.predict import open_default_model, predict_newest, source_of_model
+
+    model, warning = open_default_model(session.data_dir, ref, allow_no_go=allow_no_go)
+    if warning:
+        session.progress.warn(warning)
+    if source is None and (folder, sim_seed, sim_signal) != (None, None, None):
+        source = SourceName.FILES if folder is not None else SourceName.SIM
+    spec = (
+        source_of_model(model, session.data_dir)
+        if source is None
+        else read_source(
+            source, interval=model.feature_set.interval, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal
+        )
+    )
+    rows = predict_newest(model, open_source(spec)).to_dicts()
+    predictions = [{**row, "ts": row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else None} for row in rows]
+
+    def view() -> Iterator[RenderableType]:
+        cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
+        yield table(f"{model.version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr")
+
+    return Outcome("predict/1", {"version": model.version, "predictions": predictions}, view)

@@ -1,0 +1,231 @@
+"""Commands that make a version: train, demo, bench."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.data import Features, SnapshotRef
+from mltrain.cli.render import Outcome, number, table, time_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from mltrain.models.gates import Verdict
+    from mltrain.pipeline.demo import DemoReport
+    from mltrain.pipeline.train import TrainReport
+
+NO_GO = 4
+NS_PER_S = 1_000_000_000
+
+
+class Calibration(StrEnum):
+    """How scores become probabilities."""
+
+    AUTO = "auto"
+    ISOTONIC = "isotonic"
+    SIGMOID = "sigmoid"
+    BETA = "beta"
+    NONE = "none"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("train")(train)
+    app.command("bench")(bench)
+    app.command("demo")(demo)
+
+
+def who() -> str:
+    """Return who runs this, as user@host, for the log of promotions."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+@command()
+def train(
+    session: Session,
+    ref: SnapshotRef = "latest",
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. [default: 200]")] = None,
+    early_stop: Annotated[
+        int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. [default: 50]")
+    ] = None,
+    calibration: Annotated[
+        Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. [default: auto]")
+    ] = None,
+    val_ratio: Annotated[
+        float | None, typer.Option("--val-ratio", help="Share of the time range held out. [default: 0.2]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. [default: 42]")] = None,
+    features: Features = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+) -> Outcome:
+    """Train, calibrate, judge and document one version; a GO becomes the best one."""
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.config import load_config
+    from mltrain.features.registry import load_registry
+    from mltrain.models.store import Store
+    from mltrain.pipeline.train import TrainRequest
+    from mltrain.pipeline.train import train as run_training
+
+    options = {
+        "search.trials": trials,
+        "search.early_stop": early_stop,
+        "calibration": None if calibration is None else calibration.value,
+        "val_ratio": val_ratio,
+        "seed": seed,
+    }
+    settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
+    request = TrainRequest(
+        snapshot=open_snapshot(session.data_dir, ref),
+        feature_set=load_registry(features),
+        config=settings,
+        promote=promote,
+        by=who(),
+    )
+    report = run_training(request, Store(session.data_dir), now_ms=session.now_ms, progress=session.progress)
+    verdict = report.training.verdict
+    return Outcome(
+        "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
+    )
+
+
+def training_data(report: TrainReport) -> dict[str, Any]:
+    """Return what a script wants to know of a training; the card tells the rest."""
+    run = report.training
+    return {
+        "version": report.version,
+        "folder": report.folder,
+        "verdict": run.verdict.word,
+        "promoted": report.promoted,
+        "model_sha256": report.model_sha256,
+        "snapshot": run.snapshot.id,
+        "trials": len(run.search.trials),
+        "best_trial": run.search.best.number,
+        "rounds": run.search.best.rounds,
+        "calibration": run.calibration.calibrator.method,
+        "metrics": run.scores.after,
+        "intervals": run.scores.intervals,
+        "baselines": run.scores.baselines,
+        "comparison": run.scores.comparison,
+        "latency_ms": run.latency.candles,
+        "gates": run.verdict.outcomes,
+        "warnings": run.warnings,
+    }
+
+
+def _view_training(report: TrainReport) -> Iterator[RenderableType]:
+    run = report.training
+    scores, best, holdout = run.scores, run.search.best, run.split.holdout
+    pruned = sum(t.state == "pruned" for t in run.search.trials)
+    yield (
+        f"{run.split.inner.rows:,} rows searched, {scores.rows:,} held out "
+        f"({time_text(holdout.start_ms)} to {time_text(holdout.end_ms)} UTC)"
+    )
+    yield (
+        f"{len(run.search.trials)} trials, {pruned} cut short; best is {best.number} with {best.rounds} rounds, "
+        f"out-of-fold log loss {best.loss:.5f}; calibration {run.calibration.calibrator.method}"
+    )
+    rows = []
+    for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece", "f1", "precision", "recall"):
+        interval = getattr(scores.intervals, name)
+        baseline = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}.get(name)
+        rows.append(
+            (name, number(getattr(scores.before, name)), number(interval.value),
+             f"{interval.low:.4f} .. {interval.high:.4f}", number(baseline))
+        )  # fmt: skip
+    kind = f"{scores.level:.0%} interval"
+    columns = ("holdout", "raw", "calibrated", kind, f"baseline ({scores.baselines.better} / base rate)")
+    yield table("Metrics", columns, rows, right=" rrrr")
+    yield view_verdict(run.verdict)
+    yield f"{run.verdict.word}: version {report.version} in {report.folder}"
+    if report.promoted:
+        yield "promoted: it is the best one now"
+    elif run.verdict.go:
+        yield f"not promoted, as asked; `mltrain promote {report.version}` makes it the best one"
+    else:
+        failed = ", ".join(o.name for o in run.verdict.failed)
+        yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
+
+
+def view_verdict(verdict: Verdict) -> RenderableType:
+    """Return the table of the gates."""
+    rows = [
+        (o.name.replace("_", " "), o.outcome, o.target, number(o.value), number(o.margin), o.reason)
+        for o in verdict.outcomes
+    ]
+    return table("Gates", ("gate", "outcome", "target", "value", "margin", "found"), rows, right="f frrf")
+
+
+@command()
+def bench(
+    session: Session,
+    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Measured calls.")] = 1000,
+    budget_ms: Annotated[
+        float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
+    ] = 80.0,
+) -> Outcome:
+    """Measure latency: one row, candles to probability, batch throughput."""
+    from mltrain.models.bench import measure
+    from mltrain.pipeline.predict import bench_candles, open_default_model
+
+    model, warning = open_default_model(session.data_dir, ref)
+    if warning:
+        session.progress.warn(warning)
+    latency = measure(model, bench_candles(model, session.data_dir), samples=samples)
+    within = latency.candles.p95 <= budget_ms
+
+    def view() -> Iterator[RenderableType]:
+        rows = [
+            (name, *(f"{value:.3f}" for value in (p.mean, p.p50, p.p95, p.p99, p.max)))
+            for name, p in (("one row", latency.one_row), ("candles to probability", latency.candles))
+        ]
+        yield table(f"{model.version}: latency in ms", ("what", "mean", "p50", "p95", "p99", "max"), rows, right=" rrrrr")
+        yield f"batch: {latency.batch_rows_per_s:,.0f} rows/s; {samples:,} samples on {latency.cpu}"
+        yield f"{'within' if within else 'OVER'} the budget: p95 {latency.candles.p95:.3f} ms of {budget_ms:g} ms"
+
+    data = {"version": model.version, "latency": latency, "budget_ms": budget_ms, "within_budget": within}
+    return Outcome("bench/1", data, view, exit_code=0 if within else NO_GO)
+
+
+@command(default_dir=Path("mltrain-demo"))
+def demo(session: Session) -> Outcome:
+    """Run the whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
+    from mltrain.pipeline.demo import run_demo
+
+    report = run_demo(session.data_dir, by=who(), now_ms=session.now_ms, progress=session.progress)
+    data = {
+        "folder": report.folder,
+        "snapshots": report.snapshots,
+        "trainings": [training_data(t) for t in report.trainings],
+        "predictions": [{"symbol": s, "ts_ms": ts, "p": p} for s, ts, p in report.predictions],
+        "rolled_back_from": report.rolled_back_from,
+        "rolled_back_to": report.rolled_back_to,
+    }
+    return Outcome("demo/1", data, lambda: _view_demo(report))
+
+
+def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
+    for snapshot, training in zip(report.snapshots, report.trainings, strict=True):
+        yield f"snapshot {snapshot}"
+        yield from _view_training(training)
+        yield ""
+    rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
+    yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, right="  r")
+    yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that is the best one now"
+    yield f"look around: mltrain models --data-dir {report.folder}"

@@ -1,0 +1,298 @@
+"""The record of a training: what its results say, put down as a Model Card v2.
+
+Pure: frozen results in, one plain document out. Nothing is measured or guessed here: every figure is copied from the
+result that holds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from mltrain.candles.frame import format_ms, parse_time
+from mltrain.documents import canonical_json
+from mltrain.errors import InputError, UsageError
+from mltrain.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mltrain.candles.snapshot import Snapshot
+    from mltrain.config import TrainConfig
+    from mltrain.documents import Json
+    from mltrain.features.registry import FeatureSet
+    from mltrain.guards import GuardResult
+    from mltrain.learn.calibration import CalibrationChoice
+    from mltrain.learn.holdout import HoldoutScores
+    from mltrain.learn.samples import Samples, SymbolQuality
+    from mltrain.learn.search import SearchResult
+    from mltrain.learn.split import Block, Split
+    from mltrain.models.bench import Latency
+    from mltrain.models.gates import Verdict
+    from mltrain.models.lineage import Lineage
+
+CARD_VERSION: Final = "2"
+MODEL_NAME: Final = "mltrain-lgbm"
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How often the holdout's time range has been scored before.
+
+    Attributes:
+        earlier: Earlier scorings whose range overlaps this one's.
+        weighted: The same, each weighted by the share of this range that it covered.
+    """
+
+    earlier: int
+    weighted: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Everything that a training found out.
+
+    Attributes:
+        snapshot: The candles.
+        feature_set: The features and the label.
+        config: The configuration, options applied.
+        study: Name of the search's journal.
+        samples: All rows.
+        matrix_sha256: Hash of what the learner saw.
+        quality: What became of each symbol's candles.
+        split: The blocks.
+        guards: What the leakage guards found.
+        search: The trials.
+        calibration: The calibrator and why it was chosen.
+        importance: Feature and total gain, highest first.
+        scores: The holdout's scores.
+        latency: Measured with this very model.
+        verdict: The gates.
+        looks: Earlier looks at the holdout.
+        lineage: Code, libraries and machine.
+        ops_sha256: Hash of the source of the feature ops.
+        now_ms: When, ms UTC.
+        warnings: What the user was warned of.
+    """
+
+    snapshot: Snapshot
+    feature_set: FeatureSet
+    config: TrainConfig
+    study: str
+    samples: Samples
+    matrix_sha256: str
+    quality: tuple[SymbolQuality, ...]
+    split: Split
+    guards: tuple[GuardResult, ...]
+    search: SearchResult
+    calibration: CalibrationChoice
+    importance: tuple[tuple[str, float], ...]
+    scores: HoldoutScores
+    latency: Latency
+    verdict: Verdict
+    looks: Looks
+    lineage: Lineage
+    ops_sha256: str
+    now_ms: int
+    warnings: tuple[str, ...]
+
+
+def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
+    """Return the Model Card v2 of a training.
+
+    Args:
+        run: The results.
+        files: The version's other files by name, the card itself left out.
+    """
+    return {
+        "version": CARD_VERSION,
+        "model_name": MODEL_NAME,
+        "created_at": format_ms(run.now_ms // 1000 * 1000),
+        "train": _train(run),
+        "metrics": {
+            **_metrics(run.scores.after),
+            "rows": run.scores.rows,
+            "per_symbol": {s.symbol: _plain(s) for s in run.scores.symbols},
+        },
+        "latency_ms": _latency(run.latency),
+        "leakage_checks": {guard.name: guard.passed for guard in run.guards},
+        "feature_importance": [{"name": name, "gain": gain} for name, gain in run.importance],
+        "hyperparameters": {**run.search.best.params, "num_iterations": run.search.best.rounds},
+        "notes": _notes(run),
+        "intervals": _intervals(run.scores),
+        "baselines": {**_plain(run.scores.baselines), **_plain(run.scores.comparison)},
+        "calibration": _calibration(run),
+        "gates": {"verdict": run.verdict.word, "outcomes": _plain(run.verdict.outcomes)},
+        "splits": _splits(run.split, run.samples),
+        "evidence": {guard.name: _plain(guard) for guard in run.guards},
+        "lineage": _lineage(run),
+        "artifacts": [
+            {"path": name, "sha256": sha256_bytes(data), "bytes": len(data)} for name, data in sorted(files.items())
+        ],
+        "search": _search(run),
+        "looks": _plain(run.looks),
+        "data_quality": _data_quality(run),
+    }
+
+
+def version_date(now_ms: int) -> str:
+    """Return the UTC date that names a version.
+
+    >>> version_date(1_760_529_600_000)
+    '2025-10-15'
+    """
+    return datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
+    """Return a frozen result as JSON's own types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _train(run: Training) -> dict[str, Json]:
+    inner = run.split.inner
+    ups = int(run.samples.y[inner.span].sum())
+    return {
+        "snapshot_id": run.snapshot.id,
+        "range": {"start": format_ms(inner.start_ms), "end": format_ms(inner.end_ms)},
+        "rows": inner.rows,
+        "class_balance": {"pos": ups, "neg": inner.rows - ups},
+        "symbols": list(run.samples.symbols),
+        "interval": run.feature_set.interval,
+        "label": _plain(run.feature_set.label),
+    }
+
+
+def _metrics(scores: Any) -> dict[str, Json]:  # noqa: ANN401 (Metrics, or their intervals under the same names)
+    plain = _plain(scores)
+    return {"calibration_ece" if name == "ece" else name: value for name, value in plain.items()}
+
+
+def _intervals(scores: HoldoutScores) -> dict[str, Json]:
+    return {
+        "level": scores.level,
+        "draws": scores.draws,
+        "blocks": scores.blocks,
+        "by_day": scores.by_day,
+        "metrics": _metrics(scores.intervals),
+    }
+
+
+def _latency(latency: Latency) -> dict[str, Json]:
+    """The required figures are those from candles to probability; the others stand beside them."""
+    return {
+        **_plain(latency.candles),
+        "samples": latency.samples,
+        "one_row": _plain(latency.one_row),
+        "batch_rows_per_s": latency.batch_rows_per_s,
+    }
+
+
+def _notes(run: Training) -> str:
+    label, holdout = run.feature_set.label, run.split.holdout
+    lines = [
+        f"P({label.kind} of {label.horizon_bars} bar(s) is up"
+        + (", given that the price moves)." if label.ties == "drop" else ")."),
+        f"Metrics are of the holdout {format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}, "
+        "which no fit, search or calibration has seen.",
+        f"This time range had been scored {run.looks.earlier} time(s) before.",
+        *run.warnings,
+    ]
+    return " ".join(lines)
+
+
+def _calibration(run: Training) -> dict[str, Json]:
+    scores = run.scores
+    return {
+        "method": run.calibration.calibrator.method,
+        "requested": run.config.calibration,
+        "forward_log_loss": {loss.method: loss.log_loss for loss in run.calibration.losses},
+        "before": _metrics(scores.before),
+        "after": _metrics(scores.after),
+        "ece_null_floor": _plain(scores.null_floor),
+        "brier": _plain(scores.brier),
+        "reliability_before": _plain(scores.reliability_before),
+        "reliability": _plain(scores.reliability_after),
+    }
+
+
+def _splits(split: Split, samples: Samples) -> dict[str, Json]:
+    return {
+        "embargo_ms": split.embargo_ms,
+        "blocks": [
+            {
+                "name": block.name,
+                "start": format_ms(block.start_ms),
+                "end": format_ms(block.end_ms),
+                "last_label_end": format_ms(int(samples.label_end_ms[block.span].max())),
+                "rows": block.rows,
+                "purged_rows": block.purged_rows,
+            }
+            for block in split.blocks()
+        ],
+    }
+
+
+def last_label_end_ms(card: Any) -> int:  # noqa: ANN401 (a card as JSON)
+    """Return the end of the last label that a version was trained on, from its card, ms UTC.
+
+    Raises:
+        InputError: The card does not tell: another tool wrote it.
+    """
+    try:
+        inner = next(block for block in card["splits"]["blocks"] if block["name"] == "inner")
+        return parse_time(inner["last_label_end"])
+    except (KeyError, StopIteration, TypeError, UsageError) as err:
+        raise InputError("the card does not tell which labels the version was trained on") from err
+
+
+def _lineage(run: Training) -> dict[str, Json]:
+    config = run.config.to_json()
+    return {
+        **_plain(run.lineage),
+        "dependencies": dict(run.lineage.dependencies),
+        "snapshot_manifest_sha256": run.snapshot.manifest_sha256,
+        "source": run.snapshot.source.to_dict(),
+        "registry_sha256": run.feature_set.registry_sha256,
+        "ops_sha256": run.ops_sha256,
+        "config_sha256": sha256_bytes(canonical_json(config)),
+        "config": config,
+        "matrix_sha256": run.matrix_sha256,
+        "study": run.study,
+        "seed": run.config.seed,
+        "threads": 1,
+    }
+
+
+def _search(run: Training) -> dict[str, Json]:
+    trials, best = run.search.trials, run.search.best
+    complete = sorted(t.loss for t in trials if t.state == "complete")
+    return {
+        "trials": len(trials),
+        "pruned": sum(t.state == "pruned" for t in trials),
+        "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
+        "median_log_loss": complete[len(complete) // 2],
+    }
+
+
+def _data_quality(run: Training) -> dict[str, Json]:
+    facts = {f.symbol: f for f in run.snapshot.facts}
+    return {
+        "interval": run.snapshot.interval,
+        "symbols": [
+            {
+                **_plain(q),
+                "holes": len(facts[q.symbol].holes),
+                "missing_candles": sum(h.missing for h in facts[q.symbol].holes),
+                "zero_trade_rows": facts[q.symbol].zero_trade_rows,
+            }
+            for q in run.quality
+        ],
+        "warnings": list(run.warnings),
+    }

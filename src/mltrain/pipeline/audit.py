@@ -1,0 +1,117 @@
+"""The leakage guards, given what each of them must see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mltrain.candles.frame import interval_ms
+from mltrain.features.compute import check_inputs
+from mltrain.guards import BlockArrays, feature_audit, future_info, time_split
+from mltrain.learn.label import make_labels
+from mltrain.learn.samples import build_samples
+from mltrain.learn.split import plan_split
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
+
+    from mltrain.candles.snapshot import Snapshot
+    from mltrain.config import TrainConfig
+    from mltrain.features.registry import FeatureSet
+    from mltrain.guards import GuardResult
+    from mltrain.learn.samples import Samples
+    from mltrain.learn.split import Block, Split
+    from mltrain.progress import Progress
+
+
+def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
+    """Return every symbol's candles; each file's bytes are hashed before they are parsed.
+
+    Raises:
+        InputError: A file is missing or is not what the manifest says.
+    """
+    progress.stage("read candles", total=len(snapshot.symbols))
+    candles = {}
+    for symbol in snapshot.symbols:
+        candles[symbol] = snapshot.candles(symbol)
+        progress.advance(note=symbol)
+    return candles
+
+
+def split_samples(samples: Samples, feature_set: FeatureSet, config: TrainConfig) -> Split:
+    """Cut the samples as the configuration says; the embargo is the label's horizon.
+
+    Raises:
+        InputError: The samples are too few for the folds.
+    """
+    return plan_split(
+        samples,
+        val_ratio=config.val_ratio,
+        fold_count=config.folds.count,
+        fold_start=config.folds.start,
+        embargo_ms=feature_set.label.horizon_bars * interval_ms(feature_set.interval),
+    )
+
+
+def audit_candles(
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], config: TrainConfig, progress: Progress
+) -> GuardResult:
+    """Run the guard that needs no samples: no feature and no label sees what it must not.
+
+    Raises:
+        InputError: The candles lack what a feature reads.
+    """
+    check_inputs(feature_set, candles)
+    progress.stage("guard: future_info")
+    step_ms = interval_ms(feature_set.interval)
+    return future_info(
+        feature_set,
+        candles,
+        labels=lambda frame: make_labels(frame, feature_set.label, step_ms),
+        seed=config.seed,
+        points=config.guards.points,
+    )
+
+
+def audit_samples(
+    feature_set: FeatureSet, samples: Samples, split: Split, config: TrainConfig, progress: Progress
+) -> list[GuardResult]:
+    """Run the guards on the arrays that the learner is handed; the holdout's rows are only ever looked at for time."""
+    progress.stage("guard: time_split")
+    pairs = [(split.inner, split.holdout), *((fold.train, fold.valid) for fold in split.folds)]
+    pairs += [(a.valid, b.valid) for a, b in zip(split.folds, split.folds[1:], strict=False)]
+    ordered = [(_arrays(samples, earlier), _arrays(samples, later)) for earlier, later in pairs]
+    checked = time_split(ordered, embargo_ms=split.embargo_ms)
+    progress.stage("guard: feature_audit")
+    inner = split.inner.span
+    audited = feature_audit(
+        feature_set,
+        names=samples.names,
+        x=samples.x[inner],
+        y=samples.y[inner],
+        ts_ms=samples.ts_ms[inner],
+        seed=config.seed,
+        auc_warn=config.guards.auc_warn,
+        auc_fail=config.guards.auc_fail,
+    )
+    return [checked, audited]
+
+
+def _arrays(samples: Samples, block: Block) -> BlockArrays:
+    return BlockArrays(block.name, samples.ts_ms[block.span], samples.label_end_ms[block.span])
+
+
+def audit_snapshot(
+    snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, *, progress: Progress
+) -> tuple[GuardResult, ...]:
+    """Run all three guards as a training on this snapshot would, without training.
+
+    Raises:
+        InputError: The snapshot is damaged, too short, or lacks what a feature reads.
+    """
+    candles = read_candles(snapshot, progress)
+    results = [audit_candles(feature_set, candles, config, progress)]
+    samples, _ = build_samples(feature_set, candles)
+    results += audit_samples(feature_set, samples, split_samples(samples, feature_set, config), config, progress)
+    return tuple(results)

@@ -1,0 +1,137 @@
+"""The new model against the one that is served now, on rows that the latter cannot have seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import polars as pl
+
+from mltrain.errors import MltrainError
+from mltrain.features.compute import check_inputs, compute_features
+from mltrain.learn.intervals import log_loss_gain, plan_bootstrap
+from mltrain.learn.metrics import row_log_loss
+from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
+from mltrain.models.record import last_label_end_ms
+from mltrain.models.serve import open_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.candles.snapshot import Snapshot
+    from mltrain.config import TrainConfig
+    from mltrain.features.registry import FeatureSet
+    from mltrain.learn.samples import Samples
+    from mltrain.models.serve import Model
+    from mltrain.models.store import Store
+
+DAY_MS: Final = 86_400_000
+
+
+def meet_champion(
+    store: Store,
+    feature_set: FeatureSet,
+    candles: Mapping[str, pl.DataFrame],
+    holdout: Samples,
+    p: NDArray[np.float64],
+    config: TrainConfig,
+) -> ChampionEvidence | NotApplicable | NotEvaluated:
+    """Score the present best version on the holdout rows later than its own last training label, paired with `p`.
+
+    Args:
+        store: Where the champion lives.
+        feature_set: Of the new model.
+        candles: The snapshot's candles; the champion's features are computed from them.
+        holdout: The new model's holdout rows.
+        p: Its calibrated probabilities there, shape (n,).
+        config: Draws and seed of the interval.
+    """
+    best = store.best()
+    if best is None:
+        return NotApplicable("nothing is promoted yet")
+    try:
+        champion = open_model(best)
+    except MltrainError as err:
+        return NotEvaluated(f"{best.name} cannot be read: {err.message}")
+    reason = _why_not(champion, feature_set, holdout, candles)
+    if reason is not None:
+        return NotApplicable(f"{best.name}: {reason}")
+    return _compare(best.name, champion, candles, holdout, p, config)
+
+
+def _why_not(
+    champion: Model, feature_set: FeatureSet, holdout: Samples, candles: Mapping[str, pl.DataFrame]
+) -> str | None:
+    theirs = champion.feature_set
+    if (theirs.label, theirs.interval) != (feature_set.label, feature_set.interval):
+        return "it was trained for another label or interval"
+    if champion.symbols != holdout.symbols:
+        return f"it was trained on other symbols ({', '.join(champion.symbols)})"
+    try:
+        check_inputs(theirs, candles)
+    except MltrainError as err:
+        return f"these candles lack what its features read: {err.message}"
+    return None
+
+
+def _compare(
+    name: str,
+    champion: Model,
+    candles: Mapping[str, pl.DataFrame],
+    holdout: Samples,
+    p: NDArray[np.float64],
+    config: TrainConfig,
+) -> ChampionEvidence | NotApplicable:
+    seen_until_ms = last_label_end_ms(champion.card)
+    features = _features_of_rows(champion.feature_set, candles, holdout)
+    fresh = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
+    days = np.unique(holdout.ts_ms[fresh] // DAY_MS).size
+    if days < config.gates.champion_min_days:
+        least = config.gates.champion_min_days
+        return NotApplicable(f"{name}: the rows later than its training touch {days} UTC days, fewer than {least}")
+    y = holdout.y[fresh]
+    _, theirs = champion.score(np.ascontiguousarray(features[fresh]))
+    bootstrap = plan_bootstrap(
+        holdout.ts_ms[fresh], draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed
+    )
+    base = np.full(y.size, _up_share(champion.card))
+    return ChampionEvidence(
+        version=name,
+        gain=log_loss_gain(p[fresh], theirs, y, bootstrap),
+        champion_gain=float((row_log_loss(base, y) - row_log_loss(theirs, y)).mean()),
+        days=days,
+    )
+
+
+def _features_of_rows(
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], rows: Samples
+) -> NDArray[np.float32]:
+    """Return another registry's features at the rows' times and symbols, shape (n, f); NaN where it has none."""
+    computed = [
+        compute_features(feature_set, symbol, candles).with_columns(pl.lit(ix, pl.Int16).alias("symbol_ix"))
+        for ix, symbol in enumerate(rows.symbols)
+    ]
+    keys = pl.DataFrame({"time": rows.ts_ms, "symbol_ix": rows.symbol_ix})
+    table = pl.concat(computed).with_columns(time=pl.col("ts").dt.timestamp("ms"))
+    joined = keys.join(table, on=["time", "symbol_ix"], how="left", maintain_order="left")
+    return joined.select(pl.col(feature_set.names).fill_null(float("nan"))).to_numpy(order="c")
+
+
+def _up_share(card: Any) -> float:  # noqa: ANN401 (a checked card)
+    return float(card["train"]["class_balance"]["pos"] / card["train"]["rows"])
+
+
+def find_origin(store: Store, snapshot: Snapshot) -> Origin:
+    """Tell whether the candles, and those that the present best version learned from, are simulated."""
+    simulated = snapshot.source.name == "sim"
+    best = store.best()
+    if best is None:
+        return Origin(simulated, "none")
+    try:
+        source = open_model(best).card["lineage"]["source"]["name"]
+    except (MltrainError, KeyError, TypeError):
+        return Origin(simulated, "unknown")
+    kind: Literal["real", "simulated"] = "simulated" if source == "sim" else "real"
+    return Origin(simulated, kind)

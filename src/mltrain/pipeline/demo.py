@@ -1,0 +1,103 @@
+"""The whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.sim import CLOCK_MS
+from mltrain.candles.snapshot import Request, take_snapshot
+from mltrain.candles.source import SourceSpec, open_source
+from mltrain.config import load_config
+from mltrain.errors import UsageError
+from mltrain.features.registry import load_registry
+from mltrain.files import atomic_write, make_folder
+from mltrain.models.serve import load
+from mltrain.models.store import Store
+from mltrain.pipeline.predict import predict_newest
+from mltrain.pipeline.train import TrainRequest, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mltrain.pipeline.train import TrainReport
+    from mltrain.progress import Progress
+
+MARKER: Final = ".mltrain-demo"  # tells an earlier demo's folder from one that holds something dear
+SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
+DAYS: Final = 14
+DAY_MS: Final = 86_400_000
+CUTS_MS: Final = (CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
+TRIALS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DemoReport:
+    """What the demo did.
+
+    Attributes:
+        folder: Where it did it.
+        snapshots: The two cuts.
+        trainings: How the two trainings ended.
+        predictions: Symbol, open time in ms and probability of the newest closed candles.
+        rolled_back_from: The version that was best before the rollback.
+        rolled_back_to: The one that is best now, read back from the disk.
+    """
+
+    folder: Path
+    snapshots: tuple[str, ...]
+    trainings: tuple[TrainReport, ...]
+    predictions: tuple[tuple[str, int, float], ...]
+    rolled_back_from: str
+    rolled_back_to: str
+
+
+def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoReport:
+    """Take two snapshots, train on each, predict, roll back.
+
+    Args:
+        folder: Absent, empty, or an earlier demo's; it is added to, never cleared.
+        by: Who asked, for the log of promotions.
+        now_ms: The clock, ms UTC.
+        progress: Told of every stage.
+
+    Raises:
+        UsageError: The folder holds something else.
+        MachineError: The machine refused a file.
+    """
+    _claim(folder)
+    store = Store(folder)
+    trainings: list[TrainReport] = []
+    snapshots: list[str] = []
+    for cut_ms in CUTS_MS:
+        spec = SourceSpec(name="sim", signal="strong", end_ms=cut_ms)
+        request = Request(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
+        taken = take_snapshot(folder, open_source(spec), spec, request, now_ms=now_ms, progress=progress)
+        snapshots.append(taken.snapshot.id)
+        config = load_config(None, overrides={"search.trials": TRIALS})
+        wanted = TrainRequest(taken.snapshot, load_registry(None), config, promote=True, by=by)
+        trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
+    best = trainings[-1].version
+    table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))
+    back = store.rollback_previous(by=by, why="the demo shows a rollback", now_ms=now_ms)
+    return DemoReport(
+        folder=folder,
+        snapshots=tuple(snapshots),
+        trainings=tuple(trainings),
+        predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
+        rolled_back_from=best,
+        rolled_back_to=back.name,
+    )
+
+
+def _claim(folder: Path) -> None:
+    """Mark the folder as the demo's; whatever holds something else is left alone."""
+    marker = folder / MARKER
+    if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} holds something that no demo has made",
+            hint="name an empty or new folder with --data-dir, or none: the demo then takes mltrain-demo/",
+        )
+    make_folder(folder)
+    if not marker.is_file():
+        atomic_write(marker, b"made by `mltrain demo`; another demo may add to this folder\n")

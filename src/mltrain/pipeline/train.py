@@ -1,0 +1,273 @@
+"""The training: candles to a calibrated, documented, judged and stored version. One line a step."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from mltrain.candles.frame import TS_DTYPE
+from mltrain.config import study_sha256
+from mltrain.files import hold_lock, make_folder, sha256_bytes
+from mltrain.guards import check_guards
+from mltrain.learn.calibration import CalibrationChoice, choose_calibrator, fit_calibrator
+from mltrain.learn.fit import booster_params, feature_gains, fit_final
+from mltrain.learn.holdout import score_holdout
+from mltrain.learn.samples import build_samples, matrix_sha256, take_rows
+from mltrain.learn.search import search
+from mltrain.models.bench import measure
+from mltrain.models.bundle import Bundle, make_bundle
+from mltrain.models.card import CARD_FILE, card_bytes
+from mltrain.models.gates import Evidence, SkillEvidence, judge
+from mltrain.models.lineage import read_lineage
+from mltrain.models.record import Looks, Training, build_card, version_date
+from mltrain.models.serve import check_round_trip, model_of_bundle
+from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
+from mltrain.pipeline.champion import find_origin, meet_champion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mltrain.candles.snapshot import Snapshot
+    from mltrain.config import TrainConfig
+    from mltrain.features.registry import FeatureSet
+    from mltrain.guards import GuardResult
+    from mltrain.learn.samples import Samples
+    from mltrain.learn.search import SearchResult
+    from mltrain.learn.split import Split
+    from mltrain.models.store import Store
+    from mltrain.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What to train on and how.
+
+    Attributes:
+        snapshot: The candles.
+        feature_set: The features and the label.
+        config: The configuration, options applied.
+        promote: Whether a GO promotes.
+        by: Who asked, for the log of promotions.
+    """
+
+    snapshot: Snapshot
+    feature_set: FeatureSet
+    config: TrainConfig
+    promote: bool
+    by: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainReport:
+    """How a training ended.
+
+    Attributes:
+        version: The new version's name.
+        folder: Where it lies.
+        promoted: Whether it is the best one now.
+        model_sha256: Hash of its lgbm.pkl.
+        training: Everything that was found out.
+    """
+
+    version: str
+    folder: Path
+    promoted: bool
+    model_sha256: str
+    training: Training
+
+
+class _Listener:
+    """Passes progress on, and keeps the warnings for the card."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.stage, self.advance = progress.stage, progress.advance
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self._progress.warn(message)
+
+
+def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport:
+    """Train, calibrate, judge, document and store one version, and promote it where its gates say GO.
+
+    Args:
+        request: What to train on and how.
+        store: Where versions live.
+        now_ms: The clock, ms UTC: it names the version.
+        progress: Told of every stage.
+
+    Raises:
+        InputError: The snapshot is damaged, or too short, or lacks what a feature reads.
+        LeakageError: A guard failed.
+        LockedError: The same study is being trained now, or the store is held for longer than its wait.
+        MachineError: The machine refused a file.
+    """
+    config = request.config
+    covered = study_sha256(config, registry_sha256=request.feature_set.registry_sha256)
+    study = f"{request.snapshot.id}-{covered[:16]}-{config.seed}"
+    studies = store.data_dir / "studies"
+    store.prepare()
+    make_folder(studies)
+    with hold_lock(studies / f"{study}.lock", wait_s=0, purpose=f"train {study}"):
+        training, bundle, holdout = _learn(request, store, study=study, now_ms=now_ms, progress=_Listener(progress))
+        return _publish(training, bundle, holdout, request, store)
+
+
+def _learn(
+    request: TrainRequest, store: Store, *, study: str, now_ms: int, progress: _Listener
+) -> tuple[Training, Bundle, pl.DataFrame]:
+    """Walk from the candles to the verdict; the only thing written is the search's journal and the look."""
+    snapshot, feature_set, config = request.snapshot, request.feature_set, request.config
+    candles = read_candles(snapshot, progress)
+    guards = [audit_candles(feature_set, candles, config, progress)]
+    check_guards(guards)
+    progress.stage("features and labels")
+    samples, quality = build_samples(feature_set, candles)
+    split = split_samples(samples, feature_set, config)
+    guards += audit_samples(feature_set, samples, split, config, progress)
+    check_guards(guards)
+    _pass_on_warnings(guards, progress)
+    found = search(samples, split, config, journal=store.data_dir / "studies" / f"{study}.journal", progress=progress)
+    progress.stage("final fit")
+    choice = calibrate(found, samples, config)
+    params = booster_params(config.booster, seed=config.seed, tuned=found.best.params)
+    bundle = make_bundle(
+        model_text=fit_final(samples, split, params, rounds=found.best.rounds),
+        calibrator=choice.calibrator,
+        feature_set=feature_set,
+        symbols=samples.symbols,
+    )
+    model = model_of_bundle(bundle)
+    progress.stage("holdout")
+    holdout = take_rows(samples, split.holdout.span)
+    looks = _look(store, split, study=study, now_ms=now_ms)
+    raw, p = model.score(holdout.x)
+    train_up_share = float(samples.y[split.inner.span].mean())
+    scores = score_holdout(holdout, raw, p, train_up_share=train_up_share, bootstrap=config.bootstrap, seed=config.seed)
+    progress.stage("latency")
+    latency = measure(model, candles, samples=config.bench.samples)
+    progress.stage("gates")
+    verdict = judge(
+        Evidence(
+            skill=SkillEvidence(train_up_share, scores.comparison.accuracy_margin, scores.comparison.log_loss_skill),
+            ece=scores.after.ece,
+            latency_p95_ms=latency.candles.p95,
+            guards=guards,
+            champion=meet_champion(store, feature_set, candles, holdout, p, config),
+            origin=find_origin(store, snapshot),
+        ),
+        config.gates,
+    )
+    training = Training(
+        snapshot=snapshot,
+        feature_set=feature_set,
+        config=config,
+        study=study,
+        samples=samples,
+        matrix_sha256=matrix_sha256(samples),
+        quality=quality,
+        split=split,
+        guards=tuple(guards),
+        search=found,
+        calibration=choice,
+        importance=feature_gains(bundle.model_text),
+        scores=scores,
+        latency=latency,
+        verdict=verdict,
+        looks=looks,
+        lineage=read_lineage(),
+        ops_sha256=bundle.ops_sha256,
+        now_ms=now_ms,
+        warnings=tuple(progress.warnings),
+    )
+    return training, bundle, _holdout_table(holdout, raw, p)
+
+
+def calibrate(found: SearchResult, samples: Samples, config: TrainConfig) -> CalibrationChoice:
+    """Fit the calibrator on the pooled out-of-fold scores, by the configured method or by forward log loss.
+
+    Raises:
+        InputError: A method was named, and the scores are too few for it.
+    """
+    y = samples.y[found.oof_rows]
+    if config.calibration == "auto":
+        return choose_calibrator(found.oof_scores, y, found.oof_fold)
+    return CalibrationChoice(fit_calibrator(config.calibration, found.oof_scores, y), ())
+
+
+def _pass_on_warnings(guards: list[GuardResult], progress: _Listener) -> None:
+    for guard in guards:
+        for warning in guard.warnings:
+            progress.warn(warning)
+
+
+def _look(store: Store, split: Split, *, study: str, now_ms: int) -> Looks:
+    """Write down that the holdout is about to be scored, and tell how often its range has been before."""
+    start, end = split.holdout.start_ms, split.holdout.end_ms
+    shares = [
+        max(0, min(end, look.end_ms) - max(start, look.start_ms)) / (end - start) for look in store.looks()
+    ]
+    store.record_look(start_ms=start, end_ms=end, study=study, now_ms=now_ms)
+    return Looks(earlier=sum(share > 0 for share in shares), weighted=sum(shares))
+
+
+def _holdout_table(
+    holdout: Samples, raw: NDArray[np.float64], p: NDArray[np.float64]
+) -> pl.DataFrame:
+    """Return the holdout's rows with what was said of them: every reported figure can be computed from it again."""
+    return pl.DataFrame(
+        {
+            "ts": pl.Series(holdout.ts_ms).cast(TS_DTYPE),
+            "symbol": pl.Series([holdout.symbols[ix] for ix in holdout.symbol_ix.tolist()], dtype=pl.String),
+            "y": holdout.y,
+            "last_move": holdout.last_move,
+            "raw": raw,
+            "p": p,
+        }
+    )
+
+
+def _trials_table(found: SearchResult) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.rounds, **t.params}
+            for t in found.trials
+        ]
+    )
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _publish(
+    training: Training, bundle: Bundle, holdout: pl.DataFrame, request: TrainRequest, store: Store
+) -> TrainReport:
+    """Store the version whole, load it back from disk, compare its predictions, and only then promote it."""
+    model_bytes = bundle.to_bytes()
+    files = {
+        "lgbm.pkl": model_bytes,
+        "features.yml": training.feature_set.to_yaml(),
+        "trials.parquet": _parquet(_trials_table(training.search)),
+        "holdout.parquet": _parquet(holdout),
+    }
+    card = card_bytes(build_card(training, files))
+    verdict = training.verdict.word
+    version = store.publish_version(
+        {**files, CARD_FILE: card}, date=version_date(training.now_ms), now_ms=training.now_ms, verdict=verdict
+    )
+    check_round_trip(version, model_of_bundle(bundle))
+    promoted = request.promote and training.verdict.go
+    if promoted:
+        store.promote(version.name, why="its gates say GO", by=request.by, now_ms=training.now_ms)
+    return TrainReport(version.name, version.folder, promoted, sha256_bytes(model_bytes), training)

@@ -1,0 +1,182 @@
+"""What holds for every command: exit codes, one JSON document, no traceback, pipes and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import typer
+from conftest import MLTRAIN, NEUTRAL, call
+
+from mltrain.cli.app import app
+from mltrain.cli import data, models, training
+
+for _module in (data, training, models):
+    _module.add_commands(app)
+
+
+def leaves(command, path=()):
+    """Yield the words of every command, groups walked down."""
+    children = getattr(command, "commands", {})
+    own = not children or getattr(command, "invoke_without_command", False)
+    if own and path:
+        yield path
+    for name, child in children.items():
+        yield from leaves(child, (*path, name))
+
+
+COMMANDS = sorted(leaves(typer.main.get_command(app)))
+# What a command needs besides its name to do its ordinary work on a folder with one promoted version.
+ARGUMENTS = {
+    ("bench",): ["--samples", "20"],
+    ("card", "schema"): [],
+    ("demo",): None,  # has a test of its own: it takes a minute and a folder of its own
+    ("features", "check"): None,  # needs a frame: tested with the features
+    ("features", "show"): None,
+    ("promote",): ["best"],
+    ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
+    ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "14"],
+    ("train",): ["--trials", "1"],
+}
+WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
+WITHOUT_DATA = {("card", "schema"), ("demo",), ("snapshot",), ("features", "info"), ("features", "check")}
+NO_TRACEBACK = "Traceback (most recent call last)"
+
+
+def _id(words):
+    return " ".join(words)
+
+
+@pytest.mark.parametrize("words", [(), *COMMANDS], ids=_id)
+def test_help_explains_every_command(words):
+    """`--help` ends with 0 and says what the command does and which options it takes."""
+    done = call(*words, "--help")
+
+    assert done.code == 0
+    assert "Usage:" in done.out
+    assert "--help" in done.out
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=_id)
+def test_a_wrong_option_is_a_usage_error(words):
+    """An option that does not exist gives 2, on stderr alone."""
+    done = call(*words, "--no-such-option")
+
+    assert done.code == 2
+    assert done.out == ""
+    assert "--no-such-option" in done.err
+
+
+@pytest.mark.parametrize("words", [c for c in COMMANDS if c not in WITHOUT_DATA], ids=_id)
+def test_missing_data_is_one_message(words, tmp_path):
+    """Without a data folder a command gives 3 (a listing: an empty list), and creates nothing."""
+    arguments = {("promote",): ["2025-10-15"], ("rollback",): ["2025-10-15"], ("train",): ["--trials", "1"]}
+    done = call(*words, *arguments.get(words, []), data_dir=tmp_path / "none")
+
+    listing = words in {("models",), ("snapshots",), ("models", "history")}
+    assert done.code == (0 if listing else 3), done.err
+    assert NO_TRACEBACK not in done.err
+    assert not (tmp_path / "none").exists()
+    if not listing:
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert "hint: " in done.err
+
+
+@pytest.mark.parametrize("words", WORKING, ids=_id)
+def test_json_is_exactly_one_document(words, data_dir):
+    """With --json stdout is one document with a schema name, and stderr stays empty of everything but warnings."""
+    done = call(*words, *ARGUMENTS.get(words, []), "--json", data_dir=data_dir)
+
+    assert done.code in {0, 4}, done.err
+    assert done.document["schema" if words != ("card", "schema") else "$schema"]
+    assert all(line.startswith("warning: ") for line in done.err.splitlines())
+
+
+@pytest.mark.parametrize("words", WORKING, ids=_id)
+def test_a_reader_that_leaves_is_no_error(words, data_dir):
+    """`mltrain ... | head -1` ends with 0 and says nothing on stderr."""
+    arguments = [str(MLTRAIN), *words, *ARGUMENTS.get(words, []), "--quiet", "--data-dir", str(data_dir)]
+    run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL)
+    run.stdout.close()
+    err = run.stderr.read().decode()
+    run.stderr.close()
+
+    assert run.wait(60) == 0, err
+    assert err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("delay_s", [0.02, 0.3, 1.5, 4.0])
+def test_a_signal_unwinds(number, code, delay_s, data_dir):
+    """Terminated, hung up or interrupted at any moment: the documented code, no traceback, nothing left behind."""
+    before = _tree(data_dir)
+    arguments = [str(MLTRAIN), "train", "--trials", "500", "--seed", "7", "--data-dir", str(data_dir)]
+    run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL)
+    time.sleep(delay_s)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=20)
+
+    if run.returncode == -number:
+        pytest.skip("the signal came before Python had started: the kernel ended it")
+    assert run.returncode == code, err
+    assert out == b""
+    assert NO_TRACEBACK.encode() not in err
+    assert _tree(data_dir) == before
+
+
+def _tree(folder):
+    """Return what a reader can see: every path but locks and studies, with the size of files."""
+    seen = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name != ".lock" and not name.startswith("studies"):
+            seen[name] = os.readlink(path) if path.is_symlink() else path.stat().st_size if path.is_file() else None
+    return seen
+
+
+def test_a_full_disk_under_stdout_is_the_machines_fault(data_dir):
+    """Results that cannot be written end with 8, not with 0."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        run = subprocess.run(
+            [MLTRAIN, "models", "--data-dir", data_dir],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=NEUTRAL,
+            check=False,
+            text=True,
+        )
+
+    assert run.returncode == 8
+    assert "cannot write the results" in run.stderr
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "GITHUB_ACTIONS"])
+def test_a_pipe_is_never_coloured(variable, data_dir):
+    """What asks Rich for colour in a pipe gets none: scripts read it."""
+    for words in (["--help"], ["models"], ["models", "--no-such-option"]):
+        done = call(*words, data_dir=None if words == ["--help"] else data_dir, env={variable: "1"})
+
+        assert "\x1b" not in done.out + done.err
+
+
+def test_a_missing_openmp_is_one_line(data_dir, tmp_path):
+    """A damaged libgomp ends with 8 and the command that mends it."""
+    (tmp_path / "libgomp.so.1").write_bytes(b"")
+    done = call("bench", "--samples", "5", data_dir=data_dir, env={"LD_LIBRARY_PATH": str(tmp_path)})
+
+    assert done.code == 8
+    assert "libgomp" in done.err
+    assert NO_TRACEBACK not in done.err
+
+
+def test_version_is_told():
+    """`--version` prints name and number."""
+    done = call("--version")
+
+    assert done.code == 0
+    assert done.out.startswith("mltrain ")

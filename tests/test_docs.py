@@ -1,0 +1,89 @@
+"""The README does what it says: every block runs, every command of the program is told, and none that does not exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import typer
+from conftest import call
+
+from mltrain.cli import data, models, training
+from mltrain.cli.app import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Lines that are not run here: the two set-up lines (CI runs them), and what needs the internet.
+NOT_RUN = ("python3 -m venv .venv ", "python3 -m venv .venv-test ", "pipx install .")
+
+
+def shell_lines():
+    blocks = [body for language, body in BLOCK.findall(README) if language == "sh"]
+    return [line for body in blocks for line in body.splitlines() if line and not line.startswith(NOT_RUN)]
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Run the README's shell lines in order, as a reader with a folder of candles would; return the folder."""
+    here = tmp_path_factory.mktemp("reader")
+    made = call("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "12",
+                data_dir=here / "sim")  # fmt: skip
+    assert made.code == 0, made.err
+    (here / "candles").mkdir()
+    shutil.copy(here / "sim" / "snapshots" / "latest" / "BTCUSDT.parquet", here / "candles")
+    results = []
+    for line in shell_lines():
+        words = shlex.split(line)
+        assert words[0] == "mltrain", line
+        results.append((line, call(*words[1:], cwd=here, timeout=300)))
+    return here, results
+
+
+def test_every_shell_line_of_the_readme_works(walked):
+    """Each line ends with 0, in the order in which they stand."""
+    _, results = walked
+
+    failed = [(line, done.code, done.err) for line, done in results if done.code != 0]
+    assert failed == []
+    assert len(results) >= 9
+
+
+def test_the_python_block_works(walked):
+    """The library example runs on the model that the lines before it have made."""
+    here, _ = walked
+    (source,) = [body for language, body in BLOCK.findall(README) if language == "python"]
+    frame = pl.read_parquet(here / "candles" / "BTCUSDT.parquet").with_columns(symbol=pl.lit("BTCUSDT"))
+    frame.write_parquet(here / "candles.parquet")
+    program = f"import polars as pl\ncandles = pl.read_parquet('candles.parquet')\n{source}\nprint(table.columns)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['ts', 'symbol', 'p', 'raw', 'refused']"
+
+
+def test_the_readme_names_every_command():
+    """Each top-level command stands in the table, and the table names no other."""
+    for module in (data, training, models):
+        module.add_commands(app)
+    commands = set(typer.main.get_command(app).commands)
+    told = set(re.findall(r"^\| .*?\|", README, re.MULTILINE))
+    named = {word for row in told for word in re.findall(r"`mltrain (\w+)", row)}
+
+    assert named == commands
+
+
+def test_set_up_lines_are_single_lines():
+    """The demo and the tests are one line each, and nobody is sent to another project's package."""
+    for marker in ("<!-- demo line -->", "<!-- test line -->"):
+        body = README.split(marker)[1].split("```sh\n")[1].split("```")[0]
+        assert body.count("\n") == 1
+
+    assert "pip install mltrain" not in README
+    assert "pipx install mltrain" not in README
