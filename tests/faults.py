@@ -1,0 +1,107 @@
+"""Fails a Python program at each of its operations on a folder, with strace: killed, or refused by the disk.
+
+A power cut shows in the order of operations: `unsynced_renames` reads it from the same log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+CALLS = (
+    "write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,"
+    "ftruncate"
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One system call on the folder: its name, its number among the calls of that name, its arguments."""
+
+    call: str
+    number: int
+    arguments: str
+
+
+@cache
+def need_strace():
+    """Skip the test where strace is absent or may not trace."""
+    strace = which("strace")
+    if strace is None:
+        pytest.skip("needs strace")
+    if subprocess.run([strace, "-f", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+
+
+def run(program, folder, *inject):
+    """Run a program under strace with the folder as its argument; return the process and its operations there."""
+    log = folder.parent / f"{folder.name}.strace"
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-y",
+            "-s0",
+            "-e",
+            f"trace={CALLS}",
+            *inject,
+            "-o",
+            str(log),
+            *command,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    counts = Counter()
+    operations = []
+    for line in log.read_text(errors="replace").splitlines():
+        if match := re.match(r"\d+\s+(\w+)\((.*)", line):
+            counts[match[1]] += 1
+            if str(folder) in match[2]:
+                operations.append(Operation(match[1], counts[match[1]], match[2]))
+    return done, operations
+
+
+def run_failing(program, folder, operation, fault):
+    """Run a program that fails at one operation; `fault` is KILL or an error's name such as ENOSPC.
+
+    The folder's path must be as long as that of the run which found the operation, so that all counts agree.
+    """
+    effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
+    done, operations = run(program, folder, "-e", f"inject={operation.call}:{effect}:when={operation.number}")
+    if fault == "KILL":
+        assert done.returncode == -signal.SIGKILL
+    else:
+        assert any("(INJECTED)" in seen.arguments for seen in operations)
+    return done
+
+
+def unsynced_renames(operations):
+    """Return every rename whose source was written and not synced before, or whose folder was not synced after."""
+    dirty, waiting, broken = set(), {}, []
+    for operation in operations:
+        paths = re.findall(r'["<](/[^">]*)[">]', operation.arguments)
+        if operation.call in {"write", "pwrite64", "ftruncate"}:
+            dirty.add(paths[0])
+        elif operation.call in {"fsync", "fdatasync"}:
+            dirty.discard(paths[0])
+            waiting.pop(paths[0], None)
+        elif operation.call.startswith("rename"):
+            source, final = paths[-2], paths[-1]
+            broken += [path for path in dirty if path == source or path.startswith(f"{source}/")]
+            waiting[str(Path(final).parent)] = final
+    return broken + list(waiting.values())
