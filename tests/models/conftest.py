@@ -1,0 +1,78 @@
+"""One small real model for all tests of this room: two symbols of the simulated exchange, one leads the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.features.registry import parse_registry
+from mltrain.learn.backend import import_lightgbm
+from mltrain.learn.calibration import Calibrator, Knots
+from mltrain.learn.fit import normalise_model_text
+from mltrain.learn.samples import build_samples
+from mltrain.models.bundle import make_bundle
+
+END_MS = 1_760_529_600_000  # 2025-10-15T12:00:00Z
+BARS = 1_000
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+REGISTRY = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - {name: return_5, op: log_return, params: {bars: 5}}
+  - {name: volatility_30, op: realised_volatility, params: {bars: 30}}
+  - {name: volume_z_20, op: zscore, params: {column: volume, bars: 20}}
+  - {name: leader_return_3, op: leader_return, params: {bars: 3}, leader: BTCUSDT}
+"""
+
+
+@pytest.fixture(scope="session")
+def feature_set():
+    """Return five features, one of them a leader's; the longest lookback is that of volatility_30."""
+    return parse_registry(REGISTRY, where="registry")
+
+
+@pytest.fixture(scope="session")
+def candles():
+    """Return the newest candles of the exchange, up to its clock, without a hole."""
+    source = open_source(SourceSpec(name="sim", seed=3, signal="strong", end_ms=END_MS))
+    window = Window(END_MS - BARS * 60_000, END_MS)
+    found = {symbol: source.candles(symbol, window) for symbol in SYMBOLS}
+    assert all(frame.height == BARS for frame in found.values())
+    return found
+
+
+@pytest.fixture(scope="session")
+def samples(feature_set, candles):
+    """Return the rows that those candles give."""
+    return build_samples(feature_set, candles)[0]
+
+
+@pytest.fixture(scope="session")
+def model_text(samples):
+    """Return a booster of eight small trees."""
+    params = {
+        "objective": "binary",
+        "verbosity": -1,
+        "num_threads": 1,
+        "num_leaves": 7,
+        "deterministic": True,
+        "force_col_wise": True,
+    }
+    lightgbm = import_lightgbm()
+    data = lightgbm.Dataset(samples.x, samples.y, feature_name=list(samples.names))
+    return normalise_model_text(lightgbm.train(params, data, 8).model_to_string())
+
+
+@pytest.fixture(scope="session")
+def calibrator():
+    """Return a map that is not the identity, so that a forgotten calibration shows."""
+    return Calibrator("sigmoid", Knots((0.1, 0.5, 0.9), (0.2, 0.45, 0.8)))
+
+
+@pytest.fixture(scope="session")
+def bundle(model_text, calibrator, feature_set):
+    """Return the model, whole."""
+    return make_bundle(model_text=model_text, calibrator=calibrator, feature_set=feature_set, symbols=SYMBOLS)
