@@ -1,0 +1,233 @@
+"""The feature registry: features.yml becomes a FeatureSet; what it holds, and whether a frame is as it says."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from mltrain.candles.parquet import ParquetFile
+from mltrain.config import packaged_config
+from mltrain.documents import parse_yaml
+from mltrain.errors import InputError
+from mltrain.features.ops import OPS
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
+from mltrain.files import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mltrain.documents import Json
+    from mltrain.features.spec import Param
+
+__all__ = [
+    "FeatureInfo",
+    "FeatureSchemaValidator",
+    "FeatureSet",
+    "FeatureSpec",
+    "LabelSpec",
+    "describe",
+    "load_registry",
+    "parse_registry",
+    "read_feature_frame",
+]
+
+DEFAULT_NAME: Final = "features.yml"
+OHLCV_NAME: Final = "features-ohlcv.yml"
+MAX_FILE_BYTES: Final = 1 << 20
+MAX_FRAME_BYTES: Final = 1 << 30  # ten million rows of the default features, and what a file may cost in memory
+
+KEYS: Final = ("ts", "symbol")  # columns that may stand beside the features in a frame
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureInfo:
+    """What there is to know of a feature without computing it.
+
+    Attributes:
+        name: Its column.
+        op: The op's name.
+        summary: First line of the op's description, with its formula.
+        params: The op's arguments.
+        lookback_bars: Bars that a value depends on.
+        columns: Candle columns read, of the symbol itself.
+        leader: The leader symbol, or None.
+        leader_columns: Candle columns read, of the leader.
+        dtype: Of the column.
+    """
+
+    name: str
+    op: str
+    summary: str
+    params: Mapping[str, Param]
+    lookback_bars: int
+    columns: tuple[str, ...]
+    leader: str | None
+    leader_columns: tuple[str, ...]
+    dtype: str = "Float32"
+
+
+def load_registry(path: Path | None = None) -> FeatureSet:
+    """Read a registry.
+
+    Args:
+        path: The file; the bare name of a packaged one (features.yml, features-ohlcv.yml) where no such file is in
+            the working directory; None: the packaged features.yml.
+
+    Raises:
+        InputError: There is no such file, or it is no valid registry; names every violation with its line.
+        MachineError: The file cannot be read.
+    """
+    if path is None:
+        path = packaged_config(DEFAULT_NAME)
+    elif path.name == str(path) and path.name in {DEFAULT_NAME, OHLCV_NAME} and not path.exists():
+        path = packaged_config(path.name)
+    return parse_registry(read_file(path, max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path))
+
+
+def parse_registry(data: bytes, *, where: str) -> FeatureSet:
+    """Return the registry that a YAML document describes.
+
+    Args:
+        data: The document.
+        where: What it is called in messages.
+
+    Raises:
+        InputError: It is no valid registry; names every violation with its line.
+    """
+    return read_registry(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES))
+
+
+def describe(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
+    """Return what there is to know of each feature, in column order."""
+    return tuple(
+        FeatureInfo(
+            name=spec.name,
+            op=spec.op,
+            summary=(inspect.getdoc(OPS[spec.op]) or "").partition("\n")[0],
+            params=spec.params,
+            lookback_bars=spec.window().lookback_bars,
+            columns=columns_read(spec, leader=False),
+            leader=spec.leader,
+            leader_columns=columns_read(spec, leader=True),
+        )
+        for spec in feature_set.features
+    )
+
+
+class FeatureSchemaValidator:
+    """Tells whether a frame holds just what a registry says.
+
+    Args:
+        path: The registry, as `load_registry` takes it.
+
+    Raises:
+        InputError: The registry is missing or invalid.
+        MachineError: The registry cannot be read.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self._feature_set = load_registry(None if path is None else Path(path))
+
+    def get_schema_info(self) -> dict[str, Json]:
+        """Return the registry as plain values: interval, label, hash, and each feature with op, lookback, columns."""
+        registry = self._feature_set
+        label = registry.label
+        return {
+            "version": registry.version,
+            "interval": registry.interval,
+            "label": {"kind": label.kind, "horizon": label.horizon_bars, "ties": label.ties},
+            "lookback_bars": registry.lookback_bars,
+            "registry_sha256": registry.registry_sha256,
+            "features": [_info_to_json(info) for info in describe(registry)],
+        }
+
+    def validate_features(self, frame: pl.DataFrame, *, strict: bool = True) -> tuple[str, ...]:
+        """Check a frame's columns: missing, extra, reordered, wrongly typed, not finite, constant, all null.
+
+        Args:
+            frame: The features as Float32 in the registry's order; `ts` and `symbol` may stand beside them. Null is
+                a warm-up or a hole; NaN and infinity are not finite.
+            strict: Whether a problem is an error.
+
+        Returns:
+            Every problem; empty where there is none.
+
+        Raises:
+            InputError: There are problems and `strict` is set; one message names them all.
+            TypeError: It is no Polars frame.
+        """
+        if not isinstance(frame, pl.DataFrame):
+            raise TypeError(f"a polars DataFrame is checked, not {type(frame).__name__}")
+        columns = [name for name in frame.columns if name not in KEYS]
+        problems = (*_name_problems(self._feature_set.names, columns), *_value_problems(self._feature_set, frame))
+        if problems and strict:
+            raise InputError("the features are not as the registry says: " + "; ".join(problems))
+        return problems
+
+
+def read_feature_frame(path: Path) -> pl.DataFrame:
+    """Read a frame of features from a Parquet file.
+
+    Raises:
+        InputError: There is no such file, it is no Parquet or too large.
+        MachineError: The file cannot be read.
+    """
+    file = ParquetFile(read_file(path, max_bytes=MAX_FRAME_BYTES, what="frame of features"), where=str(path))
+    return file.read(list(file.types))
+
+
+def _info_to_json(info: FeatureInfo) -> dict[str, Json]:
+    return {
+        "name": info.name,
+        "op": info.op,
+        "summary": info.summary,
+        "params": dict(info.params),
+        "lookback_bars": info.lookback_bars,
+        "columns": list(info.columns),
+        "leader": info.leader,
+        "leader_columns": list(info.leader_columns),
+        "dtype": info.dtype,
+    }
+
+
+def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
+    missing = [name for name in expected if name not in columns]
+    extra = [name for name in columns if name not in expected]
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    if extra:
+        problems.append(f"not in the registry: {', '.join(extra)}")
+    shared = [name for name in expected if name in columns]
+    moved = [f"{found} where {name} belongs" for name, found in _paired(shared, columns) if name != found]
+    if moved:
+        problems.append(f"out of order: {moved[0]}" + (f" and {len(moved) - 1} more" if len(moved) > 1 else ""))
+    return problems
+
+
+def _paired(shared: list[str], columns: list[str]) -> list[tuple[str, str]]:
+    return list(zip(shared, [name for name in columns if name in shared], strict=True))
+
+
+def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
+    problems = []
+    for spec in feature_set.features:
+        if spec.name not in frame.columns:
+            continue
+        column = frame[spec.name]
+        if column.dtype != pl.Float32:
+            problems.append(f"{spec.name} is {column.dtype}, not Float32")
+        elif frame.height and column.null_count() == frame.height:
+            problems.append(f"{spec.name} is null in every row")
+        elif bad := int((~column.is_finite()).sum()):
+            problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
+        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):  # 0 on the leader itself
+            problems.append(f"{spec.name} is {column.drop_nulls()[0]:g} in every row")
+    return problems
+
+
+def _is_constant(column: pl.Series) -> bool:
+    """Tell whether two or more rows all have one value."""
+    return column.len() - column.null_count() > 1 and column.min() == column.max()

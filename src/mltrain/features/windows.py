@@ -1,0 +1,220 @@
+"""The arithmetic of ops: sliding windows whose value is a function of the window alone, to the last bit.
+
+A running sum remembers what has left it: after a volume of 5e8, a sum of thousandths is wrong for ever. Here every
+window is put together from halves (1, 2, 4, ... bars), always in the same order, so that batch, prefix and the last
+`bars` rows alone give the same bits, at log2(bars) passes over the data. Mean, deviation and skewness merge by
+the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008, SAND2008-6212): no difference of large sums,
+and exactly no deviation where all values are equal.
+
+A window that reaches before the first row, or holds a missing value, is NaN; nothing here knows of holes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+    State: TypeAlias = tuple[Floats, ...]
+    Merge: TypeAlias = Callable[[State, int, State, int], State]
+    Kernel: TypeAlias = Callable[..., Floats]  # (bars, one array of n values per input) -> n - bars + 1 values
+
+# Values whose deviation is below this share of their mean are called equal: at 1e-9, rounding (1e-16 of the mean)
+# can still move a z-score by 1e-7 of itself, which is what float32 resolves.
+EQUAL_SHARE: Final = 1e-9
+
+# Rows worked on at a time: the dozen arrays of a third moment then stay in the processor's second-level cache.
+_CHUNK_ROWS: Final = 16_384
+
+
+def window_sum(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return the sum of the last `bars` values."""
+    return _windowed(_sums, bars, values)
+
+
+def window_mean(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return the mean of the last `bars` values; exactly the value where all are equal."""
+    return _windowed(_means, bars, values)
+
+
+def window_root_mean_square(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return the square root of the mean square of the last `bars` values."""
+    return _windowed(_root_mean_squares, bars, values)
+
+
+def window_zscore(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return how many deviations the newest of the last `bars` values is above their mean; 0 where they are equal."""
+    return _windowed(_zscores, bars, values)
+
+
+def window_skew(values: pl.Expr, bars: int, *, least_deviation: float) -> pl.Expr:
+    """Return the skewness of the last `bars` values; 0 where their deviation is not above `least_deviation`."""
+    return _windowed(partial(_skews, least_deviation=least_deviation), bars, values)
+
+
+def window_max(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return the largest of the last `bars` values."""
+    return values.rolling_max(bars)  # a selection: nothing is summed, so nothing is remembered
+
+
+def window_min(values: pl.Expr, bars: int) -> pl.Expr:
+    """Return the smallest of the last `bars` values."""
+    return values.rolling_min(bars)
+
+
+def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: float = 0.0) -> pl.Expr:
+    """Return the ratio of the sums of the last `bars` values; `empty` where the denominator's is not above 0."""
+    return _windowed(partial(_sum_ratios, empty=empty), bars, numerator, denominator)
+
+
+def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
+    """Return the correlation about zero of the last `bars` pairs, in [-1, 1]; 0 where either is zero throughout."""
+    return _windowed(_correlations, bars, one, other)
+
+
+def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl.Expr:
+    """Return numerator / denominator; `empty` where the denominator is not above 0."""
+    return window_ratio(numerator, denominator, 1, empty=empty)
+
+
+def contrast(one: pl.Expr, other: pl.Expr) -> pl.Expr:
+    """Compare two amounts of 0 or more: (one - other) / (one + other), in [-1, 1]; 0 where both are 0."""
+    return _windowed(_contrasts, 1, one, other)
+
+
+def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr) -> pl.Expr:
+    # A kernel takes each input once; a Polars expression that names a window three times computes it three times.
+    return pl.map_batches(inputs, partial(_run, bars=bars, kernel=kernel), return_dtype=pl.Float64)
+
+
+def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series:
+    """Apply a kernel, that maps n values to their n - bars + 1 windows, chunk by chunk."""
+    arrays = [series.to_numpy().astype(np.float64, copy=False) for series in inputs]  # null becomes NaN
+    rows = arrays[0].size
+    out = np.full(rows, np.nan)
+    with np.errstate(all="ignore"):  # a warm-up is NaN, and an audit's poison may overflow: neither is news
+        for start in range(bars - 1, rows, _CHUNK_ROWS):
+            stop = min(start + _CHUNK_ROWS, rows)
+            out[start:stop] = kernel(bars, *(array[start - bars + 1 : stop] for array in arrays))
+    return pl.Series(out)
+
+
+def _slide(leaf: State, bars: int, merge: Merge) -> State:
+    """Put every window of `bars` rows together from windows of 1, 2, 4, ... rows.
+
+    Args:
+        leaf: The state of each single row, arrays of shape (n,).
+        bars: Rows of a window, 1 to n.
+        merge: Joins the states of two neighbouring windows (earlier, its bars, later, its bars).
+
+    Returns:
+        The state of each window, arrays of shape (n - bars + 1,), ordered by the window's first row.
+    """
+    block, block_bars = leaf, 1
+    whole: State | None = None
+    whole_bars = 0
+    while True:
+        if bars & block_bars:
+            whole = block if whole is None else _join(block, block_bars, whole, whole_bars, merge)
+            whole_bars += block_bars
+        if whole is not None and whole_bars == bars:
+            return whole
+        block = _join(block, block_bars, block, block_bars, merge)
+        block_bars *= 2
+
+
+def _join(earlier: State, earlier_bars: int, later: State, later_bars: int, merge: Merge) -> State:
+    later = tuple(part[earlier_bars:] for part in later)
+    earlier = tuple(part[: later[0].size] for part in earlier)
+    return merge(earlier, earlier_bars, later, later_bars)
+
+
+def _merge_sums(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
+    return (earlier[0] + later[0],)
+
+
+def _merge_pairs(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
+    return earlier[0] + later[0], earlier[1] + later[1]
+
+
+def _merge_means(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
+    return (earlier[0] + (later[0] - earlier[0]) * (later_bars / (earlier_bars + later_bars)),)
+
+
+def _merge_squares(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
+    """Merge (mean, sum of squared deviations)."""
+    bars = earlier_bars + later_bars
+    gap = later[0] - earlier[0]
+    mean = earlier[0] + gap * (later_bars / bars)
+    return mean, earlier[1] + later[1] + gap * gap * (earlier_bars * later_bars / bars)
+
+
+def _merge_cubes(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
+    """Merge (mean, sum of squared deviations, sum of cubed deviations)."""
+    bars = earlier_bars + later_bars
+    mean, squares = _merge_squares(earlier[:2], earlier_bars, later[:2], later_bars)
+    gap = later[0] - earlier[0]
+    cubes = earlier[2] + later[2]
+    cubes += gap * (later[1] * (3 * earlier_bars / bars) - earlier[1] * (3 * later_bars / bars))
+    if earlier_bars != later_bars:
+        cubes += gap * gap * gap * (earlier_bars * later_bars * (earlier_bars - later_bars) / bars**2)
+    return mean, squares, cubes
+
+
+def _sums(bars: int, values: Floats) -> Floats:
+    return _slide((values,), bars, _merge_sums)[0]
+
+
+def _means(bars: int, values: Floats) -> Floats:
+    return _slide((values,), bars, _merge_means)[0]
+
+
+def _root_mean_squares(bars: int, values: Floats) -> Floats:
+    return _root(_sums(bars, values * values) / bars)
+
+
+def _zscores(bars: int, values: Floats) -> Floats:
+    mean, squares = _slide((values, np.zeros_like(values)), bars, _merge_squares)
+    deviation = _root(squares / bars)
+    return _where(deviation > EQUAL_SHARE * np.abs(mean), (values[bars - 1 :] - mean) / deviation, 0.0)
+
+
+def _skews(bars: int, values: Floats, *, least_deviation: float) -> Floats:
+    zeros = np.zeros_like(values)
+    _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
+    deviation = _root(squares / bars)
+    return _where(deviation > least_deviation, cubes / bars / deviation**3, 0.0)
+
+
+def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
+    over, under = _slide((numerator, denominator), bars, _merge_pairs)
+    return _where(under > 0, over / under, empty)
+
+
+def _correlations(bars: int, one: Floats, other: Floats) -> Floats:
+    products, one_squares, other_squares = (_sums(bars, a * b) for a, b in ((one, other), (one, one), (other, other)))
+    scale = _root(one_squares) * _root(other_squares)
+    return _where(scale > 0, np.clip(products / scale, -1, 1), 0.0)
+
+
+def _contrasts(_bars: int, one: Floats, other: Floats) -> Floats:
+    both = one + other
+    return _where(both > 0, (one - other) / both, 0.0)
+
+
+def _root(squares: Floats) -> Floats:
+    root: Floats = np.sqrt(squares)
+    return root
+
+
+def _where(condition: NDArray[np.bool_], values: Floats, otherwise: float) -> Floats:
+    chosen: Floats = np.where(condition, values, otherwise)
+    return chosen
