@@ -117,7 +117,7 @@ def format_ms(time_ms: int) -> str:
     """
     if not 0 <= time_ms <= _LAST_MS:
         return f"{time_ms} ms"
-    moment = _EPOCH + dt.timedelta(milliseconds=time_ms)
+    moment = _EPOCH + dt.timedelta(milliseconds=int(time_ms))  # numpy's integers too
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
 

@@ -1,0 +1,106 @@
+"""Laws of source specifications, and of every source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import DAY_MS, INTERVALS_MS, check_candles, interval_ms, times_ms
+from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS
+from mltrain.candles.source import SIGNALS, SOURCES, SourceSpec, Window, open_source
+from mltrain.documents import Fields, Located
+from mltrain.errors import InputError, UsageError
+
+specs = st.one_of(
+    st.builds(
+        SourceSpec,
+        name=st.just("sim"),
+        seed=st.integers(0, 2**63 - 1),
+        signal=st.sampled_from(SIGNALS),
+        interval=st.sampled_from(list(INTERVALS_MS)),
+        end_ms=st.none() | st.integers(GENESIS_MS + 1, LAST_CLOCK_MS),
+    ),
+    st.builds(
+        SourceSpec,
+        name=st.just("files"),
+        folder=st.sampled_from([Path("a/b"), Path("/x y/ü"), Path()]),
+        interval=st.sampled_from(list(INTERVALS_MS)),
+    ),
+)
+
+
+@given(specs)
+def test_a_specification_survives_its_record(spec):
+    """`from_fields` reads what `to_dict` wrote, and asks for nothing else."""
+    fields = Fields(Located(spec.to_dict(), "here"))
+
+    assert SourceSpec.from_fields(fields, interval=spec.interval) == spec
+    fields.finish()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "binanse"},
+        {"name": "files"},
+        {"name": "sim", "folder": Path("x")},
+        {"name": "sim", "seed": -1},
+        {"name": "sim", "seed": 2**63},
+        {"name": "sim", "signal": "medium"},
+        {"name": "sim", "interval": "7m"},
+    ],
+)
+def test_impossible_specifications_are_usage_errors(options):
+    """Unknown names, a folder where none belongs, and a seed that JSON cannot hold."""
+    with pytest.raises(UsageError):
+        SourceSpec(**options)
+
+
+def test_all_violations_are_told_at_once():
+    """One message names every field at fault."""
+    with pytest.raises(UsageError, match=r"source 'x'.*folder.*seed -1.*signal 'y'"):
+        SourceSpec(name="x", folder=Path("z"), seed=-1, signal="y")
+
+
+def test_a_folder_is_made_absolute():
+    """The record of a snapshot does not depend on where the command ran."""
+    assert SourceSpec(name="files", folder=Path("data")).folder == Path.cwd() / "data"
+
+
+@pytest.fixture(params=SOURCES)
+def source(request, tmp_path):
+    """Return each source in turn, with the symbol BTCUSDT."""
+    sim = open_source(SourceSpec(name="sim", seed=4))
+    if request.param == "sim":
+        return sim
+    sim.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)).write_parquet(tmp_path / "BTCUSDT.parquet")
+    return open_source(SourceSpec(name="files", folder=tmp_path))
+
+
+def test_every_source_keeps_the_protocol(source, request):
+    """Name, host, clock and extent agree; candles are checked, closed, and inside the window asked for."""
+    clock = source.clock_ms(("BTCUSDT",))
+    window = Window(clock - DAY_MS, clock + DAY_MS)
+    frame = source.candles("BTCUSDT", window)
+
+    assert source.name in request.node.name
+    assert source.host == ""
+    assert source.interval == "1m"
+    assert "BTCUSDT" in source.symbols()
+    assert list(source.symbols()) == sorted(source.symbols())
+    assert source.extent("BTCUSDT").end_ms == clock
+    assert check_candles(frame, symbol="BTCUSDT", interval="1m", where="here").equals(frame)
+    assert window.start_ms <= times_ms(frame)[0]
+    assert times_ms(frame)[-1] + interval_ms("1m") <= clock
+    assert source.notes() == ()
+
+
+def test_every_source_names_the_symbol_it_lacks(source):
+    """And the nearest one that it has."""
+    for ask in (source.extent, lambda s: source.candles(s, Window(0, 1))):
+        with pytest.raises(InputError) as err:
+            ask("BTCUSDX")
+        assert "BTCUSDT" in err.value.hint
