@@ -7,6 +7,11 @@ import pytest
 
 from mltrain.candles.frame import MINUTE_MS, TS_DTYPE
 from mltrain.candles.sim import CLOCK_MS
+from mltrain.candles.snapshot import Request, take_snapshot
+from mltrain.candles.source import SourceSpec, open_source
+from mltrain.progress import Silent
+
+NOW_MS = CLOCK_MS + 1_234_567
 
 
 @pytest.fixture
@@ -23,9 +28,42 @@ def make_candles():
                 "high": pl.Series([p + 1 for p in prices], dtype=pl.Float64),
                 "low": pl.Series([p - 1 for p in prices], dtype=pl.Float64),
                 "close": pl.Series([p + 0.5 for p in prices], dtype=pl.Float64),
-                "volume": pl.Series([1.0 + m for m in minutes], dtype=pl.Float64),
+                "volume": pl.Series([1.0 + abs(m) for m in minutes], dtype=pl.Float64),
             }
         )
         return frame.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
 
     return make
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Return a function that takes a snapshot of the simulated exchange, or of a folder, into tmp_path/data."""
+
+    def take_one(symbols=("BTCUSDT", "ETHUSDT"), *, days=1, progress=None, end_ms=None, folder=None, interval="1m"):
+        name = "sim" if folder is None else "files"
+        spec = SourceSpec(name=name, folder=folder, interval=interval, signal="weak")
+        request = Request(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
+        return take_snapshot(
+            tmp_path / "data", open_source(spec), spec, request, now_ms=NOW_MS, progress=progress or Silent()
+        )
+
+    return take_one
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return a function that tells everything that lies under tmp_path/data: bytes, folders, link targets."""
+
+    def look():
+        root = tmp_path / "data"
+        found = {}
+        for path in sorted(root.rglob("*")):
+            key = str(path.relative_to(root))
+            if path.is_symlink():
+                found[key] = f"-> {path.readlink()}"
+            else:
+                found[key] = path.read_bytes() if path.is_file() else "folder"
+        return found
+
+    return look

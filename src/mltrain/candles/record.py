@@ -135,7 +135,7 @@ class SymbolFacts:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that a snapshot's manifest says. `Record.from_manifest(r.to_manifest(), where="") == r`.
+    """All that a snapshot's manifest says. `read_record(r.to_manifest(), where="") == r`.
 
     Attributes:
         id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
@@ -177,35 +177,6 @@ class Record:
         files = (FileEntry(file_name(f.symbol), f.sha256, f.bytes, f.to_dict()) for f in self.facts)
         return Manifest(KIND, head, tuple(files))
 
-    @classmethod
-    def from_manifest(cls, manifest: Manifest, *, where: str) -> Record:
-        """Return what a manifest says.
-
-        Raises:
-            InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
-        """
-        document: dict[str, Json] = {**manifest.head, "files": [dict(entry.facts) for entry in manifest.files]}
-        root = Fields(Located(document, where))
-        request = _read_request(root.fields("request"))
-        source = _read_source(root.fields("source"), request.interval)
-        tools = root.fields("tools")
-        facts = tuple(_read_facts(item, entry) for item, entry in zip(root.items("files"), manifest.files, strict=True))
-        record = cls(
-            id=root.text("id", pattern=SNAPSHOT),
-            created_at=format_ms(_read_time(root, "created_at")),
-            source=source,
-            host=root.text("host"),
-            request=request,
-            tools=tuple((name, tools.text(name)) for name in tools.keys()),  # noqa: SIM118 -- `tools` is no mapping
-            notes=tuple(root.texts("notes")),
-            facts=facts,
-        )
-        root.finish()
-        problems = _contradictions(record, manifest)
-        if problems:
-            raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
-        return record
-
     @property
     def cut_ms(self) -> int:
         """The end of its window, ms UTC: every candle in it closes at this time or before."""
@@ -219,6 +190,35 @@ class Record:
         # The end asked for and the simulated clock are left out: the cut, which both led to, is compared.
         asked = replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
         return self.cut_ms, *asked, tuple((f.symbol, f.content_sha256) for f in self.facts)
+
+
+def read_record(manifest: Manifest, *, where: str) -> Record:
+    """Return what a manifest says.
+
+    Raises:
+        InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
+    """
+    document: dict[str, Json] = {**manifest.head, "files": [dict(entry.facts) for entry in manifest.files]}
+    root = Fields(Located(document, where))
+    request = _read_request(root.fields("request"))
+    source = _read_source(root.fields("source"), request.interval)
+    tools = root.fields("tools")
+    facts = tuple(_read_facts(item, entry) for item, entry in zip(root.items("files"), manifest.files, strict=True))
+    record = Record(
+        id=root.text("id", pattern=SNAPSHOT),
+        created_at=format_ms(_read_time(root, "created_at")),
+        source=source,
+        host=root.text("host"),
+        request=request,
+        tools=tuple((name, tools.text(name)) for name in tools.keys()),  # noqa: SIM118 -- `tools` is no mapping
+        notes=tuple(root.texts("notes")),
+        facts=facts,
+    )
+    root.finish()
+    problems = _contradictions(record, manifest)
+    if problems:
+        raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
+    return record
 
 
 def file_name(symbol: str) -> str:

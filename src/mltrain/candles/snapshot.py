@@ -6,6 +6,7 @@ manifest, no snapshot. Holes stay holes and are listed; there are no candles but
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,20 +15,29 @@ from typing import TYPE_CHECKING, Final
 import mltrain
 from mltrain.candles.frame import check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.parquet import to_parquet
-from mltrain.candles.record import KIND, Record, Request, SymbolFacts, file_name, snapshot_id
+from mltrain.candles.record import Record, Request, SymbolFacts, file_name, snapshot_id
 from mltrain.candles.stored import (
     FOLDER,
     LATEST,
     Snapshot,
     SnapshotRow,
     list_snapshots,
-    open_folder,
+    open_named,
     open_snapshot,
     verify_snapshot,
 )
 from mltrain.errors import InputError, SourceError, UsageError
-from mltrain.files import hold_lock, make_folder, sha256_bytes, staged_folder, swap_pointer, sweep_temps, write_new
-from mltrain.manifest import MANIFEST, FileEntry, read_manifest, verify_files
+from mltrain.files import (
+    hold_lock,
+    make_folder,
+    read_pointer,
+    sha256_bytes,
+    staged_folder,
+    swap_pointer,
+    sweep_temps,
+    write_new,
+)
+from mltrain.manifest import MANIFEST, FileEntry
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
@@ -94,33 +104,23 @@ def take_snapshot(
     """
     if not spec.interval == source.interval == request.interval:
         raise ValueError("source, spec and request are of different intervals")
+    _check_symbols(source, request.symbols)
+    window = request.window(_find_cut(source, request))
     folder = data_dir / FOLDER
     make_folder(folder)
-    _check_symbols(source, request.symbols)
-    cut_ms = _find_cut(source, request)
-    window, step_ms = request.window(cut_ms), interval_ms(request.interval)
-    files: dict[str, bytes] = {}
-    facts = []
-    progress.stage("fetch candles", total=len(request.symbols))
-    for symbol in request.symbols:
-        frame = _fetch(source, symbol, window)
-        data = files[file_name(symbol)] = to_parquet(frame)
-        entry = FileEntry(file_name(symbol), sha256_bytes(data), len(data))
-        facts.append(SymbolFacts.of(frame, entry, symbol=symbol, window=window, step_ms=step_ms))
-        progress.advance(note=symbol)
-    for warning in (*source.notes(), *_tell_missing(facts)):
-        progress.warn(warning)
-    _check_holes(facts)
+    files, facts = _fetch_all(source, request, window, progress)
     record = Record(
-        id=snapshot_id(cut_ms),
+        id=snapshot_id(window.end_ms),
         created_at=format_ms(now_ms // 1000 * 1000),
         source=spec,
         host=source.host,
         request=request,
         tools=(("mltrain", mltrain.__version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
         notes=source.notes(),
-        facts=tuple(facts),
+        facts=facts,
     )
+    for warning in (*record.notes, *_tell_missing(facts)):
+        progress.warn(warning)
     with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"):
         return _publish(folder, record, files, progress)
 
@@ -148,6 +148,25 @@ def _find_cut(source: Source, request: Request) -> int:
     return cut_ms
 
 
+def _fetch_all(
+    source: Source, request: Request, window: Window, progress: Progress
+) -> tuple[dict[str, bytes], tuple[SymbolFacts, ...]]:
+    """Return the file of each symbol, by name, and what is in it."""
+    files: dict[str, bytes] = {}
+    facts = []
+    progress.stage("fetch candles", total=len(request.symbols))
+    for symbol in request.symbols:
+        frame = _fetch(source, symbol, window)
+        name, data = file_name(symbol), to_parquet(frame)
+        entry = FileEntry(name, sha256_bytes(data), len(data))
+        step_ms = interval_ms(request.interval)
+        facts.append(SymbolFacts.of(frame, entry, symbol=symbol, window=window, step_ms=step_ms))
+        files[name] = data
+        progress.advance(note=symbol)
+    _check_holes(facts)
+    return files, tuple(facts)
+
+
 def _fetch(source: Source, symbol: str, window: Window) -> pl.DataFrame:
     where = f"the source {source.name}"
     frame = check_candles(source.candles(symbol, window), symbol=symbol, interval=source.interval, where=where)
@@ -162,7 +181,7 @@ def _fetch(source: Source, symbol: str, window: Window) -> pl.DataFrame:
     return frame
 
 
-def _tell_missing(facts: list[SymbolFacts]) -> Iterator[str]:
+def _tell_missing(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
     for f in facts:
         missing = sum(hole.missing for hole in f.holes)
         if missing > _WARN_MISSING * (f.rows + missing):
@@ -181,26 +200,26 @@ def _check_holes(facts: list[SymbolFacts]) -> None:
 def _publish(folder: Path, record: Record, files: dict[str, bytes], progress: Progress) -> TakenSnapshot:
     """Write the snapshot under the first free name, or find the same one there. The caller holds the lock."""
     sweep_temps(folder)
-    number = 1
-    while os.path.lexists(folder / snapshot_id(record.cut_ms, number)):
+    read_pointer(folder / LATEST)  # raises where something else stands in its place
+    for number in itertools.count(1):
         path = folder / snapshot_id(record.cut_ms, number)
+        if not os.path.lexists(path):
+            break
         if _is_the_same(path, record, progress):
             return TakenSnapshot(_point_to(path), created=False)
-        number += 1
-    record = replace(record, id=snapshot_id(record.cut_ms, number))
-    with staged_folder(folder / record.id) as stage:
+    with staged_folder(path) as stage:
         for name, data in files.items():
             write_new(stage / name, data)
-        write_new(stage / MANIFEST, record.to_manifest().to_bytes())
-    return TakenSnapshot(_point_to(folder / record.id), created=True)
+        write_new(stage / MANIFEST, replace(record, id=path.name).to_manifest().to_bytes())
+    return TakenSnapshot(_point_to(path), created=True)
 
 
 def _is_the_same(path: Path, record: Record, progress: Progress) -> bool:
     """Tell whether a sound snapshot of the same candles is there; a damaged one is left alone, and told of."""
     try:
-        manifest = read_manifest(path, kind=KIND)
-        same = Record.from_manifest(manifest, where=str(path / MANIFEST)).is_same(record)
-        problems = verify_files(path, manifest) if same else ()
+        there = open_named(path)
+        same = there.is_same(record)
+        problems = verify_snapshot(there) if same else ()
     except InputError as err:
         same, problems = False, (err.message,)
     if problems:
@@ -209,6 +228,6 @@ def _is_the_same(path: Path, record: Record, progress: Progress) -> bool:
 
 
 def _point_to(path: Path) -> Snapshot:
-    snapshot = open_folder(path)
+    snapshot = open_named(path)
     swap_pointer(path.parent / LATEST, path.name)
     return snapshot

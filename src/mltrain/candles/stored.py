@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, interval_ms, times_ms
 from mltrain.candles.parquet import ParquetFile
-from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id
+from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
 from mltrain.errors import InputError, MltrainError
 from mltrain.files import disk_edge, read_pointer
 from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from mltrain.candles.record import Request
-    from mltrain.candles.source import SourceSpec
     from mltrain.manifest import Manifest
 
 FOLDER: Final = "snapshots"
@@ -39,32 +37,16 @@ _TYPES: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One snapshot, as its manifest tells it.
+class Snapshot(Record):
+    """A record that lies in a folder, beside its files.
 
     Attributes:
-        id: Its id, such as 2025-10-15T12-00-00Z.
-        path: Its folder.
+        path: The folder.
         manifest_sha256: The manifest's hash of itself: names the whole content.
-        created_at: When it was written, ISO 8601 in UTC.
-        source: How to open the source again.
-        host: The host that answered; empty where no network was asked.
-        request: What was asked for.
-        cut_ms: The end of its window, ms UTC: every candle closes at this time or before.
-        notes: What the source had to tell, such as duplicates dropped.
-        facts: What is in each file, by symbol in order.
     """
 
-    id: str
     path: Path
     manifest_sha256: str
-    created_at: str
-    source: SourceSpec
-    host: str
-    request: Request
-    cut_ms: int
-    notes: tuple[str, ...]
-    facts: tuple[SymbolFacts, ...]
 
     @property
     def interval(self) -> str:
@@ -145,16 +127,28 @@ def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
         return open_folder(path.resolve())
     folder = data_dir / FOLDER
     name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)
-    if not _is_folder(folder / name) or (folder / name).is_symlink():
+    if not _is_folder(folder / name):
         known = _names(folder)
         near = nearest(name, known) or known[-3:]
         raise InputError(
             f"{folder / LATEST} leads to {name}, which is not there" if ref == LATEST else f"no {name} in {folder}",
             hint=f"there are {', '.join(near)}" if near else "take one with `mltrain snapshot`",
         )
-    snapshot = open_folder(folder / name)
-    if snapshot.id != name:
-        raise InputError(f"{folder / name} holds the snapshot {snapshot.id}: the folder was renamed or copied")
+    return open_named(folder / name)
+
+
+def open_named(path: Path) -> Snapshot:
+    """Open the snapshot that a folder under `snapshots` is called after.
+
+    Raises:
+        InputError: It is a link, its manifest is missing or damaged, or it holds another snapshot.
+        MachineError: The machine refuses to read it.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, not a snapshot")
+    snapshot = open_folder(path)
+    if snapshot.id != path.name:
+        raise InputError(f"{path} holds the snapshot {snapshot.id}: the folder was renamed or copied")
     return snapshot
 
 
@@ -223,24 +217,14 @@ def open_folder(path: Path) -> Snapshot:
         MachineError: The machine refuses to read it.
     """
     manifest = read_manifest(path, kind=KIND)
-    record = Record.from_manifest(manifest, where=str(path / MANIFEST))
-    return Snapshot(
-        id=record.id,
-        path=path,
-        manifest_sha256=manifest.self_sha256,
-        created_at=record.created_at,
-        source=record.source,
-        host=record.host,
-        request=record.request,
-        cut_ms=record.cut_ms,
-        notes=record.notes,
-        facts=record.facts,
-    )
+    record = read_record(manifest, where=str(path / MANIFEST))
+    told = {field.name: getattr(record, field.name) for field in fields(record)}
+    return Snapshot(**told, path=path, manifest_sha256=manifest.self_sha256)
 
 
 def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
     try:
-        snapshot = open_folder(path)
+        snapshot = open_named(path)
     except MltrainError as err:
         return SnapshotRow(path.name, "", (), 0, None, None, latest=latest, problem=err.message)
     return SnapshotRow(
@@ -251,7 +235,7 @@ def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
         first_ms=min(f.first_ms for f in snapshot.facts),
         last_ms=max(f.last_ms for f in snapshot.facts),
         latest=latest,
-        problem=None if snapshot.id == path.name else f"{path} holds the snapshot {snapshot.id}",
+        problem=None,
     )
 
 
