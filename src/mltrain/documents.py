@@ -206,6 +206,20 @@ def canonical_json(value: Json) -> bytes:
     return f"{text}\n".encode()
 
 
+def json_line(value: Json) -> str:
+    """Return the one form of a document as a line of a log: keys sorted, no spaces, ASCII, no newline.
+
+    Raises:
+        ValueError: It holds NaN, an infinite number or a key that is not text.
+        TypeError: It holds something that JSON does not know.
+
+    >>> json_line({"b": 1, "a": [True]})
+    '{"a":[true],"b":1}'
+    """
+    _refuse_other_keys(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def _refuse_other_keys(value: object) -> None:
     # json.dumps would turn 1 and None into "1" and "null", and read back they would be other keys.
     if isinstance(value, dict):

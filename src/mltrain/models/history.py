@@ -1,0 +1,249 @@
+"""The two logs of the models folder: who became the best version when, and which holdouts were looked at.
+
+Pure: bytes of a log in, entries or the next line out. Both logs only grow, one JSON document a line; what stands after
+the last newline is the torn end of a write that was cut off, and counts for nothing.
+
+A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
+next one starts from its target, or, for the last line, where the pointer stands on its target. Each line holds the
+SHA-256 of the line before: a log that was edited says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal
+
+from mltrain.documents import Fields, Located, json_line, parse_json
+from mltrain.errors import InputError
+from mltrain.files import sha256_bytes
+from mltrain.names import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Verdict = Literal["GO", "NO-GO"]
+
+VERDICTS: Final = ("GO", "NO-GO")
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_MAX_LINE_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a line of `promotions.jsonl` tells of the hand that moved the pointer.
+
+    Attributes:
+        why: The reason.
+        by: Who asked.
+        now_ms: When, ms UTC.
+    """
+
+    why: str
+    by: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """One line of `promotions.jsonl`.
+
+    Attributes:
+        serial: Its number, from 1.
+        when: UTC, such as 2025-10-15T12:00:00Z.
+        from_version: The best version before; None where there was none.
+        to_version: The best version after.
+        verdict: What the gates said of `to_version`.
+        why: The reason, as given.
+        by: Who asked, as given.
+        card_sha256: Hash of the card of `to_version`: tells a version from a later one of the same name.
+        prev_sha256: Hash of the line before; None in the first.
+        happened: Whether the pointer moved; read from the lines after and the pointer, not from the line itself.
+    """
+
+    serial: int
+    when: str
+    from_version: str | None
+    to_version: str
+    verdict: Verdict
+    why: str
+    by: str
+    card_sha256: str
+    prev_sha256: str | None
+    happened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The log of promotions, judged.
+
+    Attributes:
+        best: The version that the pointer names now; None where there is no pointer.
+        entries: The readable lines, oldest first.
+        problems: What is wrong with the log; empty where it is whole.
+        notes: What is worth knowing and no damage.
+    """
+
+    best: str | None
+    entries: tuple[Promotion, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def was_promoted(self, version: str, card_sha256: str) -> bool:
+        """Return whether this very version, not merely one of its name, was ever the best one."""
+        return any((e.to_version, e.card_sha256) == (version, card_sha256) for e in self.entries if e.happened)
+
+    def previous(self) -> str | None:
+        """Return the version that was best before the present one; None where the log tells of none."""
+        happened = [entry for entry in self.entries if entry.happened]
+        return happened[-1].from_version if happened and happened[-1].to_version == self.best else None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One scoring of a holdout.
+
+    Attributes:
+        start_ms: First open time of its range, ms UTC.
+        end_ms: Its end, ms UTC.
+        when: UTC, such as 2025-10-15T12:00:00Z.
+        study: By which study.
+    """
+
+    start_ms: int
+    end_ms: int
+    when: str
+    study: str
+
+
+def utc_text(time_ms: int) -> str:
+    """Return a time in ms UTC as people and logs write it, to the second.
+
+    >>> utc_text(1_760_529_600_000)
+    '2025-10-15T12:00:00Z'
+    """
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def promotion_line(
+    log: bytes, *, from_version: str | None, to_version: str, verdict: Verdict, card_sha256: str, note: Note
+) -> str:
+    """Return the line that continues a log of promotions.
+
+    Args:
+        log: The log so far.
+        from_version: The best version now; None where there is none.
+        to_version: The best version to be.
+        verdict: What the gates said of it.
+        card_sha256: Hash of its card.
+        note: Why, by whom and when.
+    """
+    lines, _ = _split(log)
+    return json_line(
+        {
+            "serial": len(lines) + 1,
+            "prev": sha256_bytes(lines[-1]) if lines else None,
+            "when": utc_text(note.now_ms),
+            "from": from_version,
+            "to": to_version,
+            "verdict": verdict,
+            "why": note.why,
+            "by": note.by,
+            "card_sha256": card_sha256,
+        }
+    )
+
+
+def read_history(log: bytes, *, best: str | None, where: str) -> History:
+    """Read a log of promotions as far as it can be read, and judge it by the pointer.
+
+    Args:
+        log: The log's bytes.
+        best: The version that the pointer names; None where there is no pointer.
+        where: The log's name in messages, usually the path.
+    """
+    lines, torn = _split(log)
+    entries: list[Promotion] = []
+    problems: list[str] = []
+    before = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = _read_promotion(line, where=f"{where}: line {number}")
+        except InputError as err:
+            problems.append(err.message)
+        else:
+            entries.append(entry)
+            problems += _chain_problems(entry, number, before, where)
+        before = sha256_bytes(line)
+    notes = (f"{where}: the last line is torn and counts for nothing",) if torn else ()
+    judged = tuple(_judge(entries, best))
+    happened = [entry.to_version for entry in judged if entry.happened]
+    if best is not None and happened[-1:] != [best]:
+        problems.append(f"{where}: no line tells how {best} became the best version")
+    return History(best, judged, tuple(problems), notes)
+
+
+def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
+    """Read a log of looks at holdouts.
+
+    Args:
+        log: The log's bytes.
+        where: The log's name in messages, usually the path.
+
+    Raises:
+        InputError: A line cannot be read: how often a holdout was looked at is never guessed.
+    """
+    lines, _ = _split(log)
+    return tuple(_read_look(line, where=f"{where}: line {number}") for number, line in enumerate(lines, start=1))
+
+
+def look_line(look: Look) -> str:
+    """Return the line that tells of a look; `read_looks` gives the look back."""
+    return json_line({"start_ms": look.start_ms, "end_ms": look.end_ms, "when": look.when, "study": look.study})
+
+
+def _split(log: bytes) -> tuple[list[bytes], bytes]:
+    *lines, torn = log.split(b"\n")
+    return lines, torn
+
+
+def _read_line(line: bytes, where: str) -> Fields:
+    return Fields(Located(parse_json(line, where=where, max_bytes=_MAX_LINE_BYTES), where))
+
+
+def _read_promotion(line: bytes, *, where: str) -> Promotion:
+    fields = _read_line(line, where)
+    entry = Promotion(
+        serial=fields.integer("serial"),
+        when=fields.text("when"),
+        from_version=fields.text("from", pattern=VERSION, default=None),
+        to_version=fields.text("to", pattern=VERSION),
+        verdict="GO" if fields.text("verdict", choices=VERDICTS) == "GO" else "NO-GO",
+        why=fields.text("why"),
+        by=fields.text("by"),
+        card_sha256=fields.text("card_sha256", pattern=SHA256),
+        prev_sha256=fields.text("prev", pattern=SHA256, default=None),
+    )
+    fields.finish()
+    return entry
+
+
+def _read_look(line: bytes, *, where: str) -> Look:
+    fields = _read_line(line, where)
+    look = Look(fields.integer("start_ms"), fields.integer("end_ms"), fields.text("when"), fields.text("study"))
+    fields.finish()
+    return look
+
+
+def _chain_problems(entry: Promotion, number: int, before_sha256: str | None, where: str) -> Iterator[str]:
+    if entry.serial != number:
+        yield f"{where}: line {number}: has the serial {entry.serial}"
+    if entry.prev_sha256 != before_sha256:
+        yield f"{where}: line {number}: does not continue the line before: the log was changed after it was written"
+
+
+def _judge(entries: list[Promotion], best: str | None) -> Iterator[Promotion]:
+    stands_on = [*(entry.from_version for entry in entries), best][1:]  # what the next line, or the pointer, found
+    for entry, found in zip(entries, stands_on, strict=True):
+        yield replace(entry, happened=entry.to_version == found)

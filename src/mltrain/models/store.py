@@ -1,0 +1,497 @@
+"""Where versions live: published once and never changed, one pointer that says which is best, logs that only grow.
+
+    models/<version>/...             a folder of files, manifest.json last: without it, no version
+    models/best_lgbm -> <version>    the one pointer; one rename moves it
+    models/best_lgbm.pkl, models/best_lgbm_model_card.json    links through the pointer, for other tools
+    models/promotions.jsonl, models/looks.jsonl               see `history`
+
+Whatever a reader finds here is untrusted: names are held against their grammar, nothing is followed out of the folder,
+files are hashed before they are used (see `versions`). Everything is written under `models/.lock`, held for the
+moment of writing only, so that a rollback never waits for a training. A command that is refused changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import InputError, MachineError, NoGoError, UsageError
+from mltrain.files import (
+    append_line,
+    disk_edge,
+    hold_lock,
+    make_folder,
+    read_file,
+    read_pointer,
+    staged_folder,
+    swap_pointer,
+    sweep_temps,
+    write_new,
+)
+from mltrain.manifest import MANIFEST, read_manifest, verify_files
+from mltrain.models.card import CARD_FILE
+from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
+from mltrain.models.versions import MODEL_FILE, describe_version, open_folder
+from mltrain.names import VERSION, check_version, nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mltrain.models.history import History, Verdict
+    from mltrain.models.versions import StoredVersion
+
+BEST: Final = "best_lgbm"
+_FILES: Final = (MODEL_FILE, CARD_FILE)  # a path to a version may end with one of them
+LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
+
+LOCK_WAIT_S: Final = 10.0  # writers hold the lock for some milliseconds
+_MAX_LOG_BYTES: Final = 1 << 24  # some forty thousand lines
+_REFERENCES: Final = "write best, latest, a version such as 2025-10-15, or a path with a / in it"
+_SHOWN: Final = 3  # versions that a refusal names
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One line of the list of versions.
+
+    Attributes:
+        name: Its name.
+        version: The version; None where it is damaged or not complete.
+        latest: Whether it has the highest serial.
+        problem: What is wrong with it; None where nothing is.
+    """
+
+    name: str
+    version: StoredVersion | None
+    latest: bool
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What became of the pointer.
+
+    Attributes:
+        moved: False where it stood there already, and nothing was written.
+        from_version: The best version before; None where there was none.
+        to_version: The best version now.
+    """
+
+    moved: bool
+    from_version: str | None
+    to_version: str
+
+
+class Store:
+    """The models folder of a data folder; it need not exist for reading.
+
+    Args:
+        data_dir: The data folder.
+        lock_wait_s: How long a writer waits for another one, in seconds.
+    """
+
+    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        self.data_dir = data_dir
+        self.models = data_dir / "models"
+        self._lock_wait_s = lock_wait_s
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def versions(self) -> tuple[VersionRow, ...]:
+        """List every version in the order of publication, damaged ones last; no file is hashed.
+
+        Raises:
+            InputError: The pointer or the log of promotions is not one.
+            MachineError: The machine refuses to read.
+        """
+        history = self.history()
+        rows = [self._row(name, history) for name in self._names()]
+        sound = sorted((row for row in rows if row.version), key=_publication)
+        newest = [VersionRow(row.name, row.version, latest=True, problem=None) for row in sound[-1:]]
+        return (*sound[:-1], *newest, *(row for row in rows if row.version is None))
+
+    def open_version(self, ref: str) -> StoredVersion:
+        """Open a version.
+
+        Args:
+            ref: `best`, `latest`, a version's name, or a path as `open_path` takes it (anything with a "/").
+
+        Raises:
+            UsageError: `ref` is none of these.
+            InputError: There is no such version, or it is damaged; the hint names the nearest ones.
+            MachineError: The machine refuses to read.
+        """
+        if ref == "best":
+            best = self.best()
+            if best is None:
+                raise InputError(f"no version in {self.models} was promoted yet", hint=self._promote_hint())
+            return best
+        if ref == "latest":
+            return self._latest()
+        if "/" in ref:
+            return open_path(Path(ref))
+        if VERSION.fullmatch(ref) is None:
+            raise UsageError(f"{show(ref)} is no reference to a version", hint=_REFERENCES)
+        return self._open_named(ref)
+
+    def open_default(self, ref: str | None = None) -> tuple[StoredVersion, str | None]:
+        """Open `ref`; without one the best version, and where nothing was promoted the latest, with a warning.
+
+        Returns:
+            The version, and what the user should know about the choice.
+
+        Raises:
+            UsageError: `ref` is no reference.
+            InputError: There is no such version, or it is damaged.
+            MachineError: The machine refuses to read.
+        """
+        if ref is not None:
+            return self.open_version(ref), None
+        best = self.best()
+        if best is not None:
+            return best, None
+        latest = self._latest()
+        return latest, f"nothing was promoted yet: taking the latest version, {latest.name} ({latest.verdict})"
+
+    def best(self) -> StoredVersion | None:
+        """Open the version that the pointer names; None where nothing was promoted yet.
+
+        Raises:
+            InputError: The pointer does not name a sound version beside it.
+            MachineError: The machine refuses to read.
+        """
+        name = self._best_name()
+        if name is None:
+            return None
+        try:
+            return open_folder(self.models / name, best=name)
+        except InputError as err:
+            raise InputError(f"{self.models / BEST} leads to {name}: {err.message}", hint=self._promote_hint()) from err
+
+    def history(self) -> History:
+        """Read the log of promotions and rollbacks.
+
+        Raises:
+            InputError: The pointer or the log is not one; damaged lines are problems of the History instead.
+            MachineError: The machine refuses to read.
+        """
+        best = self._best_name()  # before the log: a promotion in between then reads as one that is not done yet
+        log = self._promotions
+        return read_history(_read_log(log), best=best, where=str(log))
+
+    def looks(self) -> tuple[Look, ...]:
+        """Return every look at a holdout, oldest first.
+
+        Raises:
+            InputError: The log cannot be read whole.
+            MachineError: The machine refuses to read.
+        """
+        return read_looks(_read_log(self._looks), where=str(self._looks))
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the models folder and try it, so that a long run does not fail at its end.
+
+        Raises:
+            InputError: The pointer or the log of promotions is not one.
+            MachineError: It cannot be written into.
+        """
+        make_folder(self.models)
+        self.history()
+
+    def publish_version(self, files: Mapping[str, bytes], *, verdict: Verdict, date: str, now_ms: int) -> StoredVersion:
+        """Publish a version: it appears whole, or not at all, and is never changed.
+
+        Args:
+            files: Its files by bare name; `lgbm.pkl` and `model_card.json` among them.
+            verdict: What the gates said.
+            date: The UTC date of training, such as 2025-10-15; a second version that day gets the suffix `.2`.
+            now_ms: When it was trained, ms UTC.
+
+        Raises:
+            InputError: A file's name is not one that a version can hold, or the pointer or the log is not one.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses; nothing is left.
+        """
+        self.prepare()
+        with self._locked("publishing a version"):
+            name, serial = self._next(date)
+            manifest = describe_version(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms)
+            with staged_folder(self.models / name) as staged:
+                for path, data in files.items():
+                    write_new(staged / path, data)
+                write_new(staged / MANIFEST, manifest.to_bytes())
+                if verify_files(staged, read_manifest(staged, kind="version")):
+                    raise MachineError(f"what was written to {staged} does not read back")
+        return self._open_named(name)
+
+    def promote(self, ref: str, *, why: str, by: str, now_ms: int, force: bool = False) -> Move:
+        """Make a version the best one, in one atomic step.
+
+        Args:
+            ref: As `open_version` takes it.
+            why: The reason, for the log.
+            by: Who asked, for the log.
+            now_ms: When, ms UTC.
+            force: Whether a NO-GO version may be promoted, too.
+
+        Raises:
+            NoGoError: The version is NO-GO, and `force` was not given.
+            UsageError: `ref` is no reference, or names a version of another folder.
+            InputError: There is no such version, or it or the pointer is damaged.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses; the pointer stands where it stood.
+        """
+        version = self._check_promotable(ref, force=force)
+        return self._move(version.name, Note(why, by, now_ms))
+
+    def rollback(self, name: str, *, why: str, by: str, now_ms: int) -> Move:
+        """Make a version that was the best one before the best one again, in one atomic step.
+
+        Args:
+            name: The version's name.
+            why: The reason, for the log.
+            by: Who asked, for the log.
+            now_ms: When, ms UTC.
+
+        Raises:
+            UsageError: `name` is not a version's name.
+            InputError: There is no such version, it was never promoted, or it or the pointer is damaged.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses; the pointer stands where it stood.
+        """
+        version = self._open_named(check_version(name))
+        if not version.promoted:
+            raise InputError(f"{name} was never promoted", hint=self._never_promoted_hint(version))
+        return self._move(name, Note(why, by, now_ms))
+
+    def rollback_previous(self, *, why: str, by: str, now_ms: int) -> Move:
+        """Make the version that was best before the present one the best one again.
+
+        Args:
+            why: The reason, for the log.
+            by: Who asked, for the log.
+            now_ms: When, ms UTC.
+
+        Raises:
+            InputError: The log tells of none, or `rollback` refuses it.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses; the pointer stands where it stood.
+        """
+        history = self.history()
+        previous = history.previous()
+        if previous is None:
+            now = f"before {history.best}" if history.best else "yet"
+            raise InputError(f"no version was the best one {now}", hint="`mltrain models history` shows what was")
+        return self.rollback(previous, why=why, by=by, now_ms=now_ms)
+
+    def record_look(self, *, start_ms: int, end_ms: int, study: str, now_ms: int) -> None:
+        """Write down that a holdout is about to be scored; call it before the score is known.
+
+        Args:
+            start_ms: First open time of the holdout's range, ms UTC.
+            end_ms: Its end, ms UTC.
+            study: By which study.
+            now_ms: When, ms UTC.
+
+        Raises:
+            InputError: The pointer or a log is not one.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses.
+        """
+        self.prepare()
+        with self._locked("recording a look at a holdout"):
+            append_line(self._looks, look_line(Look(start_ms, end_ms, utc_text(now_ms), study)))
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _of_models(cls, models: Path) -> Store:
+        store = cls(models.parent)
+        store.models = models
+        return store
+
+    @property
+    def _promotions(self) -> Path:
+        return self.models / "promotions.jsonl"
+
+    @property
+    def _looks(self) -> Path:
+        return self.models / "looks.jsonl"
+
+    @contextmanager
+    def _locked(self, purpose: str) -> Iterator[None]:
+        with hold_lock(self.models / ".lock", wait_s=self._lock_wait_s, purpose=purpose):
+            sweep_temps(self.models)
+            yield
+
+    def _names(self) -> list[str]:
+        """Return everything that is called like a version, whatever it is, in the order of names."""
+        with disk_edge(self.models, "list"):
+            try:
+                return sorted(path.name for path in self.models.iterdir() if VERSION.fullmatch(path.name))
+            except FileNotFoundError:
+                return []
+
+    def _best_name(self) -> str | None:
+        link = self.models / BEST
+        hint = f"remove {link}, then run `mltrain promote VERSION`"
+        try:
+            target = read_pointer(link)
+        except InputError as err:
+            raise InputError(err.message, hint=hint) from err
+        if target is not None and VERSION.fullmatch(target) is None:
+            raise InputError(f"{link} leads to {show(target)}, which is not a version", hint=hint)
+        return target
+
+    def _open_named(self, name: str) -> StoredVersion:
+        history = self.history()
+        try:
+            return open_folder(self.models / name, best=history.best, history=history)
+        except InputError as err:
+            raise InputError(err.message, hint=self._nearest_hint(name)) from err
+
+    def _row(self, name: str, history: History) -> VersionRow:
+        try:
+            version = open_folder(self.models / name, best=history.best, history=history)
+        except InputError as err:
+            return VersionRow(name, None, latest=False, problem=err.message)
+        return VersionRow(name, version, latest=False, problem=None)
+
+    def _latest(self) -> StoredVersion:
+        for row in self.versions():
+            if row.latest and row.version is not None:
+                return row.version
+        raise InputError(f"there is no version in {self.models}", hint=self._nearest_hint(""))
+
+    def _promote_hint(self) -> str:
+        names = self._names()[-_SHOWN:]
+        return f"run `mltrain promote VERSION`: {', '.join(names)}" if names else "make one with `mltrain train`"
+
+    def _nearest_hint(self, name: str) -> str:
+        known = self._names()
+        if not known:
+            return "make one with `mltrain train`"
+        return f"the nearest: {', '.join(nearest(name, known, count=_SHOWN) or known[-_SHOWN:])}"
+
+    def _never_promoted_hint(self, version: StoredVersion) -> str:
+        """Name the promoted versions that may have been meant, and the command that promotes this one."""
+        promoted = [row.name for row in self.versions() if row.version and row.version.promoted]
+        same_day = [name for name in promoted if name.split(".")[0] == version.name.split(".")[0]]
+        meant = (same_day or nearest(version.name, promoted) or promoted)[-_SHOWN:]
+        force = "" if version.verdict == "GO" else " --force --why TEXT"
+        ways = [f"`mltrain rollback {name}`" for name in meant] + [f"`mltrain promote {version.name}{force}`"]
+        return f"run {' or '.join(ways)}"
+
+    def _next(self, date: str) -> tuple[str, int]:
+        """Return the first free name of a day and the next serial; the caller holds the lock."""
+        rows = self.versions()
+        history = self.history()
+        # A name that was ever promoted is never given again, or a pointer or a line of the log could mean the new one.
+        taken = {row.name for row in rows} | {entry.to_version for entry in history.entries} | {history.best}
+        name = next(n for n in (date, *(f"{date}.{k}" for k in range(2, 1_000_000))) if n not in taken)
+        serials = [row.version.serial for row in rows if row.version]
+        # Damaged versions count, too: theirs cannot be read and must not be given twice.
+        return check_version(name), max([*serials, len(rows)], default=0) + 1
+
+    def _check_promotable(self, ref: str, *, force: bool) -> StoredVersion:
+        version = self.open_version(ref)
+        if version.folder.parent.resolve() != self.models.resolve():
+            raise UsageError(f"{version.folder} is not in {self.models}", hint="name its data folder with --data-dir")
+        if version.verdict != "GO" and not force:
+            raise NoGoError(
+                f"{version.name} is NO-GO: a gate failed",
+                hint=f"`mltrain card show {version.name}` tells which; promote it all the same with --force --why TEXT",
+            )
+        return version
+
+    def _move(self, name: str, note: Note) -> Move:
+        """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
+        missing = [link for link in LINKS if not _has_link(self.models / link)]
+        if self._best_name() == name and not missing:
+            return Move(moved=False, from_version=name, to_version=name)
+        self._check_whole(name)
+        with self._locked("moving the best pointer"):
+            before = self._best_name()
+            version = self._open_named(name)
+            if before != name:
+                line = promotion_line(
+                    _read_log(self._promotions),
+                    from_version=before,
+                    to_version=name,
+                    verdict=version.verdict,
+                    card_sha256=version.card_sha256,
+                    note=note,
+                )
+                append_line(self._promotions, line)
+            for link in missing:  # before the pointer moves: its move completes everything
+                swap_pointer(self.models / link, LINKS[link])
+            if before != name:
+                swap_pointer(self.models / BEST, name)
+        return Move(moved=before != name, from_version=before, to_version=name)
+
+    def _check_whole(self, name: str) -> None:
+        problems = self._open_named(name).verify()
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            hint = f"`mltrain verify model {name}` tells all; {self._nearest_hint(name)}"
+            raise InputError(f"{name} is damaged: {problems[0]}{more}", hint=hint)
+
+
+def open_path(path: Path) -> StoredVersion:
+    """Open the version that a path leads to.
+
+    Args:
+        path: A version's folder, its `lgbm.pkl` or `model_card.json`, or one of the links of a models folder:
+            `best_lgbm`, `best_lgbm.pkl`, `best_lgbm_model_card.json`.
+
+    Raises:
+        UsageError: The path names something else.
+        InputError: There is no such version, or it is damaged.
+        MachineError: The machine refuses to read.
+    """
+    if "\0" in str(path):
+        raise UsageError(f"{show(str(path))} cannot be a path", hint=_REFERENCES)
+    place = Path(os.path.abspath(path))  # noqa: PTH100 (pathlib's absolute keeps "..")
+    if place.name in _FILES:
+        place = place.parent
+    if place.name in LINKS:
+        _has_link(place)
+    if place.name == BEST or place.name in LINKS:
+        return Store._of_models(place.parent).open_version("best")  # noqa: SLF001 (this module's own)
+    folder = Path(os.path.realpath(place))  # a path that the user named may be a link of the user's
+    if folder.name in _FILES:
+        folder = folder.parent
+    if VERSION.fullmatch(folder.name) is None:
+        raise UsageError(f"{show(str(path))} does not lead to a version", hint=_REFERENCES)
+    return Store._of_models(folder.parent).open_version(folder.name)  # noqa: SLF001 (as above)
+
+
+def _publication(row: VersionRow) -> tuple[int, str]:
+    return (row.version.serial if row.version else 0, row.name)
+
+
+def _has_link(link: Path) -> bool:
+    """Return whether a link through the pointer is there.
+
+    Raises:
+        InputError: Something else has its name.
+        MachineError: The machine refuses to read it.
+    """
+    wanted = LINKS[link.name]
+    with disk_edge(link, "read"):
+        if not os.path.lexists(link):
+            return False
+        found = str(link.readlink()) if link.is_symlink() else None
+    if found != wanted:
+        is_what = "is not a symbolic link" if found is None else f"leads to {show(found)}"
+        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}")
+    return True
+
+
+def _read_log(path: Path) -> bytes:
+    return read_file(path, max_bytes=_MAX_LOG_BYTES, what="the log") if os.path.lexists(path) else b""

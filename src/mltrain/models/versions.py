@@ -1,0 +1,145 @@
+"""What a published version is: a folder of files that its manifest vouches for, never changed once it is there.
+
+The manifest's head tells name, serial, time and verdict, and the hash of the card. Written and read here alone; a
+folder whose manifest is missing, forged or another version's is refused. Files are hashed when they are read, so that
+listing a thousand versions hashes none.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mltrain.documents import Fields, Located
+from mltrain.errors import InputError
+from mltrain.files import disk_edge
+from mltrain.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
+from mltrain.models.card import CARD_FILE
+from mltrain.models.history import SHA256, VERDICTS, utc_text
+from mltrain.names import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mltrain.documents import Json
+    from mltrain.models.history import History, Verdict
+
+MODEL_FILE: Final = "lgbm.pkl"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """A version whose manifest is sound; its files are checked when they are read.
+
+    Attributes:
+        name: Such as 2025-10-15 or 2025-10-15.2.
+        folder: Where it lies; never a link.
+        manifest: Its files.
+        serial: Its number in the order of publication.
+        created_at: When it was trained, UTC, such as 2025-10-15T12:00:00Z.
+        verdict: What the gates said.
+        card_sha256: Hash of its card.
+        promoted: Whether it is or ever was the best one.
+        best: Whether it is the best one now.
+    """
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    serial: int
+    created_at: str
+    verdict: Verdict
+    card_sha256: str
+    promoted: bool
+    best: bool
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the bytes of one of its files, the very bytes whose hash was checked.
+
+        Raises:
+            InputError: It has no such file, or the file is not the one that was published.
+            MachineError: The machine refuses to read it.
+        """
+        return read_listed(self.folder, self.manifest, name, max_bytes=max_bytes)
+
+    def verify(self) -> tuple[str, ...]:
+        """Hash every file and return every problem, one sentence each; empty where the version is sound.
+
+        Raises:
+            MachineError: The machine refuses to read it.
+        """
+        return verify_files(self.folder, self.manifest)
+
+
+def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
+    """Return the manifest of a version to be.
+
+    Args:
+        files: Its files by bare name; the model and the card among them.
+        name: Its name.
+        serial: Its number in the order of publication.
+        verdict: What the gates said.
+        now_ms: When it was trained, ms UTC.
+    """
+    entries = tuple(describe_file(path, data) for path, data in files.items())
+    card = next(entry for entry in entries if entry.path == CARD_FILE)
+    head: dict[str, Json] = {
+        "version": name,
+        "serial": serial,
+        "created_at": utc_text(now_ms),
+        "verdict": verdict,
+        "card_sha256": card.sha256,
+    }
+    return Manifest("version", head, entries)
+
+
+def open_folder(folder: Path, *, best: str | None, history: History | None = None) -> StoredVersion:
+    """Open a version's folder.
+
+    Args:
+        folder: The folder, called as the version is.
+        best: The version that the pointer names.
+        history: The log of promotions; without it only the best version counts as promoted.
+
+    Raises:
+        InputError: It is not there, not a folder, not complete, forged, or another version's.
+        MachineError: The machine refuses to read it.
+    """
+    _check_folder(folder)
+    manifest = read_manifest(folder, kind="version")
+    where = str(folder / MANIFEST)
+    head = Fields(Located(dict(manifest.head), where))
+    name = head.text("version", pattern=VERSION)
+    serial = head.integer("serial", minimum=1)
+    created_at = head.text("created_at")
+    verdict: Verdict = "GO" if head.text("verdict", choices=VERDICTS) == "GO" else "NO-GO"
+    card_sha256 = head.text("card_sha256", pattern=SHA256)
+    head.finish()
+    hashes = {entry.path: entry.sha256 for entry in manifest.files}
+    if name != folder.name:
+        raise InputError(f"{where}: was published as version {name}")
+    if MODEL_FILE not in hashes or hashes.get(CARD_FILE) != card_sha256:
+        raise InputError(f"{where}: lists no model, or not the card that it was published with")
+    return StoredVersion(
+        name=name,
+        folder=folder,
+        manifest=manifest,
+        serial=serial,
+        created_at=created_at,
+        verdict=verdict,
+        card_sha256=card_sha256,
+        promoted=name == best or (history is not None and history.was_promoted(name, card_sha256)),
+        best=name == best,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    with disk_edge(folder, "read"):
+        try:
+            mode = folder.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise InputError(f"there is no version {folder.name} in {folder.parent}") from err
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{folder} is not a folder, so it is not a version")
