@@ -7,6 +7,7 @@ comes out has been checked whole: every violation of a file is told in one messa
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -71,6 +72,19 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A point where a trial ends if it is worse than others were.
+
+    Attributes:
+        at: How far the trial has come, in rounds x learning rate.
+        keep: Share of the trials told before, at this rung, that it must be among.
+    """
+
+    at: float
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
 class SearchConfig:
     """The search for parameters.
 
@@ -79,8 +93,7 @@ class SearchConfig:
         batch: How many are asked before any of them is told.
         early_stop: Rounds without a better mean loss after which a trial ends.
         max_rounds: Boosting rounds at most.
-        rungs: Rising; where trials are compared, in rounds x learning rate.
-        keep_share: Share of the trials told before that a trial must be among at each rung.
+        rungs: Where trials are compared, the earliest first.
         space: What is searched, in this order.
     """
 
@@ -88,8 +101,7 @@ class SearchConfig:
     batch: int
     early_stop: int
     max_rounds: int
-    rungs: tuple[float, ...]
-    keep_share: float
+    rungs: tuple[Rung, ...]
     space: tuple[Range, ...]
 
 
@@ -280,7 +292,7 @@ def _search_to_json(search: SearchConfig) -> dict[str, Json]:
         r.name: {"low": r.low, "high": r.high, "scale": "log" if r.log else "linear", "default": r.default}
         for r in search.space
     }
-    return {**asdict(search), "rungs": list(search.rungs), "space": space}
+    return {**asdict(search), "rungs": [asdict(rung) for rung in search.rungs], "space": space}
 
 
 def _read_yaml(path: Path) -> Located:
@@ -331,9 +343,9 @@ def _read_folds(fields: Fields) -> FoldConfig:
 
 
 def _read_search(fields: Fields) -> SearchConfig:
-    rungs = tuple(fields.numbers("rungs"))
-    if any(b <= a for a, b in zip((0.0, *rungs), rungs, strict=False)):
-        fields.problem("rungs", "must rise, and begin above 0")
+    rungs = tuple(_read_rung(rung) for rung in fields.items("rungs"))
+    if any(b.at <= a.at for a, b in pairwise(rungs)):
+        fields.problem("rungs", "must rise")
     space = fields.fields("space")
     return SearchConfig(
         trials=fields.integer("trials", minimum=1, maximum=100_000),
@@ -341,8 +353,13 @@ def _read_search(fields: Fields) -> SearchConfig:
         early_stop=fields.integer("early_stop", minimum=1, maximum=100_000),
         max_rounds=fields.integer("max_rounds", minimum=1, maximum=100_000),
         rungs=rungs,
-        keep_share=fields.number("keep_share", minimum=0.05, maximum=1.0),
         space=tuple(_read_range(name, space.fields(name)) for name in _TUNABLE),
+    )
+
+
+def _read_rung(fields: Fields) -> Rung:
+    return Rung(
+        at=fields.number("at", minimum=0.001, maximum=100_000), keep=fields.number("keep", minimum=0.05, maximum=1)
     )
 
 

@@ -28,7 +28,7 @@ METHODS: Final[tuple[Method, ...]] = ("none", "sigmoid", "beta", "isotonic")  # 
 MIN_ROWS: Final = 1_000  # with fewer, isotonic follows the noise (scikit-learn: not for "<< 1000")
 CLOSE: Final = 0.0001  # nats of forward log loss within which two methods count as equal
 _SCORE_EDGE: Final = 1e-12  # logits are taken of scores at least this far from 0 and 1
-# A smooth map becomes knots at these scores, 1/32 of a logit apart: linear between them it errs by less than 2e-5.
+# A smooth map becomes knots at these scores, 1/32 of a logit apart: linear between them it errs by less than 1e-4.
 _GRID_LOGITS: Final = 12.0
 _GRID_STEPS: Final = 769
 _NEWTON_STEPS: Final = 100  # it takes about 6
@@ -308,4 +308,5 @@ def _cross_entropy(logit: NDArray[np.float64], target: NDArray[np.float64]) -> f
 
 
 def _expit(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-z))
+    p: NDArray[np.float64] = np.exp(-np.logaddexp(0, -z))  # 1 / (1 + exp(-z)), where exp(-z) could overflow
+    return p

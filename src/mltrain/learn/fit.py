@@ -3,7 +3,7 @@
 Pure but for LightGBM. What makes a fit the same anywhere is set here and cannot be configured: one thread, column-wise
 histograms (row-wise ones differ between thread counts where weights spread widely), every seed. Bin edges come from
 the first fold's training rows, so that no row of a later block moves a tree of an earlier one; a row of the holdout
-never enters a Dataset. A feature that is constant in those first rows is not used.
+never enters a Dataset.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ for the final fit. Stopping each fold on its own rows would flatter exactly thos
 then fitted.
 
 A bad trial ends at a rung. Rungs are counted in rounds x learning rate, so that slow and fast learners are compared
-when they have come equally far. A trial ends there if its best loss so far is worse than the best `keep_share` of the
-trials told before; trials that had ended by themselves count with the loss that they ended with.
+when they have come equally far. A trial ends there if its best loss so far is not among the best share of the trials
+told before; trials that had ended by themselves count with the loss that they ended with.
 """
 
 from __future__ import annotations
@@ -145,17 +145,14 @@ def rung_bounds(told: Sequence[TrialRecord], plan: SearchConfig) -> tuple[float,
 
     Args:
         told: The trials of earlier batches; with fewer than a batch of them at a rung, every trial passes.
-        plan: Rungs, batch and the share to keep.
+        plan: Its rungs and batch count here.
     """
-    return tuple(
-        _kept_loss([t.rung_losses[k] for t in told if len(t.rung_losses) > k], plan) for k in range(len(plan.rungs))
-    )
-
-
-def _kept_loss(losses: list[float], plan: SearchConfig) -> float:
-    if len(losses) < plan.batch:
-        return math.inf
-    return sorted(losses)[math.ceil(plan.keep_share * len(losses)) - 1]
+    bounds = []
+    for k, rung in enumerate(plan.rungs):
+        losses = sorted(t.rung_losses[k] for t in told if len(t.rung_losses) > k)
+        enough = len(losses) >= plan.batch
+        bounds.append(losses[math.ceil(rung.keep * len(losses)) - 1] if enough else math.inf)
+    return tuple(bounds)
 
 
 def _best(told: Sequence[TrialRecord]) -> TrialRecord:
@@ -216,7 +213,7 @@ def _run(
     plan, start = config.search, clock()
     params = booster_params(config, trial.params)
     boosters = [_FoldBooster(fold, params) for fold in folds]
-    ends = [max(1, round(rung / params["learning_rate"])) for rung in plan.rungs]
+    ends = [max(1, round(rung.at / params["learning_rate"])) for rung in plan.rungs]
     loss, rounds, rung_losses, pruned, done = math.inf, 0, [], False, 0
     while not pruned and done < plan.max_rounds and done - rounds < plan.early_stop:
         done += 1

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+
+import lightgbm
+import numpy as np
+import optuna
+import pytest
+
+from mltrain.config import Rung, load_config
+from mltrain.errors import InputError, MachineError
+from mltrain.learn.fit import booster_params
+from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.search import TrialRecord, rung_bounds, search
+from mltrain.learn.split import plan_split
+from mltrain.progress import Silent
+
+
+class Told(Silent):
+    """A progress that keeps what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages, self.notes = [], []
+
+    def stage(self, name, *, total=None):
+        """Keep the stage."""
+        self.stages.append((name, total))
+
+    def advance(self, steps=1, *, note=""):
+        """Keep the note."""
+        self.notes.append((steps, note))
+
+
+def configured(**overrides):
+    options = {"trials": 6, "batch": 3, "max_rounds": 30, "early_stop": 10, "rungs": [], **overrides}
+    return load_config(None, overrides={f"search.{key}": value for key, value in options.items()})
+
+
+@pytest.fixture(scope="module")
+def split(samples):
+    return plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
+
+
+def run(samples, split, config, folder, *, progress=None):
+    return search(
+        samples,
+        split,
+        config,
+        journal=folder / "study.journal",
+        progress=progress or Silent(),
+        clock=lambda: 0.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(samples, split, tmp_path_factory):
+    """Six trials without rungs."""
+    return run(samples, split, configured(), tmp_path_factory.mktemp("found"))
+
+
+def test_first_trial_is_lightgbms_defaults(found):
+    """Nothing is searched before what everybody starts from."""
+    assert found.trials[0].params == {
+        "learning_rate": 0.1,
+        "num_leaves": 31,
+        "min_data_in_leaf": 20,
+        "feature_fraction": 1.0,
+        "bagging_fraction": 1.0,
+        "lambda_l1": 0.001,
+        "lambda_l2": 0.001,
+    }
+
+
+def test_every_trial_is_told_once_in_order(samples, split, tmp_path):
+    """Records, progress and journal agree on every trial; the best is the complete one of least loss."""
+    progress = Told()
+
+    found = run(samples, split, configured(), tmp_path, progress=progress)
+
+    assert progress.stages == [("search", 6)]
+    assert [steps for steps, _ in progress.notes] == [1] * 6
+    assert progress.notes[-1][1] == f"best {found.best.loss:.5f}"
+    assert [t.number for t in found.trials] == list(range(6))
+    assert found.best.loss == min(t.loss for t in found.trials)
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
+    )
+    kept = optuna.load_study(study_name="study", storage=storage).trials
+    assert [(t.number, t.value, t.params) for t in kept] == [(t.number, t.loss, dict(t.params)) for t in found.trials]
+
+
+def test_every_parameter_lies_in_its_range(found):
+    """The space is what the configuration says."""
+    for searched in configured().search.space:
+        values = [t.params[searched.name] for t in found.trials]
+        assert all(searched.low <= value <= searched.high for value in values)
+        assert all(isinstance(value, int) for value in values) == searched.integer
+        assert len(set(values)) > 1
+
+
+def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
+    """A trial's loss and rounds, computed again by plain training and prediction, fold by fold, round by round."""
+    trial = found.best
+    params = booster_params(configured(), trial.params)
+    curves = []
+    for fold in split.folds:
+        edges = lightgbm.Dataset(
+            samples.x[split.folds[0].train.span], samples.y[split.folds[0].train.span], params=dict(params)
+        )
+        rows = lightgbm.Dataset(
+            samples.x[fold.train.span], samples.y[fold.train.span], reference=edges, params=dict(params)
+        )
+        booster = lightgbm.train(params, rows, num_boost_round=trial.curve_rounds)
+        curves.append(
+            [
+                row_log_loss(
+                    booster.predict(samples.x[fold.valid.span], num_iteration=k), samples.y[fold.valid.span]
+                ).mean()
+                for k in range(1, trial.curve_rounds + 1)
+            ]
+        )
+    curve = np.mean(curves, axis=0)
+
+    assert trial.rounds == curve.argmin() + 1
+    assert trial.loss == pytest.approx(curve.min(), abs=1e-12)
+
+
+def test_a_trial_ends_after_the_rounds_without_gain(found):
+    """Early stop watches the mean curve: ten rounds behind its least point, or at the most rounds."""
+    assert any(t.curve_rounds < 30 for t in found.trials)
+    assert all(t.curve_rounds == min(t.rounds + 10, 30) for t in found.trials)
+
+
+def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
+    """Every validation row once, in order; their mean loss over the folds is the trial's loss."""
+    rows = np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds])
+    losses = row_log_loss(found.oof_scores, samples.y[found.oof_rows])
+
+    assert np.array_equal(found.oof_rows, rows)
+    assert np.array_equal(np.unique(found.oof_fold), np.arange(5))
+    assert all(
+        np.isin(found.oof_rows[found.oof_fold == k], np.r_[f.valid.span]).all() for k, f in enumerate(split.folds)
+    )
+    assert np.mean([losses[found.oof_fold == k].mean() for k in range(5)]) == pytest.approx(found.best.loss, abs=1e-15)
+
+
+def test_a_longer_search_begins_like_a_shorter_one(samples, split, found, tmp_path):
+    """The number of trials changes no trial: not even where it ends inside a batch."""
+    shorter = run(samples, split, configured(trials=4), tmp_path)
+
+    assert shorter.trials == found.trials[:4]
+
+
+def test_the_same_search_twice_is_the_same(samples, split, found, tmp_path):
+    """Equal seeds give equal trials and equal scores to the bit; another seed gives other trials."""
+    again = run(samples, split, configured(), tmp_path)
+    other = run(samples, split, replace(configured(), seed=1), tmp_path)
+
+    assert again.trials == found.trials
+    assert np.array_equal(again.oof_scores, found.oof_scores)
+    assert other.trials[1].params != found.trials[1].params
+
+
+def test_the_holdout_is_never_looked_at(samples, split, found, tmp_path):
+    """With every row behind the inner part poisoned, all trials are the same."""
+    x, y = samples.x.copy(), samples.y.copy()
+    x[split.inner.stop_row :] = 1e6
+    y[split.inner.stop_row :] ^= 1
+
+    assert run(replace(samples, x=x, y=y), split, configured(), tmp_path).trials == found.trials
+
+
+def record(number, rung_losses, state="complete"):
+    return TrialRecord(number, {}, 1, rung_losses[-1], 1, tuple(rung_losses), state, 0.0)
+
+
+def test_bounds_of_the_rungs_by_hand():
+    """Rung by rung: the share to keep of the trials that came so far, once they are as many as a batch."""
+    plan = replace(configured(batch=4).search, rungs=(Rung(1, 0.5), Rung(2, 0.34), Rung(4, 1.0)))
+    told = [
+        record(0, [0.5, 0.4, 0.3]),
+        record(1, [0.6, 0.5, 0.5]),
+        record(2, [0.9], "pruned"),
+        record(3, [0.7, 0.6], "pruned"),
+        record(4, [0.4, 0.3, 0.1]),
+    ]
+
+    assert rung_bounds(told, plan) == (0.6, 0.4, math.inf)
+    assert rung_bounds(told[:3], plan) == (math.inf,) * 3
+
+
+def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(samples, split, tmp_path):
+    """Only from the second batch on, at the round of a rung, with a loss above what earlier batches allow."""
+    config = configured(trials=12, rungs=[{"at": 0.3, "keep": 0.34}, {"at": 1.0, "keep": 0.34}])
+    found = run(samples, split, config, tmp_path)
+
+    pruned = [t for t in found.trials if t.state == "pruned"]
+    assert pruned
+    assert all(t.number >= 3 for t in pruned)
+    for trial in found.trials[3:]:
+        bounds = rung_bounds(found.trials[: trial.number // 3 * 3], config.search)
+        ends = [round(at / trial.params["learning_rate"]) for at in (0.3, 1.0)]
+        if trial.state == "pruned":
+            assert trial.curve_rounds == ends[len(trial.rung_losses) - 1]
+            assert trial.rung_losses[-1] > bounds[len(trial.rung_losses) - 1]
+            assert all(a <= b for a, b in zip(trial.rung_losses[:-1], bounds, strict=False))
+        else:
+            assert len(trial.rung_losses) == 2
+            assert trial.rung_losses[-1] >= trial.loss
+
+
+def test_optuna_learns_of_pruned_trials(samples, split, tmp_path):
+    """In the journal a pruned trial is pruned, with its loss at the rung where it ended."""
+    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05}])
+    found = run(samples, split, config, tmp_path)
+
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
+    kept = optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend)).trials
+    pruned = [t for t in found.trials if t.state == "pruned"]
+    assert pruned
+    for trial in pruned:
+        assert kept[trial.number].state is optuna.trial.TrialState.PRUNED
+        assert kept[trial.number].value == trial.loss
+    assert found.best.state == "complete"
+
+
+def test_an_earlier_journal_is_kept_aside(samples, split, tmp_path):
+    """A study that is there is no part of a new one, and is not lost."""
+    (tmp_path / "study.journal").write_bytes(b"what was here\n")
+
+    run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
+
+    assert (tmp_path / "study.journal.old").read_bytes() == b"what was here\n"
+    lines = (tmp_path / "study.journal").read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["study.journal", "study.journal.old"]
+
+
+def test_a_folder_that_cannot_be_written_is_the_machines_fault(samples, split, tmp_path):
+    """A journal that has no place ends with the machine's error, not with a traceback of Optuna's."""
+    with pytest.raises(MachineError, match=r"study\.journal"):
+        run(samples, split, configured(), tmp_path / "missing")
+
+
+def test_the_last_round_is_warned_of(samples, split, tmp_path):
+    """A best trial that still improved at the most rounds says which setting held it."""
+    progress = Silent()
+
+    run(samples, split, configured(trials=1, batch=1, max_rounds=3), tmp_path, progress=progress)
+
+    assert progress.warnings == ["the best trial was still improving after search.max_rounds = 3 rounds"]
+
+
+def test_optuna_speaks_as_before_afterwards(samples, split, tmp_path, capfd):
+    """The search is silent, and leaves the user's own setting of Optuna's log as it was."""
+    optuna.logging.set_verbosity(logging.INFO)
+
+    run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
+
+    assert optuna.logging.get_verbosity() == logging.INFO
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pinned_parameters_are_not_searched(samples, split, tmp_path):
+    """A range of one value gives that value in every trial."""
+    config = configured(trials=4, max_rounds=2, space={"num_leaves": {"low": 7, "high": 7, "default": 7}})
+
+    assert {t.params["num_leaves"] for t in run(samples, split, config, tmp_path).trials} == {7}
+
+
+def test_data_without_signal_ends_early(new_samples, tmp_path):
+    """Noise is no error: the search ends, on few rounds, near the loss of a coin."""
+    samples = new_samples(signal=0.0)
+    split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
+
+    found = run(samples, split, configured(max_rounds=200), tmp_path)
+
+    assert found.best.rounds < 50
+    assert abs(found.best.loss - math.log(2)) < 0.01
+
+
+def test_constant_features_are_told_before_anything_is_written(new_samples, split, tmp_path):
+    """Nothing to learn from: no trial, no journal."""
+    samples = new_samples()
+    samples.x[:] = 0
+
+    with pytest.raises(InputError, match="constant"):
+        run(samples, split, configured(), tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
