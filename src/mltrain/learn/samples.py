@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import format_ms, interval_ms
+from mltrain.candles.frame import format_ms, interval_ms, times_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import check_inputs, compute_features
 from mltrain.learn.label import make_labels
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.features.registry import FeatureSet
+
+_MOVED_ROWS: Final = 65_536  # rows of the matrix that are moved in one step: what is held twice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,68 +107,96 @@ def build_samples(
     """
     check_inputs(feature_set, candles)
     symbols = tuple(sorted(candles))
-    parts = [_join_symbol(feature_set, symbol, candles, ix) for ix, symbol in enumerate(symbols)]
-    # Stable: symbols stay in their order within each time.
-    rows = pl.concat([kept for kept, _ in parts]).sort("ts", maintain_order=True)
-    if rows.is_empty():
+    times = [times_ms(candles[symbol]) for symbol in symbols]
+    ts_ms = np.concatenate(times)
+    symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [t.size for t in times])
+    order = np.argsort(ts_ms, kind="stable")  # symbols stay in their order within each time
+    samples = Samples(
+        # One matrix, filled in place: with a hundred symbols a second copy would not fit.
+        x=np.empty((ts_ms.size, len(feature_set.names)), np.float32),
+        y=np.zeros(ts_ms.size, np.uint8),
+        ts_ms=ts_ms[order],
+        label_end_ms=ts_ms[order] + feature_set.label.horizon_bars * interval_ms(feature_set.interval),
+        symbol_ix=symbol_ix[order],
+        last_move=np.zeros(ts_ms.size, np.int8),
+        symbols=symbols,
+        names=feature_set.names,
+    )
+    kept = np.zeros(ts_ms.size, np.bool_)
+    qualities = tuple(_fill_symbol(samples, kept, feature_set, candles, ix) for ix in range(len(symbols)))
+    samples = _compact(samples, kept)
+    if not samples.y.size:
         raise InputError(
             f"no row of {', '.join(symbols)} has every feature and a label: the longest feature needs "
             f"{feature_set.lookback_bars} candles in a row, the label {feature_set.label.horizon_bars} more",
             hint="take a longer snapshot",
         )
-    x = rows.select(feature_set.names).to_numpy(order="c").astype(np.float32, order="C", copy=False)
-    _check_finite(x, rows, feature_set.names, symbols)
-    samples = Samples(
-        x=x,
-        y=rows["y"].to_numpy(),
-        ts_ms=rows["ts"].dt.timestamp("ms").to_numpy(),
-        label_end_ms=rows["label_end"].to_numpy(),
-        symbol_ix=rows["symbol_ix"].to_numpy(),
-        last_move=rows["last_move"].to_numpy(),
-        symbols=symbols,
-        names=feature_set.names,
-    )
-    return samples, tuple(quality for _, quality in parts)
+    check_finite(samples)
+    return samples, qualities
 
 
-def _join_symbol(
-    feature_set: FeatureSet, symbol: str, candles: Mapping[str, pl.DataFrame], symbol_ix: int
-) -> tuple[pl.DataFrame, SymbolQuality]:
-    features = compute_features(feature_set, symbol, candles)
+def _fill_symbol(
+    samples: Samples,
+    kept: NDArray[np.bool_],
+    feature_set: FeatureSet,
+    candles: Mapping[str, pl.DataFrame],
+    symbol_ix: int,
+) -> SymbolQuality:
+    """Write one symbol's features and labels into its rows, mark those to keep, and count the others."""
+    symbol = samples.symbols[symbol_ix]
+    features = compute_features(feature_set, symbol, candles).drop("ts")
     labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
-    # Both have the rows of `candles[symbol]`, in order.
-    joined = features.hstack(labels.drop("ts")).with_columns(
-        pl.lit(symbol_ix, dtype=pl.Int16).alias("symbol_ix"), pl.col("last_move").fill_null(0)
-    )
-    featured = pl.all_horizontal(pl.col(feature_set.names).is_not_null())
-    known = pl.col("tie").is_not_null()
-    kept = joined.filter(featured, pl.col("y").is_not_null()).drop("tie")
-    no_features, no_label, tie_share = joined.select(
-        (~featured).sum(), (featured & ~known).sum().alias("no_label"), pl.col("tie").mean()
-    ).row(0)
-    quality = SymbolQuality(
+    rows = np.flatnonzero(samples.symbol_ix == symbol_ix)
+    samples.x[rows] = features.to_numpy()  # a null becomes NaN, in a row that is not kept
+    samples.y[rows] = labels["y"].fill_null(0).to_numpy()
+    samples.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
+    featured = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
+    known, labelled = (labels[name].is_not_null().to_numpy() for name in ("tie", "y"))
+    kept[rows] = featured & labelled
+    return SymbolQuality(
         symbol=symbol,
-        candles=joined.height,
-        rows=kept.height,
-        no_features=no_features,
-        no_label=no_label,
-        ties=joined.height - kept.height - no_features - no_label,
-        tie_share=tie_share,
+        candles=rows.size,
+        rows=int(np.count_nonzero(featured & labelled)),
+        no_features=int(np.count_nonzero(~featured)),
+        no_label=int(np.count_nonzero(featured & ~known)),
+        ties=int(np.count_nonzero(featured & known & ~labelled)),
+        tie_share=labels.select(pl.col("tie").mean()).item(),
     )
-    return kept, quality
 
 
-def _check_finite(x: NDArray[np.float32], rows: pl.DataFrame, names: tuple[str, ...], symbols: tuple[str, ...]) -> None:
+def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
+    """Return the rows to keep; the matrix is moved together in place."""
+    rows = np.flatnonzero(kept)
+    for start in range(0, rows.size, _MOVED_ROWS):
+        part = rows[start : start + _MOVED_ROWS]
+        samples.x[start : start + part.size] = samples.x[part]  # a row only ever moves towards the front
+    return replace(
+        samples,
+        x=samples.x[: rows.size],
+        y=samples.y[rows],
+        ts_ms=samples.ts_ms[rows],
+        label_end_ms=samples.label_end_ms[rows],
+        symbol_ix=samples.symbol_ix[rows],
+        last_move=samples.last_move[rows],
+    )
+
+
+def check_finite(samples: Samples) -> None:
+    """Refuse features that are infinite or missing.
+
+    Raises:
+        InputError: Names feature, symbol, time and value of the first.
+    """
     # The sum of a column is finite only where each of its values is; it needs no mask of the size of x.
-    bad = [i for i in range(len(names)) if not np.isfinite(x[:, i].sum(dtype=np.float64))]
-    if not bad:
+    sums = samples.x.sum(axis=0, dtype=np.float64)
+    if np.isfinite(sums).all():
         return
-    row = int(np.flatnonzero(~np.isfinite(x[:, bad[0]]))[0])
-    time = format_ms(rows["ts"].dt.timestamp("ms")[row])
+    column = int(np.flatnonzero(~np.isfinite(sums))[0])
+    row = int(np.flatnonzero(~np.isfinite(samples.x[:, column]))[0])
     raise InputError(
-        f"feature {names[bad[0]]} of {symbols[rows['symbol_ix'][row]]} at {time} is {x[row, bad[0]]}: "
-        "features must be finite",
-        hint="run `mltrain features audit`" if len(bad) == 1 else f"so are {len(bad) - 1} more features",
+        f"feature {samples.names[column]} of {samples.symbols[samples.symbol_ix[row]]} at "
+        f"{format_ms(int(samples.ts_ms[row]))} is {samples.x[row, column]}: features must be finite",
+        hint="see `mltrain features audit`",
     )
 
 
