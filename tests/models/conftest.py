@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mltrain.candles.source import SourceSpec, Window, open_source
@@ -11,6 +13,7 @@ from mltrain.learn.calibration import Calibrator, Knots
 from mltrain.learn.fit import normalise_model_text
 from mltrain.learn.samples import build_samples
 from mltrain.models.bundle import make_bundle
+from mltrain.models.store import Store
 
 END_MS = 1_760_529_600_000  # 2025-10-15T12:00:00Z
 BARS = 1_000
@@ -76,3 +79,46 @@ def calibrator():
 def bundle(model_text, calibrator, feature_set):
     """Return the model, whole."""
     return make_bundle(model_text=model_text, calibrator=calibrator, feature_set=feature_set, symbols=SYMBOLS)
+
+
+@pytest.fixture(scope="session")
+def without():
+    """Return a function that takes candles out of a frame, counted back from its newest, which is 0."""
+
+    def remove(frame, *back):
+        return frame[[i for i in range(frame.height) if frame.height - 1 - i not in back]]
+
+    return remove
+
+
+@pytest.fixture(scope="session")
+def card():
+    """Return a valid card."""
+    return (Path(__file__).parent / "example_card.json").read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Return the store of an empty data folder."""
+    return Store(tmp_path / "data")
+
+
+@pytest.fixture
+def publish(store, bundle, card):
+    """Return a function that publishes a version of the small model."""
+
+    def publish_one(*, verdict="GO", model=bundle):
+        files = {"lgbm.pkl": model.to_bytes(), "model_card.json": card}
+        return store.publish_version(files, verdict=verdict, date="2025-10-15", now_ms=END_MS)
+
+    return publish_one
+
+
+@pytest.fixture
+def promote(store):
+    """Return a function that makes a version the best one."""
+
+    def promote_one(version, *, force=False):
+        store.promote(version.name, why="a test", by="pytest", now_ms=END_MS, force=force)
+
+    return promote_one

@@ -23,6 +23,7 @@ from mltrain.features.registry import FeatureSet
 from mltrain.files import sha256_bytes
 from mltrain.learn.calibration import METHODS, Calibrator, Knots
 from mltrain.models.model_text import check_model_text
+from mltrain.models.versions import MODEL_FILE
 from mltrain.names import SYMBOL, show
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mltrain.features.registry import LabelSpec
     from mltrain.learn.calibration import Method
 
-BUNDLE_FILE: Final = "lgbm.pkl"
 MAX_BUNDLE_BYTES: Final = 256 << 20
 FORMAT: Final = 1
 
@@ -114,9 +114,9 @@ class Bundle:
 
     def __post_init__(self) -> None:
         _check_symbols(self.symbols)
-        shape = check_model_text(self.model_text, where=BUNDLE_FILE)
+        shape = check_model_text(self.model_text, where=MODEL_FILE)
         if shape.feature_names != self.feature_set.names:
-            raise InputError(f"{BUNDLE_FILE}: the trees were grown on other features than the registry in it lists")
+            raise InputError(f"{MODEL_FILE}: the trees were grown on other features than the registry in it lists")
 
     @property
     def interval(self) -> str:
@@ -195,7 +195,7 @@ def make_bundle(
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:
     if not symbols or len(set(symbols)) != len(symbols) or not all(SYMBOL.fullmatch(s) for s in symbols):
-        raise InputError(f"{BUNDLE_FILE}: its symbols are not one or more different symbols")
+        raise InputError(f"{MODEL_FILE}: its symbols are not one or more different symbols")
 
 
 def _read_calibrator(fields: Fields) -> tuple[Method, list[float], list[float]]:

@@ -1,0 +1,200 @@
+"""From candles to rows of features, each with the reason why it must not be scored, where there is one.
+
+Pure. The features come from `mltrain.features.compute`, as in training. Only the bars that a row depends on are looked
+at, so that the cost of the newest row does not grow with the history that the caller happens to hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import TS_DTYPE, check_candles, interval_ms, segment_bounds, times_ms
+from mltrain.errors import InputError
+from mltrain.features.compute import compute_features
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.features.registry import FeatureSet
+
+WhichRows: TypeAlias = Literal["last", "all"]
+
+#: Why a row is not scored.
+UNKNOWN_SYMBOL: Final = "unknown-symbol"  # the model was not trained on it
+STALE: Final = "stale"  # newer candles should be there by now
+TOO_FEW_BARS: Final = "too-few-bars"  # fewer candles than the longest lookback
+HOLE: Final = "hole"  # a candle is missing inside the lookback
+LEADER_HOLE: Final = "leader-hole"  # likewise, of a leader symbol
+NOT_FINITE: Final = "not-finite"  # a feature is no finite number
+
+_WHERE: Final = "the candles given"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be scored.
+
+    Attributes:
+        feature_set: The model's registry.
+        symbols: What the model was trained on.
+        lookback_bars: Candles in a row that a row depends on, its own included.
+        rows: "last": the newest closed candle of each symbol; "all": every candle.
+        now_ms: The source's clock, ms UTC: candles that close later are left out; None: all candles are closed.
+        max_age_bars: With a clock, and for the newest candle: how many bars after its close it counts as stale.
+    """
+
+    feature_set: FeatureSet
+    symbols: tuple[str, ...]
+    lookback_bars: int
+    rows: WhichRows
+    now_ms: int | None
+    max_age_bars: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """Rows of one symbol, in order of time.
+
+    Attributes:
+        symbol: The symbol.
+        ts_ms: Open times; None in place of a newest candle where there is none at all.
+        x: Features, shape (n, f); meaningless in refused rows.
+        refused: The reason for each row; None where it may be scored.
+    """
+
+    symbol: str
+    ts_ms: list[int | None]
+    x: NDArray[np.float32]
+    refused: list[str | None]
+
+
+def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterator[FeatureRows]:
+    """Give the rows of each symbol, in the order of `candles`; a symbol that only leads others is none of them.
+
+    Args:
+        candles: Candles by symbol, and those of the leaders.
+        question: What is to be scored.
+
+    Raises:
+        InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
+        UsageError: The registry's interval is unknown.
+    """
+    tape = _Tape(candles, question)
+    asked = [s for s in candles if s in question.symbols or s not in question.feature_set.leaders]
+    for symbol in asked:
+        times = tape.times(symbol)
+        early = _refuse_early(symbol, times, question)
+        if early is None:
+            yield _compute_rows(tape, symbol, times, question)
+        else:
+            yield _refused_rows(symbol, times, early, question)
+
+
+class _Tape:
+    """The closed candles of all symbols; what is taken out is checked, and nothing is checked twice."""
+
+    def __init__(self, candles: Mapping[str, pl.DataFrame], question: Question) -> None:
+        self._candles = candles
+        self._question = question
+        self._step_ms = interval_ms(question.feature_set.interval)
+        self._times: dict[str, NDArray[np.int64]] = {}
+        self._checked: dict[tuple[str, int, int], pl.DataFrame] = {}
+
+    def times(self, symbol: str) -> NDArray[np.int64]:
+        """Return the open times of the closed candles, once they have proved sorted."""
+        if symbol not in self._times:
+            self._times[symbol] = self._read_times(symbol)
+        return self._times[symbol]
+
+    def _read_times(self, symbol: str) -> NDArray[np.int64]:
+        frame = self._candles[symbol]
+        ts = frame["ts"] if "ts" in frame.columns else None
+        if ts is None or ts.dtype != TS_DTYPE or ts.null_count() or not ts.is_sorted():
+            self._check(frame, symbol)
+            raise InputError(f"{_WHERE}: {symbol}: ts is not a column of rising times")
+        times, now_ms = times_ms(frame), self._question.now_ms
+        return times if now_ms is None else times[: np.searchsorted(times, now_ms - self._step_ms, side="right")]
+
+    def between(self, symbol: str, first_ms: int, last_ms: int) -> pl.DataFrame:
+        """Return the candles that open in a time range, both ends included, checked."""
+        key = (symbol, first_ms, last_ms)
+        if key not in self._checked:
+            times = self.times(symbol)
+            start, stop = np.searchsorted(times, first_ms), np.searchsorted(times, last_ms, side="right")
+            self._checked[key] = self._check(self._candles[symbol].slice(int(start), int(stop - start)), symbol)
+        return self._checked[key]
+
+    def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
+        return check_candles(frame, symbol=symbol, interval=self._question.feature_set.interval, where=_WHERE)
+
+    def window(self, symbol: str, times: NDArray[np.int64]) -> dict[str, pl.DataFrame]:
+        """Return what the asked rows of a symbol depend on: its own candles and those of its leaders."""
+        bars = self._question.lookback_bars
+        own_first, last = int(times[0]), int(times[-1])
+        first = own_first
+        if self._question.rows == "last":
+            # As many candles of its own, so that a hole shows; of a leader, those of the time that they should take.
+            own_first, first = int(times[-bars:][0]), last - (bars - 1) * self._step_ms
+        leaders = {
+            leader: self.between(leader, first, last)
+            for leader in self._question.feature_set.leaders
+            if leader in self._candles
+        }
+        return {**leaders, symbol: self.between(symbol, own_first, last)}
+
+
+def _refuse_early(symbol: str, times: NDArray[np.int64], question: Question) -> str | None:
+    """Return the reason that is known without any feature."""
+    if symbol not in question.symbols:
+        return UNKNOWN_SYMBOL
+    if not times.size:
+        return TOO_FEW_BARS
+    if question.rows == "last" and question.now_ms is not None:
+        step_ms = interval_ms(question.feature_set.interval)
+        if question.now_ms - (int(times[-1]) + step_ms) >= question.max_age_bars * step_ms:
+            return STALE
+    return None
+
+
+def _refused_rows(symbol: str, times: NDArray[np.int64], reason: str, question: Question) -> FeatureRows:
+    shown: list[int | None] = list(times.tolist())
+    if question.rows == "last":
+        shown = shown[-1:] or [None]
+    x = np.full((len(shown), len(question.feature_set.names)), np.nan, np.float32)
+    return FeatureRows(symbol, shown, x, [reason] * len(shown))
+
+
+def _compute_rows(tape: _Tape, symbol: str, times: NDArray[np.int64], question: Question) -> FeatureRows:
+    window = tape.window(symbol, times)
+    table = compute_features(question.feature_set, symbol, window)
+    refused = _reasons(table, question)
+    if question.rows == "last":
+        table, refused = table.tail(1), refused[-1:]
+    x = table.select(question.feature_set.names).to_numpy(order="c")
+    return FeatureRows(symbol, list(times_ms(table).tolist()), np.ascontiguousarray(x, np.float32), refused)
+
+
+def _reasons(table: pl.DataFrame, question: Question) -> list[str | None]:
+    """Return why each row is not to be scored; a lookback that is whole comes first, then what the features say."""
+    names = question.feature_set.names
+    marks = table.select(
+        empty=pl.any_horizontal(pl.col(names).is_null()),
+        finite=pl.all_horizontal(pl.col(names).is_finite().fill_null(value=False)),
+    )
+    bounds = np.array(segment_bounds(times_ms(table), interval_ms(question.feature_set.interval)), np.int64).reshape(
+        -1, 2
+    )
+    first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
+    short = np.arange(table.height) - first + 1 < question.lookback_bars
+    reasons = np.select(
+        [short & (first > 0), short, marks["empty"].to_numpy(), ~marks["finite"].to_numpy()],
+        [HOLE, TOO_FEW_BARS, LEADER_HOLE, NOT_FINITE],
+        default="",
+    )
+    return [reason or None for reason in reasons.tolist()]
