@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 
 import pytest
 import typer
-from conftest import MLTRAIN, NEUTRAL, call
 
-from mltrain.cli.app import app
+from conftest import MLTRAIN, NEUTRAL, call
 from mltrain.cli import data, models, training
+from mltrain.cli.app import app
 
 for _module in (data, training, models):
     _module.add_commands(app)
@@ -135,7 +134,7 @@ def _tree(folder):
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name != ".lock" and not name.startswith("studies"):
-            seen[name] = os.readlink(path) if path.is_symlink() else path.stat().st_size if path.is_file() else None
+            seen[name] = str(path.readlink()) if path.is_symlink() else path.stat().st_size if path.is_file() else None
     return seen
 
 

@@ -1,4 +1,4 @@
-"""The README does what it says: every block runs, every command of the program is told, and none that does not exist."""
+"""The README does what it says: every block runs, and it tells every command and no other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import typer
-from conftest import call
 
+from conftest import call
 from mltrain.cli import data, models, training
 from mltrain.cli.app import app
 

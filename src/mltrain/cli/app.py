@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import mltrain
-from mltrain.errors import MltrainError
+from mltrain.errors import MachineError, MltrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,8 @@ EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
     "7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 is a bug."
 )
+
+_MEMORY_HINT = "use fewer symbols or days, or a machine with more memory"
 
 app = typer.Typer(
     name="mltrain",
@@ -38,7 +40,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 (the callback acts)
+    version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -62,25 +64,25 @@ def guarded(call: Callable[[], object]) -> int:
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
+    code = 0
     try:
         call()
     except SystemExit as end:
-        # Typer answers a closed pipe with 1, inside its own handler of the OSError.
-        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
-            return 0
-        return end.code if isinstance(end.code, int) else 0
-    except MltrainError as err:
+        code = _code_of(end)
+    except (MltrainError, MemoryError) as raised:
+        err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
         show_error(err, debug=debug)
-        return err.exit_code
-    except MemoryError:
-        from mltrain.errors import MachineError
-
-        err_memory = MachineError("out of memory", hint="use fewer symbols or days, or a machine with more memory")
-        show_error(err_memory, debug=debug)
-        return err_memory.exit_code
+        code = err.exit_code
     except BrokenPipeError:
-        return 0
+        code = 0  # the reader has left: not our error
     except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
         show_bug(err, debug=debug)
-        return 1
-    return 0
+        code = 1
+    return code
+
+
+def _code_of(end: SystemExit) -> int:
+    # Typer answers a closed pipe with 1, inside its own handler of the OSError.
+    if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+        return 0
+    return end.code if isinstance(end.code, int) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import typing
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -56,9 +57,7 @@ class Session:
     progress: CommandProgress
 
 
-def command(
-    *, default_dir: Path = DEFAULT_DIR
-) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
+def command(*, default_dir: Path = DEFAULT_DIR) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
     """Make Typer commands of functions that take a Session and their own options and return an Outcome.
 
     Args:
@@ -84,6 +83,16 @@ def command(
     return decorate
 
 
+def _pass_on(progress: CommandProgress) -> Callable[..., None]:
+    """Return a hook that shows the library's own Python warnings as ours are shown, and others' not at all."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if category.__module__.partition(".")[0] == "mltrain":
+            progress.warn(str(message))
+
+    return show
+
+
 def _run(
     function: Callable[..., Outcome | None], options: dict[str, object], *, data_dir: Path, as_json: bool, quiet: bool
 ) -> None:
@@ -91,6 +100,7 @@ def _run(
     from mltrain.cli.progress import open_progress
 
     with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
+        warnings.showwarning = _pass_on(progress)
         session = Session(data_dir, as_json, quiet, time.time_ns() // 1_000_000, progress)
         try:
             outcome = function(session, **options)

@@ -179,8 +179,8 @@ def verify_model(
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
 ) -> Outcome:
     """Re-hash every byte of a version, then read card and model through their strict doors."""
-    from mltrain.models.serve import verify_version
     from mltrain.models.store import Store
+    from mltrain.pipeline.serve import verify_version
 
     version, warning = Store(session.data_dir).open_default(ref)
     if warning:

@@ -70,7 +70,18 @@ def _refuse_misplaced_options(ctx: typer.Context) -> None:
 
 
 def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose module is imported late)
-    columns = ("version", "best", "verdict", "trained (UTC)", "symbols", "accuracy", "AUC", "log loss", "ECE", "problem")
+    columns = (
+        "version",
+        "best",
+        "verdict",
+        "trained (UTC)",
+        "symbols",
+        "accuracy",
+        "AUC",
+        "log loss",
+        "ECE",
+        "problem",
+    )
     cells = [
         (r.version, "*" if r.best else "", r.verdict, r.created_at, ",".join(r.symbols), number(r.accuracy),
          number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
@@ -97,7 +108,7 @@ def history(session: Session) -> Outcome:
                 for e in log.entries
             ]  # fmt: skip
             yield table(None, columns, rows, right="r     ff")
-        yield from log.problems
+        yield from (*log.problems, *log.notes)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
 
@@ -168,9 +179,9 @@ def card_validate(
     ] = None,
 ) -> Outcome:
     """Check cards against schema and sense; every violation is told, with its JSON pointer."""
+    from mltrain.files import read_file
     from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
     from mltrain.models.store import Store
-    from mltrain.files import read_file
 
     if not paths:
         version, warning = Store(session.data_dir).open_default(None)
@@ -194,8 +205,8 @@ def card_validate(
         {"path": path, "valid": c.passed, "violations": c.violations, "warnings": c.warnings}
         for path, c in checks.items()
     ]
-    data = {"valid": passed, "cards": documents}
-    return Outcome("card-validate/1", data, view, exit_code=0 if passed else FAILED_CHECK)
+    result = {"valid": passed, "cards": documents}
+    return Outcome("card-validate/1", result, view, exit_code=0 if passed else FAILED_CHECK)
 
 
 @command()
@@ -226,7 +237,9 @@ def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN40
     yield table("Holdout", ("metric", "value"), figures, right=" r")
     shown = [(key, number(latency[key], 3)) for key in ("mean", "p50", "p95", "p99")]
     yield table(f"Latency, {latency['samples']:,} samples", ("ms", "value"), shown, right=" r")
-    yield table(None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in card["leakage_checks"].items()])
+    yield table(
+        None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in card["leakage_checks"].items()]
+    )
     top = [(f["name"], number(f["gain"], 1)) for f in card["feature_importance"][:10]]
     yield table("Most useful features", ("feature", "gain"), top, right=" r")
     if "gates" in card:
@@ -254,11 +267,13 @@ def predict(
     folder: Annotated[Path | None, typer.Option("--from", help="Folder of candle files, for files.")] = None,
     sim_seed: Annotated[int | None, typer.Option("--sim-seed", min=0, help="Which simulated market.")] = None,
     sim_signal: Annotated[SimSignal | None, typer.Option("--sim-signal", help="How predictable it is.")] = None,
-    allow_no_go: Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")] = False,
+    allow_no_go: Annotated[
+        bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")
+    ] = False,
 ) -> Outcome:
     """Score the newest closed candle of each symbol: a calibrated probability that it goes up."""
     from mltrain.candles.source import open_source
-    from mltrain.pipeline.predict import open_default_model, predict_newest, source_of_model
+    from mltrain.pipeline.serve import open_default_model, predict_newest, source_of_model
 
     model, warning = open_default_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
@@ -277,6 +292,8 @@ def predict(
 
     def view() -> Iterator[RenderableType]:
         cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
-        yield table(f"{model.version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr")
+        yield table(
+            f"{model.version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr"
+        )
 
     return Outcome("predict/1", {"version": model.version, "predictions": predictions}, view)

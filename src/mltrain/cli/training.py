@@ -57,17 +57,17 @@ def who() -> str:
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. [default: 200]")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. Default: 200.")] = None,
     early_stop: Annotated[
-        int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. [default: 50]")
+        int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. Default: 50.")
     ] = None,
     calibration: Annotated[
-        Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. [default: auto]")
+        Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
     ] = None,
     val_ratio: Annotated[
-        float | None, typer.Option("--val-ratio", help="Share of the time range held out. [default: 0.2]")
+        float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. [default: 42]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. Default: 42.")] = None,
     features: Features = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
@@ -182,12 +182,12 @@ def bench(
 ) -> Outcome:
     """Measure latency: one row, candles to probability, batch throughput."""
     from mltrain.models.bench import measure
-    from mltrain.pipeline.predict import bench_candles, open_default_model
+    from mltrain.pipeline.serve import bench_candles, open_default_model
 
-    model, warning = open_default_model(session.data_dir, ref)
+    model, warning = open_default_model(session.data_dir, ref, allow_no_go=True)
     if warning:
         session.progress.warn(warning)
-    latency = measure(model, bench_candles(model, session.data_dir), samples=samples)
+    latency = measure(model, bench_candles(model), samples=samples)
     within = latency.candles.p95 <= budget_ms
 
     def view() -> Iterator[RenderableType]:
@@ -195,7 +195,9 @@ def bench(
             (name, *(f"{value:.3f}" for value in (p.mean, p.p50, p.p95, p.p99, p.max)))
             for name, p in (("one row", latency.one_row), ("candles to probability", latency.candles))
         ]
-        yield table(f"{model.version}: latency in ms", ("what", "mean", "p50", "p95", "p99", "max"), rows, right=" rrrrr")
+        yield table(
+            f"{model.version}: latency in ms", ("what", "mean", "p50", "p95", "p99", "max"), rows, right=" rrrrr"
+        )
         yield f"batch: {latency.batch_rows_per_s:,.0f} rows/s; {samples:,} samples on {latency.cpu}"
         yield f"{'within' if within else 'OVER'} the budget: p95 {latency.candles.p95:.3f} ms of {budget_ms:g} ms"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mltrain.learn.holdout import HoldoutScores
     from mltrain.learn.samples import Samples, SymbolQuality
     from mltrain.learn.search import SearchResult
-    from mltrain.learn.split import Block, Split
+    from mltrain.learn.split import Split
     from mltrain.models.bench import Latency
     from mltrain.models.gates import Verdict
     from mltrain.models.lineage import Lineage
@@ -191,16 +191,17 @@ def _latency(latency: Latency) -> dict[str, Json]:
         "samples": latency.samples,
         "one_row": _plain(latency.one_row),
         "batch_rows_per_s": latency.batch_rows_per_s,
+        "load_average": latency.load_average,
     }
 
 
 def _notes(run: Training) -> str:
     label, holdout = run.feature_set.label, run.split.holdout
+    given = ", given that it moves" if label.ties == "drop" else ""
+    seen = f"{format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}"
     lines = [
-        f"P({label.kind} of {label.horizon_bars} bar(s) is up"
-        + (", given that the price moves)." if label.ties == "drop" else ")."),
-        f"Metrics are of the holdout {format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}, "
-        "which no fit, search or calibration has seen.",
+        f"Probability that the price is higher after {label.horizon_bars} bar(s){given}.",
+        f"Metrics are of the holdout {seen}, which no fit, search or calibration has seen.",
         f"This time range had been scored {run.looks.earlier} time(s) before.",
         *run.warnings,
     ]

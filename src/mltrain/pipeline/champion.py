@@ -35,6 +35,7 @@ def meet_champion(
     feature_set: FeatureSet,
     candles: Mapping[str, pl.DataFrame],
     holdout: Samples,
+    *,
     p: NDArray[np.float64],
     config: TrainConfig,
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
@@ -58,7 +59,7 @@ def meet_champion(
     reason = _why_not(champion, feature_set, holdout, candles)
     if reason is not None:
         return NotApplicable(f"{best.name}: {reason}")
-    return _compare(best.name, champion, candles, holdout, p, config)
+    return _compare(best.name, champion, candles, holdout, p=p, config=config)
 
 
 def _why_not(
@@ -81,6 +82,7 @@ def _compare(
     champion: Model,
     candles: Mapping[str, pl.DataFrame],
     holdout: Samples,
+    *,
     p: NDArray[np.float64],
     config: TrainConfig,
 ) -> ChampionEvidence | NotApplicable:

@@ -14,7 +14,7 @@ from mltrain.features.registry import load_registry
 from mltrain.files import atomic_write, make_folder
 from mltrain.models.serve import load
 from mltrain.models.store import Store
-from mltrain.pipeline.predict import predict_newest
+from mltrain.pipeline.serve import predict_newest
 from mltrain.pipeline.train import TrainRequest, train
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         trainings=tuple(trainings),
         predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
         rolled_back_from=best,
-        rolled_back_to=back.name,
+        rolled_back_to=back.to_version,
     )
 
 

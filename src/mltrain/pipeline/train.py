@@ -10,15 +10,16 @@ import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.config import study_sha256
+from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.calibration import CalibrationChoice, choose_calibrator, fit_calibrator
-from mltrain.learn.fit import booster_params, feature_gains, fit_final
+from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
 from mltrain.learn.samples import build_samples, matrix_sha256, take_rows
 from mltrain.learn.search import search
 from mltrain.models.bench import measure
-from mltrain.models.bundle import Bundle, make_bundle
+from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
 from mltrain.models.gates import Evidence, SkillEvidence, judge
 from mltrain.models.lineage import read_lineage
@@ -115,6 +116,7 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
     study = f"{request.snapshot.id}-{covered[:16]}-{config.seed}"
     studies = store.data_dir / "studies"
     store.prepare()
+    store.best()  # a pointer that leads nowhere must not be found out after the search
     make_folder(studies)
     with hold_lock(studies / f"{study}.lock", wait_s=0, purpose=f"train {study}"):
         training, bundle, holdout = _learn(request, store, study=study, now_ms=now_ms, progress=_Listener(progress))
@@ -138,12 +140,12 @@ def _learn(
     found = search(samples, split, config, journal=store.data_dir / "studies" / f"{study}.journal", progress=progress)
     progress.stage("final fit")
     choice = calibrate(found, samples, config)
-    params = booster_params(config.booster, seed=config.seed, tuned=found.best.params)
-    bundle = make_bundle(
-        model_text=fit_final(samples, split, params, rounds=found.best.rounds),
+    bundle = Bundle(
+        model_text=fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds),
         calibrator=choice.calibrator,
         feature_set=feature_set,
         symbols=samples.symbols,
+        ops_sha256=ops_sha256(),
     )
     model = model_of_bundle(bundle)
     progress.stage("holdout")
@@ -161,7 +163,7 @@ def _learn(
             ece=scores.after.ece,
             latency_p95_ms=latency.candles.p95,
             guards=guards,
-            champion=meet_champion(store, feature_set, candles, holdout, p, config),
+            champion=meet_champion(store, feature_set, candles, holdout, p=p, config=config),
             origin=find_origin(store, snapshot),
         ),
         config.gates,
@@ -212,16 +214,12 @@ def _pass_on_warnings(guards: list[GuardResult], progress: _Listener) -> None:
 def _look(store: Store, split: Split, *, study: str, now_ms: int) -> Looks:
     """Write down that the holdout is about to be scored, and tell how often its range has been before."""
     start, end = split.holdout.start_ms, split.holdout.end_ms
-    shares = [
-        max(0, min(end, look.end_ms) - max(start, look.start_ms)) / (end - start) for look in store.looks()
-    ]
+    shares = [max(0, min(end, look.end_ms) - max(start, look.start_ms)) / (end - start) for look in store.looks()]
     store.record_look(start_ms=start, end_ms=end, study=study, now_ms=now_ms)
     return Looks(earlier=sum(share > 0 for share in shares), weighted=sum(shares))
 
 
-def _holdout_table(
-    holdout: Samples, raw: NDArray[np.float64], p: NDArray[np.float64]
-) -> pl.DataFrame:
+def _holdout_table(holdout: Samples, raw: NDArray[np.float64], p: NDArray[np.float64]) -> pl.DataFrame:
     """Return the holdout's rows with what was said of them: every reported figure can be computed from it again."""
     return pl.DataFrame(
         {

@@ -1,0 +1,119 @@
+"""Serving from the command line: which model, from which source, on which candles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.frame import interval_ms
+from mltrain.candles.sim import SimSource
+from mltrain.candles.snapshot import open_snapshot
+from mltrain.candles.source import Window
+from mltrain.errors import InputError
+from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+from mltrain.models.serve import open_model
+from mltrain.models.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from mltrain.candles.source import Source, SourceSpec
+    from mltrain.models.serve import Model
+    from mltrain.models.versions import StoredVersion
+
+
+BENCH_BARS: Final = 2_000  # more than any lookback needs; what the batch throughput is measured on
+
+
+def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+    """Open the model that a reference names; without one the best, and where nothing was promoted the latest.
+
+    Args:
+        data_dir: The data folder.
+        ref: best, latest, a version, or a path.
+        allow_no_go: Take a version that was never promoted, too.
+
+    Returns:
+        The model, and what the user should know about the choice.
+
+    Raises:
+        InputError: There is no such version, it is damaged, or it was never promoted.
+    """
+    version, warning = Store(data_dir).open_default(ref)
+    if not (version.promoted or allow_no_go):
+        raise InputError(
+            f"{version.name} was never promoted: its verdict is {version.verdict}",
+            hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
+        )
+    return open_model(version), warning
+
+
+def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
+    """Return simulated candles under the model's symbols: what they cost does not depend on the market."""
+    market = SimSource(interval=model.interval)
+    step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
+    bars = max(BENCH_BARS, 2 * model.lookback_bars)
+    # Far enough from the clock's last outage: a hole would have rows refused instead of scored.
+    window = Window(end_ms - bars * step_ms, end_ms)
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    names = market.symbols()
+    return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(wanted)}
+
+
+def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
+    """Return the source that the model's snapshot was taken from.
+
+    Raises:
+        InputError: The snapshot that the card names is not there any more.
+    """
+    name = model.card["train"]["snapshot_id"]
+    try:
+        return open_snapshot(data_dir, name).source
+    except InputError as err:
+        raise InputError(
+            f"the source of {model.version} is not known: {err.message}", hint="name one with --source"
+        ) from err
+
+
+def predict_newest(model: Model, source: Source) -> pl.DataFrame:
+    """Score the newest closed candle of every symbol of the model; only the lookback is fetched.
+
+    Args:
+        model: The model.
+        source: Where the candles come from; its clock says what is closed and how old a candle is.
+
+    Returns:
+        One row a symbol: ts, symbol, p, raw, refused.
+
+    Raises:
+        InputError: The source lacks a symbol, or its candles are of another interval.
+        SourceError: The source did not answer.
+    """
+    step_ms = interval_ms(model.feature_set.interval)
+    clock_ms = source.clock_ms(model.symbols)
+    end_ms = clock_ms // step_ms * step_ms
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    window = Window(end_ms - model.feature_set.lookback_bars * step_ms, end_ms)
+    candles = {symbol: source.candles(symbol, window) for symbol in wanted}
+    return model.predict_candles(candles, now_ms=clock_ms)
+
+
+def verify_version(version: StoredVersion) -> tuple[str, ...]:
+    """Hash every file of a version, then read card and model through their strict doors; return every problem.
+
+    Raises:
+        MachineError: The machine refuses to read.
+    """
+    problems = version.verify()
+    if problems:
+        return problems  # what the doors would say of changed bytes is no news
+    card = version.folder / CARD_FILE
+    problems = check_card(
+        version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=str(card), folder=version.folder
+    ).violations
+    try:
+        open_model(version)
+    except InputError as err:
+        problems = (*problems, err.message)
+    return problems
