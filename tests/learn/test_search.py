@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from mltrain.config import Rung, load_config
-from mltrain.errors import InputError, MachineError
+from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.learn.fit import booster_params
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.search import TrialRecord, rung_bounds, search
@@ -292,3 +292,13 @@ def test_constant_features_are_told_before_anything_is_written(new_samples, spli
         run(samples, split, configured(), tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_planted_symlink_is_not_followed(samples, split, tmp_path):
+    """A journal's name that points elsewhere ends the search before anything is written there."""
+    (tmp_path / "study.journal").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(MltrainError, match=r"study\.journal"):
+        run(samples, split, configured(), tmp_path)
+
+    assert not (tmp_path / "elsewhere").exists()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from mltrain.files import atomic_write, disk_edge, read_file
+from mltrain.files import atomic_write, disk_edge, read_file, write_new
 from mltrain.learn.backend import import_lightgbm
 from mltrain.learn.fit import bin_inner, booster_params, subset
 from mltrain.learn.metrics import row_log_loss
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from optuna import Study, Trial
+    from optuna import Trial
     from optuna.distributions import BaseDistribution
 
     from mltrain.config import Range, SearchConfig, TrainConfig
@@ -122,16 +122,16 @@ def search(
     folds = _bin_folds(samples, split, config)
     told: list[TrialRecord] = []
     progress.stage("search", total=plan.trials)
-    with disk_edge(journal, "write"), _quiet_optuna():
-        study = _open_study(journal, plan)
+    with _quiet_optuna():
+        study = _Study(journal, plan, seed=config.seed)
         while len(told) < plan.trials:
             # A whole batch is asked, also where fewer trials are left to run: a longer search would ask the same.
             numbers = range(len(told), len(told) + plan.batch)
-            asked = [_ask(study, plan, number, seed=config.seed) for number in numbers]
+            asked = [study.ask(number) for number in numbers]
             bounds = rung_bounds(told, plan)
             for trial in asked[: plan.trials - len(told)]:
                 record = _run(folds, trial, config, bounds, clock)
-                _tell(study, trial, record)
+                study.tell(trial, record)
                 told.append(record)
                 progress.advance(1, note=f"best {_best(told).loss:.5f}")
     best = _best(told)
@@ -277,37 +277,56 @@ def _quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _open_study(journal: Path, plan: SearchConfig) -> Study:
-    """Begin a study in a journal of its own, with LightGBM's defaults as its first trial."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+class _Study:
+    """The search as Optuna keeps it: proposals, and a journal of what became of them."""
 
-    class Held(JournalFileOpenLock):
-        """No lock: the caller holds the study's, and Optuna's own would make a rerun after a kill wait 30 s."""
+    def __init__(self, journal: Path, plan: SearchConfig, *, seed: int) -> None:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        def acquire(self) -> bool:
-            return True
+        class Held(JournalFileOpenLock):
+            """No lock: the caller holds the study's, and Optuna's own would make a rerun after a kill wait 30 s."""
 
-        def release(self) -> None:
-            pass
+            def acquire(self) -> bool:
+                return True
 
-    if journal.exists():
-        old = journal.with_name(f"{journal.name}.old")
-        atomic_write(old, read_file(journal, max_bytes=_MAX_JOURNAL_BYTES, what="study journal"))
-        journal.unlink()
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=Held(str(journal))))
-    study = optuna.create_study(storage=storage, study_name=journal.stem, direction="minimize")
-    study.enqueue_trial({r.name: r.default for r in plan.space})
-    return study
+            def release(self) -> None:
+                pass
 
+        self._journal, self._plan, self._seed = journal, plan, seed
+        self._distributions = {r.name: _distribution(r) for r in plan.space}
+        with disk_edge(journal, "begin the study"):
+            if journal.exists():
+                old = journal.with_name(f"{journal.name}.old")
+                atomic_write(old, read_file(journal, max_bytes=_MAX_JOURNAL_BYTES, what="study journal"))
+                journal.unlink()
+            write_new(journal, b"")
+            backend = JournalFileBackend(str(journal), lock_obj=Held(str(journal)))
+            storage = optuna.storages.JournalStorage(backend)
+            self._study = optuna.create_study(storage=storage, study_name=journal.stem, direction="minimize")
+            self._study.enqueue_trial({r.name: r.default for r in plan.space})
 
-def _ask(study: Study, plan: SearchConfig, number: int, *, seed: int) -> Trial:
-    """Ask for the parameters of a trial, from a sampler whose seed is of that trial alone."""
-    from optuna.samplers import TPESampler
+    def ask(self, number: int) -> Trial:
+        """Ask for the parameters of a trial, from a sampler whose seed is of that trial alone."""
+        from optuna.samplers import TPESampler
 
-    own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
-    study.sampler = TPESampler(seed=own_seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True)
-    return study.ask({r.name: _distribution(r) for r in plan.space})
+        own_seed = int.from_bytes(hashlib.sha256(f"{self._seed}:{number}".encode()).digest()[:4], "big")
+        self._study.sampler = TPESampler(
+            seed=own_seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
+        )
+        with disk_edge(self._journal, "write"):
+            return self._study.ask(self._distributions)
+
+    def tell(self, trial: Trial, record: TrialRecord) -> None:
+        """Tell of a trial; of a pruned one, its loss at the last rung, by which TPE ranks it."""
+        from optuna.trial import TrialState
+
+        with disk_edge(self._journal, "write"):
+            if record.state == "complete":
+                self._study.tell(trial, record.loss)
+            else:
+                trial.report(record.loss, step=len(record.rung_losses))
+                self._study.tell(trial, state=TrialState.PRUNED)
 
 
 def _distribution(searched: Range) -> BaseDistribution:
@@ -316,14 +335,3 @@ def _distribution(searched: Range) -> BaseDistribution:
     if searched.integer:
         return IntDistribution(int(searched.low), int(searched.high), log=searched.log)
     return FloatDistribution(searched.low, searched.high, log=searched.log)
-
-
-def _tell(study: Study, trial: Trial, record: TrialRecord) -> None:
-    """Tell Optuna of a trial; of a pruned one, its loss at the last rung, which TPE ranks by."""
-    from optuna.trial import TrialState
-
-    if record.state == "complete":
-        study.tell(trial, record.loss)
-    else:
-        trial.report(record.loss, step=len(record.rung_losses))
-        study.tell(trial, state=TrialState.PRUNED)
