@@ -47,6 +47,7 @@ def test_a_specification_survives_its_record(spec):
         {"name": "binanse"},
         {"name": "files"},
         {"name": "sim", "folder": Path("x")},
+        {"name": "files", "folder": Path("x"), "end_ms": CLOCK_MS},
         {"name": "sim", "seed": -1},
         {"name": "sim", "seed": 2**63},
         {"name": "sim", "signal": "medium"},

@@ -148,16 +148,16 @@ def symbol_of(path: Path) -> str | None:
 
 def _list_files(folder: Path) -> dict[str, list[Path]]:
     """Return the candle files of each symbol, sorted by name."""
-    if not folder.is_dir():
-        what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
-        raise InputError(f"the folder of candle files {folder} {what}")
-    with disk_edge(folder, "list"):
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     found: dict[str, list[Path]] = {}
-    for path in paths:
-        symbol = symbol_of(path)
-        if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
-            found.setdefault(symbol, []).append(path)
+    with disk_edge(folder, "list"):
+        if not folder.is_dir():
+            what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
+            raise InputError(f"the folder of candle files {folder} {what}")
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        for path in paths:
+            symbol = symbol_of(path)
+            if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
+                found.setdefault(symbol, []).append(path)
     if not found:
         there = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
         raise InputError(

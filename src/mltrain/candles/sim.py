@@ -51,7 +51,7 @@ _MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
     "BTCUSDT": (60_000.0, 4.5e-4, 1_500_000.0),
     "ETHUSDT": (2_500.0, 6.0e-4, 900_000.0),
     "SOLUSDT": (150.0, 8.0e-4, 300_000.0),
-} | {f"SIM{n:02d}USDT": (100.0, 6.0e-4, 100_000.0) for n in range(1, 98)}
+} | {f"SIM{n:02d}": (100.0, 6.0e-4, 100_000.0) for n in range(1, 98)}
 
 # A candle forgets: 0.35 ** 64 is 1e-29, far below the last bit of a float, so 64 candles of the past are all of it.
 _MEMORY_BARS: Final = 64

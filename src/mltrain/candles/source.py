@@ -111,6 +111,8 @@ class SourceSpec:
             problems.append(f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}")
         if (self.folder is None) == (self.name == "files"):
             problems.append("the source files needs the folder to read (--from DIR), and no other source takes one")
+        if self.end_ms is not None and self.name == "files":
+            problems.append("the clock of the source files is its last candle: no other can be set")
         if not 0 <= self.seed <= _MAX_SEED:
             problems.append(f"seed {self.seed}: must be 0 to {_MAX_SEED}")
         if self.signal not in SIGNALS:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,7 +35,6 @@ from mltrain.names import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -91,7 +92,7 @@ def read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
         MachineError: The machine refuses to read it.
     """
     where = f"{path}: {symbol}"
-    data = read_file(path.resolve(), max_bytes=_MAX_FILE_BYTES, what="the candle file")
+    data = read_file(Path(os.path.realpath(path)), max_bytes=_MAX_FILE_BYTES, what="the candle file")
     if path.name.lower().endswith(".parquet"):
         first_line, rows = 1, _parquet_cells(data, where)
     else:
