@@ -1,0 +1,90 @@
+"""time_split: the blocks handed to the learner lie one after another, labels included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mltrain.candles.frame import format_ms
+from mltrain.guards.evidence import Failure, Findings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mltrain.guards.evidence import GuardResult
+
+_DETAILS: Final[Mapping[str, str]] = {
+    "order": "pairs of blocks: the earlier one's last label is over, and the embargo past, before the later begins",
+    "labels": "rows whose label ends after the row itself",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockArrays:
+    """The times of a block's rows, as the learner is handed them; of all symbols together.
+
+    Attributes:
+        name: What the block is called.
+        ts_ms: Open time of each row's candle, ms UTC, shape (n,).
+        label_end_ms: Open time of the candle that each row's label ends with, ms UTC, shape (n,).
+    """
+
+    name: str
+    ts_ms: NDArray[np.int64]
+    label_end_ms: NDArray[np.int64]
+
+
+def time_split(pairs: Sequence[tuple[BlockArrays, BlockArrays]], *, embargo_ms: int) -> GuardResult:
+    """Check that no row of an earlier block knows anything of the later one.
+
+    The law for each pair: the earliest candle of the later block opens more than `embargo_ms` after the latest label
+    of the earlier one has ended. It is asserted on the largest and smallest times, so rows in any order are judged.
+
+    Args:
+        pairs: Blocks as (earlier, later); each pair that must be in order stands here.
+        embargo_ms: Time to be left between them on top, 0 or more.
+
+    Returns:
+        The evidence; `worst` of the order is 0, as a pair passes or fails.
+    """
+    findings = Findings("time_split")
+    if not pairs:
+        findings.fail("order", Failure("split", "all", None, "blocks to compare", "none", "nothing was split"))
+    for earlier, later in pairs:
+        _check_pair(findings, earlier, later, embargo_ms)
+    blocks = {id(block): block for pair in pairs for block in pair}
+    for block in blocks.values():
+        _check_labels(findings, block)
+    return findings.result(_DETAILS)
+
+
+def _check_pair(findings: Findings, earlier: BlockArrays, later: BlockArrays, embargo_ms: int) -> None:
+    findings.did("order", 1)
+    name = f"{earlier.name} before {later.name}"
+    empty = [block.name for block in (earlier, later) if not block.ts_ms.size]
+    if empty:
+        findings.fail("order", Failure(name, "all", None, "rows", "none", f"{' and '.join(empty)} is empty"))
+        return
+    last_end, first = int(earlier.label_end_ms.max()), int(later.ts_ms.min())
+    if last_end + embargo_ms >= first:
+        why = (
+            f"{earlier.name} reaches into {later.name}: its last label and the embargo of {embargo_ms} ms must be over"
+        )
+        findings.fail("order", Failure(name, "all", first, f"before {format_ms(first)}", format_ms(last_end), why))
+
+
+def _check_labels(findings: Findings, block: BlockArrays) -> None:
+    findings.did("labels", block.ts_ms.size)
+    if block.ts_ms.shape != block.label_end_ms.shape:
+        shapes = f"{block.ts_ms.size} times", f"{block.label_end_ms.size} label ends"
+        findings.fail("labels", Failure(block.name, "all", None, *shapes, "every row needs both"))
+        return
+    early = np.flatnonzero(block.label_end_ms <= block.ts_ms)
+    if early.size:
+        ts_ms, end_ms = int(block.ts_ms[early[0]]), int(block.label_end_ms[early[0]])
+        why = f"a label of {block.name} ends before it begins, so that no purge can work"
+        findings.fail("labels", Failure(block.name, "all", ts_ms, f"after {format_ms(ts_ms)}", format_ms(end_ms), why))
