@@ -171,30 +171,31 @@ def _refused_rows(symbol: str, times: NDArray[np.int64], reason: str, question: 
 
 
 def _compute_rows(tape: _Tape, symbol: str, times: NDArray[np.int64], question: Question) -> FeatureRows:
-    window = tape.window(symbol, times)
-    table = compute_features(question.feature_set, symbol, window)
-    refused = _reasons(table, question)
-    if question.rows == "last":
-        table, refused = table.tail(1), refused[-1:]
-    x = table.select(question.feature_set.names).to_numpy(order="c")
-    return FeatureRows(symbol, list(times_ms(table).tolist()), np.ascontiguousarray(x, np.float32), refused)
+    table = compute_features(question.feature_set, symbol, tape.window(symbol, times))
+    ts_ms = times_ms(table)
+    asked = 1 if question.rows == "last" else table.height
+    # Whole columns, not `select`: each query takes a millisecond on a busy machine, and a prediction has few of them.
+    x = pl.DataFrame(table.tail(asked).get_columns()[1:]).to_numpy(order="c")
+    refused = _reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
+    return FeatureRows(symbol, list(ts_ms[-asked:].tolist()), x, refused)
 
 
-def _reasons(table: pl.DataFrame, question: Question) -> list[str | None]:
-    """Return why each row is not to be scored; a lookback that is whole comes first, then what the features say."""
-    names = question.feature_set.names
-    marks = table.select(
-        empty=pl.any_horizontal(pl.col(names).is_null()),
-        finite=pl.all_horizontal(pl.col(names).is_finite().fill_null(value=False)),
-    )
-    bounds = np.array(segment_bounds(times_ms(table), interval_ms(question.feature_set.interval)), np.int64).reshape(
-        -1, 2
-    )
-    first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
-    short = np.arange(table.height) - first + 1 < question.lookback_bars
+def _reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
+    """Return why each of the last rows is not to be scored, a lookback that is not whole first; None where it may be.
+
+    Args:
+        ts_ms: Open times of all candles that were read, shape (m,).
+        x: Features of the last n of them, shape (n, f); NaN where a feature has no value.
+        question: What is to be scored.
+    """
+    sound = np.isfinite(x).all(axis=1)
+    if sound.all():
+        return [None] * sound.size
+    bounds = segment_bounds(ts_ms, interval_ms(question.feature_set.interval))
+    first = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-sound.size :]
+    short = np.arange(ts_ms.size)[-sound.size :] - first + 1 < question.lookback_bars
+    no_leader = np.isnan(x).any(axis=1) & bool(question.feature_set.leaders)
     reasons = np.select(
-        [short & (first > 0), short, marks["empty"].to_numpy(), ~marks["finite"].to_numpy()],
-        [HOLE, TOO_FEW_BARS, LEADER_HOLE, NOT_FINITE],
-        default="",
+        [sound, short & (first > 0), short, no_leader], ["", HOLE, TOO_FEW_BARS, LEADER_HOLE], default=NOT_FINITE
     )
     return [reason or None for reason in reasons.tolist()]

@@ -376,20 +376,17 @@ def _score(served: _Served, x: NDArray[np.float32]) -> tuple[NDArray[np.float64]
 def _score_rows(served: _Served, parts: list[FeatureRows]) -> pl.DataFrame:
     """Score what was not refused, all symbols in one call."""
     refused = [reason for part in parts for reason in part.refused]
-    scored = np.array([reason is None for reason in refused], bool)
-    raw, p = np.full(scored.size, np.nan), np.full(scored.size, np.nan)
-    if scored.any():
-        raw[scored], p[scored] = _score(served, np.concatenate([part.x for part in parts])[scored])
-    return pl.DataFrame(
-        {
-            "ts": pl.Series([ts for part in parts for ts in part.ts_ms], dtype=pl.Int64).cast(TS_DTYPE),
-            "symbol": [part.symbol for part in parts for _ in part.ts_ms],
-            "p": pl.Series(p).fill_nan(None),
-            "raw": pl.Series(raw).fill_nan(None),
-            "refused": refused,
-        },
-        schema=_RESULT_SCHEMA,
-    )
+    good = [number for number, reason in enumerate(refused) if reason is None]
+    raw: list[float | None] = [None] * len(refused)
+    p: list[float | None] = [None] * len(refused)
+    if good:
+        scores = _score(served, np.concatenate([part.x for part in parts])[good])
+        for number, *both in zip(good, *(column.tolist() for column in scores), strict=True):
+            raw[number], p[number] = both
+    ts_ms = [ts for part in parts for ts in part.ts_ms]
+    symbols = [part.symbol for part in parts for _ in part.ts_ms]
+    columns = {"ts": ts_ms, "symbol": symbols, "p": p, "raw": raw, "refused": refused}
+    return pl.DataFrame(columns, schema=_RESULT_SCHEMA)
 
 
 def _by_symbol(
