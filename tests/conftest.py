@@ -41,6 +41,7 @@ class Run:
         return json.loads(self.out)
 
 
+QUICK = Path(__file__).with_name("quick.yml")  # a training whose latency is measured on few samples
 MLTRAIN = Path(sys.executable).with_name("mltrain")
 NEUTRAL = {k: v for k, v in os.environ.items() if not k.startswith(("MLTRAIN_", "FORCE_COLOR", "GITHUB_", "COLUMNS"))}
 
@@ -72,7 +73,7 @@ def trained_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "data"
     for words in (
         ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "14"],
-        ["train", "--trials", "2"],
+        ["train", "--trials", "2", "--config", QUICK],
     ):
         done = call(*words, data_dir=folder)
         assert done.code == 0, done.err

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mltrain.errors import MachineError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -77,15 +79,25 @@ def stderr_console() -> Console:
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
-    """Print a result: one JSON document, or its view."""
+    """Print a result: one JSON document, or its view.
+
+    Raises:
+        BrokenPipeError: The reader has left.
+        MachineError: The output cannot be written, as where a disk is full.
+    """
     stream = sys.stderr if outcome.to_stderr else sys.stdout
-    if as_json:
-        stream.write(document(outcome.schema, outcome.data))
-    else:
-        console = _console(stderr=outcome.to_stderr)
-        for part in outcome.view():
-            console.print(part, soft_wrap=isinstance(part, str))
-    stream.flush()
+    try:
+        if as_json:
+            stream.write(document(outcome.schema, outcome.data))
+        else:
+            console = _console(stderr=outcome.to_stderr)
+            for part in outcome.view():
+                console.print(part, soft_wrap=isinstance(part, str))
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        raise MachineError(f"cannot write the results: {err.strerror}") from err
 
 
 def show_failure_document(err: MltrainError) -> None:
@@ -138,7 +150,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obj
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, show_edge=False)
     for i, header in enumerate(columns):
         how = right[i : i + 1]
         result.add_column(header, justify="right" if how == "r" else "left", no_wrap=how != "f", overflow="fold")
