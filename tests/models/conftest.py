@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.features.ops import ops_sha256
 from mltrain.features.registry import parse_registry
 from mltrain.learn.backend import import_lightgbm
 from mltrain.learn.calibration import Calibrator, Knots
 from mltrain.learn.fit import normalise_model_text
 from mltrain.learn.samples import build_samples
-from mltrain.models.bundle import make_bundle
+from mltrain.models.bundle import Bundle
 from mltrain.models.store import Store
 
 END_MS = 1_760_529_600_000  # 2025-10-15T12:00:00Z
@@ -79,7 +80,7 @@ def calibrator():
 @pytest.fixture(scope="session")
 def bundle(model_text, calibrator, feature_set):
     """Return the model, whole."""
-    return make_bundle(model_text=model_text, calibrator=calibrator, feature_set=feature_set, symbols=SYMBOLS)
+    return Bundle(model_text, calibrator, feature_set, SYMBOLS, ops_sha256())
 
 
 @pytest.fixture(scope="session")

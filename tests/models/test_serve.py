@@ -365,15 +365,6 @@ class TestFeatures:
         assert np.array_equal(calibrated, bundle.calibrator.apply(raw))
         assert not np.allclose(calibrated, raw)
 
-    def test_importance_is_by_total_gain(self, model, samples):
-        """Every feature is listed once, the most useful first."""
-        importance = model.importance()
-        gains = [gain for _, gain in importance]
-
-        assert {name for name, _ in importance} == set(samples.names)
-        assert gains == sorted(gains, reverse=True)
-        assert gains[0] > 0
-
 
 class TestLoading:
     """`load`: which version a path means, and which versions may be served."""
@@ -520,6 +511,15 @@ class TestFollowing:
         assert not after.equals(before)
         assert model.predict_candles(candles).equals(before)
         assert model.version == "2025-10-15"
+
+    def test_a_relative_path_is_followed_from_any_folder(self, store, two, promote, monkeypatch):
+        """The process may change its folder after loading."""
+        monkeypatch.chdir(store.models)
+        model = load("best_lgbm.pkl")
+        monkeypatch.chdir(store.models.parent)
+        promote(two[1])
+
+        assert model.version == "2025-10-15.2"
 
     def test_a_version_that_was_named_stays(self, two, promote):
         """Only the pointer is followed."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mltrain.documents import Fields, Located, canonical_json
 from mltrain.errors import InputError
-from mltrain.features.ops import ops_sha256
 from mltrain.features.registry import FeatureSet
 from mltrain.files import sha256_bytes
 from mltrain.learn.calibration import METHODS, Calibrator, Knots
@@ -180,17 +179,6 @@ class Bundle:
             raise InputError(f"{where}: its registry or model text does not have the hash that it names")
         knots = Knots(tuple(scores), tuple(probabilities)) if scores or probabilities else None
         return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops)
-
-
-def make_bundle(
-    *, model_text: str, calibrator: Calibrator, feature_set: FeatureSet, symbols: tuple[str, ...]
-) -> Bundle:
-    """Return the bundle of a model that was trained with the feature code that runs now.
-
-    Raises:
-        InputError: The parts are unsound or do not fit together.
-    """
-    return Bundle(model_text, calibrator, feature_set, symbols, ops_sha256())
 
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:

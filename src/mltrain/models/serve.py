@@ -224,12 +224,6 @@ class Model:
         """
         return _score(self._current(), x)
 
-    def importance(self) -> tuple[tuple[str, float], ...]:
-        """Return each feature and the total gain of the splits on it, highest first."""
-        served = self._current()
-        gains = served.booster.feature_importance(importance_type="gain").tolist()
-        return tuple(sorted(zip(served.bundle.feature_set.names, gains, strict=True), key=lambda pair: -pair[1]))
-
     def _current(self) -> _Served:
         """Return the version to serve, which is another one where the pointer has moved since the last use."""
         if self._pointer is not None:
@@ -282,7 +276,7 @@ def load(path: str | os.PathLike[str], *, allow_no_go: bool = False) -> Model:
     Warns:
         OtherCodeWarning: The model was trained with other feature code than runs now.
     """
-    place = Path(path)
+    place = Path(path).absolute()  # the pointer is followed even where the process changes its folder
     version = open_path(place)
     if not allow_no_go:
         _check_servable(version)
