@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -31,6 +33,14 @@ class Operation:
     call: str
     number: int
     arguments: str
+
+
+@contextmanager
+def memory_folder():
+    """Give a temporary folder in memory where there is one: there, waiting for the disk costs nothing."""
+    memory = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @cache

@@ -459,25 +459,26 @@ def check_old_or_new(folder):
 
 
 @pytest.mark.parametrize("fault", ["KILL", "ENOSPC", "EIO"])
-def test_a_fault_at_any_operation_leaves_old_or_new_and_a_rerun_completes(tmp_path, fault):
+def test_a_fault_at_any_operation_leaves_old_or_new_and_a_rerun_completes(fault):
     """Killed, out of space or failing at each step in turn: nothing is torn, and the next run ends the job cleanly."""
     faults.need_strace()
-    old_state(tmp_path / "clean")
-    done, operations = faults.run(PROGRAM, tmp_path / "clean")
-    assert done.returncode == 0, done.stderr
+    with faults.memory_folder() as memory:
+        old_state(memory / "clean")
+        _, operations = faults.run(PROGRAM, memory / "clean")
+        assert check_old_or_new(memory / "clean") == 4
 
-    for index, operation in enumerate(operations):
-        folder = tmp_path / f"{index:05d}"
-        old_state(folder)
-        done = faults.run_failing(PROGRAM, folder, operation, fault)
-        assert (done.returncode == 0) <= (check_old_or_new(folder) == 4)
-        if fault != "KILL":
-            assert done.returncode == 0 or "MachineError: cannot " in done.stderr, done.stderr
+        for index, operation in enumerate(operations):
+            folder = memory / f"{index:05d}"
+            old_state(folder)
+            done = faults.run_failing(PROGRAM, folder, operation, fault)
+            assert (done.returncode == 0) <= (check_old_or_new(folder) == 4)
+            if fault != "KILL":
+                assert done.returncode == 0 or "MachineError: cannot " in done.stderr, done.stderr
+                assert not list(folder.glob(".*.tmp"))
+
+            replace_all(folder)
+            assert check_old_or_new(folder) == 4
             assert not list(folder.glob(".*.tmp"))
-
-        replace_all(folder)
-        assert check_old_or_new(folder) == 4
-        assert not list(folder.glob(".*.tmp"))
     assert len(operations) > 20
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -393,7 +394,8 @@ class Store:
         history = self.history()
         # A name that was ever promoted is never given again, or a pointer or a line of the log could mean the new one.
         taken = {row.name for row in rows} | {entry.to_version for entry in history.entries} | {history.best}
-        name = next(n for n in (date, *(f"{date}.{k}" for k in range(2, 1_000_000))) if n not in taken)
+        names = chain([date], (f"{date}.{number}" for number in count(2)))
+        name = next(name for name in names if name not in taken)
         serials = [row.version.serial for row in rows if row.version]
         # Damaged versions count, too: theirs cannot be read and must not be given twice.
         return check_version(name), max([*serials, len(rows)], default=0) + 1
