@@ -185,8 +185,9 @@ def read_registry(located: Located) -> FeatureSet:
     interval = root.text("interval", choices=tuple(INTERVALS_MS))
     label = _read_label(root.fields("label"))
     items = root.items("features")
-    if "features" in root.value and not 1 <= len(items) <= MAX_FEATURES:
-        root.problem("features", f"must be 1 to {MAX_FEATURES} features, not {len(items)}")
+    given = root.value.get("features")
+    if isinstance(given, list) and not 1 <= len(given) <= MAX_FEATURES:
+        root.problem("features", f"must be 1 to {MAX_FEATURES} features, not {len(given)}")
     features = tuple(_read_feature(item) for item in items)
     seen: set[str] = set()
     for item, spec in zip(items, features, strict=True):

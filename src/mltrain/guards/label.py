@@ -29,7 +29,7 @@ DETAIL: Final = (
     "horizon change them, candles beyond it do not, without the horizon's candle there is none"
 )
 
-_BEFORE_BARS: Final = 2
+_BEFORE_BARS: Final = 2  # besides the horizon: so that a label of the past would have all that it reads
 _AFTER_BARS: Final = 8  # candles beyond the horizon that are falsified
 _RISE: Final = 1.5
 
@@ -101,7 +101,7 @@ class _Reach:
         """Check what the label of one row reacts to."""
         if not self._same_rows:
             return
-        first, stop = max(0, row - _BEFORE_BARS), row + self.horizon_bars
+        first, stop = max(0, row - self.horizon_bars - _BEFORE_BARS), row + self.horizon_bars
         near = self._frame[first : stop + _AFTER_BARS + 1]
         end_ms = int(self._ts_ms[row]) + self.horizon_bars * self._step_ms
         at, known = row - first, self._y[row]

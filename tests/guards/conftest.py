@@ -1,0 +1,61 @@
+"""A market with holes, and registries with planted ops, for the tests of this folder."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mltrain.candles.sim import CLOCK_MS, SimSource
+from mltrain.candles.source import Window as Span
+from mltrain.features.ops import OPS, Window
+from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec, load_registry
+
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+
+
+def simulate(*symbols, days=2, seed=0, signal="strong"):
+    source = SimSource(seed=seed, signal=signal)
+    return {symbol: source.candles(symbol, Span(CLOCK_MS - days * DAY_MS, CLOCK_MS)) for symbol in symbols}
+
+
+def without(frame, *ranges):
+    """Return the candles but those of some row ranges."""
+    row = pl.int_range(pl.len())
+    return frame.filter(pl.all_horizontal(~row.is_between(first, last) for first, last in ranges))
+
+
+@pytest.fixture(scope="session")
+def candles():
+    """Return two days of two symbols: both lack some candles, not the same ones."""
+    market = simulate("BTCUSDT", "ETHUSDT")
+    return {
+        "BTCUSDT": without(market["BTCUSDT"], (300, 310), (1500, 1500)),
+        "ETHUSDT": without(market["ETHUSDT"], (700, 700), (702, 740)),
+    }
+
+
+@pytest.fixture(scope="session")
+def honest():
+    """Return the packaged default registry."""
+    return load_registry()
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Return a function that makes a registry of one planted op beside two honest ones."""
+
+    def make(expr, lookback_bars, *, leader=None, horizon_bars=1):
+        monkeypatch.setitem(OPS, "planted", lambda: Window(expr, lookback_bars))
+        return FeatureSet(
+            version=1,
+            interval="1m",
+            label=LabelSpec(kind="direction", horizon_bars=horizon_bars, ties="drop"),
+            features=(
+                FeatureSpec("honest_return", "log_return", {"bars": 5, "lag": 0}),
+                FeatureSpec("suspect", "planted", {}, leader),
+                FeatureSpec("honest_volatility", "realised_volatility", {"bars": 30}),
+            ),
+        )
+
+    return make

@@ -1,0 +1,233 @@
+"""Every planted leak is caught by name, symbol and time; no honest feature is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mltrain.candles.frame import times_ms
+from mltrain.errors import InputError, LeakageError
+from mltrain.features.compute import compute_features
+from mltrain.features.registry import load_registry
+from mltrain.guards import check_guards, future_info
+from mltrain.learn.label import make_labels
+
+CLOSE = pl.col("close")
+BIG = pl.col("volume") > pl.col("volume").shift(1)
+
+
+def run(features, candles, *, points=9, seed=0, **more):
+    def labels(frame):
+        return make_labels(frame, features.label, 60_000)
+
+    return future_info(features, candles, labels=labels, seed=seed, points=points, **more)
+
+
+def last_value(values):
+    """Return a column that holds its own last value in every row."""
+    return values.map_batches(lambda s: pl.Series(np.full(s.len(), s[-1])), return_dtype=pl.Float64)
+
+
+# name -> (expression, declared lookback, leader)
+LEAKS = {
+    "the next close": (CLOSE.shift(-1) / CLOSE, 2, None),
+    "a close far ahead": (CLOSE.shift(-500) / CLOSE, 2, None),
+    "a centred mean": (CLOSE.rolling_mean(5, center=True) / CLOSE, 5, None),
+    "z-score of the whole sample": ((CLOSE - CLOSE.mean()) / CLOSE.std(), 1, None),
+    "rank in the whole sample": (CLOSE.rank().cast(pl.Float64), 1, None),
+    "quantile of the whole sample": (CLOSE.gt(CLOSE.quantile(0.9)).cast(pl.Float64) + CLOSE / CLOSE.shift(1), 2, None),
+    "ratio to the last close": (CLOSE / last_value(CLOSE), 1, None),
+    "backward fill": (pl.when(BIG).then(CLOSE).backward_fill() / CLOSE, 2, None),
+    "interpolation": (pl.when(BIG).then(CLOSE).interpolate() / CLOSE, 2, None),
+    "sum of what is to come": (pl.col("volume").cum_sum(reverse=True), 1, None),
+    "the future at midnight only": (
+        pl.when(pl.col("ts").dt.time() == pl.time(0, 0)).then(CLOSE.shift(-1)).otherwise(CLOSE.shift(1)) / CLOSE,
+        2,
+        None,
+    ),
+    "a millionth of the next close": (CLOSE / CLOSE.shift(1) + 1e-6 * CLOSE.shift(-1) / CLOSE, 2, None),
+    "lookback of 10 for 20 bars": (CLOSE.rolling_mean(20) / CLOSE, 10, None),
+    "lookback of 19 for 20 bars": (CLOSE.rolling_max(20) / CLOSE, 19, None),
+    "endless memory": (CLOSE.ewm_mean(half_life=40, adjust=False) / CLOSE, 60, None),
+    "highest price ever": (CLOSE.cum_max() / CLOSE, 60, None),
+    "forward fill across a hole": (pl.when(pl.col("ts").dt.minute() == 0).then(CLOSE).forward_fill() / CLOSE, 30, None),
+    "the leader's next close": (pl.col("leader_close").shift(-1) / pl.col("leader_close"), 2, "BTCUSDT"),
+    "the leader's mean of all": (pl.col("leader_close") / pl.col("leader_close").mean(), 1, "BTCUSDT"),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_planted_leak_is_caught(name, plant, candles):
+    """The failure names the feature and nothing else, a symbol, a time and two different values."""
+    expr, lookback_bars, leader = LEAKS[name]
+    result = run(plant(expr, lookback_bars, leader=leader), candles)
+
+    assert not result.passed
+    assert {failure.feature for failure in result.failures} == {"suspect"}
+    assert {failure.symbol for failure in result.failures} == ({"ETHUSDT"} if leader else set(candles))
+    for failure in result.failures:
+        assert failure.time_ms in times_ms(candles[failure.symbol])
+        assert failure.expected != failure.got
+
+
+def test_failures_tell_how_the_leak_works(plant, candles):
+    """A feature of the next close is told by taking the future away, by changing it, and by its lookback."""
+    result = run(plant(*LEAKS["the next close"][:2]), candles)
+
+    told = {failure.why for failure in result.failures}
+    assert any("later candles are taken away" in why for why in told)
+    assert any("later candles are changed" in why for why in told)
+    assert any("the last 2 bars" in why for why in told)
+
+
+def test_a_short_lookback_is_no_look_ahead(plant, candles):
+    """A feature that only reads further back than it says is not accused of reading the future."""
+    result = run(plant(*LEAKS["lookback of 10 for 20 bars"][:2]), candles)
+
+    assert not any("later" in failure.why for failure in result.failures)
+
+
+def test_reading_another_symbol_is_caught(plant, candles):
+    """A computation that reads a symbol that the feature does not name fails, and is told apart from look-ahead."""
+
+    def leaky(features, symbol, given):
+        frame = compute_features(features, symbol, given)
+        other = next((s for s in given if s != symbol), None)
+        if "honest_return" not in frame.columns or other is None:
+            return frame
+        foreign = given[other].select("ts", (pl.col("close") / pl.col("open")).log().cast(pl.Float32).alias("foreign"))
+        joined = frame.join(foreign, on="ts", how="left", maintain_order="left")
+        return joined.with_columns(pl.col("honest_return") + pl.col("foreign").fill_null(0)).drop("foreign")
+
+    result = run(plant(CLOSE / CLOSE.shift(1), 2), candles, compute=leaky)
+
+    assert {failure.feature for failure in result.failures} == {"honest_return"}
+    assert {failure.why for failure in result.failures} == {
+        "the value changes with symbols that the feature does not name"
+    }
+
+
+def test_spanning_a_hole_is_caught(plant, candles):
+    """A computation that does not stop at holes fails, with the first time that it gives a value it must not have."""
+
+    def careless(features, symbol, given):
+        frame = given[symbol]
+        exprs = [spec.window().expr.cast(pl.Float32).alias(spec.name) for spec in features.features]
+        return frame.select("ts", *exprs)
+
+    result = run(plant(CLOSE / CLOSE.shift(1), 2), candles, compute=careless)
+
+    spanning = [failure for failure in result.failures if "is missing" in failure.why]
+    assert {(f.feature, f.symbol) for f in spanning} >= {("honest_return", "BTCUSDT"), ("suspect", "ETHUSDT")}
+
+
+def test_scaling_by_the_whole_sample_is_caught(honest, candles):
+    """A computation that normalises each column fails for the features, not for the planted canary alone."""
+
+    def scaled(features, symbol, given):
+        frame = compute_features(features, symbol, given)
+        return frame.with_columns(pl.col(name) - pl.col(name).mean() for name in features.names)
+
+    few = replace(honest, features=honest.features[:3])
+    result = run(few, candles, compute=scaled)
+
+    assert {(f.feature, f.symbol) for f in result.failures} == {(n, s) for n in few.names for s in candles}
+
+
+def test_an_audit_that_catches_nothing_says_so(honest, candles, monkeypatch):
+    """Where comparisons find nothing at all, the canary escapes, and the guard fails instead of passing."""
+    monkeypatch.setattr("mltrain.guards.future.differ", lambda one, _other: np.zeros(one.shape, dtype=bool))
+    result = run(replace(honest, features=honest.features[:2]), candles)
+
+    assert not result.passed
+    assert {failure.feature for failure in result.failures} == {"planted_future"}
+    assert all("the audit is broken" in failure.why for failure in result.failures)
+
+
+HONEST_OPS = {
+    "a running mean": (CLOSE.rolling_mean(20) / CLOSE, 20),
+    "a running sum of volumes": (pl.col("volume").rolling_sum(60) / pl.col("volume").rolling_sum(30), 60),
+    "a running correlation": (
+        pl.rolling_corr(CLOSE.log().diff(), pl.col("volume"), window_size=40, min_samples=40),
+        41,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST_OPS)
+def test_a_running_sum_is_no_leak(name, plant, candles):
+    """Ops whose last bits remember the past, as Polars' rolling sums do, pass: they are honest to 1e-9."""
+    assert run(plant(*HONEST_OPS[name]), candles).failures == ()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("registry", ["features.yml", "features-ohlcv.yml"])
+def test_packaged_registries_pass(registry, seed, candles):
+    """No feature of ours fails, whatever the cuts; every check has compared something; the canary was caught."""
+    features = load_registry(Path(registry))
+    result = run(features, candles, seed=seed, points=5)
+
+    assert result.failures == ()
+    assert result.warnings == ()
+    assert {check.name for check in result.checks} == {
+        *("prefix", "poison", "lookback", "isolation", "hole", "label", "canary"),
+    }
+    assert all(check.points > 0 for check in result.checks)
+    assert {check.name: check.worst for check in result.checks} == dict.fromkeys(
+        (check.name for check in result.checks), 0.0
+    )
+
+
+def test_same_seed_same_evidence(honest, candles):
+    """Two runs of one seed find the same, apart from the time that they took."""
+    few = replace(honest, features=honest.features[::7])
+
+    assert replace(run(few, candles), seconds=0) == replace(run(few, candles), seconds=0)
+
+
+def test_a_feature_without_values_is_a_warning(plant, candles):
+    """A lookback longer than any run of candles passes, and is named."""
+    result = run(plant(CLOSE.shift(1400), 1401), {"ETHUSDT": candles["ETHUSDT"][:900]})
+
+    assert result.passed
+    assert any("suspect" in warning for warning in result.warnings)
+
+
+def test_one_candle_cannot_be_audited(honest, candles):
+    """With nothing to take away the guard refuses, instead of passing or failing."""
+    with pytest.raises(InputError, match="single candle"):
+        run(honest, {"BTCUSDT": candles["BTCUSDT"][:1]})
+
+
+@pytest.mark.parametrize("rows", [2, 3, 40])
+def test_few_candles_can(honest, candles, rows):
+    """A market shorter than the lookback is audited without fault."""
+    assert run(honest, {s: f[:rows] for s, f in candles.items()}).failures == ()
+
+
+def test_the_error_names_every_failure(plant, candles):
+    """`check_guards` raises one error, exit 5, with feature, symbol, time and both values of each failure."""
+    result = run(plant(*LEAKS["the next close"][:2]), candles)
+
+    with pytest.raises(LeakageError) as caught:
+        check_guards([result])
+
+    lines = caught.value.message.splitlines()
+    assert len(lines) == len(result.failures)
+    for line, failure in zip(lines, result.failures, strict=True):
+        assert all(part in line for part in ("suspect", failure.symbol, failure.expected, failure.got, "T", "Z"))
+    check_guards([replace(result, passed=True, failures=())])
+
+
+@pytest.mark.real_data
+def test_real_candles_pass(real_data):
+    """On real candles, whole and holed, the packaged registries pass."""
+    frames = {s: pl.read_parquet(real_data / "spot_1m" / f"{s}.parquet")[:8_000] for s in ("BTCUSDT", "ETHUSDT")}
+    holed = frames["BTCUSDT"].filter(pl.int_range(pl.len()) % 997 > 5)
+
+    assert run(load_registry(), {"BTCUSDT": holed}, points=5).failures == ()
+    assert run(load_registry(Path("features-ohlcv.yml")), frames, points=5).failures == ()

@@ -1,0 +1,94 @@
+"""The label is decided by the candles up to its horizon, and by nothing else."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mltrain.guards import future_info
+from mltrain.guards.label import LABEL
+from mltrain.learn.label import make_labels
+
+STEP_MS = 60_000
+CLOSE = pl.col("close")
+
+
+def rows_ahead(frame, label, up):
+    """Return a label table that counts rows, not time, with the given outcome."""
+    end = pl.col("ts").dt.timestamp("ms") + label.horizon_bars * STEP_MS
+    return frame.select("ts", end.alias("label_end"), up.cast(pl.UInt8).alias("y"))
+
+
+def honest_labels(frame, label):
+    return make_labels(frame, label, STEP_MS)
+
+
+def zero_at_the_end(frame, label):
+    return rows_ahead(frame, label, CLOSE.shift(-label.horizon_bars).gt(CLOSE).fill_null(value=False))
+
+
+def across_holes(frame, label):
+    return rows_ahead(frame, label, CLOSE.shift(-label.horizon_bars).gt(CLOSE))
+
+
+def one_bar_too_far(frame, label):
+    return honest_labels(frame, label).with_columns(pl.col("y").shift(-1))
+
+
+def of_the_past(frame, label):
+    return rows_ahead(frame, label, CLOSE.gt(CLOSE.shift(label.horizon_bars)))
+
+
+def against_the_sample_mean(frame, label):
+    above = (frame["close"] > frame["close"].mean()).cast(pl.UInt8)
+    return honest_labels(frame, label).with_columns(pl.when(pl.col("y").is_not_null()).then(above).alias("y"))
+
+
+def ends_too_early(frame, label):
+    return honest_labels(frame, label).with_columns(pl.col("label_end") - STEP_MS)
+
+
+def of_other_rows(frame, label):
+    return honest_labels(frame, label).reverse()
+
+
+WRONG = {
+    zero_at_the_end: "a candle up to the horizon is missing",
+    across_holes: "a candle up to the horizon is missing",
+    one_bar_too_far: "beyond the horizon",
+    of_the_past: "does not wait for the horizon",
+    against_the_sample_mean: "beyond the horizon",
+    ends_too_early: "its end is not",
+    of_other_rows: "do not go together",
+}
+
+
+def label_failures(features, candles, labels):
+    result = future_info(features, candles, labels=lambda f: labels(f, features.label), seed=0, points=9)
+    assert {failure.feature for failure in result.failures} <= {LABEL}
+    return result.failures
+
+
+@pytest.mark.parametrize("horizon_bars", [1, 5])
+@pytest.mark.parametrize("labels", WRONG, ids=lambda f: f.__name__)
+def test_wrong_label_is_caught(labels, horizon_bars, plant, candles):
+    """A label that knows less or more than the candles up to its horizon fails, and the reason is given."""
+    failures = label_failures(plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=horizon_bars), candles, labels)
+
+    assert any(WRONG[labels] in failure.why for failure in failures)
+    assert {failure.symbol for failure in failures} == set(candles)
+
+
+@pytest.mark.parametrize("horizon_bars", [1, 5, 60])
+def test_the_direction_label_passes(horizon_bars, plant, candles):
+    """The library's own label passes at each horizon, with ties dropped."""
+    features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=horizon_bars)
+
+    assert label_failures(features, candles, honest_labels) == ()
+
+
+def test_a_horizon_beyond_the_data_passes(plant, candles):
+    """Where no label can be known there is none, and that is right."""
+    features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=60)
+
+    assert label_failures(features, {s: f[:50] for s, f in candles.items()}, honest_labels) == ()
