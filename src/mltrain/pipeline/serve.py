@@ -10,7 +10,7 @@ from mltrain.candles.snapshot import open_snapshot
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
-from mltrain.models.serve import open_model
+from mltrain.models.serve import MAX_AGE_BARS, open_model
 from mltrain.models.store import Store
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def predict_newest(model: Model, source: Source) -> pl.DataFrame:
     clock_ms = source.clock_ms(model.symbols)
     end_ms = clock_ms // step_ms * step_ms
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
-    window = Window(end_ms - model.feature_set.lookback_bars * step_ms, end_ms)
+    # A newest candle that is late, but not yet stale, needs its lookback too.
+    window = Window(end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms, end_ms)
     candles = {symbol: source.candles(symbol, window) for symbol in wanted}
     return model.predict_candles(candles, now_ms=clock_ms)
 

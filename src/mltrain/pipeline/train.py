@@ -29,6 +29,7 @@ from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, s
 from mltrain.pipeline.champion import find_origin, meet_champion
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mltrain.config import TrainConfig
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
-    from mltrain.learn.samples import Samples
+    from mltrain.learn.samples import Samples, SymbolQuality
     from mltrain.learn.search import SearchResult
     from mltrain.learn.split import Split
     from mltrain.models.store import Store
@@ -111,24 +112,39 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
         LockedError: The same study is being trained now, or the store is held for longer than its wait.
         MachineError: The machine refused a file.
     """
-    config = request.config
-    covered = study_sha256(config, registry_sha256=request.feature_set.registry_sha256)
-    study = f"{request.snapshot.id}-{covered[:16]}-{config.seed}"
-    studies = store.data_dir / "studies"
-    store.prepare()
     store.best()  # a pointer that leads nowhere must not be found out after the search
+    heard = _Listener(progress)
+    examined = _examine(request, heard)
+    study = _name_study(request)
+    studies = store.data_dir / "studies"
+    store.prepare()  # nothing is written for a snapshot that cannot be trained on
     make_folder(studies)
     with hold_lock(studies / f"{study}.lock", wait_s=0, purpose=f"train {study}"):
-        training, bundle, holdout = _learn(request, store, study=study, now_ms=now_ms, progress=_Listener(progress))
+        training, bundle, holdout = _learn(request, examined, store, study=study, now_ms=now_ms, progress=heard)
         return _publish(training, bundle, holdout, request, store)
 
 
-def _learn(
-    request: TrainRequest, store: Store, *, study: str, now_ms: int, progress: _Listener
-) -> tuple[Training, Bundle, pl.DataFrame]:
-    """Walk from the candles to the verdict; the only thing written is the search's journal and the look."""
-    snapshot, feature_set, config = request.snapshot, request.feature_set, request.config
-    candles = read_candles(snapshot, progress)
+def _name_study(request: TrainRequest) -> str:
+    """Return the study's name: two trainings share it where their trials of equal number are equal."""
+    covered = study_sha256(request.config, registry_sha256=request.feature_set.registry_sha256)
+    return f"{request.snapshot.id}-{covered[:16]}-{request.config.seed}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Examined:
+    """Candles that have passed the guards, as rows cut into blocks."""
+
+    candles: Mapping[str, pl.DataFrame]
+    samples: Samples
+    quality: tuple[SymbolQuality, ...]
+    split: Split
+    guards: tuple[GuardResult, ...]
+
+
+def _examine(request: TrainRequest, progress: _Listener) -> _Examined:
+    """Turn the snapshot into rows, and stop at anything that must not be trained on."""
+    feature_set, config = request.feature_set, request.config
+    candles = read_candles(request.snapshot, progress)
     guards = [audit_candles(feature_set, candles, config, progress)]
     check_guards(guards)
     progress.stage("features and labels")
@@ -136,17 +152,19 @@ def _learn(
     split = split_samples(samples, feature_set, config)
     guards += audit_samples(feature_set, samples, split, config, progress)
     check_guards(guards)
-    _pass_on_warnings(guards, progress)
-    found = search(samples, split, config, journal=store.data_dir / "studies" / f"{study}.journal", progress=progress)
-    progress.stage("final fit")
-    choice = calibrate(found, samples, config)
-    bundle = Bundle(
-        model_text=fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds),
-        calibrator=choice.calibrator,
-        feature_set=feature_set,
-        symbols=samples.symbols,
-        ops_sha256=ops_sha256(),
-    )
+    for warning in (text for guard in guards for text in guard.warnings):
+        progress.warn(warning)
+    return _Examined(candles, samples, quality, split, tuple(guards))
+
+
+def _learn(
+    request: TrainRequest, examined: _Examined, store: Store, *, study: str, now_ms: int, progress: _Listener
+) -> tuple[Training, Bundle, pl.DataFrame]:
+    """Walk from the rows to the verdict; the only things written are the search's journal and the look."""
+    feature_set, config = request.feature_set, request.config
+    samples, split = examined.samples, examined.split
+    journal = store.data_dir / "studies" / f"{study}.journal"
+    found, choice, bundle = learn_model(samples, split, feature_set, config, journal=journal, progress=progress)
     model = model_of_bundle(bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
@@ -155,29 +173,29 @@ def _learn(
     train_up_share = float(samples.y[split.inner.span].mean())
     scores = score_holdout(holdout, raw, p, train_up_share=train_up_share, bootstrap=config.bootstrap, seed=config.seed)
     progress.stage("latency")
-    latency = measure(model, candles, samples=config.bench.samples)
+    latency = measure(model, examined.candles, samples=config.bench.samples)
     progress.stage("gates")
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.comparison.accuracy_margin, scores.comparison.log_loss_skill),
             ece=scores.after.ece,
             latency_p95_ms=latency.candles.p95,
-            guards=guards,
-            champion=meet_champion(store, feature_set, candles, holdout, p=p, config=config),
-            origin=find_origin(store, snapshot),
+            guards=examined.guards,
+            champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),
+            origin=find_origin(store, request.snapshot),
         ),
         config.gates,
     )
     training = Training(
-        snapshot=snapshot,
+        snapshot=request.snapshot,
         feature_set=feature_set,
         config=config,
         study=study,
         samples=samples,
         matrix_sha256=matrix_sha256(samples),
-        quality=quality,
+        quality=examined.quality,
         split=split,
-        guards=tuple(guards),
+        guards=examined.guards,
         search=found,
         calibration=choice,
         importance=feature_gains(bundle.model_text),
@@ -193,6 +211,39 @@ def _learn(
     return training, bundle, _holdout_table(holdout, raw, p)
 
 
+def learn_model(
+    samples: Samples, split: Split, feature_set: FeatureSet, config: TrainConfig, *, journal: Path, progress: Progress
+) -> tuple[SearchResult, CalibrationChoice, Bundle]:
+    """Search, fit and calibrate; of the holdout's rows, nothing but their number and times is ever looked at.
+
+    Args:
+        samples: All rows.
+        split: Of these rows.
+        feature_set: What the columns are.
+        config: The configuration.
+        journal: Where the search keeps its record.
+        progress: Told of every trial.
+
+    Returns:
+        The trials, the calibrator, and the model whole.
+
+    Raises:
+        InputError: No feature is usable, or the scores are too few for the calibration that was asked for.
+        MachineError: The journal cannot be written, or LightGBM cannot be loaded.
+    """
+    found = search(samples, split, config, journal=journal, progress=progress)
+    progress.stage("final fit")
+    choice = calibrate(found, samples, config)
+    bundle = Bundle(
+        model_text=fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds),
+        calibrator=choice.calibrator,
+        feature_set=feature_set,
+        symbols=samples.symbols,
+        ops_sha256=ops_sha256(),
+    )
+    return found, choice, bundle
+
+
 def calibrate(found: SearchResult, samples: Samples, config: TrainConfig) -> CalibrationChoice:
     """Fit the calibrator on the pooled out-of-fold scores, by the configured method or by forward log loss.
 
@@ -203,12 +254,6 @@ def calibrate(found: SearchResult, samples: Samples, config: TrainConfig) -> Cal
     if config.calibration == "auto":
         return choose_calibrator(found.oof_scores, y, found.oof_fold)
     return CalibrationChoice(fit_calibrator(config.calibration, found.oof_scores, y), ())
-
-
-def _pass_on_warnings(guards: list[GuardResult], progress: _Listener) -> None:
-    for guard in guards:
-        for warning in guard.warnings:
-            progress.warn(warning)
 
 
 def _look(store: Store, split: Split, *, study: str, now_ms: int) -> Looks:
