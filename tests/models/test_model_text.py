@@ -175,3 +175,14 @@ def test_what_passes_never_ends_the_process(text):
 
     assert 20 <= len(passed) <= 500
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["as grown", "loaded and written again"])
+def test_a_tree_of_one_leaf_is_a_tree(again):
+    """Where nothing can be split LightGBM writes lone leaves, with a weight or without: both pass."""
+    text = train(min_data_in_leaf=1_000)
+    if again:
+        text = import_lightgbm().Booster(model_str=text).model_to_string()
+
+    assert "num_leaves=1\n" in text
+    assert check_model_text(text, where="the text").feature_names == FEATURES

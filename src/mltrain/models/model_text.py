@@ -153,7 +153,8 @@ def _check_tree(block: str, number: int, size: int, feature_count: int, where: s
         raise _damaged(where, f"num_leaves is {leaves}")
     nodes = leaves - 1
     lines.check_floats("leaf_value", leaves)
-    lines.check_floats("leaf_weight", leaves if nodes else 0)  # LightGBM leaves a lone leaf's weight out
+    # LightGBM writes a lone leaf's weight where it grew the tree, and leaves it out where it loaded it.
+    lines.check_floats("leaf_weight", leaves if nodes or lines.fields["leaf_weight"] else 0)
     lines.check_floats("shrinkage", 1)
     for key in ("split_gain", "threshold", "internal_value", "internal_weight"):
         lines.check_floats(key, nodes)
