@@ -66,7 +66,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         UsageError: The folder holds something else.
         MachineError: The machine refused a file.
     """
-    _claim(folder)
+    claim_folder(folder)
     store = Store(folder)
     trainings: list[TrainReport] = []
     snapshots: list[str] = []
@@ -91,7 +91,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
     )
 
 
-def _claim(folder: Path) -> None:
+def claim_folder(folder: Path) -> None:
     """Mark the folder as the demo's; whatever holds something else is left alone."""
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):

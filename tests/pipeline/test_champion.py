@@ -1,0 +1,136 @@
+"""The gate against the served version: only on rows that it cannot have seen, and only where both can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mltrain.candles.frame import parse_time
+from mltrain.candles.source import SourceSpec
+from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.samples import take_rows
+from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
+from mltrain.models.record import last_label_end_ms
+from mltrain.models.serve import open_model
+from mltrain.models.store import Store
+from mltrain.pipeline.audit import read_candles
+from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.progress import Silent
+
+NEWER = {"days": 90, "interval": "5m", "end": "2025-10-15T00:00:00Z"}
+OLDER = {"days": 60, "interval": "5m", "end": "2025-09-10T00:00:00Z"}
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory):
+    """Return a workshop whose champion was trained on an older cut, and the report of a newer training."""
+    from conftest import Workshop
+
+    made = Workshop(tmp_path_factory.mktemp("rivals") / "data")
+    champion = made.train(made.snapshot(**OLDER))
+    assert champion.promoted
+    return made, champion, made.train(made.snapshot(**NEWER), promote=False)
+
+
+def meet(workshop, report, **changes):
+    run = report.training
+    holdout = take_rows(run.samples, run.split.holdout.span)
+    _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
+    given = {"feature_set": run.feature_set, "holdout": holdout, "config": run.config} | changes
+    candles = read_candles(run.snapshot, Silent())
+    return meet_champion(workshop.store, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
+
+
+def test_the_champion_is_met_on_fresh_rows_alone(rivals):
+    """The evidence is the paired gain over the rows later than the champion's own last training label."""
+    workshop, champion, report = rivals
+    run = report.training
+    holdout = take_rows(run.samples, run.split.holdout.span)
+    best = open_model(workshop.store.best())
+    fresh = holdout.ts_ms > last_label_end_ms(best.card)
+    _, mine = open_model(workshop.store.open_version(report.version)).score(holdout.x)
+    _, theirs = best.score(holdout.x)
+    gain = row_log_loss(theirs, holdout.y) - row_log_loss(mine, holdout.y)
+
+    evidence = meet(workshop, report)
+
+    assert isinstance(evidence, ChampionEvidence)
+    assert evidence.version == champion.version
+    assert evidence.gain.value == pytest.approx(gain[fresh].mean(), abs=1e-15)
+    assert evidence.gain.low < evidence.gain.value < evidence.gain.high
+    assert evidence.days == np.unique(holdout.ts_ms[fresh] // 86_400_000).size >= 10
+    assert evidence.champion_gain > 0
+
+
+def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
+    """A champion of the same cut has seen all but its own holdout: its labels end where that begins."""
+    _, _, report = rivals
+    card = json.loads((report.folder / "model_card.json").read_bytes())
+    run = report.training
+
+    assert last_label_end_ms(card) == int(run.samples.label_end_ms[run.split.inner.span].max())
+    assert last_label_end_ms(card) < run.split.holdout.start_ms
+
+
+def test_few_fresh_days_are_not_applicable(rivals):
+    """Fewer than ten UTC days later than the champion's training: the reason says how many there are."""
+    workshop, _, report = rivals
+    run = report.training
+    holdout = take_rows(run.samples, slice(run.split.holdout.stop_row - 500, run.split.holdout.stop_row))
+    _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
+    candles = read_candles(run.snapshot, Silent())
+    evidence = meet_champion(workshop.store, run.feature_set, candles, holdout, p=p, config=run.config)
+
+    assert isinstance(evidence, NotApplicable)
+    assert "UTC days, fewer than 10" in evidence.reason
+
+
+def test_another_label_interval_or_symbol_set_is_not_applicable(rivals):
+    """What was trained for something else cannot be compared."""
+    workshop, _, report = rivals
+    run = report.training
+    label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
+    holdout = dataclasses.replace(take_rows(run.samples, run.split.holdout.span), symbols=("ETHUSDT",))
+
+    assert "label" in meet(workshop, report, feature_set=dataclasses.replace(run.feature_set, label=label)).reason
+    assert "symbols" in meet(workshop, report, holdout=holdout).reason
+
+
+def test_nothing_promoted_is_not_applicable(workshop):
+    """The first version has no champion to meet."""
+    report = workshop.train(workshop.snapshot(), promote=False)
+    gate = next(o for o in report.training.verdict.outcomes if o.name == "champion")
+
+    assert gate.outcome == "not applicable"
+    assert "nothing is promoted" in gate.reason
+
+
+def test_a_damaged_champion_fails_the_gate(rivals, tmp_path):
+    """A champion that cannot be read was not beaten."""
+    workshop, champion, report = rivals
+    copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
+    (copy.store.models / champion.version / "lgbm.pkl").write_bytes(b"damaged")
+
+    assert isinstance(meet(copy, report), NotEvaluated)
+
+
+def test_the_origin_of_both_is_told(rivals, tmp_path):
+    """Where the candles of both come from is read from the snapshot and from the champion's card."""
+    workshop, _, report = rivals
+    simulated = report.training.snapshot
+    real = dataclasses.replace(simulated, source=SourceSpec(name="files", folder=tmp_path, interval="5m"))
+
+    assert find_origin(workshop.store, simulated) == Origin(simulated=True, champion="simulated")
+    assert find_origin(workshop.store, real) == Origin(simulated=False, champion="simulated")
+    assert find_origin(Store(tmp_path), real) == Origin(simulated=False, champion="none")
+
+
+def test_the_end_of_the_last_label_is_read_from_the_card():
+    """It is the inner block's, whatever other blocks there are."""
+    blocks = [{"name": "holdout"}, {"name": "inner", "last_label_end": "2025-10-15T12:00:00Z"}]
+
+    assert last_label_end_ms({"splits": {"blocks": blocks}}) == parse_time("2025-10-15T12:00:00Z")

@@ -1,0 +1,60 @@
+"""The demo: the whole loop, in a folder of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from mltrain.errors import UsageError
+from mltrain.models.card import check_card
+from mltrain.models.store import Store
+from mltrain.pipeline.demo import MARKER, run_demo
+from mltrain.progress import Silent
+
+NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
+
+
+def test_the_demo_promotes_two_versions_and_really_rolls_back(tmp_path):
+    """Two GO versions by the ordinary gates, valid cards, a prediction for each symbol, the pointer on the first."""
+    folder = tmp_path / "mltrain-demo"
+    report = run_demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
+    store = Store(folder)
+    first, second = report.trainings
+    history = store.history()
+
+    assert [t.training.verdict.word for t in report.trainings] == ["GO", "GO"]
+    assert [e.to_version for e in history.entries if e.happened] == [first.version, second.version, first.version]
+    assert (report.rolled_back_from, report.rolled_back_to) == (second.version, first.version)
+    assert store.best().name == first.version
+    assert history.problems == ()
+    for training in report.trainings:
+        card = training.folder / "model_card.json"
+        assert check_card(card.read_bytes(), where=str(card), folder=training.folder).violations == ()
+    assert [symbol for symbol, _, _ in report.predictions] == ["BTCUSDT", "ETHUSDT"]
+    assert all(0 < p < 1 for _, _, p in report.predictions)
+    champion = next(o for o in second.training.verdict.outcomes if o.name == "champion")
+    assert champion.outcome == "not applicable"
+
+
+def test_the_demo_leaves_other_folders_alone(tmp_path):
+    """A folder that holds something else is refused, and stays as it was."""
+    dear = tmp_path / "dear.txt"
+    dear.write_text("mine")
+    with pytest.raises(UsageError):
+        run_demo(tmp_path, by="the test", now_ms=NOW_MS, progress=Silent())
+
+    assert [p.name for p in tmp_path.iterdir()] == ["dear.txt"]
+    assert dear.read_text() == "mine"
+
+
+def test_an_earlier_demos_folder_is_known_by_its_marker(tmp_path):
+    """The marker, and nothing else, lets another demo add to a folder; a file of that name elsewhere does not count."""
+    from mltrain.pipeline.demo import claim_folder
+
+    claim_folder(tmp_path / "new")
+    (tmp_path / "new" / "something").touch()
+    claim_folder(tmp_path / "new")
+    (tmp_path / "other" / MARKER).mkdir(parents=True)
+
+    assert (tmp_path / "new" / MARKER).is_file()
+    with pytest.raises(UsageError):
+        claim_folder(tmp_path / "other")

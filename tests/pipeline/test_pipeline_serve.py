@@ -1,0 +1,126 @@
+"""Serving from the command line: the right model, from the right source, on the right candles."""
+
+from __future__ import annotations
+
+import shutil
+
+import polars as pl
+import pytest
+
+from mltrain.candles.frame import parse_time
+from mltrain.candles.sim import CLOCK_MS
+from mltrain.candles.source import SourceSpec, open_source
+from mltrain.errors import InputError
+from mltrain.pipeline.audit import read_candles
+from mltrain.pipeline.serve import (
+    bench_candles,
+    open_default_model,
+    predict_newest,
+    source_of_model,
+    verify_version,
+)
+from mltrain.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def served(trained):
+    workshop, report = trained
+    model, _ = open_default_model(workshop.folder, None, allow_no_go=False)
+    return workshop, report, model
+
+
+def test_the_newest_candle_gets_the_probability_of_the_batch(served):
+    """Fetched with its lookback alone, the newest candle scores as among all candles."""
+    _, report, model = served
+    newest = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong")))
+    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all").tail(1)
+
+    assert newest.equals(batch)
+    assert newest["ts"].dt.timestamp("ms").to_list() == [CLOCK_MS - 60_000]
+
+
+def test_the_source_is_that_of_the_models_snapshot(served):
+    """Without an option the candles come from where those of the training came from."""
+    workshop, _, model = served
+
+    assert source_of_model(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
+
+
+def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
+    """The card names a snapshot that nobody has any more: say so, and how to go on."""
+    _, _, model = served
+    with pytest.raises(InputError) as caught:
+        source_of_model(model, tmp_path)
+
+    assert "--source" in caught.value.hint
+
+
+def test_an_outage_is_refused_not_guessed(served):
+    """With a hole in the lookback there is a reason in place of a probability."""
+    _, report, model = served
+    hole = report.training.snapshot.facts[0].holes[0]
+    just_after = hole.to_ms + 5 * 60_000
+    row = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong", end_ms=just_after))).row(
+        0, named=True
+    )
+
+    assert row["p"] is None
+    assert row["refused"] in {"hole", "too-few-bars"}
+
+
+def test_an_unpromoted_version_is_served_only_on_request(workshop):
+    """NO-GO and never promoted: refused with the command that serves it, and served with the flag."""
+    report = workshop.train(workshop.snapshot(signal="none"))
+    with pytest.raises(InputError) as caught:
+        open_default_model(workshop.folder, None, allow_no_go=False)
+    model, warning = open_default_model(workshop.folder, None, allow_no_go=True)
+
+    assert "never promoted" in caught.value.message
+    assert "--allow-no-go" in caught.value.hint
+    assert model.version == report.version
+    assert "nothing was promoted" in warning
+
+
+def test_bench_candles_can_be_scored(served):
+    """The simulated candles hold enough bars in a row for the model."""
+    _, _, model = served
+    candles = bench_candles(model)
+
+    assert set(candles) == {"BTCUSDT"}
+    assert model.predict_candles(candles)["refused"].to_list() == [None]
+
+
+@pytest.mark.parametrize("name", ["lgbm.pkl", "model_card.json", "holdout.parquet", "features.yml", "trials.parquet"])
+def test_every_changed_file_is_found(trained, tmp_path, name):
+    """One flipped byte in any file of a version, and verify names the file."""
+    workshop, report = trained
+    copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
+    path = copy.store.models / report.version / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    (problem,) = verify_version(copy.store.open_version(report.version))
+    assert name in problem
+    assert verify_version(workshop.store.open_version(report.version)) == ()
+
+
+def test_a_late_candle_is_scored_until_it_is_stale(served):
+    """A newest candle one bar late still counts; two bars late it is refused as stale."""
+    _, _, model = served
+
+    class Late:
+        def __init__(self, bars):
+            self.inner = open_source(SourceSpec(name="sim", signal="strong"))
+            self.bars = bars
+
+        def clock_ms(self, _):
+            return CLOCK_MS + self.bars * 60_000
+
+        def candles(self, symbol, window):
+            return self.inner.candles(symbol, window)
+
+    assert predict_newest(model, Late(1))["refused"].to_list() == [None]
+    assert predict_newest(model, Late(2))["refused"].to_list() == ["stale"]
+    assert parse_time("2025-10-15T12:00:00Z") == CLOCK_MS
+    assert predict_newest(model, Late(0)).schema["p"] == pl.Float64
