@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import format_ms, interval_ms, interval_name, segment_bounds, times_ms
+from mltrain.candles.frame import INTERVALS_MS, format_ms, interval_ms, interval_name, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.ops import LEADER_PREFIX, OPS
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
@@ -127,8 +127,9 @@ def _grid_faults(who: str, ts_ms: NDArray[np.int64], interval: str) -> list[str]
     step_ms, found_ms = interval_ms(interval), int(np.gcd.reduce(steps))
     if found_ms % step_ms or (found_ms > step_ms and ts_ms.size >= _ROWS_THAT_TELL_INTERVAL):
         found = interval_name(found_ms)
-        way_out = f"take {interval} candles, or `--features FILE` with a registry that says `interval: {found}`"
-        return [f"{who} has {found} candles and the features are registered for {interval} ones: {way_out}"]
+        own = f", or `--features FILE` with a registry that says `interval: {found}`" if found in INTERVALS_MS else ""
+        told = f"{who} has {found} candles and the features are registered for {interval} ones"
+        return [f"{told}: take {interval} candles{own}"]
     return []
 
 
