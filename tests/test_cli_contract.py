@@ -9,9 +9,9 @@ import time
 import pytest
 import typer
 
-from conftest import MLTRAIN, NEUTRAL, QUICK, call
 from mltrain.cli import data, models, training
 from mltrain.cli.app import app
+from program import MLTRAIN, NEUTRAL, QUICK, call
 
 for _module in (data, training, models):
     _module.add_commands(app)

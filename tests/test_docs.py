@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 import typer
 
-from conftest import call
 from mltrain.cli import data, models, training
 from mltrain.cli.app import app
+from program import call
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

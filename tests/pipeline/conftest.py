@@ -1,55 +1,9 @@
-"""Small trainings: few features, little data, real steps."""
+"""Workshops for the tests of the pipeline."""
 
 from __future__ import annotations
 
 import pytest
-
-from mltrain.candles.frame import parse_time
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, open_source
-from mltrain.config import load_config
-from mltrain.features.registry import parse_registry
-from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train
-from mltrain.progress import Silent
-
-REGISTRY = b"""
-version: 1
-interval: %s
-label: {kind: direction, horizon: 1, ties: drop}
-features:
-  - {name: return_1, op: log_return, params: {bars: 1}}
-  - {name: return_5, op: log_return, params: {bars: 5}}
-  - {name: volatility_10, op: realised_volatility, params: {bars: 10}}
-  - {name: rsi_7, op: rsi, params: {bars: 7}}
-"""
-NOW_MS = parse_time("2025-10-20T09:30:00Z")
-
-
-class Workshop:
-    """A data folder, and the calls that fill it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.store = Store(folder)
-
-    def snapshot(self, *, days=4, interval="1m", end=None, signal="strong", symbols=("BTCUSDT",)):
-        end_ms = None if end is None else parse_time(end)
-        spec = SourceSpec(name="sim", signal=signal, interval=interval, end_ms=end_ms)
-        request = Request(symbols=symbols, days=days, interval=interval, end_ms=end_ms)
-        taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
-        return taken.snapshot
-
-    def train(self, snapshot, *, promote=True, now_ms=NOW_MS, **overrides):
-        options = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "bootstrap.draws": 200}
-        request = TrainRequest(
-            snapshot=snapshot,
-            feature_set=parse_registry(REGISTRY % snapshot.interval.encode(), where="the test's registry"),
-            config=load_config(None, overrides={**options, **overrides}),
-            promote=promote,
-            by="the test",
-        )
-        return train(request, self.store, now_ms=now_ms, progress=Silent())
+from workshop import Workshop
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from workshop import Workshop
 
 from mltrain.candles.frame import parse_time
 from mltrain.candles.source import SourceSpec
@@ -28,8 +29,6 @@ OLDER = {"days": 60, "interval": "5m", "end": "2025-09-10T00:00:00Z"}
 @pytest.fixture(scope="module")
 def rivals(tmp_path_factory):
     """Return a workshop whose champion was trained on an older cut, and the report of a newer training."""
-    from conftest import Workshop
-
     made = Workshop(tmp_path_factory.mktemp("rivals") / "data")
     champion = made.train(made.snapshot(**OLDER))
     assert champion.promoted

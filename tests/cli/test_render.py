@@ -1,0 +1,55 @@
+"""Rendering: results as JSON and as text, and what a terminal must never be sent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.cli.render import document, number, time_text, to_plain
+
+
+@dataclass(frozen=True)
+class Inner:
+    value: float
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    path: Path
+    inner: Inner
+
+
+def test_a_result_becomes_plain_json():
+    """Dataclasses, tuples and paths turn into JSON's own types, nested."""
+    result = Outer(Path("data/x"), Inner(0.5, ("a", "b")))
+
+    assert to_plain(result) == {"path": "data/x", "inner": {"value": 0.5, "names": ["a", "b"]}}
+
+
+@given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none()))
+def test_a_document_reads_back(data):
+    """What is printed with --json parses to what was found, under a schema name."""
+    read = json.loads(document("x/1", {"data": data}))
+
+    assert read == {"schema": "mltrain/x/1", "data": data}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_is_never_printed(value):
+    """NaN and infinity are not JSON: a result that holds one is a bug, not a document."""
+    with pytest.raises(ValueError, match="JSON"):
+        document("x/1", {"value": value})
+
+
+def test_figures_are_readable():
+    """Thousands are separated, nothing is a dash, times are UTC to the minute."""
+    assert number(1234.5678, 2) == "1,234.57"
+    assert number(None) == "-"
+    assert time_text(1_760_529_600_000) == "2025-10-15 12:00"
+    assert time_text(None) == "-"
