@@ -101,17 +101,21 @@ def run_failing(program, folder, operation, fault):
 
 
 def unsynced_renames(operations):
-    """Return every rename whose source was written and not synced before, or whose folder was not synced after."""
-    dirty, waiting, broken = set(), {}, []
-    for operation in operations:
-        paths = re.findall(r'["<](/[^">]*)[">]', operation.arguments)
+    """Return every rename whose source was written and not synced before, or whose folder is not synced right after."""
+    dirty, broken = set(), []
+    for operation, following in zip(operations, [*operations[1:], Operation("exit", 1, "")], strict=True):
+        paths = _paths(operation)
         if operation.call in {"write", "pwrite64", "ftruncate"}:
             dirty.add(paths[0])
-        elif operation.call in {"fsync", "fdatasync"}:
+        elif operation.call == "fsync":
             dirty.discard(paths[0])
-            waiting.pop(paths[0], None)
         elif operation.call.startswith("rename"):
-            source, final = paths[-2], paths[-1]
+            source, final = paths[-2:]
             broken += [path for path in dirty if path == source or path.startswith(f"{source}/")]
-            waiting[str(Path(final).parent)] = final
-    return broken + list(waiting.values())
+            if (following.call, _paths(following)[:1]) != ("fsync", [str(Path(final).parent)]):
+                broken.append(final)
+    return broken
+
+
+def _paths(operation):
+    return re.findall(r'["<](/[^">]*)[">]', operation.arguments)

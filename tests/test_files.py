@@ -418,7 +418,9 @@ def replace_all(folder):
         files.atomic_write(folder / "file", b"new")
         if not (folder / "new").exists():
             with files.staged_folder(folder / "new") as staged:
-                files.write_new(staged / "a", b"1")
+                with files.disk_edge(staged, "write"):
+                    (staged / "sub").mkdir()
+                    (staged / "sub" / "a").write_bytes(b"1")  # as another library would, without a sync
                 files.write_new(staged / "manifest", b"2")
         if b"two" not in (folder / "log").read_bytes().split(b"\n")[:-1]:
             files.append_line(folder / "log", "two")
@@ -447,7 +449,7 @@ def check_old_or_new(folder):
     states = [
         {b"old": 0, b"new": 1}[(folder / "file").read_bytes()],
         {None: 0, ("1", "2"): 1}[
-            tuple((folder / "new" / name).read_text() for name in ("a", "manifest"))
+            tuple((folder / "new" / name).read_text() for name in ("sub/a", "manifest"))
             if (folder / "new").exists()
             else None
         ],

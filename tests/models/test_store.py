@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shutil
 import threading
@@ -10,8 +11,9 @@ import threading
 import pytest
 
 import faults
+from mltrain.documents import canonical_json
 from mltrain.errors import InputError, LockedError, NoGoError, UsageError
-from mltrain.files import hold_lock
+from mltrain.files import hold_lock, sha256_bytes
 from mltrain.models.store import Store, open_path
 
 NOON_MS = 1_760_529_600_000
@@ -233,6 +235,36 @@ class TestList:
         os.mkfifo(store.models / "2025-10-15" / "lgbm.pkl")
 
         assert all(row.problem is None for row in store.versions())
+
+
+class TestForgery:
+    """A manifest that agrees with itself is still held against what a version must be."""
+
+    FORGERIES = {  # noqa: RUF012 (read only)
+        "other card": lambda d: d.update(card_sha256="0" * 64),
+        "no card": lambda d: d["files"].pop(1),
+        "no model": lambda d: d["files"].pop(0),
+        "no serial": lambda d: d.pop("serial"),
+        "serial as text": lambda d: d.update(serial="1"),
+        "serial 0": lambda d: d.update(serial=0),
+        "another verdict": lambda d: d.update(verdict="MAYBE"),
+        "another name": lambda d: d.update(version="2025-10-14"),
+        "a path as name": lambda d: d.update(version="../2025-10-15"),
+        "unknown key": lambda d: d.update(loader_module="os"),
+        "a snapshot's": lambda d: d.update(kind="snapshot"),
+    }
+
+    @pytest.mark.parametrize("forgery", FORGERIES)
+    def test_a_forged_head_is_refused(self, store, forgery):
+        """Although its own hash is right; the message names the file."""
+        path = store.models / "2025-10-15" / "manifest.json"
+        document = json.loads(path.read_bytes())
+        del document["self_sha256"]
+        self.FORGERIES[forgery](document)
+        path.write_bytes(canonical_json({**document, "self_sha256": sha256_bytes(canonical_json(document))}))
+
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            store.best()
 
 
 class TestPromote:
