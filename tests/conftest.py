@@ -30,7 +30,7 @@ def trained_dir(tmp_path_factory) -> Path:
     """Return a data folder with one simulated snapshot and one promoted version; read it, never change it."""
     folder = tmp_path_factory.mktemp("trained") / "data"
     for words in (
-        ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "14"],
+        ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
         ["train", "--trials", "2", "--config", QUICK],
     ):
         done = call(*words, data_dir=folder)

@@ -36,7 +36,7 @@ ARGUMENTS = {
     ("features", "show"): None,
     ("promote",): ["best"],
     ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
-    ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "14"],
+    ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
     ("train",): ["--trials", "1", "--config", QUICK],
 }
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]

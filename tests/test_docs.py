@@ -32,7 +32,7 @@ def shell_lines():
 def walked(tmp_path_factory):
     """Run the README's shell lines in order, as a reader with a folder of candles would; return the folder."""
     here = tmp_path_factory.mktemp("reader")
-    made = call("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "12",
+    made = call("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6",
                 data_dir=here / "sim")  # fmt: skip
     assert made.code == 0, made.err
     (here / "candles").mkdir()

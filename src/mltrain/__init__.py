@@ -25,7 +25,7 @@ _HOME: Final = {
     "load": "mltrain.models.serve",
 }
 
-__all__ = ["FeatureSchemaValidator", "Model", "__version__", "load"]  # noqa: F822 (found by __getattr__)
+__all__ = ["FeatureSchemaValidator", "Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)

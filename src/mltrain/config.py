@@ -296,7 +296,7 @@ def _search_to_json(search: SearchConfig) -> dict[str, Json]:
 
 
 def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(path, max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+    return parse_yaml(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
 
 
 def _merged(base: Json, over: Json) -> Json:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.models.card import CardCheck
+
 LISTED = 2  # a listing in place of a choice is a usage error
 
 Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
@@ -179,20 +181,7 @@ def card_validate(
     ] = None,
 ) -> Outcome:
     """Check cards against schema and sense; every violation is told, with its JSON pointer."""
-    from mltrain.files import read_file
-    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
-    from mltrain.models.store import Store
-
-    if not paths:
-        version, warning = Store(session.data_dir).open_default(None)
-        if warning:
-            session.progress.warn(warning)
-        paths = [version.folder / CARD_FILE]
-    checks = {}
-    for path in paths:
-        data = read_file(path, max_bytes=MAX_CARD_BYTES, what="card")
-        # Only a card that stands in a version's folder is held against the files that it names.
-        checks[str(path)] = check_card(data, where=str(path), folder=path.parent if path.name == CARD_FILE else None)
+    checks = _check_given_cards(paths) if paths else _check_own_card(session)
     passed = all(check.passed for check in checks.values())
 
     def view() -> Iterator[RenderableType]:
@@ -207,6 +196,33 @@ def card_validate(
     ]
     result = {"valid": passed, "cards": documents}
     return Outcome("card-validate/1", result, view, exit_code=0 if passed else FAILED_CHECK)
+
+
+def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
+    """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
+    from mltrain.files import read_file
+    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+
+    checks = {}
+    for path in paths:
+        real = path.resolve()  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
+        folder = real.parent if real.name == CARD_FILE else None
+        checks[str(path)] = check_card(
+            read_file(real, max_bytes=MAX_CARD_BYTES, what="card"), where=str(path), folder=folder
+        )
+    return checks
+
+
+def _check_own_card(session: Session) -> dict[str, CardCheck]:
+    """Check the best version's card: its hash against the manifest, then schema, sense and the files beside it."""
+    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+    from mltrain.models.store import Store
+
+    version, warning = Store(session.data_dir).open_default(None)
+    if warning:
+        session.progress.warn(warning)
+    where = str(version.folder / CARD_FILE)
+    return {where: check_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where, folder=version.folder)}
 
 
 @command()

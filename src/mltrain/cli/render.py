@@ -150,7 +150,9 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obj
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, show_edge=False)
+    result = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
+    )
     for i, header in enumerate(columns):
         how = right[i : i + 1]
         result.add_column(header, justify="right" if how == "r" else "left", no_wrap=how != "f", overflow="fold")

@@ -85,7 +85,7 @@ def load_registry(path: Path | None = None) -> FeatureSet:
         path = packaged_config(DEFAULT_NAME)
     elif path.name == str(path) and path.name in {DEFAULT_NAME, OHLCV_NAME} and not path.exists():
         path = packaged_config(path.name)
-    return parse_registry(read_file(path, max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path))
+    return parse_registry(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path))
 
 
 def parse_registry(data: bytes, *, where: str) -> FeatureSet:
@@ -176,7 +176,7 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
         InputError: There is no such file, it is no Parquet or too large.
         MachineError: The file cannot be read.
     """
-    file = ParquetFile(read_file(path, max_bytes=MAX_FRAME_BYTES, what="frame of features"), where=str(path))
+    file = ParquetFile(read_file(path.resolve(), max_bytes=MAX_FRAME_BYTES, what="frame of features"), where=str(path))
     return file.read(list(file.types))
 
 
