@@ -148,10 +148,10 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
             (name, number(getattr(scores.before, name)), number(interval.value),
              f"{interval.low:.4f} .. {interval.high:.4f}", number(baseline))
         )  # fmt: skip
-    kind = f"{scores.level:.0%} interval"
-    columns = ("holdout", "raw", "calibrated", kind, f"baseline ({scores.baselines.better} / base rate)")
+    columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
     yield table("Metrics", columns, rows, right=" rrrr")
-    yield view_verdict(run.verdict)
+    yield f"baseline: accuracy of {scores.baselines.better}, log loss of the training base rate, on the same rows"
+    yield from view_verdict(run.verdict)
     yield f"{run.verdict.word}: version {report.version} in {report.folder}"
     if report.promoted:
         yield "promoted: it is the best one now"
@@ -162,13 +162,15 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
 
 
-def view_verdict(verdict: Verdict) -> RenderableType:
-    """Return the table of the gates."""
+def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the gates, and why one failed or did not apply."""
     rows = [
-        (o.name.replace("_", " "), o.outcome, o.target, number(o.value), number(o.margin), o.reason)
-        for o in verdict.outcomes
+        (o.name.replace("_", " "), o.outcome, number(o.value), number(o.margin), o.target) for o in verdict.outcomes
     ]
-    return table("Gates", ("gate", "outcome", "target", "value", "margin", "found"), rows, right="f frrf")
+    yield table("Gates", ("gate", "outcome", "value", "margin", "target"), rows, right="f rrf")
+    for outcome in verdict.outcomes:
+        if outcome.outcome != "passed":
+            yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
 @command()

@@ -1,0 +1,151 @@
+"""What single commands do, beyond what every command keeps (tests/test_cli_contract.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from program import QUICK, call
+
+EXAMPLE_CARD = Path(__file__).parents[1] / "models" / "example_card.json"
+
+
+@pytest.fixture
+def two_versions(data_dir):
+    """Return a data folder with a promoted version and a newer one that is GO and not promoted, and their names."""
+    done = call("train", "--trials", "1", "--config", QUICK, "--no-promote", "--json", data_dir=data_dir)
+    assert done.code == 0, done.err
+    (best, newer) = [row["version"] for row in call("models", "--json", data_dir=data_dir).document["models"]]
+    assert done.document["version"] == newer
+    return data_dir, best, newer
+
+
+def best_of(data_dir):
+    return (data_dir / "models" / "best_lgbm").readlink().name
+
+
+def test_promotion_and_rollback_move_the_one_pointer(two_versions):
+    """promote, rollback by name, rollback --previous: each moves the pointer, is logged, and says so."""
+    data_dir, first, second = two_versions
+    assert best_of(data_dir) == first
+    promoted = call("promote", second, "--json", data_dir=data_dir)
+    assert best_of(data_dir) == second
+    back = call("rollback", first, data_dir=data_dir)
+    assert best_of(data_dir) == first
+    forth = call("rollback", "--previous", data_dir=data_dir)
+    assert best_of(data_dir) == second
+    history = call("models", "history", "--json", data_dir=data_dir).document
+
+    assert promoted.document["moved"] is True
+    assert (back.code, forth.code) == (0, 0)
+    assert f"{first} is the best version now, in place of {second}" in back.out
+    assert [e["to_version"] for e in history["entries"]] == [first, second, first, second]
+    assert history["problems"] == []
+
+
+def test_rollback_without_a_version_lists_them(data_dir):
+    """Neither a version nor --previous: the choice is listed, the exit code says that nothing was chosen."""
+    listed = call("rollback", data_dir=data_dir)
+    as_json = call("rollback", "--json", data_dir=data_dir)
+
+    assert listed.code == as_json.code == 2
+    assert best_of(data_dir) in listed.out
+    assert as_json.out == ""
+    assert json.loads(as_json.err)["models"][0]["version"] == best_of(data_dir)
+
+
+def test_the_best_one_again_writes_nothing(data_dir):
+    """Rolling back to what is best already is no error and no line in the log."""
+    log = data_dir / "models" / "promotions.jsonl"
+    before = log.read_bytes()
+    done = call("rollback", best_of(data_dir), data_dir=data_dir)
+
+    assert done.code == 0
+    assert "already" in done.out
+    assert log.read_bytes() == before
+
+
+def test_a_failed_guard_stops_training_with_a_document(data_dir, tmp_path):
+    """A feature that is too good alone ends with 5, is named, and leaves no version behind."""
+    strict = tmp_path / "strict.yml"
+    strict.write_text("guards: {auc_warn: 0.5, auc_fail: 0.55}\n")
+    versions = sorted(p.name for p in (data_dir / "models").iterdir())
+    done = call("train", "--trials", "1", "--config", strict, "--json", data_dir=data_dir)
+
+    assert done.code == 5
+    assert done.document["error"]["exit_code"] == 5
+    assert "return_1" in done.document["error"]["message"]
+    assert done.err.startswith("error: ")
+    assert sorted(p.name for p in (data_dir / "models").iterdir()) == versions
+
+
+def test_a_no_go_version_is_kept_and_served_only_on_request(tmp_path):
+    """Exit 4, the failed gate by name; predict wants --allow-no-go, promote wants --force and --why."""
+    where = tmp_path / "data"
+    call("snapshot", "--source", "sim", "--symbols", "BTCUSDT", "--days", "4", data_dir=where)
+    trained = call("train", "--trials", "1", "--config", QUICK, data_dir=where)
+    refused = call("predict", data_dir=where)
+    served = call("predict", "--allow-no-go", "--json", data_dir=where)
+    promoted = call("promote", "latest", data_dir=where)
+    forced = call("promote", "latest", "--force", data_dir=where)
+    reasoned = call("promote", "latest", "--force", "--why", "a drill", data_dir=where)
+
+    assert trained.code == 4
+    assert "skill failed" in trained.out
+    assert refused.code == 3
+    assert "--allow-no-go" in refused.err
+    assert served.code == 0
+    assert served.document["predictions"][0]["p"] is not None
+    assert promoted.code == 4
+    assert forced.code == 2
+    assert reasoned.code == 0
+    assert call("models", "history", "--json", data_dir=where).document["entries"][0]["why"] == "a drill"
+
+
+def test_the_card_that_other_tools_write_is_valid(tmp_path):
+    """The required fields alone make a valid card."""
+    done = call("card", "validate", EXAMPLE_CARD, "--json", data_dir=tmp_path)
+
+    assert done.code == 0
+    assert done.document["valid"] is True
+
+
+def test_every_violation_of_a_card_is_told(tmp_path):
+    """Three mistakes are three lines, each with its JSON pointer, and the exit code of bad input."""
+    card = json.loads(EXAMPLE_CARD.read_bytes())
+    card["metrics"]["accuracy"] = 2
+    card["train"]["class_balance"]["pos"] += 1
+    del card["notes"]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(card))
+    done = call("card", "validate", path, "--json")
+
+    assert done.code == 3
+    (checked,) = done.document["cards"]
+    told = "\n".join(checked["violations"])
+    assert all(pointer in told for pointer in ("/metrics/accuracy", "/train", "/notes"))
+
+
+def test_a_frame_of_features_is_checked(tmp_path):
+    """A frame with the registry's columns passes; one without the first column is told so, with 3."""
+    names = [f["name"] for f in call("features", "info", "--json").document["features"]]
+    good = pl.DataFrame({name: [float(i), float(i) + 0.5] for i, name in enumerate(names)}).cast(pl.Float32)
+    good.write_parquet(tmp_path / "good.parquet")
+    good.drop(names[0]).write_parquet(tmp_path / "bad.parquet")
+    passed = call("features", "check", tmp_path / "good.parquet")
+    failed = call("features", "check", tmp_path / "bad.parquet", "--json")
+
+    assert passed.code == 0, passed.out
+    assert failed.code == 3
+    assert names[0] in failed.document["problems"][0]
+
+
+def test_options_between_a_group_and_its_command_are_refused(data_dir):
+    """`mltrain models --json history` would print no JSON: say where the option goes instead."""
+    done = call("models", "--json", "history", data_dir=data_dir)
+
+    assert done.code == 2
+    assert "behind the command" in done.err
