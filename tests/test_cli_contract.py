@@ -9,12 +9,8 @@ import time
 import pytest
 import typer
 
-from mltrain.cli import data, models, training
-from mltrain.cli.app import app
+from mltrain.cli.app import with_commands
 from program import MLTRAIN, NEUTRAL, QUICK, call
-
-for _module in (data, training, models):
-    _module.add_commands(app)
 
 
 def leaves(command, path=()):
@@ -27,7 +23,7 @@ def leaves(command, path=()):
         yield from leaves(child, (*path, name))
 
 
-COMMANDS = sorted(leaves(typer.main.get_command(app)))
+COMMANDS = sorted(leaves(typer.main.get_command(with_commands())))
 # What a command needs besides its name to do its ordinary work on a folder with one promoted version.
 ARGUMENTS = {
     ("bench",): ["--samples", "20"],
@@ -35,12 +31,19 @@ ARGUMENTS = {
     ("features", "check"): None,  # needs a frame: tested with the features
     ("features", "show"): None,
     ("promote",): ["best"],
+    ("cache", "prune"): ["--all"],
+    ("sim",): None,  # serves until it is stopped: has a test of its own
+    ("snapshots", "diff"): ["latest", "latest"],
+    ("snapshots", "prune"): ["--keep", "1"],
     ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
     ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
     ("train",): ["--trials", "1", "--config", QUICK],
 }
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
-WITHOUT_DATA = {("card", "schema"), ("demo",), ("snapshot",), ("features", "info"), ("features", "check")}
+WITHOUT_DATA = {
+    *(("card", "schema"), ("demo",), ("sim",), ("snapshot",), ("features", "info"), ("features", "check")),
+    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune")),
+}
 NO_TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -72,7 +75,12 @@ def test_a_wrong_option_is_a_usage_error(words):
 @pytest.mark.parametrize("words", [c for c in COMMANDS if c not in WITHOUT_DATA], ids=_id)
 def test_missing_data_is_one_message(words, tmp_path):
     """Without a data folder a command gives 3 (a listing: an empty list), and creates nothing."""
-    arguments = {("promote",): ["2025-10-15"], ("rollback",): ["2025-10-15"], ("train",): ["--trials", "1"]}
+    arguments = {
+        ("promote",): ["2025-10-15"],
+        ("rollback",): ["2025-10-15"],
+        ("snapshots", "diff"): ["latest", "latest"],
+        ("train",): ["--trials", "1"],
+    }
     done = call(*words, *arguments.get(words, []), data_dir=tmp_path / "none")
 
     listing = words in {("models",), ("snapshots",), ("models", "history")}

@@ -89,7 +89,9 @@ def test_module_keeps_the_house_rules(path):
 def test_module_keeps_the_start_fast(path):
     """What `--help`, `models` and `rollback` load imports nothing heavy at its top; nothing imports a learner so."""
     tree = ast.parse(path.read_text("utf-8"))
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+    }
     top = {name.split(".")[0] for name in imported_names(n for n in without_typing_only(tree) if id(n) not in inside)}
     where = _id(path).removesuffix(".py")
     light = any(where == name or where.startswith(f"{name}/") for name in LIGHT)

@@ -26,7 +26,7 @@ from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 TEMP_SUFFIX: Final = ".tmp"
 
@@ -188,15 +188,73 @@ def atomic_write(path: Path, data: bytes) -> None:
     Raises:
         MachineError: It cannot be written; the old file stands.
     """
-    temp = _temp_beside(path)
-    with disk_edge(path, "write"):
-        try:
-            write_new(temp, data)
-            temp.replace(path)
-        except BaseException:
+    atomic_write_all(path.parent, {path.name: data})
+
+
+def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of one folder, each as `atomic_write` does, with one sync of the folder for all.
+
+    They take their places in the order given; after a crash the first ones may be new and the others old.
+
+    Raises:
+        MachineError: One cannot be written; it and those after it stand as they were.
+    """
+    temps = {folder / name: _temp_beside(folder / name) for name in files}
+    try:
+        for path, temp in temps.items():
+            with disk_edge(path, "write"):
+                write_new(temp, files[path.name])
+        for path, temp in temps.items():
+            with disk_edge(path, "write"):
+                temp.replace(path)
+    except BaseException:
+        for temp in temps.values():
             _discard(temp)
-            raise
-        _sync_folder(path.parent)
+        raise
+    with disk_edge(folder, "write into"):
+        _sync_folder(folder)
+
+
+class Stage:
+    """A hidden folder that is being filled.
+
+    Attributes:
+        path: Where to write; the commit record last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def publish(self, final: Path) -> None:
+        """Let the folder become `final`, in the same folder, whole and down to the disk.
+
+        Raises:
+            InputError: Something called `final` is already there.
+            MachineError: The machine refuses.
+        """
+        with disk_edge(final, "publish"):
+            _sync_tree(self.path)
+            _check_free(final)
+            self.path.rename(final)
+            _sync_folder(final.parent)
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Stage]:
+    """Give a hidden folder inside `parent` to fill; what is not published when the block ends vanishes.
+
+    The caller holds the lock of `parent`.
+
+    Raises:
+        MachineError: The machine refuses.
+    """
+    temp = _temp_beside(parent / "stage")
+    try:
+        with disk_edge(temp, "make the folder"):
+            temp.mkdir()
+        yield Stage(temp)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 @contextmanager
@@ -209,19 +267,24 @@ def staged_folder(final: Path) -> Iterator[Path]:
         InputError: Something called `final` is already there.
         MachineError: The machine refuses; nothing is left under either name.
     """
-    temp = _temp_beside(final)
-    try:
-        with disk_edge(temp, "make the folder"):
-            temp.mkdir()
-        yield temp
-        with disk_edge(final, "publish"):
-            _sync_tree(temp)
-            _check_free(final)
-            temp.rename(final)
-            _sync_folder(final.parent)
-    except BaseException:
-        shutil.rmtree(temp, ignore_errors=True)
-        raise
+    with staging(final.parent) as stage:
+        yield stage.path
+        stage.publish(final)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a published folder with all that is in it; the caller holds the lock of the folder around it.
+
+    Its name goes first, in one step: a crash leaves hidden remains for `sweep_temps` and never half a folder.
+
+    Raises:
+        MachineError: The machine refuses.
+    """
+    temp = _temp_beside(path)
+    with disk_edge(path, "remove"):
+        path.rename(temp)
+        _sync_folder(path.parent)
+        shutil.rmtree(temp)
 
 
 def _check_free(path: Path) -> None:

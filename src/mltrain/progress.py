@@ -8,11 +8,11 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives what a long run does. The library calls it from the main thread only."""
 
-    def stage(self, name: str, *, total: int | None = None) -> None:
-        """Begin a new stage of `total` steps (None: unknown); ends the stage before."""
+    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+        """Begin a new stage of `total` steps (None: unknown); ends those before, unless it runs `beside` them."""
 
-    def advance(self, steps: int = 1, *, note: str = "") -> None:
-        """Report `steps` more steps of the stage as done, with a short note such as "best 0.68311"."""
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
+        """Report `steps` more steps of a stage (None: the newest) as done, with a note such as "best 0.68311"."""
 
     def warn(self, message: str) -> None:
         """Report something that the user should know, although the run goes on."""
@@ -28,10 +28,10 @@ class Silent:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def stage(self, name: str, *, total: int | None = None) -> None:
+    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
         """Show nothing."""
 
-    def advance(self, steps: int = 1, *, note: str = "") -> None:
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
         """Show nothing."""
 
     def warn(self, message: str) -> None:

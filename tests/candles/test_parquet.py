@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles
-from mltrain.candles.parquet import MAX_ROWS, ParquetFile, to_parquet
+from mltrain.candles.candle_file import write_candles
+from mltrain.candles.frame import CANDLE_SCHEMA, MINUTE_MS, check_candles
+from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
 
 
@@ -24,19 +25,20 @@ def written(table):
 def test_candles_survive_the_file(make_candles):
     """What is written is read, types and nulls included, and the same frame gives the same bytes."""
     frame = check_candles(make_candles(range(3000)), symbol="A1", interval="1m", where="here")
-    data = to_parquet(frame)
+    data = write_candles(frame, MINUTE_MS).data
     file = ParquetFile(data, where="here")
 
     assert file.rows == 3000
     assert list(file.types) == list(CANDLE_SCHEMA)
     assert file.read(list(CANDLE_SCHEMA)).equals(frame)
     assert file.read(["close", "ts"]).equals(frame.select("close", "ts"))
-    assert to_parquet(frame) == data
+    assert write_candles(frame, MINUTE_MS).data == data
 
 
 def test_the_file_carries_statistics(make_candles):
     """Other readers can skip by time."""
-    data = to_parquet(check_candles(make_candles(range(50)), symbol="A1", interval="1m", where="here"))
+    frame = check_candles(make_candles(range(50)), symbol="A1", interval="1m", where="here")
+    data = write_candles(frame, MINUTE_MS).data
     column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
 
     assert column.compression == "ZSTD"
@@ -46,7 +48,7 @@ def test_the_file_carries_statistics(make_candles):
 def test_damage_never_escapes_as_another_error_or_as_other_values(make_candles):
     """Cut anywhere, flipped anywhere, or no parquet at all: one input error, or (page checksums) the same values."""
     frame = check_candles(make_candles(range(200)), symbol="A1", interval="1m", where="here")
-    data = to_parquet(frame)
+    data = write_candles(frame, MINUTE_MS).data
     rng = np.random.default_rng(1)
     damaged = [b"", b"PAR1", b"PAR1" * 5, b"\x00" * 1000, data[:-1], data[100:]]
     damaged += [data[: int(n)] for n in rng.integers(0, len(data), 40)]

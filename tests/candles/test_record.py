@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS, MINUTE_MS, Hole, find_holes, interval_ms
+from mltrain.candles.candle_file import Block
+from mltrain.candles.frame import DAY_MS, INTERVALS_MS, MINUTE_MS, Hole, Jump, find_holes, interval_ms
 from mltrain.candles.record import (
     MAX_DAYS,
     Record,
@@ -20,7 +22,7 @@ from mltrain.candles.record import (
     snapshot_id,
 )
 from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.source import SourceSpec
+from mltrain.candles.source import Origin, SourceSpec
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import Manifest
 from mltrain.names import SNAPSHOT
@@ -68,6 +70,10 @@ def facts(symbol, window, step_ms):
             last_ms=int(ts[-1]),
             holes=find_holes(ts, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
             zero_trade_rows=min(zero, ts.size),
+            zero_trade_runs=(Hole(int(ts[0]), int(ts[0]), 1),) * min(zero, 1),
+            jumps=(Jump(int(ts[-1]), 1.0, 2.5),) * min(zero, 2),
+            origins=(Origin(window.start_ms, window.end_ms, "rest"),) * min(zero, 1),
+            blocks=(Block(window.start_ms, window.end_ms, 12000, "0" * 16),) * min(zero, 1),
             sha256=HASH,
             content_sha256=HASH[::-1],
             bytes=12345,
@@ -104,6 +110,10 @@ def record():
         last_ms=CLOCK_MS - MINUTE_MS,
         holes=(),
         zero_trade_rows=3,
+        zero_trade_runs=(Hole(CLOCK_MS - 9 * MINUTE_MS, CLOCK_MS - 7 * MINUTE_MS, 3),),
+        jumps=(Jump(CLOCK_MS - 3 * MINUTE_MS, 100.0, 151.0),),
+        origins=(Origin(CLOCK_MS - DAY_MS, CLOCK_MS, "rest"),),
+        blocks=(Block(CLOCK_MS - DAY_MS, CLOCK_MS, 900, "0123456789abcdef"),),
         sha256=HASH,
         content_sha256=HASH,
         bytes=999,
@@ -209,6 +219,19 @@ LIES = {
     "last": lambda d: d["files"][0].update(last="2025-10-15T12:00:00Z"),
     "first after last": lambda d: d["files"][0].update(first="2025-10-15T11:59:00Z", last="2025-10-15T11:58:00Z"),
     "zero trades": lambda d: d["files"][0].update(zero_trade_rows=1441),
+    "zero runs": lambda d: d["files"][0].update(zero_trade_runs=[["2025-10-15T11:50:00Z", 5]]),
+    "zero run's length": lambda d: d["files"][0]["zero_trade_runs"][0].__setitem__(2, 4),
+    "zero run as flag": lambda d: d["files"][0].update(
+        zero_trade_runs=[["2025-10-15T11:50:00Z", "2025-10-15T11:50:00Z", True]]
+    ),
+    "jumps": lambda d: d["files"][0].update(jumps=7),
+    "jump's time": lambda d: d["files"][0].update(jumps=[["x", 1.0, 2.0]]),
+    "jump's price": lambda d: d["files"][0].update(jumps=[["2025-10-15T11:50:00Z", "1", 2.0]]),
+    "origins": lambda d: d["files"][0].update(origins=[["2025-10-15T11:50:00Z"]]),
+    "origin": lambda d: d["files"][0]["origins"][0].__setitem__(2, "hearsay"),
+    "blocks": lambda d: d["files"][0].update(blocks=None),
+    "block beyond the file": lambda d: d["files"][0]["blocks"][0].__setitem__(2, 1000),
+    "block's digest": lambda d: d["files"][0]["blocks"][0].__setitem__(3, "xyz"),
     "content hash": lambda d: d["files"][0].update(content_sha256="abc"),
     "file's symbol": lambda d: d["files"][0].update(symbol="ETHUSDT"),
     "swapped files": lambda d: d["files"].reverse(),
@@ -221,8 +244,7 @@ LIES = {
 def test_a_manifest_that_contradicts_itself_is_refused(record, lie):
     """Correctly hashed or not: what is not a record that could have been written is never believed."""
     manifest = record.to_manifest()
-    document = {**manifest.head, "files": [{"entry": e, **e.facts} for e in manifest.files]}
-    document = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
+    document = deepcopy({**manifest.head, "files": [{"entry": e, **e.facts} for e in manifest.files]})
     lie(document)
     files = tuple(replace(f.pop("entry"), facts=f) for f in document.pop("files"))
 

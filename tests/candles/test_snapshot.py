@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from mltrain.candles.frame import DAY_MS, MINUTE_MS, format_ms, times_ms
 from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
-from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.candles.source import Fetched, Gathered, SourceSpec, Window, open_source
 from mltrain.errors import InputError, MachineError, SourceError, UsageError
 from mltrain.files import hold_lock
 from mltrain.progress import Silent
@@ -140,7 +141,7 @@ def test_holes_and_duplicates_are_recorded(take, tmp_path, make_candles):
     assert minutes(eth) == [(0, 99, 100), (1400, 1439, 40)]
     assert (btc.zero_trade_rows, eth.zero_trade_rows) == (0, 1)
     assert snapshot.notes == ("BTCUSDT: 1 exact duplicate row dropped",)
-    assert progress.warnings == [*snapshot.notes, "ETHUSDT: 140 of 1440 candles of the window are missing"]
+    assert progress.warnings == [*snapshot.notes, "ETHUSDT: 140 of 1,440 candles of the window are missing"]
     assert verify_snapshot(snapshot) == ()
 
 
@@ -201,7 +202,7 @@ def test_a_wrong_request_makes_no_folder(take, tmp_path, options):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("stage", ["fetch candles", "BTCUSDT", "ETHUSDT"])
+@pytest.mark.parametrize("stage", ["read candles", "BTCUSDT", "ETHUSDT"])
 def test_an_interrupted_run_leaves_nothing(take, tree, stage):
     """Ctrl-C at any step: the state before, and the next run completes."""
 
@@ -230,10 +231,9 @@ def take_from(answer, tmp_path):
         host="example.org",
         interval="1m",
         clock_ms=lambda _: CLOCK_MS,
-        symbols=lambda: ("BTCUSDT",),
+        check_symbols=lambda _: None,
         extent=lambda _: Window(0, CLOCK_MS),
-        candles=lambda _symbol, _window: answer,
-        notes=lambda: (),
+        gather=lambda *_, **__: nullcontext(Gathered(lambda _: Fetched(answer), lambda: ())),
     )
     request = Request(symbols=("BTCUSDT",), days=1)
     return take_snapshot(tmp_path / "data", source, SourceSpec(name="sim"), request, now_ms=CLOCK_MS, progress=Silent())

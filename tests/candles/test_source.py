@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS, check_candles, interval_ms, times_ms
-from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS
+from mltrain.candles.frame import DAY_MS, INTERVALS_MS, check_candles
+from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import SIGNALS, SOURCES, SourceSpec, Window, open_source
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
+from mltrain.progress import Silent
 
 specs = st.one_of(
     st.builds(
@@ -22,6 +24,12 @@ specs = st.one_of(
         signal=st.sampled_from(SIGNALS),
         interval=st.sampled_from(list(INTERVALS_MS)),
         end_ms=st.none() | st.integers(GENESIS_MS + 1, LAST_CLOCK_MS),
+    ),
+    st.builds(
+        SourceSpec,
+        name=st.sampled_from(["binance", "archive"]),
+        base_url=st.sampled_from(["", "https://api.example.com", "http://127.0.0.1:8000/x/"]),
+        interval=st.sampled_from(list(INTERVALS_MS)),
     ),
     st.builds(
         SourceSpec,
@@ -75,33 +83,44 @@ def test_a_folder_is_made_absolute():
 def source(request, tmp_path):
     """Return each source in turn, with the symbol BTCUSDT."""
     sim = open_source(SourceSpec(name="sim", seed=4))
-    if request.param == "sim":
-        return sim
-    sim.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)).write_parquet(tmp_path / "BTCUSDT.parquet")
-    return open_source(SourceSpec(name="files", folder=tmp_path))
+    match request.param:
+        case "sim":
+            yield sim
+        case "files":
+            candles = sim.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
+            candles.write_parquet(tmp_path / "BTCUSDT.parquet")
+            yield open_source(SourceSpec(name="files", folder=tmp_path))
+        case name:
+            with SimServer(seed=4) as server:
+                archive_url = server.archive_url if name == "archive" else ""
+                yield open_source(SourceSpec(name=name, base_url=server.base_url, archive_url=archive_url))
 
 
-def test_every_source_keeps_the_protocol(source, request):
+def test_every_source_keeps_the_protocol(source, request, tmp_path):
     """Name, host, clock and extent agree; candles are checked, closed, and inside the window asked for."""
+    source.check_symbols(("BTCUSDT",))
     clock = source.clock_ms(("BTCUSDT",))
     window = Window(clock - DAY_MS, clock + DAY_MS)
     frame = source.candles("BTCUSDT", window)
+    closed = Window(clock - DAY_MS, clock)
+    asked = {"data_dir": tmp_path / "data", "refresh": False, "progress": Silent()}
+    with source.gather(("BTCUSDT",), closed, **asked) as gathered:
+        assert gathered.candles("BTCUSDT").frame.equals(frame)
 
     assert source.name in request.node.name
-    assert source.host == ""
+    assert source.host == "" or source.host.startswith("127.0.0.1:")
     assert source.interval == "1m"
     assert "BTCUSDT" in source.symbols()
     assert list(source.symbols()) == sorted(source.symbols())
     assert source.extent("BTCUSDT").end_ms == clock
     assert check_candles(frame, symbol="BTCUSDT", interval="1m", where="here").equals(frame)
-    assert window.start_ms <= times_ms(frame)[0]
-    assert times_ms(frame)[-1] + interval_ms("1m") <= clock
+    assert frame.equals(SimSource(seed=4).candles("BTCUSDT", closed))
     assert source.notes() == ()
 
 
 def test_every_source_names_the_symbol_it_lacks(source):
     """And the nearest one that it has."""
-    for ask in (source.extent, lambda s: source.candles(s, Window(0, 1))):
+    for ask in (source.extent, lambda s: source.candles(s, Window(0, 1)), lambda s: source.check_symbols((s,))):
         with pytest.raises(InputError) as err:
             ask("BTCUSDX")
         assert "BTCUSDT" in err.value.hint

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from mltrain.candles.frame import CANDLE_SCHEMA, MINUTE_MS, content_sha256
-from mltrain.candles.parquet import to_parquet
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.stored import list_snapshots, open_snapshot, verify_snapshot
 from mltrain.errors import InputError, MltrainError, UsageError
@@ -268,7 +267,7 @@ def forge(folder, data, **facts):
     """Put other bytes in place of BTCUSDT's file, with a manifest that agrees with them."""
     manifest = read_manifest(folder, kind="snapshot")
     entry = manifest.files[0]
-    forged = replace(entry, sha256=sha256_bytes(data), bytes=len(data), facts={**entry.facts, **facts})
+    forged = replace(entry, sha256=sha256_bytes(data), bytes=len(data), facts={**entry.facts, "blocks": [], **facts})
     (folder / entry.path).write_bytes(data)
     (folder / "manifest.json").write_bytes(
         Manifest("snapshot", manifest.head, (forged, *manifest.files[1:])).to_bytes()
@@ -281,22 +280,26 @@ def arrow_bytes(table):
     return sink.getvalue()
 
 
+def frame_bytes(frame):
+    return arrow_bytes(frame.to_arrow())
+
+
 FORGERIES = {
     "not parquet": lambda _: b"PAR1 hello PAR1",
-    "one row less": lambda f: to_parquet(f[:-1]),
-    "one row twice": lambda f: to_parquet(pl.concat([f[:-1], f[-2:-1]])),
-    "unsorted": lambda f: to_parquet(pl.concat([f[:5], f[5:10].reverse(), f[10:]])),
-    "another day": lambda f: to_parquet(f.with_columns(pl.col("ts") - pl.duration(days=1))),
-    "NaN": lambda f: to_parquet(f.with_columns(close=pl.lit(float("nan")))),
-    "negative": lambda f: to_parquet(f.with_columns(-pl.col("volume"))),
-    "high below low": lambda f: to_parquet(f.with_columns(high="low", low="high")),
-    "text": lambda f: to_parquet(f.with_columns(pl.col("close").cast(pl.String))),
-    "float32": lambda f: to_parquet(f.with_columns(pl.col("close").cast(pl.Float32))),
-    "no zone": lambda f: to_parquet(f.with_columns(pl.col("ts").dt.replace_time_zone(None))),
-    "no column": lambda f: to_parquet(f.drop("trades")),
-    "further column": lambda f: to_parquet(f.with_columns(x=1)),
-    "other order": lambda f: to_parquet(f.select("open", pl.exclude("open"))),
-    "nested": lambda f: to_parquet(f.with_columns(pl.concat_list("close").alias("close"))),
+    "one row less": lambda f: frame_bytes(f[:-1]),
+    "one row twice": lambda f: frame_bytes(pl.concat([f[:-1], f[-2:-1]])),
+    "unsorted": lambda f: frame_bytes(pl.concat([f[:5], f[5:10].reverse(), f[10:]])),
+    "another day": lambda f: frame_bytes(f.with_columns(pl.col("ts") - pl.duration(days=1))),
+    "NaN": lambda f: frame_bytes(f.with_columns(close=pl.lit(float("nan")))),
+    "negative": lambda f: frame_bytes(f.with_columns(-pl.col("volume"))),
+    "high below low": lambda f: frame_bytes(f.with_columns(high="low", low="high")),
+    "text": lambda f: frame_bytes(f.with_columns(pl.col("close").cast(pl.String))),
+    "float32": lambda f: frame_bytes(f.with_columns(pl.col("close").cast(pl.Float32))),
+    "no zone": lambda f: frame_bytes(f.with_columns(pl.col("ts").dt.replace_time_zone(None))),
+    "no column": lambda f: frame_bytes(f.drop("trades")),
+    "further column": lambda f: frame_bytes(f.with_columns(x=1)),
+    "other order": lambda f: frame_bytes(f.select("open", pl.exclude("open"))),
+    "nested": lambda f: frame_bytes(f.with_columns(pl.concat_list("close").alias("close"))),
     "a bomb": lambda _: arrow_bytes(
         pa.table({n: np.zeros(3_000_000, "i8" if n == "trades" else "f8") for n in CANDLE_SCHEMA})
     ),
@@ -319,7 +322,7 @@ def test_a_forged_file_with_a_matching_manifest_is_refused(folder, data_dir, for
 def test_a_manifest_that_promises_impossible_rows_does_not_open(folder, data_dir, rows):
     """A window of a day has 1,440 minutes: nothing is allocated for more."""
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
-    forge(folder, to_parquet(frame), rows=rows)
+    forge(folder, frame_bytes(frame), rows=rows)
 
     with pytest.raises(InputError, match="rows"):
         open_snapshot(data_dir, "latest")
@@ -338,10 +341,10 @@ def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
     if key == "gaps":
         kept = frame.filter(pl.col("ts").dt.timestamp("ms") != CLOCK_MS - 90 * MINUTE_MS)
-        data, rows = to_parquet(kept), kept.height
+        data, rows = frame_bytes(kept), kept.height
         missing = {"rows": rows, "content_sha256": content_sha256(kept)}
     else:
-        data, missing = to_parquet(frame), {}
+        data, missing = frame_bytes(frame), {}
     forge(folder, data, **{**missing, key: lie})
 
     problems = verify_snapshot(open_snapshot(data_dir, "latest"))

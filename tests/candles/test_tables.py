@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import zipfile
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, MINUTE_MS, OPTIONAL, interval_ms, times_ms
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.source import Window
-from mltrain.candles.tables import read_rows
+from mltrain.candles.tables import read_binance_csv, read_rows
 from mltrain.errors import InputError
 
 HEADER = "ts,open,high,low,close,volume"
 
 
-@pytest.fixture
-def read(tmp_path):
-    """Return a function that writes a file and reads its rows."""
-
-    def write_and_read(data, *, name="BTCUSDT.csv", interval="1m"):
-        path = tmp_path / name
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-        return read_rows(path, "BTCUSDT", interval_ms(interval))
-
-    return write_and_read
+def read(data, *, name="BTCUSDT.csv", interval="1m"):
+    data = data if isinstance(data, bytes) else data.encode()
+    return read_rows(data, name=name, where=f"{name}: BTCUSDT", step_ms=interval_ms(interval))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +43,23 @@ def as_binance(frame, unit=1):
 
 
 @pytest.mark.parametrize("unit", [1, 1000, 1_000_000])
-def test_the_archives_own_layout_is_read(read, candles, unit):
+def test_the_archives_own_layout_is_read(candles, unit):
     """Twelve columns without a header, in ms, µs or ns, give the candles exactly."""
     assert read(as_binance(candles, unit)).equals(candles)
 
 
-def test_the_unit_is_told_value_by_value(read, candles):
+def test_the_unit_is_told_value_by_value(candles):
     """A file that passes from milliseconds to microseconds, as the archive did on 2025-01-01, is one series."""
     assert read(as_binance(candles[:50]) + as_binance(candles[50:], 1000)).equals(candles)
+
+
+def zipped(members):
+    """Return a zip of these files."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
 
 
 def as_parquet(frame):
@@ -76,79 +80,19 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_headers_of_other_programs_are_understood(read, candles, header):
+def test_headers_of_other_programs_are_understood(candles, header):
     """The usual names of each column lead to it, whatever their case and spelling."""
     assert read(f"{header}\n{as_binance(candles)}").equals(candles)
 
 
-TIMES = {
-    "2025-10-15T12:00:00Z": "2025-10-15T12:00:00Z",
-    "2025-10-15 12:00:00": "2025-10-15T12:00:00Z",
-    "2025-10-15 12:00": "2025-10-15T12:00:00Z",
-    "2025-10-15 12:00:00+00:00": "2025-10-15T12:00:00Z",
-    "2025-10-15T12:00:00.000000+0200": "2025-10-15T10:00:00Z",
-    "2025-10-15 12:00:00 UTC": "2025-10-15T12:00:00Z",
-    "2025-10-15T12:00:00-03:30": "2025-10-15T15:30:00Z",
-    "2025-10-15": "2025-10-15T00:00:00Z",
-    " 1760529600 ": "2025-10-15T12:00:00Z",
-    "1760529600000": "2025-10-15T12:00:00Z",
-    "1760529600000.0": "2025-10-15T12:00:00Z",
-    "1.7605296e12": "2025-10-15T12:00:00Z",
-    "1760529600000000": "2025-10-15T12:00:00Z",
-    "1760529600000000000": "2025-10-15T12:00:00Z",
-}
-
-
-@pytest.mark.parametrize(("text", "expected"), TIMES.items())
-def test_times_in_text_are_understood(read, text, expected):
-    """Numbers of any unit and ISO 8601, UTC unless a zone stands there."""
-    frame = read(f"{HEADER}\n{text},1,2,0.5,1.5,10\n")
-
-    assert format_ms(times_ms(frame)[0]) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "yesterday", "2025/10/15 12:00", "15.10.2025", "2025-13-01", "2025-02-30 10:00", "nan", "inf", "1e30",
-             "1760529600000001", "12:00"],
-)  # fmt: skip
-def test_other_times_are_refused_by_line(read, text):
-    """What could be read two ways is not guessed; file, line and value are named."""
-    with pytest.raises(InputError, match=r"BTCUSDT.csv: BTCUSDT: line 3: ts is .*: not an open time"):
-        read(f"{HEADER}\n1760529600000,1,2,0.5,1.5,10\n{text},1,2,0.5,1.5,10\n")
-
-
-@pytest.mark.parametrize(
-    "dtype", [pl.Datetime("ns"), pl.Datetime("us", "UTC"), pl.Datetime("ms", "Asia/Tokyo"), pl.Int64]
-)
-def test_times_of_any_parquet_type_are_understood(read, candles, dtype):
-    """Time zones are another way to write the same instant; a time without one is UTC."""
-    ts = pl.col("ts").dt.timestamp("ms") if dtype == pl.Int64 else pl.col("ts").dt.replace_time_zone(None)
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-        ts = pl.col("ts").dt.convert_time_zone(dtype.time_zone)
-    frame = candles.with_columns(ts.cast(dtype).alias("timestamp")).drop("ts")
-
-    assert read(as_parquet(frame), name="BTCUSDT.parquet").equals(candles)
-
-
-def test_dates_are_midnights(read):
-    """Daily candles are often keyed by a date."""
-    days = pl.Series("date", [20_000, 20_001]).cast(pl.Date)
-    frame = pl.DataFrame([days]).with_columns(open=1.0, high=2.0, low=0.5, close=1.5, volume=3.0)
-
-    assert times_ms(read(as_parquet(frame), name="BTCUSDT.parquet", interval="1d")).tolist() == [
-        20_000 * DAY_MS,
-        20_001 * DAY_MS,
-    ]
-
-
-def test_prices_as_text_are_numbers_in_parquet_too(read, candles):
+def test_prices_as_text_are_numbers_in_parquet_too(candles):
     """The exchange's JSON gives prices as text, and people save it so."""
     text = candles.with_columns(pl.col(pl.Float64).map_elements(lambda v: f"{v:.8f}", return_dtype=pl.String))
 
     assert read(as_parquet(text), name="BTCUSDT.parquet").equals(candles)
 
 
-def test_columns_that_are_lacking_are_null(read, candles):
+def test_columns_that_are_lacking_are_null(candles):
     """Of the optional four any may be absent, and further columns are ignored."""
     frame = read(as_parquet(candles.drop("trades", "quote_volume").with_columns(junk=[[1]] * 120)), name="B.parquet")
 
@@ -157,50 +101,216 @@ def test_columns_that_are_lacking_are_null(read, candles):
     assert dict(frame.schema) == dict(CANDLE_SCHEMA)
 
 
-def test_gzip_is_unpacked_and_damage_in_it_named(read, candles):
-    """A whole .csv.gz is read; a cut one is refused, as is one that is none."""
-    packed = gzip.compress(as_binance(candles).encode())
+PACKERS = {
+    "csv": lambda plain: plain,
+    "csv.gz": gzip.compress,
+    "zip": lambda plain: zipped({"BTCUSDT-1m.csv": plain}),
+}
 
-    assert read(packed, name="BTCUSDT.csv.gz").equals(candles)
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_packed_files_are_the_plain_one(candles, suffix):
+    """Gzip and zip are unpacked; the CSV inside is what matters."""
+    assert read(PACKERS[suffix](as_binance(candles).encode()), name=f"BTCUSDT.{suffix}").equals(candles)
+
+
+@pytest.mark.parametrize("suffix", ["csv.gz", "json.gz", "zip", "parquet"])
+def test_damaged_files_are_refused_by_name(candles, suffix):
+    """Cut short, overwritten, of another kind, empty."""
+    packed = as_parquet(candles) if suffix == "parquet" else PACKERS[suffix.replace("json", "csv")](b"x" * 1000)
     for bad in (packed[:-20], packed[:-20] + b"\0" * 20, b"ts,open", b""):
-        with pytest.raises(InputError, match=r"BTCUSDT.csv.gz: BTCUSDT: not a (whole gzip|readable CSV) file"):
-            read(bad, name="BTCUSDT.csv.gz")
+        with pytest.raises(InputError, match=rf"BTCUSDT.{suffix}: BTCUSDT: (not a|a damaged|holds)"):
+            read(bad, name=f"BTCUSDT.{suffix}")
+
+
+def as_json(frame, columns, *, quoted=True, **options):
+    """Return candles as a JSON list of rows: prices as text where quoted, times in ms."""
+    frame = frame.with_columns(ts=pl.col("ts").dt.timestamp("ms"), ignore=0, close_time=0)
+    if quoted:
+        frame = frame.with_columns(pl.col(pl.Float64).map_elements(repr, return_dtype=pl.String))
+    return json.dumps([list(row) for row in frame.select(columns).iter_rows()], **options)
+
+
+BINANCE = ["ts", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "trades", "taker_buy_base",
+           "taker_buy_quote", "ignore"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"separators": (",", ":")}], ids=str)
+def test_answers_of_the_exchange_are_read_as_they_were_saved(candles, options):
+    """Twelve values a row, prices as text, however it is printed; a byte order mark is skipped."""
+    text = as_json(candles, BINANCE, **options)
+
+    assert read(text, name="BTCUSDT.json").equals(candles)
+    assert read(b"\xef\xbb\xbf" + text.encode(), name="BTCUSDT.json").equals(candles)
+    assert read(gzip.compress(text.encode()), name="BTCUSDT.json.gz").equals(candles)
+
+
+def test_six_and_seven_columns_are_known_by_place(candles):
+    """The JSON and CSV of freqtrade with six, Kraken's with seven and times in seconds."""
+    six = ["ts", "open", "high", "low", "close", "volume"]
+    seven = candles.select(pl.col("ts").dt.timestamp("ms") // 1000, *six[1:], "trades")
+    no_header = {"include_header": False}
+
+    of_six = candles.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in OPTIONAL)
+    assert read(as_json(candles, six, quoted=False), name="BTC_USDT-1m.json").equals(of_six)
+    assert read(seven.drop("trades").write_csv(**no_header)).equals(of_six)
+    assert read(seven.write_csv(**no_header)).equals(of_six.with_columns(candles["trades"]))
+    assert read(as_json(candles, [*six, "trades"]), name="BTC.json").equals(of_six.with_columns(candles["trades"]))
+
+
+@pytest.mark.parametrize("text", ["[]", "[ ]\n", f"{HEADER}\n", HEADER])
+def test_a_file_that_says_so_has_no_rows(text):
+    """An empty answer of the exchange, and a header alone."""
+    rows = read(text)
+
+    assert rows.is_empty()
+    assert dict(rows.schema) == dict(CANDLE_SCHEMA)
+
+
+GOOD = "1760529600000,10,12,9,11,100"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not a readable CSV file"),
-        ("\n\n", "not a readable CSV file"),
-        (HEADER, "no rows"),
-        ("ts,open,high,low\n1,2,3,4\n", "no column for close and volume among"),
-        ("1672531200,1,2,0.5,1.5,10,3\n", "no header, and 7 columns"),
-        (f"{HEADER}\n1760529600000,1,2,0.5,abc,10\n", "line 2: close is 'abc': not a number"),
-        (f"{HEADER}\n1760529600000,1,2,0.5,1_5,10\n", "line 2: close is '1_5': not a number"),
+        ("", "not a readable CSV file: nothing is in it"),
+        ("\n\r\n", "not a readable CSV file: nothing is in it"),
+        (b"\xff\xfet\x00s\x00", "is UTF-16"),
+        (b"ts,open\n1,\xff\n", "not a readable CSV file: invalid utf-8 sequence"),
+        ("ts,open,high,low\n1,2,3,4\n", "no column for close and volume among 'ts', 'open', 'high', 'low'"),
+        (HEADER.replace(",", ";"), "no column for ts and open .* among 'ts;open;high;low;close;volume'"),
+        ("<?xml version='1.0'?>\n<Error><Code>NoSuchKey</Code></Error>", "no column for ts and open .* among .<.xml"),
+        (f"{HEADER}\n{GOOD}\n1760529660000,1,2,0.5,abc,10\n", "line 3: close is 'abc': not a number"),
+        (f"\n\n{HEADER}\n{GOOD}\n1760529660000,1,2,0.5,abc,10\n", "line 5: close is 'abc': not a number"),
         (f'{HEADER}\n1760529600000,1,2,0.5,"1,5",10\n', "line 2: close is '1,5': not a number"),
         (f"{HEADER},trades\n1760529600000,1,2,0.5,1.5,10,2.5\n", "line 2: trades is '2.5': not a whole number"),
-        (f"{HEADER},trades\n1760529600000,1,2,0.5,1.5,10,1e300\n", "line 2: trades is '1e300': not a whole number"),
-        (f"{HEADER}\n1760529600000,1,2,0.5,1.5,10,7,7\n", "not a readable CSV file"),
-        (b"\xff\xfet\x00s\x00", "not a readable CSV file|no column for"),
+        (f"{HEADER}\n{GOOD}\n{GOOD},7\n", "line 3 has 7 fields, the first line 6"),
+        (f"{HEADER}\n{GOOD}\n1760529660000,1,2", "line 3 has 3 fields, the first line 6"),
+        (f"{HEADER}\n{GOOD},7\n1760529660000,1,2,3,4\n", "line 2 has 7 fields, the first line 6"),
+        (f"{HEADER}\n{GOOD}\n\n{GOOD}\n", "line 3 has 1 field, the first line 6"),
+        (f'{HEADER}\n{GOOD}\n17605,"1,2,3\n', "not a readable CSV file: could not parse"),
+        ("1672531200,1,2,0.5,1.5\n", r"no header, and 5 columns: only 6 \(volume last\), 7 \(trades last\), 12"),
+        ("1672531200,1,2,0.5,1.5,1.2,9,3\n", "no header, and 8 columns"),
+        (f"{GOOD}\n1760529660000,10,11,12,9,100\n", "line 2: open 10.0, high 11.0, low 12.0, close 9.0 cannot be a"),
+        (f"{GOOD}\n1760529660000,10,,9,11,100\n", "line 2: open 10.0, high None, low 9.0, close 11.0 cannot be a c"),
+        ("1672531200,1,2,0.5,1.5,1.2,9.75", "line 1: trades is '9.75': not a whole number; without a header it is tak"),
+        ("1672531200,1,2,0.5,1.5,1.2,9", "its sixth column lies between low and high in every row"),
+        ("," * 10_000 + "\n" * 20_000 + "1", "20001 lines of 10001 columns: at most 144000000 cells are read"),
+        ("1672531200,1,2,0.5,x,1.2", "line 1: close is 'x': not a number; without a header it is taken for ts,open,h"),
     ],
 )
-def test_broken_text_is_refused_with_its_place(read, text, message):
+def test_broken_text_is_refused_with_its_place(text, message):
     """File, line, column and value are named; nothing is read past a cell that is no number."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"^BTCUSDT.csv: BTCUSDT: {message}") as err:
         read(text)
 
-
-def test_a_line_that_was_cut_off_is_noticed(read):
-    """A download that broke in the middle of a line leaves cells empty, and an empty price is no price."""
-    frame = read(f"{HEADER}\n1760529600000,1,2,0.5,1.5,10\n1760529660000,1,2")
-
-    with pytest.raises(InputError, match=r"(close|low) is missing"):
-        check_candles(frame, symbol="BTCUSDT", interval="1m", where="here")
+    assert "\n" not in err.value.message
 
 
-def test_a_byte_order_mark_is_skipped(read):
+ROW = '[1760529600000,"1","2","0.5","1.5","10"]'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"code":-1121,"msg":"Invalid symbol."}', "JSON, but no list of rows: it begins with '{\"code\":-1121,\"msg"),
+        (f'{{"error":[],"result":{{"X":[{ROW}]}}}}', "JSON, but no list of rows: it begins with"),
+        (f"[{ROW},{ROW[:-1]},7]]", "row 2 has 7 values, row 1 has 6"),
+        (f"[{ROW},{ROW},[]]", "row 3 has 0 values, row 1 has 6"),
+        (f"[{ROW},null]", "row 2 has 0 values, row 1 has 6"),
+        ("[[]]", "row 1 has no values"),
+        ("[1,2]", r"no header, and 1 columns: only 6 \(volume last\)"),
+        ("[[1,2,3,4,5,6,7,8,9,10,11]]", "no header, and 11 columns"),
+        (f'[{ROW},{ROW.replace("10", "x")}]', "row 2: volume is 'x': not a number; without a header"),
+        (f"[{ROW},[true,1,1,1,1,1]]", "row 2: ts is 'true': not an open time"),
+        (f"[{ROW},[null,1,1,1,1,1]]", "row 2: ts is missing: not an open time"),
+        (f"[{ROW},[1760529660000,1,NaN,1,1,1]]", "row 2: not JSON at 'NaN,1,1,1]]'"),
+        (f"[{ROW},[1760529660000,1,1e999,1,1,1]]", "row 2: not JSON at '1e999,1,1,1]]'"),
+        (f"[{ROW},[1760529660000,1,2", "row 2: not JSON at"),
+        (f"[{ROW}] x", "row 1: not JSON at 'x'"),
+        (f'[{ROW},[1760529660000,"1",[2],1,1,1]]', "row 2 is no plain list of values: .*1760529660000"),
+        (f'[{ROW},{{"ts":1760529660000,"open":1}}]', "row 2 is no plain list of values"),
+        (f'[{ROW},[1760529660000,1,1,1,1,{{"a":1}}]]', "row 2 is no plain list of values"),
+        ("[" * 3000, "JSON, but no list of rows|row .*: not JSON at"),
+        (f"[{ROW[:-1]}{',1' * 30}]]", "JSON, but no list of at most 12000000 rows of at most 12 values"),
+        (f"[{ROW},{ROW}".encode() + b"\xff]", "not UTF-8: invalid start byte at byte"),
+    ],
+)  # fmt: skip
+def test_broken_json_is_refused_with_its_row(text, message):
+    """File, row and what stands there are named, and no more is read than a list of candles can need."""
+    with pytest.raises(InputError, match=rf"^BTCUSDT.json: BTCUSDT: ({message})") as err:
+        read(text, name="BTCUSDT.json")
+
+    assert "\n" not in err.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{low},{high},{open},{close},{volume}",
+        "{open},{close},{high},{low},{volume}",
+        "{open},{high},{low},{close},{vwap}",
+    ],
+)
+def test_the_order_of_other_exchanges_is_not_mistaken(candles, text):
+    """Coinbase and KuCoin order prices otherwise, others give an average: refused, with the way out."""
+    vwap = (candles["low"] + candles["high"]) / 2
+    rows = zip(candles.iter_rows(named=True), times_ms(candles), vwap, strict=True)
+    lines = [f"{ts},{text.format(**row, vwap=average)}" for row, ts, average in rows]
+
+    with pytest.raises(InputError, match="without a header it is taken for ts,open,high,low,close,volume") as err:
+        read("\n".join(lines))
+    assert err.value.hint.endswith("whose first line names its columns: ts,open,high,low,close,volume")
+
+
+def test_the_exchanges_csv_is_read_by_itself(candles):
+    """For what is downloaded: bytes in; no rows is a refusal there."""
+    plain = as_binance(candles, 1000).encode()
+
+    assert read_binance_csv(plain, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS).equals(candles)
+    headed = f"{HEADERS['futures archive']}\n".encode() + plain
+    assert read_binance_csv(headed, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS).equals(candles)
+    for data, step_ms, message in (
+        (b"", MINUTE_MS, "x.csv: BTCUSDT: not a readable CSV file"),
+        (HEADER.encode(), MINUTE_MS, "x.csv: BTCUSDT: no rows"),
+        (plain, 5 * MINUTE_MS, "x.csv: BTCUSDT: its candles are 1m apart"),
+        (plain[:-30], MINUTE_MS, "x.csv: BTCUSDT: line 120 has"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_binance_csv(data, where="x.csv", symbol="BTCUSDT", step_ms=step_ms)
+
+
+def test_the_end_of_a_line_may_be_written_in_two_ways(candles):
+    """And the last line may lack it, or empty ones may follow."""
+    text = as_binance(candles)
+
+    for variant in (text.replace("\n", "\r\n"), text.rstrip("\n"), text + "\n\n"):
+        assert read(variant).equals(candles)
+
+
+def test_a_byte_order_mark_is_skipped():
     """Spreadsheets write one."""
     assert read(b"\xef\xbb\xbf" + f"{HEADER}\n1760529600000,1,2,0.5,1.5,10\n".encode()).height == 1
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_any_format_gives_the_same_candles(candles, data):
+    """Floats survive each format to the last bit."""
+    price = st.floats(1e-8, 1e9)
+    closes = data.draw(st.lists(price, min_size=120, max_size=120))
+    frame = candles.with_columns(close=pl.Series(closes), high=pl.Series(closes) + 1e10, low=1e-9)
+
+    csv = frame.with_columns(pl.col("ts").dt.timestamp("ms")).write_csv()
+    for name, content in (
+        ("A.csv", csv),
+        ("A.csv.gz", gzip.compress(csv.encode())),
+        ("A.zip", zipped({"A.csv": csv.encode()})),
+        ("A.parquet", as_parquet(frame)),
+        ("A.json", as_json(frame, BINANCE)),
+        ("A.json", as_json(frame, BINANCE, quoted=False)),
+    ):
+        assert read(content, name=name).equals(frame)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +325,7 @@ def test_a_byte_order_mark_is_skipped(read):
         (range(0, 70, 7), "1m", "420 s"),
     ],
 )
-def test_candles_of_another_interval_are_recognised(read, make_candles, minutes, interval, found):
+def test_candles_of_another_interval_are_recognised(make_candles, minutes, interval, found):
     """A file, or a long run in one, whose candles are further apart or closer than asked for is refused."""
     with pytest.raises(InputError, match=f"its candles are {found} apart from .* on, not {interval}") as err:
         read(make_candles(minutes).write_csv(), interval=interval)
@@ -224,21 +334,28 @@ def test_candles_of_another_interval_are_recognised(read, make_candles, minutes,
 
 
 @pytest.mark.parametrize("minutes", [[0], [0, 5], [0, 1, 6, 11, 12], [*range(50), *range(60, 98, 2), *range(100, 150)]])
-def test_holes_are_not_taken_for_another_interval(read, make_candles, minutes):
+def test_holes_are_not_taken_for_another_interval(make_candles, minutes):
     """Single gaps, and a few equal ones, are holes."""
     assert read(make_candles(minutes).write_csv()).height == len(minutes)
 
 
 @settings(max_examples=150)
 @given(
-    st.one_of(st.binary(max_size=300), st.text(alphabet='0123456789,.-:TZ "\n\r;eE+naif', max_size=300).map(str.encode))
+    st.one_of(
+        st.binary(max_size=300), st.text(alphabet='0123456789,.-:TZ "\n\r;eE+naif[]{}', max_size=300).map(str.encode)
+    )
 )
-def test_any_bytes_are_rows_or_one_input_error(tmp_path_factory, data):
+def test_any_bytes_are_rows_or_one_input_error(data):
     """Whatever a file holds, the reader ends with rows or with an InputError."""
-    folder = tmp_path_factory.mktemp("any")
-    for name, content in (("A1.csv", f"{HEADER}\n".encode() + data), ("A2.csv", data), ("A3.csv.gz", data)):
-        (folder / name).write_bytes(content)
+    for name, content in (
+        ("A1.csv", f"{HEADER}\n".encode() + data),
+        ("A2.csv", data),
+        ("A3.csv.gz", data),
+        ("A4.json", b"[[" + data),
+        ("A5.zip", b"PK\x03\x04" + data),
+        ("A6.zip", zipped({"x": data})),
+    ):
         try:
-            assert read_rows(folder / name, "A1", MINUTE_MS).height > 0
+            assert dict(read(content, name=name).schema) == dict(CANDLE_SCHEMA)
         except InputError as err:
             assert name in err.message  # noqa: PT017 -- both ends are allowed

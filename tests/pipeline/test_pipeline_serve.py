@@ -114,6 +114,9 @@ def test_a_late_candle_is_scored_until_it_is_stale(served):
             self.inner = open_source(SourceSpec(name="sim", signal="strong"))
             self.bars = bars
 
+        def check_symbols(self, symbols):
+            self.inner.check_symbols(symbols)
+
         def clock_ms(self, _):
             return CLOCK_MS + self.bars * 60_000
 

@@ -86,6 +86,21 @@ class Hole:
     missing: int
 
 
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A price that moved further than markets do from one candle to the next.
+
+    Attributes:
+        ts_ms: Open time of the candle that jumped, ms UTC.
+        before: The close before it.
+        after: Its close.
+    """
+
+    ts_ms: int
+    before: float
+    after: float
+
+
 def interval_ms(interval: str) -> int:
     """Return the length of an interval such as "1m" in ms.
 
@@ -282,6 +297,26 @@ def _more(rows: int) -> str:
 def zero_trade_rows(frame: pl.DataFrame) -> int:
     """Count the candles in which nothing was traded: no trades, or no volume where trades are not known."""
     return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
+
+
+def zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Hole, ...]:
+    """Return the longest runs of candles in which nothing was traded, `most` of them, by time."""
+    quiet = frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0))
+    ts_ms = times_ms(quiet)
+    runs = [Hole(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
+    longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:most]
+    return tuple(sorted(longest, key=lambda run: run.from_ms))
+
+
+def find_jumps(frame: pl.DataFrame, *, share: float, most: int) -> tuple[Jump, ...]:
+    """Return the first `most` moves of more than `share` from one close to the next, by time."""
+    before = pl.col("close").shift(1)
+    moved = frame.select("ts", "close", before=before).filter((pl.col("close") / pl.col("before") - 1).abs() > share)
+    moved = moved.head(most)
+    return tuple(
+        Jump(int(t), b, c)
+        for t, b, c in zip(times_ms(moved), moved["before"].to_list(), moved["close"].to_list(), strict=True)
+    )
 
 
 def content_sha256(frame: pl.DataFrame) -> str:

@@ -1,31 +1,59 @@
-"""The source `files`: a folder of parquet and CSV files, one or several per symbol.
+"""The source `files`: a folder of parquet, CSV and JSON files, plain or packed, one or several per symbol.
 
-A file's symbol stands in its name: `BTCUSDT.parquet`, `BTCUSDT-1m-2025-01-01.csv`, `spot_BTCUSDT_1m.csv.gz`; what such
-files may look like inside, `tables` says. Rows are sorted and exact duplicates dropped, which `notes` tells. Nothing
-else is mended: a row that contradicts another, or cannot be a candle, is refused by file, symbol, time, field, value.
+A file's symbol stands in its name, and often the interval of its candles: `BTCUSDT.parquet`,
+`BTCUSDT-1m-2025-01-01.zip`, `BTC_USDT-1m.json.gz`. What such files may look like inside, `tables` says. A file that is
+named as of another interval is left out, one without rows passed over, rows are sorted and exact duplicates dropped:
+`notes` tells each. Nothing else is mended: a row that contradicts another, or cannot be a candle, is refused by file,
+symbol, time, field, value. A checksum that was published beside a file is held against it.
+
+Files are read again for each question; the candles of one symbol are in memory at a time.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
-from mltrain.candles.source import Window
-from mltrain.candles.tables import SUFFIXES, read_rows
+from mltrain.candles.filenames import interval_of, symbol_of
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.packed import parse_checksum
+from mltrain.candles.source import Window, hand_out, refuse_unknown
+from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows
 from mltrain.errors import InputError
-from mltrain.files import disk_edge
-from mltrain.names import SYMBOL, did_you_mean, show
+from mltrain.files import disk_edge, read_file, sha256_bytes
+from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from mltrain.candles.source import Gathered
+    from mltrain.progress import Progress
+
+_CHECKSUM: Final = ".CHECKSUM"  # as the exchange's archive calls it
+_MAX_CHECKSUM_BYTES: Final = 1 << 16
+_MEND_HINT: Final = "mend or remove that row, or fetch the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The files that are named after one symbol, each list sorted by name.
+
+    Attributes:
+        files: Those whose name states the source's interval, or none.
+        others: Those of other intervals, with what their names state.
+    """
+
+    files: list[Path]
+    others: list[tuple[Path, str]]
 
 
 class FilesSource:
-    """A folder of candle files as a Source. Each file is read once, when its symbol is first asked for.
+    """A folder of candle files as a Source.
 
     Attributes:
         folder: Where the files are.
@@ -41,9 +69,9 @@ class FilesSource:
         self.folder = folder
         self.interval = interval
         self._step_ms = interval_ms(interval)
-        self._files = _list_files(folder)
-        self._read: dict[str, list[tuple[Path, pl.DataFrame]]] = {}
-        self._notes: dict[str, str] = {}
+        self._named = _list_files(folder, interval)
+        self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
+        self._dropped: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -66,7 +94,15 @@ class FilesSource:
 
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol that a file is named after, sorted."""
-        return tuple(sorted(self._files))
+        return tuple(sorted(self._named))
+
+    def check_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Refuse symbols that no file is named after.
+
+        Raises:
+            InputError: One is unknown.
+        """
+        refuse_unknown(symbols, self.symbols(), f"the source files ({self.folder})")
 
     def extent(self, symbol: str) -> Window:
         """Return the range of open times in the files of a symbol.
@@ -75,9 +111,8 @@ class FilesSource:
             InputError: The symbol is not there, or one of its files cannot be read.
             MachineError: The machine refuses to read a file.
         """
-        ts_ms = np.concatenate([times_ms(frame) for _, frame in self._frames(symbol)])
-        start, last = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
-        return Window(start, last + self._step_ms)
+        spans = [span for span in self._spans_of(symbol).values() if span is not None]
+        return Window(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
 
     def candles(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the candles that open inside the window.
@@ -87,67 +122,122 @@ class FilesSource:
             MachineError: The machine refuses to read a file.
         """
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
-        parts, dropped = [], 0
-        for path, rows in self._frames(symbol):
-            frame, repeated = _merge([(path, rows.filter(inside))], symbol)
-            parts.append((path, check_candles(frame, symbol=symbol, interval=self.interval, where=str(path))))
-            dropped += repeated
-        frame, repeated = _merge(parts, symbol)
-        self._note(symbol, dropped + repeated)
-        return check_candles(frame, symbol=symbol, interval=self.interval, where=str(self.folder))
+        paths = [
+            path
+            for path, span in self._spans_of(symbol).items()
+            if span is not None and span.start_ms < window.end_ms and span.end_ms > window.start_ms
+        ]
+        parts = [(path, rows) for path in paths if (rows := self._read(path, symbol).filter(inside)).height]
+        frame, self._dropped[symbol] = _join(parts, symbol, self.interval)
+        return frame
 
     def notes(self) -> tuple[str, ...]:
-        """Return how many exact duplicates were dropped, by symbol."""
-        return tuple(self._notes[symbol] for symbol in sorted(self._notes))
+        """Return what was dropped, passed over and left out of the symbols asked for, in their order."""
+        return tuple(note for symbol in sorted(self._spans) for note in self._notes_of(symbol))
 
-    def _note(self, symbol: str, dropped: int) -> None:
-        self._notes.pop(symbol, None)
-        if dropped:
-            self._notes[symbol] = f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
+    def gather(
+        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[Gathered]:
+        """Give the candles of each symbol; there is nothing to download.
 
-    def _frames(self, symbol: str) -> list[tuple[Path, pl.DataFrame]]:
-        if symbol not in self._files:
-            hint = did_you_mean(symbol, self._files) or f"it has {', '.join(self.symbols()[:12])}"
+        Raises:
+            InputError: As of `candles`, while the block lasts.
+            MachineError: The machine refuses to read a file.
+        """
+        del data_dir, refresh
+        return hand_out(self, symbols, window, progress)
+
+    def _notes_of(self, symbol: str) -> Iterator[str]:
+        if dropped := self._dropped.get(symbol, 0):
+            yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
+        if empty := [path.name for path, span in self._spans[symbol].items() if span is None]:
+            yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
+        if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
+            yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
+
+    def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
+        """Return the range of open times of each file of a symbol, which are all read once for it."""
+        if symbol not in self._spans:
+            spans = {path: self._span(self._read(path, symbol)) for path in self._find(symbol)}
+            if not any(spans.values()):
+                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: no rows")
+            self._spans[symbol] = spans
+        return self._spans[symbol]
+
+    def _span(self, rows: pl.DataFrame) -> Window | None:
+        if rows.is_empty():
+            return None
+        ts_ms = times_ms(rows)
+        start, last = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
+        return Window(start, last + self._step_ms)
+
+    def _find(self, symbol: str) -> list[Path]:
+        if symbol not in self._named:
+            hint = did_you_mean(symbol, self._named) or f"it has {', '.join(self.symbols()[:12])}"
             raise InputError(f"{self.folder} has no candle file of {show(symbol)}", hint=hint)
-        if symbol not in self._read:
-            self._read[symbol] = [(path, read_rows(path, symbol, self._step_ms)) for path in self._files[symbol]]
-        return self._read[symbol]
+        named = self._named[symbol]
+        if not named.files:
+            stated = sorted({interval for _, interval in named.others})
+            raise InputError(
+                f"{self.folder} has no {self.interval} candles of {symbol}: its files are named as of "
+                f"{' and '.join(stated)}: {_some([path.name for path, _ in named.others])}",
+                hint=f"pass --interval {stated[0]}, or rename what is named wrongly",
+            )
+        return named.files
+
+    def _read(self, path: Path, symbol: str) -> pl.DataFrame:
+        return _read_rows(path, symbol, self._step_ms)
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
     """Return the candles of one file, as `check_candles` does.
 
     Args:
-        path: A parquet or CSV file.
+        path: A parquet, CSV or JSON file, plain or packed, whatever its name states.
         symbol: For messages.
         interval: Interval that its candles must have.
 
     Raises:
-        InputError: It cannot be read, or a row cannot be a candle or contradicts another one.
+        InputError: It cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
         MachineError: The machine refuses to read it.
         UsageError: The interval is unknown.
     """
-    rows, _ = _merge([(path, read_rows(path, symbol, interval_ms(interval)))], symbol)
-    return check_candles(rows, symbol=symbol, interval=interval, where=str(path))
+    rows = _read_rows(path, symbol, interval_ms(interval))
+    if rows.is_empty():
+        raise InputError(f"{path}: {symbol}: no rows")
+    return _join([(path, rows)], symbol, interval)[0]
 
 
-def symbol_of(path: Path) -> str | None:
-    """Return the symbol that a file is named after; None where there is none.
-
-    It is the first part of the name that is all capitals and digits and begins with a letter, else the first part.
-
-    >>> from pathlib import Path
-    >>> symbol_of(Path("binanceUS_BTCUSDT_1m.csv")), symbol_of(Path("ethusdt.parquet"))
-    ('BTCUSDT', 'ETHUSDT')
-    """
-    parts = [part for part in re.split(r"[-_. ]", path.name) if part]
-    capitals = [part for part in parts if SYMBOL.fullmatch(part) and not part[0].isdigit()]
-    symbol = (capitals or [parts[0].upper()])[0] if parts else ""
-    return symbol if SYMBOL.fullmatch(symbol) else None
+def _read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
+    data = read_file(Path(os.path.realpath(path)), max_bytes=MAX_FILE_BYTES, what="the candle file")
+    _check_published(path, data)
+    return read_rows(data, name=path.name, where=f"{path}: {symbol}", step_ms=step_ms)
 
 
-def _list_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the candle files of each symbol, sorted by name."""
+def _check_published(path: Path, data: bytes) -> None:
+    """Hold a file against the checksum that lies beside it, where one does."""
+    beside = path.with_name(path.name + _CHECKSUM)
+    if not os.path.lexists(beside):
+        return
+    text = read_file(Path(os.path.realpath(beside)), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
+    expected, found = parse_checksum(text, file_name=path.name, where=str(beside)), sha256_bytes(data)
+    if found != expected:
+        raise InputError(
+            f"{path}: its SHA-256 is {found}, but {beside.name} beside it says {expected}",
+            hint="one of the two is damaged or out of date: fetch both again",
+        )
+
+
+def _list_files(folder: Path, interval: str) -> dict[str, _Named]:
+    """Return the candle files of each symbol."""
     found: dict[str, list[Path]] = {}
     with disk_edge(folder, "list"):
         if not folder.is_dir():
@@ -155,19 +245,82 @@ def _list_files(folder: Path) -> dict[str, list[Path]]:
             raise InputError(f"the folder of candle files {folder} {what}")
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         for path in paths:
-            symbol = symbol_of(path)
+            symbol = symbol_of(path.name)
             if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
                 found.setdefault(symbol, []).append(path)
     if not found:
-        there = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
-        raise InputError(
-            f"{folder} holds no candle file: {there}",
-            hint="name them after their symbol, like BTCUSDT.parquet or BTCUSDT-1m-2025-01-01.csv; unpack archives",
-        )
-    return found
+        raise _no_candle_file(folder, paths)
+    return {symbol: _sort_out(files, interval) for symbol, files in found.items()}
 
 
-def _merge(parts: list[tuple[Path, pl.DataFrame]], symbol: str) -> tuple[pl.DataFrame, int]:
+def _sort_out(paths: list[Path], interval: str) -> _Named:
+    names = [path.name for path in paths]
+    stated = [(path, interval_of(path.name, beside=names)) for path in paths]
+    return _Named(
+        files=[path for path, their in stated if their in {None, interval}],
+        others=[(path, their) for path, their in stated if their is not None and their != interval],
+    )
+
+
+def _no_candle_file(folder: Path, paths: list[Path]) -> InputError:
+    there = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
+    below = next((path.name for path in paths if path.is_dir()), None)
+    hint = f"candle files end in {', '.join(SUFFIXES)}: name them after their symbol, like BTCUSDT-1m-2025-01-01.csv"
+    if below is not None:
+        hint = f"folders in it are not looked into: name one of them, like --from {folder / below}"
+    return InputError(f"{folder} holds no candle file: {there}", hint=hint)
+
+
+def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str) -> tuple[pl.DataFrame, int]:
+    """Return the rows of all parts as `check_candles` does, and how many exact duplicates were dropped.
+
+    Raises:
+        InputError: A row cannot be a candle, or contradicts another one; or a part lacks a column that others have.
+    """
+    if not parts:
+        return pl.DataFrame(schema=dict(CANDLE_SCHEMA)), 0
+    _check_columns(parts, symbol)
+    frame, dropped = _merge(parts, symbol)
+    where = str(parts[0][0] if len(parts) == 1 else parts[0][0].parent)
+    try:
+        return check_candles(frame, symbol=symbol, interval=interval, where=where), dropped
+    except InputError:
+        for path, rows in parts:
+            _check_part(path, rows, symbol, interval)
+        raise
+
+
+def _check_part(path: Path, rows: pl.DataFrame, symbol: str, interval: str) -> None:
+    """Check the rows of one file, so that it is named."""
+    frame, _ = _merge([(path, rows)], symbol)
+    try:
+        check_candles(frame, symbol=symbol, interval=interval, where=str(path))
+    except InputError as err:
+        raise InputError(err.message, hint=err.hint or _MEND_HINT) from err
+
+
+def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> None:
+    """Refuse an optional column that some rows have and some lack: features of it would be null in the middle."""
+    for name in OPTIONAL:
+        for path, rows in parts:
+            empty = rows[name].is_null().arg_true()
+            if 0 < empty.len() < rows.height:
+                more = f", and so in {empty.len() - 1} more rows" if empty.len() > 1 else ""
+                raise InputError(
+                    f"{path}: {symbol} at {format_ms(int(times_ms(rows)[empty[0]]))}: {name} is missing{more}; "
+                    f"{rows.height - empty.len()} rows have it",
+                    hint="complete or remove these rows, or leave the column empty in every row",
+                )
+        lacking = [path for path, rows in parts if rows[name].null_count()]
+        having = [path for path, rows in parts if not rows[name].null_count()]
+        if lacking and having:
+            raise InputError(
+                f"{symbol}: {lacking[0]} has no {name}, {having[0]} has: candles with and without do not mix",
+                hint="keep files of one kind in the folder, or leave the column empty in all of them",
+            )
+
+
+def _merge(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> tuple[pl.DataFrame, int]:
     """Return the rows of all parts sorted by time, and how many exact duplicates were dropped.
 
     Raises:

@@ -8,36 +8,47 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from mltrain.candles.candle_file import Block
 from mltrain.candles.frame import (
     DAY_MS,
     INTERVALS_MS,
     Hole,
+    Jump,
     content_sha256,
     find_holes,
+    find_jumps,
     format_ms,
     interval_ms,
     parse_time,
     times_ms,
     zero_trade_rows,
+    zero_trade_runs,
 )
 from mltrain.candles.parquet import MAX_ROWS
-from mltrain.candles.source import SourceSpec, Window
+from mltrain.candles.source import ORIGIN, Origin, SourceSpec, Window
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import FileEntry, Manifest
 from mltrain.names import SNAPSHOT, SYMBOL, check_symbol, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import polars as pl
 
     from mltrain.documents import Json
 
+T = TypeVar("T")
+
 KIND: Final = "snapshot"
 MAX_DAYS: Final = 5_000  # thirteen years
+MAX_LISTED: Final = 100  # runs and jumps of one symbol: a manifest is read by people, too
+JUMP_SHARE: Final = 0.5  # of the close before
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,10 @@ class SymbolFacts:
         last_ms: Open time of the last, ms UTC.
         holes: Every run of missing candles of the window, those at its beginning and end included.
         zero_trade_rows: Candles in which nothing was traded.
+        zero_trade_runs: The longest runs of such candles, MAX_LISTED at the most, by time.
+        jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
+        origins: Where its candles came from, by time; empty where the source has but one place.
+        blocks: Where each day lies in the file.
         sha256: Of the file's bytes.
         content_sha256: Of the candles themselves, whatever wrote the file.
         bytes: Size of the file.
@@ -99,15 +114,38 @@ class SymbolFacts:
     last_ms: int
     holes: tuple[Hole, ...]
     zero_trade_rows: int
+    zero_trade_runs: tuple[Hole, ...]
+    jumps: tuple[Jump, ...]
+    origins: tuple[Origin, ...]
+    blocks: tuple[Block, ...]
     sha256: str
     content_sha256: str
     bytes: int
 
+    @property
+    def missing(self) -> int:
+        """How many candles of the window are missing."""
+        return sum(hole.missing for hole in self.holes)
+
     @classmethod
-    def of(cls, frame: pl.DataFrame, entry: FileEntry, *, symbol: str, window: Window, step_ms: int) -> SymbolFacts:
+    def of(
+        cls,
+        frame: pl.DataFrame,
+        entry: FileEntry,
+        *,
+        symbol: str,
+        window: Window,
+        step_ms: int,
+        origins: tuple[Origin, ...] = (),
+        blocks: tuple[Block, ...] = (),
+    ) -> SymbolFacts:
         """Count a frame of at least one candle, all inside the window, that is kept in the file `entry`."""
         ts_ms = times_ms(frame)
         return cls(
+            zero_trade_runs=zero_trade_runs(frame, step_ms, most=MAX_LISTED),
+            jumps=find_jumps(frame, share=JUMP_SHARE, most=MAX_LISTED),
+            origins=origins,
+            blocks=blocks,
             symbol=symbol,
             rows=frame.height,
             first_ms=int(ts_ms[0]),
@@ -121,7 +159,7 @@ class SymbolFacts:
 
     def to_dict(self) -> dict[str, Json]:
         """Return what the manifest records beside name, size and hash of the file."""
-        gaps: list[Json] = [[format_ms(h.from_ms), format_ms(h.to_ms), h.missing] for h in self.holes]
+        gaps, quiet = (_spell_runs(runs) for runs in (self.holes, self.zero_trade_runs))
         return {
             "symbol": self.symbol,
             "rows": self.rows,
@@ -129,8 +167,16 @@ class SymbolFacts:
             "last": format_ms(self.last_ms),
             "gaps": gaps,
             "zero_trade_rows": self.zero_trade_rows,
+            "zero_trade_runs": quiet,
+            "jumps": [[format_ms(j.ts_ms), j.before, j.after] for j in self.jumps],
+            "origins": [[format_ms(o.from_ms), format_ms(o.to_ms), o.origin] for o in self.origins],
+            "blocks": [[format_ms(b.from_ms), format_ms(b.to_ms), b.end, b.digest] for b in self.blocks],
             "content_sha256": self.content_sha256,
         }
+
+
+def _spell_runs(runs: tuple[Hole, ...]) -> list[Json]:
+    return [[format_ms(run.from_ms), format_ms(run.to_ms), run.missing] for run in runs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +230,16 @@ class Record:
 
     def is_same(self, other: Record) -> bool:
         """Tell whether both hold the same candles for the same request, whatever wrote them and when."""
-        return self._identity() == other._identity()
+        mine, others = ([(f.symbol, f.content_sha256) for f in r.facts] for r in (self, other))
+        return self.asks_like(other) and mine == others
 
-    def _identity(self) -> tuple[object, ...]:
+    def asks_like(self, other: Record) -> bool:
+        """Tell whether both come of the same request to the same source."""
+        return self._request() == other._request()
+
+    def _request(self) -> tuple[object, ...]:
         # The end asked for and the simulated clock are left out: the cut, which both led to, is compared.
-        asked = replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
-        return self.cut_ms, *asked, tuple((f.symbol, f.content_sha256) for f in self.facts)
+        return self.cut_ms, replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
 
 
 def read_record(manifest: Manifest, *, where: str) -> Record:
@@ -280,8 +330,12 @@ def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
         rows=fields.integer("rows", minimum=1, maximum=MAX_ROWS),
         first_ms=_read_time(fields, "first"),
         last_ms=_read_time(fields, "last"),
-        holes=_read_gaps(fields),
+        holes=_read_runs(fields, "gaps"),
         zero_trade_rows=fields.integer("zero_trade_rows", minimum=0),
+        zero_trade_runs=_read_runs(fields, "zero_trade_runs"),
+        jumps=tuple(_read_rows(fields, "jumps", _read_jump)),
+        origins=tuple(_read_rows(fields, "origins", _read_origin)),
+        blocks=tuple(_read_rows(fields, "blocks", _read_block)),
         sha256=entry.sha256,
         content_sha256=fields.text("content_sha256", pattern=_SHA256),
         bytes=entry.bytes,
@@ -296,19 +350,51 @@ def _read_time(fields: Fields, key: str) -> int:
         return 0
 
 
-def _read_gaps(fields: Fields) -> tuple[Hole, ...]:
-    gaps = fields.raw("gaps")
-    holes = []
-    for gap in gaps if isinstance(gaps, list) else [gaps]:
-        match gap:
-            case [str(first), str(last), int(missing)]:
-                try:
-                    holes.append(Hole(parse_time(first), parse_time(last), missing))
-                except UsageError as err:
-                    fields.problem("gaps", err.message)
-            case _:
-                fields.problem("gaps", "must be a list of [first, last, missing]")
-    return tuple(holes)
+def _read_runs(fields: Fields, key: str) -> tuple[Hole, ...]:
+    return tuple(_read_rows(fields, key, _read_run))
+
+
+def _read_rows(fields: Fields, key: str, read: Callable[[list[Json]], T | None]) -> Iterator[T]:
+    """Yield what the rows of a list say; one that has another form is a violation."""
+    rows = fields.raw(key)
+    for row in rows if isinstance(rows, list) else [rows]:
+        try:
+            value = read(row) if isinstance(row, list) else None
+        except UsageError as err:
+            fields.problem(key, err.message)
+            return
+        if value is None:
+            fields.problem(key, f"{show(str(row))} is no row of it")
+            return
+        yield value
+
+
+def _read_run(row: list[Json]) -> Hole | None:
+    match row:
+        case [str(first), str(last), int(missing)] if not isinstance(missing, bool):
+            return Hole(parse_time(first), parse_time(last), missing)
+    return None
+
+
+def _read_jump(row: list[Json]) -> Jump | None:
+    match row:
+        case [str(ts), float(before), float(after)]:
+            return Jump(parse_time(ts), before, after)
+    return None
+
+
+def _read_origin(row: list[Json]) -> Origin | None:
+    match row:
+        case [str(first), str(last), str(origin)] if ORIGIN.fullmatch(origin):
+            return Origin(parse_time(first), parse_time(last), origin)
+    return None
+
+
+def _read_block(row: list[Json]) -> Block | None:
+    match row:
+        case [str(first), str(last), int(end), str(digest)] if _DIGEST.fullmatch(digest):
+            return Block(parse_time(first), parse_time(last), end, digest)
+    return None
 
 
 def _contradictions(record: Record, manifest: Manifest) -> list[str]:
@@ -330,8 +416,11 @@ def _contradictions(record: Record, manifest: Manifest) -> list[str]:
             problems.append(f"{name}: first and last are not inside {window}")
         if facts.rows + sum(hole.missing for hole in facts.holes) != expected:
             problems.append(f"{name}: rows and gaps together are not the {expected} candles of its window")
-        if any(h.missing < 1 or h.missing != (h.to_ms - h.from_ms) // step_ms + 1 for h in facts.holes):
-            problems.append(f"{name}: a gap is not as long as it says")
+        runs = (*facts.holes, *facts.zero_trade_runs)
+        if any(run.missing < 1 or run.missing != (run.to_ms - run.from_ms) // step_ms + 1 for run in runs):
+            problems.append(f"{name}: a gap or a run is not as long as it says")
+        if any(b.end > facts.bytes for b in facts.blocks):
+            problems.append(f"{name}: a block ends beyond the file")
         if facts.zero_trade_rows > facts.rows:
             problems.append(f"{name}: more rows without a trade than rows")
     return problems

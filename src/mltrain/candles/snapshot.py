@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import mltrain
+from mltrain.candles.candle_file import read_candles, write_candles
+from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import check_candles, format_ms, interval_ms, times_ms
-from mltrain.candles.parquet import to_parquet
 from mltrain.candles.record import Record, Request, SymbolFacts, file_name, snapshot_id
 from mltrain.candles.stored import (
     FOLDER,
@@ -30,15 +32,14 @@ from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.files import (
     hold_lock,
     make_folder,
+    read_file,
     read_pointer,
-    sha256_bytes,
-    staged_folder,
+    staging,
     swap_pointer,
     sweep_temps,
     write_new,
 )
-from mltrain.manifest import MANIFEST, FileEntry
-from mltrain.names import did_you_mean, show
+from mltrain.manifest import MANIFEST, describe_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from mltrain.candles.source import Source, SourceSpec, Window
+    from mltrain.candles.source import Gathered, Source, SourceSpec, TrafficReport, Window
+    from mltrain.files import Stage
     from mltrain.progress import Progress
 
 __all__ = [
@@ -74,16 +76,26 @@ class TakenSnapshot:
     Attributes:
         snapshot: The snapshot, which `latest` now points to.
         created: False where the same one was already there.
+        traffic: What the download took; None where no network was asked.
     """
 
     snapshot: Snapshot
     created: bool
+    traffic: TrafficReport | None = None
 
 
 def take_snapshot(
-    data_dir: Path, source: Source, spec: SourceSpec, request: Request, *, now_ms: int, progress: Progress
+    data_dir: Path,
+    source: Source,
+    spec: SourceSpec,
+    request: Request,
+    *,
+    now_ms: int,
+    progress: Progress,
+    max_missing: float = 1.0,
+    refresh: bool = False,
 ) -> TakenSnapshot:
-    """Fetch the candles asked for, write them as a snapshot, and move `latest` to it.
+    """Get the candles asked for, write them as a snapshot, and move `latest` to it.
 
     Where the same request gave the same candles before, nothing is written and `latest` moves to that snapshot.
 
@@ -94,21 +106,23 @@ def take_snapshot(
         request: Symbols, days, interval and end.
         now_ms: The time of the run; recorded.
         progress: Told of each symbol and of what the user should know.
+        max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
+        refresh: Whether what the cache has is downloaded again, and compared.
 
     Raises:
         UsageError: The end asked for is later than the source's clock, or too early for a window.
-        InputError: The source lacks a symbol or has no candle of it in the window, or a candle is impossible.
-        SourceError: The source answered with something else than was asked.
-        LockedError: Another mltrain is publishing a snapshot.
+        InputError: The source lacks a symbol or has no candle of it in the window, too many are missing, or a candle
+            is impossible.
+        SourceError: The exchange or the network failed, or answered with something else than was asked.
+        LockedError: Another mltrain is downloading, or publishing a snapshot.
         MachineError: The machine refuses; nothing has changed.
     """
     if not spec.interval == source.interval == request.interval:
         raise ValueError("source, spec and request are of different intervals")
-    _check_symbols(source, request.symbols)
+    source.check_symbols(request.symbols)
     window = request.window(_find_cut(source, request))
     folder = data_dir / FOLDER
     make_folder(folder)
-    files, facts = _fetch_all(source, request, window, progress)
     record = Record(
         id=snapshot_id(window.end_ms),
         created_at=format_ms(now_ms // 1000 * 1000),
@@ -116,21 +130,20 @@ def take_snapshot(
         host=source.host,
         request=request,
         tools=(("mltrain", mltrain.__version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
-        notes=source.notes(),
-        facts=facts,
+        notes=(),
+        facts=(),
     )
-    for warning in (*record.notes, *_tell_missing(facts)):
-        progress.warn(warning)
-    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"):
-        return _publish(folder, record, files, progress)
-
-
-def _check_symbols(source: Source, symbols: tuple[str, ...]) -> None:
-    known = source.symbols()
-    for symbol in symbols:
-        if symbol not in known:
-            hint = did_you_mean(symbol, known) or f"it has {', '.join(known[:5])} and {len(known) - 5} others"
-            raise InputError(f"the source {source.name} has no symbol {show(symbol)}", hint=hint)
+    with (
+        source.gather(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as gathered,
+        hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
+        _staged(folder) as stage,
+    ):
+        facts = tuple(_write_symbol(stage.path, source, gathered, symbol, window) for symbol in request.symbols)
+        _check_holes(facts, max_missing)
+        record = replace(record, notes=gathered.notes(), facts=facts)
+        for warning in (*record.notes, *_tell_odd(facts)):
+            progress.warn(warning)
+        return replace(_publish(folder, stage, record, progress), traffic=gathered.traffic)
 
 
 def _find_cut(source: Source, request: Request) -> int:
@@ -148,28 +161,36 @@ def _find_cut(source: Source, request: Request) -> int:
     return cut_ms
 
 
-def _fetch_all(
-    source: Source, request: Request, window: Window, progress: Progress
-) -> tuple[dict[str, bytes], tuple[SymbolFacts, ...]]:
-    """Return the file of each symbol, by name, and what is in it."""
-    files: dict[str, bytes] = {}
-    facts = []
-    progress.stage("fetch candles", total=len(request.symbols))
-    for symbol in request.symbols:
-        frame = _fetch(source, symbol, window)
-        name, data = file_name(symbol), to_parquet(frame)
-        entry = FileEntry(name, sha256_bytes(data), len(data))
-        step_ms = interval_ms(request.interval)
-        facts.append(SymbolFacts.of(frame, entry, symbol=symbol, window=window, step_ms=step_ms))
-        files[name] = data
-        progress.advance(note=symbol)
-    _check_holes(facts)
-    return files, tuple(facts)
+@contextmanager
+def _staged(folder: Path) -> Iterator[Stage]:
+    """Give a hidden folder under `snapshots` to fill. The caller holds the lock."""
+    sweep_temps(folder)
+    read_pointer(folder / LATEST)  # raises where something else stands in its place
+    with staging(folder) as stage:
+        yield stage
 
 
-def _fetch(source: Source, symbol: str, window: Window) -> pl.DataFrame:
+def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, window: Window) -> SymbolFacts:
+    """Write the file of a symbol, and tell what is in it; its candles are not held any longer."""
+    fetched = gathered.candles(symbol)
+    frame, step_ms = _check_fetched(source, symbol, fetched.frame, window), interval_ms(source.interval)
+    file = write_candles(frame, step_ms)
+    name = file_name(symbol)
+    write_new(stage / name, file.data)
+    return SymbolFacts.of(
+        frame,
+        describe_file(name, file.data),
+        symbol=symbol,
+        window=window,
+        step_ms=step_ms,
+        origins=fetched.origins,
+        blocks=file.blocks,
+    )
+
+
+def _check_fetched(source: Source, symbol: str, frame: pl.DataFrame, window: Window) -> pl.DataFrame:
     where = f"the source {source.name}"
-    frame = check_candles(source.candles(symbol, window), symbol=symbol, interval=source.interval, where=where)
+    frame = check_candles(frame, symbol=symbol, interval=source.interval, where=where)
     if frame.is_empty():
         raise InputError(
             f"{where} has no candles of {symbol} from {window}: it has those from {source.extent(symbol)}",
@@ -181,14 +202,25 @@ def _fetch(source: Source, symbol: str, window: Window) -> pl.DataFrame:
     return frame
 
 
-def _tell_missing(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
+def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
     for f in facts:
-        missing = sum(hole.missing for hole in f.holes)
-        if missing > _WARN_MISSING * (f.rows + missing):
-            yield f"{f.symbol}: {missing} of {f.rows + missing} candles of the window are missing"
+        if f.missing > _WARN_MISSING * (f.rows + f.missing):
+            yield f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles of the window are missing"
+        for jump in f.jumps[:1]:
+            more = f", and {len(f.jumps) - 1} more such moves" if len(f.jumps) > 1 else ""
+            yield f"{f.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"
 
 
-def _check_holes(facts: list[SymbolFacts]) -> None:
+def _check_holes(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
+    for f in facts:
+        if f.missing > max_missing * (f.rows + f.missing):
+            longest = max(f.holes, key=lambda hole: hole.missing)
+            raise InputError(
+                f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles are missing "
+                f"({f.missing / (f.rows + f.missing):.1%}, at most {max_missing:.1%}); the longest hole is "
+                f"{format_ms(longest.from_ms)} to {format_ms(longest.to_ms)}",
+                hint="choose another --end or fewer --days, or allow more by --max-missing",
+            )
     if sum(len(f.holes) for f in facts) > _MAX_HOLES:
         worst = max(facts, key=lambda f: len(f.holes))
         raise InputError(
@@ -197,34 +229,37 @@ def _check_holes(facts: list[SymbolFacts]) -> None:
         )
 
 
-def _publish(folder: Path, record: Record, files: dict[str, bytes], progress: Progress) -> TakenSnapshot:
-    """Write the snapshot under the first free name, or find the same one there. The caller holds the lock."""
-    sweep_temps(folder)
-    read_pointer(folder / LATEST)  # raises where something else stands in its place
+def _publish(folder: Path, stage: Stage, record: Record, progress: Progress) -> TakenSnapshot:
+    """Publish the staged files under the first free name, or find the same snapshot there."""
     for number in itertools.count(1):
         path = folder / snapshot_id(record.cut_ms, number)
         if not os.path.lexists(path):
             break
-        if _is_the_same(path, record, progress):
+        if _is_the_same(path, stage, record, progress):
             return TakenSnapshot(_point_to(path), created=False)
-    with staged_folder(path) as stage:
-        for name, data in files.items():
-            write_new(stage / name, data)
-        write_new(stage / MANIFEST, replace(record, id=path.name).to_manifest().to_bytes())
+    write_new(stage.path / MANIFEST, replace(record, id=path.name).to_manifest().to_bytes())
+    stage.publish(path)
     return TakenSnapshot(_point_to(path), created=True)
 
 
-def _is_the_same(path: Path, record: Record, progress: Progress) -> bool:
-    """Tell whether a sound snapshot of the same candles is there; a damaged one is left alone, and told of."""
+def _is_the_same(path: Path, stage: Stage, record: Record, progress: Progress) -> bool:
+    """Tell whether a sound snapshot of the same candles is there; what is wrong with it, or differs, is told."""
     try:
         there = open_named(path)
-        same = there.is_same(record)
-        problems = verify_snapshot(there) if same else ()
+        problems = verify_snapshot(there)
     except InputError as err:
-        same, problems = False, (err.message,)
+        problems = (err.message,)
     if problems:
         progress.warn(f"snapshot {path.name} is damaged, a new one takes its place: {problems[0]}")
-    return same and not problems
+        return False
+    if there.asks_like(record) and not there.is_same(record):
+        for f in record.facts:
+            data = read_file(stage.path / file_name(f.symbol), max_bytes=f.bytes, what="the staged file")
+            now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=there.interval, where=str(stage.path))
+            diff = compare_frames(there.candles(f.symbol), now)
+            if not diff.same:
+                progress.warn(f"{f.symbol} is not what snapshot {path.name} holds: {tell_change(diff)}")
+    return there.is_same(record)
 
 
 def _point_to(path: Path) -> Snapshot:

@@ -6,22 +6,35 @@ its own: how old a candle is, is judged by that and never by the machine's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
 
+from mltrain.candles.client import check_base_url, is_loopback
 from mltrain.candles.frame import format_ms, interval_ms, parse_time
-from mltrain.errors import UsageError
+from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
     import polars as pl
 
+    from mltrain.candles.client import NetworkRules
     from mltrain.documents import Fields, Json
+    from mltrain.progress import Progress
 
-SOURCES: Final = ("files", "sim")
+PUBLIC_REST: Final = "https://data-api.binance.vision"
+SOURCES: Final = ("binance", "archive", "files", "sim")
+PUBLIC_ARCHIVE: Final = "https://data.binance.vision"
+ORIGIN: Final = re.compile(r"rest|archive [0-9a-f]{64}")  # where a day came from
 SIGNALS: Final = ("none", "weak", "strong")
 
+_NETWORKED: Final = ("binance", "archive")
 _MAX_SEED: Final = 2**63 - 1  # what JSON readers and 64-bit generators both hold
 
 
@@ -34,6 +47,91 @@ class Window:
 
     def __str__(self) -> str:
         return f"{format_ms(self.start_ms)} to {format_ms(self.end_ms)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a range of candles came from.
+
+    Attributes:
+        from_ms: Its beginning, ms UTC.
+        to_ms: Its end, which is not part of it, ms UTC.
+        origin: "rest", or "archive" and the SHA-256 of the day's zip.
+    """
+
+    from_ms: int
+    to_ms: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The candles of one symbol.
+
+    Attributes:
+        frame: As `check_candles` returns them.
+        origins: Where they came from, by time; empty where the source has but one place.
+    """
+
+    frame: pl.DataFrame
+    origins: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolTraffic:
+    """What it took to get one symbol.
+
+    Attributes:
+        symbol: Which.
+        requests: Sent for it, retries included.
+        seconds: From its first request to its last candle.
+        days_cached: Days that were there already.
+        days_fetched: Days that were downloaded, wholly or in part.
+    """
+
+    symbol: str
+    requests: int
+    seconds: float
+    days_cached: int
+    days_fetched: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficReport:
+    """What a download took.
+
+    Attributes:
+        requests: Sent in all, retries included.
+        bytes: Received.
+        seconds: From beginning to end.
+        peak_weight: The most of the exchange's weight that was used in a minute.
+        weight_limit: What it allows.
+        waited_s: How long it ordered to wait.
+        symbols: What each took.
+    """
+
+    requests: int
+    bytes: int
+    seconds: float
+    peak_weight: int
+    weight_limit: int
+    waited_s: float
+    symbols: tuple[SymbolTraffic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Candles that are at hand.
+
+    Attributes:
+        candles: Returns those of a symbol.
+        notes: Returns what the user should know about the candles handed out so far.
+        traffic: What it took; None where no network was asked.
+    """
+
+    candles: Callable[[str], Fetched]
+    notes: Callable[[], tuple[str, ...]]
+    traffic: TrafficReport | None = None
 
 
 class Source(Protocol):
@@ -61,6 +159,13 @@ class Source(Protocol):
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol that it has, sorted."""
 
+    def check_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Refuse symbols that it does not have.
+
+        Raises:
+            InputError: One is unknown; says which ones are meant, perhaps.
+        """
+
     def extent(self, symbol: str) -> Window:
         """Return the range of open times that it has of a symbol.
 
@@ -75,8 +180,60 @@ class Source(Protocol):
             InputError: The symbol is unknown there, or a candle is damaged or impossible.
         """
 
+    def gather(
+        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[Gathered]:
+        """Get the candles of a window to hand; they can be read while the block lasts.
+
+        Args:
+            symbols: Whose candles; all known to the source.
+            window: Their open times.
+            data_dir: Where the cache of downloads is or will be.
+            refresh: Whether what the cache has is downloaded again, and compared.
+            progress: Told of each symbol.
+
+        Raises:
+            InputError: A candle is damaged or impossible.
+            SourceError: The exchange or the network failed.
+            LockedError: Another mltrain is downloading.
+            MachineError: The machine refuses.
+        """
+
+
+@contextmanager
+def hand_out(source: LocalSource, symbols: tuple[str, ...], window: Window, progress: Progress) -> Iterator[Gathered]:
+    """Give the candles of a source that needs no download, as `Source.gather` does."""
+    progress.stage("read candles", total=len(symbols))
+
+    def candles(symbol: str) -> Fetched:
+        fetched = Fetched(source.candles(symbol, window))
+        progress.advance(note=symbol)
+        return fetched
+
+    yield Gathered(candles, source.notes)
+
+
+class LocalSource(Protocol):
+    """What `hand_out` needs of a source."""
+
+    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+        """Return the closed candles that open inside the window."""
+
     def notes(self) -> tuple[str, ...]:
         """Return what the user should know about the candles handed out so far, such as duplicates dropped."""
+
+
+def refuse_unknown(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
+    """Refuse symbols that are not among the known ones.
+
+    Raises:
+        InputError: One is not; says which ones are meant, perhaps.
+    """
+    have = set(known)
+    for symbol in symbols:
+        if symbol not in have:
+            few = f"it has {', '.join(known[:5])}" + (f" and {len(known) - 5} others" if len(known) > 5 else "")
+            raise InputError(f"{where} has no symbol {show(symbol)}", hint=did_you_mean(symbol, known) or few)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +247,8 @@ class SourceSpec:
         signal: Of `sim`: how predictable, one of SIGNALS.
         interval: Interval of the candles.
         end_ms: Of `sim`: what its clock shows; None: its fixed time.
+        base_url: Of `binance` and `archive`: address of the exchange's REST host; "" for the public one.
+        archive_url: Of `archive`: address of the archive; "" for the public one.
     """
 
     name: str
@@ -98,6 +257,8 @@ class SourceSpec:
     signal: str = "none"
     interval: str = "1m"
     end_ms: int | None = None
+    base_url: str = ""
+    archive_url: str = ""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -106,26 +267,38 @@ class SourceSpec:
             UsageError: A field is outside its range; names all that are.
         """
         interval_ms(self.interval)
-        problems = []
-        if self.name not in SOURCES:
-            problems.append(f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}")
-        if (self.folder is None) == (self.name == "files"):
-            problems.append("the source files needs the folder to read (--from DIR), and no other source takes one")
-        if self.end_ms is not None and self.name == "files":
-            problems.append("the clock of the source files is its last candle: no other can be set")
-        if not 0 <= self.seed <= _MAX_SEED:
-            problems.append(f"seed {self.seed}: must be 0 to {_MAX_SEED}")
-        if self.signal not in SIGNALS:
-            problems.append(f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}")
-        if problems:
+        if problems := list(self._problems()):
             raise UsageError("; ".join(problems))
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).absolute())
+        if self.name in _NETWORKED:
+            object.__setattr__(self, "base_url", check_base_url(self.base_url or PUBLIC_REST))
+        if self.name == "archive":
+            object.__setattr__(self, "archive_url", check_base_url(self.archive_url or PUBLIC_ARCHIVE))
+
+    def _problems(self) -> Iterator[str]:
+        if self.name not in SOURCES:
+            yield f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}"
+        if (self.folder is None) == (self.name == "files"):
+            yield "the source files needs the folder to read (--from DIR), and no other source takes one"
+        if self.end_ms is not None and self.name != "sim":
+            yield f"the clock of the source {self.name} is its own: no other can be set"
+        if not 0 <= self.seed <= _MAX_SEED:
+            yield f"seed {self.seed}: must be 0 to {_MAX_SEED}"
+        if self.signal not in SIGNALS:
+            yield f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}"
+        if (self.base_url and self.name not in _NETWORKED) or (self.archive_url and self.name != "archive"):
+            yield f"the source {self.name} takes no such address"
 
     def to_dict(self) -> dict[str, Json]:
         """Return what a manifest keeps of it; the interval stands beside it in the request."""
-        if self.folder is not None:
-            return {"name": self.name, "folder": str(self.folder)}
+        match self.name:
+            case "files":
+                return {"name": self.name, "folder": str(self.folder)}
+            case "binance":
+                return {"name": self.name, "base_url": self.base_url}
+            case "archive":
+                return {"name": self.name, "base_url": self.base_url, "archive_url": self.archive_url}
         clock = None if self.end_ms is None else format_ms(self.end_ms)
         return {"name": self.name, "seed": self.seed, "signal": self.signal, "clock": clock}
 
@@ -137,8 +310,14 @@ class SourceSpec:
             UsageError: A value is outside its range.
         """
         name = fields.text("name", choices=SOURCES)
-        if name == "files":
-            return cls(name=name, interval=interval, folder=Path(fields.text("folder")))
+        match name:
+            case "files":
+                return cls(name=name, interval=interval, folder=Path(fields.text("folder")))
+            case "binance":
+                return cls(name=name, interval=interval, base_url=fields.text("base_url"))
+            case "archive":
+                base_url, archive_url = fields.text("base_url"), fields.text("archive_url")
+                return cls(name=name, interval=interval, base_url=base_url, archive_url=archive_url)
         clock = fields.raw("clock", default=None)
         return cls(
             name=name,
@@ -149,16 +328,64 @@ class SourceSpec:
         )
 
 
-def open_source(spec: SourceSpec) -> Source:
+def open_source(spec: SourceSpec, rules: NetworkRules | None = None) -> Source:
     """Open the source that `spec` describes; nothing is read yet.
+
+    Args:
+        spec: Which source.
+        rules: How the network may be used, where the source needs one; None: by the defaults.
 
     Raises:
         InputError: The folder of `files` is not there, is no folder, or holds no candle file.
     """
-    if spec.folder is not None:
-        from mltrain.candles.local import FilesSource
+    match spec.name:
+        case "files":
+            from mltrain.candles.local import FilesSource
 
-        return FilesSource(spec.folder, spec.interval)
+            assert spec.folder is not None  # noqa: S101 -- SourceSpec has checked it
+            return FilesSource(spec.folder, spec.interval)
+        case "binance":
+            from mltrain.candles.binance import BinanceSource
+
+            return BinanceSource(spec.interval, spec.base_url, rules=rules)
+        case "archive":
+            from mltrain.candles.archive import ArchiveSource
+
+            return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, rules=rules)
     from mltrain.candles.sim import SimSource
 
     return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms)
+
+
+def open_recorded(
+    spec: SourceSpec, rules: NetworkRules | None = None, *, base_url: str | None = None, archive_url: str | None = None
+) -> Source:
+    """Open the source that a snapshot's manifest names; a file must not choose which host this machine talks to.
+
+    Args:
+        spec: What the manifest tells.
+        rules: How the network may be used.
+        base_url: Address of the REST host in place of the recorded one; chosen by the user, so any is taken.
+        archive_url: Likewise of the archive.
+
+    Raises:
+        InputError: The recorded host is neither the source's public one nor this machine; or as of `open_source`.
+        UsageError: An address cannot be one.
+    """
+    if spec.name not in _NETWORKED:
+        return open_source(spec, rules)
+    chosen = replace(spec, base_url=base_url or spec.base_url)
+    if spec.name == "archive" and archive_url:
+        chosen = replace(chosen, archive_url=archive_url)
+    for option, public, given in (
+        ("base_url", PUBLIC_REST, base_url),
+        ("archive_url", PUBLIC_ARCHIVE, archive_url),
+    ):
+        recorded = str(getattr(spec, option))
+        if given or recorded in {"", public} or is_loopback(urlsplit(recorded).hostname or ""):
+            continue
+        raise InputError(
+            f"the snapshot was taken from {show(recorded)}, which a file alone may not have this machine talk to",
+            hint=f"pass --{option.replace('_', '-')} {recorded} if you trust it",
+        )
+    return open_source(chosen, rules)

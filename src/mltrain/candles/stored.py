@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, interval_ms, times_ms
-from mltrain.candles.parquet import ParquetFile
+from mltrain.candles.candle_file import damaged_blocks, read_candles
+from mltrain.candles.frame import format_ms, interval_ms, times_ms
 from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
 from mltrain.errors import InputError, MltrainError
-from mltrain.files import disk_edge, read_pointer
+from mltrain.files import disk_edge, read_file, read_pointer
 from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.names import SNAPSHOT, check_snapshot_id, did_you_mean, nearest, show
 
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from mltrain.candles.candle_file import Block
     from mltrain.manifest import Manifest
 
 FOLDER: Final = "snapshots"
 LATEST: Final = "latest"
 
-#: The type of each column as pyarrow writes it.
-_TYPES: Final = tuple(
-    (name, {"ts": "timestamp[ms, tz=UTC]", "trades": "int64"}.get(name, "double")) for name in CANDLE_SCHEMA
-)
+_BLOCKS_TOLD: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +70,7 @@ class Snapshot(Record):
             )
         data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_most_bytes(facts.rows))
         where = str(self.path / file_name(symbol))
-        file = ParquetFile(data, where=where)
-        if file.rows != facts.rows or tuple(file.types.items()) != _TYPES:
-            columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
-            raise InputError(f"{where}: {file.rows} rows of {columns}; the manifest says {facts.rows} rows of candles")
-        frame = check_candles(file.read(list(CANDLE_SCHEMA)), symbol=symbol, interval=self.interval, where=where)
+        frame = read_candles(data, rows=facts.rows, symbol=symbol, interval=self.interval, where=where)
         ts_ms = times_ms(frame)
         if (ts_ms[0], ts_ms[-1]) != (facts.first_ms, facts.last_ms):
             raise InputError(f"{where}: its first and last candle are not those that the manifest says")
@@ -179,9 +173,35 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
         manifest = _unchanged_manifest(snapshot)
     except InputError as err:
         return (err.message,)
-    return verify_files(snapshot.path, manifest) or tuple(
-        problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts)
+    problems = verify_files(snapshot.path, manifest)
+    if not problems:
+        return tuple(problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts))
+    files = {f"{snapshot.path / file_name(facts.symbol)} ": facts for facts in snapshot.facts}
+    where = [next((facts for path, facts in files.items() if problem.startswith(path)), None) for problem in problems]
+    return tuple(
+        problem if facts is None else problem + _tell_damage(snapshot, facts)
+        for problem, facts in zip(problems, where, strict=True)
     )
+
+
+def _tell_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
+    """Tell which days of a file are not what they were, by the hashes of their bytes alone."""
+    path = snapshot.path / file_name(facts.symbol)
+    try:
+        data = read_file(path, max_bytes=_most_bytes(facts.rows), what="the file")
+    except InputError:
+        return ""
+    blocks = damaged_blocks(data, facts.blocks)
+    if not blocks:
+        return ": the damage is outside the candles, in the file's head or foot"
+    days = [_tell_days(block) for block in blocks[:_BLOCKS_TOLD]]
+    more = f" and {len(blocks) - _BLOCKS_TOLD} more" if len(blocks) > _BLOCKS_TOLD else ""
+    return f": damaged are the candles of {', '.join(days)}{more}"
+
+
+def _tell_days(block: Block) -> str:
+    first, last = format_ms(block.from_ms)[:10], format_ms(block.to_ms - 1)[:10]
+    return first if first == last else f"{first} to {last}"
 
 
 def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
@@ -196,7 +216,16 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
         yield f"{where}: candles outside {window}"
         return
-    found = SymbolFacts.of(frame, entry, symbol=facts.symbol, window=window, step_ms=step_ms).to_dict()
+    counted = SymbolFacts.of(
+        frame,
+        entry,
+        symbol=facts.symbol,
+        window=window,
+        step_ms=step_ms,
+        origins=facts.origins,
+        blocks=facts.blocks,
+    )
+    found = counted.to_dict()
     for key, said in facts.to_dict().items():
         if found[key] != said:
             yield f"{where}: {key} is {found[key]}, the manifest says {said}"

@@ -1,36 +1,24 @@
-"""One file of candles, parquet or CSV, as rows: the names, types and times that other programs write.
+"""One file of candles, parquet, CSV or JSON, as rows: the columns that other programs write, by name or by place.
 
-Read are Binance's headerless twelve columns and any file with named columns. Times may be numbers (seconds, ms, µs or
-ns, told apart value by value) or ISO 8601; without a zone they are UTC. A cell that is no number or no time is refused
-by file, line and column, and so is a file whose candles are of another interval. Whether a row can be a candle is not
-asked here.
+Pure: bytes in, a frame out. Known by place are the layouts without a header of Binance, Kraken and freqtrade, in CSV
+and in JSON alike; any other file names its columns. Six and seven columns are a guess, which every row has to prove:
+what could be read two ways is refused. So is a file whose candles are of another interval.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
-import os
 import re
-import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import (
-    CANDLE_SCHEMA,
-    INTERVALS_MS,
-    OPTIONAL,
-    TS_DTYPE,
-    format_ms,
-    interval_name,
-    times_ms,
-)
-from mltrain.candles.parquet import ParquetFile
+from mltrain.candles.cells import Cells
+from mltrain.candles.frame import CANDLE_SCHEMA, INTERVALS_MS, OPTIONAL, format_ms, interval_name, times_ms
+from mltrain.candles.packed import gunzip, unzip_single
+from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
-from mltrain.files import read_file
 from mltrain.names import show
 
 if TYPE_CHECKING:
@@ -38,14 +26,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SUFFIXES: Final = (".parquet", ".csv", ".csv.gz")
+SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".zip")
+MAX_FILE_BYTES: Final = 1 << 30  # eight years of one-minute candles as CSV are half of it; also once unpacked
 
-_MAX_FILE_BYTES: Final = 1 << 30  # eight years of one-minute candles as CSV are half of it; also once unpacked
+MAX_CELLS: Final = MAX_ROWS * 12  # of a text: each takes 16 bytes and more, though it may be empty
 
-_BINANCE_COLUMNS: Final = (
-    *("ts", "open", "high", "low", "close", "volume", "close_time"),
-    *("quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore"),
-)
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_MAX_JSON_BYTES: Final = 1 << 28  # four years of the exchange's answers; the parser takes some ten times as much
+
+_OHLCV: Final = ("ts", "open", "high", "low", "close", "volume")
+_BINANCE: Final = (*_OHLCV, "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore")
+
+#: What the columns are where no header names them, by how many there are: freqtrade's, Kraken's, Binance's.
+_BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
+_HEADER_HINT: Final = f"save it as a CSV whose first line names its columns: {','.join(_OHLCV)}"
 
 #: What each column is called elsewhere, in lower case with one _ for anything but letters and digits; first one wins.
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -70,51 +64,66 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-_ISO: Final = (
-    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?"
-    r"\s*(?:Z|UTC|([+-])([0-9]{2}):?([0-9]{2}))?$"
-)
+#: Inside a JSON list: a row that is a mapping, or one that holds a mapping or another list.
+_NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
 _RUN: Final = 20  # equal gaps in a row that no sparse market shows by chance
 
 
-def read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
+def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> pl.DataFrame:
     """Return the rows of a file in its order, with the columns of CANDLE_SCHEMA; those that it lacks are null.
 
     Args:
-        path: A file whose name ends in one of SUFFIXES; a symbolic link is followed.
+        data: The bytes of the file.
+        name: Its name, which ends in one of SUFFIXES.
+        where: Its name in messages.
+        step_ms: Interval that its candles must have.
+
+    Returns:
+        The rows; none where the file says that there are none, as a JSON `[]` does or a header alone.
+
+    Raises:
+        InputError: It is damaged, too large once unpacked, lacks a column, holds a cell of the wrong kind, or its
+            candles are of another interval.
+        MachineError: Not enough memory.
+    """
+    name = name.lower()
+    if name.endswith(".zip"):
+        data = unzip_single(data, where=where, max_bytes=MAX_FILE_BYTES)
+    elif name.endswith(".gz"):
+        data = gunzip(data, where=where, max_bytes=MAX_FILE_BYTES)
+    if name.endswith(".parquet") or data.startswith(b"PAR1"):
+        return _as_rows(_parquet_cells(data, where), step_ms)
+    data = data.removeprefix(_BYTE_ORDER_MARK)
+    if data[:100].lstrip().startswith((b"[", b"{")):
+        return _read_by_place(_json_cells(data, where), step_ms)
+    return _read_csv(data, where, step_ms)
+
+
+def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> pl.DataFrame:
+    """Return the rows of one of Binance's CSV files in its order, with the columns of CANDLE_SCHEMA.
+
+    Args:
+        data: The bytes of the CSV, unpacked; with a header or without, times in ms or µs.
+        where: Its name in messages, usually the path or the address.
         symbol: For messages.
         step_ms: Interval that its candles must have.
 
     Raises:
-        InputError: It is missing, unreadable, too large or empty, lacks a column, holds a cell of the wrong kind, or
-            its candles are of another interval.
-        MachineError: The machine refuses to read it.
+        InputError: It has no rows, lacks a column, holds a cell of the wrong kind, or its candles are of another
+            interval.
     """
-    where = f"{path}: {symbol}"
-    data = read_file(Path(os.path.realpath(path)), max_bytes=_MAX_FILE_BYTES, what="the candle file")
-    if path.name.lower().endswith(".parquet"):
-        first_line, rows = 1, _parquet_cells(data, where)
-    else:
-        first_line, rows = _csv_cells(_unpack(data, where) if path.name.lower().endswith(".gz") else data, where)
+    where = f"{where}: {symbol}"
+    rows = _read_csv(data, where, step_ms)
     if rows.is_empty():
         raise InputError(f"{where}: no rows")
-    frame = pl.DataFrame([_as_times(rows["ts"], where, first_line)]).with_columns(
-        _as_numbers(rows[name], where, first_line) for name in rows.columns if name != "ts"
-    )
-    _check_spacing(np.unique(times_ms(frame)), step_ms, where)
-    absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in frame.columns]
-    return frame.with_columns(absent).select(*CANDLE_SCHEMA)
+    return rows
 
 
-def _unpack(data: bytes, where: str) -> bytes:
-    try:
-        plain = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_FILE_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as err:
-        raise InputError(f"{where}: not a whole gzip file: {err}") from err
-    if len(plain) > _MAX_FILE_BYTES:
-        raise InputError(f"{where}: more than {_MAX_FILE_BYTES} bytes once unpacked")
-    return plain
+def _as_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
+    rows = cells.to_rows()
+    _check_spacing(np.unique(times_ms(rows)), step_ms, cells.where)
+    return rows
 
 
 def _find_columns(names: Sequence[str], where: str) -> dict[str, str]:
@@ -126,124 +135,161 @@ def _find_columns(names: Sequence[str], where: str) -> dict[str, str]:
         shown = ", ".join(show(name) for name in names[:15])
         raise InputError(
             f"{where}: no column for {' and '.join(missing)} among {shown}",
-            hint="the first line of a CSV names its columns: ts,open,high,low,close,volume",
+            hint="the first line of a CSV names its columns, with commas: ts,open,high,low,close,volume",
         )
     return found
 
 
-def _parquet_cells(data: bytes, where: str) -> pl.DataFrame:
+def _parquet_cells(data: bytes, where: str) -> Cells:
     file = ParquetFile(data, where=where)
     columns = _find_columns(list(file.types), where)
-    return file.read(list(columns.values())).rename({theirs: ours for ours, theirs in columns.items()})
+    return Cells(file.read(list(columns.values())).rename({theirs: ours for ours, theirs in columns.items()}), where)
 
 
-def _csv_cells(data: bytes, where: str) -> tuple[int, pl.DataFrame]:
-    """Return the number of the first line with values, and the cells as text."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    fields = data.split(b"\n", 1)[0].strip().split(b",")
-    headless = _is_number(fields[0])
-    if headless and len(fields) != len(_BINANCE_COLUMNS):
-        raise InputError(
-            f"{where}: no header, and {len(fields)} columns; only Binance's {len(_BINANCE_COLUMNS)} are known by place",
-            hint="put a first line in, such as ts,open,high,low,close,volume",
-        )
-    try:
-        cells = pl.read_csv(data, has_header=not headless, infer_schema=False)
-    except (pl.exceptions.PolarsError, ValueError) as err:
-        reason = str(err).split("\n", 1)[0][:200]
-        raise InputError(f"{where}: not a readable CSV file: {reason}") from err
+def _read_csv(data: bytes, where: str, step_ms: int) -> pl.DataFrame:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{where}: is UTF-16", hint="save it as UTF-8")
+    data = data.removeprefix(_BYTE_ORDER_MARK)
+    text = data.strip(b"\r\n")
+    if not text:
+        raise InputError(f"{where}: not a readable CSV file: nothing is in it")
+    begin = 1 + data.count(b"\n", 0, data.index(text[:1]))  # the line of its first text, after empty ones
+    head = text[: text.find(b"\n")] if b"\n" in text else text
+    headless = _is_number(head.split(b",", 1)[0])
+    frame = _csv_frame(text, width=head.count(b",") + 1, headless=headless, begin=begin, where=where)
     if headless:
-        cells.columns = list(_BINANCE_COLUMNS)
-    columns = _find_columns(cells.columns, where)
-    return 1 if headless else 2, cells.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+        return _read_by_place(Cells(frame, where, "line", begin), step_ms)
+    columns = _find_columns(frame.columns, where)
+    named = frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+    return _as_rows(Cells(named, where, "line", begin + 1), step_ms)
 
 
 def _is_number(field: bytes) -> bool:
     try:
-        float(field)
+        float(field.strip(b' "'))
     except ValueError:
         return False
     return True
 
 
-def _as_numbers(cells: pl.Series, where: str, first_line: int) -> pl.Series:
-    """Return a column as its type in CANDLE_SCHEMA; empty cells are null."""
-    dtype = CANDLE_SCHEMA[cells.name]
-    if cells.dtype == pl.String:
-        cells = _text(cells)
-    elif not (cells.dtype.is_numeric() or cells.dtype == pl.Null):
-        raise InputError(f"{where}: column {cells.name} is {cells.dtype}, not numbers")
-    numbers = cells.cast(pl.Float64, strict=False)
-    _refuse_first(cells, numbers.is_null() & cells.is_not_null(), where, first_line, "not a number")
-    if dtype == pl.Int64:
-        whole = (numbers == numbers.round()) & (numbers.abs() < 2**53)
-        _refuse_first(cells, ~whole.fill_null(True), where, first_line, "not a whole number")
-    return numbers.cast(dtype)
+def _csv_frame(text: bytes, *, width: int, headless: bool, begin: int, where: str) -> pl.DataFrame:
+    """Return the cells of a CSV as text, once every line has proved as wide as the first."""
+    lines = text.count(b"\n") + 1
+    if lines * width > MAX_CELLS:
+        raise InputError(f"{where}: {lines} lines of {width} columns: at most {MAX_CELLS} cells are read")
+    try:
+        frame = pl.read_csv(text, has_header=not headless, infer_schema=False)
+    except (pl.exceptions.PolarsError, ValueError) as err:
+        _refuse_odd_line(text, width, begin, where)
+        reason = str(err).split("\n", 1)[0][:200]
+        raise InputError(f"{where}: not a readable CSV file: {reason}") from err
+    # The right sum of wrong lines has one with too many fields, which the reader has refused.
+    if text.count(b",") != lines * (width - 1):
+        _refuse_odd_line(text, width, begin, where)
+    return frame
 
 
-def _as_times(cells: pl.Series, where: str, first_line: int) -> pl.Series:
-    """Return a column of times as TS_DTYPE, whatever it held."""
-    cells = cells.rename("ts")
-    if isinstance(cells.dtype, pl.Datetime | pl.Date):
-        micros = cells.cast(pl.Datetime("us", getattr(cells.dtype, "time_zone", None))).dt.timestamp("us")
-        stamps = micros // 1000
-        bad = micros % 1000 != 0
-    elif cells.dtype == pl.String or cells.dtype.is_numeric():
-        texts = _text(cells) if cells.dtype == pl.String else cells
-        from_numbers = _stamps_of_numbers(texts.cast(pl.Float64, strict=False))
-        stamps = from_numbers if cells.dtype != pl.String else from_numbers.fill_null(_stamps_of_iso(texts))
-        bad = stamps.is_null()
-    else:
-        raise InputError(f"{where}: column ts is {cells.dtype}, not times")
-    _refuse_first(cells, bad.fill_null(True), where, first_line, "not an open time")
-    return stamps.cast(TS_DTYPE).alias("ts")
+def _refuse_odd_line(text: bytes, width: int, begin: int, where: str) -> None:
+    """Refuse the first line with more or fewer fields than the first; where quotes may hide commas, none is told."""
+    if b'"' in text:
+        return
+    for number, line in enumerate(io.BytesIO(text), start=begin):
+        if line.count(b",") != width - 1:
+            have = line.count(b",") + 1
+            raise InputError(
+                f"{where}: line {number} has {have} field{'s' * (have > 1)}, the first line {width}",
+                hint="fetch the file again, or mend the line",
+            )
 
 
-def _text(cells: pl.Series) -> pl.Series:
-    stripped = cells.str.strip_chars()
-    return stripped.set(stripped == "", None)
+def _json_cells(data: bytes, where: str) -> Cells:
+    """Return the cells of a JSON list of rows; its columns are named as they stand, "0" and up."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise InputError(f"{where}: not UTF-8: {err.reason} at byte {err.start}") from err
+    if not text.lstrip().startswith("["):
+        raise InputError(f"{where}: JSON, but no list of rows: it begins with {show(text.lstrip()[:40])}")
+    _check_json_size(data, where)
+    try:
+        rows = pl.Series([text]).str.json_decode(pl.List(pl.List(pl.String))).explode(empty_as_null=False)
+    except pl.exceptions.PolarsError as err:
+        raise _bad_json(text, str(err), where) from err
+    if rows.is_empty():
+        return Cells(pl.DataFrame(), where)
+    widths = rows.list.len().fill_null(0)
+    other = (widths != widths[0]).arg_true()
+    if other.len():
+        row = other[0]
+        raise InputError(f"{where}: row {row + 1} has {widths[row]} values, row 1 has {widths[0]}")
+    if widths[0] == 0:
+        raise InputError(f"{where}: row 1 has no values")
+    return Cells(pl.DataFrame([rows.list.get(i).alias(str(i)) for i in range(widths[0])]), where)
 
 
-def _stamps_of_numbers(numbers: pl.Series) -> pl.Series:
-    """Return ms of seconds, ms, µs or ns, told apart by size; null where that is no whole ms.
+def _check_json_size(data: bytes, where: str) -> None:
+    """Refuse what no list of candles is: the parser would need many times its size."""
+    if len(data) > _MAX_JSON_BYTES:
+        raise InputError(f"{where}: {len(data)} bytes of JSON, at most {_MAX_JSON_BYTES} are read", hint=_HEADER_HINT)
+    rows = data.count(b"[")
+    if rows > MAX_ROWS or data.count(b",") > rows * len(_BINANCE):
+        raise InputError(f"{where}: JSON, but no list of at most {MAX_ROWS} rows of at most {len(_BINANCE)} values")
 
-    Between 1973 and 5138 the four ranges do not overlap, and a float holds each of these numbers exactly but the ns,
-    whose last digits are zeros on any grid.
-    """
-    value = pl.col("n")
-    size = value.abs()
-    ms = (
-        pl.when(size < 1e11)
-        .then(value * 1e3)
-        .when(size < 1e14)
-        .then(value)
-        .when(size < 1e17)
-        .then(value / 1e3)
-        .otherwise(value / 1e6)
+
+def _bad_json(text: str, reason: str, where: str) -> InputError:
+    at = re.search(r"at character ([0-9]+)", reason)  # counted from 1
+    if at is not None:
+        place = int(at[1]) - 1
+        row = max(text.count("[", 0, place) - 1, 1)
+        hint = "fetch the file again"
+        return InputError(f"{where}: row {row}: not JSON at {show(text[place : place + 30])}", hint=hint)
+    nested = _NESTED.search(text, text.index("[") + 1)
+    if nested is not None:
+        row = text.count("]", 0, nested.start()) + 1
+        begin = show(text[nested.start() : nested.start() + 40])
+        return InputError(f"{where}: row {row} is no plain list of values: {begin}", hint=_HEADER_HINT)
+    return InputError(f"{where}: not a JSON list of rows: {reason.split(chr(10), 1)[0][:200]}")
+
+
+def _read_by_place(cells: Cells, step_ms: int) -> pl.DataFrame:
+    """Return the rows of cells whose columns no header names, once they have proved what they are taken for."""
+    found = cells.frame.columns
+    if not found:
+        return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
+    names = _BY_PLACE.get(len(found))
+    if names is None:
+        raise InputError(
+            f"{cells.where}: no header, and {len(found)} columns: only "
+            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in _BY_PLACE.items())} are known by place",
+            hint=_HEADER_HINT,
+        )
+    frame = cells.frame.select(
+        pl.col(theirs).alias(ours) for theirs, ours in zip(found, names, strict=True) if ours in CANDLE_SCHEMA
     )
-    whole = pl.when((ms == ms.round()) & (ms.abs() < 1e14)).then(ms)
-    return pl.DataFrame({"n": numbers}).select(whole.cast(pl.Int64).alias("ts")).to_series()
+    named = Cells(frame, cells.where, cells.unit, cells.first)
+    if names is _BINANCE:
+        return _as_rows(named, step_ms)
+    try:
+        rows = named.to_rows()
+        _check_guess(rows, named)
+    except InputError as err:
+        raise InputError(
+            f"{err.message}; without a header it is taken for {','.join(names)}", hint=_HEADER_HINT
+        ) from err
+    _check_spacing(np.unique(times_ms(rows)), step_ms, cells.where)
+    return rows
 
 
-def _stamps_of_iso(texts: pl.Series) -> pl.Series:
-    """Return ms of ISO 8601 times, UTC where they name no zone; null where that is no time."""
-    names = ("date", "minute", "second", "fraction", "sign", "hours", "minutes")
-    groups = texts.str.extract_groups(_ISO).struct.rename_fields(list(names)).struct.unnest()
-    clock = pl.col("date") + "T" + pl.col("minute").fill_null("00:00") + pl.col("second").fill_null(":00")
-    at = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.timestamp("ms")
-    fraction = ("0" + pl.col("fraction").fill_null(".0")).cast(pl.Float64) * 1000
-    offset = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * 60_000
-    signed = pl.when(pl.col("sign") == "-").then(-offset).otherwise(offset).fill_null(0)
-    return groups.select((at + fraction.cast(pl.Int64) - signed).alias("ts")).to_series()
-
-
-def _refuse_first(cells: pl.Series, bad: pl.Series, where: str, first_line: int, law: str) -> None:
-    rows = bad.arg_true()
-    if rows.len():
-        value = cells[rows[0]]
-        shown = "missing" if value is None else show(value) if isinstance(value, str) else value
-        more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
-        raise InputError(f"{where}: line {rows[0] + first_line}: {cells.name} is {shown}: {law}{more}")
+def _check_guess(rows: pl.DataFrame, cells: Cells) -> None:
+    """Refuse rows that are no candles in the order guessed: elsewhere close comes second, or an average sixth."""
+    highest, lowest = pl.max_horizontal("open", "low", "close"), pl.min_horizontal("open", "close")
+    bad = rows.select(((pl.col("high") < highest) | (pl.col("low") > lowest)).fill_null(True).arg_true()).to_series()
+    if bad.len():
+        row = rows.row(bad[0], named=True)
+        prices = ", ".join(f"{name} {row[name]}" for name in ("open", "high", "low", "close"))
+        raise InputError(f"{cells.place(bad[0])}: {prices} cannot be a candle")
+    if rows.select(pl.col("volume").is_between("low", "high").all()).item():
+        raise InputError(f"{cells.where}: its sixth column lies between low and high in every row, as an average does")
 
 
 def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:

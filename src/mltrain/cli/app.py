@@ -52,11 +52,16 @@ def run() -> int:
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
-    from mltrain.cli import data, models, training  # their decorators add the commands to `app`
+    return guarded(with_commands())
 
-    for module in (data, training, models):
+
+def with_commands() -> typer.Typer:
+    """Return the app with every command in it; called once in a process."""
+    from mltrain.cli import data, exchange, models, snapshots, training
+
+    for module in (snapshots, training, models, data, exchange):
         module.add_commands(app)
-    return guarded(app)
+    return app
 
 
 def guarded(call: Callable[[], object]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
-from mltrain.errors import LeakageError
+from mltrain.errors import LeakageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,3 +113,12 @@ def _run(
     show_outcome(outcome, as_json=as_json)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+
+
+def refuse_misplaced_options(ctx: typer.Context) -> None:
+    """Refuse options between a group and its command: they would be read and forgotten."""
+    given = [p for p in ctx.params if str(ctx.get_parameter_source(p)).endswith("COMMANDLINE")]
+    if given:
+        raise UsageError(
+            f"options go behind the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
+        )

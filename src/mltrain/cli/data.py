@@ -1,38 +1,19 @@
-"""Commands on candles and features: snapshot, snapshots, verify, features."""
+"""Commands that check: verify, features."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.render import Outcome, number, table, time_text
-from mltrain.errors import UsageError
+from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.console import RenderableType
-
-    from mltrain.candles.snapshot import Snapshot
-
-
-class SourceName(StrEnum):
-    """Where candles can come from."""
-
-    FILES = "files"
-    SIM = "sim"
-
-
-class SimSignal(StrEnum):
-    """How predictable the simulated exchange is."""
-
-    NONE = "none"
-    WEAK = "weak"
-    STRONG = "strong"
 
 
 Features = Annotated[
@@ -41,14 +22,9 @@ Features = Annotated[
 ]
 SnapshotRef = Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")]
 
-DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
-FAILED_CHECK = 3
-
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command("snapshot")(snapshot)
-    app.command("snapshots")(snapshots)
     features = typer.Typer(help="Features: what they are, a frame checked, a snapshot audited.", no_args_is_help=True)
     features.command("info")(features_info)
     features.command("check")(features_check)
@@ -58,107 +34,6 @@ def add_commands(app: typer.Typer) -> None:
     verify.command("snapshot")(verify_snapshot)
     verify.command("model")(verify_model)
     app.add_typer(verify, name="verify")
-
-
-@command()
-def snapshot(
-    session: Session,
-    source: Annotated[SourceName, typer.Option("--source", help="files: a folder of yours; sim: a simulated market.")],
-    symbols: Annotated[str, typer.Option("--symbols", help="Comma-separated.")] = DEFAULT_SYMBOLS,
-    days: Annotated[int, typer.Option("--days", min=1, max=5000, help="Days of candles before the cut.")] = 90,
-    interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.")] = "1m",
-    end: Annotated[
-        str | None, typer.Option("--end", help="The cut, such as 2025-10-15T12:00:00Z. Default: the source's clock.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option("--from", help="Folder of Parquet or CSV files, for files.")] = None,
-    sim_seed: Annotated[int | None, typer.Option("--sim-seed", min=0, help="Which simulated market.")] = None,
-    sim_signal: Annotated[SimSignal | None, typer.Option("--sim-signal", help="How predictable it is.")] = None,
-) -> Outcome:
-    """Write one immutable snapshot of closed candles and move `latest` to it."""
-    from mltrain.candles.snapshot import Request, take_snapshot
-    from mltrain.candles.source import open_source
-
-    spec = read_source(source, interval=interval, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal, end=end)
-    request = Request(symbols=split_symbols(symbols), days=days, interval=interval, end_ms=_parse_end(end))
-    taken = take_snapshot(
-        session.data_dir, open_source(spec), spec, request, now_ms=session.now_ms, progress=session.progress
-    )
-    return Outcome("snapshot/1", taken, lambda: _view_snapshot(taken.snapshot, created=taken.created))
-
-
-def read_source(
-    name: SourceName,
-    *,
-    interval: str,
-    folder: Path | None,
-    sim_seed: int | None,
-    sim_signal: SimSignal | None,
-    end: str | None = None,
-) -> Any:  # noqa: ANN401 (a SourceSpec, whose module is imported late)
-    """Return the SourceSpec that the options describe; an option of another source is refused."""
-    from mltrain.candles.source import SourceSpec
-
-    if name is SourceName.FILES:
-        if sim_seed is not None or sim_signal is not None:
-            raise UsageError("--sim-seed and --sim-signal go with --source sim")
-        if folder is None:
-            raise UsageError("--source files needs the folder to read", hint="add --from DIR")
-        return SourceSpec(name=name.value, folder=folder, interval=interval)
-    if folder is not None:
-        raise UsageError("--from goes with --source files")
-    signal = (sim_signal or SimSignal.NONE).value
-    return SourceSpec(name=name.value, seed=sim_seed or 0, signal=signal, interval=interval, end_ms=_parse_end(end))
-
-
-def split_symbols(text: str) -> tuple[str, ...]:
-    """Return the symbols of a comma-separated list, in order; each must fit the grammar and stand once."""
-    from mltrain.names import check_symbol
-
-    found = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
-    if not found:
-        raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
-    if len(set(found)) != len(found):
-        raise UsageError("--symbols names a symbol twice")
-    return found
-
-
-def _parse_end(end: str | None) -> int | None:
-    from mltrain.candles.frame import parse_time
-
-    return None if end is None else parse_time(end)
-
-
-def _view_snapshot(snap: Snapshot, *, created: bool) -> Iterator[RenderableType]:
-    yield f"snapshot {snap.id}: {'written' if created else 'already there'} ({snap.path})"
-    rows = [
-        (f.symbol, f"{f.rows:,}", time_text(f.first_ms), time_text(f.last_ms), len(f.holes),
-         f"{sum(h.missing for h in f.holes):,}", f"{f.zero_trade_rows:,}", f"{f.bytes / 1e6:.1f}")
-        for f in snap.facts
-    ]  # fmt: skip
-    columns = ("symbol", "rows", "first (UTC)", "last (UTC)", "holes", "missing", "no trades", "MB")
-    yield table(None, columns, rows, right=" r  rrrr")
-
-
-@command()
-def snapshots(session: Session) -> Outcome:
-    """List the snapshots."""
-    from mltrain.candles.snapshot import list_snapshots
-
-    found = list_snapshots(session.data_dir)
-
-    def view() -> Iterator[RenderableType]:
-        if not found:
-            yield f"no snapshots in {session.data_dir}: write one with `mltrain snapshot`"
-            return
-        rows = [
-            (r.id, "*" if r.latest else "", ",".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
-             time_text(r.last_ms), r.problem or "")
-            for r in found
-        ]  # fmt: skip
-        columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
-        yield table(None, columns, rows, right="  fr  f")
-
-    return Outcome("snapshots/1", {"snapshots": found}, view)
 
 
 @command()

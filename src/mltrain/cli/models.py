@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mltrain.cli.command import Session, command
-from mltrain.cli.data import FAILED_CHECK, SimSignal, SourceName, read_source
-from mltrain.cli.render import Outcome, number, table
+from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
+from mltrain.cli.sources import (
+    ArchiveUrl,
+    BaseUrl,
+    EnvProxy,
+    Folder,
+    Signal,
+    SimSeed,
+    SourceName,
+    read_rules,
+    read_source,
+)
 from mltrain.cli.training import who
 from mltrain.errors import InputError, UsageError
 
@@ -49,7 +59,7 @@ def models(session: Session, ctx: typer.Context) -> Outcome | None:
     from mltrain.models.store import Store
 
     if ctx.invoked_subcommand is not None:
-        _refuse_misplaced_options(ctx)
+        refuse_misplaced_options(ctx)
         return None
     rows = list_models(Store(session.data_dir))
 
@@ -60,15 +70,6 @@ def models(session: Session, ctx: typer.Context) -> Outcome | None:
         yield _view_models(rows)
 
     return Outcome("models/1", {"models": rows}, view)
-
-
-def _refuse_misplaced_options(ctx: typer.Context) -> None:
-    """Refuse options between a group and its command: they would be read and forgotten."""
-    given = [p for p in ctx.params if str(ctx.get_parameter_source(p)).endswith("COMMANDLINE")]
-    if given:
-        raise UsageError(
-            f"options go behind the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
-        )
 
 
 def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose module is imported late)
@@ -280,30 +281,39 @@ def predict(
     session: Session,
     ref: DefaultRef = None,
     source: Annotated[SourceName | None, typer.Option("--source", help="Default: the source of its snapshot.")] = None,
-    folder: Annotated[Path | None, typer.Option("--from", help="Folder of candle files, for files.")] = None,
-    sim_seed: Annotated[int | None, typer.Option("--sim-seed", min=0, help="Which simulated market.")] = None,
-    sim_signal: Annotated[SimSignal | None, typer.Option("--sim-signal", help="How predictable it is.")] = None,
+    folder: Folder = None,
+    sim_seed: SimSeed = None,
+    sim_signal: Signal = None,
+    base_url: BaseUrl = None,
+    archive_url: ArchiveUrl = None,
+    use_env_proxy: EnvProxy = False,
     allow_no_go: Annotated[
         bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")
     ] = False,
 ) -> Outcome:
     """Score the newest closed candle of each symbol: a calibrated probability that it goes up."""
-    from mltrain.candles.source import open_source
+    from mltrain.candles.source import open_recorded, open_source
     from mltrain.pipeline.serve import open_default_model, predict_newest, source_of_model
 
     model, warning = open_default_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
         session.progress.warn(warning)
-    if source is None and (folder, sim_seed, sim_signal) != (None, None, None):
-        source = SourceName.FILES if folder is not None else SourceName.SIM
-    spec = (
-        source_of_model(model, session.data_dir)
-        if source is None
-        else read_source(
-            source, interval=model.feature_set.interval, folder=folder, sim_seed=sim_seed, sim_signal=sim_signal
+    rules = read_rules(use_env_proxy=use_env_proxy)
+    if source is None and (folder, sim_seed, sim_signal) == (None, None, None):
+        recorded = source_of_model(model, session.data_dir)
+        opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url)
+    else:
+        spec = read_source(
+            source,
+            interval=model.feature_set.interval,
+            folder=folder,
+            sim_seed=sim_seed,
+            sim_signal=sim_signal,
+            base_url=base_url,
+            archive_url=archive_url,
         )
-    )
-    rows = predict_newest(model, open_source(spec)).to_dicts()
+        opened = open_source(spec, rules)
+    rows = predict_newest(model, opened).to_dicts()
     predictions = [{**row, "ts": row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else None} for row in rows]
 
     def view() -> Iterator[RenderableType]:

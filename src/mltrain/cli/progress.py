@@ -26,19 +26,21 @@ class CommandProgress:
     def __init__(self, bars: Bars | None, *, warn: bool) -> None:
         self._bars = bars
         self._warn = warn
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def stage(self, name: str, *, total: int | None = None) -> None:
-        """Begin a stage; the one before is shown as finished."""
+    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+        """Begin a stage; those before are shown as finished, unless it runs beside them."""
         if self._bars is None:
             return
-        self._finish()
-        self._task = self._bars.add_task(name, total=total, note="")
+        if not beside:
+            self._finish()
+        self._tasks[name] = self._bars.add_task(name, total=total, note="")
 
-    def advance(self, steps: int = 1, *, note: str = "") -> None:
-        """Move the present stage on."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, advance=steps, note=note)
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
+        """Move a stage on; None: the newest."""
+        if self._bars is not None and self._tasks:
+            task = list(self._tasks.values())[-1] if stage is None else self._tasks[stage]
+            self._bars.update(task, advance=steps, note=note)
 
     def warn(self, message: str) -> None:
         """Print a warning line above the bars."""
@@ -50,10 +52,11 @@ class CommandProgress:
         console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
 
     def _finish(self) -> None:
-        if self._bars is not None and self._task is not None:
-            task = next(t for t in self._bars.tasks if t.id == self._task)
-            self._bars.update(self._task, total=task.total or 1, completed=task.total or 1)
-            self._task = None
+        if self._bars is not None:
+            for task in self._bars.tasks:
+                if task.id in self._tasks.values():
+                    self._bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+        self._tasks = {}
 
     def close(self, *, failed: bool) -> None:
         """End the last stage; after a failure its bar stays where it was."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH: Final = 160  # a pipe has no width; rows should stay on one line for grep and awk
 MS_PER_S: Final = 1000
+FAILED_CHECK: Final = 3  # exit code of a check that found something
 
 
 @dataclass(frozen=True, slots=True)

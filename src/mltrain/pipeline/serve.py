@@ -91,9 +91,10 @@ def predict_newest(model: Model, source: Source) -> pl.DataFrame:
         SourceError: The source did not answer.
     """
     step_ms = interval_ms(model.feature_set.interval)
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    source.check_symbols(tuple(wanted))
     clock_ms = source.clock_ms(model.symbols)
     end_ms = clock_ms // step_ms * step_ms
-    wanted = sorted({*model.symbols, *model.feature_set.leaders})
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = Window(end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms, end_ms)
     candles = {symbol: source.candles(symbol, window) for symbol in wanted}

@@ -27,14 +27,19 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE, format_ms, interval_ms
-from mltrain.candles.source import SIGNALS, Window
+from mltrain.candles.source import SIGNALS, Window, hand_out, refuse_unknown
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from mltrain.candles.source import Gathered
+    from mltrain.progress import Progress
 
 GENESIS_MS: Final = 1_704_067_200_000  # 2024-01-01T00:00:00Z, the first candle
 CLOCK_MS: Final = 1_760_529_600_000  # 2025-10-15T12:00:00Z, the time unless one is given
@@ -109,6 +114,14 @@ class SimSource:
         """Return every symbol, sorted."""
         return tuple(sorted(_MARKETS))
 
+    def check_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Refuse symbols that it does not have.
+
+        Raises:
+            InputError: One is unknown.
+        """
+        refuse_unknown(symbols, self.symbols(), "the simulated exchange")
+
     def extent(self, symbol: str) -> Window:
         """Return the range of open times of its closed candles.
 
@@ -139,6 +152,13 @@ class SimSource:
     def notes(self) -> tuple[str, ...]:
         """Return nothing: there is nothing to mend in its candles."""
         return ()
+
+    def gather(
+        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[Gathered]:
+        """Give the candles of each symbol; there is nothing to download."""
+        del data_dir, refresh
+        return hand_out(self, symbols, window, progress)
 
     def true_probabilities(self, symbol: str, ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return P(close[t+1] > close[t] | it moved), given everything up to the candle that opens at t.

@@ -1,0 +1,124 @@
+"""A parquet file of candles as mltrain writes it: blocks of whole UTC days, one after another.
+
+Each block lies in one range of bytes whose hash is kept, so that a damaged file tells which days are wrong before any
+parser sees it. Reading expects exactly the columns and types that were written, and the number of rows that was told.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, check_candles, times_ms
+from mltrain.candles.parquet import ParquetFile, parquet_options
+from mltrain.errors import InputError
+from mltrain.files import sha256_bytes
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_MOST_BLOCKS: Final = 128  # of a file: what the manifest lists of each
+_BLOCK_ROWS: Final = 1440  # a block of fewer would cost more than its candles
+_DIGEST: Final = 16  # hexadecimal digits: it tells where the damage is, the file's own hash that there is some
+
+#: The type of each column as pyarrow writes it.
+_TYPES: Final = tuple(
+    (name, {"ts": "timestamp[ms, tz=UTC]", "trades": "int64"}.get(name, "double")) for name in CANDLE_SCHEMA
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The candles of some whole UTC days, and where they lie in their file.
+
+    Attributes:
+        from_ms: First midnight, ms UTC.
+        to_ms: The midnight after the last day, ms UTC.
+        end: Offset of the byte after its last; it begins where the block before ends, the first one at 4.
+        digest: First 16 digits of the SHA-256 of its bytes.
+    """
+
+    from_ms: int
+    to_ms: int
+    end: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandleFile:
+    """The bytes of a file of candles, and its blocks in order."""
+
+    data: bytes
+    blocks: tuple[Block, ...]
+
+
+def write_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
+    """Return the parquet file of a frame that `check_candles` returned and that has at least one row."""
+    import pyarrow.parquet as pq
+
+    table, ts_ms = frame.to_arrow(), times_ms(frame)
+    length_ms = _block_ms(int(ts_ms[0]), int(ts_ms[-1]), step_ms)
+    number = ts_ms // length_ms
+    starts = np.flatnonzero(np.diff(number, prepend=number[0] - 1)).tolist()
+    sink = io.BytesIO()
+    ends: list[tuple[int, int]] = []
+    writer: Any
+    with pq.ParquetWriter(sink, table.schema, **parquet_options()) as writer:
+        for start, stop in zip(starts, [*starts[1:], frame.height], strict=True):
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+            ends.append((int(number[start]), sink.tell()))
+    data = sink.getvalue()
+    blocks, begin = [], 4  # after the magic number
+    for n, end in ends:
+        blocks.append(Block(n * length_ms, (n + 1) * length_ms, end, sha256_bytes(data[begin:end])[:_DIGEST]))
+        begin = end
+    return CandleFile(data, tuple(blocks))
+
+
+def _block_ms(first_ms: int, last_ms: int, step_ms: int) -> int:
+    days = last_ms // DAY_MS - first_ms // DAY_MS + 1
+    return max(-(-days // _MOST_BLOCKS), _BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
+
+
+def damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Return the blocks whose bytes are not what they were; none where only the file's head or foot was changed."""
+    begins = [4, *(block.end for block in blocks[:-1])]
+    return tuple(
+        block
+        for begin, block in zip(begins, blocks, strict=True)
+        if sha256_bytes(data[begin : block.end])[:_DIGEST] != block.digest
+    )
+
+
+def read_candles(data: bytes, *, rows: int, symbol: str, interval: str, where: str) -> pl.DataFrame:
+    """Return the candles of a file whose hash was checked, as `check_candles` does.
+
+    Args:
+        data: Its bytes.
+        rows: How many it must hold.
+        symbol: For messages.
+        interval: Interval of the candles.
+        where: Its name in messages, usually the path.
+
+    Raises:
+        InputError: It is not the file of so many candles, or a row cannot be a candle.
+        MachineError: Not enough memory.
+    """
+    return check_candles(unchecked_candles(data, rows=rows, where=where), symbol=symbol, interval=interval, where=where)
+
+
+def unchecked_candles(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
+    """Return the rows of a file; columns, types and their number are looked at, the values are not.
+
+    Raises:
+        InputError: It is not the file of so many candles.
+        MachineError: Not enough memory.
+    """
+    file = ParquetFile(data, where=where)
+    if file.rows != rows or tuple(file.types.items()) != _TYPES:
+        columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
+        raise InputError(f"{where}: {file.rows} rows of {columns}; {rows} rows of candles were written")
+    return file.read(list(CANDLE_SCHEMA))

@@ -1,0 +1,445 @@
+"""The network edge: one polite HTTP client, the only place that opens a connection.
+
+Every request has a deadline as a whole and a cap on its bytes, before and after they are unpacked; no redirect is
+followed, no proxy or certificate is taken from the environment. What may be a passing fault (5xx, a lost connection, a
+cut or garbled answer) is asked for again after a growing, jittered pause; 429 and 418 stop all workers for as long as
+the host orders; anything else the host refuses is not asked twice. Whatever goes wrong leaves as a SourceError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import ssl
+import time
+import zlib
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
+
+import mltrain
+from mltrain.candles.frame import format_ms
+from mltrain.errors import SourceError, UsageError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import httpx
+
+    from mltrain.candles.throttle import Throttle
+
+T = TypeVar("T")
+
+MAX_RETRIES: Final = 5
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 8.0
+_CHUNK_BYTES: Final = 1 << 16
+_STOP_STATUSES: Final = (418, 429)
+_NO_CONNECTION: Final = "cannot connect"
+_WEIGHT_HEADER: Final = "x-mbx-used-weight-1m"
+
+_REFUSED_HINTS: Final = {
+    403: "its firewall refuses this address: wait, or ask from another network",
+    404: "check the address given by --base-url",
+    451: "it does not serve your region; the public market data host does: leave --base-url out",
+}
+
+
+class MalformedError(ValueError):
+    """An answer is not what was asked for, which may pass: raised by the `parse` of `HttpClient.get` to ask again."""
+
+
+class Clock(Protocol):
+    """The time that passes for the client."""
+
+    def monotonic_s(self) -> float:
+        """Return a time that only goes forward, in seconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let that much of it pass."""
+
+
+class MachineClock:
+    """The machine's own clock."""
+
+    def monotonic_s(self) -> float:
+        """Return the machine's monotonic time, in seconds."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """How the network may be used.
+
+    Attributes:
+        connections: Requests under way at once, 1 to 64.
+        max_wait_s: The longest wait that the host may order, in seconds.
+        deadline_s: How long one request may take as a whole, in seconds.
+        proxy: Address of the proxy to go through; None for none. Never used for loopback.
+        proxy_unused: The environment names a proxy that `proxy` leaves out: a failed connection says so.
+        ca_file: Certificates to trust in place of the packaged ones.
+    """
+
+    connections: int = 16
+    max_wait_s: float = 120.0
+    deadline_s: float = 30.0
+    proxy: str | None = None
+    proxy_unused: bool = False
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            UsageError: A field is outside its range; names all that are.
+        """
+        problems = []
+        if not 1 <= self.connections <= 64:
+            problems.append(f"{self.connections} connections: must be 1 to 64")
+        if not 0 <= self.max_wait_s <= 86_400:
+            problems.append(f"a longest wait of {self.max_wait_s} s: must be 0 to 86400")
+        if not 0 < self.deadline_s <= 3600:
+            problems.append(f"a deadline of {self.deadline_s} s: must be above 0, at most 3600")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a client has sent and received.
+
+    Attributes:
+        requests: Sent, retries included, by symbol; those of none under "".
+        bytes: Of the answers' bodies, as they came over the wire.
+    """
+
+    requests: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question to a host.
+
+    Attributes:
+        path: Below the base address, with a leading slash.
+        subject: What is asked for, for messages: "BTCUSDT from ... to ...".
+        weight: What it costs.
+        max_bytes: The most that the answer may hold, packed or unpacked.
+        params: Of the query string.
+        symbol: Which symbol it is for, for the count; "" for none.
+    """
+
+    path: str
+    subject: str
+    weight: int
+    max_bytes: int
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a host answered.
+
+    Attributes:
+        status: HTTP status.
+        headers: By lower-case name.
+        body: Unpacked.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def check_base_url(url: str) -> str:
+    """Return the address of a host without a trailing slash: https, or plain http to this machine itself.
+
+    Raises:
+        UsageError: It is no such address.
+
+    >>> check_base_url("https://data-api.binance.vision/")
+    'https://data-api.binance.vision'
+    """
+    why = ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as err:
+        raise UsageError(f"{show(url)} is not an address: {err}") from err
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url or not host or port == 0:
+        why = "write it like https://data-api.binance.vision"
+    elif parts.username is not None or parts.query or parts.fragment:
+        why = "a user, a query or a fragment has no place in it"
+    elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        why = "only https, or http to 127.0.0.1"
+    elif "testnet" in host:
+        why = "prices on a test network are made up"
+    if why:
+        raise UsageError(f"{show(url)} cannot be the address of an exchange: {why}")
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine itself.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("127.0.0.1.example.com")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+class HttpClient:
+    """Asks one host; open it by `async with`.
+
+    Attributes:
+        host: Name of the host, with its port where it is named.
+        throttle: The budget that all requests share.
+
+    Args:
+        base_url: As `check_base_url` returns it.
+        rules: How the network may be used.
+        throttle: The budget; another client of the same host shares it.
+        traffic: Counts what is sent and received.
+        clock: The time that passes.
+        chance: Draws the jitter.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        rules: NetworkRules,
+        throttle: Throttle,
+        traffic: Traffic,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self.base_url = base_url
+        self.host = urlsplit(base_url).netloc
+        self.throttle = throttle
+        self._traffic = traffic
+        self._rules = rules
+        self._clock = clock
+        self._chance = chance
+        self._zero_ms: int | None = None  # what the host's clock showed when ours showed 0
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the client; no connection is made yet."""
+        import httpx
+
+        limit = self._rules.connections
+        local = is_loopback(urlsplit(self.base_url).hostname or "")
+        # Trust nothing of the environment (proxies, .netrc, SSL_CERT_FILE) but what the rules name.
+        self._client = httpx.AsyncClient(
+            base_url=self.base_url,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=self._rules.deadline_s,
+            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
+            proxy=None if local else self._rules.proxy,
+            verify=_trusted(self._rules.ca_file) if self.base_url.startswith("https") else False,
+            headers={"User-Agent": f"mltrain/{mltrain.__version__}", "Accept-Encoding": "gzip"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    def now_ms(self) -> int:
+        """Return the host's time in ms UTC, as `set_time` or its first answer told it; before that our own count."""
+        return (self._zero_ms or 0) + round(self._clock.monotonic_s() * 1000)
+
+    def set_time(self, host_ms: int) -> None:
+        """Take the time that the host has told."""
+        self._zero_ms = host_ms - round(self._clock.monotonic_s() * 1000)
+
+    async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
+        """Ask until there is an answer that `parse` takes, or none is to be had.
+
+        Args:
+            query: What to ask.
+            parse: Called with a good answer; may raise MalformedError to have it asked for again.
+            accept: Statuses besides 200 that `parse` understands.
+
+        Raises:
+            SourceError: The host refuses, fails again and again, orders too long a wait, or cannot be reached.
+        """
+        for attempt in range(MAX_RETRIES + 1):
+            if attempt:
+                pause = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+                await self._clock.sleep(pause * (0.5 + self._chance.random()))
+            try:
+                answer = await self._ask_patiently(query)
+                if answer.status < 500:
+                    if answer.status != 200 and answer.status not in accept:
+                        raise self._refused(answer, query)
+                    return parse(answer)
+                fault = f"HTTP {answer.status}"
+            except MalformedError as err:
+                fault = str(err)
+        raise SourceError(
+            f"{self.host}: {query.subject}: {fault} (asked {MAX_RETRIES + 1} times)", hint=self._hint(fault)
+        )
+
+    async def _ask_patiently(self, query: Query) -> Answer:
+        """Ask once, and again after each wait that the host orders.
+
+        Raises:
+            MalformedError: No whole answer came.
+            SourceError: The host orders too long a wait.
+        """
+        while True:
+            minute = await self._turn(query.weight)
+            used, succeeded = None, False
+            try:
+                answer = await self._ask(query)
+                used = _weight_of(answer)
+                succeeded = answer.status < 400
+            finally:
+                self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
+            if self._zero_ms is None:
+                self._set_time_by(answer)
+            if answer.status not in _STOP_STATUSES:
+                return answer
+            if not self.throttle.stop(self.now_ms(), answer.status, answer.headers.get("retry-after")):
+                raise SourceError(
+                    f"{self.host}: {query.subject}: HTTP {answer.status}, "
+                    f"it answers again at {format_ms(self.throttle.released_ms)}",
+                    hint="run the same command after that, or allow a longer --max-wait; what came is kept",
+                )
+
+    def _set_time_by(self, answer: Answer) -> None:
+        with suppress(ValueError, TypeError, OverflowError):
+            self.set_time(round(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000))
+
+    async def _turn(self, weight: int) -> int:
+        """Wait until a request of that weight may go, and count it as sent."""
+        while wait := self.throttle.wait_ms(self.now_ms(), weight):
+            await self._clock.sleep(wait / 1000)
+        return self.throttle.sent(self.now_ms(), weight)
+
+    async def _ask(self, query: Query) -> Answer:
+        """Send one request and read its whole answer.
+
+        Raises:
+            MalformedError: No whole answer came in time.
+            SourceError: The host's certificate is not to be trusted.
+        """
+        import httpx
+
+        assert self._client is not None, "open the client by `async with`"  # noqa: S101 -- our own misuse
+        self._traffic.requests[query.symbol] += 1
+        try:
+            async with (
+                asyncio.timeout(self._rules.deadline_s),
+                self._client.stream("GET", query.path, params=query.params) as got,
+            ):
+                body = await self._read(got, query.max_bytes)
+                return Answer(got.status_code, {k.lower(): v for k, v in got.headers.items()}, body)
+        except (TimeoutError, httpx.TimeoutException) as err:
+            raise MalformedError(f"no whole answer within {self._rules.deadline_s:g} s") from err
+        except httpx.TransportError as err:
+            reason = str(err) or type(err).__name__
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                raise SourceError(
+                    f"{self.host}: its certificate cannot be trusted: {show(reason)}",
+                    hint="there is no way around the check; is the clock right, and no proxy in between?",
+                ) from err
+            what = _NO_CONNECTION if isinstance(err, httpx.ConnectError) else "the connection broke"
+            raise MalformedError(f"{what}: {reason[:200]}") from err
+
+    async def _read(self, got: httpx.Response, max_bytes: int) -> bytes:
+        """Return the body, unpacked, of at most `max_bytes`."""
+        packing = got.headers.get("content-encoding", "identity").lower()
+        if packing not in {"identity", "gzip"}:
+            raise MalformedError(f"the answer is packed by {show(packing)}, which was not asked for")
+        unpacker = zlib.decompressobj(wbits=31) if packing == "gzip" else None
+        parts, left, raw = [], max_bytes, 0
+        async for chunk in got.aiter_raw(_CHUNK_BYTES):
+            raw += len(chunk)
+            part = chunk if unpacker is None else _unpack(unpacker, chunk, left + 1)
+            left -= len(part)
+            if left < 0 or raw > max_bytes:
+                raise MalformedError(f"the answer has more than {max_bytes} bytes")
+            parts.append(part)
+        self._traffic.bytes += raw
+        if unpacker is not None and not unpacker.eof:
+            raise MalformedError("the packed answer is cut short")
+        return b"".join(parts)
+
+    def _refused(self, answer: Answer, query: Query) -> SourceError:
+        """Return the error of an answer that will not be better next time."""
+        status, where = answer.status, f"{self.host}: {query.subject}"
+        if 300 <= status < 400:
+            to = show(answer.headers.get("location", "nowhere"))
+            return SourceError(
+                f"{where}: it redirects to {to}, which is not followed", hint="check the address given by --base-url"
+            )
+        code, text = _binance_error(answer.body)
+        said = f": {code} {show(text)}" if code else ""
+        return SourceError(f"{where}: HTTP {status}{said}", hint=_REFUSED_HINTS.get(status))
+
+    def _hint(self, fault: str) -> str:
+        if not fault.startswith(_NO_CONNECTION):
+            return "run the same command again: what came is kept"
+        if self._rules.proxy_unused:
+            return "the environment names a proxy, which is not used unless you pass --use-env-proxy"
+        return "is this machine online? another host is named by --base-url; what came is kept"
+
+
+def _binance_error(body: bytes) -> tuple[int, str]:
+    """Return code and text of `{"code": -1121, "msg": "Invalid symbol."}`; 0 and nothing where it is none."""
+    try:
+        told = json.loads(body[:2000])
+        return int(told["code"]), str(told["msg"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0, ""
+
+
+def error_code(answer: Answer) -> int:
+    """Return the exchange's own code for what was wrong with the request; 0 where it gives none."""
+    return _binance_error(answer.body)[0]
+
+
+def _weight_of(answer: Answer) -> int | None:
+    text = answer.headers.get(_WEIGHT_HEADER, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _unpack(unpacker: zlib._Decompress, chunk: bytes, most: int) -> bytes:
+    try:
+        return unpacker.decompress(chunk, most)
+    except zlib.error as err:
+        raise MalformedError(f"the packed answer is damaged: {err}") from err
+
+
+def _trusted(ca_file: Path | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as err:
+        raise UsageError(f"cannot read the certificates in {ca_file}: {err.strerror or err}") from err

@@ -1,0 +1,137 @@
+"""Pages of the exchange's candles: which to ask for, and what an answer holds.
+
+Pure. Pages are planned as windows of time before any is asked for, so that a short or an empty one is simply what the
+market gave. An answer is read as a table, not row by row; what is no JSON of rows may be asked for again, a row that
+cannot be a candle is refused by symbol, time and field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.client import MalformedError
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, format_ms, times_ms
+from mltrain.candles.source import Window
+from mltrain.errors import InputError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+PAGE_CANDLES: Final = 1000  # the most that one answer holds
+MAX_PAGE_BYTES: Final = 4 << 20  # thirty times an honest page
+
+#: The twelve fields of a row, by the name of their column; the last is not used.
+_FIELDS: Final = (
+    *("ts", "open", "high", "low", "close", "volume", "close_time"),
+    *("quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "unused"),
+)
+_TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64()}
+_ROWS: Final = pl.List(pl.List(pl.String))
+_MICROS_FROM: Final = 100_000_000_000_000  # ms would be the year 5138: a larger number is microseconds
+
+
+def plan_pages(window: Window, step_ms: int) -> Iterator[Window]:
+    """Cut a window on the grid into pages.
+
+    >>> [str(page.end_ms - page.start_ms) for page in plan_pages(Window(0, 2500), 1)]
+    ['1000', '1000', '500']
+    """
+    for start in range(window.start_ms, window.end_ms, PAGE_CANDLES * step_ms):
+        yield Window(start, min(start + PAGE_CANDLES * step_ms, window.end_ms))
+
+
+def read_page(body: bytes, *, symbol: str, interval: str, step_ms: int, where: str) -> pl.DataFrame:
+    """Return the rows of an answer with the columns of CANDLE_SCHEMA; whether one can be a candle is not asked here.
+
+    Args:
+        body: JSON: a list of rows of twelve fields.
+        symbol: For messages.
+        interval: Interval that the candles must have.
+        step_ms: Its length.
+        where: The host, for messages.
+
+    Returns:
+        The rows in the order that they came.
+
+    Raises:
+        MalformedError: It is no JSON, or no list of rows.
+        InputError: A row has another number of fields, a field that is no number, or is of another interval.
+    """
+    try:
+        rows = pl.Series([body.decode()]).str.json_decode(_ROWS).explode(empty_as_null=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as err:
+        raise MalformedError("the answer is no JSON list of candles") from err
+    if rows.null_count():
+        raise MalformedError("the answer is no list of rows")
+    if rows.is_empty():
+        return pl.DataFrame(schema=CANDLE_SCHEMA)
+    _check_lengths(rows, symbol, where)
+    texts = rows.list.to_struct(fields=_FIELDS).struct.unnest()
+    numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
+    if any(column.null_count() for column in numbers):
+        raise _no_number(texts, numbers, symbol, where)
+    ts_ms, closed_ms = (_whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
+    wrong = np.flatnonzero(closed_ms - ts_ms != step_ms - 1)
+    if wrong.size:
+        time, closed = format_ms(int(ts_ms[wrong[0]])), int(closed_ms[wrong[0]])
+        raise InputError(f"{where}: {symbol} at {time}: close_time is {closed}: not the end of a {interval} candle")
+    ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
+    return pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
+
+
+def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl.DataFrame:
+    """Return the rows of all frames by time, exact duplicates once.
+
+    Raises:
+        InputError: Two rows of one time differ; names time, field and both values.
+    """
+    rows = pl.concat(list(frames))
+    if not is_rising(times_ms(rows)):
+        rows = rows.unique(maintain_order=True).sort("ts", maintain_order=True)
+        twice = (rows["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
+        if twice.len():
+            one, other = rows.row(twice[0] - 1, named=True), rows.row(twice[0], named=True)
+            field = next(name for name in CANDLE_SCHEMA if one[name] != other[name])
+            time = format_ms(int(times_ms(rows)[twice[0]]))
+            raise InputError(
+                f"{where}: {symbol} at {time}: {field} is {one[field]} and {other[field]}: two candles of one time",
+                hint="the source contradicts itself: run the same command again, or choose another --source",
+            )
+    return rows
+
+
+def _check_lengths(rows: pl.Series, symbol: str, where: str) -> None:
+    wrong = (rows.list.len() != len(_FIELDS)).arg_true()
+    if wrong.len():
+        row = rows[wrong[0]].to_list()
+        begin = f"at {show(row[0])}" if row and row[0] else f"in row {wrong[0] + 1}"
+        raise InputError(f"{where}: {symbol} {begin}: the row has {len(row)} fields, not {len(_FIELDS)}")
+
+
+def is_rising(ts_ms: NDArray[np.int64]) -> bool:
+    """Tell whether times are sorted and unique."""
+    return bool((ts_ms[1:] > ts_ms[:-1]).all())
+
+
+def _whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return times in ms; those in microseconds are told by their size, each by itself.
+
+    A close time in microseconds ends in 999: it is rounded down, as the open time is.
+    """
+    return np.where(times >= _MICROS_FROM, times // 1000, times)
+
+
+def _no_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
+    name = next(column for column in numbers.columns if numbers[column].null_count())
+    at = numbers[name].is_null().arg_true()[0]
+    ts, value = numbers["ts"][at], texts[name][at]
+    begin = f"in row {at + 1}" if ts is None else f"at {format_ms(ts)}"
+    return InputError(
+        f"{where}: {symbol} {begin}: {name} is {'missing' if value is None else show(value)}: not a number"
+    )

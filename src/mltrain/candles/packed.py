@@ -1,0 +1,154 @@
+"""Packed candle files: the one file inside a zip or a gzip, and the checksum that is published beside it.
+
+Bytes in, bytes out; nothing is written to the disk. A zip holds exactly one regular file under a bare name, whatever
+else it could say is refused, and no more is unpacked than the caller names.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from contextlib import contextmanager
+from gzip import GzipFile
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import InputError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MEMBERS: Final = 100  # entries that are even looked at: the list of 20 million would fill the memory by itself
+_ENTRY: Final = b"PK\x01\x02"
+_ENCRYPTED: Final = 0x41  # both kinds
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may ask for 4 GB before its first byte
+_CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64}) [ *]([^/\\]+)")  # as sha256sum prints it, text or binary
+
+
+def unzip_single(data: bytes, *, where: str, max_bytes: int) -> bytes:
+    """Return the one file that a zip holds, its CRC checked.
+
+    Args:
+        data: The bytes of the zip.
+        where: Its name in messages, usually the path.
+        max_bytes: The most that is unpacked.
+
+    Raises:
+        InputError: It is no zip, is damaged, or holds anything but one regular file under a bare name; or the file is
+            encrypted, packed by a rare method, or larger than `max_bytes`.
+    """
+    if not data.startswith(b"PK"):
+        raise InputError(f"{where}: not a zip file: it begins with {show(_text(data[:20]))}")
+    if data.count(_ENTRY) > _MEMBERS:
+        raise InputError(f"{where}: holds more than {_MEMBERS} files, not one")
+    with _zip_edge(where), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        member = _single_member(archive, where, max_bytes)
+        with archive.open(member) as file:
+            plain = file.read(member.file_size + 1)  # a bare read() would unpack without end before it cuts
+    if len(plain) != member.file_size:
+        raise InputError(f"{where}: {show(member.filename)} has {len(plain)} bytes, its head says {member.file_size}")
+    return plain
+
+
+def _single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipfile.ZipInfo:
+    members = archive.infolist()
+    if len(members) != 1:
+        names = ", ".join(show(member.filename) for member in members[:3])
+        raise InputError(
+            f"{where}: holds {len(members)} files{': ' if names else ''}{names}, not one",
+            hint="unpack it, and keep the candle files that you want",
+        )
+    (member,) = members
+    name = show(member.filename)
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if re.search(r"[/\\:\0]", member.orig_filename) or member.filename in {"", ".", ".."}:
+        raise InputError(f"{where}: the file in it is called {name}: not a bare file name")
+    if kind not in {0, stat.S_IFREG}:
+        raise InputError(f"{where}: {name} in it is a link or another thing that is no regular file")
+    if member.flag_bits & _ENCRYPTED:
+        raise InputError(f"{where}: {name} in it is encrypted", hint="unpack it with its password")
+    if member.compress_type not in _METHODS:
+        method = f"the zip method {member.compress_type}"
+        raise InputError(f"{where}: {name} in it is packed by {method}, not by deflate", hint="unpack it")
+    if member.file_size > max_bytes:
+        raise _too_large(where, max_bytes)
+    return member
+
+
+@contextmanager
+def _zip_edge(where: str) -> Iterator[None]:
+    """Translate what Python's reader raises on damage: it promises no single kind of error."""
+    try:
+        yield
+    except (
+        *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+        *(RuntimeError, ValueError, OverflowError, IndexError),  # NotImplementedError is a RuntimeError
+    ) as err:
+        reason = str(err)[:200]
+        if reason == "File is not a zip file":  # the reader looks at the end first
+            reason = "the list of its files, which should end it, is missing"
+        raise InputError(f"{where}: a damaged zip file: {reason}", hint="fetch it again") from err
+
+
+def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
+    """Return what a gzip file holds, its CRC checked.
+
+    Args:
+        data: The bytes of the file.
+        where: Its name in messages, usually the path.
+        max_bytes: The most that is unpacked.
+
+    Raises:
+        InputError: It is no gzip file, is damaged, or holds more than `max_bytes`.
+    """
+    if not data:  # no member at all, which the reader takes for none
+        raise InputError(f"{where}: not a whole gzip file: it is empty")
+    try:
+        plain = GzipFile(fileobj=io.BytesIO(data)).read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error) as err:
+        raise InputError(f"{where}: not a whole gzip file: {err}") from err
+    if len(plain) > max_bytes:
+        raise _too_large(where, max_bytes)
+    return plain
+
+
+def parse_checksum(text: bytes, *, file_name: str, where: str) -> str:
+    """Return the SHA-256 that a checksum file tells of `file_name`, in lower-case hexadecimal.
+
+    Args:
+        text: Lines as `sha256sum` prints them: the hash, two spaces (or a space and a star), the name.
+        file_name: The bare name of the file that it has to be about.
+        where: The checksum file's name in messages, usually its path.
+
+    Raises:
+        InputError: A line has another form, none is about `file_name`, or two that are differ.
+
+    >>> parse_checksum(b"AB" * 32 + b"  BTCUSDT-1m-2025-04-11.zip", file_name="BTCUSDT-1m-2025-04-11.zip", where="demo")
+    'abababababababababababababababababababababababababababababababab'
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(_text(text).splitlines(), start=1):
+        match = _CHECKSUM.fullmatch(line.rstrip())
+        if match is None:
+            if line.strip():
+                raise InputError(f"{where}: line {number}: {show(line)} is not a SHA-256, two spaces and a file name")
+            continue
+        sha256, name = match[1].lower(), match[2]
+        if found.setdefault(name, sha256) != sha256:
+            raise InputError(f"{where}: line {number}: a second, different SHA-256 of {show(name)}")
+    if file_name not in found:
+        others = ", ".join(show(name) for name in list(found)[:3])
+        raise InputError(f"{where}: speaks of {others}, not of {show(file_name)}" if found else f"{where}: is empty")
+    return found[file_name]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="backslashreplace")
+
+
+def _too_large(where: str, max_bytes: int) -> InputError:
+    return InputError(f"{where}: more than {max_bytes} bytes once unpacked")

@@ -1,0 +1,88 @@
+"""The thread in which the simulated exchange holds its connections, and how it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+HOST: Final = "127.0.0.1"
+
+_MAX_HEAD: Final = 65_536  # bytes of a request
+
+
+class Runner:
+    """A thread that serves connections until it is stopped.
+
+    Args:
+        converse: Holds one connection; what it raises for a peer that has gone is no error.
+    """
+
+    def __init__(self, converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self._converse = converse
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="mltrain-sim", daemon=True)
+        self._ready = threading.Event()
+        self._failure: OSError | None = None
+        self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._open: set[asyncio.Task[None]] = set()
+
+    def start(self, port: int) -> int:
+        """Begin to listen; return the port.
+
+        Raises:
+            MachineError: The port is taken or not allowed.
+        """
+        self._port = port
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise MachineError(
+                f"cannot listen on {HOST} port {port}: {self._failure.strerror}", hint="choose another --port, or 0"
+            ) from self._failure
+        return self._port
+
+    def stop(self) -> None:
+        """Close every connection and end the thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        try:
+            server = await asyncio.start_server(self._hold, HOST, self._port, limit=_MAX_HEAD, backlog=1024)
+        except OSError as err:
+            self._failure = err
+            self._ready.set()
+            return
+        self._port = server.sockets[0].getsockname()[1]
+        self._loop = asyncio.get_running_loop()
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        await server.wait_closed()
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- for the type checker: streams run their callback in a task
+        self._open.add(task)
+        try:
+            # A peer that leaves is its own affair; a cancelled task is one that `stop` has ended.
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await self._converse(reader, writer)
+        finally:
+            self._open.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()

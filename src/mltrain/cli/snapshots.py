@@ -1,0 +1,297 @@
+"""Commands on candles: snapshot, snapshots, cache, verify snapshot."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.render import FAILED_CHECK, Outcome, table, time_text
+from mltrain.cli.sources import (
+    CONNECTIONS,
+    MAX_WAIT_S,
+    ArchiveUrl,
+    BaseUrl,
+    Connections,
+    EnvProxy,
+    Folder,
+    MaxWait,
+    Signal,
+    SimSeed,
+    SourceName,
+    read_rules,
+    read_source,
+)
+from mltrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.console import RenderableType
+
+    from mltrain.candles.client import NetworkRules
+    from mltrain.candles.snapshot import TakenSnapshot
+
+DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
+
+SnapshotArgument = Annotated[str, typer.Argument(help="latest, an id, or a path.")]
+Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("snapshot")(snapshot)
+    listing = typer.Typer(help="List the snapshots; compare two; remove old ones.", invoke_without_command=True)
+    listing.callback()(snapshots)
+    listing.command("diff")(snapshots_diff)
+    listing.command("prune")(snapshots_prune)
+    app.add_typer(listing, name="snapshots")
+    cache = typer.Typer(help="The downloaded days that snapshots share.", no_args_is_help=True)
+    cache.command("info")(cache_info)
+    cache.command("prune")(cache_prune)
+    app.add_typer(cache, name="cache")
+
+
+@command()
+def snapshot(
+    session: Session,
+    source: Annotated[
+        SourceName | None,
+        typer.Option(
+            "--source",
+            help="binance (default): the exchange; archive: its daily files; files: a folder; sim: a simulated market.",
+        ),
+    ] = None,
+    symbols: Annotated[str, typer.Option("--symbols", help="Comma-separated.")] = DEFAULT_SYMBOLS,
+    days: Annotated[int, typer.Option("--days", min=1, max=5000, help="Days of candles before the cut.")] = 90,
+    interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.")] = "1m",
+    end: Annotated[
+        str | None, typer.Option("--end", help="The cut, such as 2025-10-15T12:00:00Z. Default: the source's clock.")
+    ] = None,
+    max_missing: Annotated[
+        str, typer.Option("--max-missing", help="Refuse where more of a symbol's candles are missing.")
+    ] = "100%",
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Download again what the cache has, and tell what the exchange changed.")
+    ] = False,
+    rebuild: Annotated[
+        str | None, typer.Option("--rebuild", help="Make the damaged files of that snapshot again; takes no new one.")
+    ] = None,
+    folder: Folder = None,
+    sim_seed: SimSeed = None,
+    sim_signal: Signal = None,
+    base_url: BaseUrl = None,
+    archive_url: ArchiveUrl = None,
+    max_wait: MaxWait = MAX_WAIT_S,
+    connections: Connections = CONNECTIONS,
+    use_env_proxy: EnvProxy = False,
+) -> Outcome:
+    """Write one immutable snapshot of closed candles and move `latest` to it."""
+    from mltrain.candles.frame import parse_time
+    from mltrain.candles.snapshot import Request, take_snapshot
+    from mltrain.candles.source import open_source
+
+    rules = read_rules(max_wait=max_wait, connections=connections, use_env_proxy=use_env_proxy)
+    if rebuild is not None:
+        return _rebuild(session, rebuild, rules=rules, base_url=base_url, archive_url=archive_url)
+    spec = read_source(
+        source,
+        interval=interval,
+        folder=folder,
+        sim_seed=sim_seed,
+        sim_signal=sim_signal,
+        base_url=base_url,
+        archive_url=archive_url,
+        end=end,
+    )
+    request = Request(split_symbols(symbols), days, interval, None if end is None else parse_time(end))
+    taken = take_snapshot(
+        session.data_dir,
+        open_source(spec, rules),
+        spec,
+        request,
+        now_ms=session.now_ms,
+        progress=session.progress,
+        max_missing=_read_share(max_missing),
+        refresh=refresh,
+    )
+    return Outcome("snapshot/1", taken, lambda: _view_snapshot(taken))
+
+
+def split_symbols(text: str) -> tuple[str, ...]:
+    """Return the symbols of a comma-separated list, in order; each must fit the grammar and stand once."""
+    from mltrain.names import check_symbol
+
+    found = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
+    if not found:
+        raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
+    if len(set(found)) != len(found):
+        raise UsageError("--symbols names a symbol twice")
+    return found
+
+
+def _read_share(text: str) -> float:
+    """Return a share such as 5% or 0.05 as a number from 0 to 1."""
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", text.strip())
+    share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
+    if not 0 <= share <= 1:
+        from mltrain.names import show
+
+        raise UsageError(f"--max-missing {show(text)} is not a share", hint="write it like 5% or 0.05")
+    return share
+
+
+def _rebuild(
+    session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
+) -> Outcome:
+    """Make the files of a snapshot again."""
+    from mltrain.candles.rebuild import rebuild_snapshot
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.candles.source import open_recorded
+
+    snap = open_snapshot(session.data_dir, ref)
+    source = open_recorded(snap.source, rules, base_url=base_url, archive_url=archive_url)
+    files = rebuild_snapshot(snap, source, data_dir=session.data_dir, progress=session.progress)
+    lost = any(file.outcome == "lost" for file in files)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"snapshot {snap.id}"
+        yield table(None, ("file", "outcome", "why"), [(f.file, f.outcome, f.detail) for f in files], right="  f")
+
+    data = {"id": snap.id, "sound": not lost, "files": files}
+    return Outcome("rebuild/1", data, view, exit_code=FAILED_CHECK if lost else 0)
+
+
+def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
+    snap, traffic = taken.snapshot, taken.traffic
+    yield f"snapshot {snap.id}: {'written' if taken.created else 'already there'} ({snap.path})"
+    took = {t.symbol: t for t in traffic.symbols} if traffic else {}
+    rows = [
+        (f.symbol, f"{f.rows:,}", time_text(f.first_ms), time_text(f.last_ms), len(f.holes),
+         *((took[f.symbol].requests, f"{took[f.symbol].seconds:.1f}") if took else
+           (f"{f.zero_trade_rows:,}", f"{f.bytes / 1e6:.1f}")))
+        for f in snap.facts
+    ]  # fmt: skip
+    last_two = ("asked", "s") if took else ("no trades", "MB")
+    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "holes", *last_two), rows, right=" r  rrr")
+    if missing := sum(f.missing for f in snap.facts):
+        yield f"{missing:,} candles are missing in {sum(len(f.holes) for f in snap.facts)} holes"
+    if traffic is not None:
+        cached = sum(t.days_cached for t in traffic.symbols)
+        yield (
+            f"{traffic.requests:,} requests, {traffic.bytes / 1e6:.1f} MB, {traffic.seconds:.1f} s; {cached} days were "
+            f"in the cache; weight {traffic.peak_weight:,} of {traffic.weight_limit:,} a minute at the most"
+        )
+
+
+@command()
+def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
+    """List the snapshots."""
+    from mltrain.candles.snapshot import list_snapshots
+
+    if ctx.invoked_subcommand is not None:
+        refuse_misplaced_options(ctx)
+        return None
+    found = list_snapshots(session.data_dir)
+
+    def view() -> Iterator[RenderableType]:
+        if not found:
+            yield f"no snapshots in {session.data_dir}: write one with `mltrain snapshot`"
+            return
+        rows = [
+            (r.id, "*" if r.latest else "", ",".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
+             time_text(r.last_ms), r.problem or "")
+            for r in found
+        ]  # fmt: skip
+        columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
+        yield table(None, columns, rows, right="  fr  f")
+
+    return Outcome("snapshots/1", {"snapshots": found}, view)
+
+
+@command()
+def snapshots_diff(
+    session: Session,
+    before: Annotated[str, typer.Argument(help="latest, an id, or a path.")],
+    after: Annotated[str, typer.Argument(help="latest, an id, or a path.")],
+) -> Outcome:
+    """Tell which candles two snapshots do not share, and which they tell differently."""
+    from mltrain.candles.compare import compare_snapshots
+    from mltrain.candles.diff import tell_change
+    from mltrain.candles.snapshot import open_snapshot
+
+    one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
+    found = compare_snapshots(one, other)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"from {one.id} to {other.id}"
+        for s in found:
+            if s.only:
+                yield f"{s.symbol}: only in {s.only}"
+            elif s.diff is not None:
+                yield f"{s.symbol}: {tell_change(s.diff)}"
+        rows = [
+            (s.symbol, e.ts, e.field, e.before, e.after) for s in found if s.diff is not None for e in s.diff.examples
+        ]
+        if rows:
+            yield table("Examples", ("symbol", "candle (UTC)", "field", "before", "after"), rows, right="   rr")
+
+    return Outcome("snapshots-diff/1", {"before": one.id, "after": other.id, "symbols": found}, view)
+
+
+@command()
+def snapshots_prune(session: Session, keep: Keep) -> Outcome:
+    """Remove the oldest snapshots; never `latest`, one that a version names, or one that is being trained on."""
+    from mltrain.pipeline.prune import prune_snapshots
+
+    done = prune_snapshots(session.data_dir, keep=keep)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
+        for kept in done.kept:
+            yield f"{kept.id} stays: {kept.why}"
+
+    return Outcome("snapshots-prune/1", done, view)
+
+
+@command()
+def cache_info(session: Session) -> Outcome:
+    """Show what was downloaded and is kept for later snapshots."""
+    from mltrain.candles.cache import list_cache
+
+    found = list_cache(session.data_dir)
+
+    def view() -> Iterator[RenderableType]:
+        if not found:
+            yield f"nothing is cached in {session.data_dir}"
+            return
+        rows = [(r.source, r.symbol, r.interval, r.days, r.first, r.last, f"{r.bytes / 1e6:.1f}") for r in found]
+        columns = ("source", "symbol", "interval", "days", "first", "last", "MB")
+        yield table(None, columns, rows, right="f  r  r")
+        yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in all"
+
+    return Outcome("cache-info/1", {"cached": found}, view)
+
+
+@command()
+def cache_prune(
+    session: Session,
+    before: Annotated[
+        str | None, typer.Option("--before", help="Only the days before that one, as 2025-07-01.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All days.")] = False,
+) -> Outcome:
+    """Remove downloaded days; snapshots stay as they are, and a later one downloads again what it needs."""
+    from mltrain.candles.cache import prune_cache
+    from mltrain.candles.frame import parse_time
+
+    if (before is None) == (not everything):
+        raise UsageError("say what to remove", hint="pass --before 2025-07-01, or --all")
+    done = prune_cache(session.data_dir, before_ms=None if before is None else parse_time(before))
+
+    def view() -> Iterable[RenderableType]:
+        return [f"{done.days} days removed, {done.bytes / 1e6:,.1f} MB"]
+
+    return Outcome("cache-prune/1", done, view)

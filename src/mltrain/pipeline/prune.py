@@ -1,0 +1,95 @@
+"""Remove old snapshots, but none that somebody still needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.stored import FOLDER, list_snapshots
+from mltrain.errors import InputError, LockedError
+from mltrain.files import hold_lock, remove_folder, sweep_temps
+from mltrain.models.listing import list_models
+from mltrain.models.store import Store
+from mltrain.names import SNAPSHOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A study is called after its snapshot, as mltrain.pipeline.train names it.
+_SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
+_LOCK: Final = ".lock"
+_LOCK_WAIT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSnapshot:
+    """An old snapshot that was not removed.
+
+    Attributes:
+        id: Which.
+        why: Who needs it.
+    """
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedSnapshots:
+    """What `prune_snapshots` did.
+
+    Attributes:
+        removed: Ids, oldest first.
+        kept: Older ones that somebody still needs.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[KeptSnapshot, ...]
+
+
+def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
+    """Remove all but the `keep` newest snapshots.
+
+    Never removed are `latest`, one that a version's card names (its numbers could not be recomputed any more), and one
+    that is being trained on.
+
+    Raises:
+        InputError: A version is damaged, so that the snapshot that it names is not known.
+        LockedError: Another mltrain is publishing a snapshot.
+        MachineError: The machine refuses.
+    """
+    folder = data_dir / FOLDER
+    if not folder.is_dir():
+        return PrunedSnapshots((), ())
+    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose="pruning snapshots"):
+        sweep_temps(folder)
+        rows = list_snapshots(data_dir)
+        old = rows[: max(len(rows) - keep, 0)]
+        needed = {**_trained_on(data_dir), **{row.id: "it is the latest" for row in rows if row.latest}}
+        removed = tuple(row.id for row in old if row.id not in needed)
+        for name in removed:
+            remove_folder(folder / name)
+        return PrunedSnapshots(removed, tuple(KeptSnapshot(r.id, needed[r.id]) for r in old if r.id in needed))
+
+
+def _trained_on(data_dir: Path) -> dict[str, str]:
+    """Return the snapshots that versions or running trainings need, and why."""
+    needed = {}
+    for row in list_models(Store(data_dir)):
+        if row.snapshot is None:
+            raise InputError(
+                f"version {row.version} is damaged, so that the snapshot that it names is not known: {row.problem}",
+                hint="nothing was removed; mend or remove that version first",
+            )
+        needed[row.snapshot] = f"version {row.version} was trained on it"
+    studies = data_dir / "studies"
+    for lock in sorted(studies.glob("*.lock")) if studies.is_dir() else ():
+        try:
+            with hold_lock(lock, wait_s=0, purpose="looking whether it is held"):
+                continue
+        except LockedError:
+            found = _SNAPSHOT_OF_STUDY.match(lock.name)
+            if found is not None:
+                needed.setdefault(found[0], "it is being trained on")
+    return needed
