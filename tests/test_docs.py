@@ -1,4 +1,4 @@
-"""The README does what it says: every block runs, and it tells every command and no other."""
+"""The pages do what they say: every block runs, and the README tells every command and no other."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from mltrain.candles.sim.server import SimServer
 from mltrain.cli.app import with_commands
 from program import call
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+SNAPSHOTS = (ROOT / "docs" / "snapshots.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Lines that are not run here: the two set-up lines (CI runs them), and what needs the internet.
 NOT_RUN = ("python3 -m venv .venv ", "python3 -m venv .venv-test ", "pipx install .")
 
 
-def shell_lines():
-    blocks = [body for language, body in BLOCK.findall(README) if language == "sh"]
+def shell_lines(page):
+    blocks = [body for language, body in BLOCK.findall(page) if language == "sh"]
     return [line for body in blocks for line in body.splitlines() if line and not line.startswith(NOT_RUN)]
 
 
@@ -39,7 +41,7 @@ def walked(tmp_path_factory):
     shutil.copy(here / "sim" / "snapshots" / "latest" / "BTCUSDT.parquet", here / "candles")
     results = []
     with SimServer(signal="strong") as server:
-        for line in shell_lines():
+        for line in shell_lines(README):
             words = shlex.split(line)
             assert words[0] == "mltrain", line
             if line == "mltrain snapshot --days 90":  # the same on a market and in a time that a test can have
@@ -70,6 +72,21 @@ def test_the_python_block_works(walked):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['ts', 'symbol', 'p', 'raw', 'refused']"
+
+
+def test_the_page_on_snapshots_works(tmp_path):
+    """Its shell lines end with 0, in their order, on a served exchange; so does its Python on what they made."""
+    with SimServer() as server:
+        env = {"MLTRAIN_BASE_URL": server.base_url}
+        runs = [(line, call(*shlex.split(line)[1:], cwd=tmp_path, env=env)) for line in shell_lines(SNAPSHOTS)]
+    (source,) = [body for language, body in BLOCK.findall(SNAPSHOTS) if language == "python"]
+    program = f"{source}\nprint(frames['BTCUSDT'].height, candles.height)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert [(line, run.err) for line, run in runs if run.code != 0] == []
+    assert len(runs) >= 9
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "720"
 
 
 def test_the_readme_names_every_command():

@@ -1,0 +1,83 @@
+"""Candles for those who want nothing else: asked for by time, given as Polars frames."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mltrain.candles.frame import interval_ms, parse_time
+from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.errors import UsageError
+from mltrain.names import check_symbol
+from mltrain.progress import Silent
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from mltrain.candles.client import NetworkRules
+    from mltrain.progress import Progress
+
+
+def fetch_candles(
+    symbols: Sequence[str],
+    *,
+    start: str | dt.datetime,
+    end: str | dt.datetime | None = None,
+    spec: SourceSpec | None = None,
+    data_dir: Path | str | None = None,
+    rules: NetworkRules | None = None,
+    progress: Progress | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Return the closed candles of some symbols that open from `start` on and before `end`.
+
+    Args:
+        symbols: Such as ["BTCUSDT", "ETHUSDT"].
+        start: A time such as "2025-10-15T12:00:00Z", or a datetime with a zone; rounded down to the interval.
+        end: Likewise; None, or a time that has not come: the source's clock.
+        spec: Which source, and of which interval; None: one-minute candles of Binance's public host.
+        data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
+        rules: How the network may be used; None: by the defaults.
+        progress: Told of each symbol; None: nobody is.
+
+    Returns:
+        A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
+        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty.
+
+    Raises:
+        UsageError: A symbol, a time or the interval is none, or the range is empty.
+        InputError: The source lacks a symbol, or a candle is damaged or impossible.
+        SourceError: The exchange or the network failed; with `data_dir`, the finished days are kept.
+        LockedError: Another mltrain is downloading into that folder.
+        MachineError: The machine refuses.
+    """
+    spec = spec or SourceSpec(name="binance")
+    source, step_ms = open_source(spec, rules), interval_ms(spec.interval)
+    names = tuple(dict.fromkeys(check_symbol(symbol) for symbol in symbols))
+    if not names:
+        raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
+    source.check_symbols(names)
+    clock_ms = source.clock_ms(names)
+    end_ms = min(clock_ms if end is None else _as_ms(end), clock_ms)
+    window = Window(_as_ms(start) // step_ms * step_ms, end_ms // step_ms * step_ms)
+    if window.start_ms >= window.end_ms:
+        raise UsageError(f"no candle opens and closes from {window}")
+    with tempfile.TemporaryDirectory() as unkept:
+        folder = Path(unkept if data_dir is None else data_dir)
+        told = progress or Silent()
+        with source.gather(names, window, data_dir=folder, refresh=False, progress=told) as gathered:
+            frames = {name: gathered.candles(name).frame for name in names}
+            for note in gathered.notes():
+                told.warn(note)
+    return frames
+
+
+def _as_ms(time: str | dt.datetime) -> int:
+    if isinstance(time, str):
+        return parse_time(time)
+    if time.tzinfo is None:
+        raise UsageError(f"{time} has no zone", hint="give it one, such as datetime.UTC")
+    return round(time.timestamp() * 1000)

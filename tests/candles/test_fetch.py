@@ -1,0 +1,90 @@
+"""Laws of the few functions for those who only want candles."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+import pytest
+
+import mltrain.candles
+from mltrain.candles import SourceSpec, fetch_candles
+from mltrain.candles.frame import DAY_MS, MINUTE_MS
+from mltrain.candles.sim import CLOCK_MS, SimSource
+from mltrain.candles.sim.server import SimServer
+from mltrain.candles.source import Window
+from mltrain.errors import InputError, UsageError
+
+EXPECTED = SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))
+START = "2025-10-14T12:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Return the spec of a served exchange, and its server."""
+    with SimServer() as server:
+        yield SourceSpec(name="binance", base_url=server.base_url), server
+
+
+def test_candles_come_by_time(served):
+    """Texts and datetimes name the same range; a start between two candles is rounded down, the end is open."""
+    spec, _ = served
+    whole = fetch_candles(["BTCUSDT"], start=START, spec=spec)
+    zone = dt.timezone(dt.timedelta(hours=2))
+    part = fetch_candles(
+        ["BTCUSDT"], start=dt.datetime(2025, 10, 14, 14, 0, 30, tzinfo=zone), end="2025-10-15T11:00Z", spec=spec
+    )
+
+    assert whole["BTCUSDT"].equals(EXPECTED)
+    assert part["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS - 60 * MINUTE_MS)))
+
+
+def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
+    """A second call asks only for what is not there; without a folder nothing stays."""
+    spec, server = served
+    fetch_candles(["BTCUSDT", "ETHUSDT"], start=START, spec=spec, data_dir=tmp_path)
+    before = len(server.log)
+    again = fetch_candles(["BTCUSDT", "BTCUSDT"], start=START, spec=spec, data_dir=str(tmp_path))
+
+    assert again["BTCUSDT"].equals(EXPECTED)
+    assert {answered.path for answered in server.log[before:]} == {"/api/v3/time", "/api/v3/exchangeInfo"}
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_it_works_inside_a_running_event_loop(served):
+    """As in a notebook."""
+    spec, _ = served
+
+    async def ask():
+        return fetch_candles(["BTCUSDT"], start=START, spec=spec)
+
+    assert asyncio.run(ask())["BTCUSDT"].equals(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"symbols": []}, UsageError, "no symbols"),
+        ({"symbols": ["btc"]}, UsageError, "is not a symbol"),
+        ({"symbols": ["BTCUSDX"]}, InputError, "has no symbol 'BTCUSDX'"),
+        ({"start": "soon"}, UsageError, "'soon' is not a time"),
+        ({"start": dt.datetime(2025, 10, 14)}, UsageError, "has no zone"),  # noqa: DTZ001 -- that is the point
+        ({"start": START, "end": START}, UsageError, "no candle opens and closes"),
+        ({"start": "2030-01-01"}, UsageError, "no candle opens and closes"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(served, options, error, message):
+    """In words that name it."""
+    spec, _ = served
+
+    with pytest.raises(error, match=message):
+        fetch_candles(**{"symbols": ["BTCUSDT"], "start": START, "spec": spec} | options)
+
+
+def test_the_public_names_are_there():
+    """Each is found in its module, and no other is."""
+    for name in mltrain.candles.__all__:
+        assert getattr(mltrain.candles, name).__name__ == name
+    assert set(mltrain.candles.__all__) <= set(dir(mltrain.candles))
+    with pytest.raises(AttributeError, match="no attribute 'fetch_candle'"):
+        _ = mltrain.candles.fetch_candle
