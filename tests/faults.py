@@ -101,9 +101,12 @@ def run_failing(program, folder, operation, fault):
 
 
 def unsynced_renames(operations):
-    """Return every rename whose source was written and not synced before, or whose folder is not synced right after."""
+    """Return every rename whose source was written and not synced before, or whose folder is not synced right after.
+
+    Several renames into one folder, one right after the other, share the sync.
+    """
     dirty, broken = set(), []
-    for operation, following in zip(operations, [*operations[1:], Operation("exit", 1, "")], strict=True):
+    for at, operation in enumerate(operations):
         paths = _paths(operation)
         if operation.call in {"write", "pwrite64", "ftruncate"}:
             dirty.add(paths[0])
@@ -111,10 +114,17 @@ def unsynced_renames(operations):
             dirty.discard(paths[0])
         elif operation.call.startswith("rename"):
             source, final = paths[-2:]
+            folder = str(Path(final).parent)
             broken += [path for path in dirty if path == source or path.startswith(f"{source}/")]
-            if (following.call, _paths(following)[:1]) != ("fsync", [str(Path(final).parent)]):
+            later = (o for o in operations[at + 1 :] if not _moves_into(o, folder))
+            following = next(later, Operation("exit", 1, ""))
+            if (following.call, _paths(following)[:1]) != ("fsync", [folder]):
                 broken.append(final)
     return broken
+
+
+def _moves_into(operation, folder):
+    return operation.call.startswith("rename") and str(Path(_paths(operation)[-1]).parent) == folder
 
 
 def _paths(operation):

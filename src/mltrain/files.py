@@ -164,16 +164,20 @@ def write_new(path: Path, data: bytes) -> None:
         MachineError: It cannot be written, or is already there. No part of it is left.
     """
     with disk_edge(path, "write"):
-        fd = os.open(path, _CREATE, 0o666)
+        _create(path, data)
+
+
+def _create(path: Path, data: bytes) -> None:
+    fd = os.open(path, _CREATE, 0o666)
+    try:
         try:
-            try:
-                _write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except BaseException:
-            _discard(path)
-            raise
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        _discard(path)
+        raise
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -203,7 +207,7 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for path, temp in temps.items():
             with disk_edge(path, "write"):
-                write_new(temp, files[path.name])
+                _create(temp, files[path.name])
         for path, temp in temps.items():
             with disk_edge(path, "write"):
                 temp.replace(path)
@@ -441,6 +445,7 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
                         f"another mltrain holds {path}: {_holder(fd)}", hint="wait until it ends, then run this again"
                     )
                 time.sleep(_POLL_S)
+        with suppress(OSError):  # on a full disk the lock has to work without its text: pruning is the way out
             _sign(fd, purpose)
         try:
             yield

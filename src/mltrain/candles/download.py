@@ -22,6 +22,7 @@ from mltrain.candles.cache import FreshDay, SymbolDays, day_name, hold_cache
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import (
     DAY_MS,
+    Hole,
     check_candles,
     find_holes,
     format_ms,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
     from mltrain.candles.cache import CachedDay
     from mltrain.candles.client import Clock, Traffic
-    from mltrain.candles.frame import (
-        Hole,
-    )
     from mltrain.candles.throttle import Throttle
     from mltrain.progress import Progress
 
@@ -103,12 +101,18 @@ class Asking:
 
 def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_running():
         return asyncio.run(question())
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(lambda: asyncio.run(question())).result()
+
+
+def _is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -223,7 +227,7 @@ class Download:
             await self._work()
             doubts = {symbol.name: self._doubtful(symbol) for symbol in self._symbols.values()}
             for name, holes in doubts.items():
-                for cluster in _cluster(holes, PAGE_CANDLES * self._step_ms):
+                for cluster in _cluster(_runs(holes, self._step_ms), PAGE_CANDLES * self._step_ms):
                     self._jobs.append(partial(self._ask_again, self._symbols[name], cluster, line.pages))
             await self._work()
         for name, holes in doubts.items():
@@ -394,7 +398,6 @@ class Download:
                 hole = left.popleft()
                 if hole.end_ms > seen_ms:
                     left.appendleft(Window(seen_ms, hole.end_ms))
-        symbol.ended_s = self._asking.clock.monotonic_s()
 
     def _fill(self, symbol: _Symbol, holes: list[Hole]) -> None:
         """Put the rows that came late into their days, and note that the holes that stay were asked for twice."""
@@ -484,6 +487,17 @@ def _join(windows: Iterable[Window]) -> list[Window]:
         else:
             joined.append(window)
     return joined
+
+
+def _runs(holes: list[Hole], step_ms: int) -> list[Hole]:
+    """Return the holes of days as the holes that they are: those that touch made one."""
+    runs: list[Hole] = []
+    for hole in holes:
+        if runs and runs[-1].to_ms + step_ms == hole.from_ms:
+            runs[-1] = Hole(runs[-1].from_ms, hole.to_ms, runs[-1].missing + hole.missing)
+        else:
+            runs.append(hole)
+    return runs
 
 
 def _cluster(holes: list[Hole], span_ms: int) -> Iterator[list[Hole]]:
