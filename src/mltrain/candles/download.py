@@ -209,6 +209,7 @@ class Download:
         self._symbols = {s: _Symbol(SymbolDays(cache, asking.cache_name, s, asking.interval)) for s in symbols}
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         self._news = asyncio.Event()
+        self._over = False
         self._begun_s = asking.clock.monotonic_s()
 
     async def run(self) -> None:
@@ -273,22 +274,24 @@ class Download:
 
     async def _work(self) -> None:
         """Do all jobs, several at once, and keep the days that they finish; the first error ends it."""
+        self._over = False
         keeper = asyncio.create_task(self._keep_finished())
         workers = [asyncio.create_task(self._work_off()) for _ in range(min(self._asking.workers, len(self._jobs)))]
+        pending: set[asyncio.Task[None]] = {keeper, *workers}
         try:
-            pending: set[asyncio.Task[None]] = {keeper, *workers}
             while pending - {keeper}:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
             self._jobs.clear()
-            for task in (keeper, *workers):
-                task.cancel()
-            await asyncio.gather(keeper, *workers, return_exceptions=True)
-            for symbol in self._symbols.values():
-                self._keep(symbol, symbol.finished)
-                symbol.finished = []
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            # The keeper is not cancelled: what it is writing would go on, and nobody would know when it was there.
+            self._over = True
+            self._news.set()
+            await keeper
 
     async def _work_off(self) -> None:
         while self._jobs:
@@ -331,19 +334,19 @@ class Download:
             self._news.set()
 
     async def _keep_finished(self) -> None:
-        """Write the days that are finished, off the event loop, as long as there are any to come."""
-        while True:
+        """Write the days that are finished, off the event loop, until there are none to come."""
+        over = False
+        while not over:
             await self._news.wait()
             self._news.clear()
+            over = self._over
             for symbol in self._symbols.values():
                 while batch := symbol.finished[:_BATCH_DAYS]:
                     symbol.finished = symbol.finished[_BATCH_DAYS:]
-                    await asyncio.shield(asyncio.to_thread(self._keep, symbol, batch))
+                    await asyncio.to_thread(self._keep, symbol, batch)
 
     def _keep(self, symbol: _Symbol, finished: list[_Day]) -> None:
         """Check finished days and write them into the cache."""
-        if not finished:
-            return
         where = self._asking.host
         fresh, frames = [], []
         for day in sorted(finished, key=lambda d: d.day_ms):
@@ -445,6 +448,8 @@ class Download:
             MachineError: The machine refuses to read.
         """
         symbol, where = self._symbols[name], self._asking.host
+        if symbol.missing or symbol.finished:
+            raise RuntimeError(f"{name}: days of the download are not there")
         days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
         rows = pl.concat([symbol.days.read(day) for day in days]).filter(
             pl.col("ts").dt.timestamp("ms").is_between(self._window.start_ms, self._window.end_ms, closed="left")

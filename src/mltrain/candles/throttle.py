@@ -42,6 +42,7 @@ class Throttle:
         self._minute = 0
         self._used = 0  # in this minute, sent and not yet answered ones included
         self._in_flight = 0
+        self._early = 0  # sent in the margin: ours still count the old minute, the exchange perhaps the new one
         self._released_ms = 0
         self._patience_ms = max_wait_ms
 
@@ -60,6 +61,8 @@ class Throttle:
         self._turn_minute(now_ms)
         self._used += weight
         self._in_flight += weight
+        if now_ms % MINUTE_MS < _MARGIN_MS:
+            self._early += weight
         return self._minute
 
     def answered(self, minute: int, weight: int, *, used: int | None, succeeded: bool) -> None:
@@ -101,6 +104,11 @@ class Throttle:
             self.waited_ms += longer
         return self._patience_ms >= 0
 
+    def synchronise(self, now_ms: int) -> None:
+        """Take the time that the exchange has told for the present one; what was sent so far counts in this minute."""
+        self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
+        self._early = self._used if now_ms % MINUTE_MS < _MARGIN_MS else 0
+
     @property
     def released_ms(self) -> int:
         """When the exchange answers again, its time in ms; in the past where nothing is forbidden."""
@@ -115,7 +123,8 @@ class Throttle:
         minute = (now_ms - _MARGIN_MS) // MINUTE_MS
         if minute > self._minute:
             self._minute = minute
-            self._used = self._in_flight
+            self._used = self._in_flight + self._early
+            self._early = 0
 
 
 def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
