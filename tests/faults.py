@@ -28,7 +28,7 @@ CALLS = (
 
 @dataclass(frozen=True)
 class Operation:
-    """One system call on the folder: its name, its number among the calls of that name, its arguments."""
+    """One system call on the folder: its name, its number among its thread's calls of that name, its arguments."""
 
     call: str
     number: int
@@ -61,6 +61,7 @@ def run(program, folder, *inject):
         [
             "strace",
             "-f",
+            "--seccomp-bpf",
             "-qq",
             "-y",
             "-s0",
@@ -79,10 +80,10 @@ def run(program, folder, *inject):
     counts = Counter()
     operations = []
     for line in log.read_text(errors="replace").splitlines():
-        if match := re.match(r"\d+\s+(\w+)\((.*)", line):
-            counts[match[1]] += 1
-            if str(folder) in match[2]:
-                operations.append(Operation(match[1], counts[match[1]], match[2]))
+        if match := re.match(r"(\d+)\s+(\w+)\((.*)", line):
+            counts[match[1], match[2]] += 1  # strace injects by the thread's count
+            if str(folder) in match[3]:
+                operations.append(Operation(match[2], counts[match[1], match[2]], match[3]))
     return done, operations
 
 

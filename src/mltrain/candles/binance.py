@@ -294,7 +294,7 @@ class RestPages:
         params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": PAGE_CANDLES}
         return await self._get(symbol, f"{symbol} from {window}", params, window)
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int = PAGE_CANDLES) -> pl.DataFrame:
+    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
         """Return the first rows that open at a time or later, by time.
 
         Raises:

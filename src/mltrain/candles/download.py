@@ -53,7 +53,7 @@ class Pages(Protocol):
     async def page(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the rows of a page, in the order that they came."""
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int = PAGE_CANDLES) -> pl.DataFrame:
+    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
         """Return the first rows that open at a time or later, by time."""
 
 
@@ -86,6 +86,7 @@ class Asking:
         clock: The time that passes, for the figures.
         throttle: Whose figures are told.
         traffic: Whose figures are told.
+        page_candles: The most that one answer holds.
     """
 
     host: str
@@ -97,6 +98,7 @@ class Asking:
     clock: Clock
     throttle: Throttle
     traffic: Traffic
+    page_candles: int = PAGE_CANDLES
 
 
 def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -228,7 +230,7 @@ class Download:
             await self._work()
             doubts = {symbol.name: self._doubtful(symbol) for symbol in self._symbols.values()}
             for name, holes in doubts.items():
-                for cluster in _cluster(_runs(holes, self._step_ms), PAGE_CANDLES * self._step_ms):
+                for cluster in _cluster(_runs(holes, self._step_ms), self._asking.page_candles * self._step_ms):
                     self._jobs.append(partial(self._ask_again, self._symbols[name], cluster, line.pages))
             await self._work()
         for name, holes in doubts.items():
@@ -263,7 +265,7 @@ class Download:
             self._plan_pages(symbol, run, line.pages)
 
     def _plan_pages(self, symbol: _Symbol, run: Window, pages: Pages) -> None:
-        for page in plan_pages(run, self._step_ms):
+        for page in plan_pages(run, self._step_ms, candles=self._asking.page_candles):
             for day in self._days_of(symbol, page):
                 day.awaited += 1
             self._jobs.append(partial(self._take_page, symbol, page, pages))
@@ -391,7 +393,7 @@ class Download:
         left = deque(Window(hole.from_ms, hole.to_ms + self._step_ms) for hole in holes)
         while left:
             start_ms = left[0].start_ms
-            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, PAGE_CANDLES)
+            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._asking.page_candles)
             rows = await pages.first(symbol.name, start_ms, limit=limit)
             symbol.late.append(rows)
             if rows.height < limit:
