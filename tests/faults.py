@@ -61,7 +61,6 @@ def run(program, folder, *inject):
         [
             "strace",
             "-f",
-            "--seccomp-bpf",
             "-qq",
             "-y",
             "-s0",

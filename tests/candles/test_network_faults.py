@@ -84,6 +84,7 @@ CASES = {
     "429 garbage": Case([status(429, retry_after="soon")]),
     "429 huge": Case([status(429, retry_after="86400")], SourceError, ("HTTP 429", "it answers again at 2025-10-16T1")),
     "429 for ever": Case([status(429, retry_after="50", times=0)], SourceError, ("HTTP 429", "it answers again at")),
+    "429 of no time for ever": Case([status(429, retry_after="0", times=0)], SourceError, ("it answers again at",)),
     "429 beyond any number": Case([status(429, retry_after="9" * 40)]),
     "429 once for everyone": Case([status(429, retry_after="5", nth=2, times=4)]),
     "418": Case([status(418, retry_after="60")]),

@@ -18,6 +18,7 @@ DEFAULT_WEIGHT_LIMIT: Final = 6000  # a minute, of Binance's spot market; exchan
 # The exchange's minute may begin a little later than ours: what is sent in between would count for the old one.
 _MARGIN_MS: Final = 1000
 _BANNED_MS: Final = 120_000  # the shortest ban that Binance documents; for a 418 without a usable Retry-After
+_SHORTEST_MS: Final = 1000  # an order to wait for no time, again and again, would never end
 _BANNED: Final = 418
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
@@ -96,7 +97,7 @@ class Throttle:
         wait = _parse_retry_after(retry_after, now_ms)
         if wait is None:
             wait = _BANNED_MS if status == _BANNED else MINUTE_MS - now_ms % MINUTE_MS + _MARGIN_MS
-        release = now_ms + wait
+        release = now_ms + max(wait, _SHORTEST_MS)
         longer = release - max(now_ms, self._released_ms)
         if longer > 0:
             self._released_ms = release
