@@ -1,0 +1,75 @@
+"""Ops on the price against its recent past."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from mltrain.features.ops.catalogue import Bars, Spread, Window, op
+from mltrain.features.windows import ratio, window_max, window_mean, window_min, window_ratio
+
+
+def _gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
+    """Return ln(c / (sum paid / sum volume)), the average held inside its bars' range; 0 where the volume is 0."""
+    close, low, high = pl.col("close"), window_min(pl.col("low"), bars), window_max(pl.col("high"), bars)
+    average = window_ratio(paid, volume, bars, empty=math.inf)
+    return (close / pl.when(average.is_infinite()).then(close).otherwise(average.clip(low, high))).log()
+
+
+@op
+def gap_to_mean(*, bars: Spread) -> Window:
+    """How far the close is above its moving average: ln(c / mean c).
+
+    Unit: log return.
+    """
+    return Window((pl.col("close") / window_mean(pl.col("close"), bars)).log(), bars)
+
+
+@op
+def gap_to_vwap(*, bars: Bars) -> Window:
+    """How far the close is above the volume-weighted typical price: ln(c / (sum v (h + l + c) / 3 / sum v)).
+
+    Unit: log return. 0 where nothing was traded. Needs OHLCV alone.
+    """
+    volume = pl.col("volume")
+    typical = (pl.col("high") + pl.col("low") + pl.col("close")) / 3
+    return Window(_gap_to_average(typical * volume, volume, bars), bars)
+
+
+@op
+def gap_to_traded_vwap(*, bars: Bars) -> Window:
+    """How far the close is above the average price paid: ln(c / (sum quote volume / sum v)).
+
+    Unit: log return. 0 where nothing was traded. The average is held inside the range of its bars, because the
+    exchange rounds both volumes.
+    """
+    return Window(_gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
+
+
+@op
+def range_position(*, bars: Bars) -> Window:
+    """Where the close stands between the lowest low and the highest high: (c - min l) / (max h - min l).
+
+    Unit: share, in [0, 1]. 0.5 where there is no range. Source: Lane's stochastic oscillator (%K).
+    """
+    low, high = window_min(pl.col("low"), bars), window_max(pl.col("high"), bars)
+    return Window(ratio(pl.col("close") - low, high - low, empty=0.5), bars)
+
+
+@op
+def gap_to_high(*, bars: Bars) -> Window:
+    """How far the close is below the highest high: ln(c / max h).
+
+    Unit: log return, 0 or less.
+    """
+    return Window((pl.col("close") / window_max(pl.col("high"), bars)).log(), bars)
+
+
+@op
+def gap_to_low(*, bars: Bars) -> Window:
+    """How far the close is above the lowest low: ln(c / min l).
+
+    Unit: log return, 0 or more.
+    """
+    return Window((pl.col("close") / window_min(pl.col("low"), bars)).log(), bars)
