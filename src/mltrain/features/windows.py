@@ -80,6 +80,22 @@ def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
     return _windowed(_correlations, bars, one, other)
 
 
+def window_price_ratio(
+    price: pl.Expr, paid: pl.Expr, volume: pl.Expr, low: pl.Expr, high: pl.Expr, *, bars: int
+) -> pl.Expr:
+    """Return the newest price over the average price sum paid / sum volume of the last `bars` values.
+
+    The average is held between the lowest low and the highest high; the ratio is 1 where the volumes' sum is not
+    above 0.
+    """
+    return _windowed(_price_ratios, bars, price, paid, volume, low, high)
+
+
+def window_run(signs: pl.Expr, bars: int) -> pl.Expr:
+    """Return how many of the last `bars` signs in a row equal the newest, times that sign."""
+    return _windowed(_runs, bars, signs)
+
+
 def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl.Expr:
     """Return numerator / denominator; `empty` where the denominator is not above 0."""
     return window_ratio(numerator, denominator, 1, empty=empty)
@@ -199,6 +215,27 @@ def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: flo
     return _where(under > 0, over / under, empty)
 
 
+def _price_ratios(bars: int, price: Floats, *traded: Floats) -> Floats:
+    paid, volume, lowest, highest = _slide(traded, bars, _merge_prices)
+    return _where(volume <= 0, 1.0, price[bars - 1 :] / np.clip(paid / volume, lowest, highest))
+
+
+def _merge_prices(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
+    """Merge (sum paid, sum of volume, lowest low, highest high)."""
+    sums = earlier[0] + later[0], earlier[1] + later[1]
+    return *sums, np.minimum(earlier[2], later[2]), np.maximum(earlier[3], later[3])
+
+
+def _runs(bars: int, signs: Floats) -> Floats:
+    newest = signs[bars - 1 :]
+    going = np.ones(newest.size, dtype=np.bool_)
+    run = np.zeros(newest.size)
+    for lag in range(bars):
+        going &= signs[bars - 1 - lag : signs.size - lag] == newest
+        run += going
+    return _where(np.isnan(_sums(bars, signs)), np.nan, run * newest)
+
+
 def _correlations(bars: int, one: Floats, other: Floats) -> Floats:
     products, one_squares, other_squares = (_sums(bars, a * b) for a, b in ((one, other), (one, one), (other, other)))
     scale = _root(one_squares) * _root(other_squares)
@@ -215,6 +252,6 @@ def _root(squares: Floats) -> Floats:
     return root
 
 
-def _where(condition: NDArray[np.bool_], values: Floats, otherwise: float) -> Floats:
+def _where(condition: NDArray[np.bool_], values: Floats | float, otherwise: Floats | float) -> Floats:
     chosen: Floats = np.where(condition, values, otherwise)
     return chosen

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
-from mltrain.features.ops.terms import check_ordered, imbalance, location, log_returns
+from mltrain.features.ops.terms import check_ordered, directions, gap_to_average, imbalance, location, log_returns
 from mltrain.features.windows import contrast, ratio, window_correlation, window_ratio, window_sum, window_zscore
 
 
@@ -56,6 +56,53 @@ def taker_imbalance(*, bars: Bars) -> Window:
     Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chordia, Roll and Subrahmanyam (2002).
     """
     return Window(imbalance(bars), bars)
+
+
+@op
+def signed_volume(*, bars: Bars) -> Window:
+    """Volume of bars that rose less that of bars that fell: sum sign(r) v / sum v.
+
+    Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Granville's on-balance volume, over a window.
+    """
+    volume = pl.col("volume")
+    return Window(window_ratio(directions() * volume, volume, bars).clip(-1, 1), bars + 1)
+
+
+@op
+def volume_drift(*, bars: Bars) -> Window:
+    """Whether volume has grown from bar to bar: (v - v[bars]) / sum |v - v[1]|.
+
+    Unit: share, in [-1, 1]. 0 where the volume stayed the same.
+    """
+    volume = pl.col("volume")
+    steps = volume - volume.shift(1)
+    return Window(window_ratio(steps, steps.abs(), bars).clip(-1, 1), bars + 1)
+
+
+def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
+    """Return what takers of a side paid, and how much they traded."""
+    paid, traded = pl.col("taker_buy_quote"), pl.col("taker_buy_base")
+    return (paid, traded) if side == "buy" else (pl.col("quote_volume") - paid, pl.col("volume") - traded)
+
+
+@op
+def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
+    """How far the close is above the average price at which takers of a side traded: ln(c / (sum q / sum b)).
+
+    Here q and b are their quote and base volume. Unit: log return. 0 where they traded nothing. The average is held
+    inside the range of its bars, because the exchange rounds both volumes.
+    """
+    return Window(gap_to_average(*_traded(side), bars), bars)
+
+
+@op
+def taker_spread(*, bars: Bars) -> Window:
+    """Average price of takers who bought over that of takers who sold: ln(p_buy / p_sell).
+
+    Unit: log return. Who traded nothing is taken to have traded at the close. Both are held inside the bars' range.
+    """
+    buy, sell = (gap_to_average(*_traded(side), bars) for side in ("buy", "sell"))
+    return Window(sell - buy, bars)
 
 
 @op

@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import polars as pl
 
-from mltrain.features.ops.catalogue import Bars, Spread, Window, op
-from mltrain.features.ops.terms import location, log_range
+from mltrain.features.ops.catalogue import Bars, Lag, Spread, Window, op
+from mltrain.features.ops.terms import location, log_range, realised
 from mltrain.features.windows import contrast, ratio, window_sum
 
 
+def _share_of_range(part: pl.Expr, lag: int) -> Window:
+    return Window(ratio(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
+
+
 @op
-def candle_body() -> Window:
-    """Body of the candle as a share of its range: (c - o) / (h - l).
+def candle_body(*, lag: Lag = 0) -> Window:
+    """Body of the candle `lag` bars ago as a share of its range: (c - o) / (h - l).
 
     Unit: share, in [-1, 1]. 0 in a bar without range.
     """
-    return Window(ratio(pl.col("close") - pl.col("open"), pl.col("high") - pl.col("low")), 1)
+    return _share_of_range(pl.col("close") - pl.col("open"), lag)
 
 
 @op
-def upper_shadow() -> Window:
-    """Upper shadow as a share of the range: (h - max(o, c)) / (h - l).
+def upper_shadow(*, lag: Lag = 0) -> Window:
+    """Upper shadow of the candle `lag` bars ago as a share of its range: (h - max(o, c)) / (h - l).
 
     Unit: share, in [0, 1]. 0 in a bar without range.
     """
-    top = pl.max_horizontal("open", "close")
-    return Window(ratio(pl.col("high") - top, pl.col("high") - pl.col("low")), 1)
+    return _share_of_range(pl.col("high") - pl.max_horizontal("open", "close"), lag)
 
 
 @op
-def lower_shadow() -> Window:
-    """Lower shadow as a share of the range: (min(o, c) - l) / (h - l).
+def lower_shadow(*, lag: Lag = 0) -> Window:
+    """Lower shadow of the candle `lag` bars ago as a share of its range: (min(o, c) - l) / (h - l).
 
     Unit: share, in [0, 1]. 0 in a bar without range.
     """
-    bottom = pl.min_horizontal("open", "close")
-    return Window(ratio(bottom - pl.col("low"), pl.col("high") - pl.col("low")), 1)
+    return _share_of_range(pl.min_horizontal("open", "close") - pl.col("low"), lag)
 
 
 @op
-def close_location(*, bars: Bars) -> Window:
-    """Where closes stand in their bars: mean of ((c - l) - (h - c)) / (h - l).
+def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
+    """Where closes stand in `bars` bars that ended `lag` bars ago: mean of ((c - l) - (h - c)) / (h - l).
 
     Unit: share, in [-1, 1]; -1 at the low. A bar without range counts 0. Source: Chaikin's close location value.
     """
-    return Window(window_sum(location(), bars) / bars, bars)
+    return Window((window_sum(location(), bars) / bars).shift(lag), bars + lag)
+
+
+@op
+def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
+    """Room from the close to the bar's high or low in units of usual moves: ln(h / c) / s above, ln(c / l) / s below.
+
+    Here s = sqrt(mean r^2) over `window`. Unit: deviations, 0 or more. 0 where no bar of the window moved.
+    """
+    room = pl.col("high") / pl.col("close") if side == "above" else pl.col("close") / pl.col("low")
+    return Window(ratio(room.log(), realised(window)), window + 1)
 
 
 @op

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
-from mltrain.features.windows import ratio, window_max, window_mean, window_min, window_ratio
-
-
-def _gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
-    """Return ln(c / (sum paid / sum volume)), the average held inside its bars' range; 0 where the volume is 0."""
-    close, low, high = pl.col("close"), window_min(pl.col("low"), bars), window_max(pl.col("high"), bars)
-    average = window_ratio(paid, volume, bars, empty=math.inf)
-    return (close / pl.when(average.is_infinite()).then(close).otherwise(average.clip(low, high))).log()
+from mltrain.features.ops.terms import gap_to_average
+from mltrain.features.windows import ratio, window_max, window_mean, window_min
 
 
 @op
@@ -34,7 +26,7 @@ def gap_to_vwap(*, bars: Bars) -> Window:
     """
     volume = pl.col("volume")
     typical = (pl.col("high") + pl.col("low") + pl.col("close")) / 3
-    return Window(_gap_to_average(typical * volume, volume, bars), bars)
+    return Window(gap_to_average(typical * volume, volume, bars), bars)
 
 
 @op
@@ -44,7 +36,7 @@ def gap_to_traded_vwap(*, bars: Bars) -> Window:
     Unit: log return. 0 where nothing was traded. The average is held inside the range of its bars, because the
     exchange rounds both volumes.
     """
-    return Window(_gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
+    return Window(gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
 
 
 @op

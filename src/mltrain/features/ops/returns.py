@@ -8,13 +8,14 @@ from typing import Final
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Lag, Shape, Spread, Window, op
-from mltrain.features.ops.terms import check_ordered, log_range, log_returns, realised
+from mltrain.features.ops.terms import check_ordered, directions, log_range, log_returns, realised
 from mltrain.features.windows import (
     contrast,
     ratio,
     window_correlation,
     window_ratio,
     window_root_mean_square,
+    window_run,
     window_skew,
     window_sum,
 )
@@ -37,15 +38,15 @@ def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
 
 
 @op
-def scaled_return(*, bars: Bars, window: Bars) -> Window:
-    """Return over `bars` bars in units of what the last `window` bars make usual: ln(c / c[bars]) / (s sqrt(bars)).
+def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
+    """Return over `bars` bars, `lag` bars ago, against the usual: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
 
-    Here s = sqrt(mean r^2) over `window`. Unit: deviations. 0 where no bar of the window moved.
+    Here s = sqrt(mean r^2) over the last `window` bars. Unit: deviations. 0 where no bar of the window moved.
     """
-    if bars > window:
-        raise ValueError(f"bars ({bars}) must not be above window ({window})")
+    if bars + lag > window:
+        raise ValueError(f"bars ({bars}) and lag ({lag}) together must not be above window ({window})")
     usual = realised(window) * math.sqrt(bars)
-    return Window(ratio(log_returns(bars=bars), usual), window + 1)
+    return Window(ratio(log_returns(bars=bars, lag=lag), usual), window + 1)
 
 
 @op
@@ -100,9 +101,7 @@ def direction_balance(*, bars: Bars) -> Window:
 
     Unit: share, in [-1, 1]. 0 where nothing moved.
     """
-    close = pl.col("close")
-    signs = (close > close.shift(1)).cast(pl.Float64) - (close < close.shift(1)).cast(pl.Float64)
-    return Window(window_sum(signs, bars) / bars, bars + 1)
+    return Window(window_sum(directions(), bars) / bars, bars + 1)
 
 
 @op
@@ -113,6 +112,15 @@ def flat_share(*, bars: Bars) -> Window:
     """
     flat = (pl.col("close") == pl.col("close").shift(1)).cast(pl.Float64)
     return Window(window_sum(flat, bars) / bars, bars + 1)
+
+
+@op
+def run_length(*, bars: Bars) -> Window:
+    """How many bars in a row went the way of the newest one, as a share of `bars` at most; below 0 where they fell.
+
+    Unit: share, in [-1, 1]; 1 / bars is the newest bar alone. 0 where the newest bar closed where the one before had.
+    """
+    return Window(window_run(directions(), bars) / bars, bars + 1)
 
 
 @op
