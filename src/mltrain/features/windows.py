@@ -62,17 +62,32 @@ def window_skew(values: pl.Expr, bars: int, *, least_deviation: float) -> pl.Exp
 
 def window_max(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the largest of the last `bars` values."""
-    return values.rolling_max(bars)  # a selection: nothing is summed, so nothing is remembered
+    return _windowed(_maxima, bars, values)
 
 
 def window_min(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the smallest of the last `bars` values."""
-    return values.rolling_min(bars)
+    return _windowed(_minima, bars, values)
 
 
 def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: float = 0.0) -> pl.Expr:
     """Return the ratio of the sums of the last `bars` values; `empty` where the denominator's is not above 0."""
     return _windowed(partial(_sum_ratios, empty=empty), bars, numerator, denominator)
+
+
+def window_range_position(value: pl.Expr, low: pl.Expr, high: pl.Expr, bars: int) -> pl.Expr:
+    """Return where the newest value stands between the lowest low, 0, and the highest high, 1; 0.5 without a range."""
+    return _windowed(_range_positions, bars, value, low, high)
+
+
+def window_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
+    """Compare the means of the last `short` and `long` values of 0 or more, as `contrast` does."""
+    return _windowed(partial(_window_contrasts, short=short), long, values)
+
+
+def window_root_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
+    """Compare the roots of the mean squares of the last `short` and `long` values, as `contrast` does."""
+    return _windowed(partial(_root_contrasts, short=short), long, values)
 
 
 def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
@@ -157,6 +172,14 @@ def _merge_sums(earlier: State, _earlier_bars: int, later: State, _later_bars: i
     return (earlier[0] + later[0],)
 
 
+def _merge_minima(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
+    return (np.minimum(earlier[0], later[0]),)
+
+
+def _merge_maxima(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
+    return (np.maximum(earlier[0], later[0]),)
+
+
 def _merge_pairs(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
     return earlier[0] + later[0], earlier[1] + later[1]
 
@@ -189,6 +212,19 @@ def _sums(bars: int, values: Floats) -> Floats:
     return _slide((values,), bars, _merge_sums)[0]
 
 
+def _minima(bars: int, values: Floats) -> Floats:
+    return _slide((values,), bars, _merge_minima)[0]
+
+
+def _maxima(bars: int, values: Floats) -> Floats:
+    return _slide((values,), bars, _merge_maxima)[0]
+
+
+def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Floats:
+    lowest, highest = _minima(bars, low), _maxima(bars, high)
+    return _where(highest <= lowest, 0.5, (values[bars - 1 :] - lowest) / (highest - lowest))
+
+
 def _means(bars: int, values: Floats) -> Floats:
     return _slide((values,), bars, _merge_means)[0]
 
@@ -207,7 +243,7 @@ def _skews(bars: int, values: Floats, *, least_deviation: float) -> Floats:
     zeros = np.zeros_like(values)
     _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
     deviation = _root(squares / bars)
-    return _where(deviation > least_deviation, cubes / bars / deviation**3, 0.0)
+    return _where(deviation > least_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
 
 
 def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
@@ -245,6 +281,16 @@ def _correlations(bars: int, one: Floats, other: Floats) -> Floats:
 def _contrasts(_bars: int, one: Floats, other: Floats) -> Floats:
     both = one + other
     return _where(both > 0, (one - other) / both, 0.0)
+
+
+def _window_contrasts(long: int, values: Floats, *, short: int) -> Floats:
+    return _contrasts(1, _sums(short, values)[long - short :] / short, _sums(long, values) / long)
+
+
+def _root_contrasts(long: int, values: Floats, *, short: int) -> Floats:
+    squares = values * values
+    one, other = _sums(short, squares)[long - short :] / short, _sums(long, squares) / long
+    return _contrasts(1, _root(one), _root(other))
 
 
 def _root(squares: Floats) -> Floats:

@@ -8,7 +8,7 @@ import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
 from mltrain.features.ops.terms import check_ordered, directions, gap_to_average, imbalance, location, log_returns
-from mltrain.features.windows import contrast, ratio, window_correlation, window_ratio, window_sum, window_zscore
+from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
 
 
 @op
@@ -27,8 +27,7 @@ def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short
     Unit: share, in [-1, 1]. 0 where nothing was traded.
     """
     check_ordered(short, long)
-    values = pl.col(column)
-    return Window(contrast(window_sum(values, short) / short, window_sum(values, long) / long), long)
+    return Window(window_contrast(pl.col(column), short=short, long=long), long)
 
 
 @op

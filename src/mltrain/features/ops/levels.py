@@ -6,7 +6,7 @@ import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
 from mltrain.features.ops.terms import gap_to_average
-from mltrain.features.windows import ratio, window_max, window_mean, window_min
+from mltrain.features.windows import window_max, window_mean, window_min, window_range_position
 
 
 @op
@@ -45,8 +45,7 @@ def range_position(*, bars: Bars) -> Window:
 
     Unit: share, in [0, 1]. 0.5 where there is no range. Source: Lane's stochastic oscillator (%K).
     """
-    low, high = window_min(pl.col("low"), bars), window_max(pl.col("high"), bars)
-    return Window(ratio(pl.col("close") - low, high - low, empty=0.5), bars)
+    return Window(window_range_position(pl.col("close"), pl.col("low"), pl.col("high"), bars), bars)
 
 
 @op

@@ -10,10 +10,10 @@ import polars as pl
 from mltrain.features.ops.catalogue import Bars, Lag, Shape, Spread, Window, op
 from mltrain.features.ops.terms import check_ordered, directions, log_range, log_returns, realised
 from mltrain.features.windows import (
-    contrast,
     ratio,
     window_correlation,
     window_ratio,
+    window_root_contrast,
     window_root_mean_square,
     window_run,
     window_skew,
@@ -65,7 +65,7 @@ def volatility_ratio(*, short: Bars, long: Spread) -> Window:
     Unit: share, in [-1, 1]. 0 where nothing moved.
     """
     check_ordered(short, long)
-    return Window(contrast(realised(short), realised(long)), long + 1)
+    return Window(window_root_contrast(log_returns(), short=short, long=long), long + 1)
 
 
 @op
