@@ -39,6 +39,7 @@ CASES = {
     "run_length": [{"bars": 1}, {"bars": 8}],
     "rsi": [{"bars": 1}, {"bars": 14}],
     "gap_to_mean": [{"bars": 2}, {"bars": 20}, {"bars": 240}],
+    "scaled_gap_to_mean": [{"bars": 10, "window": 60}, {"bars": 33, "window": 5}],
     "gap_to_vwap": [{"bars": 1}, {"bars": 60}],
     "gap_to_traded_vwap": [{"bars": 1}, {"bars": 60}],
     "range_position": [{"bars": 1}, {"bars": 60}],
@@ -257,6 +258,12 @@ ORACLES = {
     "run_length": run_length,
     "rsi": lambda rows, bars: rsi(rows),
     "gap_to_mean": lambda rows, bars: math.log(rows[-1]["close"] / mean(column(rows, "close"))),
+    "scaled_gap_to_mean": lambda rows, bars, window: (
+        math.log(rows[-1]["close"] / mean(column(rows[-bars:], "close")))
+        / (root_mean_square(returns(rows[-window - 1 :])) * math.sqrt(bars))
+        if any(returns(rows[-window - 1 :]))
+        else 0.0
+    ),
     "gap_to_vwap": lambda rows, bars: vwap_gap(rows, [(r["high"] + r["low"] + r["close"]) / 3 for r in rows]),
     "gap_to_traded_vwap": lambda rows, bars: traded_gap(rows),
     "range_position": lambda rows, bars: range_position(rows),

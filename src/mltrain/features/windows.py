@@ -75,6 +75,11 @@ def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: 
     return _windowed(partial(_sum_ratios, empty=empty), bars, numerator, denominator)
 
 
+def window_scaled(value: pl.Expr, moves: pl.Expr, bars: int) -> pl.Expr:
+    """Return the newest value over the root mean square of the last `bars` moves; 0 where that is not above 0."""
+    return _windowed(_scaled, bars, value, moves)
+
+
 def window_range_position(value: pl.Expr, low: pl.Expr, high: pl.Expr, bars: int) -> pl.Expr:
     """Return where the newest value stands between the lowest low, 0, and the highest high, 1; 0.5 without a range."""
     return _windowed(_range_positions, bars, value, low, high)
@@ -116,6 +121,15 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl
     return window_ratio(numerator, denominator, 1, empty=empty)
 
 
+def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
+    """Return part / whole, two plain terms of the same candle; 0 where the whole is not above 0.
+
+    The same as `ratio` without its call into Python, which costs more than the work where rows are few; but Polars
+    computes the whole twice.
+    """
+    return pl.when(whole > 0).then(part / whole).otherwise(0.0)
+
+
 def contrast(one: pl.Expr, other: pl.Expr) -> pl.Expr:
     """Compare two amounts of 0 or more: (one - other) / (one + other), in [-1, 1]; 0 where both are 0."""
     return _windowed(_contrasts, 1, one, other)
@@ -135,7 +149,7 @@ def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series
         for start in range(bars - 1, rows, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, rows)
             out[start:stop] = kernel(bars, *(array[start - bars + 1 : stop] for array in arrays))
-    return pl.Series(out)
+    return pl.Series(out, nan_to_null=False)
 
 
 def _slide(leaf: State, bars: int, merge: Merge) -> State:
@@ -162,26 +176,25 @@ def _slide(leaf: State, bars: int, merge: Merge) -> State:
         block_bars *= 2
 
 
+def _fold(values: Floats, bars: int, join: np.ufunc) -> Floats:
+    """Put windows together as `_slide` does, where a window's state is one number that `join` makes of two."""
+    block, block_bars = values, 1
+    whole: Floats | None = None
+    whole_bars = 0
+    while True:
+        if bars & block_bars:
+            whole = block if whole is None else join(block[: whole.size - block_bars], whole[block_bars:])
+            whole_bars += block_bars
+        if whole is not None and whole_bars == bars:
+            return whole
+        block = join(block[:-block_bars], block[block_bars:])
+        block_bars *= 2
+
+
 def _join(earlier: State, earlier_bars: int, later: State, later_bars: int, merge: Merge) -> State:
     later = tuple(part[earlier_bars:] for part in later)
     earlier = tuple(part[: later[0].size] for part in earlier)
     return merge(earlier, earlier_bars, later, later_bars)
-
-
-def _merge_sums(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return (earlier[0] + later[0],)
-
-
-def _merge_minima(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return (np.minimum(earlier[0], later[0]),)
-
-
-def _merge_maxima(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return (np.maximum(earlier[0], later[0]),)
-
-
-def _merge_pairs(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return earlier[0] + later[0], earlier[1] + later[1]
 
 
 def _merge_means(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
@@ -209,15 +222,15 @@ def _merge_cubes(earlier: State, earlier_bars: int, later: State, later_bars: in
 
 
 def _sums(bars: int, values: Floats) -> Floats:
-    return _slide((values,), bars, _merge_sums)[0]
+    return _fold(values, bars, np.add)
 
 
 def _minima(bars: int, values: Floats) -> Floats:
-    return _slide((values,), bars, _merge_minima)[0]
+    return _fold(values, bars, np.minimum)
 
 
 def _maxima(bars: int, values: Floats) -> Floats:
-    return _slide((values,), bars, _merge_maxima)[0]
+    return _fold(values, bars, np.maximum)
 
 
 def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Floats:
@@ -231,6 +244,11 @@ def _means(bars: int, values: Floats) -> Floats:
 
 def _root_mean_squares(bars: int, values: Floats) -> Floats:
     return _root(_sums(bars, values * values) / bars)
+
+
+def _scaled(bars: int, values: Floats, moves: Floats) -> Floats:
+    usual = _root_mean_squares(bars, moves)
+    return _where(usual > 0, values[bars - 1 :] / usual, 0.0)
 
 
 def _zscores(bars: int, values: Floats) -> Floats:
@@ -247,19 +265,15 @@ def _skews(bars: int, values: Floats, *, least_deviation: float) -> Floats:
 
 
 def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
-    over, under = _slide((numerator, denominator), bars, _merge_pairs)
+    over, under = _sums(bars, numerator), _sums(bars, denominator)
     return _where(under > 0, over / under, empty)
 
 
 def _price_ratios(bars: int, price: Floats, *traded: Floats) -> Floats:
-    paid, volume, lowest, highest = _slide(traded, bars, _merge_prices)
-    return _where(volume <= 0, 1.0, price[bars - 1 :] / np.clip(paid / volume, lowest, highest))
-
-
-def _merge_prices(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    """Merge (sum paid, sum of volume, lowest low, highest high)."""
-    sums = earlier[0] + later[0], earlier[1] + later[1]
-    return *sums, np.minimum(earlier[2], later[2]), np.maximum(earlier[3], later[3])
+    paid, volume, low, high = traded
+    bought, amount = _sums(bars, paid), _sums(bars, volume)
+    average = np.clip(bought / amount, _minima(bars, low), _maxima(bars, high))
+    return _where(amount <= 0, 1.0, price[bars - 1 :] / average)
 
 
 def _runs(bars: int, signs: Floats) -> Floats:

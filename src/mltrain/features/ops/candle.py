@@ -7,12 +7,12 @@ from typing import Literal
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Lag, Spread, Window, op
-from mltrain.features.ops.terms import location, log_range, realised
-from mltrain.features.windows import contrast, ratio, window_sum
+from mltrain.features.ops.terms import location, log_range, log_returns
+from mltrain.features.windows import contrast, share, window_scaled, window_sum
 
 
 def _share_of_range(part: pl.Expr, lag: int) -> Window:
-    return Window(ratio(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
+    return Window(share(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
 
 
 @op
@@ -58,7 +58,7 @@ def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
     Here s = sqrt(mean r^2) over `window`. Unit: deviations, 0 or more. 0 where no bar of the window moved.
     """
     room = pl.col("high") / pl.col("close") if side == "above" else pl.col("close") / pl.col("low")
-    return Window(ratio(room.log(), realised(window)), window + 1)
+    return Window(window_scaled(room.log(), log_returns(), window), window + 1)
 
 
 @op

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
-from mltrain.features.ops.terms import gap_to_average
-from mltrain.features.windows import window_max, window_mean, window_min, window_range_position
+from mltrain.features.ops.terms import gap_to_average, log_returns
+from mltrain.features.windows import window_max, window_mean, window_min, window_range_position, window_scaled
 
 
 @op
@@ -16,6 +18,16 @@ def gap_to_mean(*, bars: Spread) -> Window:
     Unit: log return.
     """
     return Window((pl.col("close") / window_mean(pl.col("close"), bars)).log(), bars)
+
+
+@op
+def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
+    """How far the close is above its moving average against the usual: ln(c / mean c) / (s sqrt(bars)).
+
+    Here s = sqrt(mean r^2) over `window`. Unit: deviations. 0 where no bar of the window moved.
+    """
+    gap = (pl.col("close") / window_mean(pl.col("close"), bars)).log()
+    return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))
 
 
 @op

@@ -10,12 +10,12 @@ import polars as pl
 from mltrain.features.ops.catalogue import Bars, Lag, Shape, Spread, Window, op
 from mltrain.features.ops.terms import check_ordered, directions, log_range, log_returns, realised
 from mltrain.features.windows import (
-    ratio,
     window_correlation,
     window_ratio,
     window_root_contrast,
     window_root_mean_square,
     window_run,
+    window_scaled,
     window_skew,
     window_sum,
 )
@@ -45,8 +45,7 @@ def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
     """
     if bars + lag > window:
         raise ValueError(f"bars ({bars}) and lag ({lag}) together must not be above window ({window})")
-    usual = realised(window) * math.sqrt(bars)
-    return Window(ratio(log_returns(bars=bars, lag=lag), usual), window + 1)
+    return Window(window_scaled(log_returns(bars=bars, lag=lag), log_returns(), window) / math.sqrt(bars), window + 1)
 
 
 @op

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mltrain.features.windows import ratio, window_price_ratio, window_ratio, window_root_mean_square
+from mltrain.features.windows import share, window_price_ratio, window_ratio, window_root_mean_square
 
 
 def log_returns(*, bars: int = 1, lag: int = 0, leader: bool = False) -> pl.Expr:
@@ -32,7 +32,7 @@ def log_range() -> pl.Expr:
 def location(prefix: str = "") -> pl.Expr:
     """Return where the close stands in its own bar: -1 at the low, 1 at the high, 0 in a bar without range."""
     high, low, close = (pl.col(prefix + name) for name in ("high", "low", "close"))
-    return ratio((close - low) - (high - close), high - low)
+    return share((close - low) - (high - close), high - low)
 
 
 def imbalance(bars: int, prefix: str = "") -> pl.Expr:
