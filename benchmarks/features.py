@@ -79,9 +79,8 @@ def measure(rows: int, features: Path | None, runs: int) -> None:
         some = {name: frame[:part] for name, frame in candles.items()}
         taken = min(timed(lambda some=some: compute_features(registry, SYMBOL, some)) for _ in range(runs))
         cells = part * len(registry.names)
-        print(
-            f"speed     {part:9} rows x {len(registry.names)} features {taken:7.3f} s   {cells / taken / 1e6:.1f} M cells/s"
-        )
+        rate = cells / taken / 1e6
+        print(f"speed     {part:9} rows x {len(registry.names)} features {taken:7.3f} s   {rate:.1f} M cells/s")
     newest = {name: frame[-registry.lookback_bars :] for name, frame in candles.items()}
     calls = [timed(lambda: compute_features(registry, SYMBOL, newest)) * 1e3 for _ in range(CALLS)]
     middle, late = np.quantile(calls, [0.5, 0.99])
