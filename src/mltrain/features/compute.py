@@ -32,6 +32,8 @@ _ROWS_THAT_TELL_INTERVAL: Final = 10
 
 _FEATURES_NAMED: Final = 3  # in a message, which must stay readable
 
+_ROWS_FOR_THREADS: Final = 10_000
+
 _BARS_IN_A_ROW: Final = "bars_in_a_row"
 _LEADER_THERE: Final = "leader_there"
 _WAY_OUT: Final = "`--features features-ohlcv.yml` needs open, high, low, close and volume of one symbol alone"
@@ -155,7 +157,9 @@ def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
     """
     rows = pl.concat([frame, frame]) if frame.height == 1 else frame
     plain = pl.DataFrame(rows.get_columns())  # gives a column of one value its rows
-    return plain.select(exprs).head(frame.height)
+    # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
+    select = plain.select_seq if plain.height < _ROWS_FOR_THREADS else plain.select
+    return select(exprs).head(frame.height)
 
 
 def _key(spec: FeatureSpec) -> tuple[str, Op, tuple[tuple[str, Param], ...]]:
