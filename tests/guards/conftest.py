@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import polars as pl
 import pytest
+from markets import simulate, without
 
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.source import Window as Span
 from mltrain.features.ops import OPS, Window
 from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec, load_registry
-
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
-
-
-def simulate(*symbols, days=2, seed=0, signal="strong"):
-    source = SimSource(seed=seed, signal=signal)
-    return {symbol: source.candles(symbol, Span(CLOCK_MS - days * DAY_MS, CLOCK_MS)) for symbol in symbols}
-
-
-def without(frame, *ranges):
-    """Return the candles but those of some row ranges."""
-    row = pl.int_range(pl.len())
-    return frame.filter(pl.all_horizontal(~row.is_between(first, last) for first, last in ranges))
 
 
 @pytest.fixture(scope="session")

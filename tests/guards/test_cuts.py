@@ -39,7 +39,9 @@ def test_cuts_fall_around_holes_and_midnights(honest, candles):
     midnight = int(np.flatnonzero(ts_ms % DAY_MS == 0)[0])
 
     assert {0, behind_hole - 1, behind_hole, midnight - 1, midnight} <= set(cuts.shared)
-    assert 12 <= len(cuts.shared) <= 12 + 20
+    assert len(cuts.random) == 12
+    assert len(cuts.edges) <= 32
+    assert {int(np.argmax(frame["volume"])), int(np.flatnonzero(frame["volume"] == 0)[0])} & set(cuts.edges)
     assert all(0 <= row < frame.height - 1 for row in cuts.full)
     assert all(honest.lookback_bars - 1 + first in cuts.first_with(honest.lookback_bars) for first, _ in cuts.runs[:2])
 

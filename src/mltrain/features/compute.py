@@ -17,6 +17,7 @@ import polars as pl
 from mltrain.candles.frame import INTERVALS_MS, format_ms, interval_ms, interval_name, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.ops import LEADER_PREFIX, OPS
+from mltrain.features.own import owner_of
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
         start and behind each hole (for a leader's feature, of either symbol). A leader's features are 0 on itself.
 
     Raises:
-        InputError: A column or leader is missing, the candles are of another interval or out of order.
+        InputError: A column or leader is missing, the candles are of another interval or out of order, or an op of
+            the user's own fails.
     """
     check_inputs(feature_set, candles, symbols=[symbol])
     frame = candles[symbol]
@@ -63,7 +65,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
         specs = [spec for spec in feature_set.features if spec.leader == leader]
         source = own if leader in {None, symbol} else _join_leader(own, candles[str(leader)], specs, step_ms)
-        found = evaluate(source, [_column(*_key(spec), zero=leader == symbol) for spec in specs])
+        found = _evaluate_specs(source, specs, zero=leader == symbol)
         columns |= {column.name: column for column in found.get_columns()}
     return pl.DataFrame([frame["ts"], *(columns[name] for name in feature_set.names)])
 
@@ -160,6 +162,29 @@ def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
     # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
     select = plain.select_seq if plain.height < _ROWS_FOR_THREADS else plain.select
     return select(exprs).head(frame.height)
+
+
+def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero: bool) -> pl.DataFrame:
+    """Evaluate features that read the same frame; where an op of the user's own fails, say which and how."""
+    exprs = [_column(*_key(spec), zero=zero) for spec in specs]
+    try:
+        return evaluate(source, exprs)
+    except MemoryError:
+        raise
+    except (Exception, pl.exceptions.PanicException):
+        for spec, expr in zip(specs, exprs, strict=True):
+            module = owner_of(spec.op)
+            if module is not None:
+                _try_own(source, expr, f"{spec.name}: op {spec.op} of {module}")
+        raise
+
+
+def _try_own(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
+    try:
+        evaluate(source, [expr])
+    except (Exception, pl.exceptions.PanicException) as err:
+        reason = str(err).partition("\n")[0]
+        raise InputError(f"{what} fails on {source.height} candles: {type(err).__name__}: {reason}") from err
 
 
 def _key(spec: FeatureSpec) -> tuple[str, Op, tuple[tuple[str, Param], ...]]:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
+import polars as pl
+
 from mltrain.candles.frame import INTERVALS_MS
 from mltrain.documents import Fields, Located, canonical_json
-from mltrain.features.ops import LEADER_PREFIX, MAX_BARS, OPS, Limits
+from mltrain.features.ops import LEADER_PREFIX, MAX_BARS, OPS, Limits, Window
+from mltrain.features.own import owner_of
 from mltrain.files import sha256_bytes
 from mltrain.names import FEATURE, SYMBOL
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents import Json
-    from mltrain.features.ops import Op, Window
+    from mltrain.features.ops import Op
 
 Param: TypeAlias = int | float | str
 
@@ -150,7 +153,12 @@ def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
 @lru_cache(maxsize=4 * MAX_FEATURES)
 def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
     """Return what an op gives for these parameters."""
-    return op(**dict(params))
+    window = op(**dict(params))
+    if not isinstance(window, Window) or not isinstance(window.expr, pl.Expr) or type(window.lookback_bars) is not int:
+        raise TypeError("it returns no Window of an expression and a lookback in bars")
+    if window.lookback_bars < 1:
+        raise ValueError(f"its lookback is {window.lookback_bars} bars, and must be 1 or more")
+    return window
 
 
 @lru_cache(maxsize=4 * MAX_FEATURES)
@@ -224,6 +232,11 @@ def _check_built(item: Fields, spec: FeatureSpec) -> None:
         reads_leader = bool(columns_read(spec, leader=True))
     except ValueError as err:  # the op's word on arguments that do not go together
         item.problem("params", str(err))
+        return
+    except Exception as err:
+        if owner_of(spec.op) is None:
+            raise
+        item.problem("op", f"{spec.op} of {owner_of(spec.op)} fails: {type(err).__name__}: {err}")
         return
     if reads_leader and spec.leader is None:
         item.problem("leader", f"is missing: {spec.op} reads a leader's candles, such as those of BTCUSDT")

@@ -10,7 +10,7 @@ import numpy as np
 from mltrain.candles.frame import DAY_MS, interval_ms, times_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import polars as pl
     from numpy.typing import NDArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _RUNS: Final = 6  # runs of candles whose ends are cut at, where a market has many holes
 _MIDNIGHTS: Final = 4
 _FIRST_VALUES: Final = 2  # runs in which a feature's very first value is looked at
+_ODD: Final = 2  # candles of each odd kind
 _FULL: Final = 4
 _SHARE_WITH_VALUES: Final = 2 / 3  # of the random cuts; the others fall anywhere, warm-up included
 
@@ -29,14 +30,21 @@ class Cuts:
     """Rows of one symbol to cut at.
 
     Attributes:
-        shared: For every feature: random rows, both sides of holes and of UTC midnights; rising.
+        random: Random rows; rising.
+        edges: Both sides of holes and of UTC midnights, and odd candles; rising.
         full: For checks of the whole history; never the last row, so that there is a future to take away.
         runs: Some runs of candles without a hole, as (first row, rows).
     """
 
-    shared: tuple[int, ...]
+    random: tuple[int, ...]
+    edges: tuple[int, ...]
     full: tuple[int, ...]
     runs: tuple[tuple[int, int], ...]
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """All rows that every feature is looked at; rising."""
+        return tuple(sorted({*self.random, *self.edges}))
 
     def first_with(self, bars: int) -> tuple[int, ...]:
         """Return rows that are the first in their run with `bars` bars behind them, themselves included."""
@@ -91,7 +99,7 @@ def choose_cuts(
     """
     ts_ms = times_ms(candles[symbol])
     if not ts_ms.size:
-        return Cuts((), (), ())
+        return Cuts((), (), (), ())
     counts = bars_of(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
     complete = np.flatnonzero(counts >= feature_set.lookback_bars)
     anywhere = np.arange(ts_ms.size)
@@ -101,15 +109,26 @@ def choose_cuts(
     chosen = np.unique([0, *_some(rng, np.arange(starts.size), _RUNS)]) if starts.size else np.array([], dtype=np.intp)
     midnights = _some(rng, np.flatnonzero(ts_ms % DAY_MS == 0), _MIDNIGHTS)
     edges = np.concatenate([[0], starts[chosen], starts[chosen] - 1, midnights, midnights - 1]).astype(np.int64)
+    edges = np.concatenate([edges[edges >= 0], *(_some(rng, rows, _ODD) for rows in _odd_rows(candles[symbol]))])
     random = np.concatenate([with_values, _some(rng, anywhere, points - with_values.size)])
-    shared = np.unique(np.concatenate([edges[edges >= 0], random]))
     long = sorted(chosen.tolist(), key=lambda i: -lengths[i])
     return Cuts(
-        shared=tuple(shared.tolist()),
+        random=tuple(np.unique(random).tolist()),
+        edges=tuple(np.unique(edges).tolist()),
         full=tuple(_some(rng, complete[complete < ts_ms.size - 1], _FULL).tolist())
         or tuple(_some(rng, anywhere[:-1], _FULL).tolist()),
         runs=tuple((int(starts[i]), int(counts[starts[i] : starts[i] + lengths[i]].max())) for i in long),
     )
+
+
+def _odd_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+    """Give the rows of candles of each odd kind: where a formula divides by nothing, and the largest there are."""
+    close = frame["close"].to_numpy()
+    volume, span = frame["volume"].to_numpy(), (frame["high"] - frame["low"]).to_numpy()
+    move = np.abs(np.diff(close, prepend=close[:1]))
+    for sizes in (volume, span, move):
+        yield np.flatnonzero(sizes == 0)
+        yield np.array([np.argmax(sizes)])
 
 
 def _some(rng: np.random.Generator, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -24,12 +24,14 @@ class Check:
         name: What was checked.
         points: How many values were compared.
         worst: The largest deviation met, finite; its unit is in `detail`.
+        case: The feature, symbol and time of the worst; empty where nothing deviates.
         detail: What was done, and what `worst` means.
     """
 
     name: str
     points: int
     worst: float
+    case: str
     detail: str
 
 
@@ -103,14 +105,23 @@ class Findings:
         self._name = name
         self._started_s = time.perf_counter()
         self._points: dict[str, int] = {}
-        self._worst: dict[str, float] = {}
+        self._worst: dict[str, tuple[float, str]] = {}
         self._failures: dict[tuple[str, str, str], Failure] = {}
         self.warnings: list[str] = []
 
-    def did(self, check: str, points: int, worst: float = 0.0) -> None:
-        """Count `points` more comparisons of a check, and keep the worst deviation (what is not finite counts 1)."""
+    def did(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
+        """Count `points` more comparisons of a check, and keep the worst deviation (what is not finite counts 1).
+
+        Args:
+            check: The check.
+            points: How many values were compared.
+            worst: The largest deviation among them.
+            case: Where that was.
+        """
         self._points[check] = self._points.get(check, 0) + points
-        self._worst[check] = max(self._worst.get(check, 0.0), worst if math.isfinite(worst) else 1.0)
+        worst = worst if math.isfinite(worst) else 1.0
+        if worst > self._worst.get(check, (0.0, ""))[0]:
+            self._worst[check] = worst, case
 
     def fail(self, check: str, failure: Failure) -> None:
         """Record a failure, where that check has not failed for that feature and symbol before."""
@@ -127,7 +138,7 @@ class Findings:
             name=self._name,
             passed=not failures,
             checks=tuple(
-                Check(name, self._points.get(name, 0), self._worst.get(name, 0.0), detail)
+                Check(name, self._points.get(name, 0), *self._worst.get(name, (0.0, "")), detail)
                 for name, detail in details.items()
             ),
             failures=failures,

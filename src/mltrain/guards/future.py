@@ -1,16 +1,22 @@
 """future_info: no feature sees a later candle, more candles than it says, or a symbol that it does not name.
 
-For every symbol, at random cuts, around holes and around UTC midnights, every feature's value at the cut t is computed
-again, from less and from falsified candles, and compared with the value of the whole batch:
+For every symbol, every feature's values are computed again, from less and from falsified candles, and compared with
+those of the whole batch. At cuts, which are random rows, rows around holes and UTC midnights, and rows of odd candles
+(without trades, without a range, the largest ones), the value at the cut t:
 
 - prefix: from all candles up to t, nothing after: every row up to t, bit for bit;
 - poison: with garbage in every candle after t, of every symbol, ordinary and extreme: bit for bit;
 - lookback: from each feature's own last `lookback` bars alone, to one unit of float32 or 1e-9 of the feature's scale;
-- isolation: with the symbols that a feature does not name removed, or garbage throughout: bit for bit;
-- hole: a feature has no value where a candle inside its lookback is missing (this one for every row);
+- isolation: with the symbols that a feature does not name removed, or garbage throughout: bit for bit.
+
+Over the whole history:
+
+- sweep: most rows, each with false candles all around its lookback; see `mltrain.guards.sweep`;
+- again: once more at other dates, and reading: nothing but candles; see `mltrain.guards.again`;
+- hole: a feature has no value where a candle inside its lookback is missing;
 - label: see `mltrain.guards.label`;
-- canary: a planted feature that looks one bar ahead must be caught wherever it has a value, by each of the first
-  three; where it is not, the audit is broken and says so.
+- canary: a planted feature that looks one bar ahead must be caught wherever it has a value, by prefix, poison, lookback
+  and sweep; where it is not, the audit is broken and says so.
 
 Prefix and poison run over the whole history at a few cuts only. At the others they run over a window of candles, from
 a little more than the longest lookback before t to some bars after it. That is sound: the value of the window, which
@@ -22,7 +28,6 @@ looks after t inside the window differs with the poison.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -31,12 +36,17 @@ import polars as pl
 from mltrain.candles.frame import interval_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
+from mltrain.guards.again import DETAIL as AGAIN_DETAIL
+from mltrain.guards.again import READING_DETAIL, check_again, check_reading, moved_candles
+from mltrain.guards.compare import Canary, Verdicts, compare_closely
 from mltrain.guards.cuts import bars_of, choose_cuts
-from mltrain.guards.evidence import Failure, Findings, tell_names, tell_value
+from mltrain.guards.evidence import Findings, tell_names
 from mltrain.guards.label import DETAIL as LABEL_DETAIL
 from mltrain.guards.label import check_label
 from mltrain.guards.poison import between_all, garbage, poison_after, until
-from mltrain.guards.subject import CANARY, differ, open_subject, values_of
+from mltrain.guards.subject import differ, open_subject, values_of
+from mltrain.guards.sweep import DETAIL as SWEEP_DETAIL
+from mltrain.guards.sweep import Sweep, false_candles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,36 +62,24 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
 
-_SCALE_SHARE: Final = 1e-9
 _AFTER_BARS: Final = 64  # of a window, behind its cut; a feature that looks further ahead has no value there at all
 _BEFORE_BARS: Final = 16  # of a window, before the longest lookback: a feature that reads a little more shows, too
 _FULL_CUTS: Final = 2  # prefixes, and poisonings, of the whole history: each costs as much as the batch
 _FALSE_SYMBOLS: Final = 2  # other symbols that are falsified at a time, where a snapshot has many
+_LOOKBACK_EVERY: Final = 4  # random cuts
 
 _DETAILS: Final[Mapping[str, str]] = {
     "prefix": "values computed from the candles up to a cut alone, equal bit for bit; worst: share that differs",
     "poison": "values computed with garbage after a cut, equal bit for bit; worst: share that differs",
     "lookback": "values computed from a feature's own lookback alone; worst: deviation in units of the feature's scale",
+    "sweep": SWEEP_DETAIL,
     "isolation": "values computed without the symbols that a feature does not name; worst: share that differs",
+    "again": AGAIN_DETAIL,
+    "reading": READING_DETAIL,
     "hole": "values with a candle inside their lookback missing: there must be none; worst: share that has a value",
     "label": LABEL_DETAIL,
     "canary": "a planted feature that looks one bar ahead, caught every time; worst: share that escaped",
 }
-_WHY: Final[Mapping[str, str]] = {
-    "prefix": "the value changes when later candles are taken away",
-    "poison": "the value changes when later candles are changed",
-    "lookback": "the last {bars} bars, its declared lookback, do not give the value",
-    "isolation": "the value changes with symbols that the feature does not name",
-    "hole": "a candle inside the last {bars} bars, its declared lookback, is missing",
-}
-
-
-@dataclass(slots=True)
-class _Canary:
-    """How often the planted feature had a value to be caught by, and how often it was."""
-
-    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prefix", "poison", "lookback"), 0))
-    caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prefix", "poison", "lookback"), 0))
 
 
 def future_info(
@@ -111,60 +109,74 @@ def future_info(
     """
     if max((frame.height for frame in candles.values()), default=0) <= 1:
         raise InputError("a single candle cannot be audited for leaks: there is no future to take away")
-    audit = _Audit(feature_set, candles, compute, np.random.default_rng(seed))
+    audit = _Audit(feature_set, candles, compute, np.random.default_rng(seed), points=points)
     for symbol in sorted(candles):
         cuts = choose_cuts(feature_set, symbol, candles, points=points, rng=audit.rng)
         audit.check_symbol(symbol, cuts)
         check_label(
             audit.findings, feature_set, symbol, candles[symbol], labels=labels, rows=cuts.shared, rng=audit.rng
         )
-    audit.check_canary()
+    check_reading(audit.findings, feature_set)
+    audit.canary.judge(audit.findings)
     return audit.findings.result(_DETAILS)
 
 
 class _Audit:
     """One run of the guard: what every check needs at hand."""
 
-    def __init__(self, feature_set: FeatureSet, candles: Candles, compute: Compute, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        candles: Candles,
+        compute: Compute,
+        rng: np.random.Generator,
+        *,
+        points: int,
+    ) -> None:
         self.findings = Findings("future_info")
         self.rng = rng
         self._features = feature_set
         self._candles = candles
         self._compute = compute
-        self._canary = _Canary()
+        self.canary = Canary()
         rows = max((frame.height for frame in candles.values()), default=0)
-        self._garbage = tuple(garbage(rng, rows, extreme=extreme) for extreme in (False, True))
+        self._garbage = garbage(rng, rows, extreme=False), garbage(rng, rows, extreme=True)
+        false = {symbol: false_candles(frame, rng) for symbol, frame in sorted(candles.items())}
+        self._moved = moved_candles(candles)
+        self._sweep = Sweep(compute, candles, false, points, rng)
+
+    def _poisons(self, subject: Subject, part: Part) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return candles to falsify others with: garbage, or for a user's ops, which may refuse that, possible ones."""
+        if not part.own:
+            return self._garbage
+        false = self._sweep.false[subject.symbol].drop("ts")
+        false = false[np.arange(self._garbage[0].height) % false.height]
+        return false, false.reverse()
 
     def check_symbol(self, symbol: str, cuts: Cuts) -> None:
         """Run every check on the features of one symbol."""
         subject = open_subject(self._compute, self._features, symbol, self._candles)
-        self._check_holes(subject)
+        verdicts = Verdicts(self.findings, subject)
+        check_again(subject, verdicts, compute=self._compute, candles=self._candles, moved=self._moved)
+        self._check_holes(subject, verdicts)
         self._warn_of_unseen(subject, cuts)
         for number, row in enumerate(cuts.shared):
             for part in subject.parts:
-                self._check_window(subject, part, row, alone=bool(number % 2))
+                self._check_window(subject, verdicts, part, row, alone=bool(number % 2))
         for number, row in enumerate(cuts.full[:_FULL_CUTS]):
-            self._check_prefix(subject, row)
-            self._check_poisoned_history(subject, row, self._garbage[number % 2])
+            self._check_prefix(subject, verdicts, row)
+            self._check_poisoned_history(subject, verdicts, row, number % 2)
         for number, (bars, part) in enumerate(subject.lookbacks):
-            # Every other cut is enough: each window has compared a lookback of little more at each of them.
-            for row in (*cuts.shared[number % 2 :: 2], *cuts.first_with(bars)):
-                self._check_lookback(subject, part, row, bars)
-
-    def check_canary(self) -> None:
-        """Check that the planted feature was caught each time, by each check."""
-        for check, seen in self._canary.seen.items():
-            escaped = seen - self._canary.caught[check]
-            self.findings.did("canary", seen, escaped / seen if seen else 1.0)
-            if escaped or not seen:
-                why = f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead"
-                got = f"{self._canary.caught[check]} of {seen} times caught"
-                self.findings.fail("canary", Failure(CANARY, "all", None, "caught every time", f"{got} ({check})", why))
+            # Each window has compared a lookback of a little more at each cut, the sweep does at most rows.
+            edges = cuts.edges if part.own else cuts.edges[number % 2 :: 2]
+            for row in (*edges, *cuts.random[number % _LOOKBACK_EVERY :: _LOOKBACK_EVERY], *cuts.first_with(bars)):
+                self._check_lookback(subject, verdicts, part, row, bars)
+        self._sweep.run(subject, verdicts, self.canary)
 
     def _values(self, subject: Subject, part: Part, candles: Candles) -> NDArray[np.float32]:
         return values_of(self._compute, part.features, subject.symbol, candles)
 
-    def _check_holes(self, subject: Subject) -> None:
+    def _check_holes(self, subject: Subject, verdicts: Verdicts) -> None:
         """Check every row: no value across a hole; and warn of features without a value elsewhere."""
         gaps = []
         for bars, part in subject.lookbacks:
@@ -177,7 +189,7 @@ class _Audit:
             for i in np.flatnonzero(spans.any(axis=0)).tolist():
                 row = int(np.flatnonzero(spans[:, i])[0])
                 got = float(subject.batch[row, part.columns[i]])
-                self._fail(subject, part, "hole", i, row, got=got, expected=float("nan"), bars=bars)
+                verdicts.fail("hole", part, i, row, got=got, expected=float("nan"))
             gaps += [
                 subject.names[part.columns[i]] for i in np.flatnonzero((~has & (in_a_row >= bars)[:, None]).any(axis=0))
             ]
@@ -191,31 +203,33 @@ class _Audit:
         if rows and names:
             self.findings.warnings.append(f"{subject.symbol}: no cut found a value of {tell_names(names)}")
 
-    def _check_prefix(self, subject: Subject, row: int) -> None:
+    def _check_prefix(self, subject: Subject, verdicts: Verdicts, row: int) -> None:
         moment_ms = int(subject.ts_ms[row])
         for part in subject.parts:
             known = {symbol: until(self._candles[symbol], moment_ms) for symbol in part.reads}
             got = self._values(subject, part, known)
-            self._compare_bits(subject, part, "prefix", row + 1, got)
+            self._compare_bits(subject, verdicts, part, "prefix", got)
 
-    def _check_poisoned_history(self, subject: Subject, row: int, poison: pl.DataFrame) -> None:
+    def _check_poisoned_history(self, subject: Subject, verdicts: Verdicts, row: int, number: int) -> None:
         moment_ms = int(subject.ts_ms[row])
         for part in subject.parts:
+            poison = self._poisons(subject, part)[number]
             false = {symbol: poison_after(self._candles[symbol], moment_ms, poison) for symbol in part.reads}
             got = self._values(subject, part, false)[: row + 1]
-            self._compare_bits(subject, part, "poison", row + 1, got)
+            self._compare_bits(subject, verdicts, part, "poison", got)
 
-    def _compare_bits(self, subject: Subject, part: Part, check: str, stop: int, got: NDArray[np.float32]) -> None:
-        """Compare the rows before `stop`; the canary must differ in the last of them alone."""
-        expected = subject.batch[:stop, part.columns]
+    def _compare_bits(self, subject: Subject, verdicts: Verdicts, part: Part, check: str, got: Row) -> None:
+        """Compare the first rows; the canary must differ in the last of them alone."""
+        rows = np.arange(got.shape[0])
+        expected = subject.batch[: rows.size, part.columns]
         differs = differ(expected, got)
-        self._note_canary(check, expected[-1, -1], caught=bool(differs[-1, -1]))
-        self.findings.did(check, differs[:, :-1].size, float(differs[:, :-1].mean()) if stop else 0.0)
+        self.canary.note(check, expected[-1:, -1], differs[-1:, -1])
+        verdicts.did(check, part, rows, differs[:, :-1].astype(np.float64))
         for i in np.flatnonzero(differs[:, :-1].any(axis=0)).tolist():
             row = int(np.flatnonzero(differs[:, i])[-1])
-            self._fail(subject, part, check, i, row, got=float(got[row, i]))
+            verdicts.fail(check, part, i, row, got=float(got[row, i]))
 
-    def _check_window(self, subject: Subject, part: Part, row: int, *, alone: bool) -> None:
+    def _check_window(self, subject: Subject, verdicts: Verdicts, part: Part, row: int, *, alone: bool) -> None:
         """Falsify what lies after one cut, and other symbols throughout (`alone`: leave them out)."""
         first = max(0, row + 1 - self._features.lookback_bars - _BEFORE_BARS)
         last = min(subject.ts_ms.size - 1, row + _AFTER_BARS)
@@ -224,28 +238,31 @@ class _Audit:
         near = {symbol: self._candles[symbol] for symbol in (*part.reads, *others)}
         near = between_all(near, int(subject.ts_ms[first]), int(subject.ts_ms[last]))
         expected = subject.batch[row, part.columns]
-        for poison in self._garbage:
+        for poison in self._poisons(subject, part):
             kept = [symbol for symbol in near if not (alone and symbol in others)]
             false = {s: poison_after(near[s], -1 if s in others else moment_ms, poison) for s in kept}
             got = self._values(subject, part, false)[row - first]
             differs = differ(expected, got)
-            self._note_canary("poison", expected[-1], caught=bool(differs[-1]))
+            self.canary.note("poison", expected[-1:], differs[-1:])
             self.findings.did("poison", part.columns.size - 1)
             self.findings.did("isolation", part.columns.size - 1 if others else 0)
             if differs[:-1].any():
-                self._explain(subject, part, row, row - first, near=near, false=false)
+                self._explain(subject, verdicts, part, row, row - first, near=near, false=false)
 
     def _others(self, part: Part) -> tuple[str, ...]:
         unnamed = [symbol for symbol in sorted(self._candles) if symbol not in part.reads]
         chosen = self.rng.permutation(len(unnamed))[:_FALSE_SYMBOLS]
         return tuple(unnamed[i] for i in sorted(chosen.tolist()))
 
-    def _explain(self, subject: Subject, part: Part, row: int, at: int, *, near: Candles, false: Candles) -> None:
+    def _explain(
+        self, subject: Subject, verdicts: Verdicts, part: Part, row: int, at: int, *, near: Candles, false: Candles
+    ) -> None:
         """Find out why a window with falsified candles gives another value than the batch.
 
         Args:
             subject: Whose features.
-            part: Which of them.
+            verdicts: Takes what is found.
+            part: Which of the features.
             row: The cut, in the batch.
             at: The cut, in the window.
             near: The window of every symbol that may matter.
@@ -255,64 +272,26 @@ class _Audit:
         true, unnamed, after = (self._values(subject, part, world)[at] for world in (near, foreign, false))
         for check, expected, got in (("isolation", true, unnamed), ("poison", unnamed, after)):
             differs = differ(expected, got)[:-1]
-            self.findings.did(check, 0, float(differs.mean()))
+            verdicts.did(check, part, np.array([row]), differs[None, :].astype(np.float64))
             for i in np.flatnonzero(differs).tolist():
-                self._fail(subject, part, check, i, row, got=float(got[i]), expected=float(expected[i]))
+                verdicts.fail(check, part, i, row, got=float(got[i]), expected=float(expected[i]))
         # What neither explains reads candles outside of the window, unless it is the rounding of a running sum.
-        self._compare_closely(subject, part, row, true, self._features.lookback_bars)
+        self._compare_closely(subject, verdicts, part, row, true)
 
-    def _check_lookback(self, subject: Subject, part: Part, row: int, bars: int) -> None:
+    def _check_lookback(self, subject: Subject, verdicts: Verdicts, part: Part, row: int, bars: int) -> None:
         """Compute a cut from the declared lookback alone; a window that holds a hole must give no value."""
         first = max(0, row + 1 - bars)
         named = {symbol: self._candles[symbol] for symbol in part.reads}
         alone = between_all(named, int(subject.ts_ms[first]), int(subject.ts_ms[row]))
         got = self._values(subject, part, alone)[-1]
         expected = subject.batch[row, part.columns]
-        self._note_canary("lookback", expected[-1], caught=bool(differ(expected, got)[-1]))
-        self._compare_closely(subject, part, row, got, bars)
+        self.canary.note("lookback", expected[-1:], differ(expected, got)[-1:])
+        self._compare_closely(subject, verdicts, part, row, got)
 
-    def _compare_closely(self, subject: Subject, part: Part, row: int, got: Row, bars: int) -> None:
+    def _compare_closely(self, subject: Subject, verdicts: Verdicts, part: Part, row: int, got: Row) -> None:
         """Compare with the batch to one unit of float32 or 1e-9 of the feature's scale."""
         expected = subject.batch[row, part.columns]
-        one, other = expected[:-1].astype(np.float64), got[:-1].astype(np.float64)
-        scale = subject.scale[part.columns[:-1]]
-        same = ~differ(expected[:-1], got[:-1])
-        with np.errstate(invalid="ignore"):  # infinite features are another guard's affair
-            gap = np.where(same, 0.0, np.nan_to_num(np.abs(one - other), nan=np.inf))
-            unit = np.spacing(np.maximum(np.abs(expected[:-1]), np.abs(got[:-1])))
-        wrong = ~same & ~(gap <= np.maximum(unit, _SCALE_SHARE * scale))
-        self.findings.did("lookback", part.columns.size - 1, float(np.max(gap / scale, initial=0.0)))
-        for i in np.flatnonzero(wrong).tolist():
-            self._fail(subject, part, "lookback", i, row, got=float(got[i]), bars=bars)
-
-    def _note_canary(self, check: str, expected: np.float32, *, caught: bool) -> None:
-        if not np.isnan(expected):
-            self._canary.seen[check] += 1
-            self._canary.caught[check] += caught
-
-    def _fail(
-        self,
-        subject: Subject,
-        part: Part,
-        check: str,
-        index: int,
-        row: int,
-        *,
-        got: float,
-        expected: float | None = None,
-        bars: int = 0,
-    ) -> None:
-        column = int(part.columns[index])
-        feature = subject.names[column]
-        # All checks but that one leave out the symbols that a feature does not name: where they matter, it has said so.
-        if self.findings.has_failed("isolation", feature, subject.symbol):
-            return
-        failure = Failure(
-            feature=feature,
-            symbol=subject.symbol,
-            time_ms=int(subject.ts_ms[row]),
-            expected=tell_value(float(subject.batch[row, column]) if expected is None else expected),
-            got=tell_value(got),
-            why=_WHY[check].format(bars=bars),
-        )
-        self.findings.fail(check, failure)
+        close = compare_closely(expected[None, :-1], got[None, :-1], subject.scale[part.columns[:-1]])
+        verdicts.did("lookback", part, np.array([row]), close.gap)
+        for i in np.flatnonzero(close.wrong[0]).tolist():
+            verdicts.fail("lookback", part, i, row, got=float(got[i]))

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import times_ms
+from mltrain.features.own import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,13 @@ class Part:
         features: They alone, as a registry.
         columns: Where each of them, and at last the canary, stands in the batch.
         reads: The symbols that they may read.
+        own: Whether their ops are the user's own, which have no tests but the audit's.
     """
 
     features: FeatureSet
     columns: NDArray[np.intp]
     reads: tuple[str, ...]
+    own: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Subject:
         names: The features, and at last the canary.
         batch: What the whole history gives, shape (rows, names); NaN where there is no value.
         scale: Of each column: its standard deviation, or 1 where it has none.
-        parts: The features, by the symbols that they read.
+        parts: The features, by the symbols that they read, and whether their ops are the user's own.
         lookbacks: The features, by these and by their declared lookback.
     """
 
@@ -78,29 +81,30 @@ def open_subject(compute: Compute, features: FeatureSet, symbol: str, candles: C
         InputError: The candles lack what a feature reads.
     """
     batch = values_of(compute, features, symbol, candles)
-    by_leader: dict[str | None, list[int]] = {}
-    by_lookback: dict[tuple[str | None, int], list[int]] = {}
+    by_reads: dict[tuple[str | None, bool], list[int]] = {}
+    by_lookback: dict[tuple[str | None, bool, int], list[int]] = {}
     for i, (spec, window) in enumerate(zip(features.features, features.windows(), strict=True)):
-        leader = None if spec.leader == symbol else spec.leader
-        by_leader.setdefault(leader, []).append(i)
-        by_lookback.setdefault((leader, window.lookback_bars), []).append(i)
+        reads = None if spec.leader == symbol else spec.leader, owner_of(spec.op) is not None
+        by_reads.setdefault(reads, []).append(i)
+        by_lookback.setdefault((*reads, window.lookback_bars), []).append(i)
     return Subject(
         symbol=symbol,
         ts_ms=times_ms(candles[symbol]),
         names=(*features.names, CANARY),
         batch=batch,
         scale=np.array([_scale(column) for column in batch.T]),
-        parts=tuple(_part(features, symbol, leader, indices) for leader, indices in by_leader.items()),
+        parts=tuple(_part(features, symbol, *reads, indices) for reads, indices in by_reads.items()),
         lookbacks=tuple(
-            (bars, _part(features, symbol, leader, indices)) for (leader, bars), indices in by_lookback.items()
+            (bars, _part(features, symbol, leader, own, indices))
+            for (leader, own, bars), indices in by_lookback.items()
         ),
     )
 
 
-def _part(features: FeatureSet, symbol: str, leader: str | None, indices: Sequence[int]) -> Part:
+def _part(features: FeatureSet, symbol: str, leader: str | None, own: bool, indices: Sequence[int]) -> Part:  # noqa: FBT001
     chosen = replace(features, features=tuple(features.features[i] for i in indices))
     reads = (symbol,) if leader is None else (symbol, leader)
-    return Part(chosen, np.array([*indices, len(features.features)]), reads)
+    return Part(chosen, np.array([*indices, len(features.features)]), reads, own)
 
 
 def differ(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -1,0 +1,126 @@
+"""Every planted leak of `leaks.py` is caught on a user's own candles: by feature, symbol, time and both values."""
+
+from __future__ import annotations
+
+import leaks
+import polars as pl
+import pytest
+from markets import simulate, without
+
+from mltrain.candles.frame import times_ms
+from mltrain.features.ops import OPS, Window
+from mltrain.features.own import use_ops
+from mltrain.features.registry import parse_registry
+from mltrain.guards import future_info
+from mltrain.learn.label import make_labels
+from own_ops import for_now
+
+HEAD = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: honest_return, op: log_return, params: {bars: 5}}
+"""
+NO_TIME = {"scaled_by_a_file"}  # what an op reads from a file has neither time nor value
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    """Return eight days of two symbols with holes, and write what two leaks read."""
+    whole = simulate("BTCUSDT", "ETHUSDT", days=8)
+    folder = tmp_path_factory.mktemp("market")
+    leaks.MARKET, leaks.STATISTICS = folder / "market.parquet", folder / "statistics.txt"
+    whole["BTCUSDT"].write_parquet(leaks.MARKET)
+    leaks.STATISTICS.write_text("0.001")
+    with for_now():
+        use_ops("leaks")
+        yield {
+            "BTCUSDT": without(whole["BTCUSDT"], (300, 310), (5500, 5500)),
+            "ETHUSDT": without(whole["ETHUSDT"], (700, 700), (4702, 4740)),
+        }
+
+
+def audit(market, line, *, seed=42, points=30):
+    features = parse_registry(HEAD + line.encode(), where="registry")
+    return future_info(
+        features, market, labels=lambda frame: make_labels(frame, features.label, 60_000), seed=seed, points=points
+    )
+
+
+def test_the_kit_is_large():
+    """More than twenty-five ways to know too much, each with a name of its own."""
+    assert len(leaks.LEAKS) > 50
+
+
+@pytest.mark.parametrize("name", leaks.LEAKS)
+def test_planted_leak_is_caught(name, market):
+    """The failures name this feature and no other, in each symbol where it leaks, at a time, with two values."""
+    leak = leaks.LEAKS[name]
+    result = audit(market, leak.line)
+
+    assert not result.passed
+    assert {failure.feature for failure in result.failures} == {"suspect"}
+    if name in NO_TIME:
+        assert str(leaks.STATISTICS) in result.failures[0].got
+        return
+    assert {failure.symbol for failure in result.failures} >= set(leak.symbols)
+    for failure in result.failures:
+        assert failure.time_ms in times_ms(market[failure.symbol])
+        assert failure.expected != failure.got
+
+
+RARE = [name for name in leaks.LEAKS if name.endswith(("_now_and_then", "_memory", "_trades", "_divides", "_hole"))]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", RARE)
+def test_a_rare_leak_is_caught_whatever_the_cuts(name, seed, market):
+    """One candle in two thousand is enough, with any seed."""
+    assert not audit(market, leaks.LEAKS[name].line, seed=seed).passed
+
+
+WHY = {
+    "next_close": {"taken away", "are changed", "its declared lookback"},
+    "next_close_now_and_then": {"are changed"},
+    "short_lookback_now_and_then": {"its declared lookback"},
+    "lookback_short_by_one": {"its declared lookback"},
+    "random": {"the second time"},
+    "random_now_and_then": {"the second time"},
+    "wall_clock": {"the second time"},
+    "age_of_the_candle": {"moved by 28 years"},
+    "table_by_time": {"moved by 28 years"},
+    "scaled_by_a_file": {"reads more than candles"},
+}
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_a_leak_is_called_by_its_name(name, market):
+    """Chance, memory, look-ahead and tables are told apart: what has to be mended is another thing each time."""
+    whys = {failure.why for failure in audit(market, leaks.LEAKS[name].line).failures}
+
+    assert len(whys) == len(WHY[name])
+    assert all(any(part in why for why in whys) for part in WHY[name])
+
+
+HONEST = {
+    "calendar": pl.col("ts").dt.month().cast(pl.Float64) + pl.col("ts").dt.day() / 31,
+    "new_york": pl.col("ts").dt.convert_time_zone("America/New_York").dt.hour().cast(pl.Float64),
+    "casts_to_integers": (pl.col("close") * 100).round().cast(pl.Int64).cast(pl.Float64) % 100,
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_odd_op_is_no_leak(name, market, monkeypatch):
+    """Months, summer time, and ops that fail on absurd prices are honest."""
+    monkeypatch.setitem(OPS, name, lambda: Window(HONEST[name], 1))
+
+    assert audit(market, f"  - {{name: odd, op: {name}}}").failures == ()
+
+
+def test_the_evidence_names_the_worst_case(market):
+    """Feature, symbol and time of the largest deviation stand beside it."""
+    checks = {check.name: check for check in audit(market, leaks.LEAKS["next_close"].line).checks}
+
+    assert checks["sweep"].worst > 0
+    assert checks["sweep"].case.startswith(("suspect of BTCUSDT at 2025-", "suspect of ETHUSDT at 2025-"))
