@@ -72,12 +72,23 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=256, help="Processes that try parameters. Default: the cores.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search that was interrupted; without it, begin anew.")
+    ] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.config import load_config
     from mltrain.features.registry import load_registry
+    from mltrain.learn.search import Manner
+    from mltrain.models.lineage import available_cores
     from mltrain.models.store import Store
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
@@ -94,6 +105,7 @@ def train(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
         config=settings,
+        manner=Manner(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=who(),
     )
@@ -115,6 +127,8 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "model_sha256": report.model_sha256,
         "snapshot": run.snapshot.id,
         "trials": len(run.search.trials),
+        "trials_resumed": run.search.resumed,
+        "timed_out": run.search.timed_out,
         "best_trial": run.search.best.number,
         "rounds": run.search.best.rounds,
         "calibration": run.calibration.calibrator.method,

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.errors import InputError
+from mltrain.errors import InputError, MachineError
 from mltrain.learn.backend import import_lightgbm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -114,6 +115,30 @@ def subset(inner: Any, split: Split, block: Block) -> Any:  # noqa: ANN401 (Ligh
     """Return the rows of a block of a fold, out of the binned inner part: the same bytes as if binned anew."""
     start = split.inner.first_row
     return inner.subset(range(block.first_row - start, block.stop_row - start)).construct()
+
+
+def save_binned(inner: Any, path: Path) -> None:  # noqa: ANN401 (LightGBM has no types)
+    """Write a binned Dataset to a new file, for other processes to load: no edge has to be found twice.
+
+    Raises:
+        MachineError: The file cannot be written.
+    """
+    lightgbm = import_lightgbm()
+    try:
+        inner.save_binary(str(path))
+    except lightgbm.basic.LightGBMError as err:
+        raise MachineError(
+            f"cannot write {path}: {err}", hint="free some space and run the same command again"
+        ) from err
+
+
+def load_binned(path: Path, config: TrainConfig) -> Any:  # noqa: ANN401 (LightGBM has no types)
+    """Return the Dataset that `save_binned` wrote: the same bytes, so the same trees.
+
+    Raises:
+        MachineError: LightGBM cannot be loaded.
+    """
+    return import_lightgbm().Dataset(str(path), params=booster_params(config, {})).construct()
 
 
 def fit_final(samples: Samples, split: Split, config: TrainConfig, *, tuned: Mapping[str, float], rounds: int) -> str:

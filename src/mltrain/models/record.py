@@ -276,6 +276,8 @@ def _search(run: Training) -> dict[str, Json]:
     complete = sorted(t.loss for t in trials if t.state == "complete")
     return {
         "trials": len(trials),
+        "trials_asked_for": run.config.search.trials,
+        "ended_by": "timeout" if run.search.timed_out else "trials",
         "pruned": sum(t.state == "pruned" for t in trials),
         "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
         "median_log_loss": complete[len(complete) // 2],

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
     from mltrain.learn.samples import Samples, SymbolQuality
-    from mltrain.learn.search import SearchResult
+    from mltrain.learn.search import Manner, SearchResult
     from mltrain.learn.split import Split
     from mltrain.models.store import Store
     from mltrain.progress import Progress
@@ -54,6 +54,7 @@ class TrainRequest:
         snapshot: The candles.
         feature_set: The features and the label.
         config: The configuration, options applied.
+        manner: How the search is run.
         promote: Whether a GO promotes.
         by: Who asked, for the log of promotions.
     """
@@ -61,6 +62,7 @@ class TrainRequest:
     snapshot: Snapshot
     feature_set: FeatureSet
     config: TrainConfig
+    manner: Manner
     promote: bool
     by: str
 
@@ -164,7 +166,9 @@ def _learn(
     feature_set, config = request.feature_set, request.config
     samples, split = examined.samples, examined.split
     journal = store.data_dir / "studies" / f"{study}.journal"
-    found, choice, bundle = learn_model(samples, split, feature_set, config, journal=journal, progress=progress)
+    found, choice, bundle = learn_model(
+        samples, split, feature_set, config, journal=journal, manner=request.manner, progress=progress
+    )
     model = model_of_bundle(bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
@@ -212,7 +216,14 @@ def _learn(
 
 
 def learn_model(
-    samples: Samples, split: Split, feature_set: FeatureSet, config: TrainConfig, *, journal: Path, progress: Progress
+    samples: Samples,
+    split: Split,
+    feature_set: FeatureSet,
+    config: TrainConfig,
+    *,
+    journal: Path,
+    manner: Manner,
+    progress: Progress,
 ) -> tuple[SearchResult, CalibrationChoice, Bundle]:
     """Search, fit and calibrate; of the holdout's rows, nothing but their number and times is ever looked at.
 
@@ -222,16 +233,18 @@ def learn_model(
         feature_set: What the columns are.
         config: The configuration.
         journal: Where the search keeps its record.
+        manner: How the search is run.
         progress: Told of every trial.
 
     Returns:
         The trials, the calibrator, and the model whole.
 
     Raises:
-        InputError: No feature is usable, or the scores are too few for the calibration that was asked for.
-        MachineError: The journal cannot be written, or LightGBM cannot be loaded.
+        InputError: No feature is usable, the scores are too few for the calibration that was asked for, or a study
+            that was to be resumed is damaged.
+        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
-    found = search(samples, split, config, journal=journal, progress=progress)
+    found = search(samples, split, config, journal=journal, manner=manner, progress=progress)
     progress.stage("final fit")
     choice = calibrate(found, samples, config)
     bundle = Bundle(
