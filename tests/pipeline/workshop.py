@@ -40,7 +40,9 @@ class Workshop:
         taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
         return taken.snapshot
 
-    def train(self, snapshot, *, promote=True, now_ms=NOW_MS, manner=ALONE, **overrides):
+    def train(
+        self, snapshot, *, promote=True, now_ms=NOW_MS, manner=ALONE, final="inner", warm_start=None, **overrides
+    ):
         options = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "bootstrap.draws": 200}
         request = TrainRequest(
             snapshot=snapshot,
@@ -49,5 +51,7 @@ class Workshop:
             manner=manner,
             promote=promote,
             by="the test",
+            final=final,
+            warm_start=warm_start,
         )
         return train(request, self.store, now_ms=now_ms, progress=Silent())

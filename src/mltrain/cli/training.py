@@ -37,6 +37,13 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
+class Final(StrEnum):
+    """Which rows the served model is fitted on."""
+
+    INNER = "inner"
+    ALL = "all"
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("train")(train)
@@ -81,6 +88,15 @@ def train(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
     ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="A version whose parameters are tried right after the defaults.")
+    ] = None,
+    final: Annotated[
+        Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
+    ] = Final.INNER,
+    max_rows: Annotated[
+        int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
@@ -92,6 +108,7 @@ def train(
     from mltrain.models.store import Store
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
+    from mltrain.pipeline.versions import read_warm_start
 
     options = {
         "search.trials": trials,
@@ -99,8 +116,10 @@ def train(
         "calibration": None if calibration is None else calibration.value,
         "val_ratio": val_ratio,
         "seed": seed,
+        "max_rows": max_rows,
     }
     settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
+    store = Store(session.data_dir)
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
@@ -108,8 +127,10 @@ def train(
         manner=Manner(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=who(),
+        final="all" if final is Final.ALL else "inner",
+        warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
     )
-    report = run_training(request, Store(session.data_dir), now_ms=session.now_ms, progress=session.progress)
+    report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO

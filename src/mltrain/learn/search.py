@@ -23,14 +23,14 @@ import numpy as np
 
 from mltrain.config import study_sha256
 from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
-from mltrain.learn.fit import bin_inner, booster_params, load_binned, save_binned
+from mltrain.learn.fit import bin_rows, booster_params, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
 from mltrain.learn.study import open_study
 from mltrain.learn.trial import Ground, Track
 from mltrain.learn.workers import Alone, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,26 +62,35 @@ class Manner:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SearchResult:
-    """What the search found.
+class OutOfFold:
+    """What boosters say of rows that they have not learned from.
+
+    Attributes:
+        oof_scores: Scores of the folds' validation rows, shape (m,).
+        oof_rows: The samples' row of each score, shape (m,), rising.
+        oof_fold: The fold of each score, from 0, shape (m,).
+    """
+
+    oof_scores: NDArray[np.float64]
+    oof_rows: NDArray[np.int64]
+    oof_fold: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult(OutOfFold):
+    """What the search found: its out-of-fold scores are the best trial's, after `best.rounds` rounds.
 
     Attributes:
         best: The complete trial of least loss; the earlier one of equals.
         trials: All trials, by number.
         resumed: How many of them had been told before this run.
         timed_out: Whether the time ended the search.
-        oof_scores: Scores of the best trial's folds on their validation rows, after `best.rounds` rounds, shape (m,).
-        oof_rows: The samples' row of each score, shape (m,), rising.
-        oof_fold: The fold of each score, from 0, shape (m,).
     """
 
     best: TrialRecord
     trials: tuple[TrialRecord, ...]
     resumed: int
     timed_out: bool
-    oof_scores: NDArray[np.float64]
-    oof_rows: NDArray[np.int64]
-    oof_fold: NDArray[np.int8]
 
 
 def search(
@@ -92,6 +101,7 @@ def search(
     journal: Path,
     manner: Manner,
     progress: Progress,
+    warm_start: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
     """Search for the parameters and the number of rounds of least walk-forward log loss.
@@ -103,6 +113,7 @@ def search(
         journal: Where the study is kept. The caller holds the study's lock.
         manner: How it is run.
         progress: Told of every trial.
+        warm_start: Parameters of the space that are tried right after LightGBM's defaults.
         clock: Tells seconds; for the timeout alone.
 
     Returns:
@@ -115,7 +126,8 @@ def search(
     """
     plan, start = config.search, clock()
     ground = Ground.of(samples, split, config)
-    inner = bin_inner(samples, split, booster_params(config, {}))
+    first = [{r.name: r.default for r in plan.space}, *([] if warm_start is None else [dict(warm_start)])]
+    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
     with disk_edge(journal, "clean up beside"):
         _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left
     with _quiet_optuna():
@@ -123,8 +135,8 @@ def search(
             journal,
             plan,
             seed=config.seed,
-            identity=_identity(samples, split, config),
-            first=[{r.name: r.default for r in plan.space}],
+            identity=_identity(samples, split, config, first),
+            first=first,
             resume=manner.resume,
             progress=progress,
         )
@@ -149,12 +161,34 @@ def search(
     best = find_best(told)
     if best.rounds == plan.max_rounds:
         progress.warn(f"the best trial was still improving after search.max_rounds = {plan.max_rounds} rounds")
+    oof = _score(track, split, best.params, best.rounds)
     return SearchResult(
         best=best,
         trials=tuple(told),
         resumed=resumed,
         timed_out=len(told) < plan.trials,
-        oof_scores=np.concatenate(track.score(best.params, best.rounds)),
+        oof_scores=oof.oof_scores,
+        oof_rows=oof.oof_rows,
+        oof_fold=oof.oof_fold,
+    )
+
+
+def regrow(
+    samples: Samples, split: Split, config: TrainConfig, *, params: Mapping[str, float], rounds: int
+) -> OutOfFold:
+    """Return the out-of-fold scores of parameters after a number of rounds, as the search that found them has them.
+
+    Raises:
+        InputError: Every feature is constant in the first fold's training rows.
+        MachineError: LightGBM cannot be loaded.
+    """
+    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    return _score(Track.of(Ground.of(samples, split, config), inner), split, params, rounds)
+
+
+def _score(track: Track, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
+    return OutOfFold(
+        oof_scores=np.concatenate(track.score(params, rounds)),
         oof_rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
         oof_fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
     )
@@ -207,10 +241,13 @@ def find_best(told: Sequence[TrialRecord]) -> TrialRecord:
     return min((t for t in told if t.state == "complete"), key=lambda t: (t.loss, t.number))
 
 
-def _identity(samples: Samples, split: Split, config: TrainConfig) -> dict[str, str]:
+def _identity(
+    samples: Samples, split: Split, config: TrainConfig, first: Sequence[Mapping[str, float]]
+) -> dict[str, str]:
     """Return what the trials depend on, each thing under the name that a message gives it."""
     return {
-        "configuration": f"{study_sha256(config, registry_sha256='')}-{config.seed}",
+        "configuration": f"{study_sha256(config, registry_sha256='', warm_start=None)}-{config.seed}",
+        "start": sha256_bytes(repr(first).encode()),
         "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
         "split": sha256_bytes(repr(split.folds).encode()),
         **{f"{name} version": version(name) for name in _LIBRARIES},
