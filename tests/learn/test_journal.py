@@ -88,12 +88,13 @@ def test_every_changed_byte_is_found(path):
 
 
 @pytest.mark.parametrize("content", [b"", b"what was here\n", b"torn"])
-def test_a_file_without_a_step_is_no_study(path, content):
-    """Nothing to go on from is said, not taken for an empty study."""
+def test_a_file_without_a_step_is_left_alone(path, content):
+    """There is nothing to go on from, and nothing of it is cut off."""
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no whole step"):
-        Journal.open(path)
+    journal, passed_over = Journal.open(path)
 
+    assert journal.empty
+    assert passed_over == len(content)
     assert path.read_bytes() == content
 
 

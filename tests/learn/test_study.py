@@ -65,15 +65,14 @@ def test_after_every_trial_a_resumed_study_is_the_uninterrupted_one(whole, tmp_p
         assert go_on(study) == whole[1]
 
 
-@pytest.mark.parametrize("torn", [0, 7])
-def test_a_torn_tail_costs_no_more_than_its_step(whole, tmp_path, torn):
+def test_a_torn_tail_costs_no_more_than_its_step(whole, tmp_path):
     """With 1 to 200 bytes missing at its end the study goes on; bytes of a step that was not whole are told of."""
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "study.journal"
     data = path.read_bytes()
     steps = [line for line in data.splitlines(keepends=True) if b"step_sha256" in line]
     for missing in range(1, 201):
-        path.write_bytes(data[:-missing] + b'{"op' * torn)
+        path.write_bytes(data[:-missing] + b'{"op' * (missing % 2))
         progress = Silent()
         study = opened(tmp_path, resume=True, progress=progress)
 
@@ -127,6 +126,27 @@ def test_no_study_to_resume_is_said(tmp_path):
 
     assert progress.warnings == ["there is no study study to resume: it begins now"]
     assert study.told == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"op_code":0'])
+def test_a_study_that_was_killed_as_it_began_begins_now(whole, tmp_path, content):
+    """Without a whole step there is nothing to resume, and nothing to complain of."""
+    (tmp_path / "study.journal").write_bytes(content)
+    progress = Silent()
+    study = opened(tmp_path, resume=True, progress=progress)
+
+    assert len(progress.warnings) == 1
+    assert "begins now" in progress.warnings[0]
+    assert go_on(study) == whole[1]
+
+
+def test_a_journal_under_another_name_is_refused(whole, tmp_path):
+    """A file that was renamed is another study's."""
+    shutil.copy(whole[0] / "study.journal", tmp_path / "other.journal")
+    with pytest.raises(InputError, match="does not hold the study other"):
+        open_study(
+            tmp_path / "other.journal", PLAN, seed=3, identity=IDENTITY, first=[], resume=True, progress=Silent()
+        )
 
 
 def test_another_studys_trials_are_not_taken(whole, tmp_path):

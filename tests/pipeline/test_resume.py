@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 from workshop import REGISTRY, Workshop
@@ -176,3 +178,37 @@ def test_a_damaged_study_is_one_message(words, data_dir):
     assert "damaged" in done.err
     assert "without --resume" in done.err
     assert path.read_bytes() == damaged
+
+
+def test_a_dry_run_writes_nothing(words, data_dir):
+    """Rows, blocks, memory and minutes on stdout; no study, no model."""
+    before = sorted(data_dir.rglob("*"))
+    done = call(*words, "--dry-run", "--json", "--max-rows", "3000", data_dir=data_dir)
+    told = done.document
+
+    assert done.code == 0, done.err
+    assert told["schema"] == "mltrain/train-plan/1"
+    assert (told["candles"], told["trials"]) == (3000, TRIALS)
+    assert {"inner", "holdout", "fold 1 train"} < {block["name"] for block in told["blocks"]}
+    assert told["minutes"] > 0
+    assert sorted(data_dir.rglob("*")) == before
+
+
+def test_a_version_is_a_start_and_may_see_everything(words, data_dir):
+    """`--warm-start latest --final all`: the card tells of both."""
+    first = call(*words, "--trials", "1", "--json", data_dir=data_dir)
+    done = call(*words, "--trials", "2", "--json", "--warm-start", "latest", "--final", "all", data_dir=data_dir)
+    card = json.loads((Path(done.document["folder"]) / "model_card.json").read_bytes())
+
+    assert done.code in {0, 4}, done.err
+    assert card["search"]["warm_start"]["version"] == first.document["version"]
+    assert card["splits"]["fitted_on"] == "all"
+
+
+def test_an_unknown_start_is_said_before_anything_is_done(words, data_dir):
+    """`--warm-start` of a version that is not there gives 3 and trains nothing."""
+    done = call(*words, "--warm-start", "2020-01-01", data_dir=data_dir)
+
+    assert (done.code, done.out) == (3, "")
+    assert "2020-01-01" in done.err
+    assert not (data_dir / "studies").exists()

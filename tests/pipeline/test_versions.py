@@ -52,9 +52,11 @@ def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
 
 
 def test_one_other_byte_is_another_model():
-    """Only equal hashes are the same model."""
-    assert Retraining("a" * 64, "a" * 64, ()).same
-    assert not Retraining("a" * 64, "b" * 64, ()).same
+    """Only equal hashes are the same model; of any other, what differs besides is told, too."""
+    assert Retraining("a" * 64, "a" * 64, ("the ops differ",)).problems == ()
+    other = Retraining("a" * 64, "b" * 64, ("the ops differ",))
+    assert not other.same
+    assert other.problems[1:] == ("the ops differ",)
 
 
 def test_a_snapshot_that_is_gone_is_said(trained, tmp_path):

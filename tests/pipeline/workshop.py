@@ -40,11 +40,9 @@ class Workshop:
         taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
         return taken.snapshot
 
-    def train(
-        self, snapshot, *, promote=True, now_ms=NOW_MS, manner=ALONE, final="inner", warm_start=None, **overrides
-    ):
+    def request(self, snapshot, *, promote=True, manner=ALONE, final="inner", warm_start=None, **overrides):
         options = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "bootstrap.draws": 200}
-        request = TrainRequest(
+        return TrainRequest(
             snapshot=snapshot,
             feature_set=parse_registry(REGISTRY % snapshot.interval.encode(), where="the test's registry"),
             config=load_config(None, overrides={**options, **overrides}),
@@ -54,4 +52,6 @@ class Workshop:
             final=final,
             warm_start=warm_start,
         )
-        return train(request, self.store, now_ms=now_ms, progress=Silent())
+
+    def train(self, snapshot, *, now_ms=NOW_MS, **options):
+        return train(self.request(snapshot, **options), self.store, now_ms=now_ms, progress=Silent())

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from mltrain.models.gates import Verdict
     from mltrain.pipeline.demo import DemoReport
+    from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.train import TrainReport
 
 NO_GO = 4
-NS_PER_S = 1_000_000_000
+GIB = 1 << 30
 
 
 class Calibration(StrEnum):
@@ -98,6 +99,9 @@ def train(
         int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
     ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
+    ] = False,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
@@ -106,6 +110,7 @@ def train(
     from mltrain.learn.search import Manner
     from mltrain.models.lineage import available_cores
     from mltrain.models.store import Store
+    from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
     from mltrain.pipeline.versions import read_warm_start
@@ -130,11 +135,24 @@ def train(
         final="all" if final is Final.ALL else "inner",
         warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
     )
+    if dry_run:
+        plan = plan_training(request, progress=session.progress)
+        return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
+
+
+def _view_plan(plan: Plan) -> Iterator[RenderableType]:
+    rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
+    yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
+                right=" rr  ")  # fmt: skip
+    yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
+    available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
+    yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
+    yield f"search: about {plan.minutes:.1f} minutes for {plan.trials} trials; nothing was written"
 
 
 def training_data(report: TrainReport) -> dict[str, Any]:

@@ -54,13 +54,13 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> tuple[Journal, int]:
-        """Open one that is there and cut off what is no whole step.
+        """Open one that is there and cut off what is no whole step; without any, the file is left as it is.
 
         Returns:
-            The journal, and how many bytes were cut off.
+            The journal, and how many bytes were cut off or, without a whole step, passed over.
 
         Raises:
-            InputError: It is damaged, or no journal of this kind.
+            InputError: It is damaged.
             MachineError: The machine refuses.
         """
         data = _read(path)
@@ -69,11 +69,14 @@ class Journal:
         if any(_MARKED in line for line in rest.split(b"\n")[:-1]):
             line = data[:end].count(b"\n") + 1
             raise InputError(f"the study {path} is damaged behind line {line - 1}")
-        if not logs:
-            raise InputError(f"{path} holds no whole step of a study")
-        if rest:
+        if rest and logs:
             atomic_write(path, data[:end])
         return cls(path, logs, chain), len(rest)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no step yet."""
+        return not self._written
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Return the records from one on."""

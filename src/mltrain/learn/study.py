@@ -49,9 +49,11 @@ class Study:
         self._journal, self._plan, self._seed = journal, plan, seed
         self._distributions = {r.name: _distribution(r) for r in plan.space}
         self._storage = optuna.storages.JournalStorage(cast("BaseJournalBackend", journal))
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
-        )
+        try:
+            make = optuna.create_study if journal.empty else optuna.load_study
+            self._study = make(storage=self._storage, study_name=name)
+        except KeyError as err:
+            raise InputError(f"the journal does not hold the study {name}") from err
         self._id = self._storage.get_study_id_from_name(name)
         self._asked = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
         self.told: list[TrialRecord] = [_read_record(t, name) for t in self._asked if t.state.is_finished()]
@@ -156,6 +158,10 @@ def _open_own(
     """Return the study that is there; None where it is not this one and need not be."""
     try:
         journal, cut = Journal.open(path)
+        if journal.empty:
+            if resume:
+                progress.warn(f"the study {path.stem} had not begun when it was interrupted: it begins now")
+            return None
         if cut:
             progress.warn(f"the study's last step was not written whole: {cut} bytes were cut off")
         study = Study(journal, path.stem, plan, seed=seed)

@@ -21,12 +21,13 @@ from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
 from mltrain.models.gates import Evidence, SkillEvidence, judge
-from mltrain.models.lineage import read_lineage
+from mltrain.models.lineage import available_memory, read_lineage
 from mltrain.models.record import Looks, Training, build_card, version_date
 from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.pipeline.plan import fit_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,10 +119,11 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
         InputError: The snapshot is damaged, or too short, or lacks what a feature reads.
         LeakageError: A guard failed.
         LockedError: The same study is being trained now, or the store is held for longer than its wait.
-        MachineError: The machine refused a file.
+        MachineError: The machine refused a file, or has not enough memory.
     """
     store.best()  # a pointer that leads nowhere must not be found out after the search
     heard = _Listener(progress)
+    request = fit_memory(request, available=available_memory(), progress=progress)
     examined = _examine(request, heard)
     study = _name_study(request)
     studies = store.data_dir / "studies"

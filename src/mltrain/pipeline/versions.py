@@ -98,6 +98,14 @@ class Retraining:
         """Whether it is the same, to the last byte."""
         return self.expected_sha256 == self.found_sha256
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What a user is told of it, one sentence each; empty where it is the same."""
+        if self.same:
+            return ()
+        told = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
+        return (told, *self.differences)
+
 
 def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progress) -> Retraining:
     """Fit a version again, from its snapshot and its card's parameters and number of rounds: no search, no clock.
