@@ -26,7 +26,7 @@ from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 TEMP_SUFFIX: Final = ".tmp"
 
@@ -377,13 +377,24 @@ def append_line(path: Path, line: str) -> None:
         MachineError: The machine refuses; no part of the line is left.
         ValueError: `line` has a newline in it.
     """
-    if "\n" in line:
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append lines to a file, all with one write, as `append_line` does with one.
+
+    Raises:
+        InputError: `path` is a symbolic link or not a regular file.
+        MachineError: The machine refuses; no part of any line is left.
+        ValueError: One of them has a newline in it.
+    """
+    if any("\n" in line for line in lines):
         raise ValueError("a line has no newline in it")
     with _opened_for_update(path, os.O_APPEND) as fd, disk_edge(path, "append to"):
         end = _end_of_last_line(fd)
         os.ftruncate(fd, end)
         try:
-            _write_all(fd, line.encode() + b"\n")
+            _write_all(fd, "".join(f"{line}\n" for line in lines).encode())
             os.fsync(fd)
         except BaseException:
             with suppress(OSError):
