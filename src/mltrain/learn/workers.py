@@ -19,8 +19,9 @@ import threading
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from mltrain.errors import MachineError
 from mltrain.learn.fit import load_binned
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from mltrain.learn.trial import Ground, Proposal, TrialRecord
+
+_LONGEST_WAIT_S: Final = 0.2  # a signal is answered after it at the latest
 
 
 class Crew(Protocol):
@@ -119,11 +122,11 @@ class Workers:
                 batch.running[_NEVER_RUN] = proposal  # where the pool is broken already, this one was its first victim
                 future = pool.submit(proposal, bounds=batch.bounds)
                 batch.running[future] = batch.running.pop(_NEVER_RUN)
-            left = left_s()
-            ended = wait(
-                batch.running, timeout=None if left == math.inf else max(0.0, left), return_when=FIRST_COMPLETED
-            )
-            for future in sorted(ended.done, key=lambda f: f.exception() is not None):  # what is done stays done
+            done: set[Future[TrialRecord]] = set()
+            while not done and (left := left_s()) > 0:
+                with _undisturbed():
+                    done = wait(batch.running, timeout=min(left, _LONGEST_WAIT_S), return_when=FIRST_COMPLETED).done
+            for future in sorted(done, key=lambda f: f.exception() is not None):  # what is done stays done
                 record = future.result()
                 batch.records[record.number] = record
                 del batch.running[future]
@@ -156,6 +159,30 @@ class Workers:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off what a signal does to the main thread until the block has ended.
+
+    `wait` takes the locks of all its futures, one by one: an exception raised in between would leave some of them
+    taken, and the executor's own thread would wait for them for ever.
+    """
+    noted: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, lambda signum, frame: noted.append((signum, frame)))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for noticed, frame in noted[:1]:
+        before[noticed](noticed, frame)
 
 
 #: Stands for the future of a trial that is being handed over.
@@ -198,14 +225,16 @@ class _Pool:
         # parent alone, which ends its workers itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(_run, proposal, tuple(bounds))
+            with _undisturbed():
+                return self._executor.submit(_run, proposal, tuple(bounds))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
-        self._ours.close()  # they end at once, whatever they are doing
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        self._theirs.close()
+        with _undisturbed():
+            self._ours.close()  # they end at once, whatever they are doing
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._theirs.close()
 
 
 _tracks: list[Track] = []  # a worker's own folds: one
