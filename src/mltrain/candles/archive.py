@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.binance import BinanceSource, RestPages
+from mltrain.candles.binance import BinanceSource, RestPages, folder_of
 from mltrain.candles.cache import day_name
 from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
 from mltrain.candles.download import Connected
@@ -77,7 +77,9 @@ class ArchiveSource(BinanceSource):
         """The folder of the cache for these hosts."""
         if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
             return self.name
-        return f"{self.name}@{self.host.replace(':', '_').lower()}"
+        if self.archive_url.startswith(self.base_url):
+            return f"{self.name}@{folder_of(self.host)}"
+        return f"{self.name}@{folder_of(f'{self.host} {self.archive_url}')}"
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Connected]:

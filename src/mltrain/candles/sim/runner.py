@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 
+_TURNS_TO_BEGIN: Final = 10  # of the loop, until a connection that was taken a moment ago has a task to be ended by
 _MAX_HEAD: Final = 65_536  # bytes of a request
 
 
@@ -68,6 +69,8 @@ class Runner:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(_TURNS_TO_BEGIN):
+            await asyncio.sleep(0)
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
