@@ -14,6 +14,7 @@ import threading
 import tracemalloc
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,11 +32,13 @@ from mltrain.candles.client import (
     Traffic,
     check_base_url,
     is_loopback,
+    side_by_side,
 )
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.throttle import Throttle
+from mltrain.cli.sources import read_rules
 from mltrain.errors import SourceError, UsageError
 from program import call
 
@@ -178,13 +181,23 @@ def test_nothing_is_taken_from_the_environment(tmp_path):
         asked = call(
             *("snapshot", "--base-url", server.base_url, "--use-env-proxy"), *words, data_dir=tmp_path / "b", env=env
         )
-    unreached = call("snapshot", "--base-url", "https://127.0.0.1:9", *words, data_dir=tmp_path / "c", env=env)
 
     assert plain.code == 0, plain.err
     assert asked.code == 0, asked.err
-    assert unreached.code == 6
-    assert "--use-env-proxy" in unreached.err
-    assert not (tmp_path / "c" / "snapshots").exists()
+
+
+def test_what_the_environment_names_is_known_all_the_same(monkeypatch):
+    """So that a failed connection can tell of it; and it is used by those who ask for it."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    without = read_rules()
+    monkeypatch.setenv("ALL_PROXY", "proxy.corp:3128")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/corp.pem")
+    unused, used = read_rules(), read_rules(use_env_proxy=True)
+
+    assert (without.proxy, without.proxy_unused, without.ca_file) == (None, False, None)
+    assert (unused.proxy, unused.proxy_unused, unused.ca_file) == (None, True, None)
+    assert (used.proxy, used.proxy_unused, used.ca_file) == ("http://proxy.corp:3128", False, Path("/etc/corp.pem"))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +228,8 @@ class Talk:
     clock: JumpingClock = field(default_factory=JumpingClock)
     result: Answer | None = None
     error: SourceError | None = None
+    under_way: int = 0
+    most_under_way: int = 0
 
 
 def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
@@ -226,7 +241,12 @@ def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 told.heads.append(await reader.readuntil(b"\r\n\r\n"))
-                writer.write(answers[min(len(told.heads), len(answers)) - 1])
+                given = answers[min(len(told.heads), len(answers)) - 1]
+                told.under_way += 1
+                told.most_under_way = max(told.most_under_way, told.under_way)
+                await asyncio.sleep(0.002)
+                told.under_way -= 1
+                writer.write(given)
         writer.close()
 
     async def run():
@@ -251,6 +271,19 @@ def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
 
     asyncio.run(run())
     return told
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_no_more_requests_are_under_way_than_connections(connections):
+    """However many are asked for at once; and all of them are asked."""
+
+    async def ask(client, query):
+        return (await asyncio.gather(*(plainly(client, query) for _ in range(20))))[0]
+
+    told = talk(GOOD, ask=ask, connections=connections)
+
+    assert len(told.heads) == 20
+    assert told.most_under_way == connections
 
 
 async def plainly(client, query):
@@ -366,6 +399,22 @@ def test_no_redirect_is_followed(status, to):
     assert "redirects to" in told.error.message
     assert ascii(to) in told.error.message
     assert len(told.heads) == 1
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+def test_where_one_of_several_fails_the_others_are_ended_first(failing):
+    """One error goes on, as itself; no task runs on and no connection stays open, which the server would wait for."""
+    tasks = []
+
+    async def ask(client, query):
+        async with side_by_side() as group:
+            tasks.extend(group.create_task(plainly(client, query)) for _ in range(4))
+
+    hanging = saying(200, "that never end")
+    told = talk(*[answer(451)] * failing, hanging, ask=ask, max_bytes=5000)
+
+    assert "HTTP 451" in told.error.message
+    assert all(task.done() for task in tasks)
 
 
 def test_parse_may_have_it_asked_again():

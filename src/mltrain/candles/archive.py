@@ -7,14 +7,13 @@ are asked for over REST before they are believed.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.binance import BinanceSource, RestPages, folder_of
 from mltrain.candles.cache import day_name
-from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
+from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url, side_by_side
 from mltrain.candles.download import Connected
 from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum, unzip_single
@@ -111,10 +110,10 @@ class DayZips:
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
         path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
-        zipped, said = await asyncio.gather(
-            self._get(path, name, symbol, _MAX_ZIP_BYTES),
-            self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES),
-        )
+        async with side_by_side() as group:
+            file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
+            checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
+        zipped, said = file.result(), checksum.result()
         if zipped is None or said is None:
             return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
         try:

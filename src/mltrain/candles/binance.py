@@ -6,7 +6,6 @@ It asks `/api/v3/exchangeInfo` (symbols, limits), `/api/v3/time` (its clock: wha
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
@@ -26,6 +25,7 @@ from mltrain.candles.client import (
     Traffic,
     check_base_url,
     error_code,
+    side_by_side,
 )
 from mltrain.candles.download import Asking, Connected, gather_days, run_apart
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, format_ms, interval_ms, times_ms
@@ -131,7 +131,10 @@ class BinanceSource:
         self._ask(lambda client: self._check_symbols(client, symbols))
 
     async def _check_symbols(self, client: HttpClient, symbols: tuple[str, ...]) -> None:
-        told, info = await asyncio.gather(self._server_time(client), self._info(client, symbols))
+        async with side_by_side() as group:
+            time_task = group.create_task(self._server_time(client))
+            info_task = group.create_task(self._info(client, symbols))
+        told, info = time_task.result(), info_task.result()
         if info is None:
             known = await self._info(client, ())
             refuse_unknown(symbols, known.symbols if known else (), f"{self.host}")
@@ -191,7 +194,9 @@ class BinanceSource:
 
         async def all_pages(client: HttpClient) -> list[pl.DataFrame]:
             pages = RestPages(client, self.interval)
-            return await asyncio.gather(*(pages.page(symbol, page) for page in plan_pages(closed, self._step_ms)))
+            async with side_by_side() as group:
+                tasks = [group.create_task(pages.page(symbol, page)) for page in plan_pages(closed, self._step_ms)]
+            return [task.result() for task in tasks]
 
         if closed.start_ms >= closed.end_ms:
             return pl.DataFrame(schema=CANDLE_SCHEMA)

@@ -264,6 +264,17 @@ def is_loopback(host: str) -> bool:
     return False
 
 
+@asynccontextmanager
+async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
+    """Give a group for tasks; where one fails, the others are ended first, and then its error goes on by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
+
+
 class HttpClient:
     """Asks one host; open it by `async with`.
 
@@ -300,6 +311,7 @@ class HttpClient:
         self._chance = chance
         self._trust: ssl.SSLContext | bool | None = None  # None: not open
         self._idle: list[httpx.AsyncClient] = []
+        self._turns = asyncio.Semaphore(rules.connections)
 
     async def __aenter__(self) -> Self:
         """Open the client; no connection is made yet."""
@@ -385,14 +397,15 @@ class HttpClient:
             SourceError: The host orders too long a wait.
         """
         while True:
-            minute = await self._turn(query.weight)
-            used, succeeded = None, False
-            try:
-                answer = await self._ask(query)
-                used = _weight_of(answer)
-                succeeded = answer.status < 400
-            finally:
-                self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
+            async with self._turns:  # as many as there may be connections, whoever asks
+                minute = await self._turn(query.weight)
+                used, succeeded = None, False
+                try:
+                    answer = await self._ask(query)
+                    used = _weight_of(answer)
+                    succeeded = answer.status < 400
+                finally:
+                    self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
             if not self._host_clock.known:
                 self._set_time_by(answer)
             if answer.status not in _STOP_STATUSES:
