@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import polars as pl
 import pytest
 
 from mltrain import errors
@@ -47,6 +48,22 @@ def test_an_error_keeps_its_message_and_its_hint():
 
     assert (str(plain), plain.message, plain.hint) == ("x.json: is empty", "x.json: is empty", None)
     assert (refused.message, refused.hint, refused.reason) == ("BTCUSDT: too old", "take a snapshot", "stale")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_passes_through_polars(signum):
+    """Polars makes what interrupts a query anew of its type and its text: it must still be the same signal."""
+
+    def interrupted(_):
+        raise errors.Stopped(signum)
+
+    with pytest.raises(errors.Stopped) as caught:
+        pl.DataFrame({"a": [1]}).lazy().map_batches(interrupted).collect()
+    with pytest.raises(errors.Stopped) as eager:
+        pl.DataFrame({"a": [1]}).select(pl.col("a").map_batches(interrupted, return_dtype=pl.Int64))
+
+    assert caught.value.exit_code == eager.value.exit_code == 128 + signum
+    assert errors.Stopped("anything else").exit_code == 143
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])

@@ -17,7 +17,11 @@ translated at the edge with `raise ... from err`. Our own misuse is ValueError o
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+import signal
+from typing import ClassVar, Final
+
+_SIGNAL_TEXT: Final = re.compile(r"stopped by signal ([0-9]{1,2})\b")
 
 
 class MltrainError(Exception):
@@ -99,10 +103,16 @@ class Stopped(BaseException):
         exit_code: 128 + the signal's number, as shells report it.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)  # what is copied or passed on by another library is made anew of these arguments
-        self.exit_code = 128 + signum
+    def __init__(self, signum: int | str) -> None:
+        """Tell which signal it was.
 
-    def __str__(self) -> str:
-        """Return what happened."""
-        return f"stopped by signal {self.exit_code - 128}"
+        Args:
+            signum: Its number; or any text around that of another Stopped, because a library that a signal interrupts
+                may make the exception anew of its type and a text: Polars does, with the query that it was at.
+                A text that names no signal counts as SIGTERM: that the process was to end is certain.
+        """
+        if isinstance(signum, str):
+            found = _SIGNAL_TEXT.search(signum)
+            signum = int(found[1]) if found else signal.SIGTERM
+        super().__init__(f"stopped by signal {int(signum)}")
+        self.exit_code = 128 + int(signum)
