@@ -11,6 +11,7 @@ import polars as pl
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.config import study_sha256
 from mltrain.features.ops import ops_sha256
+from mltrain.features.own import ops_of
 from mltrain.files import hold_lock, make_folder, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.calibration import CalibrationChoice, choose_calibrator, fit_calibrator
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
+    from mltrain.features.own import OwnOps
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
     from mltrain.learn.samples import Samples, SymbolQuality
@@ -126,8 +128,15 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
 
 def _name_study(request: TrainRequest) -> str:
     """Return the study's name: two trainings share it where their trials of equal number are equal."""
-    covered = study_sha256(request.config, registry_sha256=request.feature_set.registry_sha256)
+    registry, own = request.feature_set.registry_sha256, _own_ops(request.feature_set)
+    if own is not None:
+        registry = sha256_bytes(f"{registry} {own.module} {own.sha256}".encode())
+    covered = study_sha256(request.config, registry_sha256=registry)
     return f"{request.snapshot.id}-{covered[:16]}-{request.config.seed}"
+
+
+def _own_ops(feature_set: FeatureSet) -> OwnOps | None:
+    return ops_of(spec.op for spec in feature_set.features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,6 +214,7 @@ def _learn(
         looks=looks,
         lineage=read_lineage(),
         ops_sha256=bundle.ops_sha256,
+        own_ops=bundle.own_ops,
         now_ms=now_ms,
         warnings=tuple(progress.warnings),
     )
@@ -240,6 +250,7 @@ def learn_model(
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
+        own_ops=_own_ops(feature_set),
     )
     return found, choice, bundle
 
