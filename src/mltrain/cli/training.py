@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.data import Features, SnapshotRef
+from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, number, table, time_text
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def train(
         Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
     ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    ops: Ops = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
@@ -89,6 +90,7 @@ def train(
         "val_ratio": val_ratio,
         "seed": seed,
     }
+    read_ops(ops)
     settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
@@ -181,11 +183,13 @@ def bench(
     budget_ms: Annotated[
         float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
     ] = 80.0,
+    ops: Ops = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, batch throughput."""
     from mltrain.models.bench import measure
     from mltrain.pipeline.serve import bench_candles, open_default_model
 
+    read_ops(ops)
     model, warning = open_default_model(session.data_dir, ref, allow_no_go=True)
     if warning:
         session.progress.warn(warning)
