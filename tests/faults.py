@@ -28,7 +28,7 @@ CALLS = (
 
 @dataclass(frozen=True)
 class Operation:
-    """One system call on the folder: its name, its number among the calls of that name, its arguments."""
+    """One system call on the folder: its name, its number among its thread's calls of that name, its arguments."""
 
     call: str
     number: int
@@ -79,10 +79,10 @@ def run(program, folder, *inject):
     counts = Counter()
     operations = []
     for line in log.read_text(errors="replace").splitlines():
-        if match := re.match(r"\d+\s+(\w+)\((.*)", line):
-            counts[match[1]] += 1
-            if str(folder) in match[2]:
-                operations.append(Operation(match[1], counts[match[1]], match[2]))
+        if match := re.match(r"(\d+)\s+(\w+)\((.*)", line):
+            counts[match[1], match[2]] += 1  # strace injects by the thread's count
+            if str(folder) in match[3]:
+                operations.append(Operation(match[2], counts[match[1], match[2]], match[3]))
     return done, operations
 
 
@@ -101,9 +101,12 @@ def run_failing(program, folder, operation, fault):
 
 
 def unsynced_renames(operations):
-    """Return every rename whose source was written and not synced before, or whose folder is not synced right after."""
+    """Return every rename whose source was written and not synced before, or whose folder is not synced right after.
+
+    Several renames into one folder, one right after the other, share the sync.
+    """
     dirty, broken = set(), []
-    for operation, following in zip(operations, [*operations[1:], Operation("exit", 1, "")], strict=True):
+    for at, operation in enumerate(operations):
         paths = _paths(operation)
         if operation.call in {"write", "pwrite64", "ftruncate"}:
             dirty.add(paths[0])
@@ -111,10 +114,17 @@ def unsynced_renames(operations):
             dirty.discard(paths[0])
         elif operation.call.startswith("rename"):
             source, final = paths[-2:]
+            folder = str(Path(final).parent)
             broken += [path for path in dirty if path == source or path.startswith(f"{source}/")]
-            if (following.call, _paths(following)[:1]) != ("fsync", [str(Path(final).parent)]):
+            later = (o for o in operations[at + 1 :] if not _moves_into(o, folder))
+            following = next(later, Operation("exit", 1, ""))
+            if (following.call, _paths(following)[:1]) != ("fsync", [folder]):
                 broken.append(final)
     return broken
+
+
+def _moves_into(operation, folder):
+    return operation.call.startswith("rename") and str(Path(_paths(operation)[-1]).parent) == folder
 
 
 def _paths(operation):

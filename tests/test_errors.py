@@ -55,5 +55,8 @@ def test_a_signal_is_no_exception_that_error_handling_could_swallow(signum, code
     """`except Exception` lets it through, and the exit code is the shell's."""
     stopped = errors.Stopped(signum)
 
+    again = type(stopped)(*stopped.args)  # as a library that passes it on may make it anew
+
     assert not isinstance(stopped, Exception)
-    assert stopped.exit_code == code
+    assert stopped.exit_code == again.exit_code == code
+    assert str(stopped) == f"stopped by signal {int(signum)}"

@@ -190,6 +190,7 @@ class TrainConfig:
     Attributes:
         seed: Of everything random.
         val_ratio: Share of the time range that is the holdout.
+        max_rows: Of how many candles, all symbols together, the newest are taken; 0: all.
         calibration: One of CALIBRATIONS.
         folds: The walk-forward folds.
         search: The search for parameters.
@@ -202,6 +203,7 @@ class TrainConfig:
 
     seed: int
     val_ratio: float
+    max_rows: int
     calibration: Calibration
     folds: FoldConfig
     search: SearchConfig
@@ -267,12 +269,13 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
         raise UsageError(err.message, hint=err.hint) from err
 
 
-def study_sha256(config: TrainConfig, *, registry_sha256: str) -> str:
+def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
     """Return the hash of all that changes a trial, but for the candles and the seed.
 
     Args:
         config: Of it: the split, the folds, the boosters and the search, though not how many trials.
         registry_sha256: Hash of the feature registry, which holds the label too.
+        warm_start: Parameters that are tried before any is proposed, after the defaults.
 
     Returns:
         64 hexadecimal digits. Equal for two trainings whose trials of equal number are equal.
@@ -280,10 +283,13 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str) -> str:
     covered: dict[str, Json] = {
         "registry": registry_sha256,
         "val_ratio": config.val_ratio,
+        "max_rows": config.max_rows,
         "folds": asdict(config.folds),
         "booster": asdict(config.booster),
         "search": {k: v for k, v in _search_to_json(config.search).items() if k != "trials"},
     }
+    if warm_start is not None:
+        covered["warm_start"] = dict(warm_start)
     return sha256_bytes(canonical_json(covered))
 
 
@@ -317,6 +323,7 @@ def _read(located: Located) -> TrainConfig:
     config = TrainConfig(
         seed=fields.integer("seed", minimum=0, maximum=2**31 - 1),
         val_ratio=fields.number("val_ratio", minimum=0.05, maximum=0.5),
+        max_rows=fields.integer("max_rows", minimum=0, maximum=2**40),
         calibration=_read_calibration(fields),
         folds=_read_folds(fields.fields("folds")),
         search=_read_search(fields.fields("search")),

@@ -105,5 +105,9 @@ class Stopped(BaseException):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
+        super().__init__(signum)  # what is copied or passed on by another library is made anew of these arguments
         self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        """Return what happened."""
+        return f"stopped by signal {self.exit_code - 128}"

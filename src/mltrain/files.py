@@ -26,7 +26,7 @@ from mltrain.errors import InputError, LockedError, MachineError
 from mltrain.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 TEMP_SUFFIX: Final = ".tmp"
 
@@ -164,16 +164,20 @@ def write_new(path: Path, data: bytes) -> None:
         MachineError: It cannot be written, or is already there. No part of it is left.
     """
     with disk_edge(path, "write"):
-        fd = os.open(path, _CREATE, 0o666)
+        _create(path, data)
+
+
+def _create(path: Path, data: bytes) -> None:
+    fd = os.open(path, _CREATE, 0o666)
+    try:
         try:
-            try:
-                _write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except BaseException:
-            _discard(path)
-            raise
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        _discard(path)
+        raise
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -203,7 +207,7 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for path, temp in temps.items():
             with disk_edge(path, "write"):
-                write_new(temp, files[path.name])
+                _create(temp, files[path.name])
         for path, temp in temps.items():
             with disk_edge(path, "write"):
                 temp.replace(path)
@@ -373,13 +377,24 @@ def append_line(path: Path, line: str) -> None:
         MachineError: The machine refuses; no part of the line is left.
         ValueError: `line` has a newline in it.
     """
-    if "\n" in line:
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append lines to a file, all with one write, as `append_line` does with one.
+
+    Raises:
+        InputError: `path` is a symbolic link or not a regular file.
+        MachineError: The machine refuses; no part of any line is left.
+        ValueError: One of them has a newline in it.
+    """
+    if any("\n" in line for line in lines):
         raise ValueError("a line has no newline in it")
     with _opened_for_update(path, os.O_APPEND) as fd, disk_edge(path, "append to"):
         end = _end_of_last_line(fd)
         os.ftruncate(fd, end)
         try:
-            _write_all(fd, line.encode() + b"\n")
+            _write_all(fd, "".join(f"{line}\n" for line in lines).encode())
             os.fsync(fd)
         except BaseException:
             with suppress(OSError):
@@ -441,6 +456,7 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
                         f"another mltrain holds {path}: {_holder(fd)}", hint="wait until it ends, then run this again"
                     )
                 time.sleep(_POLL_S)
+        with suppress(OSError):  # on a full disk the lock has to work without its text: pruning is the way out
             _sign(fd, purpose)
         try:
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
+import itertools
 import math
 import statistics
 from itertools import pairwise
@@ -22,7 +23,12 @@ START_MS = 1_735_689_600_000 - 90 * 60_000  # 90 minutes before a UTC midnight, 
 # op -> the parameter sets that are tested; powers of two, odd ones and 1 take different ways through a window.
 CASES = {
     "log_return": [{"bars": 1, "lag": 0}, {"bars": 5, "lag": 3}, {"bars": 60}],
-    "scaled_return": [{"bars": 1, "window": 1}, {"bars": 1, "window": 60}, {"bars": 5, "window": 31}],
+    "scaled_return": [
+        {"bars": 1, "window": 1},
+        {"bars": 1, "window": 60},
+        {"bars": 5, "window": 31},
+        {"bars": 2, "window": 7, "lag": 3},
+    ],
     "realised_volatility": [{"bars": 1}, {"bars": 15}, {"bars": 64}],
     "volatility_ratio": [{"short": 1, "long": 2}, {"short": 5, "long": 60}],
     "parkinson_volatility": [{"bars": 1}, {"bars": 30}],
@@ -30,17 +36,20 @@ CASES = {
     "return_autocorrelation": [{"bars": 2}, {"bars": 60}],
     "direction_balance": [{"bars": 1}, {"bars": 10}],
     "flat_share": [{"bars": 1}, {"bars": 30}],
+    "run_length": [{"bars": 1}, {"bars": 8}],
     "rsi": [{"bars": 1}, {"bars": 14}],
     "gap_to_mean": [{"bars": 2}, {"bars": 20}, {"bars": 240}],
+    "scaled_gap_to_mean": [{"bars": 10, "window": 60}, {"bars": 33, "window": 5}],
     "gap_to_vwap": [{"bars": 1}, {"bars": 60}],
     "gap_to_traded_vwap": [{"bars": 1}, {"bars": 60}],
     "range_position": [{"bars": 1}, {"bars": 60}],
     "gap_to_high": [{"bars": 1}, {"bars": 30}],
     "gap_to_low": [{"bars": 1}, {"bars": 30}],
-    "candle_body": [{}],
-    "upper_shadow": [{}],
-    "lower_shadow": [{}],
-    "close_location": [{"bars": 1}, {"bars": 10}],
+    "candle_body": [{}, {"lag": 2}],
+    "upper_shadow": [{}, {"lag": 2}],
+    "lower_shadow": [{}, {"lag": 2}],
+    "close_location": [{"bars": 1}, {"bars": 10}, {"bars": 3, "lag": 2}],
+    "scaled_wick": [{"side": "above", "window": 60}, {"side": "below", "window": 1}],
     "bar_range": [{}],
     "range_ratio": [{"bars": 2}, {"bars": 60}],
     "open_gap": [{}],
@@ -55,11 +64,15 @@ CASES = {
     "money_flow": [{"bars": 1}, {"bars": 20}],
     "return_volume_correlation": [{"bars": 2}, {"bars": 60}],
     "taker_imbalance": [{"bars": 1}, {"bars": 15}],
+    "signed_volume": [{"bars": 1}, {"bars": 20}],
+    "volume_drift": [{"bars": 1}, {"bars": 20}],
+    "gap_to_taker_price": [{"side": side, "bars": bars} for side, bars in [("buy", 1), ("sell", 1), ("sell", 13)]],
+    "taker_spread": [{"bars": 1}, {"bars": 6}],
     "taker_price_gap": [{}],
     "trade_size_ratio": [{"bars": 2}, {"bars": 60}],
     "clock": [
         {"period": period, "wave": wave}
-        for period, wave in [("hour", "sin"), ("day", "sin"), ("day", "cos"), ("week", "cos")]
+        for period, wave in [("quarter", "saw"), ("hour", "sin"), ("day", "sin"), ("day", "cos"), ("week", "cos")]
     ],
     "leader_return": [{"bars": 1}, {"bars": 5, "lag": 2}],
     "leader_lead": [{"bars": 1}, {"bars": 15}],
@@ -95,8 +108,20 @@ def location(row, prefix=""):
     return ((close - low) - (high - close)) / (high - low) if high > low else 0.0
 
 
-def share_of_range(row, amount):
-    return amount / (row["high"] - row["low"]) if row["high"] > row["low"] else 0.0
+def share_of_range(row, part):
+    return part(row) / (row["high"] - row["low"]) if row["high"] > row["low"] else 0.0
+
+
+def scaled_wick(rows, side):
+    row, usual = rows[-1], root_mean_square(returns(rows))
+    room = math.log(row["high"] / row["close"]) if side == "above" else math.log(row["close"] / row["low"])
+    return room / usual if usual > 0 else 0.0
+
+
+def run_length(rows, bars):
+    newest = signs(rows)[-1]
+    run = itertools.takewhile(lambda sign: sign == newest, reversed(signs(rows)))
+    return newest * sum(1 for _ in run) / bars
 
 
 def zscore(values):
@@ -160,6 +185,26 @@ def imbalance(rows, prefix=""):
     return max(-1.0, min(1.0, (2 * bought - volume) / volume)) if volume > 0 else 0.0
 
 
+def signed_volume(rows):
+    return weighted(signs(rows), column(rows[1:], "volume"))
+
+
+def volume_drift(rows):
+    steps = [b - a for a, b in pairwise(column(rows, "volume"))]
+    path = math.fsum(abs(step) for step in steps)
+    return math.fsum(steps) / path if path > 0 else 0.0
+
+
+def taker_gap(rows, side):
+    base = math.fsum(b if side == "buy" else v - b for b, v in taken(rows, "taker_buy_base", "volume"))
+    quote = math.fsum(b if side == "buy" else q - b for b, q in taken(rows, "taker_buy_quote", "quote_volume"))
+    return gap(rows, quote / base) if base > 0 else 0.0
+
+
+def taken(rows, bought, whole):
+    return zip(column(rows, bought), column(rows, whole), strict=True)
+
+
 def taker_price_gap(rows):
     row = rows[-1]
     if row["taker_buy_base"] == 0 or row["volume"] == 0:
@@ -175,9 +220,9 @@ def trade_size_ratio(rows):
 
 
 def clock(rows, period, wave):
-    length_s = {"hour": 3600, "day": 86_400, "week": 604_800}[period]
+    length_s = {"quarter": 900, "hour": 3600, "day": 86_400, "week": 604_800}[period]
     angle = 2 * math.pi * (rows[-1]["ts"].timestamp() % length_s) / length_s
-    return math.sin(angle) if wave == "sin" else math.cos(angle)
+    return {"sin": math.sin(angle), "cos": math.cos(angle), "saw": angle / (2 * math.pi)}[wave]
 
 
 def mean(values):
@@ -195,8 +240,9 @@ def signs(rows):
 
 ORACLES = {
     "log_return": lambda rows, bars, lag=0: math.log(rows[-1 - lag]["close"] / rows[-1 - lag - bars]["close"]),
-    "scaled_return": lambda rows, bars, window: (
-        math.log(rows[-1]["close"] / rows[-1 - bars]["close"]) / (root_mean_square(returns(rows)) * math.sqrt(bars))
+    "scaled_return": lambda rows, bars, window, lag=0: (
+        math.log(rows[-1 - lag]["close"] / rows[-1 - lag - bars]["close"])
+        / (root_mean_square(returns(rows)) * math.sqrt(bars))
         if any(returns(rows))
         else 0.0
     ),
@@ -209,17 +255,29 @@ ORACLES = {
     "return_autocorrelation": lambda rows, bars: autocorrelation(returns(rows)),
     "direction_balance": lambda rows, bars: mean(signs(rows)),
     "flat_share": lambda rows, bars: mean([s == 0 for s in signs(rows)]),
+    "run_length": run_length,
     "rsi": lambda rows, bars: rsi(rows),
     "gap_to_mean": lambda rows, bars: math.log(rows[-1]["close"] / mean(column(rows, "close"))),
+    "scaled_gap_to_mean": lambda rows, bars, window: (
+        math.log(rows[-1]["close"] / mean(column(rows[-bars:], "close")))
+        / (root_mean_square(returns(rows[-window - 1 :])) * math.sqrt(bars))
+        if any(returns(rows[-window - 1 :]))
+        else 0.0
+    ),
     "gap_to_vwap": lambda rows, bars: vwap_gap(rows, [(r["high"] + r["low"] + r["close"]) / 3 for r in rows]),
     "gap_to_traded_vwap": lambda rows, bars: traded_gap(rows),
     "range_position": lambda rows, bars: range_position(rows),
     "gap_to_high": lambda rows, bars: math.log(rows[-1]["close"] / max(column(rows, "high"))),
     "gap_to_low": lambda rows, bars: math.log(rows[-1]["close"] / min(column(rows, "low"))),
-    "candle_body": lambda rows: share_of_range(rows[-1], rows[-1]["close"] - rows[-1]["open"]),
-    "upper_shadow": lambda rows: share_of_range(rows[-1], rows[-1]["high"] - max(rows[-1]["open"], rows[-1]["close"])),
-    "lower_shadow": lambda rows: share_of_range(rows[-1], min(rows[-1]["open"], rows[-1]["close"]) - rows[-1]["low"]),
-    "close_location": lambda rows, bars: mean([location(row) for row in rows]),
+    "candle_body": lambda rows, lag=0: share_of_range(rows[0], lambda row: row["close"] - row["open"]),
+    "upper_shadow": lambda rows, lag=0: share_of_range(
+        rows[0], lambda row: row["high"] - max(row["open"], row["close"])
+    ),
+    "lower_shadow": lambda rows, lag=0: share_of_range(
+        rows[0], lambda row: min(row["open"], row["close"]) - row["low"]
+    ),
+    "close_location": lambda rows, bars, lag=0: mean([location(row) for row in rows[:bars]]),
+    "scaled_wick": lambda rows, side, window: scaled_wick(rows, side),
     "bar_range": lambda rows: log_ranges(rows)[-1],
     "range_ratio": lambda rows, bars: contrast(log_ranges(rows)[-1], mean(log_ranges(rows))),
     "open_gap": lambda rows: math.log(rows[-1]["open"] / rows[-2]["close"]),
@@ -230,6 +288,10 @@ ORACLES = {
     "money_flow": lambda rows, bars: weighted([location(row) for row in rows], column(rows, "volume")),
     "return_volume_correlation": lambda rows, bars: correlation(returns(rows), column(rows[1:], "volume")),
     "taker_imbalance": lambda rows, bars: imbalance(rows),
+    "signed_volume": lambda rows, bars: signed_volume(rows),
+    "volume_drift": lambda rows, bars: volume_drift(rows),
+    "gap_to_taker_price": lambda rows, side, bars: taker_gap(rows, side),
+    "taker_spread": lambda rows, bars: taker_gap(rows, "sell") - taker_gap(rows, "buy"),
     "taker_price_gap": taker_price_gap,
     "trade_size_ratio": lambda rows, bars: trade_size_ratio(rows),
     "clock": clock,

@@ -259,6 +259,16 @@ def test_what_an_op_opens_is_known(write, tmp_path):
     assert reads_of("rsi") == ()
 
 
+def test_what_a_module_does_besides_is_its_own_affair(write, tmp_path):
+    """A file that one of its functions opens while nothing is computed is not held against its ops."""
+    (tmp_path / "factors.json").write_text("[2.0]")
+    write("reader_b", READER.replace("FILE", repr(str(tmp_path / "factors.json"))))
+    use_ops("reader_b")
+    sys.modules["reader_b"].table()
+
+    assert reads_of("honest") == ()
+
+
 def test_the_validator_takes_ops(write, tmp_path):
     """So that a registry of one's own can be described."""
     write("mine_v")

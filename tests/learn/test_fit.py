@@ -13,7 +13,7 @@ import pytest
 from mltrain.config import load_config
 from mltrain.errors import InputError
 from mltrain.learn.fit import (
-    bin_inner,
+    bin_rows,
     booster_params,
     feature_gains,
     fit_final,
@@ -85,7 +85,7 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
 
     texts = []
     for rows in (samples, poisoned(samples, slice(start, None))):
-        booster = lightgbm.Booster(params, subset(bin_inner(rows, split, params), split, fold))
+        booster = lightgbm.Booster(params, subset(bin_rows(rows, split, params, rows=split.inner.span), split, fold))
         booster.update()
         texts.append(booster.model_to_string())
 
@@ -96,7 +96,7 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
 def test_subset_is_the_same_as_binning_anew(samples, split, config):
     """A fold cut out of the binned inner part gives the booster that its own rows, binned by the same edges, give."""
     params = booster_params(config, TUNED)
-    inner = bin_inner(samples, split, params)
+    inner = bin_rows(samples, split, params, rows=split.inner.span)
     block = split.folds[2].train
     anew = lightgbm.Dataset(
         samples.x[block.span],
@@ -176,14 +176,15 @@ from mltrain.config import load_config
 from mltrain.learn.calibration import fit_calibrator
 from mltrain.learn.fit import fit_final, predict
 from mltrain.learn.intervals import plan_bootstrap, score_intervals
-from mltrain.learn.search import search
+from mltrain.learn.search import Manner, search
 from mltrain.learn.split import plan_split
 from mltrain.progress import Silent
 
 samples = make_samples()
 config = load_config(None, overrides={{"search.trials": 3, "search.batch": 2, "search.max_rounds": 20}})
 split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
-found = search(samples, split, config, journal=pathlib.Path({journal!r}), progress=Silent(), clock=lambda: 0.0)
+journal, manner = pathlib.Path({journal!r}), Manner(workers={threads})
+found = search(samples, split, config, journal=journal, manner=manner, progress=Silent())
 text = fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds)
 y = samples.y[found.oof_rows]
 calibrators = [fit_calibrator(m, found.oof_scores, y) for m in ("sigmoid", "beta", "isotonic")]
@@ -199,7 +200,9 @@ def test_thread_count_of_the_machine_changes_nothing(tmp_path):
     """Search, final fit, calibrators and intervals are the same bits in processes of one and of two OpenMP threads."""
     hashes = []
     for threads in ("1", "2"):
-        code = REPRODUCE.format(folder=str(Path(__file__).parent), journal=str(tmp_path / f"{threads}.journal"))
+        code = REPRODUCE.format(
+            folder=str(Path(__file__).parent), journal=str(tmp_path / f"{threads}.journal"), threads=threads
+        )
         variables = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code],

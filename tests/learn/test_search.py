@@ -14,9 +14,12 @@ from mltrain.config import Rung, load_config
 from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.learn.fit import booster_params
 from mltrain.learn.metrics import row_log_loss
-from mltrain.learn.search import TrialRecord, rung_bounds, search
+from mltrain.learn.search import Manner, rung_bounds, search
 from mltrain.learn.split import plan_split
+from mltrain.learn.trial import TrialRecord
 from mltrain.progress import Silent
+
+ALONE = Manner(workers=1)
 
 
 class Told(Silent):
@@ -45,14 +48,15 @@ def split(samples):
     return plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
 
 
-def run(samples, split, config, folder, *, progress=None):
+def run(samples, split, config, folder, *, progress=None, manner=ALONE, **options):
     return search(
         samples,
         split,
         config,
         journal=folder / "study.journal",
+        manner=manner,
         progress=progress or Silent(),
-        clock=lambda: 0.0,
+        **options,
     )
 
 
@@ -302,3 +306,69 @@ def test_a_planted_symlink_is_not_followed(samples, split, tmp_path):
         run(samples, split, configured(), tmp_path)
 
     assert not (tmp_path / "elsewhere").exists()
+
+
+class Clock:
+    """Tells one second more whenever it is asked."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        """Return the time."""
+        self.now_s += 1.0
+        return self.now_s
+
+
+def test_a_search_that_runs_out_of_time_is_one_of_fewer_trials(samples, split, found, tmp_path):
+    """Wherever the time ends it, it is the search that was asked for the trials that it told; one at least."""
+    counts = set()
+    for timeout_s in (0.5, 60.0, 100.0, 1e9):
+        folder = tmp_path / str(timeout_s)
+        folder.mkdir()
+        timed = run(samples, split, configured(), folder, manner=Manner(1, timeout_s=timeout_s), clock=Clock())
+        counts.add(len(timed.trials))
+
+        assert timed.trials == found.trials[: len(timed.trials)]
+        assert timed.timed_out == (len(timed.trials) < 6)
+        again = run(samples, split, configured(trials=len(timed.trials)), folder)
+        assert again.trials == timed.trials
+        assert np.array_equal(again.oof_scores, timed.oof_scores)
+    assert {1, 6} < counts
+
+
+def test_time_ends_workers_too(samples, split, found, tmp_path):
+    """With the first trial told and no time left, the other processes are ended, and what is told is the result."""
+    timed = run(samples, split, configured(), tmp_path, manner=Manner(2, timeout_s=0.001))
+
+    assert timed.trials == found.trials[: len(timed.trials)]
+    assert 1 <= len(timed.trials) < 6
+    assert timed.timed_out
+
+
+def test_a_finished_search_is_told_again_without_running(samples, split, found, tmp_path):
+    """The same study a second time: the same records, scores and best trial, from the journal."""
+    first = run(samples, split, configured(), tmp_path)
+    again = run(samples, split, configured(), tmp_path)
+    fewer = run(samples, split, configured(trials=4), tmp_path)
+
+    assert (first.resumed, again.resumed, fewer.resumed) == (0, 6, 4)
+    assert first.trials == again.trials == found.trials
+    assert fewer.trials == found.trials[:4]
+    assert np.array_equal(again.oof_scores, found.oof_scores)
+
+
+def test_a_resumed_search_is_the_uninterrupted_one(samples, split, tmp_path):
+    """Rungs and all: ended after any number of trials and resumed, it prunes and finds the same."""
+    options = {"trials": 10, "rungs": [{"at": 0.3, "keep": 0.34}, {"at": 1.0, "keep": 0.34}]}
+    (tmp_path / "whole").mkdir()
+    whole = run(samples, split, configured(**options), tmp_path / "whole")
+    for told in (1, 5, 9):
+        folder = tmp_path / str(told)
+        folder.mkdir()
+        run(samples, split, configured(**options | {"trials": told}), folder)
+        resumed = run(samples, split, configured(**options), folder, manner=Manner(1, resume=True))
+
+        assert resumed.resumed == told
+        assert resumed.trials == whole.trials
+        assert np.array_equal(resumed.oof_scores, whole.oof_scores)

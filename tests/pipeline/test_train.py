@@ -17,11 +17,14 @@ from mltrain.features.registry import load_registry
 from mltrain.files import hold_lock
 from mltrain.learn.metrics import score
 from mltrain.learn.samples import build_samples
+from mltrain.learn.search import Manner
 from mltrain.models.card import check_card
 from mltrain.models.serve import load, model_of_bundle
 from mltrain.pipeline.audit import read_candles, split_samples
 from mltrain.pipeline.train import learn_model
 from mltrain.progress import Silent
+
+ALONE = Manner(workers=1)
 
 
 def tree(folder):
@@ -66,7 +69,13 @@ def test_poisoned_holdout_rows_change_no_byte_of_the_model(trained, tmp_path):
     poisoned = dataclasses.replace(clean, x=x, y=y)
 
     _, _, bundle = learn_model(
-        poisoned, split, run.feature_set, run.config, journal=tmp_path / "study.journal", progress=Silent()
+        poisoned,
+        split,
+        run.feature_set,
+        run.config,
+        journal=tmp_path / "study.journal",
+        manner=ALONE,
+        progress=Silent(),
     )
 
     assert bundle.to_bytes() == (report.folder / "lgbm.pkl").read_bytes()
@@ -175,7 +184,7 @@ def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     split = split_samples(samples, feature_set, config)
 
     _, _, bundle = learn_model(
-        samples, split, feature_set, config, journal=tmp_path / "study.journal", progress=Silent()
+        samples, split, feature_set, config, journal=tmp_path / "study.journal", manner=ALONE, progress=Silent()
     )
     _, p = model_of_bundle(bundle).score(samples.x[split.holdout.span])
 

@@ -7,6 +7,7 @@ from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import parse_registry
+from mltrain.learn.search import Manner
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
@@ -21,6 +22,7 @@ features:
   - {name: volatility_10, op: realised_volatility, params: {bars: 10}}
   - {name: rsi_7, op: rsi, params: {bars: 7}}
 """
+ALONE = Manner(workers=1)
 NOW_MS = parse_time("2025-10-20T09:30:00Z")
 
 
@@ -38,13 +40,18 @@ class Workshop:
         taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
         return taken.snapshot
 
-    def train(self, snapshot, *, promote=True, now_ms=NOW_MS, **overrides):
+    def request(self, snapshot, *, promote=True, manner=ALONE, final="inner", warm_start=None, **overrides):
         options = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "bootstrap.draws": 200}
-        request = TrainRequest(
+        return TrainRequest(
             snapshot=snapshot,
             feature_set=parse_registry(REGISTRY % snapshot.interval.encode(), where="the test's registry"),
             config=load_config(None, overrides={**options, **overrides}),
+            manner=manner,
             promote=promote,
             by="the test",
+            final=final,
+            warm_start=warm_start,
         )
-        return train(request, self.store, now_ms=now_ms, progress=Silent())
+
+    def train(self, snapshot, *, now_ms=NOW_MS, **options):
+        return train(self.request(snapshot, **options), self.store, now_ms=now_ms, progress=Silent())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.binance import BinanceSource, RestPages
 from mltrain.candles.cache import day_name
-from mltrain.candles.client import HttpClient, Query, check_base_url
+from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
 from mltrain.candles.download import Connected
 from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum, unzip_single
@@ -87,7 +87,7 @@ class ArchiveSource(BinanceSource):
             rules=self._rules,
             throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=patience_ms),
             traffic=self._traffic,
-            clock=self._clock,
+            host_clock=HostClock(self._clock),
             chance=self._chance,
         )
         async with self._client() as rest, archive:

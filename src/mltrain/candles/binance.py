@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import polars as pl
 
 from mltrain.candles.client import (
+    HostClock,
     HttpClient,
     MachineClock,
     MalformedError,
@@ -100,6 +101,7 @@ class BinanceSource:
         self._rules = rules or NetworkRules()
         self._throttle = Throttle(max_wait_ms=round(self._rules.max_wait_s * 1000))
         self._clock = clock or MachineClock()
+        self._host_clock = HostClock(self._clock)
         self._chance = chance or random.Random()  # noqa: S311 -- jitter keeps no secret
         self._traffic = Traffic()
         self._clock_ms: int | None = None
@@ -239,7 +241,7 @@ class BinanceSource:
             rules=self._rules,
             throttle=self._throttle,
             traffic=self._traffic,
-            clock=self._clock,
+            host_clock=self._host_clock,
             chance=self._chance,
         )
 
@@ -292,7 +294,7 @@ class RestPages:
         params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": PAGE_CANDLES}
         return await self._get(symbol, f"{symbol} from {window}", params, window)
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int = PAGE_CANDLES) -> pl.DataFrame:
+    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
         """Return the first rows that open at a time or later, by time.
 
         Raises:

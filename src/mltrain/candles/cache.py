@@ -1,8 +1,8 @@
 """The cache of downloaded days, shared by all snapshots: `cache/<source>/<SYMBOL>/<interval>/<UTC day>.parquet`.
 
-A day lies beside its note (`<UTC day>.json`), which is written after it and holds its hash. Nothing is trusted because
-it is there: a day whose bytes, note or candles do not agree counts as absent and is downloaded again. The present day,
-which is not over, is kept apart as `<UTC day>.part.parquet` until it is whole.
+A day lies beside its note (`<UTC day>.json`), which is written after it, tells whose day it is, and holds the hash of
+its file and of itself. Nothing is trusted because it is there: a day whose bytes and note do not agree counts as absent
+and is downloaded again. The present day, not over yet, is kept apart as `<UTC day>.part.parquet` until it is whole.
 
 Whoever writes or removes holds `cache/.lock`, for a whole download.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -38,12 +38,14 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from mltrain.documents import Json
+
 FOLDER: Final = "cache"
 
 _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
 _SOURCE: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
-_DAY: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(\.part)?\.(?:parquet|json)")
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE_BYTES: Final = 4096
 _MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
@@ -51,7 +53,7 @@ _MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
 
 @dataclass(frozen=True, slots=True)
 class CachedDay:
-    """A day of one symbol as the cache's note tells it. `_read_note` reads what `to_bytes` gives.
+    """A day of one symbol as the cache's note tells it. `_read_note` reads what `_write_note` gives.
 
     Attributes:
         day_ms: Its midnight, ms UTC.
@@ -61,7 +63,7 @@ class CachedDay:
         content_sha256: Of the candles.
         origin: "rest", or "archive" and the SHA-256 of the zip.
         holes_asked: Whether its holes were asked for once more, or it has none.
-        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
+        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
     """
 
     day_ms: int
@@ -83,21 +85,6 @@ class CachedDay:
         """Name of its file without the ending."""
         return day_name(self.day_ms) + ("" if self.whole else ".part")
 
-    def to_bytes(self) -> bytes:
-        """Return the note."""
-        return canonical_json(
-            {
-                "day": day_name(self.day_ms),
-                "until": format_ms(self.until_ms),
-                "rows": self.rows,
-                "sha256": self.sha256,
-                "content_sha256": self.content_sha256,
-                "origin": self.origin,
-                "holes_asked": self.holes_asked,
-                "fetched_at": format_ms(self.fetched_ms // 1000 * 1000),
-            }
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class FreshDay:
@@ -109,7 +96,7 @@ class FreshDay:
         until_ms: The end of what was asked for.
         origin: As of CachedDay.
         holes_asked: As of CachedDay; that a day without holes has none is found out here.
-        fetched_ms: As of CachedDay.
+        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
     """
 
     frame: pl.DataFrame
@@ -131,7 +118,7 @@ def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
         content_sha256=content_sha256(fresh.frame),
         origin=fresh.origin,
         holes_asked=fresh.holes_asked or complete,
-        fetched_ms=fresh.fetched_ms,
+        fetched_ms=fresh.fetched_ms // 1000 * 1000,
     )
     return day, data
 
@@ -151,8 +138,15 @@ def hold_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
     """
     folder = data_dir / FOLDER
     make_folder(folder)
-    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=purpose):
+    with _locked(folder, purpose):
         yield folder
+
+
+@contextmanager
+def _locked(folder: Path, purpose: str) -> Iterator[None]:
+    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=purpose):
+        sweep_temps(folder)
+        yield
 
 
 class SymbolDays:
@@ -167,7 +161,8 @@ class SymbolDays:
     def __init__(self, cache: Path, source: str, symbol: str, interval: str) -> None:
         if _SOURCE.fullmatch(source) is None or SYMBOL.fullmatch(symbol) is None:
             raise ValueError(f"{source!r} and {symbol!r} do not name a folder of the cache")
-        self.folder = cache / source / symbol / interval
+        self._owner = f"{source}/{symbol}/{interval}"
+        self.folder = cache / self._owner
         self.symbol = symbol
         self.interval = interval
 
@@ -175,10 +170,15 @@ class SymbolDays:
         """Make the folder where it is missing, and remove what a killed writer left there.
 
         Raises:
+            InputError: A folder lies where a day will be written.
             MachineError: The machine refuses.
         """
         make_folder(self.folder)
         sweep_temps(self.folder)
+        with disk_edge(self.folder, "list"), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _is_day(entry.name) and entry.is_dir(follow_symlinks=False):
+                    raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
 
     def find(self, day_ms: int) -> tuple[CachedDay | None, str]:
         """Return what is known of a day, the whole one before the part, once its bytes have proved to be its own.
@@ -197,7 +197,7 @@ class SymbolDays:
                 day = self._note(name)
                 self._bytes(day)
             except InputError as err:
-                damage = err.message
+                damage = err.message.partition("\n")[0]
             else:
                 return day, damage
         return None, damage
@@ -243,14 +243,17 @@ class SymbolDays:
 
     def _write_all(self, files: dict[str, bytes], days: list[CachedDay]) -> None:
         # Notes after files: between the two a day's note does not fit, and the day counts as absent.
-        atomic_write_all(self.folder, files)
-        atomic_write_all(self.folder, {f"{day.name}.json": day.to_bytes() for day in days})
+        if files:
+            atomic_write_all(self.folder, files)
+        if days:
+            atomic_write_all(self.folder, {f"{day.name}.json": _write_note(day, self._owner) for day in days})
         over = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.whole for end in ("json", "parquet")]
-        _remove(self.folder / name for name in over)
+        _remove(self.folder / name for name in (*over, *(f"{day.name}.parquet" for day in days if not day.rows)))
 
     def _note(self, name: str) -> CachedDay:
         path = self.folder / f"{name}.json"
-        day = _read_note(read_file(path, max_bytes=_MAX_NOTE_BYTES, what="the cache's note"), where=str(path))
+        data = read_file(path, max_bytes=_MAX_NOTE_BYTES, what="the cache's note")
+        day = _read_note(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
         if day.name != name:
             raise InputError(f"{path}: is the note of {day.name}")
         return day
@@ -265,9 +268,27 @@ class SymbolDays:
         return data
 
 
-def _read_note(data: bytes, *, where: str) -> CachedDay:
+def _write_note(day: CachedDay, owner: str) -> bytes:
+    note: dict[str, Json] = {
+        "of": owner,
+        "day": day_name(day.day_ms),
+        "until": format_ms(day.until_ms),
+        "rows": day.rows,
+        "sha256": day.sha256,
+        "content_sha256": day.content_sha256,
+        "origin": day.origin,
+        "holes_asked": day.holes_asked,
+        "fetched_at": format_ms(day.fetched_ms),
+    }
+    return canonical_json({**note, "self_sha256": sha256_bytes(canonical_json(note))})
+
+
+def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
     root = Fields(Located(parse_json(data, where=where, max_bytes=_MAX_NOTE_BYTES), where))
-    rows = root.integer("rows", minimum=0, maximum=DAY_MS // min(INTERVALS_MS.values()))
+    if root.text("of") != owner:
+        raise InputError(f"{where}: is not a note of {owner}")
+    root.text("self_sha256", pattern=_SHA256)
+    rows = root.integer("rows", minimum=0, maximum=DAY_MS // step_ms)
     times = {}
     for key in ("day", "until", "fetched_at"):
         try:
@@ -285,9 +306,13 @@ def _read_note(data: bytes, *, where: str) -> CachedDay:
         holes_asked=root.flag("holes_asked"),
         fetched_ms=times["fetched_at"],
     )
-    if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS:
-        root.problem("until", "must be inside the day")
+    if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
+        root.problem("until", "must be a time of the day, on the grid of its candles")
+    elif rows > (day.until_ms - day.day_ms) // step_ms:
+        root.problem("rows", "are more than there is time for")
     root.finish()
+    if data != _write_note(day, owner):
+        raise InputError(f"{where}: does not match its own hash: it was changed after it was written")
     return day
 
 
@@ -320,7 +345,7 @@ def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
     Raises:
         MachineError: The machine refuses to read a folder.
     """
-    return tuple(_row_of(folder, files) for folder, files in _walk(data_dir / FOLDER))
+    return tuple(_row_of(folder, files) for folder, files in _walk(data_dir / FOLDER) if files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,10 +368,10 @@ def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
         LockedError: Another mltrain is downloading.
         MachineError: The machine refuses.
     """
-    days, freed = 0, 0
-    if not (data_dir / FOLDER).is_dir():
+    days, freed, cache = 0, 0, data_dir / FOLDER
+    if not cache.is_dir():
         return Pruned(0, 0)
-    with hold_cache(data_dir, "pruning the cache") as cache:
+    with _locked(cache, "pruning the cache"):
         for folder, files in _walk(cache):
             sweep_temps(folder)
             old = {name: size for name, size in files.items() if before_ms is None or _day_of(name) < before_ms}
@@ -357,12 +382,16 @@ def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
     return Pruned(days, freed)
 
 
+def _is_day(name: str) -> bool:
+    try:
+        return _DAY.fullmatch(name) is not None and _day_of(name) >= 0
+    except UsageError:  # a 31st of February
+        return False
+
+
 def _day_of(name: str) -> int:
-    found = _DAY.fullmatch(name)
-    assert found is not None, name  # noqa: S101 -- _walk lists no others
-    with suppress(UsageError):
-        return parse_time(found[1])
-    return 0
+    """Return the midnight that the name of a day's file or note begins with."""
+    return parse_time(name[:10])
 
 
 def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
@@ -371,7 +400,7 @@ def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
         for symbol in _folders(source, SYMBOL):
             for interval in _folders(symbol, re.compile("|".join(INTERVALS_MS))):
                 with disk_edge(interval, "list"), os.scandir(interval) as entries:
-                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if _DAY.fullmatch(e.name)}
+                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if _is_day(e.name)}
                 yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
 
 
@@ -391,5 +420,6 @@ def _row_of(folder: Path, files: dict[str, int]) -> CacheRow:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        with disk_edge(path, "remove"):
-            path.unlink(missing_ok=True)
+        if os.path.lexists(path):  # asking is cheaper than trying in vain, which most days do
+            with disk_edge(path, "remove"):
+                path.unlink(missing_ok=True)

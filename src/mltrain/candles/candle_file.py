@@ -85,10 +85,10 @@ def _block_ms(first_ms: int, last_ms: int, step_ms: int) -> int:
 
 def damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     """Return the blocks whose bytes are not what they were; none where only the file's head or foot was changed."""
-    begins = [4, *(block.end for block in blocks[:-1])]
+    begins = [4, *(block.end for block in blocks)]
     return tuple(
         block
-        for begin, block in zip(begins, blocks, strict=True)
+        for begin, block in zip(begins[:-1], blocks, strict=True)
         if sha256_bytes(data[begin : block.end])[:_DIGEST] != block.digest
     )
 

@@ -43,13 +43,14 @@ _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 8.0
 _CHUNK_BYTES: Final = 1 << 16
 _STOP_STATUSES: Final = (418, 429)
+_TOLD: Final = 200  # characters of what the host says for itself
 _NO_CONNECTION: Final = "cannot connect"
 _WEIGHT_HEADER: Final = "x-mbx-used-weight-1m"
 
 _REFUSED_HINTS: Final = {
     403: "its firewall refuses this address: wait, or ask from another network",
     404: "check the address given by --base-url",
-    451: "it does not serve your region; the public market data host does: leave --base-url out",
+    451: "it does not serve your region; the public market data host, data-api.binance.vision, serves most",
 }
 
 
@@ -77,6 +78,31 @@ class MachineClock:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+
+class HostClock:
+    """What a host's own clock shows, as far as known; all clients of a host share one, as they share its throttle.
+
+    Args:
+        clock: The time that passes.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._zero_ms: int | None = None  # what the host's clock showed when ours showed 0
+
+    @property
+    def known(self) -> bool:
+        """Whether the host has told its time."""
+        return self._zero_ms is not None
+
+    def now_ms(self) -> int:
+        """Return the host's time in ms UTC; before it has told any, our own count from some beginning."""
+        return (self._zero_ms or 0) + round(self.clock.monotonic_s() * 1000)
+
+    def set_time(self, host_ms: int) -> None:
+        """Take the time that the host has told."""
+        self._zero_ms = host_ms - round(self.clock.monotonic_s() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +244,7 @@ class HttpClient:
         rules: How the network may be used.
         throttle: The budget; another client of the same host shares it.
         traffic: Counts what is sent and received.
-        clock: The time that passes.
+        host_clock: What the host's clock shows; another client of the same host shares it.
         chance: Draws the jitter.
     """
 
@@ -229,7 +255,7 @@ class HttpClient:
         rules: NetworkRules,
         throttle: Throttle,
         traffic: Traffic,
-        clock: Clock,
+        host_clock: HostClock,
         chance: random.Random,
     ) -> None:
         self.base_url = base_url
@@ -237,9 +263,9 @@ class HttpClient:
         self.throttle = throttle
         self._traffic = traffic
         self._rules = rules
-        self._clock = clock
+        self._host_clock = host_clock
+        self._clock = host_clock.clock
         self._chance = chance
-        self._zero_ms: int | None = None  # what the host's clock showed when ours showed 0
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -267,14 +293,6 @@ class HttpClient:
         """Close every connection."""
         if self._client is not None:
             await self._client.aclose()
-
-    def now_ms(self) -> int:
-        """Return the host's time in ms UTC, as `set_time` or its first answer told it; before that our own count."""
-        return (self._zero_ms or 0) + round(self._clock.monotonic_s() * 1000)
-
-    def set_time(self, host_ms: int) -> None:
-        """Take the time that the host has told."""
-        self._zero_ms = host_ms - round(self._clock.monotonic_s() * 1000)
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
         """Ask until there is an answer that `parse` takes, or none is to be had.
@@ -320,16 +338,21 @@ class HttpClient:
                 succeeded = answer.status < 400
             finally:
                 self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
-            if self._zero_ms is None:
+            if not self._host_clock.known:
                 self._set_time_by(answer)
             if answer.status not in _STOP_STATUSES:
                 return answer
-            if not self.throttle.stop(self.now_ms(), answer.status, answer.headers.get("retry-after")):
+            if not self.throttle.stop(self._host_clock.now_ms(), answer.status, answer.headers.get("retry-after")):
                 raise SourceError(
                     f"{self.host}: {query.subject}: HTTP {answer.status}, "
                     f"it answers again at {format_ms(self.throttle.released_ms)}",
                     hint="run the same command after that, or allow a longer --max-wait; what came is kept",
                 )
+
+    def set_time(self, host_ms: int) -> None:
+        """Take the time that the host has told."""
+        self._host_clock.set_time(host_ms)
+        self.throttle.synchronise(host_ms)
 
     def _set_time_by(self, answer: Answer) -> None:
         with suppress(ValueError, TypeError, OverflowError):
@@ -337,9 +360,9 @@ class HttpClient:
 
     async def _turn(self, weight: int) -> int:
         """Wait until a request of that weight may go, and count it as sent."""
-        while wait := self.throttle.wait_ms(self.now_ms(), weight):
+        while wait := self.throttle.wait_ms(self._host_clock.now_ms(), weight):
             await self._clock.sleep(wait / 1000)
-        return self.throttle.sent(self.now_ms(), weight)
+        return self.throttle.sent(self._host_clock.now_ms(), weight)
 
     async def _ask(self, query: Query) -> Answer:
         """Send one request and read its whole answer.
@@ -399,7 +422,7 @@ class HttpClient:
                 f"{where}: it redirects to {to}, which is not followed", hint="check the address given by --base-url"
             )
         code, text = _binance_error(answer.body)
-        said = f": {code} {show(text)}" if code else ""
+        said = f": {code} {ascii(text)[:_TOLD]}" if text else ""
         return SourceError(f"{where}: HTTP {status}{said}", hint=_REFUSED_HINTS.get(status))
 
     def _hint(self, fault: str) -> str:

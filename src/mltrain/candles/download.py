@@ -22,6 +22,7 @@ from mltrain.candles.cache import FreshDay, SymbolDays, day_name, hold_cache
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import (
     DAY_MS,
+    Hole,
     check_candles,
     find_holes,
     format_ms,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
     from mltrain.candles.cache import CachedDay
     from mltrain.candles.client import Clock, Traffic
-    from mltrain.candles.frame import (
-        Hole,
-    )
     from mltrain.candles.throttle import Throttle
     from mltrain.progress import Progress
 
@@ -55,7 +53,7 @@ class Pages(Protocol):
     async def page(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the rows of a page, in the order that they came."""
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int = PAGE_CANDLES) -> pl.DataFrame:
+    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
         """Return the first rows that open at a time or later, by time."""
 
 
@@ -88,6 +86,7 @@ class Asking:
         clock: The time that passes, for the figures.
         throttle: Whose figures are told.
         traffic: Whose figures are told.
+        page_candles: The most that one answer holds.
     """
 
     host: str
@@ -99,16 +98,23 @@ class Asking:
     clock: Clock
     throttle: Throttle
     traffic: Traffic
+    page_candles: int = PAGE_CANDLES
 
 
 def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_running():
         return asyncio.run(question())
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(lambda: asyncio.run(question())).result()
+
+
+def _is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -205,6 +211,7 @@ class Download:
         self._symbols = {s: _Symbol(SymbolDays(cache, asking.cache_name, s, asking.interval)) for s in symbols}
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         self._news = asyncio.Event()
+        self._over = False
         self._begun_s = asking.clock.monotonic_s()
 
     async def run(self) -> None:
@@ -223,7 +230,7 @@ class Download:
             await self._work()
             doubts = {symbol.name: self._doubtful(symbol) for symbol in self._symbols.values()}
             for name, holes in doubts.items():
-                for cluster in _cluster(holes, PAGE_CANDLES * self._step_ms):
+                for cluster in _cluster(_runs(holes, self._step_ms), self._asking.page_candles * self._step_ms):
                     self._jobs.append(partial(self._ask_again, self._symbols[name], cluster, line.pages))
             await self._work()
         for name, holes in doubts.items():
@@ -258,7 +265,7 @@ class Download:
             self._plan_pages(symbol, run, line.pages)
 
     def _plan_pages(self, symbol: _Symbol, run: Window, pages: Pages) -> None:
-        for page in plan_pages(run, self._step_ms):
+        for page in plan_pages(run, self._step_ms, candles=self._asking.page_candles):
             for day in self._days_of(symbol, page):
                 day.awaited += 1
             self._jobs.append(partial(self._take_page, symbol, page, pages))
@@ -269,22 +276,24 @@ class Download:
 
     async def _work(self) -> None:
         """Do all jobs, several at once, and keep the days that they finish; the first error ends it."""
+        self._over = False
         keeper = asyncio.create_task(self._keep_finished())
         workers = [asyncio.create_task(self._work_off()) for _ in range(min(self._asking.workers, len(self._jobs)))]
+        pending: set[asyncio.Task[None]] = {keeper, *workers}
         try:
-            pending: set[asyncio.Task[None]] = {keeper, *workers}
             while pending - {keeper}:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
             self._jobs.clear()
-            for task in (keeper, *workers):
-                task.cancel()
-            await asyncio.gather(keeper, *workers, return_exceptions=True)
-            for symbol in self._symbols.values():
-                self._keep(symbol, symbol.finished)
-                symbol.finished = []
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            # The keeper is not cancelled: what it is writing would go on, and nobody would know when it was there.
+            self._over = True
+            self._news.set()
+            await keeper
 
     async def _work_off(self) -> None:
         while self._jobs:
@@ -327,19 +336,19 @@ class Download:
             self._news.set()
 
     async def _keep_finished(self) -> None:
-        """Write the days that are finished, off the event loop, as long as there are any to come."""
-        while True:
+        """Write the days that are finished, off the event loop, until there are none to come."""
+        over = False
+        while not over:
             await self._news.wait()
             self._news.clear()
+            over = self._over
             for symbol in self._symbols.values():
                 while batch := symbol.finished[:_BATCH_DAYS]:
                     symbol.finished = symbol.finished[_BATCH_DAYS:]
-                    await asyncio.shield(asyncio.to_thread(self._keep, symbol, batch))
+                    await asyncio.to_thread(self._keep, symbol, batch)
 
     def _keep(self, symbol: _Symbol, finished: list[_Day]) -> None:
         """Check finished days and write them into the cache."""
-        if not finished:
-            return
         where = self._asking.host
         fresh, frames = [], []
         for day in sorted(finished, key=lambda d: d.day_ms):
@@ -384,7 +393,7 @@ class Download:
         left = deque(Window(hole.from_ms, hole.to_ms + self._step_ms) for hole in holes)
         while left:
             start_ms = left[0].start_ms
-            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, PAGE_CANDLES)
+            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._asking.page_candles)
             rows = await pages.first(symbol.name, start_ms, limit=limit)
             symbol.late.append(rows)
             if rows.height < limit:
@@ -394,7 +403,6 @@ class Download:
                 hole = left.popleft()
                 if hole.end_ms > seen_ms:
                     left.appendleft(Window(seen_ms, hole.end_ms))
-        symbol.ended_s = self._asking.clock.monotonic_s()
 
     def _fill(self, symbol: _Symbol, holes: list[Hole]) -> None:
         """Put the rows that came late into their days, and note that the holes that stay were asked for twice."""
@@ -442,6 +450,8 @@ class Download:
             MachineError: The machine refuses to read.
         """
         symbol, where = self._symbols[name], self._asking.host
+        if symbol.missing or symbol.finished:
+            raise RuntimeError(f"{name}: days of the download are not there")
         days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
         rows = pl.concat([symbol.days.read(day) for day in days]).filter(
             pl.col("ts").dt.timestamp("ms").is_between(self._window.start_ms, self._window.end_ms, closed="left")
@@ -484,6 +494,17 @@ def _join(windows: Iterable[Window]) -> list[Window]:
         else:
             joined.append(window)
     return joined
+
+
+def _runs(holes: list[Hole], step_ms: int) -> list[Hole]:
+    """Return the holes of days as the holes that they are: those that touch made one."""
+    runs: list[Hole] = []
+    for hole in holes:
+        if runs and runs[-1].to_ms + step_ms == hole.from_ms:
+            runs[-1] = Hole(runs[-1].from_ms, hole.to_ms, runs[-1].missing + hole.missing)
+        else:
+            runs.append(hole)
+    return runs
 
 
 def _cluster(holes: list[Hole], span_ms: int) -> Iterator[list[Hole]]:

@@ -36,14 +36,14 @@ _ROWS: Final = pl.List(pl.List(pl.String))
 _MICROS_FROM: Final = 100_000_000_000_000  # ms would be the year 5138: a larger number is microseconds
 
 
-def plan_pages(window: Window, step_ms: int) -> Iterator[Window]:
-    """Cut a window on the grid into pages.
+def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[Window]:
+    """Cut a window on the grid into pages of at most so many candles.
 
-    >>> [str(page.end_ms - page.start_ms) for page in plan_pages(Window(0, 2500), 1)]
-    ['1000', '1000', '500']
+    >>> [page.end_ms - page.start_ms for page in plan_pages(Window(0, 2500), 1)]
+    [1000, 1000, 500]
     """
-    for start in range(window.start_ms, window.end_ms, PAGE_CANDLES * step_ms):
-        yield Window(start, min(start + PAGE_CANDLES * step_ms, window.end_ms))
+    for start in range(window.start_ms, window.end_ms, candles * step_ms):
+        yield Window(start, min(start + candles * step_ms, window.end_ms))
 
 
 def read_page(body: bytes, *, symbol: str, interval: str, step_ms: int, where: str) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import check_candles, content_sha256, format_ms, interval_ms
 from mltrain.candles.record import file_name
 from mltrain.errors import InputError
-from mltrain.files import atomic_write, hash_file, hold_lock, sha256_bytes
+from mltrain.files import atomic_write, hash_file, hold_lock, sha256_bytes, sweep_temps
 from mltrain.manifest import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class RebuiltFile:
     Attributes:
         file: Its name.
         outcome: "sound" (it was and is), "rebuilt", or "lost" (the same bytes cannot be made).
-        detail: Why it is lost; else empty.
+        detail: Why the same bytes cannot be made; else empty.
     """
 
     file: str
@@ -73,7 +73,11 @@ def rebuild_snapshot(
         source.gather(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as gathered,
         hold_lock(snapshot.path.parent / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"rebuilding {snapshot.id}"),
     ):
-        return tuple(_rebuild(snapshot, facts, gathered.candles(facts.symbol).frame) for facts in snapshot.facts)
+        sweep_temps(snapshot.path)  # a temp of a killed rebuild would be a file that the manifest does not list
+        done = tuple(_rebuild(snapshot, facts, gathered.candles(facts.symbol).frame) for facts in snapshot.facts)
+        for note in gathered.notes():
+            progress.warn(note)
+        return done
 
 
 def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mltrain.candles.candle_file import Block
@@ -419,8 +420,20 @@ def _contradictions(record: Record, manifest: Manifest) -> list[str]:
         runs = (*facts.holes, *facts.zero_trade_runs)
         if any(run.missing < 1 or run.missing != (run.to_ms - run.from_ms) // step_ms + 1 for run in runs):
             problems.append(f"{name}: a gap or a run is not as long as it says")
-        if any(b.end > facts.bytes for b in facts.blocks):
-            problems.append(f"{name}: a block ends beyond the file")
+        if not _are_blocks(facts.blocks, facts.bytes):
+            problems.append(f"{name}: its blocks do not follow one another inside the file")
         if facts.zero_trade_rows > facts.rows:
             problems.append(f"{name}: more rows without a trade than rows")
     return problems
+
+
+def _are_blocks(blocks: tuple[Block, ...], size: int) -> bool:
+    """Tell whether blocks can lie one after another, in time and in a file of so many bytes."""
+    bounds_ms = [time_ms for block in blocks for time_ms in (block.from_ms, block.to_ms)]
+    ends = [4, *(block.end for block in blocks)]
+    return (
+        bounds_ms == sorted(bounds_ms)
+        and all(block.from_ms < block.to_ms for block in blocks)
+        and all(a < b for a, b in pairwise(ends))
+        and ends[-1] <= max(size, 4)
+    )

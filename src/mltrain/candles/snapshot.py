@@ -39,7 +39,7 @@ from mltrain.files import (
     sweep_temps,
     write_new,
 )
-from mltrain.manifest import MANIFEST, describe_file
+from mltrain.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +123,7 @@ def take_snapshot(
     window = request.window(_find_cut(source, request))
     folder = data_dir / FOLDER
     make_folder(folder)
+    read_pointer(folder / LATEST)  # raises where something else stands in its place
     record = Record(
         id=snapshot_id(window.end_ms),
         created_at=format_ms(now_ms // 1000 * 1000),
@@ -165,7 +166,7 @@ def _find_cut(source: Source, request: Request) -> int:
 def _staged(folder: Path) -> Iterator[Stage]:
     """Give a hidden folder under `snapshots` to fill. The caller holds the lock."""
     sweep_temps(folder)
-    read_pointer(folder / LATEST)  # raises where something else stands in its place
+    read_pointer(folder / LATEST)  # again: the download took its time
     with staging(folder) as stage:
         yield stage
 
@@ -237,7 +238,13 @@ def _publish(folder: Path, stage: Stage, record: Record, progress: Progress) -> 
             break
         if _is_the_same(path, stage, record, progress):
             return TakenSnapshot(_point_to(path), created=False)
-    write_new(stage.path / MANIFEST, replace(record, id=path.name).to_manifest().to_bytes())
+    manifest = replace(record, id=path.name).to_manifest().to_bytes()
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"the manifest of {path.name} would take {len(manifest):,} bytes, at most {MAX_MANIFEST_BYTES:,} are read",
+            hint="take fewer days or symbols",
+        )
+    write_new(stage.path / MANIFEST, manifest)
     stage.publish(path)
     return TakenSnapshot(_point_to(path), created=True)
 

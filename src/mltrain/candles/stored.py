@@ -177,7 +177,10 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
     if not problems:
         return tuple(problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts))
     files = {f"{snapshot.path / file_name(facts.symbol)} ": facts for facts in snapshot.facts}
-    where = [next((facts for path, facts in files.items() if problem.startswith(path)), None) for problem in problems]
+    where = [
+        next((facts for path, facts in files.items() if problem.removeprefix("the file ").startswith(path)), None)
+        for problem in problems
+    ]
     return tuple(
         problem if facts is None else problem + _tell_damage(snapshot, facts)
         for problem, facts in zip(problems, where, strict=True)
@@ -190,6 +193,8 @@ def _tell_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
     try:
         data = read_file(path, max_bytes=_most_bytes(facts.rows), what="the file")
     except InputError:
+        return ""
+    if not facts.blocks:
         return ""
     blocks = damaged_blocks(data, facts.blocks)
     if not blocks:
@@ -208,6 +213,7 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     where = snapshot.path / file_name(facts.symbol)
     try:
         frame = snapshot.candles(facts.symbol)
+        data = read_file(where, max_bytes=_most_bytes(facts.rows), what="the file")
     except InputError as err:
         yield err.message
         return
@@ -229,6 +235,8 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     for key, said in facts.to_dict().items():
         if found[key] != said:
             yield f"{where}: {key} is {found[key]}, the manifest says {said}"
+    if damaged_blocks(data, facts.blocks):
+        yield f"{where}: its days do not lie where the manifest says"
 
 
 def _unchanged_manifest(snapshot: Snapshot) -> Manifest:

@@ -18,6 +18,7 @@ DEFAULT_WEIGHT_LIMIT: Final = 6000  # a minute, of Binance's spot market; exchan
 # The exchange's minute may begin a little later than ours: what is sent in between would count for the old one.
 _MARGIN_MS: Final = 1000
 _BANNED_MS: Final = 120_000  # the shortest ban that Binance documents; for a 418 without a usable Retry-After
+_SHORTEST_MS: Final = 1000  # an order to wait for no time, again and again, would never end
 _BANNED: Final = 418
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
@@ -42,6 +43,7 @@ class Throttle:
         self._minute = 0
         self._used = 0  # in this minute, sent and not yet answered ones included
         self._in_flight = 0
+        self._early = 0  # sent in the margin: ours still count the old minute, the exchange perhaps the new one
         self._released_ms = 0
         self._patience_ms = max_wait_ms
 
@@ -60,6 +62,8 @@ class Throttle:
         self._turn_minute(now_ms)
         self._used += weight
         self._in_flight += weight
+        if now_ms % MINUTE_MS < _MARGIN_MS:
+            self._early += weight
         return self._minute
 
     def answered(self, minute: int, weight: int, *, used: int | None, succeeded: bool) -> None:
@@ -93,13 +97,18 @@ class Throttle:
         wait = _parse_retry_after(retry_after, now_ms)
         if wait is None:
             wait = _BANNED_MS if status == _BANNED else MINUTE_MS - now_ms % MINUTE_MS + _MARGIN_MS
-        release = now_ms + wait
+        release = now_ms + max(wait, _SHORTEST_MS)
         longer = release - max(now_ms, self._released_ms)
         if longer > 0:
             self._released_ms = release
             self._patience_ms -= longer
             self.waited_ms += longer
         return self._patience_ms >= 0
+
+    def synchronise(self, now_ms: int) -> None:
+        """Take the time that the exchange has told for the present one; what was sent so far counts in this minute."""
+        self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
+        self._early = self._used if now_ms % MINUTE_MS < _MARGIN_MS else 0
 
     @property
     def released_ms(self) -> int:
@@ -115,7 +124,8 @@ class Throttle:
         minute = (now_ms - _MARGIN_MS) // MINUTE_MS
         if minute > self._minute:
             self._minute = minute
-            self._used = self._in_flight
+            self._used = self._in_flight + self._early
+            self._early = 0
 
 
 def _parse_retry_after(text: str | None, now_ms: int) -> int | None:

@@ -33,7 +33,8 @@ def verify_snapshot(
     from mltrain.candles.snapshot import open_snapshot, verify_snapshot
 
     snap = open_snapshot(session.data_dir, ref)
-    return _verified("snapshot", snap.id, verify_snapshot(snap))
+    mend = f"mend it with: mltrain snapshot --rebuild {snap.id}"
+    return _verified("snapshot", snap.id, verify_snapshot(snap), mend=mend)
 
 
 @command()
@@ -53,9 +54,11 @@ def verify_model(
     return _verified("model", version.name, verify_version(version))
 
 
-def _verified(kind: str, name: str, problems: tuple[str, ...]) -> Outcome:
+def _verified(kind: str, name: str, problems: tuple[str, ...], *, mend: str = "") -> Outcome:
     def view() -> Iterable[RenderableType]:
-        return [f"{kind} {name}: every byte is as its manifest says"] if not problems else [*problems]
+        if not problems:
+            return [f"{kind} {name}: every byte is as its manifest says"]
+        return [*problems, mend] if mend else [*problems]
 
     data = {"kind": kind, "name": name, "sound": not problems, "problems": problems}
     return Outcome("verify/1", data, view, exit_code=FAILED_CHECK if problems else 0)

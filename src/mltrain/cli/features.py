@@ -91,18 +91,19 @@ def features_info(
     }
     if ref is None:
         return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
-    profiles = _profile(session, chosen, ref)
-    return Outcome("features-info/1", data | {"profiles": profiles}, lambda: _view_profiles(profiles))
+    profiles, levels = _profile(session, chosen, ref)
+    data |= {"quantile_levels": levels, "profiles": profiles}
+    return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
 
 
-def _profile(session: Session, chosen: FeatureSet, ref: str) -> tuple[FeatureProfile, ...]:
+def _profile(session: Session, chosen: FeatureSet, ref: str) -> tuple[tuple[FeatureProfile, ...], tuple[float, ...]]:
     from mltrain.candles.snapshot import open_snapshot
-    from mltrain.features.profile import profile_features
+    from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.audit import read_candles
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
-    return profile_features(chosen, candles)
+    return profile_features(chosen, candles), LEVELS
 
 
 def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator[RenderableType]:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from mltrain.models.gates import Verdict
     from mltrain.pipeline.demo import DemoReport
+    from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.train import TrainReport
 
 NO_GO = 4
-NS_PER_S = 1_000_000_000
+GIB = 1 << 30
 
 
 class Calibration(StrEnum):
@@ -35,6 +36,13 @@ class Calibration(StrEnum):
     SIGMOID = "sigmoid"
     BETA = "beta"
     NONE = "none"
+
+
+class Final(StrEnum):
+    """Which rows the served model is fitted on."""
+
+    INNER = "inner"
+    ALL = "all"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -72,16 +80,41 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=256, help="Processes that try parameters. Default: the cores.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search that was interrupted; without it, begin anew.")
+    ] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="A version whose parameters are tried right after the defaults.")
+    ] = None,
+    final: Annotated[
+        Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
+    ] = Final.INNER,
+    max_rows: Annotated[
+        int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
+    ] = False,
     ops: Ops = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.config import load_config
     from mltrain.features.registry import load_registry
+    from mltrain.learn.search import Manner
+    from mltrain.models.lineage import available_cores
     from mltrain.models.store import Store
+    from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
+    from mltrain.pipeline.versions import read_warm_start
 
     options = {
         "search.trials": trials,
@@ -89,21 +122,39 @@ def train(
         "calibration": None if calibration is None else calibration.value,
         "val_ratio": val_ratio,
         "seed": seed,
+        "max_rows": max_rows,
     }
     read_ops(ops)
     settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
+    store = Store(session.data_dir)
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
         config=settings,
+        manner=Manner(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=who(),
+        final="all" if final is Final.ALL else "inner",
+        warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
     )
-    report = run_training(request, Store(session.data_dir), now_ms=session.now_ms, progress=session.progress)
+    if dry_run:
+        plan = plan_training(request, progress=session.progress)
+        return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
+    report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
+
+
+def _view_plan(plan: Plan) -> Iterator[RenderableType]:
+    rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
+    yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
+                right=" rr  ")  # fmt: skip
+    yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
+    available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
+    yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
+    yield f"search: about {plan.minutes:.1f} minutes for {plan.trials} trials; nothing was written"
 
 
 def training_data(report: TrainReport) -> dict[str, Any]:
@@ -117,6 +168,8 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "model_sha256": report.model_sha256,
         "snapshot": run.snapshot.id,
         "trials": len(run.search.trials),
+        "trials_resumed": run.search.resumed,
+        "timed_out": run.search.timed_out,
         "best_trial": run.search.best.number,
         "rounds": run.search.best.rounds,
         "calibration": run.calibration.calibrator.method,

@@ -17,7 +17,7 @@ import polars as pl
 from mltrain.candles.frame import INTERVALS_MS, format_ms, interval_ms, interval_name, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.ops import LEADER_PREFIX, OPS
-from mltrain.features.own import owner_of
+from mltrain.features.own import computing, owner_of
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _ROWS_THAT_TELL_INTERVAL: Final = 10
 
 _FEATURES_NAMED: Final = 3  # in a message, which must stay readable
+
+_ROWS_FOR_THREADS: Final = 10_000
 
 _BARS_IN_A_ROW: Final = "bars_in_a_row"
 _LEADER_THERE: Final = "leader_there"
@@ -157,14 +159,17 @@ def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
     """
     rows = pl.concat([frame, frame]) if frame.height == 1 else frame
     plain = pl.DataFrame(rows.get_columns())  # gives a column of one value its rows
-    return plain.select(exprs).head(frame.height)
+    # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
+    select = plain.select_seq if plain.height < _ROWS_FOR_THREADS else plain.select
+    return select(exprs).head(frame.height)
 
 
 def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero: bool) -> pl.DataFrame:
     """Evaluate features that read the same frame; where an op of the user's own fails, say which and how."""
     exprs = [_column(*_key(spec), zero=zero) for spec in specs]
     try:
-        return evaluate(source, exprs)
+        with computing():
+            return evaluate(source, exprs)
     except MemoryError:
         raise
     except (Exception, pl.exceptions.PanicException):

@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 import typing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -21,7 +22,7 @@ from mltrain.features.ops import OPS
 from mltrain.names import FEATURE, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType, ModuleType
 
     from mltrain.features.ops import Op
@@ -60,6 +61,7 @@ _READING: Final = ("open", "os.listdir", "os.scandir", "socket.connect", "sqlite
 # What Python opens by itself: code, source lines for a traceback, time zones.
 _HARMLESS: Final = re.compile(r"\.pyc?$|zoneinfo|tzdata")
 _reads: Final[dict[tuple[str, str], list[str]]] = {}  # of module and top-level function
+_computing: Final[set[object]] = set()  # computations under way: what a module does at other times is its own affair
 
 
 def use_ops(name: str) -> OwnOps:
@@ -85,9 +87,10 @@ def use_ops(name: str) -> OwnOps:
     if before is not None and before.source.sha256 != sha256 and before.functions == functions:
         raise InputError(f"{file} has changed since {name} was imported", hint="start again, so that it is read anew")
     source = OwnOps(name, sha256)
-    for op in before.functions if before else ():
-        OPS.pop(op, None)  # imported anew: what it no longer holds is gone
     OPS.update(functions)
+    for op in before.functions if before else ():
+        if op not in functions:
+            del OPS[op]  # imported anew: what it no longer holds is gone
     if not _in_use:
         sys.addaudithook(_watch)  # for good: Python has no way to take one away
     _in_use[name] = _Used(source, file, functions)
@@ -141,7 +144,7 @@ def owner_of(op: str) -> str | None:
 
 
 def reads_of(op: str) -> tuple[str, ...]:
-    """Return what an op of the user's own has opened since its module was imported, such as "open market.csv".
+    """Return what an op of the user's own has ever opened while features were computed, such as "open market.csv".
 
     What no single op has opened, as a function of the module's that several may call, is told of all of them.
     """
@@ -158,9 +161,20 @@ def reads_of(op: str) -> tuple[str, ...]:
     )
 
 
+@contextmanager
+def computing() -> Iterator[None]:
+    """Tell that ops are at work: what one opens until the block ends is noted."""
+    token = object()
+    _computing.add(token)
+    try:
+        yield
+    finally:
+        _computing.discard(token)
+
+
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Note what the ops in use open; Python calls this for every audit event, from any thread."""
-    if event not in _READING or not _in_use:
+    if event not in _READING or not _computing:
         return
     what = str(arguments[0]) if arguments else ""
     if event == "open" and _HARMLESS.search(what):
@@ -200,9 +214,12 @@ def _import(name: str) -> ModuleType:
     except (Exception, SystemExit) as err:
         raise _failed(name, err) from err
     finally:
-        mine = {op: function for op, function in OPS.items() if table.get(op) is not function}
-        OPS.clear()
-        OPS.update(table)
+        mine = [op for op, function in OPS.items() if table.get(op) is not function]
+        for op in mine:
+            if op in table:
+                OPS[op] = table[op]
+            else:
+                del OPS[op]
     if mine:
         sys.modules.pop(name, None)
         raise InputError(

@@ -62,12 +62,12 @@ def window_skew(values: pl.Expr, bars: int, *, least_deviation: float) -> pl.Exp
 
 def window_max(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the largest of the last `bars` values."""
-    return values.rolling_max(bars)  # a selection: nothing is summed, so nothing is remembered
+    return _windowed(_maxima, bars, values)
 
 
 def window_min(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the smallest of the last `bars` values."""
-    return values.rolling_min(bars)
+    return _windowed(_minima, bars, values)
 
 
 def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: float = 0.0) -> pl.Expr:
@@ -75,14 +75,59 @@ def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: 
     return _windowed(partial(_sum_ratios, empty=empty), bars, numerator, denominator)
 
 
+def window_scaled(value: pl.Expr, moves: pl.Expr, bars: int) -> pl.Expr:
+    """Return the newest value over the root mean square of the last `bars` moves; 0 where that is not above 0."""
+    return _windowed(_scaled, bars, value, moves)
+
+
+def window_range_position(value: pl.Expr, low: pl.Expr, high: pl.Expr, bars: int) -> pl.Expr:
+    """Return where the newest value stands between the lowest low, 0, and the highest high, 1; 0.5 without a range."""
+    return _windowed(_range_positions, bars, value, low, high)
+
+
+def window_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
+    """Compare the means of the last `short` and `long` values of 0 or more, as `contrast` does."""
+    return _windowed(partial(_window_contrasts, short=short), long, values)
+
+
+def window_root_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
+    """Compare the roots of the mean squares of the last `short` and `long` values, as `contrast` does."""
+    return _windowed(partial(_root_contrasts, short=short), long, values)
+
+
 def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
     """Return the correlation about zero of the last `bars` pairs, in [-1, 1]; 0 where either is zero throughout."""
     return _windowed(_correlations, bars, one, other)
 
 
+def window_price_ratio(
+    price: pl.Expr, paid: pl.Expr, volume: pl.Expr, low: pl.Expr, high: pl.Expr, *, bars: int
+) -> pl.Expr:
+    """Return the newest price over the average price sum paid / sum volume of the last `bars` values.
+
+    The average is held between the lowest low and the highest high; the ratio is 1 where the volumes' sum is not
+    above 0.
+    """
+    return _windowed(_price_ratios, bars, price, paid, volume, low, high)
+
+
+def window_run(signs: pl.Expr, bars: int) -> pl.Expr:
+    """Return how many of the last `bars` signs in a row equal the newest, times that sign."""
+    return _windowed(_runs, bars, signs)
+
+
 def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl.Expr:
     """Return numerator / denominator; `empty` where the denominator is not above 0."""
     return window_ratio(numerator, denominator, 1, empty=empty)
+
+
+def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
+    """Return part / whole, two plain terms of the same candle; 0 where the whole is not above 0.
+
+    The same as `ratio` without its call into Python, which costs more than the work where rows are few; but Polars
+    computes the whole twice.
+    """
+    return pl.when(whole > 0).then(part / whole).otherwise(0.0)
 
 
 def contrast(one: pl.Expr, other: pl.Expr) -> pl.Expr:
@@ -104,7 +149,7 @@ def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series
         for start in range(bars - 1, rows, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, rows)
             out[start:stop] = kernel(bars, *(array[start - bars + 1 : stop] for array in arrays))
-    return pl.Series(out)
+    return pl.Series(out, nan_to_null=False)
 
 
 def _slide(leaf: State, bars: int, merge: Merge) -> State:
@@ -131,18 +176,25 @@ def _slide(leaf: State, bars: int, merge: Merge) -> State:
         block_bars *= 2
 
 
+def _fold(values: Floats, bars: int, join: np.ufunc) -> Floats:
+    """Put windows together as `_slide` does, where a window's state is one number that `join` makes of two."""
+    block, block_bars = values, 1
+    whole: Floats | None = None
+    whole_bars = 0
+    while True:
+        if bars & block_bars:
+            whole = block if whole is None else join(block[: whole.size - block_bars], whole[block_bars:])
+            whole_bars += block_bars
+        if whole is not None and whole_bars == bars:
+            return whole
+        block = join(block[:-block_bars], block[block_bars:])
+        block_bars *= 2
+
+
 def _join(earlier: State, earlier_bars: int, later: State, later_bars: int, merge: Merge) -> State:
     later = tuple(part[earlier_bars:] for part in later)
     earlier = tuple(part[: later[0].size] for part in earlier)
     return merge(earlier, earlier_bars, later, later_bars)
-
-
-def _merge_sums(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return (earlier[0] + later[0],)
-
-
-def _merge_pairs(earlier: State, _earlier_bars: int, later: State, _later_bars: int) -> State:
-    return earlier[0] + later[0], earlier[1] + later[1]
 
 
 def _merge_means(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
@@ -170,7 +222,20 @@ def _merge_cubes(earlier: State, earlier_bars: int, later: State, later_bars: in
 
 
 def _sums(bars: int, values: Floats) -> Floats:
-    return _slide((values,), bars, _merge_sums)[0]
+    return _fold(values, bars, np.add)
+
+
+def _minima(bars: int, values: Floats) -> Floats:
+    return _fold(values, bars, np.minimum)
+
+
+def _maxima(bars: int, values: Floats) -> Floats:
+    return _fold(values, bars, np.maximum)
+
+
+def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Floats:
+    lowest, highest = _minima(bars, low), _maxima(bars, high)
+    return _where(highest <= lowest, 0.5, (values[bars - 1 :] - lowest) / (highest - lowest))
 
 
 def _means(bars: int, values: Floats) -> Floats:
@@ -179,6 +244,11 @@ def _means(bars: int, values: Floats) -> Floats:
 
 def _root_mean_squares(bars: int, values: Floats) -> Floats:
     return _root(_sums(bars, values * values) / bars)
+
+
+def _scaled(bars: int, values: Floats, moves: Floats) -> Floats:
+    usual = _root_mean_squares(bars, moves)
+    return _where(usual > 0, values[bars - 1 :] / usual, 0.0)
 
 
 def _zscores(bars: int, values: Floats) -> Floats:
@@ -191,12 +261,29 @@ def _skews(bars: int, values: Floats, *, least_deviation: float) -> Floats:
     zeros = np.zeros_like(values)
     _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
     deviation = _root(squares / bars)
-    return _where(deviation > least_deviation, cubes / bars / deviation**3, 0.0)
+    return _where(deviation > least_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
 
 
 def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
-    over, under = _slide((numerator, denominator), bars, _merge_pairs)
+    over, under = _sums(bars, numerator), _sums(bars, denominator)
     return _where(under > 0, over / under, empty)
+
+
+def _price_ratios(bars: int, price: Floats, *traded: Floats) -> Floats:
+    paid, volume, low, high = traded
+    bought, amount = _sums(bars, paid), _sums(bars, volume)
+    average = np.clip(bought / amount, _minima(bars, low), _maxima(bars, high))
+    return _where(amount <= 0, 1.0, price[bars - 1 :] / average)
+
+
+def _runs(bars: int, signs: Floats) -> Floats:
+    newest = signs[bars - 1 :]
+    going = np.ones(newest.size, dtype=np.bool_)
+    run = np.zeros(newest.size)
+    for lag in range(bars):
+        going &= signs[bars - 1 - lag : signs.size - lag] == newest
+        run += going
+    return _where(np.isnan(_sums(bars, signs)), np.nan, run * newest)
 
 
 def _correlations(bars: int, one: Floats, other: Floats) -> Floats:
@@ -210,11 +297,21 @@ def _contrasts(_bars: int, one: Floats, other: Floats) -> Floats:
     return _where(both > 0, (one - other) / both, 0.0)
 
 
+def _window_contrasts(long: int, values: Floats, *, short: int) -> Floats:
+    return _contrasts(1, _sums(short, values)[long - short :] / short, _sums(long, values) / long)
+
+
+def _root_contrasts(long: int, values: Floats, *, short: int) -> Floats:
+    squares = values * values
+    one, other = _sums(short, squares)[long - short :] / short, _sums(long, squares) / long
+    return _contrasts(1, _root(one), _root(other))
+
+
 def _root(squares: Floats) -> Floats:
     root: Floats = np.sqrt(squares)
     return root
 
 
-def _where(condition: NDArray[np.bool_], values: Floats, otherwise: float) -> Floats:
+def _where(condition: NDArray[np.bool_], values: Floats | float, otherwise: Floats | float) -> Floats:
     chosen: Floats = np.where(condition, values, otherwise)
     return chosen

@@ -8,15 +8,16 @@ never enters a Dataset.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from mltrain.errors import InputError
+from mltrain.errors import InputError, MachineError
 from mltrain.learn.backend import import_lightgbm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -75,8 +76,8 @@ def booster_params(config: TrainConfig, tuned: Mapping[str, float]) -> dict[str,
     return {**_FIXED, **seeds, "max_bin": config.booster.max_bin, **tuned}
 
 
-def bin_inner(samples: Samples, split: Split, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 (LightGBM has no types)
-    """Return the inner part's rows as a constructed `lightgbm.Dataset`, its bin edges from the first fold's training.
+def bin_rows(samples: Samples, split: Split, params: Mapping[str, Any], *, rows: slice) -> Any:  # noqa: ANN401
+    """Return rows as a constructed `lightgbm.Dataset`, its bin edges from the first fold's training.
 
     Raises:
         InputError: Every feature is constant in those rows.
@@ -90,7 +91,7 @@ def bin_inner(samples: Samples, split: Split, params: Mapping[str, Any]) -> Any:
             hint="check the candles with `mltrain verify snapshot`, or take a longer snapshot",
         )
     edges = _dataset(lightgbm, samples, first, params, reference=None)
-    return _dataset(lightgbm, samples, split.inner.span, params, reference=edges).construct()
+    return _dataset(lightgbm, samples, rows, params, reference=edges).construct()
 
 
 def _dataset(
@@ -116,7 +117,39 @@ def subset(inner: Any, split: Split, block: Block) -> Any:  # noqa: ANN401 (Ligh
     return inner.subset(range(block.first_row - start, block.stop_row - start)).construct()
 
 
-def fit_final(samples: Samples, split: Split, config: TrainConfig, *, tuned: Mapping[str, float], rounds: int) -> str:
+def save_binned(inner: Any, path: Path) -> None:  # noqa: ANN401 (LightGBM has no types)
+    """Write a binned Dataset to a new file, for other processes to load: no edge has to be found twice.
+
+    Raises:
+        MachineError: The file cannot be written.
+    """
+    lightgbm = import_lightgbm()
+    try:
+        inner.save_binary(str(path))
+    except lightgbm.basic.LightGBMError as err:
+        raise MachineError(
+            f"cannot write {path}: {err}", hint="free some space and run the same command again"
+        ) from err
+
+
+def load_binned(path: Path, config: TrainConfig) -> Any:  # noqa: ANN401 (LightGBM has no types)
+    """Return the Dataset that `save_binned` wrote: the same bytes, so the same trees.
+
+    Raises:
+        MachineError: LightGBM cannot be loaded.
+    """
+    return import_lightgbm().Dataset(str(path), params=booster_params(config, {})).construct()
+
+
+def fit_final(
+    samples: Samples,
+    split: Split,
+    config: TrainConfig,
+    *,
+    tuned: Mapping[str, float],
+    rounds: int,
+    final: Literal["inner", "all"] = "inner",
+) -> str:
     """Fit a booster on the whole inner part, with no validation set: nothing of the holdout can reach it.
 
     Args:
@@ -125,6 +158,7 @@ def fit_final(samples: Samples, split: Split, config: TrainConfig, *, tuned: Map
         config: Its `seed` and `booster` count here.
         tuned: What the search chose, by LightGBM's names.
         rounds: Boosting rounds, at least 1.
+        final: With "all" it is fitted on every row, the holdout's too: no figure of the holdout is one of it.
 
     Returns:
         LightGBM's model text, normalised: equal models are equal texts, whatever the thread count.
@@ -133,8 +167,9 @@ def fit_final(samples: Samples, split: Split, config: TrainConfig, *, tuned: Map
         InputError: Every feature is constant in the first fold's training rows.
         MachineError: LightGBM cannot be loaded.
     """
+    rows = split.inner.span if final == "inner" else slice(0, samples.y.size)
     params = booster_params(config, tuned) | {"num_iterations": rounds}
-    booster = import_lightgbm().Booster(params, bin_inner(samples, split, params))
+    booster = import_lightgbm().Booster(params, bin_rows(samples, split, params, rows=rows))
     for _ in range(rounds):
         booster.update()
     return normalise_model_text(booster.model_to_string(num_iteration=-1))

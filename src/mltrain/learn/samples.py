@@ -200,6 +200,22 @@ def check_finite(samples: Samples) -> None:
     )
 
 
+def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str, pl.DataFrame]:
+    """Return the newest candles of every symbol, from one time on, so that together they are no more than asked for.
+
+    Args:
+        candles: Candles by symbol.
+        max_rows: How many at most; 0: all.
+    """
+    if not 0 < max_rows < sum(frame.height for frame in candles.values()):
+        return dict(candles)
+    times = np.sort(np.concatenate([times_ms(frame) for frame in candles.values()]))
+    start_ms = times[times.size - max_rows]
+    if np.count_nonzero(times >= start_ms) > max_rows:  # the first time would be cut in two
+        start_ms = times[np.searchsorted(times, start_ms, side="right")]
+    return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
+
+
 def take_rows(samples: Samples, rows: slice) -> Samples:
     """Return a run of rows as samples of their own, without copying them."""
     return replace(

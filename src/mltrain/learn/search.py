@@ -1,13 +1,9 @@
 """The search: which parameters, and how many rounds, by walk-forward folds inside the inner part.
 
 A trial is a pure function of its parameters and of the bounds that earlier batches set; Optuna only proposes. All
-parameters of a batch are asked before any of it runs, each by a sampler with a seed of its own, and all results are
-told in the order of the trials' numbers: neither the number of workers nor the end of the search changes a trial.
-
-The folds of a trial advance in lockstep and are judged by one curve, the mean of their validation log losses. Its
-minimum is the trial's loss, and where it lies is the number of rounds, for all folds, for the out-of-fold scores and
-for the final fit. Stopping each fold on its own rows would flatter exactly those rows, on which the calibrator is
-then fitted.
+parameters of a batch are asked before any of it runs, and all results are told in the order of the trials' numbers:
+neither the number of workers, nor a kill and a resumption, nor the end of the search changes a trial. So a search that
+ends early, at any trial, is the search that was asked for no more trials.
 
 A bad trial ends at a rung. Rungs are counted in rounds x learning rate, so that slow and fast learners are compared
 when they have come equally far. A trial ends there if its best loss so far is not among the best share of the trials
@@ -16,79 +12,85 @@ told before; trials that had ended by themselves count with the loss that they e
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.files import atomic_write, disk_edge, read_file, write_new
-from mltrain.learn.backend import import_lightgbm
-from mltrain.learn.fit import bin_inner, booster_params, subset
-from mltrain.learn.metrics import row_log_loss
+from mltrain.config import study_sha256
+from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
+from mltrain.learn.fit import bin_rows, booster_params, load_binned, save_binned
+from mltrain.learn.samples import matrix_sha256, take_rows
+from mltrain.learn.study import open_study
+from mltrain.learn.trial import Ground, Track
+from mltrain.learn.workers import Alone, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from optuna import Trial
-    from optuna.distributions import BaseDistribution
 
-    from mltrain.config import Range, SearchConfig, TrainConfig
+    from mltrain.config import SearchConfig, TrainConfig
     from mltrain.learn.samples import Samples
     from mltrain.learn.split import Split
+    from mltrain.learn.study import Study
+    from mltrain.learn.trial import TrialRecord
+    from mltrain.learn.workers import Crew
     from mltrain.progress import Progress
 
-STARTUP_TRIALS: Final = 10  # told trials before TPE takes over from chance; Optuna's default
-_MAX_JOURNAL_BYTES: Final = 1 << 30
+_LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
 
 @dataclass(frozen=True, slots=True)
-class TrialRecord:
-    """One trial as told.
+class Manner:
+    """How a search is run: nothing here changes a trial.
 
     Attributes:
-        number: From 0.
-        params: What the search chose, by LightGBM's names.
-        rounds: Where the mean curve was lowest, from 1.
-        loss: The mean curve there, in nats.
-        curve_rounds: Rounds that were run.
-        rung_losses: The best loss so far at each rung reached; of a complete trial at all rungs.
-        state: "complete", or "pruned" where it ended at a rung.
-        seconds: What it took; the one figure that differs from run to run.
+        workers: Processes that run trials; with one, they run in this process.
+        resume: Whether a study that was begun goes on.
+        timeout_s: Seconds after which no more trials are told, once there is one; None: no limit.
     """
 
-    number: int
-    params: Mapping[str, float]
-    rounds: int
-    loss: float
-    curve_rounds: int
-    rung_losses: tuple[float, ...]
-    state: Literal["complete", "pruned"]
-    seconds: float
+    workers: int
+    resume: bool = False
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SearchResult:
-    """What the search found.
+class OutOfFold:
+    """What boosters say of rows that they have not learned from.
 
     Attributes:
-        best: The complete trial of least loss; the earlier one of equals.
-        trials: All trials, by number.
-        oof_scores: Scores of the best trial's folds on their validation rows, after `best.rounds` rounds, shape (m,).
+        oof_scores: Scores of the folds' validation rows, shape (m,).
         oof_rows: The samples' row of each score, shape (m,), rising.
         oof_fold: The fold of each score, from 0, shape (m,).
     """
 
-    best: TrialRecord
-    trials: tuple[TrialRecord, ...]
     oof_scores: NDArray[np.float64]
     oof_rows: NDArray[np.int64]
     oof_fold: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult(OutOfFold):
+    """What the search found: its out-of-fold scores are the best trial's, after `best.rounds` rounds.
+
+    Attributes:
+        best: The complete trial of least loss; the earlier one of equals.
+        trials: All trials, by number.
+        resumed: How many of them had been told before this run.
+        timed_out: Whether the time ended the search.
+    """
+
+    best: TrialRecord
+    trials: tuple[TrialRecord, ...]
+    resumed: int
+    timed_out: bool
 
 
 def search(
@@ -97,8 +99,10 @@ def search(
     config: TrainConfig,
     *,
     journal: Path,
+    manner: Manner,
     progress: Progress,
-    clock: Callable[[], float] = time.perf_counter,
+    warm_start: Mapping[str, float] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
     """Search for the parameters and the number of rounds of least walk-forward log loss.
 
@@ -106,38 +110,115 @@ def search(
         samples: All rows; those of the holdout are not looked at.
         split: Of these rows.
         config: Its `seed`, `booster` and `search` count here.
-        journal: Where Optuna's record of the study goes; one that is there is kept as `<name>.old`. The caller holds
-            the study's lock.
+        journal: Where the study is kept. The caller holds the study's lock.
+        manner: How it is run.
         progress: Told of every trial.
-        clock: Tells seconds; for the records alone.
+        warm_start: Parameters of the space that are tried right after LightGBM's defaults.
+        clock: Tells seconds; for the timeout alone.
 
     Returns:
         The trials, the best of them, and its out-of-fold scores.
 
     Raises:
-        InputError: Every feature is constant in the first fold's training rows.
-        MachineError: The journal cannot be written, or LightGBM cannot be loaded.
+        InputError: Every feature is constant in the first fold's training rows, or a study that was to be resumed is
+            damaged or of other data.
+        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
-    plan = config.search
-    folds = _bin_folds(samples, split, config)
-    told: list[TrialRecord] = []
-    progress.stage("search", total=plan.trials)
+    plan, start = config.search, clock()
+    ground = Ground.of(samples, split, config)
+    first = [{r.name: r.default for r in plan.space}, *([] if warm_start is None else [dict(warm_start)])]
+    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    with disk_edge(journal, "clean up beside"):
+        _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left
     with _quiet_optuna():
-        study = _Study(journal, plan, seed=config.seed)
-        while len(told) < plan.trials:
-            # A whole batch is asked, also where fewer trials are left to run: a longer search would ask the same.
-            numbers = range(len(told), len(told) + plan.batch)
-            asked = [study.ask(number) for number in numbers]
-            bounds = rung_bounds(told, plan)
-            for trial in asked[: plan.trials - len(told)]:
-                record = _run(folds, trial, config, bounds, clock)
-                study.tell(trial, record)
-                told.append(record)
-                progress.advance(1, note=f"best {_best(told).loss:.5f}")
-    best = _best(told)
+        study = open_study(
+            journal,
+            plan,
+            seed=config.seed,
+            identity=_identity(samples, split, config, first),
+            first=first,
+            resume=manner.resume,
+            progress=progress,
+        )
+        resumed = min(len(study.told), plan.trials)
+
+        def left_s() -> float:
+            # Without a trial there is nothing to end with; the first one is never cut short.
+            return math.inf if manner.timeout_s is None or not study.told else start + manner.timeout_s - clock()
+
+        run = _Run(study, plan, left_s, progress)
+        count = min(manner.workers, plan.batch, plan.trials - resumed)
+        if count <= 1:
+            track = Track.of(ground, inner)
+            run.to_the_end(Alone(track))
+        else:
+            with _saved(inner, journal) as binned:
+                del inner  # the workers have their own; this process needs its memory for nothing meanwhile
+                with Workers(ground, binned, count=count) as crew:
+                    run.to_the_end(crew)
+                track = Track.of(ground, load_binned(binned, config))
+    told = study.told[: plan.trials]
+    best = find_best(told)
     if best.rounds == plan.max_rounds:
         progress.warn(f"the best trial was still improving after search.max_rounds = {plan.max_rounds} rounds")
-    return _with_scores(folds, config, told, best)
+    oof = _score(track, split, best.params, best.rounds)
+    return SearchResult(
+        best=best,
+        trials=tuple(told),
+        resumed=resumed,
+        timed_out=len(told) < plan.trials,
+        oof_scores=oof.oof_scores,
+        oof_rows=oof.oof_rows,
+        oof_fold=oof.oof_fold,
+    )
+
+
+def regrow(
+    samples: Samples, split: Split, config: TrainConfig, *, params: Mapping[str, float], rounds: int
+) -> OutOfFold:
+    """Return the out-of-fold scores of parameters after a number of rounds, as the search that found them has them.
+
+    Raises:
+        InputError: Every feature is constant in the first fold's training rows.
+        MachineError: LightGBM cannot be loaded.
+    """
+    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    return _score(Track.of(Ground.of(samples, split, config), inner), split, params, rounds)
+
+
+def _score(track: Track, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
+    return OutOfFold(
+        oof_scores=np.concatenate(track.score(params, rounds)),
+        oof_rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
+        oof_fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The batches of a study."""
+
+    study: Study
+    plan: SearchConfig
+    left_s: Callable[[], float]
+    progress: Progress
+
+    def to_the_end(self, crew: Crew) -> None:
+        """Run what is left of the trials, batch by batch, until all are told or the time is up."""
+        told, plan = self.study.told, self.plan
+        self.progress.stage("search", total=plan.trials)
+        if told:
+            self._advance(min(len(told), plan.trials))
+        while len(told) < plan.trials and self.left_s() > 0:
+            first = len(told) // plan.batch * plan.batch
+            # A whole batch is asked, also where fewer trials are left to run: a longer search would ask the same.
+            asked = self.study.ask_batch(first)[len(told) - first : plan.trials - first]
+            for record in crew.run(asked, rung_bounds(told[:first], plan), left_s=self.left_s):
+                self.study.tell(record)
+                self._advance(1)
+
+    def _advance(self, steps: int) -> None:
+        self.progress.advance(steps, note=f"best {find_best(self.study.told[: self.plan.trials]).loss:.5f}")
 
 
 def rung_bounds(told: Sequence[TrialRecord], plan: SearchConfig) -> tuple[float, ...]:
@@ -155,113 +236,37 @@ def rung_bounds(told: Sequence[TrialRecord], plan: SearchConfig) -> tuple[float,
     return tuple(bounds)
 
 
-def _best(told: Sequence[TrialRecord]) -> TrialRecord:
+def find_best(told: Sequence[TrialRecord]) -> TrialRecord:
+    """Return the complete trial of least loss; the earlier one of equals."""
     return min((t for t in told if t.state == "complete"), key=lambda t: (t.loss, t.number))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fold:
-    """The binned rows of one fold, and what happened on its validation rows."""
-
-    train: Any
-    valid: Any
-    y: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-
-
-def _bin_folds(samples: Samples, split: Split, config: TrainConfig) -> list[_Fold]:
-    inner = bin_inner(samples, split, booster_params(config, {}))
-    return [
-        _Fold(
-            train=subset(inner, split, fold.train),
-            valid=subset(inner, split, fold.valid),
-            y=samples.y[fold.valid.span],
-            rows=np.arange(fold.valid.first_row, fold.valid.stop_row),
-        )
-        for fold in split.folds
-    ]
+def _identity(
+    samples: Samples, split: Split, config: TrainConfig, first: Sequence[Mapping[str, float]]
+) -> dict[str, str]:
+    """Return what the trials depend on, each thing under the name that a message gives it."""
+    return {
+        "configuration": f"{study_sha256(config, registry_sha256='', warm_start=None)}-{config.seed}",
+        "start": sha256_bytes(repr(first).encode()),
+        "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
+        "split": sha256_bytes(repr(split.folds).encode()),
+        **{f"{name} version": version(name) for name in _LIBRARIES},
+    }
 
 
-class _FoldBooster:
-    """A booster that grows round by round and scores its validation rows after each."""
-
-    def __init__(self, fold: _Fold, params: Mapping[str, Any]) -> None:
-        self._fold = fold
-        self._booster = import_lightgbm().Booster(dict(params), fold.train).add_valid(fold.valid, "valid")
-        self.scores: NDArray[np.float64] = np.empty(0)
-
-    def advance(self) -> None:
-        """Grow one more tree."""
-        self._booster.update()
-
-    def loss(self) -> float:
-        """Score the validation rows and return their mean log loss."""
-        # LightGBM adds each tree to the scores of its validation rows as it grows; an evaluation function is handed
-        # those scores, so that no tree is walked twice. With metric "None" nothing else is computed.
-        self._booster.eval_valid(self._keep)
-        return float(row_log_loss(self.scores, self._fold.y).mean())
-
-    def _keep(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
-        self.scores = scores
-        return "scores", 0.0, False
+@contextmanager
+def _saved(inner: Any, journal: Path) -> Iterator[Path]:  # noqa: ANN401 (LightGBM has no types)
+    """Give the file of the binned rows, under a hidden name of the study's own; it vanishes when the block ends."""
+    path = _binned_path(journal)
+    try:
+        save_binned(inner, path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
-def _run(
-    folds: Sequence[_Fold], trial: Trial, config: TrainConfig, bounds: Sequence[float], clock: Callable[[], float]
-) -> TrialRecord:
-    """Run one trial to its end, or to the rung that it does not pass."""
-    plan, start = config.search, clock()
-    params = booster_params(config, trial.params)
-    boosters = [_FoldBooster(fold, params) for fold in folds]
-    ends = [max(1, round(rung.at / params["learning_rate"])) for rung in plan.rungs]
-    loss, rounds, rung_losses, pruned, done = math.inf, 0, [], False, 0
-    while not pruned and done < plan.max_rounds and done - rounds < plan.early_stop:
-        done += 1
-        reached = _advance(boosters)
-        if reached < loss:
-            loss, rounds = reached, done
-        rung_losses += [loss] * ends.count(done)
-        pruned = any(a > b for a, b in zip(rung_losses, bounds, strict=False))
-    return TrialRecord(
-        number=trial.number,
-        params=trial.params,
-        rounds=rounds,
-        loss=loss,
-        curve_rounds=done,
-        rung_losses=tuple(rung_losses if pruned else rung_losses + [loss] * (len(ends) - len(rung_losses))),
-        state="pruned" if pruned else "complete",
-        seconds=clock() - start,
-    )
-
-
-def _advance(boosters: Sequence[_FoldBooster]) -> float:
-    """Grow every fold by one tree and return the mean of their losses."""
-    losses = []
-    for booster in boosters:
-        booster.advance()
-        losses.append(booster.loss())
-    return math.fsum(losses) / len(losses)
-
-
-def _with_scores(
-    folds: Sequence[_Fold], config: TrainConfig, told: Sequence[TrialRecord], best: TrialRecord
-) -> SearchResult:
-    """Grow the best trial's folds once more, to its number of rounds, and keep their scores."""
-    params = booster_params(config, best.params)
-    scores = []
-    for fold in folds:
-        booster = _FoldBooster(fold, params)
-        for _ in range(best.rounds):
-            booster.advance()
-        booster.loss()
-        scores.append(booster.scores)
-    return SearchResult(
-        best=best,
-        trials=tuple(told),
-        oof_scores=np.concatenate(scores),
-        oof_rows=np.concatenate([fold.rows for fold in folds]),
-        oof_fold=np.repeat(np.arange(len(folds), dtype=np.int8), [fold.rows.size for fold in folds]),
-    )
+def _binned_path(journal: Path) -> Path:
+    return journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
 
 
 @contextmanager
@@ -275,63 +280,3 @@ def _quiet_optuna() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-class _Study:
-    """The search as Optuna keeps it: proposals, and a journal of what became of them."""
-
-    def __init__(self, journal: Path, plan: SearchConfig, *, seed: int) -> None:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-        class Held(JournalFileOpenLock):
-            """No lock: the caller holds the study's, and Optuna's own would make a rerun after a kill wait 30 s."""
-
-            def acquire(self) -> bool:
-                return True
-
-            def release(self) -> None:
-                pass
-
-        self._journal, self._plan, self._seed = journal, plan, seed
-        self._distributions = {r.name: _distribution(r) for r in plan.space}
-        with disk_edge(journal, "begin the study"):
-            if journal.exists():
-                old = journal.with_name(f"{journal.name}.old")
-                atomic_write(old, read_file(journal, max_bytes=_MAX_JOURNAL_BYTES, what="study journal"))
-                journal.unlink()
-            write_new(journal, b"")
-            backend = JournalFileBackend(str(journal), lock_obj=Held(str(journal)))
-            storage = optuna.storages.JournalStorage(backend)
-            self._study = optuna.create_study(storage=storage, study_name=journal.stem, direction="minimize")
-            self._study.enqueue_trial({r.name: r.default for r in plan.space})
-
-    def ask(self, number: int) -> Trial:
-        """Ask for the parameters of a trial, from a sampler whose seed is of that trial alone."""
-        from optuna.samplers import TPESampler
-
-        own_seed = int.from_bytes(hashlib.sha256(f"{self._seed}:{number}".encode()).digest()[:4], "big")
-        self._study.sampler = TPESampler(
-            seed=own_seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
-        )
-        with disk_edge(self._journal, "write"):
-            return self._study.ask(self._distributions)
-
-    def tell(self, trial: Trial, record: TrialRecord) -> None:
-        """Tell of a trial; of a pruned one, its loss at the last rung, by which TPE ranks it."""
-        from optuna.trial import TrialState
-
-        with disk_edge(self._journal, "write"):
-            if record.state == "complete":
-                self._study.tell(trial, record.loss)
-            else:
-                trial.report(record.loss, step=len(record.rung_losses))
-                self._study.tell(trial, state=TrialState.PRUNED)
-
-
-def _distribution(searched: Range) -> BaseDistribution:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
-    if searched.integer:
-        return IntDistribution(int(searched.low), int(searched.high), log=searched.log)
-    return FloatDistribution(searched.low, searched.high, log=searched.log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +71,19 @@ def read_lineage() -> Lineage:
 def available_cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process and its children may still take; None where the machine does not tell."""
+    found = []
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        lines = info.read_text("ascii", errors="replace").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+        found.append(max(0, int(limit.read_text("ascii")) - int(used.read_text("ascii"))))
+    return min(found, default=None)
 
 
 def cpu_name() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mltrain.candles.frame import format_ms, parse_time
 from mltrain.documents import canonical_json
@@ -66,6 +66,8 @@ class Training:
         split: The blocks.
         guards: What the leakage guards found.
         search: The trials.
+        final: Which rows the served model was fitted on; with "all", every figure is of its twin, fitted on "inner".
+        warm_start: The version, and its parameters, that the search began with; None without one.
         calibration: The calibrator and why it was chosen.
         importance: Feature and total gain, highest first.
         scores: The holdout's scores.
@@ -89,6 +91,8 @@ class Training:
     split: Split
     guards: tuple[GuardResult, ...]
     search: SearchResult
+    final: Literal["inner", "all"]
+    warm_start: dict[str, Json] | None
     calibration: CalibrationChoice
     importance: tuple[tuple[str, float], ...]
     scores: HoldoutScores
@@ -128,7 +132,7 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
         "baselines": {**_plain(run.scores.baselines), **_plain(run.scores.comparison)},
         "calibration": _calibration(run),
         "gates": {"verdict": run.verdict.word, "outcomes": _plain(run.verdict.outcomes)},
-        "splits": _splits(run.split, run.samples),
+        "splits": {"fitted_on": run.final, **_splits(run.split, run.samples)},
         "evidence": {guard.name: _plain(guard) for guard in run.guards},
         "lineage": _lineage(run),
         "artifacts": [
@@ -205,6 +209,11 @@ def _notes(run: Training) -> str:
     lines = [
         f"Probability that the price is higher after {label.horizon_bars} bar(s){given}.",
         f"Metrics are of the holdout {seen}, which no fit, search or calibration has seen.",
+        *(
+            ["The served model was fitted on every row, the holdout's too: the metrics are those of its twin."]
+            if run.final == "all"
+            else []
+        ),
         f"This time range had been scored {run.looks.earlier} time(s) before.",
         *run.warnings,
     ]
@@ -243,15 +252,23 @@ def _splits(split: Split, samples: Samples) -> dict[str, Json]:
     }
 
 
+def fitted_rows(card: Any) -> Literal["inner", "all"]:  # noqa: ANN401 (a card as JSON)
+    """Return which rows a version was fitted on, from its card."""
+    return "all" if card.get("splits", {}).get("fitted_on") == "all" else "inner"
+
+
 def last_label_end_ms(card: Any) -> int:  # noqa: ANN401 (a card as JSON)
     """Return the end of the last label that a version was trained on, from its card, ms UTC.
+
+    Of a version that was fitted on everything, that is the end of the holdout's last one.
 
     Raises:
         InputError: The card does not tell: another tool wrote it.
     """
     try:
-        inner = next(block for block in card["splits"]["blocks"] if block["name"] == "inner")
-        return parse_time(inner["last_label_end"])
+        last = "inner" if fitted_rows(card) == "inner" else "holdout"
+        block = next(block for block in card["splits"]["blocks"] if block["name"] == last)
+        return parse_time(block["last_label_end"])
     except (KeyError, StopIteration, TypeError, UsageError) as err:
         raise InputError("the card does not tell which labels the version was trained on") from err
 
@@ -280,9 +297,12 @@ def _search(run: Training) -> dict[str, Json]:
     complete = sorted(t.loss for t in trials if t.state == "complete")
     return {
         "trials": len(trials),
+        "trials_asked_for": run.config.search.trials,
+        "ended_by": "timeout" if run.search.timed_out else "trials",
         "pruned": sum(t.state == "pruned" for t in trials),
         "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
         "median_log_loss": complete[len(complete) // 2],
+        **({} if run.warm_start is None else {"warm_start": run.warm_start}),
     }
 
 

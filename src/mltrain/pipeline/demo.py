@@ -12,6 +12,8 @@ from mltrain.config import load_config
 from mltrain.errors import UsageError
 from mltrain.features.registry import load_registry
 from mltrain.files import atomic_write, make_folder
+from mltrain.learn.search import Manner
+from mltrain.models.lineage import available_cores
 from mltrain.models.serve import load
 from mltrain.models.store import Store
 from mltrain.pipeline.serve import predict_newest
@@ -76,7 +78,8 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         taken = take_snapshot(folder, open_source(spec), spec, request, now_ms=now_ms, progress=progress)
         snapshots.append(taken.snapshot.id)
         config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})
-        wanted = TrainRequest(taken.snapshot, load_registry(None), config, promote=True, by=by)
+        manner = Manner(workers=available_cores())
+        wanted = TrainRequest(taken.snapshot, load_registry(None), config, manner, promote=True, by=by)
         trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
     best = trainings[-1].version
     table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))

@@ -6,15 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.stored import FOLDER, list_snapshots
+from mltrain.candles.stored import FOLDER, LATEST, list_snapshots
 from mltrain.errors import InputError, LockedError
-from mltrain.files import hold_lock, remove_folder, sweep_temps
+from mltrain.files import hold_lock, read_pointer, remove_folder, sweep_temps
 from mltrain.models.listing import list_models
 from mltrain.models.store import Store
 from mltrain.names import SNAPSHOT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mltrain.candles.stored import SnapshotRow
 
 # A study is called after its snapshot, as mltrain.pipeline.train names it.
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
@@ -49,13 +51,13 @@ class PrunedSnapshots:
 
 
 def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
-    """Remove all but the `keep` newest snapshots.
+    """Remove all but the `keep` newest snapshots; one that does not open is not counted.
 
-    Never removed are `latest`, one that a version's card names (its numbers could not be recomputed any more), and one
-    that is being trained on.
+    Never removed are `latest`, one that a version's card names (its numbers could not be recomputed any more), one
+    that is being trained on, and what is no folder.
 
     Raises:
-        InputError: A version is damaged, so that the snapshot that it names is not known.
+        InputError: A version is damaged, so that the snapshot that it names is not known; or `latest` is no pointer.
         LockedError: Another mltrain is publishing a snapshot.
         MachineError: The machine refuses.
     """
@@ -64,13 +66,29 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
         return PrunedSnapshots((), ())
     with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose="pruning snapshots"):
         sweep_temps(folder)
-        rows = list_snapshots(data_dir)
-        old = rows[: max(len(rows) - keep, 0)]
-        needed = {**_trained_on(data_dir), **{row.id: "it is the latest" for row in rows if row.latest}}
+        read_pointer(folder / LATEST)  # raises where it cannot be told which one is the latest
+        old = _older(list_snapshots(data_dir), keep)
+        needed = {
+            **_trained_on(data_dir),
+            **{row.id: "it is the latest" for row in old if row.latest},
+            **{row.id: "it is no folder" for row in old if not _is_folder(folder / row.id)},
+        }
         removed = tuple(row.id for row in old if row.id not in needed)
         for name in removed:
             remove_folder(folder / name)
         return PrunedSnapshots(removed, tuple(KeptSnapshot(r.id, needed[r.id]) for r in old if r.id in needed))
+
+
+def _older(rows: tuple[SnapshotRow, ...], keep: int) -> tuple[SnapshotRow, ...]:
+    """Return what is older than the `keep` newest ones that open."""
+    sound = [place for place, row in enumerate(rows) if row.problem is None]
+    if keep == 0:
+        return rows
+    return rows[: sound[-keep]] if keep <= len(sound) else ()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _trained_on(data_dir: Path) -> dict[str, str]:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.config import study_sha256
 from mltrain.features.ops import ops_sha256
-from mltrain.features.own import ops_of
 from mltrain.files import hold_lock, make_folder, sha256_bytes
 from mltrain.guards import check_guards
-from mltrain.learn.calibration import CalibrationChoice, choose_calibrator, fit_calibrator
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
-from mltrain.learn.samples import build_samples, matrix_sha256, take_rows
+from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256, take_rows
 from mltrain.learn.search import search
 from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
 from mltrain.models.gates import Evidence, SkillEvidence, judge
-from mltrain.models.lineage import read_lineage
+from mltrain.models.lineage import available_memory, read_lineage
 from mltrain.models.record import Looks, Training, build_card, version_date
 from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
+from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.pipeline.plan import fit_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
-    from mltrain.features.own import OwnOps
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
+    from mltrain.learn.calibration import CalibrationChoice
     from mltrain.learn.samples import Samples, SymbolQuality
-    from mltrain.learn.search import SearchResult
+    from mltrain.learn.search import Manner, SearchResult
     from mltrain.learn.split import Split
     from mltrain.models.store import Store
+    from mltrain.pipeline.versions import WarmStart
     from mltrain.progress import Progress
 
 
@@ -56,6 +57,9 @@ class TrainRequest:
         snapshot: The candles.
         feature_set: The features and the label.
         config: The configuration, options applied.
+        manner: How the search is run.
+        final: Which rows the served model is fitted on; with "all", the figures are of its twin, fitted on "inner".
+        warm_start: A version whose parameters are tried right after LightGBM's defaults; None: no such.
         promote: Whether a GO promotes.
         by: Who asked, for the log of promotions.
     """
@@ -63,8 +67,11 @@ class TrainRequest:
     snapshot: Snapshot
     feature_set: FeatureSet
     config: TrainConfig
+    manner: Manner
     promote: bool
     by: str
+    final: Literal["inner", "all"] = "inner"
+    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,10 +119,11 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
         InputError: The snapshot is damaged, or too short, or lacks what a feature reads.
         LeakageError: A guard failed.
         LockedError: The same study is being trained now, or the store is held for longer than its wait.
-        MachineError: The machine refused a file.
+        MachineError: The machine refused a file, or has not enough memory.
     """
     store.best()  # a pointer that leads nowhere must not be found out after the search
     heard = _Listener(progress)
+    request = fit_memory(request, available=available_memory(), progress=progress)
     examined = _examine(request, heard)
     study = _name_study(request)
     studies = store.data_dir / "studies"
@@ -128,15 +136,12 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
 
 def _name_study(request: TrainRequest) -> str:
     """Return the study's name: two trainings share it where their trials of equal number are equal."""
-    registry, own = request.feature_set.registry_sha256, _own_ops(request.feature_set)
+    warm = None if request.warm_start is None else request.warm_start.params
+    registry, own = request.feature_set.registry_sha256, request.feature_set.own_ops()
     if own is not None:
         registry = sha256_bytes(f"{registry} {own.module} {own.sha256}".encode())
-    covered = study_sha256(request.config, registry_sha256=registry)
+    covered = study_sha256(request.config, registry_sha256=registry, warm_start=warm)
     return f"{request.snapshot.id}-{covered[:16]}-{request.config.seed}"
-
-
-def _own_ops(feature_set: FeatureSet) -> OwnOps | None:
-    return ops_of(spec.op for spec in feature_set.features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +158,7 @@ class _Examined:
 def _examine(request: TrainRequest, progress: _Listener) -> _Examined:
     """Turn the snapshot into rows, and stop at anything that must not be trained on."""
     feature_set, config = request.feature_set, request.config
-    candles = read_candles(request.snapshot, progress)
+    candles = keep_newest(read_candles(request.snapshot, progress), config.max_rows)
     guards = [audit_candles(feature_set, candles, config, progress)]
     check_guards(guards)
     progress.stage("features and labels")
@@ -173,11 +178,21 @@ def _learn(
     feature_set, config = request.feature_set, request.config
     samples, split = examined.samples, examined.split
     journal = store.data_dir / "studies" / f"{study}.journal"
-    found, choice, bundle = learn_model(samples, split, feature_set, config, journal=journal, progress=progress)
+    found, choice, bundle = learn_model(
+        samples,
+        split,
+        feature_set,
+        config,
+        journal=journal,
+        manner=request.manner,
+        progress=progress,
+        warm_start=None if request.warm_start is None else request.warm_start.params,
+    )
     model = model_of_bundle(bundle)
+    served = bundle if request.final == "inner" else _refit(request, examined, found, bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
-    looks = _look(store, split, study=study, now_ms=now_ms)
+    looks = _look(store, split, request.warm_start, study=study, now_ms=now_ms)
     raw, p = model.score(holdout.x)
     train_up_share = float(samples.y[split.inner.span].mean())
     scores = score_holdout(holdout, raw, p, train_up_share=train_up_share, bootstrap=config.bootstrap, seed=config.seed)
@@ -206,8 +221,10 @@ def _learn(
         split=split,
         guards=examined.guards,
         search=found,
+        final=request.final,
+        warm_start=None if request.warm_start is None else request.warm_start.to_json(),
         calibration=choice,
-        importance=feature_gains(bundle.model_text),
+        importance=feature_gains(served.model_text),
         scores=scores,
         latency=latency,
         verdict=verdict,
@@ -218,11 +235,28 @@ def _learn(
         now_ms=now_ms,
         warnings=tuple(progress.warnings),
     )
-    return training, bundle, _holdout_table(holdout, raw, p)
+    return training, served, _holdout_table(holdout, raw, p)
+
+
+def _refit(request: TrainRequest, examined: _Examined, found: SearchResult, twin: Bundle) -> Bundle:
+    """Fit the model on every row; parameters, rounds and calibrator are those of its twin, whose figures are told."""
+    best = found.best
+    text = fit_final(
+        examined.samples, examined.split, request.config, tuned=best.params, rounds=best.rounds, final="all"
+    )
+    return replace(twin, model_text=text)
 
 
 def learn_model(
-    samples: Samples, split: Split, feature_set: FeatureSet, config: TrainConfig, *, journal: Path, progress: Progress
+    samples: Samples,
+    split: Split,
+    feature_set: FeatureSet,
+    config: TrainConfig,
+    *,
+    journal: Path,
+    manner: Manner,
+    progress: Progress,
+    warm_start: Mapping[str, float] | None = None,
 ) -> tuple[SearchResult, CalibrationChoice, Bundle]:
     """Search, fit and calibrate; of the holdout's rows, nothing but their number and times is ever looked at.
 
@@ -232,16 +266,19 @@ def learn_model(
         feature_set: What the columns are.
         config: The configuration.
         journal: Where the search keeps its record.
+        manner: How the search is run.
         progress: Told of every trial.
+        warm_start: Parameters that are tried right after LightGBM's defaults.
 
     Returns:
         The trials, the calibrator, and the model whole.
 
     Raises:
-        InputError: No feature is usable, or the scores are too few for the calibration that was asked for.
-        MachineError: The journal cannot be written, or LightGBM cannot be loaded.
+        InputError: No feature is usable, the scores are too few for the calibration that was asked for, or a study
+            that was to be resumed is damaged.
+        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
-    found = search(samples, split, config, journal=journal, progress=progress)
+    found = search(samples, split, config, journal=journal, manner=manner, progress=progress, warm_start=warm_start)
     progress.stage("final fit")
     choice = calibrate(found, samples, config)
     bundle = Bundle(
@@ -250,26 +287,20 @@ def learn_model(
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
-        own_ops=_own_ops(feature_set),
+        own_ops=feature_set.own_ops(),
     )
     return found, choice, bundle
 
 
-def calibrate(found: SearchResult, samples: Samples, config: TrainConfig) -> CalibrationChoice:
-    """Fit the calibrator on the pooled out-of-fold scores, by the configured method or by forward log loss.
+def _look(store: Store, split: Split, warm_start: WarmStart | None, *, study: str, now_ms: int) -> Looks:
+    """Write down that the holdout is about to be scored, and tell how often its range has been before.
 
-    Raises:
-        InputError: A method was named, and the scores are too few for it.
+    Parameters that were chosen or judged on a part of it have looked at that part.
     """
-    y = samples.y[found.oof_rows]
-    if config.calibration == "auto":
-        return choose_calibrator(found.oof_scores, y, found.oof_fold)
-    return CalibrationChoice(fit_calibrator(config.calibration, found.oof_scores, y), ())
-
-
-def _look(store: Store, split: Split, *, study: str, now_ms: int) -> Looks:
-    """Write down that the holdout is about to be scored, and tell how often its range has been before."""
     start, end = split.holdout.start_ms, split.holdout.end_ms
+    if warm_start is not None and warm_start.end_ms > start:
+        seen = max(start, warm_start.start_ms), min(end, warm_start.end_ms)
+        store.record_look(start_ms=seen[0], end_ms=seen[1], study=study, now_ms=now_ms)
     shares = [max(0, min(end, look.end_ms) - max(start, look.start_ms)) / (end - start) for look in store.looks()]
     store.record_look(start_ms=start, end_ms=end, study=study, now_ms=now_ms)
     return Looks(earlier=sum(share > 0 for share in shares), weighted=sum(shares))

@@ -1,0 +1,122 @@
+"""Features: cells per second, memory, linearity and latency of a registry, against Qlib's Alpha158.
+
+    python benchmarks/features.py [--features features.yml] [--rows 1000000]
+    python benchmarks/features.py --alpha158 SCRIPT [--alpha158-python PYTHON]
+
+The candles are a random walk on a grid of ticks, of a symbol and of its leader, so that the leader's features cost what
+they cost. SCRIPT is called as `PYTHON SCRIPT CANDLES.parquet` and prints a line with `... M cells/s`; PYTHON is the
+interpreter of an environment where Qlib is installed (it pins old packages). Without Qlib this part is left out.
+Budgets: 8 times the cells per second of Alpha158, memory within 3 times the output, 10 ms at the 99th percentile for
+the newest row of one symbol. Memory is read from /proc, so on Linux alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mltrain.features.compute import compute_features
+from mltrain.features.registry import load_registry
+
+START_MS = 1_735_689_600_000
+SYMBOL, LEADER = "ETHUSDT", "BTCUSDT"
+CALLS = 1_000
+
+
+def walk(seed: int, rows: int) -> pl.DataFrame:
+    """Return candles with every column: prices on a grid of 0.01, volume that comes in waves."""
+    rng = np.random.default_rng(seed)
+    path = np.round(60_000 * np.exp(np.cumsum(rng.normal(0, 4e-4, rows))), 2)
+    first = np.concatenate([path[:1], path[:-1]])
+    wicks = np.round(np.abs(rng.normal(0, 10, (2, rows))), 2)
+    high, low = np.maximum(first, path) + wicks[0], np.minimum(first, path) - wicks[1]
+    volume, share, level = rng.lognormal(2, 1, rows), rng.random(rows), rng.random((2, rows))
+    average, bought = low + (high - low) * level[0], volume * share
+    return pl.DataFrame(
+        {
+            "ts": pl.Series(START_MS + 60_000 * np.arange(rows)).cast(pl.Datetime("ms", "UTC")),
+            "open": first,
+            "high": high,
+            "low": low,
+            "close": path,
+            "volume": volume,
+            "quote_volume": volume * average,
+            "trades": rng.poisson(200, rows).astype(np.int64),
+            "taker_buy_base": bought,
+            "taker_buy_quote": bought * (low + (high - low) * level[1]),
+        }
+    )
+
+
+def memory(field: str) -> int:
+    """Return VmRSS or VmHWM (the peak) of this process in bytes."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def measure(rows: int, features: Path | None, runs: int) -> None:
+    """Print cells per second, peak memory over output, and a line for each size, the largest last."""
+    registry = load_registry(features)
+    candles = {SYMBOL: walk(1, rows), LEADER: walk(2, rows)}
+    compute_features(registry, SYMBOL, {name: frame[:1_000] for name, frame in candles.items()})  # imports, caches
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        before = memory("VmRSS")
+        out = compute_features(registry, SYMBOL, candles)
+        peak, size = memory("VmHWM") - before, out.estimated_size()
+        del out
+        print(f"memory    {peak / 1e6:.0f} MB at the peak, {size / 1e6:.0f} MB of output: {peak / size:.2f} x")
+    for part in (rows // 8, rows // 2, rows):
+        some = {name: frame[:part] for name, frame in candles.items()}
+        taken = min(timed(lambda some=some: compute_features(registry, SYMBOL, some)) for _ in range(runs))
+        cells = part * len(registry.names)
+        rate = cells / taken / 1e6
+        print(f"speed     {part:9} rows x {len(registry.names)} features {taken:7.3f} s   {rate:.1f} M cells/s")
+    newest = {name: frame[-registry.lookback_bars :] for name, frame in candles.items()}
+    calls = [timed(lambda: compute_features(registry, SYMBOL, newest)) * 1e3 for _ in range(CALLS)]
+    middle, late = np.quantile(calls, [0.5, 0.99])
+    print(f"latency   {registry.lookback_bars} candles to the newest row: p50 {middle:.2f} ms, p99 {late:.2f} ms")
+
+
+def timed(call) -> float:  # noqa: ANN001 -- anything that can be called
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def alpha158(script: Path, python: str, rows: int) -> None:
+    """Run Qlib on the same candles."""
+    if subprocess.run([python, "-c", "import qlib"], capture_output=True, check=False).returncode:
+        print(f"alpha158  left out: {python} has no Qlib (pip install pyqlib, in an environment of its own)")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "candles.parquet"
+        walk(1, rows).write_parquet(path)
+        done = subprocess.run([python, str(script), str(path)], capture_output=True, text=True, check=True)
+    print("alpha158 ", next(line for line in done.stdout.splitlines() if "cells/s" in line))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--alpha158", type=Path, help="a script that runs Alpha158 on a file of candles")
+    parser.add_argument("--alpha158-python", default=sys.executable)
+    options = parser.parse_args()
+    measure(options.rows, options.features, options.runs)
+    if options.alpha158:
+        alpha158(options.alpha158, options.alpha158_python, options.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The search against the plain loop on real candles: trials per second, and the out-of-fold log loss of what is found.
+
+    python benchmarks/search.py [--candles DIR] [--trials 40] [--days 90] [--workers 2] [--peers] [--profile]
+
+The candles are BTCUSDT and ETHUSDT of DIR (default: `spot_1m` of the folder that MLTRAIN_TEST_DATA names), with the
+features of `features-ohlcv.yml`. Both sides have the same rows, folds, space, limits and number of trials. The plain
+loop is what one writes first: a Dataset per fold and trial with LightGBM's own bins, two threads, one trial at a time,
+each fold stopped after 50 rounds without gain, nothing cut short.
+
+Its own figure flatters it: each fold was stopped on the rows that it is scored on. So its best parameters are run once
+more in lockstep, with one number of rounds for all folds, as the search runs all of its trials; that loss is compared.
+`--peers` has FLAML and LightGBMTuner search the last fold for as long as the search took, where they are installed.
+`--profile` tells what the trials cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightgbm
+import numpy as np
+import optuna
+
+from mltrain.candles.frame import DAY_MS
+from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.config import load_config
+from mltrain.features.registry import load_registry
+from mltrain.learn.fit import bin_rows, booster_params
+from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.samples import build_samples
+from mltrain.learn.search import Manner, search
+from mltrain.learn.trial import Ground, Proposal, Track
+from mltrain.models.lineage import available_cores
+from mltrain.pipeline.audit import split_samples
+from mltrain.progress import Silent
+
+if TYPE_CHECKING:
+    from mltrain.config import Range, TrainConfig
+    from mltrain.learn.samples import Samples
+    from mltrain.learn.search import SearchResult
+    from mltrain.learn.split import Split
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+THREADS = 2
+
+
+def read_samples(folder: Path, days: int) -> tuple[Samples, Split]:
+    source = open_source(SourceSpec(name="files", folder=folder))
+    end_ms = source.clock_ms(SYMBOLS)
+    candles = {s: source.candles(s, Window(end_ms - days * DAY_MS, end_ms)) for s in SYMBOLS}
+    features = load_registry(Path("features-ohlcv.yml"))
+    samples, _ = build_samples(features, candles)
+    return samples, split_samples(samples, features, load_config(None, overrides={}))
+
+
+def suggest(trial: optuna.Trial, r: Range) -> float:
+    if r.integer:
+        return trial.suggest_int(r.name, int(r.low), int(r.high), log=r.log)
+    return trial.suggest_float(r.name, r.low, r.high, log=r.log)
+
+
+def plain_loop(samples: Samples, split: Split, config: TrainConfig) -> tuple[float, float, dict[str, float]]:
+    """Return the seconds, the best loss as the loop tells it, and its parameters."""
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {r.name: suggest(trial, r) for r in config.search.space}
+        fixed = {"objective": "binary", "metric": "binary_logloss", "bagging_freq": 1, "verbosity": -1}
+        losses = []
+        for fold in split.folds:
+            rows = lightgbm.Dataset(samples.x[fold.train.span], samples.y[fold.train.span])
+            valid = lightgbm.Dataset(samples.x[fold.valid.span], samples.y[fold.valid.span], reference=rows)
+            booster = lightgbm.train(
+                {**fixed, "num_threads": THREADS, **params},
+                rows,
+                num_boost_round=config.search.max_rounds,
+                valid_sets=[valid],
+                callbacks=[lightgbm.early_stopping(config.search.early_stop, verbose=False)],
+            )
+            losses.append(booster.best_score["valid_0"]["binary_logloss"])
+        return statistics.fmean(losses)
+
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed))
+    study.enqueue_trial({r.name: r.default for r in config.search.space})
+    start = time.perf_counter()
+    study.optimize(objective, n_trials=config.search.trials)
+    return time.perf_counter() - start, study.best_value, study.best_params
+
+
+def our_search(samples: Samples, split: Split, config: TrainConfig, workers: int) -> tuple[float, SearchResult]:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        journal = Path(folder) / "study.journal"
+        found = search(samples, split, config, journal=journal, manner=Manner(workers), progress=Silent())
+        return time.perf_counter() - start, found
+
+
+def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dict[str, float]) -> float:
+    """Return the loss of parameters with one number of rounds for all folds."""
+    ground = Ground.of(samples, split, config)
+    track = Track.of(ground, bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span))
+    record = track.run(Proposal(0, params), [])
+    assert record is not None
+    return record.loss
+
+
+def peers(samples: Samples, split: Split, seconds: float) -> None:
+    """Let others search on the last fold for as long, and print the loss of what they find there."""
+    fold = split.folds[-1]
+    x, y = samples.x[fold.train.span], samples.y[fold.train.span]
+    xv, yv = samples.x[fold.valid.span], samples.y[fold.valid.span]
+
+    def loss(p: object) -> float:
+        return float(row_log_loss(np.asarray(p), yv).mean())
+
+    if find_spec("flaml"):
+        from flaml import AutoML
+
+        auto = AutoML()
+        auto.fit(x, y, X_val=xv, y_val=yv, task="classification", metric="log_loss", estimator_list=["lgbm"],
+                 time_budget=seconds, n_jobs=THREADS, verbose=0)  # fmt: skip
+        print(f"FLAML, last fold, {seconds:.0f} s: {loss(auto.predict_proba(xv)[:, 1]):.5f}")
+    if find_spec("optuna_integration"):
+        from optuna_integration.lightgbm import LightGBMTuner
+
+        rows = lightgbm.Dataset(x, y, free_raw_data=False)
+        params = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "num_threads": THREADS}
+        tuner = LightGBMTuner(
+            params,
+            rows,
+            valid_sets=[lightgbm.Dataset(xv, yv, reference=rows, free_raw_data=False)],
+            time_budget=int(seconds),
+            callbacks=[lightgbm.early_stopping(50, verbose=False)],
+        )
+        tuner.run()
+        print(f"LightGBMTuner, last fold, {seconds:.0f} s: {tuner.best_score:.5f}")
+
+
+def profile(found: SearchResult) -> None:
+    """Print what the trials cost, by how they ended."""
+    for state in ("complete", "pruned"):
+        trials = [t for t in found.trials if t.state == state]
+        rounds, seconds = sum(t.curve_rounds for t in trials), sum(t.seconds for t in trials)
+        if trials:
+            print(
+                f"  {state:8} {len(trials):4} trials {seconds / len(trials):6.2f} s each, {rounds / len(trials):5.0f} "
+                f"rounds each, {1000 * seconds / rounds:5.1f} ms a round of all folds"
+            )
+
+
+def main() -> None:
+    data = os.environ.get("MLTRAIN_TEST_DATA")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candles", type=Path, default=Path(data) / "spot_1m" if data else None, required=not data)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--days", type=int, default=90)
+    parser.add_argument("--workers", type=int, default=available_cores())
+    parser.add_argument("--set", nargs="*", default=[], help="KEY=NUMBER of the configuration, such as search.batch=4")
+    parser.add_argument("--only-search", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    changed = {key: float(v) if "." in v else int(v) for key, v in (pair.split("=") for pair in args.set)}
+    config = load_config(None, overrides={"search.trials": args.trials, **changed})
+    samples, split = read_samples(args.candles, args.days)
+    print(f"{split.inner.rows:,} rows x {len(samples.names)} features, {args.trials} trials, {args.workers} workers")
+
+    took, found = our_search(samples, split, config, args.workers)
+    print(f"search:     {took:7.1f} s, {args.trials / took:6.3f} trials/s, log loss {found.best.loss:.5f}", flush=True)
+    if args.profile:
+        profile(found)
+    if not args.only_search:
+        slow, told, params = plain_loop(samples, split, config)
+        fair = in_lockstep(samples, split, config, params)
+        print(f"plain loop: {slow:7.1f} s, {args.trials / slow:6.3f} trials/s, log loss {fair:.5f} (told: {told:.5f})")
+        print(f"ratio {slow / took:.1f} (budget: at least 5, at equal or better log loss)")
+    if args.peers:
+        peers(samples, split, took)
+
+
+if __name__ == "__main__":
+    main()

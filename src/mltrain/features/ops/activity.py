@@ -1,0 +1,127 @@
+"""Ops on activity and order flow: volume, trades, takers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+
+from mltrain.features.ops.catalogue import Bars, Spread, Window, op
+from mltrain.features.ops.terms import check_ordered, directions, gap_to_average, imbalance, location, log_returns
+from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
+
+
+@op
+def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
+    """How unusual the newest value of a column is: (x - mean x) / s, s the population deviation, newest bar included.
+
+    Unit: deviations, within sqrt(bars - 1). 0 where s is below 1e-9 of the mean.
+    """
+    return Window(window_zscore(pl.col(column), bars), bars)
+
+
+@op
+def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short: Bars, long: Spread) -> Window:
+    """Activity now against before: (a - b) / (a + b), a and b the column's mean over `short` and `long` bars.
+
+    Unit: share, in [-1, 1]. 0 where nothing was traded.
+    """
+    check_ordered(short, long)
+    return Window(window_contrast(pl.col(column), short=short, long=long), long)
+
+
+@op
+def money_flow(*, bars: Bars) -> Window:
+    """Close location weighted by volume: sum v ((c - l) - (h - c)) / (h - l) / sum v.
+
+    Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chaikin's money flow.
+    """
+    return Window(window_ratio(location() * pl.col("volume"), pl.col("volume"), bars).clip(-1, 1), bars)
+
+
+@op
+def return_volume_correlation(*, bars: Spread) -> Window:
+    """Whether rises or falls carry the volume: sum r v / sqrt(sum r^2 sum v^2).
+
+    Unit: correlation about zero, in [-1, 1]. 0 where nothing moved or nothing was traded.
+    """
+    return Window(window_correlation(log_returns(), pl.col("volume"), bars), bars + 1)
+
+
+@op
+def taker_imbalance(*, bars: Bars) -> Window:
+    """Aggressive buying less aggressive selling: (2 sum b - sum v) / sum v, b the volume that takers bought.
+
+    Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chordia, Roll and Subrahmanyam (2002).
+    """
+    return Window(imbalance(bars), bars)
+
+
+@op
+def signed_volume(*, bars: Bars) -> Window:
+    """Volume of bars that rose less that of bars that fell: sum sign(r) v / sum v.
+
+    Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Granville's on-balance volume, over a window.
+    """
+    volume = pl.col("volume")
+    return Window(window_ratio(directions() * volume, volume, bars).clip(-1, 1), bars + 1)
+
+
+@op
+def volume_drift(*, bars: Bars) -> Window:
+    """Whether volume has grown from bar to bar: (v - v[bars]) / sum |v - v[1]|.
+
+    Unit: share, in [-1, 1]. 0 where the volume stayed the same.
+    """
+    volume = pl.col("volume")
+    steps = volume - volume.shift(1)
+    return Window(window_ratio(steps, steps.abs(), bars).clip(-1, 1), bars + 1)
+
+
+def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
+    """Return what takers of a side paid, and how much they traded."""
+    paid, traded = pl.col("taker_buy_quote"), pl.col("taker_buy_base")
+    return (paid, traded) if side == "buy" else (pl.col("quote_volume") - paid, pl.col("volume") - traded)
+
+
+@op
+def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
+    """How far the close is above the average price at which takers of a side traded: ln(c / (sum q / sum b)).
+
+    Here q and b are their quote and base volume. Unit: log return. 0 where they traded nothing. The average is held
+    inside the range of its bars, because the exchange rounds both volumes.
+    """
+    return Window(gap_to_average(*_traded(side), bars), bars)
+
+
+@op
+def taker_spread(*, bars: Bars) -> Window:
+    """Average price of takers who bought over that of takers who sold: ln(p_buy / p_sell).
+
+    Unit: log return. Who traded nothing is taken to have traded at the close. Both are held inside the bars' range.
+    """
+    buy, sell = (gap_to_average(*_traded(side), bars) for side in ("buy", "sell"))
+    return Window(sell - buy, bars)
+
+
+@op
+def taker_price_gap() -> Window:
+    """Whether takers bought above the bar's average price: ln(q_b / b / (q / v)), q_b, b the takers' quote and base.
+
+    Unit: log return. 0 where takers bought nothing. Both prices are held inside the bar's range.
+    """
+    low, high = pl.col("low"), pl.col("high")
+    paid = ratio(pl.col("taker_buy_quote"), pl.col("taker_buy_base")).clip(low, high)
+    average = ratio(pl.col("quote_volume"), pl.col("volume")).clip(low, high)
+    traded = (pl.col("taker_buy_base") > 0) & (pl.col("volume") > 0)
+    return Window(pl.when(traded).then((paid / average).log()).otherwise(0.0), 1)
+
+
+@op
+def trade_size_ratio(*, bars: Spread) -> Window:
+    """Size of the newest bar's trades against the usual: (a - b) / (a + b), a = v / n, b = sum v / sum n, n trades.
+
+    Unit: share, in [-1, 1]; 0 where nothing was traded.
+    """
+    volume, trades = pl.col("volume"), pl.col("trades")
+    return Window(contrast(ratio(volume, trades), window_ratio(volume, trades, bars)), bars)

@@ -1,0 +1,78 @@
+"""Ops on the price against its recent past."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from mltrain.features.ops.catalogue import Bars, Spread, Window, op
+from mltrain.features.ops.terms import gap_to_average, log_returns
+from mltrain.features.windows import window_max, window_mean, window_min, window_range_position, window_scaled
+
+
+@op
+def gap_to_mean(*, bars: Spread) -> Window:
+    """How far the close is above its moving average: ln(c / mean c).
+
+    Unit: log return.
+    """
+    return Window((pl.col("close") / window_mean(pl.col("close"), bars)).log(), bars)
+
+
+@op
+def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
+    """How far the close is above its moving average against the usual: ln(c / mean c) / (s sqrt(bars)).
+
+    Here s = sqrt(mean r^2) over `window`. Unit: deviations. 0 where no bar of the window moved.
+    """
+    gap = (pl.col("close") / window_mean(pl.col("close"), bars)).log()
+    return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))
+
+
+@op
+def gap_to_vwap(*, bars: Bars) -> Window:
+    """How far the close is above the volume-weighted typical price: ln(c / (sum v (h + l + c) / 3 / sum v)).
+
+    Unit: log return. 0 where nothing was traded. Needs OHLCV alone.
+    """
+    volume = pl.col("volume")
+    typical = (pl.col("high") + pl.col("low") + pl.col("close")) / 3
+    return Window(gap_to_average(typical * volume, volume, bars), bars)
+
+
+@op
+def gap_to_traded_vwap(*, bars: Bars) -> Window:
+    """How far the close is above the average price paid: ln(c / (sum quote volume / sum v)).
+
+    Unit: log return. 0 where nothing was traded. The average is held inside the range of its bars, because the
+    exchange rounds both volumes.
+    """
+    return Window(gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
+
+
+@op
+def range_position(*, bars: Bars) -> Window:
+    """Where the close stands between the lowest low and the highest high: (c - min l) / (max h - min l).
+
+    Unit: share, in [0, 1]. 0.5 where there is no range. Source: Lane's stochastic oscillator (%K).
+    """
+    return Window(window_range_position(pl.col("close"), pl.col("low"), pl.col("high"), bars), bars)
+
+
+@op
+def gap_to_high(*, bars: Bars) -> Window:
+    """How far the close is below the highest high: ln(c / max h).
+
+    Unit: log return, 0 or less.
+    """
+    return Window((pl.col("close") / window_max(pl.col("high"), bars)).log(), bars)
+
+
+@op
+def gap_to_low(*, bars: Bars) -> Window:
+    """How far the close is above the lowest low: ln(c / min l).
+
+    Unit: log return, 0 or more.
+    """
+    return Window((pl.col("close") / window_min(pl.col("low"), bars)).log(), bars)

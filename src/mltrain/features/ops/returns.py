@@ -1,0 +1,133 @@
+"""Ops on returns and their distribution."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import polars as pl
+
+from mltrain.features.ops.catalogue import Bars, Lag, Shape, Spread, Window, op
+from mltrain.features.ops.terms import check_ordered, directions, log_range, log_returns, realised
+from mltrain.features.windows import (
+    window_correlation,
+    window_ratio,
+    window_root_contrast,
+    window_root_mean_square,
+    window_run,
+    window_scaled,
+    window_skew,
+    window_sum,
+)
+
+# Returns that differ by less are called equal: a price ratio is rounded to 1e-16, so that the shape of a return
+# distribution narrower than this would be the shape of the rounding.
+LEAST_RETURN_DEVIATION: Final = 1e-12
+
+# The range of a random walk's extremes is 4 ln 2 times its variance (Parkinson 1980).
+PARKINSON: Final = 4 * math.log(2)
+
+
+@op
+def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
+    """Return over `bars` bars, that ended `lag` bars ago: ln(c[lag] / c[lag + bars]).
+
+    Unit: natural logarithm of a price ratio; 0.001 is about 10 basis points.
+    """
+    return Window(log_returns(bars=bars, lag=lag), bars + lag + 1)
+
+
+@op
+def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
+    """Return over `bars` bars, `lag` bars ago, against the usual: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
+
+    Here s = sqrt(mean r^2) over the last `window` bars. Unit: deviations. 0 where no bar of the window moved.
+    """
+    if bars + lag > window:
+        raise ValueError(f"bars ({bars}) and lag ({lag}) together must not be above window ({window})")
+    return Window(window_scaled(log_returns(bars=bars, lag=lag), log_returns(), window) / math.sqrt(bars), window + 1)
+
+
+@op
+def realised_volatility(*, bars: Bars) -> Window:
+    """Realised volatility per bar: sqrt(mean r^2).
+
+    Unit: log return per bar. 0 where nothing moved. Source: Andersen, Bollerslev, Diebold and Labys (2003).
+    """
+    return Window(realised(bars), bars + 1)
+
+
+@op
+def volatility_ratio(*, short: Bars, long: Spread) -> Window:
+    """Volatility now against before: (a - b) / (a + b), a and b the realised volatility over `short` and `long` bars.
+
+    Unit: share, in [-1, 1]. 0 where nothing moved.
+    """
+    check_ordered(short, long)
+    return Window(window_root_contrast(log_returns(), short=short, long=long), long + 1)
+
+
+@op
+def parkinson_volatility(*, bars: Bars) -> Window:
+    """Volatility from the bars' ranges: sqrt(mean ln(h / l)^2 / (4 ln 2)).
+
+    Unit: log return per bar. 0 where no bar has a range. Source: Parkinson (1980).
+    """
+    return Window(window_root_mean_square(log_range(), bars) / math.sqrt(PARKINSON), bars)
+
+
+@op
+def return_skew(*, bars: Shape) -> Window:
+    """Skewness of the last `bars` returns: m3 / m2^(3/2), the population's central moments.
+
+    Unit: none, within sqrt(bars). 0 where the returns are equal. Source: Pebay (2008) for the moments of a window.
+    """
+    return Window(window_skew(log_returns(), bars, least_deviation=LEAST_RETURN_DEVIATION), bars + 1)
+
+
+@op
+def return_autocorrelation(*, bars: Spread) -> Window:
+    """Whether moves go on or turn: sum r r[1] / sqrt(sum r^2 sum r[1]^2).
+
+    Unit: correlation about zero, in [-1, 1]; below 0 the price bounces. 0 where nothing moved. Source: Roll (1984).
+    """
+    return Window(window_correlation(log_returns(), log_returns(lag=1), bars), bars + 2)
+
+
+@op
+def direction_balance(*, bars: Bars) -> Window:
+    """Share of bars that rose less share that fell, by close against the close before.
+
+    Unit: share, in [-1, 1]. 0 where nothing moved.
+    """
+    return Window(window_sum(directions(), bars) / bars, bars + 1)
+
+
+@op
+def flat_share(*, bars: Bars) -> Window:
+    """Share of bars that closed where the bar before had closed.
+
+    Unit: share, in [0, 1].
+    """
+    flat = (pl.col("close") == pl.col("close").shift(1)).cast(pl.Float64)
+    return Window(window_sum(flat, bars) / bars, bars + 1)
+
+
+@op
+def run_length(*, bars: Bars) -> Window:
+    """How many bars in a row went the way of the newest one, as a share of `bars` at most; below 0 where they fell.
+
+    Unit: share, in [-1, 1]; 1 / bars is the newest bar alone. 0 where the newest bar closed where the one before had.
+    """
+    return Window(window_run(directions(), bars) / bars, bars + 1)
+
+
+@op
+def rsi(*, bars: Bars) -> Window:
+    """Relative strength: sum of rises / (sum of rises + sum of falls), of closes.
+
+    Unit: share, in [0, 1] (the usual index is 100 times it). 0.5 where nothing moved. Source: Wilder (1978), with
+    Cutler's plain sums in place of Wilder's smoothing, which never forgets.
+    """
+    moves = pl.col("close") - pl.col("close").shift(1)
+    return Window(window_ratio(moves.clip(lower_bound=0), moves.abs(), bars, empty=0.5), bars + 1)

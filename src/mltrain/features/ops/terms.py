@@ -1,0 +1,52 @@
+"""Expressions that several ops are made of."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from mltrain.features.windows import share, window_price_ratio, window_ratio, window_root_mean_square
+
+
+def log_returns(*, bars: int = 1, lag: int = 0, leader: bool = False) -> pl.Expr:
+    """Return ln(c[lag] / c[lag + bars])."""
+    close = pl.col("leader_close" if leader else "close")
+    return (close.shift(lag) / close.shift(lag + bars)).log()
+
+
+def directions() -> pl.Expr:
+    """Return 1 where the bar closed above the one before, -1 where below, 0 where neither."""
+    close = pl.col("close")
+    return (close > close.shift(1)).cast(pl.Float64) - (close < close.shift(1)).cast(pl.Float64)
+
+
+def realised(bars: int) -> pl.Expr:
+    """Return the realised volatility per bar: sqrt(mean r^2)."""
+    return window_root_mean_square(log_returns(), bars)
+
+
+def log_range() -> pl.Expr:
+    """Return the range of the bar: ln(h / l)."""
+    return (pl.col("high") / pl.col("low")).log()
+
+
+def location(prefix: str = "") -> pl.Expr:
+    """Return where the close stands in its own bar: -1 at the low, 1 at the high, 0 in a bar without range."""
+    high, low, close = (pl.col(prefix + name) for name in ("high", "low", "close"))
+    return share((close - low) - (high - close), high - low)
+
+
+def imbalance(bars: int, prefix: str = "") -> pl.Expr:
+    """Return what takers bought less what they sold, as a share of the volume."""
+    bought, volume = pl.col(prefix + "taker_buy_base"), pl.col(prefix + "volume")
+    return window_ratio(bought - (volume - bought), volume, bars).clip(-1, 1)
+
+
+def gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
+    """Return ln(c / (sum paid / sum volume)), the average held inside its bars' range; 0 where the volume is 0."""
+    return window_price_ratio(pl.col("close"), paid, volume, pl.col("low"), pl.col("high"), bars=bars).log()
+
+
+def check_ordered(short: int, long: int) -> None:
+    """Raise ValueError unless `short` is below `long`."""
+    if short >= long:
+        raise ValueError(f"short ({short}) must be below long ({long})")

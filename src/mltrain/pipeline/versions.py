@@ -1,0 +1,173 @@
+"""What an earlier version tells a training: its parameters to start from, or all that it takes to make it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mltrain.candles.frame import parse_time
+from mltrain.candles.snapshot import open_snapshot
+from mltrain.config import load_config
+from mltrain.errors import InputError, UsageError
+from mltrain.features.ops import ops_sha256
+from mltrain.files import sha256_bytes
+from mltrain.learn.fit import fit_final
+from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256
+from mltrain.learn.search import regrow
+from mltrain.models.bundle import Bundle
+from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, read_card
+from mltrain.models.record import fitted_rows, last_label_end_ms
+from mltrain.models.serve import open_model
+from mltrain.models.versions import MODEL_FILE
+from mltrain.pipeline.audit import read_candles, split_samples
+from mltrain.pipeline.calibrate import calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mltrain.config import SearchConfig, TrainConfig
+    from mltrain.documents import Json
+    from mltrain.models.versions import StoredVersion
+    from mltrain.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """A version whose parameters are tried right after LightGBM's defaults.
+
+    Attributes:
+        version: Its name.
+        card_sha256: Hash of its card.
+        params: What is tried, of the search's space and inside it.
+        start_ms: First open time that its parameters were chosen on, ms UTC.
+        end_ms: End of the last label that they were chosen or judged on, ms UTC.
+    """
+
+    version: str
+    card_sha256: str
+    params: Mapping[str, float]
+    start_ms: int
+    end_ms: int
+
+    def to_json(self) -> dict[str, Json]:
+        """Return what the card of a training tells of it."""
+        return {"version": self.version, "card_sha256": self.card_sha256, "params": dict(self.params)}
+
+
+def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
+    """Take a version's parameters as a start; what lies outside of the space is moved to its nearest end.
+
+    Raises:
+        InputError: Its card does not tell them.
+    """
+    card = _card_of(version)
+    tuned = card["hyperparameters"]
+    params: dict[str, float] = {}
+    for searched in plan.space:
+        value = tuned.get(searched.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"the card of {version.name} does not tell its {searched.name}")
+        value = min(max(value, searched.low), searched.high)
+        params[searched.name] = int(value) if searched.integer else float(value)
+    try:
+        blocks = card["splits"]["blocks"]
+        start_ms = min(parse_time(block["start"]) for block in blocks)
+        end_ms = max(parse_time(block["last_label_end"]) for block in blocks)
+    except (KeyError, TypeError, ValueError, UsageError) as err:
+        raise InputError(f"the card of {version.name} does not tell which rows its parameters were chosen on") from err
+    return WarmStart(version.name, version.card_sha256, params, start_ms, end_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """A version made again from what its card tells.
+
+    Attributes:
+        expected_sha256: Hash of its lgbm.pkl.
+        found_sha256: Hash of the one that was made now.
+        differences: What is not as it was when the version was made, one sentence each.
+    """
+
+    expected_sha256: str
+    found_sha256: str
+    differences: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same, to the last byte."""
+        return self.expected_sha256 == self.found_sha256
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What a user is told of it, one sentence each; empty where it is the same."""
+        if self.same:
+            return ()
+        told = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
+        return (told, *self.differences)
+
+
+def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progress) -> Retraining:
+    """Fit a version again, from its snapshot and its card's parameters and number of rounds: no search, no clock.
+
+    Args:
+        version: The version.
+        data_dir: Where its snapshot lies.
+        progress: Told of every stage.
+
+    Raises:
+        InputError: The snapshot is not there any more or is damaged, or the card does not tell enough.
+        MachineError: The machine refuses.
+    """
+    card = _card_of(version)
+    model = open_model(version)
+    feature_set = model.feature_set
+    lineage, config = card.get("lineage", {}), _config_of(version, card)
+    snapshot = open_snapshot(data_dir, card["train"]["snapshot_id"])
+    candles = read_candles(snapshot, progress)
+    progress.stage("features and labels")
+    samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
+    split = split_samples(samples, feature_set, config)
+    progress.stage("fit again")
+    tuned = {r.name: card["hyperparameters"][r.name] for r in config.search.space}
+    rounds = int(card["hyperparameters"]["num_iterations"])
+    choice = calibrate(regrow(samples, split, config, params=tuned, rounds=rounds), samples, config)
+    final: Literal["inner", "all"] = fitted_rows(card)
+    bundle = Bundle(
+        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=final),
+        calibrator=choice.calibrator,
+        feature_set=feature_set,
+        symbols=samples.symbols,
+        ops_sha256=ops_sha256(),
+        own_ops=feature_set.own_ops(),
+    )
+    now = {
+        "snapshot_manifest_sha256": snapshot.manifest_sha256,
+        "matrix_sha256": matrix_sha256(samples),
+        "ops_sha256": bundle.ops_sha256,
+    }
+    return Retraining(
+        expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
+        found_sha256=sha256_bytes(bundle.to_bytes()),
+        differences=tuple(
+            f"{name} is {value}, the card says {lineage.get(name)}"
+            for name, value in now.items()
+            if lineage.get(name) != value
+        ),
+    )
+
+
+def _card_of(version: StoredVersion) -> dict[str, Any]:
+    where = str(version.folder / CARD_FILE)
+    return read_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
+
+
+def _config_of(version: StoredVersion, card: Mapping[str, Any]) -> TrainConfig:
+    kept = card.get("lineage", {}).get("config")
+    if not isinstance(kept, dict):
+        raise InputError(f"the card of {version.name} does not hold the configuration that it was trained with")
+    try:
+        last_label_end_ms(card)
+        return load_config(None, overrides=kept)
+    except UsageError as err:
+        raise InputError(f"the configuration in the card of {version.name}: {err.message}", hint=err.hint) from err

@@ -1,0 +1,209 @@
+"""Laws of candle files: what is read is what was written, and a damaged byte names its day."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, unchecked_candles, write_candles
+from mltrain.candles.frame import DAY_MS, INTERVALS_MS, TS_DTYPE, check_candles, times_ms
+from mltrain.candles.sim import CLOCK_MS, SimSource
+from mltrain.candles.source import Window
+from mltrain.errors import InputError
+
+DAY_OF_CLOCK = CLOCK_MS // DAY_MS * DAY_MS
+
+
+def make_frame(steps, interval, *, seed=0, bare=False):
+    """Return candles at these steps after a midnight."""
+    rng = np.random.default_rng(seed)
+    price, spread = rng.uniform(0.01, 1e5, len(steps)), rng.uniform(0, 0.009, (3, len(steps)))
+    columns = {
+        "ts": pl.Series([DAY_OF_CLOCK + s * INTERVALS_MS[interval] for s in steps], dtype=pl.Int64).cast(TS_DTYPE),
+        "open": price + spread[0],
+        "high": price + 0.009,
+        "low": price - spread[1],
+        "close": price + spread[2],
+        "volume": rng.exponential(5, len(steps)),
+    }
+    if not bare:
+        columns["quote_volume"] = rng.exponential(1e6, len(steps))
+        columns["trades"] = rng.integers(0, 1 << 40, len(steps))
+    return check_candles(pl.DataFrame(columns), symbol="BTCUSDT", interval=interval, where="a test")
+
+
+frames = st.sampled_from(list(INTERVALS_MS)).flatmap(
+    lambda interval: st.builds(
+        lambda steps, seed, bare: (interval, make_frame(sorted(steps), interval, seed=seed, bare=bare)),
+        st.sets(st.integers(0, 200 * DAY_MS // INTERVALS_MS[interval] - 1), min_size=1, max_size=60),
+        st.integers(0, 1000),
+        st.booleans(),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def written():
+    """Return six days of simulated minutes, the first and the last not whole, and their file."""
+    frame = SimSource(seed=5).candles("BTCUSDT", Window(CLOCK_MS - 5 * DAY_MS, CLOCK_MS))
+    return frame, write_candles(frame, INTERVALS_MS["1m"])
+
+
+def ranges(file):
+    """Return the half-open range of bytes of each block."""
+    ends = [block.end for block in file.blocks]
+    return list(zip([4, *ends[:-1]], ends, strict=True))
+
+
+@given(frames)
+@settings(max_examples=60)
+def test_what_is_read_is_what_was_written(made):
+    """Any interval, any holes, with and without the optional columns."""
+    interval, frame = made
+    file = write_candles(frame, INTERVALS_MS[interval])
+    found = read_candles(file.data, rows=frame.height, symbol="BTCUSDT", interval=interval, where="a test")
+
+    assert found.equals(frame)
+    assert found.schema == frame.schema
+
+
+@given(frames)
+@settings(max_examples=60)
+def test_blocks_part_the_bytes_and_the_days(made):
+    """Together they are all bytes up to the foot and all candles; each begins and ends at a midnight of UTC."""
+    interval, frame = made
+    file = write_candles(frame, INTERVALS_MS[interval])
+    ts_ms = times_ms(frame)
+    counts = [int(((ts_ms >= b.from_ms) & (ts_ms < b.to_ms)).sum()) for b in file.blocks]
+
+    assert file.data[:4] == file.data[-4:] == b"PAR1"
+    assert [b.end for b in file.blocks] == sorted({b.end for b in file.blocks})
+    assert 4 < file.blocks[0].end <= file.blocks[-1].end < len(file.data)
+    assert all(b.from_ms % DAY_MS == b.to_ms % DAY_MS == 0 for b in file.blocks)
+    assert all(b.to_ms <= c.from_ms for b, c in pairwise(file.blocks))
+    assert min(counts) > 0
+    assert sum(counts) == frame.height
+    assert len(file.blocks) <= 128
+    assert damaged_blocks(file.data, file.blocks) == ()
+
+
+@given(frames)
+@settings(max_examples=30)
+def test_equal_candles_are_equal_bytes(made):
+    """However the frame lies in memory."""
+    interval, frame = made
+    pieces = pl.concat([frame[i : i + 1] for i in range(frame.height)], rechunk=False)
+
+    assert write_candles(pieces, INTERVALS_MS[interval]) == write_candles(frame, INTERVALS_MS[interval])
+
+
+def test_minutes_lie_day_by_day(written):
+    """Of minutes, each UTC day is a block of its own."""
+    _, file = written
+    first = DAY_OF_CLOCK - 5 * DAY_MS
+
+    assert [(b.from_ms, b.to_ms) for b in file.blocks] == [
+        (day, day + DAY_MS) for day in range(first, DAY_OF_CLOCK + 1, DAY_MS)
+    ]
+
+
+def test_a_day_is_the_same_bytes_whatever_stands_beside_it(written):
+    """Other candles on one day change no other day's digest: that is how a restated day is told."""
+    frame, file = written
+    other = frame.with_columns(
+        volume=pl.when(pl.col("ts").dt.date() == pl.date(2025, 10, 11)).then(7.25).otherwise(pl.col("volume"))
+    )
+    digests = [b.digest for b in write_candles(other, INTERVALS_MS["1m"]).blocks]
+
+    assert [d == b.digest for d, b in zip(digests, file.blocks, strict=True)] == [True, False, *[True] * 4]
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_a_flipped_byte_names_exactly_its_day(written, k):
+    """The first, the last and any byte between; every parser is left out."""
+    _, file = written
+    begin, end = ranges(file)[k]
+    places = [begin, end - 1, *np.random.default_rng(k).integers(begin, end, 10).tolist()]
+
+    for at in places:
+        bad = bytearray(file.data)
+        bad[at] ^= 1 << at % 8
+        assert damaged_blocks(bytes(bad), file.blocks) == (file.blocks[k],)
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
+    """Cut at the last byte of a day, at its first, or inside."""
+    _, file = written
+    begin, end = ranges(file)[k]
+
+    for at in (begin, (begin + end) // 2, end - 1):
+        assert damaged_blocks(file.data[:at], file.blocks) == file.blocks[k:]
+
+
+def test_what_was_put_in_between_names_its_day_and_all_after(written):
+    """Bytes that moved are not those that were written."""
+    _, file = written
+    begin, end = ranges(file)[2]
+    at = (begin + end) // 2
+    bad = file.data[:at] + b"\0" + file.data[at:]
+
+    assert damaged_blocks(bad, file.blocks) == file.blocks[2:]
+
+
+def test_days_that_changed_places_are_both_named(written):
+    """Each one is sound by itself, and lies where another should."""
+    _, file = written
+    parts = [file.data[begin:end] for begin, end in ranges(file)]
+    bad = b"".join([file.data[:4], parts[0], parts[2], parts[1], *parts[3:], file.data[file.blocks[-1].end :]])
+    named = damaged_blocks(bad, file.blocks)
+
+    assert len(bad) == len(file.data)
+    assert named == file.blocks[1:3]
+
+
+@pytest.mark.parametrize("change", ["head", "foot", "longer"])
+def test_damage_outside_the_candles_names_no_day(written, change):
+    """Only the file's own hash tells of it."""
+    _, file = written
+    bad = {"head": b"XAR1" + file.data[4:], "foot": file.data[:-9] + b"123456789", "longer": file.data + b"\0"}[change]
+
+    assert damaged_blocks(bad, file.blocks) == ()
+
+
+def test_without_blocks_no_day_is_named(written):
+    """A manifest may list none."""
+    assert damaged_blocks(written[1].data, ()) == ()
+
+
+def test_blocks_beyond_the_bytes_are_damaged(written):
+    """A block that ends after the file, or nowhere, is no reason to stop."""
+    _, file = written
+    far = Block(0, DAY_MS, 1 << 62, "0" * 16)
+
+    assert damaged_blocks(b"", (*file.blocks, far)) == (*file.blocks, far)
+
+
+def test_long_files_have_few_blocks():
+    """Twenty years of days or a year of hours: the manifest stays readable."""
+    daily = make_frame(range(7000), "1d")
+    hourly = make_frame(range(24 * 366), "1h")
+
+    for frame, interval in ((daily, "1d"), (hourly, "1h")):
+        blocks = write_candles(frame, INTERVALS_MS[interval]).blocks
+        assert len(blocks) <= 128
+        assert sum(b.to_ms - b.from_ms for b in blocks) >= times_ms(frame)[-1] - times_ms(frame)[0]
+
+
+def test_another_number_of_rows_is_refused(written):
+    """Before any value is read; the message tells both numbers."""
+    frame, file = written
+
+    for rows in (0, frame.height - 1, frame.height + 1):
+        with pytest.raises(InputError, match=f"{frame.height} rows of .*; {rows} rows of candles were written"):
+            unchecked_candles(file.data, rows=rows, where="x")

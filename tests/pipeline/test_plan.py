@@ -1,0 +1,52 @@
+"""What a training would cost is told before it is done, and refused where the machine has not enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mltrain.errors import MachineError
+from mltrain.learn.search import Manner
+from mltrain.pipeline.plan import _peak, fit_memory, plan_training
+from mltrain.progress import Silent
+
+
+@pytest.fixture
+def request_of(trained):
+    """Return the request of the trained version."""
+    workshop, report = trained
+    return workshop.request(report.training.snapshot, manner=Manner(workers=3))
+
+
+def test_the_plan_is_what_the_training_does(trained, request_of):
+    """Rows and blocks are those of the training; nothing is written."""
+    workshop, report = trained
+    before = sorted(workshop.folder.rglob("*"))
+    told = plan_training(request_of, progress=Silent())
+
+    assert told.blocks == report.training.split.blocks()
+    assert told.rows == report.training.samples.y.size
+    assert told.minutes > 0
+    assert sorted(workshop.folder.rglob("*")) == before
+
+
+def test_fewer_workers_where_memory_is_short(request_of):
+    """As many as fit, with a warning; enough memory, or a machine that does not tell, changes nothing."""
+    for size in (None, 1 << 50):
+        assert fit_memory(request_of, available=size, progress=Silent()) == request_of
+    sizes = [_peak(request_of, workers) for workers in (1, 2, 3)]
+    for workers, size in enumerate(sizes, start=1):
+        progress = Silent()
+        fitted = fit_memory(request_of, available=size, progress=progress)
+
+        assert fitted == replace(request_of, manner=Manner(workers=workers))
+        assert len(progress.warnings) == (workers < 3)
+
+
+def test_too_little_memory_is_refused_with_the_way_out(request_of):
+    """Before anything is read: how much it needs, how much there is, and how many rows would do."""
+    with pytest.raises(MachineError, match=r"0\.1 GiB are available") as caught:
+        fit_memory(request_of, available=100 << 20, progress=Silent())
+
+    assert "--max-rows" in caught.value.hint
