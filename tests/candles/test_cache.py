@@ -756,8 +756,8 @@ def test_a_fault_at_any_operation_leaves_each_day_old_new_or_absent(fault):
         write_old(memory / "clean")
         _, operations = faults.run(PROGRAM, memory / "clean")
         assert check_states(memory / "clean") == 3
-        stride = int(os.environ.get("MLTRAIN_TEST_STRIDE", "3"))
-        chosen = operations[{"KILL": 0, "ENOSPC": 1, "EIO": 2}[fault] % stride :: stride]
+        stride = int(os.environ.get("MLTRAIN_TEST_STRIDE", "6"))
+        chosen = operations[{"KILL": 0, "ENOSPC": 2, "EIO": 4}[fault] % stride :: stride]
 
         for index, operation in enumerate(chosen):
             folder = memory / f"{index:05d}"

@@ -84,25 +84,35 @@ CASES = {
     "429 garbage": Case([status(429, retry_after="soon")]),
     "429 huge": Case([status(429, retry_after="86400")], SourceError, ("HTTP 429", "it answers again at 2025-10-16T1")),
     "429 for ever": Case([status(429, retry_after="50", times=0)], SourceError, ("HTTP 429", "it answers again at")),
-    "429 of no time for ever": Case([status(429, retry_after="0", times=0)], SourceError, ("it answers again at",)),
     "429 beyond any number": Case([status(429, retry_after="9" * 40)]),
     "429 once for everyone": Case([status(429, retry_after="5", nth=2, times=4)]),
     "418": Case([status(418, retry_after="60")]),
     "418 absent": Case([status(418)]),
     "418 of three days": Case([status(418, retry_after="259200")], SourceError, ("HTTP 418", "2025-10-18T1")),
     "429 at the time": Case([status(429, retry_after="3", endpoint="time")]),
+    "429 in many words": Case([status(429, retry_after="3", endpoint="time", body="x" * 100_000)]),
+    "429 of no time": Case([status(429, retry_after="0", times=9)]),
+    "429 of no time for ever": Case(
+        [status(429, retry_after="0", times=0)], SourceError, ("HTTP 429", "it answers again at 2025-10-15T12:02")
+    ),
+    "418 for ever": Case([status(418, times=0)], SourceError, ("HTTP 418", "it answers again at 2025-10-15T12:0")),
+    "429 with no patience": Case(
+        [status(429, retry_after="1")], SourceError, ("HTTP 429", "--max-wait"), rules={"max_wait_s": 0}
+    ),
+    "429 of the archive": Case([Fault("status", endpoint="archive", status=429)], archive=True),
     # Of N3, server errors, refusals
     "500": Case([status(500, times=5)]),
     "503 for ever": Case([status(503, times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "HTTP 503")),
     "403": Case([status(403, times=0)], SourceError, ("HTTP 403",)),
     "451": Case([status(451, times=0)], SourceError, ("HTTP 451", "restricted location")),
+    "403 in many words": Case([status(403, times=0, endpoint="time", body="x" * 100_000)], SourceError, ("HTTP 403",)),
     "451 at once": Case([status(451, times=0, endpoint="any")], SourceError, ("HTTP 451",)),
     "400": Case([status(400, times=0, body='{"code":-1003,"msg":"Too much."}')], SourceError, ("-1003", "Too much.")),
     # Of N5 and N6, slow, cut, empty
-    "hang": Case([klines("hang")], rules={"deadline_s": 0.3}),
-    "drip of a body": Case([klines("drip_body", seconds=0.05)], rules={"deadline_s": 0.3}),
-    "drip of a head": Case([klines("drip_header", seconds=0.05)], rules={"deadline_s": 0.3}),
-    "slow for ever": Case([klines("hang", times=0, symbol="BTCUSDT")], *GIVEN_UP, rules={"deadline_s": 0.1}),
+    "hang": Case([klines("hang")], rules={"deadline_s": 1.0}),
+    "drip of a body": Case([klines("drip_body", seconds=0.05)], rules={"deadline_s": 1.0}),
+    "drip of a head": Case([klines("drip_header", seconds=0.05)], rules={"deadline_s": 1.0}),
+    "slow for ever": Case([klines("hang", times=0, symbol="BTCUSDT")], *GIVEN_UP, rules={"deadline_s": 0.5}),
     "short": Case([klines("short", times=3)]),
     "cut chunk": Case([klines("cut_chunk", times=3)]),
     "no length, cut": Case([klines("no_length_cut", times=3)]),
@@ -110,6 +120,17 @@ CASES = {
     "reset in the body": Case([klines("reset", times=2, count=5000)]),
     "reset for ever": Case([klines("reset", times=0, symbol="BTCUSDT")], *GIVEN_UP),
     "empty": Case([klines("empty_body", times=3)]),
+    "empty for ever": Case([klines("empty_body", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "no list")),
+    "cut for ever": Case([klines("no_length_cut", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "no JSON")),
+    "exchangeInfo in HTML": Case([Fault("html", endpoint="exchangeInfo", times=5)]),
+    "exchangeInfo of nothing": Case(
+        [Fault("garbage", endpoint="exchangeInfo", body="{}", times=0)],
+        SourceError,
+        ("exchangeInfo: ", "asked 6 times"),
+    ),
+    "a time that is none": Case(
+        [Fault("garbage", endpoint="time", body='{"serverTime":true}', times=0)], SourceError, ("its time: ", "no time")
+    ),
     "big head": Case([klines("big_header", times=2)]),
     # Of N7, other content
     "html": Case([klines("html", times=3)]),
@@ -117,6 +138,9 @@ CASES = {
     "garbage": Case([klines("garbage", times=3)]),
     "an object": Case([klines("garbage", body='{"code":0}')]),
     "a list of nothing": Case([klines("garbage", body="[null]")]),
+    "a word": Case([klines("garbage", body='"maintenance"', times=5)]),
+    "a packing that is none": Case([klines("header", headers={"Content-Encoding": "br"}, times=2)]),
+    "packed, it says": Case([klines("header", headers={"Content-Encoding": "gzip"}, times=2)]),
     "wrong type": Case([klines("wrong_type", times=0)]),
     "gzip bomb": Case([klines("gzip_bomb", times=2)]),
     "big body": Case([klines("big_body", times=2, count=20)]),
@@ -133,6 +157,19 @@ CASES = {
     ),
     "never advances": Case([klines("stuck", times=0, symbol="BTCUSDT")], SourceError, ("outside what was asked",)),
     # Of N11, missing
+    "rows that come at the second time": Case([klines("drop_rows", times=1, count=40)]),
+    "the last rows come late": Case([klines("drop_rows", at_ms=CLOCK_MS - 5 * 60_000, count=5)]),
+    "rows that come late, twice each": Case(
+        [klines("drop_rows", times=2, count=40), klines("duplicate_rows", times=0, count=7)]
+    ),
+    "rows that come late and contradict": Case(
+        [
+            klines("drop_rows", at_ms=MIDDLE_MS, count=2, symbol="BTCUSDT"),
+            klines("restate", at_ms=MIDDLE_MS + 120_000, symbol="BTCUSDT", nth=2, times=0),
+        ],
+        InputError,
+        (f"BTCUSDT at {format_ms(MIDDLE_MS + 120_000)}: volume is ", " and ", "two candles of one time"),
+    ),
     "rows that come late": Case([klines("drop_rows", times=2, count=40)]),
     "a day that comes late": Case([klines("drop_day", at_ms=FIRST_DAY_MS + DAY_MS // 2, times=2)]),
     # Of N12, clocks and units
@@ -154,6 +191,11 @@ CASES = {
             *(("volume", "-1"), ("trades", "1.5"), ("quote_volume", ""), ("open_time", "x"), ("close_time", "5")),
         ]
     },
+    "a high below its low": Case(
+        [klines("bad_value", at_ms=MIDDLE_MS, field="high", value="0.5", times=0)],
+        InputError,
+        (f"BTCUSDT at {MIDDLE}: high",),
+    ),
     "eleven columns": Case([klines("columns_11", at_ms=MIDDLE_MS, times=0)], InputError, ("11 fields, not 12",)),
     # The archive: whatever is wrong there, REST has it
     "zip missing": zipped("not_found"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -114,6 +115,60 @@ def test_another_packer_is_named(served, monkeypatch):
     assert "the candles are the same, but pyarrow" in lost.detail
     assert sound.outcome == "sound"
     assert "could not be made again" in sound.detail
+
+
+def test_what_a_killed_rebuild_left_is_swept(served):
+    """A temp inside the snapshot would be a file that its manifest does not list."""
+    server, data_dir, folder, files = served
+    damage(folder / "BTCUSDT.parquet")
+    (folder / ".BTCUSDT.parquet.ab12.tmp").write_bytes(b"half")
+    rebuild(server, data_dir)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert verify_snapshot(open_snapshot(data_dir, "latest")) == ()
+
+
+@pytest.mark.parametrize("thing", ["link", "fifo"])
+def test_what_stands_in_a_files_place_is_replaced_and_not_followed(served, tmp_path, thing):
+    """What a link leads to stays as it was."""
+    server, data_dir, folder, files = served
+    (tmp_path / "mine").write_bytes(b"mine")
+    (folder / "BTCUSDT.parquet").unlink()
+    if thing == "link":
+        (folder / "BTCUSDT.parquet").symlink_to(tmp_path / "mine")
+    else:
+        os.mkfifo(folder / "BTCUSDT.parquet")
+    rebuild(server, data_dir)
+
+    assert not (folder / "BTCUSDT.parquet").is_symlink()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_file_that_cannot_be_written_is_exit_8(served):
+    """A folder in its place: it is named, it stays, and no temp is left."""
+    _, data_dir, folder, _ = served
+    (folder / "BTCUSDT.parquet").unlink()
+    (folder / "BTCUSDT.parquet").mkdir()
+    done = call("snapshot", "--rebuild", "latest", data_dir=data_dir)
+
+    assert done.code == 8
+    assert f"cannot write {folder / 'BTCUSDT.parquet'}: Is a directory" in " ".join(done.err.split())
+    assert (folder / "BTCUSDT.parquet").is_dir()
+    assert list(data_dir.rglob("*.tmp")) == []
+
+
+def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
+    """The cache is no more believed than anything else."""
+    server, data_dir, folder, files = served
+    damage(next(data_dir.glob("cache/*/BTCUSDT/1m/2025-10-14.parquet")), at=9000)
+    (folder / "BTCUSDT.parquet").unlink()
+    progress = Silent()
+    snapshot = open_snapshot(data_dir, "latest")
+    rebuild_snapshot(snapshot, open_source(spec_of(server)), data_dir=data_dir, progress=progress)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert any("2025-10-14.parquet" in w and "downloaded again" in w for w in progress.warnings)
 
 
 def test_the_command_rebuilds_and_refuses(served):

@@ -231,6 +231,12 @@ LIES = {
     "origin": lambda d: d["files"][0]["origins"][0].__setitem__(2, "hearsay"),
     "blocks": lambda d: d["files"][0].update(blocks=None),
     "block beyond the file": lambda d: d["files"][0]["blocks"][0].__setitem__(2, 1000),
+    "block that ends before it begins": lambda d: d["files"][0]["blocks"][0].__setitem__(2, 4),
+    "block twice": lambda d: d["files"][0]["blocks"].append(d["files"][0]["blocks"][0]),
+    "blocks that overlap in time": lambda d: d["files"][0]["blocks"].append(
+        ["2025-10-15T11:00:00Z", "2025-10-15T13:00:00Z", 950, "0" * 16]
+    ),
+    "block of no time": lambda d: d["files"][0]["blocks"][0].__setitem__(1, "2025-10-14T12:00:00Z"),
     "block's digest": lambda d: d["files"][0]["blocks"][0].__setitem__(3, "xyz"),
     "content hash": lambda d: d["files"][0].update(content_sha256="abc"),
     "file's symbol": lambda d: d["files"][0].update(symbol="ETHUSDT"),

@@ -263,6 +263,45 @@ def test_what_is_not_listed_is_found(folder, data_dir):
     assert "SOLUSDT.parquet" in problems[1]
 
 
+@pytest.mark.parametrize("longer", [1, 5000])
+def test_damage_is_told_by_its_days(folder, data_dir, longer):
+    """Of a file that has become longer, too."""
+    file = folder / "BTCUSDT.parquet"
+    good = file.read_bytes()
+    last = open_snapshot(data_dir, "latest").facts[0].blocks[-1]
+    told = {}
+    for name, bad in {
+        "flip": good[: last.end - 1] + bytes([good[last.end - 1] ^ 1]) + good[last.end :],
+        "put in": good[: last.end - 1] + bytes(longer) + good[last.end - 1 :],
+        "behind": good + bytes(longer),
+    }.items():
+        file.write_bytes(bad)
+        (told[name],) = verify_snapshot(open_snapshot(data_dir, "latest"))
+
+    assert told["flip"].endswith(": damaged are the candles of 2025-10-15")
+    assert told["put in"].endswith(": damaged are the candles of 2025-10-15")
+    assert told["behind"].endswith("the damage is outside the candles, in the file's head or foot")
+
+
+def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
+    """Which days are damaged cannot be told then, and is not."""
+    forge(folder, (folder / "BTCUSDT.parquet").read_bytes())
+    (folder / "BTCUSDT.parquet").write_bytes(b"PAR1 no candles")
+
+    (problem,) = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert "the manifest says" in problem
+    assert "damaged are" not in problem
+
+
+def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
+    """Else a later damage would be told of the wrong days."""
+    blocks = [["2025-10-14T00:00:00Z", "2025-10-16T00:00:00Z", 900, "0" * 16]]
+    forge(folder, (folder / "BTCUSDT.parquet").read_bytes(), blocks=blocks)
+
+    (problem,) = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert "its days do not lie where the manifest says" in problem
+
+
 def forge(folder, data, **facts):
     """Put other bytes in place of BTCUSDT's file, with a manifest that agrees with them."""
     manifest = read_manifest(folder, kind="snapshot")

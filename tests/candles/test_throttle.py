@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import MINUTE_MS
 from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.throttle import WEIGHT_SHARE, Throttle
+from mltrain.candles.throttle import WEIGHT_SHARE, Throttle, parse_http_date
 
 steps = st.lists(
     st.tuples(
@@ -40,6 +42,126 @@ def test_no_minute_of_the_exchange_passes_the_share(steps, limit, offset_ms):
             throttle.answered(token, of_it, used=sent[minute], succeeded=True)
 
     assert throttle.peak_weight <= max(limit * WEIGHT_SHARE, 20)
+
+
+bursts = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # the minute, and when before or after its beginning, in ms
+        st.sampled_from([-1001, -1000, -999, -500, -1, 0, 1, 500, 999, 1000, 1001, 20_000]) | st.integers(2000, 57_000),
+        st.sampled_from([1, 2, 20]),
+        st.sampled_from([0, 1, 4, 200]),  # requests of that weight that would like to go at once
+        st.sampled_from([0, 1, 4, 200]),  # requests that are answered then
+    ),
+    max_size=40,
+).map(lambda found: sorted((CLOCK_MS + minute * MINUTE_MS + ms, *rest) for minute, ms, *rest in found))
+
+
+@settings(max_examples=200)
+@given(bursts, st.integers(1, 200), st.sampled_from([-1000, -500, 0, 500, 1000]))
+def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms):
+    """The exchange's minute may begin a second before ours or after it, and its answers may tell nothing."""
+    throttle = Throttle(weight_limit=limit)
+    sent, in_flight = {}, []
+    throttle.synchronise(CLOCK_MS - 2000)
+    for now_ms, weight, wanted, answered in bursts:
+        minute = (now_ms + ahead_ms) // MINUTE_MS
+        for _ in range(wanted):
+            if throttle.wait_ms(now_ms, weight) == 0:
+                alone = minute not in sent
+                in_flight.append((throttle.sent(now_ms, weight), weight))
+                sent[minute] = sent.get(minute, 0) + weight
+                assert alone or sent[minute] <= limit * WEIGHT_SHARE
+        for _ in range(min(answered, len(in_flight))):
+            throttle.answered(*in_flight.pop(0), used=None, succeeded=True)
+
+
+@given(bursts, st.integers(1, 200), st.lists(st.integers(0, 200), max_size=20))
+def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
+    """Once an answer tells of a minute's use, what goes out keeps the share with it and all that is on its way."""
+    throttle = Throttle(weight_limit=limit)
+    in_flight, told, seen = [], 0, None
+    throttle.synchronise(CLOCK_MS - 2000)
+    for now_ms, weight, wanted, answered in bursts:
+        minute = (now_ms - 1000) // MINUTE_MS
+        for _ in range(wanted):
+            if throttle.wait_ms(now_ms, weight) == 0:
+                on_their_way = sum(of_it for _, of_it in in_flight)
+                if seen == minute and told:
+                    assert told + on_their_way + weight <= limit * WEIGHT_SHARE
+                in_flight.append((throttle.sent(now_ms, weight), weight))
+        for _ in range(min(answered, len(in_flight))):
+            token, of_it = in_flight.pop(0)
+            used = others.pop() if others else None
+            throttle.answered(token, of_it, used=used, succeeded=True)
+            if used is not None and token == minute:
+                told, seen = max(told, used) if seen == minute else used, minute
+
+
+@given(
+    st.integers(1, 100),
+    st.lists(st.integers(0, 10**6) | st.none(), min_size=30, max_size=30),
+    st.sampled_from([1, 2, 20, 1000]),
+)
+def test_a_request_goes_within_two_minutes_whatever_others_use(limit, others, weight):
+    """However little the exchange allows and whatever it says is used: one alone is never blocked for ever."""
+    throttle = Throttle(weight_limit=limit)
+    now_ms = CLOCK_MS
+    throttle.synchronise(now_ms)
+    for used in others:
+        waits = 0
+        while wait_ms := throttle.wait_ms(now_ms, weight):
+            assert 0 < wait_ms <= MINUTE_MS + 1000
+            now_ms, waits = now_ms + wait_ms, waits + 1
+        assert waits <= 2
+        throttle.answered(throttle.sent(now_ms, weight), weight, used=used, succeeded=True)
+
+
+@given(st.integers(0, 10**6), st.integers(-(10**15), 10**15), st.sampled_from(["5", "100000"]))
+def test_a_clock_set_right_leaves_a_wait_as_long_as_it_was(passed_ms, shift_ms, seconds):
+    """Whatever the exchange's time was taken for before: what is left of an ordered wait is left."""
+    throttle = Throttle()
+    throttle.synchronise(CLOCK_MS)
+    throttle.stop(CLOCK_MS, 429, seconds)
+    left_ms = throttle.released_ms - CLOCK_MS - passed_ms
+    now_ms = CLOCK_MS + passed_ms + shift_ms
+    throttle.synchronise(now_ms, shift_ms=shift_ms)
+
+    assert throttle.wait_ms(now_ms, 1) == max(left_ms, 0)
+
+
+@given(st.sampled_from([418, 429]), st.text(max_size=40) | st.none())
+def test_any_retry_after_is_a_wait_of_some_length(status, text):
+    """Never none, which would be asked again without end, and never a crash."""
+    throttle = Throttle()
+    throttle.stop(CLOCK_MS, status, text)
+
+    assert throttle.released_ms >= CLOCK_MS + 1000
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs tzset")
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize(
+    "date", ["Wed, 15 Oct 2025 12:00:30 GMT", "Wed, 15 Oct 2025 12:00:30", "Wed Oct 15 12:00:30 2025"]
+)
+def test_a_date_is_of_utc_wherever_the_machine_stands(monkeypatch, zone, date):
+    """Also in the two old forms, which name no zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        found = parse_http_date(date)
+    time.tzset()
+
+    assert found == CLOCK_MS + 30_000
+
+
+@given(st.integers(0, 2), st.lists(st.sampled_from([1, 2, 20]), max_size=40))
+def test_a_wait_of_no_patience_is_refused_at_once(max_wait_ms, weights):
+    """With no patience any order to wait is too long, and stands nevertheless."""
+    throttle = Throttle(max_wait_ms=max_wait_ms)
+    throttle.synchronise(CLOCK_MS)
+    assert not throttle.stop(CLOCK_MS, 429, "0")
+
+    assert all(throttle.wait_ms(CLOCK_MS, weight) == 1000 for weight in weights)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 50), st.sampled_from([1, 2, 20]))

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
+import faults
 from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot
+from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.errors import InputError, LockedError
 from mltrain.files import hold_lock
@@ -67,6 +68,71 @@ def test_one_that_a_version_names_stays(data_dir):
     with pytest.raises(InputError, match="is damaged"):
         prune_snapshots(data_dir, keep=0)
     assert named in ids(data_dir)
+
+
+@pytest.mark.parametrize("harm", ["a file", "a way out"])
+def test_where_the_latest_cannot_be_told_nothing_is_removed(tmp_path, harm):
+    """It would be removed like any other."""
+    names = [take(tmp_path, hours) for hours in (1, 2)]
+    latest = tmp_path / "snapshots" / "latest"
+    latest.unlink()
+    if harm == "a file":
+        latest.write_text(names[1])
+    else:
+        latest.symlink_to(f"../snapshots/{names[1]}")
+
+    with pytest.raises(InputError, match="latest"):
+        prune_snapshots(tmp_path, keep=0)
+    assert ids(tmp_path) == sorted(names)
+
+
+def test_one_that_does_not_open_is_not_counted(tmp_path):
+    """Of the newest that stay, all can be used."""
+    names = [take(tmp_path, hours) for hours in (1, 2, 3, 4)]
+    (tmp_path / "snapshots" / names[0] / "manifest.json").unlink()
+    done = prune_snapshots(tmp_path, keep=2)
+
+    assert done.removed == ()
+    assert prune_snapshots(tmp_path, keep=1).removed == (names[2],)
+    assert ids(tmp_path) == sorted([names[0], names[1], names[3]])
+
+
+def test_what_is_no_folder_stays(tmp_path):
+    """A link or a file called like a snapshot is somebody's; what a link leads to stays, too."""
+    newest = take(tmp_path, 1)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "snapshots" / newest, elsewhere)
+    (tmp_path / "snapshots" / "2025-10-14T12-00-00Z").symlink_to(elsewhere)
+    (tmp_path / "snapshots" / "2025-10-13T12-00-00Z").write_text("mine")
+    done = prune_snapshots(tmp_path, keep=1)
+
+    assert done.removed == ()
+    assert [kept.why for kept in done.kept] == ["it is no folder"] * 2
+    assert len(ids(tmp_path)) == 3
+    assert len(list(elsewhere.iterdir())) == 2
+
+
+def test_killed_at_any_step_no_half_snapshot_is_left():
+    """Each one is whole or gone, and the next run ends the job."""
+    faults.need_strace()
+    program = (
+        "import sys; from pathlib import Path; from mltrain.pipeline.prune import prune_snapshots\n"
+        "prune_snapshots(Path(sys.argv[1]), keep=1)"
+    )
+    with faults.memory_folder() as memory:
+        names = [take(memory / "old", hours) for hours in (3, 2, 1)]
+        _, operations = faults.run(program, shutil.copytree(memory / "old", memory / "clean", symlinks=True))
+        assert ids(memory / "clean") == names[2:]
+
+        for at, operation in enumerate(operations):
+            folder = shutil.copytree(memory / "old", memory / f"{at:05d}", symlinks=True)
+            faults.run_failing(program, folder, operation, "KILL")
+            for name in ids(folder):
+                assert verify_snapshot(open_snapshot(folder, name)) == ()
+            prune_snapshots(folder, keep=1)
+            assert ids(folder) == names[2:]
+            assert list(folder.rglob("*.tmp")) == []
+    assert len(operations) > 8
 
 
 def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):

@@ -7,14 +7,13 @@ are asked for over REST before they are believed.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.binance import BinanceSource, RestPages
+from mltrain.candles.binance import BinanceSource, RestPages, folder_of
 from mltrain.candles.cache import day_name
-from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
+from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url, side_by_side
 from mltrain.candles.download import Connected
 from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum, unzip_single
@@ -77,7 +76,9 @@ class ArchiveSource(BinanceSource):
         """The folder of the cache for these hosts."""
         if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
             return self.name
-        return f"{self.name}@{self.host.replace(':', '_').lower()}"
+        if self.archive_url.startswith(self.base_url):
+            return f"{self.name}@{folder_of(self.host)}"
+        return f"{self.name}@{folder_of(f'{self.host} {self.archive_url}')}"
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Connected]:
@@ -109,10 +110,10 @@ class DayZips:
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
         path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
-        zipped, said = await asyncio.gather(
-            self._get(path, name, symbol, _MAX_ZIP_BYTES),
-            self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES),
-        )
+        async with side_by_side() as group:
+            file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
+            checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
+        zipped, said = file.result(), checksum.result()
         if zipped is None or said is None:
             return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
         try:

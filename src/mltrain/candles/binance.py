@@ -6,9 +6,9 @@ It asks `/api/v3/exchangeInfo` (symbols, limits), `/api/v3/time` (its clock: wha
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -25,14 +25,16 @@ from mltrain.candles.client import (
     Traffic,
     check_base_url,
     error_code,
+    side_by_side,
 )
 from mltrain.candles.download import Asking, Connected, gather_days, run_apart
-from mltrain.candles.frame import check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.klines import MAX_PAGE_BYTES, PAGE_CANDLES, merge_rows, plan_pages, read_page
 from mltrain.candles.source import PUBLIC_REST, Window, refuse_unknown
 from mltrain.candles.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
 from mltrain.documents import parse_json
 from mltrain.errors import InputError, SourceError
+from mltrain.files import sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -55,6 +57,8 @@ _TIME_WEIGHT: Final = 1
 _INFO_WEIGHT: Final = 20
 _MAX_INFO_BYTES: Final = 64 << 20  # of all symbols: 15 MB in 2025
 _NO_SUCH_SYMBOL: Final = -1121
+_PLAIN_HOST: Final = re.compile(r"[a-z0-9.-]{1,200}(?::[0-9]{1,5})?")
+_ODD: Final = re.compile(r"[^a-z0-9.]+")
 _NEVER_MS: Final = 1 << 42  # the year 2109
 _CLOCKS_APART_MS: Final = 600_000  # exchangeInfo may come from a cache in between
 
@@ -127,7 +131,10 @@ class BinanceSource:
         self._ask(lambda client: self._check_symbols(client, symbols))
 
     async def _check_symbols(self, client: HttpClient, symbols: tuple[str, ...]) -> None:
-        told, info = await asyncio.gather(self._server_time(client), self._info(client, symbols))
+        async with side_by_side() as group:
+            time_task = group.create_task(self._server_time(client))
+            info_task = group.create_task(self._info(client, symbols))
+        told, info = time_task.result(), info_task.result()
         if info is None:
             known = await self._info(client, ())
             refuse_unknown(symbols, known.symbols if known else (), f"{self.host}")
@@ -187,8 +194,12 @@ class BinanceSource:
 
         async def all_pages(client: HttpClient) -> list[pl.DataFrame]:
             pages = RestPages(client, self.interval)
-            return await asyncio.gather(*(pages.page(symbol, page) for page in plan_pages(closed, self._step_ms)))
+            async with side_by_side() as group:
+                tasks = [group.create_task(pages.page(symbol, page)) for page in plan_pages(closed, self._step_ms)]
+            return [task.result() for task in tasks]
 
+        if closed.start_ms >= closed.end_ms:
+            return pl.DataFrame(schema=CANDLE_SCHEMA)
         inside = pl.col("ts").dt.timestamp("ms").is_between(closed.start_ms, closed.end_ms, closed="left")
         rows = merge_rows(self._ask(all_pages), symbol=symbol, where=self.host).filter(inside)
         return check_candles(rows, symbol=symbol, interval=self.interval, where=self.host)
@@ -233,7 +244,7 @@ class BinanceSource:
     @property
     def cache_name(self) -> str:
         """The folder of the cache for this host: another host's candles are another market's."""
-        return self.name if self.base_url == PUBLIC_REST else f"{self.name}@{self.host.replace(':', '_').lower()}"
+        return self.name if self.base_url == PUBLIC_REST else f"{self.name}@{folder_of(self.host)}"
 
     def _client(self) -> HttpClient:
         return HttpClient(
@@ -320,6 +331,17 @@ class RestPages:
         return await self.client.get(
             Query("/api/v3/klines", subject, _PAGE_WEIGHT, MAX_PAGE_BYTES, asked, symbol), parse
         )
+
+
+def folder_of(host: str) -> str:
+    """Return a name for the folder of a host's candles: its own, or one like it where that cannot be a folder's.
+
+    >>> folder_of("127.0.0.1:8000"), folder_of("[::1]:8000/x")
+    ('127.0.0.1_8000', '1-8000-x-0a7153352c5d')
+    """
+    if _PLAIN_HOST.fullmatch(host):
+        return host.replace(":", "_")
+    return f"{_ODD.sub('-', host).strip('-')[:100]}-{sha256_bytes(host.encode())[:12]}"
 
 
 def _object(answer: Answer, host: str) -> dict[str, Json]:

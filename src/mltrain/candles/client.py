@@ -11,24 +11,25 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import ssl
 import time
 import zlib
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import mltrain
 from mltrain.candles.frame import format_ms
+from mltrain.candles.throttle import parse_http_date
 from mltrain.errors import SourceError, UsageError
 from mltrain.names import show
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -42,7 +43,12 @@ MAX_RETRIES: Final = 5
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 8.0
 _CHUNK_BYTES: Final = 1 << 16
+_GOOD: Final = 200
 _STOP_STATUSES: Final = (418, 429)
+_MAX_WORDS_BYTES: Final = 1 << 16  # of an answer that is none: firewalls send whole pages
+_LONGEST_URL: Final = 500
+_HOST_NAME: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)\.?")
+_BRACKETED: Final = re.compile(r"\[[^\[\]]+\](?::[0-9]+)?")
 _TOLD: Final = 200  # characters of what the host says for itself
 _NO_CONNECTION: Final = "cannot connect"
 _WEIGHT_HEADER: Final = "x-mbx-used-weight-1m"
@@ -113,7 +119,8 @@ class NetworkRules:
         connections: Requests under way at once, 1 to 64.
         max_wait_s: The longest wait that the host may order, in seconds.
         deadline_s: How long one request may take as a whole, in seconds.
-        proxy: Address of the proxy to go through; None for none. Never used for loopback.
+        proxy: Address of the proxy to go through, `http://` where it says nothing else; None for none. Never used for
+            loopback.
         proxy_unused: The environment names a proxy that `proxy` leaves out: a failed connection says so.
         ca_file: Certificates to trust in place of the packaged ones.
     """
@@ -138,6 +145,10 @@ class NetworkRules:
             problems.append(f"a longest wait of {self.max_wait_s} s: must be 0 to 86400")
         if not 0 < self.deadline_s <= 3600:
             problems.append(f"a deadline of {self.deadline_s} s: must be above 0, at most 3600")
+        if self.proxy is not None:
+            object.__setattr__(self, "proxy", self.proxy if "://" in self.proxy else f"http://{self.proxy}")
+            if not _is_proxy(self.proxy):  # not shown: it may hold a password
+                problems.append("the proxy must be an address such as http://127.0.0.1:3128")
         if problems:
             raise UsageError("; ".join(problems))
 
@@ -192,7 +203,9 @@ class Answer:
 
 
 def check_base_url(url: str) -> str:
-    """Return the address of a host without a trailing slash: https, or plain http to this machine itself.
+    """Return the address of a host, the host in small letters, without a trailing slash.
+
+    It is https, or plain http to this machine itself.
 
     Raises:
         UsageError: It is no such address.
@@ -206,9 +219,10 @@ def check_base_url(url: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError as err:
         raise UsageError(f"{show(url)} is not an address: {err}") from err
-    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url or not host or port == 0:
+    is_plain = url.isascii() and url.isprintable() and not set(url) & {" ", "\\"} and len(url) <= _LONGEST_URL
+    if not is_plain or not _is_host(host, parts.netloc) or port == 0 or parts.netloc.endswith(":"):
         why = "write it like https://data-api.binance.vision"
-    elif parts.username is not None or parts.query or parts.fragment:
+    elif parts.username is not None or set(url) & {"?", "#"}:
         why = "a user, a query or a fragment has no place in it"
     elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         why = "only https, or http to 127.0.0.1"
@@ -216,7 +230,25 @@ def check_base_url(url: str) -> str:
         why = "prices on a test network are made up"
     if why:
         raise UsageError(f"{show(url)} cannot be the address of an exchange: {why}")
-    return url.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
+
+
+def _is_host(host: str, netloc: str) -> bool:
+    """Tell whether that is a name, or an address as one writes it in a URL: brackets around an IPv6 one alone."""
+    if "[" in netloc:
+        with suppress(ValueError):
+            is_whole = _BRACKETED.fullmatch(netloc.rpartition("@")[2]) is not None
+            return is_whole and ipaddress.IPv6Address(host).scope_id is None
+        return False
+    return len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and _is_host(parts.hostname or "", parts.netloc) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -230,6 +262,17 @@ def is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False
+
+
+@asynccontextmanager
+async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
+    """Give a group for tasks; where one fails, the others are ended first, and then its error goes on by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
 
 
 class HttpClient:
@@ -266,33 +309,57 @@ class HttpClient:
         self._host_clock = host_clock
         self._clock = host_clock.clock
         self._chance = chance
-        self._client: httpx.AsyncClient | None = None
+        self._trust: ssl.SSLContext | bool | None = None  # None: not open
+        self._idle: list[httpx.AsyncClient] = []
+        self._turns = asyncio.Semaphore(rules.connections)
 
     async def __aenter__(self) -> Self:
         """Open the client; no connection is made yet."""
         import httpx
 
-        limit = self._rules.connections
-        local = is_loopback(urlsplit(self.base_url).hostname or "")
-        # Trust nothing of the environment (proxies, .netrc, SSL_CERT_FILE) but what the rules name.
-        self._client = httpx.AsyncClient(
-            base_url=self.base_url,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=self._rules.deadline_s,
-            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
-            proxy=None if local else self._rules.proxy,
-            verify=_trusted(self._rules.ca_file) if self.base_url.startswith("https") else False,
-            headers={"User-Agent": f"mltrain/{mltrain.__version__}", "Accept-Encoding": "gzip"},
-        )
+        try:
+            httpx.URL(self.base_url).host  # noqa: B018 -- reads it, which is when a wrong "xn--" is found out
+        except (httpx.InvalidURL, UnicodeError) as err:
+            raise UsageError(f"{show(self.base_url)} cannot be the address of an exchange: {err}") from err
+        self._trust = not self.base_url.startswith("http://") and _trusted(self._rules.ca_file)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
     ) -> None:
         """Close every connection."""
-        if self._client is not None:
-            await self._client.aclose()
+        self._trust = None
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Give a client with one connection of its own.
+
+        One pool of sixteen looks at all sixteen for every request, which costs more than the parsing of a page.
+        """
+        assert self._trust is not None, "open the client by `async with`"  # noqa: S101 -- our own misuse
+        client = self._idle.pop() if self._idle else self._connect(self._trust)
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    def _connect(self, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:  # noqa: FBT001 -- as httpx takes it
+        import httpx
+
+        local = is_loopback(urlsplit(self.base_url).hostname or "")
+        # Trust nothing of the environment (proxies, .netrc, SSL_CERT_FILE) but what the rules name.
+        return httpx.AsyncClient(
+            base_url=self.base_url,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=self._rules.deadline_s,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            proxy=None if local else self._rules.proxy,
+            verify=trust,
+            headers={"User-Agent": f"mltrain/{mltrain.__version__}", "Accept-Encoding": "gzip"},
+        )
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
         """Ask until there is an answer that `parse` takes, or none is to be had.
@@ -312,7 +379,7 @@ class HttpClient:
             try:
                 answer = await self._ask_patiently(query)
                 if answer.status < 500:
-                    if answer.status != 200 and answer.status not in accept:
+                    if answer.status != _GOOD and answer.status not in accept:
                         raise self._refused(answer, query)
                     return parse(answer)
                 fault = f"HTTP {answer.status}"
@@ -330,14 +397,15 @@ class HttpClient:
             SourceError: The host orders too long a wait.
         """
         while True:
-            minute = await self._turn(query.weight)
-            used, succeeded = None, False
-            try:
-                answer = await self._ask(query)
-                used = _weight_of(answer)
-                succeeded = answer.status < 400
-            finally:
-                self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
+            async with self._turns:  # as many as there may be connections, whoever asks
+                minute = await self._turn(query.weight)
+                used, succeeded = None, False
+                try:
+                    answer = await self._ask(query)
+                    used = _weight_of(answer)
+                    succeeded = answer.status < 400
+                finally:
+                    self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
             if not self._host_clock.known:
                 self._set_time_by(answer)
             if answer.status not in _STOP_STATUSES:
@@ -351,12 +419,14 @@ class HttpClient:
 
     def set_time(self, host_ms: int) -> None:
         """Take the time that the host has told."""
+        shift_ms = host_ms - self._host_clock.now_ms()
         self._host_clock.set_time(host_ms)
-        self.throttle.synchronise(host_ms)
+        self.throttle.synchronise(host_ms, shift_ms=shift_ms)
 
     def _set_time_by(self, answer: Answer) -> None:
-        with suppress(ValueError, TypeError, OverflowError):
-            self.set_time(round(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000))
+        host_ms = parse_http_date(answer.headers.get("date", ""))
+        if host_ms is not None:
+            self.set_time(host_ms)
 
     async def _turn(self, weight: int) -> int:
         """Wait until a request of that weight may go, and count it as sent."""
@@ -373,14 +443,15 @@ class HttpClient:
         """
         import httpx
 
-        assert self._client is not None, "open the client by `async with`"  # noqa: S101 -- our own misuse
         self._traffic.requests[query.symbol] += 1
         try:
             async with (
                 asyncio.timeout(self._rules.deadline_s),
-                self._client.stream("GET", query.path, params=query.params) as got,
+                self._connection() as client,
+                client.stream("GET", query.path, params=query.params) as got,
             ):
-                body = await self._read(got, query.max_bytes)
+                is_good = got.status_code == _GOOD
+                body = await (self._read(got, query.max_bytes) if is_good else self._read_words(got))
                 return Answer(got.status_code, {k.lower(): v for k, v in got.headers.items()}, body)
         except (TimeoutError, httpx.TimeoutException) as err:
             raise MalformedError(f"no whole answer within {self._rules.deadline_s:g} s") from err
@@ -413,6 +484,16 @@ class HttpClient:
             raise MalformedError("the packed answer is cut short")
         return b"".join(parts)
 
+    async def _read_words(self, got: httpx.Response) -> bytes:
+        """Return what the host says beside a status other than 200, as far as it can be read: the status counts."""
+        import httpx
+
+        if got.status_code in _STOP_STATUSES:  # everybody stops at once, not when the last word has come
+            return b""
+        with suppress(MalformedError, httpx.TransportError):
+            return await self._read(got, _MAX_WORDS_BYTES)
+        return b""
+
     def _refused(self, answer: Answer, query: Query) -> SourceError:
         """Return the error of an answer that will not be better next time."""
         status, where = answer.status, f"{self.host}: {query.subject}"
@@ -438,7 +519,7 @@ def _binance_error(body: bytes) -> tuple[int, str]:
     try:
         told = json.loads(body[:2000])
         return int(told["code"]), str(told["msg"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0, ""
 
 
@@ -459,9 +540,12 @@ def _unpack(unpacker: zlib._Decompress, chunk: bytes, most: int) -> bytes:
         raise MalformedError(f"the packed answer is damaged: {err}") from err
 
 
-def _trusted(ca_file: Path | None) -> ssl.SSLContext | bool:
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what decides whom to trust, made once for all connections."""
+    import httpx
+
     if ca_file is None:
-        return True
+        return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=str(ca_file))
     except OSError as err:

@@ -8,6 +8,8 @@ finished are on the disk.
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+    from types import FrameType
 
     from mltrain.candles.cache import CachedDay
     from mltrain.candles.client import Clock, Traffic
@@ -104,9 +107,48 @@ class Asking:
 def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
     if not _is_running():
-        return asyncio.run(question())
+        return _run_alone(question)
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(lambda: asyncio.run(question())).result()
+
+
+def _run_alone(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end; a signal cancels it first and is handled then.
+
+    A handler that raises would be run wherever the loop is just then, and in a callback asyncio logs whatever is
+    raised, but for KeyboardInterrupt, and goes on: the signal would be lost.
+    """
+    heard: list[int] = []
+
+    async def run() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def cancel(signum: int, _: FrameType | None) -> None:
+            if not heard and task is not None:
+                task.cancel()
+                loop.call_soon_threadsafe(lambda: None)  # wakes it
+            heard.append(signum)
+
+        for signum in handlers:
+            signal.signal(signum, cancel)
+        return await question()
+
+    handlers = _raising_handlers()
+    try:
+        return asyncio.run(run())
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for signum in heard[:1]:
+            handlers[signum](signum, None)
+
+
+def _raising_handlers() -> dict[int, Callable[[int, FrameType | None], object]]:
+    """Return the Python handlers of signals that ask to end; asyncio itself sees to that of Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    return {signum: handler for signum, handler in found.items() if callable(handler)}
 
 
 def _is_running() -> bool:
@@ -395,8 +437,9 @@ class Download:
             start_ms = left[0].start_ms
             limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._asking.page_candles)
             rows = await pages.first(symbol.name, start_ms, limit=limit)
-            symbol.late.append(rows)
-            if rows.height < limit:
+            # The candle that is still open comes too, and says something else each time.
+            symbol.late.append(rows.filter(times_ms(rows) < self._asking.clock_ms // self._step_ms * self._step_ms))
+            if rows.is_empty():
                 break
             seen_ms = int(times_ms(rows)[-1]) + self._step_ms
             while left and left[0].start_ms < seen_ms:

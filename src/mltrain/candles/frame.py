@@ -329,10 +329,15 @@ def content_sha256(frame: pl.DataFrame) -> str:
         frame: As `check_candles` returns it.
     """
     digest = hashlib.sha256(b"mltrain candles 1\n")
+    all_there = np.packbits(np.ones(frame.height, dtype=np.bool_)).tobytes()
     for name in CANDLE_SCHEMA:
-        column = frame[name].dt.timestamp("ms") if name == "ts" else frame[name]
-        values = column.fill_null(0).to_numpy()
+        column = frame[name].to_physical()
+        valid = all_there
+        if column.null_count():
+            valid = np.packbits(column.is_not_null().to_numpy()).tobytes()
+            column = column.fill_null(0)
+        values = column.to_numpy()
         digest.update(f"{name} {values.dtype.name} {frame.height}\n".encode())
-        digest.update(np.packbits(column.is_not_null().to_numpy()).tobytes())
+        digest.update(valid)
         digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()

@@ -7,6 +7,7 @@ cannot be a candle is refused by symbol, time and field.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,6 +34,9 @@ _FIELDS: Final = (
 )
 _TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64()}
 _ROWS: Final = pl.List(pl.List(pl.String))
+_BLANKS: Final = r"[ \t\r\n]*"
+# The reader alone takes no text at all for an empty list, and 3 for [[3]].
+_LIST_OF_ROWS: Final = re.compile(rf"{_BLANKS}\[{_BLANKS}[\[\]]")
 _MICROS_FROM: Final = 100_000_000_000_000  # ms would be the year 5138: a larger number is microseconds
 
 
@@ -64,10 +68,11 @@ def read_page(body: bytes, *, symbol: str, interval: str, step_ms: int, where: s
         InputError: A row has another number of fields, a field that is no number, or is of another interval.
     """
     try:
-        rows = pl.Series([body.decode()]).str.json_decode(_ROWS).explode(empty_as_null=False)
+        text = body.decode()
+        rows = pl.Series([text]).str.json_decode(_ROWS).explode(empty_as_null=False)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as err:
         raise MalformedError("the answer is no JSON list of candles") from err
-    if rows.null_count():
+    if _LIST_OF_ROWS.match(text) is None or rows.null_count():
         raise MalformedError("the answer is no list of rows")
     if rows.is_empty():
         return pl.DataFrame(schema=CANDLE_SCHEMA)
@@ -96,11 +101,12 @@ def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl
         rows = rows.unique(maintain_order=True).sort("ts", maintain_order=True)
         twice = (rows["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
         if twice.len():
-            one, other = rows.row(twice[0] - 1, named=True), rows.row(twice[0], named=True)
-            field = next(name for name in CANDLE_SCHEMA if one[name] != other[name])
+            two = rows[twice[0] - 1 : twice[0] + 1]
+            field = next(name for name in CANDLE_SCHEMA if two[name].n_unique() > 1)
+            one, other = two[field].to_list()
             time = format_ms(int(times_ms(rows)[twice[0]]))
             raise InputError(
-                f"{where}: {symbol} at {time}: {field} is {one[field]} and {other[field]}: two candles of one time",
+                f"{where}: {symbol} at {time}: {field} is {one} and {other}: two candles of one time",
                 hint="the source contradicts itself: run the same command again, or choose another --source",
             )
     return rows
@@ -110,7 +116,7 @@ def _check_lengths(rows: pl.Series, symbol: str, where: str) -> None:
     wrong = (rows.list.len() != len(_FIELDS)).arg_true()
     if wrong.len():
         row = rows[wrong[0]].to_list()
-        begin = f"at {show(row[0])}" if row and row[0] else f"in row {wrong[0] + 1}"
+        begin = _begin(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
         raise InputError(f"{where}: {symbol} {begin}: the row has {len(row)} fields, not {len(_FIELDS)}")
 
 
@@ -130,8 +136,14 @@ def _whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
 def _no_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
     name = next(column for column in numbers.columns if numbers[column].null_count())
     at = numbers[name].is_null().arg_true()[0]
-    ts, value = numbers["ts"][at], texts[name][at]
-    begin = f"in row {at + 1}" if ts is None else f"at {format_ms(ts)}"
+    value, begin = texts[name][at], _begin(numbers["ts"][at], at)
     return InputError(
         f"{where}: {symbol} {begin}: {name} is {'missing' if value is None else show(value)}: not a number"
     )
+
+
+def _begin(ts: int | None, row: int) -> str:
+    """Return where a row stands: its time, or its number where it tells none."""
+    if ts is None:
+        return f"in row {row + 1}"
+    return f"at {format_ms(ts // 1000 if ts >= _MICROS_FROM else ts)}"

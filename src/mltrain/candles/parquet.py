@@ -18,6 +18,7 @@ from mltrain.errors import InputError, MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_FEW_ROWS: Final = 10_000  # handing fewer to threads costs more than reading them
 MAX_ROWS: Final = 12_000_000  # more than twenty years of minutes; 80 bytes each once they are read
 
 
@@ -73,7 +74,7 @@ class ParquetFile:
             if pa.types.is_nested(self._schema.field(name).type):
                 raise InputError(f"{self._where}: column {name} is {self.types[name]}, not one value a row")
         with _parquet_edge(self._where):
-            table = self._file.read(columns=list(columns)).select(list(columns))
+            table = self._file.read(columns=list(columns), use_threads=self.rows > _FEW_ROWS).select(list(columns))
             table.validate(full=True)
         if table.num_rows != self.rows:
             raise InputError(f"{self._where}: holds {table.num_rows} rows, its head says {self.rows}")

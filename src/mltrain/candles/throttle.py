@@ -7,6 +7,7 @@ workers of a download share one, so that a wait ordered to one stops every one o
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -15,7 +16,7 @@ from mltrain.candles.frame import MINUTE_MS
 WEIGHT_SHARE: Final = 0.70  # of the limit: what others behind the same address may need is left to them
 DEFAULT_WEIGHT_LIMIT: Final = 6000  # a minute, of Binance's spot market; exchangeInfo tells the real one
 
-# The exchange's minute may begin a little later than ours: what is sent in between would count for the old one.
+# The exchange's minute may begin a little later than ours, or earlier, as its time was old when it came.
 _MARGIN_MS: Final = 1000
 _BANNED_MS: Final = 120_000  # the shortest ban that Binance documents; for a 418 without a usable Retry-After
 _SHORTEST_MS: Final = 1000  # an order to wait for no time, again and again, would never end
@@ -43,7 +44,7 @@ class Throttle:
         self._minute = 0
         self._used = 0  # in this minute, sent and not yet answered ones included
         self._in_flight = 0
-        self._early = 0  # sent in the margin: ours still count the old minute, the exchange perhaps the new one
+        self._early = 0  # sent in the margin: ours count the old minute, the exchange perhaps the new one
         self._released_ms = 0
         self._patience_ms = max_wait_ms
 
@@ -62,7 +63,7 @@ class Throttle:
         self._turn_minute(now_ms)
         self._used += weight
         self._in_flight += weight
-        if now_ms % MINUTE_MS < _MARGIN_MS:
+        if _is_near_turn(now_ms):
             self._early += weight
         return self._minute
 
@@ -105,10 +106,16 @@ class Throttle:
             self.waited_ms += longer
         return self._patience_ms >= 0
 
-    def synchronise(self, now_ms: int) -> None:
-        """Take the time that the exchange has told for the present one; what was sent so far counts in this minute."""
+    def synchronise(self, now_ms: int, *, shift_ms: int = 0) -> None:
+        """Take the time that the exchange has told for the present one; what was sent so far counts in this minute.
+
+        Args:
+            now_ms: The exchange's time.
+            shift_ms: How far that is ahead of what it was taken for; an ordered wait stays as long as it was.
+        """
+        self._released_ms += shift_ms
         self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
-        self._early = self._used if now_ms % MINUTE_MS < _MARGIN_MS else 0
+        self._early = self._used if _is_near_turn(now_ms) else 0
 
     @property
     def released_ms(self) -> int:
@@ -128,6 +135,10 @@ class Throttle:
             self._early = 0
 
 
+def _is_near_turn(now_ms: int) -> bool:
+    return (now_ms + _MARGIN_MS) % MINUTE_MS < 2 * _MARGIN_MS
+
+
 def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
     """Return how long to wait in ms, from seconds or an HTTP date (RFC 9110, 10.2.3); None where it says nothing.
 
@@ -137,9 +148,18 @@ def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
     text = (text or "").strip()
     if _SECONDS.fullmatch(text):
         return int(text) * 1000
+    release = parse_http_date(text)
+    return release - now_ms if release is not None and release > now_ms else None
+
+
+def parse_http_date(text: str) -> int | None:
+    """Return an HTTP date in ms UTC, which is its zone where it names none, too; None where it is no date.
+
+    >>> parse_http_date("Thu, 01 Jan 1970 00:00:05 GMT"), parse_http_date("Thu, 01 Jan 1970 00:00:05 -0000")
+    (5000, 5000)
+    """
     try:
         moment = parsedate_to_datetime(text)
-        release = round(moment.timestamp() * 1000)
+        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, TypeError, OverflowError):
         return None
-    return release - now_ms if release > now_ms else None

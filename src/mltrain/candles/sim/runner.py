@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 
+_TURNS_TO_BEGIN: Final = 10  # of the loop, until the task of a new connection has begun: it takes three or four
 _MAX_HEAD: Final = 65_536  # bytes of a request
 
 
@@ -67,6 +68,11 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._ready.set()
         await self._stop.wait()
+        # A connection that was taken a moment ago needs the server until it has a task, by which it can be ended.
+        for listener in server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        for _ in range(_TURNS_TO_BEGIN):
+            await asyncio.sleep(0)
         server.close()
         for task in self._open:
             task.cancel()
@@ -82,7 +88,7 @@ class Runner:
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await self._converse(reader, writer)
         finally:
-            self._open.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
+            self._open.discard(task)
