@@ -29,7 +29,7 @@ ARGUMENTS = {
     ("bench",): ["--samples", "20"],
     ("demo",): None,  # has a test of its own: it takes a minute and a folder of its own
     ("features", "check"): None,  # needs a frame: tested with the features
-    ("features", "show"): None,
+    ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
     ("sim",): None,  # serves until it is stopped: has a test of its own
@@ -76,6 +76,7 @@ def test_a_wrong_option_is_a_usage_error(words):
 def test_missing_data_is_one_message(words, tmp_path):
     """Without a data folder a command gives 3 (a listing: an empty list), and creates nothing."""
     arguments = {
+        ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
         ("promote",): ["2025-10-15"],
         ("rollback",): ["2025-10-15"],
         ("snapshots", "diff"): ["latest", "latest"],

@@ -14,6 +14,7 @@ EXIT_CODES = {
     errors.UsageError: 2,
     errors.InputError: 3,
     errors.RefusedError: 3,
+    errors.OwnOpsError: 3,
     errors.NoGoError: 4,
     errors.LeakageError: 5,
     errors.SourceError: 6,

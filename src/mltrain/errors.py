@@ -4,6 +4,7 @@
       UsageError        2        the command line, or a name outside its grammar
       InputError        3        data, config, card or model: unreadable, corrupt, unknown
         RefusedError    3        a window of candles that must not be scored; carries a reason code
+        OwnOpsError     3        a model needs ops of the user's own that are not in use, or not as they were
       NoGoError         4        a gate failed, and promotion was asked for all the same
       LeakageError      5        a leakage guard failed
       SourceError       6        the exchange or the network
@@ -62,6 +63,10 @@ class RefusedError(InputError):
     def __init__(self, message: str, *, reason: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+class OwnOpsError(InputError):
+    """A model was trained with ops of the user's own, and these are not in use, or their source is another now."""
 
 
 class NoGoError(MltrainError):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mltrain import FeatureSchemaValidator
 from mltrain.errors import InputError
 from mltrain.features.registry import load_registry, read_feature_frame
+from mltrain.features.table import _moved
 
 NAMES = load_registry().names
 LEADER_NAMES = tuple(spec.name for spec in load_registry().features if spec.leader)
@@ -102,6 +106,84 @@ def test_schema_info_is_plain_and_complete(name):
     assert info["lookback_bars"] == max(feature["lookback_bars"] for feature in info["features"])
     assert {feature["dtype"] for feature in info["features"]} == {"Float32"}
     assert info["label"] == {"kind": "direction", "horizon": 1, "ties": "drop"}
+
+
+def test_a_column_that_is_moved_is_named_alone(frame):
+    """One column at the other end is one problem, not fifty-seven; each moved one says where it belongs."""
+    one = frame.select(*NAMES[1:], NAMES[0])
+    two = frame.select(NAMES[5], *NAMES[:5], *NAMES[6:10], NAMES[11], NAMES[10], *NAMES[12:])
+    first = FeatureSchemaValidator().validate_features(one, strict=False)
+    second = FeatureSchemaValidator().validate_features(two, strict=False)
+
+    assert first == (f"out of order: {NAMES[0]} belongs before {NAMES[1]}",)
+    assert len(second) == 1
+    assert f"{NAMES[5]} belongs behind {NAMES[4]}" in second[0]
+    assert NAMES[10] in second[0]
+
+
+@given(st.permutations(range(8)))
+def test_moving_what_is_named_mends_the_order(order):
+    """The columns that are not named are in order already, and no fewer could be moved."""
+    expected = NAMES[:8]
+    found = [expected[i] for i in order]
+    moved = [text.split()[0] for text in _moved(expected, found)]
+    kept = [name for name in found if name not in moved]
+
+    assert kept == [name for name in expected if name in kept]
+    longest = max(len(c) for n in range(9) for c in combinations(order, n) if list(c) == sorted(c))
+    assert len(kept) == longest
+
+
+def test_a_csv_is_read_as_numbers(frame, tmp_path):
+    """It knows no types: numbers are Float32, an empty field is null, and what is written so passes."""
+    path = tmp_path / "features.csv"
+    frame.write_csv(path)
+    read = read_feature_frame(path)
+
+    assert read.select(NAMES).equals(frame.select(NAMES))
+    assert FeatureSchemaValidator().validate_features(read) == ()
+
+
+def test_a_csv_with_every_defect_is_told_all(frame, tmp_path):
+    """Texts with their row and content, infinite values, constants, what is missing, extra and moved: one message."""
+    path = tmp_path / "features.csv"
+    broken = frame.with_columns(
+        pl.lit("inf").alias(NAMES[1]),
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("n/a")).otherwise(pl.lit("0.5")).alias(NAMES[2]),
+        pl.lit(3.0).alias(NAMES[3]),
+        pl.lit(None).alias(NAMES[4]),
+        pl.lit(1.0).alias("mine"),
+    ).drop(NAMES[5])
+    broken.select(NAMES[0], NAMES[2], NAMES[1], pl.exclude(NAMES[:3])).write_csv(path)
+    with pytest.raises(InputError) as caught:
+        FeatureSchemaValidator().validate_features(read_feature_frame(path))
+
+    parts = [
+        f"missing: {NAMES[5]}", "not in the registry: mine", "out of order: ",
+        f"{NAMES[1]} is NaN or infinite in 20 of 20 rows", f"{NAMES[2]} is String, not Float32 (row 7 is 'n/a')",
+        f"{NAMES[3]} is 3 in every row", f"{NAMES[4]} is null in every row",
+    ]  # fmt: skip
+    assert all(part in caught.value.message for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "is empty"),
+        (b"a,b,a\n1,2,3\n", "two columns of one name: 'a'"),
+        (b"a,b\n1,2\n1,2,3\n", "not a readable CSV"),
+        (b"\xff\xfe\x00", "not a readable CSV"),
+        (b'a,"b\n1,2', "not a readable CSV|missing"),
+    ],
+)
+def test_what_is_no_csv_is_told(content, part, tmp_path):
+    """With the file's name, and no traceback of a parser."""
+    path = tmp_path / "features.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=part) as caught:
+        FeatureSchemaValidator().validate_features(read_feature_frame(path))
+
+    assert "\n" not in caught.value.message
 
 
 def test_a_frame_is_read_from_parquet(frame, tmp_path):

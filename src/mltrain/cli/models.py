@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
 from mltrain.cli.sources import (
     ArchiveUrl,
@@ -290,11 +291,13 @@ def predict(
     allow_no_go: Annotated[
         bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")
     ] = False,
+    ops: Ops = None,
 ) -> Outcome:
     """Score the newest closed candle of each symbol: a calibrated probability that it goes up."""
     from mltrain.candles.source import open_recorded, open_source
     from mltrain.pipeline.serve import open_default_model, predict_newest, source_of_model
 
+    read_ops(ops)
     model, warning = open_default_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
         session.progress.warn(warning)

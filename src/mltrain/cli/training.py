@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.data import Features, SnapshotRef
+from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, number, table, time_text
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
     ] = False,
+    ops: Ops = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
@@ -123,6 +124,7 @@ def train(
         "seed": seed,
         "max_rows": max_rows,
     }
+    read_ops(ops)
     settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
     store = Store(session.data_dir)
     request = TrainRequest(
@@ -234,11 +236,13 @@ def bench(
     budget_ms: Annotated[
         float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
     ] = 80.0,
+    ops: Ops = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, batch throughput."""
     from mltrain.models.bench import measure
     from mltrain.pipeline.serve import bench_candles, open_default_model
 
+    read_ops(ops)
     model, warning = open_default_model(session.data_dir, ref, allow_no_go=True)
     if warning:
         session.progress.warn(warning)

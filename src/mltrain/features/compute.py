@@ -17,7 +17,7 @@ import polars as pl
 from mltrain.candles.frame import INTERVALS_MS, format_ms, interval_ms, interval_name, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.ops import LEADER_PREFIX, OPS
-from mltrain.features.own import owner_of
+from mltrain.features.own import computing, owner_of
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero:
     """Evaluate features that read the same frame; where an op of the user's own fails, say which and how."""
     exprs = [_column(*_key(spec), zero=zero) for spec in specs]
     try:
-        return evaluate(source, exprs)
+        with computing():
+            return evaluate(source, exprs)
     except MemoryError:
         raise
     except (Exception, pl.exceptions.PanicException):

@@ -12,16 +12,17 @@ import inspect
 import re
 import sys
 import typing
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import InputError, OwnOpsError, UsageError
 from mltrain.features.ops import OPS
 from mltrain.names import FEATURE, show
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType, ModuleType
 
     from mltrain.features.ops import Op
@@ -33,28 +34,34 @@ _MOST_SOURCE_BYTES: Final = 64 << 20  # of all files of a module: more is no sou
 
 @dataclass(frozen=True, slots=True)
 class OwnOps:
-    """A module of the user's whose ops are in use.
+    """By what a model knows the user's ops again that it was trained with.
 
     Attributes:
-        module: Its name, as it is imported.
+        module: The module's name, as it is imported.
         sha256: Hash of its source: of the file, or of every `.py` file of the package.
-        file: Where it was found.
-        functions: Its ops by name.
     """
 
     module: str
     sha256: str
-    file: Path = field(compare=False)
-    functions: Mapping[str, Op] = field(compare=False, repr=False)
 
 
-_in_use: Final[dict[str, OwnOps]] = {}
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """A module whose ops are in use: its source, where that was found, and its ops by name."""
+
+    source: OwnOps
+    file: Path
+    functions: Mapping[str, Op]
+
+
+_in_use: Final[dict[str, _Used]] = {}
 
 # What an op has no business with. Polars' own readers make no such event: what they look up by time shows otherwise.
 _READING: Final = ("open", "os.listdir", "os.scandir", "socket.connect", "sqlite3.connect", "subprocess.Popen")
 # What Python opens by itself: code, source lines for a traceback, time zones.
 _HARMLESS: Final = re.compile(r"\.pyc?$|zoneinfo|tzdata")
 _reads: Final[dict[tuple[str, str], list[str]]] = {}  # of module and top-level function
+_computing: Final[set[object]] = set()  # computations under way: what a module does at other times is its own affair
 
 
 def use_ops(name: str) -> OwnOps:
@@ -77,16 +84,53 @@ def use_ops(name: str) -> OwnOps:
     functions = _read_ops(module, name)
     file, sha256 = _hash_source(module, name)
     before = _in_use.get(name)
-    if before is not None and before.sha256 != sha256 and before.functions == functions:
+    if before is not None and before.source.sha256 != sha256 and before.functions == functions:
         raise InputError(f"{file} has changed since {name} was imported", hint="start again, so that it is read anew")
-    used = OwnOps(name, sha256, file, functions)
-    for op in before.functions if before else ():
-        OPS.pop(op, None)  # imported anew: what it no longer holds is gone
+    source = OwnOps(name, sha256)
     OPS.update(functions)
+    for op in before.functions if before else ():
+        if op not in functions:
+            del OPS[op]  # imported anew: what it no longer holds is gone
     if not _in_use:
         sys.addaudithook(_watch)  # for good: Python has no way to take one away
-    _in_use[name] = used
-    return used
+    _in_use[name] = _Used(source, file, functions)
+    return source
+
+
+def ops_of(ops: Iterable[str]) -> OwnOps | None:
+    """Return the user's module that some of these ops come from; None where all are mltrain's.
+
+    Raises:
+        InputError: They come from several modules: a model has one.
+    """
+    found = {module: _in_use[module].source for op in ops if (module := owner_of(op)) in _in_use}
+    if len(found) > 1:
+        raise InputError(f"features use ops of several modules: {', '.join(map(str, found))}", hint="put them into one")
+    return next(iter(found.values()), None)
+
+
+def check_in_use(ops: OwnOps, *, where: str) -> None:
+    """Check that the ops that a model was trained with are in use, and are what they were.
+
+    Args:
+        ops: What the model says of them.
+        where: What the model is called in messages.
+
+    Raises:
+        OwnOpsError: They are not.
+    """
+    used = _in_use.get(ops.module)
+    if used is None:
+        raise OwnOpsError(
+            f"{where} was trained with the ops of {ops.module}, a module that is not in use: a model holds no code",
+            hint=f'name it, if you trust it: `--ops {ops.module}`, or mltrain.load(..., ops="{ops.module}")',
+        )
+    if used.source != ops:
+        raise OwnOpsError(
+            f"{where} was trained with another source of {ops.module}: its SHA-256 was {ops.sha256}, "
+            f"that of {used.file} is {used.source.sha256}",
+            hint="put the module back as it was, or train again",
+        )
 
 
 def owner_of(op: str) -> str | None:
@@ -94,13 +138,13 @@ def owner_of(op: str) -> str | None:
     function = OPS[op]
     for used in _in_use.values():
         if used.functions.get(op) is function:
-            return used.module
+            return used.source.module
     module: str = getattr(function, "__module__", None) or ""
     return None if module.partition(".")[0] == _PACKAGE else module
 
 
 def reads_of(op: str) -> tuple[str, ...]:
-    """Return what an op of the user's own has opened since its module was imported, such as "open market.csv".
+    """Return what an op of the user's own has ever opened while features were computed, such as "open market.csv".
 
     What no single op has opened, as a function of the module's that several may call, is told of all of them.
     """
@@ -117,9 +161,20 @@ def reads_of(op: str) -> tuple[str, ...]:
     )
 
 
+@contextmanager
+def computing() -> Iterator[None]:
+    """Tell that ops are at work: what one opens until the block ends is noted."""
+    token = object()
+    _computing.add(token)
+    try:
+        yield
+    finally:
+        _computing.discard(token)
+
+
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Note what the ops in use open; Python calls this for every audit event, from any thread."""
-    if event not in _READING or not _in_use:
+    if event not in _READING or not _computing:
         return
     what = str(arguments[0]) if arguments else ""
     if event == "open" and _HARMLESS.search(what):
@@ -159,9 +214,12 @@ def _import(name: str) -> ModuleType:
     except (Exception, SystemExit) as err:
         raise _failed(name, err) from err
     finally:
-        mine = {op: function for op, function in OPS.items() if table.get(op) is not function}
-        OPS.clear()
-        OPS.update(table)
+        mine = [op for op, function in OPS.items() if table.get(op) is not function]
+        for op in mine:
+            if op in table:
+                OPS[op] = table[op]
+            else:
+                del OPS[op]
     if mine:
         sys.modules.pop(name, None)
         raise InputError(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from mltrain.candles.parquet import ParquetFile
 from mltrain.config import packaged_config
 from mltrain.documents import parse_yaml
 from mltrain.errors import InputError
 from mltrain.features.ops import OPS
+from mltrain.features.own import use_ops
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
+from mltrain.features.table import find_problems, read_feature_frame
 from mltrain.files import read_file
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ __all__ = [
 DEFAULT_NAME: Final = "features.yml"
 OHLCV_NAME: Final = "features-ohlcv.yml"
 MAX_FILE_BYTES: Final = 1 << 20
-MAX_FRAME_BYTES: Final = 1 << 30  # ten million rows of the default features, and what a file may cost in memory
-
-KEYS: Final = ("ts", "symbol")  # columns that may stand beside the features in a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +121,16 @@ class FeatureSchemaValidator:
 
     Args:
         path: The registry, as `load_registry` takes it.
+        ops: The module of ops of your own that the registry names. **Importing it runs its code.**
 
     Raises:
-        InputError: The registry is missing or invalid.
+        InputError: The registry is missing or invalid, or the module fails.
         MachineError: The registry cannot be read.
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, *, ops: str | None = None) -> None:
+        if ops is not None:
+            use_ops(ops)
         self._feature_set = load_registry(None if path is None else Path(path))
 
     def get_schema_info(self) -> dict[str, Json]:
@@ -162,22 +163,10 @@ class FeatureSchemaValidator:
         """
         if not isinstance(frame, pl.DataFrame):
             raise TypeError(f"a polars DataFrame is checked, not {type(frame).__name__}")
-        columns = [name for name in frame.columns if name not in KEYS]
-        problems = (*_name_problems(self._feature_set.names, columns), *_value_problems(self._feature_set, frame))
+        problems = find_problems(self._feature_set, frame)
         if problems and strict:
             raise InputError("the features are not as the registry says: " + "; ".join(problems))
         return problems
-
-
-def read_feature_frame(path: Path) -> pl.DataFrame:
-    """Read a frame of features from a Parquet file.
-
-    Raises:
-        InputError: There is no such file, it is no Parquet or too large.
-        MachineError: The file cannot be read.
-    """
-    file = ParquetFile(read_file(path.resolve(), max_bytes=MAX_FRAME_BYTES, what="frame of features"), where=str(path))
-    return file.read(list(file.types))
 
 
 def _info_to_json(info: FeatureInfo) -> dict[str, Json]:
@@ -192,42 +181,3 @@ def _info_to_json(info: FeatureInfo) -> dict[str, Json]:
         "leader_columns": list(info.leader_columns),
         "dtype": info.dtype,
     }
-
-
-def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
-    missing = [name for name in expected if name not in columns]
-    extra = [name for name in columns if name not in expected]
-    problems = [f"missing: {', '.join(missing)}"] if missing else []
-    if extra:
-        problems.append(f"not in the registry: {', '.join(extra)}")
-    shared = [name for name in expected if name in columns]
-    moved = [f"{found} where {name} belongs" for name, found in _paired(shared, columns) if name != found]
-    if moved:
-        problems.append(f"out of order: {moved[0]}" + (f" and {len(moved) - 1} more" if len(moved) > 1 else ""))
-    return problems
-
-
-def _paired(shared: list[str], columns: list[str]) -> list[tuple[str, str]]:
-    return list(zip(shared, [name for name in columns if name in shared], strict=True))
-
-
-def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
-    problems = []
-    for spec in feature_set.features:
-        if spec.name not in frame.columns:
-            continue
-        column = frame[spec.name]
-        if column.dtype != pl.Float32:
-            problems.append(f"{spec.name} is {column.dtype}, not Float32")
-        elif frame.height and column.null_count() == frame.height:
-            problems.append(f"{spec.name} is null in every row")
-        elif bad := int((~column.is_finite()).sum()):
-            problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
-        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):  # 0 on the leader itself
-            problems.append(f"{spec.name} is {column.drop_nulls()[0]:g} in every row")
-    return problems
-
-
-def _is_constant(column: pl.Series) -> bool:
-    """Tell whether two or more rows all have one value."""
-    return column.len() - column.null_count() > 1 and column.min() == column.max()

@@ -18,7 +18,7 @@ import polars as pl
 from mltrain.candles.frame import INTERVALS_MS
 from mltrain.documents import Fields, Located, canonical_json
 from mltrain.features.ops import LEADER_PREFIX, MAX_BARS, OPS, Limits, Window
-from mltrain.features.own import owner_of
+from mltrain.features.own import computing, ops_of, owner_of
 from mltrain.files import sha256_bytes
 from mltrain.names import FEATURE, SYMBOL
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mltrain.documents import Json
     from mltrain.features.ops import Op
+    from mltrain.features.own import OwnOps
 
 Param: TypeAlias = int | float | str
 
@@ -110,6 +111,14 @@ class FeatureSet:
         """Return the expression and lookback of each feature, in column order."""
         return tuple(spec.window() for spec in self.features)
 
+    def own_ops(self) -> OwnOps | None:
+        """Return the user's module that some ops are from; None where all are mltrain's.
+
+        Raises:
+            InputError: They come from several modules.
+        """
+        return ops_of(spec.op for spec in self.features)
+
     def to_json(self) -> Json:
         """Return the registry as plain values; see `from_json`."""
         return {
@@ -153,7 +162,8 @@ def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
 @lru_cache(maxsize=4 * MAX_FEATURES)
 def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
     """Return what an op gives for these parameters."""
-    window = op(**dict(params))
+    with computing():
+        window = op(**dict(params))
     if not isinstance(window, Window) or not isinstance(window.expr, pl.Expr) or type(window.lookback_bars) is not int:
         raise TypeError("it returns no Window of an expression and a lookback in bars")
     if window.lookback_bars < 1:

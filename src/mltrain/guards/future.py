@@ -143,15 +143,18 @@ class _Audit:
         self._garbage = garbage(rng, rows, extreme=False), garbage(rng, rows, extreme=True)
         false = {symbol: false_candles(frame, rng) for symbol, frame in sorted(candles.items())}
         self._moved = moved_candles(candles)
+        self._possible: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
         self._sweep = Sweep(compute, candles, false, points, rng)
 
     def _poisons(self, subject: Subject, part: Part) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return candles to falsify others with: garbage, or for a user's ops, which may refuse that, possible ones."""
         if not part.own:
             return self._garbage
-        false = self._sweep.false[subject.symbol].drop("ts")
-        false = false[np.arange(self._garbage[0].height) % false.height]
-        return false, false.reverse()
+        if subject.symbol not in self._possible:
+            false = self._sweep.false[subject.symbol].drop("ts")
+            false = false[np.arange(self._garbage[0].height) % false.height]  # another symbol may have more candles
+            self._possible[subject.symbol] = false, false.reverse()
+        return self._possible[subject.symbol]
 
     def check_symbol(self, symbol: str, cuts: Cuts) -> None:
         """Run every check on the features of one symbol."""

@@ -13,11 +13,12 @@ import io
 import pickle
 import pickletools
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mltrain.documents import Fields, Located, canonical_json
 from mltrain.errors import InputError
+from mltrain.features.own import MODULE, OwnOps, check_in_use
 from mltrain.features.registry import FeatureSet
 from mltrain.files import sha256_bytes
 from mltrain.learn.calibration import METHODS, Calibrator, Knots
@@ -46,6 +47,7 @@ _KEYS: Final = (
     "label",
     "hashes",
 )
+_OWN_OPS: Final = "own_ops"  # a last key, where there are any
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _PROTOCOL: Final = 4
 _MAX_OPCODES: Final = 1_000_000  # the largest calibrator has some ten thousand knots
@@ -99,7 +101,8 @@ class Bundle:
         calibrator: From the booster's score to the probability.
         feature_set: The registry that the model was trained with; its names are the booster's columns.
         symbols: What it was trained on, sorted as in training.
-        ops_sha256: Hash of the source of the feature ops that it was trained with.
+        ops_sha256: Hash of the source of mltrain's feature ops that it was trained with.
+        own_ops: The module of the user's that some ops are from; None: none.
 
     Raises:
         InputError: The parts are unsound or do not fit together.
@@ -110,6 +113,7 @@ class Bundle:
     feature_set: FeatureSet
     symbols: tuple[str, ...]
     ops_sha256: str
+    own_ops: OwnOps | None = None
 
     def __post_init__(self) -> None:
         _check_symbols(self.symbols)
@@ -145,6 +149,7 @@ class Bundle:
                     "ops": self.ops_sha256,
                     "model_text": sha256_bytes(self.model_text.encode()),
                 },
+                **({} if self.own_ops is None else {_OWN_OPS: asdict(self.own_ops)}),
             }
         )
 
@@ -158,6 +163,7 @@ class Bundle:
 
         Raises:
             InputError: They are no bundle, or a damaged, hostile or newer one.
+            OwnOpsError: It was trained with ops of the user's own that are not in use, or not as they were.
         """
         root = Fields(Located(_read_plain(data, where), where))
         if root.integer("format", minimum=FORMAT) > FORMAT:
@@ -169,16 +175,23 @@ class Bundle:
         interval, label = root.text("interval"), root.raw("label")
         hashes = root.fields("hashes")
         registry, ops, text = (hashes.text(name, pattern=_SHA256) for name in ("registry", "ops", "model_text"))
+        own_ops = _read_own_ops(root.fields(_OWN_OPS)) if _OWN_OPS in root.value else None
         root.finish()
-        if list(root.value) != list(_KEYS) or _write_plain(root.value) != data:
+        if list(root.value) != [*_KEYS, *([_OWN_OPS] if own_ops else [])] or _write_plain(root.value) != data:
             raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
+        if own_ops is not None:
+            check_in_use(own_ops, where=where)
         feature_set = FeatureSet.from_json(features, where=where)
         if (interval, label) != (feature_set.interval, _label_of(features)):
             raise InputError(f"{where}: its interval or label is not that of its registry")
         if (registry, text) != (sha256_bytes(canonical_json(features)), sha256_bytes(model_text.encode())):
             raise InputError(f"{where}: its registry or model text does not have the hash that it names")
         knots = Knots(tuple(scores), tuple(probabilities)) if scores or probabilities else None
-        return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops)
+        return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops, own_ops)
+
+
+def _read_own_ops(fields: Fields) -> OwnOps:
+    return OwnOps(fields.text("module", pattern=MODULE), fields.text("sha256", pattern=_SHA256))
 
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:

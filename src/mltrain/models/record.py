@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
     from mltrain.documents import Json
+    from mltrain.features.own import OwnOps
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
     from mltrain.learn.calibration import CalibrationChoice
@@ -74,7 +75,8 @@ class Training:
         verdict: The gates.
         looks: Earlier looks at the holdout.
         lineage: Code, libraries and machine.
-        ops_sha256: Hash of the source of the feature ops.
+        ops_sha256: Hash of the source of mltrain's feature ops.
+        own_ops: The module of the user's that some ops are from.
         now_ms: When, ms UTC.
         warnings: What the user was warned of.
     """
@@ -99,6 +101,7 @@ class Training:
     looks: Looks
     lineage: Lineage
     ops_sha256: str
+    own_ops: OwnOps | None
     now_ms: int
     warnings: tuple[str, ...]
 
@@ -279,6 +282,7 @@ def _lineage(run: Training) -> dict[str, Json]:
         "source": run.snapshot.source.to_dict(),
         "registry_sha256": run.feature_set.registry_sha256,
         "ops_sha256": run.ops_sha256,
+        "own_ops": None if run.own_ops is None else _plain(run.own_ops),
         "config_sha256": sha256_bytes(canonical_json(config)),
         "config": config,
         "matrix_sha256": run.matrix_sha256,

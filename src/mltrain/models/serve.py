@@ -24,6 +24,7 @@ from mltrain.candles.frame import TS_DTYPE
 from mltrain.documents import parse_json
 from mltrain.errors import InputError, RefusedError
 from mltrain.features.ops import ops_sha256
+from mltrain.features.own import use_ops
 from mltrain.files import read_pointer
 from mltrain.learn.backend import import_lightgbm
 from mltrain.learn.metrics import predict_up
@@ -257,25 +258,30 @@ class Model:
         return self._matrix_in_order(row[None, :], served).ravel()
 
 
-def load(path: str | os.PathLike[str], *, allow_no_go: bool = False) -> Model:
+def load(path: str | os.PathLike[str], *, allow_no_go: bool = False, ops: str | None = None) -> Model:
     """Load a model.
 
     Args:
         path: `data/models/best_lgbm.pkl` (or `best_lgbm`), which is followed from then on; a version's folder; or the
             `lgbm.pkl` in it.
         allow_no_go: Take a version that was never promoted, too.
+        ops: The module of ops of your own that the model was trained with, as you would import it. **Importing it runs
+            its code**; nothing but this argument has it imported.
 
     Returns:
         The model, every byte of it checked against the hash that its version's manifest names.
 
     Raises:
         UsageError: The path names something else.
-        InputError: There is no such version, it is damaged, or it was never promoted.
+        InputError: There is no such version, it is damaged, or it was never promoted; the module fails.
+        OwnOpsError: The model was trained with a module of ops that was not named, or whose source was another.
         MachineError: LightGBM's system library is missing, or the disk refused.
 
     Warns:
         OtherCodeWarning: The model was trained with other feature code than runs now.
     """
+    if ops is not None:
+        use_ops(ops)
     place = Path(path).absolute()  # the pointer is followed even where the process changes its folder
     version = open_path(place)
     if not allow_no_go:

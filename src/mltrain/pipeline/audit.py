@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from mltrain.candles.frame import interval_ms
 from mltrain.features.compute import check_inputs
+from mltrain.features.draw import draw_feature, readable
+from mltrain.features.ops import OPS
 from mltrain.guards import BlockArrays, feature_audit, future_info, time_split
 from mltrain.learn.label import make_labels
 from mltrain.learn.samples import build_samples
@@ -18,11 +23,14 @@ if TYPE_CHECKING:
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
-    from mltrain.features.registry import FeatureSet
+    from mltrain.features.registry import FeatureSet, FeatureSpec
     from mltrain.guards import GuardResult
     from mltrain.learn.samples import Samples
     from mltrain.learn.split import Block, Split
     from mltrain.progress import Progress
+
+THOROUGH: Final = 10  # times the points
+_OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has many such
 
 
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
@@ -103,15 +111,41 @@ def _arrays(samples: Samples, block: Block) -> BlockArrays:
 
 
 def audit_snapshot(
-    snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, *, progress: Progress
+    snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, *, progress: Progress, thorough: bool = False
 ) -> tuple[GuardResult, ...]:
     """Run all three guards as a training on this snapshot would, without training.
+
+    Args:
+        snapshot: The candles.
+        feature_set: The features and the label.
+        config: Seed, folds and limits of the guards.
+        progress: Told of every stage.
+        thorough: Ten times the points, and a fourth result, `other_ops`: of every op that the registry leaves out, a
+            feature with parameters at random, where the snapshot has the columns that it reads.
 
     Raises:
         InputError: The snapshot is damaged, too short, or lacks what a feature reads.
     """
+    if thorough:
+        config = replace(config, guards=replace(config.guards, points=THOROUGH * config.guards.points))
     candles = read_candles(snapshot, progress)
     results = [audit_candles(feature_set, candles, config, progress)]
     samples, _ = build_samples(feature_set, candles)
     results += audit_samples(feature_set, samples, split_samples(samples, feature_set, config), config, progress)
+    others = _other_ops(feature_set, candles, seed=config.seed) if thorough else ()
+    if others:
+        rest = audit_candles(replace(feature_set, features=others), candles, config, progress)
+        results.append(replace(rest, name="other_ops"))
     return tuple(results)
+
+
+def _other_ops(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, seed: int) -> tuple[FeatureSpec, ...]:
+    """Return a feature of each op that the registry does not use, and that these candles can feed."""
+    rng = np.random.default_rng(seed)
+    used = {spec.op for spec in feature_set.features}
+    leader = next((name for name in feature_set.leaders if name in candles), min(candles))
+    drawn = [
+        draw_feature(op, rng, name=op, leader=leader, most_bars=_OTHER_OPS_BARS) for op in sorted(OPS) if op not in used
+    ]
+    full = [{c.name for c in frame.get_columns() if not c.has_nulls()} for frame in candles.values()]
+    return readable((spec for spec in drawn if spec is not None), set.intersection(*full))

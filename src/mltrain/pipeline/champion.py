@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import polars as pl
 
-from mltrain.errors import MltrainError
+from mltrain.errors import MltrainError, OwnOpsError
 from mltrain.features.compute import check_inputs, compute_features
 from mltrain.learn.intervals import log_loss_gain, plan_bootstrap
 from mltrain.learn.metrics import row_log_loss
 from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
+from mltrain.models.listing import read_version_card
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
 
@@ -54,6 +55,8 @@ def meet_champion(
         return NotApplicable("nothing is promoted yet")
     try:
         champion = open_model(best)
+    except OwnOpsError as err:
+        return NotApplicable(err.message)
     except MltrainError as err:
         return NotEvaluated(f"{best.name} cannot be read: {err.message}")
     reason = _why_not(champion, feature_set, holdout, candles)
@@ -132,7 +135,7 @@ def find_origin(store: Store, snapshot: Snapshot) -> Origin:
     if best is None:
         return Origin(simulated, "none")
     try:
-        source = open_model(best).card["lineage"]["source"]["name"]
+        source = read_version_card(best)["lineage"]["source"]["name"]
     except (MltrainError, KeyError, TypeError):
         return Origin(simulated, "unknown")
     kind: Literal["real", "simulated"] = "simulated" if source == "sim" else "real"

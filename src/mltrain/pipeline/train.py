@@ -137,7 +137,10 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
 def _name_study(request: TrainRequest) -> str:
     """Return the study's name: two trainings share it where their trials of equal number are equal."""
     warm = None if request.warm_start is None else request.warm_start.params
-    covered = study_sha256(request.config, registry_sha256=request.feature_set.registry_sha256, warm_start=warm)
+    registry, own = request.feature_set.registry_sha256, request.feature_set.own_ops()
+    if own is not None:
+        registry = sha256_bytes(f"{registry} {own.module} {own.sha256}".encode())
+    covered = study_sha256(request.config, registry_sha256=registry, warm_start=warm)
     return f"{request.snapshot.id}-{covered[:16]}-{request.config.seed}"
 
 
@@ -228,6 +231,7 @@ def _learn(
         looks=looks,
         lineage=read_lineage(),
         ops_sha256=bundle.ops_sha256,
+        own_ops=bundle.own_ops,
         now_ms=now_ms,
         warnings=tuple(progress.warnings),
     )
@@ -283,6 +287,7 @@ def learn_model(
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
+        own_ops=feature_set.own_ops(),
     )
     return found, choice, bundle
 

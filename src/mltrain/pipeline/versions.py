@@ -139,6 +139,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
+        own_ops=feature_set.own_ops(),
     )
     now = {
         "snapshot_manifest_sha256": snapshot.manifest_sha256,

@@ -1,0 +1,95 @@
+"""What the leakage guards cost, and whether they ever accuse an honest feature.
+
+    python benchmarks/guards.py alarms [--markets 50]   both packaged registries on simulated markets of every kind
+    python benchmarks/guards.py cost [--days 30]        the guards' seconds beside those of a 20-trial training
+
+`alarms` ends with 1 where any guard failed. `cost` trains in a temporary folder: two symbols, default configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guards"))
+
+from markets import odd_market
+
+from mltrain.candles.frame import interval_ms
+from mltrain.candles.snapshot import Request, take_snapshot
+from mltrain.candles.source import SourceSpec, open_source
+from mltrain.config import load_config
+from mltrain.features.registry import load_registry
+from mltrain.guards import future_info
+from mltrain.learn.label import make_labels
+from mltrain.models.store import Store
+from mltrain.pipeline.train import TrainRequest, train
+from mltrain.progress import Silent
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+def alarms(count: int) -> int:
+    """Audit both registries on `count` markets, with the points of a training; return how many audits failed."""
+    failed = audits = values = 0
+    began = time.perf_counter()
+    for number in range(count):
+        interval, candles = odd_market(number)
+        for name in ("features.yml", "features-ohlcv.yml"):
+            features = replace(load_registry(Path(name)), interval=interval)
+            result = future_info(
+                features,
+                candles,
+                labels=lambda frame, f=features: make_labels(frame, f.label, interval_ms(f.interval)),
+                seed=number,
+                points=load_config(None, overrides={}).guards.points,
+            )
+            audits += 1
+            values += sum(check.points for check in result.checks)
+            failed += not result.passed
+            for failure in result.failures:
+                print(f"market {number}, {name}: {failure}")
+    seconds = time.perf_counter() - began
+    print(f"{audits} audits of {count} markets, {values:,} values compared, {failed} failed, {seconds:.0f} s")
+    return failed
+
+
+def cost(days: int) -> int:
+    """Train once with 20 trials and compare the guards' seconds with the whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = SourceSpec(name="sim", signal="strong")
+        request = Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
+        taken = take_snapshot(Path(folder), open_source(spec), spec, request, now_ms=0, progress=Silent())
+        wanted = TrainRequest(
+            snapshot=taken.snapshot,
+            feature_set=load_registry(),
+            config=load_config(None, overrides={"search.trials": 20}),
+            promote=False,
+            by="benchmark",
+        )
+        began = time.perf_counter()
+        report = train(wanted, Store(Path(folder)), now_ms=time.time_ns() // 1_000_000, progress=Silent())
+        seconds = time.perf_counter() - began
+    for guard in report.training.guards:
+        print(f"{guard.name:14} {guard.seconds:6.1f} s")
+    guards = sum(guard.seconds for guard in report.training.guards)
+    share = guards / (seconds - guards)
+    print(f"whole training {seconds:6.1f} s; the guards cost {share:.1%} of the rest ({len(SYMBOLS)} x {days} days)")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("alarms", "cost"))
+    parser.add_argument("--markets", type=int, default=50)
+    parser.add_argument("--days", type=int, default=30)
+    chosen = parser.parse_args()
+    return min(1, alarms(chosen.markets) if chosen.what == "alarms" else cost(chosen.days))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

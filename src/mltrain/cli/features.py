@@ -1,0 +1,357 @@
+"""Commands on features: what they are, one looked at closely, a frame checked, a snapshot audited."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
+from mltrain.errors import LeakageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from mltrain.features.look import FeatureLook
+    from mltrain.features.profile import FeatureProfile, Histogram
+    from mltrain.features.registry import FeatureInfo, FeatureSet
+    from mltrain.guards import GuardResult
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+INPUTS_SHOWN = 30  # of a lookback's candles, the newest; --json tells all
+
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="Registry of features; the name of a packaged one works. Default: features.yml."),
+]
+SnapshotRef = Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")]
+Ops = Annotated[
+    str | None,
+    typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    features = typer.Typer(help="Features: what they are, a frame checked, a snapshot audited.", no_args_is_help=True)
+    features.command("info")(features_info)
+    features.command("show")(features_show)
+    features.command("check")(features_check)
+    features.command("audit")(features_audit)
+    app.add_typer(features, name="features")
+
+
+def read_ops(module: str | None) -> None:
+    """Take the ops of a module into use, from the working directory too, behind all that is installed.
+
+    Raises:
+        UsageError: It is no module name.
+        InputError: There is no such module, or it is no module of ops.
+    """
+    if module is None:
+        return
+    from mltrain.features.own import use_ops
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, whatever a module says of itself
+        use_ops(module)
+
+
+@command()
+def features_info(
+    session: Session,
+    features: Features = None,
+    ref: Annotated[
+        str | None, typer.Option("--snapshot", help="latest, an id, or a path: tell how the values are spread, too.")
+    ] = None,
+    ops: Ops = None,
+) -> Outcome:
+    """Show the registry: every feature's op, parameters, lookback and columns; with --snapshot its values, too."""
+    from mltrain.features.registry import describe, load_registry
+
+    read_ops(ops)
+    chosen = load_registry(features)
+    infos = describe(chosen)
+    data: dict[str, Any] = {
+        "version": chosen.version,
+        "interval": chosen.interval,
+        "label": chosen.label,
+        "lookback_bars": chosen.lookback_bars,
+        "registry_sha256": chosen.registry_sha256,
+        "features": infos,
+    }
+    if ref is None:
+        return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
+    profiles, levels = _profile(session, chosen, ref)
+    data |= {"quantile_levels": levels, "profiles": profiles}
+    return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
+
+
+def _profile(session: Session, chosen: FeatureSet, ref: str) -> tuple[tuple[FeatureProfile, ...], tuple[float, ...]]:
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.features.profile import LEVELS, profile_features
+    from mltrain.pipeline.audit import read_candles
+
+    candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
+    session.progress.stage("features")
+    return profile_features(chosen, candles), LEVELS
+
+
+def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator[RenderableType]:
+    label = chosen.label
+    yield (
+        f"{len(infos)} features at {chosen.interval}, lookback {chosen.lookback_bars} bars, "
+        f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
+    )
+    yield f"registry {chosen.registry_sha256}"
+    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ",".join(_reads(i))) for i in infos]
+    yield table(None, ("feature", "op", "parameters", "lookback", "reads"), rows, right="   rf")
+
+
+def _parameters(info: FeatureInfo) -> str:
+    return " ".join(f"{key}={value}" for key, value in info.params.items())
+
+
+def _reads(info: FeatureInfo) -> list[str]:
+    return [*info.columns, *(f"{info.leader}:{name}" for name in info.leader_columns)]
+
+
+def _view_profiles(profiles: Sequence[FeatureProfile]) -> Iterator[RenderableType]:
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4g}"
+
+    rows = []
+    for p in profiles:
+        q01, _, q25, q50, q75, _, q99 = p.quantiles or [None] * 7
+        figures = [figure(value) for value in (p.minimum, q01, q25, q50, q75, q99, p.maximum)]
+        rows.append((p.name, f"{p.null_share:.2%}", *figures, _bars(p.histogram)))
+    yield f"{profiles[0].rows:,} candles; the histogram leaves half a percent to each of its ends"
+    columns = ("feature", "null", "min", "1%", "25%", "50%", "75%", "99%", "max", "histogram")
+    yield table(None, columns, rows, right=" rrrrrrrr")
+    broken = [f"{p.name}: {p.not_finite:,} values are NaN or infinite" for p in profiles if p.not_finite]
+    yield from broken
+
+
+def _bars(histogram: Histogram | None) -> str:
+    """Return a histogram as blocks; any bin with a value shows.
+
+    >>> from mltrain.features.profile import Histogram
+    >>> _bars(Histogram(0.0, 1.0, (0, 1, 50, 100)))
+    ' ▁▄█'
+    """
+    if histogram is None:
+        return ""
+    top = max(histogram.counts)
+    return "".join(BLOCKS[math.ceil(count / top * (len(BLOCKS) - 1))] for count in histogram.counts)
+
+
+@command()
+def features_show(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="A feature of the registry.")],
+    at: Annotated[str, typer.Option("--at", help="Opening of the candle, such as 2025-10-15T12:00:00Z.")],
+    ref: SnapshotRef = "latest",
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Needed where the snapshot has several.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, as an SVG, to this file.")] = None,
+    features: Features = None,
+    ops: Ops = None,
+) -> Outcome:
+    """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
+    from mltrain.candles.frame import format_ms, interval_ms, parse_time
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.features.look import look_at
+    from mltrain.features.picture import draw_look
+    from mltrain.features.registry import load_registry
+    from mltrain.files import atomic_write
+
+    at_ms = parse_time(at)
+    read_ops(ops)
+    chosen = load_registry(features)
+    snap = open_snapshot(session.data_dir, ref)
+    whose = _one_symbol(symbol, snap.symbols)
+    wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
+    candles = {s: snap.candles(s) for s in sorted(wanted)}
+    look = look_at(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
+    if plot is not None:
+        atomic_write(plot.resolve(), draw_look(look, step_ms=interval_ms(chosen.interval)).encode())
+    data = {
+        "snapshot": snap.id,
+        "symbol": whose,
+        "time": format_ms(at_ms),
+        "feature": look.info,
+        "value": _figure(look.value),
+        "value_of_the_lookback_alone": _figure(look.alone),
+        "why_none": look.why_none,
+        "around": [{"time": format_ms(ts), "value": _figure(value)} for ts, value in look.around],
+        "inputs": [
+            {key: format_ms(int(value.timestamp() * 1000)) if key == "ts" else value for key, value in row.items()}
+            for row in look.inputs.to_dicts()
+        ],
+        "plot": plot,
+    }
+    return Outcome("features-show/1", data, lambda: _view_look(look, data))
+
+
+def _one_symbol(symbol: str | None, there: Sequence[str]) -> str:
+    if symbol is None and len(there) == 1:
+        return there[0]
+    if symbol is None:
+        raise UsageError(
+            f"the snapshot has {', '.join(there)}", hint=f"say which with --symbol, as --symbol {there[0]}"
+        )
+    from mltrain.errors import InputError
+    from mltrain.names import check_symbol, did_you_mean
+
+    if check_symbol(symbol) not in there:
+        raise InputError(f"the snapshot has no {symbol}", hint=did_you_mean(symbol, there))
+    return symbol
+
+
+def _figure(value: float | None) -> float | str | None:
+    """Return a value as JSON can hold it: NaN and infinity as texts."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableType]:
+    info = look.info
+    yield f"{info.name} of {look.symbol} at {data['time']}: {_told(look.value)}"
+    if look.why_none:
+        yield f"no value, because {look.why_none}"
+    yield f"op {info.op} {_parameters(info)}: {info.summary}"
+    same = "the same" if data["value"] == data["value_of_the_lookback_alone"] else "NOT the same: run features audit"
+    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_told(look.alone)} ({same})"
+    marks = [(">" if row["time"] == data["time"] else "", row["time"], _told(row["value"])) for row in data["around"]]
+    yield table("Around it", ("", "time (UTC)", info.name), marks, right="  r")
+    inputs = data["inputs"]
+    hidden = len(inputs) - INPUTS_SHOWN
+    title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
+    columns = list(look.inputs.columns)
+    rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
+    yield table(title, columns, rows, right=" " + "r" * (len(columns) - 1))
+    if data["plot"] is not None:
+        yield f"drawn to {data['plot']}"
+
+
+def _told(value: float | str | None) -> str:
+    return "no value" if value is None else str(value)
+
+
+@command()
+def features_check(
+    session: Session,  # noqa: ARG001 (a frame needs no data folder)
+    frame: Annotated[Path, typer.Argument(help="Parquet or CSV: one column a feature, perhaps ts and symbol too.")],
+    features: Features = None,
+    ops: Ops = None,
+) -> Outcome:
+    """Check that a frame holds just the registry's features: names, order, types, finite values."""
+    from mltrain.features.registry import FeatureSchemaValidator, read_feature_frame
+
+    read_ops(ops)
+    problems = FeatureSchemaValidator(features).validate_features(read_feature_frame(frame), strict=False)
+
+    def view() -> Iterable[RenderableType]:
+        return [*problems] if problems else [f"{frame}: every feature is as the registry says"]
+
+    data = {"file": frame, "sound": not problems, "problems": problems}
+    return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
+
+
+@command()
+def features_audit(
+    session: Session,
+    features: Features = None,
+    ref: SnapshotRef = "latest",
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Ten times the points, and every op that the registry leaves out, too.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write all that was found to this file, as JSON, and as text beside it."),
+    ] = None,
+    ops: Ops = None,
+) -> Outcome:
+    """Run the leakage audit of every feature on a snapshot's own candles."""
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.config import load_config
+    from mltrain.features.registry import load_registry
+    from mltrain.guards import check_guards
+    from mltrain.pipeline.audit import audit_snapshot
+
+    read_ops(ops)
+    config = load_config(None, overrides={})
+    snap = open_snapshot(session.data_dir, ref)
+    chosen = load_registry(features)
+    results = audit_snapshot(snap, chosen, config, progress=session.progress, thorough=thorough)
+    data: dict[str, Any] = {"snapshot": snap.id, "thorough": thorough, "guards": results}
+    if report is not None:
+        data["report"] = _write_report(report, {**data, "registry_sha256": chosen.registry_sha256, "ops": ops})
+    try:
+        check_guards(results)
+    except LeakageError as err:
+        where = f"; all of it is in {data['report'][1]}" if report is not None else ""
+        raise LeakageError(err.message, hint=f"{err.hint}{where}") from err
+    return Outcome("features-audit/1", data, lambda: _view_audit(data))
+
+
+def _view_audit(data: dict[str, Any]) -> Iterator[RenderableType]:
+    yield view_guards(data["guards"])
+    for guard in data["guards"]:
+        yield from (f"warning: {guard.name}: {warning}" for warning in guard.warnings)
+    yield ", ".join(f"{guard.name} took {guard.seconds:.1f} s" for guard in data["guards"])
+    if "report" in data:
+        yield f"written to {' and '.join(map(str, data['report']))}"
+
+
+def view_guards(results: Sequence[GuardResult]) -> RenderableType:
+    """Return the table of what the guards checked."""
+    rows = [
+        (
+            r.name,
+            "passed" if r.passed else "FAILED",
+            c.name,
+            f"{c.points:,}",
+            number(c.worst, 3),
+            c.case or None,
+            c.detail,
+        )
+        for r in results
+        for c in r.checks
+    ]
+    return table(
+        "Leakage guards", ("guard", "", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
+    )  # fmt: skip
+
+
+def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
+    """Write a report as JSON, and as text beside it; return both names."""
+    from mltrain.files import atomic_write_all
+
+    told = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
+    names = (told.with_name(told.name + ".json"), told.with_name(told.name + ".txt"))
+    texts = (document("features-audit/1", data), "\n".join(_report_lines(data)) + "\n")
+    atomic_write_all(path.parent.resolve(), {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
+    return names
+
+
+def _report_lines(data: dict[str, Any]) -> Iterator[str]:
+    results: Sequence[GuardResult] = data["guards"]
+    yield f"Leakage audit of snapshot {data['snapshot']}{', thorough' if data['thorough'] else ''}"
+    yield f"registry {data['registry_sha256']}" + (f", ops of {data['ops']}" if data["ops"] else "")
+    for result in results:
+        yield ""
+        yield f"{result.name}: {'passed' if result.passed else 'FAILED'}, {result.seconds:.1f} s"
+        for check in result.checks:
+            case = f" ({check.case})" if check.case else ""
+            yield f"  {check.name:16} {check.points:>14,} points, worst {check.worst:.3g}{case}"
+            yield f"  {'':16} {check.detail}"
+        yield from (f"  FAILED {failure}" for failure in result.failures)
+        yield from (f"  warning: {warning}" for warning in result.warnings)

@@ -1,0 +1,104 @@
+"""Training and serving agree: a batch over a holed history gives the values that each bar alone gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import times_ms
+from mltrain.candles.sim import CLOCK_MS, SimSource
+from mltrain.candles.source import Window as Span
+from mltrain.features.compute import compute_features
+from mltrain.features.draw import draw_feature
+from mltrain.features.ops import OPS
+from mltrain.features.registry import FeatureSet, LabelSpec, load_registry
+
+STEP_MS = 60_000
+BARS = 5_000
+LABEL = LabelSpec(kind="direction", horizon_bars=1, ties="drop")
+BUILT_IN = tuple(sorted(OPS))
+
+
+@pytest.fixture(scope="module")
+def candles():
+    """Return 5,000 bars of two symbols, with holes of one candle and of many, not the same ones."""
+    span = Span(CLOCK_MS - BARS * STEP_MS, CLOCK_MS)
+    rng = np.random.default_rng(0)
+    market = {}
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        frame = SimSource(seed=5).candles(symbol, span)
+        there = np.ones(frame.height, dtype=bool)
+        for start in rng.integers(0, frame.height, 12):
+            there[start : start + int(rng.choice([1, 1, 2, 30]))] = False
+        market[symbol] = frame.filter(pl.Series(there))
+    return market
+
+
+def bar_by_bar(features, symbol, candles, rows):
+    """Compute each row as a server does: from the candles of the registry's lookback, and nothing else."""
+    times = {s: times_ms(frame) for s, frame in candles.items()}
+    values = []
+    for row in rows:
+        end_ms = int(times[symbol][row])
+        first_ms = end_ms - (features.lookback_bars - 1) * STEP_MS
+        window = {
+            s: frame[slice(*np.searchsorted(times[s], [first_ms, end_ms + 1]).tolist())] for s, frame in candles.items()
+        }
+        values.append(compute_features(features, symbol, window)[-1])
+    return pl.concat(values)
+
+
+def test_five_thousand_bars_one_by_one(candles):
+    """Every bar of the default registry's shorter half, bit for bit, null where the batch has null."""
+    whole = load_registry()
+    few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
+    features = FeatureSet(1, "1m", LABEL, tuple(few))
+    batch = compute_features(features, "ETHUSDT", candles)
+
+    assert bar_by_bar(features, "ETHUSDT", candles, range(batch.height)).equals(batch)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
+def test_the_default_registry_at_every_edge(symbol, candles):
+    """Around each hole of either symbol and at every 97th bar, all features, bit for bit."""
+    features = load_registry()
+    batch = compute_features(features, symbol, candles)
+    edges = [np.flatnonzero(np.diff(times_ms(frame)) > STEP_MS) for frame in candles.values()]
+    around = np.concatenate(edges)[:, None] + np.array([0, 1, 2, 240, 241])
+    rows = np.unique(np.clip(np.concatenate([around.ravel(), np.arange(0, batch.height, 97)]), 0, batch.height - 1))
+
+    assert bar_by_bar(features, symbol, candles, rows.tolist()).equals(batch[rows.tolist()])
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    ops=st.lists(st.sampled_from(BUILT_IN), min_size=1, max_size=8),
+    rows=st.lists(st.integers(0, BARS - 500), min_size=4, max_size=12, unique=True),
+    most_bars=st.sampled_from([5, 60, 400, 1_440]),
+)
+def test_registries_at_random(candles, seed, ops, rows, most_bars):
+    """Any op with any parameters: a bar of the batch equals the same bar computed from its window, bit for bit."""
+    rng = np.random.default_rng(seed)
+    drawn = [draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", most_bars=most_bars) for i, op in enumerate(ops)]
+    features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
+    if not features.features:
+        return
+    batch = compute_features(features, "ETHUSDT", candles)
+
+    assert bar_by_bar(features, "ETHUSDT", candles, rows).equals(batch[rows])
+
+
+def test_every_op_can_be_drawn():
+    """With parameters inside its ranges, a leader where it reads one, again the same from the same seed."""
+    for op in BUILT_IN:
+        one, other = (
+            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", most_bars=100) for _ in range(2)
+        )
+
+        assert one is not None
+        assert one == other
+        assert one.window().lookback_bars <= 300
