@@ -64,8 +64,6 @@ CASES = {
     "money_flow": [{"bars": 1}, {"bars": 20}],
     "return_volume_correlation": [{"bars": 2}, {"bars": 60}],
     "taker_imbalance": [{"bars": 1}, {"bars": 15}],
-    "signed_volume": [{"bars": 1}, {"bars": 20}],
-    "volume_drift": [{"bars": 1}, {"bars": 20}],
     "gap_to_taker_price": [{"side": side, "bars": bars} for side, bars in [("buy", 1), ("sell", 1), ("sell", 13)]],
     "taker_spread": [{"bars": 1}, {"bars": 6}],
     "taker_price_gap": [{}],
@@ -185,16 +183,6 @@ def imbalance(rows, prefix=""):
     return max(-1.0, min(1.0, (2 * bought - volume) / volume)) if volume > 0 else 0.0
 
 
-def signed_volume(rows):
-    return weighted(signs(rows), column(rows[1:], "volume"))
-
-
-def volume_drift(rows):
-    steps = [b - a for a, b in pairwise(column(rows, "volume"))]
-    path = math.fsum(abs(step) for step in steps)
-    return math.fsum(steps) / path if path > 0 else 0.0
-
-
 def taker_gap(rows, side):
     base = math.fsum(b if side == "buy" else v - b for b, v in taken(rows, "taker_buy_base", "volume"))
     quote = math.fsum(b if side == "buy" else q - b for b, q in taken(rows, "taker_buy_quote", "quote_volume"))
@@ -288,8 +276,6 @@ ORACLES = {
     "money_flow": lambda rows, bars: weighted([location(row) for row in rows], column(rows, "volume")),
     "return_volume_correlation": lambda rows, bars: correlation(returns(rows), column(rows[1:], "volume")),
     "taker_imbalance": lambda rows, bars: imbalance(rows),
-    "signed_volume": lambda rows, bars: signed_volume(rows),
-    "volume_drift": lambda rows, bars: volume_drift(rows),
     "gap_to_taker_price": lambda rows, side, bars: taker_gap(rows, side),
     "taker_spread": lambda rows, bars: taker_gap(rows, "sell") - taker_gap(rows, "buy"),
     "taker_price_gap": taker_price_gap,

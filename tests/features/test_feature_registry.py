@@ -150,7 +150,7 @@ def test_a_bare_packaged_name_is_found(tmp_path, monkeypatch):
     packaged = load_registry(Path("features-ohlcv.yml"))
     (tmp_path / "features-ohlcv.yml").write_text(HEAD + "  - {name: mine, op: bar_range}\n")
 
-    assert len(packaged.names) == 51
+    assert len(packaged.names) == 45
     assert load_registry(Path("features-ohlcv.yml")).names == ("mine",)
 
 

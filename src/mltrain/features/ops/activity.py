@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from mltrain.features.ops.catalogue import Bars, Spread, Window, op
-from mltrain.features.ops.terms import check_ordered, directions, gap_to_average, imbalance, location, log_returns
+from mltrain.features.ops.terms import check_ordered, gap_to_average, imbalance, location, log_returns
 from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
 
 
@@ -55,27 +55,6 @@ def taker_imbalance(*, bars: Bars) -> Window:
     Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chordia, Roll and Subrahmanyam (2002).
     """
     return Window(imbalance(bars), bars)
-
-
-@op
-def signed_volume(*, bars: Bars) -> Window:
-    """Volume of bars that rose less that of bars that fell: sum sign(r) v / sum v.
-
-    Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Granville's on-balance volume, over a window.
-    """
-    volume = pl.col("volume")
-    return Window(window_ratio(directions() * volume, volume, bars).clip(-1, 1), bars + 1)
-
-
-@op
-def volume_drift(*, bars: Bars) -> Window:
-    """Whether volume has grown from bar to bar: (v - v[bars]) / sum |v - v[1]|.
-
-    Unit: share, in [-1, 1]. 0 where the volume stayed the same.
-    """
-    volume = pl.col("volume")
-    steps = volume - volume.shift(1)
-    return Window(window_ratio(steps, steps.abs(), bars).clip(-1, 1), bars + 1)
 
 
 def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
