@@ -328,15 +328,29 @@ def swap_pointer(link: Path, target: str) -> None:
     """
     if Path(target).is_absolute() or ".." in Path(target).parts:
         raise ValueError(f"a pointer's target stays in its folder: {target}")
-    temp = _temp_beside(link)
     with disk_edge(link, "move the pointer"):
+        before = str(link.readlink()) if link.is_symlink() else None
+        _point(link, target)
         try:
-            temp.symlink_to(target)
-            temp.replace(link)
+            _sync_folder(link.parent)
         except BaseException:
-            _discard(temp)
+            # Moved, but perhaps not for long: whoever is told that it failed must find it where it stood.
+            with suppress(OSError):
+                if before is None:
+                    link.unlink()
+                else:
+                    _point(link, before)
             raise
-        _sync_folder(link.parent)
+
+
+def _point(link: Path, target: str) -> None:
+    temp = _temp_beside(link)
+    try:
+        temp.symlink_to(target)
+        temp.replace(link)
+    except BaseException:
+        _discard(temp)
+        raise
 
 
 def read_pointer(link: Path) -> str | None:

@@ -287,6 +287,16 @@ class TestPromote:
         }
         assert (store.models / "best_lgbm.pkl").read_bytes() == b"model four"
 
+    def test_the_best_version_again_is_checked_all_the_same(self, store):
+        """Who asks for it is not told that all is well where it is damaged."""
+        edit(store.models / "2025-10-15" / "lgbm.pkl", b"two", b"twp")
+        before = tree(store.data_dir)
+
+        for call in (store.rollback, store.promote):
+            with pytest.raises(InputError, match="2025-10-15 is damaged"):
+                call("2025-10-15", **HAND)
+        assert tree(store.data_dir) == before
+
     @pytest.mark.parametrize("ref", ["best", "2025-10-15", "latest"])
     def test_the_best_version_again_writes_nothing(self, store, ref):
         """Not even under the lock, which another may hold."""
@@ -505,6 +515,14 @@ class TestPointer:
         assert store.rollback("2025-10-14", **HAND).from_version == "2025-10-15"
         assert store.best().name == "2025-10-14"
         assert store.history().problems == ()
+
+    def test_a_damaged_log_of_looks_stops_a_long_run_at_its_start(self, store):
+        """It would be needed when the holdout is scored."""
+        store.record_look(start_ms=1, end_ms=2, study="a", now_ms=NOON_MS)
+        edit(store.models / "looks.jsonl", b'"end_ms":2', b'"end_ms":3')
+
+        with pytest.raises(InputError, match="does not match its own hash"):
+            store.prepare()
 
     def test_a_broken_pointer_stops_a_long_run_at_its_start(self, store):
         """Not after hours, when the version is to be published."""

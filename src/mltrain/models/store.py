@@ -198,11 +198,12 @@ class Store:
         """Make the models folder and try it, so that a long run does not fail at its end.
 
         Raises:
-            InputError: The pointer or the log of promotions is not one.
+            InputError: The pointer or a log is not one.
             MachineError: It cannot be written into.
         """
         make_folder(self.models)
         self.history()
+        self.looks()
 
     def publish_version(self, files: Mapping[str, bytes], *, verdict: Verdict, date: str, now_ms: int) -> StoredVersion:
         """Publish a version: it appears whole, or not at all, and is never changed.
@@ -306,7 +307,8 @@ class Store:
         """
         self.prepare()
         with self._locked("recording a look at a holdout"):
-            append_line(self._looks, look_line(Look(start_ms, end_ms, utc_text(now_ms), study)))
+            look = Look(start_ms, end_ms, utc_text(now_ms), study)
+            append_line(self._looks, look_line(_read_log(self._looks), look))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -414,9 +416,9 @@ class Store:
     def _move(self, name: str, note: Note) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
         missing = [link for link in LINKS if not _has_link(self.models / link)]
+        self._check_whole(name)  # also of the best one: nobody who asks for it is told that all is well if it is not
         if self._best_name() == name and not missing:
             return Move(moved=False, from_version=name, to_version=name)
-        self._check_whole(name)
         with self._locked("moving the best pointer"):
             before = self._best_name()
             version = self._open_named(name)
