@@ -23,6 +23,7 @@ COMMANDS = {
     "train": kit.TRAIN,  # in a folder without any version: the first one, promoted
     "promote": ("promote", "latest"),
     "rollback": ("rollback", "--previous"),
+    "prune": ("models", "prune", "--keep", "0"),  # of four versions, one that nobody needs
 }
 
 
@@ -37,6 +38,9 @@ def start_of(plan, command):
         elif command == "promote":  # nothing promoted yet: the links are made, too
             for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "promotions.jsonl"):
                 (folder / "models" / name).unlink()
+        elif command == "prune":
+            for seed in ("8", "9"):
+                assert kit.warm(*kit.TRAIN, "--no-promote", "--seed", seed, data_dir=folder, timeout=60).code == 0
     return folder
 
 
@@ -150,9 +154,9 @@ def judge_error(command, start, folder, code, err):
 
 
 def kill_points(plan):
-    """Train with promotion, promote and rollback, killed at each operation on the folder."""
+    """Train with promotion, promote, roll back and prune, killed at each operation on the folder."""
     tally = kit.Tally("kill-points")
-    for command, quick in (("train", 2), ("promote", 3), ("rollback", 2)):
+    for command, quick in (("train", 2), ("promote", 3), ("rollback", 2), ("prune", 1)):
         sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=quick)
     return tally
 

@@ -131,7 +131,9 @@ def prepare(folder):
 
 def versions(folder):
     """Return the names of the versions, oldest first."""
-    return sorted(p.name for p in (folder / "models").iterdir() if p.is_dir() and not p.name.startswith(("best", ".")))
+    models = folder / "models"
+    found = models.iterdir() if models.is_dir() else ()
+    return sorted(p.name for p in found if p.is_dir() and not p.name.startswith(("best", ".")))
 
 
 def best(folder):

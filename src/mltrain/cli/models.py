@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LISTED = 2  # a listing in place of a choice is a usage error
 
 Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
 DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
 
 
@@ -41,6 +42,7 @@ def add_commands(app: typer.Typer) -> None:
     listing = typer.Typer(help="Versions, verdicts, metrics, and which one is best.", invoke_without_command=True)
     listing.callback()(models)
     listing.command("history")(history)
+    listing.command("prune")(models_prune)
     app.add_typer(listing, name="models")
     app.command("promote")(promote)
     app.command("rollback")(rollback)
@@ -114,6 +116,21 @@ def history(session: Session) -> Outcome:
         yield from (*log.problems, *log.notes)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
+
+
+@command()
+def models_prune(session: Session, keep: Keep) -> Outcome:
+    """Remove the oldest versions; never the best one, the one before it, the latest, or one that is being read."""
+    from mltrain.models.store import Store
+
+    done = Store(session.data_dir).prune(keep=keep)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
+        for kept in done.kept:
+            yield f"{kept.version} stays: {kept.why}"
+
+    return Outcome("models-prune/1", done, view)
 
 
 @command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError
-from mltrain.files import disk_edge
+from mltrain.files import disk_edge, hold_folder
 from mltrain.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import SHA256, VERDICTS, utc_text
@@ -21,6 +21,7 @@ from mltrain.names import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from mltrain.documents import Json
@@ -70,7 +71,12 @@ class StoredVersion:
         Raises:
             MachineError: The machine refuses to read it.
         """
-        return verify_files(self.folder, self.manifest)
+        with self.held():
+            return verify_files(self.folder, self.manifest)
+
+    def held(self) -> AbstractContextManager[bool]:
+        """Keep `models prune` from removing it for the length of a block that reads several of its files."""
+        return hold_folder(self.folder, alone=False)
 
 
 def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
