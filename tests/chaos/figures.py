@@ -14,6 +14,7 @@ FIGURES = {
     "mutations": mutate.mutations,
     "journal": mutate.journals,
     "tampering": mutate.tampering,
+    "forgeries": mutate.forgeries,
     "hostile": hostile.artefacts,
     "crowd": crowd.writers_and_readers,
     "interrupts": crowd.interrupts,

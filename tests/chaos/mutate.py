@@ -6,7 +6,9 @@ nothing. A change that a command takes for the truth is the one thing that must 
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 
 import kit
 
@@ -164,6 +166,67 @@ def journals(plan):
             problem = None if model == wanted else "another model came out"
         if problem:
             tally.fail(case, problem)
+    return tally
+
+
+def forgeries(plan):
+    """Versions changed by somebody who computes every hash again: where a signature is required, all are found."""
+    from hostile import reseal, write_sealed
+
+    tally = kit.Tally("forgeries")
+    keys = plan.work / "keys"
+    keys.mkdir()
+    for name in ("ours", "theirs"):
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", keys / name], check=True)
+        subprocess.run(["openssl", "pkey", "-in", keys / name, "-pubout", "-out", keys / f"{name}.pub"], check=True)
+    required = ("--require-signature", keys / "ours.pub")
+    base = plan.work / "signed"
+    shutil.copytree(plan.base, base, symlinks=True)
+    for seed, key in (("7", "ours"), ("8", "ours"), ("9", "theirs")):
+        ended = kit.warm(*kit.TRAIN, "--sign", keys / key, "--seed", seed, data_dir=base, timeout=60)
+        assert ended.code == 0, ended.err
+    unsigned, _, first, second, theirs = kit.versions(base)
+    assert kit.warm("promote", first, *required, data_dir=base).code == 0
+    for words in (("predict",), ("verify", "model"), ("rollback", first), ("bench", "--samples", "10"), ("models",)):
+        assert kit.warm(*words, *(() if words == ("models",) else required), data_dir=base).code == 0
+    calls = (("verify", "model", "{v}"), ("rollback", "{v}"), ("promote", "{v}"), ("predict", "{v}"), ("bench", "{v}"),
+             ("card", "show", "{v}"), ("card", "validate", "{p}"))  # fmt: skip
+
+    def attempt(case):
+        rng = plan.rng(case)
+        folder = plan.work / f"data{case % 2}"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(base, folder, symlinks=True)
+        how = rng.choice(["byte", "byte", "byte", "unsigned", "theirs", "swapped", "gone", "signature", "verdict"])
+        version = {"unsigned": unsigned, "theirs": theirs}.get(how, second)
+        place = folder / "models" / version
+        if how == "byte":
+            path = rng.choice([p for p in sorted(place.iterdir()) if p.name not in {"manifest.json", "signature.json"}])
+            path.write_bytes(rng.choice(WAYS)(path.read_bytes(), rng))
+            reseal(place, card_too=path.name != "model_card.json")
+        elif how == "swapped":
+            shutil.copy(folder / "models" / first / "signature.json", place)
+        elif how == "gone":
+            (place / "signature.json").unlink()
+        elif how == "signature":
+            path = place / "signature.json"
+            data = path.read_bytes()
+            path.write_bytes(rng.choice(WAYS)(data, rng).rstrip() or b"{}")
+            if path.read_bytes() == data.rstrip():
+                path.unlink()
+        elif how == "verdict":
+            text = (place / "manifest.json").read_bytes().replace(b'"GO"', b'"NO-GO"')
+            write_sealed(place / "manifest.json", json.loads(text))
+        words = [word.format(v=version, p=place / "model_card.json") for word in rng.choice(calls)]
+        by_variable = case % 2
+        env = {"MLTRAIN_REQUIRE_SIGNATURE": str(keys / "ours.pub")} if by_variable else {}
+        ended = kit.warm(*words, *(() if by_variable else required), data_dir=folder, env=env)
+        problem = kit.unclean(ended)
+        if not problem and kit.best(folder) != kit.best(base):
+            problem = "the pointer moved"
+        return problem and f"{how}, mltrain {' '.join(words)}: {problem}"
+
+    tally.add(kit.shared_out(attempt, plan.cases(200, 12)))
     return tally
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FIGURES = (
-    *("durability", "kill-points", "io-errors", "mutations", "journal", "tampering", "hostile", "crowd"),
+    *("durability", "kill-points", "io-errors", "mutations", "journal", "tampering", "forgeries", "hostile", "crowd"),
     *("interrupts", "growth"),
 )
 NEED_STRACE = {"durability", "kill-points", "io-errors"}

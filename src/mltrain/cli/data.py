@@ -48,7 +48,7 @@ def verify_snapshot(
     return _verified("snapshot", snap.id, verify_snapshot(snap))
 
 
-@command()
+@command(opens_versions=True)
 def verify_model(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,

@@ -133,7 +133,7 @@ def models_prune(session: Session, keep: Keep) -> Outcome:
     return Outcome("models-prune/1", done, view)
 
 
-@command()
+@command(opens_versions=True)
 def promote(
     session: Session,
     ref: Ref,
@@ -151,7 +151,7 @@ def promote(
     return _moved(moved)
 
 
-@command()
+@command(opens_versions=True)
 def rollback(
     session: Session,
     version: Annotated[str | None, typer.Argument(help="A version that was the best one before.")] = None,
@@ -191,7 +191,7 @@ def _moved(moved: Any) -> Outcome:  # noqa: ANN401 (a Move, whose module is impo
     return Outcome("move/1", moved, lambda: [told])
 
 
-@command()
+@command(opens_versions=True)
 def card_validate(
     session: Session,
     paths: Annotated[
@@ -243,7 +243,7 @@ def _check_own_card(session: Session) -> dict[str, CardCheck]:
     return {where: check_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where, folder=version.folder)}
 
 
-@command()
+@command(opens_versions=True)
 def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
     """Show a version's card: its figures in a table, or the whole card with --json."""
     from mltrain.models.listing import read_version_card
@@ -293,7 +293,7 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])
 
 
-@command()
+@command(opens_versions=True)
 def predict(
     session: Session,
     ref: DefaultRef = None,

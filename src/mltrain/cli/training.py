@@ -53,7 +53,7 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-@command()
+@command(opens_versions=True)
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
@@ -73,11 +73,15 @@ def train(
         Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
     ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Sign the version with this private key (Ed25519, PEM).")
+    ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.config import load_config
     from mltrain.features.registry import load_registry
+    from mltrain.models.signature import open_signer
     from mltrain.models.store import Store
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
@@ -97,7 +101,8 @@ def train(
         promote=promote,
         by=who(),
     )
-    report = run_training(request, Store(session.data_dir), now_ms=session.now_ms, progress=session.progress)
+    store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
+    report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
@@ -173,7 +178,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
-@command()
+@command(opens_versions=True)
 def bench(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,

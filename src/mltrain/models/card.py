@@ -21,6 +21,7 @@ from mltrain.documents import canonical_json, parse_json
 from mltrain.errors import InputError
 from mltrain.files import hash_file, sha256_bytes
 from mltrain.manifest import MANIFEST, read_manifest
+from mltrain.models.signature import check_signature, is_required
 from mltrain.names import nearest, show
 
 if TYPE_CHECKING:
@@ -311,10 +312,12 @@ def _artifact_problems(artifacts: list[dict[str, Any]], folder: Path) -> Iterato
 
 def _manifest_problems(data: bytes, folder: Path) -> Iterator[Problem]:
     """Find out whether this is the card that the version in its folder was published with."""
-    if not os.path.lexists(folder / MANIFEST):
+    if not os.path.lexists(folder / MANIFEST) and not is_required():
         return
     try:
-        entry = read_manifest(folder, kind="version").entry(CARD_FILE)
+        manifest = read_manifest(folder, kind="version")
+        check_signature(folder, manifest)
+        entry = manifest.entry(CARD_FILE)
     except InputError as err:
         yield (), err.message
         return

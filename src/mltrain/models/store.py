@@ -37,6 +37,7 @@ from mltrain.files import (
 from mltrain.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
+from mltrain.models.signature import SIGNATURE, check_signer
 from mltrain.models.versions import MODEL_FILE, describe_version, open_folder
 from mltrain.names import VERSION, check_version, nearest, show
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mltrain.models.history import History, Verdict
+    from mltrain.models.signature import Signer
     from mltrain.models.versions import StoredVersion
 
 BEST: Final = "best_lgbm"
@@ -121,12 +123,14 @@ class Store:
     Args:
         data_dir: The data folder.
         lock_wait_s: How long a writer waits for another one, in seconds.
+        signer: Signs what is published; None: it is not signed.
     """
 
-    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S, signer: Signer | None = None) -> None:
         self.data_dir = data_dir
         self.models = data_dir / "models"
         self._lock_wait_s = lock_wait_s
+        self._signer = signer
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -228,9 +232,11 @@ class Store:
         """Make the models folder and try it, so that a long run does not fail at its end.
 
         Raises:
+            UsageError: What is published here must be signed, and this store has not got the key.
             InputError: The pointer or a log is not one.
             MachineError: It cannot be written into.
         """
+        check_signer(self._signer)
         make_folder(self.models)
         self.history()
         self.looks()
@@ -250,14 +256,18 @@ class Store:
             MachineError: The machine refuses; nothing is left.
         """
         self.prepare()
+        if SIGNATURE in files:
+            raise ValueError(f"{SIGNATURE} is not one of the files that are signed")
         with self._locked("publishing a version"):
             name, serial = self._next(date)
             manifest = describe_version(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms)
             with staged_folder(self.models / name) as staged:
                 for path, data in files.items():
                     write_new(staged / path, data)
+                if self._signer is not None:
+                    write_new(staged / SIGNATURE, self._signer.sign(manifest))
                 write_new(staged / MANIFEST, manifest.to_bytes())
-                if verify_files(staged, read_manifest(staged, kind="version")):
+                if verify_files(staged, read_manifest(staged, kind="version"), beside=(SIGNATURE,)):
                     raise MachineError(f"what was written to {staged} does not read back")
         return self._open_named(name)
 
