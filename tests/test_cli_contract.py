@@ -35,6 +35,7 @@ ARGUMENTS = {
     ("sim",): None,  # serves until it is stopped: has a test of its own
     ("snapshots", "diff"): ["latest", "latest"],
     ("snapshots", "prune"): ["--keep", "1"],
+    ("models", "prune"): ["--keep", "1"],
     ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
     ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
     ("train",): ["--trials", "1", "--config", QUICK],
@@ -42,7 +43,7 @@ ARGUMENTS = {
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
 WITHOUT_DATA = {
     *(("card", "schema"), ("demo",), ("sim",), ("snapshot",), ("features", "info"), ("features", "check")),
-    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune")),
+    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("models", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
 

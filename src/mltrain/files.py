@@ -12,6 +12,7 @@ lies on the disk and should not an InputError; no OSError leaves.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -332,15 +333,29 @@ def swap_pointer(link: Path, target: str) -> None:
     """
     if Path(target).is_absolute() or ".." in Path(target).parts:
         raise ValueError(f"a pointer's target stays in its folder: {target}")
-    temp = _temp_beside(link)
     with disk_edge(link, "move the pointer"):
+        before = str(link.readlink()) if link.is_symlink() else None
+        _point(link, target)
         try:
-            temp.symlink_to(target)
-            temp.replace(link)
+            _sync_folder(link.parent)
         except BaseException:
-            _discard(temp)
+            # Moved, but perhaps not for long: whoever is told that it failed must find it where it stood.
+            with suppress(OSError):
+                if before is None:
+                    link.unlink()
+                else:
+                    _point(link, before)
             raise
-        _sync_folder(link.parent)
+
+
+def _point(link: Path, target: str) -> None:
+    temp = _temp_beside(link)
+    try:
+        temp.symlink_to(target)
+        temp.replace(link)
+    except BaseException:
+        _discard(temp)
+        raise
 
 
 def read_pointer(link: Path) -> str | None:
@@ -463,6 +478,35 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
         finally:
             with suppress(OSError):  # closing the descriptor releases the lock whatever its text says
                 os.ftruncate(fd, 0)
+
+
+@contextmanager
+def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
+    """Hold a published folder for the length of the block: together with other readers, or alone, to remove it.
+
+    Nobody waits, and nothing is written: the lock is on the folder itself, and works where it is read only.
+
+    Args:
+        path: The folder; no link is followed.
+        alone: Nobody else may hold it.
+
+    Yields:
+        Whether it is held. A reader goes on without it: the folder is being removed, or is not there, and reads say so.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(fd)
 
 
 def _sign(fd: int, purpose: str) -> None:

@@ -200,12 +200,13 @@ def read_listed(folder: Path, manifest: Manifest, name: str, *, max_bytes: int) 
     return data
 
 
-def verify_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+def verify_files(folder: Path, manifest: Manifest, *, beside: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Compare a published folder with its manifest, every byte.
 
     Args:
         folder: The published folder.
         manifest: Its manifest.
+        beside: What else may be there: files that speak of the manifest, and that it cannot list.
 
     Returns:
         Every problem, one sentence each: missing, changed, not regular, not listed; empty where it is sound.
@@ -216,7 +217,7 @@ def verify_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     problems = [problem for entry in manifest.files if (problem := _file_problem(folder, entry))]
     with disk_edge(folder, "list"):
         present = {path.name for path in folder.iterdir()}
-    extra = present - {entry.path for entry in manifest.files} - {MANIFEST}
+    extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *beside}
     return (*problems, *(f"{folder}: {show(name)} is not in the manifest" for name in sorted(extra)))
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.errors import InputError
+from mltrain.manifest import Manifest, describe_file
 from mltrain.models.card import card_bytes, check_card, read_card, schema
 
 EXAMPLE = Path(__file__).with_name("example_card.json")
@@ -317,6 +318,16 @@ class TestArtifacts:
         (folder / "lgbm.pkl").symlink_to("elsewhere")
 
         assert "symbolic link" in check(example(**MORE), folder).violations[0]
+
+    def test_a_valid_card_that_is_not_the_published_one_is_told(self, folder):
+        """Beside a version's manifest a card must be the very card that it names."""
+        data = json.dumps(example(**MORE)).encode()
+        manifest = Manifest("version", {}, (describe_file("model_card.json", data),))
+        (folder / "manifest.json").write_bytes(manifest.to_bytes())
+        (line,) = check(example(**MORE, notes="better than it was"), folder).violations
+
+        assert check_card(data, where="card", folder=folder).violations == ()
+        assert "changed after it was published" in line
 
     def test_a_path_out_of_the_folder_is_never_opened(self, folder):
         """A path with a slash is refused by its form."""

@@ -83,7 +83,7 @@ def test_a_torn_end_counts_for_nothing(moves, data):
 
 @given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=6), st.data())
 def test_any_edit_of_a_line_that_others_follow_is_found(targets, data):
-    """Changed, removed or swapped lines break the chain; only the last line has no successor to vouch for it."""
+    """Changed, removed or swapped lines break the chain."""
     log, best = grown([(target, True) for target in [*targets, *NAMES]])
     lines = log.splitlines(keepends=True)
     index = data.draw(st.integers(0, len(lines) - 2))
@@ -162,10 +162,44 @@ def test_a_line_tells_everything():
     assert len(log.splitlines()) == 2
 
 
+@pytest.mark.parametrize("old", [b"why", b"me@host", b"2025-10-15T12", b"GO", b'"serial"', b"abab"])
+def test_the_last_line_vouches_for_itself(old):
+    """It has no successor that could."""
+    log, best = grown([("2025-10-14", True), ("2025-10-15", True)])
+    start = log.rstrip(b"\n").rfind(b"\n") + 1
+    at = log.rindex(old, start)
+    forged = log[:at] + bytes([log[at] ^ 1]) + log[at + 1 :]
+
+    assert read_history(log, best=best, where="log").problems == ()
+    assert read_history(forged, best=best, where="log").problems
+
+
+def looked(looks):
+    """Return a log of looks."""
+    log = b""
+    for look in looks:
+        log += look_line(log, look).encode() + b"\n"
+    return log
+
+
+@given(st.lists(LOOKS, min_size=2, max_size=5), st.data())
+def test_a_look_that_was_changed_or_taken_out_is_an_error(looks, data):
+    """But for the last one taken out, which leaves no trace."""
+    log = looked(looks)
+    lines = log.splitlines(keepends=True)
+    index = data.draw(st.integers(0, len(lines) - 2))
+    at = data.draw(st.integers(0, len(log) - 2))
+    changed = log[:at] + bytes([log[at] ^ 1]) + log[at + 1 :]
+
+    for forged in (b"".join(lines[:index] + lines[index + 1 :]), changed):
+        with pytest.raises(InputError, match="looks: line"):
+            read_looks(forged, where="looks")
+
+
 @given(st.lists(LOOKS))
 def test_looks_come_back_as_they_were(looks):
     """`read_looks` gives back what `look_line` wrote; a torn end counts for nothing."""
-    log = "".join(f"{look_line(look)}\n" for look in looks).encode()
+    log = looked(looks)
 
     assert read_looks(log, where="looks") == tuple(looks)
     assert read_looks(log + b'{"start', where="looks") == tuple(looks)

@@ -287,6 +287,16 @@ class TestPromote:
         }
         assert (store.models / "best_lgbm.pkl").read_bytes() == b"model four"
 
+    def test_the_best_version_again_is_checked_all_the_same(self, store):
+        """Who asks for it is not told that all is well where it is damaged."""
+        edit(store.models / "2025-10-15" / "lgbm.pkl", b"two", b"twp")
+        before = tree(store.data_dir)
+
+        for call in (store.rollback, store.promote):
+            with pytest.raises(InputError, match="2025-10-15 is damaged"):
+                call("2025-10-15", **HAND)
+        assert tree(store.data_dir) == before
+
     @pytest.mark.parametrize("ref", ["best", "2025-10-15", "latest"])
     def test_the_best_version_again_writes_nothing(self, store, ref):
         """Not even under the lock, which another may hold."""
@@ -506,6 +516,14 @@ class TestPointer:
         assert store.best().name == "2025-10-14"
         assert store.history().problems == ()
 
+    def test_a_damaged_log_of_looks_stops_a_long_run_at_its_start(self, store):
+        """It would be needed when the holdout is scored."""
+        store.record_look(start_ms=1, end_ms=2, study="a", now_ms=NOON_MS)
+        edit(store.models / "looks.jsonl", b'"end_ms":2', b'"end_ms":3')
+
+        with pytest.raises(InputError, match="does not match its own hash"):
+            store.prepare()
+
     def test_a_broken_pointer_stops_a_long_run_at_its_start(self, store):
         """Not after hours, when the version is to be published."""
         (store.models / "best_lgbm").unlink()
@@ -513,6 +531,63 @@ class TestPointer:
 
         with pytest.raises(InputError, match="not a symbolic link"):
             store.prepare()
+
+
+class TestPrune:
+    """Old versions go whole; nobody who needs one loses it."""
+
+    def test_what_somebody_needs_stays(self, store):
+        """The best, the one before it, the latest; and each that stays says why."""
+        publish(store, b"five", date="2025-10-12")
+        publish(store, b"six", date="2025-10-11")
+        logs = (store.models / "promotions.jsonl").read_bytes()
+        done = store.prune(keep=1)
+
+        assert done.removed == ("2025-10-15.2", "2025-10-13", "2025-10-12")
+        assert {kept.version for kept in done.kept} == {"2025-10-14", "2025-10-15"}
+        assert [row.name for row in store.versions()] == ["2025-10-14", "2025-10-15", "2025-10-11"]
+        assert (store.models / "promotions.jsonl").read_bytes() == logs
+        assert not list(store.models.glob(".*.tmp"))
+        assert store.rollback_previous(**HAND).to_version == "2025-10-14"
+
+    def test_the_newest_are_kept_and_the_latest_always(self, store):
+        """So that its serial is not given twice."""
+        assert store.prune(keep=4).removed == ()
+        assert store.prune(keep=0).removed == ("2025-10-15.2",)
+        assert publish(store, b"five").serial == 5
+
+    def test_the_name_of_a_removed_version_is_not_given_again(self, store):
+        """Whoever kept the name would find another model under it."""
+        publish(store, b"five", date="2025-11-01")
+        publish(store, b"six", date="2025-11-01")
+        store.prune(keep=1)
+
+        assert not (store.models / "2025-11-01").exists()
+        assert publish(store, b"seven", date="2025-11-01").name == "2025-11-01.3"
+
+    def test_a_version_that_is_being_read_stays(self, store):
+        """Until its reader has ended."""
+        with store.open_version("2025-10-15.2").held():
+            kept = store.prune(keep=0).kept
+        again = store.prune(keep=0)
+
+        assert {k.version: k.why for k in kept}["2025-10-15.2"] == "a running mltrain is reading it"
+        assert again.removed == ("2025-10-15.2",)
+
+    def test_what_cannot_be_read_stays(self, store):
+        """It may be anything, and is its owner's to remove."""
+        (store.models / "2025-10-13" / "manifest.json").unlink()
+        (store.models / "2025-10-01").symlink_to("/etc")
+        before = tree(store.models / "2025-10-13")
+        done = store.prune(keep=0)
+
+        assert {k.version for k in done.kept} >= {"2025-10-13", "2025-10-01"}
+        assert tree(store.models / "2025-10-13") == before
+
+    def test_without_models_nothing_is_made(self, tmp_path):
+        """There is nothing to remove."""
+        assert Store(tmp_path / "none").prune(keep=1).removed == ()
+        assert not (tmp_path / "none").exists()
 
 
 class TestLooks:

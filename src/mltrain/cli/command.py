@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 import typing
 import warnings
@@ -14,6 +15,7 @@ import typer
 
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError
+from mltrain.models.signature import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +29,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        help=f"Use no version that this public key has not signed. The variable {REQUIRE_VARIABLE} does the same.",
+    ),
+]
+
 DEFAULT_DIR: Final = Path("data")
+_REQUIRED: Final = "require_signature"
+
+
+def _required_signature() -> list[inspect.Parameter]:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(_REQUIRED, kind, default=None, annotation=RequireSignature)]
 
 
 def _common(default_dir: Path) -> list[inspect.Parameter]:
@@ -57,11 +73,14 @@ class Session:
     progress: CommandProgress
 
 
-def command(*, default_dir: Path = DEFAULT_DIR) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
+def command(
+    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False
+) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
     """Make Typer commands of functions that take a Session and their own options and return an Outcome.
 
     Args:
         default_dir: The data folder where neither option nor environment names one.
+        opens_versions: Offer --require-signature; the variable of that name holds for every command, offered or not.
     """
 
     def decorate(function: Callable[..., Outcome | None]) -> Callable[..., None]:
@@ -72,9 +91,11 @@ def command(*, default_dir: Path = DEFAULT_DIR) -> Callable[[Callable[..., Outco
         ]
 
         def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, **options: object) -> None:  # noqa: ARG001
+            if (key := options.pop(_REQUIRED, None)) is not None:
+                os.environ[REQUIRE_VARIABLE] = str(key)  # the one switch, which holds for whatever is opened
             _run(function, options, data_dir=data_dir, as_json=as_json, quiet=quiet)
 
-        parameters = [*own, *_common(default_dir)]
+        parameters = [*own, *(_required_signature() if opens_versions else ()), *_common(default_dir)]
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

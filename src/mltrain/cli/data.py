@@ -37,7 +37,7 @@ def verify_snapshot(
     return _verified("snapshot", snap.id, verify_snapshot(snap), mend=mend)
 
 
-@command()
+@command(opens_versions=True)
 def verify_model(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,

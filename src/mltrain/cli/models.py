@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LISTED = 2  # a listing in place of a choice is a usage error
 
 Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
 DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
 
 
@@ -42,6 +43,7 @@ def add_commands(app: typer.Typer) -> None:
     listing = typer.Typer(help="Versions, verdicts, metrics, and which one is best.", invoke_without_command=True)
     listing.callback()(models)
     listing.command("history")(history)
+    listing.command("prune")(models_prune)
     app.add_typer(listing, name="models")
     app.command("promote")(promote)
     app.command("rollback")(rollback)
@@ -118,6 +120,21 @@ def history(session: Session) -> Outcome:
 
 
 @command()
+def models_prune(session: Session, keep: Keep) -> Outcome:
+    """Remove the oldest versions; never the best one, the one before it, the latest, or one that is being read."""
+    from mltrain.models.store import Store
+
+    done = Store(session.data_dir).prune(keep=keep)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
+        for kept in done.kept:
+            yield f"{kept.version} stays: {kept.why}"
+
+    return Outcome("models-prune/1", done, view)
+
+
+@command(opens_versions=True)
 def promote(
     session: Session,
     ref: Ref,
@@ -135,7 +152,7 @@ def promote(
     return _moved(moved)
 
 
-@command()
+@command(opens_versions=True)
 def rollback(
     session: Session,
     version: Annotated[str | None, typer.Argument(help="A version that was the best one before.")] = None,
@@ -175,7 +192,7 @@ def _moved(moved: Any) -> Outcome:  # noqa: ANN401 (a Move, whose module is impo
     return Outcome("move/1", moved, lambda: [told])
 
 
-@command()
+@command(opens_versions=True)
 def card_validate(
     session: Session,
     paths: Annotated[
@@ -227,7 +244,7 @@ def _check_own_card(session: Session) -> dict[str, CardCheck]:
     return {where: check_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where, folder=version.folder)}
 
 
-@command()
+@command(opens_versions=True)
 def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
     """Show a version's card: its figures in a table, or the whole card with --json."""
     from mltrain.models.listing import read_version_card
@@ -277,7 +294,7 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])
 
 
-@command()
+@command(opens_versions=True)
 def predict(
     session: Session,
     ref: DefaultRef = None,

@@ -61,7 +61,7 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-@command()
+@command(opens_versions=True)
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
@@ -103,6 +103,9 @@ def train(
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
     ] = False,
     ops: Ops = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Sign the version with this private key (Ed25519, PEM).")
+    ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one."""
     from mltrain.candles.snapshot import open_snapshot
@@ -110,6 +113,7 @@ def train(
     from mltrain.features.registry import load_registry
     from mltrain.learn.search import Manner
     from mltrain.models.lineage import available_cores
+    from mltrain.models.signature import open_signer
     from mltrain.models.store import Store
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
@@ -126,7 +130,7 @@ def train(
     }
     read_ops(ops)
     settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
-    store = Store(session.data_dir)
+    store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
@@ -228,7 +232,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
-@command()
+@command(opens_versions=True)
 def bench(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,

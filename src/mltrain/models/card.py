@@ -8,6 +8,7 @@ warnings, because a card may say more than this version understands.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mltrain.documents import canonical_json, parse_json
 from mltrain.errors import InputError
-from mltrain.files import hash_file
+from mltrain.files import hash_file, sha256_bytes
+from mltrain.manifest import MANIFEST, read_manifest
+from mltrain.models.signature import check_signature, is_required
 from mltrain.names import nearest, show
 
 if TYPE_CHECKING:
@@ -78,7 +81,8 @@ def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCh
     Args:
         data: The bytes of the card.
         where: Its name in messages, usually the path.
-        folder: Where the files lie that its `artifacts` name; None: their hashes are not checked.
+        folder: Where the files lie that its `artifacts` name, and perhaps a version's manifest that names the card;
+            None: no hashes are checked.
 
     Returns:
         Every violation and every warning.
@@ -98,6 +102,7 @@ def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCh
             problems += [((section, *place), what) for place, what in rule(card[section])]
     if folder is not None and not problems:
         problems += _artifact_problems(card.get("artifacts", []), folder)
+        problems += _manifest_problems(data, folder)
     doubts = _unknown_keys(card, schema(), ())
     return CardCheck(tuple(_tell(where, p) for p in problems), tuple(_tell(where, p) for p in doubts))
 
@@ -303,6 +308,23 @@ def _artifact_problems(artifacts: list[dict[str, Any]], folder: Path) -> Iterato
                 ("artifacts", index, "sha256"),
                 f"{entry['path']} has SHA-256 {found}, the card says {entry['sha256']}",
             )
+
+
+def _manifest_problems(data: bytes, folder: Path) -> Iterator[Problem]:
+    """Find out whether this is the card that the version in its folder was published with."""
+    if not os.path.lexists(folder / MANIFEST) and not is_required():
+        return
+    try:
+        manifest = read_manifest(folder, kind="version")
+        check_signature(folder, manifest)
+        entry = manifest.entry(CARD_FILE)
+    except InputError as err:
+        yield (), err.message
+        return
+    found = sha256_bytes(data)
+    if entry is None or entry.sha256 != found:
+        said = "lists no card" if entry is None else f"says {entry.sha256}"
+        yield (), f"the card has SHA-256 {found}, {MANIFEST} {said}: it was changed after it was published"
 
 
 _SENSE: Final[Mapping[str, Callable[[Any], Iterator[Problem]]]] = {

@@ -4,8 +4,8 @@ Pure: bytes of a log in, entries or the next line out. Both logs only grow, one 
 the last newline is the torn end of a write that was cut off, and counts for nothing.
 
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
-next one starts from its target, or, for the last line, where the pointer stands on its target. Each line holds the
-SHA-256 of the line before: a log that was edited says so.
+next one starts from its target, or, for the last line, where the pointer stands on its target. Each line of either log
+holds the SHA-256 of the line before and of itself: a log that was damaged or edited says so, in its last line too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from mltrain.names import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mltrain.documents import Json
+
 Verdict = Literal["GO", "NO-GO"]
 
 VERDICTS: Final = ("GO", "NO-GO")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_LINE_BYTES: Final = 1 << 16
+_SEAL: Final = "self_sha256"
+_BROKEN_SEAL: Final = "does not match its own hash: it was changed after it was written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ def promotion_line(
         note: Why, by whom and when.
     """
     lines, _ = _split(log)
-    return json_line(
+    return _seal(
         {
             "serial": len(lines) + 1,
             "prev": sha256_bytes(lines[-1]) if lines else None,
@@ -175,6 +179,8 @@ def read_history(log: bytes, *, best: str | None, where: str) -> History:
         else:
             entries.append(entry)
             problems += _chain_problems(entry, number, before, where)
+            if not _is_sealed(line):
+                problems.append(f"{where}: line {number}: {_BROKEN_SEAL}")
         before = sha256_bytes(line)
     notes = (f"{where}: the last line is torn and counts for nothing",) if torn else ()
     judged = tuple(_judge(entries, best))
@@ -192,15 +198,38 @@ def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
         where: The log's name in messages, usually the path.
 
     Raises:
-        InputError: A line cannot be read: how often a holdout was looked at is never guessed.
+        InputError: A line cannot be read, or was changed: how often a holdout was looked at is never guessed.
     """
     lines, _ = _split(log)
-    return tuple(_read_look(line, where=f"{where}: line {number}") for number, line in enumerate(lines, start=1))
+    befores = (None, *map(sha256_bytes, lines))
+    return tuple(
+        _read_look(line, before, where=f"{where}: line {number}")
+        for number, (line, before) in enumerate(zip(lines, befores, strict=False), start=1)
+    )
 
 
-def look_line(look: Look) -> str:
-    """Return the line that tells of a look; `read_looks` gives the look back."""
-    return json_line({"start_ms": look.start_ms, "end_ms": look.end_ms, "when": look.when, "study": look.study})
+def look_line(log: bytes, look: Look) -> str:
+    """Return the line that tells of a look and continues a log of looks; `read_looks` gives the look back."""
+    lines, _ = _split(log)
+    return _seal(
+        {
+            "prev": sha256_bytes(lines[-1]) if lines else None,
+            "start_ms": look.start_ms,
+            "end_ms": look.end_ms,
+            "when": look.when,
+            "study": look.study,
+        }
+    )
+
+
+def _seal(document: dict[str, Json]) -> str:
+    return json_line({**document, _SEAL: sha256_bytes(json_line(document).encode())})
+
+
+def _is_sealed(line: bytes) -> bool:
+    """Tell whether a line that can be read is the very line that was written."""
+    document = parse_json(line, where="", max_bytes=_MAX_LINE_BYTES)
+    return isinstance(document, dict) and line == _seal({k: v for k, v in document.items() if k != _SEAL}).encode()
 
 
 def _split(log: bytes) -> tuple[list[bytes], bytes]:
@@ -225,14 +254,21 @@ def _read_promotion(line: bytes, *, where: str) -> Promotion:
         card_sha256=fields.text("card_sha256", pattern=SHA256),
         prev_sha256=fields.text("prev", pattern=SHA256, default=None),
     )
+    fields.text(_SEAL, pattern=SHA256)
     fields.finish()
     return entry
 
 
-def _read_look(line: bytes, *, where: str) -> Look:
+def _read_look(line: bytes, before_sha256: str | None, *, where: str) -> Look:
     fields = _read_line(line, where)
     look = Look(fields.integer("start_ms"), fields.integer("end_ms"), fields.text("when"), fields.text("study"))
+    found_before = fields.text("prev", pattern=SHA256, default=None)
+    fields.text(_SEAL, pattern=SHA256)
     fields.finish()
+    if not _is_sealed(line):
+        raise InputError(f"{where}: {_BROKEN_SEAL}")
+    if found_before != before_sha256:
+        raise InputError(f"{where}: does not continue the line before: the log was changed after it was written")
     return look
 
 

@@ -341,9 +341,11 @@ def _check_servable(version: StoredVersion) -> None:
 
 def _read_version(version: StoredVersion) -> _Served:
     """Read a version: the very bytes that are parsed are those whose hashes were checked."""
-    data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+    with version.held():
+        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+        card_data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     where = str(version.folder / CARD_FILE)
-    card = parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where, max_bytes=MAX_CARD_BYTES)
+    card = parse_json(card_data, where=where, max_bytes=MAX_CARD_BYTES)
     if not isinstance(card, dict):
         raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
     return _serve(version.name, Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE)), card)

@@ -23,10 +23,12 @@ from mltrain.errors import InputError, MachineError, NoGoError, UsageError
 from mltrain.files import (
     append_line,
     disk_edge,
+    hold_folder,
     hold_lock,
     make_folder,
     read_file,
     read_pointer,
+    remove_folder,
     staged_folder,
     swap_pointer,
     sweep_temps,
@@ -35,6 +37,7 @@ from mltrain.files import (
 from mltrain.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
+from mltrain.models.signature import SIGNATURE, check_signer
 from mltrain.models.versions import MODEL_FILE, describe_version, open_folder
 from mltrain.names import VERSION, check_version, nearest, show
 
@@ -42,12 +45,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mltrain.models.history import History, Verdict
+    from mltrain.models.signature import Signer
     from mltrain.models.versions import StoredVersion
 
 BEST: Final = "best_lgbm"
 _FILES: Final = (MODEL_FILE, CARD_FILE)  # a path to a version may end with one of them
 LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
 
+MAX_NUMBER: Final = 1_000_000  # of a day's versions: the grammar has six digits
 LOCK_WAIT_S: Final = 10.0  # writers hold the lock for some milliseconds
 _MAX_LOG_BYTES: Final = 1 << 24  # some forty thousand lines
 _REFERENCES: Final = "write best, latest, a version such as 2025-10-15, or a path with a / in it"
@@ -86,18 +91,46 @@ class Move:
     to_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeptVersion:
+    """An old version that was not removed.
+
+    Attributes:
+        version: Which.
+        why: Who needs it.
+    """
+
+    version: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedVersions:
+    """What `Store.prune` did.
+
+    Attributes:
+        removed: Versions, oldest first.
+        kept: Older ones that somebody still needs.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[KeptVersion, ...]
+
+
 class Store:
     """The models folder of a data folder; it need not exist for reading.
 
     Args:
         data_dir: The data folder.
         lock_wait_s: How long a writer waits for another one, in seconds.
+        signer: Signs what is published; None: it is not signed.
     """
 
-    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S, signer: Signer | None = None) -> None:
         self.data_dir = data_dir
         self.models = data_dir / "models"
         self._lock_wait_s = lock_wait_s
+        self._signer = signer
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -110,6 +143,7 @@ class Store:
         """
         history = self.history()
         rows = [self._row(name, history) for name in self._names()]
+        rows = [row for row in rows if row.version or os.path.lexists(self.models / row.name)]  # removed meanwhile
         sound = sorted((row for row in rows if row.version), key=_publication)
         newest = [VersionRow(row.name, row.version, latest=True, problem=None) for row in sound[-1:]]
         return (*sound[:-1], *newest, *(row for row in rows if row.version is None))
@@ -198,11 +232,14 @@ class Store:
         """Make the models folder and try it, so that a long run does not fail at its end.
 
         Raises:
-            InputError: The pointer or the log of promotions is not one.
+            UsageError: What is published here must be signed, and this store has not got the key.
+            InputError: The pointer or a log is not one.
             MachineError: It cannot be written into.
         """
+        check_signer(self._signer)
         make_folder(self.models)
         self.history()
+        self.looks()
 
     def publish_version(self, files: Mapping[str, bytes], *, verdict: Verdict, date: str, now_ms: int) -> StoredVersion:
         """Publish a version: it appears whole, or not at all, and is never changed.
@@ -219,14 +256,18 @@ class Store:
             MachineError: The machine refuses; nothing is left.
         """
         self.prepare()
+        if SIGNATURE in files:
+            raise ValueError(f"{SIGNATURE} is not one of the files that are signed")
         with self._locked("publishing a version"):
             name, serial = self._next(date)
             manifest = describe_version(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms)
             with staged_folder(self.models / name) as staged:
                 for path, data in files.items():
                     write_new(staged / path, data)
+                if self._signer is not None:
+                    write_new(staged / SIGNATURE, self._signer.sign(manifest))
                 write_new(staged / MANIFEST, manifest.to_bytes())
-                if verify_files(staged, read_manifest(staged, kind="version")):
+                if verify_files(staged, read_manifest(staged, kind="version"), beside=(SIGNATURE,)):
                     raise MachineError(f"what was written to {staged} does not read back")
         return self._open_named(name)
 
@@ -290,6 +331,38 @@ class Store:
             raise InputError(f"no version was the best one {now}", hint="`mltrain models history` shows what was")
         return self.rollback(previous, why=why, by=by, now_ms=now_ms)
 
+    def prune(self, *, keep: int) -> PrunedVersions:
+        """Remove all but the `keep` newest versions; the logs stay as they are.
+
+        Never removed are the best version, the one that `rollback --previous` would go back to, the latest (its serial
+        must not be given twice), one that a running mltrain is reading, and what cannot be read as a version.
+
+        Raises:
+            InputError: The pointer or the log of promotions is not one.
+            LockedError: The folder is held for longer than the wait.
+            MachineError: The machine refuses.
+        """
+        if not self.models.is_dir():
+            return PrunedVersions((), ())
+        with self._locked("removing old versions"):
+            history, rows = self.history(), self.versions()
+            needed = {row.name: "it cannot be read: remove it by hand" for row in rows if row.version is None}
+            needed |= {row.name: "it is the latest" for row in rows if row.latest}
+            if (previous := history.previous()) is not None:
+                needed[previous] = "`rollback --previous` goes back to it"
+            if history.best is not None:
+                needed[history.best] = "it is the best version"
+            removed, kept = [], []
+            for row in rows[: max(len(rows) - keep, 0)]:
+                with hold_folder(self.models / row.name, alone=True) as alone:
+                    why = needed.get(row.name) or (None if alone else "a running mltrain is reading it")
+                    if why is None:
+                        remove_folder(self.models / row.name)
+                        removed.append(row.name)
+                    else:
+                        kept.append(KeptVersion(row.name, why))
+        return PrunedVersions(tuple(removed), tuple(kept))
+
     def record_look(self, *, start_ms: int, end_ms: int, study: str, now_ms: int) -> None:
         """Write down that a holdout is about to be scored; call it before the score is known.
 
@@ -306,7 +379,8 @@ class Store:
         """
         self.prepare()
         with self._locked("recording a look at a holdout"):
-            append_line(self._looks, look_line(Look(start_ms, end_ms, utc_text(now_ms), study)))
+            look = Look(start_ms, end_ms, utc_text(now_ms), study)
+            append_line(self._looks, look_line(_read_log(self._looks), look))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -389,12 +463,15 @@ class Store:
         return f"run {' or '.join(ways)}"
 
     def _next(self, date: str) -> tuple[str, int]:
-        """Return the first free name of a day and the next serial; the caller holds the lock."""
+        """Return the next name of a day and the next serial; the caller holds the lock."""
         rows = self.versions()
         history = self.history()
         # A name that was ever promoted is never given again, or a pointer or a line of the log could mean the new one.
         taken = {row.name for row in rows} | {entry.to_version for entry in history.entries} | {history.best}
-        names = chain([date], (f"{date}.{number}" for number in count(2)))
+        # The number after the highest, as lower ones may have been those of versions that were removed.
+        numbers = [int(name[len(date) + 1 :] or 1) for name in taken if name and name.partition(".")[0] == date]
+        after = max(numbers, default=0) + 1
+        names = (date if number == 1 else f"{date}.{number}" for number in chain(range(after, MAX_NUMBER), count(1)))
         name = next(name for name in names if name not in taken)
         serials = [row.version.serial for row in rows if row.version]
         # Damaged versions count, too: theirs cannot be read and must not be given twice.
@@ -414,9 +491,9 @@ class Store:
     def _move(self, name: str, note: Note) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
         missing = [link for link in LINKS if not _has_link(self.models / link)]
+        self._check_whole(name)  # also of the best one: nobody who asks for it is told that all is well if it is not
         if self._best_name() == name and not missing:
             return Move(moved=False, from_version=name, to_version=name)
-        self._check_whole(name)
         with self._locked("moving the best pointer"):
             before = self._best_name()
             version = self._open_named(name)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError
-from mltrain.files import disk_edge
+from mltrain.files import disk_edge, hold_folder
 from mltrain.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import SHA256, VERDICTS, utc_text
+from mltrain.models.signature import SIGNATURE, check_signature
 from mltrain.names import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from mltrain.documents import Json
@@ -70,7 +72,12 @@ class StoredVersion:
         Raises:
             MachineError: The machine refuses to read it.
         """
-        return verify_files(self.folder, self.manifest)
+        with self.held():
+            return verify_files(self.folder, self.manifest, beside=(SIGNATURE,))
+
+    def held(self) -> AbstractContextManager[bool]:
+        """Keep `models prune` from removing it for the length of a block that reads several of its files."""
+        return hold_folder(self.folder, alone=False)
 
 
 def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
@@ -104,11 +111,13 @@ def open_folder(folder: Path, *, best: str | None, history: History | None = Non
         history: The log of promotions; without it only the best version counts as promoted.
 
     Raises:
-        InputError: It is not there, not a folder, not complete, forged, or another version's.
+        InputError: It is not there, not a folder, not complete, forged, or another version's; or a signature is
+            required, and it has not got it.
         MachineError: The machine refuses to read it.
     """
     _check_folder(folder)
     manifest = read_manifest(folder, kind="version")
+    check_signature(folder, manifest)
     where = str(folder / MANIFEST)
     head = Fields(Located(dict(manifest.head), where))
     name = head.text("version", pattern=VERSION)

@@ -1,0 +1,23 @@
+"""The figures by name."""
+
+from __future__ import annotations
+
+import crowd
+import hostile
+import kill
+import mutate
+
+FIGURES = {
+    "durability": kill.durability,
+    "kill-points": kill.kill_points,
+    "io-errors": kill.io_errors,
+    "mutations": mutate.mutations,
+    "journal": mutate.journals,
+    "tampering": mutate.tampering,
+    "forgeries": mutate.forgeries,
+    "hostile": hostile.artefacts,
+    "crowd": crowd.writers_and_readers,
+    "interrupts": crowd.interrupts,
+    "growth": crowd.growth,
+}
+NEED_STRACE = {"durability", "kill-points", "io-errors"}

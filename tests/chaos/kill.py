@@ -1,0 +1,214 @@
+"""Fail a command at every operation on its folder, killed or refused by the disk; and read the order of all.
+
+strace counts calls by name and thread, so each point is named by both; it is made sure of each fault that it struck.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections import Counter
+
+import faults
+import kit
+from program import MLTRAIN
+
+CALLS = f"{faults.CALLS},openat,writev,link,linkat"
+ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
+COMMANDS = {
+    "train": kit.TRAIN,  # in a folder without any version: the first one, promoted
+    "promote": ("promote", "latest"),
+    "rollback": ("rollback", "--previous"),
+    "prune": ("models", "prune", "--keep", "0"),  # of four versions, one that nobody needs
+}
+
+
+def start_of(plan, command):
+    """Return the folder that a command starts from."""
+    folder = plan.work / f"start-{command}"
+    if not folder.exists():
+        shutil.copytree(plan.base, folder, symlinks=True)
+        if command == "train":
+            shutil.rmtree(folder / "models")
+            shutil.rmtree(folder / "studies")
+        elif command == "promote":  # nothing promoted yet: the links are made, too
+            for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "promotions.jsonl"):
+                (folder / "models" / name).unlink()
+        elif command == "prune":
+            for seed in ("8", "9"):
+                assert kit.warm(*kit.TRAIN, "--no-promote", "--seed", seed, data_dir=folder, timeout=60).code == 0
+    return folder
+
+
+def traced(command, folder, *inject, timeout=60):
+    """Run a command under strace; return exit code, stderr, and its operations on the folder."""
+    log = folder.with_name(f"{folder.name}.log")
+    words = [str(MLTRAIN), *COMMANDS[command], "--data-dir", str(folder)]
+    options = ["-f", "-qq", "-y", "-s0", "-e", f"trace={CALLS}", *inject, "-o", str(log)]
+    done = subprocess.run(
+        ["strace", *options, *words], capture_output=True, text=True, check=False, env=kit.ENV, timeout=timeout
+    )
+    counts, operations, injected = Counter(), [], []
+    for line in log.read_text(errors="replace").splitlines():
+        match = re.match(r"(\d+)\s+(\w+)\((.*)", line)
+        if not match:
+            continue
+        counts[match[1], match[2]] += 1
+        if str(folder) in match[3] and (match[2] != "openat" or "O_CREAT" in match[3]):
+            operations.append(faults.Operation(match[2], counts[match[1], match[2]], match[3]))
+        injected += ["INJECTED" in match[3]]
+    return done.returncode, done.stderr, operations, any(injected)
+
+
+def sound(folder):
+    """Return what is wrong with a folder that must be whole; None where nothing is."""
+    for words, codes in ((["models", "--json"], (0,)), (["models", "history"], (0,))):
+        problem = kit.unclean(kit.warm(*words, data_dir=folder), codes)
+        if problem:
+            return f"{words}: {problem}"
+    if os.path.lexists(folder / "models" / "best_lgbm"):
+        for words in (["card", "validate"], ["verify", "model", "best"]):
+            problem = kit.unclean(kit.warm(*words, data_dir=folder), (0,))
+            if problem:
+                return f"{words}: {problem}"
+    return None
+
+
+def finished(command, folder, want):
+    """Run the command again without a fault; return what is wrong then."""
+    ended = kit.warm(*COMMANDS[command], data_dir=folder, timeout=60)
+    if ended.code not in ({0} if command != "rollback" else {0, 3}):
+        return f"the rerun ended with {ended.code}: {ended.err.strip()[-200:]}"
+    if command == "promote" and kit.best(folder) != want:
+        return f"after the rerun the best version is {kit.best(folder)}, not {want}"
+    if left := kit.leftovers(folder):
+        return f"after the rerun {left} is left"
+    return sound(folder)
+
+
+def sweep(plan, command, fault_of, judge, tally, *, quick):
+    """Fail a command at its operations, one a run, and judge the state after each."""
+    start = start_of(plan, command)
+    clean = plan.work / "clean0000"
+    shutil.copytree(start, clean, symlinks=True)
+    code, err, operations, _ = traced(command, clean)
+    assert code == 0, err
+    shutil.rmtree(clean)
+    numbers = list(range(len(operations)))
+    if plan.quick:  # spread over the whole way, the publication and the pointer among them
+        numbers = sorted(plan.rng(command).sample(numbers, min(quick, len(numbers))))
+
+    def attempt(number):
+        operation, fault = operations[number], fault_of(number)
+        folder = plan.work / f"fault{number:04}"  # a name as long as that of the clean run
+        shutil.copytree(start, folder, symlinks=True)
+        effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
+        inject = f"inject={operation.call}:{effect}:when={operation.number}"
+        code, err, _, injected = traced(command, folder, "-e", inject)
+        struck = code == -signal.SIGKILL or code == 128 + signal.SIGKILL if fault == "KILL" else injected
+        problem = judge(command, start, folder, code, err) if struck else "the fault did not strike"
+        shutil.rmtree(folder)
+        if problem:
+            return (
+                f"{command}: {fault} at {operation.call} #{operation.number} ({operation.arguments[-120:]}): {problem}"
+            )
+        return None
+
+    tally.add(kit.shared_out(attempt, numbers))
+    tally.notes.append(f"{command}: {len(numbers)} of {len(operations)} operations")
+
+
+def pointer(folder):
+    """Return where the pointer stands; None where there is none."""
+    return kit.best(folder) if os.path.lexists(folder / "models" / "best_lgbm") else None
+
+
+def old_or_new(start, folder):
+    """Return what is wrong with the pointer, which must stand where it stood or on a whole version."""
+    now = pointer(folder)
+    return None if now in {pointer(start), *kit.versions(folder)} else f"the pointer stands on {now}"
+
+
+def judge_kill(command, start, folder, code, err):  # noqa: ARG001 (one signature for both)
+    """After a kill: old state or new, all whole, and a rerun completes it."""
+    problem = old_or_new(start, folder) or sound(folder)
+    want = kit.versions(start)[-1] if command == "promote" else None
+    return problem or finished(command, folder, want)
+
+
+def judge_error(command, start, folder, code, err):
+    """After a refusal: exit 8 with a word, and the pointer where it stood; or 0 where it did no harm."""
+    if code not in {0, 8}:
+        return f"exit {code}: {err.strip()[-300:]}"
+    if code == 8 and "error: " not in err:
+        return "exit 8 without a word"
+    if kit.TRACEBACK in err:
+        return f"a traceback: {err[-300:]}"
+    if code == 8 and pointer(folder) != pointer(start):
+        return f"the pointer moved to {pointer(folder)} although that was refused: {err.strip()[-200:]}"
+    return judge_kill(command, start, folder, code, err)
+
+
+def kill_points(plan):
+    """Train with promotion, promote, roll back and prune, killed at each operation on the folder."""
+    tally = kit.Tally("kill-points")
+    for command, quick in (("train", 2), ("promote", 3), ("rollback", 2), ("prune", 1)):
+        sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=quick)
+    return tally
+
+
+def io_errors(plan):
+    """The same commands, each operation refused by the disk; then file sizes limited."""
+    tally = kit.Tally("io-errors")
+    for command, quick in (("train", 1), ("promote", 2), ("rollback", 2)):
+        rounds = ERRORS if command != "train" and not plan.quick else ERRORS[:1]
+        for shift in range(len(rounds)):
+            sweep(plan, command, lambda n, s=shift: ERRORS[(n + s) % len(ERRORS)], judge_error, tally, quick=quick)
+    limits = (0, 20_000) if plan.quick else (0, 1, 100, 512, 1024, 4096, 8192, 16_384, 20_000, 30_000)
+    for command in COMMANDS:
+        start = start_of(plan, command)
+        for limit in limits if command == "train" else limits[:3]:
+            tally.cases += 1
+            folder = plan.work / "limited"
+            shutil.copytree(start, folder, symlinks=True)
+            code, err = limited(command, folder, limit)
+            problem = judge_error(command, start, folder, code, err)
+            if problem:
+                tally.fail(f"limit-{command}-{limit}", problem)
+            shutil.rmtree(folder)
+    return tally
+
+
+def limited(command, folder, limit):
+    """Run a command that may write no file beyond a size, as under `ulimit -f`."""
+    words = [str(MLTRAIN), *COMMANDS[command], "--data-dir", str(folder)]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=kit.ENV,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    return done.returncode, done.stderr
+
+
+def durability(plan):
+    """Read the order of operations: what is renamed was synced before, its folder after; nothing is reported early."""
+    tally = kit.Tally("durability")
+    for command in COMMANDS:
+        folder = plan.work / "order"
+        shutil.copytree(start_of(plan, command), folder, symlinks=True)
+        code, err, operations, _ = traced(command, folder)
+        assert code == 0, err
+        seen = [op for op in operations if op.call != "openat"]
+        tally.cases += sum(op.call.startswith(("rename", "symlink")) for op in seen)
+        for path in faults.unsynced_renames(seen):
+            tally.fail(command, f"{path} was renamed before it, or left before its folder, was synced")
+        shutil.rmtree(folder)
+    return tally

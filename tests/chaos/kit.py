@@ -1,0 +1,270 @@
+"""What every figure of the chaos needs: a trained folder, calls of the installed `mltrain`, and what counts as clean.
+
+A call is a process of its own, so that a signal, a hang or a lost gigabyte shows. Many are *warm*: forked from a
+process that has imported mltrain and run none of it, so that a call costs its work and not its start; the mutations
+run every so many *cold*, too, as the shell would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from program import MLTRAIN, NEUTRAL
+
+CONFIG = Path(__file__).with_name("quick.yml")
+TIMEOUT_S = 15.0
+MAX_RSS_MB = 1000
+TRACEBACK = "Traceback (most recent call last)"
+ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ENV = {**NEUTRAL, **ONE_THREAD, "PYTHONDONTWRITEBYTECODE": "1"}
+TRAIN = ("train", "--trials", "1", "--config", str(CONFIG))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended."""
+
+    code: int  # below 0: by that signal
+    out: str
+    err: str
+    seconds: float
+    rss_mb: float
+    hung: bool = False
+
+
+@dataclass
+class Tally:
+    """One figure: how many cases there were, and what failed."""
+
+    name: str
+    cases: int = 0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, case, what):
+        """Keep a failure with the number of its case."""
+        self.failures.append(f"case {case}: {what}")
+
+    def add(self, results):
+        """Count the cases of `shared_out`."""
+        self.cases += len(results)
+        for case, problem in results:
+            if problem:
+                self.fail(case, problem)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a figure is told: where to work, and how much."""
+
+    base: Path  # a trained folder; to be copied, never changed
+    work: Path  # an empty folder
+    seed: int
+    quick: bool
+    only: int | None = None
+
+    def rng(self, case):
+        """Return the random numbers of one case: it can be repeated alone."""
+        return random.Random(f"{self.seed}:{case}")
+
+    def cases(self, count, quick):
+        """Give the numbers of the cases to run."""
+        if self.only is not None:
+            return [self.only]
+        return range(quick if self.quick else count)
+
+    def copy(self, name="data"):
+        """Return a fresh copy of the trained folder."""
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.base, folder, symlinks=True)
+        return folder
+
+
+def shared_out(attempt, cases, hands=2):
+    """Call `attempt(case)` for every case, in two forks of this process; return each case and what it said."""
+    cases = list(cases)
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for hand in range(hands):
+            told = stack.enter_context(open(os.memfd_create("told"), "w+"))
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    for case in cases[hand::hands]:
+                        told.write(json.dumps([case, attempt(case)]) + "\n")
+                        told.flush()
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
+                    traceback.print_exc()
+                    os._exit(1)
+            workers.append((pid, told))
+        found = []
+        for pid, told in workers:
+            assert os.waitpid(pid, 0)[1] == 0, "the chaos itself has a bug: see above"
+            told.seek(0)
+            found += [json.loads(line) for line in told]
+    return sorted(found, key=lambda result: cases.index(result[0]))
+
+
+def prepare(folder):
+    """Make a folder with a simulated snapshot and two versions, both promoted; return it."""
+    snapshot = ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6")
+    for words in (snapshot, TRAIN, (*TRAIN, "--seed", "7")):
+        ended = cold(*words, data_dir=folder, timeout=120)
+        assert ended.code == 0, ended.err
+    assert len(versions(folder)) == 2
+    return folder
+
+
+def versions(folder):
+    """Return the names of the versions, oldest first."""
+    models = folder / "models"
+    found = models.iterdir() if models.is_dir() else ()
+    return sorted(p.name for p in found if p.is_dir() and not p.name.startswith(("best", ".")))
+
+
+def best(folder):
+    """Return where the pointer points."""
+    return os.readlink(folder / "models" / "best_lgbm")
+
+
+def cold(*words, data_dir=None, env=None, timeout=TIMEOUT_S):
+    """Call `mltrain` as a shell would."""
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    start = time.monotonic()
+    # A file, not a pipe: nobody has to read while it runs.
+    with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
+        run = subprocess.Popen(
+            [MLTRAIN, *map(str, words), *where],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**ENV, **(env or {})},
+        )
+        ended = _wait(run.pid, out, err, start, timeout)
+        run.returncode = ended.code  # reaped already
+        return ended
+
+
+def warm_up():
+    """Import what commands import, and run none of it: threads do not survive a fork."""
+    os.environ.update(ONE_THREAD)
+    for name in list(os.environ):
+        if name not in ENV:
+            del os.environ[name]
+    import jsonschema  # noqa: F401
+    import lightgbm  # noqa: F401
+    import optuna  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import sklearn.isotonic  # noqa: F401
+
+    import mltrain.cli.app
+    import mltrain.pipeline.serve
+    import mltrain.pipeline.train  # noqa: F401
+
+
+def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S):
+    """Call `mltrain` in a fork of this process."""
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    start = time.monotonic()
+    with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
+        pid = os.fork()
+        if pid == 0:
+            _become([*map(str, words), *where], out, err, env or {})
+        return _wait(pid, out, err, start, timeout)
+
+
+def _become(words, out, err, env):
+    """Be a run of `mltrain`; never return."""
+    code = 70
+    try:
+        os.environ.update(env)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+        sys.argv = [str(MLTRAIN), *words]
+        from mltrain.cli import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException as bug:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
+        os.write(2, f"{TRACEBACK}: {bug!r}".encode())
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(pid, out, err, start, timeout):
+    hung, pause = False, 0.001
+    while True:
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() - start > timeout and not hung:
+            hung = True
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+    texts = []
+    for stream in (out, err):
+        stream.seek(0)
+        texts.append(stream.read().decode(errors="replace"))
+    seconds = time.monotonic() - start
+    return Ended(os.waitstatus_to_exitcode(status), *texts, seconds, usage.ru_maxrss / 1024, hung)
+
+
+def unclean(ended, codes=(3,)):
+    """Return what is wrong with the way in which a call ended; None where it is clean."""
+    last = ended.err.strip().splitlines()[-1:] or [""]
+    if ended.hung:
+        return f"hung for {ended.seconds:.0f} s"
+    if ended.code < 0:
+        return f"ended by signal {-ended.code}: {last[0][:200]}"
+    if TRACEBACK in ended.err or ended.code == 1:
+        return f"a bug, exit {ended.code}: {ended.err.strip()[-300:]}"
+    if ended.code not in codes:
+        return f"exit {ended.code}, not {' or '.join(map(str, codes))}: {(ended.err or ended.out).strip()[-200:]}"
+    if ended.rss_mb > MAX_RSS_MB:
+        return f"took {ended.rss_mb:.0f} MB"
+    if ended.code not in {0, 4} and "error" not in ended.err.lower() and not ended.out:
+        return f"exit {ended.code} without a word"
+    return None
+
+
+def tree(folder):
+    """Return all that a reader can see below a folder but locks: path, and hash of the bytes or link target."""
+    seen = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if name.endswith(".lock"):
+            continue
+        if path.is_symlink():
+            seen[name] = f"-> {os.readlink(path)}"
+        elif path.is_file() and path.stat().st_size < 1 << 26:
+            seen[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            seen[name] = "dir" if path.is_dir() else "other"
+    return seen
+
+
+def leftovers(folder):
+    """Return the temporary names that are left."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*.tmp")]
