@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mltrain.candles.apart import side_by_side
 from mltrain.candles.binance import BinanceSource
 from mltrain.candles.client import (
     MAX_RETRIES,
@@ -32,7 +33,6 @@ from mltrain.candles.client import (
     Traffic,
     check_base_url,
     is_loopback,
-    side_by_side,
 )
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.sim.faults import Fault

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mltrain.candles.apart import side_by_side
 from mltrain.candles.binance import BinanceSource, RestPages, folder_of
 from mltrain.candles.cache import day_name
-from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url, side_by_side
+from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
 from mltrain.candles.download import Connected
 from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum, unzip_single

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import polars as pl
 
+from mltrain.candles.apart import run_apart, side_by_side
 from mltrain.candles.client import (
     HostClock,
     HttpClient,
@@ -25,9 +26,8 @@ from mltrain.candles.client import (
     Traffic,
     check_base_url,
     error_code,
-    side_by_side,
 )
-from mltrain.candles.download import Asking, Connected, gather_days, run_apart
+from mltrain.candles.download import Asking, Connected, gather_days
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.klines import MAX_PAGE_BYTES, PAGE_CANDLES, merge_rows, plan_pages, read_page
 from mltrain.candles.source import PUBLIC_REST, Window, refuse_unknown

@@ -22,7 +22,6 @@ from mltrain.candles.frame import (
     CANDLE_SCHEMA,
     DAY_MS,
     INTERVALS_MS,
-    content_sha256,
     format_ms,
     interval_ms,
     parse_time,
@@ -60,7 +59,6 @@ class CachedDay:
         until_ms: The end of what was asked for: the next midnight where the day is whole.
         rows: How many candles it has.
         sha256: Of the file; empty where there are no rows, hence no file.
-        content_sha256: Of the candles.
         origin: "rest", or "archive" and the SHA-256 of the zip.
         holes_asked: Whether its holes were asked for once more, or it has none.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
@@ -70,7 +68,6 @@ class CachedDay:
     until_ms: int
     rows: int
     sha256: str
-    content_sha256: str
     origin: str
     holes_asked: bool
     fetched_ms: int
@@ -115,7 +112,6 @@ def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
         until_ms=fresh.until_ms,
         rows=fresh.frame.height,
         sha256=sha256_bytes(data) if data else "",
-        content_sha256=content_sha256(fresh.frame),
         origin=fresh.origin,
         holes_asked=fresh.holes_asked or complete,
         fetched_ms=fresh.fetched_ms // 1000 * 1000,
@@ -275,7 +271,6 @@ def _write_note(day: CachedDay, owner: str) -> bytes:
         "until": format_ms(day.until_ms),
         "rows": day.rows,
         "sha256": day.sha256,
-        "content_sha256": day.content_sha256,
         "origin": day.origin,
         "holes_asked": day.holes_asked,
         "fetched_at": format_ms(day.fetched_ms),
@@ -301,7 +296,6 @@ def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDa
         until_ms=times["until"],
         rows=rows,
         sha256=root.text("sha256", pattern=_SHA256 if rows else re.compile("")),
-        content_sha256=root.text("content_sha256", pattern=_SHA256),
         origin=root.text("origin", pattern=ORIGIN),
         holes_asked=root.flag("holes_asked"),
         fetched_ms=times["fetched_at"],

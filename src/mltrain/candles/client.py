@@ -264,17 +264,6 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-@asynccontextmanager
-async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
-    """Give a group for tasks; where one fails, the others are ended first, and then its error goes on by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        first = errors.exceptions[0]
-        raise first from first.__cause__
-
-
 class HttpClient:
     """Asks one host; open it by `async with`.
 

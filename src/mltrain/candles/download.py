@@ -8,18 +8,16 @@ finished are on the disk.
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import polars as pl
 
+from mltrain.candles.apart import run_apart, side_by_side
 from mltrain.candles.cache import FreshDay, SymbolDays, day_name, hold_cache
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import (
@@ -35,17 +33,14 @@ from mltrain.candles.klines import PAGE_CANDLES, merge_rows, plan_pages
 from mltrain.candles.source import Fetched, Gathered, Origin, SymbolTraffic, TrafficReport, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
-    from types import FrameType
 
     from mltrain.candles.cache import CachedDay
     from mltrain.candles.client import Clock, Traffic
     from mltrain.candles.throttle import Throttle
     from mltrain.progress import Progress
-
-T = TypeVar("T")
 
 _BATCH_DAYS: Final = 32  # written with one sync of their folder
 
@@ -104,61 +99,6 @@ class Asking:
     page_candles: int = PAGE_CANDLES
 
 
-def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
-    if not _is_running():
-        return _run_alone(question)
-    with ThreadPoolExecutor(1) as threads:
-        return threads.submit(lambda: asyncio.run(question())).result()
-
-
-def _run_alone(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end; a signal cancels it first and is handled then.
-
-    A handler that raises would be run wherever the loop is just then, and in a callback asyncio logs whatever is
-    raised, but for KeyboardInterrupt, and goes on: the signal would be lost.
-    """
-    heard: list[int] = []
-
-    async def run() -> T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-        def cancel(signum: int, _: FrameType | None) -> None:
-            if not heard and task is not None:
-                task.cancel()
-                loop.call_soon_threadsafe(lambda: None)  # wakes it
-            heard.append(signum)
-
-        for signum in handlers:
-            signal.signal(signum, cancel)
-        return await question()
-
-    handlers = _raising_handlers()
-    try:
-        return asyncio.run(run())
-    finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
-        for signum in heard[:1]:
-            handlers[signum](signum, None)
-
-
-def _raising_handlers() -> dict[int, Callable[[int, FrameType | None], object]]:
-    """Return the Python handlers of signals that ask to end; asyncio itself sees to that of Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    found = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    return {signum: handler for signum, handler in found.items() if callable(handler)}
-
-
-def _is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 @contextmanager
 def gather_days(
     asking: Asking, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
@@ -208,6 +148,7 @@ class _Symbol:
     finished: list[_Day] = field(default_factory=list)
     strays: list[pl.DataFrame] = field(default_factory=list)
     late: list[pl.DataFrame] = field(default_factory=list)
+    doubts: list[Hole] | None = None
     cached: int = 0
     fetched_rows: int = 0
     begun_s: float | None = None
@@ -269,14 +210,13 @@ class Download:
         async with self._asking.connect() as line:
             for symbol in self._symbols.values():
                 self._plan_jobs(symbol, line)
-            await self._work()
-            doubts = {symbol.name: self._doubtful(symbol) for symbol in self._symbols.values()}
-            for name, holes in doubts.items():
-                for cluster in _cluster(_runs(holes, self._step_ms), self._asking.page_candles * self._step_ms):
-                    self._jobs.append(partial(self._ask_again, self._symbols[name], cluster, line.pages))
-            await self._work()
-        for name, holes in doubts.items():
-            self._fill(self._symbols[name], holes)
+            await self._work(line.pages)
+            for symbol in self._symbols.values():
+                self._plan_doubts(symbol, line.pages)
+            await self._work(line.pages)
+        async with side_by_side() as group:
+            fills = [group.create_task(asyncio.to_thread(self._fill, symbol)) for symbol in self._symbols.values()]
+        self.notes += [note for fill in fills for note in fill.result()]
 
     def _plan(self, symbol: _Symbol) -> None:
         """Tell which days are there and which are missing."""
@@ -316,10 +256,10 @@ class Download:
         for day_ms in range(window.start_ms // DAY_MS * DAY_MS, window.end_ms, DAY_MS):
             yield symbol.missing[day_ms]
 
-    async def _work(self) -> None:
+    async def _work(self, pages: Pages) -> None:
         """Do all jobs, several at once, and keep the days that they finish; the first error ends it."""
         self._over = False
-        keeper = asyncio.create_task(self._keep_finished())
+        keeper = asyncio.create_task(self._keep_finished(pages))
         workers = [asyncio.create_task(self._work_off()) for _ in range(min(self._asking.workers, len(self._jobs)))]
         pending: set[asyncio.Task[None]] = {keeper, *workers}
         try:
@@ -377,8 +317,11 @@ class Download:
             symbol.finished.append(symbol.missing.pop(day.day_ms))
             self._news.set()
 
-    async def _keep_finished(self) -> None:
-        """Write the days that are finished, off the event loop, until there are none to come."""
+    async def _keep_finished(self, pages: Pages) -> None:
+        """Write the days that are finished, off the event loop, until there are none to come.
+
+        The holes of a symbol are asked for again as soon as its last day is there, while others are still coming.
+        """
         over = False
         while not over:
             await self._news.wait()
@@ -388,6 +331,8 @@ class Download:
                 while batch := symbol.finished[:_BATCH_DAYS]:
                     symbol.finished = symbol.finished[_BATCH_DAYS:]
                     await asyncio.to_thread(self._keep, symbol, batch)
+                if self._jobs and not symbol.missing:
+                    self._plan_doubts(symbol, pages)
 
     def _keep(self, symbol: _Symbol, finished: list[_Day]) -> None:
         """Check finished days and write them into the cache."""
@@ -420,14 +365,17 @@ class Download:
                 f"{format_ms(day.old.fetched_ms // 1000 * 1000)}: {tell_change(diff)}"
             )
 
-    def _doubtful(self, symbol: _Symbol) -> list[Hole]:
-        """Return the holes that were not asked for a second time."""
-        holes: list[Hole] = []
+    def _plan_doubts(self, symbol: _Symbol, pages: Pages) -> None:
+        """Plan, once, to ask a second time for the holes of a symbol, all of whose days are there."""
+        if symbol.doubts is not None:
+            return
+        symbol.doubts = []
         for day in sorted(symbol.ready.values(), key=lambda d: d.day_ms):
             if not day.holes_asked:
                 ts_ms = times_ms(symbol.days.read(day))
-                holes += find_holes(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
-        return holes
+                symbol.doubts += find_holes(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
+        for cluster in _cluster(_runs(symbol.doubts, self._step_ms), self._asking.page_candles * self._step_ms):
+            self._jobs.append(partial(self._ask_again, symbol, cluster, pages))
 
     async def _ask_again(self, symbol: _Symbol, holes: list[Hole], pages: Pages) -> None:
         """Ask for the candles of holes once more: the answer begins at a hole, and tells what comes after it, too."""
@@ -447,14 +395,18 @@ class Download:
                 if hole.end_ms > seen_ms:
                     left.appendleft(Window(seen_ms, hole.end_ms))
 
-    def _fill(self, symbol: _Symbol, holes: list[Hole]) -> None:
-        """Put the rows that came late into their days, and note that the holes that stay were asked for twice."""
-        if not holes:
-            return
+    def _fill(self, symbol: _Symbol) -> list[str]:
+        """Put the rows that came late into their days, and note that the holes that stay were asked for twice.
+
+        Returns:
+            What the user should know.
+        """
+        if not symbol.doubts:
+            return []
         ts = pl.col("ts").dt.timestamp("ms")
         rows = merge_rows(symbol.late, symbol=symbol.name, where=self._asking.host)
-        filled, empty = [], []
-        for day_ms in _days_with(holes):
+        filled, empty, notes = [], [], []
+        for day_ms in _days_with(symbol.doubts):
             day = symbol.ready[day_ms]
             of_day = rows.filter(ts.is_between(day.day_ms, day.until_ms, closed="left"))
             before = symbol.days.read(day)
@@ -466,9 +418,10 @@ class Download:
             fresh = FreshDay(frame, day.day_ms, day.until_ms, "rest", True, self._asking.clock_ms)
             filled.append(fresh)
             late = frame.height - before.height
-            self.notes.append(f"{symbol.name} {day_name(day_ms)}: {late} candles came only when asked for again")
+            notes.append(f"{symbol.name} {day_name(day_ms)}: {late} candles came only when asked for again")
         for known in (*symbol.days.write(filled), *symbol.days.mark_asked(empty)):
             symbol.ready[known.day_ms] = known
+        return notes
 
     def _begin(self, symbol: _Symbol) -> None:
         if symbol.begun_s is None:

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mltrain.candles.download import run_apart
+from mltrain.candles.apart import run_apart
 from mltrain.errors import SourceError, Stopped
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
