@@ -160,3 +160,13 @@ def test_a_version_is_made_again_on_request(data_dir):
 
     assert (again.code, again.document["sound"]) == (0, True), again.err
     assert (gone.code, gone.out) == (3, "")
+
+
+def test_an_evaluation_is_a_document(data_dir):
+    """`evaluate` scores the best version on the rows of its snapshot that it has not learned from."""
+    told = call("evaluate", "--json", data_dir=data_dir)
+    shown = call("evaluate", data_dir=data_dir)
+
+    assert told.code == shown.code == 0, told.err + shown.err
+    assert told.document["scores"]["rows"] == sum(week["rows"] for week in told.document["weeks"])
+    assert "Drift" in shown.out
