@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -149,3 +150,23 @@ def test_options_between_a_group_and_its_command_are_refused(data_dir):
 
     assert done.code == 2
     assert "behind the command" in done.err
+
+
+def test_a_version_is_made_again_on_request(data_dir):
+    """`verify model --retrain` fits it anew and finds the same bytes; without its snapshot it says what is missing."""
+    again = call("verify", "model", "best", "--retrain", "--json", data_dir=data_dir)
+    shutil.rmtree(data_dir / "snapshots")
+    gone = call("verify", "model", "best", "--retrain", data_dir=data_dir)
+
+    assert (again.code, again.document["sound"]) == (0, True), again.err
+    assert (gone.code, gone.out) == (3, "")
+
+
+def test_an_evaluation_is_a_document(data_dir):
+    """`evaluate` scores the best version on the rows of its snapshot that it has not learned from."""
+    told = call("evaluate", "--json", data_dir=data_dir)
+    shown = call("evaluate", data_dir=data_dir)
+
+    assert told.code == shown.code == 0, told.err + shown.err
+    assert told.document["scores"]["rows"] == sum(week["rows"] for week in told.document["weeks"])
+    assert "Drift" in shown.out

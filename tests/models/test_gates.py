@@ -18,6 +18,7 @@ from mltrain.models.gates import (
     NotEvaluated,
     Origin,
     SkillEvidence,
+    find_loosened,
     judge,
 )
 
@@ -230,3 +231,12 @@ def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, ece, p95, 
     assert verdict.go == (not verdict.failed)
     assert all(o.margin >= 0 for o in verdict.outcomes if o.outcome == "passed" and o.margin is not None)
     assert all(o.margin <= 0 for o in verdict.outcomes if o.outcome == "failed" and o.margin is not None)
+
+
+def test_only_what_is_easier_to_pass_is_loosened():
+    """A lower floor, a higher ceiling, another range of base rates; a stricter gate is none."""
+    easier = {"accuracy_margin_pp": 1.0, "ece_max": 0.05, "latency_p95_ms": 100.0, "base_rate_low": 0.45}
+    found = find_loosened(replace(CONFIG, **easier), CONFIG)
+
+    assert {x.name for x in found} == {"accuracy_margin_pp", "latency_p95_ms", "base_rate_low"}
+    assert find_loosened(CONFIG, CONFIG) == ()

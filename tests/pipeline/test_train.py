@@ -173,6 +173,32 @@ def test_one_study_is_trained_once_at_a_time(trained):
     }
 
 
+def test_the_card_tells_the_holdout_in_parts(trained):
+    """Weeks hold every row, terciles at most; the search's optimism and the simple model stand beside the figures."""
+    _, report = trained
+    card = card_of(report)
+    metrics, optimism = card["metrics"], card["search"]["selection_optimism"]
+    gap = optimism["out_of_fold_skill"] - optimism["holdout_skill"]
+
+    assert sum(week["rows"] for week in metrics["per_week"]) == metrics["rows"]
+    assert 0 < sum(part["rows"] for part in metrics["per_volatility"]) <= metrics["rows"]
+    assert [part["name"] for part in metrics["per_volatility"]] == ["calm", "ordinary", "wild"]
+    assert optimism["out_of_fold_minus_holdout"] == pytest.approx(gap)
+    assert optimism["best_minus_median"] <= 0
+    assert 0.4 < card["baselines"]["logistic"]["accuracy"] < 0.7
+    assert card["gates"]["loosened"] == []
+
+
+def test_a_loosened_gate_is_told(trained):
+    """The card names it in its notes and its gates; the verdict is by the looser one."""
+    workshop, first = trained
+    report = workshop.train(first.training.snapshot, promote=False, **{"gates.ece_max": 0.5})
+    card = card_of(report)
+
+    assert card["gates"]["loosened"] == [{"name": "ece_max", "packaged": 0.1, "used": 0.5}]
+    assert "The gate ece_max was loosened: 0.5 instead of 0.1." in card["notes"]
+
+
 @pytest.mark.real_data
 def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     """Holdout AUC of the default registry on real BTCUSDT lies where it was always found: no leak, and not broken."""

@@ -41,23 +41,31 @@ def verify_snapshot(
 def verify_model(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Fit it again from its snapshot and card, too, and compare the bytes.")
+    ] = False,
     ops: Ops = None,
 ) -> Outcome:
     """Re-hash every byte of a version, then read card and model through their strict doors."""
     from mltrain.models.store import Store
     from mltrain.pipeline.serve import verify_version
+    from mltrain.pipeline.versions import retrain_version
 
     read_ops(ops)
     version, warning = Store(session.data_dir).open_default(ref)
     if warning:
         session.progress.warn(warning)
-    return _verified("model", version.name, verify_version(version))
+    problems = verify_version(version)
+    if retrain and not problems:
+        problems = retrain_version(version, session.data_dir, progress=session.progress).problems
+    return _verified("model", version.name, problems, retrained=retrain)
 
 
-def _verified(kind: str, name: str, problems: tuple[str, ...], *, mend: str = "") -> Outcome:
+def _verified(kind: str, name: str, problems: tuple[str, ...], *, mend: str = "", retrained: bool = False) -> Outcome:
     def view() -> Iterable[RenderableType]:
         if not problems:
-            return [f"{kind} {name}: every byte is as its manifest says"]
+            again = "; made again from its card, lgbm.pkl is the same to the last byte" if retrained else ""
+            return [f"{kind} {name}: every byte is as its manifest says{again}"]
         return [*problems, mend] if mend else [*problems]
 
     data = {"kind": kind, "name": name, "sound": not problems, "problems": problems}

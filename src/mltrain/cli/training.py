@@ -183,6 +183,8 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "comparison": run.scores.comparison,
         "latency_ms": run.latency.candles,
         "gates": run.verdict.outcomes,
+        "loosened": run.loosened,
+        "looks": run.looks,
         "warnings": run.warnings,
     }
 
@@ -211,6 +213,13 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
     yield table("Metrics", columns, rows, right=" rrrr")
     yield f"baseline: accuracy of {scores.baselines.better}, log loss of the training base rate, on the same rows"
     yield from view_verdict(run.verdict)
+    for x in run.loosened:
+        yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
+    if run.looks.earlier:
+        yield (
+            f"this holdout is not fresh: its range was scored {run.looks.earlier} time(s) before "
+            f"({run.looks.weighted:.2f} weighted by overlap)"
+        )
     yield f"{run.verdict.word}: version {report.version} in {report.folder}"
     if report.promoted:
         yield "promoted: it is the best one now"

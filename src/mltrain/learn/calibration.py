@@ -260,6 +260,19 @@ def _fit_smooth(
     return Knots(tuple(scores.tolist()), tuple(np.maximum.accumulate(p).tolist()))
 
 
+def fit_logits(
+    terms: NDArray[np.float64], y: NDArray[np.uint8]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Fit a logistic regression without bounds, and return what turns terms into probabilities.
+
+    Args:
+        terms: Shape (k, n); the last row is constant.
+        y: Labels, shape (n,).
+    """
+    weights = _newton(terms, y.astype(np.float64), np.arange(len(terms)))[1]
+    return lambda other: _expit(_weigh(weights, other))
+
+
 def _fit_logistic(terms: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights of least cross-entropy, all but the last of them >= 0; the last row of terms is constant.
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
 
+_FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent")  # the smaller, the easier to pass
+_RANGE: Final = ("base_rate_low", "base_rate_high")  # which of two figures is judged
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 
 
@@ -154,6 +156,31 @@ class Verdict:
     def failed(self) -> tuple[GateOutcome, ...]:
         """The gates that failed."""
         return tuple(o for o in self.outcomes if o.outcome == "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Loosened:
+    """A threshold that is easier to pass than the packaged one.
+
+    Attributes:
+        name: Its name in train.yml, under `gates`.
+        packaged: What mltrain comes with.
+        used: What this training was judged by.
+    """
+
+    name: str
+    packaged: float
+    used: float
+
+
+def find_loosened(used: GateConfig, packaged: GateConfig) -> tuple[Loosened, ...]:
+    """Return the thresholds that are easier to pass than the packaged ones; another range of base rates counts, too."""
+    found = []
+    for name in packaged.__dataclass_fields__:
+        ours, theirs = getattr(used, name), getattr(packaged, name)
+        easier = ours < theirs if name in _FLOORS else ours != theirs if name in _RANGE else ours > theirs
+        found += [Loosened(name, theirs, ours)] if easier else []
+    return tuple(found)
 
 
 def judge(evidence: Evidence, config: GateConfig) -> Verdict:

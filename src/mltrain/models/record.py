@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from mltrain.candles.frame import format_ms, parse_time
 from mltrain.documents import canonical_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
+from mltrain.learn.metrics import row_log_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +30,13 @@ if TYPE_CHECKING:
     from mltrain.guards import GuardResult
     from mltrain.learn.calibration import CalibrationChoice
     from mltrain.learn.holdout import HoldoutScores
+    from mltrain.learn.logistic import LogisticScore
     from mltrain.learn.samples import Samples, SymbolQuality
     from mltrain.learn.search import SearchResult
+    from mltrain.learn.slices import SliceScore
     from mltrain.learn.split import Split
     from mltrain.models.bench import Latency
-    from mltrain.models.gates import Verdict
+    from mltrain.models.gates import Loosened, Verdict
     from mltrain.models.lineage import Lineage
 
 CARD_VERSION: Final = "2"
@@ -49,6 +54,21 @@ class Looks:
 
     earlier: int
     weighted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """What the holdout's figures look like in parts, and what a simple model has on the whole of it.
+
+    Attributes:
+        weeks: Calibrated scores, week by week.
+        volatility: The same where the market is calm, ordinary or wild.
+        logistic: A logistic regression on five features, on the same rows.
+    """
+
+    weeks: tuple[SliceScore, ...]
+    volatility: tuple[SliceScore, ...]
+    logistic: LogisticScore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +92,9 @@ class Training:
         importance: Feature and total gain, highest first.
         scores: The holdout's scores.
         latency: Measured with this very model.
+        slices: The holdout in parts.
         verdict: The gates.
+        loosened: Thresholds of the gates that are easier to pass than the packaged ones.
         looks: Earlier looks at the holdout.
         lineage: Code, libraries and machine.
         ops_sha256: Hash of the source of mltrain's feature ops.
@@ -97,7 +119,9 @@ class Training:
     importance: tuple[tuple[str, float], ...]
     scores: HoldoutScores
     latency: Latency
+    slices: Slices
     verdict: Verdict
+    loosened: tuple[Loosened, ...]
     looks: Looks
     lineage: Lineage
     ops_sha256: str
@@ -122,6 +146,8 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
             **_metrics(run.scores.after),
             "rows": run.scores.rows,
             "per_symbol": {s.symbol: _plain(s) for s in run.scores.symbols},
+            "per_week": _plain(run.slices.weeks),
+            "per_volatility": _plain(run.slices.volatility),
         },
         "latency_ms": _latency(run.latency),
         "leakage_checks": {guard.name: guard.passed for guard in run.guards},
@@ -129,9 +155,17 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
         "hyperparameters": {**run.search.best.params, "num_iterations": run.search.best.rounds},
         "notes": _notes(run),
         "intervals": _intervals(run.scores),
-        "baselines": {**_plain(run.scores.baselines), **_plain(run.scores.comparison)},
+        "baselines": {
+            **_plain(run.scores.baselines),
+            **_plain(run.scores.comparison),
+            "logistic": _plain(run.slices.logistic),
+        },
         "calibration": _calibration(run),
-        "gates": {"verdict": run.verdict.word, "outcomes": _plain(run.verdict.outcomes)},
+        "gates": {
+            "verdict": run.verdict.word,
+            "outcomes": _plain(run.verdict.outcomes),
+            "loosened": _plain(run.loosened),
+        },
         "splits": {"fitted_on": run.final, **_splits(run.split, run.samples)},
         "evidence": {guard.name: _plain(guard) for guard in run.guards},
         "lineage": _lineage(run),
@@ -214,7 +248,8 @@ def _notes(run: Training) -> str:
             if run.final == "all"
             else []
         ),
-        f"This time range had been scored {run.looks.earlier} time(s) before.",
+        f"This time range had been scored {run.looks.earlier} time(s) before ({run.looks.weighted:.2f} by overlap).",
+        *(f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in run.loosened),
         *run.warnings,
     ]
     return " ".join(lines)
@@ -302,7 +337,23 @@ def _search(run: Training) -> dict[str, Json]:
         "pruned": sum(t.state == "pruned" for t in trials),
         "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
         "median_log_loss": complete[len(complete) // 2],
+        "selection_optimism": _optimism(run, best.loss - complete[len(complete) // 2]),
         **({} if run.warm_start is None else {"warm_start": run.warm_start}),
+    }
+
+
+def _optimism(run: Training, best_minus_median: float) -> dict[str, Json]:
+    """Tell how much better the search looks than the holdout: raw log-loss skill over the base rate of each."""
+    y = run.samples.y[run.search.oof_rows]
+    up = float(run.samples.y[run.split.inner.span].mean())
+    base = float(row_log_loss(np.full(y.size, up), y).mean())
+    out_of_fold = 1 - run.search.best.loss / base
+    holdout = 1 - run.scores.before.log_loss / run.scores.baselines.base_rate_log_loss
+    return {
+        "best_minus_median": best_minus_median,
+        "out_of_fold_skill": out_of_fold,
+        "holdout_skill": holdout,
+        "out_of_fold_minus_holdout": out_of_fold - holdout,
     }
 
 

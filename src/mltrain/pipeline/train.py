@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE
-from mltrain.config import study_sha256
+from mltrain.candles.frame import TS_DTYPE, interval_ms
+from mltrain.config import load_config, study_sha256
 from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
+from mltrain.learn.logistic import score_logistic
 from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256, take_rows
 from mltrain.learn.search import search
+from mltrain.learn.slices import score_terciles, score_weeks, volatility_terciles
 from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
-from mltrain.models.gates import Evidence, SkillEvidence, judge
+from mltrain.models.gates import Evidence, SkillEvidence, find_loosened, judge
 from mltrain.models.lineage import available_memory, read_lineage
-from mltrain.models.record import Looks, Training, build_card, version_date
+from mltrain.models.record import Looks, Slices, Training, build_card, version_date
 from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
@@ -227,7 +229,9 @@ def _learn(
         importance=feature_gains(served.model_text),
         scores=scores,
         latency=latency,
+        slices=_slice(request, examined, holdout, p),
         verdict=verdict,
+        loosened=find_loosened(config.gates, load_config(None, overrides={}).gates),
         looks=looks,
         lineage=read_lineage(),
         ops_sha256=bundle.ops_sha256,
@@ -236,6 +240,18 @@ def _learn(
         warnings=tuple(progress.warnings),
     )
     return training, served, _holdout_table(holdout, raw, p)
+
+
+def _slice(request: TrainRequest, examined: _Examined, holdout: Samples, p: NDArray[np.float64]) -> Slices:
+    """Score the holdout in parts, and what is simpler than trees on the whole of it."""
+    split, step_ms = examined.split, interval_ms(request.feature_set.interval)
+    inner, held = split.inner.span, split.holdout.span
+    terciles = volatility_terciles(examined.candles, examined.samples, before=inner, of=held, step_ms=step_ms)
+    return Slices(
+        weeks=score_weeks(p, holdout.y, holdout.ts_ms),
+        volatility=score_terciles(p, holdout.y, terciles),
+        logistic=score_logistic(examined.samples, train=inner, holdout=held),
+    )
 
 
 def _refit(request: TrainRequest, examined: _Examined, found: SearchResult, twin: Bundle) -> Bundle:

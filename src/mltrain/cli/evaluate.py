@@ -1,0 +1,77 @@
+"""The command that judges a version on later candles: evaluate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.render import Outcome, number, table, time_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from mltrain.pipeline.evaluate import Evaluation
+
+SHOWN = 10  # features whose drift is shown; the document has all
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("evaluate")(evaluate)
+
+
+@command(opens_versions=True)
+def evaluate(
+    session: Session,
+    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
+    snapshot: Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")] = "latest",
+    ops: Ops = None,
+) -> Outcome:
+    """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""
+    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.models.store import Store
+    from mltrain.pipeline.evaluate import evaluate as run
+
+    read_ops(ops)
+    store = Store(session.data_dir)
+    version, warning = store.open_default(ref)
+    if warning:
+        session.progress.warn(warning)
+    found = run(version, open_snapshot(session.data_dir, snapshot), store, progress=session.progress)
+    return Outcome("evaluate/1", found, lambda: _view(found))
+
+
+def _view(found: Evaluation) -> Iterator[RenderableType]:
+    scores = found.scores
+    yield (
+        f"{found.version} on {scores.rows:,} rows of {found.snapshot}, {time_text(found.start_ms)} to "
+        f"{time_text(found.end_ms)} UTC; it learned until {time_text(found.learned_until_ms)}"
+    )
+    rows = [
+        (name, number(i.value), f"{i.low:.4f} .. {i.high:.4f}")
+        for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece")
+        if (i := getattr(scores.intervals, name))
+    ]
+    yield table("Metrics", ("metric", "value", f"{scores.level:.0%} interval"), rows, right=" rr")
+    yield f"baseline: accuracy {scores.baselines.accuracy:.4f}, log loss {scores.baselines.base_rate_log_loss:.4f}"
+    weeks = [
+        (w.name, f"{w.rows:,}", *(number(getattr(w.metrics, m, None)) for m in ("accuracy", "auc_roc", "log_loss")))
+        for w in found.weeks
+    ]
+    yield table("Weeks", ("from", "rows", "accuracy", "auc roc", "log loss"), weeks, right=" rrrr")
+    moved = sum(d.drifted for d in found.drift)
+    drift = [(d.name, number(d.effect), number(d.null_p95), "yes" if d.drifted else "") for d in found.drift[:SHOWN]]
+    yield table(f"Drift: {moved} of {len(found.drift)} features", ("feature", "effect", "by chance", "drifted"), drift,
+                right=" rr ")  # fmt: skip
+    gain = getattr(found.champion, "gain", None)
+    if gain is None:
+        yield f"champion: {getattr(found.champion, 'reason', 'not compared')}"
+    else:
+        version = getattr(found.champion, "version", "")
+        interval = f"{gain.low:+.5f} .. {gain.high:+.5f}"
+        yield f"champion {version}: its log loss minus this one's is {gain.value:+.5f} ({interval})"

@@ -1,0 +1,147 @@
+"""An evaluation: what a version is worth on candles later than everything that it learned from. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mltrain.candles.frame import format_ms
+from mltrain.candles.snapshot import open_snapshot
+from mltrain.config import load_config
+from mltrain.errors import InputError
+from mltrain.learn.drift import find_drift
+from mltrain.learn.holdout import score_holdout
+from mltrain.learn.samples import build_samples, take_rows
+from mltrain.learn.slices import score_weeks
+from mltrain.models.gates import NotApplicable
+from mltrain.models.record import last_label_end_ms
+from mltrain.models.serve import open_model
+from mltrain.pipeline.audit import read_candles
+from mltrain.pipeline.champion import meet_champion
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mltrain.candles.snapshot import Snapshot
+    from mltrain.learn.drift import FeatureDrift
+    from mltrain.learn.holdout import HoldoutScores
+    from mltrain.learn.samples import Samples
+    from mltrain.learn.slices import SliceScore
+    from mltrain.models.gates import ChampionEvidence, NotEvaluated
+    from mltrain.models.serve import Model
+    from mltrain.models.store import Store
+    from mltrain.models.versions import StoredVersion
+    from mltrain.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a version is worth on later candles.
+
+    Attributes:
+        version: The version.
+        snapshot: Whose candles.
+        learned_until_ms: End of the last label that it learned from, ms UTC.
+        start_ms: First open time that was scored.
+        end_ms: Last open time that was scored.
+        scores: As those of a holdout.
+        weeks: The same, week by week.
+        drift: Of each feature, the greatest first; empty where the snapshot that it learned from is not there.
+        champion: The best version on the same rows, as far as it has not learned from them either.
+    """
+
+    version: str
+    snapshot: str
+    learned_until_ms: int
+    start_ms: int
+    end_ms: int
+    scores: HoldoutScores
+    weeks: tuple[SliceScore, ...]
+    drift: tuple[FeatureDrift, ...]
+    champion: ChampionEvidence | NotApplicable | NotEvaluated
+
+
+def evaluate(version: StoredVersion, snapshot: Snapshot, store: Store, *, progress: Progress) -> Evaluation:
+    """Score a version on a snapshot's candles strictly after its last training label.
+
+    Args:
+        version: The version, of any verdict.
+        snapshot: The candles.
+        store: Where the champion lives.
+        progress: Told of every stage.
+
+    Raises:
+        InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
+    """
+    model, config = open_model(version), load_config(None, overrides={})
+    learned_until_ms = last_label_end_ms(model.card)
+    samples, candles = _rows(model, snapshot, progress)
+    first = int(np.searchsorted(samples.ts_ms, learned_until_ms, side="right"))
+    rows = take_rows(samples, slice(first, samples.ts_ms.size))
+    if not rows.ts_ms.size:
+        raise InputError(
+            f"snapshot {snapshot.id} has no candle later than {format_ms(learned_until_ms)}, the end of the last label "
+            f"that {version.name} was trained on",
+            hint="take a newer one with `mltrain snapshot`",
+        )
+    progress.stage("score")
+    raw, p = model.score(np.ascontiguousarray(rows.x))
+    train = model.card["train"]
+    scores = score_holdout(
+        rows,
+        raw,
+        p,
+        train_up_share=train["class_balance"]["pos"] / train["rows"],
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+    )
+    best = store.best()
+    same = best is not None and best.name == version.name
+    return Evaluation(
+        version=version.name,
+        snapshot=snapshot.id,
+        learned_until_ms=learned_until_ms,
+        start_ms=int(rows.ts_ms[0]),
+        end_ms=int(rows.ts_ms[-1]),
+        scores=scores,
+        weeks=score_weeks(p, rows.y, rows.ts_ms),
+        drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
+        champion=NotApplicable("it is the best one itself")
+        if same
+        else meet_champion(store, model.feature_set, candles, rows, p=p, config=config),
+    )
+
+
+def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:
+    """Return a snapshot's rows of the model's symbols, and their candles."""
+    candles = read_candles(snapshot, progress)
+    missing = sorted({*model.symbols, *model.feature_set.leaders} - set(candles))
+    if missing or snapshot.interval != model.interval:
+        lacks = f"has no candles of {', '.join(missing)}" if missing else f"is of {snapshot.interval} candles"
+        raise InputError(
+            f"snapshot {snapshot.id} {lacks}: {model.version} is of {model.interval} candles of "
+            f"{', '.join(model.symbols)}",
+            hint="`mltrain snapshots` lists the others",
+        )
+    candles = {symbol: candles[symbol] for symbol in model.symbols}
+    progress.stage("features and labels")
+    return build_samples(model.feature_set, candles)[0], candles
+
+
+def _drift(
+    model: Model, store: Store, rows: Samples, learned_until_ms: int, progress: Progress, *, seed: int
+) -> tuple[FeatureDrift, ...]:
+    """Compare with the rows that the version learned from, out of its own snapshot."""
+    name = model.card["train"]["snapshot_id"]
+    try:
+        learned, _ = _rows(model, open_snapshot(store.data_dir, name), progress)
+    except InputError as err:
+        progress.warn(f"no drift is told: {err.message}")
+        return ()
+    kept = int(np.searchsorted(learned.ts_ms, learned_until_ms))
+    x = np.concatenate([learned.x[:kept], rows.x])
+    ts_ms = np.concatenate([learned.ts_ms[:kept], rows.ts_ms])
+    later = np.arange(ts_ms.size) >= kept
+    return find_drift(x, ts_ms, later=later, names=rows.names, seed=seed)

@@ -1,0 +1,51 @@
+"""An evaluation looks at nothing that the version learned from, and tells what has moved since."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mltrain.errors import InputError
+from mltrain.learn.drift import find_drift
+from mltrain.models.record import last_label_end_ms
+from mltrain.models.serve import open_model
+from mltrain.pipeline.evaluate import evaluate
+from mltrain.progress import Silent
+
+
+def test_only_later_candles_are_scored(trained):
+    """Every scored row is later than the last label of the training; nothing is written; weeks hold every row."""
+    workshop, report = trained
+    version = workshop.store.open_version(report.version)
+    before = sorted(workshop.folder.rglob("*"))
+    found = evaluate(version, report.training.snapshot, workshop.store, progress=Silent())
+
+    assert found.start_ms > found.learned_until_ms == last_label_end_ms(open_model(version).card)
+    assert 0 <= found.scores.rows - report.training.scores.rows <= 2  # rows that the embargo kept from both blocks
+    assert found.scores.after.accuracy == pytest.approx(report.training.scores.after.accuracy, abs=0.005)
+    assert sum(week.rows for week in found.weeks) == found.scores.rows
+    assert {d.name for d in found.drift} == set(report.training.samples.names)
+    assert sorted(workshop.folder.rglob("*")) == before
+
+
+def test_a_snapshot_without_later_candles_is_refused(trained):
+    """It says until when the version learned."""
+    workshop, report = trained
+    older = workshop.snapshot(days=1, end="2025-06-01T00:00:00Z")
+    with pytest.raises(InputError, match="no candle later than"):
+        evaluate(workshop.store.open_version(report.version), older, workshop.store, progress=Silent())
+
+
+def test_drift_is_found_where_it_is():
+    """A shifted feature has drifted, one whose days differ among themselves anyway has not."""
+    rng = np.random.default_rng(4)
+    ts_ms = np.arange(40 * 288) * 300_000
+    later = ts_ms >= 30 * 86_400_000
+    restless = np.repeat(rng.normal(size=40), 288) + rng.normal(size=ts_ms.size) * 0.1
+    x = np.stack([rng.normal(size=ts_ms.size) + later * 0.5, restless], axis=1).astype(np.float32)
+    shifted, moody = sorted(find_drift(x, ts_ms, later=later, names=("shifted", "moody"), seed=1),
+                            key=lambda d: d.name, reverse=True)  # fmt: skip
+
+    assert shifted.drifted
+    assert shifted.effect > 0.15 > shifted.null_p95
+    assert moody.null_p95 > 0.2
