@@ -163,6 +163,21 @@ def test_a_full_disk_under_stdout_is_the_machines_fault(data_dir):
     assert "cannot write the results" in run.stderr
 
 
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["rollback", "1999-01-01"], ["no-such-command"]])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_under_either_stream_is_never_a_bug(words, stream, tmp_path):
+    """What has to be written there and cannot be ends with 8; what is not written there ends as ever."""
+    run = {}
+    for name in ("/dev/full", "/dev/null"):
+        with open(name, "w") as sink:  # noqa: PTH123 (a device)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: sink}
+            run[name] = subprocess.run([MLTRAIN, *words], **pipes, env=NEUTRAL, cwd=tmp_path, check=False, text=True)
+    written = (stream == "stdout") == (words[0] in ("--version", "--help"))
+
+    assert run["/dev/full"].returncode == (8 if written else run["/dev/null"].returncode)
+    assert "Traceback" not in (run["/dev/full"].stderr or "")
+
+
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "GITHUB_ACTIONS"])
 def test_a_pipe_is_never_coloured(variable, data_dir):
     """What asks Rich for colour in a pipe gets none: scripts read it."""

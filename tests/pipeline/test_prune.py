@@ -12,7 +12,9 @@ from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, veri
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.errors import InputError, LockedError
 from mltrain.files import hold_lock
+from mltrain.models.store import Store
 from mltrain.pipeline.prune import prune_snapshots
+from mltrain.pipeline.train import _keep_from_pruning
 from mltrain.progress import Silent
 from program import call
 
@@ -154,3 +156,21 @@ def test_nothing_there_is_nothing_done(tmp_path):
     assert prune_snapshots(tmp_path / "none", keep=3).removed == ()
     assert not (tmp_path / "none").exists()
     shutil.rmtree(tmp_path)
+
+
+def test_a_training_whose_snapshot_is_gone_by_the_time_it_holds_its_study_says_so(data_dir):
+    """A prune that looked before the study was locked has removed it: named, and nothing is learned."""
+    snapshot = open_snapshot(data_dir, "latest")
+    _keep_from_pruning(snapshot, Store(data_dir))
+    shutil.rmtree(snapshot.path)
+
+    with pytest.raises(InputError, match=snapshot.id):
+        _keep_from_pruning(snapshot, Store(data_dir))
+
+
+def test_a_training_leaves_no_lock_beside_a_snapshot_elsewhere(data_dir, tmp_path):
+    """Nobody prunes there."""
+    copy = shutil.copytree(open_snapshot(data_dir, "latest").path, tmp_path / "away" / "copy")
+    _keep_from_pruning(open_snapshot(data_dir, str(copy)), Store(data_dir))
+
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]

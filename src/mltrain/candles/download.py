@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import polars as pl
 
-from mltrain.candles.apart import run_apart, side_by_side
+from mltrain.candles.apart import in_threads, run_apart
 from mltrain.candles.cache import FreshDay, SymbolDays, day_name, hold_cache
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import (
@@ -214,9 +214,8 @@ class Download:
             for symbol in self._symbols.values():
                 self._plan_doubts(symbol, line.pages)
             await self._work(line.pages)
-        async with side_by_side() as group:
-            fills = [group.create_task(asyncio.to_thread(self._fill, symbol)) for symbol in self._symbols.values()]
-        self.notes += [note for fill in fills for note in fill.result()]
+        late = await in_threads(partial(self._fill, symbol) for symbol in self._symbols.values())
+        self.notes += [note for notes in late for note in notes]
 
     def _plan(self, symbol: _Symbol) -> None:
         """Tell which days are there and which are missing."""
@@ -449,13 +448,18 @@ class Download:
         if symbol.missing or symbol.finished:
             raise RuntimeError(f"{name}: days of the download are not there")
         days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
-        rows = pl.concat([symbol.days.read(day) for day in days]).filter(
-            pl.col("ts").dt.timestamp("ms").is_between(self._window.start_ms, self._window.end_ms, closed="left")
-        )
-        frame = check_candles(rows, symbol=name, interval=self._asking.interval, where=where)
+        frame = check_candles(self._read(symbol.days, days), symbol=name, interval=self._asking.interval, where=where)
         for strays in symbol.strays:  # what came unasked must not say something else
             merge_rows([frame, strays.join(frame, on="ts", how="semi")], symbol=name, where=where)
         return Fetched(frame, tuple(_origins(days, self._window)))
+
+    def _read(self, folder: SymbolDays, days: list[CachedDay]) -> pl.DataFrame:
+        """Return the rows of days in order that are inside the window; only its first and last day can reach beyond."""
+        parts = [folder.read(day) for day in days]
+        inside = pl.col("ts").dt.timestamp("ms").is_between(self._window.start_ms, self._window.end_ms, closed="left")
+        for edge in {0, len(parts) - 1}:
+            parts[edge] = parts[edge].filter(inside)
+        return pl.concat(parts)
 
     def report(self) -> TrafficReport:
         """Return what the download took."""

@@ -5,6 +5,7 @@ A snapshot never changes: a file is put back only where its bytes have the hash 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,7 @@ from mltrain.candles.candle_file import CandleFile, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import check_candles, content_sha256, format_ms, interval_ms
 from mltrain.candles.record import file_name
+from mltrain.candles.stored import FOLDER
 from mltrain.errors import InputError
 from mltrain.files import atomic_write, hash_file, hold_lock, sha256_bytes, sweep_temps
 from mltrain.manifest import MAX_FILE_BYTES
@@ -68,10 +70,17 @@ def rebuild_snapshot(
         MachineError: The machine refuses.
     """
     source.check_symbols(snapshot.symbols)
+    folder = snapshot.path.parent
+    # Only among the published ones does anybody publish or prune; beside a copy elsewhere no lock file is left.
+    lock = (
+        hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"rebuilding {snapshot.id}")
+        if folder.resolve() == (data_dir / FOLDER).resolve()
+        else nullcontext()
+    )
     window = snapshot.request.window(snapshot.cut_ms)
     with (
         source.gather(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as gathered,
-        hold_lock(snapshot.path.parent / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"rebuilding {snapshot.id}"),
+        lock,
     ):
         sweep_temps(snapshot.path)  # a temp of a killed rebuild would be a file that the manifest does not list
         done = tuple(_rebuild(snapshot, facts, gathered.candles(facts.symbol).frame) for facts in snapshot.facts)

@@ -6,16 +6,16 @@ manifest, no snapshot. Holes stay holes and are listed; there are no candles but
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import mltrain
-from mltrain.candles.apart import run_apart, side_by_side
+from mltrain.candles.apart import in_threads, run_apart
 from mltrain.candles.candle_file import read_candles, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import check_candles, format_ms, interval_ms, times_ms
@@ -141,7 +141,8 @@ def take_snapshot(
         hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
         _staged(folder) as stage,
     ):
-        facts = run_apart(lambda: _write_symbols(stage.path, source, gathered, request.symbols, window))
+        calls = [partial(_write_symbol, stage.path, source, gathered, symbol, window) for symbol in request.symbols]
+        facts = run_apart(lambda: in_threads(calls))
         _check_holes(facts, max_missing)
         record = replace(record, notes=gathered.notes(), facts=facts)
         for warning in (*record.notes, *_tell_odd(facts)):
@@ -171,21 +172,6 @@ def _staged(folder: Path) -> Iterator[Stage]:
     read_pointer(folder / LATEST)  # again: the download took its time
     with staging(folder) as stage:
         yield stage
-
-
-async def _write_symbols(
-    stage: Path, source: Source, gathered: Gathered, symbols: tuple[str, ...], window: Window
-) -> tuple[SymbolFacts, ...]:
-    """Write the files of all symbols, two at a time: two use two cores, more would only take more memory."""
-    turns = asyncio.Semaphore(2)
-
-    async def write(symbol: str) -> SymbolFacts:
-        async with turns:
-            return await asyncio.to_thread(_write_symbol, stage, source, gathered, symbol, window)
-
-    async with side_by_side() as group:
-        tasks = [group.create_task(write(symbol)) for symbol in symbols]
-    return tuple(task.result() for task in tasks)
 
 
 def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, window: Window) -> SymbolFacts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from mltrain.errors import Stopped
@@ -55,5 +56,6 @@ def _leave(code: int) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if code == 0:
                 code = 8
-                os.write(2, f"error: cannot write the results: {err.strerror}\n".encode())
+                with suppress(OSError):  # stderr may lie on the same full disk
+                    os.write(2, f"error: cannot write the results: {err.strerror}\n".encode())
     sys.exit(code)

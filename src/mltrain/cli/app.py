@@ -20,6 +20,9 @@ EPILOG = (
     "7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 is a bug."
 )
 
+# What the machine alone can be blamed for: an output that cannot be written is no bug, wherever the write stands.
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
 _MEMORY_HINT = "use fewer symbols or days, or a machine with more memory"
 
 app = typer.Typer(
@@ -65,7 +68,21 @@ def with_commands() -> typer.Typer:
 
 
 def guarded(call: Callable[[], object]) -> int:
-    """Call the app and translate how it ended into an exit code, with one readable message for an error."""
+    """Call the app and translate how it ended into an exit code, with one readable message for an error.
+
+    Where the message itself cannot be written, as with stderr on a full disk, the code alone says it: 8.
+    """
+    try:
+        return _translated(call)
+    except BrokenPipeError:
+        return 0
+    except OSError as err:
+        if err.errno in _REFUSALS:
+            return MachineError.exit_code
+        raise
+
+
+def _translated(call: Callable[[], object]) -> int:
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
@@ -81,6 +98,9 @@ def guarded(call: Callable[[], object]) -> int:
     except BrokenPipeError:
         code = 0  # the reader has left: not our error
     except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
+        if isinstance(err, OSError) and err.errno in _REFUSALS:
+            show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
+            return MachineError.exit_code
         show_bug(err, debug=debug)
         code = 1
     return code

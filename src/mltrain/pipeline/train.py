@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, interval_ms
+from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, sha256_bytes
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from mltrain.models.store import Store
     from mltrain.pipeline.versions import WarmStart
     from mltrain.progress import Progress
+
+
+_STUDY_WAIT_S: Final = 1.0  # a prune holds the lock for a moment, only to see whether it is held
+_SNAPSHOTS_WAIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +136,25 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
     studies = store.data_dir / "studies"
     store.prepare()  # nothing is written for a snapshot that cannot be trained on
     make_folder(studies)
-    with hold_lock(studies / f"{study}.lock", wait_s=0, purpose=f"train {study}"):
+    with hold_lock(studies / f"{study}.lock", wait_s=_STUDY_WAIT_S, purpose=f"train {study}"):
+        _keep_from_pruning(request.snapshot, store)
         training, bundle, holdout = _learn(request, examined, store, study=study, now_ms=now_ms, progress=heard)
         return _publish(training, bundle, holdout, request, store)
+
+
+def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
+    """Make sure that a snapshot is still there, now that the study's lock tells a prune to spare it.
+
+    A prune that looked before the lock was held may be removing it still; once its own lock is free, it has ended.
+
+    Raises:
+        InputError: The snapshot was removed while its candles were examined.
+    """
+    folder = store.data_dir / FOLDER
+    if snapshot.path.parent.resolve() != folder.resolve():
+        return  # elsewhere nothing is pruned, and no lock file belongs there
+    with hold_lock(folder / ".lock", wait_s=_SNAPSHOTS_WAIT_S, purpose=f"reopening the snapshot {snapshot.id}"):
+        open_snapshot(store.data_dir, snapshot.path.name)
 
 
 def _name_study(request: TrainRequest) -> str:
