@@ -156,7 +156,7 @@ def judge_error(command, start, folder, code, err):
 def kill_points(plan):
     """Train with promotion, promote, roll back and prune, killed at each operation on the folder."""
     tally = kit.Tally("kill-points")
-    for command, quick in (("train", 2), ("promote", 3), ("rollback", 2), ("prune", 1)):
+    for command, quick in (("train", 1), ("promote", 2), ("rollback", 1), ("prune", 1)):
         sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=quick)
     return tally
 
@@ -164,11 +164,11 @@ def kill_points(plan):
 def io_errors(plan):
     """The same commands, each operation refused by the disk; then file sizes limited."""
     tally = kit.Tally("io-errors")
-    for command, quick in (("train", 1), ("promote", 2), ("rollback", 2)):
+    for command, quick in (("train", 0), ("promote", 1), ("rollback", 1)):
         rounds = ERRORS if command != "train" and not plan.quick else ERRORS[:1]
         for shift in range(len(rounds)):
             sweep(plan, command, lambda n, s=shift: ERRORS[(n + s) % len(ERRORS)], judge_error, tally, quick=quick)
-    limits = (0, 20_000) if plan.quick else (0, 1, 100, 512, 1024, 4096, 8192, 16_384, 20_000, 30_000)
+    limits = (20_000,) if plan.quick else (0, 1, 100, 512, 1024, 4096, 8192, 16_384, 20_000, 30_000)
     for command in COMMANDS:
         start = start_of(plan, command)
         for limit in limits if command == "train" else limits[:3]:

@@ -169,6 +169,13 @@ def journals(plan):
     return tally
 
 
+def changed(data, rng):
+    """Damage bytes in one of the ways; a way that leaves them as they are, such as zeros over zeros, is no damage."""
+    while (damaged := rng.choice(WAYS)(data, rng)).rstrip() == data.rstrip():
+        pass
+    return damaged
+
+
 def forgeries(plan):
     """Versions changed by somebody who computes every hash again: where a signature is required, all are found."""
     from hostile import reseal, write_sealed
@@ -202,7 +209,7 @@ def forgeries(plan):
         place = folder / "models" / version
         if how == "byte":
             path = rng.choice([p for p in sorted(place.iterdir()) if p.name not in {"manifest.json", "signature.json"}])
-            path.write_bytes(rng.choice(WAYS)(path.read_bytes(), rng))
+            path.write_bytes(changed(path.read_bytes(), rng))
             reseal(place, card_too=path.name != "model_card.json")
         elif how == "swapped":
             shutil.copy(folder / "models" / first / "signature.json", place)
@@ -210,10 +217,7 @@ def forgeries(plan):
             (place / "signature.json").unlink()
         elif how == "signature":
             path = place / "signature.json"
-            data = path.read_bytes()
-            path.write_bytes(rng.choice(WAYS)(data, rng).rstrip() or b"{}")
-            if path.read_bytes() == data.rstrip():
-                path.unlink()
+            path.write_bytes(changed(path.read_bytes(), rng))
         elif how == "verdict":
             text = (place / "manifest.json").read_bytes().replace(b'"GO"', b'"NO-GO"')
             write_sealed(place / "manifest.json", json.loads(text))

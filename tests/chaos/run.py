@@ -1,6 +1,6 @@
 """Drive the installed `mltrain` through everything that can go wrong, from outside, and count.
 
-    python tests/chaos/run.py [--figure NAME ...] [--seed S] [--case K] [--quick] [--list]
+    python tests/chaos/run.py [--figure NAME ...] [--seed S] [--case K] [--quick]
 
 Each figure prints how many cases it had, what failed, and the line that repeats it. The exit code is 1 where anything
 failed. Figures that fail system calls need strace.

@@ -51,7 +51,7 @@ def test_a_hole_is_the_reason(candles):
     """Of the symbol or of the leader, with the times of what is missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[411])
     own = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
-    led = look_at(FEATURES, "leader_return_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+    led = look_at(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
 
     assert own.value is own.alone is led.value is led.alone is None
     assert own.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
