@@ -10,13 +10,15 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from types import FrameType
 
 T = TypeVar("T")
+
+_FEW: Final = 6
 
 
 def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -85,12 +87,13 @@ async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from first.__cause__
 
 
-async def in_threads(calls: Iterable[Callable[[], T]], *, at_once: int = 2) -> tuple[T, ...]:
-    """Run functions off the event loop, a few at once, and return what they return, in their order.
+async def in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
+    """Run functions off the event loop and return what they return, in their order.
 
-    Two use two cores; each further one would hold its memory at the same time.
+    A few run two at once, for two cores. Of many each runs alone: what threads have freed is not soon given back, and
+    the memory must not grow with their number.
     """
-    turns = asyncio.Semaphore(at_once)
+    turns = asyncio.Semaphore(2 if len(calls) <= _FEW else 1)
 
     async def run(call: Callable[[], T]) -> T:
         async with turns:

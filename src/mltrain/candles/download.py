@@ -214,7 +214,7 @@ class Download:
             for symbol in self._symbols.values():
                 self._plan_doubts(symbol, line.pages)
             await self._work(line.pages)
-        late = await in_threads(partial(self._fill, symbol) for symbol in self._symbols.values())
+        late = await in_threads([partial(self._fill, symbol) for symbol in self._symbols.values()])
         self.notes += [note for notes in late for note in notes]
 
     def _plan(self, symbol: _Symbol) -> None:
