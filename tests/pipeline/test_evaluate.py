@@ -12,13 +12,16 @@ from mltrain.models.serve import open_model
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.progress import Silent
 
+NOW_MS = 1_760_529_600_000
+
 
 def test_only_later_candles_are_scored(trained):
-    """Every scored row is later than the last label of the training; nothing is written; weeks hold every row."""
+    """Every scored row is later than the last training label; all that is written is a look; weeks hold every row."""
     workshop, report = trained
     version = workshop.store.open_version(report.version)
     before = sorted(workshop.folder.rglob("*"))
-    found = evaluate(version, report.training.snapshot, workshop.store, progress=Silent())
+    looks = workshop.store.looks()
+    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
 
     assert found.start_ms > found.learned_until_ms == last_label_end_ms(open_model(version).card)
     assert 0 <= found.scores.rows - report.training.scores.rows <= 2  # rows that the embargo kept from both blocks
@@ -26,14 +29,20 @@ def test_only_later_candles_are_scored(trained):
     assert sum(week.rows for week in found.weeks) == found.scores.rows
     assert {d.name for d in found.drift} == set(report.training.samples.names)
     assert sorted(workshop.folder.rglob("*")) == before
+    assert [(k.start_ms, k.end_ms, k.study) for k in workshop.store.looks()[len(looks) :]] == [
+        (found.start_ms, found.end_ms + 60_000, f"evaluate {report.version}")
+    ]
 
 
 def test_a_snapshot_without_later_candles_is_refused(trained):
     """It says until when the version learned."""
     workshop, report = trained
     older = workshop.snapshot(days=1, end="2025-06-01T00:00:00Z")
+    version, looks = workshop.store.open_version(report.version), workshop.store.looks()
     with pytest.raises(InputError, match="no candle later than"):
-        evaluate(workshop.store.open_version(report.version), older, workshop.store, progress=Silent())
+        evaluate(version, older, workshop.store, now_ms=NOW_MS, progress=Silent())
+
+    assert workshop.store.looks() == looks
 
 
 def test_drift_is_found_where_it_is():

@@ -330,7 +330,7 @@ class Download:
                 while batch := symbol.finished[:_BATCH_DAYS]:
                     symbol.finished = symbol.finished[_BATCH_DAYS:]
                     await asyncio.to_thread(self._keep, symbol, batch)
-                if self._jobs and not symbol.missing:
+                if self._jobs and not symbol.missing:  # while there are jobs, somebody is working them off
                     self._plan_doubts(symbol, pages)
 
     def _keep(self, symbol: _Symbol, finished: list[_Day]) -> None:

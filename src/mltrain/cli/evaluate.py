@@ -42,7 +42,8 @@ def evaluate(
     version, warning = store.open_default(ref)
     if warning:
         session.progress.warn(warning)
-    found = run(version, open_snapshot(session.data_dir, snapshot), store, progress=session.progress)
+    candles = open_snapshot(session.data_dir, snapshot)
+    found = run(version, candles, store, now_ms=session.now_ms, progress=session.progress)
     return Outcome("evaluate/1", found, lambda: _view(found))
 
 

@@ -1,4 +1,7 @@
-"""An evaluation: what a version is worth on candles later than everything that it learned from. Nothing is written."""
+"""An evaluation: what a version is worth on candles later than everything that it learned from.
+
+Only one thing is written: that the range was looked at, which later trainings on it have to tell.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms
+from mltrain.candles.frame import format_ms, interval_ms
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.config import load_config
 from mltrain.errors import InputError
@@ -63,17 +66,22 @@ class Evaluation:
     champion: ChampionEvidence | NotApplicable | NotEvaluated
 
 
-def evaluate(version: StoredVersion, snapshot: Snapshot, store: Store, *, progress: Progress) -> Evaluation:
+def evaluate(
+    version: StoredVersion, snapshot: Snapshot, store: Store, *, now_ms: int, progress: Progress
+) -> Evaluation:
     """Score a version on a snapshot's candles strictly after its last training label.
 
     Args:
         version: The version, of any verdict.
         snapshot: The candles.
-        store: Where the champion lives.
+        store: Where the champion lives, and where looks are written down.
+        now_ms: The time of the run; recorded.
         progress: Told of every stage.
 
     Raises:
         InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
+        LockedError: The store is held for longer than the wait.
+        MachineError: The machine refuses.
     """
     model, config = open_model(version), load_config(None, overrides={})
     learned_until_ms = last_label_end_ms(model.card)
@@ -86,6 +94,9 @@ def evaluate(version: StoredVersion, snapshot: Snapshot, store: Store, *, progre
             f"that {version.name} was trained on",
             hint="take a newer one with `mltrain snapshot`",
         )
+    start_ms, end_ms = int(rows.ts_ms[0]), int(rows.ts_ms[-1])
+    seen_ms = end_ms + interval_ms(snapshot.interval)
+    store.record_look(start_ms=start_ms, end_ms=seen_ms, study=f"evaluate {version.name}", now_ms=now_ms)
     progress.stage("score")
     raw, p = model.score(np.ascontiguousarray(rows.x))
     train = model.card["train"]
@@ -103,8 +114,8 @@ def evaluate(version: StoredVersion, snapshot: Snapshot, store: Store, *, progre
         version=version.name,
         snapshot=snapshot.id,
         learned_until_ms=learned_until_ms,
-        start_ms=int(rows.ts_ms[0]),
-        end_ms=int(rows.ts_ms[-1]),
+        start_ms=start_ms,
+        end_ms=end_ms,
         scores=scores,
         weeks=score_weeks(p, rows.y, rows.ts_ms),
         drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
