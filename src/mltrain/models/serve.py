@@ -163,6 +163,7 @@ class Model:
             rows=rows,
             now_ms=now_ms,
             max_age_bars=max_age_bars,
+            newest=served.newest,
         )
         return score_rows(served, list(read_rows(candles_by_symbol(candles, served.bundle.symbols), question)))
 

@@ -17,6 +17,7 @@ import polars as pl
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.documents import parse_json
 from mltrain.errors import InputError
+from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops import ops_sha256
 from mltrain.learn.backend import import_lightgbm
 from mltrain.models.bundle import MAX_BUNDLE_BYTES, Bundle
@@ -60,7 +61,7 @@ class Calibration:
         self._scores: list[float] = [] if self._table is None else self._table[0].tolist()
         self._probabilities: list[float] = [] if self._table is None else self._table[1].tolist()
         pairs = zip(self._scores, self._scores[1:], self._probabilities, self._probabilities[1:], strict=False)
-        self._slopes = [(after - before) / (high - low) for low, high, before, after in pairs]
+        self._slopes: list[float] = [(after - before) / (high - low) for low, high, before, after in pairs]
         self._plain = self._proves_plain()
 
     def many(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -104,6 +105,7 @@ class Served:
         calibration: From score to probability.
         names: The features in order.
         lookback_bars: Candles in a row that a prediction needs.
+        newest: Computes the features of newest candles.
     """
 
     version: str
@@ -114,6 +116,7 @@ class Served:
     calibration: Calibration
     names: tuple[str, ...]
     lookback_bars: int
+    newest: NewestFeatures
 
     @property
     def path(self) -> str:
@@ -184,6 +187,7 @@ def serve_bundle(version: str, bundle: Bundle, card: Mapping[str, Any]) -> Serve
         calibration=Calibration(bundle.calibrator),
         names=names,
         lookback_bars=bundle.feature_set.lookback_bars,
+        newest=NewestFeatures(bundle.feature_set),
     )
 
 
