@@ -187,7 +187,9 @@ def _newest_rows(tape: _Tape, symbols: Sequence[str], question: Question) -> dic
         x = _newest(question).compute(some, {**leaders, **{s: own[s] for s in some}}) if some else ()
         for symbol, row in zip(some, x, strict=True):
             ts_ms = times_ms(own[symbol])
-            rows[symbol] = FeatureRows(symbol, [int(ts_ms[-1])], row[None, :], _reasons(ts_ms, row[None, :], question))
+            rows[symbol] = FeatureRows(
+                symbol, [int(ts_ms[-1])], row[None, :], row_reasons(ts_ms, row[None, :], question)
+            )
     return rows
 
 
@@ -203,11 +205,11 @@ def _every_row(tape: _Tape, symbol: str, question: Question) -> FeatureRows:
     ts_ms = times_ms(table)
     # Whole columns, not `select`: each query takes a millisecond on a busy machine, and a prediction has few of them.
     x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
-    refused = _reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
+    refused = row_reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
     return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
 
 
-def _reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
+def row_reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
     """Return why each of the last rows is not to be scored, a lookback that is not whole first; None where it may be.
 
     Args:

@@ -36,8 +36,11 @@ from mltrain.models.rows import Question, read_rows
 from mltrain.models.served import OtherCodeWarning, read_served, score_rows, serve_bundle
 from mltrain.models.signature import check_signature
 from mltrain.models.store import BEST, LINKS, open_path
+from mltrain.models.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
     from mltrain.features.registry import FeatureSet, LabelSpec
@@ -184,6 +187,17 @@ class Model:
             self._check_positions(served)
             row = row_in_order(features, served.names)
         return served.score_one(check_finite_row(row, served.names))[1]
+
+    def stream(self, symbols: Iterable[str] | None = None) -> Stream:
+        """Return a stream that takes candles one by one; see `mltrain.models.stream` for its rules.
+
+        Args:
+            symbols: Whose candles are to be scored; None: of all that the model knows. Leaders are held, too.
+
+        Raises:
+            RefusedError: The model does not know a symbol.
+        """
+        return Stream(self._current, self.symbols if symbols is None else symbols)
 
     def predict_proba(self, x: NDArray[np.floating[Any]] | pl.DataFrame) -> NDArray[np.float64]:
         """Return the probabilities of down and up.
