@@ -22,6 +22,7 @@ import polars as pl
 from mltrain.errors import InputError
 from mltrain.features.own import use_ops
 from mltrain.learn.metrics import predict_up
+from mltrain.models.explain import explain_matrix, explain_rows
 from mltrain.models.follow import Follower, look
 from mltrain.models.inputs import (
     candles_by_symbol,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from mltrain.features.registry import FeatureSet, LabelSpec
     from mltrain.models.bundle import Bundle
     from mltrain.models.follow import Mark
-    from mltrain.models.rows import WhichRows
+    from mltrain.models.rows import FeatureRows, WhichRows
     from mltrain.models.served import Served
     from mltrain.models.versions import StoredVersion
 
@@ -159,16 +160,40 @@ class Model:
             InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         """
         served = self._current()
-        question = Question(
-            feature_set=served.bundle.feature_set,
-            symbols=served.bundle.symbols,
-            lookback_bars=served.lookback_bars,
-            rows=rows,
-            now_ms=now_ms,
-            max_age_bars=max_age_bars,
-            newest=served.newest,
-        )
-        return score_rows(served, list(read_rows(candles_by_symbol(candles, served.bundle.symbols), question)))
+        return score_rows(served, _read(served, candles, rows, now_ms, max_age_bars))
+
+    def explain(
+        self,
+        frame: Mapping[str, pl.DataFrame] | pl.DataFrame,
+        *,
+        rows: WhichRows = "last",
+        now_ms: int | None = None,
+        max_age_bars: int = MAX_AGE_BARS,
+    ) -> pl.DataFrame:
+        """Tell what each feature contributed to the score.
+
+        Args:
+            frame: Candles, as `predict_candles` takes them, with the same options; or features, exactly the model's
+                columns in order.
+            rows: Of candles: "last" or "all".
+            now_ms: Of candles: the source's clock.
+            max_age_bars: Of candles: when the newest one is stale.
+
+        Returns:
+            For candles the columns of `predict_candles`, for features `p` and `raw`; then `log_odds` (of `raw`),
+            `base`, and a column `contribution_<feature>` for each feature: log_odds = base + the contributions, and
+            raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
+
+        Raises:
+            InputError: As `predict_candles` or `predict_proba` does.
+            RefusedError: A feature's value is null or not finite.
+        """
+        served = self._current()
+        if isinstance(frame, pl.DataFrame) and "ts" not in frame.columns:
+            x = check_finite(matrix_by_name(frame, served.names), served.names)
+            raw, p = served.score(x)
+            return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(served, x))
+        return explain_rows(served, _read(served, frame, rows, now_ms, max_age_bars))
 
     def predict_one(self, features: Mapping[str, float] | ArrayLike) -> float:
         """Return the probability of up for one row of features.
@@ -241,6 +266,26 @@ class Model:
                 "an array in the old order would score wrongly",
                 hint="pass features by name, or load the model again",
             )
+
+
+def _read(
+    served: Served,
+    candles: Mapping[str, pl.DataFrame] | pl.DataFrame,
+    rows: WhichRows,
+    now_ms: int | None,
+    max_age_bars: int,
+) -> list[FeatureRows]:
+    symbols = served.bundle.symbols
+    question = Question(
+        feature_set=served.bundle.feature_set,
+        symbols=symbols,
+        lookback_bars=served.lookback_bars,
+        rows=rows,
+        now_ms=now_ms,
+        max_age_bars=max_age_bars,
+        newest=served.newest,
+    )
+    return list(read_rows(candles_by_symbol(candles, symbols), question))
 
 
 def load(
