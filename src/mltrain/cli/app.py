@@ -57,9 +57,9 @@ def run() -> int:
 
 def with_commands() -> typer.Typer:
     """Return the app with every command in it; called once in a process."""
-    from mltrain.cli import data, exchange, features, models, predict, snapshots, training
+    from mltrain.cli import bench, data, exchange, features, models, predict, snapshots, training
 
-    for module in (snapshots, training, models, predict, features, data, exchange):
+    for module in (snapshots, training, bench, models, predict, features, data, exchange):
         module.add_commands(app)
     return app
 
