@@ -5,6 +5,7 @@ Short here; MLTRAIN_TEST_PROMOTION_S=60 makes it long.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -90,17 +91,17 @@ def test_promotions_under_load(store, two, promote, candles, samples):
         end = time.monotonic() + SECONDS
         number = 0
         while time.monotonic() < end:
-            time.sleep(1.0)
             number = 1 - number
+            start = time.monotonic()  # the pointer moves in the midst of a promotion
             promote(two[number])
-            moves.append((time.monotonic(), number))
-        time.sleep(1.0)
+            moves.append((start, time.monotonic(), number))
+            time.sleep(1.5)
+        moves.append((time.monotonic(), 0.0, 2))
 
     assert callers.errors == []
     assert callers.calls > 100
-    for (moved, number), after in zip(moves, [*[m for m, _ in moves[1:]], float("inf")], strict=True):
-        late = [n for at, n in callers.seen if moved + 1.0 < at < after]
-        assert set(late) <= {number}
+    for (_, moved, number), (after, _, _) in itertools.pairwise(moves):
+        assert {n for at, n in callers.seen if moved + 1.0 < at < after} == {number}
     assert {n for _, n in callers.seen} == {0, 1}
 
 
