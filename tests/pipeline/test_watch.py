@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,6 +16,11 @@ from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
+from mltrain.features.registry import parse_registry
+from mltrain.learn.backend import import_lightgbm
+from mltrain.learn.calibration import Calibrator
+from mltrain.learn.fit import normalise_model_text
+from mltrain.models.serve import model_of_bundle
 from mltrain.pipeline.serve import open_default_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
@@ -142,3 +149,61 @@ def test_faults_are_told_and_tried_again_with_growing_pauses(model):
     assert any("trying again in" in line for line in warnings)
     assert warnings[-1] == "the source answers again"
     assert MAX_PAUSE_S <= 30
+
+
+class Promoted:
+    """A model that another one replaces after some candles, as a promotion does."""
+
+    def __init__(self, before, after, candles):
+        self._models, self._candles, self._scored = (before, after), candles, 0
+
+    def __getattr__(self, name):
+        return getattr(self._models[self._scored >= self._candles], name)
+
+    def predict_candles(self, candles, **options):
+        """Score, and count."""
+        table = self.__getattr__("predict_candles")(candles, **options)
+        self._scored += bool(candles)
+        return table
+
+
+def test_a_promotion_with_more_symbols_and_a_longer_lookback_is_followed(model):
+    """The new version's candles are fetched with all that it reads; no candle of the old symbols is lost."""
+    bundle = model._current().bundle
+    text = "{name: long, op: log_return, params: {bars: 400}}"
+    short = parse_registry(SHORT.replace(b"LAST", b"{name: other, op: log_return, params: {bars: 3}}"), where="short")
+    long = parse_registry(SHORT.replace(b"LAST", text.encode()), where="long")
+    first, second = (
+        model_of_bundle(
+            replace(
+                bundle, model_text=grow(found), feature_set=found, calibrator=Calibrator("none", None), symbols=names
+            )
+        )
+        for found, names in ((short, ("BTCUSDT",)), (long, ("BTCUSDT", "ETHUSDT")))
+    )
+    rows, warnings = watched(Promoted(first, second, 4), [], 8)
+    of_btc = [row for row in rows if row["symbol"] == "BTCUSDT"]
+
+    assert warnings == []
+    assert [row["refused"] for row in rows] == [None] * len(rows)
+    assert len({row["ts"] for row in of_btc}) == len(of_btc) == 8
+    assert sum(row["symbol"] == "ETHUSDT" for row in rows) >= 3
+
+
+SHORT = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - LAST
+"""
+
+
+def grow(feature_set):
+    """Return a small model text of a registry's features."""
+    lightgbm, rng = import_lightgbm(), np.random.default_rng(0)
+    x = rng.standard_normal((300, len(feature_set.names))).astype(np.float32)
+    data = lightgbm.Dataset(x, (x[:, 0] > 0).astype(int), feature_name=list(feature_set.names))
+    params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 4}
+    return normalise_model_text(lightgbm.train(params, data, 3).model_to_string())

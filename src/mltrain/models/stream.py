@@ -236,7 +236,10 @@ class Stream:
     def _tape(self, symbol: str) -> _Tape:
         tape = self._tapes.get(symbol)
         if tape is None:
-            raise _unknown(symbol, tuple(self._tapes))
+            served = self._current()
+            if symbol not in served.bundle.feature_set.leaders:  # of a version promoted since
+                raise _unknown(symbol, tuple(self._tapes))
+            tape = self._tapes[symbol] = _Tape(served.lookback_bars)
         return tape
 
     def _checked(self, symbol: str, frame: pl.DataFrame) -> pl.DataFrame:

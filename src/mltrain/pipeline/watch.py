@@ -61,7 +61,7 @@ class Watch:
         self._source = source
         self._progress = progress
         self._step_ms = interval_ms(model.interval)
-        self._wanted = tuple(sorted({*model.symbols, *model.feature_set.leaders}))
+        self._bars, self._symbols, self._leaders = model.lookback_bars, model.symbols, model.feature_set.leaders
         self._held: dict[str, pl.DataFrame] = {}
         self._whole_ms: dict[str, int] = {}  # up to here, exclusive, a symbol's candles are known or given up
         self._told_ms: dict[str, int] = {}  # up to here, exclusive, its rows have been handed out
@@ -75,35 +75,49 @@ class Watch:
             InputError: The source lacks one.
             SourceError: The source does not answer.
         """
-        self._source.check_symbols(self._wanted)
+        self._source.check_symbols(self._wanted())
+
+    def _wanted(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._symbols, *self._leaders}))
 
     def look(self) -> Look:
         """Ask the source once."""
         try:
-            self._source.renew_clock()
-            clock_ms = self._source.clock_ms(self._model.symbols)
-            end_ms = clock_ms // self._step_ms * self._step_ms
-            for symbol in self._wanted:
-                self._extend(symbol, end_ms, clock_ms)
-        except (SourceError, InputError) as err:
+            return self._look()
+        except (SourceError, InputError) as err:  # of the model, too, where a promotion came in the midst of a look
             pause_s = min(MAX_PAUSE_S, RETRY_S * 2.0**self._failures)
             self._failures += 1
             self._progress.warn(f"{err.message}; trying again in {pause_s:g} s")
             return Look(self._no_rows(), pause_s)
+
+    def _look(self) -> Look:
+        self._take_over()
+        self._source.renew_clock()
+        clock_ms = self._source.clock_ms(self._symbols)
+        end_ms = clock_ms // self._step_ms * self._step_ms
+        for symbol in self._wanted():
+            self._extend(symbol, end_ms, clock_ms)
+        rows = self._due(end_ms, clock_ms)
         if self._failures:
             self._progress.warn("the source answers again")
             self._failures = 0
-        rows = self._due(end_ms, clock_ms)
-        if min(self._told_ms[symbol] for symbol in self._model.symbols) < end_ms:
+        if min(self._told_ms[symbol] for symbol in self._symbols) < end_ms:
             return Look(rows, RETRY_S)
         return Look(rows, (end_ms + self._step_ms - clock_ms + PUBLISHED_MS) / 1000)
+
+    def _take_over(self) -> None:
+        """Take over what the version that is served now reads: it may have been promoted since the last look."""
+        bars = self._model.lookback_bars
+        if bars > self._bars:  # more of the past is needed than is held
+            self._held, self._whole_ms, self._missing = {}, {}, {}
+        self._bars, self._symbols, self._leaders = bars, self._model.symbols, self._model.feature_set.leaders
 
     def _no_rows(self) -> pl.DataFrame:
         return self._model.predict_candles({})
 
     def _extend(self, symbol: str, end_ms: int, clock_ms: int) -> None:
         """Ask for what is not known of a symbol, and say up to where it is whole."""
-        bars = self._model.lookback_bars + MAX_AGE_BARS
+        bars = self._bars + MAX_AGE_BARS
         first_ms = self._whole_ms.setdefault(symbol, end_ms - bars * self._step_ms)
         self._told_ms.setdefault(symbol, end_ms - self._step_ms)
         if first_ms >= end_ms:
@@ -122,22 +136,23 @@ class Watch:
 
     def _due(self, end_ms: int, clock_ms: int) -> pl.DataFrame:
         """Return the rows that are whole and not told yet, by time."""
-        leaders = [self._whole_ms[leader] for leader in self._model.feature_set.leaders]
-        tables = []
-        for symbol in self._model.symbols:
+        leaders = [self._whole_ms[leader] for leader in self._leaders]
+        tables, told = [], {}
+        for symbol in self._symbols:
             until_ms = min([self._whole_ms[symbol], *leaders])
             overdue_ms = (clock_ms - GRACE_MS) // self._step_ms * self._step_ms
             until_ms = max(until_ms, min(overdue_ms, self._whole_ms[symbol]))
             if until_ms > self._told_ms[symbol]:
                 tables.append(self._score(symbol, until_ms, clock_ms))
-                self._told_ms[symbol] = until_ms
+                told[symbol] = until_ms
+        self._told_ms |= told
         self._forget(end_ms)
         return pl.concat(tables).sort("ts", maintain_order=True) if tables else self._no_rows()
 
     def _score(self, symbol: str, until_ms: int, clock_ms: int) -> pl.DataFrame:
         from_ms = self._told_ms[symbol]
-        reach_ms = from_ms - (self._model.lookback_bars - 1) * self._step_ms
-        read = [symbol, *(leader for leader in self._model.feature_set.leaders if leader != symbol)]
+        reach_ms = from_ms - (self._bars - 1) * self._step_ms
+        read = [symbol, *(leader for leader in self._leaders if leader != symbol)]
         candles = {name: _between(self._held[name], reach_ms, until_ms) for name in read}
         table = self._model.predict_candles(candles, rows="all").filter(
             (pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms)
@@ -152,7 +167,7 @@ class Watch:
     def _forget(self, end_ms: int) -> None:
         """Let go of what no later row reads."""
         told_ms = min([end_ms, *self._told_ms.values()])
-        reach_ms = told_ms - (self._model.lookback_bars + MAX_AGE_BARS) * self._step_ms
+        reach_ms = told_ms - (self._bars + MAX_AGE_BARS) * self._step_ms
         self._held = {symbol: _between(frame, reach_ms, end_ms) for symbol, frame in self._held.items()}
 
 
