@@ -13,13 +13,16 @@ import polars as pl
 import pytest
 import typer
 
+from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
+from mltrain.candles.source import Window
 from mltrain.cli.app import with_commands
 from program import call
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 SNAPSHOTS = (ROOT / "docs" / "snapshots.md").read_text("utf-8")
+SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Lines that are not run here: the two set-up lines (CI runs them), and what needs the internet.
 NOT_RUN = ("python3 -m venv .venv ", "python3 -m venv .venv-test ", "pipx install .")
@@ -87,6 +90,37 @@ def test_the_page_on_snapshots_works(tmp_path):
     assert len(runs) >= 9
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "720"
+
+
+SERVING_PRELUDE = """
+import polars as pl
+table = pl.read_parquet("candles.parquet")
+candles = {key[0]: part.drop("symbol") for key, part in table.partition_by("symbol", as_dict=True).items()}
+history = {symbol: frame.head(-1) for symbol, frame in candles.items()}
+feed = [(symbol, frame.row(-1, named=True)) for symbol, frame in candles.items()]
+"""
+
+
+def test_the_page_on_serving_works(data_dir):
+    """Its shell lines end with 0 on a trained folder, but for the watch, which never ends; so does its Python."""
+    here, source = data_dir.parent, SimSource(signal="strong")
+    window = Window(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in ("BTCUSDT", "ETHUSDT")]
+    pl.concat(frames).write_parquet(here / "candles.parquet")
+    pl.concat(frames).with_columns(pl.col("ts").dt.timestamp("ms")).write_csv(here / "candles.csv")
+    lines = [line for line in shell_lines(SERVING) if "--watch" not in line]
+    runs = [(line, call(*shlex.split(line)[1:], cwd=here)) for line in lines]
+    body = "\n".join(body for language, body in BLOCK.findall(SERVING) if language == "python")
+    last = (
+        "print(answer({'features': [0.0] * model.n_features_in_}), 0 < p < 1, every.height, why.height, newest.height)"
+    )
+    program = f"{SERVING_PRELUDE}{body}\n{last}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=False)
+
+    assert [(line, run.err) for line, run in runs if run.code != 0] == []
+    assert len(runs) >= 5
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("True 600 2 2\n")
 
 
 def test_the_readme_names_every_command():

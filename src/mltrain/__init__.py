@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
     from mltrain.models.serve import Model as Model
     from mltrain.models.serve import load as load
@@ -22,10 +23,11 @@ __version__: Final = "0.1.0"
 _HOME: Final = {
     "FeatureSchemaValidator": "mltrain.features.registry",
     "Model": "mltrain.models.serve",
+    "RefusedError": "mltrain.errors",
     "load": "mltrain.models.serve",
 }
 
-__all__ = ["FeatureSchemaValidator", "Model", "__version__", "load"]
+__all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -126,3 +126,30 @@ def test_the_real_clock_runs(model, candles):
     for figures in (latency.candles, latency.one_row):
         assert 0 < figures.p50 <= figures.p95 <= figures.p99 <= figures.max
     assert latency.batch_rows_per_s > 0
+
+
+def test_the_histogram_counts_every_call(model, candles):
+    """Bins of equal ratio from the shortest call to the longest, each call in one of them."""
+    clock = Clock([MS] * WARM_UP + [ms * MS for ms in (1, 1, 1, 2, 4, 64)])
+    bins = measure(model, candles, samples=6, clock=clock).histogram
+
+    assert sum(b.calls for b in bins) == 6
+    assert (bins[0].from_ms, bins[0].calls, bins[-1].to_ms, bins[-1].calls) == (1.0, 3, 64.0, 1)
+    assert all(a.to_ms == b.from_ms for a, b in itertools.pairwise(bins))
+    assert sum(b.calls for b in measure(model, candles, samples=3, clock=Clock([])).histogram) == 3
+
+
+@pytest.mark.parametrize(
+    ("load", "preempted", "told"),
+    [
+        (0.4, 0, None),
+        (None, None, None),
+        (1.9, 0, "load 1.90 on 2 cores"),
+        (0.1, 50, "interrupted 50 times in 200 calls"),
+    ],
+)
+def test_a_noisy_machine_is_said(model, candles, load, preempted, told):
+    """Other work shows in the figures, so it is named."""
+    calm = measure(model, candles, samples=100, clock=Clock([]))
+
+    assert replace(calm, load_average=load, preempted=preempted).noise(cores=2) == told

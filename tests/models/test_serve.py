@@ -15,6 +15,8 @@ from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.compute import compute_features
 from mltrain.learn.backend import import_lightgbm
 from mltrain.learn.calibration import Calibrator
+from mltrain.models import follow
+from mltrain.models.follow import SwapFailedWarning
 from mltrain.models.serve import OtherCodeWarning, check_round_trip, load, model_of_bundle, open_model
 
 MINUTE_MS = 60_000
@@ -528,14 +530,47 @@ class TestFollowing:
 
         assert model.version == "2025-10-15"
 
-    def test_a_damaged_successor_is_an_error_and_no_silent_fallback(self, store, two, promote, candles):
-        """The old version is not served under the new one's name, nor the new one half."""
+    def test_a_damaged_successor_leaves_the_old_one_at_work(self, store, two, promote, candles):
+        """The old version goes on under its own name, with one warning; the next promotion is followed again."""
+        model = load(store.models / "best_lgbm.pkl")
+        before = model.predict_candles(candles)
+        promote(two[1])
+        (two[1].folder / "model_card.json").rename(two[1].folder / "aside")
+
+        with pytest.warns(SwapFailedWarning, match=r"2025-10-15 goes on.*2025-10-15\.2") as told:
+            answers = [model.predict_candles(candles) for _ in range(3)]
+
+        assert len(told) == 1
+        assert all(answer.equals(before) for answer in answers)
+        assert model.version == "2025-10-15"
+        (two[1].folder / "aside").rename(two[1].folder / "model_card.json")
+        promote(two[0])
+        promote(two[1])
+        assert model.version == "2025-10-15.2"
+
+    def test_a_pointer_that_is_gone_leaves_the_old_one_at_work(self, store, two, candles):
+        """Nothing to follow is no reason to stop."""
+        model = load(store.models / "best_lgbm.pkl")
+        before = model.predict_candles(candles)
+        (store.models / "best_lgbm").unlink()
+
+        with pytest.warns(SwapFailedWarning, match="2025-10-15 goes on"):
+            after = model.predict_candles(candles)
+
+        assert two
+        assert after.equals(before)
+
+    def test_a_failed_version_is_tried_again_in_time(self, store, two, promote, monkeypatch):
+        """What failed may have been the machine: after a while the new version is served without another promotion."""
+        monkeypatch.setattr(follow, "RETRY_S", 0.0)
         model = load(store.models / "best_lgbm.pkl")
         promote(two[1])
-        (two[1].folder / "model_card.json").unlink()
+        (two[1].folder / "model_card.json").rename(two[1].folder / "aside")
+        with pytest.warns(SwapFailedWarning):
+            assert model.version == "2025-10-15"
+        (two[1].folder / "aside").rename(two[1].folder / "model_card.json")
 
-        with pytest.raises(InputError, match=r"2025-10-15\.2"):
-            model.predict_candles(candles)
+        assert model.version == "2025-10-15.2"
 
     def test_positions_are_refused_once_the_features_are_others(self, store, publish, promote, bundle, samples):
         """An array in the old order would score wrongly under a version with other columns; names are safe."""

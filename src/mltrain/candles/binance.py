@@ -160,6 +160,10 @@ class BinanceSource:
             self._clock_ms = self._ask(self._server_time)
         return self._clock_ms
 
+    def renew_clock(self) -> None:
+        """Have the next `clock_ms` ask the exchange again."""
+        self._clock_ms = None
+
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol that the exchange lists, sorted.
 

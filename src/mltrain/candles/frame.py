@@ -43,6 +43,9 @@ CANDLE_SCHEMA: Final[Mapping[str, pl.DataType]] = {
 #: Columns that a source may lack; they are then null in every row.
 OPTIONAL: Final = ("quote_volume", "trades", "taker_buy_base", "taker_buy_quote")
 
+_SCHEMA: Final = pl.Schema(CANDLE_SCHEMA)
+_ROWS_FOR_QUERY: Final = 5_000
+
 _PRICES: Final = ("open", "high", "low", "close")
 
 MINUTE_MS: Final = 60_000
@@ -162,7 +165,10 @@ def parse_time(text: str) -> int:
 
 def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
     """Return the open times of a candle frame in ms, shape (n,)."""
-    return frame["ts"].dt.timestamp("ms").to_numpy()
+    ts = frame["ts"]
+    if ts.dtype == TS_DTYPE and not ts.null_count():
+        return ts.to_numpy().view(np.int64)  # a query takes 50 times as long, and serving asks for times often
+    return ts.dt.timestamp("ms").to_numpy()
 
 
 def find_holes(
@@ -222,6 +228,8 @@ def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str
             finite, negative, or has a high or low that its open and close contradict. Names symbol, time, field, value.
         UsageError: The interval is unknown.
     """
+    if frame.height < _ROWS_FOR_QUERY and _is_sound(frame, interval_ms(interval)):
+        return frame
     frame = _with_schema(frame, symbol=symbol, where=where)
     faults = _faults(interval_ms(interval), frame.height)
     found = frame.select(bad.fill_null(True).any().alias(str(i)) for i, (_, bad, _) in enumerate(faults)).row(0)
@@ -230,6 +238,31 @@ def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str
             rows = frame.select(bad.fill_null(True).arg_true()).to_series()
             raise InputError(f"{where}: {_tell_row(frame, rows[0], field, symbol)}: {law}{_more(rows.len())}")
     return frame
+
+
+def _is_sound(frame: pl.DataFrame, step_ms: int) -> bool:
+    """Tell whether the candles are as `check_candles` returns them; False where only a closer look could tell.
+
+    The laws of `_faults`, by numpy: a few hundred rows take 50 us this way, and a query 2 ms.
+    """
+    if frame.schema != _SCHEMA or not frame.height:
+        return False
+    known = [name for name in OPTIONAL if frame[name].null_count() < frame.height]
+    if any(frame[name].null_count() for name in ("ts", *_PRICES, "volume", *known)):
+        return False
+    ts_ms = times_ms(frame)
+    open_, high, low, close = prices = [frame[name].to_numpy() for name in _PRICES]
+    amounts = [frame[name].to_numpy() for name in ("volume", *known)]
+    on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= _LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
+    return bool(
+        on_grid
+        # Written so that NaN fails; -0.0 is to become 0.0, so it fails, too.
+        and all(np.minimum.reduce(column) > 0 and np.maximum.reduce(column) < np.inf for column in prices)
+        and all(np.minimum.reduce(column) >= 0 and np.maximum.reduce(column) < np.inf for column in amounts)
+        and not any(np.signbit(column).any() for column in amounts)
+        and (high >= np.maximum(np.maximum(open_, close), low)).all()
+        and (low <= np.minimum(open_, close)).all()
+    )
 
 
 def _with_schema(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFrame:

@@ -92,6 +92,9 @@ class FilesSource:
         """
         return max(self.extent(symbol).end_ms for symbol in symbols)
 
+    def renew_clock(self) -> None:
+        """Do nothing: files are read again for each question."""
+
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol that a file is named after, sorted."""
         return tuple(sorted(self._named))

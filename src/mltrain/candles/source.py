@@ -156,6 +156,9 @@ class Source(Protocol):
             InputError: A symbol is unknown there, or its candles cannot be read.
         """
 
+    def renew_clock(self) -> None:
+        """Have the next `clock_ms` tell what the clock shows then; one run of a command otherwise has one time."""
+
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol that it has, sorted."""
 

@@ -60,9 +60,19 @@ def run() -> int:
 
 def with_commands() -> typer.Typer:
     """Return the app with every command in it; called once in a process."""
-    from mltrain.cli import data, evaluate, exchange, features, models, snapshots, training
+    from mltrain.cli import (
+        bench,
+        data,
+        evaluate,
+        exchange,
+        features,
+        models,
+        predict,
+        snapshots,
+        training,
+    )
 
-    for module in (snapshots, training, models, evaluate, features, data, exchange):
+    for module in (snapshots, training, bench, models, predict, evaluate, features, data, exchange):
         module.add_commands(app)
     return app
 

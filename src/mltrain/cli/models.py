@@ -1,4 +1,4 @@
-"""Commands on versions: models, promote, rollback, card, predict."""
+"""Commands on versions: models, promote, rollback, card."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
-from mltrain.cli.sources import (
-    ArchiveUrl,
-    BaseUrl,
-    EnvProxy,
-    Folder,
-    Signal,
-    SimSeed,
-    SourceName,
-    read_rules,
-    read_source,
-)
 from mltrain.cli.training import who
 from mltrain.errors import InputError, UsageError
 
@@ -47,7 +35,6 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(listing, name="models")
     app.command("promote")(promote)
     app.command("rollback")(rollback)
-    app.command("predict")(predict)
     card = typer.Typer(help="Model cards: validate, show, and the schema.", no_args_is_help=True)
     card.command("validate")(card_validate)
     card.command("show")(card_show)
@@ -292,54 +279,3 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
 
     text = json.dumps(schema(), indent=2)
     return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])
-
-
-@command(opens_versions=True)
-def predict(
-    session: Session,
-    ref: DefaultRef = None,
-    source: Annotated[SourceName | None, typer.Option("--source", help="Default: the source of its snapshot.")] = None,
-    folder: Folder = None,
-    sim_seed: SimSeed = None,
-    sim_signal: Signal = None,
-    base_url: BaseUrl = None,
-    archive_url: ArchiveUrl = None,
-    use_env_proxy: EnvProxy = False,
-    allow_no_go: Annotated[
-        bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")
-    ] = False,
-    ops: Ops = None,
-) -> Outcome:
-    """Score the newest closed candle of each symbol: a calibrated probability that it goes up."""
-    from mltrain.candles.source import open_recorded, open_source
-    from mltrain.pipeline.serve import open_default_model, predict_newest, source_of_model
-
-    read_ops(ops)
-    model, warning = open_default_model(session.data_dir, ref, allow_no_go=allow_no_go)
-    if warning:
-        session.progress.warn(warning)
-    rules = read_rules(use_env_proxy=use_env_proxy)
-    if source is None and (folder, sim_seed, sim_signal) == (None, None, None):
-        recorded = source_of_model(model, session.data_dir)
-        opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url)
-    else:
-        spec = read_source(
-            source,
-            interval=model.feature_set.interval,
-            folder=folder,
-            sim_seed=sim_seed,
-            sim_signal=sim_signal,
-            base_url=base_url,
-            archive_url=archive_url,
-        )
-        opened = open_source(spec, rules)
-    rows = predict_newest(model, opened).to_dicts()
-    predictions = [{**row, "ts": row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else None} for row in rows]
-
-    def view() -> Iterator[RenderableType]:
-        cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
-        yield table(
-            f"{model.version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr"
-        )
-
-    return Outcome("predict/1", {"version": model.version, "predictions": predictions}, view)

@@ -1,4 +1,4 @@
-"""Commands that make a version: train, demo, bench."""
+"""Commands that make a version: train, demo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ class Final(StrEnum):
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("train")(train)
-    app.command("bench")(bench)
     app.command("demo")(demo)
 
 
@@ -239,42 +238,6 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
-
-
-@command(opens_versions=True)
-def bench(
-    session: Session,
-    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
-    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Measured calls.")] = 1000,
-    budget_ms: Annotated[
-        float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
-    ] = 80.0,
-    ops: Ops = None,
-) -> Outcome:
-    """Measure latency: one row, candles to probability, batch throughput."""
-    from mltrain.models.bench import measure
-    from mltrain.pipeline.serve import bench_candles, open_default_model
-
-    read_ops(ops)
-    model, warning = open_default_model(session.data_dir, ref, allow_no_go=True)
-    if warning:
-        session.progress.warn(warning)
-    latency = measure(model, bench_candles(model), samples=samples)
-    within = latency.candles.p95 <= budget_ms
-
-    def view() -> Iterator[RenderableType]:
-        rows = [
-            (name, *(f"{value:.3f}" for value in (p.mean, p.p50, p.p95, p.p99, p.max)))
-            for name, p in (("one row", latency.one_row), ("candles to probability", latency.candles))
-        ]
-        yield table(
-            f"{model.version}: latency in ms", ("what", "mean", "p50", "p95", "p99", "max"), rows, right=" rrrrr"
-        )
-        yield f"batch: {latency.batch_rows_per_s:,.0f} rows/s; {samples:,} samples on {latency.cpu}"
-        yield f"{'within' if within else 'OVER'} the budget: p95 {latency.candles.p95:.3f} ms of {budget_ms:g} ms"
-
-    data = {"version": model.version, "latency": latency, "budget_ms": budget_ms, "within_budget": within}
-    return Outcome("bench/1", data, view, exit_code=0 if within else NO_GO)
 
 
 @command(default_dir=Path("mltrain-demo"))

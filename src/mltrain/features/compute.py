@@ -9,7 +9,7 @@ proves that for every feature, from the lookback alone, just behind holes too.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,6 @@ _FEATURES_NAMED: Final = 3  # in a message, which must stay readable
 _ROWS_FOR_THREADS: Final = 10_000
 
 _BARS_IN_A_ROW: Final = "bars_in_a_row"
-_LEADER_THERE: Final = "leader_there"
 _WAY_OUT: Final = "`--features features-ohlcv.yml` needs open, high, low, close and volume of one symbol alone"
 
 
@@ -60,7 +59,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     frame = candles[symbol]
     step_ms = interval_ms(feature_set.interval)
     # Columns are put side by side as they are: each `select` of one frame costs as much as a feature of 300 rows.
-    own = frame.hstack([pl.Series(_BARS_IN_A_ROW, _bars_in_a_row(times_ms(frame), step_ms))])
+    own = frame.hstack([pl.Series(_BARS_IN_A_ROW, bars_in_a_row(times_ms(frame), step_ms))])
     columns: dict[str, pl.Series] = {}
     for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
         specs = [spec for spec in feature_set.features if spec.leader == leader]
@@ -202,17 +201,39 @@ def _column(name: str, op: Op, params: tuple[tuple[str, Param], ...], *, zero: b
 def _join_leader(own: pl.DataFrame, leader: pl.DataFrame, specs: Sequence[FeatureSpec], step_ms: int) -> pl.DataFrame:
     """Put the leader's columns beside the symbol's own rows, and count bars in a row where both are there."""
     names = sorted({name for spec in specs for name in columns_read(spec, leader=True)} - {"ts"})
-    columns = leader.select("ts", pl.lit(value=True).alias(_LEADER_THERE), pl.col(names).name.prefix(LEADER_PREFIX))
-    joined = own.join(columns, on="ts", how="left", maintain_order="left")
-    there = joined[_LEADER_THERE].fill_null(value=False).to_numpy()
+    columns, in_a_row = follow_leader(own, leader, names, step_ms)
+    kept = [column for column in own.get_columns() if column.name != _BARS_IN_A_ROW]
+    return pl.DataFrame([*kept, *columns.values(), pl.Series(_BARS_IN_A_ROW, in_a_row)])
+
+
+def follow_leader(
+    own: pl.DataFrame, leader: pl.DataFrame, names: Sequence[str], step_ms: int
+) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
+    """Return the leader's columns at the symbol's own rows, and how many bars in a row end there of both.
+
+    Args:
+        own: The symbol's candles.
+        leader: The leader's, sorted by time, without nulls.
+        names: Which columns, without prefix.
+        step_ms: The interval.
+    """
+    own_ms, leader_ms = times_ms(own), times_ms(leader)
+    # By numpy: a join takes three queries, which in serving cost as much as all of the leader's features.
+    at = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
+    there = leader_ms[at] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
     in_a_row = np.zeros(own.height, dtype=np.int64)
-    in_a_row[there] = _bars_in_a_row(times_ms(own)[there], step_ms)
-    # The 1 that stands for a missing bar is read by no value: every window that holds it is in the warm-up.
-    filled = pl.col([LEADER_PREFIX + name for name in names]).fill_null(1)
-    return joined.with_columns(filled, pl.Series(_BARS_IN_A_ROW, in_a_row))
+    in_a_row[there] = bars_in_a_row(own_ms[there], step_ms)
+    taken = {LEADER_PREFIX + name: _taken(leader[name].to_numpy(), at, there) for name in names}
+    return {name: pl.Series(name, values) for name, values in taken.items()}, in_a_row
 
 
-def _bars_in_a_row(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
+def _taken(values: NDArray[Any], at: NDArray[np.int64], there: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the leader's value at each row, and 1 where it has no bar."""
+    # The 1 is read by no value: every window that holds it is in the warm-up.
+    return np.where(there, values[at], 1) if values.size else np.ones(at.size, values.dtype)
+
+
+def bars_in_a_row(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
     """Count, at each row, the candles without a hole that end there, itself included."""
     bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])

@@ -6,6 +6,7 @@ sample is another moment of the candles, and the first calls, which fill caches,
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ MOMENTS: Final = 500  # different candles that the samples walk through, again a
 WARM_UP: Final = 20
 BATCH_ROWS: Final = 10_000
 BATCH_RUNS: Final = 5
+BINS: Final = 12
+BUSY_LOAD: Final = 0.75  # of a core each: more processes than that want to run
+BUSY_SHARE: Final = 0.02  # of the calls interrupted: it reaches p99
 _NS_PER_MS: Final = 1e6
 _NS_PER_S: Final = 1e9
 
@@ -56,6 +60,15 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Bin:
+    """How many calls took between `from_ms` and `to_ms`; the last bin has its end, too."""
+
+    from_ms: float
+    to_ms: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
     """What was measured, and on what.
 
@@ -66,6 +79,9 @@ class Latency:
         samples: Calls of each kind.
         cpu: The processor's name.
         load_average: Processes that wanted to run in the minute before; None where the system does not tell.
+        histogram: Of the calls from candles.
+        preempted: How often another process was given the processor in the midst of the calls; None where the system
+            does not tell.
     """
 
     candles: Percentiles
@@ -74,6 +90,17 @@ class Latency:
     samples: int
     cpu: str
     load_average: float | None
+    histogram: tuple[Bin, ...] = ()
+    preempted: int | None = None
+
+    def noise(self, *, cores: int) -> str | None:
+        """Say what else the machine did meanwhile, where that may show in the figures; None where it was calm."""
+        told = []
+        if self.load_average is not None and self.load_average > BUSY_LOAD * cores:
+            told.append(f"load {self.load_average:.2f} on {cores} cores")
+        if self.preempted is not None and self.preempted > BUSY_SHARE * 2 * self.samples:
+            told.append(f"interrupted {self.preempted:,} times in {2 * self.samples:,} calls")
+        return ", ".join(told) or None
 
 
 def measure(
@@ -96,8 +123,10 @@ def measure(
     """
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the measuring loads the machine
     windows, matrix = _moments(model, candles)
+    before = _interruptions()
     by_candles = _time_calls(model.predict_candles, windows, samples, clock)
     by_row = _time_calls(model.predict_one, list(matrix), samples, clock)
+    after = _interruptions()
     batch = np.resize(matrix, (BATCH_ROWS, matrix.shape[1]))
     by_batch = _time_calls(model.predict_proba, [batch], BATCH_RUNS, clock)
     return Latency(
@@ -107,7 +136,27 @@ def measure(
         samples=samples,
         cpu=cpu_name(),
         load_average=load_average,
+        histogram=_histogram(by_candles),
+        preempted=None if after is None or before is None else after - before,
     )
+
+
+def _interruptions() -> int | None:
+    """Return how often this process had to make room for another; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _histogram(spent_ns: Sequence[int]) -> tuple[Bin, ...]:
+    """Count calls in bins of equal ratio, from the shortest call to the longest."""
+    ms = np.maximum(np.array(spent_ns) / _NS_PER_MS, 1e-6)
+    edges = np.geomspace(ms.min(), max(ms.max(), ms.min() * 1.01), BINS + 1)
+    edges[0], edges[-1] = min(edges[0], ms.min()), max(edges[-1], ms.max())
+    counts = np.histogram(ms, edges)[0].tolist()
+    return tuple(Bin(*pair, calls) for pair, calls in zip(itertools.pairwise(edges.tolist()), counts, strict=True))
 
 
 def _moments(

@@ -15,9 +15,10 @@ import polars as pl
 from mltrain.candles.frame import TS_DTYPE, check_candles, interval_ms, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
+from mltrain.features.newest import NewestFeatures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,6 +48,7 @@ class Question:
         rows: "last": the newest closed candle of each symbol; "all": every candle.
         now_ms: The source's clock, ms UTC: candles that close later are left out; None: all candles are closed.
         max_age_bars: With a clock, and for the newest candle: how many bars after its close it counts as stale.
+        newest: Computes newest rows of that registry; None: it is made for this question.
     """
 
     feature_set: FeatureSet
@@ -55,6 +57,7 @@ class Question:
     rows: WhichRows
     now_ms: int | None
     max_age_bars: int
+    newest: NewestFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,13 +90,17 @@ def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterat
     """
     tape = _Tape(candles, question)
     asked = [s for s in candles if s in question.symbols or s not in question.feature_set.leaders]
+    early = {symbol: _refuse_early(symbol, tape.times(symbol), question) for symbol in asked}
+    sound = [symbol for symbol in asked if early[symbol] is None]
+    newest = _newest_rows(tape, sound, question) if question.rows == "last" else {}
     for symbol in asked:
-        times = tape.times(symbol)
-        early = _refuse_early(symbol, times, question)
-        if early is None:
-            yield _compute_rows(tape, symbol, times, question)
+        reason = early[symbol]
+        if reason is not None:
+            yield _refused_rows(symbol, tape.times(symbol), reason, question)
+        elif symbol in newest:
+            yield newest[symbol]
         else:
-            yield _refused_rows(symbol, times, early, question)
+            yield _every_row(tape, symbol, question)
 
 
 class _Tape:
@@ -133,20 +140,15 @@ class _Tape:
     def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
         return check_candles(frame, symbol=symbol, interval=self._question.feature_set.interval, where=_WHERE)
 
-    def window(self, symbol: str, times: NDArray[np.int64]) -> dict[str, pl.DataFrame]:
-        """Return what the asked rows of a symbol depend on: its own candles and those of its leaders."""
-        bars = self._question.lookback_bars
-        own_first, last = int(times[0]), int(times[-1])
-        first = own_first
-        if self._question.rows == "last":
-            # As many candles of its own, so that a hole shows; of a leader, those of the time that they should take.
-            own_first, first = int(times[-bars:][0]), last - (bars - 1) * self._step_ms
-        leaders = {
-            leader: self.between(leader, first, last)
-            for leader in self._question.feature_set.leaders
-            if leader in self._candles
-        }
-        return {**leaders, symbol: self.between(symbol, own_first, last)}
+    def window(self, symbol: str) -> pl.DataFrame:
+        """Return as many of a symbol's newest candles as a lookback has bars, checked, so that a hole shows."""
+        times = self.times(symbol)
+        return self.between(symbol, int(times[-self._question.lookback_bars :][0]), int(times[-1]))
+
+    def leaders(self, first_ms: int, last_ms: int) -> dict[str, pl.DataFrame]:
+        """Return the candles of those leaders that are there, of a range of open times, both ends included, checked."""
+        there = [leader for leader in self._question.feature_set.leaders if leader in self._candles]
+        return {leader: self.between(leader, first_ms, last_ms) for leader in there}
 
 
 def _refuse_early(symbol: str, times: NDArray[np.int64], question: Question) -> str | None:
@@ -170,17 +172,44 @@ def _refused_rows(symbol: str, times: NDArray[np.int64], reason: str, question: 
     return FeatureRows(symbol, shown, x, [reason] * len(shown))
 
 
-def _compute_rows(tape: _Tape, symbol: str, times: NDArray[np.int64], question: Question) -> FeatureRows:
-    table = compute_features(question.feature_set, symbol, tape.window(symbol, times))
+def _newest_rows(tape: _Tape, symbols: Sequence[str], question: Question) -> dict[str, FeatureRows]:
+    """Compute the newest row of symbols that have one, all at once."""
+    if not symbols:
+        return {}
+    own = {symbol: tape.window(symbol) for symbol in symbols}
+    last = [int(tape.times(symbol)[-1]) for symbol in symbols]
+    reach_ms = (question.lookback_bars - 1) * interval_ms(question.feature_set.interval)
+    # A symbol that leads others is read over their time, too; its own row is still that of its own last candle.
+    leaders = tape.leaders(min(last) - reach_ms, max(last))
+    rows: dict[str, FeatureRows] = {}
+    follow = [symbol for symbol in symbols if symbol not in leaders]
+    for some in (follow, *([symbol] for symbol in symbols if symbol in leaders)):
+        x = _newest(question).compute(some, {**leaders, **{s: own[s] for s in some}}) if some else ()
+        for symbol, row in zip(some, x, strict=True):
+            ts_ms = times_ms(own[symbol])
+            rows[symbol] = FeatureRows(
+                symbol, [int(ts_ms[-1])], row[None, :], row_reasons(ts_ms, row[None, :], question)
+            )
+    return rows
+
+
+def _newest(question: Question) -> NewestFeatures:
+    return question.newest or NewestFeatures(question.feature_set)
+
+
+def _every_row(tape: _Tape, symbol: str, question: Question) -> FeatureRows:
+    times = tape.times(symbol)
+    first_ms, last_ms = int(times[0]), int(times[-1])
+    candles = {**tape.leaders(first_ms, last_ms), symbol: tape.between(symbol, first_ms, last_ms)}
+    table = compute_features(question.feature_set, symbol, candles)
     ts_ms = times_ms(table)
-    asked = 1 if question.rows == "last" else table.height
     # Whole columns, not `select`: each query takes a millisecond on a busy machine, and a prediction has few of them.
-    x = pl.DataFrame(table.tail(asked).get_columns()[1:]).to_numpy(order="c")
-    refused = _reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
-    return FeatureRows(symbol, list(ts_ms[-asked:].tolist()), x, refused)
+    x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
+    refused = row_reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
+    return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
 
 
-def _reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
+def row_reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
     """Return why each of the last rows is not to be scored, a lookback that is not whole first; None where it may be.
 
     Args:

@@ -93,20 +93,21 @@ def check_signer(signer: Signer | None) -> None:
         raise UsageError("the key to sign with is not the one whose signature is required here")
 
 
-def check_signature(folder: Path, manifest: Manifest) -> None:
+def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None) -> None:
     """Refuse a version that the required key has not signed; where none is required, nothing is looked at.
 
     Args:
         folder: The version's folder.
         manifest: Its manifest, as read and checked.
+        key: The public key; None: that of the environment, if there is one.
 
     Raises:
         UsageError: The required public key lies among the data.
         InputError: There is no signature, or it is damaged, of another key, or of another manifest.
         MachineError: `cryptography` is not installed, or the machine refuses to read.
     """
-    key = _required_key(folder)
-    if key is None:
+    required = _required_key(folder, key)
+    if required is None:
         return
     path = folder / SIGNATURE
     hint = "a signature is required here; nothing without the right one is used"
@@ -114,12 +115,14 @@ def check_signature(folder: Path, manifest: Manifest) -> None:
         raise InputError(f"{folder} is not signed", hint=hint)
     data = read_file(path, max_bytes=_MAX_BYTES, what="the signature")
     key_id, signature = _read_signature(data, str(path))
-    if key_id != _key_id(key):
-        raise InputError(f"{path}: is of another key, {key_id[:16]}, than the required {_key_id(key)[:16]}", hint=hint)
+    if key_id != _key_id(required):
+        raise InputError(
+            f"{path}: is of another key, {key_id[:16]}, than the required {_key_id(required)[:16]}", hint=hint
+        )
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(signature, manifest.to_bytes())
+        required.verify(signature, manifest.to_bytes())
     except InvalidSignature as err:
         raise InputError(f"{path}: is not the signature of the manifest beside it", hint=hint) from err
 
@@ -141,9 +144,9 @@ def _read_signature(data: bytes, where: str) -> tuple[str, bytes]:
         raise InputError(f"{where}: signature is not hexadecimal") from err
 
 
-def _required_key(folder: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)
+def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)
     """Return the public key whose signature is required; None where none is."""
-    named = os.environ.get(REQUIRE_VARIABLE)
+    named = os.environ.get(REQUIRE_VARIABLE) if key is None else str(key)
     if named is None:
         return None
     if not named:  # a variable in a script that was never set must not switch the check off
@@ -155,12 +158,12 @@ def _required_key(folder: Path | None = None) -> Any:  # noqa: ANN401 (a key of 
     data = read_file(path.resolve(), max_bytes=_MAX_BYTES, what="the public key")
     serialization, ed25519 = _cryptography()
     try:
-        key = serialization.load_pem_public_key(data)
+        loaded = serialization.load_pem_public_key(data)
     except ValueError as err:
         raise InputError(f"{path} is not a public key in PEM form", hint=_PUBLIC_KEY) from err
-    if not isinstance(key, ed25519.Ed25519PublicKey):
+    if not isinstance(loaded, ed25519.Ed25519PublicKey):
         raise InputError(f"{path} is a key of another kind than Ed25519", hint=_PUBLIC_KEY)
-    return key
+    return loaded
 
 
 def _check_outside(path: Path, folder: Path, what: str) -> None:

@@ -10,8 +10,8 @@ from mltrain.candles.snapshot import open_snapshot
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
-from mltrain.models.serve import MAX_AGE_BARS, open_model
-from mltrain.models.store import Store
+from mltrain.models.serve import MAX_AGE_BARS, load, open_model
+from mltrain.models.store import BEST, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mltrain.models.versions import StoredVersion
 
 
+BEST_REF: Final = "best"
 BENCH_BARS: Final = 2_000  # more than any lookback needs; what the batch throughput is measured on
 
 
@@ -47,6 +48,15 @@ def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) ->
             hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
         )
     return open_model(version), warning
+
+
+def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+    """Open a model as `open_default_model` does; the best one so that it follows promotions from then on."""
+    model, warning = open_default_model(data_dir, ref, allow_no_go=allow_no_go)
+    pointer = Store(data_dir).models / BEST
+    if ref in {None, BEST_REF} and pointer.is_symlink():
+        return load(pointer), warning
+    return model, warning
 
 
 def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
@@ -76,15 +86,16 @@ def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
         ) from err
 
 
-def predict_newest(model: Model, source: Source) -> pl.DataFrame:
+def predict_newest(model: Model, source: Source, *, explain: bool = False) -> pl.DataFrame:
     """Score the newest closed candle of every symbol of the model; only the lookback is fetched.
 
     Args:
         model: The model.
         source: Where the candles come from; its clock says what is closed and how old a candle is.
+        explain: Add what each feature contributed; see `Model.explain`.
 
     Returns:
-        One row a symbol: ts, symbol, p, raw, refused.
+        One row a symbol: ts, symbol, p, raw, refused, and what `explain` adds.
 
     Raises:
         InputError: The source lacks a symbol, or its candles are of another interval.
@@ -98,7 +109,8 @@ def predict_newest(model: Model, source: Source) -> pl.DataFrame:
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = Window(end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms, end_ms)
     candles = {symbol: source.candles(symbol, window) for symbol in wanted}
-    return model.predict_candles(candles, now_ms=clock_ms)
+    score = model.explain if explain else model.predict_candles
+    return score(candles, now_ms=clock_ms)
 
 
 def verify_version(version: StoredVersion) -> tuple[str, ...]:

@@ -110,6 +110,9 @@ class SimSource:
         """Return the exchange's time."""
         return CLOCK_MS if self.end_ms is None else self.end_ms
 
+    def renew_clock(self) -> None:
+        """Do nothing: this clock stands; that of `mltrain sim --ticking` goes."""
+
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol, sorted."""
         return tuple(sorted(_MARKETS))

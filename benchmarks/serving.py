@@ -1,0 +1,234 @@
+"""Serving: one row, candles to probability, a stream, a hundred symbols, on the model size of the budgets.
+
+    python benchmarks/serving.py [--samples 2000] [--symbols 100]
+
+The model has 300 trees x 64 leaves x 40 features for the single-row figures, grown on noise, and is compared with
+`Booster.predict`, and with onnxruntime and treelite where they are installed (`pip install onnxruntime onnxmltools
+treelite tl2cgen`); what is missing is said. The figures from candles are of a model on the default registry, of the
+same number of trees and leaves. All calls are interleaved in one process on one thread, so that a busy machine is
+busy for all of them. Budgets: the call at most 1/3 of `Booster.predict` and below both others, `predict_one` at most
+1/2, candles to probability 10 ms at the 99th percentile, `stream.push` 5 ms, a hundred symbols at once 150 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from features import walk
+from mltrain.features.ops import ops_sha256
+from mltrain.features.registry import load_registry, parse_registry
+from mltrain.learn.backend import import_lightgbm
+from mltrain.learn.calibration import Calibrator, Knots
+from mltrain.learn.fit import normalise_model_text
+from mltrain.models.bundle import Bundle
+from mltrain.models.lineage import cpu_name
+from mltrain.models.serve import model_of_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TREES, LEAVES, FEATURES = 300, 64, 40
+ROWS = 20_000
+WARM_UP = 50
+STEP_MS = 60_000
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def grow(names: list[str], seed: int) -> str:
+    """Return a model text of the size of the budgets."""
+    lightgbm = import_lightgbm()
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((ROWS, len(names))).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.standard_normal(ROWS) > 0).astype(np.uint8)
+    params = {"objective": "binary", "num_leaves": LEAVES, "num_threads": 1, "verbosity": -1, "max_bin": 63}
+    booster = lightgbm.train(params, lightgbm.Dataset(x, y, feature_name=names), TREES)
+    return normalise_model_text(booster.model_to_string())
+
+
+def small_registry() -> bytes:
+    """Return a registry of as many features as the budget's model has."""
+    lines = ["version: 1", "interval: 1m", "label: {kind: direction, horizon: 1, ties: drop}", "features:"]
+    lines += [f"  - {{name: r{i}, op: log_return, params: {{bars: {i}}}}}" for i in range(1, FEATURES + 1)]
+    return "\n".join(lines).encode()
+
+
+def calibrator() -> Calibrator:
+    """Return an isotonic-like table of two thousand knots."""
+    scores = np.linspace(0.001, 0.999, 2_000)
+    return Calibrator("isotonic", Knots(tuple(scores.tolist()), tuple((0.1 + 0.8 * scores).tolist())))
+
+
+def interleave(calls: dict[str, Callable[[int], object]], samples: int) -> dict[str, np.ndarray]:
+    """Time calls in turn, so that whatever the machine does it does to all; in ms."""
+    spent: dict[str, list[int]] = {name: [] for name in calls}
+    for number in range(WARM_UP + samples):
+        for name, call in calls.items():
+            start = time.perf_counter_ns()
+            call(number)
+            spent[name].append(time.perf_counter_ns() - start)
+    return {name: np.array(series[WARM_UP:]) / 1e6 for name, series in spent.items()}
+
+
+def show(name: str, ms: np.ndarray, budget: str = "") -> None:
+    """Print a line of figures."""
+    p50, p95, p99 = np.percentile(ms, [50, 95, 99])
+    print(f"{name:42s} p50 {p50:9.4f}  p95 {p95:9.4f}  p99 {p99:9.4f}  max {ms.max():9.4f} ms  {budget}")
+
+
+def onnx_call(text: str) -> Callable[[np.ndarray], object] | str:
+    """Return a call of onnxruntime; or why there is none."""
+    try:
+        import onnxruntime
+        from onnxmltools import convert_lightgbm
+        from onnxmltools.convert.common.data_types import FloatTensorType
+
+        booster = import_lightgbm().Booster(model_str=text)
+        model = convert_lightgbm(
+            booster, initial_types=[("x", FloatTensorType([None, FEATURES]))], zipmap=False, target_opset=15
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        session.run(None, {name: np.zeros((1, FEATURES), np.float32)})
+    except Exception as err:  # noqa: BLE001 -- whatever another's package does is told, not raised
+        return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
+    return lambda row: session.run(None, {name: row[None, :]})
+
+
+def treelite_call(text: str) -> Callable[[np.ndarray], object] | str:
+    """Return a call of treelite, compiled to C by tl2cgen; or why there is none."""
+    try:
+        import tl2cgen
+        import treelite
+
+        path = Path(tempfile.mkdtemp()) / "model.txt"
+        path.write_text(text)
+        model = treelite.frontend.load_lightgbm_model(path)
+        library = str(Path(tempfile.mkdtemp()) / "model.so")
+        tl2cgen.export_lib(model, toolchain="gcc", libpath=library, params={"parallel_comp": 8}, nthread=1)
+        predictor = tl2cgen.Predictor(library, nthread=1)
+        predictor.predict(tl2cgen.DMatrix(np.zeros((1, FEATURES), np.float32)))
+    except Exception as err:  # noqa: BLE001 -- likewise
+        return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
+    return lambda row: predictor.predict(tl2cgen.DMatrix(row[None, :]))
+
+
+def gtil_call(text: str) -> Callable[[np.ndarray], object] | str:
+    """Return a call of treelite's own interpreter; or why there is none."""
+    try:
+        import treelite
+
+        path = Path(tempfile.mkdtemp()) / "model.txt"
+        path.write_text(text)
+        model = treelite.frontend.load_lightgbm_model(path)
+        treelite.gtil.predict(model, np.zeros((1, FEATURES), np.float32), nthread=1)
+    except Exception as err:  # noqa: BLE001 -- likewise
+        return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
+    return lambda row: treelite.gtil.predict(model, row[None, :], nthread=1)
+
+
+def one_row(samples: int) -> None:
+    """Compare the ways to score one row."""
+    feature_set = parse_registry(small_registry(), where="registry")
+    text = grow(list(feature_set.names), 1)
+    model = model_of_bundle(Bundle(text, calibrator(), feature_set, ("BTCUSDT",), ops_sha256()))
+    served = model._current()  # noqa: SLF001 -- the call itself is measured, too
+    rows = np.random.default_rng(2).standard_normal((1_000, FEATURES)).astype(np.float32)
+    named = [dict(zip(feature_set.names, row.tolist(), strict=True)) for row in rows]
+    print(f"one row, {TREES} trees x {LEAVES} leaves x {FEATURES} features; path: {model.path}")
+    if served.fast is None:
+        raise SystemExit("the single-row call is not usable here")
+    fast = served.fast
+    calls: dict[str, Callable[[int], object]] = {
+        "Booster.predict, 1 thread": lambda i: served.booster.predict(rows[i % 1_000][None, :], num_threads=1),
+        "the call": lambda i: fast.score(rows[i % 1_000]),
+        "predict_one(array)": lambda i: model.predict_one(rows[i % 1_000]),
+        "predict_one(mapping)": lambda i: model.predict_one(named[i % 1_000]),
+        "predict_proba(1 row)": lambda i: model.predict_proba(rows[i % 1_000][None, :]),
+    }
+    for name, found in (
+        ("onnxruntime", onnx_call(text)),
+        ("treelite, compiled by tl2cgen", treelite_call(text)),
+        ("treelite, its interpreter (GTIL)", gtil_call(text)),
+    ):
+        if isinstance(found, str):
+            print(f"{name}: not measured: {found}")
+        else:
+            calls[name] = lambda i, call=found: call(rows[i % 1_000])  # type: ignore[misc]
+    spent = interleave(calls, samples)
+    base = float(np.median(spent["Booster.predict, 1 thread"]))
+    for name, ms in spent.items():
+        budget = {"the call": " (budget 1/3)", "predict_one(array)": " (budget 1/2)"}.get(name, "")
+        show(name, ms, f"{np.median(ms) / base:.3f} of Booster.predict{budget}")
+
+
+def from_candles(samples: int, many: int) -> None:
+    """Measure candles to probability, a stream, and many symbols at once, on the default registry."""
+    feature_set = load_registry(CONFIGS / "features.yml")
+    symbols = tuple(sorted({"BTCUSDT", *(f"S{i:03d}USDT" for i in range(1, many))}))
+    bundle = Bundle(grow(list(feature_set.names), 3), calibrator(), feature_set, symbols, ops_sha256())
+    model = model_of_bundle(bundle)
+    bars = model.lookback_bars
+    moments = min(samples, 400)
+    tape = {symbol: walk(i, bars + moments) for i, symbol in enumerate(symbols)}
+    print(f"from candles, default registry: {len(feature_set.names)} features, lookback {bars} bars")
+
+    def window(symbol: str, i: int) -> dict[str, object]:
+        wanted = {symbol: tape[symbol], "BTCUSDT": tape["BTCUSDT"]}
+        return {name: frame.slice(i % moments, bars) for name, frame in wanted.items()}
+
+    follower, leader = symbols[-1], "BTCUSDT"
+    ready = [window(follower, i) for i in range(moments)]
+    alone = [window(leader, i) for i in range(moments)]
+    spent = interleave(
+        {
+            "candles -> p, a symbol and its leader": lambda i: model.predict_candles(ready[i % moments]),
+            "candles -> p, the leader alone": lambda i: model.predict_candles(alone[i % moments]),
+        },
+        samples,
+    )
+    for name, ms in spent.items():
+        show(name, ms, "(budget p99 10 ms)")
+    if hasattr(model, "stream"):
+        rows = {symbol: tape[symbol].to_dicts() for symbol in (leader, follower)}
+        stream = model.stream((leader, follower))
+        stream.warm_up({symbol: tape[symbol].head(bars - 1) for symbol in (leader, follower)})
+        pushes: dict[str, list[int]] = {leader: [], follower: []}
+        for i in range(bars - 1, bars + moments):
+            for symbol in (leader, follower):
+                start = time.perf_counter_ns()
+                stream.push(symbol, rows[symbol][i])
+                pushes[symbol].append(time.perf_counter_ns() - start)
+        for symbol, name in ((leader, "stream.push, the leader"), (follower, "stream.push, a symbol with a leader")):
+            show(name, np.array(pushes[symbol][WARM_UP:]) / 1e6, "(budget p99 5 ms)")
+    every = [{symbol: tape[symbol].slice(i, bars) for symbol in symbols} for i in range(20)]
+    spent = interleave({f"{many} symbols at once": lambda i: model.predict_candles(every[i % 20])}, 60)
+    for name, ms in spent.items():
+        show(name, ms, "(budget 150 ms)")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=2_000)
+    parser.add_argument("--symbols", type=int, default=100)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}")
+    one_row(options.samples)
+    from_candles(min(options.samples, 1_000), options.symbols)
+
+
+if __name__ == "__main__":
+    main()

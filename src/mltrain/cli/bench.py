@@ -1,0 +1,105 @@
+"""The command bench: how long a version takes, and whether that is within the budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.models import DefaultRef
+from mltrain.cli.render import Outcome, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from mltrain.models.bench import Bin
+    from mltrain.pipeline.bench import BenchReport
+
+NO_GO: Final = 4
+_BAR: Final = 48  # characters of the longest bar
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("bench")(bench)
+
+
+@command(opens_versions=True)
+def bench(
+    session: Session,
+    ref: DefaultRef = None,
+    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Measured calls.")] = 1000,
+    budget_ms: Annotated[
+        float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
+    ] = 80.0,
+    compare: Annotated[str | None, typer.Option("--compare", help="Measure this version, too, side by side.")] = None,
+    ops: Ops = None,
+) -> Outcome:
+    """Measure latency: one row, candles to probability, batch throughput; exit 4 where it is over the budget."""
+    from mltrain.pipeline.bench import bench_version
+
+    read_ops(ops)
+    reports = []
+    for wanted in (ref, *([] if compare is None else [compare])):
+        report, warning = bench_version(session.data_dir, wanted, samples=samples)
+        if warning:
+            session.progress.warn(warning)
+        reports.append(report)
+    first = reports[0]
+    within = first.latency.candles.p95 <= budget_ms
+
+    def view() -> Iterator[RenderableType]:
+        yield from _view(reports)
+        p95 = first.latency.candles.p95
+        yield f"{'within' if within else 'OVER'} the budget: p95 {p95:.3f} ms of {budget_ms:g} ms"
+
+    data = {
+        "version": first.version,
+        "latency": first.latency,
+        "budget_ms": budget_ms,
+        "within_budget": within,
+        "report": first,
+        "compared": reports[1:],
+    }
+    return Outcome("bench/1", data, view, exit_code=0 if within else NO_GO)
+
+
+def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
+    rows = [
+        (r.version, name, *(f"{value:.3f}" for value in (p.mean, p.p50, p.p95, p.p99, p.max)))
+        for name in ("one row", "candles to probability")
+        for r in reports
+        for p in [r.latency.one_row if name == "one row" else r.latency.candles]
+    ]
+    columns = ("version", "latency in ms", "mean", "p50", "p95", "p99", "max")
+    yield table(None, columns, rows, right="  rrrrr")
+    cells = [
+        (
+            r.version,
+            r.path,
+            f"{r.load_ms:,.0f}",
+            f"{r.first_ms:.2f}",
+            f"{r.latency.batch_rows_per_s:,.0f}",
+            "-" if r.memory_mb is None else f"{r.memory_mb:,.0f}",
+        )
+        for r in reports
+    ]
+    columns_ = ("version", "one row goes through", "load ms", "first call ms", "batch rows/s", "memory MB")
+    yield table(None, columns_, cells, right="  rrrr")
+    for r in reports:
+        yield table(f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rr")
+    last = reports[-1]
+    load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"
+    yield f"{last.latency.samples:,} samples on {last.latency.cpu}, {last.cores} cores, load {load}"
+    for r in reports:
+        if r.noise is not None:
+            yield f"NOISY MACHINE ({r.version}): {r.noise}; the figures are worse than the model"
+
+
+def _bars(bins: Sequence[Bin]) -> list[tuple[str, str, str]]:
+    most = max((b.calls for b in bins), default=0) or 1
+    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", "█" * round(_BAR * b.calls / most)) for b in bins]

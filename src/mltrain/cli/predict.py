@@ -1,0 +1,253 @@
+"""The command predict: of the newest candles, of a file, or of every candle as it closes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.models import DefaultRef
+from mltrain.cli.render import Outcome, number, table
+from mltrain.cli.sources import (
+    ArchiveUrl,
+    BaseUrl,
+    EnvProxy,
+    Folder,
+    Signal,
+    SimSeed,
+    SourceName,
+    read_rules,
+    read_source,
+)
+from mltrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from mltrain.candles.source import Source, SourceSpec
+    from mltrain.models.serve import Model
+    from mltrain.pipeline.candle_table import Format
+
+STREAM: Final = "-"  # stands for stdin or stdout
+TOP: Final = 5  # features shown of an explanation
+
+
+class TableFormat(StrEnum):
+    """How a table is written."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+Input = Annotated[
+    str | None,
+    typer.Option("--input", help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin."),
+]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout."),
+]
+InputFormat = Annotated[TableFormat | None, typer.Option("--input-format", help="Of stdin. Default: csv.")]
+OutputFormat = Annotated[TableFormat | None, typer.Option("--output-format", help="Of stdout. Default: csv.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Tell what each feature contributed, in log odds.")]
+Watching = Annotated[
+    bool,
+    typer.Option("--watch", help="Go on: one line for each candle as it closes, until Ctrl-C; --json: JSON lines."),
+]
+NoGo = Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("predict")(predict)
+
+
+@command(opens_versions=True)
+def predict(
+    session: Session,
+    ref: DefaultRef = None,
+    source: Annotated[SourceName | None, typer.Option("--source", help="Default: the source of its snapshot.")] = None,
+    folder: Folder = None,
+    sim_seed: SimSeed = None,
+    sim_signal: Signal = None,
+    base_url: BaseUrl = None,
+    archive_url: ArchiveUrl = None,
+    use_env_proxy: EnvProxy = False,
+    allow_no_go: NoGo = False,
+    input_: Input = None,
+    output: Output = None,
+    input_format: InputFormat = None,
+    output_format: OutputFormat = None,
+    explain: Explain = False,
+    watch: Watching = False,
+    ops: Ops = None,
+) -> Outcome:
+    """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
+    from mltrain.pipeline.candle_table import score_table
+    from mltrain.pipeline.serve import open_followed_model, predict_newest
+
+    forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
+    read_ops(ops)
+    model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
+    if warning:
+        session.progress.warn(warning)
+    if input_ is not None:
+        if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
+            raise UsageError("--input is where the candles come from: --source and its options do not go with it")
+        rows = score_table(model, _read_input(input_, forms[0]), explain=explain)
+    else:
+        spec = None
+        if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
+            spec = read_source(
+                source,
+                interval=model.interval,
+                folder=folder,
+                sim_seed=sim_seed,
+                sim_signal=sim_signal,
+                base_url=base_url,
+                archive_url=archive_url,
+            )
+        opened = _open(session, model, spec, base_url=base_url, archive_url=archive_url, use_env_proxy=use_env_proxy)
+        if watch:
+            _watch(session, model, opened)
+        rows = predict_newest(model, opened, explain=explain)
+    if output is not None:
+        return _write_output(output, forms[1], rows, session)
+    return _shown(model.version, rows, explain=explain)
+
+
+def _check_options(
+    session: Session,
+    given: tuple[str | None, TableFormat | None],
+    wanted: tuple[str | None, TableFormat | None],
+    *,
+    watch: bool,
+    explain: bool,
+) -> tuple[Format, Format]:
+    """Refuse options that contradict each other before anything is opened; return both formats."""
+    if watch and (given[0] is not None or wanted[0] is not None or explain):
+        raise UsageError("--watch prints candles as they close: --input, --output and --explain do not go with it")
+    if wanted[0] == STREAM and session.as_json:
+        raise UsageError("--json and --output - both want stdout", hint="--output - --output-format jsonl")
+    return _form(*given, "--input-format"), _form(*wanted, "--output-format")
+
+
+def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
+    from mltrain.pipeline.candle_table import format_of
+
+    if form is not None:
+        if place is None:
+            raise UsageError(f"{option} goes with {option.removesuffix('-format')}")
+        return form.value
+    return "csv" if place in {None, STREAM} else format_of(Path(str(place)).suffix)
+
+
+def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
+    from mltrain.files import read_file
+    from mltrain.pipeline.candle_table import MAX_TABLE_BYTES, read_table
+
+    if place == STREAM:
+        return read_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
+    data = read_file(Path(place).resolve(), max_bytes=MAX_TABLE_BYTES, what="the candles")
+    return read_table(data, form, where=place)
+
+
+def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
+    from mltrain.files import atomic_write
+    from mltrain.pipeline.candle_table import write_table
+
+    data = write_table(rows, form)
+    if place == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return Outcome("predict-file/1", {}, list)
+    atomic_write(Path(place).absolute(), data)
+    refused = int(rows["refused"].is_not_null().sum())
+    told = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
+    data_ = {"output": place, "rows": rows.height, "refused": refused}
+    return Outcome("predict-file/1", data_, lambda: [] if session.quiet else [told])
+
+
+def _open(
+    session: Session,
+    model: Model,
+    spec: SourceSpec | None,
+    *,
+    base_url: str | None,
+    archive_url: str | None,
+    use_env_proxy: bool,
+) -> Source:
+    """Open the source that the options name; without any, the one of the model's snapshot."""
+    from mltrain.candles.source import open_recorded, open_source
+    from mltrain.pipeline.serve import source_of_model
+
+    rules = read_rules(use_env_proxy=use_env_proxy)
+    if spec is not None:
+        return open_source(spec, rules)
+    recorded = source_of_model(model, session.data_dir)
+    return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url)
+
+
+def _watch(session: Session, model: Model, source: Source) -> None:
+    """Print each candle's probability as it closes; ends by a signal only."""
+    import time
+
+    from mltrain.pipeline.watch import Watch, watch
+
+    if source.name in {"sim", "archive"}:
+        hint = "run `mltrain sim --ticking` and pass --source binance --base-url with its address"
+        raise UsageError(
+            f"--watch waits for candles as they close, and the source {source.name} has none that are new",
+            hint=hint if source.name == "sim" else "pass --source binance",
+        )
+    looks = Watch(model, source, session.progress)
+    looks.start()
+    for rows in watch(looks, time.sleep):
+        for row in _plain(rows):
+            if session.as_json:
+                line = json.dumps({"version": model.version, **row}, allow_nan=False)
+            else:
+                line = f"{row['ts']}  {row['symbol']:<12} {number(row['p'])}  {row['refused'] or ''}".rstrip()
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _plain(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
+    shown = [{**row, "ts": row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else None} for row in rows.to_dicts()]
+    return list(shown)
+
+
+def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN401 (as above)
+    from mltrain.models.explain import PREFIX
+
+    predictions = _plain(rows)
+
+    def view() -> Iterator[RenderableType]:
+        cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
+        yield table(version, ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr")
+        for p in predictions if explain else ():
+            if p["refused"] is not None:
+                continue
+            parts = {name.removeprefix(PREFIX): value for name, value in p.items() if name.startswith(PREFIX)}
+            top = sorted(parts, key=lambda name: -abs(parts[name]))[:TOP]
+            rest = p["log_odds"] - p["base"] - sum(parts[name] for name in top)
+            shown = [(name, f"{parts[name]:+.4f}") for name in top]
+            shown = [
+                ("base", f"{p['base']:+.4f}"),
+                *shown,
+                ("all others", f"{rest:+.4f}"),
+                ("sum", f"{p['log_odds']:+.4f}"),
+            ]
+            title = f"{p['symbol']} at {p['ts']}: raw score {p['raw']:.4f}, calibrated {p['p']:.4f}"
+            yield table(title, ("feature", "log odds"), shown, right=" r")
+
+    return Outcome("predict/1", {"version": version, "predictions": predictions}, view)

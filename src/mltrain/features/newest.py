@@ -1,0 +1,169 @@
+"""The features of newest candles alone: the expressions of `mltrain.features.compute`, without what only a table needs.
+
+A table masks the warm-up of every feature in every row, and a query costs as much for a hundred symbols as for one.
+Here all symbols stand in one frame, one after the other, and only the last row of each is looked at: the values are
+those of the table, because an op reads no further back than its lookback, and a row whose lookback is not whole is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import interval_ms, times_ms
+from mltrain.features.compute import bars_in_a_row, check_inputs, compute_features, evaluate, follow_leader
+from mltrain.features.own import computing
+from mltrain.features.spec import columns_read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mltrain.features.spec import FeatureSet, FeatureSpec
+
+_SHORT_BARS: Final = 64  # where many rows are stacked, features of at most so many bars get no more of them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Features that read the same columns of the same leader, and so the same frame.
+
+    Attributes:
+        leader: Whose candles stand beside the symbol's own; None: nobody's.
+        at: Their places in column order, shape (g,).
+        lookbacks: Their lookbacks in bars, shape (g,).
+        exprs: Their expressions, as Float32.
+        columns: What they read of the symbol's own candles.
+        led: What they read of the leader's, without prefix.
+    """
+
+    leader: str | None
+    at: NDArray[np.intp]
+    lookbacks: NDArray[np.int64]
+    exprs: tuple[pl.Expr, ...]
+    columns: tuple[str, ...]
+    led: tuple[str, ...]
+
+
+class NewestFeatures:
+    """Computes the newest row of one or many symbols; made once for a registry, and used for every candle."""
+
+    def __init__(self, feature_set: FeatureSet) -> None:
+        self._feature_set = feature_set
+        self._step_ms = interval_ms(feature_set.interval)
+        leaders = dict.fromkeys(spec.leader for spec in feature_set.features)
+        self._groups = [_group(feature_set, leader) for leader in leaders]
+
+    def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
+        """Return the features of each symbol's last candle, shape (n, f); NaN where a lookback is not whole.
+
+        Args:
+            symbols: Whose features; keys of `candles`.
+            candles: Checked candles by symbol; of each symbol, and of the leaders, the last `lookback_bars` or more.
+
+        Raises:
+            InputError: As in `compute_features`.
+        """
+        check_inputs(self._feature_set, candles, symbols=symbols)
+        x = np.full((len(symbols), len(self._feature_set.names)), np.nan, np.float32)
+        try:
+            for group in self._groups:
+                self._fill(x, group, symbols, candles)
+        except (Exception, pl.exceptions.PanicException):
+            for symbol in symbols:  # says which feature of whose it was, where an op of the user's own fails
+                compute_features(self._feature_set, symbol, candles)
+            raise
+        return x
+
+    def _fill(
+        self, x: NDArray[np.float32], group: _Group, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]
+    ) -> None:
+        """Put a group's values into their places."""
+        parts, rows = [], []
+        for row, symbol in enumerate(symbols):
+            own = candles[symbol]
+            if not own.height:
+                continue
+            if symbol == group.leader:
+                whole = bars_in_a_row(times_ms(own), self._step_ms)[-1] >= group.lookbacks
+                x[row, group.at[whole]] = 0.0
+                continue
+            parts.append(self._part(own, group, candles))
+            rows.append(row)
+        if not parts:
+            return
+        values = _evaluate(parts, group)
+        whole = np.array([part.bars for part in parts])[:, None] >= group.lookbacks
+        x[np.ix_(np.array(rows), group.at)] = np.where(whole, values, np.float32(np.nan))
+
+    def _part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
+        columns = {name: own[name] for name in group.columns}
+        if group.leader is None:
+            return _Part(columns, own.height, int(bars_in_a_row(times_ms(own), self._step_ms)[-1]))
+        led, bars = follow_leader(own, candles[group.leader], group.led, self._step_ms)
+        return _Part(columns | led, own.height, int(bars[-1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One symbol's columns, how many rows they have, and how many bars in a row end at the last of them."""
+
+    columns: Mapping[str, pl.Series]
+    height: int
+    bars: int
+
+
+def _group(feature_set: FeatureSet, leader: str | None) -> _Group:
+    specs = [(at, spec) for at, spec in enumerate(feature_set.features) if spec.leader == leader]
+    windows = [spec.window() for _, spec in specs]
+    return _Group(
+        leader=leader,
+        at=np.array([at for at, _ in specs], np.intp),
+        lookbacks=np.array([window.lookback_bars for window in windows]),
+        exprs=tuple(w.expr.cast(pl.Float32).alias(str(i)) for i, w in enumerate(windows)),
+        columns=_columns([spec for _, spec in specs], leader=False) or ("ts",),
+        led=_columns([spec for _, spec in specs], leader=True),
+    )
+
+
+def _columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, ...]:
+    return tuple(
+        sorted({name for spec in specs for name in columns_read(spec, leader=leader)} - ({"ts"} if leader else set()))
+    )
+
+
+def _evaluate(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
+    """Return the values at the last row of each part, shape (n, g)."""
+    with computing():
+        if len(parts) == 1:
+            return _last_rows(parts, group.exprs, None)
+        values = np.empty((len(parts), len(group.exprs)), np.float32)
+        short = group.lookbacks <= _SHORT_BARS
+        for chosen, bars in ((short, _SHORT_BARS), (~short, None)):
+            exprs = [group.exprs[i] for i in np.flatnonzero(chosen)]
+            if exprs:
+                values[:, chosen] = _last_rows(parts, exprs, bars)
+        return values
+
+
+def _last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | None) -> NDArray[np.float32]:
+    heights = [part.height if bars is None else min(bars, part.height) for part in parts]
+    if len(parts) == 1:
+        frame = pl.DataFrame(list(parts[0].columns.values()))
+    else:
+        names = parts[0].columns
+        frame = pl.DataFrame([_stack(name, [p.columns[name] for p in parts], heights) for name in names])
+    found = evaluate(frame, exprs)
+    last = np.cumsum(heights) - 1
+    return np.stack([column.to_numpy()[last] for column in found.get_columns()], axis=1)
+
+
+def _stack(name: str, columns: Sequence[pl.Series], heights: Sequence[int]) -> pl.Series:
+    if columns[0].dtype == pl.Datetime:
+        return pl.concat([column.tail(height) for column, height in zip(columns, heights, strict=True)]).alias(name)
+    arrays: list[NDArray[Any]] = [c.to_numpy()[-height:] for c, height in zip(columns, heights, strict=True)]
+    return pl.Series(name, np.concatenate(arrays))

@@ -1,0 +1,53 @@
+"""Explaining a prediction: what each feature contributed to the raw score, in log odds.
+
+LightGBM's own tree SHAP values: with the base they sum to the log odds of the raw score, which calibration then maps
+to the probability. They tell what the trees did with this row, not what moves the market.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.models.served import score_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mltrain.models.rows import FeatureRows
+    from mltrain.models.served import Served
+
+PREFIX: Final = "contribution_"  # of a feature's column
+
+
+def explain_matrix(served: Served, x: NDArray[np.float32]) -> pl.DataFrame:
+    """Explain finite rows of features, shape (n, f).
+
+    Returns:
+        `log_odds` (of the raw score), `base` (of no feature), and one column `contribution_<feature>` for each:
+        log_odds = base + the contributions, to rounding.
+    """
+    names = [PREFIX + name for name in served.names]
+    if not x.shape[0]:
+        return pl.DataFrame(schema=dict.fromkeys(["log_odds", "base", *names], pl.Float64))
+    found = np.asarray(served.booster.predict(x, pred_contrib=True, num_threads=1))
+    log_odds = np.asarray(served.booster.predict(x, raw_score=True, num_threads=1))
+    columns = {name: found[:, i] for i, name in enumerate(names)}
+    return pl.DataFrame({"log_odds": log_odds, "base": found[:, -1], **columns})
+
+
+def explain_rows(served: Served, parts: list[FeatureRows]) -> pl.DataFrame:
+    """Score rows as `score_rows` does, and explain those that were not refused; the others have nulls."""
+    scored = score_rows(served, parts)
+    good = np.flatnonzero(scored["refused"].is_null().to_numpy())
+    x = np.concatenate([part.x for part in parts])[good] if good.size else np.empty((0, len(served.names)), np.float32)
+    explained = explain_matrix(served, x)
+    place = np.full(scored.height, -1)
+    place[good] = np.arange(good.size)
+    at = pl.Series(place)
+    rows = explained.select(
+        pl.all().gather(at.set(at < 0, None)) if explained.height else pl.all().extend_constant(None, scored.height)
+    )
+    return pl.DataFrame([*scored.get_columns(), *rows.get_columns()])

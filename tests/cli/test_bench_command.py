@@ -1,0 +1,40 @@
+"""Laws of `mltrain bench`: what it tells, the budget, two versions side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+from program import call
+
+
+def test_the_report_tells_all_that_figures_need(trained_dir):
+    """Percentiles, the first call, memory, the path of one row, the machine; in a document and for people."""
+    document = call("bench", "--samples", "20", "--json", data_dir=trained_dir).document
+    report, shown = document["report"], call("bench", "--samples", "20", data_dir=trained_dir)
+
+    assert report["path"] == "single-row fast call"
+    assert report["first_ms"] > 0
+    assert report["load_ms"] > 0
+    assert report["cores"] >= 1
+    assert sum(b["calls"] for b in document["latency"]["histogram"]) == 20
+    assert {"p50", "p95", "p99", "max"} <= set(document["latency"]["candles"])
+    for word in ("first call ms", "memory MB", "single-row fast call", "█", "within the budget", "load"):
+        assert word in shown.out
+
+
+@pytest.mark.parametrize(("budget", "code", "told"), [("1000", 0, "within"), ("0.001", 4, "OVER")])
+def test_the_budget_decides_the_exit_code(trained_dir, budget, code, told):
+    """Exit 4 where p95 is above it."""
+    done = call("bench", "--samples", "10", "--budget-ms", budget, data_dir=trained_dir)
+
+    assert done.code == code, done.err
+    assert told in done.out
+
+
+def test_two_versions_stand_side_by_side(trained_dir):
+    """The second one is measured in the same way; a version that is not there is exit 3."""
+    document = call("bench", "--samples", "10", "--compare", "latest", "--json", data_dir=trained_dir).document
+    missing = call("bench", "--samples", "10", "--compare", "2001-01-01", data_dir=trained_dir)
+
+    assert document["compared"][0]["version"] == document["version"]
+    assert missing.code == 3

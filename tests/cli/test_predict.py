@@ -1,0 +1,161 @@
+"""Laws of `mltrain predict`: of newest candles, of files in and out, with explanations, and as a watch."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+
+import polars as pl
+import pytest
+
+from mltrain.candles.sim.market import CLOCK_MS, SimSource
+from mltrain.candles.sim.server import SimServer
+from mltrain.candles.source import Window
+from program import MLTRAIN, NEUTRAL, call
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+COLUMNS = ["ts", "symbol", "p", "raw", "refused"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    source, window = SimSource(signal="strong"), Window(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in SYMBOLS]
+    return pl.concat(frames).sort("ts", maintain_order=True)  # interleaved, as a feed would write them
+
+
+def write(table, path):
+    plain = table.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    match path.suffix:
+        case ".parquet":
+            table.write_parquet(path)
+        case ".csv":
+            plain.write_csv(path)
+        case _:
+            plain.write_ndjson(path)
+    return path
+
+
+def read(path):
+    match path.suffix:
+        case ".parquet":
+            found = pl.read_parquet(path)
+            return found.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        case ".csv":
+            return pl.read_csv(path, schema_overrides={"refused": pl.String, "p": pl.Float64, "raw": pl.Float64})
+    return pl.read_ndjson(path, infer_schema_length=None)
+
+
+def test_every_format_gives_the_same_rows(trained_dir, table, tmp_path):
+    """Each candle of a file gets its row, in the file's order; the formats agree to the last digit."""
+    results = []
+    for suffix, other in ((".parquet", ".csv"), (".csv", ".jsonl"), (".jsonl", ".parquet")):
+        out = tmp_path / f"out{other}"
+        done = call("predict", "--input", write(table, tmp_path / f"in{suffix}"), "--output", out, data_dir=trained_dir)
+        assert done.code == 0, done.err
+        results.append(read(out))
+
+    assert results[0].equals(results[1])
+    assert results[0].equals(results[2])
+    assert results[0].columns == COLUMNS
+    assert results[0]["symbol"].to_list() == table["symbol"].to_list()
+    assert results[0].tail(2)["refused"].to_list() == [None, None]
+    assert results[0].head(2)["refused"].to_list() == ["too-few-bars"] * 2
+
+
+def test_a_pipe_is_a_file(trained_dir, table):
+    """CSV on stdin, JSON lines on stdout, nothing else there; the newest rows are those of the command alone."""
+    data = write_csv(table)
+    done = subprocess.run(
+        [MLTRAIN, "predict", "--input", "-", "--output", "-", "--output-format", "jsonl", "--data-dir", trained_dir],
+        input=data, capture_output=True, env=NEUTRAL, check=False,
+    )  # fmt: skip
+    rows = pl.read_ndjson(io.BytesIO(done.stdout), infer_schema_length=None)
+    newest = call("predict", "--json", data_dir=trained_dir).document["predictions"]
+
+    assert (done.returncode, rows.height) == (0, table.height)
+    assert rows.tail(2)["p"].to_list() == [row["p"] for row in newest]
+
+
+def write_csv(table):
+    return table.with_columns(pl.col("ts").dt.timestamp("ms")).write_csv().encode()
+
+
+def test_an_explanation_adds_up(trained_dir, table, tmp_path):
+    """Base and contributions sum to the log odds, in a document, in a table and in a file."""
+    row = call("predict", "--explain", "--json", data_dir=trained_dir).document["predictions"][0]
+    parts = [value for name, value in row.items() if name.startswith("contribution_")]
+    shown = call("predict", "--explain", data_dir=trained_dir)
+    out = tmp_path / "out.parquet"
+    call("predict", "--explain", "--input", write(table, tmp_path / "in.csv"), "--output", out, data_dir=trained_dir)
+
+    assert abs(sum(parts) + row["base"] - row["log_odds"]) < 1e-9
+    assert "log odds" in shown.out
+    assert "calibrated" in shown.out
+    assert pl.read_parquet(out)["log_odds"].is_not_null().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.csv", b"a,b\n1,2\n", "ts missing"),
+        ("x.csv", b"ts,symbol,open\n2025,BTCUSDT,abc\n", "open is 'abc'"),
+        ("x.csv", b"ts,symbol\nyesterday,BTCUSDT\n", "ts is 'yesterday'"),
+        ("x.csv", b"ts,open,high,low,close,volume\n1760529600000,1,1,1,1,1\n", "whose candles"),
+        ("x.parquet", b"PAR1 no", "no table in parquet"),
+        ("x.jsonl", b"{", "no table in jsonl"),
+        ("x.csv", b"", "no table in csv"),
+    ],
+)
+def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content, told):
+    """Exit 3, the file and the column named, nothing written."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    done = call("predict", "--input", path, "--output", tmp_path / "out.csv", data_dir=trained_dir)
+
+    assert (done.code, done.out) == (3, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--watch", "--explain"],
+        ["--watch", "--input", "x.csv"],
+        ["--watch"],
+        ["--json", "--output", "-"],
+        ["--input", "x.txt"],
+        ["--input", "x.csv", "--output", "x.zip"],
+        ["--input-format", "csv"],
+        ["--input", "x.csv", "--source", "sim"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_contradict_are_usage_errors(trained_dir, words):
+    """Exit 2 before anything is read; the source `sim` has a clock that stands, so there is nothing to watch."""
+    assert call("predict", *words, data_dir=trained_dir).code == 2
+
+
+def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
+    """The newest candle of each symbol at once, as JSON lines; Ctrl-C ends with 130 and no traceback."""
+    with SimServer(signal="strong") as server:
+        command = [MLTRAIN, "predict", "--watch", "--json", "--source", "binance", "--base-url", server.base_url]
+        with subprocess.Popen(
+            [*command, "--data-dir", trained_dir],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=NEUTRAL,
+        ) as run:
+            lines = [json.loads(run.stdout.readline()) for _ in SYMBOLS]
+            os.kill(run.pid, signal.SIGINT)
+            out, err = run.communicate(timeout=30)
+    newest = call("predict", "--json", data_dir=trained_dir).document
+
+    assert (run.returncode, out, err) == (130, "", "")
+    assert lines == [{"version": newest["version"], **row} for row in newest["predictions"]]

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mltrain.errors import InputError
+from mltrain.models.serve import model_of_bundle
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return model_of_bundle(bundle)
+
+
+def contributions(table):
+    return table.select(pl.col("base"), pl.col("^contribution_.*$")).to_numpy()
+
+
+def test_contributions_sum_to_the_raw_score(model, samples):
+    """With the base they are the log odds of the raw score, whose probability is told before and after calibration."""
+    frame = pl.DataFrame(samples.x[:200], schema=list(samples.names))
+    table = model.explain(frame)
+    raw, p = model.score(samples.x[:200])
+
+    assert table.columns == ["p", "raw", "log_odds", "base", *(f"contribution_{name}" for name in samples.names)]
+    assert np.array_equal(table["p"], p)
+    assert np.array_equal(table["raw"], raw)
+    assert np.abs(contributions(table).sum(axis=1) - table["log_odds"].to_numpy()).max() < 1e-12
+    assert np.abs(1 / (1 + np.exp(-table["log_odds"].to_numpy())) - raw).max() < 1e-12
+
+
+def test_candles_are_explained_where_they_are_scored(model, candles):
+    """The rows of `predict_candles`, with nulls where one is refused."""
+    given = {"DOGEUSDT": candles["ETHUSDT"], **candles}
+    table = model.explain(given)
+    scored = model.predict_candles(given)
+
+    assert table.select(scored.columns).equals(scored)
+    assert table["log_odds"].is_null().to_list() == [True, False, False]
+    assert np.abs(contributions(table.tail(2)).sum(axis=1) - table["log_odds"].to_numpy()[1:]).max() < 1e-12
+    assert model.explain(candles, rows="all")["log_odds"].null_count() == 60
+    assert model.explain({"DOGEUSDT": candles["ETHUSDT"]})["base"].to_list() == [None]
+    assert model.explain({}).height == 0
+
+
+def test_other_columns_are_refused(model, samples):
+    """As in `predict_proba`."""
+    with pytest.raises(InputError, match="unknown"):
+        model.explain(pl.DataFrame(samples.x, schema=[*samples.names[:-1], "other"]))

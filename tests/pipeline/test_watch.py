@@ -1,0 +1,209 @@
+"""Laws of watching: no candle is lost or told twice, whatever the exchange does meanwhile."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mltrain.candles.binance import BinanceSource
+from mltrain.candles.client import NetworkRules
+from mltrain.candles.sim.faults import Fault
+from mltrain.candles.sim.market import CLOCK_MS, SimSource
+from mltrain.candles.sim.server import SimServer
+from mltrain.candles.source import Window
+from mltrain.features.registry import parse_registry
+from mltrain.learn.backend import import_lightgbm
+from mltrain.learn.calibration import Calibrator
+from mltrain.learn.fit import normalise_model_text
+from mltrain.models.serve import model_of_bundle
+from mltrain.pipeline.serve import open_default_model
+from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
+from mltrain.progress import Silent
+
+MINUTE_MS = 60_000
+START_MS = CLOCK_MS - 40 * MINUTE_MS
+
+
+class Pacer:
+    """A clock that goes on only where somebody waits."""
+
+    def __init__(self):
+        self._lock, self._s = threading.Lock(), 1_000.0
+
+    def monotonic_s(self):
+        """Return the time."""
+        with self._lock:
+            return self._s
+
+    def wait(self, seconds):
+        """Let time pass."""
+        with self._lock:
+            self._s += max(seconds, 0.001)
+
+    async def sleep(self, seconds):
+        """Let time pass for the client."""
+        self.wait(seconds)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    workshop, _ = trained
+    return open_default_model(workshop.folder, None, allow_no_go=False)[0]
+
+
+def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
+    """Return the rows that a watch of so many candles printed, and what it warned of."""
+    pacer, progress = Pacer(), progress or Silent()
+    with SimServer(
+        signal="strong",
+        clock_ms=START_MS,
+        ticking=True,
+        faults=faults,
+        monotonic=pacer.monotonic_s,
+        latency_ms=latency_ms,
+    ) as server:
+        rules = NetworkRules(max_wait_s=90.0)
+        source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, chance=random.Random(1))  # noqa: S311
+        looks = Watch(model, source, progress)
+        looks.start()
+        rows = []
+        for table in watch(looks, pacer.wait):
+            rows += table.to_dicts()
+            if len({row["ts"] for row in rows}) >= minutes:
+                break
+    return rows, progress.warnings
+
+
+def expected_rows(model, minutes):
+    """Return what the batch says of those candles."""
+    source = SimSource(signal="strong")
+    bars = model.lookback_bars + minutes
+    first_ms = START_MS - MINUTE_MS
+    window = Window(first_ms - bars * MINUTE_MS, first_ms + minutes * MINUTE_MS)
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    table = model.predict_candles({symbol: source.candles(symbol, window) for symbol in wanted}, rows="all")
+    return table.filter(pl.col("ts").dt.timestamp("ms") >= first_ms).to_dicts()
+
+
+def test_each_candle_comes_once_with_its_probability(model):
+    """Without faults every minute's candle is scored as in a batch, in order."""
+    rows, warnings = watched(model, [], 12)
+
+    assert rows == expected_rows(model, 12)
+    assert warnings == []
+
+
+FAULTS = {
+    "refused for minutes": [Fault("status", "klines", nth=4, times=40, status=503)],
+    "cut and reset": [Fault("reset", "klines", nth=3, times=2), Fault("short", "klines", nth=7, times=3)],
+    "garbage": [Fault("garbage", "time", nth=4, times=9), Fault("html", "klines", nth=5, times=9)],
+    "told to wait": [Fault("status", "klines", nth=4, times=1, status=429, headers={"Retry-After": "80"})],
+    "a bad value": [Fault("bad_value", "klines", nth=4, times=8, value="abc")],
+    "rows left out": [Fault("drop_rows", "klines", nth=4, times=2, count=1)],
+    "all of it": [
+        Fault("status", "klines", nth=3, times=9, status=502),
+        Fault("garbage", "time", nth=6, times=5),
+        Fault("reset", "any", nth=30, times=4),
+        Fault("drop_rows", "klines", nth=14, times=2, count=1),
+        Fault("short", "klines", nth=18, times=2),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_cost_no_candle(model, name):
+    """Every candle comes once and in order; what came in time has the batch's bits, the rest is refused as stale."""
+    rows, _ = watched(model, FAULTS[name], 12)
+    expected = {row["ts"]: row for row in expected_rows(model, 20)}
+    times = [row["ts"] for row in rows]
+
+    assert times == sorted(times)
+    assert times == list(expected)[: len(times)]
+    assert len(times) >= 12
+    for row in rows:
+        whole = row == expected[row["ts"]]
+        assert whole or (row["refused"], row["p"], row["raw"]) == ("stale", None, None)
+    assert rows[-1]["refused"] is None
+
+
+def test_a_hole_of_the_market_is_believed(model):
+    """A candle that stays away is not waited for, and the rows behind it say hole."""
+    at_ms = START_MS + 2 * MINUTE_MS
+    rows, _ = watched(model, [Fault("drop_rows", "klines", times=0, at_ms=at_ms, count=1)], 6)
+    refused = [row["refused"] for row in rows]
+
+    assert at_ms not in {int(row["ts"].timestamp() * 1000) for row in rows}
+    assert refused[:3] == [None, None, None]
+    assert set(refused[3:]) == {"hole"}
+
+
+def test_faults_are_told_and_tried_again_with_growing_pauses(model):
+    """One line for each failure, and one when it is over."""
+    _, warnings = watched(model, FAULTS["refused for minutes"], 8)
+
+    assert any("trying again in" in line for line in warnings)
+    assert warnings[-1] == "the source answers again"
+    assert MAX_PAUSE_S <= 30
+
+
+class Promoted:
+    """A model that another one replaces after some candles, as a promotion does."""
+
+    def __init__(self, before, after, candles):
+        self._models, self._candles, self._scored = (before, after), candles, 0
+
+    def __getattr__(self, name):
+        return getattr(self._models[self._scored >= self._candles], name)
+
+    def predict_candles(self, candles, **options):
+        """Score, and count."""
+        table = self.__getattr__("predict_candles")(candles, **options)
+        self._scored += bool(candles)
+        return table
+
+
+def test_a_promotion_with_more_symbols_and_a_longer_lookback_is_followed(model):
+    """The new version's candles are fetched with all that it reads; no candle of the old symbols is lost."""
+    bundle = model._current().bundle
+    text = "{name: long, op: log_return, params: {bars: 400}}"
+    short = parse_registry(SHORT.replace(b"LAST", b"{name: other, op: log_return, params: {bars: 3}}"), where="short")
+    long = parse_registry(SHORT.replace(b"LAST", text.encode()), where="long")
+    first, second = (
+        model_of_bundle(
+            replace(
+                bundle, model_text=grow(found), feature_set=found, calibrator=Calibrator("none", None), symbols=names
+            )
+        )
+        for found, names in ((short, ("BTCUSDT",)), (long, ("BTCUSDT", "ETHUSDT")))
+    )
+    rows, warnings = watched(Promoted(first, second, 4), [], 8)
+    of_btc = [row for row in rows if row["symbol"] == "BTCUSDT"]
+
+    assert warnings == []
+    assert [row["refused"] for row in rows] == [None] * len(rows)
+    assert len({row["ts"] for row in of_btc}) == len(of_btc) == 8
+    assert sum(row["symbol"] == "ETHUSDT" for row in rows) >= 3
+
+
+SHORT = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - LAST
+"""
+
+
+def grow(feature_set):
+    """Return a small model text of a registry's features."""
+    lightgbm, rng = import_lightgbm(), np.random.default_rng(0)
+    x = rng.standard_normal((300, len(feature_set.names))).astype(np.float32)
+    data = lightgbm.Dataset(x, (x[:, 0] > 0).astype(int), feature_name=list(feature_set.names))
+    params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 4}
+    return normalise_model_text(lightgbm.train(params, data, 3).model_to_string())
