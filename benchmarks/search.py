@@ -39,7 +39,7 @@ from mltrain.features.registry import load_registry
 from mltrain.learn.fit import bin_rows, booster_params
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import build_samples
-from mltrain.learn.search import Manner, search
+from mltrain.learn.search import Manner, search, set_bar
 from mltrain.learn.trial import Ground, Proposal, Track
 from mltrain.models.lineage import available_cores
 from mltrain.pipeline.audit import split_samples
@@ -133,7 +133,7 @@ def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dic
     """Return the loss of parameters with one number of rounds for all folds."""
     ground = Ground.of(samples, split, config)
     track = Track.of(ground, bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span))
-    record = track.run(Proposal(0, params), [])
+    record = track.run(Proposal(0, params), set_bar([], config.search))
     assert record is not None
     return record.loss
 

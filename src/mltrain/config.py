@@ -76,12 +76,14 @@ class Rung:
     """A point where a trial ends if it is worse than others were.
 
     Attributes:
-        at: How far the trial has come, in rounds x learning rate.
+        at: How far the trial has come, in rounds x learning rate x the root of its leaves over 31.
         keep: Share of the trials told before, at this rung, that it must be among.
+        folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
     """
 
     at: float
     keep: float
+    folds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,9 @@ class SearchConfig:
 
     Attributes:
         trials: How many parameter sets are tried.
-        batch: How many are asked before any of them is told.
+        batch: How many are on their way at once: trial n is asked when trial n - batch has been told.
         early_stop: Rounds without a better mean loss after which a trial ends.
+        settle: The same where its loss is above that of a trial told before.
         max_rounds: Boosting rounds at most.
         rungs: Where trials are compared, the earliest first.
         space: What is searched, in this order.
@@ -100,6 +103,7 @@ class SearchConfig:
     trials: int
     batch: int
     early_stop: int
+    settle: int
     max_rounds: int
     rungs: tuple[Rung, ...]
     space: tuple[Range, ...]
@@ -351,13 +355,14 @@ def _read_folds(fields: Fields) -> FoldConfig:
 
 def _read_search(fields: Fields) -> SearchConfig:
     rungs = tuple(_read_rung(rung) for rung in fields.items("rungs"))
-    if any(b.at <= a.at for a, b in pairwise(rungs)):
-        fields.problem("rungs", "must rise")
+    if any((b.at, b.folds) <= (a.at, a.folds) for a, b in pairwise(rungs)):
+        fields.problem("rungs", "must rise, in `at` or with more folds at the same")
     space = fields.fields("space")
     return SearchConfig(
         trials=fields.integer("trials", minimum=1, maximum=100_000),
         batch=fields.integer("batch", minimum=1, maximum=256),
         early_stop=fields.integer("early_stop", minimum=1, maximum=100_000),
+        settle=fields.integer("settle", minimum=1, maximum=100_000),
         max_rounds=fields.integer("max_rounds", minimum=1, maximum=100_000),
         rungs=rungs,
         space=tuple(_read_range(name, space.fields(name)) for name in _TUNABLE),
@@ -366,7 +371,9 @@ def _read_search(fields: Fields) -> SearchConfig:
 
 def _read_rung(fields: Fields) -> Rung:
     return Rung(
-        at=fields.number("at", minimum=0.001, maximum=100_000), keep=fields.number("keep", minimum=0.05, maximum=1)
+        at=fields.number("at", minimum=0.001, maximum=100_000),
+        keep=fields.number("keep", minimum=0.05, maximum=1),
+        folds=fields.integer("folds", minimum=1, maximum=20),
     )
 
 
