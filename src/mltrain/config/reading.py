@@ -23,7 +23,7 @@ from mltrain.documents import Fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mltrain.config.values import Calibration
+    from mltrain.config.values import Calibration, ClassWeight
     from mltrain.documents import Located
 
 #: What may be searched, and the limits that LightGBM and reason set; those with whole limits count.
@@ -50,6 +50,8 @@ def read_config(located: Located) -> TrainConfig:
         val_ratio=fields.number("val_ratio", minimum=0.05, maximum=0.5),
         max_rows=fields.integer("max_rows", minimum=0, maximum=2**40),
         calibration=_read_calibration(fields),
+        class_weight=_read_class_weight(fields),
+        uniqueness=fields.flag("uniqueness"),
         folds=_read_folds(fields.fields("folds")),
         search=_read_search(fields.fields("search")),
         booster=BoosterConfig(max_bin=fields.fields("booster").integer("max_bin", minimum=3, maximum=255)),
@@ -65,6 +67,12 @@ def read_config(located: Located) -> TrainConfig:
 def _read_calibration(fields: Fields) -> Calibration:
     text = fields.text("calibration", choices=CALIBRATIONS)
     return next(name for name in CALIBRATIONS if name == text)
+
+
+def _read_class_weight(fields: Fields) -> ClassWeight:
+    if isinstance(fields.raw("class_weight"), str):
+        return "balanced" if fields.text("class_weight", choices=("none", "balanced")) == "balanced" else "none"
+    return fields.number("class_weight", minimum=0.01, maximum=100)
 
 
 def _read_folds(fields: Fields) -> FoldConfig:

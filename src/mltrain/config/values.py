@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 if TYPE_CHECKING:
     from mltrain.documents import Json
 
+ClassWeight: TypeAlias = Literal["none", "balanced"] | float
 Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
 CALIBRATIONS: Final[tuple[Calibration, ...]] = ("auto", "isotonic", "sigmoid", "beta", "none")
 
@@ -179,6 +180,9 @@ class TrainConfig:
         val_ratio: Share of the time range that is the holdout.
         max_rows: Of how many candles, all symbols together, the newest are taken; 0: all.
         calibration: One of CALIBRATIONS.
+        class_weight: What a row that went up counts in a fit, where one that went down counts 1; "balanced": as many
+            times as makes both classes count alike. No probability shows it: it is taken out before any loss.
+        uniqueness: Whether a row counts in a fit by how much of its label's time it shares with no other label.
         folds: The walk-forward folds.
         search: The search for parameters.
         booster: What every booster shares.
@@ -192,6 +196,8 @@ class TrainConfig:
     val_ratio: float
     max_rows: int
     calibration: Calibration
+    class_weight: ClassWeight
+    uniqueness: bool
     folds: FoldConfig
     search: SearchConfig
     booster: BoosterConfig

@@ -26,7 +26,7 @@ import numpy as np
 
 from mltrain.config import study_sha256
 from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
-from mltrain.learn.fit import bin_rows, booster_params, load_binned, save_binned
+from mltrain.learn.fit import bin_rows, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
 from mltrain.learn.study import open_study
 from mltrain.learn.trial import Bar, Ground, Track
@@ -113,7 +113,7 @@ def search(
     Args:
         samples: All rows; those of the holdout are not looked at.
         split: Of these rows.
-        config: Its `seed`, `booster` and `search` count here.
+        config: Its `seed`, `booster`, `search` and the weights of rows count here.
         journal: Where the study is kept. The caller holds the study's lock.
         manner: How it is run.
         progress: Told of every trial.
@@ -131,7 +131,7 @@ def search(
     plan, start = config.search, clock()
     ground = Ground.of(samples, split, config)
     first = [{r.name: r.default for r in plan.space}, *([] if warm_start is None else [dict(warm_start)])]
-    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     with disk_edge(journal, "clean up beside"):
         _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left
     with _quiet_optuna():
@@ -186,7 +186,7 @@ def regrow(
         InputError: Every feature is constant in the first fold's training rows.
         MachineError: LightGBM cannot be loaded.
     """
-    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     return _score(Track.of(Ground.of(samples, split, config), inner), split, params, rounds)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from mltrain.learn.backend import import_lightgbm
 from mltrain.learn.fit import booster_params, subset
 from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.weights import undo_up_weight, up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,16 +93,19 @@ class Ground:
         config: The configuration.
         split: The blocks.
         labels: Labels of each fold's validation rows.
+        up: What a row that went up counts in a fit; taken out of every score.
     """
 
     config: TrainConfig
     split: Split
     labels: tuple[NDArray[np.uint8], ...]
+    up: float
 
     @classmethod
     def of(cls, samples: Samples, split: Split, config: TrainConfig) -> Ground:
         """Take what is needed from the samples."""
-        return cls(config, split, tuple(samples.y[fold.valid.span].copy() for fold in split.folds))
+        labels = tuple(samples.y[fold.valid.span].copy() for fold in split.folds)
+        return cls(config, split, labels, up_weight(samples, split, config))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +115,7 @@ class Fold:
     train: Any
     valid: Any
     y: NDArray[np.uint8]
+    up: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +137,7 @@ class Track:
         return cls(
             ground.config,
             tuple(
-                Fold(subset(inner, split, fold.train), subset(inner, split, fold.valid), y)
+                Fold(subset(inner, split, fold.train), subset(inner, split, fold.valid), y, ground.up)
                 for fold, y in zip(split.folds, ground.labels, strict=True)
             ),
         )
@@ -211,7 +216,7 @@ class _FoldBooster:
         return float(row_log_loss(self.scores, self._fold.y).mean())
 
     def _keep(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
-        self.scores = scores
+        self.scores = undo_up_weight(scores, self._fold.up)
         return "scores", 0.0, False
 
 
