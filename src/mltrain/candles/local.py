@@ -21,7 +21,7 @@ import polars as pl
 from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum
-from mltrain.candles.source import Window, hand_out, refuse_unknown
+from mltrain.candles.source import LocalSource, Window, hand_out, refuse_unknown
 from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows
 from mltrain.errors import InputError
 from mltrain.files import disk_edge, read_file, sha256_bytes
@@ -52,7 +52,7 @@ class _Named:
     others: list[tuple[Path, str]]
 
 
-class FilesSource:
+class FilesSource(LocalSource):
     """A folder of candle files as a Source.
 
     Attributes:
