@@ -71,6 +71,14 @@ def train(
     calibration: Annotated[
         Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
     ] = None,
+    class_weight: Annotated[
+        str | None,
+        typer.Option(
+            "--class-weight",
+            help="What a row that went up counts in a fit: none, balanced or a number; "
+            "probabilities are those of unweighted rows. Default: none.",
+        ),
+    ] = None,
     val_ratio: Annotated[
         float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")
     ] = None,
@@ -123,6 +131,7 @@ def train(
         "search.trials": trials,
         "search.early_stop": early_stop,
         "calibration": None if calibration is None else calibration.value,
+        "class_weight": None if class_weight is None else _number_or_text(class_weight),
         "val_ratio": val_ratio,
         "seed": seed,
         "max_rows": max_rows,
@@ -148,6 +157,14 @@ def train(
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
+
+
+def _number_or_text(text: str) -> float | str:
+    """Return an option's value as the configuration has it."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:
