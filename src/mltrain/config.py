@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mltrain.documents import Fields, Located, canonical_json, parse_yaml
 from mltrain.errors import InputError, UsageError
-from mltrain.files import read_file, sha256_bytes
+from mltrain.files import read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def _search_to_json(search: SearchConfig) -> dict[str, Json]:
 
 
 def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
 
 
 def _merged(base: Json, over: Json) -> Json:
