@@ -206,12 +206,12 @@ def card_validate(
 
 def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
     """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
-    from mltrain.files import read_file
+    from mltrain.files import read_file, real_path
     from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
 
     checks = {}
     for path in paths:
-        real = path.resolve()  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
+        real = real_path(path)  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
         folder = real.parent if real.name == CARD_FILE else None
         checks[str(path)] = check_card(
             read_file(real, max_bytes=MAX_CARD_BYTES, what="card"), where=str(path), folder=folder

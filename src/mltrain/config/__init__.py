@@ -28,7 +28,7 @@ from mltrain.config.values import (
 )
 from mltrain.documents import Located, canonical_json, parse_yaml
 from mltrain.errors import InputError, UsageError
-from mltrain.files import read_file, sha256_bytes
+from mltrain.files import read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
 
 
 def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
 
 
 def _merged(base: Json, over: Json) -> Json:

@@ -12,7 +12,7 @@ from mltrain.candles.frame import TS_DTYPE, interval_ms
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.features.ops import ops_sha256
-from mltrain.files import hold_lock, make_folder, sha256_bytes
+from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
@@ -151,7 +151,7 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
         InputError: The snapshot was removed while its candles were examined.
     """
     folder = store.data_dir / FOLDER
-    if snapshot.path.parent.resolve() != folder.resolve():
+    if real_path(snapshot.path.parent) != real_path(folder):
         return  # elsewhere nothing is pruned, and no lock file belongs there
     with hold_lock(folder / ".lock", wait_s=_SNAPSHOTS_WAIT_S, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
