@@ -23,10 +23,14 @@ from mltrain.learn.slices import score_terciles, score_weeks, volatility_tercile
 from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
+from mltrain.models.explain import mean_contributions
 from mltrain.models.gates import Evidence, SkillEvidence, find_loosened, judge
 from mltrain.models.lineage import available_memory, read_lineage
 from mltrain.models.record import Looks, Slices, Training, build_card, version_date
+from mltrain.models.report.material import HOLDOUT_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.models.report.page import REPORT_FILE, draft_report
 from mltrain.models.serve import check_round_trip, model_of_bundle
+from mltrain.models.served import serve_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import find_origin, meet_champion
@@ -248,6 +252,7 @@ def _learn(
         warm_start=None if request.warm_start is None else request.warm_start.to_json(),
         calibration=choice,
         importance=feature_gains(served.model_text),
+        contributions=mean_contributions(serve_bundle("", bundle, {}), holdout.x),
         scores=scores,
         latency=latency,
         slices=_slice(request, examined, holdout, p),
@@ -377,16 +382,21 @@ def _publish(
 ) -> TrainReport:
     """Store the version whole, load it back from disk, compare its predictions, and only then promote it."""
     model_bytes = bundle.to_bytes()
+    trials = _trials_table(training.search)
     files = {
         "lgbm.pkl": model_bytes,
         "features.yml": training.feature_set.to_yaml(),
-        "trials.parquet": _parquet(_trials_table(training.search)),
-        "holdout.parquet": _parquet(holdout),
+        TRIALS_FILE: _parquet(trials),
+        HOLDOUT_FILE: _parquet(holdout),
     }
-    card = card_bytes(build_card(training, files))
-    verdict = training.verdict.word
+    card = build_card(training, files)
+    report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
     version = store.publish_version(
-        {**files, CARD_FILE: card}, date=version_date(training.now_ms), now_ms=training.now_ms, verdict=verdict
+        {**files, CARD_FILE: card_bytes(card)},
+        date=version_date(training.now_ms),
+        now_ms=training.now_ms,
+        verdict=training.verdict.word,
+        named=lambda name: {REPORT_FILE: report.finish(name)},
     )
     check_round_trip(version, model_of_bundle(bundle))
     promoted = request.promote and training.verdict.go
