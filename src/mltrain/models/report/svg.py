@@ -178,7 +178,11 @@ class Plot:
     def line(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
         """Draw a line through points."""
         if len(xs):
-            self._curves.append(f'<path class="{css}" d="{_path(self._points(xs, ys))}"/>')
+            self._curves.append(f'<path class="{css}" d="{self.curve(xs, ys)}"/>')
+
+    def curve(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+        """Return the path of a line through points, in the plot's own units."""
+        return _path(self._points(xs, ys))
 
     def steps(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
         """Draw a line that stays at each value until the next."""
@@ -283,3 +287,30 @@ class Plot:
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in points)
+
+
+def sparkline(name: str, title: str, values: Sequence[float], *, css: str = "line c1", zero: bool = False) -> str:
+    """Return a small curve through values at equal distances, its last point marked; `zero` draws that level, too.
+
+    Args:
+        name: Its id on the page.
+        title: What it is; it is described by its ends.
+        values: One or more, finite.
+        css: Class of the line.
+        zero: Whether zero is on it.
+    """
+    ends = [*values, 0.0] if zero else list(values)
+    y = linear_scale(*span(min(ends), max(ends), pad=0.15), "")
+    plot = Plot(linear_scale(0, max(len(values) - 1, 1), ""), y)
+    points = plot.curve(list(range(len(values))), values)
+    level = (
+        f'<line class="rule ideal" x1="0" x2="100%" y1="{(1 - y.at(0)) * 100:.1f}%" y2="{(1 - y.at(0)) * 100:.1f}%"/>'
+    )
+    end = f"{plot.x.at(len(values) - 1) * 96 + 2:.1f}%", f"{(1 - y.at(values[-1])) * 100:.1f}%"
+    body = (
+        f'{level if zero else ""}<svg x="2%" width="96%" height="100%" viewBox="0 0 {_GRID:.0f} {_GRID:.0f}" '
+        f'preserveAspectRatio="none" overflow="visible"><path class="{css}" d="{points}"/></svg>'
+        f'<circle class="dot {css.partition(" ")[2]}" cx="{end[0]}" cy="{end[1]}" r="3"/>'
+    )
+    told = f"{len(values)} values, from {values[0]:.4g} to {values[-1]:.4g}"
+    return picture(name, title, told, body, height_px=36)
