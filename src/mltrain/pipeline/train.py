@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, interval_ms
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
+from mltrain.documents import parse_json
 from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, sha256_bytes
 from mltrain.guards import check_guards
@@ -389,10 +390,13 @@ def _publish(
         TRIALS_FILE: _parquet(trials),
         HOLDOUT_FILE: _parquet(holdout),
     }
-    card = build_card(training, files)
-    report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
+    card = card_bytes(build_card(training, files))
+    told: Any = parse_json(
+        card, where="the card"
+    )  # as a reader will have it: the page can be drawn from the files again
+    report = draft_report(Material(told, holdout_rows(holdout, told, where="the holdout"), trials))
     version = store.publish_version(
-        {**files, CARD_FILE: card_bytes(card)},
+        {**files, CARD_FILE: card},
         date=version_date(training.now_ms),
         now_ms=training.now_ms,
         verdict=training.verdict.word,
