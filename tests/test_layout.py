@@ -26,8 +26,20 @@ LAYERS = (
 )
 SPEAKERS = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write", "typer.echo"}
 LIGHT = ("names", "files", "documents", "config", "manifest", "models/store", "models/card", "cli")
-HEAVY = {"numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib"}
-LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib"}
+HEAVY = {
+    "numpy",
+    "polars",
+    "pyarrow",
+    "lightgbm",
+    "sklearn",
+    "scipy",
+    "optuna",
+    "jsonschema",
+    "httpx",
+    "matplotlib",
+    "jinja2",
+}
+LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib", "jinja2"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mltrain.cli import pages
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
 from mltrain.cli.training import who
@@ -35,15 +36,23 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(listing, name="models")
     app.command("promote")(promote)
     app.command("rollback")(rollback)
-    card = typer.Typer(help="Model cards: validate, show, and the schema.", no_args_is_help=True)
+    card = typer.Typer(help="Model cards: validate, show, report, compare, and the schema.", no_args_is_help=True)
     card.command("validate")(card_validate)
     card.command("show")(card_show)
+    card.command("report")(pages.card_report)
+    card.command("diff")(pages.card_diff)
     card.command("schema")(card_schema)
     app.add_typer(card, name="card")
 
 
 @command()
-def models(session: Session, ctx: typer.Context) -> Outcome | None:
+def models(
+    session: Session,
+    ctx: typer.Context,
+    html: Annotated[bool, typer.Option("--html", help="Write the list as an HTML page with curves.")] = False,
+    output: pages.Output = None,
+    show: pages.Open = False,
+) -> Outcome | None:
     """List the versions: verdict, metrics, which one is best."""
     from mltrain.models.listing import list_models
     from mltrain.models.store import Store
@@ -51,6 +60,9 @@ def models(session: Session, ctx: typer.Context) -> Outcome | None:
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
         return None
+    if html:
+        return pages.models_page(session, output, show=show)
+    pages.refuse_without_html(output, show=show)
     rows = list_models(Store(session.data_dir))
 
     def view() -> Iterator[RenderableType]:
