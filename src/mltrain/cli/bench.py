@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mltrain.pipeline.bench import BenchReport
 
 NO_GO: Final = 4
-_BAR: Final = 48  # characters of the longest bar
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -89,9 +88,11 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
         for r in reports
     ]
     columns_ = ("version", "one row goes through", "load ms", "first call ms", "batch rows/s", "memory MB")
-    yield table(None, columns_, cells, right="  rrrr")
+    yield table(None, columns_, cells, right=" frrrr")
     for r in reports:
-        yield table(f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rr")
+        yield table(
+            f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rrb"
+        )
     last = reports[-1]
     load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"
     yield f"{last.latency.samples:,} samples on {last.latency.cpu}, {last.cores} cores, load {load}"
@@ -102,4 +103,4 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
 
 def _bars(bins: Sequence[Bin]) -> list[tuple[str, str, str]]:
     most = max((b.calls for b in bins), default=0) or 1
-    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", "█" * round(_BAR * b.calls / most)) for b in bins]
+    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", str(b.calls / most)) for b in bins]

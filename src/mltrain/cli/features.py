@@ -113,8 +113,8 @@ def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
     )
     yield f"registry {chosen.registry_sha256}"
-    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ",".join(_reads(i))) for i in infos]
-    yield table(None, ("feature", "op", "parameters", "lookback", "reads"), rows, right="   rf")
+    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]
+    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, right="  frf")
 
 
 def _parameters(info: FeatureInfo) -> str:
@@ -168,7 +168,7 @@ def features_show(
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
     from mltrain.candles.frame import format_ms, interval_ms, parse_time
     from mltrain.candles.snapshot import open_snapshot
-    from mltrain.features.look import look_at
+    from mltrain.features.look import check_feature, look_at
     from mltrain.features.picture import draw_look
     from mltrain.features.registry import load_registry
     from mltrain.files import atomic_write
@@ -176,6 +176,7 @@ def features_show(
     at_ms = parse_time(at)
     read_ops(ops)
     chosen = load_registry(features)
+    check_feature(chosen, name)
     snap = open_snapshot(session.data_dir, ref)
     whose = _one_symbol(symbol, snap.symbols)
     wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
@@ -327,7 +328,7 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
         for c in r.checks
     ]
     return table(
-        "Leakage guards", ("guard", "", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
+        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
     )  # fmt: skip
 
 

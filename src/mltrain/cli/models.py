@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
+from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
 from mltrain.cli.training import who
 from mltrain.errors import InputError, UsageError
 
@@ -76,11 +76,11 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
         "problem",
     )
     cells = [
-        (r.version, "*" if r.best else "", r.verdict, r.created_at, ",".join(r.symbols), number(r.accuracy),
-         number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
+        (r.version, "*" if r.best else "", r.verdict, minute_text(r.created_at), ", ".join(r.symbols),
+         number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip
-    return table(None, columns, cells, right="    frrrrf")
+    return table(None, columns, cells, right="   ofrrrrf")
 
 
 @command()
@@ -96,11 +96,11 @@ def history(session: Session) -> Outcome:
         else:
             columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
-                (e.serial, e.when, e.from_version, e.to_version, e.verdict, e.by, e.why,
+                (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
                  "" if e.happened else "never happened: the pointer did not move")
                 for e in log.entries
             ]  # fmt: skip
-            yield table(None, columns, rows, right="r     ff")
+            yield table(None, columns, rows, right="r o  fff")
         yield from (*log.problems, *log.notes)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
@@ -250,9 +250,11 @@ def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
 
 def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN401 (a checked card)
     train, metrics, latency = card["train"], card["metrics"], card["latency_ms"]
-    yield f"{card['model_name']} {name}, trained {card['created_at']} on snapshot {train['snapshot_id']}"
+    trained = minute_text(card["created_at"])
+    yield f"{card['model_name']} {name}, trained {trained} UTC on snapshot {train['snapshot_id']}"
     yield (
-        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {train['range']['start']} to {train['range']['end']}, "
+        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {minute_text(train['range']['start'])} to "
+        f"{minute_text(train['range']['end'])} UTC, "
         f"{train['class_balance']['pos'] / train['rows']:.1%} up"
     )
     figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]

@@ -201,12 +201,12 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             yield f"no snapshots in {session.data_dir}: write one with `mltrain snapshot`"
             return
         rows = [
-            (r.id, "*" if r.latest else "", ",".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
+            (r.id, "*" if r.latest else "", ", ".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
              time_text(r.last_ms), r.problem or "")
             for r in found
         ]  # fmt: skip
         columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
-        yield table(None, columns, rows, right="  fr  f")
+        yield table(None, columns, rows, right="  fr of")
 
     return Outcome("snapshots/1", {"snapshots": found}, view)
 

@@ -12,7 +12,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
-from mltrain.cli.render import Outcome, number, table, time_text
+from mltrain.cli.render import Outcome, framed, number, table, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,6 +211,13 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
     columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
     yield table("Metrics", columns, rows, right=" rrrr")
     yield f"baseline: accuracy of {scores.baselines.better}, log loss of the training base rate, on the same rows"
+    title = f"{run.verdict.word}: version {report.version} in {report.folder}"
+    yield framed(title, _view_end(report), style="green" if run.verdict.go else "red")
+
+
+def _view_end(report: TrainReport) -> Iterator[RenderableType]:
+    """Show the verdict, what makes it weaker, and what to type next."""
+    run = report.training
     yield from view_verdict(run.verdict)
     for x in run.loosened:
         yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
@@ -219,7 +226,6 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
             f"this holdout is not fresh: its range was scored {run.looks.earlier} time(s) before "
             f"({run.looks.weighted:.2f} weighted by overlap)"
         )
-    yield f"{run.verdict.word}: version {report.version} in {report.folder}"
     if report.promoted:
         yield "promoted: it is the best one now"
     elif run.verdict.go:
