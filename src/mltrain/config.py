@@ -6,7 +6,7 @@ comes out has been checked whole: every violation of a file is told in one messa
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -17,7 +17,7 @@ from mltrain.files import read_file, sha256_bytes
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mltrain.documents import Json
 
@@ -35,6 +35,23 @@ _TUNABLE: Final[Mapping[str, tuple[float, float]]] = {
     "lambda_l1": (0.0, 1e6),
     "lambda_l2": (0.0, 1e6),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One effective setting.
+
+    Attributes:
+        key: Its dotted key, such as "search.trials".
+        value: What holds.
+        origin: Who said so last: "default", "file", "environment" or "option".
+        where: The file and line, the variable or the option; None for what the package itself says.
+    """
+
+    key: str
+    value: Json
+    origin: Literal["default", "file", "environment", "option"]
+    where: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +230,7 @@ class TrainConfig:
     gates: GateConfig
     guards: GuardConfig
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """Return the configuration in the layout of train.yml.
 
         A file that holds it, loaded by `load_config`, gives an equal configuration.
@@ -255,7 +272,7 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
     """
     located = _read_yaml(packaged_config("train.yml"))
     if path is not None:
-        own = _read_yaml(path)
+        own = _read_own(path)
         located = Located(_merged(located.value, own.value), own.where, own.lines)
     config = _read(located)
     if not overrides:
@@ -267,6 +284,50 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
         return _read(Located(value, "options"))
     except InputError as err:
         raise UsageError(err.message, hint=err.hint) from err
+
+
+def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
+    """Return every setting that `load_config` would give, each with who said so last.
+
+    Args:
+        path: The user's file; None: the defaults alone.
+        overrides: Values by dotted key, as options give them.
+
+    Returns:
+        In the order of train.yml; the keys are those of single values.
+
+    Raises:
+        InputError: As `load_config`.
+        UsageError: As `load_config`.
+    """
+    config = load_config(path, overrides=overrides)
+    own = None if path is None else _read_own(path)
+    return tuple(_told(key, value, own, overrides, str(path)) for key, value in _flat(config.to_json()))
+
+
+def comment_config() -> str:
+    """Return the packaged train.yml with every setting commented out: a file to begin one's own from."""
+    text = packaged_config("train.yml").read_text("utf-8")
+    return "".join(
+        line if line.startswith("#") or not line.strip() else f"# {line}" for line in text.splitlines(keepends=True)
+    )
+
+
+def _told(key: str, value: Json, own: Located | None, overrides: Mapping[str, Json], path: str) -> Setting:
+    if key in overrides:
+        return Setting(key, value, "option", None)
+    place = tuple(key.split("."))
+    if own is not None and place in own.lines:
+        return Setting(key, value, "file", f"{path}, line {own.lines[place]}")
+    return Setting(key, value, "default", None)
+
+
+def _flat(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    for key, part in value.items():
+        if isinstance(part, dict):
+            yield from _flat(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part
 
 
 def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
@@ -303,6 +364,14 @@ def _search_to_json(search: SearchConfig) -> dict[str, Json]:
 
 def _read_yaml(path: Path) -> Located:
     return parse_yaml(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+
+
+def _read_own(path: Path) -> Located:
+    """Return a user's file; one of comments alone says nothing, an empty one is no configuration."""
+    data = read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration")
+    own = parse_yaml(data, where=str(path))
+    commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
+    return replace(own, value={}) if commented else own
 
 
 def _merged(base: Json, over: Json) -> Json:

@@ -68,11 +68,12 @@ def with_commands() -> typer.Typer:
         features,
         models,
         predict,
+        settings,
         snapshots,
         training,
     )
 
-    for module in (snapshots, training, bench, models, predict, evaluate, features, data, exchange):
+    for module in (snapshots, training, bench, models, predict, evaluate, features, data, exchange, settings):
         module.add_commands(app)
     return app
 

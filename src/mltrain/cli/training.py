@@ -13,6 +13,16 @@ import typer
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, framed, number, table, time_text
+from mltrain.cli.settings import (
+    CalibrationOption,
+    Config,
+    EarlyStop,
+    MaxRows,
+    Seed,
+    Trials,
+    ValRatio,
+    given_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,16 +36,6 @@ if TYPE_CHECKING:
 
 NO_GO = 4
 GIB = 1 << 30
-
-
-class Calibration(StrEnum):
-    """How scores become probabilities."""
-
-    AUTO = "auto"
-    ISOTONIC = "isotonic"
-    SIGMOID = "sigmoid"
-    BETA = "beta"
-    NONE = "none"
 
 
 class Final(StrEnum):
@@ -64,21 +64,13 @@ def who() -> str:
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. Default: 200.")] = None,
-    early_stop: Annotated[
-        int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. Default: 50.")
-    ] = None,
-    calibration: Annotated[
-        Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
-    ] = None,
-    val_ratio: Annotated[
-        float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. Default: 42.")] = None,
+    trials: Trials = None,
+    early_stop: EarlyStop = None,
+    calibration: CalibrationOption = None,
+    val_ratio: ValRatio = None,
+    seed: Seed = None,
     features: Features = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
-    ] = None,
+    config: Config = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=256, help="Processes that try parameters. Default: the cores.")
     ] = None,
@@ -94,9 +86,7 @@ def train(
     final: Annotated[
         Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
     ] = Final.INNER,
-    max_rows: Annotated[
-        int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
-    ] = None,
+    max_rows: MaxRows = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
@@ -119,16 +109,11 @@ def train(
     from mltrain.pipeline.train import train as run_training
     from mltrain.pipeline.versions import read_warm_start
 
-    options = {
-        "search.trials": trials,
-        "search.early_stop": early_stop,
-        "calibration": None if calibration is None else calibration.value,
-        "val_ratio": val_ratio,
-        "seed": seed,
-        "max_rows": max_rows,
-    }
     read_ops(ops)
-    settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
+    settings = load_config(
+        config,
+        overrides=given_settings(trials, early_stop, calibration, val_ratio, seed, max_rows),
+    )
     store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
