@@ -45,7 +45,16 @@ ARGUMENTS = {
 }
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
 WITHOUT_DATA = {
-    *(("card", "schema"), ("config", "show"), ("config", "init"), ("demo",), ("sim",), ("snapshot",), ("features", "info"), ("features", "check")),
+    *(
+        ("card", "schema"),
+        ("config", "show"),
+        ("config", "init"),
+        ("demo",),
+        ("sim",),
+        ("snapshot",),
+        ("features", "info"),
+        ("features", "check"),
+    ),
     *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("models", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"

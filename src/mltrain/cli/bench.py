@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, table
@@ -35,7 +36,10 @@ def bench(
     budget_ms: Annotated[
         float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
     ] = 80.0,
-    compare: Annotated[str | None, typer.Option("--compare", help="Measure this version, too, side by side.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="Measure this version, too, side by side.", autocompletion=complete_version),
+    ] = None,
     ops: Ops = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, batch throughput; exit 4 where it is over the budget."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -31,7 +32,9 @@ Features = Annotated[
     Path | None,
     typer.Option("--features", help="Registry of features; the name of a packaged one works. Default: features.yml."),
 ]
-SnapshotRef = Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")]
+SnapshotRef = Annotated[
+    str, typer.Option("--snapshot", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+]
 Ops = Annotated[
     str | None,
     typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
@@ -71,7 +74,12 @@ def features_info(
     session: Session,
     features: Features = None,
     ref: Annotated[
-        str | None, typer.Option("--snapshot", help="latest, an id, or a path: tell how the values are spread, too.")
+        str | None,
+        typer.Option(
+            "--snapshot",
+            help="latest, an id, or a path: tell how the values are spread, too.",
+            autocompletion=complete_snapshot,
+        ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
@@ -157,10 +165,13 @@ def _bars(histogram: Histogram | None) -> str:
 @command()
 def features_show(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A feature of the registry.")],
+    name: Annotated[str, typer.Argument(help="A feature of the registry.", autocompletion=complete_feature)],
     at: Annotated[str, typer.Option("--at", help="Opening of the candle, such as 2025-10-15T12:00:00Z.")],
     ref: SnapshotRef = "latest",
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Needed where the snapshot has several.")] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option("--symbol", help="Needed where the snapshot has several.", autocompletion=complete_symbol),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, as an SVG, to this file.")] = None,
     features: Features = None,
     ops: Ops = None,

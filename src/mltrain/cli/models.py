@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.complete import complete_own_version, complete_version
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
 from mltrain.cli.training import who
 from mltrain.errors import InputError, UsageError
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 LISTED = 2  # a listing in place of a choice is a usage error
 
-Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.", autocompletion=complete_version)]
 Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
-DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
+DefaultRef = Annotated[
+    str | None,
+    typer.Argument(help="best, latest, a version, or a path. Default: best.", autocompletion=complete_version),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -142,7 +146,10 @@ def promote(
 @command(opens_versions=True)
 def rollback(
     session: Session,
-    version: Annotated[str | None, typer.Argument(help="A version that was the best one before.")] = None,
+    version: Annotated[
+        str | None,
+        typer.Argument(help="A version that was the best one before.", autocompletion=complete_own_version),
+    ] = None,
     previous: Annotated[bool, typer.Option("--previous", help="The one that was best before the present one.")] = False,
     why: Annotated[str, typer.Option("--why", help="Kept in the log of promotions.")] = "rolled back by hand",
 ) -> Outcome:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, framed, number, table, time_text
 from mltrain.cli.settings import (
@@ -81,7 +82,12 @@ def train(
         float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="A version whose parameters are tried right after the defaults.")
+        str | None,
+        typer.Option(
+            "--warm-start",
+            help="A version whose parameters are tried right after the defaults.",
+            autocompletion=complete_version,
+        ),
     ] = None,
     final: Annotated[
         Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
