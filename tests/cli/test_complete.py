@@ -57,7 +57,8 @@ def test_a_folder_that_is_not_there_offers_the_fixed_names(tmp_path):
 def test_nothing_heavy_is_imported(shelf):
     """A key press waits for no table library, and for no network."""
     code = (
-        "import atexit, sys; sys.argv = ['mltrain']; heavy = {'numpy', 'polars', 'pyarrow', 'lightgbm', 'sklearn', 'optuna', 'httpx', 'yaml'};"
+        "import atexit, sys; sys.argv = ['mltrain'];"
+        "heavy = {'numpy', 'polars', 'pyarrow', 'lightgbm', 'sklearn', 'optuna', 'httpx', 'yaml'};"
         "atexit.register(lambda: print(*sorted(heavy & set(sys.modules))));"
         "from mltrain.cli import main; main()"
     )

@@ -163,3 +163,15 @@ def refuse_misplaced_options(ctx: typer.Context) -> None:
         raise UsageError(
             f"options go behind the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
         )
+
+
+def who() -> str:
+    """Return who runs this, as user@host, for the log of promotions."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

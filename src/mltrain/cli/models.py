@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.command import Session, command, refuse_misplaced_options, who
 from mltrain.cli.complete import complete_own_version, complete_version
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
-from mltrain.cli.training import who
 from mltrain.errors import InputError, UsageError
 
 if TYPE_CHECKING:

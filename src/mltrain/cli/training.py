@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mltrain.cli.command import Session, command
+from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, framed, number, table, time_text
@@ -50,15 +48,6 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("train")(train)
     app.command("demo")(demo)
-
-
-def who() -> str:
-    """Return who runs this, as user@host, for the log of promotions."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 @command(opens_versions=True)
