@@ -248,13 +248,15 @@ def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableTy
     title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
-    yield table(title, columns, rows, right=" " + "r" * (len(columns) - 1))
+    headers = ["time (UTC)" if column == "ts" else column for column in columns]
+    yield table(title, headers, rows, right=" " + "r" * (len(columns) - 1))
     if data["plot"] is not None:
         yield f"drawn to {data['plot']}"
 
 
 def _told(value: float | str | None) -> str:
-    return "no value" if value is None else str(value)
+    """Return a value as people read it: a feature is float32, which tells no more than seven digits."""
+    return "no value" if value is None else f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 @command()
@@ -332,7 +334,7 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
             c.name,
             f"{c.points:,}",
             number(c.worst, 3),
-            c.case or None,
+            c.case,
             c.detail,
         )
         for r in results

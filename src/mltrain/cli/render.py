@@ -101,10 +101,16 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def show_view(console: Console, parts: Iterable[RenderableType]) -> None:
-    """Print the parts of a view, a blank line before each that has a title of its own."""
-    for i, part in enumerate(parts):
-        if i and not isinstance(part, str) and getattr(part, "title", None):
+    """Print the parts of a view, a blank line before each that has a title of its own, and between tables."""
+    before: RenderableType | None = None
+    for part in parts:
+        if (
+            before is not None
+            and not isinstance(part, str)
+            and (getattr(part, "title", None) or type(part) is type(before))
+        ):
             console.print()
+        before = part
         _show_part(console, part)
 
 

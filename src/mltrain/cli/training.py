@@ -133,7 +133,7 @@ def train(
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:
     rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
     yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
-                right=" rr  ")  # fmt: skip
+                right=" rro ")  # fmt: skip
     yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
     available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
     yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
