@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -31,7 +32,9 @@ Features = Annotated[
     Path | None,
     typer.Option("--features", help="Registry of features; the name of a packaged one works. Default: features.yml."),
 ]
-SnapshotRef = Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")]
+SnapshotRef = Annotated[
+    str, typer.Option("--snapshot", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+]
 Ops = Annotated[
     str | None,
     typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
@@ -71,7 +74,12 @@ def features_info(
     session: Session,
     features: Features = None,
     ref: Annotated[
-        str | None, typer.Option("--snapshot", help="latest, an id, or a path: tell how the values are spread, too.")
+        str | None,
+        typer.Option(
+            "--snapshot",
+            help="latest, an id, or a path: tell how the values are spread, too.",
+            autocompletion=complete_snapshot,
+        ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
@@ -113,8 +121,8 @@ def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
     )
     yield f"registry {chosen.registry_sha256}"
-    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ",".join(_reads(i))) for i in infos]
-    yield table(None, ("feature", "op", "parameters", "lookback", "reads"), rows, right="   rf")
+    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]
+    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, right="  frf")
 
 
 def _parameters(info: FeatureInfo) -> str:
@@ -157,10 +165,13 @@ def _bars(histogram: Histogram | None) -> str:
 @command()
 def features_show(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A feature of the registry.")],
+    name: Annotated[str, typer.Argument(help="A feature of the registry.", autocompletion=complete_feature)],
     at: Annotated[str, typer.Option("--at", help="Opening of the candle, such as 2025-10-15T12:00:00Z.")],
     ref: SnapshotRef = "latest",
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Needed where the snapshot has several.")] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option("--symbol", help="Needed where the snapshot has several.", autocompletion=complete_symbol),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, as an SVG, to this file.")] = None,
     features: Features = None,
     ops: Ops = None,
@@ -168,7 +179,7 @@ def features_show(
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
     from mltrain.candles.frame import format_ms, interval_ms, parse_time
     from mltrain.candles.snapshot import open_snapshot
-    from mltrain.features.look import look_at
+    from mltrain.features.look import check_feature, look_at
     from mltrain.features.picture import draw_look
     from mltrain.features.registry import load_registry
     from mltrain.files import write_outputs
@@ -176,6 +187,7 @@ def features_show(
     at_ms = parse_time(at)
     read_ops(ops)
     chosen = load_registry(features)
+    check_feature(chosen, name)
     snap = open_snapshot(session.data_dir, ref)
     whose = _one_symbol(symbol, snap.symbols)
     wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
@@ -236,13 +248,15 @@ def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableTy
     title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
-    yield table(title, columns, rows, right=" " + "r" * (len(columns) - 1))
+    headers = ["time (UTC)" if column == "ts" else column for column in columns]
+    yield table(title, headers, rows, right=" " + "r" * (len(columns) - 1))
     if data["plot"] is not None:
         yield f"drawn to {data['plot']}"
 
 
 def _told(value: float | str | None) -> str:
-    return "no value" if value is None else str(value)
+    """Return a value as people read it: a feature is float32, which tells no more than seven digits."""
+    return "no value" if value is None else f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 @command()
@@ -320,14 +334,14 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
             c.name,
             f"{c.points:,}",
             number(c.worst, 3),
-            c.case or None,
+            c.case,
             c.detail,
         )
         for r in results
         for c in r.checks
     ]
     return table(
-        "Leakage guards", ("guard", "", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
+        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
     )  # fmt: skip
 
 

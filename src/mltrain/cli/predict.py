@@ -234,7 +234,9 @@ def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN40
 
     def view() -> Iterator[RenderableType]:
         cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
-        yield table(version, ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr")
+        yield table(
+            f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr"
+        )
         for p in predictions if explain else ():
             if p["refused"] is not None:
                 continue
