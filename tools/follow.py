@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tools.pages import Block
 
 _MARK: Final = "\x1e"
+_NOW: Final = "${EPOCHREALTIME:-$SECONDS}"  # older shells know whole seconds
 _BOXES: Final = re.compile(r"[│┃|╭╮╰╯─━┏┓┗┛]+")
 
 
@@ -82,9 +83,9 @@ def follow(
 
 
 def _script(blocks: Sequence[Block], scratch: Path, *, quick: bool) -> str:
-    lines = ["set -uo pipefail", f"trap 'printf \"{_MARK}end %d %s{_MARK}\" $? $EPOCHREALTIME' EXIT"]
+    lines = ["set -uo pipefail", f"trap 'printf \"{_MARK}end %d %s{_MARK}\" $? {_NOW}' EXIT"]
     for i, block in enumerate(blocks):
-        lines.append(f"printf '{_MARK}begin {i} %s{_MARK}' $EPOCHREALTIME")
+        lines.append(f"printf '{_MARK}begin {i} %s{_MARK}' {_NOW}")
         body = block.body
         if block.language == "python":
             file = scratch / f"block_{i}.py"

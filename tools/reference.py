@@ -13,19 +13,17 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
-from tools.pages import ROOT, all_commands, root_command
+from tools.pages import ROOT, all_commands, options_of, root_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 FOLDER: Final = ROOT / "docs" / "reference"
 _NOTE: Final = "<!-- Made by `python -m tools.reference`; do not edit. -->\n"
 _COMMANDS: Final = """# Commands
 
-Common options, on every command that reads a data folder: `--data-dir` (a path; the variable `MLTRAIN_DATA_DIR`;
-default `data`, of `demo` `mltrain-demo`), `--json` (one JSON document on stdout), `--quiet` or `-q` (no progress and no
-warnings on stderr), `--debug` (the traceback of an error), `--help` or `-h`. Results go to stdout; progress, warnings
-and errors to stderr. [Exit codes](exit-codes.md) are the same everywhere.
+Results go to stdout; progress, warnings and errors to stderr. [Exit codes](exit-codes.md) are the same everywhere, and
+so are these options and `--help`, which stand behind the command; `demo` has a data folder of its own, `mltrain-demo`:
 """
 _EXIT_CODES: Final = """# Exit codes
 
@@ -66,8 +64,6 @@ written by another tool, is valid. Unknown fields are a warning. [Reading a card
 what to look at.
 """
 
-_COMMON: Final = frozenset({"--data-dir", "--json", "--quiet", "--debug", "--help"})
-
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -94,28 +90,44 @@ def _record(parameter: Any, command: Any) -> tuple[str, str]:  # noqa: ANN401 (T
 
 def commands_page() -> str:
     """Return the page of all commands and options."""
+    common = _common_options()
+    some = next(command for words, command in all_commands() if words == ("train",))
     parts = [
         _COMMANDS,
-        _table(("option of the program itself", "meaning"), _root_options()),
+        _table(("common option", "meaning"), _parameters(some, only=common)),
+        "Of `mltrain` itself:\n",
+        _table(("option", "meaning"), _parameters(root_command())),
         _table(("command", "what it does"), list(_overview())),
     ]
     for words, command in all_commands():
         parts += [f"## mltrain {' '.join(words)}\n", f"{_sentence(command.help)}\n"]
-        rows = [(_code(names), text) for names, text in _own_parameters(command)]
-        if rows:
+        if rows := _parameters(command, without=common):
             parts.append(_table(("argument or option", "meaning"), rows))
-        absent = sorted(_COMMON - {"--help"} - {o for p in command.params for o in p.opts})
-        if not hasattr(command, "commands") and absent:
-            parts.append(f"Without the common {', '.join(map(_code, absent))}.\n")
         if hasattr(command, "commands"):
             names = [f"[`{name}`](#mltrain-{'-'.join([*words, name])})" for name in command.commands]
             parts.append(f"Commands of this group: {', '.join(names)}.\n")
     return _NOTE + "\n" + "\n".join(parts)
 
 
-def _root_options() -> list[tuple[str, str]]:
-    root = root_command()
-    return [(_code(names), text) for names, text in _own_parameters(root)]
+def _common_options() -> set[str]:
+    """Return the options that every command has."""
+    return set.intersection(*(options_of(c) for _, c in all_commands() if not hasattr(c, "commands")))
+
+
+def _parameters(
+    command: Any,  # noqa: ANN401 (Typer's own class)
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+) -> list[tuple[str, str]]:
+    """Return how the parameters of a command are written, and what they mean."""
+    rows = []
+    for parameter in command.params:
+        hidden = getattr(parameter, "hidden", False) or set(parameter.opts) & set(without)
+        if not hidden and (only is None or set(parameter.opts) & set(only)):
+            names, text = _record(parameter, command)
+            rows.append((_code(names), text))
+    return rows
 
 
 def _overview() -> Iterator[tuple[str, str]]:
@@ -126,12 +138,6 @@ def _overview() -> Iterator[tuple[str, str]]:
 
 def _sentence(text: str | None) -> str:
     return re.sub(r"\s+", " ", (text or "").replace("\f", " ")).strip()
-
-
-def _own_parameters(command: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    for parameter in command.params:
-        if not (_COMMON & set(parameter.opts)) and not getattr(parameter, "hidden", False):
-            yield _record(parameter, command)
 
 
 def exit_codes_page() -> str:

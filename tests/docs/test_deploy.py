@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -38,9 +39,13 @@ def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
 
     assert done.returncode == code
     assert done.stdout == ""
-    assert re.fullmatch(rf"\S+Z snapshot exit=0 seconds=\d+\n\S+Z train exit={code} seconds=\d+\n", done.stderr)
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["event"], line["step"], line["exit"]) for line in told] == [
+        ("round", "snapshot", 0),
+        ("round", "train", code),
+    ]
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls == ["snapshot --days 3 --quiet", "train --resume --trials 200 --quiet"]
+    assert calls == ["snapshot --days 3", "train --resume --trials 200"]
 
 
 def test_a_round_without_candles_trains_nothing(program, tmp_path):
@@ -48,7 +53,7 @@ def test_a_round_without_candles_trains_nothing(program, tmp_path):
     done = begin([DEPLOY / "train-round.sh"], {**program, "SNAPSHOT": "6"})
 
     assert done.returncode == 6
-    assert (tmp_path / "calls").read_text() == "snapshot --days 90 --quiet\n"
+    assert (tmp_path / "calls").read_text() == "snapshot --days 90\n"
 
 
 @pytest.mark.parametrize(("code", "mailed"), [(0, False), (4, False), (7, False), (3, True), (6, True), (8, True)])
@@ -59,9 +64,9 @@ def test_cron_mails_a_round_that_failed_and_no_other(program, tmp_path, code, ma
     log = tmp_path / "train.log"
 
     done = begin(["bash", "-c", command], {**program, "TRAIN": str(code), "LOG": str(log)})
-    assert ("train exit=" in done.stdout) is mailed
+    assert ('"step": "train"' in done.stdout) is mailed
     assert done.stderr == ""
-    assert f"train exit={code}" in log.read_text()
+    assert f'"step": "train", "exit": {code}' in log.read_text()
 
 
 def test_the_units_are_what_systemd_takes(tmp_path):
