@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError
+from mltrain.errors import MachineError, MltrainError, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,18 +102,32 @@ def _translated(call: Callable[[], object]) -> int:
     except SystemExit as end:
         code = _code_of(end)
     except (MltrainError, MemoryError) as raised:
+        _again_if_interrupted(raised)
         err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
         show_error(err, debug=debug)
         code = err.exit_code
     except BrokenPipeError:
         code = 0  # the reader has left: not our error
     except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
+        _again_if_interrupted(err)
         if isinstance(err, OSError) and err.errno in _REFUSALS:
             show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
             return MachineError.exit_code
         show_bug(err, debug=debug)
         code = 1
     return code
+
+
+def _again_if_interrupted(err: BaseException) -> None:
+    """Raise the signal's exception again where `err` only wraps it, or came up while it unwound.
+
+    Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
+    """
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, (Stopped, KeyboardInterrupt)):
+            raise seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _code_of(end: SystemExit) -> int:
