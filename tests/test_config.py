@@ -5,7 +5,15 @@ import json
 
 import pytest
 
-from mltrain.config import CALIBRATIONS, Range, load_config, packaged_config, study_sha256
+from mltrain.config import (
+    CALIBRATIONS,
+    Range,
+    comment_config,
+    explain_config,
+    load_config,
+    packaged_config,
+    study_sha256,
+)
 from mltrain.errors import InputError, UsageError
 
 
@@ -231,3 +239,26 @@ def test_every_calibration_is_accepted():
     """All five words, and no other."""
     for name in CALIBRATIONS:
         assert load_config(None, overrides={"calibration": name}).calibration == name
+
+
+def test_every_setting_tells_who_said_so_last(own):
+    """A default, a line of the file, an option: each with its place; all keys of train.yml are there, once."""
+    path = own("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
+    told = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
+
+    assert (told["search.trials"].value, told["search.trials"].origin) == (50, "file")
+    assert told["search.trials"].where == f"{path}, line 2"
+    assert (told["seed"].value, told["seed"].origin, told["seed"].where) == (9, "option", None)
+    assert (told["val_ratio"].value, told["val_ratio"].origin) == (0.2, "default")
+    assert told["search.space.num_leaves.high"].value == 128
+    assert len(told) == len(explain_config(None, overrides={}))
+
+
+def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):
+    """All of it is comment: it loads as the defaults; without the marks it is the packaged file."""
+    text = comment_config()
+    bare = "".join(line.removeprefix("# ") for line in text.splitlines(keepends=True))
+
+    assert load_config(own(text), overrides={}) == load_config(None, overrides={})
+    assert bare.splitlines()[4:] == packaged_config("train.yml").read_text("utf-8").splitlines()[4:]
+    assert load_config(own(bare[bare.index("seed:") :]), overrides={}) == load_config(None, overrides={})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError
+from mltrain.errors import MachineError, MltrainError, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,20 @@ EPILOG = (
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 _MEMORY_HINT = "use fewer symbols or days, or a machine with more memory"
+
+#: Which module has which commands, in the order of the help; two thirds of a listing's start went into the others.
+HOMES: Final = {
+    "snapshots": ("snapshot", "snapshots", "cache"),
+    "training": ("train", "demo"),
+    "bench": ("bench",),
+    "models": ("models", "promote", "rollback", "card"),
+    "predict": ("predict",),
+    "evaluate": ("evaluate",),
+    "features": ("features",),
+    "data": ("verify",),
+    "exchange": ("sim",),
+    "settings": ("config",),
+}
 
 app = typer.Typer(
     name="mltrain",
@@ -55,25 +69,21 @@ def run() -> int:
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
-    return guarded(with_commands())
+    return guarded(with_commands(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
-def with_commands() -> typer.Typer:
-    """Return the app with every command in it; called once in a process."""
-    from mltrain.cli import (
-        bench,
-        data,
-        evaluate,
-        exchange,
-        features,
-        models,
-        predict,
-        snapshots,
-        training,
-    )
+def with_commands(word: str | None = None) -> typer.Typer:
+    """Return the app with its commands in it; called once in a process.
 
-    for module in (snapshots, training, bench, models, predict, evaluate, features, data, exchange):
-        module.add_commands(app)
+    Args:
+        word: The first word of the command line. Where it is a command, the module of that command alone is loaded;
+            whatever else it is, such as --help, needs them all.
+    """
+    from importlib import import_module
+
+    home = next((module for module, words in HOMES.items() if word in words), None)
+    for module in HOMES if home is None else (home,):
+        import_module(f"mltrain.cli.{module}").add_commands(app)
     return app
 
 
@@ -102,18 +112,32 @@ def _translated(call: Callable[[], object]) -> int:
     except SystemExit as end:
         code = _code_of(end)
     except (MltrainError, MemoryError) as raised:
+        _again_if_interrupted(raised)
         err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
         show_error(err, debug=debug)
         code = err.exit_code
     except BrokenPipeError:
         code = 0  # the reader has left: not our error
     except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
+        _again_if_interrupted(err)
         if isinstance(err, OSError) and err.errno in _REFUSALS:
             show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
             return MachineError.exit_code
         show_bug(err, debug=debug)
         code = 1
     return code
+
+
+def _again_if_interrupted(err: BaseException) -> None:
+    """Raise the signal's exception again where `err` only wraps it, or came up while it unwound.
+
+    Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
+    """
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, (Stopped, KeyboardInterrupt)):
+            raise seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _code_of(end: SystemExit) -> int:

@@ -8,7 +8,9 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import FAILED_CHECK, Outcome
+from mltrain.cli.snapshots import SnapshotArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 @command()
 def verify_snapshot(
     session: Session,
-    ref: Annotated[str, typer.Argument(help="latest, an id, or a path.")] = "latest",
+    ref: SnapshotArgument = "latest",
 ) -> Outcome:
     """Re-hash every byte of a snapshot and count its candles again."""
     from mltrain.candles.snapshot import open_snapshot, verify_snapshot
@@ -40,7 +42,7 @@ def verify_snapshot(
 @command(opens_versions=True)
 def verify_model(
     session: Session,
-    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
+    ref: DefaultRef = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Fit it again from its snapshot and card, too, and compare the bytes.")
     ] = False,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.features import Ops, SnapshotRef, read_ops
+from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, ends, number, table, time_text
 from mltrain.models.gates import NotApplicable, NotEvaluated
 
@@ -30,8 +31,8 @@ def add_commands(app: typer.Typer) -> None:
 @command(opens_versions=True)
 def evaluate(
     session: Session,
-    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
-    snapshot: Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")] = "latest",
+    ref: DefaultRef = None,
+    snapshot: SnapshotRef = "latest",
     ops: Ops = None,
 ) -> Outcome:
     """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""

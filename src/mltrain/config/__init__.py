@@ -6,9 +6,9 @@ comes out has been checked whole: every violation of a file is told in one messa
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from mltrain.config.reading import read_config
 from mltrain.config.values import (
@@ -28,11 +28,11 @@ from mltrain.config.values import (
 )
 from mltrain.documents import Located, canonical_json, parse_yaml
 from mltrain.errors import InputError, UsageError
-from mltrain.files import read_file, sha256_bytes
+from mltrain.files import read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mltrain.documents import Json
 
@@ -49,13 +49,33 @@ __all__ = [
     "Range",
     "Rung",
     "SearchConfig",
+    "Setting",
     "TrainConfig",
+    "comment_config",
+    "explain_config",
     "load_config",
     "packaged_config",
     "study_sha256",
 ]
 
 MAX_FILE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One effective setting.
+
+    Attributes:
+        key: Its dotted key, such as "search.trials".
+        value: What holds.
+        origin: Who said so last: "default", "file", "environment" or "option".
+        where: The file and line, the variable or the option; None for what the package itself says.
+    """
+
+    key: str
+    value: Json
+    origin: Literal["default", "file", "environment", "option"]
+    where: str | None
 
 
 def packaged_config(name: str) -> Path:
@@ -90,7 +110,7 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
     """
     located = _read_yaml(packaged_config("train.yml"))
     if path is not None:
-        own = _read_yaml(path)
+        own = _read_own(path)
         located = Located(_merged(located.value, own.value), own.where, own.lines)
     config = read_config(located)
     if not overrides:
@@ -102,6 +122,50 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
         return read_config(Located(value, "options"))
     except InputError as err:
         raise UsageError(err.message, hint=err.hint) from err
+
+
+def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
+    """Return every setting that `load_config` would give, each with who said so last.
+
+    Args:
+        path: The user's file; None: the defaults alone.
+        overrides: Values by dotted key, as options give them.
+
+    Returns:
+        In the order of train.yml; the keys are those of single values.
+
+    Raises:
+        InputError: As `load_config`.
+        UsageError: As `load_config`.
+    """
+    config = load_config(path, overrides=overrides)
+    own = None if path is None else _read_own(path)
+    return tuple(_told(key, value, own, overrides, str(path)) for key, value in _flat(config.to_json()))
+
+
+def comment_config() -> str:
+    """Return the packaged train.yml with every setting commented out: a file to begin one's own from."""
+    text = packaged_config("train.yml").read_text("utf-8")
+    return "".join(
+        line if line.startswith("#") or not line.strip() else f"# {line}" for line in text.splitlines(keepends=True)
+    )
+
+
+def _told(key: str, value: Json, own: Located | None, overrides: Mapping[str, Json], path: str) -> Setting:
+    if key in overrides:
+        return Setting(key, value, "option", None)
+    place = tuple(key.split("."))
+    if own is not None and place in own.lines:
+        return Setting(key, value, "file", f"{path}, line {own.lines[place]}")
+    return Setting(key, value, "default", None)
+
+
+def _flat(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    for key, part in value.items():
+        if isinstance(part, dict):
+            yield from _flat(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part
 
 
 def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
@@ -131,7 +195,15 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
 
 
 def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+
+
+def _read_own(path: Path) -> Located:
+    """Return a user's file; one of comments alone says nothing, an empty one is no configuration."""
+    data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration")
+    own = parse_yaml(data, where=str(path))
+    commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
+    return replace(own, value={}) if commented else own
 
 
 def _merged(base: Json, over: Json) -> Json:

@@ -206,7 +206,7 @@ class TrainConfig:
     gates: GateConfig
     guards: GuardConfig
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """Return the configuration in the layout of train.yml.
 
         A file that holds it, loaded by `load_config`, gives an equal configuration.

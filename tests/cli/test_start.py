@@ -1,0 +1,54 @@
+"""What a command loads before it begins: what is not imported cannot be slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from mltrain.cli.app import HOMES, with_commands
+from program import NEUTRAL, call
+
+LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
+CODE = """
+import atexit, sys
+sys.argv = ["mltrain", *sys.argv[1:]]
+atexit.register(lambda: sys.stderr.write(" ".join(sorted(sys.modules))))
+from mltrain.cli import main
+main()
+"""
+
+
+def loaded(*words):
+    """Return the modules that a run has imported when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, words)], env=NEUTRAL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_every_command_has_its_home():
+    """The table of modules and commands is as the modules say; a word that is no command still meets them all."""
+    commands = set(typer.main.get_command(with_commands()).commands)
+
+    assert {word for words in HOMES.values() for word in words} == commands
+    assert "Did you mean" in call("trian").err
+    assert call("rollback", "--help").code == call("card", "schema").code == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["models"], ["rollback", "BEST"], ["card", "validate"]], ids=" ".join)
+def test_a_quick_command_loads_nothing_heavy(words, data_dir):
+    """No table library, no learner, no network; a listing neither checks schemas nor loads another's commands."""
+    best = (data_dir / "models" / "best_lgbm").readlink().name
+    where = [] if words == ["--help"] else ["--data-dir", data_dir]
+    modules = loaded(*[best if word == "BEST" else word for word in words], *where)
+
+    assert {name.partition(".")[0] for name in modules} & set(LIBRARIES) == set()
+    if words[0] in {"models", "rollback"}:
+        assert "jsonschema" not in modules
+    if words != ["--help"]:
+        homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(HOMES)
+        assert homes == {"models"}
