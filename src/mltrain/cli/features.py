@@ -119,6 +119,7 @@ def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator
     yield (
         f"{len(infos)} features at {chosen.interval}, lookback {chosen.lookback_bars} bars, "
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
+        + (f", cost {label.cost_bps:g} bps" if label.kind == "threshold" else "")
     )
     yield f"registry {chosen.registry_sha256}"
     rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]

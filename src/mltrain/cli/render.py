@@ -200,6 +200,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def ends(low: float | None, high: float | None) -> str:
+    """Return an interval, or a dash."""
+    return "-" if low is None or high is None else f"{low:.4f} .. {high:.4f}"
+
+
 def time_text(ms: int | None) -> str:
     """Return a time in milliseconds since the epoch as 2025-10-15 12:00, UTC."""
     if ms is None:

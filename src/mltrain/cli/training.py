@@ -11,7 +11,7 @@ import typer
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
-from mltrain.cli.render import Outcome, framed, number, table, time_text
+from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
     ClassWeight,
@@ -188,7 +188,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         baseline = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}.get(name)
         rows.append(
             (name, number(getattr(scores.before, name)), number(interval.value),
-             f"{interval.low:.4f} .. {interval.high:.4f}", number(baseline))
+             ends(interval.low, interval.high), number(baseline))
         )  # fmt: skip
     columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
     yield table("Metrics", columns, rows, right=" rrrr")
@@ -220,9 +220,10 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     """Show the gates, and why one failed or did not apply."""
     rows = [
-        (o.name.replace("_", " "), o.outcome, number(o.value), number(o.margin), o.target) for o in verdict.outcomes
+        (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
+        for o in verdict.outcomes
     ]
-    yield table("Gates", ("gate", "outcome", "value", "margin", "target"), rows, right="f rrf")
+    yield table("Gates", ("gate", "outcome", "target", "value", "interval", "margin"), rows, right="f frrr")
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"

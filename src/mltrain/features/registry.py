@@ -138,11 +138,10 @@ class FeatureSchemaValidator:
     def get_schema_info(self) -> dict[str, Json]:
         """Return the registry as plain values: interval, label, hash, and each feature with op, lookback, columns."""
         registry = self._feature_set
-        label = registry.label
         return {
             "version": registry.version,
             "interval": registry.interval,
-            "label": {"kind": label.kind, "horizon": label.horizon_bars, "ties": label.ties},
+            "label": registry.label.to_json(),
             "lookback_bars": registry.lookback_bars,
             "registry_sha256": registry.registry_sha256,
             "features": [_info_to_json(info) for info in describe(registry)],

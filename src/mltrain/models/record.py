@@ -246,10 +246,11 @@ def _latency(latency: Latency) -> dict[str, Json]:
 
 def _notes(run: Training) -> str:
     label, holdout = run.feature_set.label, run.split.holdout
-    given = ", given that it moves" if label.ties == "drop" else ""
+    cost = f" by more than {label.cost_bps:g} bps" if label.kind == "threshold" else ""
+    given = f", given that it moves{cost}" if label.ties == "drop" else ""
     seen = f"{format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}"
     lines = [
-        f"Probability that the price is higher after {label.horizon_bars} bar(s){given}.",
+        f"Probability that the price is higher{cost} after {label.horizon_bars} bar(s){given}.",
         f"Metrics are of the holdout {seen}, which no fit, search or calibration has seen.",
         *(
             ["The served model was fitted on every row, the holdout's too: the metrics are those of its twin."]

@@ -230,7 +230,7 @@ def _learn(
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.comparison.accuracy_margin, scores.comparison.log_loss_skill),
-            ece=scores.after.ece,
+            ece=scores.intervals.ece,
             latency_p95_ms=latency.candles.p95,
             guards=examined.guards,
             champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),
