@@ -8,6 +8,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import Outcome, number, table, time_text
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def evaluate(
     session: Session,
     ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -265,7 +266,7 @@ def features_check(
     return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
 
 
-@command()
+@command(takes_mb=LEARNING_MB)
 def features_audit(
     session: Session,
     features: Features = None,

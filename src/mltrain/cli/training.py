@@ -12,6 +12,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import Outcome, number, table, time_text
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
@@ -240,7 +241,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
-@command(default_dir=Path("mltrain-demo"))
+@command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
     from mltrain.pipeline.demo import run_demo
