@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from functools import cache
 
 import faults
 import kit
@@ -29,8 +30,8 @@ COMMANDS = {
 
 
 def start_of(plan, command):
-    """Return the folder that a command starts from."""
-    folder = plan.work / f"start-{command}"
+    """Return the folder that a command starts from; the figures share it."""
+    folder = plan.base.with_name(f"start-{command}")
     if not folder.exists():
         shutil.copytree(plan.base, folder, symlinks=True)
         if command == "snapshot":
@@ -68,21 +69,30 @@ def traced(command, folder, *inject, timeout=60):
     return ended, operations, injected
 
 
-def sound(folder):
-    """Return what is wrong with a folder that must be whole; None where nothing is."""
-    for words, codes in ((["models", "--json"], (0,)), (["models", "history"], (0,))):
-        problem = kit.unclean(kit.warm(*words, data_dir=folder), codes)
+@cache
+def clean_run(plan_base, command, start):
+    """Return the operations of a command that nothing fails; the figures share them, as they share its start."""
+    folder = plan_base.with_name("clean0000")
+    shutil.copytree(start, folder, symlinks=True)
+    ended, operations, _ = traced(command, folder)
+    assert ended.code == 0, ended.err
+    shutil.rmtree(folder)
+    return operations
+
+
+def sound(command, folder):
+    """Return what is wrong with what a command writes, which must be whole; None where nothing is."""
+    calls = []
+    if command != "snapshot":
+        calls = [("models", "--json"), ("models", "history")]
+        if os.path.lexists(folder / "models" / "best_lgbm"):
+            calls += [("card", "validate"), ("verify", "model", "best")]
+    elif os.path.lexists(folder / "snapshots" / "latest"):
+        calls = [("verify", "snapshot")]
+    for words in calls:
+        problem = kit.unclean(kit.warm(*words, data_dir=folder), (0,))
         if problem:
             return f"{words}: {problem}"
-    if os.path.lexists(folder / "snapshots" / "latest"):
-        problem = kit.unclean(kit.warm("verify", "snapshot", data_dir=folder), (0,))
-        if problem:
-            return f"verify snapshot: {problem}"
-    if os.path.lexists(folder / "models" / "best_lgbm"):
-        for words in (["card", "validate"], ["verify", "model", "best"]):
-            problem = kit.unclean(kit.warm(*words, data_dir=folder), (0,))
-            if problem:
-                return f"{words}: {problem}"
     return None
 
 
@@ -97,24 +107,20 @@ def finished(command, folder, want):
         return f"after the rerun there are {os.listdir(folder / 'snapshots')}"
     if left := kit.leftovers(folder):
         return f"after the rerun {left} is left"
-    return sound(folder)
+    return sound(command, folder)
 
 
 def sweep(plan, command, fault_of, judge, tally, *, quick):
     """Fail a command at its operations, one a run, and judge the state after each."""
     start = start_of(plan, command)
-    clean = plan.work / "clean0000"
-    shutil.copytree(start, clean, symlinks=True)
-    ended, operations, _ = traced(command, clean)
-    assert ended.code == 0, ended.err
-    shutil.rmtree(clean)
+    operations = clean_run(plan.base, command, start)
     numbers = list(range(len(operations)))
     if plan.quick:  # spread over the whole way, the publication and the pointer among them
         numbers = sorted(plan.rng(command).sample(numbers, min(quick, len(numbers))))
 
     def attempt(number):
         operation, fault = operations[number], fault_of(number)
-        folder = plan.work / f"fault{number:04}"  # a name as long as that of the clean run
+        folder = plan.base.with_name(f"fault{number:04}")  # a name as long as that of the clean run
         shutil.copytree(start, folder, symlinks=True)
         effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
         inject = f"inject={operation.call}:{effect}:when={operation.number}"
@@ -149,7 +155,7 @@ def old_or_new(start, folder):
 
 def judge_kill(command, start, folder, code, err):  # noqa: ARG001 (one signature for both)
     """After a kill: old state or new, all whole, and a rerun completes it."""
-    problem = old_or_new(start, folder) or sound(folder)
+    problem = old_or_new(start, folder) or sound(command, folder)
     want = kit.versions(start)[-1] if command == "promote" else None
     return problem or finished(command, folder, want)
 
@@ -216,13 +222,9 @@ def durability(plan):
     """Read the order of operations: what is renamed was synced before, its folder after; nothing is reported early."""
     tally = kit.Tally("durability")
     for command in COMMANDS:
-        folder = plan.work / "order"
-        shutil.copytree(start_of(plan, command), folder, symlinks=True)
-        ended, operations, _ = traced(command, folder)
-        assert ended.code == 0, ended.err
+        operations = clean_run(plan.base, command, start_of(plan, command))
         seen = [op for op in operations if op.call != "openat"]
         tally.cases += sum(op.call.startswith(("rename", "symlink")) for op in seen)
         for path in faults.unsynced_renames(seen):
             tally.fail(command, f"{path} was renamed before it, or left before its folder, was synced")
-        shutil.rmtree(folder)
     return tally

@@ -103,6 +103,7 @@ def guarded(call: Callable[[], object]) -> int:
 
 
 def _translated(call: Callable[[], object]) -> int:
+    from mltrain.cli.memory import is_shortage
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
@@ -120,8 +121,19 @@ def _translated(call: Callable[[], object]) -> int:
         code = 0  # the reader has left: not our error
     except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
         _again_if_interrupted(err)
+        if is_shortage(err):
+            show_error(MachineError("out of memory", hint=_MEMORY_HINT), debug=debug)
+            return MachineError.exit_code
         if isinstance(err, OSError) and err.errno in _REFUSALS:
             show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
+            return MachineError.exit_code
+        show_bug(err, debug=debug)
+        code = 1
+    except BaseException as err:
+        if type(err).__module__ != "pyo3_runtime":  # a panic of Polars is no Exception
+            raise
+        if is_shortage(err):
+            show_error(MachineError("out of memory", hint=_MEMORY_HINT), debug=debug)
             return MachineError.exit_code
         show_bug(err, debug=debug)
         code = 1

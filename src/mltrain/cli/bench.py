@@ -9,6 +9,7 @@ import typer
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, table
 
@@ -28,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("bench")(bench)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=SERVING_MB)
 def bench(
     session: Session,
     ref: DefaultRef = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.memory import check_address_space
 from mltrain.cli.progress import LOG_OPTION, LOG_VARIABLE, log_line, logs_json, open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError
@@ -91,12 +92,13 @@ class Session:
 
 
 def command(
-    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False
+    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False, takes_mb: int = 0
 ) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
     """Make Typer commands of functions that take a Session and their own options and return an Outcome.
 
     Args:
         default_dir: The data folder where neither option nor environment names one.
+        takes_mb: What it takes of addresses, as `check_address_space` has it.
         opens_versions: Offer --require-signature; the variable of that name holds for every command, offered or not.
     """
 
@@ -109,6 +111,7 @@ def command(
 
         def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, log_format: str, **options: object) -> None:
             del debug, log_format  # whoever tells an error asks for these itself: it may come before the parsing
+            check_address_space(takes_mb)
             if (key := options.pop(_REQUIRED, None)) is not None:
                 os.environ[REQUIRE_VARIABLE] = str(key)  # the one switch, which holds for whatever is opened
             _run(function, options, data_dir=data_dir, as_json=as_json, quiet=quiet)

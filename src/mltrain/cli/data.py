@@ -8,6 +8,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import FAILED_CHECK, Outcome
 from mltrain.cli.snapshots import SnapshotArgument
@@ -26,7 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(verify, name="verify")
 
 
-@command()
+@command(takes_mb=CANDLES_MB)
 def verify_snapshot(
     session: Session,
     ref: SnapshotArgument = "latest",
@@ -39,7 +40,7 @@ def verify_snapshot(
     return _verified("snapshot", snap.id, verify_snapshot(snap), mend=mend)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=VERIFYING_MB)
 def verify_model(
     session: Session,
     ref: DefaultRef = None,

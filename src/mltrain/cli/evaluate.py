@@ -9,6 +9,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, SnapshotRef, read_ops
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, ends, number, table, time_text
 from mltrain.models.gates import NotApplicable, NotEvaluated
@@ -28,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def evaluate(
     session: Session,
     ref: DefaultRef = None,

@@ -12,6 +12,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -280,7 +281,7 @@ def features_check(
     return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
 
 
-@command()
+@command(takes_mb=LEARNING_MB)
 def features_audit(
     session: Session,
     features: Features = None,

@@ -12,6 +12,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, number, table
 from mltrain.cli.sources import (
@@ -71,7 +72,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("predict")(predict)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=SERVING_MB)
 def predict(
     session: Session,
     ref: DefaultRef = None,

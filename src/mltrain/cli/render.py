@@ -150,7 +150,7 @@ def show_error(err: MltrainError, *, debug: bool) -> None:
         console.print(Text.assemble(("hint: ", "cyan"), err.hint), soft_wrap=True)
 
 
-def show_bug(err: Exception, *, debug: bool) -> None:
+def show_bug(err: BaseException, *, debug: bool) -> None:
     """Print that mltrain itself is at fault; the traceback only where it was asked for."""
     if debug:
         _print_traceback(err)

@@ -9,6 +9,7 @@ import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.complete import complete_snapshot, complete_symbols
+from mltrain.cli.memory import CANDLES_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, table, time_text
 from mltrain.cli.sources import (
     CONNECTIONS,
@@ -55,7 +56,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(cache, name="cache")
 
 
-@command()
+@command(takes_mb=CANDLES_MB)
 def snapshot(
     session: Session,
     source: Annotated[

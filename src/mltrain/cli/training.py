@@ -11,6 +11,7 @@ import typer
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
@@ -51,7 +52,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
@@ -229,7 +230,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
-@command(default_dir=Path("mltrain-demo"))
+@command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
     from mltrain.pipeline.demo import run_demo
