@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.models.report.svg import text, titled
+from mltrain.models.report.svg import text, tick_anchor, titled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +60,9 @@ def strips(rows: Sequence[Strip], scale: Scale) -> tuple[str, int]:
     bottom = len(rows) * _ROW_PX
     for value, label in scale.ticks:
         at = scale.at(value)
-        anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
         place = f"{_across(at) * 100:.2f}%"
         found.insert(0, f'<line class="gridline" x1="{place}" x2="{place}" y1="4" y2="{bottom + 4}"/>')
-        found.append(_words(label, _across(at), bottom + 18, anchor=anchor, css="t tick"))
+        found.append(_words(label, _across(at), bottom + 18, anchor=tick_anchor(at, label), css="t tick"))
     found.append(_words(scale.name, 0.99, bottom + 34, anchor="end", css="t name"))
     return "".join(found), bottom + _AXIS_PX
 

@@ -136,6 +136,12 @@ def text(
     )
 
 
+def tick_anchor(at: float, label: str) -> str:
+    """Return how a tick's label is set at a share of the width, so that a narrow page does not cut it off."""
+    room = 0.011 * len(label)  # half of it, where the page is 400 pixels wide
+    return "start" if at < room else "end" if at > 1 - room else "middle"
+
+
 def titled(shape: str, tip: str) -> str:
     """Return a shape that tells `tip` under the pointer; `shape` is an empty element."""
     name = shape[1:].split(" ", 1)[0]
@@ -277,8 +283,7 @@ class Plot:
         found = []
         for value, label in self.x.ticks:
             at = self.x.at(value)
-            anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
-            found.append(text(label, at, 1, anchor=anchor, css="t tick", dy=15))
+            found.append(text(label, at, 1, anchor=tick_anchor(at, label), css="t tick", dy=15))
         return "".join(found)
 
     def _points(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
