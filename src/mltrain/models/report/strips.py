@@ -117,7 +117,7 @@ def bar_rows(rows: Sequence[tuple[str, Sequence[tuple[float, str]], str]]) -> tu
 
 
 def dot_rows(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], scale: Scale, *, zero: float, css: str
+    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], scale: Scale, *, zero: float, others: str
 ) -> tuple[str, int]:
     """Draw named rows of one dot each, with its interval.
 
@@ -125,7 +125,7 @@ def dot_rows(
         rows: The name; the figure; its interval, or None where there is none; what is written at the end.
         scale: Of the figures.
         zero: Where a line stands: the figure of what needs no model.
-        css: Class of the dots.
+        others: Class of the dots behind the first, which is c1.
 
     Returns:
         The body of a picture, and its height in pixels.
@@ -138,7 +138,7 @@ def dot_rows(
     bottom = len(rows) * _LINE_PX
     found = [f'<line class="axis" x1="{place(zero)}" x2="{place(zero)}" y1="0" y2="{bottom}"/>']
     for ix, (name, value, interval, note) in enumerate(rows):
-        y = ix * _LINE_PX + 12
+        y, css = ix * _LINE_PX + 12, others if ix else "c1"
         found.append(_name(name, ix * _LINE_PX))
         if interval is not None:
             x0, x1 = map(place, interval)
