@@ -20,6 +20,15 @@ LOOK = Path(__file__).with_name("look.js").read_text("utf-8")
 WIDTHS = (400, 800, 1400)
 PAGES = ("report", "real", "models", "diff")
 SERIOUS = ("serious", "critical")
+REGISTRY = """
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - {name: volatility_30, op: realised_volatility, params: {bars: 30}}
+  - {name: rsi_7, op: rsi, params: {bars: 7}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +61,10 @@ def real(pages, real_data):
     named = os.environ.get("MLTRAIN_TEST_REPORT")
     if named:
         return Path(named)
+    (pages / "few.yml").write_text(REGISTRY)
     for words in (
         ["snapshot", "--source", "files", "--from", real_data / "spot_1m", "--symbols", "BTCUSDT", "--days", "4"],
-        ["train", "--trials", "2", "--config", QUICK, "--features", "features-ohlcv.yml"],
+        ["train", "--trials", "6", "--workers", "1", "--config", QUICK, "--features", pages / "few.yml"],
         ["card", "report", "latest", "--output", pages / "real.html"],
     ):
         done = call(*words, data_dir=pages / "data")
