@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError
+from mltrain.models.explain import explain_matrix, mean_contributions
 from mltrain.models.serve import model_of_bundle
+from mltrain.models.served import serve_bundle
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,17 @@ def test_other_columns_are_refused(model, samples):
     """As in `predict_proba`."""
     with pytest.raises(InputError, match="unknown"):
         model.explain(pl.DataFrame(samples.x, schema=[*samples.names[:-1], "other"]))
+
+
+@pytest.mark.parametrize("rows", [1, 40, 1_800])
+def test_the_mean_contribution_is_that_of_rows_at_equal_distances(bundle, samples, rows):
+    """Of few rows all count, of many some, the first and the last among them; every feature has a figure."""
+    served, x = serve_bundle("", bundle, {}), samples.x[:rows]
+    found = mean_contributions(served, x)
+    taken = np.linspace(0, rows - 1, {1: 1, 40: 40, 1_800: 72}[rows]).astype(int)
+    each = explain_matrix(served, x[taken])
+
+    assert found == pytest.approx(
+        {name: np.abs(each[f"contribution_{name}"].to_numpy()).mean() for name in samples.names}
+    )
+    assert max(found.values()) > 0

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from mltrain.models.card import check_card
 from mltrain.models.listing import read_version_card
 from mltrain.models.report.facts import limits, percent_text
 from mltrain.models.report.material import Material, read_material
-from mltrain.models.report.page import REPORT_FILE, draft_report
+from mltrain.models.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
 from mltrain.models.store import Store
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "example_card.json").read_bytes())
@@ -208,6 +210,26 @@ def test_holes_are_drawn_where_they_are(full_card):
     assert "7 missing from" in page
     assert "1 hole, 7 missing" in page
     assert 'class="mark fill bad" x1="1.000%"' in page
+
+
+def test_a_hundred_symbols_with_a_hundred_holes_can_be_mailed(full_card):
+    """However many symbols, holes and trials there are, the page stays under its size, and says what it leaves out."""
+    changed = copy.deepcopy(full_card)
+    (symbol, *_), (score, *_) = changed["data_quality"]["symbols"], changed["metrics"]["per_symbol"].values()
+    names = [f"COIN{k}USDT" for k in range(100)]
+    holes = [{"from": symbol["first"], "to": symbol["last"], "missing": k + 1} for k in range(100)]
+    each = {"holes": 5_000, "missing_candles": 5_050, "largest_holes": holes}
+    changed["data_quality"]["symbols"] = [{**symbol, **each, "symbol": name} for name in names]
+    changed["metrics"]["per_symbol"] = {name: {**score, "symbol": name} for name in names}
+    rng = np.random.default_rng(0)
+    params = {f"parameter_{k}": rng.random(2_000) for k in range(8)}
+    trials = pl.DataFrame(
+        {"number": range(2_000), "state": "complete", "log_loss": 0.69 - rng.random(2_000) / 100, "rounds": 9, **params}
+    )
+    page = draft_report(Material(changed, None, trials)).finish("2025-10-15")
+
+    assert len(page) < MAX_REPORT_BYTES * 0.75
+    assert b"the 30 largest of a symbol are drawn. 60 more symbols are in the table below." in page
 
 
 @pytest.mark.parametrize(

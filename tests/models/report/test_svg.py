@@ -89,7 +89,7 @@ def test_no_text_leaves_its_element():
         plot.body(),
         strips(rows, linear_scale(0, 1, HOSTILE))[0],
         bar_rows([(HOSTILE, ((0.5, "fill c1"),), HOSTILE)])[0],
-        dot_rows([(HOSTILE, 0.5, (0.4, 0.6), HOSTILE)], linear_scale(0, 1, HOSTILE), zero=0.5, css="c1")[0],
+        dot_rows([(HOSTILE, 0.5, (0.4, 0.6), HOSTILE)], linear_scale(0, 1, HOSTILE), zero=0.5, others="c1")[0],
         text(HOSTILE, 0, 0),
     ]
     whole = parsed(picture("figure", HOSTILE, HOSTILE, "".join(bodies), height_px=100))

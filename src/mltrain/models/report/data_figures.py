@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mltrain.models.report.figure import Shown
 
 MAX_STRIPS: Final = 40  # symbols that are drawn: of a hundred nobody reads the strips
+MAX_MARKS: Final = 1_200  # holes that are drawn, the largest of each symbol: a page can be mailed
 _COVERAGE: Final = "Coverage"
 _FATE: Final = "What became of the candles"
 _SPLITS: Final = "Splits, to scale"
@@ -30,6 +31,7 @@ def coverage(card: dict[str, Any]) -> Shown:
     scale = time_scale(min(r[0] for r in ranges), max(r[1] for r in ranges))
     holdout = next((b for b in items_at(card, "splits", "blocks") if b.get("name") == "holdout"), {})
     start, end = time_at(holdout, "start"), time_at(holdout, "end")
+    each = MAX_MARKS // min(len(symbols), MAX_STRIPS)
     rows = [
         Strip(
             text_at(s, "symbol") or "?",
@@ -37,7 +39,7 @@ def coverage(card: dict[str, Any]) -> Shown:
             (
                 Segment(*r, "fill c1", f"{utc(r[0])} to {utc(r[1])}"),
                 *([] if start is None or end is None else [Segment(start, end, "fill c2", "holdout")]),
-                *_holes(s),
+                *_holes(s, most=each),
             ),
         )
         for s, r in zip(symbols[:MAX_STRIPS], ranges, strict=False)
@@ -49,7 +51,9 @@ def coverage(card: dict[str, Any]) -> Shown:
         _COVERAGE,
         strips(rows, scale),
         reading="A strip is the time that has candles; a hole is cut out of it and marked, however short it is. No "
-        f"candle is ever made up for one{f'. {more} more symbols are in the table below' if more else ''}.",
+        "candle is ever made up for one."
+        + (f" Of many holes the {each} largest of a symbol are drawn." if _most_holes(symbols) > each else "")
+        + (f" {more} more symbols are in the table below." if more else ""),
         alt=f"{len(symbols)} symbols from {utc(scale.low)} to {utc(scale.high)} UTC; {missing:,} candles are missing. "
         + "; ".join(f"{row.name}: {row.note}" for row in rows[:8]),
         legend=(("fill c1", "candles to learn from"), ("fill c2", "holdout"), ("fill bad", "hole")),
@@ -62,11 +66,17 @@ def _range(symbol: dict[str, Any]) -> tuple[int, int] | None:
     return None if first is None or last is None or last < first else (first, last)
 
 
-def _holes(symbol: dict[str, Any]) -> Iterator[Segment]:
-    for hole in items_at(symbol, "largest_holes"):
+def _holes(symbol: dict[str, Any], *, most: int) -> Iterator[Segment]:
+    """Yield the largest holes of a symbol, the largest first."""
+    holes = sorted(items_at(symbol, "largest_holes"), key=lambda hole: -(number_at(hole, "missing") or 0))
+    for hole in holes[:most]:
         start, end, missing = time_at(hole, "from"), time_at(hole, "to"), number_at(hole, "missing")
         if start is not None and end is not None:
             yield Segment(start, end, "fill bad", f"{missing or 0:,.0f} missing from {utc(start)}", mark=True)
+
+
+def _most_holes(symbols: list[dict[str, Any]]) -> float:
+    return max(number_at(s, "holes") or 0 for s in symbols)
 
 
 def _holes_note(symbol: dict[str, Any]) -> str:

@@ -269,6 +269,8 @@ def value_text(value: Json) -> str:
 
 def paired_line(diff: CardDiff) -> str:
     """Say in one sentence how far the two can be compared."""
+    if diff.paired is not None and diff.paired.low == diff.paired.high == 0:
+        return "On the same rows both have the same log loss, row by row."
     if diff.paired is not None:
         better = diff.b if diff.paired.value > 0 else diff.a
         sure = "surely" if diff.paired.low > 0 or diff.paired.high < 0 else "not surely"
@@ -301,7 +303,7 @@ def _metric_figure(found: Compared, name: str) -> Shown:
         f"metric-{name.replace('_', '-')}",
         title,
         dot_rows(
-            rows, linear_scale(*span(min(ends), max(ends)), "", count=3, percent=percent), zero=rows[0][1], css="c1"
+            rows, linear_scale(*span(min(ends), max(ends)), "", count=3, percent=percent), zero=rows[0][1], others="c2"
         ),
         reading=f"The upright line is {found.diff.a}. Intervals that overlap are no proof of a difference.",
         alt="; ".join(f"{label} {told}" for label, _, _, told in rows),

@@ -86,5 +86,6 @@ def _trends(rows: tuple[ModelRow, ...]) -> tuple[tuple[str, str, str, str], ...]
         if values:
             told = percent_text(values[-1]) if name == "accuracy" else figure_text(values[-1])
             curve = sparkline(f"trend-{name.replace('_', '-')}", f"{title} over the versions", values)
-            found.append((title, told, f"newest of {len(values)}; {min(values):.4f} to {max(values):.4f}", curve))
+            among = f"newest of {len(values)}; {min(values):.4f} to {max(values):.4f}"
+            found.append((title, told, among if len(values) > 1 else "the only version", curve))
     return tuple(found)

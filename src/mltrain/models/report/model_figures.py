@@ -43,8 +43,8 @@ def importance(card: dict[str, Any]) -> Shown:
         bar_rows(rows),
         reading="Gain tells how much the splits on a feature lowered the training loss: it favours features with many "
         "values, and says nothing of cause. "
-        + ("The contribution tells how much a feature moves the predictions on the holdout (mean of its tree SHAP "
-           "values without their sign). Both are shares of the whole." if moves else
+        + ("The contribution tells how far a feature moves the predictions (mean of its tree SHAP values, without "
+           "their sign, over rows of the holdout at equal distances). Both are shares of the whole." if moves else
            "The card does not tell the contributions.")
         + told
         + (f" {unused} features were never used." if unused else ""),

@@ -5,6 +5,7 @@ Everything from outside is escaped by the template engine, but for the pictures,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE: Final = "report.html"
 MAX_REPORT_BYTES: Final = 2_000_000  # what a page may hold and be mailed; one symbol's report has a tenth of it
+_CODE: Final = re.compile("`([^`]+)`")  # in our own sentences; what is between is escaped before
 _HERE: Final = Path(__file__).parent
 
 
@@ -86,10 +88,12 @@ def draft_report(material: Material) -> Draft:
 @cache
 def _environment() -> Any:  # noqa: ANN401 (jinja2 is imported late)
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
     made = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    made.filters["coded"] = lambda words: Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))  # noqa: S704
     made.globals["style"] = (_HERE / "style.css").read_text("utf-8")
     made.tests["drawn"] = lambda shown: isinstance(shown, Figure)
     return made

@@ -58,7 +58,7 @@ def accuracy(card: dict[str, Any]) -> Shown:
     return figure(
         "accuracy",
         _ACCURACY,
-        dot_rows(rows, scale, zero=zero, css="c1"),
+        dot_rows(rows, scale, zero=zero, others="c3"),
         reading="The upright line is the better baseline: a model whose whole interval does not lie to the right of "
         "it has not shown that it knows anything. The gate judges the paired difference, which is surer than the "
         "two figures apart.",
@@ -285,7 +285,7 @@ def parts(card: dict[str, Any], rows: Holdout | None) -> Shown:
     return figure(
         "parts",
         _PARTS,
-        dot_rows(found, scale, zero=0.0, css="c1"),
+        dot_rows(found, scale, zero=0.0, others="c1"),
         reading="To the right of the line the model beats the base rate on that part. Lines are intervals, where the "
         "stored rows allow them; a week has few days, so its interval is wide. Numbers are rows.",
         alt="; ".join(f"{name}: {value:+.2%} of {note} rows" for name, value, _, note in found[:16]),

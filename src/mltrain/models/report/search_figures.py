@@ -39,7 +39,7 @@ def trials(table: pl.DataFrame | None) -> Shown:
     # A few trials that went wrong must not press all others into one line.
     top = max(float(np.quantile(finite, 0.9)), float(loss[complete].min()) * 1.0002)
     y = linear_scale(*span(float(finite.min()), top, pad=0.12), "out-of-fold log loss, nats")
-    plot = Plot(linear_scale(0, max(float(number.max()), 1.0), "trial"), y)
+    plot = Plot(linear_scale(0, max(float(number.max()), 1.0), "trial"), y, inset=0.06)
     shown = _thinned(number, int(np.argmin(np.where(complete, loss, np.inf))))
     for css, these in (("hollow c3", shown & ~complete), ("dot c1", shown & complete)):
         tips = [f"trial {n:.0f}: {v:.5f}" for n, v in zip(number[these], loss[these], strict=True)]
@@ -53,7 +53,7 @@ def trials(table: pl.DataFrame | None) -> Shown:
         plot,
         reading="Each dot is one set of parameters, scored on rows that it had not learned from; lower is better. "
         "The first one is LightGBM's defaults. A flat line at the end says that more trials would hardly help"
-        + (f"; {above} that {'are' if above > 1 else 'is'} worse lie at the upper edge." if above else "."),
+        + (f"; {above} worse {'ones lie' if above > 1 else 'one lies'} at the upper edge." if above else "."),
         alt=f"{table.height} trials, {int((~complete).sum())} of them ended early. The best is trial "
         f"{number[best]:.0f} with a log loss of {loss[best]:.5f}; the first had {loss[0]:.5f}.",
         legend=(("dot c1", "complete"), ("hollow c3", "ended early"), ("line c2", "best so far")),
@@ -95,7 +95,9 @@ def _parameter(
 ) -> Shown:
     low, high = float(values.min()), float(values.max())
     x: Scale = log_scale(low, high, "log scale") if log and low > 0 else linear_scale(low, high, "")
-    plot = Plot(x, linear_scale(*span(float(loss[complete].min()), float(loss[complete].max())), "log loss"), 110)
+    plot = Plot(
+        x, linear_scale(*span(float(loss[complete].min()), float(loss[complete].max())), "log loss"), 110, inset=0.16
+    )
     if chosen is not None and low <= chosen <= high:
         plot.upright(chosen, "", "rule c2")
     shown = _thinned(values, int(np.argmin(np.where(complete, loss, np.inf)))) & complete

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.models.report.svg import text, titled
+from mltrain.models.report.svg import text, tick_anchor, titled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +60,9 @@ def strips(rows: Sequence[Strip], scale: Scale) -> tuple[str, int]:
     bottom = len(rows) * _ROW_PX
     for value, label in scale.ticks:
         at = scale.at(value)
-        anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
         place = f"{_across(at) * 100:.2f}%"
         found.insert(0, f'<line class="gridline" x1="{place}" x2="{place}" y1="4" y2="{bottom + 4}"/>')
-        found.append(_words(label, _across(at), bottom + 18, anchor=anchor, css="t tick"))
+        found.append(_words(label, _across(at), bottom + 18, anchor=tick_anchor(at, label), css="t tick"))
     found.append(_words(scale.name, 0.99, bottom + 34, anchor="end", css="t name"))
     return "".join(found), bottom + _AXIS_PX
 
@@ -118,7 +117,7 @@ def bar_rows(rows: Sequence[tuple[str, Sequence[tuple[float, str]], str]]) -> tu
 
 
 def dot_rows(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], scale: Scale, *, zero: float, css: str
+    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], scale: Scale, *, zero: float, others: str
 ) -> tuple[str, int]:
     """Draw named rows of one dot each, with its interval.
 
@@ -126,7 +125,7 @@ def dot_rows(
         rows: The name; the figure; its interval, or None where there is none; what is written at the end.
         scale: Of the figures.
         zero: Where a line stands: the figure of what needs no model.
-        css: Class of the dots.
+        others: Class of the dots behind the first, which is c1.
 
     Returns:
         The body of a picture, and its height in pixels.
@@ -139,7 +138,7 @@ def dot_rows(
     bottom = len(rows) * _LINE_PX
     found = [f'<line class="axis" x1="{place(zero)}" x2="{place(zero)}" y1="0" y2="{bottom}"/>']
     for ix, (name, value, interval, note) in enumerate(rows):
-        y = ix * _LINE_PX + 12
+        y, css = ix * _LINE_PX + 12, others if ix else "c1"
         found.append(_name(name, ix * _LINE_PX))
         if interval is not None:
             x0, x1 = map(place, interval)

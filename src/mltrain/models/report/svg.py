@@ -87,7 +87,8 @@ def time_scale(low_ms: float, high_ms: float, *, count: int = 4) -> Scale:
     if not high_ms > low_ms:
         high_ms = low_ms + _MS_PER_DAY
     span_h = (high_ms - low_ms) / 3_600_000
-    hours = next((h for h in _HOUR_STEPS if span_h / h <= count), None)
+    # A label with a clock is half as long again as a date alone.
+    hours = next((h for h in _HOUR_STEPS if span_h / h <= (count if h >= 24 else count - 1)), None)
     if hours is None:
         days = next((d for d in _DAY_STEPS if span_h / 24 / d <= count), math.ceil(span_h / 24 / count))
         hours = 24 * days
@@ -136,6 +137,12 @@ def text(
     )
 
 
+def tick_anchor(at: float, label: str) -> str:
+    """Return how a tick's label is set at a share of the width, so that a narrow page does not cut it off."""
+    room = 0.011 * len(label)  # half of it, where the page is 400 pixels wide
+    return "start" if at < room else "end" if at > 1 - room else "middle"
+
+
 def titled(shape: str, tip: str) -> str:
     """Return a shape that tells `tip` under the pointer; `shape` is an empty element."""
     name = shape[1:].split(" ", 1)[0]
@@ -167,11 +174,13 @@ class Plot:
         x: From left to right.
         y: From the bottom up.
         height_px: Of the plot alone, without its names.
+        inset: Share of the width that is left to the labels of y, where marks would lie under them.
     """
 
     x: Scale
     y: Scale
     height_px: int = 220
+    inset: float = 0.0
     _curves: list[str] = field(default_factory=list)
     _marks: list[str] = field(default_factory=list)
 
@@ -198,7 +207,7 @@ class Plot:
     def bars(self, edges: Sequence[tuple[float, float, float]], css: str, tips: Sequence[str] = ()) -> None:
         """Draw bars (left, right, height) from the bottom."""
         for ix, (left, right, value) in enumerate(edges):
-            x0, x1, top = self.x.at(left), self.x.at(right), self.y.at(value)
+            x0, x1, top = self._across(left), self._across(right), self.y.at(value)
             shape = (
                 f'<rect class="{css}" x="{x0 * 100:.3f}%" y="{(1 - top) * 100:.3f}%" '
                 f'width="{max(x1 - x0, 0) * 100:.3f}%" height="{top * 100:.3f}%"/>'
@@ -211,7 +220,7 @@ class Plot:
         """Draw points."""
         for ix, (x, y) in enumerate(zip(xs, ys, strict=True)):
             shape = (
-                f'<circle class="{css}" cx="{self.x.at(x) * 100:.2f}%" cy="{(1 - self.y.at(y)) * 100:.2f}%" '
+                f'<circle class="{css}" cx="{self._across(x) * 100:.2f}%" cy="{(1 - self.y.at(y)) * 100:.2f}%" '
                 f'r="{radius:g}"/>'
             )
             self._marks.append(titled(shape, tips[ix] if tips else ""))
@@ -219,7 +228,7 @@ class Plot:
     def whiskers(self, xs: Sequence[float], intervals: Sequence[tuple[float, float]], css: str) -> None:
         """Draw upright lines, each from the low to the high end of an interval."""
         for x, (low, high) in zip(xs, intervals, strict=True):
-            at = f"{self.x.at(x) * 100:.2f}%"
+            at = f"{self._across(x) * 100:.2f}%"
             self._marks.append(
                 f'<line class="{css}" x1="{at}" x2="{at}" y1="{(1 - self.y.at(low)) * 100:.2f}%" '
                 f'y2="{(1 - self.y.at(high)) * 100:.2f}%"/>'
@@ -227,7 +236,7 @@ class Plot:
 
     def upright(self, value: float, label: str, css: str, *, row: int = 0) -> None:
         """Draw a line across the plot at a value of x, its label at the top, `row` lines down."""
-        x = self.x.at(value)
+        x = self._across(value)
         side = ("end", -5) if x > 0.6 else ("start", 5)
         self._marks.append(
             f'<line class="{css}" x1="{x * 100:.2f}%" x2="{x * 100:.2f}%" y1="0" y2="100%"/>'
@@ -244,7 +253,7 @@ class Plot:
 
     def label(self, x: float, y: float, value: str, *, anchor: str = "start", dx: int = 7, dy: int = 4) -> None:
         """Write beside a point."""
-        self._marks.append(text(value, self.x.at(x), 1 - self.y.at(y), anchor=anchor, css="t halo", dx=dx, dy=dy))
+        self._marks.append(text(value, self._across(x), 1 - self.y.at(y), anchor=anchor, css="t halo", dx=dx, dy=dy))
 
     def body(self) -> str:
         """Return everything drawn, with its grid and its names."""
@@ -273,16 +282,18 @@ class Plot:
         """Height with the names."""
         return self.height_px + _TOP_PX + _BOTTOM_PX
 
+    def _across(self, value: float) -> float:
+        return self.inset + (1 - self.inset) * self.x.at(value)
+
     def _x_ticks(self) -> str:
         found = []
         for value, label in self.x.ticks:
-            at = self.x.at(value)
-            anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
-            found.append(text(label, at, 1, anchor=anchor, css="t tick", dy=15))
+            at = self._across(value)
+            found.append(text(label, at, 1, anchor=tick_anchor(at, label), css="t tick", dy=15))
         return "".join(found)
 
     def _points(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-        return [(self.x.at(x) * _GRID, (1 - self.y.at(y)) * _GRID) for x, y in zip(xs, ys, strict=True)]
+        return [(self._across(x) * _GRID, (1 - self.y.at(y)) * _GRID) for x, y in zip(xs, ys, strict=True)]
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -1,0 +1,136 @@
+"""The pages as a browser draws them: nothing is asked for, nothing goes wrong, everything can be seen and read.
+
+`MLTRAIN_TEST_PICTURES=DIR` keeps a picture of every page in every width and scheme, to be looked at. `MLTRAIN_AXE`
+names an `axe.min.js`, against whose rules the pages are held then (docs/report.md has the command);
+`MLTRAIN_TEST_REPORT` a report that takes the place of the one of real candles.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from chrome import Chrome, find_browser
+
+from program import QUICK, call
+
+pytestmark = pytest.mark.browser
+LOOK = Path(__file__).with_name("look.js").read_text("utf-8")
+WIDTHS = (400, 800, 1400)
+PAGES = ("report", "real", "models", "diff")
+SERIOUS = ("serious", "critical")
+REGISTRY = """
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - {name: volatility_30, op: realised_volatility, params: {bars: 30}}
+  - {name: rsi_7, op: rsi, params: {bars: 7}}
+"""
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium: apt-get install chromium, or name one in MLTRAIN_TEST_BROWSER")
+    browser = Chrome(path)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def pages(chrome, trained_dir, tmp_path_factory):  # noqa: ARG001 (without a browser nothing is made)
+    """Return the pages by name; of real candles only where there are some."""
+    folder = tmp_path_factory.mktemp("pages")
+    for words in (
+        ["card", "report", "--output", folder / "report.html"],
+        ["models", "--html", "--output", folder / "models.html"],
+        ["card", "diff", "best", "latest", "--html", "--output", folder / "diff.html"],
+    ):
+        done = call(*words, data_dir=trained_dir)
+        assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real(pages, real_data):
+    """Return the report of a training on real candles."""
+    named = os.environ.get("MLTRAIN_TEST_REPORT")
+    if named:
+        return Path(named)
+    (pages / "few.yml").write_text(REGISTRY)
+    for words in (
+        ["snapshot", "--source", "files", "--from", real_data / "spot_1m", "--symbols", "BTCUSDT", "--days", "4"],
+        ["train", "--trials", "6", "--workers", "1", "--config", QUICK, "--features", pages / "few.yml"],
+        ["card", "report", "latest", "--output", pages / "real.html"],
+    ):
+        done = call(*words, data_dir=pages / "data")
+        assert done.code in {0, 4}, done.err
+    return pages / "real.html"
+
+
+@pytest.fixture
+def page(request, pages):
+    name = request.param
+    return request.getfixturevalue("real") if name == "real" else pages / f"{name}.html"
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_a_page_is_drawn_well_at_every_width(chrome, page):
+    """At 400, 800 and 1400 px, light and dark: every figure visible, text at 4.5:1 or more, headings in order."""
+    for dark in (False, True):
+        for width in WIDTHS:
+            chrome.open(page, width=width, dark=dark)
+            found = chrome.run(LOOK)
+
+            assert found["wrong"] == [], (width, dark)
+            assert found["figures"] >= 5
+            assert found["texts"] > 30
+            assert found["least"] >= 4.5
+            if folder := os.environ.get("MLTRAIN_TEST_PICTURES"):
+                chrome.open(page, width=width, dark=dark)
+                chrome.picture(Path(folder) / f"{page.stem}-{width}-{'dark' if dark else 'light'}.png")
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_a_page_asks_for_nothing_and_the_console_is_silent(chrome, page):
+    """The file itself is all that is read, and the browser has nothing to complain of."""
+    chrome.open(page)
+    chrome.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+
+    assert chrome.asked_for() == [page.resolve().as_uri()]
+    assert chrome.complaints() == []
+
+
+def test_the_looking_finds_what_is_wrong(chrome, tmp_path):
+    """A page with a script that fails, an image of another host, pale letters and a wide figure is found out."""
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<!DOCTYPE html><html lang=en><body style='background:#fff'><h1>a</h1><h3>b</h3><p style='color:#aaa'>pale</p>"
+        "<img src='http://127.0.0.1:9/x.png' alt=x><svg role=img aria-labelledby=q width=3000 height=50></svg>"
+        "<script>console.error('no'); throw new Error('x')</script></body></html>"
+    )
+    chrome.open(bad, width=400)
+    wrong = " / ".join(chrome.run(LOOK)["wrong"])
+
+    assert "http://127.0.0.1:9/x.png" in chrome.asked_for()
+    assert len(chrome.complaints()) >= 2
+    assert all(told in wrong for told in ("wider than the window", "outside of the window", "contrast 2.3", "H3 b"))
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_axe_finds_nothing_serious(chrome, page):
+    """The rules of axe-core, light and dark, have no serious or critical finding."""
+    named = os.environ.get("MLTRAIN_AXE")
+    if named is None:
+        pytest.skip("no axe-core: set MLTRAIN_AXE to an axe.min.js")
+    for dark in (False, True):
+        chrome.open(page, dark=dark)
+        chrome.run("document.querySelectorAll('details').forEach((element) => (element.open = true))")
+        chrome.run(Path(named).read_text("utf-8"))
+        found = chrome.run("axe.run().then((r) => r.violations.map((v) => [v.impact, v.id, v.nodes[0].html]))")
+
+        assert [v for v in found if v[0] in SERIOUS] == []
