@@ -29,6 +29,7 @@ COMMANDS = sorted(leaves(typer.main.get_command(with_commands())))
 # What a command needs besides its name to do its ordinary work on a folder with one promoted version.
 ARGUMENTS = {
     ("bench",): ["--samples", "20"],
+    ("card", "diff"): ["best", "latest"],
     ("config", "init"): None,  # writes to the working directory: has a test of its own
     ("demo",): None,  # has a test of its own: it takes a minute and a folder of its own
     ("features", "check"): None,  # needs a frame: tested with the features
@@ -89,6 +90,7 @@ def test_a_wrong_option_is_a_usage_error(words):
 def test_missing_data_is_one_message(words, tmp_path):
     """Without a data folder a command gives 3 (a listing: an empty list), and creates nothing."""
     arguments = {
+        ("card", "diff"): ["best", "latest"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
         ("promote",): ["2025-10-15"],
         ("rollback",): ["2025-10-15"],

@@ -182,7 +182,7 @@ def features_show(
     from mltrain.features.look import check_feature, look_at
     from mltrain.features.picture import draw_look
     from mltrain.features.registry import load_registry
-    from mltrain.files import atomic_write
+    from mltrain.files import write_outputs
 
     at_ms = parse_time(at)
     read_ops(ops)
@@ -194,7 +194,7 @@ def features_show(
     candles = {s: snap.candles(s) for s in sorted(wanted)}
     look = look_at(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
     if plot is not None:
-        atomic_write(plot.resolve(), draw_look(look, step_ms=interval_ms(chosen.interval)).encode())
+        write_outputs(plot.parent, {plot.name: draw_look(look, step_ms=interval_ms(chosen.interval)).encode()})
     data = {
         "snapshot": snap.id,
         "symbol": whose,
@@ -347,12 +347,12 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
 
 def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
     """Write a report as JSON, and as text beside it; return both names."""
-    from mltrain.files import atomic_write_all
+    from mltrain.files import write_outputs
 
     told = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
     names = (told.with_name(told.name + ".json"), told.with_name(told.name + ".txt"))
     texts = (document("features-audit/1", data), "\n".join(_report_lines(data)) + "\n")
-    atomic_write_all(path.parent.resolve(), {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
+    write_outputs(path.parent, {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
     return names
 
 

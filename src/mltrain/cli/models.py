@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mltrain.cli import pages
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
 from mltrain.cli.complete import complete_own_version, complete_version
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
@@ -38,15 +39,23 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(listing, name="models")
     app.command("promote")(promote)
     app.command("rollback")(rollback)
-    card = typer.Typer(help="Model cards: validate, show, and the schema.", no_args_is_help=True)
+    card = typer.Typer(help="Model cards: validate, show, report, compare, and the schema.", no_args_is_help=True)
     card.command("validate")(card_validate)
     card.command("show")(card_show)
+    card.command("report")(pages.card_report)
+    card.command("diff")(pages.card_diff)
     card.command("schema")(card_schema)
     app.add_typer(card, name="card")
 
 
 @command()
-def models(session: Session, ctx: typer.Context) -> Outcome | None:
+def models(
+    session: Session,
+    ctx: typer.Context,
+    html: Annotated[bool, typer.Option("--html", help="Write the list as an HTML page with curves.")] = False,
+    output: pages.Output = None,
+    show: pages.Open = False,
+) -> Outcome | None:
     """List the versions: verdict, metrics, which one is best."""
     from mltrain.models.listing import list_models
     from mltrain.models.store import Store
@@ -54,6 +63,9 @@ def models(session: Session, ctx: typer.Context) -> Outcome | None:
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
         return None
+    if html:
+        return pages.models_page(session, output, show=show)
+    pages.refuse_without_html(output, show=show)
     rows = list_models(Store(session.data_dir))
 
     def view() -> Iterator[RenderableType]:
@@ -212,12 +224,12 @@ def card_validate(
 
 def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
     """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
-    from mltrain.files import read_file
+    from mltrain.files import read_file, real_path
     from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
 
     checks = {}
     for path in paths:
-        real = path.resolve()  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
+        real = real_path(path)  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
         folder = real.parent if real.name == CARD_FILE else None
         checks[str(path)] = check_card(
             read_file(real, max_bytes=MAX_CARD_BYTES, what="card"), where=str(path), folder=folder

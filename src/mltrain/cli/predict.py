@@ -152,17 +152,17 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
 
 def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
-    from mltrain.files import read_file
+    from mltrain.files import read_file, real_path
     from mltrain.pipeline.candle_table import MAX_TABLE_BYTES, read_table
 
     if place == STREAM:
         return read_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
-    data = read_file(Path(place).resolve(), max_bytes=MAX_TABLE_BYTES, what="the candles")
+    data = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles")
     return read_table(data, form, where=place)
 
 
 def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
-    from mltrain.files import atomic_write
+    from mltrain.files import write_outputs
     from mltrain.pipeline.candle_table import write_table
 
     data = write_table(rows, form)
@@ -170,7 +170,8 @@ def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outc
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return Outcome("predict-file/1", {}, list)
-    atomic_write(Path(place).absolute(), data)
+    path = Path(place)
+    write_outputs(path.parent, {path.name: data})
     refused = int(rows["refused"].is_not_null().sum())
     told = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
     data_ = {"output": place, "rows": rows.height, "refused": refused}

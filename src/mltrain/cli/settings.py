@@ -44,6 +44,14 @@ EarlyStop = Annotated[
 CalibrationOption = Annotated[
     Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
 ]
+ClassWeightOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-weight",
+        help="What a row that went up counts in a fit: none, balanced or a number; "
+        "probabilities are those of unweighted rows. Default: none.",
+    ),
+]
 ValRatio = Annotated[float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. Default: 42.")]
 MaxRows = Annotated[
@@ -57,6 +65,7 @@ _OPTIONS: Final = {
     "search.trials": "--trials",
     "search.early_stop": "--early-stop",
     "calibration": "--calibration",
+    "class_weight": "--class-weight",
     "val_ratio": "--val-ratio",
     "seed": "--seed",
     "max_rows": "--max-rows",
@@ -82,6 +91,7 @@ def given_settings(
     trials: int | None,
     early_stop: int | None,
     calibration: Calibration | None,
+    class_weight: str | None,
     val_ratio: float | None,
     seed: int | None,
     max_rows: int | None,
@@ -91,11 +101,20 @@ def given_settings(
         trials,
         early_stop,
         None if calibration is None else calibration.value,
+        None if class_weight is None else _number_or_text(class_weight),
         val_ratio,
         seed,
         max_rows,
     )
     return {key: value for key, value in zip(_OPTIONS, values, strict=True) if value is not None}
+
+
+def _number_or_text(text: str) -> float | str:
+    """Return an option's value as the configuration has it."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @command()
@@ -106,12 +125,13 @@ def config_show(
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
+    class_weight: ClassWeightOption = None,
     val_ratio: ValRatio = None,
     seed: Seed = None,
     max_rows: MaxRows = None,
 ) -> Outcome:
     """Show every setting that `train` would use with the same options, and who said so last."""
-    overrides = given_settings(trials, early_stop, calibration, val_ratio, seed, max_rows)
+    overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
     found = [_named(setting) for setting in explain_config(config, overrides=overrides)]
     found += _around(session, ctx)
 

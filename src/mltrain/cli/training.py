@@ -14,6 +14,7 @@ from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
+    ClassWeightOption,
     Config,
     EarlyStop,
     MaxRows,
@@ -57,6 +58,7 @@ def train(
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
+    class_weight: ClassWeightOption = None,
     val_ratio: ValRatio = None,
     seed: Seed = None,
     features: Features = None,
@@ -107,7 +109,7 @@ def train(
     read_ops(ops)
     settings = load_config(
         config,
-        overrides=given_settings(trials, early_stop, calibration, val_ratio, seed, max_rows),
+        overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
     )
     store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
     request = TrainRequest(

@@ -1,9 +1,9 @@
 """The journal of a study: Optuna's own records, one JSON document a line, written in whole steps.
 
-A step is what happens at once: the study begun, a batch asked, a trial told. Its last line holds the hash of the step
-and of all before it, under a key that Optuna ignores: its own tools read the file as any journal of theirs. What is
-read back are whole steps and nothing else. A step that a kill or a power cut has torn never happened, and is cut off;
-a line that was changed afterwards is damage, and said to be.
+A step is what happens at once: the study begun and its first trials asked; a trial told and the next one asked. Its
+last line holds the hash of the step and of all before it, under a key that Optuna ignores: its own tools read the file
+as any journal of theirs. What is read back are whole steps and nothing else. A step that a kill or a power cut has torn
+never happened, and is cut off; a line that was changed afterwards is damage, and said to be.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mltrain.models.served import Served
 
 PREFIX: Final = "contribution_"  # of a feature's column
+MOST_ROWS: Final = 2_000  # that a mean is taken of: it costs a second, and a mean over more is no other
 
 
 def explain_matrix(served: Served, x: NDArray[np.float32]) -> pl.DataFrame:
@@ -36,6 +37,18 @@ def explain_matrix(served: Served, x: NDArray[np.float32]) -> pl.DataFrame:
     log_odds = np.asarray(served.booster.predict(x, raw_score=True, num_threads=1))
     columns = {name: found[:, i] for i, name in enumerate(names)}
     return pl.DataFrame({"log_odds": log_odds, "base": found[:, -1], **columns})
+
+
+def mean_contributions(served: Served, x: NDArray[np.float32]) -> dict[str, float]:
+    """Return, by feature, the mean of its contributions without their sign: how much it moves a log odds.
+
+    Args:
+        served: The model.
+        x: Finite rows of features, shape (n, f), n >= 1; of many, rows at equal distances are taken.
+    """
+    rows = np.linspace(0, x.shape[0] - 1, min(x.shape[0], MOST_ROWS)).astype(np.int64)
+    found = explain_matrix(served, x[rows]).select(pl.col(PREFIX + name).abs().mean() for name in served.names)
+    return dict(zip(served.names, found.row(0), strict=True))
 
 
 def explain_rows(served: Served, parts: list[FeatureRows]) -> pl.DataFrame:

@@ -18,10 +18,12 @@ from mltrain.documents import canonical_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
 from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.weights import up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mltrain.candles.record import SymbolFacts
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
     from mltrain.documents import Json
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 CARD_VERSION: Final = "2"
 MODEL_NAME: Final = "mltrain-lgbm"
+MAX_HOLES: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Training:
         warm_start: The version, and its parameters, that the search began with; None without one.
         calibration: The calibrator and why it was chosen.
         importance: Feature and total gain, highest first.
+        contributions: Each feature's mean share in the log odds of holdout rows, without its sign.
         scores: The holdout's scores.
         latency: Measured with this very model.
         slices: The holdout in parts.
@@ -117,6 +121,7 @@ class Training:
     warm_start: dict[str, Json] | None
     calibration: CalibrationChoice
     importance: tuple[tuple[str, float], ...]
+    contributions: Mapping[str, float]
     scores: HoldoutScores
     latency: Latency
     slices: Slices
@@ -151,7 +156,9 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
         },
         "latency_ms": _latency(run.latency),
         "leakage_checks": {guard.name: guard.passed for guard in run.guards},
-        "feature_importance": [{"name": name, "gain": gain} for name, gain in run.importance],
+        "feature_importance": [
+            {"name": name, "gain": gain, "contribution": run.contributions[name]} for name, gain in run.importance
+        ],
         "hyperparameters": {**run.search.best.params, "num_iterations": run.search.best.rounds},
         "notes": _notes(run),
         "intervals": _intervals(run.scores),
@@ -230,6 +237,7 @@ def _latency(latency: Latency) -> dict[str, Json]:
     return {
         **_plain(latency.candles),
         "samples": latency.samples,
+        "histogram": _plain(latency.histogram),
         "one_row": _plain(latency.one_row),
         "batch_rows_per_s": latency.batch_rows_per_s,
         "load_average": latency.load_average,
@@ -249,10 +257,19 @@ def _notes(run: Training) -> str:
             else []
         ),
         f"This time range had been scored {run.looks.earlier} time(s) before ({run.looks.weighted:.2f} by overlap).",
+        *_weight_notes(run),
         *(f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in run.loosened),
         *run.warnings,
     ]
     return " ".join(lines)
+
+
+def _weight_notes(run: Training) -> list[str]:
+    up = up_weight(run.samples, run.split, run.config)
+    told = [f"A row that went up counted {up:.4g} times in fits; this was taken out of every probability again."]
+    return (told if up != 1 else []) + (
+        ["Rows whose labels overlap in time counted less in fits."] if run.config.uniqueness else []
+    )
 
 
 def _calibration(run: Training) -> dict[str, Json]:
@@ -315,6 +332,7 @@ def _lineage(run: Training) -> dict[str, Json]:
         "dependencies": dict(run.lineage.dependencies),
         "snapshot_manifest_sha256": run.snapshot.manifest_sha256,
         "source": run.snapshot.source.to_dict(),
+        "snapshot_days": run.snapshot.request.days,
         "registry_sha256": run.feature_set.registry_sha256,
         "ops_sha256": run.ops_sha256,
         "own_ops": None if run.own_ops is None else _plain(run.own_ops),
@@ -364,11 +382,25 @@ def _data_quality(run: Training) -> dict[str, Json]:
         "symbols": [
             {
                 **_plain(q),
-                "holes": len(facts[q.symbol].holes),
-                "missing_candles": sum(h.missing for h in facts[q.symbol].holes),
+                **_coverage(facts[q.symbol]),
                 "zero_trade_rows": facts[q.symbol].zero_trade_rows,
             }
             for q in run.quality
         ],
         "warnings": list(run.warnings),
+    }
+
+
+def _coverage(facts: SymbolFacts) -> dict[str, Json]:
+    """Tell where a symbol has candles and where it has none; of many holes the largest, in the order of time."""
+    largest = sorted(facts.holes, key=lambda hole: -hole.missing)[:MAX_HOLES]
+    return {
+        "first": format_ms(facts.first_ms),
+        "last": format_ms(facts.last_ms),
+        "holes": len(facts.holes),
+        "missing_candles": sum(h.missing for h in facts.holes),
+        "largest_holes": [
+            {"from": format_ms(h.from_ms), "to": format_ms(h.to_ms), "missing": h.missing}
+            for h in sorted(largest, key=lambda hole: hole.from_ms)
+        ],
     }

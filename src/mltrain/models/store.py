@@ -28,6 +28,7 @@ from mltrain.files import (
     make_folder,
     read_file,
     read_pointer,
+    real_path,
     remove_folder,
     staged_folder,
     swap_pointer,
@@ -42,7 +43,7 @@ from mltrain.models.versions import MODEL_FILE, describe_version, open_folder
 from mltrain.names import VERSION, check_version, nearest, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mltrain.models.history import History, Verdict
     from mltrain.models.signature import Signer
@@ -241,7 +242,15 @@ class Store:
         self.history()
         self.looks()
 
-    def publish_version(self, files: Mapping[str, bytes], *, verdict: Verdict, date: str, now_ms: int) -> StoredVersion:
+    def publish_version(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        verdict: Verdict,
+        date: str,
+        now_ms: int,
+        named: Callable[[str], Mapping[str, bytes]] = lambda _: {},
+    ) -> StoredVersion:
         """Publish a version: it appears whole, or not at all, and is never changed.
 
         Args:
@@ -249,6 +258,7 @@ class Store:
             verdict: What the gates said.
             date: The UTC date of training, such as 2025-10-15; a second version that day gets the suffix `.2`.
             now_ms: When it was trained, ms UTC.
+            named: Given the version's name, makes the files that tell it; the folder is held meanwhile.
 
         Raises:
             InputError: A file's name is not one that a version can hold, or the pointer or the log is not one.
@@ -260,6 +270,7 @@ class Store:
             raise ValueError(f"{SIGNATURE} is not one of the files that are signed")
         with self._locked("publishing a version"):
             name, serial = self._next(date)
+            files = {**files, **named(name)}
             manifest = describe_version(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms)
             with staged_folder(self.models / name) as staged:
                 for path, data in files.items():
@@ -479,7 +490,7 @@ class Store:
 
     def _check_promotable(self, ref: str, *, force: bool) -> StoredVersion:
         version = self.open_version(ref)
-        if version.folder.parent.resolve() != self.models.resolve():
+        if real_path(version.folder.parent) != real_path(self.models):
             raise UsageError(f"{version.folder} is not in {self.models}", hint="name its data folder with --data-dir")
         if version.verdict != "GO" and not force:
             raise NoGoError(
@@ -542,7 +553,7 @@ def open_path(path: Path) -> StoredVersion:
         _has_link(place)
     if place.name == BEST or place.name in LINKS:
         return Store._of_models(place.parent).open_version("best")  # noqa: SLF001 (this module's own)
-    folder = Path(os.path.realpath(place))  # a path that the user named may be a link of the user's
+    folder = real_path(place)  # a path that the user named may be a link of the user's
     if folder.name in _FILES:
         folder = folder.parent
     if VERSION.fullmatch(folder.name) is None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, interval_ms
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
+from mltrain.documents import parse_json
 from mltrain.features.ops import ops_sha256
-from mltrain.files import hold_lock, make_folder, sha256_bytes
+from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
@@ -23,10 +24,14 @@ from mltrain.learn.slices import score_terciles, score_weeks, volatility_tercile
 from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
+from mltrain.models.explain import mean_contributions
 from mltrain.models.gates import Evidence, SkillEvidence, find_loosened, judge
 from mltrain.models.lineage import available_memory, read_lineage
 from mltrain.models.record import Looks, Slices, Training, build_card, version_date
+from mltrain.models.report.material import HOLDOUT_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.models.report.page import REPORT_FILE, draft_report
 from mltrain.models.serve import check_round_trip, model_of_bundle
+from mltrain.models.served import serve_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import find_origin, meet_champion
@@ -151,7 +156,7 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
         InputError: The snapshot was removed while its candles were examined.
     """
     folder = store.data_dir / FOLDER
-    if snapshot.path.parent.resolve() != folder.resolve():
+    if real_path(snapshot.path.parent) != real_path(folder):
         return  # elsewhere nothing is pruned, and no lock file belongs there
     with hold_lock(folder / ".lock", wait_s=_SNAPSHOTS_WAIT_S, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
@@ -248,6 +253,7 @@ def _learn(
         warm_start=None if request.warm_start is None else request.warm_start.to_json(),
         calibration=choice,
         importance=feature_gains(served.model_text),
+        contributions=mean_contributions(serve_bundle("", bundle, {}), holdout.x),
         scores=scores,
         latency=latency,
         slices=_slice(request, examined, holdout, p),
@@ -377,16 +383,24 @@ def _publish(
 ) -> TrainReport:
     """Store the version whole, load it back from disk, compare its predictions, and only then promote it."""
     model_bytes = bundle.to_bytes()
+    trials = _trials_table(training.search)
     files = {
         "lgbm.pkl": model_bytes,
         "features.yml": training.feature_set.to_yaml(),
-        "trials.parquet": _parquet(_trials_table(training.search)),
-        "holdout.parquet": _parquet(holdout),
+        TRIALS_FILE: _parquet(trials),
+        HOLDOUT_FILE: _parquet(holdout),
     }
     card = card_bytes(build_card(training, files))
-    verdict = training.verdict.word
+    told: Any = parse_json(
+        card, where="the card"
+    )  # as a reader will have it: the page can be drawn from the files again
+    report = draft_report(Material(told, holdout_rows(holdout, told, where="the holdout"), trials))
     version = store.publish_version(
-        {**files, CARD_FILE: card}, date=version_date(training.now_ms), now_ms=training.now_ms, verdict=verdict
+        {**files, CARD_FILE: card},
+        date=version_date(training.now_ms),
+        now_ms=training.now_ms,
+        verdict=training.verdict.word,
+        named=lambda name: {REPORT_FILE: report.finish(name)},
     )
     check_round_trip(version, model_of_bundle(bundle))
     promoted = request.promote and training.verdict.go

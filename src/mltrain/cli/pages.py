@@ -1,0 +1,145 @@
+"""Pages for a browser: a version's report, two cards compared, the index of all versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mltrain.cli.command import Session, command
+from mltrain.cli.render import Outcome, number, table
+from mltrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from mltrain.models.report.diff import CardDiff, Difference
+
+SHOWN = 15  # differences of a section that a terminal shows
+LETTERS = 44  # of a value that a terminal shows
+
+Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
+Output = Annotated[Path | None, typer.Option("--output", help="Where the HTML page is written.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser, too.")]
+
+
+@command(opens_versions=True)
+def card_report(session: Session, ref: DefaultRef = None, output: Output = None, show: Open = False) -> Outcome:
+    """Tell where a version's report lies; one that has none, or --output, has it drawn from the stored files."""
+    from mltrain.models.listing import read_version_card
+    from mltrain.models.report.material import read_material
+    from mltrain.models.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
+    from mltrain.models.store import Store
+
+    version, warning = Store(session.data_dir).open_default(ref)
+    if warning:
+        session.progress.warn(warning)
+    stored = output is None and version.manifest.entry(REPORT_FILE) is not None
+    if stored:
+        path, data = version.folder / REPORT_FILE, version.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
+    else:
+        path = output or session.data_dir / f"report-{version.name}.html"
+        data = draft_report(read_material(version, read_version_card(version))).finish(version.name)
+    return _page("card-report/1", path, data, written=not stored, show=show, session=session, version=version.name)
+
+
+@command(opens_versions=True)
+def card_diff(
+    session: Session,
+    first: Ref,
+    second: Ref,
+    html: Annotated[bool, typer.Option("--html", help="Write the comparison as an HTML page with figures.")] = False,
+    output: Output = None,
+    show: Open = False,
+) -> Outcome:
+    """Show what differs between two versions: figures, gates, and every value of their cards."""
+    from mltrain.models.report.diff import compare_versions, render_diff
+    from mltrain.models.store import Store
+
+    store = Store(session.data_dir)
+    found = compare_versions(store.open_version(first), store.open_version(second))
+    diff = found.diff
+    if html:
+        path = output or session.data_dir / f"diff-{diff.a}-{diff.b}.html"
+        return _page("card-diff-page/1", path, render_diff(found), written=True, show=show, session=session)
+    refuse_without_html(output, show=show)
+
+    def view() -> Iterator[RenderableType]:
+        yield from _view_diff(diff)
+
+    return Outcome("card-diff/1", diff, view)
+
+
+def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome:
+    """Write the index of all versions."""
+    from mltrain.models.report.index import render_index
+    from mltrain.models.store import Store
+
+    path = output or session.data_dir / "models.html"
+    data = render_index(Store(session.data_dir), beside=path.parent)
+    return _page("models-page/1", path, data, written=True, show=show, session=session)
+
+
+def refuse_without_html(output: Path | None, *, show: bool) -> None:
+    """Refuse options of a page where no page is asked for: they would be read and forgotten."""
+    if output is not None or show:
+        raise UsageError(f"{'--open' if output is None else '--output'} goes with --html", hint="add --html")
+
+
+def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, **more: str) -> Outcome:
+    """Write a page, where it is not there yet, and open it, where that is asked for."""
+    from mltrain.files import atomic_write, sha256_bytes
+
+    if written:
+        atomic_write(path, data)
+    if show:
+        _open_browser(path, session)
+    result = {**more, "path": path, "bytes": len(data), "sha256": sha256_bytes(data), "written": written}
+    return Outcome(schema, result, lambda: [str(path)])
+
+
+def _open_browser(path: Path, session: Session) -> None:
+    import webbrowser
+
+    from mltrain.files import real_path
+
+    if not webbrowser.open(real_path(path).as_uri()):
+        session.progress.warn(f"found no browser: open {path} yourself")
+
+
+def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
+    from mltrain.models.report.diff import paired_line
+
+    verdicts = [verdict or "no verdict" for verdict in diff.verdicts]
+    yield f"{diff.a} ({verdicts[0]}) and {diff.b} ({verdicts[1]})"
+    yield paired_line(diff)
+    better = {"a": diff.a, "b": diff.b}
+    cells = [
+        (m.title, number(m.a, 5), number(m.b, 5), "-" if m.change is None else f"{m.change:+.5f}",
+         better.get(m.better or "", "-"))
+        for m in diff.metrics
+    ]  # fmt: skip
+    yield table("Holdout", ("figure", diff.a, diff.b, "change", "better"), cells, right=" rrr")
+    if diff.gates:
+        yield table("Gates", ("gate", diff.a, diff.b), diff.gates)
+    sections: dict[str, list[Difference]] = {}
+    for difference in diff.differences:
+        sections.setdefault(difference.section, []).append(difference)
+    for section, found in sections.items():
+        rows = [(d.place or section, _short(d.a), _short(d.b)) for d in found[:SHOWN]]
+        more = f", {len(found) - SHOWN} more with --json or --html" if len(found) > SHOWN else ""
+        yield f"{section}: {len(found)} differ{'s' if len(found) == 1 else ''}{more}"
+        yield table(None, ("place", diff.a, diff.b), rows, right="fff")
+    if not sections:
+        yield "the two cards are the same"
+
+
+def _short(value: object) -> str:
+    from mltrain.models.report.diff import value_text
+
+    told = value_text(value)  # type: ignore[arg-type]
+    return told if len(told) <= LETTERS else f"{told[: LETTERS - 1]}…"

@@ -1,0 +1,59 @@
+"""`card report`, `card diff` and `models --html` as a user calls them; the contract's tests cover their manners."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mltrain.manifest import Manifest, describe_file
+from program import call
+
+
+def test_the_stored_report_is_told_and_another_is_drawn(data_dir, tmp_path):
+    """Without --output nothing is written; with it the same page is drawn anew, there."""
+    before = sorted(data_dir.rglob("*"))
+    told = call("card", "report", data_dir=data_dir)
+    drawn = call("card", "report", "--output", tmp_path / "mine.html", "--json", data_dir=data_dir)
+
+    assert (told.code, drawn.code) == (0, 0), told.err + drawn.err
+    assert sorted(data_dir.rglob("*")) == before
+    assert told.out.strip().endswith("/report.html")
+    assert (tmp_path / "mine.html").read_bytes() == (data_dir / "models" / "best_lgbm" / "report.html").read_bytes()
+    assert drawn.document["written"] is True
+
+
+def test_a_version_without_a_report_has_it_drawn_beside(data_dir):
+    """One that was made before there were reports is not touched: its page lies in the data folder."""
+    folder = (data_dir / "models" / "best_lgbm").resolve()
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "report.html").unlink()
+    head = {k: v for k, v in manifest.items() if k not in {"files", "format", "kind", "self_sha256"}}
+    names = [entry["path"] for entry in manifest["files"] if entry["path"] != "report.html"]
+    files = tuple(describe_file(name, (folder / name).read_bytes()) for name in names)
+    (folder / "manifest.json").write_bytes(Manifest("version", head, files).to_bytes())
+    told = call("card", "report", "--json", data_dir=data_dir)
+
+    assert told.code == 0, told.err
+    assert told.document["path"] == str(data_dir / f"report-{folder.name}.html")
+    assert not (folder / "report.html").exists()
+
+
+def test_a_changed_report_is_never_shown(data_dir):
+    """A report that is not the published one is exit 3 with its name."""
+    path = (data_dir / "models" / "best_lgbm").resolve() / "report.html"
+    path.write_bytes(path.read_bytes().replace(b"GO", b"XO"))
+    told = call("card", "report", data_dir=data_dir)
+
+    assert told.code == 3
+    assert "report.html is not the file that was published" in told.err
+
+
+@pytest.mark.parametrize("words", [("models", "--open"), ("card", "diff", "best", "best", "--output", "x.html")])
+def test_options_of_a_page_need_the_page(words, data_dir):
+    """They are refused where no page is asked for, and nothing is written."""
+    told = call(*words, data_dir=data_dir, cwd=data_dir)
+
+    assert told.code == 2
+    assert "goes with --html" in told.err
+    assert not (data_dir / "x.html").exists()
