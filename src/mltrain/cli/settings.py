@@ -44,7 +44,7 @@ EarlyStop = Annotated[
 CalibrationOption = Annotated[
     Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
 ]
-ClassWeightOption = Annotated[
+ClassWeight = Annotated[
     str | None,
     typer.Option(
         "--class-weight",
@@ -125,7 +125,7 @@ def config_show(
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
-    class_weight: ClassWeightOption = None,
+    class_weight: ClassWeight = None,
     val_ratio: ValRatio = None,
     seed: Seed = None,
     max_rows: MaxRows = None,

@@ -14,7 +14,7 @@ from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
 from mltrain.cli.render import Outcome, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
-    ClassWeightOption,
+    ClassWeight,
     Config,
     EarlyStop,
     MaxRows,
@@ -58,7 +58,7 @@ def train(
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
-    class_weight: ClassWeightOption = None,
+    class_weight: ClassWeight = None,
     val_ratio: ValRatio = None,
     seed: Seed = None,
     features: Features = None,

@@ -6,9 +6,9 @@ comes out has been checked whole: every violation of a file is told in one messa
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from mltrain.config.reading import read_config
 from mltrain.config.values import (
@@ -24,7 +24,6 @@ from mltrain.config.values import (
     Range,
     Rung,
     SearchConfig,
-    Setting,
     TrainConfig,
 )
 from mltrain.documents import Located, canonical_json, parse_yaml
@@ -60,6 +59,23 @@ __all__ = [
 ]
 
 MAX_FILE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One effective setting.
+
+    Attributes:
+        key: Its dotted key, such as "search.trials".
+        value: What holds.
+        origin: Who said so last: "default", "file", "environment" or "option".
+        where: The file and line, the variable or the option; None for what the package itself says.
+    """
+
+    key: str
+    value: Json
+    origin: Literal["default", "file", "environment", "option"]
+    where: str | None
 
 
 def packaged_config(name: str) -> Path:
@@ -178,16 +194,16 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
     return sha256_bytes(canonical_json(covered))
 
 
+def _read_yaml(path: Path) -> Located:
+    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+
+
 def _read_own(path: Path) -> Located:
     """Return a user's file; one of comments alone says nothing, an empty one is no configuration."""
     data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration")
     own = parse_yaml(data, where=str(path))
     commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
     return replace(own, value={}) if commented else own
-
-
-def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
 
 
 def _merged(base: Json, over: Json) -> Json:

@@ -14,23 +14,6 @@ CALIBRATIONS: Final[tuple[Calibration, ...]] = ("auto", "isotonic", "sigmoid", "
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One effective setting.
-
-    Attributes:
-        key: Its dotted key, such as "search.trials".
-        value: What holds.
-        origin: Who said so last: "default", "file", "environment" or "option".
-        where: The file and line, the variable or the option; None for what the package itself says.
-    """
-
-    key: str
-    value: Json
-    origin: Literal["default", "file", "environment", "option"]
-    where: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class FoldConfig:
     """The walk-forward folds.
 
