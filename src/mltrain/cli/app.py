@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError, Stopped
+from mltrain.errors import MachineError, MltrainError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
@@ -37,6 +37,17 @@ HOMES: Final = {
     "data": ("verify",),
     "exchange": ("sim",),
     "settings": ("config",),
+}
+
+#: The commands of a group.
+GROUPS: Final = {
+    "snapshots": ("diff", "prune"),
+    "cache": ("info", "prune"),
+    "models": ("history", "prune"),
+    "card": ("validate", "show", "schema", "report", "diff"),
+    "features": ("info", "show", "check", "audit"),
+    "verify": ("snapshot", "model"),
+    "config": ("show", "init"),
 }
 
 app = typer.Typer(
@@ -87,6 +98,20 @@ def with_commands(word: str | None = None) -> typer.Typer:
     return app
 
 
+def asked_command(words: Sequence[str]) -> str:
+    """Return the command that a command line names, without its options: what to ask for help of.
+
+    >>> asked_command(["models", "prune", "--keep", "-1"]), asked_command(["train", "latest"]), asked_command([])
+    ('mltrain models prune', 'mltrain train', 'mltrain')
+    """
+    found = ["mltrain"]
+    group = words[0] if words else ""
+    if any(group in home for home in HOMES.values()):
+        found.append(group)
+        found += [word for word in words[1:2] if word in GROUPS.get(group, ())]
+    return " ".join(found)
+
+
 def guarded(call: Callable[[], object]) -> int:
     """Call the app and translate how it ended into an exit code, with one readable message for an error.
 
@@ -114,6 +139,8 @@ def _translated(call: Callable[[], object]) -> int:
     except (MltrainError, MemoryError) as raised:
         _again_if_interrupted(raised)
         err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
+        if isinstance(err, UsageError) and err.hint is None:
+            err.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
         show_error(err, debug=debug)
         code = err.exit_code
     except BrokenPipeError:
