@@ -67,3 +67,13 @@ def test_a_usage_error_tells_what_to_type():
 
     assert doctest.testmod(module).failed == 0
     assert "hint: `mltrain snapshot --help` tells its options" in told
+
+
+@pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)
+def test_a_terminal_without_unicode_is_served(words, data_dir):
+    """Rules, bars and all else become what it can show; nothing ends as a bug."""
+    where = [] if words == ["--help"] else ["--data-dir", data_dir]
+    done = call(*words, *where, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+
+    assert done.code == 0, done.err
+    assert done.out.isascii()

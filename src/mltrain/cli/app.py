@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
@@ -80,6 +81,9 @@ def run() -> int:
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a letter that the terminal does not know is no bug
     return guarded(with_commands(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
