@@ -193,4 +193,4 @@ def test_what_is_seen_is_what_was_looked_at(name, shelf):
     if os.environ.get("MLTRAIN_UPDATE_GOLDENS"):
         path.write_text(found, "utf-8")
 
-    assert found == path.read_text("utf-8")
+    assert found == path.read_text("utf-8"), "MLTRAIN_UPDATE_GOLDENS=1 writes it anew: look at the difference"
