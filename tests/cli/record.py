@@ -21,6 +21,13 @@ QUICK = HERE.parent / "quick.yml"
 NOW_MS = 1_760_529_600_000
 
 
+class Recorded(SimpleNamespace):
+    """What was recorded of a result."""
+
+    def __getattr__(self, name):
+        raise AttributeError(f"{name} was not recorded: run `python tests/cli/record.py`")
+
+
 class Watched:
     """Stands for a result, and remembers what is read of it."""
 
@@ -56,7 +63,7 @@ def record(name, value, view):
 def read(name):
     """Return a recorded result with attributes, as its view reads it."""
     text = (RECORDED / f"{name}.json").read_text("utf-8")
-    return json.loads(text, object_hook=lambda pairs: SimpleNamespace(**pairs))
+    return json.loads(text, object_hook=lambda pairs: Recorded(**pairs))
 
 
 def main():

@@ -18,7 +18,7 @@ import typer
 from record import NOW_MS, read
 from rich.console import Console
 
-from mltrain.cli import bench, data, evaluate, features, models, predict, settings, snapshots, training
+from mltrain.cli import bench, data, evaluate, features, models, pages, predict, settings, snapshots, training
 from mltrain.cli.app import with_commands
 from mltrain.cli.command import Session
 from mltrain.cli.progress import Warnings
@@ -44,7 +44,10 @@ def shelf(tmp_path_factory):
     take(session, source=SourceName.SIM, sim_signal=SimSignal.STRONG, symbols="BTCUSDT", days=2)
     store = Store(session.data_dir)
     for verdict, model in (("GO", b"one"), ("GO", b"two"), ("NO-GO", b"three")):
-        files = {"lgbm.pkl": model, "model_card.json": CARD.read_bytes()}
+        card = CARD.read_bytes().replace(
+            b'"accuracy": 0.5', b'"accuracy": 0.4' if verdict == "NO-GO" else b'"accuracy": 0.5'
+        )
+        files = {"lgbm.pkl": model, "model_card.json": card}
         store.publish_version(files, verdict=verdict, date="2025-10-15", now_ms=NOW_MS)
     for version, why in (
         ("2025-10-15", "its gates say GO"),
@@ -113,6 +116,8 @@ SCENES = {
         s.store.promote("2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
     ).view(),
     "rollback": lambda s: models.rollback.outcome(s.session).view(),
+    "card diff": lambda s: pages.card_diff.outcome(s.session, "2025-10-15", "2025-10-15.3").view(),
+    "card report": lambda s: pages.card_report.outcome(s.session, "2025-10-15").view(),
     "card show": lambda s: models.card_show.outcome(s.session, "2025-10-15").view(),
     "card validate": lambda s: models.card_validate.outcome(s.session, [Path("good.json"), Path("bad.json")]).view(),
     "card schema": lambda s: models.card_schema.outcome(s.session).view(),
@@ -188,4 +193,4 @@ def test_what_is_seen_is_what_was_looked_at(name, shelf):
     if os.environ.get("MLTRAIN_UPDATE_GOLDENS"):
         path.write_text(found, "utf-8")
 
-    assert found == path.read_text("utf-8")
+    assert found == path.read_text("utf-8"), "MLTRAIN_UPDATE_GOLDENS=1 writes it anew: look at the difference"

@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "json.md"
 def printed():
     """Return the schema names that the command line's source prints."""
     text = "\n".join(p.read_text("utf-8") for p in (ROOT / "src" / "mltrain" / "cli").glob("*.py"))
-    return set(re.findall(r'(?:Outcome|document)\(\s*"([a-z-]+/[0-9]+)"', text))
+    return set(re.findall(r'(?:Outcome|document|_page)\(\s*"([a-z-]+/[0-9]+)"', text))
 
 
 def test_every_document_has_a_schema_and_no_other_has():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 
 import pytest
 import typer
 
-from mltrain.cli.app import HOMES, with_commands
+import mltrain.cli.app as module
+from mltrain.cli.app import GROUPS, HOMES, with_commands
 from program import NEUTRAL, call
 
 LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
@@ -32,9 +34,14 @@ def loaded(*words):
 
 def test_every_command_has_its_home():
     """The table of modules and commands is as the modules say; a word that is no command still meets them all."""
-    commands = set(typer.main.get_command(with_commands()).commands)
+    root = typer.main.get_command(with_commands())
+    commands = set(root.commands)
 
     assert {word for words in HOMES.values() for word in words} == commands
+    groups = {name: set(getattr(c, "commands", ())) for name, c in root.commands.items()}
+    assert {name: set(words) for name, words in GROUPS.items()} == {
+        name: words for name, words in groups.items() if words
+    }
     assert "Did you mean" in call("trian").err
     assert call("rollback", "--help").code == call("card", "schema").code == 0
 
@@ -52,3 +59,21 @@ def test_a_quick_command_loads_nothing_heavy(words, data_dir):
     if words != ["--help"]:
         homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(HOMES)
         assert homes == {"models"}
+
+
+def test_a_usage_error_tells_what_to_type():
+    """Where a message has no hint of its own, it is the command's help, without what was wrong."""
+    told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
+
+    assert doctest.testmod(module).failed == 0
+    assert "hint: `mltrain snapshot --help` tells its options" in told
+
+
+@pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)
+def test_a_terminal_without_unicode_is_served(words, data_dir):
+    """Rules, bars and all else become what it can show; nothing ends as a bug."""
+    where = [] if words == ["--help"] else ["--data-dir", data_dir]
+    done = call(*words, *where, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+
+    assert done.code == 0, done.err
+    assert done.out.isascii()

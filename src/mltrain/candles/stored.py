@@ -117,7 +117,10 @@ def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
     if "/" in ref:
         path = Path(ref)
         if not _is_folder(path):
-            raise InputError(f"there is no snapshot at {show(ref)}: no such folder")
+            raise InputError(
+                f"there is no snapshot at {show(ref)}: no such folder",
+                hint="`mltrain snapshots` lists those there are",
+            )
         return open_folder(real_path(path))
     folder = data_dir / FOLDER
     name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError, Stopped
+from mltrain.errors import MachineError, MltrainError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
@@ -37,6 +38,17 @@ HOMES: Final = {
     "data": ("verify",),
     "exchange": ("sim",),
     "settings": ("config",),
+}
+
+#: The commands of a group.
+GROUPS: Final = {
+    "snapshots": ("diff", "prune"),
+    "cache": ("info", "prune"),
+    "models": ("history", "prune"),
+    "card": ("validate", "show", "schema", "report", "diff"),
+    "features": ("info", "show", "check", "audit"),
+    "verify": ("snapshot", "model"),
+    "config": ("show", "init"),
 }
 
 app = typer.Typer(
@@ -69,6 +81,9 @@ def run() -> int:
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a letter that the terminal does not know is no bug
     return guarded(with_commands(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
@@ -85,6 +100,20 @@ def with_commands(word: str | None = None) -> typer.Typer:
     for module in HOMES if home is None else (home,):
         import_module(f"mltrain.cli.{module}").add_commands(app)
     return app
+
+
+def asked_command(words: Sequence[str]) -> str:
+    """Return the command that a command line names, without its options: what to ask for help of.
+
+    >>> asked_command(["models", "prune", "--keep", "-1"]), asked_command(["train", "latest"]), asked_command([])
+    ('mltrain models prune', 'mltrain train', 'mltrain')
+    """
+    found = ["mltrain"]
+    group = words[0] if words else ""
+    if any(group in home for home in HOMES.values()):
+        found.append(group)
+        found += [word for word in words[1:2] if word in GROUPS.get(group, ())]
+    return " ".join(found)
 
 
 def guarded(call: Callable[[], object]) -> int:
@@ -115,6 +144,8 @@ def _translated(call: Callable[[], object]) -> int:
     except (MltrainError, MemoryError) as raised:
         _again_if_interrupted(raised)
         err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
+        if isinstance(err, UsageError) and err.hint is None:
+            err.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
         show_error(err, debug=debug)
         code = err.exit_code
     except BrokenPipeError:

@@ -22,7 +22,8 @@ MOST_LINES: Final = 4  # and one of more lines than about that is a tower, too
 LEAST_BAR: Final = 8
 MOST_BAR: Final = 48
 INDENT: Final = 2
-RULE: Final = "─"
+MARKS: Final = ("─", "█")  # of the rule under the headers, and of a bar
+ASCII: Final = ("-", "#")  # the same where the terminal speaks no Unicode
 
 #: Words that mean the same wherever they are a whole cell; only a terminal that shows colours shows these.
 STYLES: Final = {
@@ -91,7 +92,7 @@ class Grid:
         for columns, folded in ((shown, False), (shown, True), (needed, False), (needed, True)):
             widths = _fit(columns, options.max_width, folded=folded)
             if widths is not None:
-                yield from _lines(columns, widths, console, folded=folded)
+                yield from _lines(columns, widths, console, folded=folded, marks=ASCII if options.ascii_only else MARKS)
                 return
         yield from _records(shown, options.max_width, console)
 
@@ -143,24 +144,27 @@ def _fit(columns: Sequence[Column], room: int, *, folded: bool) -> list[int] | N
     return widths
 
 
-def _lines(columns: Sequence[Column], widths: Sequence[int], console: Console, *, folded: bool) -> Iterator[Text]:
+def _lines(
+    columns: Sequence[Column], widths: Sequence[int], console: Console, *, folded: bool, marks: tuple[str, str]
+) -> Iterator[Text]:
     from rich.text import Text
 
     headers = [[Text(part, style="bold") for part in c.header_lines(folded=folded)] for c in columns]
     height = max(map(len, headers), default=0)
     # Folded headers stand on the rule, as figures do.
     yield from _joined([[Text()] * (height - len(h)) + h for h in headers], columns, widths)
-    yield Text(RULE * (sum(widths) + GAP * (len(widths) - 1)), style="dim")
+    rule, full = marks
+    yield Text(rule * (sum(widths) + GAP * (len(widths) - 1)), style="dim")
     for row in zip(*(c.cells for c in columns), strict=True):
-        blocks = [_block(cell, c, w, console) for cell, c, w in zip(row, columns, widths, strict=True)]
+        blocks = [_block(cell, c, w, console, full=full) for cell, c, w in zip(row, columns, widths, strict=True)]
         yield from _joined(blocks, columns, widths)
 
 
-def _block(cell: Text, column: Column, width: int, console: Console) -> list[Text]:
+def _block(cell: Text, column: Column, width: int, console: Console, *, full: str) -> list[Text]:
     from rich.text import Text
 
     if column.kind == "b":
-        return [Text("█" * round(width * float(cell.plain or 0)))]
+        return [Text(full * round(width * float(cell.plain or 0)))]
     return list(cell.wrap(console, width)) if cell.cell_len > width else [cell]
 
 

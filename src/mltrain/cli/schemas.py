@@ -73,6 +73,13 @@ _PREDICTION: Final = {
     "refused": ("str | None", "Why there is no probability."),
 }
 
+_PAGE: Final = {
+    "path": ("str", "The page."),
+    "bytes": ("int", "Its size."),
+    "sha256": ("str", "Its hash."),
+    "written": ("bool", "Whether it was written now; else it lay there."),
+}
+
 _ROW: Final = "mltrain.models.listing.ModelRow"
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
@@ -94,6 +101,13 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         fields={"cached": ("tuple[mltrain.candles.cache.CacheRow, ...]", "A row a source, symbol and interval.")},
     ),
     "cache-prune/1": Document(("cache prune",), "What was removed.", result="mltrain.candles.cache.Pruned"),
+    "card-diff/1": Document(
+        ("card diff",), "What differs between two versions.", result="mltrain.models.report.diff.CardDiff"
+    ),
+    "card-diff-page/1": Document(("card diff",), "The page that --html wrote.", fields=_PAGE),
+    "card-report/1": Document(
+        ("card report",), "A version's report.", fields={"version": ("str", "Which version."), **_PAGE}
+    ),
     "card-schema/1": Document(
         ("card schema",), "The schema of a card.", fields={"json_schema": ("dict[str, Any]", "JSON Schema.")}
     ),
@@ -200,6 +214,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "The versions. (rollback prints it on stderr where no version was named.)",
         fields={"models": (f"tuple[{_ROW}, ...] | list[{_ROW}]", "Oldest first, damaged ones last.")},
     ),
+    "models-page/1": Document(("models",), "The page that --html wrote.", fields=_PAGE),
     "models-prune/1": Document(
         ("models prune",), "Which versions went and stayed.", result="mltrain.models.store.PrunedVersions"
     ),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+ANEW: Final = "move its journal out of studies/ in the data folder, then `mltrain train` begins it anew"
 _MAX_BYTES: Final = 1 << 30
 _MARK: Final = "step_sha256"
 _MARKED: Final = b'"step_sha256":"'
@@ -68,7 +69,7 @@ class Journal:
         rest = data[end:]
         if any(_MARKED in line for line in rest.split(b"\n")[:-1]):
             line = data[:end].count(b"\n") + 1
-            raise InputError(f"the study {path} is damaged behind line {line - 1}")
+            raise InputError(f"the study {path} is damaged behind line {line - 1}", hint=ANEW)
         if rest and logs:
             atomic_write(path, data[:end])
         return cls(path, logs, chain), len(rest)

@@ -12,7 +12,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mltrain.errors import InputError
-from mltrain.learn.journal import Journal
+from mltrain.learn.journal import ANEW, Journal
 from mltrain.learn.trial import Proposal, TrialRecord
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Study:
             make = optuna.create_study if journal.empty else optuna.load_study
             self._study = make(storage=self._storage, study_name=name)
         except KeyError as err:
-            raise InputError(f"the journal does not hold the study {name}") from err
+            raise InputError(f"the journal does not hold the study {name}", hint=ANEW) from err
         self._id = self._storage.get_study_id_from_name(name)
         asked = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
         self.asked: list[Proposal] = [Proposal(trial.number, trial.params) for trial in asked]
         self.told: list[TrialRecord] = [_read_record(t, name) for t in asked if t.state.is_finished()]
         if [t.number for t in self.told] != list(range(len(self.told))):
-            raise InputError(f"the study {name} tells of trials out of their order")
+            raise InputError(f"the study {name} tells of trials out of their order", hint=ANEW)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Refuse a study whose trials depend on something else.
@@ -73,7 +73,7 @@ class Study:
         kept = kept if isinstance(kept, dict) else {}
         other = [name for name in identity if kept.get(name) != identity[name]]
         if other:
-            raise InputError(f"the study {self._study.study_name} is of another {', '.join(other)}")
+            raise InputError(f"the study {self._study.study_name} is of another {', '.join(other)}", hint=ANEW)
 
     def begin(self, identity: Mapping[str, str], first: Sequence[Mapping[str, float]]) -> None:
         """Write down what its trials depend on, and which parameters are tried before any is proposed."""
