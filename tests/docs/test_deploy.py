@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from program import NEUTRAL
 
@@ -80,3 +82,30 @@ def test_the_units_are_what_systemd_takes(tmp_path):
     done = begin([analyze, "verify", tmp_path / "mltrain-train.service", tmp_path / "mltrain-train.timer"], NEUTRAL)
     assert [line for line in done.stderr.splitlines() if "mltrain-train" in line] == []
     assert done.returncode == 0, done.stderr
+
+
+WORKFLOW = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "train.yml").read_text("utf-8"))
+STEPS = {step["name"]: step for step in WORKFLOW["jobs"]["train"]["steps"] if "name" in step}
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (4, 0), (3, 3), (6, 6), (8, 8)])
+def test_the_workflow_takes_a_no_go_for_a_verdict(program, tmp_path, code, ends):
+    """GO and NO-GO go on to card and summary, anything else stops the run at the training with its own code."""
+    path = os.pathsep.join([str(tmp_path), program["PATH"]])
+    env = {**program, "PATH": path, "TRAIN": str(code), "TRIALS": "20", "GITHUB_OUTPUT": str(tmp_path / "output")}
+
+    done = subprocess.run(["bash", "-e", "-c", STEPS["Train"]["run"]], cwd=tmp_path, env=env, check=False)
+    assert done.returncode == ends
+    assert (tmp_path / "output").read_text() == f"code={code}\n"
+    assert (tmp_path / "train.json").read_text() == "result\n"
+    assert (tmp_path / "calls").read_text() == "train --trials 20 --json\n"
+
+
+@pytest.mark.parametrize(("fail", "ends"), [("false", 0), ("true", 1)])
+def test_the_workflow_shows_a_no_go_as_such(fail, ends):
+    """A warning; red only where it was asked for."""
+    done = begin(["bash", "-e", "-c", STEPS["NO-GO"]["run"]], {**NEUTRAL, "FAIL": fail})
+
+    assert done.returncode == ends
+    assert done.stdout.startswith("::warning title=NO-GO::")
+    assert STEPS["NO-GO"]["if"] == "steps.train.outputs.code == '4'"
