@@ -132,43 +132,41 @@ def guarded(call: Callable[[], object]) -> int:
 
 
 def _translated(call: Callable[[], object]) -> int:
-    from mltrain.cli.memory import is_shortage
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
-    code = 0
     try:
         call()
     except SystemExit as end:
-        code = _code_of(end)
-    except (MltrainError, MemoryError) as raised:
-        _again_if_interrupted(raised)
-        err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
-        if isinstance(err, UsageError) and err.hint is None:
-            err.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
-        show_error(err, debug=debug)
-        code = err.exit_code
+        return _code_of(end)
     except BrokenPipeError:
-        code = 0  # the reader has left: not our error
-    except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
-        _again_if_interrupted(err)
-        if is_shortage(err):
-            show_error(MachineError("out of memory", hint=_MEMORY_HINT), debug=debug)
-            return MachineError.exit_code
-        if isinstance(err, OSError) and err.errno in _REFUSALS:
-            show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
-            return MachineError.exit_code
-        show_bug(err, debug=debug)
-        code = 1
-    except BaseException as err:
-        if type(err).__module__ != "pyo3_runtime":  # a panic of Polars is no Exception
+        return 0  # the reader has left: not our error
+    except BaseException as raised:
+        if not isinstance(raised, Exception) and type(raised).__module__ != "pyo3_runtime":  # a panic of Polars
             raise
-        if is_shortage(err):
-            show_error(MachineError("out of memory", hint=_MEMORY_HINT), debug=debug)
-            return MachineError.exit_code
-        show_bug(err, debug=debug)
-        code = 1
-    return code
+        _again_if_interrupted(raised)
+        err = _explained(raised)
+        if err is None:
+            show_bug(raised, debug=debug)
+            return 1
+        show_error(err, debug=debug)
+        return err.exit_code
+    return 0
+
+
+def _explained(raised: BaseException) -> MltrainError | None:
+    """Return what to tell the user of an exception; None: it is a bug."""
+    from mltrain.cli.memory import is_shortage
+
+    if isinstance(raised, UsageError) and raised.hint is None:
+        raised.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
+    if isinstance(raised, MltrainError):
+        return raised
+    if isinstance(raised, MemoryError) or is_shortage(raised):
+        return MachineError("out of memory", hint=_MEMORY_HINT)
+    if isinstance(raised, OSError) and raised.errno in _REFUSALS:
+        return MachineError(f"cannot write the output: {raised.strerror}")
+    return None
 
 
 def _again_if_interrupted(err: BaseException) -> None:
