@@ -25,7 +25,8 @@ LAYERS = (
     "cli",
 )
 SPEAKERS = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write", "typer.echo"}
-LIGHT = ("names", "files", "documents", "config", "manifest", "models/store", "models/card", "cli")
+MODELS_LIGHT = ("models/store", "models/pointer", "models/pruning", "models/card")
+LIGHT = ("names", "files", "documents", "config", "manifest", *MODELS_LIGHT, "cli")
 HEAVY = {"numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib"}
 LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

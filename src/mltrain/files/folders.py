@@ -6,13 +6,16 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
-from mltrain.files.edge import CREATE, READ, TEMP_SUFFIX, disk_edge, sync, sync_folder, temp_beside
+from mltrain.files.edge import CREATE, OPEN_NO_WAIT, READ, TEMP_SUFFIX, disk_edge, sync, sync_folder, temp_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# One name, so that the next trial removes what a killed one has left: not every folder is ever swept.
+_TRIAL: Final = f".write-test{TEMP_SUFFIX}"
 
 
 class Stage:
@@ -102,15 +105,19 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def sweep_temps(folder: Path) -> None:
-    """Remove what a killed writer left in `folder`: every `.*.tmp`. The caller holds the folder's lock.
+def sweep_temps(folder: Path, *, of: str = "") -> None:
+    """Remove what a killed writer left in `folder`: every `.*.tmp`.
+
+    Args:
+        folder: The folder; the caller holds its lock, or the one that guards the names that begin with `of`.
+        of: Only temps of files whose names begin so.
 
     Raises:
         MachineError: The machine refuses.
     """
     with disk_edge(folder, "clean up"), os.scandir(folder) as entries:
         for entry in entries:
-            if not (entry.name.startswith(".") and entry.name.endswith(TEMP_SUFFIX)):
+            if not (entry.name.startswith(f".{of}") and entry.name.endswith(TEMP_SUFFIX)):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -128,9 +135,10 @@ def make_folder(path: Path) -> None:
     """
     with disk_edge(path, "make the folder"):
         _make_missing(path)
-    trial = temp_beside(path / "write-test")
+    trial = path / _TRIAL
     with disk_edge(path, "write into"):
-        os.close(os.open(trial, CREATE, 0o666))
+        trial.unlink(missing_ok=True)
+        os.close(os.open(trial, CREATE & ~os.O_EXCL | OPEN_NO_WAIT, 0o666))
         trial.unlink(missing_ok=True)
 
 
