@@ -1,7 +1,7 @@
 """What the leakage guards cost, and whether they ever accuse an honest feature.
 
     python benchmarks/guards.py alarms [--markets 50]   both packaged registries on simulated markets of every kind
-    python benchmarks/guards.py cost [--days 30]        the guards' seconds beside those of a 20-trial training
+    python benchmarks/guards.py cost [--days 30] [--trials 20]       the guards' seconds beside those of a training
 
 `alarms` ends with 1 where any guard failed. `cost` trains in a temporary folder: two symbols, default configuration.
 """
@@ -26,6 +26,8 @@ from mltrain.config import load_config
 from mltrain.features.registry import load_registry
 from mltrain.guards import future_info
 from mltrain.learn.label import make_labels
+from mltrain.learn.search import Manner
+from mltrain.models.lineage import available_cores
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
@@ -58,8 +60,8 @@ def alarms(count: int) -> int:
     return failed
 
 
-def cost(days: int) -> int:
-    """Train once with 20 trials and compare the guards' seconds with the whole."""
+def cost(days: int, trials: int) -> int:
+    """Train once and compare the guards' seconds with those of everything else."""
     with tempfile.TemporaryDirectory() as folder:
         spec = SourceSpec(name="sim", signal="strong")
         request = Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
@@ -67,7 +69,8 @@ def cost(days: int) -> int:
         wanted = TrainRequest(
             snapshot=taken.snapshot,
             feature_set=load_registry(),
-            config=load_config(None, overrides={"search.trials": 20}),
+            config=load_config(None, overrides={"search.trials": trials}),
+            manner=Manner(workers=available_cores()),
             promote=False,
             by="benchmark",
         )
@@ -77,8 +80,9 @@ def cost(days: int) -> int:
     for guard in report.training.guards:
         print(f"{guard.name:14} {guard.seconds:6.1f} s")
     guards = sum(guard.seconds for guard in report.training.guards)
-    share = guards / (seconds - guards)
-    print(f"whole training {seconds:6.1f} s; the guards cost {share:.1%} of the rest ({len(SYMBOLS)} x {days} days)")
+    rest = seconds - guards
+    print(f"whole training {seconds:6.1f} s, {len(SYMBOLS)} x {days} days, {trials} trials")
+    print(f"the guards cost {guards / rest:.1%} of the rest (budget: 10 % of a training of 200 trials)")
     return 0
 
 
@@ -87,8 +91,9 @@ def main() -> int:
     parser.add_argument("what", choices=("alarms", "cost"))
     parser.add_argument("--markets", type=int, default=50)
     parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=20)
     chosen = parser.parse_args()
-    return min(1, alarms(chosen.markets) if chosen.what == "alarms" else cost(chosen.days))
+    return min(1, alarms(chosen.markets) if chosen.what == "alarms" else cost(chosen.days, chosen.trials))
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ from mltrain.candles.frame import DAY_MS
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import load_registry
-from mltrain.learn.fit import bin_rows, booster_params
+from mltrain.learn.fit import bin_rows
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import build_samples
-from mltrain.learn.search import Manner, search
+from mltrain.learn.search import Manner, search, set_bar
 from mltrain.learn.trial import Ground, Proposal, Track
 from mltrain.models.lineage import available_cores
 from mltrain.pipeline.audit import split_samples
@@ -132,8 +132,8 @@ def our_search(samples: Samples, split: Split, config: TrainConfig, workers: int
 def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dict[str, float]) -> float:
     """Return the loss of parameters with one number of rounds for all folds."""
     ground = Ground.of(samples, split, config)
-    track = Track.of(ground, bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span))
-    record = track.run(Proposal(0, params), [])
+    track = Track.of(ground, bin_rows(samples, split, config, rows=split.inner.span))
+    record = track.run(Proposal(0, params), set_bar([], config.search))
     assert record is not None
     return record.loss
 

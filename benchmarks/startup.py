@@ -1,4 +1,4 @@
-"""Start-up: `mltrain --help`, `models` and `rollback` against a bare Typer hello, as whole processes.
+"""Start-up: `mltrain --help`, `models`, `rollback` and `card validate` against a bare Typer hello, as whole processes.
 
     python benchmarks/startup.py [--runs 15]
 
@@ -73,6 +73,7 @@ def main() -> None:
             "mltrain --help": [MLTRAIN, "--help"],
             "mltrain models": [MLTRAIN, "models", "--data-dir", str(data)],
             "mltrain rollback": [MLTRAIN, "rollback", version, "--data-dir", str(data)],
+            "mltrain card validate": [MLTRAIN, "card", "validate", "--data-dir", str(data)],
         }
         taken: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(runs + 1):
@@ -80,7 +81,8 @@ def main() -> None:
                 taken[name].append(seconds(command))
     medians = {name: statistics.median(values[1:]) for name, values in taken.items()}
     for name, median in medians.items():
-        print(f"{name:20} {median * 1000:7.1f} ms   {median / medians['typer hello']:5.2f} x hello")
+        print(f"{name:22} {median * 1000:7.1f} ms   {median / medians['typer hello']:5.2f} x hello")
 
 
-main()
+if __name__ == "__main__":
+    main()

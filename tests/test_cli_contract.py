@@ -8,8 +8,10 @@ import time
 
 import pytest
 import typer
+from jsonschema import Draft202012Validator
 
 from mltrain.cli.app import with_commands
+from mltrain.cli.schemas import DOCUMENTS, closed_schema
 from program import MLTRAIN, NEUTRAL, QUICK, call
 
 
@@ -28,6 +30,7 @@ COMMANDS = sorted(leaves(typer.main.get_command(with_commands())))
 ARGUMENTS = {
     ("bench",): ["--samples", "20"],
     ("card", "diff"): ["best", "latest"],
+    ("config", "init"): None,  # writes to the working directory: has a test of its own
     ("demo",): None,  # has a test of its own: it takes a minute and a folder of its own
     ("features", "check"): None,  # needs a frame: tested with the features
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
@@ -43,7 +46,16 @@ ARGUMENTS = {
 }
 WORKING = [c for c in COMMANDS if ARGUMENTS.get(c, []) is not None]
 WITHOUT_DATA = {
-    *(("card", "schema"), ("demo",), ("sim",), ("snapshot",), ("features", "info"), ("features", "check")),
+    *(
+        ("card", "schema"),
+        ("config", "show"),
+        ("config", "init"),
+        ("demo",),
+        ("sim",),
+        ("snapshot",),
+        ("features", "info"),
+        ("features", "check"),
+    ),
     *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("models", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
@@ -103,7 +115,9 @@ def test_json_is_exactly_one_document(words, data_dir):
     done = call(*words, *ARGUMENTS.get(words, []), "--json", data_dir=data_dir)
 
     assert done.code in {0, 4}, done.err
-    assert done.document["schema"].startswith("mltrain/")
+    name = done.document["schema"].removeprefix("mltrain/")
+    assert " ".join(words) in DOCUMENTS[name].commands
+    assert [e.message for e in Draft202012Validator(closed_schema(name)).iter_errors(done.document)] == []
     assert all(line.startswith("warning: ") for line in done.err.splitlines())
 
 

@@ -5,7 +5,15 @@ import json
 
 import pytest
 
-from mltrain.config import CALIBRATIONS, Range, load_config, packaged_config, study_sha256
+from mltrain.config import (
+    CALIBRATIONS,
+    Range,
+    comment_config,
+    explain_config,
+    load_config,
+    packaged_config,
+    study_sha256,
+)
 from mltrain.errors import InputError, UsageError
 
 
@@ -130,14 +138,18 @@ def test_all_violations_come_in_one_message_with_their_lines(own):
         ("folds: {count: 1}", "at least 2"),
         ("folds: 5", "must be a mapping, is 5"),
         ("search: {trials: 0}", "at least 1"),
-        ("search: {rungs: [{at: 2, keep: 0.5}, {at: 2, keep: 0.5}]}", "must rise"),
-        ("search: {rungs: [{at: 2, keep: 0}]}", "at least 0.05"),
-        ("search: {rungs: [{at: 2}]}", "search.rungs[0].keep: is missing"),
+        ("search: {rungs: [{at: 2, keep: 0.5, folds: 1}, {at: 2, keep: 0.5, folds: 1}]}", "must rise"),
+        ("search: {rungs: [{at: 2, keep: 0, folds: 1}]}", "at least 0.05"),
+        ("search: {rungs: [{at: 2, folds: 1}]}", "search.rungs[0].keep: is missing"),
         ("search: {space: {lambda_l1: {low: 0}}}", "above 0 on a logarithmic scale"),
         ("search: {space: {learning_rate: {default: 0.5}}}", "default (line 1): must lie from low, 0.03, to high, 0.2"),
         ("search: {space: {num_leaves: {low: 2.5}}}", "an integer"),
         ("search: {space: {num_leaves: {scale: cubic}}}", "'cubic' is unknown"),
         ("booster: {max_bin: 256}", "at most 255"),
+        ("class_weight: 0", "at least 0.01"),
+        ("class_weight: .inf", "not a finite number"),
+        ("class_weight: heavy", "'heavy' is unknown"),
+        ("class_weight: [1]", "must be a finite number"),
         ("gates: {base_rate_low: 0.7}", "at most 0.5"),
         ("guards: {auc_warn: 0.95}", "must not be above auc_fail, 0.9; is 0.95"),
         ("val_ratio: .nan", "not a finite number"),
@@ -189,7 +201,7 @@ def test_packaged_files_are_found_by_name():
 
 def test_configuration_survives_its_own_json(own):
     """`load_config` of `to_json` gives an equal configuration."""
-    config = load_config(own("search: {rungs: [{at: 3, keep: 0.2}]}\nseed: 9"), overrides={"folds.count": 7})
+    config = load_config(own("search: {rungs: [{at: 3, keep: 0.2, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7})
 
     assert load_config(own(json.dumps(config.to_json())), overrides={}) == config
 
@@ -227,3 +239,26 @@ def test_every_calibration_is_accepted():
     """All five words, and no other."""
     for name in CALIBRATIONS:
         assert load_config(None, overrides={"calibration": name}).calibration == name
+
+
+def test_every_setting_tells_who_said_so_last(own):
+    """A default, a line of the file, an option: each with its place; all keys of train.yml are there, once."""
+    path = own("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
+    told = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
+
+    assert (told["search.trials"].value, told["search.trials"].origin) == (50, "file")
+    assert told["search.trials"].where == f"{path}, line 2"
+    assert (told["seed"].value, told["seed"].origin, told["seed"].where) == (9, "option", None)
+    assert (told["val_ratio"].value, told["val_ratio"].origin) == (0.2, "default")
+    assert told["search.space.num_leaves.high"].value == 128
+    assert len(told) == len(explain_config(None, overrides={}))
+
+
+def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):
+    """All of it is comment: it loads as the defaults; without the marks it is the packaged file."""
+    text = comment_config()
+    bare = "".join(line.removeprefix("# ") for line in text.splitlines(keepends=True))
+
+    assert load_config(own(text), overrides={}) == load_config(None, overrides={})
+    assert bare.splitlines()[4:] == packaged_config("train.yml").read_text("utf-8").splitlines()[4:]
+    assert load_config(own(bare[bare.index("seed:") :]), overrides={}) == load_config(None, overrides={})

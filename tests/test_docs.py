@@ -17,7 +17,7 @@ from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
 from mltrain.cli.app import with_commands
-from program import call
+from program import QUICK, call
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,6 +26,10 @@ SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Lines that are not run here: the two set-up lines (CI runs them), and what needs the internet.
 NOT_RUN = ("python3 -m venv .venv ", "python3 -m venv .venv-test ", "pipx install .")
+
+
+# A reader has more time than the tests: the last option counts.
+QUICKER = {"train": ["--trials", "2", "--config", QUICK], "bench": ["--samples", "50"]}
 
 
 def shell_lines(page):
@@ -50,7 +54,7 @@ def walked(tmp_path_factory):
             if line == "mltrain snapshot --days 90":  # the same on a market and in a time that a test can have
                 words[-1] = "6"
             env = {"MLTRAIN_BASE_URL": server.base_url}
-            results.append((line, call(*words[1:], cwd=here, timeout=300, env=env)))
+            results.append((line, call(*words[1:], *QUICKER.get(words[1], ()), cwd=here, timeout=300, env=env)))
     return here, results
 
 

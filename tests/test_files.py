@@ -97,6 +97,17 @@ class TestRead:
         with pytest.raises(InputError, match="not a regular file"):
             files.read_file(Path("/dev/zero"), max_bytes=10, what="the card")
 
+    def test_links_of_the_user_are_followed_and_circles_are_no_crash(self, tmp_path):
+        """A circle stays a link, which is refused where it is opened; a NUL is bad input."""
+        (tmp_path / "f").symlink_to("g")
+        (tmp_path / "loop").symlink_to("loop")
+
+        assert files.real_path(tmp_path / "f") == files.real_path(tmp_path) / "g"
+        with pytest.raises(InputError, match=r"the card .* is a symbolic link"):
+            files.read_file(files.real_path(tmp_path / "loop"), max_bytes=10, what="the card")
+        with pytest.raises(InputError, match="cannot be a path"):
+            files.real_path(tmp_path / "a\0b")
+
     @given(st.binary(max_size=3_000))
     def test_hashes_agree(self, tmp_path_factory, data):
         """The hash of a file is the hash of its bytes."""
@@ -125,6 +136,25 @@ class TestWrite:
         files.atomic_write(tmp_path / "f", b"new")
 
         assert tree(tmp_path) == {"target": b"keep", "f": b"new"}
+
+    def test_an_output_follows_the_links_of_its_user(self, tmp_path):
+        """The link stays one, and the file that it leads to has the bytes, also in another folder."""
+        (tmp_path / "far").mkdir()
+        (tmp_path / "f").symlink_to("far/g")
+        files.write_outputs(tmp_path, {"f": b"one", "h": b"two"})
+
+        assert tree(tmp_path) == {"far": None, "far/g": b"one", "f": "-> far/g", "h": b"two"}
+
+    @pytest.mark.parametrize("kind", sorted(ODDITIES.keys() & {"loop", "folder", "fifo", "socket"}))
+    def test_an_output_replaces_nothing_but_files(self, tmp_path, kind):
+        """A device or a pipe that has the name stays what it is: root would lose `/dev/null`."""
+        ODDITIES[kind](tmp_path / "f")
+        before = os.lstat(tmp_path / "f")
+
+        with pytest.raises(InputError, match=f"the output {tmp_path}/f is not a regular file"):
+            files.write_outputs(tmp_path, {"e": b"new", "f": b"new"})
+        assert os.lstat(tmp_path / "f") == before
+        assert list(tree(tmp_path)) == ["f"]
 
     def test_write_new_never_overwrites(self, tmp_path):
         """A file or a link that is there already stays."""

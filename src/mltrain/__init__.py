@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
+    from mltrain.learn.curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.models.serve import Model as Model
     from mltrain.models.serve import load as load
 
@@ -25,9 +26,10 @@ _HOME: Final = {
     "Model": "mltrain.models.serve",
     "RefusedError": "mltrain.errors",
     "load": "mltrain.models.serve",
+    "plot_calibration_curve": "mltrain.learn.curve",
 }
 
-__all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "load"]
+__all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "load", "plot_calibration_curve"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)

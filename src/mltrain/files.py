@@ -93,6 +93,20 @@ def _bytes_free(path: Path) -> int:
     return 0
 
 
+def real_path(path: Path) -> Path:
+    """Return where a path of the user's leads: on the command line a link is the user's own, and is followed.
+
+    Links in a circle are left as they are: whatever then opens the path refuses them.
+
+    Raises:
+        InputError: It has a NUL in it.
+    """
+    try:
+        return Path(os.path.realpath(path))  # pathlib's resolve raises a RuntimeError where links go in a circle
+    except ValueError as err:
+        raise InputError(f"{show(str(path))} cannot be a path") from err
+
+
 @contextmanager
 def _opened(path: Path, max_bytes: int, what: str) -> Iterator[int]:
     """Open a regular file for reading and give its descriptor; the size is that of the open file."""
@@ -194,6 +208,29 @@ def atomic_write(path: Path, data: bytes) -> None:
         MachineError: It cannot be written; the old file stands.
     """
     atomic_write_all(path.parent, {path.name: data})
+
+
+def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that the user named, as `atomic_write_all` does, through the user's own links.
+
+    A device or a pipe is never replaced by a file: root would lose `/dev/null`.
+
+    Raises:
+        InputError: What has the name is not a regular file.
+        MachineError: One cannot be written.
+    """
+    places = {real_path(folder / name): data for name, data in files.items()}
+    for path in places:
+        with disk_edge(path, "write"):
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise InputError(
+                    f"the output {path} is not a regular file", hint="name a file; where `-` is taken, it is stdout"
+                )
+    if len({path.parent for path in places}) == 1:
+        atomic_write_all(next(iter(places)).parent, {path.name: data for path, data in places.items()})
+        return
+    for path, data in places.items():  # links into folders of their own
+        atomic_write(path, data)
 
 
 def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:

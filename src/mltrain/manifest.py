@@ -33,6 +33,10 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _OWN_KEYS: Final = ("format", "kind", "self_sha256", "files")
 _ENTRY_KEYS: Final = ("path", "sha256", "bytes")
 _VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
+_OTHERS: Final = {  # what to type where the record itself is lost
+    "snapshot": "`mltrain snapshots` tells which ones are sound; `mltrain snapshot` takes a new one",
+    "version": "`mltrain models` tells which ones are sound; `mltrain rollback --previous` leaves a damaged best one",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,9 @@ class Manifest:
         root.finish()
         manifest = cls(kind, head, files)
         if data != manifest.to_bytes():
-            raise InputError(f"{where}: does not match its own hash: it was changed after it was written")
+            raise InputError(
+                f"{where}: does not match its own hash: it was changed after it was written", hint=_OTHERS.get(kind)
+            )
         return manifest
 
     def entry(self, name: str) -> FileEntry | None:
@@ -167,7 +173,7 @@ def read_manifest(folder: Path, *, kind: str) -> Manifest:
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        raise InputError(f"{folder} has no {MANIFEST}: it is not a complete {kind}")
+        raise InputError(f"{folder} has no {MANIFEST}: it is not a complete {kind}", hint=_OTHERS.get(kind))
     data = read_file(path, max_bytes=MAX_MANIFEST_BYTES, what="the manifest")
     return Manifest.from_bytes(data, kind=kind, where=str(path))
 

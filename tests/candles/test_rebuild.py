@@ -171,6 +171,21 @@ def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
     assert any("2025-10-14.parquet" in w and "downloaded again" in w for w in progress.warnings)
 
 
+def test_beside_a_copy_elsewhere_no_lock_is_left(served, tmp_path):
+    """Only the data folder's own snapshots are locked; a folder of somebody else's gets its file back and no more."""
+    server, data_dir, folder, files = served
+    copy = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, copy)
+    damage(copy / "BTCUSDT.parquet")
+    rebuild_snapshot(
+        open_snapshot(data_dir, str(copy)), open_source(spec_of(server)), data_dir=data_dir, progress=Silent()
+    )
+
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == files
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert (folder.parent / ".lock").exists()
+
+
 def test_the_command_rebuilds_and_refuses(served):
     """0 and the files are whole; a manifest that is damaged is no plan to rebuild from: 3."""
     server, data_dir, folder, files = served

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import kit
+from processes import workers_of
 from program import MLTRAIN
 
 READER = """
@@ -108,19 +110,52 @@ def writers_and_readers(plan):
     return tally
 
 
+def trainings(plan):
+    """Ten trainings at once, two by two of one study: a version for each winner, 7 for the others, none overwritten."""
+    tally = kit.Tally("trainings")
+    folder = plan.copy()
+    old = kit.versions(folder)
+    before = {name: kit.tree(folder / "models" / name) for name in old}
+    hands = 4 if plan.quick else 10
+
+    def train(number):
+        ended = kit.warm(*kit.TRAIN, "--seed", 20 + number // 2, data_dir=folder, timeout=120)
+        return [ended.code, kit.unclean(ended, (0, 4, 7))]
+
+    found = kit.shared_out(train, range(hands), hands=hands)
+    tally.cases = hands
+    for case, (_, problem) in found:
+        if problem:
+            tally.fail(case, problem)
+    codes = [code for _, (code, _) in found]
+    new = [name for name in kit.versions(folder) if name not in old]
+    if len(new) != sum(code in {0, 4} for code in codes):
+        tally.fail("after", f"{len(new)} versions of trainings that ended with {codes}")
+    if {name: kit.tree(folder / "models" / name) for name in old} != before:
+        tally.fail("after", "an older version was changed")
+    for name in new:
+        problem = kit.unclean(kit.warm("verify", "model", name, data_dir=folder), (0,))
+        if problem:
+            tally.fail(name, problem)
+    serials = {json.loads((folder / "models" / n / "manifest.json").read_bytes())["serial"] for n in (*old, *new)}
+    if len(serials) != len(old) + len(new) or kit.leftovers(folder):
+        tally.fail("after", f"serials given twice, or {kit.leftovers(folder)} left")
+    tally.notes.append(f"ended with {codes}")
+    return tally
+
+
 def interrupts(plan):
-    """Interrupt or end a training at ten moments: the right code within 5 s, nobody left, nothing changed."""
+    """Interrupt, end or hang up on a training at ten moments: the right code within 5 s, nobody left, nothing changed.
+
+    Then the kernel takes one of its workers, at three moments: it ends with the model of an undisturbed one.
+    """
     tally = kit.Tally("interrupts")
-    for case in plan.cases(20, 2):
+    for case in plan.cases(30, 3):
         folder = plan.copy()
         before = _visible(folder)
-        number, code = ((signal.SIGINT, 130), (signal.SIGTERM, 143))[case % 2]
-        delay_s = 0.15 + (case // 2) * 0.35 if not plan.quick else 0.3 + case
-        run = subprocess.Popen(
-            [MLTRAIN, "train", "--trials", "500", "--seed", "9", "--data-dir", folder],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kit.ENV,
-            start_new_session=True,
-        )  # fmt: skip
+        number, code = ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129))[case % 3]
+        delay_s = 0.15 + (case // 3) * 0.5 if not plan.quick else 0.3 + case
+        run = _start("train", "--trials", "500", "--seed", "9", "--workers", "2", "--data-dir", folder)
         time.sleep(delay_s)
         start = time.monotonic()
         run.send_signal(number)
@@ -144,7 +179,57 @@ def interrupts(plan):
             problem = "something was changed"
         if problem:
             tally.fail(case, f"signal {number} after {delay_s:.2f} s: {problem}")
+    if plan.only is None:
+        _lose_workers(plan, tally)
     return tally
+
+
+def _lose_workers(plan, tally):
+    """End a worker by SIGKILL as soon as there is one, and in the midst: what comes out must not differ."""
+    words = (*kit.TRAIN[:1], *kit.TRAIN[3:], "--trials", "40", "--workers", "2", "--seed", "9", "--no-promote")
+    models = []
+    for told in (None, 0, *(() if plan.quick else (5, 20))):
+        folder = plan.copy()
+        shutil.rmtree(folder / "studies")
+        run = _start(*words, "--data-dir", folder)
+        if told is not None:
+            while run.poll() is None and not ((workers := workers_of(run.pid)) and _lines(folder) >= told):
+                time.sleep(0.002)
+            for pid in workers[:1]:
+                os.kill(pid, signal.SIGKILL)
+        try:
+            _, err = run.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            _, err = run.communicate()
+        label = f"a worker killed after {told} lines of the journal"
+        if told is not None:
+            tally.cases += 1
+            if not workers:
+                tally.fail(label, "no worker was seen")
+        if run.returncode not in {0, 4} or _members(run.pid):
+            tally.fail(label, f"exit {run.returncode}, left {_members(run.pid)}: {err[-200:]}")
+            continue
+        models.append((folder / "models" / kit.versions(folder)[-1] / "lgbm.pkl").read_bytes())
+        if models[-1] != models[0]:
+            tally.fail(label, "another model came out")
+
+
+def _lines(folder):
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("studies/*.journal"))
+
+
+def _start(*words):
+    """Start `mltrain` as the leader of a session, with signals as a terminal leaves them."""
+
+    def answer_signals():
+        for number in (signal.SIGINT, signal.SIGHUP):  # ignored where this runs in the background, or under nohup
+            signal.signal(number, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        [MLTRAIN, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=kit.ENV, start_new_session=True, preexec_fn=answer_signals,  # noqa: PLW1509 (no thread runs here)
+    )  # fmt: skip
 
 
 def _visible(folder):
@@ -152,17 +237,23 @@ def _visible(folder):
 
 
 def _members(group):
-    """Return the processes of a group."""
-    found = []
+    """Return the processes of a group that live on for a second: helpers end when their pipe closes."""
+    until = time.monotonic() + 1
+    while (found := list(_running(group))) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def _running(group):
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 stat = open(f"/proc/{name}/stat").read()
             except OSError:
                 continue
-            if int(stat.rpartition(")")[2].split()[2]) == group:
-                found.append(int(name))
-    return found
+            state, _, of = stat.rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z":  # what has ended waits for init
+                yield int(name)
 
 
 def growth(plan):

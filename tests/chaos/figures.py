@@ -16,7 +16,9 @@ FIGURES = {
     "tampering": mutate.tampering,
     "forgeries": mutate.forgeries,
     "hostile": hostile.artefacts,
+    "places": hostile.places,
     "crowd": crowd.writers_and_readers,
+    "trainings": crowd.trainings,
     "interrupts": crowd.interrupts,
     "growth": crowd.growth,
 }

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -343,11 +344,7 @@ def specials(plan, folder, version, check, restore, step):
 
     def bind(path):
         path.unlink()
-        here = Path.cwd()
-        os.chdir(path.parent)  # a socket's path is short
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-        os.chdir(here)
+        _bind(path)
 
     def sparse(path):
         path.unlink()
@@ -384,6 +381,127 @@ def specials(plan, folder, version, check, restore, step):
         if secret.read_text() != SECRET:
             raise AssertionError(f"{label}: a file outside was written")
     restore()
+
+
+def places(plan):
+    """Put what is no regular file where any command reads or writes one: nobody waits, nobody follows, nobody crashes.
+
+    A link on the command line is its user's own, so that what it leads to may be read there, and is then refused as
+    what it is. In the data folder none is followed.
+    """
+    tally = kit.Tally("places")
+    strange = plan.work / "strange"
+    strange.mkdir()
+    (strange / "secret").write_text(SECRET)
+    os.mkfifo(strange / "pipe")
+    found = list(_places(plan))
+    kinds = list(_KINDS.items())
+
+    def attempt(case):
+        label, path, calls = found[case // len(kinds)]
+        kind, make = kinds[case % len(kinds)]
+        for words in calls:
+            folder = plan.copy()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            make(path, strange)
+            made = os.lstat(path).st_mode
+            ended = kit.warm(*words, data_dir=folder)
+            problem = kit.unclean(ended, (0, 2, 3, 8))
+            own = not path.is_relative_to(folder)
+            if not problem and label in _MUST_REFUSE and ended.code == 0:
+                problem = "taken for good"
+            if not problem and own and stat.S_IFMT(os.lstat(path).st_mode) != stat.S_IFMT(made):
+                problem = "replaced"
+            if not problem and not own and SECRET in ended.out + ended.err:
+                problem = "told what is none of its business"
+            if (strange / "secret").read_text() != SECRET:
+                problem = "wrote outside"
+            (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path) if own else None
+            if problem:
+                return f"{kind} for {label}, mltrain {' '.join(map(str, words))[:100]}: {problem}"
+        return None
+
+    numbers = list(plan.cases(len(found) * len(kinds), 0))
+    if plan.quick:
+        numbers = plan.rng("places").sample(range(len(found) * len(kinds)), 4)
+    tally.add(kit.shared_out(attempt, numbers, hands=1))
+    return tally
+
+
+def _bind(path):
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+    os.chdir(here)
+
+
+_KINDS = {
+    "a FIFO": lambda path, _: os.mkfifo(path),
+    "a folder": lambda path, _: path.mkdir(),
+    "a socket": lambda path, _: _bind(path),
+    "a link to a device": lambda path, _: path.symlink_to("/dev/zero"),
+    "a link to a FIFO": lambda path, strange: path.symlink_to(strange / "pipe"),
+    "a link to a file outside": lambda path, strange: path.symlink_to(strange / "secret"),
+    "a link to nothing": lambda path, _: path.symlink_to("nowhere"),
+    "a link to itself": lambda path, _: path.symlink_to(path.name),
+}
+#: Where the command cannot do its work without what is missing now; elsewhere it may heal, or need not look.
+_MUST_REFUSE = {
+    *("config", "features", "key", "public key", "input", "frame", "candles", "folder of candles", "card", "model"),
+    *("lgbm.pkl", "manifest.json", "model_card.json", "features.yml", "trials.parquet", "holdout.parquet"),
+    *("more", "version", "pointer", "snapshot"),
+}
+
+
+def _places(plan):
+    """Give every place: its name, its path, and the commands that come across it."""
+    data, own = plan.work / "data", plan.work / "own"
+    models, name = data / "models", kit.best(plan.base)
+    other = next(n for n in kit.versions(plan.base) if n != name)
+    (snapshot,) = (p.name for p in (plan.base / "snapshots").iterdir() if p.is_dir() and not p.is_symlink())
+    shot = data / "snapshots" / snapshot
+    study = next((plan.base / "studies").glob("*-42.journal")).stem
+    train, sign = (*kit.TRAIN, "--no-promote"), (*kit.TRAIN, "--no-promote", "--sign", own / "key")
+    files = ("snapshot", "--source", "files", "--symbols", "BTCUSDT", "--days", "1", "--from")
+    require = ("--require-signature", own / "key.pub")
+    readers = (*READERS, ("rollback", name), ("promote", name), ("card", "show"))
+    yield "config", own / "c.yml", [(*kit.TRAIN[:3], "--config", own / "c.yml")]
+    yield "features", own / "f.yml", [(*kit.TRAIN, "--features", own / "f.yml"),
+                                      ("features", "info", "--features", own / "f.yml")]  # fmt: skip
+    yield "key", own / "key", [sign]
+    yield "public key", own / "key.pub", [(*words, *require) for words in (("predict",), ("verify", "model"))]
+    yield "input", own / "i.csv", [("predict", "--input", own / "i.csv")]
+    yield "input", own / "i.parquet", [("predict", "--input", own / "i.parquet")]
+    yield "frame", own / "x.csv", [("features", "check", own / "x.csv")]
+    yield "candles", own / "in" / "BTCUSDT.csv", [(*files, own / "in")]
+    yield "candles", own / "in" / "BTCUSDT.parquet", [(*files, own / "in")]
+    yield "folder of candles", own / "from", [(*files, own / "from")]
+    yield "card", own / "card.json", [("card", "validate", own / "card.json")]
+    yield "model", own / "lgbm.pkl", [("verify", "model", own / "lgbm.pkl"), ("predict", own / "lgbm.pkl")]
+    for file in ("lgbm.pkl", "manifest.json", "model_card.json"):
+        yield file, models / name / file, readers[:4] if file == "lgbm.pkl" else readers
+    for file in ("features.yml", "trials.parquet", "holdout.parquet", "signature.json", "more"):
+        yield file, models / name / file, readers[2:4]
+    yield "version", models / name, readers
+    yield "pointer", models / "best_lgbm", [*readers[:4], ("predict", models / "best_lgbm.pkl")]
+    yield "link", models / "best_lgbm.pkl", [("rollback", "--previous"), ("promote", other)]
+    yield "log", models / "promotions.jsonl", [("models", "history"), ("rollback", "--previous"), ("models",)]
+    yield "looks", models / "looks.jsonl", [train]
+    yield "lock", models / ".lock", [("rollback", "--previous"), ("models", "prune", "--keep", "0")]
+    yield "models", models, [("models",), ("predict",), train]
+    yield "journal", data / "studies" / f"{study}.journal", [train, (*train, "--resume")]
+    yield "study's lock", data / "studies" / f"{study}.lock", [train]
+    yield "studies", data / "studies", [train]
+    yield "snapshot", shot / "BTCUSDT.parquet", [("verify", "snapshot"), train]
+    yield "snapshot", shot / "manifest.json", [("verify", "snapshot"), train]
+    yield "snapshot", shot, [("verify", "snapshot"), train]
+    yield "snapshots", data / "snapshots", [("snapshots",), kit.SNAPSHOT]
+    yield "latest", data / "snapshots" / "latest", [("snapshots",), ("verify", "snapshot"), kit.SNAPSHOT]
+    yield "snapshots' lock", data / "snapshots" / ".lock", [(*kit.SNAPSHOT[:-1], "5")]
 
 
 def bombs(plan, folder, check):

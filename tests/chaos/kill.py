@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from functools import cache
 
 import faults
 import kit
@@ -20,6 +21,7 @@ from program import MLTRAIN
 CALLS = f"{faults.CALLS},openat,writev,link,linkat"
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = {
+    "snapshot": kit.SNAPSHOT,  # in a folder without any
     "train": kit.TRAIN,  # in a folder without any version: the first one, promoted
     "promote": ("promote", "latest"),
     "rollback": ("rollback", "--previous"),
@@ -28,11 +30,13 @@ COMMANDS = {
 
 
 def start_of(plan, command):
-    """Return the folder that a command starts from."""
-    folder = plan.work / f"start-{command}"
+    """Return the folder that a command starts from; the figures share it."""
+    folder = plan.base.with_name(f"start-{command}")
     if not folder.exists():
         shutil.copytree(plan.base, folder, symlinks=True)
-        if command == "train":
+        if command == "snapshot":
+            shutil.rmtree(folder / "snapshots")
+        elif command == "train":
             shutil.rmtree(folder / "models")
             shutil.rmtree(folder / "studies")
         elif command == "promote":  # nothing promoted yet: the links are made, too
@@ -45,13 +49,14 @@ def start_of(plan, command):
 
 
 def traced(command, folder, *inject, timeout=60):
-    """Run a command under strace; return exit code, stderr, and its operations on the folder."""
+    """Run a command under strace; return how it ended, its operations on the folder, and the calls that were failed.
+
+    A call fails by its number in its thread, and so does the call of that number in another thread.
+    """
     log = folder.with_name(f"{folder.name}.log")
-    words = [str(MLTRAIN), *COMMANDS[command], "--data-dir", str(folder)]
-    options = ["-f", "-qq", "-y", "-s0", "-e", f"trace={CALLS}", *inject, "-o", str(log)]
-    done = subprocess.run(
-        ["strace", *options, *words], capture_output=True, text=True, check=False, env=kit.ENV, timeout=timeout
-    )
+    options = ["-f", "-y", "-s0", "-e", f"trace={CALLS}", *inject, "-o", str(log)]
+    ended = kit.warm(*COMMANDS[command], data_dir=folder, timeout=timeout, tracer=["strace", *options])
+    assert not ended.hung, f"{command} hung"
     counts, operations, injected = Counter(), [], []
     for line in log.read_text(errors="replace").splitlines():
         match = re.match(r"(\d+)\s+(\w+)\((.*)", line)
@@ -60,21 +65,34 @@ def traced(command, folder, *inject, timeout=60):
         counts[match[1], match[2]] += 1
         if str(folder) in match[3] and (match[2] != "openat" or "O_CREAT" in match[3]):
             operations.append(faults.Operation(match[2], counts[match[1], match[2]], match[3]))
-        injected += ["INJECTED" in match[3]]
-    return done.returncode, done.stderr, operations, any(injected)
+        injected += [match[3]] if "INJECTED" in match[3] else []
+    return ended, operations, injected
 
 
-def sound(folder):
-    """Return what is wrong with a folder that must be whole; None where nothing is."""
-    for words, codes in ((["models", "--json"], (0,)), (["models", "history"], (0,))):
-        problem = kit.unclean(kit.warm(*words, data_dir=folder), codes)
+@cache
+def clean_run(plan_base, command, start):
+    """Return the operations of a command that nothing fails; the figures share them, as they share its start."""
+    folder = plan_base.with_name("clean0000")
+    shutil.copytree(start, folder, symlinks=True)
+    ended, operations, _ = traced(command, folder)
+    assert ended.code == 0, ended.err
+    shutil.rmtree(folder)
+    return operations
+
+
+def sound(command, folder):
+    """Return what is wrong with what a command writes, which must be whole; None where nothing is."""
+    calls = []
+    if command != "snapshot":
+        calls = [("models", "--json"), ("models", "history")]
+        if os.path.lexists(folder / "models" / "best_lgbm"):
+            calls += [("card", "validate"), ("verify", "model", "best")]
+    elif os.path.lexists(folder / "snapshots" / "latest"):
+        calls = [("verify", "snapshot")]
+    for words in calls:
+        problem = kit.unclean(kit.warm(*words, data_dir=folder), (0,))
         if problem:
             return f"{words}: {problem}"
-    if os.path.lexists(folder / "models" / "best_lgbm"):
-        for words in (["card", "validate"], ["verify", "model", "best"]):
-            problem = kit.unclean(kit.warm(*words, data_dir=folder), (0,))
-            if problem:
-                return f"{words}: {problem}"
     return None
 
 
@@ -85,32 +103,33 @@ def finished(command, folder, want):
         return f"the rerun ended with {ended.code}: {ended.err.strip()[-200:]}"
     if command == "promote" and kit.best(folder) != want:
         return f"after the rerun the best version is {kit.best(folder)}, not {want}"
+    if command == "snapshot" and len(list((folder / "snapshots").glob("2*"))) != 1:
+        return f"after the rerun there are {os.listdir(folder / 'snapshots')}"
     if left := kit.leftovers(folder):
         return f"after the rerun {left} is left"
-    return sound(folder)
+    return sound(command, folder)
 
 
 def sweep(plan, command, fault_of, judge, tally, *, quick):
     """Fail a command at its operations, one a run, and judge the state after each."""
     start = start_of(plan, command)
-    clean = plan.work / "clean0000"
-    shutil.copytree(start, clean, symlinks=True)
-    code, err, operations, _ = traced(command, clean)
-    assert code == 0, err
-    shutil.rmtree(clean)
+    operations = clean_run(plan.base, command, start)
     numbers = list(range(len(operations)))
     if plan.quick:  # spread over the whole way, the publication and the pointer among them
         numbers = sorted(plan.rng(command).sample(numbers, min(quick, len(numbers))))
 
     def attempt(number):
         operation, fault = operations[number], fault_of(number)
-        folder = plan.work / f"fault{number:04}"  # a name as long as that of the clean run
+        folder = plan.base.with_name(f"fault{number:04}")  # a name as long as that of the clean run
         shutil.copytree(start, folder, symlinks=True)
         effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
         inject = f"inject={operation.call}:{effect}:when={operation.number}"
-        code, err, _, injected = traced(command, folder, "-e", inject)
-        struck = code == -signal.SIGKILL or code == 128 + signal.SIGKILL if fault == "KILL" else injected
-        problem = judge(command, start, folder, code, err) if struck else "the fault did not strike"
+        ended, _, injected = traced(command, folder, "-e", inject)
+        struck = ended.code == -signal.SIGKILL if fault == "KILL" else injected
+        err = ended.err
+        if any(arguments.startswith("2<") for arguments in injected):
+            err += "error: (its own words failed, too)"
+        problem = judge(command, start, folder, ended.code, err) if struck else "the fault did not strike"
         shutil.rmtree(folder)
         if problem:
             return (
@@ -123,19 +142,20 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
 
 
 def pointer(folder):
-    """Return where the pointer stands; None where there is none."""
-    return kit.best(folder) if os.path.lexists(folder / "models" / "best_lgbm") else None
+    """Return where the pointers to the best version and to the latest snapshot stand; None where there is none."""
+    links = (folder / "models" / "best_lgbm", folder / "snapshots" / "latest")
+    return tuple(os.readlink(link) if os.path.lexists(link) else None for link in links)
 
 
 def old_or_new(start, folder):
     """Return what is wrong with the pointer, which must stand where it stood or on a whole version."""
-    now = pointer(folder)
-    return None if now in {pointer(start), *kit.versions(folder)} else f"the pointer stands on {now}"
+    now = pointer(folder)[0]
+    return None if now in {pointer(start)[0], *kit.versions(folder)} else f"the pointer stands on {now}"
 
 
 def judge_kill(command, start, folder, code, err):  # noqa: ARG001 (one signature for both)
     """After a kill: old state or new, all whole, and a rerun completes it."""
-    problem = old_or_new(start, folder) or sound(folder)
+    problem = old_or_new(start, folder) or sound(command, folder)
     want = kit.versions(start)[-1] if command == "promote" else None
     return problem or finished(command, folder, want)
 
@@ -154,9 +174,9 @@ def judge_error(command, start, folder, code, err):
 
 
 def kill_points(plan):
-    """Train with promotion, promote, roll back and prune, killed at each operation on the folder."""
+    """Snapshot, train with promotion, promote, roll back and prune, killed at each operation on the folder."""
     tally = kit.Tally("kill-points")
-    for command, quick in (("train", 1), ("promote", 2), ("rollback", 1), ("prune", 1)):
+    for command, quick in (("snapshot", 1), ("train", 1), ("promote", 1), ("rollback", 1), ("prune", 1)):
         sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=quick)
     return tally
 
@@ -164,14 +184,14 @@ def kill_points(plan):
 def io_errors(plan):
     """The same commands, each operation refused by the disk; then file sizes limited."""
     tally = kit.Tally("io-errors")
-    for command, quick in (("train", 0), ("promote", 1), ("rollback", 1)):
+    for command, quick in (("snapshot", 1), ("train", 0), ("promote", 1), ("rollback", 1), ("prune", 1)):
         rounds = ERRORS if command != "train" and not plan.quick else ERRORS[:1]
         for shift in range(len(rounds)):
             sweep(plan, command, lambda n, s=shift: ERRORS[(n + s) % len(ERRORS)], judge_error, tally, quick=quick)
     limits = (20_000,) if plan.quick else (0, 1, 100, 512, 1024, 4096, 8192, 16_384, 20_000, 30_000)
     for command in COMMANDS:
         start = start_of(plan, command)
-        for limit in limits if command == "train" else limits[:3]:
+        for limit in limits if command in {"snapshot", "train"} else limits[:3]:
             tally.cases += 1
             folder = plan.work / "limited"
             shutil.copytree(start, folder, symlinks=True)
@@ -202,13 +222,9 @@ def durability(plan):
     """Read the order of operations: what is renamed was synced before, its folder after; nothing is reported early."""
     tally = kit.Tally("durability")
     for command in COMMANDS:
-        folder = plan.work / "order"
-        shutil.copytree(start_of(plan, command), folder, symlinks=True)
-        code, err, operations, _ = traced(command, folder)
-        assert code == 0, err
+        operations = clean_run(plan.base, command, start_of(plan, command))
         seen = [op for op in operations if op.call != "openat"]
         tally.cases += sum(op.call.startswith(("rename", "symlink")) for op in seen)
         for path in faults.unsynced_renames(seen):
             tally.fail(command, f"{path} was renamed before it, or left before its folder, was synced")
-        shutil.rmtree(folder)
     return tally

@@ -29,6 +29,7 @@ MAX_RSS_MB = 1000
 TRACEBACK = "Traceback (most recent call last)"
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ENV = {**NEUTRAL, **ONE_THREAD, "PYTHONDONTWRITEBYTECODE": "1"}
+SNAPSHOT = ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6")
 TRAIN = ("train", "--trials", "1", "--config", str(CONFIG))
 
 
@@ -121,9 +122,8 @@ def shared_out(attempt, cases, hands=2):
 
 def prepare(folder):
     """Make a folder with a simulated snapshot and two versions, both promoted; return it."""
-    snapshot = ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6")
-    for words in (snapshot, TRAIN, (*TRAIN, "--seed", "7")):
-        ended = cold(*words, data_dir=folder, timeout=120)
+    for words in (SNAPSHOT, TRAIN, (*TRAIN, "--seed", "7")):
+        ended = warm(*words, data_dir=folder, timeout=120)
         assert ended.code == 0, ended.err
     assert len(versions(folder)) == 2
     return folder
@@ -176,15 +176,43 @@ def warm_up():
     import mltrain.pipeline.train  # noqa: F401
 
 
-def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S):
-    """Call `mltrain` in a fork of this process."""
+def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
+    """Call `mltrain` in a fork of this process; under a tracer, such as ["strace", "-f"], where one is given."""
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
     start = time.monotonic()
     with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
+        held, release = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.close(release)
+            if tracer is not None:
+                _let_trace()
+                os.read(held, 1)  # every call from here on is counted
+            os.close(held)
             _become([*map(str, words), *where], out, err, env or {})
-        return _wait(pid, out, err, start, timeout)
+        os.close(held)
+        with _traced(tracer, pid):
+            os.close(release)
+            return _wait(pid, out, err, start, timeout)
+
+
+def _let_trace():
+    """Let any process of this user trace this one, where only parents may."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER, PR_SET_PTRACER_ANY
+
+
+@contextlib.contextmanager
+def _traced(tracer, pid):
+    """Attach a tracer and wait until it has; go on without one where none is given."""
+    if tracer is None:
+        yield
+        return
+    with subprocess.Popen([*tracer, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as run:
+        told = run.stderr.readline()
+        assert "attached" in told, told
+        yield
 
 
 def _become(words, out, err, env):

@@ -28,6 +28,7 @@ READERS = {
     "looks.jsonl": (kit.TRAIN,),
     "snapshot parquet": (("verify", "snapshot"), kit.TRAIN),
     "snapshot manifest": (("verify", "snapshot"), kit.TRAIN, ("predict",)),
+    "study journal": ((*kit.TRAIN, "--no-promote", "--resume"), (*kit.TRAIN, "--no-promote")),
 }
 WEIGHTS = {"lgbm.pkl": 4, "model_card.json": 3, "manifest.json": 3}
 
@@ -121,6 +122,8 @@ def mutations(plan):
     def attempt(case):
         rng = plan.rng(case)
         kind, version = kinds[case % len(kinds)], rng.choice(versions)
+        if kind == "study journal":
+            return train_again(plan, rng, f"journal{case % 2}", rng.choice(READERS[kind]))
         folder = plan.work / f"data{case % 2}"
         if not folder.exists():
             shutil.copytree(plan.base, folder, symlinks=True)
@@ -148,24 +151,32 @@ def mutations(plan):
     return tally
 
 
+def train_again(plan, rng, name, words):
+    """Damage the study's journal: it is refused, or the training ends with the model of a folder without any."""
+    folder = plan.copy(name)
+    (path, *_) = sorted((folder / "studies").glob("*-42.journal"))
+    way = rng.choice(WAYS)
+    path.write_bytes(way(path.read_bytes(), rng))
+    ended = kit.warm(*words, data_dir=folder, timeout=60)
+    problem = kit.unclean(ended, (0, 3))
+    if problem is None and ended.code == 0:
+        made, wanted = (
+            (data / "models" / kit.versions(data)[at] / "lgbm.pkl").read_bytes()
+            for data, at in ((folder, -1), (plan.base, 0))
+        )
+        problem = None if made == wanted else "another model came out"
+    return problem and f"study journal by {way.__name__}, mltrain {' '.join(words)}: {problem}"
+
+
 def journals(plan):
-    """A damaged study journal: the training that finds it ends with the model of a folder without any."""
+    """More damaged journals of a study."""
     tally = kit.Tally("journal")
-    wanted = None
-    for case in plan.cases(20, 1):
+
+    def attempt(case):
         rng = plan.rng(case)
-        folder = plan.copy()
-        (path, *_) = sorted((folder / "studies").glob("*.journal"))
-        path.write_bytes(rng.choice(WAYS)(path.read_bytes(), rng))
-        ended = kit.warm(*kit.TRAIN, "--no-promote", data_dir=folder, timeout=60)
-        tally.cases += 1
-        problem = kit.unclean(ended, (0, 3))
-        if problem is None and ended.code == 0:
-            model = (folder / "models" / kit.versions(folder)[-1] / "lgbm.pkl").read_bytes()
-            wanted = wanted or (plan.base / "models" / kit.versions(plan.base)[0] / "lgbm.pkl").read_bytes()
-            problem = None if model == wanted else "another model came out"
-        if problem:
-            tally.fail(case, problem)
+        return train_again(plan, rng, f"journal{case % 2}", rng.choice(READERS["study journal"]))
+
+    tally.add(kit.shared_out(attempt, plan.cases(40, 1)))
     return tally
 
 

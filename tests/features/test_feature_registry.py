@@ -39,6 +39,12 @@ def test_packaged_registry_survives_both_stored_forms(name):
     assert parse_registry(features.to_yaml(), where="x").registry_sha256 == features.registry_sha256
 
 
+BARS, TIES = st.integers(1, 1440), st.sampled_from(["drop", "down"])
+LABELS = st.builds(LabelSpec, st.just("direction"), BARS, TIES) | st.builds(
+    LabelSpec, st.just("threshold"), BARS, TIES, st.floats(0.01, 1000)
+)
+
+
 @given(
     st.lists(st.sampled_from([("rsi", 7), ("gap_to_mean", 20), ("log_return", 3)]), min_size=1, max_size=5), st.data()
 )
@@ -47,7 +53,7 @@ def test_any_registry_survives_both_stored_forms(chosen, data):
     features = FeatureSet(
         version=1,
         interval=data.draw(st.sampled_from(["1m", "5m", "1h"])),
-        label=LabelSpec("direction", data.draw(st.integers(1, 1440)), data.draw(st.sampled_from(["drop", "down"]))),
+        label=data.draw(LABELS),
         features=tuple(
             FeatureSpec(f"{op}_{i}", op, {"bars": bars} | ({"lag": 0} if op == "log_return" else {}))
             for i, (op, bars) in enumerate(chosen)

@@ -67,7 +67,7 @@ def test_a_warm_up_is_the_reason(candles):
 
 
 @pytest.mark.parametrize(
-    ("name", "offset_ms", "part"), [("rsi_8", 0, "no feature rsi_8"), ("rsi_7", 1, "no candle that opens at")]
+    ("name", "offset_ms", "part"), [("rsi_8", 0, "no feature 'rsi_8'"), ("rsi_7", 1, "no candle that opens at")]
 )
 def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, candles):
     """A feature by its nearest names, a time by its nearest candles."""

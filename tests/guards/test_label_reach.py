@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
+from mltrain.features.registry import LabelSpec
 from mltrain.guards import future_info
 from mltrain.guards.label import LABEL
 from mltrain.learn.label import make_labels
@@ -83,6 +86,14 @@ def test_wrong_label_is_caught(labels, horizon_bars, plant, candles):
 def test_the_direction_label_passes(horizon_bars, plant, candles):
     """The library's own label passes at each horizon, with ties dropped."""
     features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=horizon_bars)
+
+    assert label_failures(features, candles, honest_labels) == ()
+
+
+def test_the_threshold_label_passes(plant, candles):
+    """So does the one that drops moves within a cost."""
+    features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=5)
+    features = replace(features, label=LabelSpec("threshold", 5, "drop", 3.0))
 
     assert label_failures(features, candles, honest_labels) == ()
 

@@ -85,7 +85,7 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
 
     texts = []
     for rows in (samples, poisoned(samples, slice(start, None))):
-        booster = lightgbm.Booster(params, subset(bin_rows(rows, split, params, rows=split.inner.span), split, fold))
+        booster = lightgbm.Booster(params, subset(bin_rows(rows, split, config, rows=split.inner.span), split, fold))
         booster.update()
         texts.append(booster.model_to_string())
 
@@ -96,7 +96,7 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
 def test_subset_is_the_same_as_binning_anew(samples, split, config):
     """A fold cut out of the binned inner part gives the booster that its own rows, binned by the same edges, give."""
     params = booster_params(config, TUNED)
-    inner = bin_rows(samples, split, params, rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     block = split.folds[2].train
     anew = lightgbm.Dataset(
         samples.x[block.span],

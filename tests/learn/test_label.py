@@ -38,6 +38,18 @@ def test_labels_by_hand():
     }
 
 
+def test_a_move_below_the_cost_is_a_tie_of_a_threshold():
+    """Up and down are moves beyond the cost, of the price at the candle; what lies between is no label, or a 0."""
+    closes = [100.0, 100.05, 100.0, 100.2, 99.9, 99.9]
+    expected = [None, None, 1, 0, None, None]
+    for ties in ("drop", "down"):
+        found = make_labels(frame(range(6), closes), LabelSpec("threshold", 1, ties, 10.0), MINUTE_MS)
+
+        assert found["tie"].to_list() == [True, True, False, False, True, None]
+        assert found["y"].to_list() == (expected if ties == "drop" else [0, 0, 1, 0, 0, None])
+        assert found["last_move"].to_list() == [None, 1, -1, 1, -1, 0]
+
+
 def test_ties_can_count_as_down():
     """With `ties: down` a tie is a 0, and still told apart."""
     found = labels([0, 1, 2], [10, 10, 11], ties="down")

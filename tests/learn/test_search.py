@@ -14,12 +14,13 @@ from mltrain.config import Rung, load_config
 from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.learn.fit import booster_params
 from mltrain.learn.metrics import row_log_loss
-from mltrain.learn.search import Manner, rung_bounds, search
+from mltrain.learn.search import MIN_TOLD, Manner, search, set_bar
 from mltrain.learn.split import plan_split
-from mltrain.learn.trial import TrialRecord
+from mltrain.learn.trial import Bar, TrialRecord, rounds_at
 from mltrain.progress import Silent
 
 ALONE = Manner(workers=1)
+RUNGS = [{"at": 0.3, "keep": 0.6, "folds": 1}, {"at": 1.0, "keep": 0.34, "folds": 5}]
 
 
 class Told(Silent):
@@ -39,7 +40,7 @@ class Told(Silent):
 
 
 def configured(**overrides):
-    options = {"trials": 6, "batch": 3, "max_rounds": 30, "early_stop": 10, "rungs": [], **overrides}
+    options = {"trials": 6, "batch": 3, "max_rounds": 30, "early_stop": 10, "settle": 4, "rungs": [], **overrides}
     return load_config(None, overrides={f"search.{key}": value for key, value in options.items()})
 
 
@@ -93,7 +94,7 @@ def test_every_trial_is_told_once_in_order(samples, split, tmp_path):
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
     )
-    kept = optuna.load_study(study_name="study", storage=storage).trials
+    kept = optuna.load_study(study_name="study", storage=storage).trials[:6]  # the others were asked ahead
     assert [(t.number, t.value, t.params) for t in kept] == [(t.number, t.loss, dict(t.params)) for t in found.trials]
 
 
@@ -134,9 +135,15 @@ def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
 
 
 def test_a_trial_ends_after_the_rounds_without_gain(found):
-    """Early stop watches the mean curve: ten rounds behind its least point, or at the most rounds."""
+    """Ten rounds behind the least point of the mean curve, four where a trial told when it was asked was better."""
+    patiences = set()
+    for trial in found.trials:
+        behind = any(t.loss < trial.loss for t in found.trials[: max(0, trial.number - 2)])
+        patiences.add(4 if behind else 10)
+        assert trial.curve_rounds == min(trial.rounds + (4 if behind else 10), 30)
+
+    assert patiences == {4, 10}
     assert any(t.curve_rounds < 30 for t in found.trials)
-    assert all(t.curve_rounds == min(t.rounds + 10, 30) for t in found.trials)
 
 
 def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
@@ -182,9 +189,9 @@ def record(number, rung_losses, state="complete"):
     return TrialRecord(number, {}, 1, rung_losses[-1], 1, tuple(rung_losses), state, 0.0)
 
 
-def test_bounds_of_the_rungs_by_hand():
-    """Rung by rung: the share to keep of the trials that came so far, once they are as many as a batch."""
-    plan = replace(configured(batch=4).search, rungs=(Rung(1, 0.5), Rung(2, 0.34), Rung(4, 1.0)))
+def test_the_bar_by_hand():
+    """Rung by rung the share to keep of the trials that came so far, once there are some; the best that is complete."""
+    plan = replace(configured().search, rungs=(Rung(1, 0.5, 1), Rung(2, 0.34, 1), Rung(2, 1.0, 5)))
     told = [
         record(0, [0.5, 0.4, 0.3]),
         record(1, [0.6, 0.5, 0.5]),
@@ -193,33 +200,55 @@ def test_bounds_of_the_rungs_by_hand():
         record(4, [0.4, 0.3, 0.1]),
     ]
 
-    assert rung_bounds(told, plan) == (0.6, 0.4, math.inf)
-    assert rung_bounds(told[:3], plan) == (math.inf,) * 3
+    assert set_bar(told, plan) == Bar((0.6, 0.4, math.inf), 0.1)
+    assert set_bar(told[: MIN_TOLD - 1], plan) == Bar((math.inf,) * 3, 0.3)
+    assert set_bar(told[2:3], plan).best == math.inf
+
+
+def test_rungs_lie_where_trials_have_come_equally_far():
+    """Half the rate, or a quarter of the leaves, doubles the rounds; a rung is never before the first round."""
+    rung = Rung(at=2, keep=0.5, folds=1)
+
+    assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 31}) == 20
+    assert rounds_at(rung, {"learning_rate": 0.05, "num_leaves": 31}) == 40
+    assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 124}) == 10
+    assert rounds_at(replace(rung, at=0.001), {"learning_rate": 0.1, "num_leaves": 31}) == 1
 
 
 def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(samples, split, tmp_path):
-    """Only from the second batch on, at the round of a rung, with a loss above what earlier batches allow."""
-    config = configured(trials=12, rungs=[{"at": 0.3, "keep": 0.34}, {"at": 1.0, "keep": 0.34}])
+    """Once enough are told, at the round of a rung, with a loss above what those told when it was asked allow."""
+    config = configured(trials=16, rungs=RUNGS)
     found = run(samples, split, config, tmp_path)
 
-    pruned = [t for t in found.trials if t.state == "pruned"]
-    assert pruned
-    assert all(t.number >= 3 for t in pruned)
-    for trial in found.trials[3:]:
-        bounds = rung_bounds(found.trials[: trial.number // 3 * 3], config.search)
-        ends = [round(at / trial.params["learning_rate"]) for at in (0.3, 1.0)]
+    ended_at = {len(t.rung_losses) for t in found.trials if t.state == "pruned"}
+    assert ended_at == {1, 2}
+    for trial in found.trials:
+        bar = set_bar(found.trials[: max(0, trial.number - 2)], config.search)
+        passed = [a <= b for a, b in zip(trial.rung_losses, bar.rungs, strict=False)]
+        assert passed == [True] * (len(passed) - 1) + [trial.state == "complete"]
         if trial.state == "pruned":
-            assert trial.curve_rounds == ends[len(trial.rung_losses) - 1]
-            assert trial.rung_losses[-1] > bounds[len(trial.rung_losses) - 1]
-            assert all(a <= b for a, b in zip(trial.rung_losses[:-1], bounds, strict=False))
+            assert trial.curve_rounds == rounds_at(config.search.rungs[len(passed) - 1], trial.params)
         else:
-            assert len(trial.rung_losses) == 2
-            assert trial.rung_losses[-1] >= trial.loss
+            assert len(passed) == 2
+
+
+def test_a_rung_looks_at_its_folds_alone(samples, split, tmp_path):
+    """The loss at a rung of one fold is the first fold's own least, by plain training and prediction."""
+    config = configured(trials=1, rungs=RUNGS[:1])
+    trial = run(samples, split, config, tmp_path).best
+    fold, params = split.folds[0], booster_params(config, trial.params)
+    rows = lightgbm.Dataset(samples.x[fold.train.span], samples.y[fold.train.span], params=dict(params))
+    rounds = rounds_at(config.search.rungs[0], trial.params)
+    booster = lightgbm.train(params, rows, num_boost_round=rounds)
+    x, y = samples.x[fold.valid.span], samples.y[fold.valid.span]
+    curve = [row_log_loss(booster.predict(x, num_iteration=k), y).mean() for k in range(1, rounds + 1)]
+
+    assert trial.rung_losses == (pytest.approx(min(curve), abs=1e-12),)
 
 
 def test_optuna_learns_of_pruned_trials(samples, split, tmp_path):
     """In the journal a pruned trial is pruned, with its loss at the rung where it ended."""
-    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05}])
+    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05, "folds": 5}])
     found = run(samples, split, config, tmp_path)
 
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
@@ -360,7 +389,7 @@ def test_a_finished_search_is_told_again_without_running(samples, split, found, 
 
 def test_a_resumed_search_is_the_uninterrupted_one(samples, split, tmp_path):
     """Rungs and all: ended after any number of trials and resumed, it prunes and finds the same."""
-    options = {"trials": 10, "rungs": [{"at": 0.3, "keep": 0.34}, {"at": 1.0, "keep": 0.34}]}
+    options = {"trials": 10, "rungs": RUNGS}
     (tmp_path / "whole").mkdir()
     whole = run(samples, split, configured(**options), tmp_path / "whole")
     for told in (1, 5, 9):

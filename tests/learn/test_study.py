@@ -32,7 +32,7 @@ def opened(folder, *, plan=PLAN, resume=False, identity=IDENTITY, progress=None)
 def record_of(proposal):
     """Return what a trial of these parameters would be told as: a pure function, as a real one's."""
     loss = 0.6 + 0.01 * math.sin(sum(v * (i + 1) for i, v in enumerate(proposal.params.values())))
-    pruned = proposal.number >= BATCH and proposal.number % 3 == 0
+    pruned = proposal.number > 0 and proposal.number % 3 == 0
     rungs = (loss + 0.1, loss) if pruned else (loss + 0.1, loss, loss, loss)
     return TrialRecord(proposal.number, proposal.params, 3, loss, 9, rungs, "pruned" if pruned else "complete", 1.5)
 
@@ -40,9 +40,7 @@ def record_of(proposal):
 def go_on(study, *, until=TRIALS):
     """Run a study's trials as a search does."""
     while len(study.told) < until:
-        first = len(study.told) // BATCH * BATCH
-        for proposal in study.ask_batch(first)[len(study.told) - first : until - first]:
-            study.tell(record_of(proposal))
+        study.tell(record_of(study.asked[len(study.told)]))
     return study.told
 
 
@@ -82,17 +80,29 @@ def test_a_torn_tail_costs_no_more_than_its_step(whole, tmp_path):
         assert go_on(study) == whole[1]
 
 
-def test_a_batch_that_was_asked_in_part_is_asked_again(whole, tmp_path):
-    """A batch is asked whole or not at all: its trials know of each other, whenever the process was killed."""
+def test_a_batch_is_on_its_way_at_any_time(tmp_path):
+    """With every trial that is told one more is asked, which knows of it and of none behind it."""
+    study = opened(tmp_path)
+    for number in range(TRIALS):
+        assert [p.number for p in study.asked] == list(range(number + BATCH))
+        study.tell(record_of(study.asked[number]))
+
+    assert opened(tmp_path, resume=True).asked == study.asked
+
+
+def test_a_trial_is_told_and_the_next_one_asked_or_neither(whole, tmp_path):
+    """Cut off anywhere in the step that does both, the study goes on as if nothing had happened."""
     path = tmp_path / "study.journal"
     go_on(opened(tmp_path), until=2 * BATCH)
-    told = path.read_bytes()
-    opened(tmp_path, resume=True).ask_batch(2 * BATCH)
-    asked = path.read_bytes()
-    for size in range(len(told), len(asked), 97):
-        path.write_bytes(asked[:size])
+    before = len(path.read_bytes())
+    go_on(opened(tmp_path, resume=True), until=2 * BATCH + 1)
+    after = path.read_bytes()
+    for size in range(before, len(after), 97):
+        path.write_bytes(after[:size])
+        study = opened(tmp_path, resume=True)
 
-        assert go_on(opened(tmp_path, resume=True)) == whole[1]
+        assert len(study.told) == 2 * BATCH
+        assert go_on(study) == whole[1]
 
 
 def test_an_unfinished_study_is_kept_aside(whole, tmp_path):

@@ -17,11 +17,11 @@ from processes import workers_of
 CONFIG = load_config(
     None,
     overrides={
-        "search.trials": 7,
+        "search.trials": 10,
         "search.batch": 3,
         "search.max_rounds": 30,
         "search.early_stop": 10,
-        "search.rungs": [{"at": 0.3, "keep": 0.34}, {"at": 1.0, "keep": 0.34}],
+        "search.rungs": [{"at": 0.3, "keep": 0.2, "folds": 1}, {"at": 1.0, "keep": 0.2, "folds": 5}],
     },
 )
 
@@ -59,14 +59,14 @@ def run(samples, folder, *, workers, progress=None):
 
 @pytest.fixture(scope="module")
 def alone(samples, tmp_path_factory):
-    """Seven trials in this process, some of them cut short."""
+    """Ten trials in this process, some of them cut short."""
     found = run(samples, tmp_path_factory.mktemp("alone"), workers=1)
     assert {t.state for t in found.trials} == {"complete", "pruned"}
     return found
 
 
 def test_the_number_of_workers_changes_no_bit(samples, alone, tmp_path):
-    """Two processes, or more than there are trials in a batch: the same records and the same scores."""
+    """Two processes, or more than a batch has trials: the same records and the same scores."""
     for workers in (2, 5):
         (tmp_path / str(workers)).mkdir()
         found = run(samples, tmp_path / str(workers), workers=workers)
@@ -76,8 +76,8 @@ def test_the_number_of_workers_changes_no_bit(samples, alone, tmp_path):
 
 
 def test_trials_whose_worker_dies_are_run_again(samples, alone, tmp_path):
-    """Workers killed in three batches, in the middle of one and between two: nothing is lost and nothing differs."""
-    killer = Killer(after={1, 3, 5})
+    """Workers killed three times, whatever they have in hand: nothing is lost and nothing differs."""
+    killer = Killer(after={1, 5, 9})
     found = run(samples, tmp_path, workers=2, progress=killer)
 
     assert killer.killed >= 3

@@ -217,6 +217,21 @@ def test_every_violation_is_told_at_once():
     ]
 
 
+def test_sense_is_told_beside_what_the_schema_refuses():
+    """A section with a fault still has all its others told, and only what hangs on the fault is left out."""
+    card = example()
+    card["train"] |= {"rows": -1, "symbols": ["A", "A"], "range": {"start": "2025-02-01", "end": "2025-01-01"}}
+    card["latency_ms"] |= {"p50": 9, "p95": 8, "p99": "?"}
+
+    assert [line.split(": ")[1] for line in check(card).violations] == [
+        "/latency_ms/p99",
+        "/train/rows",
+        "/train/range",
+        "/train/symbols/1",
+        "/latency_ms/p50",
+    ]
+
+
 @pytest.mark.parametrize(
     ("pointer", "told"),
     [
@@ -305,6 +320,13 @@ class TestArtifacts:
 
         (line,) = check(example(**MORE), folder).violations
         assert line.startswith("card: /artifacts/0")
+
+    def test_a_changed_file_is_told_beside_other_faults(self, folder):
+        """A fault elsewhere hides no damage."""
+        (folder / "lgbm.pkl").write_bytes(b"trees!")
+
+        lines = check(replaced(example(**MORE), "/notes", 1), folder).violations
+        assert [line.split(": ")[1].partition("/sha")[0] for line in lines] == ["/notes", "/artifacts/0"]
 
     def test_a_missing_file_is_told(self, folder):
         """A file that is not there is a violation."""

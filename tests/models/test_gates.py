@@ -48,8 +48,12 @@ def guards(**passed):
     )
 
 
+def ece(value):
+    return Interval(value, value / 2, value * 2)
+
+
 GOOD = Evidence(
-    skill=SKILL, ece=0.01, latency_p95_ms=4.0, guards=guards(), champion=CHAMPION, origin=Origin(False, "real")
+    skill=SKILL, ece=ece(0.01), latency_p95_ms=4.0, guards=guards(), champion=CHAMPION, origin=Origin(False, "real")
 )
 
 
@@ -122,15 +126,28 @@ def test_a_failed_gate_says_by_how_much():
     assert "2 pp" in short.target
 
 
-@pytest.mark.parametrize(("name", "field", "limit"), [("calibration", "ece", 0.1), ("latency", "latency_p95_ms", 80.0)])
-def test_a_ceiling_holds_at_the_limit_and_not_above(name, field, limit):
-    """A figure equal to its limit passes by 0; one above it, or below zero, fails."""
-    at = outcome(name, **{field: limit})
-    above = outcome(name, **{field: limit * 1.25})
+@pytest.mark.parametrize(
+    ("name", "field", "limit", "figure"),
+    [("calibration", "ece", 0.1, ece), ("latency", "latency_p95_ms", 80.0, float)],
+)
+def test_a_ceiling_holds_at_the_limit_and_not_above(name, field, limit, figure):
+    """A figure equal to its limit passes by 0; one above it, or below zero, fails. Its interval changes nothing."""
+    at = outcome(name, **{field: figure(limit)})
+    above = outcome(name, **{field: figure(limit * 1.25)})
 
     assert (at.outcome, at.margin) == ("passed", 0)
     assert (above.outcome, above.margin) == ("failed", pytest.approx(-limit / 4))
-    assert outcome(name, **{field: -0.001}).margin == -0.001
+    assert outcome(name, **{field: figure(-0.001)}).margin == -0.001
+
+
+def test_every_figure_that_has_an_interval_tells_it():
+    """In the unit of its target: pp of accuracy, ECE, nats; latency has none."""
+    told = {o.name: (o.low, o.high) for o in judge(GOOD, CONFIG).outcomes}
+
+    assert told["skill"] == (SKILL.accuracy_margin.low * 100, SKILL.accuracy_margin.high * 100)
+    assert told["calibration"] == (0.005, 0.02)
+    assert told["champion"] == (CHAMPION.gain.low, CHAMPION.gain.high)
+    assert told["latency"] == told["leakage"] == (None, None)
 
 
 @pytest.mark.parametrize("name", REQUIRED_GUARDS)
@@ -200,7 +217,7 @@ def test_a_simulated_model_never_replaces_a_real_one(simulated, other, passed):
         {"skill": skill(margin=(0.03, math.nan))},
         {"skill": skill(0.9, gain=(math.nan, 0.01))},
         {"skill": skill(0.9, gain=(0.03, math.nan))},
-        {"ece": math.nan},
+        {"ece": ece(math.nan)},
         {"latency_p95_ms": math.nan},
         {"champion": champion(math.nan)},
         {"champion": champion(0.1, champion_gain=math.nan)},
@@ -213,18 +230,18 @@ def test_nan_never_passes(changes):
     assert len(judge(replace(GOOD, **changes), CONFIG).failed) == 1
 
 
-@given(value=ANY_FLOAT, low=ANY_FLOAT, rate=ANY_FLOAT, ece=ANY_FLOAT, p95=ANY_FLOAT, gain=ANY_FLOAT)
-def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, ece, p95, gain):
+@given(value=ANY_FLOAT, low=ANY_FLOAT, rate=ANY_FLOAT, figure=ANY_FLOAT, p95=ANY_FLOAT, gain=ANY_FLOAT)
+def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, figure, p95, gain):
     """Whatever the figures, every gate speaks, a card can hold what it says, and GO means that none failed."""
     evidence = replace(
         GOOD,
         skill=skill(rate, margin=(value, low), gain=(value, low)),
-        ece=ece,
+        ece=Interval(figure, low, value),
         latency_p95_ms=p95,
         champion=champion(low, champion_gain=gain),
     )
     verdict = judge(evidence, CONFIG)
-    numbers = [n for o in verdict.outcomes for n in (o.value, o.low, o.margin) if n is not None]
+    numbers = [n for o in verdict.outcomes for n in (o.value, o.low, o.high, o.margin) if n is not None]
 
     assert tuple(o.name for o in verdict.outcomes) == NAMES
     assert all(map(math.isfinite, numbers))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
-from workshop import Workshop
+from rich.console import Console
+from workshop import NOW_MS, Workshop
 
 from mltrain.candles.frame import parse_time
 from mltrain.candles.source import SourceSpec
+from mltrain.cli.evaluate import view
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import take_rows
 from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
@@ -20,6 +23,7 @@ from mltrain.models.serve import open_model
 from mltrain.models.store import Store
 from mltrain.pipeline.audit import read_candles
 from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.pipeline.evaluate import evaluate
 from mltrain.progress import Silent
 
 NEWER = {"days": 90, "interval": "5m", "end": "2025-10-15T00:00:00Z"}
@@ -133,3 +137,24 @@ def test_the_end_of_the_last_label_is_read_from_the_card():
     blocks = [{"name": "holdout"}, {"name": "inner", "last_label_end": "2025-10-15T12:00:00Z"}]
 
     assert last_label_end_ms({"splits": {"blocks": blocks}}) == parse_time("2025-10-15T12:00:00Z")
+
+
+def test_an_evaluation_shows_both_in_full(rivals):
+    """Every score of both with its interval, on the rows that neither has learned from; shown in one table."""
+    workshop, champion, report = rivals
+    version = workshop.store.open_version(report.version)
+    assert champion.version == workshop.store.best().name != report.version
+
+    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
+    both = found.champion.side_by_side
+
+    assert both.rows == found.scores.rows
+    assert both.ours == found.scores.intervals
+    assert both.theirs != both.ours
+    assert found.champion.gain.value == pytest.approx(both.theirs.log_loss.value - both.ours.log_loss.value)
+    console = Console(file=io.StringIO(), width=200)
+    for part in view(found):
+        console.print(part)
+    text = console.file.getvalue()
+    assert "Beside the champion" in text
+    assert f"{both.theirs.f1.value:.4f}" in text

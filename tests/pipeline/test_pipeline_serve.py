@@ -120,8 +120,8 @@ def test_a_late_candle_is_scored_until_it_is_stale(served):
         def clock_ms(self, _):
             return CLOCK_MS + self.bars * 60_000
 
-        def candles(self, symbol, window):
-            return self.inner.candles(symbol, window)
+        def candles_of(self, windows):
+            return self.inner.candles_of(windows)
 
     assert predict_newest(model, Late(1))["refused"].to_list() == [None]
     assert predict_newest(model, Late(2))["refused"].to_list() == ["stale"]

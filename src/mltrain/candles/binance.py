@@ -37,7 +37,7 @@ from mltrain.errors import InputError, SourceError
 from mltrain.files import sha256_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
@@ -193,19 +193,37 @@ class BinanceSource:
             InputError: The symbol is unknown there, or a candle is damaged or impossible.
             SourceError: The exchange did not answer.
         """
-        self._check_listed(symbol)
-        closed = Window(window.start_ms, min(window.end_ms, self.clock_ms((symbol,)) // self._step_ms * self._step_ms))
+        return self.candles_of({symbol: window})[symbol]
 
-        async def all_pages(client: HttpClient) -> list[pl.DataFrame]:
+    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
+        """Return what `candles` gives, of many symbols at the same time, over connections opened once.
+
+        Raises:
+            InputError: A symbol is unknown there, or a candle is damaged or impossible.
+            SourceError: The exchange did not answer.
+        """
+        for symbol in windows:
+            self._check_listed(symbol)
+        end_ms = self.clock_ms(tuple(windows)) // self._step_ms * self._step_ms
+        closed = {s: Window(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
+        plans = {
+            s: plan_pages(window, self._step_ms) for s, window in closed.items() if window.start_ms < window.end_ms
+        }
+
+        async def all_pages(client: HttpClient) -> dict[str, list[pl.DataFrame]]:
             pages = RestPages(client, self.interval)
             async with side_by_side() as group:
-                tasks = [group.create_task(pages.page(symbol, page)) for page in plan_pages(closed, self._step_ms)]
-            return [task.result() for task in tasks]
+                tasks = {s: [group.create_task(pages.page(s, page)) for page in plan] for s, plan in plans.items()}
+            return {s: [task.result() for task in asked] for s, asked in tasks.items()}
 
-        if closed.start_ms >= closed.end_ms:
+        found = self._ask(all_pages) if plans else {}
+        return {s: self._closed(s, window, found.get(s)) for s, window in closed.items()}
+
+    def _closed(self, symbol: str, window: Window, pages: list[pl.DataFrame] | None) -> pl.DataFrame:
+        if pages is None:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
-        inside = pl.col("ts").dt.timestamp("ms").is_between(closed.start_ms, closed.end_ms, closed="left")
-        rows = merge_rows(self._ask(all_pages), symbol=symbol, where=self.host).filter(inside)
+        inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
+        rows = merge_rows(pages, symbol=symbol, where=self.host).filter(inside)
         return check_candles(rows, symbol=symbol, interval=self.interval, where=self.host)
 
     def notes(self) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
 def tell_change(diff: FrameDiff) -> str:
     """Return a diff in one line; that nothing changed, too."""
     parts = [
-        f"{count} candle{'s' * (count != 1)} {verb}"
+        f"{count:,} candle{'s' * (count != 1)} {verb}"
         for count, verb in ((diff.added, "added"), (diff.gone, "gone"), (diff.changed, "changed"))
         if count
     ]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -21,15 +20,16 @@ import polars as pl
 from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum
-from mltrain.candles.source import Window, hand_out, refuse_unknown
+from mltrain.candles.source import LocalSource, Window, hand_out, refuse_unknown
 from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows
 from mltrain.errors import InputError
-from mltrain.files import disk_edge, read_file, sha256_bytes
+from mltrain.files import disk_edge, read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from mltrain.candles.source import Gathered
     from mltrain.progress import Progress
@@ -52,7 +52,7 @@ class _Named:
     others: list[tuple[Path, str]]
 
 
-class FilesSource:
+class FilesSource(LocalSource):
     """A folder of candle files as a Source.
 
     Attributes:
@@ -220,7 +220,7 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
 
 
 def _read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
-    data = read_file(Path(os.path.realpath(path)), max_bytes=MAX_FILE_BYTES, what="the candle file")
+    data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="the candle file")
     _check_published(path, data)
     return read_rows(data, name=path.name, where=f"{path}: {symbol}", step_ms=step_ms)
 
@@ -230,7 +230,7 @@ def _check_published(path: Path, data: bytes) -> None:
     beside = path.with_name(path.name + _CHECKSUM)
     if not os.path.lexists(beside):
         return
-    text = read_file(Path(os.path.realpath(beside)), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
+    text = read_file(real_path(beside), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
     expected, found = parse_checksum(text, file_name=path.name, where=str(beside)), sha256_bytes(data)
     if found != expected:
         raise InputError(

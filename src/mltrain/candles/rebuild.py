@@ -16,7 +16,7 @@ from mltrain.candles.frame import check_candles, content_sha256, format_ms, inte
 from mltrain.candles.record import file_name
 from mltrain.candles.stored import FOLDER
 from mltrain.errors import InputError
-from mltrain.files import atomic_write, hash_file, hold_lock, sha256_bytes, sweep_temps
+from mltrain.files import atomic_write, hash_file, hold_lock, real_path, sha256_bytes, sweep_temps
 from mltrain.manifest import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def rebuild_snapshot(
     # Only among the published ones does anybody publish or prune; beside a copy elsewhere no lock file is left.
     lock = (
         hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"rebuilding {snapshot.id}")
-        if folder.resolve() == (data_dir / FOLDER).resolve()
+        if real_path(folder) == real_path(data_dir / FOLDER)
         else nullcontext()
     )
     window = snapshot.request.window(snapshot.cut_ms)

@@ -19,7 +19,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import polars as pl
@@ -183,6 +183,9 @@ class Source(Protocol):
             InputError: The symbol is unknown there, or a candle is damaged or impossible.
         """
 
+    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
+        """Return what `candles` gives, of many symbols, each with its window; over a network all at the same time."""
+
     def gather(
         self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> AbstractContextManager[Gathered]:
@@ -217,7 +220,11 @@ def hand_out(source: LocalSource, symbols: tuple[str, ...], window: Window, prog
 
 
 class LocalSource(Protocol):
-    """What `hand_out` needs of a source."""
+    """What needs no download: asking for one symbol after the other loses nothing."""
+
+    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
+        """Return the closed candles of many symbols, as `Source.candles_of`."""
+        return {symbol: self.candles(symbol, window) for symbol, window in windows.items()}
 
     def candles(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the closed candles that open inside the window."""

@@ -16,7 +16,7 @@ from mltrain.candles.candle_file import damaged_blocks, read_candles
 from mltrain.candles.frame import format_ms, interval_ms, times_ms
 from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
 from mltrain.errors import InputError, MltrainError
-from mltrain.files import disk_edge, read_file, read_pointer
+from mltrain.files import disk_edge, read_file, read_pointer, real_path
 from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.names import SNAPSHOT, check_snapshot_id, did_you_mean, nearest, show
 
@@ -117,8 +117,11 @@ def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
     if "/" in ref:
         path = Path(ref)
         if not _is_folder(path):
-            raise InputError(f"there is no snapshot at {show(ref)}: no such folder")
-        return open_folder(path.resolve())
+            raise InputError(
+                f"there is no snapshot at {show(ref)}: no such folder",
+                hint="`mltrain snapshots` lists those there are",
+            )
+        return open_folder(real_path(path))
     folder = data_dir / FOLDER
     name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)
     if not _is_folder(folder / name):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError
+from mltrain.errors import MachineError, MltrainError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
@@ -24,6 +25,31 @@ EPILOG = (
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 _MEMORY_HINT = "use fewer symbols or days, or a machine with more memory"
+
+#: Which module has which commands, in the order of the help; two thirds of a listing's start went into the others.
+HOMES: Final = {
+    "snapshots": ("snapshot", "snapshots", "cache"),
+    "training": ("train", "demo"),
+    "bench": ("bench",),
+    "models": ("models", "promote", "rollback", "card"),
+    "predict": ("predict",),
+    "evaluate": ("evaluate",),
+    "features": ("features",),
+    "data": ("verify",),
+    "exchange": ("sim",),
+    "settings": ("config",),
+}
+
+#: The commands of a group.
+GROUPS: Final = {
+    "snapshots": ("diff", "prune"),
+    "cache": ("info", "prune"),
+    "models": ("history", "prune"),
+    "card": ("validate", "show", "schema", "report", "diff"),
+    "features": ("info", "show", "check", "audit"),
+    "verify": ("snapshot", "model"),
+    "config": ("show", "init"),
+}
 
 app = typer.Typer(
     name="mltrain",
@@ -55,26 +81,39 @@ def run() -> int:
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
-    return guarded(with_commands())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a letter that the terminal does not know is no bug
+    return guarded(with_commands(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
-def with_commands() -> typer.Typer:
-    """Return the app with every command in it; called once in a process."""
-    from mltrain.cli import (
-        bench,
-        data,
-        evaluate,
-        exchange,
-        features,
-        models,
-        predict,
-        snapshots,
-        training,
-    )
+def with_commands(word: str | None = None) -> typer.Typer:
+    """Return the app with its commands in it; called once in a process.
 
-    for module in (snapshots, training, bench, models, predict, evaluate, features, data, exchange):
-        module.add_commands(app)
+    Args:
+        word: The first word of the command line. Where it is a command, the module of that command alone is loaded;
+            whatever else it is, such as --help, needs them all.
+    """
+    from importlib import import_module
+
+    home = next((module for module, words in HOMES.items() if word in words), None)
+    for module in HOMES if home is None else (home,):
+        import_module(f"mltrain.cli.{module}").add_commands(app)
     return app
+
+
+def asked_command(words: Sequence[str]) -> str:
+    """Return the command that a command line names, without its options: what to ask for help of.
+
+    >>> asked_command(["models", "prune", "--keep", "-1"]), asked_command(["train", "latest"]), asked_command([])
+    ('mltrain models prune', 'mltrain train', 'mltrain')
+    """
+    found = ["mltrain"]
+    group = words[0] if words else ""
+    if any(group in home for home in HOMES.values()):
+        found.append(group)
+        found += [word for word in words[1:2] if word in GROUPS.get(group, ())]
+    return " ".join(found)
 
 
 def guarded(call: Callable[[], object]) -> int:
@@ -96,24 +135,50 @@ def _translated(call: Callable[[], object]) -> int:
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
-    code = 0
     try:
         call()
     except SystemExit as end:
-        code = _code_of(end)
-    except (MltrainError, MemoryError) as raised:
-        err = raised if isinstance(raised, MltrainError) else MachineError("out of memory", hint=_MEMORY_HINT)
-        show_error(err, debug=debug)
-        code = err.exit_code
+        return _code_of(end)
     except BrokenPipeError:
-        code = 0  # the reader has left: not our error
-    except Exception as err:  # noqa: BLE001 (the one broad except: what comes here is a bug)
-        if isinstance(err, OSError) and err.errno in _REFUSALS:
-            show_error(MachineError(f"cannot write the output: {err.strerror}"), debug=debug)
-            return MachineError.exit_code
-        show_bug(err, debug=debug)
-        code = 1
-    return code
+        return 0  # the reader has left: not our error
+    except BaseException as raised:
+        if not isinstance(raised, Exception) and type(raised).__module__ != "pyo3_runtime":  # a panic of Polars
+            raise
+        _again_if_interrupted(raised)
+        err = _explained(raised)
+        if err is None:
+            show_bug(raised, debug=debug)
+            return 1
+        show_error(err, debug=debug)
+        return err.exit_code
+    return 0
+
+
+def _explained(raised: BaseException) -> MltrainError | None:
+    """Return what to tell the user of an exception; None: it is a bug."""
+    from mltrain.cli.memory import is_shortage
+
+    if isinstance(raised, UsageError) and raised.hint is None:
+        raised.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
+    if isinstance(raised, MltrainError):
+        return raised
+    if isinstance(raised, MemoryError) or is_shortage(raised):
+        return MachineError("out of memory", hint=_MEMORY_HINT)
+    if isinstance(raised, OSError) and raised.errno in _REFUSALS:
+        return MachineError(f"cannot write the output: {raised.strerror}")
+    return None
+
+
+def _again_if_interrupted(err: BaseException) -> None:
+    """Raise the signal's exception again where `err` only wraps it, or came up while it unwound.
+
+    Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
+    """
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, (Stopped, KeyboardInterrupt)):
+            raise seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _code_of(end: SystemExit) -> int:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, table
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from mltrain.pipeline.bench import BenchReport
 
 NO_GO: Final = 4
-_BAR: Final = 48  # characters of the longest bar
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("bench")(bench)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=SERVING_MB)
 def bench(
     session: Session,
     ref: DefaultRef = None,
@@ -36,7 +37,10 @@ def bench(
     budget_ms: Annotated[
         float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
     ] = 80.0,
-    compare: Annotated[str | None, typer.Option("--compare", help="Measure this version, too, side by side.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="Measure this version, too, side by side.", autocompletion=complete_version),
+    ] = None,
     ops: Ops = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, batch throughput; exit 4 where it is over the budget."""
@@ -89,9 +93,11 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
         for r in reports
     ]
     columns_ = ("version", "one row goes through", "load ms", "first call ms", "batch rows/s", "memory MB")
-    yield table(None, columns_, cells, right="  rrrr")
+    yield table(None, columns_, cells, right=" frrrr")
     for r in reports:
-        yield table(f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rr")
+        yield table(
+            f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rrb"
+        )
     last = reports[-1]
     load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"
     yield f"{last.latency.samples:,} samples on {last.latency.cpu}, {last.cores} cores, load {load}"
@@ -102,4 +108,4 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
 
 def _bars(bins: Sequence[Bin]) -> list[tuple[str, str, str]]:
     most = max((b.calls for b in bins), default=0) or 1
-    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", "█" * round(_BAR * b.calls / most)) for b in bins]
+    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", str(b.calls / most)) for b in bins]

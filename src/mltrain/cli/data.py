@@ -8,7 +8,10 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
+from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import FAILED_CHECK, Outcome
+from mltrain.cli.snapshots import SnapshotArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,10 +27,10 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(verify, name="verify")
 
 
-@command()
+@command(takes_mb=CANDLES_MB)
 def verify_snapshot(
     session: Session,
-    ref: Annotated[str, typer.Argument(help="latest, an id, or a path.")] = "latest",
+    ref: SnapshotArgument = "latest",
 ) -> Outcome:
     """Re-hash every byte of a snapshot and count its candles again."""
     from mltrain.candles.snapshot import open_snapshot, verify_snapshot
@@ -37,10 +40,10 @@ def verify_snapshot(
     return _verified("snapshot", snap.id, verify_snapshot(snap), mend=mend)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=VERIFYING_MB)
 def verify_model(
     session: Session,
-    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
+    ref: DefaultRef = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Fit it again from its snapshot and card, too, and compare the bytes.")
     ] = False,

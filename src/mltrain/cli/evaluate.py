@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import Ops, read_ops
-from mltrain.cli.render import Outcome, number, table, time_text
+from mltrain.cli.features import Ops, SnapshotRef, read_ops
+from mltrain.cli.memory import LEARNING_MB
+from mltrain.cli.models import DefaultRef
+from mltrain.cli.render import Outcome, ends, number, table, time_text
+from mltrain.models.gates import NotApplicable, NotEvaluated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +29,11 @@ def add_commands(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def evaluate(
     session: Session,
-    ref: Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")] = None,
-    snapshot: Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")] = "latest",
+    ref: DefaultRef = None,
+    snapshot: SnapshotRef = "latest",
     ops: Ops = None,
 ) -> Outcome:
     """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""
@@ -44,17 +48,18 @@ def evaluate(
         session.progress.warn(warning)
     candles = open_snapshot(session.data_dir, snapshot)
     found = run(version, candles, store, now_ms=session.now_ms, progress=session.progress)
-    return Outcome("evaluate/1", found, lambda: _view(found))
+    return Outcome("evaluate/1", found, lambda: view(found))
 
 
-def _view(found: Evaluation) -> Iterator[RenderableType]:
+def view(found: Evaluation) -> Iterator[RenderableType]:
+    """Show an evaluation: scores, weeks, drift, the champion."""
     scores = found.scores
     yield (
         f"{found.version} on {scores.rows:,} rows of {found.snapshot}, {time_text(found.start_ms)} to "
         f"{time_text(found.end_ms)} UTC; it learned until {time_text(found.learned_until_ms)}"
     )
     rows = [
-        (name, number(i.value), f"{i.low:.4f} .. {i.high:.4f}")
+        (name, number(i.value), ends(i.low, i.high))
         for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece")
         if (i := getattr(scores.intervals, name))
     ]
@@ -69,10 +74,26 @@ def _view(found: Evaluation) -> Iterator[RenderableType]:
     drift = [(d.name, number(d.effect), number(d.null_p95), "yes" if d.drifted else "") for d in found.drift[:SHOWN]]
     yield table(f"Drift: {moved} of {len(found.drift)} features", ("feature", "effect", "by chance", "drifted"), drift,
                 right=" rr ")  # fmt: skip
-    gain = getattr(found.champion, "gain", None)
-    if gain is None:
-        yield f"champion: {getattr(found.champion, 'reason', 'not compared')}"
-    else:
-        version = getattr(found.champion, "version", "")
-        interval = f"{gain.low:+.5f} .. {gain.high:+.5f}"
-        yield f"champion {version}: its log loss minus this one's is {gain.value:+.5f} ({interval})"
+    yield from _view_champion(found)
+
+
+def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
+    """Show this version and the champion side by side, on the rows that neither has learned from."""
+    champion = found.champion
+    if isinstance(champion, (NotApplicable, NotEvaluated)):
+        yield f"champion: {champion.reason}"
+        return
+    both = champion.side_by_side
+    if both is not None:
+        pairs = [(f.name, getattr(both.ours, f.name), getattr(both.theirs, f.name)) for f in fields(both.ours)]
+        rows = [
+            (name, number(a.value), ends(a.low, a.high), number(b.value), ends(b.low, b.high)) for name, a, b in pairs
+        ]
+        columns = ("metric", found.version, "interval", champion.version, "interval")
+        yield table(f"Beside the champion, on {both.rows:,} rows of {champion.days} days", columns, rows,
+                    right=" rrrr")  # fmt: skip
+    gain = champion.gain
+    yield (
+        f"champion {champion.version}: its log loss minus this one's is {gain.value:+.5f} "
+        f"({gain.low:+.5f} .. {gain.high:+.5f})"
+    )

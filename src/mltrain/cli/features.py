@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
+from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -31,7 +33,9 @@ Features = Annotated[
     Path | None,
     typer.Option("--features", help="Registry of features; the name of a packaged one works. Default: features.yml."),
 ]
-SnapshotRef = Annotated[str, typer.Option("--snapshot", help="latest, an id, or a path.")]
+SnapshotRef = Annotated[
+    str, typer.Option("--snapshot", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+]
 Ops = Annotated[
     str | None,
     typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
@@ -71,7 +75,12 @@ def features_info(
     session: Session,
     features: Features = None,
     ref: Annotated[
-        str | None, typer.Option("--snapshot", help="latest, an id, or a path: tell how the values are spread, too.")
+        str | None,
+        typer.Option(
+            "--snapshot",
+            help="latest, an id, or a path: tell how the values are spread, too.",
+            autocompletion=complete_snapshot,
+        ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
@@ -111,10 +120,11 @@ def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator
     yield (
         f"{len(infos)} features at {chosen.interval}, lookback {chosen.lookback_bars} bars, "
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
+        + (f", cost {label.cost_bps:g} bps" if label.kind == "threshold" else "")
     )
     yield f"registry {chosen.registry_sha256}"
-    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ",".join(_reads(i))) for i in infos]
-    yield table(None, ("feature", "op", "parameters", "lookback", "reads"), rows, right="   rf")
+    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]
+    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, right="  frf")
 
 
 def _parameters(info: FeatureInfo) -> str:
@@ -157,10 +167,13 @@ def _bars(histogram: Histogram | None) -> str:
 @command()
 def features_show(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A feature of the registry.")],
+    name: Annotated[str, typer.Argument(help="A feature of the registry.", autocompletion=complete_feature)],
     at: Annotated[str, typer.Option("--at", help="Opening of the candle, such as 2025-10-15T12:00:00Z.")],
     ref: SnapshotRef = "latest",
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Needed where the snapshot has several.")] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option("--symbol", help="Needed where the snapshot has several.", autocompletion=complete_symbol),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, as an SVG, to this file.")] = None,
     features: Features = None,
     ops: Ops = None,
@@ -168,21 +181,22 @@ def features_show(
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
     from mltrain.candles.frame import format_ms, interval_ms, parse_time
     from mltrain.candles.snapshot import open_snapshot
-    from mltrain.features.look import look_at
+    from mltrain.features.look import check_feature, look_at
     from mltrain.features.picture import draw_look
     from mltrain.features.registry import load_registry
-    from mltrain.files import atomic_write
+    from mltrain.files import write_outputs
 
     at_ms = parse_time(at)
     read_ops(ops)
     chosen = load_registry(features)
+    check_feature(chosen, name)
     snap = open_snapshot(session.data_dir, ref)
     whose = _one_symbol(symbol, snap.symbols)
     wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
     candles = {s: snap.candles(s) for s in sorted(wanted)}
     look = look_at(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
     if plot is not None:
-        atomic_write(plot.resolve(), draw_look(look, step_ms=interval_ms(chosen.interval)).encode())
+        write_outputs(plot.parent, {plot.name: draw_look(look, step_ms=interval_ms(chosen.interval)).encode()})
     data = {
         "snapshot": snap.id,
         "symbol": whose,
@@ -236,13 +250,15 @@ def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableTy
     title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
-    yield table(title, columns, rows, right=" " + "r" * (len(columns) - 1))
+    headers = ["time (UTC)" if column == "ts" else column for column in columns]
+    yield table(title, headers, rows, right=" " + "r" * (len(columns) - 1))
     if data["plot"] is not None:
         yield f"drawn to {data['plot']}"
 
 
 def _told(value: float | str | None) -> str:
-    return "no value" if value is None else str(value)
+    """Return a value as people read it: a feature is float32, which tells no more than seven digits."""
+    return "no value" if value is None else f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 @command()
@@ -265,7 +281,7 @@ def features_check(
     return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
 
 
-@command()
+@command(takes_mb=LEARNING_MB)
 def features_audit(
     session: Session,
     features: Features = None,
@@ -320,25 +336,25 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
             c.name,
             f"{c.points:,}",
             number(c.worst, 3),
-            c.case or None,
+            c.case,
             c.detail,
         )
         for r in results
         for c in r.checks
     ]
     return table(
-        "Leakage guards", ("guard", "", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
+        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
     )  # fmt: skip
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
     """Write a report as JSON, and as text beside it; return both names."""
-    from mltrain.files import atomic_write_all
+    from mltrain.files import write_outputs
 
     told = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
     names = (told.with_name(told.name + ".json"), told.with_name(told.name + ".txt"))
     texts = (document("features-audit/1", data), "\n".join(_report_lines(data)) + "\n")
-    atomic_write_all(path.parent.resolve(), {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
+    write_outputs(path.parent, {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
     return names
 
 

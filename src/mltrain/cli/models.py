@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli import pages
-from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.render import FAILED_CHECK, Outcome, number, table
-from mltrain.cli.training import who
+from mltrain.cli.command import Session, command, refuse_misplaced_options, who
+from mltrain.cli.complete import complete_own_version, complete_version
+from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
 from mltrain.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 LISTED = 2  # a listing in place of a choice is a usage error
 
-Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
+Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.", autocompletion=complete_version)]
 Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
-DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
+DefaultRef = Annotated[
+    str | None,
+    typer.Argument(help="best, latest, a version, or a path. Default: best.", autocompletion=complete_version),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -88,11 +91,11 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
         "problem",
     )
     cells = [
-        (r.version, "*" if r.best else "", r.verdict, r.created_at, ",".join(r.symbols), number(r.accuracy),
-         number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
+        (r.version, "*" if r.best else "", r.verdict, minute_text(r.created_at), ", ".join(r.symbols),
+         number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip
-    return table(None, columns, cells, right="    frrrrf")
+    return table(None, columns, cells, right="   ofrrrrf")
 
 
 @command()
@@ -108,11 +111,11 @@ def history(session: Session) -> Outcome:
         else:
             columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
-                (e.serial, e.when, e.from_version, e.to_version, e.verdict, e.by, e.why,
+                (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
                  "" if e.happened else "never happened: the pointer did not move")
                 for e in log.entries
             ]  # fmt: skip
-            yield table(None, columns, rows, right="r     ff")
+            yield table(None, columns, rows, right="r o  fff")
         yield from (*log.problems, *log.notes)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
@@ -154,7 +157,10 @@ def promote(
 @command(opens_versions=True)
 def rollback(
     session: Session,
-    version: Annotated[str | None, typer.Argument(help="A version that was the best one before.")] = None,
+    version: Annotated[
+        str | None,
+        typer.Argument(help="A version that was the best one before.", autocompletion=complete_own_version),
+    ] = None,
     previous: Annotated[bool, typer.Option("--previous", help="The one that was best before the present one.")] = False,
     why: Annotated[str, typer.Option("--why", help="Kept in the log of promotions.")] = "rolled back by hand",
 ) -> Outcome:
@@ -218,12 +224,12 @@ def card_validate(
 
 def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
     """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
-    from mltrain.files import read_file
+    from mltrain.files import read_file, real_path
     from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
 
     checks = {}
     for path in paths:
-        real = path.resolve()  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
+        real = real_path(path)  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
         folder = real.parent if real.name == CARD_FILE else None
         checks[str(path)] = check_card(
             read_file(real, max_bytes=MAX_CARD_BYTES, what="card"), where=str(path), folder=folder
@@ -262,9 +268,11 @@ def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
 
 def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN401 (a checked card)
     train, metrics, latency = card["train"], card["metrics"], card["latency_ms"]
-    yield f"{card['model_name']} {name}, trained {card['created_at']} on snapshot {train['snapshot_id']}"
+    trained = minute_text(card["created_at"])
+    yield f"{card['model_name']} {name}, trained {trained} UTC on snapshot {train['snapshot_id']}"
     yield (
-        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {train['range']['start']} to {train['range']['end']}, "
+        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {minute_text(train['range']['start'])} to "
+        f"{minute_text(train['range']['end'])} UTC, "
         f"{train['class_balance']['pos'] / train['rows']:.1%} up"
     )
     figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]

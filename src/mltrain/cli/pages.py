@@ -105,7 +105,9 @@ def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, se
 def _open_browser(path: Path, session: Session) -> None:
     import webbrowser
 
-    if not webbrowser.open(path.resolve().as_uri()):
+    from mltrain.files import real_path
+
+    if not webbrowser.open(real_path(path).as_uri()):
         session.progress.warn(f"found no browser: open {path} yourself")
 
 

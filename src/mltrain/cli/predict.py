@@ -12,6 +12,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import Ops, read_ops
+from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.render import Outcome, number, table
 from mltrain.cli.sources import (
@@ -71,7 +72,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("predict")(predict)
 
 
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=SERVING_MB)
 def predict(
     session: Session,
     ref: DefaultRef = None,
@@ -152,17 +153,17 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
 
 def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
-    from mltrain.files import read_file
+    from mltrain.files import read_file, real_path
     from mltrain.pipeline.candle_table import MAX_TABLE_BYTES, read_table
 
     if place == STREAM:
         return read_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
-    data = read_file(Path(place).resolve(), max_bytes=MAX_TABLE_BYTES, what="the candles")
+    data = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles")
     return read_table(data, form, where=place)
 
 
 def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
-    from mltrain.files import atomic_write
+    from mltrain.files import write_outputs
     from mltrain.pipeline.candle_table import write_table
 
     data = write_table(rows, form)
@@ -170,7 +171,8 @@ def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outc
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return Outcome("predict-file/1", {}, list)
-    atomic_write(Path(place).absolute(), data)
+    path = Path(place)
+    write_outputs(path.parent, {path.name: data})
     refused = int(rows["refused"].is_not_null().sum())
     told = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
     data_ = {"output": place, "rows": rows.height, "refused": refused}
@@ -233,7 +235,9 @@ def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN40
 
     def view() -> Iterator[RenderableType]:
         cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
-        yield table(version, ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr")
+        yield table(
+            f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr"
+        )
         for p in predictions if explain else ():
             if p["refused"] is not None:
                 continue

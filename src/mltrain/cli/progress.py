@@ -1,37 +1,77 @@
-"""Progress on stderr: bars with the time left on a terminal, warnings everywhere."""
+"""Progress on stderr: bars with the time left on a terminal, lines of JSON for a machine, warnings everywhere."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mltrain.cli.render import stderr_console
+from mltrain.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
+    from rich.text import Text
+
+LOG_VARIABLE: Final = "MLTRAIN_LOG_FORMAT"
+LOG_OPTION: Final = "--log-format"
+NARROW: Final = 80  # columns below which the bar itself gives way to the figures
 
 
-class CommandProgress:
-    """Shows stages as bars on a terminal (nothing in a pipe), and warnings as lines.
+class CommandProgress(Progress, Protocol):
+    """Where a command tells what it does, until it is closed."""
+
+    def close(self, *, failed: bool) -> None:
+        """End the last stage."""
+
+
+class Warnings:
+    """Shows warnings as lines and nothing else.
 
     Args:
-        bars: Rich's live display, or None where nothing is to move.
-        warn: False swallows the warnings (`--quiet`).
+        warn: False swallows them, too (`--quiet`).
     """
 
-    def __init__(self, bars: Bars | None, *, warn: bool) -> None:
-        self._bars = bars
+    def __init__(self, *, warn: bool) -> None:
         self._warn = warn
+
+    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+        """Show nothing."""
+
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
+        """Show nothing."""
+
+    def warn(self, message: str) -> None:
+        """Print a warning line."""
+        if self._warn:
+            from rich.text import Text
+
+            stderr_console().print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+
+    def close(self, *, failed: bool) -> None:
+        """Do nothing."""
+
+
+class LiveBars(Warnings):
+    """Shows stages as bars on a terminal, from the first stage on, and warnings as lines above them."""
+
+    def __init__(self, *, warn: bool) -> None:
+        super().__init__(warn=warn)
+        self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
         """Begin a stage; those before are shown as finished, unless it runs beside them."""
-        if self._bars is None:
-            return
+        if self._bars is None:  # a command without stages does not pay for the bars
+            self._bars = _open_bars()
+            self._bars.start()
         if not beside:
             self._finish()
         self._tasks[name] = self._bars.add_task(name, total=total, note="")
@@ -41,15 +81,6 @@ class CommandProgress:
         if self._bars is not None and self._tasks:
             task = list(self._tasks.values())[-1] if stage is None else self._tasks[stage]
             self._bars.update(task, advance=steps, note=note)
-
-    def warn(self, message: str) -> None:
-        """Print a warning line above the bars."""
-        if not self._warn:
-            return
-        from rich.text import Text
-
-        console = self._bars.console if self._bars is not None else stderr_console()
-        console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
 
     def _finish(self) -> None:
         if self._bars is not None:
@@ -62,31 +93,139 @@ class CommandProgress:
         """End the last stage; after a failure its bar stays where it was."""
         if not failed:
             self._finish()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def warn(self, message: str) -> None:
+        """Print a warning line above the bars."""
+        if self._bars is None or not self._warn:
+            super().warn(message)
+            return
+        from rich.text import Text
+
+        self._bars.console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+
+
+class LogLines(Warnings):
+    """Writes a line of JSON for each stage that begins or ends, and for each warning."""
+
+    def __init__(self, *, warn: bool, stages: bool) -> None:
+        super().__init__(warn=warn)
+        self._stages = stages
+        self._open: dict[str, tuple[float, int, int | None]] = {}
+
+    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+        """Write that a stage begins, and that those before it have ended."""
+        if not beside:
+            self._end("done")
+        self._open[name] = (time.monotonic(), 0, total)
+        if self._stages:
+            log_line("info", "stage", stage=name, total=total)
+
+    def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:  # noqa: ARG002 (a protocol)
+        """Count; the end of the stage tells."""
+        if self._open:
+            name = list(self._open)[-1] if stage is None else stage
+            began, done, total = self._open[name]
+            self._open[name] = (began, done + steps, total)
+
+    def _end(self, how: str) -> None:
+        for name, (began, done, total) in self._open.items():
+            if self._stages:
+                seconds = round(time.monotonic() - began, 3)
+                log_line("info", f"stage {how}", stage=name, steps=done, total=total, seconds=seconds)
+        self._open = {}
+
+    def warn(self, message: str) -> None:
+        """Write the warning."""
+        if self._warn:
+            log_line("warning", "warning", message=message)
+
+    def close(self, *, failed: bool) -> None:
+        """Write how the last stage ended."""
+        self._end("failed" if failed else "done")
+
+
+def log_line(level: str, event: str, **fields: object) -> None:
+    """Write one line of JSON to stderr: time (UTC), level, event, then the fields that are known."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    known = {key: value for key, value in fields.items() if value is not None}
+    sys.stderr.write(json.dumps({"time": now, "level": level, "event": event, **known}, ensure_ascii=False) + "\n")
+    sys.stderr.flush()
+
+
+def logs_json() -> bool:
+    """Return whether stderr gets lines of JSON, by the option or the variable; asked before and after parsing, too."""
+    words = sys.argv[1:]
+    for i, word in enumerate(words):
+        if word == LOG_OPTION and i + 1 < len(words):
+            return words[i + 1] == "json"
+        if word.startswith(f"{LOG_OPTION}="):
+            return word == f"{LOG_OPTION}=json"
+    return os.environ.get(LOG_VARIABLE) == "json"
 
 
 @contextmanager
 def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
-    """Yield the progress of one command: live bars only where stderr is a terminal and `shown` is true."""
-    if not (shown and sys.stderr.isatty()):
-        yield CommandProgress(None, warn=warn)
-        return
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.table import Column
+    """Yield the progress of one command.
 
-    with Progress(
+    Args:
+        shown: Whether stages are told: as bars where stderr is a terminal, as lines where logs are JSON.
+        warn: Whether warnings are.
+    """
+    progress: CommandProgress
+    if logs_json():
+        progress = LogLines(warn=warn, stages=shown)
+    elif shown and sys.stderr.isatty():
+        progress = LiveBars(warn=warn)
+    else:
+        progress = Warnings(warn=warn)
+    failed = True
+    try:
+        yield progress
+        failed = False
+    finally:
+        progress.close(failed=failed)
+
+
+def _open_bars() -> Bars:
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Figures(ProgressColumn):
+        """Steps done of how many, the time taken, and the time left where it can be told."""
+
+        def render(self, task: Task) -> Text:
+            taken = task.finished_time if task.finished else task.elapsed
+            return Text(told(task.completed, task.total, taken, None if task.finished else task.time_remaining))
+
+    console = stderr_console()
+    bar = [BarColumn(bar_width=20)] if console.width >= NARROW else []
+    return Progress(
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
-        console=stderr_console(),
-    ) as bars:
-        progress = CommandProgress(bars, warn=warn)
-        failed = True
-        try:
-            yield progress
-            failed = False
-        finally:
-            progress.close(failed=failed)
+        *bar,
+        Figures(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        console=console,
+    )
+
+
+def told(done: float, total: float | None, elapsed_s: float | None, left_s: float | None) -> str:
+    """Return the figures of a bar.
+
+    >>> told(1250, 5000, 30.0, 90.0)
+    '1,250/5,000  0:30, 1:30 left'
+    >>> told(0, None, 4000.0, None)
+    '1:06:40'
+    """
+    steps = f"{done:,.0f}/{total:,.0f}  " if total is not None and total > 1 else ""
+    left = "" if left_s is None else f", {_clock(left_s)} left"
+    return f"{steps}{_clock(elapsed_s or 0)}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

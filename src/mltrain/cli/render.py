@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
+    from mltrain.cli.grid import Framed, Grid
     from mltrain.errors import MltrainError
 
 PIPE_WIDTH: Final = 160  # a pipe has no width; rows should stay on one line for grep and awk
@@ -92,13 +92,38 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
             stream.write(document(outcome.schema, outcome.data))
         else:
             console = _console(stderr=outcome.to_stderr)
-            for part in outcome.view():
-                console.print(part, soft_wrap=isinstance(part, str))
+            show_view(console, outcome.view())
         stream.flush()
     except BrokenPipeError:
         raise
     except OSError as err:
         raise MachineError(f"cannot write the results: {err.strerror}") from err
+
+
+def show_view(console: Console, parts: Iterable[RenderableType]) -> None:
+    """Print the parts of a view, a blank line before each that has a title of its own, and between tables."""
+    before: RenderableType | None = None
+    for part in parts:
+        if (
+            before is not None
+            and not isinstance(part, str)
+            and (getattr(part, "title", None) or type(part) is type(before))
+        ):
+            console.print()
+        before = part
+        _show_part(console, part)
+
+
+def _show_part(console: Console, part: RenderableType) -> None:
+    # A pipe keeps its lines in one piece; so does a terminal a text of several lines, which is a file's.
+    if not isinstance(part, str) or not console.is_terminal or "\n" in part:
+        console.print(part, soft_wrap=isinstance(part, str))
+        return
+    from rich.text import Text
+
+    for line in Text(part).wrap(console, console.width):
+        line.rstrip()
+        console.print(line)
 
 
 def show_failure_document(err: MltrainError) -> None:
@@ -112,6 +137,11 @@ def show_error(err: MltrainError, *, debug: bool) -> None:
     """Print one readable message: what is wrong and where, then what to do."""
     if debug:
         _print_traceback(err)
+    from mltrain.cli.progress import log_line, logs_json
+
+    if logs_json():
+        log_line("error", "error", message=err.message, hint=err.hint, exit_code=err.exit_code)
+        return
     from rich.text import Text
 
     console = stderr_console()
@@ -120,10 +150,15 @@ def show_error(err: MltrainError, *, debug: bool) -> None:
         console.print(Text.assemble(("hint: ", "cyan"), err.hint), soft_wrap=True)
 
 
-def show_bug(err: Exception, *, debug: bool) -> None:
+def show_bug(err: BaseException, *, debug: bool) -> None:
     """Print that mltrain itself is at fault; the traceback only where it was asked for."""
     if debug:
         _print_traceback(err)
+    from mltrain.cli.progress import log_line, logs_json
+
+    if logs_json():
+        log_line("error", "bug", message=f"{type(err).__name__}: {err}", exit_code=1)
+        return
     from rich.text import Text
 
     console = stderr_console()
@@ -138,33 +173,36 @@ def _print_traceback(err: BaseException) -> None:
     traceback.print_exception(err, file=sys.stderr)
 
 
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Table:
-    """Return a table whose cells are plain text.
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Grid:
+    """Return a table that fits the terminal, of plain cells.
 
     Args:
         title: Shown above; None for none.
         columns: Headers.
         rows: Cells; None is shown as a dash.
-        right: One character a column: "r" aligns it right, "f" lets it fold, anything else keeps it on one line.
+        right: One character a column: "r" aligns it right, "f" lets it fold (left out where all is empty), "b" draws
+            shares from 0 to 1 as bars, "o" leaves it out where there is no room, anything else keeps it on one line.
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    from mltrain.cli.grid import grid
 
-    result = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, show_edge=False
-    )
-    for i, header in enumerate(columns):
-        how = right[i : i + 1]
-        result.add_column(header, justify="right" if how == "r" else "left", no_wrap=how != "f", overflow="fold")
-    for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row))
-    return result
+    return grid(title, columns, list(rows), right)
+
+
+def framed(title: str, parts: Iterable[RenderableType], *, style: str) -> Framed:
+    """Return parts under a title, in a box where the terminal can draw one."""
+    from mltrain.cli.grid import Framed
+
+    return Framed(title, tuple(parts), style)
 
 
 def number(value: float | None, digits: int = 4) -> str:
     """Return a figure with fixed digits, or a dash."""
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def ends(low: float | None, high: float | None) -> str:
+    """Return an interval, or a dash."""
+    return "-" if low is None or high is None else f"{low:.4f} .. {high:.4f}"
 
 
 def time_text(ms: int | None) -> str:
@@ -174,3 +212,8 @@ def time_text(ms: int | None) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(ms / MS_PER_S, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def minute_text(time: str | None) -> str | None:
+    """Return a time such as 2025-10-15T12:00:07Z to the minute, as tables show it: 2025-10-15 12:00."""
+    return None if time is None else time[:16].replace("T", " ")

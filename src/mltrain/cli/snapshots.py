@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
+from mltrain.cli.complete import complete_snapshot, complete_symbols
+from mltrain.cli.memory import CANDLES_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, table, time_text
 from mltrain.cli.sources import (
     CONNECTIONS,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 
-SnapshotArgument = Annotated[str, typer.Argument(help="latest, an id, or a path.")]
+SnapshotArgument = Annotated[str, typer.Argument(help="latest, an id, or a path.", autocompletion=complete_snapshot)]
 Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
 
 
@@ -54,7 +56,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(cache, name="cache")
 
 
-@command()
+@command(takes_mb=CANDLES_MB)
 def snapshot(
     session: Session,
     source: Annotated[
@@ -64,7 +66,9 @@ def snapshot(
             help="binance (default): the exchange; archive: its daily files; files: a folder; sim: a simulated market.",
         ),
     ] = None,
-    symbols: Annotated[str, typer.Option("--symbols", help="Comma-separated.")] = DEFAULT_SYMBOLS,
+    symbols: Annotated[
+        str, typer.Option("--symbols", help="Comma-separated.", autocompletion=complete_symbols)
+    ] = DEFAULT_SYMBOLS,
     days: Annotated[int, typer.Option("--days", min=1, max=5000, help="Days of candles before the cut.")] = 90,
     interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.")] = "1m",
     end: Annotated[
@@ -77,7 +81,12 @@ def snapshot(
         bool, typer.Option("--refresh", help="Download again what the cache has, and tell what the exchange changed.")
     ] = False,
     rebuild: Annotated[
-        str | None, typer.Option("--rebuild", help="Make the damaged files of that snapshot again; takes no new one.")
+        str | None,
+        typer.Option(
+            "--rebuild",
+            help="Make the damaged files of that snapshot again; takes no new one.",
+            autocompletion=complete_snapshot,
+        ),
     ] = None,
     folder: Folder = None,
     sim_seed: SimSeed = None,
@@ -201,12 +210,12 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             yield f"no snapshots in {session.data_dir}: write one with `mltrain snapshot`"
             return
         rows = [
-            (r.id, "*" if r.latest else "", ",".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
+            (r.id, "*" if r.latest else "", ", ".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
              time_text(r.last_ms), r.problem or "")
             for r in found
         ]  # fmt: skip
         columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
-        yield table(None, columns, rows, right="  fr  f")
+        yield table(None, columns, rows, right="  fr of")
 
     return Outcome("snapshots/1", {"snapshots": found}, view)
 
@@ -214,8 +223,8 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
 @command()
 def snapshots_diff(
     session: Session,
-    before: Annotated[str, typer.Argument(help="latest, an id, or a path.")],
-    after: Annotated[str, typer.Argument(help="latest, an id, or a path.")],
+    before: SnapshotArgument,
+    after: SnapshotArgument,
 ) -> Outcome:
     """Tell which candles two snapshots do not share, and which they tell differently."""
     from mltrain.candles.compare import compare_snapshots

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mltrain.cli.command import Session, command
+from mltrain.cli.command import Session, command, who
+from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
-from mltrain.cli.render import Outcome, number, table, time_text
+from mltrain.cli.memory import LEARNING_MB
+from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
+from mltrain.cli.settings import (
+    CalibrationOption,
+    ClassWeight,
+    Config,
+    EarlyStop,
+    MaxRows,
+    Seed,
+    Trials,
+    ValRatio,
+    given_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,16 +39,6 @@ NO_GO = 4
 GIB = 1 << 30
 
 
-class Calibration(StrEnum):
-    """How scores become probabilities."""
-
-    AUTO = "auto"
-    ISOTONIC = "isotonic"
-    SIGMOID = "sigmoid"
-    BETA = "beta"
-    NONE = "none"
-
-
 class Final(StrEnum):
     """Which rows the served model is fitted on."""
 
@@ -51,34 +52,18 @@ def add_commands(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-def who() -> str:
-    """Return who runs this, as user@host, for the log of promotions."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
-@command(opens_versions=True)
+@command(opens_versions=True, takes_mb=LEARNING_MB)
 def train(
     session: Session,
     ref: SnapshotRef = "latest",
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. Default: 200.")] = None,
-    early_stop: Annotated[
-        int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. Default: 50.")
-    ] = None,
-    calibration: Annotated[
-        Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
-    ] = None,
-    val_ratio: Annotated[
-        float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. Default: 42.")] = None,
+    trials: Trials = None,
+    early_stop: EarlyStop = None,
+    calibration: CalibrationOption = None,
+    class_weight: ClassWeight = None,
+    val_ratio: ValRatio = None,
+    seed: Seed = None,
     features: Features = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
-    ] = None,
+    config: Config = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=256, help="Processes that try parameters. Default: the cores.")
     ] = None,
@@ -89,14 +74,17 @@ def train(
         float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="A version whose parameters are tried right after the defaults.")
+        str | None,
+        typer.Option(
+            "--warm-start",
+            help="A version whose parameters are tried right after the defaults.",
+            autocompletion=complete_version,
+        ),
     ] = None,
     final: Annotated[
         Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
     ] = Final.INNER,
-    max_rows: Annotated[
-        int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
-    ] = None,
+    max_rows: MaxRows = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
@@ -119,16 +107,11 @@ def train(
     from mltrain.pipeline.train import train as run_training
     from mltrain.pipeline.versions import read_warm_start
 
-    options = {
-        "search.trials": trials,
-        "search.early_stop": early_stop,
-        "calibration": None if calibration is None else calibration.value,
-        "val_ratio": val_ratio,
-        "seed": seed,
-        "max_rows": max_rows,
-    }
     read_ops(ops)
-    settings = load_config(config, overrides={key: value for key, value in options.items() if value is not None})
+    settings = load_config(
+        config,
+        overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
+    )
     store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
@@ -153,7 +136,7 @@ def train(
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:
     rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
     yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
-                right=" rr  ")  # fmt: skip
+                right=" rro ")  # fmt: skip
     yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
     available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
     yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
@@ -206,11 +189,18 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         baseline = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}.get(name)
         rows.append(
             (name, number(getattr(scores.before, name)), number(interval.value),
-             f"{interval.low:.4f} .. {interval.high:.4f}", number(baseline))
+             ends(interval.low, interval.high), number(baseline))
         )  # fmt: skip
     columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
     yield table("Metrics", columns, rows, right=" rrrr")
     yield f"baseline: accuracy of {scores.baselines.better}, log loss of the training base rate, on the same rows"
+    title = f"{run.verdict.word}: version {report.version} in {report.folder}"
+    yield framed(title, _view_end(report), style="green" if run.verdict.go else "red")
+
+
+def _view_end(report: TrainReport) -> Iterator[RenderableType]:
+    """Show the verdict, what makes it weaker, and what to type next."""
+    run = report.training
     yield from view_verdict(run.verdict)
     for x in run.loosened:
         yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
@@ -219,7 +209,6 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
             f"this holdout is not fresh: its range was scored {run.looks.earlier} time(s) before "
             f"({run.looks.weighted:.2f} weighted by overlap)"
         )
-    yield f"{run.verdict.word}: version {report.version} in {report.folder}"
     if report.promoted:
         yield "promoted: it is the best one now"
     elif run.verdict.go:
@@ -232,15 +221,16 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     """Show the gates, and why one failed or did not apply."""
     rows = [
-        (o.name.replace("_", " "), o.outcome, number(o.value), number(o.margin), o.target) for o in verdict.outcomes
+        (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
+        for o in verdict.outcomes
     ]
-    yield table("Gates", ("gate", "outcome", "value", "margin", "target"), rows, right="f rrf")
+    yield table("Gates", ("gate", "outcome", "target", "value", "interval", "margin"), rows, right="f frrr")
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
 
 
-@command(default_dir=Path("mltrain-demo"))
+@command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
     from mltrain.pipeline.demo import run_demo

@@ -14,7 +14,7 @@ from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.features.ops import LEADER_PREFIX
 from mltrain.features.registry import describe
-from mltrain.names import did_you_mean
+from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,17 @@ class FeatureLook:
     history: pl.DataFrame
 
 
+def check_feature(feature_set: FeatureSet, name: str) -> None:
+    """Refuse a name that no feature of the registry has.
+
+    Raises:
+        InputError: It has none; the hint tells the nearest names, or where they all are.
+    """
+    if name not in feature_set.names:
+        hint = did_you_mean(name, feature_set.names) or "`mltrain features info` lists them"
+        raise InputError(f"there is no feature {show(name)} in the registry", hint=hint)
+
+
 def look_at(
     feature_set: FeatureSet, name: str, *, symbol: str, candles: Mapping[str, pl.DataFrame], ts_ms: int
 ) -> FeatureLook:
@@ -68,8 +79,7 @@ def look_at(
     Raises:
         InputError: There is no such feature or candle, or the candles lack what the feature reads.
     """
-    if name not in feature_set.names:
-        raise InputError(f"there is no feature {name} in the registry", hint=did_you_mean(name, feature_set.names))
+    check_feature(feature_set, name)
     at = feature_set.names.index(name)
     one = replace(feature_set, features=feature_set.features[at : at + 1])
     info = describe(one)[0]

@@ -16,7 +16,7 @@ from mltrain.features.ops import OPS
 from mltrain.features.own import use_ops
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
 from mltrain.features.table import find_problems, read_feature_frame
-from mltrain.files import read_file
+from mltrain.files import read_file, real_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,9 @@ def load_registry(path: Path | None = None) -> FeatureSet:
         path = packaged_config(DEFAULT_NAME)
     elif path.name == str(path) and path.name in {DEFAULT_NAME, OHLCV_NAME} and not path.exists():
         path = packaged_config(path.name)
-    return parse_registry(read_file(path.resolve(), max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path))
+    return parse_registry(
+        read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path)
+    )
 
 
 def parse_registry(data: bytes, *, where: str) -> FeatureSet:
@@ -136,11 +138,10 @@ class FeatureSchemaValidator:
     def get_schema_info(self) -> dict[str, Json]:
         """Return the registry as plain values: interval, label, hash, and each feature with op, lookback, columns."""
         registry = self._feature_set
-        label = registry.label
         return {
             "version": registry.version,
             "interval": registry.interval,
-            "label": {"kind": label.kind, "horizon": label.horizon_bars, "ties": label.ties},
+            "label": registry.label.to_json(),
             "lookback_bars": registry.lookback_bars,
             "registry_sha256": registry.registry_sha256,
             "features": [_info_to_json(info) for info in describe(registry)],

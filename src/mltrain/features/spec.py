@@ -33,6 +33,8 @@ Param: TypeAlias = int | float | str
 
 FORMAT: Final = 1
 MAX_FEATURES: Final = 1_000  # more columns than rows can teach, and a line of YAML is quickly repeated
+MIN_COST_BPS: Final = 0.01
+MAX_COST_BPS: Final = 1_000.0  # a tenth of the price: more is no cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,23 @@ class LabelSpec:
     """What is to be predicted.
 
     Attributes:
-        kind: "direction": whether close[t + horizon] is above close[t].
+        kind: "direction": whether close[t + horizon] is above close[t]; "threshold": whether it is so by more than
+            `cost_bps`, against below by more than that.
         horizon_bars: How far ahead, 1 to MAX_BARS.
-        ties: What close[t + horizon] == close[t] is: "drop" no label, "down" a label of 0.
+        ties: What lies between the two is: "drop" no label, "down" a label of 0. Of "direction" that is
+            close[t + horizon] == close[t], of "threshold" every move that does not exceed the cost.
+        cost_bps: In basis points of close[t], above 0 to MAX_COST_BPS; of "direction" 0.
     """
 
-    kind: Literal["direction"]
+    kind: Literal["direction", "threshold"]
     horizon_bars: int
     ties: Literal["drop", "down"]
+    cost_bps: float = 0.0
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the label in the layout of a registry."""
+        value: dict[str, Json] = {"kind": self.kind, "horizon": self.horizon_bars, "ties": self.ties}
+        return value | {"cost_bps": self.cost_bps} if self.kind == "threshold" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +135,17 @@ class FeatureSet:
         return {
             "version": self.version,
             "interval": self.interval,
-            "label": {"kind": self.label.kind, "horizon": self.label.horizon_bars, "ties": self.label.ties},
+            "label": self.label.to_json(),
             "features": [_spec_to_json(spec) for spec in self.features],
         }
 
     def to_yaml(self) -> bytes:
         """Return the registry as a file that `load_registry` reads: one feature a line."""
-        label = self.label
+        label = ", ".join(f"{key}: {value}" for key, value in self.label.to_json().items())
         lines = [
             f"version: {self.version}",
             f"interval: {self.interval}",
-            f"label: {{kind: {label.kind}, horizon: {label.horizon_bars}, ties: {label.ties}}}",
+            f"label: {{{label}}}",
             "features:",
             *(f"  - {_flow(_spec_to_json(spec))}" for spec in self.features),
         ]
@@ -217,10 +228,13 @@ def read_registry(located: Located) -> FeatureSet:
 
 
 def _read_label(fields: Fields) -> LabelSpec:
-    fields.text("kind", choices=("direction",))
+    kind = fields.text("kind", choices=("direction", "threshold"))
     horizon_bars = fields.integer("horizon", minimum=1, maximum=MAX_BARS)
-    ties = fields.text("ties", choices=("drop", "down"))
-    return LabelSpec(kind="direction", horizon_bars=horizon_bars, ties="down" if ties == "down" else "drop")
+    ties: Literal["drop", "down"] = "down" if fields.text("ties", choices=("drop", "down")) == "down" else "drop"
+    if kind != "threshold":
+        return LabelSpec(kind="direction", horizon_bars=horizon_bars, ties=ties)
+    cost_bps = fields.number("cost_bps", minimum=MIN_COST_BPS, maximum=MAX_COST_BPS)
+    return LabelSpec(kind="threshold", horizon_bars=horizon_bars, ties=ties, cost_bps=cost_bps)
 
 
 def _read_feature(item: Fields) -> FeatureSpec:

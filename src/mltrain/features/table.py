@@ -11,7 +11,7 @@ import polars as pl
 
 from mltrain.candles.parquet import ParquetFile
 from mltrain.errors import InputError
-from mltrain.files import read_file
+from mltrain.files import read_file, real_path
 from mltrain.names import show
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
         InputError: There is no such file, it is neither, damaged or too large.
         MachineError: The file cannot be read.
     """
-    data = read_file(path.resolve(), max_bytes=MAX_FRAME_BYTES, what="frame of features")
+    data = read_file(real_path(path), max_bytes=MAX_FRAME_BYTES, what="frame of features")
     if data.startswith(_PARQUET) or path.suffix.lower() != ".csv":
         file = ParquetFile(data, where=str(path))
         return file.read(list(file.types))

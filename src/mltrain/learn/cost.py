@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from mltrain.learn.fit import bin_rows, booster_params
+from mltrain.learn.fit import bin_rows
 from mltrain.learn.trial import Ground, Proposal, Track
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, work
         InputError: Every feature is constant in the first fold's training rows.
         MachineError: LightGBM cannot be loaded.
     """
-    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     track = Track.of(Ground.of(samples, split, config), inner)
     defaults = Proposal(0, {r.name: r.default for r in config.search.space})
     rounds = min(_PROBE_ROUNDS, config.search.max_rounds)

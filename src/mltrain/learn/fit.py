@@ -8,12 +8,14 @@ never enters a Dataset.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from mltrain.errors import InputError, MachineError
 from mltrain.learn.backend import import_lightgbm
+from mltrain.learn.weights import row_weights, up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +78,14 @@ def booster_params(config: TrainConfig, tuned: Mapping[str, float]) -> dict[str,
     return {**_FIXED, **seeds, "max_bin": config.booster.max_bin, **tuned}
 
 
-def bin_rows(samples: Samples, split: Split, params: Mapping[str, Any], *, rows: slice) -> Any:  # noqa: ANN401
+def bin_rows(samples: Samples, split: Split, config: TrainConfig, *, rows: slice) -> Any:  # noqa: ANN401
     """Return rows as a constructed `lightgbm.Dataset`, its bin edges from the first fold's training.
+
+    Args:
+        samples: All rows.
+        split: Of these rows.
+        config: Its `booster` and the weights of rows count here.
+        rows: Those to bin.
 
     Raises:
         InputError: Every feature is constant in those rows.
@@ -90,8 +98,10 @@ def bin_rows(samples: Samples, split: Split, params: Mapping[str, Any], *, rows:
             f"no feature is usable: all {len(samples.names)} are constant in {split.folds[0].train.name}",
             hint="check the candles with `mltrain verify snapshot`, or take a longer snapshot",
         )
-    edges = _dataset(lightgbm, samples, first, params, reference=None)
-    return _dataset(lightgbm, samples, rows, params, reference=edges).construct()
+    params = booster_params(config, {})
+    edges = _dataset(lightgbm, samples, first, params)
+    weight = row_weights(samples, rows, config, up=up_weight(samples, split, config))
+    return _dataset(lightgbm, samples, rows, params, reference=edges, weight=weight).construct()
 
 
 def _dataset(
@@ -100,11 +110,13 @@ def _dataset(
     rows: slice,
     params: Mapping[str, Any],
     *,
-    reference: Any | None,  # noqa: ANN401
+    reference: Any | None = None,  # noqa: ANN401
+    weight: NDArray[np.float32] | None = None,
 ) -> Any:  # noqa: ANN401
     return lightgbm.Dataset(
         samples.x[rows],
         samples.y[rows].astype(np.float32),
+        weight=weight,
         reference=reference,
         feature_name=list(samples.names),
         params=dict(params),
@@ -155,7 +167,7 @@ def fit_final(
     Args:
         samples: All rows.
         split: Of these rows.
-        config: Its `seed` and `booster` count here.
+        config: Its `seed`, its `booster` and the weights of rows count here.
         tuned: What the search chose, by LightGBM's names.
         rounds: Boosting rounds, at least 1.
         final: With "all" it is fitted on every row, the holdout's too: no figure of the holdout is one of it.
@@ -169,10 +181,23 @@ def fit_final(
     """
     rows = split.inner.span if final == "inner" else slice(0, samples.y.size)
     params = booster_params(config, tuned) | {"num_iterations": rounds}
-    booster = import_lightgbm().Booster(params, bin_rows(samples, split, params, rows=rows))
+    booster = import_lightgbm().Booster(params, bin_rows(samples, split, config, rows=rows))
     for _ in range(rounds):
         booster.update()
+    _take_out(booster, up_weight(samples, split, config))
     return normalise_model_text(booster.model_to_string(num_iteration=-1))
+
+
+def _take_out(booster: Any, up: float) -> None:  # noqa: ANN401 (LightGBM has no types)
+    """Take a class weight out of a booster: whoever reads its text gets the probabilities of unweighted rows.
+
+    The odds are divided by the weight, which is a constant taken off every leaf of the first tree, where LightGBM keeps
+    the base rate, too.
+    """
+    if up == 1:
+        return
+    for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
+        booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) - math.log(up))
 
 
 def normalise_model_text(text: str) -> str:

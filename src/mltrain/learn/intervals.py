@@ -43,7 +43,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MetricIntervals:
-    """The interval of every score in `mltrain.learn.metrics.Metrics`, under the same names."""
+    """The interval of every score in `mltrain.learn.metrics.Metrics`, under the same names.
+
+    Attributes:
+        accuracy: Share of rows whose predicted side is right.
+        f1: Harmonic mean of the next two.
+        precision: Share of the rows called "up" that went up.
+        recall: Share of the rows that went up which were called.
+        auc_roc: Chance that a row that went up scores above one that went down.
+        log_loss: Mean negative log probability, in nats.
+        brier: Mean squared distance of the probability from what happened.
+        ece: Expected calibration error.
+    """
 
     accuracy: Interval
     f1: Interval

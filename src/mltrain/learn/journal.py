@@ -1,9 +1,9 @@
 """The journal of a study: Optuna's own records, one JSON document a line, written in whole steps.
 
-A step is what happens at once: the study begun, a batch asked, a trial told. Its last line holds the hash of the step
-and of all before it, under a key that Optuna ignores: its own tools read the file as any journal of theirs. What is
-read back are whole steps and nothing else. A step that a kill or a power cut has torn never happened, and is cut off;
-a line that was changed afterwards is damage, and said to be.
+A step is what happens at once: the study begun and its first trials asked; a trial told and the next one asked. Its
+last line holds the hash of the step and of all before it, under a key that Optuna ignores: its own tools read the file
+as any journal of theirs. What is read back are whole steps and nothing else. A step that a kill or a power cut has torn
+never happened, and is cut off; a line that was changed afterwards is damage, and said to be.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+ANEW: Final = "move its journal out of studies/ in the data folder, then `mltrain train` begins it anew"
 _MAX_BYTES: Final = 1 << 30
 _MARK: Final = "step_sha256"
 _MARKED: Final = b'"step_sha256":"'
@@ -68,7 +69,7 @@ class Journal:
         rest = data[end:]
         if any(_MARKED in line for line in rest.split(b"\n")[:-1]):
             line = data[:end].count(b"\n") + 1
-            raise InputError(f"the study {path} is damaged behind line {line - 1}")
+            raise InputError(f"the study {path} is damaged behind line {line - 1}", hint=ANEW)
         if rest and logs:
             atomic_write(path, data[:end])
         return cls(path, logs, chain), len(rest)

@@ -1,13 +1,16 @@
 """The search: which parameters, and how many rounds, by walk-forward folds inside the inner part.
 
-A trial is a pure function of its parameters and of the bounds that earlier batches set; Optuna only proposes. All
-parameters of a batch are asked before any of it runs, and all results are told in the order of the trials' numbers:
-neither the number of workers, nor a kill and a resumption, nor the end of the search changes a trial. So a search that
-ends early, at any trial, is the search that was asked for no more trials.
+A trial is a pure function of its parameters and of the bar that earlier trials set; Optuna only proposes. A fixed
+number of trials, a batch, is on its way at any time: all results are told in the order of the trials' numbers, and with
+each of them one more trial is asked, whose bar is set by those told till then. So neither the number of workers, nor a
+kill and a resumption, nor the end of the search changes a trial, and nobody waits for the slowest of a batch. A search
+that ends early, at any trial, is the search that was asked for no more trials.
 
-A bad trial ends at a rung. Rungs are counted in rounds x learning rate, so that slow and fast learners are compared
-when they have come equally far. A trial ends there if its best loss so far is not among the best share of the trials
-told before; trials that had ended by themselves count with the loss that they ended with.
+A bad trial ends at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
+learners are compared when they have come equally far; the first ones look at the first fold alone, which costs a sixth
+of all. A trial ends there if its best loss so far is not among the best share of the trials told before; trials that
+had ended by themselves count with the loss that they ended with. A trial that has passed all rungs ends where it gains
+no more, and sooner if it is behind the best one told.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ import numpy as np
 
 from mltrain.config import study_sha256
 from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
-from mltrain.learn.fit import bin_rows, booster_params, load_binned, save_binned
+from mltrain.learn.fit import bin_rows, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
 from mltrain.learn.study import open_study
-from mltrain.learn.trial import Ground, Track
+from mltrain.learn.trial import Bar, Ground, Track
 from mltrain.learn.workers import Alone, Workers
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from mltrain.learn.workers import Crew
     from mltrain.progress import Progress
 
+MIN_TOLD: Final = 4  # trials at a rung before anything is cut short there
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
 
@@ -109,7 +113,7 @@ def search(
     Args:
         samples: All rows; those of the holdout are not looked at.
         split: Of these rows.
-        config: Its `seed`, `booster` and `search` count here.
+        config: Its `seed`, `booster`, `search` and the weights of rows count here.
         journal: Where the study is kept. The caller holds the study's lock.
         manner: How it is run.
         progress: Told of every trial.
@@ -127,7 +131,7 @@ def search(
     plan, start = config.search, clock()
     ground = Ground.of(samples, split, config)
     first = [{r.name: r.default for r in plan.space}, *([] if warm_start is None else [dict(warm_start)])]
-    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     with disk_edge(journal, "clean up beside"):
         _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left
     with _quiet_optuna():
@@ -182,7 +186,7 @@ def regrow(
         InputError: Every feature is constant in the first fold's training rows.
         MachineError: LightGBM cannot be loaded.
     """
-    inner = bin_rows(samples, split, booster_params(config, {}), rows=split.inner.span)
+    inner = bin_rows(samples, split, config, rows=split.inner.span)
     return _score(Track.of(Ground.of(samples, split, config), inner), split, params, rounds)
 
 
@@ -196,7 +200,7 @@ def _score(track: Track, split: Split, params: Mapping[str, float], rounds: int)
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The batches of a study."""
+    """The trials of a study."""
 
     study: Study
     plan: SearchConfig
@@ -204,36 +208,40 @@ class _Run:
     progress: Progress
 
     def to_the_end(self, crew: Crew) -> None:
-        """Run what is left of the trials, batch by batch, until all are told or the time is up."""
+        """Run what is left of the trials, until all are told or the time is up."""
         told, plan = self.study.told, self.plan
         self.progress.stage("search", total=plan.trials)
         if told:
             self._advance(min(len(told), plan.trials))
+        given = len(told)
         while len(told) < plan.trials and self.left_s() > 0:
-            first = len(told) // plan.batch * plan.batch
-            # A whole batch is asked, also where fewer trials are left to run: a longer search would ask the same.
-            asked = self.study.ask_batch(first)[len(told) - first : plan.trials - first]
-            for record in crew.run(asked, rung_bounds(told[:first], plan), left_s=self.left_s):
-                self.study.tell(record)
-                self._advance(1)
+            # The study asks a batch ahead, also where fewer trials are left to run: a longer search would ask the same.
+            for proposal in self.study.asked[given : plan.trials]:
+                crew.give(proposal, set_bar(told[: max(0, proposal.number - plan.batch + 1)], plan))
+                given += 1
+            record = crew.take(left_s=self.left_s)
+            if record is None:
+                return
+            self.study.tell(record)
+            self._advance(1)
 
     def _advance(self, steps: int) -> None:
         self.progress.advance(steps, note=f"best {find_best(self.study.told[: self.plan.trials]).loss:.5f}")
 
 
-def rung_bounds(told: Sequence[TrialRecord], plan: SearchConfig) -> tuple[float, ...]:
-    """Return, for each rung, the worst loss with which a trial passes it.
+def set_bar(told: Sequence[TrialRecord], plan: SearchConfig) -> Bar:
+    """Return what a trial has to pass.
 
     Args:
-        told: The trials of earlier batches; with fewer than a batch of them at a rung, every trial passes.
-        plan: Its rungs and batch count here.
+        told: The trials told when it was asked; with fewer than MIN_TOLD of them at a rung, every trial passes it.
+        plan: Its rungs count here.
     """
     bounds = []
     for k, rung in enumerate(plan.rungs):
         losses = sorted(t.rung_losses[k] for t in told if len(t.rung_losses) > k)
-        enough = len(losses) >= plan.batch
+        enough = len(losses) >= MIN_TOLD
         bounds.append(losses[math.ceil(rung.keep * len(losses)) - 1] if enough else math.inf)
-    return tuple(bounds)
+    return Bar(tuple(bounds), min((t.loss for t in told if t.state == "complete"), default=math.inf))
 
 
 def find_best(told: Sequence[TrialRecord]) -> TrialRecord:

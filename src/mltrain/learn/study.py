@@ -1,8 +1,9 @@
 """The study: Optuna proposes, the journal keeps what became of it, and a search that was killed goes on from there.
 
-Every trial is proposed by a sampler whose seed is of that trial alone, from the trials told before its batch: what a
-study proposes does not depend on when it was interrupted. What was told is kept with the trial, so that the bounds of
-the rungs and the best trial are the same after a resumption, to the last bit.
+Every trial is proposed by a sampler whose seed is of that trial alone, in the step in which an earlier one is told:
+trial n with trial n - batch, the first ones as the study begins. So what a study proposes depends on neither who runs
+its trials nor when it was interrupted. What was told is kept with the trial, so that the bounds of the rungs and the
+best trial are the same after a resumption, to the last bit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mltrain.errors import InputError
-from mltrain.learn.journal import Journal
+from mltrain.learn.journal import ANEW, Journal
 from mltrain.learn.trial import Proposal, TrialRecord
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Study:
         seed: Of its proposals.
 
     Attributes:
+        asked: The trials that have been proposed, by number, from 0: once it has begun, a batch more than were told.
         told: What became of the trials, by number, from 0.
     """
 
@@ -53,12 +55,13 @@ class Study:
             make = optuna.create_study if journal.empty else optuna.load_study
             self._study = make(storage=self._storage, study_name=name)
         except KeyError as err:
-            raise InputError(f"the journal does not hold the study {name}") from err
+            raise InputError(f"the journal does not hold the study {name}", hint=ANEW) from err
         self._id = self._storage.get_study_id_from_name(name)
-        self._asked = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
-        self.told: list[TrialRecord] = [_read_record(t, name) for t in self._asked if t.state.is_finished()]
+        asked = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
+        self.asked: list[Proposal] = [Proposal(trial.number, trial.params) for trial in asked]
+        self.told: list[TrialRecord] = [_read_record(t, name) for t in asked if t.state.is_finished()]
         if [t.number for t in self.told] != list(range(len(self.told))):
-            raise InputError(f"the study {name} tells of trials out of their order")
+            raise InputError(f"the study {name} tells of trials out of their order", hint=ANEW)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Refuse a study whose trials depend on something else.
@@ -70,31 +73,29 @@ class Study:
         kept = kept if isinstance(kept, dict) else {}
         other = [name for name in identity if kept.get(name) != identity[name]]
         if other:
-            raise InputError(f"the study {self._study.study_name} is of another {', '.join(other)}")
+            raise InputError(f"the study {self._study.study_name} is of another {', '.join(other)}", hint=ANEW)
 
     def begin(self, identity: Mapping[str, str], first: Sequence[Mapping[str, float]]) -> None:
         """Write down what its trials depend on, and which parameters are tried before any is proposed."""
         self._study.set_user_attr(_IDENTITY, dict(identity))
         for params in first:
             self._study.enqueue_trial(dict(params))
+        for _ in range(self._plan.batch):
+            self._ask()
         self._journal.commit()
 
-    def ask_batch(self, first: int) -> list[Proposal]:
-        """Return the trials of the batch that begins with a number; all of them are asked before any of it runs."""
+    def _ask(self) -> None:
         from optuna.samplers import TPESampler
 
-        for number in range(len(self._asked), first + self._plan.batch):
-            own_seed = int.from_bytes(hashlib.sha256(f"{self._seed}:{number}".encode()).digest()[:4], "big")
-            self._study.sampler = TPESampler(
-                seed=own_seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
-            )
-            self._study.ask(self._distributions)
-            self._asked.append(self._study.trials[number])
-        self._journal.commit()
-        return [Proposal(trial.number, trial.params) for trial in self._asked[first : first + self._plan.batch]]
+        own_seed = hashlib.sha256(f"{self._seed}:{len(self.asked)}".encode()).digest()[:4]
+        self._study.sampler = TPESampler(
+            seed=int.from_bytes(own_seed, "big"), n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
+        )
+        trial = self._study.ask(self._distributions)
+        self.asked.append(Proposal(trial.number, trial.params))
 
     def tell(self, record: TrialRecord) -> None:
-        """Tell of a trial; of a pruned one, its loss at the last rung, by which TPE ranks it."""
+        """Tell of a trial, and ask the next; of a pruned one, its loss at the last rung, by which TPE ranks it."""
         from optuna.trial import TrialState
 
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, record.number)
@@ -111,6 +112,7 @@ class Study:
             self._storage.set_trial_intermediate_value(trial_id, len(record.rung_losses), record.loss)
         state = TrialState.COMPLETE if record.state == "complete" else TrialState.PRUNED
         self._storage.set_trial_state_values(trial_id, state, [record.loss])
+        self._ask()
         self._journal.commit()
         self.told.append(record)
 

@@ -12,14 +12,14 @@ running then are run once more, one at a time, each in a pool where nothing else
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -28,12 +28,12 @@ from mltrain.learn.fit import load_binned
 from mltrain.learn.trial import Track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from pathlib import Path
     from types import FrameType, TracebackType
 
-    from mltrain.learn.trial import Ground, Proposal, TrialRecord
+    from mltrain.learn.trial import Bar, Ground, Proposal, TrialRecord
 
 _LONGEST_WAIT_S: Final = 0.2  # a signal is answered after it at the latest
 
@@ -41,14 +41,13 @@ _LONGEST_WAIT_S: Final = 0.2  # a signal is answered after it at the latest
 class Crew(Protocol):
     """Whoever runs trials."""
 
-    def run(
-        self, proposals: Sequence[Proposal], bounds: Sequence[float], *, left_s: Callable[[], float]
-    ) -> Iterator[TrialRecord]:
-        """Run trials and yield their records in the order given; where the time is up, the others are given up.
+    def give(self, proposal: Proposal, bar: Bar) -> None:
+        """Have a trial run; numbers rise."""
+
+    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Return what became of the first trial that was given and not taken yet; None where the time is up.
 
         Args:
-            proposals: The trials.
-            bounds: For each rung, the worst loss with which a trial passes.
             left_s: Tells the seconds that are left; infinite where time does not matter.
         """
 
@@ -62,16 +61,16 @@ class Alone:
 
     def __init__(self, track: Track) -> None:
         self._track = track
+        self._given: deque[tuple[Proposal, Bar]] = deque()
 
-    def run(
-        self, proposals: Sequence[Proposal], bounds: Sequence[float], *, left_s: Callable[[], float]
-    ) -> Iterator[TrialRecord]:
-        """Run trials as `Crew` says."""
-        for proposal in proposals:
-            record = self._track.run(proposal, bounds, keep_on=lambda: left_s() > 0)
-            if record is None:
-                return
-            yield record
+    def give(self, proposal: Proposal, bar: Bar) -> None:
+        """Note a trial; it is run when it is taken."""
+        self._given.append((proposal, bar))
+
+    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Run a trial as `Crew` says."""
+        proposal, bar = self._given.popleft()
+        return self._track.run(proposal, bar, keep_on=lambda: left_s() > 0)
 
 
 class Workers:
@@ -86,6 +85,7 @@ class Workers:
     def __init__(self, ground: Ground, binned: Path, *, count: int) -> None:
         self._ground, self._binned, self._count = ground, binned, count
         self._pool: _Pool | None = None
+        self._jobs = _Jobs()
 
     def __enter__(self) -> Self:
         return self
@@ -95,58 +95,62 @@ class Workers:
     ) -> None:
         self._close()
 
-    def run(
-        self, proposals: Sequence[Proposal], bounds: Sequence[float], *, left_s: Callable[[], float]
-    ) -> Iterator[TrialRecord]:
-        """Run trials as `Crew` says.
+    def give(self, proposal: Proposal, bar: Bar) -> None:
+        """Have a trial run, as soon as a process is free when one is taken."""
+        self._jobs.untaken.append(proposal.number)
+        self._jobs.waiting.append(_Job(proposal, bar))
+
+    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Return what became of a trial as `Crew` says.
 
         Raises:
             MachineError: The process that ran a trial died twice.
         """
-        batch = _Batch(proposals, bounds)
-        for proposal in proposals:
-            while proposal.number not in batch.records:
-                if left_s() <= 0:
-                    return
-                self._work(batch, left_s)
-            yield batch.records[proposal.number]
+        jobs = self._jobs
+        while jobs.untaken[0] not in jobs.records:
+            if left_s() <= 0:
+                return None
+            self._work(left_s)
+        return jobs.records.pop(jobs.untaken.popleft())
 
-    def _work(self, batch: _Batch, left_s: Callable[[], float]) -> None:
+    def _work(self, left_s: Callable[[], float]) -> None:
         """Keep every process busy until one trial has ended, or the time."""
-        alone = bool(batch.suspects)
+        jobs = self._jobs
+        alone = bool(jobs.suspects)
         try:
             pool = self._open(1 if alone else self._count)
-            queue = batch.suspects if alone else batch.waiting
-            while queue and len(batch.running) < pool.count:
-                proposal = queue.pop()
-                batch.running[_NEVER_RUN] = proposal  # where the pool is broken already, this one was its first victim
-                future = pool.submit(proposal, bounds=batch.bounds)
-                batch.running[future] = batch.running.pop(_NEVER_RUN)
+            queue = jobs.suspects if alone else jobs.waiting
+            while queue and len(jobs.running) < pool.count:
+                job = queue.popleft()
+                jobs.running[_NEVER_RUN] = job  # where the pool is broken already, this one was its first victim
+                future = pool.submit(job)
+                jobs.running[future] = jobs.running.pop(_NEVER_RUN)
             done: set[Future[TrialRecord]] = set()
             while not done and (left := left_s()) > 0:
                 with _undisturbed():
-                    done = wait(batch.running, timeout=min(left, _LONGEST_WAIT_S), return_when=FIRST_COMPLETED).done
+                    done = wait(jobs.running, timeout=min(left, _LONGEST_WAIT_S), return_when=FIRST_COMPLETED).done
             for future in sorted(done, key=lambda f: f.exception() is not None):  # what is done stays done
                 record = future.result()
-                batch.records[record.number] = record
-                del batch.running[future]
+                jobs.records[record.number] = record
+                del jobs.running[future]
         except BrokenProcessPool as err:
             self._close()
-            self._suspect(batch, err)
+            self._suspect(err)
 
-    def _suspect(self, batch: _Batch, err: BrokenProcessPool) -> None:
+    def _suspect(self, err: BrokenProcessPool) -> None:
         """Have the trials that were running when a process died run again, each by itself."""
-        victims = sorted(batch.running.values(), key=lambda proposal: -proposal.number)
-        batch.running.clear()
-        batch.deaths.update(proposal.number for proposal in victims)
-        for proposal in victims:
-            if batch.deaths[proposal.number] > 1:
+        jobs = self._jobs
+        victims = sorted(jobs.running.values(), key=lambda job: job.proposal.number)
+        jobs.running.clear()
+        jobs.deaths.update(job.proposal.number for job in victims)
+        for job in victims:
+            number = job.proposal.number
+            if jobs.deaths[number] > 1:
                 raise MachineError(
-                    f"trial {proposal.number} was run twice, and twice its process died, "
-                    "as a rule because memory ran out",
+                    f"trial {number} was run twice, and twice its process died, as a rule because memory ran out",
                     hint="free some memory, or train on fewer rows; then go on with --resume --workers 1",
                 ) from err
-        batch.suspects += victims
+        jobs.suspects.extend(victims)
 
     def _open(self, count: int) -> _Pool:
         if self._pool is not None and self._pool.count != count:
@@ -189,24 +193,22 @@ def _undisturbed() -> Iterator[None]:
 _NEVER_RUN: Future[TrialRecord] = Future()
 
 
-class _Batch:
-    """How far the trials of one batch have come."""
-
-    def __init__(self, proposals: Sequence[Proposal], bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        # The longest first, so that no process runs one alone when all others are done; popped from the end.
-        self.waiting = sorted(proposals, key=_expected_cost)
-        self.running: dict[Future[TrialRecord], Proposal] = {}
-        self.suspects: list[Proposal] = []
-        self.deaths: Counter[int] = Counter()
-        self.records: dict[int, TrialRecord] = {}
+@dataclass(frozen=True, slots=True)
+class _Job:
+    proposal: Proposal
+    bar: Bar
 
 
-def _expected_cost(proposal: Proposal) -> tuple[float, int]:
-    """Return what a trial may cost, in no unit: rounds go with 1 / learning rate, a round with the tree's depth."""
-    params = proposal.params
-    depth = math.log2(params["num_leaves"])
-    return depth * params["feature_fraction"] / params["learning_rate"], -proposal.number
+@dataclass(slots=True)
+class _Jobs:
+    """How far the trials have come that were given and not taken yet; the lowest numbers first."""
+
+    untaken: deque[int] = field(default_factory=deque)
+    waiting: deque[_Job] = field(default_factory=deque)
+    running: dict[Future[TrialRecord], _Job] = field(default_factory=dict)
+    suspects: deque[_Job] = field(default_factory=deque)
+    deaths: Counter[int] = field(default_factory=Counter)
+    records: dict[int, TrialRecord] = field(default_factory=dict)
 
 
 class _Pool:
@@ -220,13 +222,13 @@ class _Pool:
             count, mp_context=context, initializer=_begin, initargs=(self._theirs, binned, ground)
         )
 
-    def submit(self, proposal: Proposal, *, bounds: Sequence[float]) -> Future[TrialRecord]:
+    def submit(self, job: _Job) -> Future[TrialRecord]:
         # A process is spawned here. It inherits the mask: Ctrl-C reaches a terminal's whole group, and is for the
         # parent alone, which ends its workers itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with _undisturbed():
-                return self._executor.submit(_run, proposal, tuple(bounds))
+                return self._executor.submit(_run, job)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -255,8 +257,8 @@ def _end_with(parent: Connection) -> None:
         os.kill(os.getpid(), signal.SIGKILL)  # LightGBM cannot be interrupted, and there is nothing to clean up
 
 
-def _run(proposal: Proposal, bounds: tuple[float, ...]) -> TrialRecord:
-    record = _tracks[0].run(proposal, bounds)
+def _run(job: _Job) -> TrialRecord:
+    record = _tracks[0].run(job.proposal, job.bar)
     if record is None:
         raise RuntimeError("nobody told this trial to stop")
     return record

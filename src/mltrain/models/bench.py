@@ -61,7 +61,13 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """How many calls took between `from_ms` and `to_ms`; the last bin has its end, too."""
+    """One bar of a histogram of latencies.
+
+    Attributes:
+        from_ms: The least that a call of it took, in ms.
+        to_ms: What every call of it took less than; the last bin has its end, too.
+        calls: How many there are.
+    """
 
     from_ms: float
     to_ms: float

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -95,13 +95,14 @@ def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCh
     except InputError as err:
         return CardCheck((err.message,), ())
     problems = _schema_problems(card)
-    # Sense is read of the sections that the schema found sound, so that a rule can rely on the types.
-    unsound = {place[:1] for place, _ in problems}
-    for section, rule in _SENSE.items():
-        if () not in unsound and section in card and (section,) not in unsound:
-            problems += [((section, *place), what) for place, what in rule(card[section])]
-    if folder is not None and not problems:
-        problems += _artifact_problems(card.get("artifacts", []), folder)
+    # Sense is read of what the schema found sound, so that a rule can rely on the types; the rest is told all the same.
+    unsound = [place for place, _ in problems]
+    for places, rule in _SENSE:
+        if all(_is_sound(place, card, unsound) for place in places):
+            problems += [((*places[0], *place), what) for place, what in rule(*(_at(card, p) for p in places))]
+    if folder is not None:
+        if _is_sound(("artifacts",), card, [place for place, _ in problems]):
+            problems += _artifact_problems(_at(card, ("artifacts",)), folder)
         problems += _manifest_problems(data, folder)
     doubts = _unknown_keys(card, schema(), ())
     return CardCheck(tuple(_tell(where, p) for p in problems), tuple(_tell(where, p) for p in doubts))
@@ -133,6 +134,22 @@ def card_bytes(card: Mapping[str, Json]) -> bytes:
     if not check.passed:
         raise ValueError("; ".join(check.violations))
     return data
+
+
+def _at(card: Any, place: Place) -> Any:  # noqa: ANN401 (a card's values)
+    """Return what is at a place; None where there is nothing."""
+    for step in place:
+        card = card.get(step) if isinstance(card, dict) else None
+    return card
+
+
+def _is_sound(place: Place, card: Json, unsound: list[Place]) -> bool:
+    """Tell whether there is something at a place, and nothing wrong with what it is in, with it, or with what is in it.
+
+    What is merely missing beside it does not matter.
+    """
+    wrong = any(p[: len(place)] == place or place[: len(p)] == p for p in unsound)
+    return not wrong and _at(card, place) is not None
 
 
 def _tell(where: str, problem: Problem) -> str:
@@ -243,19 +260,19 @@ def _repeats(names: Iterable[Hashable], place_of: Callable[[int], Place]) -> Ite
         seen.add(name)
 
 
-def _train_problems(train: dict[str, Any]) -> Iterator[Problem]:
-    yield from _range_problems(train["range"], ("range",))
-    yield from _repeats(train["symbols"], lambda i: ("symbols", i))
-    pos, neg = train["class_balance"]["pos"], train["class_balance"]["neg"]
-    if pos + neg != train["rows"]:
-        yield ("class_balance",), f"pos + neg is {pos} + {neg} = {pos + neg}, and rows is {train['rows']}"
+def _symbol_problems(symbols: list[str]) -> Iterator[Problem]:
+    yield from _repeats(symbols, lambda i: (i,))
 
 
-def _latency_problems(latency: dict[str, Any]) -> Iterator[Problem]:
-    present = [key for key in ("p50", "p95", "p99", "max") if key in latency]
-    for lower, higher in pairwise(present):
-        if latency[lower] > latency[higher]:
-            yield (lower,), f"{latency[lower]} is more than {higher}, {latency[higher]}"
+def _balance_problems(balance: dict[str, Any], rows: int) -> Iterator[Problem]:
+    pos, neg = balance["pos"], balance["neg"]
+    if pos + neg != rows:
+        yield (), f"pos + neg is {pos} + {neg} = {pos + neg}, and rows is {rows}"
+
+
+def _order_problems(lower: float, higher: float, *, name: str) -> Iterator[Problem]:
+    if lower > higher:
+        yield (), f"{lower} is more than {name}, {higher}"
 
 
 def _importance_problems(importance: list[dict[str, Any]]) -> Iterator[Problem]:
@@ -327,14 +344,22 @@ def _manifest_problems(data: bytes, folder: Path) -> Iterator[Problem]:
         yield (), f"the card has SHA-256 {found}, {MANIFEST} {said}: it was changed after it was published"
 
 
-_SENSE: Final[Mapping[str, Callable[[Any], Iterator[Problem]]]] = {
-    "created_at": _created_at_problems,
-    "train": _train_problems,
-    "latency_ms": _latency_problems,
-    "feature_importance": _importance_problems,
-    "intervals": _interval_problems,
-    "gates": _gate_problems,
-    "splits": _split_problems,
-    "search": _search_problems,
-    "artifacts": _artifact_name_problems,
-}
+_LATENCIES: Final = ("p50", "p95", "p99", "max")
+
+#: What has to make sense: places of a card that a rule reads, and the rule, which tells of places below the first.
+_SENSE: Final[tuple[tuple[tuple[Place, ...], Callable[..., Iterator[Problem]]], ...]] = (
+    ((("created_at",),), _created_at_problems),
+    ((("train", "range"),), partial(_range_problems, place=())),
+    ((("train", "symbols"),), _symbol_problems),
+    ((("train", "class_balance"), ("train", "rows")), _balance_problems),
+    *(
+        ((("latency_ms", lower), ("latency_ms", higher)), partial(_order_problems, name=higher))
+        for lower, higher in pairwise(_LATENCIES)
+    ),
+    ((("feature_importance",),), _importance_problems),
+    ((("intervals",),), _interval_problems),
+    ((("gates",),), _gate_problems),
+    ((("splits",),), _split_problems),
+    ((("search",),), _search_problems),
+    ((("artifacts",),), _artifact_name_problems),
+)

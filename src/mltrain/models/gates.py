@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mltrain.config import GateConfig
     from mltrain.guards import GuardResult
-    from mltrain.learn.intervals import Interval
+    from mltrain.learn.intervals import Interval, MetricIntervals
 
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
 
@@ -62,6 +62,21 @@ class SkillEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Every score of two models on the same rows and draws, with its interval.
+
+    Attributes:
+        rows: How many rows.
+        ours: Of this model.
+        theirs: Of the champion.
+    """
+
+    rows: int
+    ours: MetricIntervals
+    theirs: MetricIntervals
+
+
+@dataclass(frozen=True, slots=True)
 class ChampionEvidence:
     """This model against the one that is served now, on rows later than the champion's last training label.
 
@@ -70,12 +85,14 @@ class ChampionEvidence:
         gain: Log loss of the champion minus that of this model, paired, in nats; above 0 this one is the better.
         champion_gain: Log loss of the base rate minus that of the champion on the same rows, in nats.
         days: UTC days that the rows touch.
+        side_by_side: Every score of both; None where it was not asked for.
     """
 
     version: str
     gain: Interval
     champion_gain: float
     days: int
+    side_by_side: SideBySide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,7 @@ class Evidence:
 
     Attributes:
         skill: Against what needs no model.
-        ece: Expected calibration error on the holdout, after calibration.
+        ece: Expected calibration error on the holdout, after calibration; the interval is shown, and not judged.
         latency_p95_ms: 95th percentile from candles to probability of one symbol, in ms.
         guards: What the leakage guards found.
         champion: Against the version that is served now.
@@ -105,7 +122,7 @@ class Evidence:
     """
 
     skill: SkillEvidence | NotEvaluated
-    ece: float | NotEvaluated
+    ece: Interval | NotEvaluated
     latency_p95_ms: float | NotEvaluated
     guards: Sequence[GuardResult] | NotEvaluated
     champion: ChampionEvidence | NotApplicable | NotEvaluated
@@ -121,7 +138,8 @@ class GateOutcome:
         outcome: Whether it passed.
         target: The rule, in words, with its unit.
         value: The figure judged, in the target's unit; None where there is none.
-        low: Lower end of its interval, where the rule reads it.
+        low: Lower end of its interval; None where it has none.
+        high: Upper end of its interval; None where it has none.
         margin: By how much it passed (0 or above) or failed (0 or below), in the target's unit; None without a value.
         reason: One sentence that tells what was found.
     """
@@ -131,6 +149,7 @@ class GateOutcome:
     target: str
     value: float | None
     low: float | None
+    high: float | None
     margin: float | None
     reason: str
 
@@ -195,7 +214,7 @@ def judge(evidence: Evidence, config: GateConfig) -> Verdict:
     """
     outcomes = (
         _judge_skill(evidence.skill, config),
-        _judge_ceiling("calibration", "ECE", "", evidence.ece, config.ece_max),
+        _judge_calibration(evidence.ece, config),
         _judge_ceiling(
             "latency", "p95 from candles to probability", " ms", evidence.latency_p95_ms, config.latency_p95_ms
         ),
@@ -217,19 +236,34 @@ def _judge_skill(skill: SkillEvidence | NotEvaluated, config: GateConfig) -> Gat
         figure, least, words = skill.accuracy_margin, config.accuracy_margin_pp, "accuracy - baseline >= {:g} pp"
     else:
         figure, least, words = skill.log_loss_skill, config.log_loss_skill_percent, "log-loss skill >= {:g} %"
-    value, low = figure.value * 100, figure.low * 100
+    value, low, high = (x * 100 for x in (figure.value, figure.low, figure.high))
     return _measured(
         name,
         passed=value >= least and low > 0,
         target=f"{words.format(least)} and the lower end of its interval above 0",
         value=value,
-        low=low,
+        ends=(low, high),
         margin=min(value - least, low),
         reason=f"{value:.2f}, lower end {low:.2f}; {skill.base_rate:.1%} of the training rows went up",
     )
 
 
-def _judge_ceiling(name: str, what: str, unit: str, value: float | NotEvaluated, most: float) -> GateOutcome:
+def _judge_calibration(ece: Interval | NotEvaluated, config: GateConfig) -> GateOutcome:
+    """Judge the ECE itself; its interval is told beside it where it has one that can be written."""
+    value = ece if isinstance(ece, NotEvaluated) else ece.value
+    ends = None if isinstance(ece, NotEvaluated) else (ece.low, ece.high)
+    return _judge_ceiling("calibration", "ECE", "", value, config.ece_max, ends=ends)
+
+
+def _judge_ceiling(
+    name: str,
+    what: str,
+    unit: str,
+    value: float | NotEvaluated,
+    most: float,
+    *,
+    ends: tuple[float, float] | None = None,
+) -> GateOutcome:
     """Judge a figure that is 0 or above and should be small."""
     target = f"{what} <= {most:g}{unit}"
     if isinstance(value, NotEvaluated):
@@ -239,7 +273,7 @@ def _judge_ceiling(name: str, what: str, unit: str, value: float | NotEvaluated,
         passed=0 <= value <= most,
         target=target,
         value=value,
-        low=None,
+        ends=ends,
         margin=most - value if value >= 0 else value,
         reason=f"{value:.4g}{unit}",
     )
@@ -253,7 +287,7 @@ def _judge_guards(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
     bad += [f"{missing} did not run" for missing in REQUIRED_GUARDS if missing not in {g.name for g in guards}]
     if bad:
         return _failed(name, target, ", ".join(bad))
-    return GateOutcome(name, "passed", target, None, None, None, "all passed")
+    return GateOutcome(name, "passed", target, None, None, None, None, "all passed")
 
 
 def _judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, config: GateConfig) -> GateOutcome:
@@ -274,7 +308,7 @@ def _judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, c
         passed=low > -margin,
         target=f"{target}: lower end of the log-loss gain above -{margin:.3g}",
         value=value,
-        low=low,
+        ends=(low, champion.gain.high),
         margin=low + margin,
         reason=f"gain over {champion.version} {value:+.5f}, lower end {low:+.5f}",
     )
@@ -285,21 +319,22 @@ def _judge_origin(origin: Origin) -> GateOutcome:
     reason = f"candles of this model: {'simulated' if origin.simulated else 'real'}, of the champion: {origin.champion}"
     if origin.simulated and origin.champion not in {"none", "simulated"}:
         return _failed(name, target, reason)
-    return GateOutcome(name, "passed", target, None, None, None, reason)
+    return GateOutcome(name, "passed", target, None, None, None, None, reason)
 
 
 def _measured(
-    name: str, *, passed: bool, target: str, value: float, low: float | None, margin: float, reason: str
+    name: str, *, passed: bool, target: str, value: float, ends: tuple[float, float] | None, margin: float, reason: str
 ) -> GateOutcome:
     """Return the outcome of a gate that judges a figure; one that is not finite is no measurement, and fails."""
-    if not all(map(math.isfinite, (value, margin, low or 0.0))):
+    if not all(map(math.isfinite, (value, margin, *(ends or ())))):
         return _failed(name, target, reason)
-    return GateOutcome(name, "passed" if passed else "failed", target, value, low, margin, reason)
+    low, high = ends or (None, None)
+    return GateOutcome(name, "passed" if passed else "failed", target, value, low, high, margin, reason)
 
 
 def _failed(name: str, target: str, reason: str) -> GateOutcome:
-    return GateOutcome(name, "failed", target, None, None, None, reason)
+    return GateOutcome(name, "failed", target, None, None, None, None, reason)
 
 
 def _not_applicable(name: str, target: str, reason: str) -> GateOutcome:
-    return GateOutcome(name, "not applicable", target, None, None, None, reason)
+    return GateOutcome(name, "not applicable", target, None, None, None, None, reason)

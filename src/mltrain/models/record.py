@@ -18,6 +18,7 @@ from mltrain.documents import canonical_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
 from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.weights import up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,10 +246,11 @@ def _latency(latency: Latency) -> dict[str, Json]:
 
 def _notes(run: Training) -> str:
     label, holdout = run.feature_set.label, run.split.holdout
-    given = ", given that it moves" if label.ties == "drop" else ""
+    cost = f" by more than {label.cost_bps:g} bps" if label.kind == "threshold" else ""
+    given = f", given that it moves{cost}" if label.ties == "drop" else ""
     seen = f"{format_ms(holdout.start_ms)} to {format_ms(holdout.end_ms)}"
     lines = [
-        f"Probability that the price is higher after {label.horizon_bars} bar(s){given}.",
+        f"Probability that the price is higher{cost} after {label.horizon_bars} bar(s){given}.",
         f"Metrics are of the holdout {seen}, which no fit, search or calibration has seen.",
         *(
             ["The served model was fitted on every row, the holdout's too: the metrics are those of its twin."]
@@ -256,10 +258,19 @@ def _notes(run: Training) -> str:
             else []
         ),
         f"This time range had been scored {run.looks.earlier} time(s) before ({run.looks.weighted:.2f} by overlap).",
+        *_weight_notes(run),
         *(f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in run.loosened),
         *run.warnings,
     ]
     return " ".join(lines)
+
+
+def _weight_notes(run: Training) -> list[str]:
+    up = up_weight(run.samples, run.split, run.config)
+    told = [f"A row that went up counted {up:.4g} times in fits; this was taken out of every probability again."]
+    return (told if up != 1 else []) + (
+        ["Rows whose labels overlap in time counted less in fits."] if run.config.uniqueness else []
+    )
 
 
 def _calibration(run: Training) -> dict[str, Json]:

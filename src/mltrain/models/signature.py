@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.documents import Fields, Located, canonical_json, parse_json
 from mltrain.errors import InputError, MachineError, UsageError
-from mltrain.files import read_file, sha256_bytes
+from mltrain.files import read_file, real_path, sha256_bytes
 from mltrain.models.history import SHA256
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def open_signer(path: Path, *, data_dir: Path) -> Signer:
         MachineError: `cryptography` is not installed, or the machine refuses to read.
     """
     _check_outside(path, data_dir, "the private key")
-    data = read_file(path.resolve(), max_bytes=_MAX_BYTES, what="the private key")
+    data = read_file(real_path(path), max_bytes=_MAX_BYTES, what="the private key")
     serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_pem_private_key(data, password=None)
@@ -155,7 +155,7 @@ def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  
     if folder is not None:
         models = folder.parent
         _check_outside(path, models.parent if models.name == "models" else models, "the public key")
-    data = read_file(path.resolve(), max_bytes=_MAX_BYTES, what="the public key")
+    data = read_file(real_path(path), max_bytes=_MAX_BYTES, what="the public key")
     serialization, ed25519 = _cryptography()
     try:
         loaded = serialization.load_pem_public_key(data)
@@ -167,7 +167,7 @@ def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  
 
 
 def _check_outside(path: Path, folder: Path, what: str) -> None:
-    if path.resolve().is_relative_to(folder.resolve()):
+    if real_path(path).is_relative_to(real_path(folder)):
         raise UsageError(
             f"{what} {path} lies in {folder}: whoever can write there could put another in its place",
             hint="keep keys outside the data folder",

@@ -28,6 +28,7 @@ from mltrain.files import (
     make_folder,
     read_file,
     read_pointer,
+    real_path,
     remove_folder,
     staged_folder,
     swap_pointer,
@@ -489,7 +490,7 @@ class Store:
 
     def _check_promotable(self, ref: str, *, force: bool) -> StoredVersion:
         version = self.open_version(ref)
-        if version.folder.parent.resolve() != self.models.resolve():
+        if real_path(version.folder.parent) != real_path(self.models):
             raise UsageError(f"{version.folder} is not in {self.models}", hint="name its data folder with --data-dir")
         if version.verdict != "GO" and not force:
             raise NoGoError(
@@ -552,7 +553,7 @@ def open_path(path: Path) -> StoredVersion:
         _has_link(place)
     if place.name == BEST or place.name in LINKS:
         return Store._of_models(place.parent).open_version("best")  # noqa: SLF001 (this module's own)
-    folder = Path(os.path.realpath(place))  # a path that the user named may be a link of the user's
+    folder = real_path(place)  # a path that the user named may be a link of the user's
     if folder.name in _FILES:
         folder = folder.parent
     if VERSION.fullmatch(folder.name) is None:

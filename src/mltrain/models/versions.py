@@ -149,6 +149,8 @@ def _check_folder(folder: Path) -> None:
         try:
             mode = folder.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError) as err:
-            raise InputError(f"there is no version {folder.name} in {folder.parent}") from err
+            raise InputError(
+                f"there is no version {folder.name} in {folder.parent}", hint="`mltrain models` lists those there are"
+            ) from err
     if not stat.S_ISDIR(mode):
         raise InputError(f"{folder} is not a folder, so it is not a version")

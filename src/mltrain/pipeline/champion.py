@@ -9,9 +9,9 @@ import polars as pl
 
 from mltrain.errors import MltrainError, OwnOpsError
 from mltrain.features.compute import check_inputs, compute_features
-from mltrain.learn.intervals import log_loss_gain, plan_bootstrap
+from mltrain.learn.intervals import log_loss_gain, plan_bootstrap, score_intervals
 from mltrain.learn.metrics import row_log_loss
-from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
+from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
 from mltrain.models.listing import read_version_card
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
@@ -39,6 +39,7 @@ def meet_champion(
     *,
     p: NDArray[np.float64],
     config: TrainConfig,
+    in_full: bool = False,
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
     """Score the present best version on the holdout rows later than its own last training label, paired with `p`.
 
@@ -49,6 +50,7 @@ def meet_champion(
         holdout: The new model's holdout rows.
         p: Its calibrated probabilities there, shape (n,).
         config: Draws and seed of the interval.
+        in_full: Whether every score of both is told, side by side.
     """
     best = store.best()
     if best is None:
@@ -62,7 +64,7 @@ def meet_champion(
     reason = _why_not(champion, feature_set, holdout, candles)
     if reason is not None:
         return NotApplicable(f"{best.name}: {reason}")
-    return _compare(best.name, champion, candles, holdout, p=p, config=config)
+    return _compare(best.name, champion, candles, holdout, p=p, config=config, in_full=in_full)
 
 
 def _why_not(
@@ -88,6 +90,7 @@ def _compare(
     *,
     p: NDArray[np.float64],
     config: TrainConfig,
+    in_full: bool,
 ) -> ChampionEvidence | NotApplicable:
     seen_until_ms = last_label_end_ms(champion.card)
     features = _features_of_rows(champion.feature_set, candles, holdout)
@@ -107,6 +110,11 @@ def _compare(
         gain=log_loss_gain(p[fresh], theirs, y, bootstrap),
         champion_gain=float((row_log_loss(base, y) - row_log_loss(theirs, y)).mean()),
         days=days,
+        side_by_side=SideBySide(
+            int(y.size), score_intervals(p[fresh], y, bootstrap), score_intervals(theirs, y, bootstrap)
+        )
+        if in_full
+        else None,
     )
 
 

@@ -121,7 +121,7 @@ def evaluate(
         drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
         champion=NotApplicable("it is the best one itself")
         if same
-        else meet_champion(store, model.feature_set, candles, rows, p=p, config=config),
+        else meet_champion(store, model.feature_set, candles, rows, p=p, config=config, in_full=True),
     )
 
 

@@ -108,7 +108,7 @@ def predict_newest(model: Model, source: Source, *, explain: bool = False) -> pl
     end_ms = clock_ms // step_ms * step_ms
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = Window(end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms, end_ms)
-    candles = {symbol: source.candles(symbol, window) for symbol in wanted}
+    candles = source.candles_of(dict.fromkeys(wanted, window))
     score = model.explain if explain else model.predict_candles
     return score(candles, now_ms=clock_ms)
 

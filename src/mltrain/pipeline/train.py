@@ -13,7 +13,7 @@ from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.documents import parse_json
 from mltrain.features.ops import ops_sha256
-from mltrain.files import hold_lock, make_folder, sha256_bytes
+from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes
 from mltrain.guards import check_guards
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
@@ -156,7 +156,7 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
         InputError: The snapshot was removed while its candles were examined.
     """
     folder = store.data_dir / FOLDER
-    if snapshot.path.parent.resolve() != folder.resolve():
+    if real_path(snapshot.path.parent) != real_path(folder):
         return  # elsewhere nothing is pruned, and no lock file belongs there
     with hold_lock(folder / ".lock", wait_s=_SNAPSHOTS_WAIT_S, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
@@ -230,7 +230,7 @@ def _learn(
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.comparison.accuracy_margin, scores.comparison.log_loss_skill),
-            ece=scores.after.ece,
+            ece=scores.intervals.ece,
             latency_p95_ms=latency.candles.p95,
             guards=examined.guards,
             champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),

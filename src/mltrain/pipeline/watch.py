@@ -95,8 +95,9 @@ class Watch:
         self._source.renew_clock()
         clock_ms = self._source.clock_ms(self._symbols)
         end_ms = clock_ms // self._step_ms * self._step_ms
-        for symbol in self._wanted():
-            self._extend(symbol, end_ms, clock_ms)
+        unknown = {s: window for s in self._wanted() if (window := self._unknown(s, end_ms)) is not None}
+        for symbol, found in self._source.candles_of(unknown).items():
+            self._extend(symbol, unknown[symbol], found, clock_ms)
         rows = self._due(end_ms, clock_ms)
         if self._failures:
             self._progress.warn("the source answers again")
@@ -115,14 +116,16 @@ class Watch:
     def _no_rows(self) -> pl.DataFrame:
         return self._model.predict_candles({})
 
-    def _extend(self, symbol: str, end_ms: int, clock_ms: int) -> None:
-        """Ask for what is not known of a symbol, and say up to where it is whole."""
+    def _unknown(self, symbol: str, end_ms: int) -> Window | None:
+        """Return the window of what is not known of a symbol yet; None where nothing is missing."""
         bars = self._bars + MAX_AGE_BARS
         first_ms = self._whole_ms.setdefault(symbol, end_ms - bars * self._step_ms)
         self._told_ms.setdefault(symbol, end_ms - self._step_ms)
-        if first_ms >= end_ms:
-            return
-        found = self._source.candles(symbol, Window(first_ms, end_ms))
+        return Window(first_ms, end_ms) if first_ms < end_ms else None
+
+    def _extend(self, symbol: str, asked: Window, found: pl.DataFrame, clock_ms: int) -> None:
+        """Take in what the source had of a symbol, and say up to where it is whole."""
+        first_ms, end_ms = asked.start_ms, asked.end_ms
         held = self._held.get(symbol)
         if held is not None:
             found = pl.concat([held.filter(pl.col("ts").dt.timestamp("ms") < first_ms), found])

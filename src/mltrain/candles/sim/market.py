@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE, format_ms, interval_ms
-from mltrain.candles.source import SIGNALS, Window, hand_out, refuse_unknown
+from mltrain.candles.source import SIGNALS, LocalSource, Window, hand_out, refuse_unknown
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
@@ -66,7 +66,7 @@ _DECIMALS: Final = 8  # of prices and volumes, as exchanges print them
 
 
 @dataclass(frozen=True, slots=True)
-class SimSource:
+class SimSource(LocalSource):
     """The simulated exchange as a Source.
 
     Attributes:

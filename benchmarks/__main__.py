@@ -1,0 +1,356 @@
+"""All benchmarks under one command, and the table of budgets with what is measured now.
+
+    python -m benchmarks                     every room, with the sizes of its own script (about half an hour)
+    python -m benchmarks --quick             smaller sizes, a few minutes: whether it works, not whether it is met
+    python -m benchmarks --only startup      one room; may be given more than once
+    python -m benchmarks --list              the rooms, and which cannot run here, and why
+
+Each room is a script of this folder, run as a process of its own; what it prints is read for its main figures. What
+could not be measured stands in the table with the reason. Ratios are of one run on one machine: what is compared takes
+turns there. The exit code is 1 where a budget is not met or a room failed, else 0; under --quick the latter counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HERE = Path(__file__).parent
+COLUMNS = ("what", "budget", "measured", "ratio", "met")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        what: What was measured, with its sizes.
+        budget: What it must be; empty where there is no budget.
+        measured: What it is; or why it is not known.
+        ratio: What is measured against its peer or its budget; empty where there is none.
+        met: Whether the budget is met; None where that is not known.
+    """
+
+    what: str
+    budget: str
+    measured: str
+    ratio: str = ""
+    met: bool | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """One script.
+
+    Attributes:
+        name: Of the script.
+        words: Its arguments, for the options given; or why it cannot run.
+        read: What it printed, to rows.
+    """
+
+    name: str
+    words: Callable[[argparse.Namespace], list[str] | str]
+    read: Callable[[str], list[Row]]
+
+
+def numbers(pattern: str, text: str) -> list[float] | None:
+    """Return the groups of the first match as numbers; None where there is none."""
+    found = re.search(pattern, text, re.MULTILINE)
+    return None if found is None else [float(group.replace(",", "")) for group in found.groups()]
+
+
+def judged(what: str, budget: str, found: list[float] | None, tell: Callable[..., tuple[str, str, bool | None]]) -> Row:
+    """Return a row of found numbers; one that says so where there are none."""
+    if found is None:
+        return Row(what, budget, "no such figure in its output")
+    measured, ratio, met = tell(*found)
+    return Row(what, budget, measured, ratio, met)
+
+
+def read_startup(text: str) -> list[Row]:
+    """Read startup.py."""
+    return [
+        judged(
+            f"mltrain {command}",
+            "<= 2 x a bare Typer hello",
+            numbers(rf"^mltrain {command} +([\d.]+) ms +([\d.]+) x hello", text),
+            lambda ms, ratio: (f"{ms:.0f} ms", f"{ratio:.2f} x", ratio <= 2),
+        )
+        for command in ("--help", "models", "rollback", "card validate")
+    ]
+
+
+def read_snapshot(text: str) -> list[Row]:
+    """Read snapshot.py."""
+    size = re.search(r"^(3 symbols x \d+ days)", text, re.MULTILINE)
+    what = size[1] if size else "3 symbols"
+    return [
+        judged(
+            f"{what} over REST at 50 ms, whole process",
+            ">= 6 x a sequential loop",
+            numbers(r"mltrain ([\d.]+) s, loop ([\d.]+) s, ratio ([\d.]+)", text),
+            lambda ours, loop, ratio: (f"{ours:.1f} s, the loop {loop:.1f} s", f"{ratio:.1f} x", ratio >= 6),
+        ),
+        judged(
+            "weight, where the limit is 1,000 a minute",
+            "<= 70 % of it",
+            numbers(r"1,000 a minute: ([\d,]+) used", text),
+            lambda weight: (f"{weight:,.0f}", f"{weight / 1000:.0%}", weight <= 700),
+        ),
+        judged(
+            "the same snapshot an hour later",
+            "<= 6 requests",
+            numbers(r"hour later: (\d+) requests", text),
+            lambda requests: (f"{requests:.0f} requests", "", requests <= 6),
+        ),
+        judged(
+            "peak memory of 20 symbols",
+            "<= 300 MB",
+            numbers(r"peak memory (\d+) MB", text),
+            lambda megabytes: (f"{megabytes:,.0f} MB", "", megabytes <= 300),
+        ),
+    ]
+
+
+def read_features(text: str) -> list[Row]:
+    """Read features.py."""
+    speeds = re.findall(r"^speed +(\d+) rows x (\d+) features.* ([\d.]+) M cells/s", text, re.MULTILINE)
+    rows, features, rate = speeds[-1] if speeds else ("0", "0", "0")
+    what, budget = f"features, {int(rows):,} rows x {features}", ">= 8 x Qlib's Alpha158"
+    peer = numbers(r"^alpha158.* ([\d.]+) M cells/s", text)
+    if peer is None:
+        speed = Row(what, budget, f"{rate} M cells/s; Alpha158 not run: needs --alpha158 SCRIPT and Qlib")
+    else:
+        ratio = float(rate) / peer[0]
+        speed = Row(what, budget, f"{rate} M cells/s, Alpha158 {peer[0]} M", f"{ratio:.1f} x", ratio >= 8)
+    return [
+        speed,
+        judged(
+            "memory of the same",
+            "<= 3 x the output",
+            numbers(r"^memory +(\d+) MB at the peak, \d+ MB of output: ([\d.]+) x", text),
+            lambda megabytes, ratio: (f"{megabytes:,.0f} MB", f"{ratio:.2f} x", ratio <= 3),
+        ),
+        judged(
+            "features of the newest row, one symbol",
+            "p99 <= 10 ms",
+            numbers(r"newest row: p50 ([\d.]+) ms, p99 ([\d.]+) ms", text),
+            lambda p50, p99: (f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", "", p99 <= 10),
+        ),
+    ]
+
+
+def read_search(text: str) -> list[Row]:
+    """Read search.py."""
+    size = numbers(r"^([\d,]+) rows x \d+ features, (\d+) trials", text)
+    what = "search" if size is None else f"{size[1]:.0f} trials, 2 symbols, {size[0]:,.0f} rows"
+    losses = numbers(r"^search: .*log loss ([\d.]+)(?:.|\n)*^plain loop: .*log loss ([\d.]+) ", text)
+
+    def tell(wall: float, processors: float) -> tuple[str, str, bool | None]:
+        if losses is None:
+            return "no losses in its output", f"{wall:.1f} x", None
+        ours, plain = losses
+        told = f"log loss {ours:.5f}, plain loop {plain:.5f}; by processor time {processors:.1f} x"
+        return told, f"{wall:.1f} x", wall >= 5 and ours <= plain
+
+    ratios = numbers(r"^ratio ([\d.]+), by processor time ([\d.]+)", text)
+    return [judged(what, ">= 5 x the plain loop, log loss no worse", ratios, tell)]
+
+
+def read_serving(text: str) -> list[Row]:
+    """Read serving.py."""
+
+    def line(name: str) -> list[float] | None:
+        return numbers(rf"^{re.escape(name)} +p50 +([\d.]+) +p95 +[\d.]+ +p99 +([\d.]+)", text)
+
+    booster, onnx = line("Booster.predict, 1 thread"), line("onnxruntime")
+    base = booster[0] if booster else float("nan")
+    missing = "" if onnx else "; onnxruntime not measured (not installed?)"
+
+    def call(p50: float, _: float) -> tuple[str, str, bool | None]:
+        third = p50 / base <= 1 / 3
+        peer = f", onnxruntime {onnx[0] * 1000:.0f} us" if onnx else missing
+        return (
+            f"{p50 * 1000:.1f} us{peer}",
+            f"{p50 / base:.3f} x",
+            (third and p50 < onnx[0]) if onnx else None if third else False,
+        )
+
+    def checked(p50: float, _: float) -> tuple[str, str, bool | None]:
+        return f"{p50 * 1000:.1f} us", f"{p50 / base:.3f} x", p50 / base <= 1 / 2
+
+    def below(limit: float) -> Callable[[float, float], tuple[str, str, bool | None]]:
+        return lambda p50, p99: (f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", "", p99 <= limit)
+
+    one = "one row, 300 trees x 64 leaves"
+    many = re.search(r"^(\d+) symbols at once", text, re.MULTILINE)
+    at_once = f"{many[1]} symbols at once" if many else "100 symbols at once"
+    return [
+        judged(f"{one}: the call", "<= 1/3 of Booster.predict, < onnxruntime", line("the call"), call),
+        judged(f"{one}: checked, calibrated", "<= 1/2 of Booster.predict", line("predict_one(array)"), checked),
+        judged(
+            "candles to probability, one symbol",
+            "p99 <= 10 ms",
+            line("candles -> p, a symbol and its leader"),
+            below(10),
+        ),
+        judged("the same by a stream", "p99 <= 5 ms", line("stream.push, a symbol with a leader"), below(5)),
+        judged(at_once, "<= 150 ms", line(at_once), lambda p50, _: (f"p50 {p50:.0f} ms", "", p50 <= 150)),
+    ]
+
+
+def read_guards(text: str) -> list[Row]:
+    """Read guards.py cost."""
+    what = re.search(r"(\d+ x \d+ days, \d+ trials)", text)
+    of_it = f", {what[1]}" if what else ""
+    tell = numbers(r"guards cost ([\d.]+)% of the rest", text)
+    # The budget is of 200 trials: with fewer, the guards' share is larger and says nothing of it.
+    whole = what is not None and int(re.findall(r"\d+", what[1])[-1]) >= 200
+    return [
+        judged(
+            f"leakage guards{of_it}",
+            "<= 10 % of a training of 200 trials",
+            tell,
+            lambda share: (f"{share:.1f} % of the rest", "", share <= 10 if whole else None),
+        )
+    ]
+
+
+def read_markets(text: str) -> list[Row]:
+    """Read markets.py."""
+    none = numbers(r'"no_signal_no_go": \[\s*(\d+),\s*(\d+)\s*\]', text)
+    strong = numbers(r'"strong_go": \[\s*(\d+),\s*(\d+)\s*\]', text)
+
+    def share(right: float, whole: float) -> tuple[str, str, bool | None]:
+        return f"{right:.0f} of {whole:.0f}", "", right == whole if whole else None
+
+    return [
+        judged("simulated markets without a signal: NO-GO", "all", none, share),
+        judged("with a strong one: GO", "all", strong, share),
+    ]
+
+
+def features_words(given: argparse.Namespace) -> list[str]:
+    words = ["--rows", "200000", "--runs", "1"] if given.quick else []
+    if given.alpha158:
+        words += ["--alpha158", str(given.alpha158), "--alpha158-python", given.alpha158_python]
+    return words
+
+
+def search_words(given: argparse.Namespace) -> list[str] | str:
+    if given.candles is None or not given.candles.is_dir():
+        return "no folder of candles: pass --candles or set MLTRAIN_TEST_DATA"
+    return ["--candles", str(given.candles), *(["--days", "14", "--trials", "6"] if given.quick else [])]
+
+
+def serving_words(given: argparse.Namespace) -> list[str]:
+    return ["--samples", "300", "--symbols", "20"] if given.quick else []
+
+
+def snapshot_words(given: argparse.Namespace) -> list[str]:
+    return ["--runs", "1", "--days", "10"] if given.quick else []
+
+
+def markets_words(given: argparse.Namespace) -> list[str]:
+    size = ("1", "10", "2") if given.quick else ("2", "30", "12")
+    results = str(Path(given.scratch) / "markets.jsonl")
+    return [results, "--markets", size[0], "--days", size[1], "--trials", size[2]]
+
+
+ROOMS = (
+    Room("startup", lambda given: ["--runs", "3" if given.quick else "15"], read_startup),
+    Room("snapshot", snapshot_words, read_snapshot),
+    Room("features", features_words, read_features),
+    Room("search", search_words, read_search),
+    Room("serving", serving_words, read_serving),
+    Room("guards", lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else [])], read_guards),
+    Room("markets", markets_words, read_markets),
+)
+NOT_RUN = (Row("100 symbols x 90 days (13 M rows) trained", "peak memory <= 8 GiB", "not run: takes hours, by hand"),)
+
+
+def run(room: Room, given: argparse.Namespace) -> tuple[list[Row], bool]:
+    """Run a room and return its rows, and whether it went well; why it did not is in its rows."""
+    words = room.words(given)
+    if isinstance(words, str):
+        return [Row(room.name, "", f"not run: {words}")], True
+    began = time.perf_counter()
+    print(f"{room.name} ...", end=" ", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / f"{room.name}.py"), *words], capture_output=True, text=True, check=False
+    )
+    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    if given.verbose:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Row(room.name, "", f"FAILED with exit code {done.returncode}: {why[:160]}")], False
+    return room.read(done.stdout), True
+
+
+def table(rows: Sequence[Row], *, quick: bool) -> str:
+    """Return the rows as a table that reads well as text and as Markdown."""
+    words = {True: "yes", False: "NO", None: "-"}
+    cells = [COLUMNS, *((r.what, r.budget, r.measured, r.ratio, _met(words[r.met], quick=quick)) for r in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _met(word: str, *, quick: bool) -> str:
+    return f"({word})" if quick and word != "-" else word
+
+
+def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    data = os.environ.get("MLTRAIN_TEST_DATA")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--only", action="append", choices=[room.name for room in ROOMS], help="this room alone")
+    parser.add_argument("--list", action="store_true", help="tell the rooms and run none")
+    parser.add_argument("--verbose", action="store_true", help="show what each room prints")
+    parser.add_argument("--candles", type=Path, default=Path(data) / "spot_1m" if data else None)
+    parser.add_argument("--alpha158", type=Path, help="a script that runs Alpha158: see features.py")
+    parser.add_argument("--alpha158-python", default=sys.executable, help="where Qlib is installed")
+    return parser.parse_args(words)
+
+
+def main(options: Sequence[str] | None = None) -> int:
+    """Run what is asked for and print the table."""
+    given = read_options(options)
+    rooms = [room for room in ROOMS if given.only is None or room.name in given.only]
+    rows: list[Row] = []
+    well = True
+    with tempfile.TemporaryDirectory() as given.scratch:
+        if given.list:
+            for room in rooms:
+                words = room.words(given)
+                print(f"{room.name:10} {f'cannot run: {words}' if isinstance(words, str) else ' '.join(words)}")
+            return 0
+        for room in rooms:
+            found, went_well = run(room, given)
+            rows += found
+            well = well and went_well
+    if given.only is None:
+        rows += NOT_RUN
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} cores, load {load:.1f} at the end{'; a busy machine: measure again' if load > 2 else ''}")
+    if given.quick:
+        print("quick: sizes below those that the budgets are about; (yes) and (NO) are of these")
+    print(table(rows, quick=given.quick))
+    missed = [row for row in rows if row.met is False]
+    return 1 if not well or (missed and not given.quick) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

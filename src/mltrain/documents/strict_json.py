@@ -1,0 +1,123 @@
+"""JSON: the strict door in, and the one form in which it goes out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mltrain.documents.values import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    NOT_UNICODE,
+    TOO_DEEP,
+    Refused,
+    decode_text,
+    is_unicode,
+    small_int,
+    spell,
+    why_refused,
+)
+from mltrain.errors import InputError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    from mltrain.documents.values import (
+        Json,
+        Place,
+    )
+
+
+def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
+    """Return the value of a JSON document that every reader would read alike.
+
+    Args:
+        data: The document, UTF-8.
+        where: Its name in messages, usually the path.
+        max_bytes: The most that it may hold.
+
+    Raises:
+        InputError: It is too large or too deep, has too many values, is not UTF-8 or not JSON, or holds a duplicate
+            key, NaN, an infinite number, an integer of more than 64 bits or a lone surrogate; with line and column or
+            with the place.
+
+    >>> parse_json(b'{"a": [1, 2.5, null]}', where="demo")
+    {'a': [1, 2.5, None]}
+    """
+    text = decode_text(data, where, max_bytes)
+    if text.count(",") > MAX_VALUES:
+        raise InputError(f"{where}: holds more than {MAX_VALUES} values")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_int=small_int)
+    except json.JSONDecodeError as err:
+        raise InputError(f"{where}: line {err.lineno}, column {err.colno}: not JSON: {err.msg}") from err
+    except RecursionError as err:
+        raise InputError(f"{where}: {TOO_DEEP}") from err
+    _check_value(value, (), where)
+    checked: Json = value
+    return checked
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object] | Refused:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    seen: set[str] = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return Refused(f"has the key {show(twice)} twice")
+
+
+def _check_value(value: object, place: Place, where: str) -> None:
+    why = why_refused(value) if len(place) <= MAX_DEPTH else TOO_DEEP
+    if why is not None:
+        raise InputError(f"{where}: {spell(place) or 'the document'} {why}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not is_unicode(key):
+                raise InputError(f"{where}: the key {show(key)} {NOT_UNICODE}")
+            _check_value(item, (*place, key), where)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_value(item, (*place, index), where)
+
+
+def canonical_json(value: Json) -> bytes:
+    r"""Return the one readable form of a document: keys sorted, one space of indent, UTF-8, a newline at the end.
+
+    Equal values give equal bytes, and `parse_json` of them gives the value back.
+
+    Raises:
+        ValueError: It holds NaN, an infinite number, a key that is not text or a lone surrogate.
+        TypeError: It holds something that JSON does not know.
+
+    >>> canonical_json({"b": 1, "a": [True]})
+    b'{\n "a": [\n  true\n ],\n "b": 1\n}\n'
+    """
+    _refuse_other_keys(value)
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def json_line(value: Json) -> str:
+    """Return the one form of a document as a line of a log: keys sorted, no spaces, ASCII, no newline.
+
+    Raises:
+        ValueError: It holds NaN, an infinite number or a key that is not text.
+        TypeError: It holds something that JSON does not know.
+
+    >>> json_line({"b": 1, "a": [True]})
+    '{"a":[true],"b":1}'
+    """
+    _refuse_other_keys(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse_other_keys(value: object) -> None:
+    # json.dumps would turn 1 and None into "1" and "null", and read back they would be other keys.
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is not text")  # noqa: TRY004 (a wrong value, like NaN)
+            _refuse_other_keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_other_keys(item)

@@ -1,0 +1,119 @@
+"""What a document may be made of, and why a value is refused; both doors and `Fields` share it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+from mltrain.errors import InputError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root of a document to a value
+
+MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 1_000_000  # 16 MB of "[],[],..." would otherwise become half a gigabyte of lists
+MAX_YAML_EVENTS: Final = 50_000  # some seconds of parsing; the registry of features has a few hundred
+MAX_INT: Final = 2**63  # integers lie in [-MAX_INT, MAX_INT): what every reader of JSON can hold
+_MAX_INT_DIGITS: Final = 20  # more are not even converted: that takes quadratic time
+
+
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+
+
+NOT_FINITE: Final = "is not a finite number"
+NOT_64_BITS: Final = "is an integer of more than 64 bits"
+NOT_UNICODE: Final = "holds half of a surrogate pair, which is not text"
+TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} levels deep"
+
+
+@final
+class Missing:
+    """The type of `MISSING`: no default, the key has to be there."""
+
+
+MISSING: Final = Missing()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A document that passed its door, and where its values stand.
+
+    Attributes:
+        value: The document.
+        where: Its name in messages, usually the path.
+        lines: The line of each value, by its place, counted from 1; without lines where they are not known.
+    """
+
+    value: Json
+    where: str
+    lines: Mapping[Place, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Stands in a parsed document for a value that must not pass, until its place is known."""
+
+    why: str
+
+
+def decode_text(data: bytes, where: str, max_bytes: int) -> str:
+    """Return the text of a document of UTF-8; InputError where it is none, too large, or begins with a mark."""
+    if len(data) > max_bytes:
+        raise InputError(f"{where}: is too large: {len(data)} bytes, at most {max_bytes}")
+    if data.startswith(_BYTE_ORDER_MARKS):
+        raise InputError(f"{where}: begins with a byte order mark", hint="save it as UTF-8 without a byte order mark")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        line = data.count(b"\n", 0, err.start) + 1
+        raise InputError(f"{where}: line {line}: not UTF-8: {err.reason}") from err
+
+
+def small_int(digits: str) -> int | Refused:
+    """Return an integer of 64 bits or little more; of a longer one nothing is computed."""
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else Refused(NOT_64_BITS)
+
+
+def why_refused(value: object) -> str | None:
+    """Return what is wrong with a single value; None where it may pass."""
+    match value:
+        case Refused():
+            return value.why
+        case float() if not math.isfinite(value):
+            return NOT_FINITE
+        case int() if not -MAX_INT <= value < MAX_INT:
+            return NOT_64_BITS
+        case str() if not is_unicode(value):
+            return NOT_UNICODE
+    return None
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text is one: half of a surrogate pair is none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def spell(place: Place) -> str:
+    """Return a place as people write it.
+
+    >>> spell(("gates", 2, "value"))
+    'gates[2].value'
+    """
+    text = ""
+    for step in place:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            name = step if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", step) else show(step)
+            text += f".{name}" if text else name
+    return text

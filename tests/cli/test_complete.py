@@ -1,0 +1,66 @@
+"""What Tab offers, asked as a shell asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from program import MLTRAIN, NEUTRAL
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Return a data folder of names alone: completion opens nothing."""
+    for name in ("models/2025-10-14", "models/2025-10-15.2", "models/.tmp-x", "snapshots/2025-10-15T12-00-00Z"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models" / "best_lgbm").symlink_to("2025-10-14")
+    (tmp_path / "snapshots" / "latest").symlink_to("2025-10-15T12-00-00Z")
+    for name in ("ADAUSDT.parquet", "BTCUSDT.parquet", "manifest.json"):
+        (tmp_path / "snapshots" / "latest" / name).touch()
+    return tmp_path
+
+
+def offered(line, folder, program=(str(MLTRAIN),)):
+    """Return what bash is told for a line whose last word, perhaps empty, is being typed."""
+    words = line.split(" ")
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MLTRAIN_COMPLETE": "complete_bash"}
+    env = {**NEUTRAL, **asked, "MLTRAIN_DATA_DIR": str(folder)}
+    done = subprocess.run([*program], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mltrain rollback ", ["2025-10-15.2", "2025-10-14"]),
+        ("mltrain predict la", ["latest"]),
+        ("mltrain train --snapshot ", ["latest", "2025-10-15T12-00-00Z"]),
+        ("mltrain snapshot --symbols BTCUSDT,", ["BTCUSDT,ADAUSDT"]),
+        ("mltrain features show rsi", ["rsi_7"]),
+        ("mltrain verify snapshot 2025", ["2025-10-15T12-00-00Z"]),
+    ],
+)
+def test_names_are_offered(line, expected, shelf):
+    """Versions, snapshots, symbols and features that begin so, the newest first."""
+    assert offered(line, shelf) == expected
+
+
+def test_a_folder_that_is_not_there_offers_the_fixed_names(tmp_path):
+    """No error, no output but what is always there."""
+    assert offered("mltrain predict ", tmp_path / "none") == ["best", "latest"]
+    assert offered("mltrain snapshot --symbols ", tmp_path / "none") == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
+
+
+def test_nothing_heavy_is_imported(shelf):
+    """A key press waits for no table library, and for no network."""
+    code = (
+        "import atexit, sys; sys.argv = ['mltrain'];"
+        "heavy = {'numpy', 'polars', 'pyarrow', 'lightgbm', 'sklearn', 'optuna', 'httpx', 'yaml'};"
+        "atexit.register(lambda: print(*sorted(heavy & set(sys.modules))));"
+        "from mltrain.cli import main; main()"
+    )
+
+    assert offered("mltrain rollback ", shelf, (sys.executable, "-c", code)) == ["2025-10-15.2", "2025-10-14"]

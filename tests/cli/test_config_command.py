@@ -1,0 +1,30 @@
+"""The commands on settings, as a user calls them."""
+
+from __future__ import annotations
+
+from program import call
+
+
+def test_each_setting_names_its_origin(tmp_path):
+    """File, option and environment are told with their place; `train` itself would use just these."""
+    (tmp_path / "my.yml").write_text("seed: 3\nsearch: {trials: 50}\n")
+    done = call("config", "show", "--config", "my.yml", "--seed", "7", "--json", cwd=tmp_path,
+                env={"MLTRAIN_DATA_DIR": "elsewhere", "MLTRAIN_BASE_URL": "http://127.0.0.1:1"})  # fmt: skip
+    told = {s["key"]: (s["value"], s["origin"], s["where"]) for s in done.document["settings"]}
+
+    assert told["seed"] == (7, "option", "--seed")
+    assert told["search.trials"] == (50, "file", "my.yml, line 2")
+    assert told["data_dir"] == ("elsewhere", "environment", "MLTRAIN_DATA_DIR")
+    assert told["base_url"] == ("http://127.0.0.1:1", "environment", "MLTRAIN_BASE_URL")
+    assert told["log_format"] == ("text", "default", None)
+
+
+def test_init_writes_once(tmp_path):
+    """The file is a working --config; it is never written over."""
+    made = call("config", "init", cwd=tmp_path)
+    shown = call("config", "show", "--config", "train.yml", cwd=tmp_path)
+    again = call("config", "init", cwd=tmp_path)
+
+    assert (made.code, shown.code, again.code) == (0, 0, 2), made.err + shown.err
+    assert "all settings are the defaults" in shown.out
+    assert "mltrain config show --config train.yml" in again.err

@@ -1,0 +1,196 @@
+"""What people see of each command, at 60, 80 and 140 columns, held against golden files.
+
+What was measured or learned comes from tests/cli/recorded/ (see record.py), everything else from a small data folder
+whose content is fixed. MLTRAIN_UPDATE_GOLDENS=1 writes the files anew: then look at them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import typer
+from record import NOW_MS, read
+from rich.console import Console
+
+from mltrain.cli import bench, data, evaluate, features, models, pages, predict, settings, snapshots, training
+from mltrain.cli.app import with_commands
+from mltrain.cli.command import Session
+from mltrain.cli.progress import Warnings
+from mltrain.cli.render import show_view
+from mltrain.cli.sources import SimSignal, SourceName
+from mltrain.models.store import Store
+
+GOLDEN = Path(__file__).parent / "golden"
+CARD = Path(__file__).parents[1] / "models" / "example_card.json"
+WIDTHS = (60, 80, 140)
+ONE, OTHER = "2025-10-15T12-00-00Z", "2025-10-15T12-00-00Z.2"
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """Return a session in a folder of its own with two snapshots, their outcomes, and three versions of one card."""
+    here = tmp_path_factory.mktemp("golden")
+    before = Path.cwd()
+    os.chdir(here)
+    session = Session(Path("data"), False, False, NOW_MS, Warnings(warn=False))
+    take = snapshots.snapshot.outcome
+    first = take(session, source=SourceName.SIM, symbols="BTCUSDT,ETHUSDT,SOLUSDT", days=3)
+    take(session, source=SourceName.SIM, sim_signal=SimSignal.STRONG, symbols="BTCUSDT", days=2)
+    store = Store(session.data_dir)
+    for verdict, model in (("GO", b"one"), ("GO", b"two"), ("NO-GO", b"three")):
+        card = CARD.read_bytes().replace(
+            b'"accuracy": 0.5', b'"accuracy": 0.4' if verdict == "NO-GO" else b'"accuracy": 0.5'
+        )
+        files = {"lgbm.pkl": model, "model_card.json": card}
+        store.publish_version(files, verdict=verdict, date="2025-10-15", now_ms=NOW_MS)
+    for version, why in (
+        ("2025-10-15", "its gates say GO"),
+        ("2025-10-15.2", "its gates say GO, and it was the better"),
+    ):
+        store.promote(version, why=why, by="ada@desk", now_ms=NOW_MS, force=False)
+    Path("good.json").write_bytes(CARD.read_bytes())
+    Path("bad.json").write_bytes(CARD.read_bytes().replace(b'"accuracy": 0.', b'"accuracy": 7.'))
+    Path("frame.csv").write_text("return_1,rsi_7\n0.1,50\n")
+    yield SimpleNamespace(session=session, store=store, first=first)
+    os.chdir(before)
+
+
+def predictions():
+    """Return the recorded predictions, and one that was refused."""
+    rows = pl.DataFrame(read_rows("predict"), infer_schema_length=None)
+    told = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
+    rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [told], dtype=pl.String))
+    return rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
+
+
+def read_rows(name):
+    return [vars(row) for row in read(name)]
+
+
+def context(**given):
+    """Return what `config show` asks Typer: which options were given."""
+    return SimpleNamespace(
+        params={"log_format": "text"}, get_parameter_source=lambda name: given.get(name, "ParameterSource.DEFAULT")
+    )
+
+
+def begun(session):
+    Path("train.yml").unlink(missing_ok=True)
+    return settings.config_init.outcome(session, Path("train.yml")).view()
+
+
+def demo():
+    """Return a walk of which both trainings and the prediction are recorded ones."""
+    return SimpleNamespace(
+        folder="mltrain-demo",
+        snapshots=("2025-10-15T12-00-00Z", "2025-10-16T12-00-00Z"),
+        trainings=(read("train-go"), read("train-no-go")),
+        predictions=[(row["symbol"], row["ts"], row["p"]) for row in read_rows("predict")],
+        rolled_back_from="2025-10-16",
+        rolled_back_to="2025-10-15",
+    )
+
+
+# The command, and what it shows. A view is made anew for each width.
+SCENES = {
+    "snapshot": lambda s: s.first.view(),
+    "snapshots": lambda s: snapshots.snapshots.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
+    "snapshots diff": lambda s: snapshots.snapshots_diff.outcome(s.session, ONE, OTHER).view(),
+    "snapshots prune": lambda s: snapshots.snapshots_prune.outcome(s.session, keep=2).view(),
+    "cache info": lambda s: snapshots.cache_info.outcome(s.session).view(),
+    "cache prune": lambda s: snapshots.cache_prune.outcome(s.session, everything=True).view(),
+    "verify snapshot": lambda s: data.verify_snapshot.outcome(s.session, "latest").view(),
+    "verify model": lambda _: data._verified(
+        "model", "2025-10-15", ("lgbm.pkl: 12 bytes, its manifest says 14",)
+    ).view(),
+    "models": lambda s: models.models.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
+    "models history": lambda s: models.history.outcome(s.session).view(),
+    "models prune": lambda s: models.models_prune.outcome(s.session, keep=3).view(),
+    "promote": lambda s: models._moved(
+        s.store.promote("2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
+    ).view(),
+    "rollback": lambda s: models.rollback.outcome(s.session).view(),
+    "card diff": lambda s: pages.card_diff.outcome(s.session, "2025-10-15", "2025-10-15.3").view(),
+    "card report": lambda s: pages.card_report.outcome(s.session, "2025-10-15").view(),
+    "card show": lambda s: models.card_show.outcome(s.session, "2025-10-15").view(),
+    "card validate": lambda s: models.card_validate.outcome(s.session, [Path("good.json"), Path("bad.json")]).view(),
+    "card schema": lambda s: models.card_schema.outcome(s.session).view(),
+    "config show": lambda s: settings.config_show.outcome(s.session, context(), seed=7).view(),
+    "config init": lambda s: begun(s.session),
+    "features info": lambda s: features.features_info.outcome(s.session).view(),
+    "features info --snapshot": lambda _: features._view_profiles(read("profiles")),
+    "features check": lambda s: features.features_check.outcome(s.session, Path("frame.csv")).view(),
+    "features show": lambda s: features.features_show.outcome(
+        s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE
+    ).view(),
+    "features audit": lambda _: features._view_audit({"guards": read("audit")}),
+    "train": lambda _: training._view_training(read("train-go")),
+    "train (no-go)": lambda _: training._view_training(read("train-no-go")),
+    "train --dry-run": lambda _: training._view_plan(read("plan")),
+    "demo": lambda _: training._view_demo(demo()),
+    "bench": lambda _: bench._view(read("bench")),
+    "evaluate": lambda _: evaluate._view(read("evaluate")),
+    "predict": lambda _: predict._shown("2025-10-15", predictions(), explain=False).view(),
+    "predict --explain": lambda _: predict._shown("2025-10-15", predictions(), explain=True).view(),
+}
+# Prints two addresses, and only once they listen.
+WITHOUT = {"sim"}
+
+
+def leaves(command, path=()):
+    """Yield the name of every command, groups walked down."""
+    children = getattr(command, "commands", {})
+    if path and (not children or getattr(command, "invoke_without_command", False)):
+        yield " ".join(path)
+    for name, child in children.items():
+        yield from leaves(child, (*path, name))
+
+
+def shown(view, width, *, terminal):
+    out = io.StringIO()
+    environment = {"TERM": "xterm-256color", "NO_COLOR": "1"}
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=terminal,
+        color_system=None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+        _environ=environment,
+    )
+    show_view(console, view)
+    return out.getvalue()
+
+
+def test_every_command_has_a_scene():
+    """A command whose output nobody has looked at is not done."""
+    commands = set(leaves(typer.main.get_command(with_commands())))
+
+    assert commands - WITHOUT <= set(SCENES)
+    assert {name.partition(" -")[0].partition(" (")[0] for name in SCENES} <= commands
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_what_is_seen_is_what_was_looked_at(name, shelf):
+    """At each width the output is as in the golden file, no line is too long, and none ends with a blank."""
+    path = GOLDEN / f"{re.sub(r'[^a-z]+', '-', name).strip('-')}.txt"
+    parts = []
+    for width in WIDTHS:
+        text = shown(SCENES[name](shelf), width, terminal=True)
+        lines = text.splitlines()
+        if name != "card schema":  # a document: its lines are its own
+            assert [line for line in lines if len(line) > width] == []
+        parts.append(f"=== {width} columns\n" + "".join(f"{line.rstrip()}\n" for line in lines))
+    found = "\n".join(parts)
+    if os.environ.get("MLTRAIN_UPDATE_GOLDENS"):
+        path.write_text(found, "utf-8")
+
+    assert found == path.read_text("utf-8"), "MLTRAIN_UPDATE_GOLDENS=1 writes it anew: look at the difference"

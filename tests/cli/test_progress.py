@@ -1,0 +1,87 @@
+"""What a command tells on stderr while it works."""
+
+from __future__ import annotations
+
+import doctest
+import json
+
+import pytest
+
+import mltrain.cli.progress as module
+from mltrain.cli.progress import LogLines, Warnings, logs_json, open_progress
+from program import call
+
+
+def test_the_examples_are_right():
+    """The figures of a bar are as its docstring shows them."""
+    assert doctest.testmod(module).failed == 0
+
+
+def lines_of(capsys):
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_log_tells_each_stage_and_how_it_ended(capsys):
+    """A stage is told when it begins and when it ends, with its steps and seconds; stages side by side, too."""
+    log = LogLines(warn=True, stages=True)
+    log.stage("read", total=2)
+    log.advance()
+    log.stage("hash", beside=True)
+    log.advance(1, stage="read")
+    log.warn("odd candles")  # noqa: G010 (no logger of the standard library)
+    log.close(failed=True)
+
+    told = lines_of(capsys)
+    assert [(t["event"], t.get("stage")) for t in told] == [
+        *(("stage", "read"), ("stage", "hash"), ("warning", None)),
+        *(("stage failed", "read"), ("stage failed", "hash")),
+    ]
+    assert told[3]["steps"] == told[3]["total"] == 2
+    assert all(t["time"].endswith("Z") for t in told)
+
+
+@pytest.mark.parametrize("quiet", [Warnings(warn=False), LogLines(warn=False, stages=False)])
+def test_quiet_is_quiet(quiet, capsys):
+    """Neither stages nor warnings."""
+    quiet.stage("read")
+    quiet.advance()
+    quiet.warn("odd candles")
+    quiet.close(failed=False)
+
+    assert capsys.readouterr().err == ""
+
+
+def test_the_option_goes_before_the_variable(monkeypatch):
+    """--log-format in either spelling decides; without it, the environment."""
+    monkeypatch.setenv("MLTRAIN_LOG_FORMAT", "json")
+    told = {}
+    for words in ("train", "train --log-format text", "train --log-format=text", "train --log-format=json"):
+        monkeypatch.setattr("sys.argv", ["mltrain", *words.split()])
+        told[words] = logs_json()
+
+    assert list(told.values()) == [True, False, False, True]
+
+
+def test_a_pipe_gets_no_bars(capsys):
+    """Where stderr is no terminal a stage shows nothing."""
+    with open_progress(shown=True, warn=True) as progress:
+        progress.stage("read", total=2)
+        progress.advance()
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_a_log(tmp_path):
+    """A command's stderr is lines of JSON from its stages to its end; an error's too, with its exit code."""
+    words = ("--source", "sim", "--symbols", "BTCUSDT", "--days", "1", "--log-format", "json")
+    done = call("snapshot", *words, data_dir=tmp_path)
+    failed = call("verify", "snapshot", "2020-01-01T00-00-00Z", "--json", data_dir=tmp_path,
+                  env={"MLTRAIN_LOG_FORMAT": "json"})  # fmt: skip
+
+    told = [json.loads(line) for line in done.err.splitlines()]
+    assert done.code == 0
+    assert {t["event"] for t in told} == {"stage", "stage done", "end"}
+    assert told[-1]["command"] == "snapshot"
+    (error,) = [json.loads(line) for line in failed.err.splitlines()]
+    assert (error["level"], error["exit_code"], failed.code) == ("error", 3, 3)
+    assert "hint" in error

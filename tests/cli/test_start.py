@@ -1,0 +1,79 @@
+"""What a command loads before it begins: what is not imported cannot be slow."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import mltrain.cli.app as module
+from mltrain.cli.app import GROUPS, HOMES, with_commands
+from program import NEUTRAL, call
+
+LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
+CODE = """
+import atexit, sys
+sys.argv = ["mltrain", *sys.argv[1:]]
+atexit.register(lambda: sys.stderr.write(" ".join(sorted(sys.modules))))
+from mltrain.cli import main
+main()
+"""
+
+
+def loaded(*words):
+    """Return the modules that a run has imported when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, words)], env=NEUTRAL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_every_command_has_its_home():
+    """The table of modules and commands is as the modules say; a word that is no command still meets them all."""
+    root = typer.main.get_command(with_commands())
+    commands = set(root.commands)
+
+    assert {word for words in HOMES.values() for word in words} == commands
+    groups = {name: set(getattr(c, "commands", ())) for name, c in root.commands.items()}
+    assert {name: set(words) for name, words in GROUPS.items()} == {
+        name: words for name, words in groups.items() if words
+    }
+    assert "Did you mean" in call("trian").err
+    assert call("rollback", "--help").code == call("card", "schema").code == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["models"], ["rollback", "BEST"], ["card", "validate"]], ids=" ".join)
+def test_a_quick_command_loads_nothing_heavy(words, data_dir):
+    """No table library, no learner, no network; a listing neither checks schemas nor loads another's commands."""
+    best = (data_dir / "models" / "best_lgbm").readlink().name
+    where = [] if words == ["--help"] else ["--data-dir", data_dir]
+    modules = loaded(*[best if word == "BEST" else word for word in words], *where)
+
+    assert {name.partition(".")[0] for name in modules} & set(LIBRARIES) == set()
+    if words[0] in {"models", "rollback"}:
+        assert "jsonschema" not in modules
+    if words != ["--help"]:
+        homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(HOMES)
+        assert homes == {"models"}
+
+
+def test_a_usage_error_tells_what_to_type():
+    """Where a message has no hint of its own, it is the command's help, without what was wrong."""
+    told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
+
+    assert doctest.testmod(module).failed == 0
+    assert "hint: `mltrain snapshot --help` tells its options" in told
+
+
+@pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)
+def test_a_terminal_without_unicode_is_served(words, data_dir):
+    """Rules, bars and all else become what it can show; nothing ends as a bug."""
+    where = [] if words == ["--help"] else ["--data-dir", data_dir]
+    done = call(*words, *where, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+
+    assert done.code == 0, done.err
+    assert done.out.isascii()

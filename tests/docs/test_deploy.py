@@ -1,0 +1,111 @@
+"""The files for schedulers: what a round, a cron line and a unit do with each exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from program import NEUTRAL
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Return the environment of a round whose mltrain writes its words down and ends as $SNAPSHOT and $TRAIN say."""
+    path = tmp_path / "mltrain"
+    path.write_text(f"""#!/bin/sh
+echo "$*" >> {tmp_path}/calls
+echo result
+case $1 in snapshot) exit $SNAPSHOT;; train) exit $TRAIN;; esac
+""")
+    path.chmod(0o755)
+    return {**NEUTRAL, "MLTRAIN": str(path), "SNAPSHOT": "0", "TRAIN": "0"}
+
+
+def begin(words, env):
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=20)
+
+
+@pytest.mark.parametrize("code", [0, 3, 4, 5, 6, 7, 8, 130, 143])
+def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
+    """Nothing on stdout, one line a step on stderr, options as given."""
+    done = begin([DEPLOY / "train-round.sh"], {**program, "TRAIN": str(code), "SNAPSHOT_OPTIONS": "--days 3"})
+
+    assert done.returncode == code
+    assert done.stdout == ""
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["event"], line["step"], line["exit"]) for line in told] == [
+        ("round", "snapshot", 0),
+        ("round", "train", code),
+    ]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["snapshot --days 3", "train --resume --trials 200"]
+
+
+def test_a_round_without_candles_trains_nothing(program, tmp_path):
+    """A snapshot that failed ends the round with its own code."""
+    done = begin([DEPLOY / "train-round.sh"], {**program, "SNAPSHOT": "6"})
+
+    assert done.returncode == 6
+    assert (tmp_path / "calls").read_text() == "snapshot --days 90\n"
+
+
+@pytest.mark.parametrize(("code", "mailed"), [(0, False), (4, False), (7, False), (3, True), (6, True), (8, True)])
+def test_cron_mails_a_round_that_failed_and_no_other(program, tmp_path, code, mailed):
+    """A NO-GO and a round that met another one leave their lines in the log alone."""
+    (line,) = [line for line in (DEPLOY / "crontab").read_text().splitlines() if re.match(r"\d", line)]
+    command = re.sub(r"^(\S+ ){5}mltrain ", "", line).replace("/opt/mltrain", str(DEPLOY))
+    log = tmp_path / "train.log"
+
+    done = begin(["bash", "-c", command], {**program, "TRAIN": str(code), "LOG": str(log)})
+    assert ('"step": "train"' in done.stdout) is mailed
+    assert done.stderr == ""
+    assert f'"step": "train", "exit": {code}' in log.read_text()
+
+
+def test_the_units_are_what_systemd_takes(tmp_path):
+    """`systemd-analyze verify` has nothing to say about service and timer."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze on this machine")
+    for name in ("mltrain-train.service", "mltrain-train.timer"):
+        (tmp_path / name).write_text((DEPLOY / name).read_text().replace("/opt/mltrain", str(DEPLOY)))
+
+    done = begin([analyze, "verify", tmp_path / "mltrain-train.service", tmp_path / "mltrain-train.timer"], NEUTRAL)
+    assert [line for line in done.stderr.splitlines() if "mltrain-train" in line] == []
+    assert done.returncode == 0, done.stderr
+
+
+WORKFLOW = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "train.yml").read_text("utf-8"))
+STEPS = {step["name"]: step for step in WORKFLOW["jobs"]["train"]["steps"] if "name" in step}
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (4, 0), (3, 3), (6, 6), (8, 8)])
+def test_the_workflow_takes_a_no_go_for_a_verdict(program, tmp_path, code, ends):
+    """GO and NO-GO go on to card and summary, anything else stops the run at the training with its own code."""
+    path = os.pathsep.join([str(tmp_path), program["PATH"]])
+    env = {**program, "PATH": path, "TRAIN": str(code), "TRIALS": "20", "GITHUB_OUTPUT": str(tmp_path / "output")}
+
+    done = subprocess.run(["bash", "-e", "-c", STEPS["Train"]["run"]], cwd=tmp_path, env=env, check=False)
+    assert done.returncode == ends
+    assert (tmp_path / "output").read_text() == f"code={code}\n"
+    assert (tmp_path / "train.json").read_text() == "result\n"
+    assert (tmp_path / "calls").read_text() == "train --trials 20 --json\n"
+
+
+@pytest.mark.parametrize(("fail", "ends"), [("false", 0), ("true", 1)])
+def test_the_workflow_shows_a_no_go_as_such(fail, ends):
+    """A warning; red only where it was asked for."""
+    done = begin(["bash", "-e", "-c", STEPS["NO-GO"]["run"]], {**NEUTRAL, "FAIL": fail})
+
+    assert done.returncode == ends
+    assert done.stdout.startswith("::warning title=NO-GO::")
+    assert STEPS["NO-GO"]["if"] == "steps.train.outputs.code == '4'"

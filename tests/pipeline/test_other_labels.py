@@ -1,0 +1,61 @@
+"""Labels and weights other than the packaged ones, through the whole training and back from its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from workshop import NOW_MS, Workshop
+
+from mltrain.features.registry import LabelSpec
+from mltrain.models.card import check_card
+from mltrain.models.serve import load
+from mltrain.pipeline.train import train
+from mltrain.pipeline.versions import retrain_version
+from mltrain.progress import Silent
+
+LABEL = LabelSpec(kind="threshold", horizon_bars=3, ties="drop", cost_bps=2.0)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Train with a threshold, three bars ahead, and rows that count differently."""
+    workshop = Workshop(tmp_path_factory.mktemp("other") / "data")
+    request = workshop.request(workshop.snapshot(), promote=False, class_weight=4.0, uniqueness=True)
+    request = dataclasses.replace(request, feature_set=dataclasses.replace(request.feature_set, label=LABEL))
+    return workshop, train(request, workshop.store, now_ms=NOW_MS, progress=Silent())
+
+
+def test_the_card_says_what_was_predicted_and_how_rows_counted(report):
+    """Label, weights and what they did, in a card that passes its own check."""
+    _, report = report
+    data = (report.folder / "model_card.json").read_bytes()
+    card = json.loads(data)
+
+    assert check_card(data, where="card", folder=report.folder).violations == ()
+    label = {"kind": "threshold", "horizon_bars": 3, "ties": "drop", "cost_bps": 2.0}
+    assert {key: card["train"]["label"][key] for key in label} == label
+    assert card["lineage"]["config"]["class_weight"] == 4.0
+    assert "higher by more than 2 bps after 3 bar(s), given that it moves by more than 2 bps." in card["notes"]
+    assert "counted 4 times in fits" in card["notes"]
+    assert "overlap in time counted less" in card["notes"]
+
+
+def test_its_probabilities_are_honest(report):
+    """Rows that went up counted four times, and p still is as high as they are frequent; served from disk, too."""
+    _, report = report
+    run = report.training
+    rows = run.split.holdout.span
+    p = load(report.folder / "lgbm.pkl", allow_no_go=True).predict_proba(run.samples.x[rows])[:, 1]
+
+    assert p.mean() == pytest.approx(run.samples.y[rows].mean(), abs=0.05)
+    assert run.scores.before.log_loss < run.scores.baselines.base_rate_log_loss
+
+
+def test_it_can_be_made_again_from_its_card(report):
+    """Label and weights come from the card and the model: the same bytes."""
+    workshop, report = report
+
+    again = retrain_version(workshop.store.open_version(report.version), workshop.folder, progress=Silent())
+    assert again.problems == ()

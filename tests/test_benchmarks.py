@@ -1,0 +1,154 @@
+"""The table of benchmarks: figures are read from what the scripts print, and what is missing is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import __main__ as benchmarks
+
+ROOT = Path(__file__).parents[1]
+PRINTED = {
+    "startup": """
+typer hello              162.0 ms    1.00 x hello
+mltrain --help           234.0 ms    1.45 x hello
+mltrain models           217.0 ms    1.34 x hello
+mltrain rollback         216.0 ms    1.34 x hello
+mltrain card validate    367.0 ms    2.26 x hello
+""",
+    "snapshot": """
+run 1: mltrain 2.71 s, loop 21.40 s, 7.9x, weight 1,560
+3 symbols x 90 days: mltrain 2.71 s, loop 21.40 s, ratio 7.9 (budget: at least 6)
+weight used in a minute, the loop's included, at most: 1,560
+the same an hour later: 4 requests (budget: 6)
+limit of 1,000 a minute: 1,700 used at the most (budget: 700)
+20 symbols x 90 days: peak memory 212 MB (budget: 300)
+""",
+    "features": """
+memory    912 MB at the peak, 432 MB of output: 2.11 x
+speed        125000 rows x 54 features   0.400 s   16.9 M cells/s
+speed       1000000 rows x 54 features   2.000 s   27.0 M cells/s
+latency   241 candles to the newest row: p50 3.10 ms, p99 4.90 ms
+alpha158  129600 rows, 3.0 M cells/s
+""",
+    "search": """
+172,000 rows x 40 features, 40 trials, 2 workers
+search:        61.0 s,  0.656 trials/s,   118.0 s of processors, log loss 0.68911
+plain loop:   402.0 s,  0.100 trials/s,   790.0 s of processors, log loss 0.68920 (as it tells itself: 0.68890)
+ratio 6.6, by processor time 6.7 (budget: at least 5)
+""",
+    "serving": """
+one row, 300 trees x 64 leaves x 40 features; path: single-row fast call
+onnxruntime: not measured: ModuleNotFoundError: No module named 'onnxruntime'
+Booster.predict, 1 thread                  p50    0.1000  p95    0.1200  p99    0.1400  max    0.3000 ms  1.000 of
+the call                                   p50    0.0100  p95    0.0120  p99    0.0140  max    0.0300 ms  0.100 of
+predict_one(array)                         p50    0.0300  p95    0.0320  p99    0.0340  max    0.0500 ms  0.300 of
+candles -> p, a symbol and its leader      p50    4.0000  p95    4.2000  p99   10.5000  max    9.3000 ms  (budget)
+stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    1.4000  max    2.3000 ms  (budget)
+100 symbols at once                        p50   90.0000  p95   99.0000  p99  101.0000  max  103.0000 ms  (budget)
+""",
+    "guards": """
+whole training  210.0 s, 2 x 30 days, 20 trials
+the guards cost 12.5% of the rest (budget: 10 % of a training of 200 trials)
+""",
+    "markets": """
+{
+ "no_signal_no_go": [
+  2,
+  2
+ ],
+ "strong_go": [
+  1,
+  2
+ ]
+}
+""",
+}
+MET = {
+    "startup": [True, True, True, False],
+    "snapshot": [True, False, True, True],
+    "features": [True, True, True],
+    "search": [True],
+    "serving": [None, True, False, True, True],  # the call's budget names onnxruntime, too
+    "guards": [None],  # fewer trials than the budget's say nothing of it
+    "markets": [True, False],
+}
+READ = {room.name: room.read for room in benchmarks.ROOMS}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_figures_are_read_and_judged(name):
+    """Each budget is met, missed, or not known, by what the script printed."""
+    rows = READ[name](PRINTED[name])
+
+    assert [row.met for row in rows] == MET[name]
+    assert not any("no such figure" in row.measured for row in rows)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_not_there_is_told(name):
+    """Output without the figures gives the same rows, none of them met."""
+    rows = READ[name]("something else\n")
+
+    assert len(rows) == len(MET[name])
+    assert all(row.met is None for row in rows)
+
+
+def test_a_worse_loss_is_no_success_however_fast():
+    """The search's budget is of time at an equal or better loss."""
+    worse = PRINTED["search"].replace("log loss 0.68911", "log loss 0.68999")
+
+    assert READ["search"](worse)[0].met is False
+
+
+def test_what_the_scripts_print_is_what_is_read():
+    """The words that the readers look for stand in the scripts: a change there has to be made here, too."""
+    marks = {
+        "startup": ["x hello"],
+        "snapshot": ["ratio ", "the same an hour later: ", "used at the most", "peak memory "],
+        "features": ["M cells/s", "of output: ", "to the newest row: p50 ", "alpha158 "],
+        "search": ["search: ", "plain loop: ", "by processor time ", "log loss "],
+        "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
+                    "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime"],
+        "guards": ["the guards cost ", "trials"],
+        "markets": ["no_signal_no_go", "strong_go"],
+    }  # fmt: skip
+    for name, words in marks.items():
+        text = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
+        assert [word for word in words if word not in text] == []
+
+
+def test_a_room_that_cannot_run_or_fails_is_a_row():
+    """Without candles the search says so; a script that ends badly makes the exit code 1."""
+    given = benchmarks.read_options(["--only", "search"])
+    given.candles = None
+    (row,), well = benchmarks.run(next(r for r in benchmarks.ROOMS if r.name == "search"), given)
+    bad = benchmarks.Room("no-such-script", lambda _: [], lambda _: [])
+    (failed,), failed_well = benchmarks.run(bad, given)
+
+    assert well
+    assert "MLTRAIN_TEST_DATA" in row.measured
+    assert not failed_well
+    assert failed.measured.startswith("FAILED with exit code 2")
+
+
+def test_it_is_one_command():
+    """`python -m benchmarks` runs from the checkout, and lists every script that measures."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__main__", "matrix"}
+
+    assert {line.split()[0] for line in done.stdout.splitlines()} == scripts
+
+
+def test_the_table_is_markdown():
+    """Every line has the same columns and width; under --quick what is met stands in brackets."""
+    text = benchmarks.table([benchmarks.Row("a", "b", "c", "1 x", met=True)], quick=True)
+    lines = text.splitlines()
+
+    assert len({len(line) for line in lines}) == 1
+    assert {line.count("|") for line in lines} == {6}
+    assert "(yes)" in text
