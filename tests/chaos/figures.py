@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import again
 import crowd
+import degenerate
 import hostile
 import kill
 import mutate
@@ -21,5 +23,8 @@ FIGURES = {
     "trainings": crowd.trainings,
     "interrupts": crowd.interrupts,
     "growth": crowd.growth,
+    "degenerate": degenerate.sets,
+    "reproducibility": again.reproducibility,
+    "resume": again.resume,
 }
 NEED_STRACE = {"durability", "kill-points", "io-errors"}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIGURES = ("durability", "kill-points", "mutations", "tampering", "forgeries", "hostile", "crowd")
+FIGURES = ("durability", "kill-points", "mutations", "tampering", "forgeries", "hostile", "crowd", "degenerate")
 NEED_STRACE = {"durability", "kill-points"}
 
 

@@ -108,7 +108,8 @@ def future_info(
         InputError: The candles lack what a feature reads, or there is but one of them.
     """
     if max((frame.height for frame in candles.values()), default=0) <= 1:
-        raise InputError("a single candle cannot be audited for leaks: there is no future to take away")
+        one = f"a single candle, of {', '.join(sorted(candles))}," if candles else "no candle at all"
+        raise InputError(f"{one} cannot be audited for leaks: there is no future to take away")
     audit = _Audit(feature_set, candles, compute, np.random.default_rng(seed), points=points)
     for symbol in sorted(candles):
         cuts = choose_cuts(feature_set, symbol, candles, points=points, rng=audit.rng)
