@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+
+from mltrain.models.gates import NotApplicable, NotEvaluated
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded"
@@ -49,6 +51,8 @@ def watch(value):
     if isinstance(value, list | tuple):
         pairs = [watch(v) for v in value]
         return [kept for kept, _ in pairs], [seen for _, seen in pairs]
+    if isinstance(value, NotApplicable | NotEvaluated):  # a view asks which of these it is
+        return value, {"type": type(value).__name__, **asdict(value)}
     seen = {}
     return Watched(value, seen), seen
 
@@ -63,7 +67,12 @@ def record(name, value, view):
 def read(name):
     """Return a recorded result with attributes, as its view reads it."""
     text = (RECORDED / f"{name}.json").read_text("utf-8")
-    return json.loads(text, object_hook=lambda pairs: Recorded(**pairs))
+    return json.loads(text, object_hook=_made)
+
+
+def _made(pairs):
+    kinds = {kind.__name__: kind for kind in (NotApplicable, NotEvaluated)}
+    return kinds.get(pairs.pop("type", ""), Recorded)(**pairs)
 
 
 def main():
@@ -108,7 +117,7 @@ def main():
         request = replace(request, config=strict)
     record("bench", [bench_version(data, "best", samples=200)[0]], bench._view)
     best = store.open_version("best")
-    record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate._view)
+    record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view)
     guards = audit_snapshot(snapshot, registry, config, progress=silent)
     record("audit", guards, lambda results: features._view_audit({"guards": results}))
     profiles = profile_features(registry, read_candles(snapshot, silent))[:12]

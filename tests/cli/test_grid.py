@@ -59,7 +59,7 @@ def test_where_nothing_fits_a_row_is_a_paragraph():
         "  rows 17,246",
         "2025-10-15.2",
         "  trained (UTC) 2025-10-15 13:00",
-        "  why it stays -  rows 5",
+        "  rows 5",
     ]
 
 

@@ -203,7 +203,7 @@ def _records(columns: Sequence[Column], room: int, console: Console) -> Iterator
         line = Text()
         for column in rest:
             cell = column.cells[row]
-            if not cell.plain or column.kind == "b":
+            if cell.plain in {"", "-"} or column.kind == "b":  # what is not there needs no words
                 continue
             item = Text.assemble((f"{column.header} ", "dim") if column.header else "", cell)
             if line and INDENT + line.cell_len + GAP + item.cell_len > room:
