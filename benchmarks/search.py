@@ -1,6 +1,7 @@
 """The search against the plain loop on real candles: trials per second, and the out-of-fold log loss of what is found.
 
-    python benchmarks/search.py [--candles DIR] [--trials 40] [--days 90] [--workers 2] [--peers] [--profile]
+    python benchmarks/search.py [--candles DIR] [--trials 40] [--days 90] [--workers 2] [--profile]
+        [--plain-trials N | --only-search] [--peer-python PY]
 
 The candles are BTCUSDT and ETHUSDT of DIR (default: `spot_1m` of the folder that MLTRAIN_TEST_DATA names), with the
 features of `features-ohlcv.yml`. Both sides have the same rows, folds, space, limits and number of trials. The plain
@@ -10,8 +11,17 @@ each fold stopped after 50 rounds without gain, nothing cut short.
 Besides the wall clock, the processors' time is told: on a machine that others use, too, its ratio is the steadier one.
 The plain loop's own figure flatters it: each fold was stopped on the rows that it is scored on. So its best parameters
 are run once more in lockstep, with one number of rounds for all folds, as all trials of the search; that is compared.
-`--peers` has FLAML and LightGBMTuner search the last fold for as long as the search took, where they are installed.
-`--profile` tells what the trials cost.
+`--plain-trials N` runs N of the plain loop's trials, and takes the others to cost as much each. `--profile` tells what
+the trials of the search cost.
+
+`--peer-python PY` has FLAML and LightGBMTuner, from another environment, search the last fold for as long as the search
+took:
+
+    python -m venv PEERS && PEERS/bin/pip install 'flaml[automl]' 'optuna-integration[lightgbm]'
+    python benchmarks/search.py --trials 40 --only-search --peer-python PEERS/bin/python
+
+Their loss is told on the rows that they chose by, and stopped on; ours there is that of a trial that was chosen by all
+five folds, with one number of rounds for all.
 """
 
 from __future__ import annotations
@@ -20,11 +30,11 @@ import argparse
 import os
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,36 +148,17 @@ def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dic
     return record.loss
 
 
-def peers(samples: Samples, split: Split, seconds: float) -> None:
-    """Let others search on the last fold for as long, and print the loss of what they find there."""
+def peers(python: Path, samples: Samples, split: Split, found: SearchResult, seconds: float) -> None:
+    """Let others search on the last fold for as long, and print the loss of what they find there beside ours."""
     fold = split.folds[-1]
-    x, y = samples.x[fold.train.span], samples.y[fold.train.span]
-    xv, yv = samples.x[fold.valid.span], samples.y[fold.valid.span]
-
-    def loss(p: object) -> float:
-        return float(row_log_loss(np.asarray(p), yv).mean())
-
-    if find_spec("flaml"):
-        from flaml import AutoML
-
-        auto = AutoML()
-        auto.fit(x, y, X_val=xv, y_val=yv, task="classification", metric="log_loss", estimator_list=["lgbm"],
-                 time_budget=seconds, n_jobs=THREADS, verbose=0)  # fmt: skip
-        print(f"FLAML, last fold, {seconds:.0f} s: {loss(auto.predict_proba(xv)[:, 1]):.5f}")
-    if find_spec("optuna_integration"):
-        from optuna_integration.lightgbm import LightGBMTuner
-
-        rows = lightgbm.Dataset(x, y, free_raw_data=False)
-        params = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "num_threads": THREADS}
-        tuner = LightGBMTuner(
-            params,
-            rows,
-            valid_sets=[lightgbm.Dataset(xv, yv, reference=rows, free_raw_data=False)],
-            time_budget=int(seconds),
-            callbacks=[lightgbm.early_stopping(50, verbose=False)],
-        )
-        tuner.run()
-        print(f"LightGBMTuner, last fold, {seconds:.0f} s: {tuner.best_score:.5f}")
+    train, valid = fold.train.span, fold.valid.span
+    ours = found.oof_scores[found.oof_fold == len(split.folds) - 1]
+    print(f"search, last fold: {row_log_loss(ours, samples.y[valid]).mean():.5f}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.npz"
+        np.savez(rows, x=samples.x[train], y=samples.y[train], xv=samples.x[valid], yv=samples.y[valid])
+        script = Path(__file__).with_name("search_peers.py")
+        subprocess.run([python, script, rows, str(seconds), str(THREADS)], check=True)
 
 
 def profile(found: SearchResult) -> None:
@@ -191,7 +182,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--set", nargs="*", default=[], help="KEY=NUMBER of the configuration, such as search.batch=4")
     parser.add_argument("--only-search", action="store_true", help="leave the plain loop out")
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--plain-trials", type=int, help="run fewer trials of the plain loop than of the search")
+    parser.add_argument("--peer-python", type=Path, help="an interpreter that has FLAML and LightGBMTuner")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -205,13 +197,15 @@ def main() -> None:
     if args.profile:
         profile(found)
     if not args.only_search:
-        slow, told, params = plain_loop(samples, split, config)
+        count = args.plain_trials or args.trials
+        slow, told, params = plain_loop(samples, split, replace(config, search=replace(config.search, trials=count)))
         fair = in_lockstep(samples, split, config, params)
-        print(f"plain loop: {_told(slow, args.trials)}, log loss {fair:.5f} (as it tells itself: {told:.5f})")
-        by_cpu = slow.cpu_s / took.cpu_s
-        print(f"ratio {slow.wall_s / took.wall_s:.1f}, by processor time {by_cpu:.1f} (budget: at least 5)")
-    if args.peers:
-        peers(samples, split, took.wall_s)
+        print(f"plain loop: {_told(slow, count)}, log loss {fair:.5f} (as it tells itself: {told:.5f})")
+        more = args.trials / count
+        by_wall, by_cpu = more * slow.wall_s / took.wall_s, more * slow.cpu_s / took.cpu_s
+        print(f"ratio {by_wall:.1f}, by processor time {by_cpu:.1f} (budget: at least 5)", flush=True)
+    if args.peer_python:
+        peers(args.peer_python, samples, split, found, took.wall_s)
 
 
 def _told(watch: Stopwatch, trials: int) -> str:

@@ -418,6 +418,22 @@ class TestFolders:
         assert sorted(tree(folder)) == [".lock", ".tmpx", "2025-10-15", "a.tmp"]
         assert tree(outside) == {"keep": b""}
 
+    @pytest.mark.parametrize("kind", ["file", "link", "dangling link", "loop", "fifo"])
+    def test_the_next_trial_removes_what_a_killed_one_left(self, tmp_path, kind):
+        """Also where nobody ever sweeps; whatever has its name is neither followed nor waited for."""
+        (os.mknod if kind == "file" else ODDITIES[kind])(tmp_path / ".write-test.tmp")
+        files.make_folder(tmp_path)
+
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_sweep_of_some_names_spares_the_others(self, tmp_path):
+        """Whoever holds the lock of one study removes nothing of another that is being written."""
+        for name in (".a.journal.1f.tmp", ".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"):
+            (tmp_path / name).touch()
+        files.sweep_temps(tmp_path, of="a.")
+
+        assert sorted(tree(tmp_path)) == [".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"]
+
     def test_make_folder_makes_parents_and_leaves_no_trial(self, tmp_path):
         """It may be called again, and the folder is empty."""
         for _ in range(2):

@@ -184,12 +184,16 @@ def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
         held, release = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(release)
-            if tracer is not None:
-                _let_trace()
-                os.read(held, 1)  # every call from here on is counted
-            os.close(held)
-            _become([*map(str, words), *where], out, err, env or {})
+            try:
+                os.close(release)
+                _take(out, err)  # before it is traced: a fault is meant for mltrain, not for this
+                if tracer is not None:
+                    _let_trace()
+                    os.read(held, 1)  # every call from here on is counted
+                os.close(held)
+                _become([*map(str, words), *where], env or {})
+            finally:
+                os._exit(71)
         os.close(held)
         with _traced(tracer, pid):
             os.close(release)
@@ -215,14 +219,18 @@ def _traced(tracer, pid):
         yield
 
 
-def _become(words, out, err, env):
+def _take(out, err):
+    """Have nothing for stdin, and these files for stdout and stderr."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+
+
+def _become(words, env):
     """Be a run of `mltrain`; never return."""
     code = 70
     try:
         os.environ.update(env)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
         sys.argv = [str(MLTRAIN), *words]

@@ -10,8 +10,8 @@ from mltrain.errors import InputError
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, read_card
 
 if TYPE_CHECKING:
-    from mltrain.models.store import Store, VersionRow
-    from mltrain.models.versions import StoredVersion
+    from mltrain.models.store import Store
+    from mltrain.models.versions import StoredVersion, VersionRow
 
 
 @dataclass(frozen=True, slots=True)

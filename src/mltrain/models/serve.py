@@ -33,10 +33,11 @@ from mltrain.models.inputs import (
     row_by_name,
     row_in_order,
 )
+from mltrain.models.pointer import BEST, LINKS
 from mltrain.models.rows import Question, read_rows
 from mltrain.models.served import OtherCodeWarning, read_served, score_rows, serve_bundle
 from mltrain.models.signature import check_signature
-from mltrain.models.store import BEST, LINKS, open_path
+from mltrain.models.store import open_path
 from mltrain.models.stream import Stream
 
 if TYPE_CHECKING:

@@ -23,13 +23,10 @@ from mltrain.errors import InputError, MachineError, NoGoError, UsageError
 from mltrain.files import (
     append_line,
     disk_edge,
-    hold_folder,
     hold_lock,
     make_folder,
     read_file,
-    read_pointer,
     real_path,
-    remove_folder,
     staged_folder,
     swap_pointer,
     sweep_temps,
@@ -38,8 +35,10 @@ from mltrain.files import (
 from mltrain.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
+from mltrain.models.pointer import BEST, LINKS, best_name, has_link
+from mltrain.models.pruning import PrunedVersions, remove_old
 from mltrain.models.signature import SIGNATURE, check_signer
-from mltrain.models.versions import MODEL_FILE, describe_version, open_folder
+from mltrain.models.versions import MODEL_FILE, VersionRow, describe_version, open_folder
 from mltrain.names import VERSION, check_version, nearest, show
 
 if TYPE_CHECKING:
@@ -49,32 +48,13 @@ if TYPE_CHECKING:
     from mltrain.models.signature import Signer
     from mltrain.models.versions import StoredVersion
 
-BEST: Final = "best_lgbm"
 _FILES: Final = (MODEL_FILE, CARD_FILE)  # a path to a version may end with one of them
-LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
 
 MAX_NUMBER: Final = 1_000_000  # of a day's versions: the grammar has six digits
 LOCK_WAIT_S: Final = 10.0  # writers hold the lock for some milliseconds
 _MAX_LOG_BYTES: Final = 1 << 24  # some forty thousand lines
 _REFERENCES: Final = "write best, latest, a version such as 2025-10-15, or a path with a / in it"
 _SHOWN: Final = 3  # versions that a refusal names
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRow:
-    """One line of the list of versions.
-
-    Attributes:
-        name: Its name.
-        version: The version; None where it is damaged or not complete.
-        latest: Whether it has the highest serial.
-        problem: What is wrong with it; None where nothing is.
-    """
-
-    name: str
-    version: StoredVersion | None
-    latest: bool
-    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +70,6 @@ class Move:
     moved: bool
     from_version: str | None
     to_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeptVersion:
-    """An old version that was not removed.
-
-    Attributes:
-        version: Which.
-        why: Who needs it.
-    """
-
-    version: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class PrunedVersions:
-    """What `Store.prune` did.
-
-    Attributes:
-        removed: Versions, oldest first.
-        kept: Older ones that somebody still needs.
-    """
-
-    removed: tuple[str, ...]
-    kept: tuple[KeptVersion, ...]
 
 
 class Store:
@@ -356,23 +310,7 @@ class Store:
         if not self.models.is_dir():
             return PrunedVersions((), ())
         with self._locked("removing old versions"):
-            history, rows = self.history(), self.versions()
-            needed = {row.name: "it cannot be read: remove it by hand" for row in rows if row.version is None}
-            needed |= {row.name: "it is the latest" for row in rows if row.latest}
-            if (previous := history.previous()) is not None:
-                needed[previous] = "`rollback --previous` goes back to it"
-            if history.best is not None:
-                needed[history.best] = "it is the best version"
-            removed, kept = [], []
-            for row in rows[: max(len(rows) - keep, 0)]:
-                with hold_folder(self.models / row.name, alone=True) as alone:
-                    why = needed.get(row.name) or (None if alone else "a running mltrain is reading it")
-                    if why is None:
-                        remove_folder(self.models / row.name)
-                        removed.append(row.name)
-                    else:
-                        kept.append(KeptVersion(row.name, why))
-        return PrunedVersions(tuple(removed), tuple(kept))
+            return remove_old(self.models, self.versions(), self.history(), keep=keep)
 
     def record_look(self, *, start_ms: int, end_ms: int, study: str, now_ms: int) -> None:
         """Write down that a holdout is about to be scored; call it before the score is known.
@@ -424,15 +362,7 @@ class Store:
                 return []
 
     def _best_name(self) -> str | None:
-        link = self.models / BEST
-        hint = f"remove {link}, then run `mltrain promote VERSION`"
-        try:
-            target = read_pointer(link)
-        except InputError as err:
-            raise InputError(err.message, hint=hint) from err
-        if target is not None and VERSION.fullmatch(target) is None:
-            raise InputError(f"{link} leads to {show(target)}, which is not a version", hint=hint)
-        return target
+        return best_name(self.models)
 
     def _open_named(self, name: str) -> StoredVersion:
         history = self.history()
@@ -501,7 +431,7 @@ class Store:
 
     def _move(self, name: str, note: Note) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
-        missing = [link for link in LINKS if not _has_link(self.models / link)]
+        missing = [link for link in LINKS if not has_link(self.models / link)]
         self._check_whole(name)  # also of the best one: nobody who asks for it is told that all is well if it is not
         if self._best_name() == name and not missing:
             return Move(moved=False, from_version=name, to_version=name)
@@ -550,7 +480,7 @@ def open_path(path: Path) -> StoredVersion:
     if place.name in _FILES:
         place = place.parent
     if place.name in LINKS:
-        _has_link(place)
+        has_link(place)
     if place.name == BEST or place.name in LINKS:
         return Store._of_models(place.parent).open_version("best")  # noqa: SLF001 (this module's own)
     folder = real_path(place)  # a path that the user named may be a link of the user's
@@ -563,24 +493,6 @@ def open_path(path: Path) -> StoredVersion:
 
 def _publication(row: VersionRow) -> tuple[int, str]:
     return (row.version.serial if row.version else 0, row.name)
-
-
-def _has_link(link: Path) -> bool:
-    """Return whether a link through the pointer is there.
-
-    Raises:
-        InputError: Something else has its name.
-        MachineError: The machine refuses to read it.
-    """
-    wanted = LINKS[link.name]
-    with disk_edge(link, "read"):
-        if not os.path.lexists(link):
-            return False
-        found = str(link.readlink()) if link.is_symlink() else None
-    if found != wanted:
-        is_what = "is not a symbolic link" if found is None else f"leads to {show(found)}"
-        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}")
-    return True
 
 
 def _read_log(path: Path) -> bytes:

@@ -80,6 +80,23 @@ class StoredVersion:
         return hold_folder(self.folder, alone=False)
 
 
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One line of the list of versions.
+
+    Attributes:
+        name: Its name.
+        version: The version; None where it is damaged or not complete.
+        latest: Whether it has the highest serial.
+        problem: What is wrong with it; None where nothing is.
+    """
+
+    name: str
+    version: StoredVersion | None
+    latest: bool
+    problem: str | None
+
+
 def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
     """Return the manifest of a version to be.
 

@@ -10,8 +10,9 @@ from mltrain.candles.snapshot import open_snapshot
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+from mltrain.models.pointer import BEST
 from mltrain.models.serve import MAX_AGE_BARS, load, open_model
-from mltrain.models.store import BEST, Store
+from mltrain.models.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

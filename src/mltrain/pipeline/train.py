@@ -13,7 +13,7 @@ from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.documents import parse_json
 from mltrain.features.ops import ops_sha256
-from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes
+from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes, sweep_temps
 from mltrain.guards import check_guards
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
@@ -142,6 +142,7 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
     store.prepare()  # nothing is written for a snapshot that cannot be trained on
     make_folder(studies)
     with hold_lock(studies / f"{study}.lock", wait_s=_STUDY_WAIT_S, purpose=f"train {study}"):
+        sweep_temps(studies, of=f"{study}.")
         _keep_from_pruning(request.snapshot, store)
         training, bundle, holdout = _learn(request, examined, store, study=study, now_ms=now_ms, progress=heard)
         return _publish(training, bundle, holdout, request, store)

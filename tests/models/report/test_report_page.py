@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -21,6 +22,7 @@ from mltrain.models.listing import read_version_card
 from mltrain.models.report.facts import limits, percent_text
 from mltrain.models.report.material import Material, read_material
 from mltrain.models.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
+from mltrain.models.report.provenance import commands
 from mltrain.models.store import Store
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "example_card.json").read_bytes())
@@ -210,6 +212,24 @@ def test_holes_are_drawn_where_they_are(full_card):
     assert "7 missing from" in page
     assert "1 hole, 7 missing" in page
     assert 'class="mark fill bad" x1="1.000%"' in page
+
+
+def test_commands_can_be_pasted_whatever_the_card_holds(full_card):
+    """The snapshot's command asks for the very snapshot again, and what an attacker wrote stays one quoted word."""
+    honest = [shlex.split(line) for line, _ in commands(full_card, "2025-10-15")]
+    changed = copy.deepcopy(full_card)
+    evil = "x; rm -rf ~ $(id)"
+    changed["train"]["symbols"] = [evil]
+    changed["lineage"]["source"] |= {"name": evil, "signal": evil}
+    changed["calibration"]["requested"] = evil
+    poisoned = [shlex.split(line) for line, _ in commands(changed, "2025-10-15")]
+
+    assert " ".join(honest[3]) == (
+        "mltrain snapshot --source sim --days 6 --symbols BTCUSDT,ETHUSDT --end 2025-10-15T12:00:00Z --interval 1m "
+        "--sim-seed 0 --sim-signal strong"
+    )
+    assert [len(words) for words in poisoned] == [len(words) for words in honest]
+    assert sum(words.count(evil) for words in poisoned) == 4
 
 
 def test_a_hundred_symbols_with_a_hundred_holes_can_be_mailed(full_card):

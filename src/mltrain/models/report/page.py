@@ -11,7 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mltrain.models.report import data_figures, facts, model_figures, score_figures, search_figures
+from mltrain.models.report import (
+    data_figures,
+    facts,
+    model_figures,
+    part_figures,
+    provenance,
+    score_figures,
+    search_figures,
+)
 from mltrain.models.report.access import text_at
 from mltrain.models.report.figure import Figure
 
@@ -59,9 +67,9 @@ class Draft:
             hyperparameters=facts.hyperparameters(card),
             guards=facts.guards(card),
             limits=facts.limits(card),
-            lineage=facts.lineage(card),
-            artifacts=facts.artifacts(card),
-            commands=facts.commands(card, name),
+            lineage=provenance.lineage(card),
+            artifacts=provenance.artifacts(card),
+            commands=provenance.commands(card, name),
         )
 
 
@@ -78,7 +86,7 @@ def draft_report(material: Material) -> Draft:
             "parameters": search_figures.parameters(trials, card),
             "calibration": (score_figures.reliability(card, rows), score_figures.spread(rows)),
             "ranking": (score_figures.roc(rows, card), score_figures.precision_recall(rows)),
-            "parts": (score_figures.parts(card, rows),),
+            "parts": (part_figures.parts(card, rows),),
             "features": (model_figures.importance(card),),
             "latency": (model_figures.latency(card),),
         },

@@ -1,4 +1,4 @@
-"""Figures of the holdout's scores: what the model adds, whether its probabilities mean what they say, and where."""
+"""Figures of the holdout's scores: what the model adds, and whether its probabilities mean what they say."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.learn.intervals import DAY_MS, plan_bootstrap
+from mltrain.learn.intervals import DAY_MS
 from mltrain.learn.metrics import baseline_calls
-from mltrain.models.report.access import items_at, mapping_at, number_at, text_at
+from mltrain.models.report.access import items_at, number_at, text_at
 from mltrain.models.report.figure import Missing, figure
 from mltrain.models.report.strips import dot_rows
 from mltrain.models.report.svg import Plot, linear_scale, span, time_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from mltrain.models.report.figure import Shown
@@ -24,12 +22,10 @@ if TYPE_CHECKING:
 CURVE_POINTS: Final = 250  # of a curve: finer than the eye
 BINS: Final = 40
 LEAST_CALLED: Final = 0.01  # share of the rows: precision of fewer is noise
-MAX_SYMBOLS: Final = 30
 _NO_ROWS: Final = "this version keeps no table of its holdout's scores."
 _ACCURACY: Final = "What the model adds"
 _RELIABILITY: Final = "Reliability"
 _GAIN: Final = "Gain over the base rate, as time passes"
-_PARTS: Final = "Skill by symbol, week and volatility"
 _ROC: Final = "ROC"
 _PR: Final = "Precision and recall"
 _SPREAD: Final = "Distribution of the scores"
@@ -272,73 +268,3 @@ def gain(rows: Holdout | None) -> Shown:
         legend=(("line c1", "this model"), ("line ideal", "base rate")),
         wide=True,
     )
-
-
-def parts(card: dict[str, Any], rows: Holdout | None) -> Shown:
-    """Draw the log-loss skill of each part of the holdout."""
-    up = number_at(card, "baselines", "train_up_share")
-    found = [] if up is None or not 0 < up < 1 else list(_parts(card, up, rows))
-    if not found:
-        return Missing(_PARTS, "the card does not tell scores of parts of the holdout.")
-    ends = [0.0, *(v for _, value, interval, _ in found for v in (value, *(interval or ())))]
-    scale = linear_scale(*span(min(ends), max(ends)), "log-loss skill over the base rate", count=3, percent=True)
-    return figure(
-        "parts",
-        _PARTS,
-        dot_rows(found, scale, zero=0.0, others="c1"),
-        reading="To the right of the line the model beats the base rate on that part. Lines are intervals, where the "
-        "stored rows allow them; a week has few days, so its interval is wide. Numbers are rows.",
-        alt="; ".join(f"{name}: {value:+.2%} of {note} rows" for name, value, _, note in found[:16]),
-        wide=True,
-        rows=True,
-    )
-
-
-def _parts(
-    card: dict[str, Any], up: float, rows: Holdout | None
-) -> Iterator[tuple[str, float, tuple[float, float] | None, str]]:
-    whole = mapping_at(card, "baselines", "log_loss_skill")
-    value, low, high = (number_at(whole, key) for key in ("value", "low", "high"))
-    if value is not None:
-        held = number_at(card, "metrics", "rows")
-        yield "all", value, None if low is None or high is None else (low, high), "" if held is None else f"{held:,.0f}"
-    for name, score in list(mapping_at(card, "metrics", "per_symbol").items())[:MAX_SYMBOLS]:
-        yield from _part(name, score, up, _interval(rows, None if rows is None else rows.symbol == name))
-    for score in items_at(card, "metrics", "per_week"):
-        yield from _part(f"week of {score.get('name')}", score, up, _interval(rows, _week(rows, score)))
-    for score in items_at(card, "metrics", "per_volatility"):
-        yield from _part(f"{score.get('name')} market", score, up, None)
-
-
-def _part(
-    name: str,
-    score: Any,  # noqa: ANN401 (JSON)
-    up: float,
-    interval: tuple[float, float] | None,
-) -> Iterator[tuple[str, float, tuple[float, float] | None, str]]:
-    loss, share, rows = (
-        number_at(score, "metrics", "log_loss"), number_at(score, "up_share"), number_at(score, "rows"),
-    )  # fmt: skip
-    if loss is not None and share is not None and rows is not None:
-        base = -(share * float(np.log(up)) + (1 - share) * float(np.log(1 - up)))
-        yield name, 1 - loss / base, interval, f"{rows:,.0f}"
-
-
-def _week(rows: Holdout | None, score: dict[str, Any]) -> NDArray[np.bool_] | None:
-    monday = text_at(score, "name")
-    if rows is None or monday is None or len(monday) != len("2025-10-13"):
-        return None
-    try:
-        start = int(np.datetime64(monday, "ms").astype(np.int64))
-    except ValueError:
-        return None
-    return (rows.ts_ms >= start) & (rows.ts_ms < start + 7 * DAY_MS)
-
-
-def _interval(rows: Holdout | None, these: NDArray[np.bool_] | None) -> tuple[float, float] | None:
-    """Return the interval of the log-loss skill on some rows; None where they fill fewer than two blocks."""
-    if rows is None or these is None or int(these.sum()) < 2 or rows.ts_ms[these][0] == rows.ts_ms[these][-1]:
-        return None
-    drawn = plan_bootstrap(rows.ts_ms[these], draws=len(rows.bootstrap.weights), level=rows.level, seed=0)
-    found = drawn.ratio((rows.base - rows.loss)[these], rows.base[these])
-    return found.low, found.high

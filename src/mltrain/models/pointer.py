@@ -1,0 +1,54 @@
+"""The one pointer, `best_lgbm`, and the links through it for other tools; `store` alone moves them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import InputError
+from mltrain.files import disk_edge, read_pointer
+from mltrain.models.card import CARD_FILE
+from mltrain.models.versions import MODEL_FILE
+from mltrain.names import VERSION, show
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BEST: Final = "best_lgbm"
+LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
+
+
+def best_name(models: Path) -> str | None:
+    """Return the version that the pointer of a models folder names; None where there is no pointer.
+
+    Raises:
+        InputError: It names no version.
+        MachineError: The machine refuses to read it.
+    """
+    link = models / BEST
+    hint = f"remove {link}, then run `mltrain promote VERSION`"
+    try:
+        target = read_pointer(link)
+    except InputError as err:
+        raise InputError(err.message, hint=hint) from err
+    if target is not None and VERSION.fullmatch(target) is None:
+        raise InputError(f"{link} leads to {show(target)}, which is not a version", hint=hint)
+    return target
+
+
+def has_link(link: Path) -> bool:
+    """Return whether a link through the pointer is there.
+
+    Raises:
+        InputError: Something else has its name.
+        MachineError: The machine refuses to read it.
+    """
+    wanted = LINKS[link.name]
+    with disk_edge(link, "read"):
+        if not os.path.lexists(link):
+            return False
+        found = str(link.readlink()) if link.is_symlink() else None
+    if found != wanted:
+        is_what = "is not a symbolic link" if found is None else f"leads to {show(found)}"
+        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}")
+    return True
