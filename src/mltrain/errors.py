@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import re
 import signal
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SIGNAL_TEXT: Final = re.compile(r"stopped by signal ([0-9]{1,2})\b")
 
@@ -121,3 +124,11 @@ class Stopped(BaseException):
             signum = int(found[1]) if found else signal.SIGTERM
         super().__init__(f"stopped by signal {int(signum)}")
         self.exit_code = 128 + int(signum)
+
+
+def trail(err: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, then what it came from, back to the first; where two are told, the cause."""
+    seen: BaseException | None = err
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

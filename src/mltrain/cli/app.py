@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError, Stopped, UsageError
+from mltrain.errors import MachineError, MltrainError, Stopped, UsageError, trail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +162,7 @@ def _explained(raised: BaseException) -> MltrainError | None:
         raised.hint = f"`{asked_command(sys.argv[1:])} --help` tells its options"
     if isinstance(raised, MltrainError):
         return raised
-    if isinstance(raised, MemoryError) or is_shortage(raised):
+    if is_shortage(raised):
         return MachineError("out of memory", hint=_MEMORY_HINT)
     if isinstance(raised, OSError) and raised.errno in _REFUSALS:
         return MachineError(f"cannot write the output: {raised.strerror}")
@@ -174,11 +174,9 @@ def _again_if_interrupted(err: BaseException) -> None:
 
     Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
     """
-    seen: BaseException | None = err
-    while seen is not None:
+    for seen in trail(err):
         if isinstance(seen, (Stopped, KeyboardInterrupt)):
             raise seen
-        seen = seen.__cause__ or seen.__context__
 
 
 def _code_of(end: SystemExit) -> int:

@@ -10,7 +10,7 @@ import errno
 import resource
 from typing import Final
 
-from mltrain.errors import MachineError
+from mltrain.errors import MachineError, trail
 
 # What commands take at their peak (VmPeak) for 6 days of one symbol on two cores; below it libraries end them, or spin.
 SERVING_MB: Final = 1_300
@@ -45,11 +45,9 @@ def check_address_space(need_mb: int) -> None:
 
 def is_shortage(err: BaseException) -> bool:
     """Tell whether an error, or one that it came from, is the system's refusal of memory in other words."""
-    seen: BaseException | None = err
-    while seen is not None:
-        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
-            return True
-        if any(words in str(seen).lower() for words in _SHORT_OF_MEMORY):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(
+        isinstance(seen, MemoryError)
+        or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM)
+        or any(words in str(seen).lower() for words in _SHORT_OF_MEMORY)
+        for seen in trail(err)
+    )

@@ -19,6 +19,7 @@ from mltrain.config.values import (
     TrainConfig,
 )
 from mltrain.documents import Fields
+from mltrain.names import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,9 +71,12 @@ def _read_calibration(fields: Fields) -> Calibration:
 
 
 def _read_class_weight(fields: Fields) -> ClassWeight:
-    if isinstance(fields.raw("class_weight"), str):
-        return "balanced" if fields.text("class_weight", choices=("none", "balanced")) == "balanced" else "none"
-    return fields.number("class_weight", minimum=0.01, maximum=100)
+    named = fields.raw("class_weight")
+    if not isinstance(named, str):
+        return fields.number("class_weight", minimum=0.01, maximum=100)
+    if named not in ("none", "balanced"):
+        fields.problem("class_weight", f"{show(named)} is unknown; known: none, balanced, a number from 0.01 to 100")
+    return "balanced" if named == "balanced" else "none"
 
 
 def _read_folds(fields: Fields) -> FoldConfig:
