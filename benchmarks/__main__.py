@@ -251,7 +251,11 @@ def features_words(given: argparse.Namespace) -> list[str]:
 def search_words(given: argparse.Namespace) -> list[str] | str:
     if given.candles is None or not given.candles.is_dir():
         return "no folder of candles: pass --candles or set MLTRAIN_TEST_DATA"
-    return ["--candles", str(given.candles), *(["--days", "14", "--trials", "6"] if given.quick else [])]
+    return [
+        "--candles",
+        str(given.candles),
+        *(["--days", "14", "--trials", "6"] if given.quick else ["--trials", "200", "--plain-trials", "10"]),
+    ]
 
 
 def serving_words(given: argparse.Namespace) -> list[str]:

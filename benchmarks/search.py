@@ -14,14 +14,14 @@ are run once more in lockstep, with one number of rounds for all folds, as all t
 `--plain-trials N` runs N of the plain loop's trials, and takes the others to cost as much each. `--profile` tells what
 the trials of the search cost.
 
-`--peer-python PY` has FLAML and LightGBMTuner, from another environment, search the last fold for as long as the search
-took:
+`--peer-python PY` has FLAML and LightGBMTunerCV, from another environment, search the same folds for as long as the
+search took:
 
     python -m venv PEERS && PEERS/bin/pip install 'flaml[automl]' 'optuna-integration[lightgbm]'
     python benchmarks/search.py --trials 40 --only-search --peer-python PEERS/bin/python
 
-Their loss is told on the rows that they chose by, and stopped on; ours there is that of a trial that was chosen by all
-five folds, with one number of rounds for all.
+Each is asked for the mean log loss of the folds, and told by it. LightGBMTunerCV, too, has one number of rounds for all
+folds; FLAML takes the number of rounds as one more parameter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import load_registry
 from mltrain.learn.fit import bin_rows
-from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import build_samples
 from mltrain.learn.search import Manner, search, set_bar
 from mltrain.learn.trial import Ground, Proposal, Track
@@ -148,15 +147,13 @@ def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dic
     return record.loss
 
 
-def peers(python: Path, samples: Samples, split: Split, found: SearchResult, seconds: float) -> None:
-    """Let others search on the last fold for as long, and print the loss of what they find there beside ours."""
-    fold = split.folds[-1]
-    train, valid = fold.train.span, fold.valid.span
-    ours = found.oof_scores[found.oof_fold == len(split.folds) - 1]
-    print(f"search, last fold: {row_log_loss(ours, samples.y[valid]).mean():.5f}", flush=True)
+def peers(python: Path, samples: Samples, split: Split, seconds: float) -> None:
+    """Let others search on the same folds for as long, and print what they find."""
+    inner, start = split.inner.span, split.inner.first_row
+    spans = [(f.train.first_row, f.train.stop_row, f.valid.first_row, f.valid.stop_row) for f in split.folds]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.npz"
-        np.savez(rows, x=samples.x[train], y=samples.y[train], xv=samples.x[valid], yv=samples.y[valid])
+        np.savez(rows, x=samples.x[inner], y=samples.y[inner], blocks=np.array(spans) - start)
         script = Path(__file__).with_name("search_peers.py")
         subprocess.run([python, script, rows, str(seconds), str(THREADS)], check=True)
 
@@ -181,6 +178,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--set", nargs="*", default=[], help="KEY=NUMBER of the configuration, such as search.batch=4")
+    parser.add_argument("--config", type=Path, help="a train.yml of your own")
     parser.add_argument("--only-search", action="store_true", help="leave the plain loop out")
     parser.add_argument("--plain-trials", type=int, help="run fewer trials of the plain loop than of the search")
     parser.add_argument("--peer-python", type=Path, help="an interpreter that has FLAML and LightGBMTuner")
@@ -188,7 +186,7 @@ def main() -> None:
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     changed = {key: float(v) if "." in v else int(v) for key, v in (pair.split("=") for pair in args.set)}
-    config = load_config(None, overrides={"search.trials": args.trials, **changed})
+    config = load_config(args.config, overrides={"search.trials": args.trials, **changed})
     samples, split = read_samples(args.candles, args.days)
     print(f"{split.inner.rows:,} rows x {len(samples.names)} features, {args.trials} trials, {args.workers} workers")
 
@@ -205,7 +203,7 @@ def main() -> None:
         by_wall, by_cpu = more * slow.wall_s / took.wall_s, more * slow.cpu_s / took.cpu_s
         print(f"ratio {by_wall:.1f}, by processor time {by_cpu:.1f} (budget: at least 5)", flush=True)
     if args.peer_python:
-        peers(args.peer_python, samples, split, found, took.wall_s)
+        peers(args.peer_python, samples, split, took.wall_s)
 
 
 def _told(watch: Stopwatch, trials: int) -> str:

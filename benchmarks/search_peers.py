@@ -1,51 +1,81 @@
-"""FLAML and LightGBM's own tuner on given rows, for a given time, in an environment of theirs: see `search.py`.
+"""FLAML and LightGBM's own tuner on given rows and folds, for a given time, in an environment of theirs.
 
     PYTHON benchmarks/search_peers.py ROWS.npz SECONDS THREADS
 
-It needs numpy, lightgbm, and `flaml[automl]` and `optuna-integration[lightgbm]` or one of them; nothing of mltrain.
+`search.py` writes the rows and calls this. It needs numpy, lightgbm, and `flaml[automl]` and
+`optuna-integration[lightgbm]` or one of them; nothing of mltrain.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import lightgbm
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def log_loss(p: np.ndarray, y: np.ndarray) -> float:
-    return float(-np.log(np.clip(np.where(y == 1, p, 1 - p), 1e-15, 1)).mean())
+EARLY_STOP = 50
 
 
-def run_flaml(rows: dict[str, np.ndarray], seconds: float, threads: int) -> float:
+class Folds:
+    """Walk-forward folds, as scikit-learn's splitters give them.
+
+    Args:
+        blocks: First and stop row of each fold's training and validation, shape (folds, 4).
+    """
+
+    shuffle = False
+
+    def __init__(self, blocks: np.ndarray) -> None:
+        self._blocks = blocks.tolist()
+
+    def get_n_splits(self, x: object = None, y: object = None, groups: object = None) -> int:  # noqa: ARG002
+        """Return how many folds there are."""
+        return len(self._blocks)
+
+    def split(self, x: object, y: object = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # noqa: ARG002
+        """Give the rows of each fold's training and of its validation."""
+        for a, b, c, d in self._blocks:
+            yield np.arange(a, b), np.arange(c, d)
+
+
+def run_flaml(rows: dict[str, np.ndarray], seconds: float, threads: int) -> tuple[float, int]:
+    """Return the mean loss over the folds of its best trial, and how many it ran."""
     from flaml import AutoML
 
     auto = AutoML()
-    auto.fit(rows["x"], rows["y"], X_val=rows["xv"], y_val=rows["yv"], task="classification", metric="log_loss",
-             estimator_list=["lgbm"], time_budget=seconds, n_jobs=threads, verbose=0, seed=42)  # fmt: skip
-    return log_loss(auto.predict_proba(rows["xv"])[:, 1], rows["yv"])
+    # Without `sample=False` it would begin with some of the rows, which these folds do not know.
+    auto.fit(rows["x"], rows["y"], task="classification", metric="log_loss", estimator_list=["lgbm"], sample=False,
+             eval_method="cv", split_type=Folds(rows["blocks"]), time_budget=seconds, n_jobs=threads, verbose=0,
+             retrain_full=False, seed=42)  # fmt: skip
+    return float(auto.best_loss), int(auto._iter_per_learner["lgbm"])  # noqa: SLF001 (told nowhere else)
 
 
-def run_tuner(rows: dict[str, np.ndarray], seconds: float, threads: int) -> float:
+def run_tuner(rows: dict[str, np.ndarray], seconds: float, threads: int) -> tuple[float, int]:
+    """Return the least point of the mean curve of its best trial, and how many it ran."""
     import optuna
-    from optuna_integration.lightgbm import LightGBMTuner
+    from optuna_integration.lightgbm import LightGBMTunerCV
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    train = lightgbm.Dataset(rows["x"], rows["y"], free_raw_data=False)
-    params = {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "num_threads": threads}
-    tuner = LightGBMTuner(
-        params,
-        train,
-        valid_sets=[lightgbm.Dataset(rows["xv"], rows["yv"], reference=train, free_raw_data=False)],
+    study = optuna.create_study(direction="minimize")
+    tuner = LightGBMTunerCV(
+        {"objective": "binary", "metric": "binary_logloss", "verbosity": -1, "num_threads": threads},
+        lightgbm.Dataset(rows["x"], rows["y"], free_raw_data=False),
+        folds=list(Folds(rows["blocks"]).split(rows["x"])),
         num_boost_round=1000,
         time_budget=int(seconds),
         optuna_seed=42,
         show_progress_bar=False,
-        callbacks=[lightgbm.early_stopping(50, verbose=False)],
+        callbacks=[lightgbm.early_stopping(EARLY_STOP, verbose=False)],
+        study=study,
     )
     tuner.run()
-    return float(tuner.best_score)
+    return float(tuner.best_score), len(study.trials)
 
 
 def main() -> None:
@@ -56,7 +86,9 @@ def main() -> None:
         if find_spec(module) is None:
             print(f"{name}: not installed here", flush=True)
         else:
-            print(f"{name}, last fold, {seconds:.0f} s: {run(rows, seconds, threads):.5f}", flush=True)
+            start = time.perf_counter()
+            loss, trials = run(rows, seconds, threads)
+            print(f"{name}: {time.perf_counter() - start:7.1f} s, {trials} trials, log loss {loss:.5f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -138,9 +138,12 @@ def test_all_violations_come_in_one_message_with_their_lines(own):
         ("folds: {count: 1}", "at least 2"),
         ("folds: 5", "must be a mapping, is 5"),
         ("search: {trials: 0}", "at least 1"),
-        ("search: {rungs: [{at: 2, keep: 0.5, folds: 1}, {at: 2, keep: 0.5, folds: 1}]}", "must rise"),
-        ("search: {rungs: [{at: 2, keep: 0, folds: 1}]}", "at least 0.05"),
-        ("search: {rungs: [{at: 2, folds: 1}]}", "search.rungs[0].keep: is missing"),
+        (
+            "search: {rungs: [{at: 2, keep: 0.5, most: 9, folds: 1}, {at: 2, keep: 0.5, most: 9, folds: 1}]}",
+            "must rise",
+        ),
+        ("search: {rungs: [{at: 2, keep: 0, most: 9, folds: 1}]}", "at least 0.05"),
+        ("search: {rungs: [{at: 2, most: 9, folds: 1}]}", "search.rungs[0].keep: is missing"),
         ("search: {space: {lambda_l1: {low: 0}}}", "above 0 on a logarithmic scale"),
         ("search: {space: {learning_rate: {default: 0.5}}}", "default (line 1): must lie from low, 0.03, to high, 0.2"),
         ("search: {space: {num_leaves: {low: 2.5}}}", "an integer"),
@@ -201,7 +204,9 @@ def test_packaged_files_are_found_by_name():
 
 def test_configuration_survives_its_own_json(own):
     """`load_config` of `to_json` gives an equal configuration."""
-    config = load_config(own("search: {rungs: [{at: 3, keep: 0.2, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7})
+    config = load_config(
+        own("search: {rungs: [{at: 3, keep: 0.2, most: 9, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7}
+    )
 
     assert load_config(own(json.dumps(config.to_json())), overrides={}) == config
 

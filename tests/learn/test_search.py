@@ -14,13 +14,14 @@ from mltrain.config import Rung, load_config
 from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.learn.fit import booster_params
 from mltrain.learn.metrics import row_log_loss
-from mltrain.learn.search import MIN_TOLD, Manner, search, set_bar
+from mltrain.learn.search import Manner, search, set_bar
 from mltrain.learn.split import plan_split
+from mltrain.learn.study import told_before
 from mltrain.learn.trial import Bar, TrialRecord, rounds_at
 from mltrain.progress import Silent
 
 ALONE = Manner(workers=1)
-RUNGS = [{"at": 0.3, "keep": 0.6, "folds": 1}, {"at": 1.0, "keep": 0.34, "folds": 5}]
+RUNGS = [{"at": 0.3, "keep": 0.6, "most": 9, "folds": 1}, {"at": 1.0, "keep": 0.34, "most": 3, "folds": 5}]
 
 
 class Told(Silent):
@@ -190,8 +191,9 @@ def record(number, rung_losses, state="complete"):
 
 
 def test_the_bar_by_hand():
-    """Rung by rung the share to keep of the trials that came so far, once there are some; the best that is complete."""
-    plan = replace(configured().search, rungs=(Rung(1, 0.5, 1), Rung(2, 0.34, 1), Rung(2, 1.0, 5)))
+    """Rung by rung the share to keep of the trials that came so far, or the most; the best that is complete."""
+    rungs = (Rung(1, 0.5, 9, 1), Rung(2, 0.34, 9, 1), Rung(2, 1.0, 2, 5), Rung(3, 1.0, 9, 5))
+    plan = replace(configured().search, rungs=rungs)
     told = [
         record(0, [0.5, 0.4, 0.3]),
         record(1, [0.6, 0.5, 0.5]),
@@ -200,14 +202,15 @@ def test_the_bar_by_hand():
         record(4, [0.4, 0.3, 0.1]),
     ]
 
-    assert set_bar(told, plan) == Bar((0.6, 0.4, math.inf), 0.1)
-    assert set_bar(told[: MIN_TOLD - 1], plan) == Bar((math.inf,) * 3, 0.3)
-    assert set_bar(told[2:3], plan).best == math.inf
+    assert set_bar(told, plan) == Bar((0.6, 0.4, 0.3, math.inf), 0.1)
+    assert set_bar(told[:1], plan) == Bar((0.5, 0.4, 0.3, math.inf), 0.3)
+    assert set_bar(told[2:3], plan) == Bar((0.9, math.inf, math.inf, math.inf), math.inf)
+    assert set_bar([], plan) == Bar((math.inf,) * 4, math.inf)
 
 
 def test_rungs_lie_where_trials_have_come_equally_far():
     """Half the rate, or a quarter of the leaves, doubles the rounds; a rung is never before the first round."""
-    rung = Rung(at=2, keep=0.5, folds=1)
+    rung = Rung(at=2, keep=0.5, most=9, folds=1)
 
     assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 31}) == 20
     assert rounds_at(rung, {"learning_rate": 0.05, "num_leaves": 31}) == 40
@@ -223,7 +226,7 @@ def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(samples, split, tmp_p
     ended_at = {len(t.rung_losses) for t in found.trials if t.state == "pruned"}
     assert ended_at == {1, 2}
     for trial in found.trials:
-        bar = set_bar(found.trials[: max(0, trial.number - 2)], config.search)
+        bar = set_bar(found.trials[: told_before(trial.number, config.search.batch)], config.search)
         passed = [a <= b for a, b in zip(trial.rung_losses, bar.rungs, strict=False)]
         assert passed == [True] * (len(passed) - 1) + [trial.state == "complete"]
         if trial.state == "pruned":
@@ -248,7 +251,7 @@ def test_a_rung_looks_at_its_folds_alone(samples, split, tmp_path):
 
 def test_optuna_learns_of_pruned_trials(samples, split, tmp_path):
     """In the journal a pruned trial is pruned, with its loss at the rung where it ended."""
-    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05, "folds": 5}])
+    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05, "most": 9, "folds": 5}])
     found = run(samples, split, config, tmp_path)
 
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))

@@ -4,10 +4,12 @@ import math
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mltrain.config import load_config
 from mltrain.errors import InputError
-from mltrain.learn.study import open_study
+from mltrain.learn.study import on_their_way, open_study, told_before
 from mltrain.learn.trial import TrialRecord
 from mltrain.progress import Silent
 
@@ -80,14 +82,24 @@ def test_a_torn_tail_costs_no_more_than_its_step(whole, tmp_path):
         assert go_on(study) == whole[1]
 
 
-def test_a_batch_is_on_its_way_at_any_time(tmp_path):
-    """With every trial that is told one more is asked, which knows of it and of none behind it."""
+def test_as_many_are_on_their_way_as_were_told(tmp_path):
+    """Two at first, at last a batch: each trial that is told makes room for others, which know of it."""
     study = opened(tmp_path)
     for number in range(TRIALS):
-        assert [p.number for p in study.asked] == list(range(number + BATCH))
+        assert len(study.asked) == number + (2, 2, 2, 3, BATCH)[min(number, 4)]
+        assert [p.number for p in study.asked] == list(range(len(study.asked)))
         study.tell(record_of(study.asked[number]))
 
     assert opened(tmp_path, resume=True).asked == study.asked
+
+
+@given(number=st.integers(0, 400), batch=st.integers(1, 40))
+def test_what_was_told_before_a_trial_is_what_made_room_for_it(number, batch):
+    """One trial fewer, and there would have been no room."""
+    told = told_before(number, batch)
+
+    assert told <= number < told + on_their_way(told, batch)
+    assert told == 0 or told - 1 + on_their_way(told - 1, batch) <= number
 
 
 def test_a_trial_is_told_and_the_next_one_asked_or_neither(whole, tmp_path):

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,10 @@ CONFIG = load_config(
         "search.batch": 3,
         "search.max_rounds": 30,
         "search.early_stop": 10,
-        "search.rungs": [{"at": 0.3, "keep": 0.2, "folds": 1}, {"at": 1.0, "keep": 0.2, "folds": 5}],
+        "search.rungs": [
+            {"at": 0.3, "keep": 0.2, "most": 9, "folds": 1},
+            {"at": 1.0, "keep": 0.2, "most": 9, "folds": 5},
+        ],
     },
 )
 
@@ -119,3 +125,31 @@ def test_an_interruption_ends_the_workers(samples, tmp_path):
 
     assert workers_of() == []
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+UNGUARDED = """
+import pathlib, sys
+sys.path.insert(0, {folder!r})
+from conftest import make_samples
+from test_workers import run
+
+print(len(run(make_samples(), pathlib.Path({study!r}), workers=2).trials))
+"""
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    """Its workers do not run it again, though it does not ask whether it is the main module."""
+    (tmp_path / "study").mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(folder=str(Path(__file__).parent), study=str(tmp_path / "study")))
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")

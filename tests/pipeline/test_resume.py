@@ -23,7 +23,7 @@ search:
   batch: 4
   max_rounds: 60
   early_stop: 10
-  rungs: [{at: 1, keep: 0.5, folds: 2}]
+  rungs: [{at: 1, keep: 0.5, most: 9, folds: 2}]
 bench: {samples: 20}
 bootstrap: {draws: 300}
 guards: {points: 2}

@@ -106,6 +106,7 @@ def _read_rung(fields: Fields) -> Rung:
     return Rung(
         at=fields.number("at", minimum=0.001, maximum=100_000),
         keep=fields.number("keep", minimum=0.05, maximum=1),
+        most=fields.integer("most", minimum=1, maximum=100_000),
         folds=fields.integer("folds", minimum=1, maximum=20),
     )
 

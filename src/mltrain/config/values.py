@@ -54,11 +54,13 @@ class Rung:
     Attributes:
         at: How far the trial has come, in rounds x learning rate x the root of its leaves over 31.
         keep: Share of the trials told before, at this rung, that it must be among.
+        most: How many that share is at most.
         folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
     """
 
     at: float
     keep: float
+    most: int
     folds: int
 
 
@@ -68,7 +70,7 @@ class SearchConfig:
 
     Attributes:
         trials: How many parameter sets are tried.
-        batch: How many are on their way at once: trial n is asked when trial n - batch has been told.
+        batch: How many are on their way at once, at most: see `mltrain.learn.study.on_their_way`.
         early_stop: Rounds without a better mean loss after which a trial ends.
         settle: The same where its loss is above that of a trial told before.
         max_rounds: Boosting rounds at most.

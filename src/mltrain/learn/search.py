@@ -1,15 +1,16 @@
 """The search: which parameters, and how many rounds, by walk-forward folds inside the inner part.
 
-A trial is a pure function of its parameters and of the bar that earlier trials set; Optuna only proposes. A fixed
-number of trials, a batch, is on its way at any time: all results are told in the order of the trials' numbers, and with
-each of them one more trial is asked, whose bar is set by those told till then. So neither the number of workers, nor a
-kill and a resumption, nor the end of the search changes a trial, and nobody waits for the slowest of a batch. A search
-that ends early, at any trial, is the search that was asked for no more trials.
+A trial is a pure function of its parameters and of the bar that earlier trials set; Optuna only proposes. All results
+are told in the order of the trials' numbers, and each of them makes room for the next trials, whose bar is set by those
+told till then. How many are on their way follows from how many were told: two at first, since the first ones have
+nothing to be judged by, and soon a whole batch. So neither the number of workers, nor a kill and a resumption, nor the
+end of the search changes a trial, and nobody waits for the slowest of a batch. A search that ends early, at any trial,
+is the search that was asked for no more trials.
 
 A bad trial ends at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
 learners are compared when they have come equally far; the first ones look at the first fold alone, which costs a sixth
-of all. A trial ends there if its best loss so far is not among the best share of the trials told before; trials that
-had ended by themselves count with the loss that they ended with. A trial that has passed all rungs ends where it gains
+of all. A trial ends there if its best loss so far is not among the best of the trials told before; trials that had
+ended by themselves count with the loss that they ended with. A trial that has passed all rungs ends where it gains
 no more, and sooner if it is behind the best one told.
 """
 
@@ -28,7 +29,7 @@ from mltrain.config import study_sha256
 from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
 from mltrain.learn.fit import bin_rows, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
-from mltrain.learn.study import open_study
+from mltrain.learn.study import open_study, told_before
 from mltrain.learn.trial import Bar, Ground, Track
 from mltrain.learn.workers import Alone, Workers
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from mltrain.learn.workers import Crew
     from mltrain.progress import Progress
 
-MIN_TOLD: Final = 4  # trials at a rung before anything is cut short there
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
 
@@ -215,9 +215,9 @@ class _Run:
             self._advance(min(len(told), plan.trials))
         given = len(told)
         while len(told) < plan.trials and self.left_s() > 0:
-            # The study asks a batch ahead, also where fewer trials are left to run: a longer search would ask the same.
+            # The study asks ahead, also where fewer trials are left to run: a longer search would ask the same.
             for proposal in self.study.asked[given : plan.trials]:
-                crew.give(proposal, set_bar(told[: max(0, proposal.number - plan.batch + 1)], plan))
+                crew.give(proposal, set_bar(told[: told_before(proposal.number, plan.batch)], plan))
                 given += 1
             record = crew.take(left_s=self.left_s)
             if record is None:
@@ -233,14 +233,13 @@ def set_bar(told: Sequence[TrialRecord], plan: SearchConfig) -> Bar:
     """Return what a trial has to pass.
 
     Args:
-        told: The trials told when it was asked; with fewer than MIN_TOLD of them at a rung, every trial passes it.
+        told: The trials told when it was asked; where none of them has come to a rung, every trial passes it.
         plan: Its rungs count here.
     """
     bounds = []
     for k, rung in enumerate(plan.rungs):
         losses = sorted(t.rung_losses[k] for t in told if len(t.rung_losses) > k)
-        enough = len(losses) >= MIN_TOLD
-        bounds.append(losses[math.ceil(rung.keep * len(losses)) - 1] if enough else math.inf)
+        bounds.append(losses[min(rung.most, math.ceil(rung.keep * len(losses))) - 1] if losses else math.inf)
     return Bar(tuple(bounds), min((t.loss for t in told if t.state == "complete"), default=math.inf))
 
 

@@ -1,7 +1,7 @@
 """The study: Optuna proposes, the journal keeps what became of it, and a search that was killed goes on from there.
 
-Every trial is proposed by a sampler whose seed is of that trial alone, in the step in which an earlier one is told:
-trial n with trial n - batch, the first ones as the study begins. So what a study proposes depends on neither who runs
+Every trial is proposed by a sampler whose seed is of that trial alone, in the step in which an earlier one is told
+(`on_their_way`), the first ones as the study begins. So what a study proposes depends on neither who runs
 its trials nor when it was interrupted. What was told is kept with the trial, so that the bounds of the rungs and the
 best trial are the same after a resumption, to the last bit.
 """
@@ -9,6 +9,7 @@ best trial are the same after a resumption, to the last bit.
 from __future__ import annotations
 
 import hashlib
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mltrain.errors import InputError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mltrain.config import Range, SearchConfig
     from mltrain.progress import Progress
 
-STARTUP_TRIALS: Final = 10  # told trials before TPE takes over from chance; Optuna's default
+STARTUP_TRIALS: Final = 30  # told trials before TPE takes over from chance, whose bad ones cost next to nothing
 _RECORD: Final = "told"  # under this name a trial keeps what was told of it
 _IDENTITY: Final = "identity"
 
@@ -41,7 +42,7 @@ class Study:
         seed: Of its proposals.
 
     Attributes:
-        asked: The trials that have been proposed, by number, from 0: once it has begun, a batch more than were told.
+        asked: The trials that have been proposed, by number, from 0: those told, and those on their way.
         told: What became of the trials, by number, from 0.
     """
 
@@ -80,11 +81,15 @@ class Study:
         self._study.set_user_attr(_IDENTITY, dict(identity))
         for params in first:
             self._study.enqueue_trial(dict(params))
-        for _ in range(self._plan.batch):
-            self._ask()
+        self._ask(told=0)
         self._journal.commit()
 
-    def _ask(self) -> None:
+    def _ask(self, *, told: int) -> None:
+        """Propose the trials that may be on their way when so many have been told."""
+        while len(self.asked) < told + on_their_way(told, self._plan.batch):
+            self._propose()
+
+    def _propose(self) -> None:
         from optuna.samplers import TPESampler
 
         own_seed = hashlib.sha256(f"{self._seed}:{len(self.asked)}".encode()).digest()[:4]
@@ -95,7 +100,7 @@ class Study:
         self.asked.append(Proposal(trial.number, trial.params))
 
     def tell(self, record: TrialRecord) -> None:
-        """Tell of a trial, and ask the next; of a pruned one, its loss at the last rung, by which TPE ranks it."""
+        """Tell of a trial, and ask the next ones; of a pruned one, its loss at the last rung, by which TPE ranks it."""
         from optuna.trial import TrialState
 
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, record.number)
@@ -112,9 +117,29 @@ class Study:
             self._storage.set_trial_intermediate_value(trial_id, len(record.rung_losses), record.loss)
         state = TrialState.COMPLETE if record.state == "complete" else TrialState.PRUNED
         self._storage.set_trial_state_values(trial_id, state, [record.loss])
-        self._ask()
+        self._ask(told=record.number + 1)
         self._journal.commit()
         self.told.append(record)
+
+
+def on_their_way(told: int, batch: int) -> int:
+    """Return how many trials run, or wait to be run, when so many have been told.
+
+    As many as were told, so that there is something to judge each by, but two at least and a batch at most.
+
+    >>> [on_their_way(told, 8) for told in (0, 1, 2, 3, 4, 8, 100)]
+    [2, 2, 2, 3, 4, 8, 8]
+    """
+    return min(batch, max(2, told))
+
+
+def told_before(number: int, batch: int) -> int:
+    """Return how many trials had been told when a trial was asked.
+
+    >>> [told_before(number, 8) for number in (0, 1, 2, 3, 4, 6, 7, 16, 100)]
+    [0, 0, 1, 2, 3, 4, 4, 9, 93]
+    """
+    return next(told for told in count(max(0, number - batch)) if told + on_their_way(told, batch) > number)
 
 
 def open_study(

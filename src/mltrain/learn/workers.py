@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from mltrain.errors import MachineError
@@ -189,6 +191,21 @@ def _undisturbed() -> Iterator[None]:
         before[noticed](noticed, frame)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a process that is spawned meanwhile do without the caller's script.
+
+    It would else run that script again, for what was pickled from there, which is nothing here: a script without
+    `if __name__ == "__main__"` would begin the search anew in every worker, and never end.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 #: Stands for the future of a trial that is being handed over.
 _NEVER_RUN: Future[TrialRecord] = Future()
 
@@ -227,7 +244,7 @@ class _Pool:
         # parent alone, which ends its workers itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with _undisturbed():
+            with _undisturbed(), _without_main():
                 return self._executor.submit(_run, job)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,87 @@
+"""The peak memory of a large training: 100 symbols of 90 days of one-minute candles, 13 million rows.
+
+    python benchmarks/memory.py [--symbols 100] [--days 90] [--workers N] [--keep FOLDER]
+
+The candles are simulated. The training is the installed `mltrain train` with the default registry, with as many trials
+as workers and ten rounds each: trees take no memory to speak of, and what does is there from the first round on. Told
+are the greatest sum of what its processes hold (the proportional set size, pages that they share counted once), sampled
+five times a second, beside what `mltrain train --dry-run` predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MLTRAIN = Path(sys.executable).with_name("mltrain")
+PERIOD_S = 0.2
+CONFIG = "search: {max_rounds: 10, rungs: []}\nbootstrap: {draws: 200}\n"
+GO_OR_NOT = (0, 4)
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that it has started, as far as they are there."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:
+        return [pid]
+    return [pid, *(p for child in children for p in tree(child))]
+
+
+def held_bytes(pid: int) -> int:
+    """Return what a process holds; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def run(*words: str) -> tuple[dict[str, Any], float, int]:
+    """Run `mltrain` and return its document, the seconds, and the most that its processes held, in bytes."""
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen([MLTRAIN, *words, "--json", "--quiet"], stdout=out)
+        while process.poll() is None:
+            peak = max(peak, sum(held_bytes(pid) for pid in tree(process.pid)))
+            time.sleep(PERIOD_S)
+        if process.returncode not in GO_OR_NOT:
+            raise SystemExit(f"mltrain {words[0]} ended with {process.returncode}")
+        out.seek(0)
+        return json.load(out), time.perf_counter() - start, peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--symbols", type=int, default=100)
+    parser.add_argument("--days", type=int, default=90)
+    parser.add_argument("--workers", type=int, help="of the training; default: as many as it takes by itself")
+    parser.add_argument("--keep", type=Path, help="a folder that keeps the snapshot for the next time")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.keep or Path(scratch)
+        data = ("--data-dir", str(folder))
+        if not (folder / "snapshots").exists():
+            symbols = ",".join(f"S{k:03}USDT" for k in range(args.symbols))
+            words = ("--source", "sim", "--sim-signal", "weak", "--symbols", symbols, "--days", str(args.days))
+            _, seconds, peak = run("snapshot", *words, *data)
+            print(f"snapshot: {seconds:.0f} s, peak {peak / 2**30:.2f} GiB", flush=True)
+        config = Path(scratch) / "train.yml"
+        config.write_text(CONFIG)
+        workers = () if args.workers is None else ("--workers", str(args.workers))
+        words = ("train", "--config", str(config), "--trials", str(args.workers or 2), *workers, *data)
+        plan, _, _ = run(*words, "--dry-run")
+        print(json.dumps(plan)[:2000])
+        _, seconds, peak = run(*words)
+        print(f"training: {seconds:.0f} s, peak {peak / 2**30:.2f} GiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
