@@ -227,6 +227,23 @@ def read_guards(text: str) -> list[Row]:
     ]
 
 
+def read_memory(text: str) -> list[Row]:
+    """Read memory.py."""
+    what = re.search(r"^training of (\d+ symbols x \d+ days): ([\d,]+) candles", text, re.MULTILINE)
+    return [
+        judged(
+            "training" if what is None else f"{what[1]}, {what[2]} candles, trained",
+            "peak memory <= 8 GiB",
+            numbers(r"(\d+) workers: .* peak ([\d.]+) GiB, predicted ([\d.]+) GiB", text),
+            lambda workers, peak, told: (
+                f"{peak:.2f} GiB with {workers:.0f} workers, predicted {told:.2f}",
+                "",
+                peak <= 8,
+            ),
+        )
+    ]
+
+
 def read_markets(text: str) -> list[Row]:
     """Read markets.py."""
     none = numbers(r'"no_signal_no_go": \[\s*(\d+),\s*(\d+)\s*\]', text)
@@ -279,9 +296,9 @@ ROOMS = (
     Room("search", search_words, read_search),
     Room("serving", serving_words, read_serving),
     Room("guards", lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else [])], read_guards),
+    Room("memory", lambda given: ["--symbols", "5", "--days", "20"] if given.quick else [], read_memory),
     Room("markets", markets_words, read_markets),
 )
-NOT_RUN = (Row("100 symbols x 90 days (13 M rows) trained", "peak memory <= 8 GiB", "not run: takes hours, by hand"),)
 
 
 def run(room: Room, given: argparse.Namespace) -> tuple[list[Row], bool]:
@@ -345,8 +362,6 @@ def main(options: Sequence[str] | None = None) -> int:
             found, went_well = run(room, given)
             rows += found
             well = well and went_well
-    if given.only is None:
-        rows += NOT_RUN
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f} at the end{'; a busy machine: measure again' if load > 2 else ''}")
     if given.quick:

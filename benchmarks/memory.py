@@ -78,9 +78,12 @@ def main() -> None:
         workers = () if args.workers is None else ("--workers", str(args.workers))
         words = ("train", "--config", str(config), "--trials", str(args.workers or 2), *workers, *data)
         plan, _, _ = run(*words, "--dry-run")
-        print(json.dumps(plan)[:2000])
         _, seconds, peak = run(*words)
-        print(f"training: {seconds:.0f} s, peak {peak / 2**30:.2f} GiB", flush=True)
+        print(
+            f"training of {args.symbols} symbols x {args.days} days: {plan['candles']:,} candles x {plan['features']} "
+            f"features, {plan['workers']} workers: {seconds:.0f} s, peak {peak / 2**30:.2f} GiB, predicted "
+            f"{plan['peak_bytes'] / 2**30:.2f} GiB"
+        )
 
 
 if __name__ == "__main__":

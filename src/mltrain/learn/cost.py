@@ -22,7 +22,7 @@ _CANDLE_BYTES: Final = 80  # ten columns of eight bytes
 _ROW_BYTES: Final = 32  # label, times, symbol and last move of a row, and the order that they were sorted by
 _TRAIN_ROW_BYTES: Final = 28  # label, gradient, hessian, score and index of a training row of a fold
 _PROBE_ROUNDS: Final = 10
-_ROUNDS_PER_TRIAL: Final = 60  # of the packaged search on real one-minute candles, over trials that were cut short too
+_ROUNDS_PER_TRIAL: Final = 25  # of the packaged search on real one-minute candles, over trials that were cut short too
 
 
 def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio: float, workers: int) -> int:
@@ -38,8 +38,9 @@ def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio
     inner = rows * (1 - val_ratio)
     shares = [folds.start + (1 - folds.start) * k / folds.count for k in range(folds.count)]
     trained, validated = sum(shares), 1 - folds.start
-    # The binned inner part, one byte a cell, and the same cells again in each fold's own Dataset.
-    worker = inner * (features * (1 + trained + validated) + _TRAIN_ROW_BYTES * trained)
+    # One byte a cell in each fold's own Dataset, and till those are cut in the binned inner part.
+    folded = features * (trained + validated)
+    worker = inner * (folded + max(features, _TRAIN_ROW_BYTES * trained))
     parent = rows * (4 * features + _CANDLE_BYTES + _ROW_BYTES)
     binning = inner * 2 * features if workers > 1 else 0
     running = workers * worker + (workers if workers > 1 else 0) * _PROCESS_BYTES

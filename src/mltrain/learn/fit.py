@@ -101,7 +101,7 @@ def bin_rows(samples: Samples, split: Split, config: TrainConfig, *, rows: slice
     params = booster_params(config, {})
     edges = _dataset(lightgbm, samples, first, params)
     weight = row_weights(samples, rows, config, up=up_weight(samples, split, config))
-    return _dataset(lightgbm, samples, rows, params, reference=edges, weight=weight).construct()
+    return _let_go(_dataset(lightgbm, samples, rows, params, reference=edges, weight=weight).construct())
 
 
 def _dataset(
@@ -126,7 +126,17 @@ def _dataset(
 def subset(inner: Any, split: Split, block: Block) -> Any:  # noqa: ANN401 (LightGBM has no types)
     """Return the rows of a block of a fold, out of the binned inner part: the same bytes as if binned anew."""
     start = split.inner.first_row
-    return inner.subset(range(block.first_row - start, block.stop_row - start)).construct()
+    return _let_go(inner.subset(range(block.first_row - start, block.stop_row - start)).construct())
+
+
+def _let_go(rows: Any) -> Any:  # noqa: ANN401 (LightGBM has no types)
+    """Return constructed rows without what they were made from: LightGBM has copied all that it needs of it.
+
+    They would else keep the whole Dataset that they are a part of, or that their edges are from, and a Python integer
+    for each row.
+    """
+    rows.reference = rows.used_indices = None
+    return rows
 
 
 def save_binned(inner: Any, path: Path) -> None:  # noqa: ANN401 (LightGBM has no types)

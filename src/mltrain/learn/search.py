@@ -154,6 +154,7 @@ def search(
         count = min(manner.workers, plan.batch, plan.trials - resumed)
         if count <= 1:
             track = Track.of(ground, inner)
+            del inner  # the folds have their own rows
             run.to_the_end(Alone(track))
         else:
             with _saved(inner, journal) as binned:
@@ -267,6 +268,7 @@ def _saved(inner: Any, journal: Path) -> Iterator[Path]:  # noqa: ANN401 (LightG
     path = _binned_path(journal)
     try:
         save_binned(inner, path)
+        del inner
         yield path
     finally:
         path.unlink(missing_ok=True)
