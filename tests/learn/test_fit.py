@@ -101,7 +101,7 @@ def test_subset_is_the_same_as_binning_anew(samples, split, config):
     anew = lightgbm.Dataset(
         samples.x[block.span],
         samples.y[block.span],
-        reference=inner.reference,
+        reference=inner,
         feature_name=list(samples.names),
         params=dict(params),
     )
