@@ -1,11 +1,14 @@
 """How the command line ends: the exit code of what came up last."""
 
+import errno
+import io
+import os
 import signal
 
 import pytest
 
 from mltrain.cli.app import guarded
-from mltrain.errors import InputError, Stopped
+from mltrain.errors import InputError, MachineError, Stopped
 
 
 @pytest.mark.parametrize("interruption", [Stopped(signal.SIGTERM), KeyboardInterrupt()])
@@ -52,3 +55,19 @@ def test_an_error_without_a_signal_keeps_its_code(capsys):
 
     assert guarded(failed) == InputError.exit_code
     assert "x.json: is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC, errno.EBADF])
+def test_where_the_message_cannot_be_written_the_code_says_it(number, monkeypatch):
+    """Whatever keeps stderr from taking it: no traceback, which could not be written either."""
+
+    class Refusing(io.StringIO):
+        def write(self, _):
+            raise OSError(number, os.strerror(number))
+
+    def failed():
+        raise MachineError("cannot write the candles")
+
+    monkeypatch.setattr("sys.stderr", Refusing())
+
+    assert guarded(failed) == MachineError.exit_code

@@ -125,10 +125,8 @@ def guarded(call: Callable[[], object]) -> int:
         return _translated(call)
     except BrokenPipeError:
         return 0
-    except OSError as err:
-        if err.errno in _REFUSALS:
-            return MachineError.exit_code
-        raise
+    except OSError:
+        return MachineError.exit_code
 
 
 def _translated(call: Callable[[], object]) -> int:
