@@ -19,6 +19,7 @@ import kit
 from program import MLTRAIN
 
 CALLS = f"{faults.CALLS},openat,writev,link,linkat"
+ATTEMPTS = 3  # at a fault that does not strike
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = {
     "snapshot": kit.SNAPSHOT,  # in a folder without any
@@ -119,25 +120,30 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
 
     def attempt(number):
         operation, fault = operations[number], fault_of(number)
+        what = f"{command}: {fault} at {operation.call} #{operation.number} ({operation.arguments[-120:]})"
+        # The numbers of a thread's calls differ now and then: those that open modules are counted, too.
+        for _ in range(ATTEMPTS):
+            struck, problem = once(number, operation, fault)
+            if struck:
+                return problem and f"{what}: {problem}"
+        return f"{what}: the fault did not strike"
+
+    def once(number, operation, fault):
         folder = plan.base.with_name(f"fault{number:04}")  # a name as long as that of the clean run
         shutil.copytree(start, folder, symlinks=True)
         effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
         inject = f"inject={operation.call}:{effect}:when={operation.number}"
         ended, _, injected = traced(command, folder, "-e", inject)
-        if ended.hung:
-            shutil.rmtree(folder)
-            return f"{command}: {fault} at {operation.call} #{operation.number}: hung for {ended.seconds:.0f} s"
-        struck = ended.code == -signal.SIGKILL if fault == "KILL" else injected
+        struck = ended.hung or (ended.code == -signal.SIGKILL if fault == "KILL" else bool(injected))
         err = ended.err
         if any(arguments.startswith("2<") for arguments in injected):
             err += "error: (its own words failed, too)"
-        problem = judge(command, start, folder, ended.code, err) if struck else "the fault did not strike"
+        if ended.hung:
+            problem = f"hung for {ended.seconds:.0f} s"
+        else:
+            problem = judge(command, start, folder, ended.code, err) if struck else None
         shutil.rmtree(folder)
-        if problem:
-            return (
-                f"{command}: {fault} at {operation.call} #{operation.number} ({operation.arguments[-120:]}): {problem}"
-            )
-        return None
+        return struck, problem
 
     tally.add(kit.shared_out(attempt, numbers))
     tally.notes.append(f"{command}: {len(numbers)} of {len(operations)} operations")
