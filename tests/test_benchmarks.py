@@ -53,6 +53,10 @@ stream.push, a symbol with a leader        p50    1.0000  p95    1.2000  p99    
 whole training  210.0 s, 2 x 30 days, 20 trials
 the guards cost 12.5% of the rest (budget: 10 % of a training of 200 trials)
 """,
+    "memory": """
+snapshot: 61 s, peak 0.41 GiB
+training of 100 symbols x 90 days: 12,960,000 candles x 54 features, 2 workers: 700 s, peak 8.40 GiB, predicted 9.10 GiB
+""",
     "markets": """
 {
  "no_signal_no_go": [
@@ -73,6 +77,7 @@ MET = {
     "search": [True],
     "serving": [None, True, False, True, True],  # the call's budget names onnxruntime, too
     "guards": [None],  # fewer trials than the budget's say nothing of it
+    "memory": [False],
     "markets": [True, False],
 }
 READ = {room.name: room.read for room in benchmarks.ROOMS}
@@ -113,6 +118,7 @@ def test_what_the_scripts_print_is_what_is_read():
         "serving": ["Booster.predict, 1 thread", '"the call"', "predict_one(array)", "symbols at once",
                     "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime"],
         "guards": ["the guards cost ", "trials"],
+        "memory": ["training of ", " symbols x ", " days: ", " workers: ", " peak ", "predicted "],
         "markets": ["no_signal_no_go", "strong_go"],
     }  # fmt: skip
     for name, words in marks.items():
