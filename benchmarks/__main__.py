@@ -1,6 +1,6 @@
 """All benchmarks under one command, and the table of budgets with what is measured now.
 
-    python -m benchmarks                     every room, with the sizes of its own script (about half an hour)
+    python -m benchmarks                     every room, with the sizes of its own script (an hour and a half)
     python -m benchmarks --quick             smaller sizes, a few minutes: whether it works, not whether it is met
     python -m benchmarks --only startup      one room; may be given more than once
     python -m benchmarks --list              the rooms, and which cannot run here, and why
@@ -296,7 +296,11 @@ ROOMS = (
     Room("search", search_words, read_search),
     Room("serving", serving_words, read_serving),
     Room("guards", lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else [])], read_guards),
-    Room("memory", lambda given: ["--symbols", "5", "--days", "20"] if given.quick else [], read_memory),
+    Room(
+        "memory",
+        lambda given: ["--workers", "1", *(["--symbols", "5", "--days", "20"] if given.quick else [])],
+        read_memory,
+    ),
     Room("markets", markets_words, read_markets),
 )
 

@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py [--symbols 100] [--days 90] [--workers N] [--keep FOLDER]
 
-The candles are simulated. The training is the installed `mltrain train` with the default registry, with as many trials
-as workers and ten rounds each: trees take no memory to speak of, and what does is there from the first round on. Told
-are the greatest sum of what its processes hold (the proportional set size, pages that they share counted once), sampled
-five times a second, beside what `mltrain train --dry-run` predicts.
+The candles are simulated, the same few markets under many names, in a folder of Parquet. The training is the installed
+`mltrain train` with the default registry, with as many trials as workers and ten rounds each: trees take no memory to
+speak of, and what does is there from the first round on. Told are the greatest sum of what its processes hold (the
+proportional set size, pages that they share counted once), sampled five times a second, beside what `mltrain train
+--dry-run` predicts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mltrain.candles.frame import DAY_MS
+from mltrain.candles.sim import SimSource
+from mltrain.candles.source import Window
+
+MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 MLTRAIN = Path(sys.executable).with_name("mltrain")
 PERIOD_S = 0.2
 CONFIG = "search: {max_rounds: 10, rungs: []}\nbootstrap: {draws: 200}\n"
@@ -58,6 +64,20 @@ def run(*words: str) -> tuple[dict[str, Any], float, int]:
         return json.load(out), time.perf_counter() - start, peak
 
 
+def write_candles(folder: Path, count: int, days: int) -> list[str]:
+    """Write that many symbols' candles, BTCUSDT first, the leader of the default registry; return their names."""
+    folder.mkdir()
+    source = SimSource(seed=1, signal="weak")
+    names = [MARKETS[0], *(f"S{k:03}USDT" for k in range(1, count))]
+    end_ms = source.clock_ms(MARKETS)
+    window = Window(end_ms - days * DAY_MS, end_ms)
+    for market in MARKETS:
+        frame = source.candles(market, window)
+        for name in names[MARKETS.index(market) :: len(MARKETS)]:
+            frame.write_parquet(folder / f"{name}.parquet")
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=100)
@@ -69,9 +89,10 @@ def main() -> None:
         folder = args.keep or Path(scratch)
         data = ("--data-dir", str(folder))
         if not (folder / "snapshots").exists():
-            symbols = ",".join(f"S{k:03}USDT" for k in range(args.symbols))
-            words = ("--source", "sim", "--sim-signal", "weak", "--symbols", symbols, "--days", str(args.days))
-            _, seconds, peak = run("snapshot", *words, *data)
+            candles = Path(scratch) / "candles"
+            symbols = write_candles(candles, args.symbols, args.days)
+            words = ("--source", "files", "--from", str(candles), "--symbols", ",".join(symbols))
+            _, seconds, peak = run("snapshot", *words, "--days", str(args.days), *data)
             print(f"snapshot: {seconds:.0f} s, peak {peak / 2**30:.2f} GiB", flush=True)
         config = Path(scratch) / "train.yml"
         config.write_text(CONFIG)
