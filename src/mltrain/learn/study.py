@@ -1,9 +1,9 @@
 """The study: Optuna proposes, the journal keeps what became of it, and a search that was killed goes on from there.
 
 Every trial is proposed by a sampler whose seed is of that trial alone, in the step in which an earlier one is told
-(`on_their_way`), the first ones as the study begins. So what a study proposes depends on neither who runs
-its trials nor when it was interrupted. What was told is kept with the trial, so that the bounds of the rungs and the
-best trial are the same after a resumption, to the last bit.
+(`on_their_way`), the first ones as the study begins. So what a study proposes depends on neither who runs its trials
+nor when it was interrupted. What was told is kept with the trial, so that the bounds of the rungs and the best trial
+are the same after a resumption, to the last bit.
 """
 
 from __future__ import annotations
