@@ -28,8 +28,9 @@ CALLS = (
 
 @dataclass(frozen=True)
 class Operation:
-    """One system call on the folder: its name, its number among its thread's calls of that name, its arguments."""
+    """One system call on the folder: thread, name, its number among the thread's calls of that name, arguments."""
 
+    thread: str
     call: str
     number: int
     arguments: str
@@ -82,7 +83,7 @@ def run(program, folder, *inject):
         if match := re.match(r"(\d+)\s+(\w+)\((.*)", line):
             counts[match[1], match[2]] += 1  # strace injects by the thread's count
             if str(folder) in match[3]:
-                operations.append(Operation(match[2], counts[match[1], match[2]], match[3]))
+                operations.append(Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
     return done, operations
 
 
@@ -103,7 +104,8 @@ def run_failing(program, folder, operation, fault):
 def unsynced_renames(operations):
     """Return every rename whose source was written and not synced before, or whose folder is not synced right after.
 
-    Several renames into one folder, one right after the other, share the sync.
+    Several renames into one folder, one right after the other, share the sync. "Right after" is the thread's own next
+    operation: what another thread does in between may come anywhere.
     """
     dirty, broken = set(), []
     for at, operation in enumerate(operations):
@@ -116,8 +118,8 @@ def unsynced_renames(operations):
             source, final = paths[-2:]
             folder = str(Path(final).parent)
             broken += [path for path in dirty if path == source or path.startswith(f"{source}/")]
-            later = (o for o in operations[at + 1 :] if not _moves_into(o, folder))
-            following = next(later, Operation("exit", 1, ""))
+            own = (o for o in operations[at + 1 :] if o.thread == operation.thread)
+            following = next((o for o in own if not _moves_into(o, folder)), Operation(operation.thread, "exit", 1, ""))
             if (following.call, _paths(following)[:1]) != ("fsync", [folder]):
                 broken.append(final)
     return broken

@@ -64,7 +64,7 @@ def traced(command, folder, *inject, timeout=60):
             continue
         counts[match[1], match[2]] += 1
         if str(folder) in match[3] and (match[2] != "openat" or "O_CREAT" in match[3]):
-            operations.append(faults.Operation(match[2], counts[match[1], match[2]], match[3]))
+            operations.append(faults.Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
         injected += [match[3]] if "INJECTED" in match[3] else []
     return ended, operations, injected
 
