@@ -61,6 +61,14 @@ def test_a_quick_command_loads_nothing_heavy(words, data_dir):
         assert homes == {"models"}
 
 
+def test_a_prediction_loads_no_library_of_learning(data_dir):
+    """LightGBM comes without scikit-learn, which takes three times as long to load as all the rest."""
+    modules = {name.partition(".")[0] for name in loaded("predict", "--source", "sim", "--data-dir", data_dir)}
+
+    assert "lightgbm" in modules
+    assert modules & {"sklearn", "optuna", "matplotlib", "pandas"} == set()
+
+
 def test_a_usage_error_tells_what_to_type():
     """Where a message has no hint of its own, it is the command's help, without what was wrong."""
     told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err

@@ -12,6 +12,7 @@ import typer
 
 import mltrain
 from mltrain.errors import MachineError, MltrainError, Stopped, UsageError, trail
+from mltrain.learn.backend import own_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,6 +79,7 @@ def root(
 
 def run() -> int:
     """Run the command line and return the process's exit code."""
+    own_process()
     if not sys.stdout.isatty():
         # Typer colours its help in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set; a pipe gets plain text.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from mltrain.errors import MachineError
+from mltrain.learn.backend import own_process
 from mltrain.learn.fit import load_binned
 from mltrain.learn.trial import Track
 
@@ -262,6 +263,7 @@ _tracks: list[Track] = []  # a worker's own folds: one
 def _begin(parent: Connection, binned: Path, ground: Ground) -> None:
     """Prepare a worker."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    own_process()
     os.environ["OMP_NUM_THREADS"] = "1"  # read when LightGBM's library is loaded, which is next
     _tracks.append(Track.of(ground, load_binned(binned, ground.config)))
 
