@@ -6,9 +6,12 @@ nothing. A change that a command takes for the truth is the one thing that must 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import subprocess
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import kit
 
@@ -187,6 +190,14 @@ def changed(data, rng):
     return damaged
 
 
+def write_keys(path, seed):
+    """Write a private key and its public one, `.pub`, made of 32 bytes: a case comes back with the seed alone."""
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    pem, plain = Encoding.PEM, NoEncryption()
+    path.write_bytes(key.private_bytes(pem, PrivateFormat.PKCS8, plain))
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(pem, PublicFormat.SubjectPublicKeyInfo))
+
+
 def forgeries(plan):
     """Versions changed by somebody who computes every hash again: where a signature is required, all are found."""
     from hostile import reseal, write_sealed
@@ -195,8 +206,7 @@ def forgeries(plan):
     keys = plan.work / "keys"
     keys.mkdir()
     for name in ("ours", "theirs"):
-        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", keys / name], check=True)
-        subprocess.run(["openssl", "pkey", "-in", keys / name, "-pubout", "-out", keys / f"{name}.pub"], check=True)
+        write_keys(keys / name, hashlib.sha256(f"{plan.seed} {name}".encode()).digest())
     required = ("--require-signature", keys / "ours.pub")
     base = plan.work / "signed"
     shutil.copytree(plan.base, base, symlinks=True)

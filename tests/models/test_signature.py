@@ -122,6 +122,10 @@ def test_the_list_tells_what_is_not_signed(store):
         lambda text: json.dumps({**json.loads(text), "signature": "00" * 64}),
         lambda text: json.dumps({**json.loads(text), "signature": "zz" * 64}),
         lambda text: json.dumps({**json.loads(text), "require": False}),
+        lambda text: json.dumps(json.loads(text)),  # the right one, spelled in other ways
+        lambda text: text.replace(sign := json.loads(text)["signature"], sign.upper()),
+        lambda text: text.replace(sign := json.loads(text)["signature"], f"{sign[:64]} {sign[64:]}"),
+        lambda text: f"{text}\n",
     ],
 )
 def test_a_damaged_signature_is_none(store, folder, change):

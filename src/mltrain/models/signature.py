@@ -11,6 +11,7 @@ champion.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 
 _FORMAT: Final = 1
 _ALGORITHM: Final = "ed25519"
+_HEX: Final = re.compile(r"[0-9a-f]{128}")  # bytes.fromhex takes capitals and blanks, too
 _MAX_BYTES: Final = 1 << 14  # of a key and of a signature.json
 _NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
 _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
@@ -47,10 +49,7 @@ class Signer:
 
     def sign(self, manifest: Manifest) -> bytes:
         """Return the bytes of `signature.json` for a version's manifest."""
-        signature: bytes = self.key.sign(manifest.to_bytes())
-        return canonical_json(
-            {"format": _FORMAT, "algorithm": _ALGORITHM, "key_id": self.key_id, "signature": signature.hex()}
-        )
+        return _to_bytes(self.key_id, self.key.sign(manifest.to_bytes()))
 
 
 def open_signer(path: Path, *, data_dir: Path) -> Signer:
@@ -136,12 +135,16 @@ def _read_signature(data: bytes, where: str) -> tuple[str, bytes]:
     root = Fields(Located(parse_json(data, where=where, max_bytes=_MAX_BYTES), where))
     root.integer("format", minimum=_FORMAT, maximum=_FORMAT)
     root.text("algorithm", choices=(_ALGORITHM,))
-    key_id, text = root.text("key_id", pattern=SHA256), root.text("signature")
+    key_id, text = root.text("key_id", pattern=SHA256), root.text("signature", pattern=_HEX)
     root.finish()
-    try:
-        return key_id, bytes.fromhex(text)
-    except ValueError as err:
-        raise InputError(f"{where}: signature is not hexadecimal") from err
+    signature = bytes.fromhex(text)
+    if data != _to_bytes(key_id, signature):  # one spelling of a signature: any change of the file shows
+        raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
+    return key_id, signature
+
+
+def _to_bytes(key_id: str, signature: bytes) -> bytes:
+    return canonical_json({"format": _FORMAT, "algorithm": _ALGORITHM, "key_id": key_id, "signature": signature.hex()})
 
 
 def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)
