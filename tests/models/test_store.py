@@ -460,9 +460,29 @@ class TestRollback:
         for call in (store.rollback, store.promote):
             with pytest.raises(InputError, match="2025-10-14") as caught:
                 call("2025-10-14", **HAND)
-            assert "2025-10-1" in caught.value.hint
+            others = caught.value.hint.partition("the nearest: ")[2].split(", ")
+            assert "2025-10-15" in others
+            assert "2025-10-14" not in others
         assert tree(store.data_dir) == before
         assert store.best().name == "2025-10-15"
+
+    def test_a_damaged_best_version_is_not_what_to_promote(self, store):
+        """The hint names what else there is; alone, there is nothing but to make another."""
+        best = store.models / "2025-10-15"
+        edit(best / "manifest.json", b'"GO"', b'"NO-GO"')
+
+        with pytest.raises(InputError, match="leads to 2025-10-15") as caught:
+            store.best()
+        others = caught.value.hint.removeprefix("run `mltrain promote VERSION`: ").split(", ")
+        assert "2025-10-14" in others
+        assert "2025-10-15" not in others
+
+        for row in store.versions():
+            if row.name != best.name:
+                shutil.rmtree(store.models / row.name)
+        with pytest.raises(InputError) as caught:
+            store.best()
+        assert caught.value.hint == "make one with `mltrain train`"
 
 
 def edit(path, old, new):

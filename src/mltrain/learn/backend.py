@@ -8,7 +8,6 @@ process that is mltrain's alone, the command line's or a worker's, has it withou
 from __future__ import annotations
 
 import importlib
-import platform
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-_WAY_OUT: Final = {"Darwin": "brew install libomp", "Linux": "apt-get install libgomp1"}
+_WAY_OUT: Final = {"darwin": "brew install libomp", "linux": "apt-get install libgomp1"}
 _NOT_NEEDED: Final = ("pandas", "sklearn")  # LightGBM goes on without them: it asks in try and except ImportError
 _process = {"own": False}
 
@@ -43,7 +42,7 @@ def import_lightgbm() -> ModuleType:
         with _hidden(*_NOT_NEEDED if _process["own"] else ()):
             return importlib.import_module("lightgbm")
     except OSError as err:
-        command = _WAY_OUT.get(platform.system(), "install the OpenMP runtime of your system")
+        command = _WAY_OUT.get(sys.platform, "install the OpenMP runtime of your system")
         raise MachineError(f"LightGBM cannot load its library: {err}", hint=command) from err
 
 

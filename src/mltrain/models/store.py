@@ -159,7 +159,9 @@ class Store:
         try:
             return open_folder(self.models / name, best=name)
         except InputError as err:
-            raise InputError(f"{self.models / BEST} leads to {name}: {err.message}", hint=self._promote_hint()) from err
+            raise InputError(
+                f"{self.models / BEST} leads to {name}: {err.message}", hint=self._promote_hint(name)
+            ) from err
 
     def history(self) -> History:
         """Read the log of promotions and rollbacks.
@@ -384,12 +386,13 @@ class Store:
                 return row.version
         raise InputError(f"there is no version in {self.models}", hint=self._nearest_hint(""))
 
-    def _promote_hint(self) -> str:
-        names = self._names()[-_SHOWN:]
+    def _promote_hint(self, damaged: str | None = None) -> str:
+        names = [name for name in self._names() if name != damaged][-_SHOWN:]
         return f"run `mltrain promote VERSION`: {', '.join(names)}" if names else "make one with `mltrain train`"
 
     def _nearest_hint(self, name: str) -> str:
-        known = self._names()
+        """Name other versions than the one that was asked for: that one is not there, or damaged."""
+        known = [other for other in self._names() if other != name]
         if not known:
             return "make one with `mltrain train`"
         return f"the nearest: {', '.join(nearest(name, known, count=_SHOWN) or known[-_SHOWN:])}"
