@@ -295,7 +295,11 @@ ROOMS = (
     Room("features", features_words, read_features),
     Room("search", search_words, read_search),
     Room("serving", serving_words, read_serving),
-    Room("guards", lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else [])], read_guards),
+    Room(
+        "guards",
+        lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else ["--trials", "200"])],
+        read_guards,
+    ),
     Room(
         "memory",
         lambda given: ["--workers", "1", *(["--symbols", "5", "--days", "20"] if given.quick else [])],

@@ -205,11 +205,11 @@ def _fit_isotonic(raw: NDArray[np.float64], y: NDArray[np.uint8]) -> Knots:
     A step of m rows, k of which went up, gets (k + 1/2) / (m + 1): m rows cannot prove certainty. Where that puts a
     step below the one before, the two become one step.
     """
-    from sklearn.isotonic import isotonic_regression
+    from scipy.optimize import isotonic_regression  # which is the one of scikit-learn, without a second of import
 
     scores, group, counts = np.unique(raw, return_inverse=True, return_counts=True)
     ups = np.bincount(group, weights=y)
-    fitted = isotonic_regression(ups / counts, sample_weight=counts)
+    fitted = isotonic_regression(ups / counts, weights=counts).x
     starts = np.flatnonzero(np.diff(fitted, prepend=-1.0))
     stops = np.append(starts[1:], scores.size) - 1
     steps: list[tuple[float, float, float, float]] = []  # least score, greatest score, ups, rows

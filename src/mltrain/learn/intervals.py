@@ -171,9 +171,9 @@ def expanded_tail(blocks: int, *, level: float) -> float:
     >>> round(expanded_tail(10, level=0.9), 4), round(expanded_tail(100_000, level=0.9), 4)
     (0.0267, 0.05)
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # of which scipy.stats makes its distributions, a second later
 
-    return float(norm.cdf(-math.sqrt(blocks / (blocks - 1)) * t.ppf((1 + level) / 2, blocks - 1)))
+    return float(ndtr(-math.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, (1 + level) / 2)))
 
 
 def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> MetricIntervals:

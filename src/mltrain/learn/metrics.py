@@ -350,11 +350,11 @@ def brier_parts(p: NDArray[np.float64], y: NDArray[np.uint8]) -> BrierParts:
         InputError: The labels hold fewer than two classes.
         ValueError: Unequal lengths, a probability outside [0, 1] or NaN, a label that is not 0 or 1.
     """
-    from sklearn.isotonic import isotonic_regression
+    from scipy.optimize import isotonic_regression
 
     check_rows(p, y)
     _, group, counts = np.unique(p, return_inverse=True, return_counts=True)
-    best = isotonic_regression(np.bincount(group, weights=y) / counts, sample_weight=counts)[group]
+    best = isotonic_regression(np.bincount(group, weights=y) / counts, weights=counts).x[group]
     uncertainty = float(y.mean() * (1 - y.mean()))
     recalibrated = float(np.square(best - y).mean())
     return BrierParts(
