@@ -1,6 +1,6 @@
 """All benchmarks under one command, and the table of budgets with what is measured now.
 
-    python -m benchmarks                     every room, with the sizes of its own script (an hour and a half)
+    python -m benchmarks                     every room, with the sizes of its own script (about an hour)
     python -m benchmarks --quick             smaller sizes, a few minutes: whether it works, not whether it is met
     python -m benchmarks --only startup      one room; may be given more than once
     python -m benchmarks --list              the rooms, and which cannot run here, and why
