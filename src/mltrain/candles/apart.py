@@ -61,11 +61,11 @@ def _run_alone(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _raising_handlers() -> dict[int, Callable[[int, FrameType | None], object]]:
-    """Return the Python handlers of signals that ask to end; asyncio itself sees to that of Ctrl-C."""
+    """Return the Python handlers of signals that ask to end; asyncio itself sees to Python's own of Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    return {signum: handler for signum, handler in found.items() if callable(handler)}
+    found = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    return {n: handler for n, handler in found.items() if callable(handler) and handler != signal.default_int_handler}
 
 
 def _is_running() -> bool:

@@ -10,38 +10,34 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from mltrain.errors import Stopped
-
-if TYPE_CHECKING:
-    from types import FrameType
+from mltrain.cli.signals import stop_asking, watch_signals
+from mltrain.errors import Stopped, again_if_interrupted
 
 
 def main() -> NoReturn:
     """Run one command and end the process with its exit code."""
     try:
-        _watch_signals()
-        from mltrain.cli.app import run
-
-        code = run()
+        watch_signals()
+        code = _run()
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except Stopped as stopped:
         code = stopped.exit_code
+    finally:
+        stop_asking()
     _leave(code)
 
 
-def _watch_signals() -> None:
-    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does; an ignored SIGHUP (nohup) stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+def _run() -> int:
+    try:
+        from mltrain.cli.app import run
 
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (the handler's signature)
-    signal.signal(signum, signal.SIG_IGN)  # a second one must not tear the unwinding
-    raise Stopped(signum)
+        return run()
+    except Exception as err:
+        again_if_interrupted(err)
+        raise
 
 
 def _leave(code: int) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import mltrain
-from mltrain.errors import MachineError, MltrainError, Stopped, UsageError, trail
+from mltrain.errors import MachineError, MltrainError, UsageError, again_if_interrupted
 from mltrain.learn.backend import own_process
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _translated(call: Callable[[], object]) -> int:
     except BaseException as raised:
         if not isinstance(raised, Exception) and type(raised).__module__ != "pyo3_runtime":  # a panic of Polars
             raise
-        _again_if_interrupted(raised)
+        again_if_interrupted(raised)
         err = _explained(raised)
         if err is None:
             show_bug(raised, debug=debug)
@@ -167,16 +167,6 @@ def _explained(raised: BaseException) -> MltrainError | None:
     if isinstance(raised, OSError) and raised.errno in _REFUSALS:
         return MachineError(f"cannot write the output: {raised.strerror}")
     return None
-
-
-def _again_if_interrupted(err: BaseException) -> None:
-    """Raise the signal's exception again where `err` only wraps it, or came up while it unwound.
-
-    Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
-    """
-    for seen in trail(err):
-        if isinstance(seen, (Stopped, KeyboardInterrupt)):
-            raise seen
 
 
 def _code_of(end: SystemExit) -> int:

@@ -1,0 +1,63 @@
+"""Signals that ask the process to end: they unwind the stack, wherever it is, and are not lost.
+
+What a handler raises can be lost: in the callback of a weak reference, of which every import has some, in compiled code
+that cannot pass it on, or in a library's own `except:`. So it is raised again until the stack unwinds.
+
+Nothing but the standard library is imported here: the handlers stand before anything else is loaded.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import Stopped, trail
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_AGAIN_S: Final = 0.05
+
+_asked: list[int] = []  # the signals that have come
+
+
+def watch_signals() -> None:
+    """Let SIGTERM, SIGHUP and Ctrl-C unwind the stack; what is ignored (nohup) stays ignored."""
+    sys.unraisablehook = _show_lost
+    signal.signal(signal.SIGALRM, _ask_again)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def stop_asking() -> None:
+    """Raise no more: what was raised has arrived."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
+def _stop(signum: int, _: FrameType | None) -> None:
+    """Raise what the signal says, unless the stack unwinds already: that must not be torn, but by one more Ctrl-C."""
+    impatient = signum == signal.SIGINT in _asked
+    _asked.append(signum)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    if impatient or not _is_unwinding():
+        raise KeyboardInterrupt if signum == signal.SIGINT else Stopped(signum)
+
+
+def _ask_again(_: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(_asked[0])  # an event loop has its own meanwhile
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    if callable(handler) and not _is_unwinding():
+        handler(_asked[0], frame)
+
+
+def _is_unwinding() -> bool:
+    raised = sys.exception()
+    return raised is not None and any(isinstance(seen, (Stopped, KeyboardInterrupt)) for seen in trail(raised))
+
+
+def _show_lost(lost: sys.UnraisableHookArgs) -> None:
+    if lost.exc_type not in {Stopped, KeyboardInterrupt}:  # those come again
+        sys.__unraisablehook__(lost)
