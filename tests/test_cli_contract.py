@@ -178,6 +178,8 @@ mltrain.cli.main()
 LOSING = {
     "a library's own except": "try:\n    send()\nexcept BaseException:\n    pass\n",
     "a weak reference's callback": "thing = {0}.copy()\nkept = weakref.ref(thing, lambda _: send())\ndel thing\n",
+    "an error that compiled code makes of it": "try:\n    send()\nexcept BaseException:\n    lost = True\n"
+    "if lost:\n    raise TypeError('unprintable')\n",
     "compiled code": "ctypes.CFUNCTYPE(None)(send)()\n",
     "an event loop's callback": "async def main():\n    asyncio.get_running_loop().call_soon(send)\n"
     "    await asyncio.sleep(0.1)\nasyncio.run(main())\n",

@@ -132,17 +132,3 @@ def trail(err: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def again_if_interrupted(err: BaseException) -> None:
-    """Raise the signal's exception again where `err` only wraps it, or came up while it unwound.
-
-    Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises: of a signal during an import, too.
-
-    Raises:
-        Stopped: SIGTERM or SIGHUP.
-        KeyboardInterrupt: Ctrl-C.
-    """
-    for seen in trail(err):
-        if isinstance(seen, (Stopped, KeyboardInterrupt)):
-            raise seen

@@ -12,8 +12,8 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from mltrain.cli.signals import stop_asking, watch_signals
-from mltrain.errors import Stopped, again_if_interrupted
+from mltrain.cli.signals import raise_asked, stop_asking, watch_signals
+from mltrain.errors import Stopped
 
 
 def main() -> NoReturn:
@@ -36,7 +36,7 @@ def _run() -> int:
 
         return run()
     except Exception as err:
-        again_if_interrupted(err)
+        raise_asked(err)
         raise
 
 

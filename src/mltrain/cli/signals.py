@@ -37,19 +37,40 @@ def stop_asking() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
+def raise_asked(err: BaseException) -> None:
+    """Raise what a signal says in place of an error that came of it; do nothing where none has come.
+
+    An error may wrap it: Python 3.11 makes a RuntimeError of whatever a class's `__set_name__` raises. Or an error is
+    all that is left of it: Polars, interrupted while it formats a message, says in a TypeError that it cannot.
+
+    Raises:
+        Stopped: SIGTERM or SIGHUP.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    for seen in trail(err):
+        if isinstance(seen, (Stopped, KeyboardInterrupt)):
+            raise seen
+    if _asked:
+        raise _exception(_asked[0]) from err
+
+
+def _exception(signum: int) -> BaseException:
+    return KeyboardInterrupt() if signum == signal.SIGINT else Stopped(signum)
+
+
 def _stop(signum: int, _: FrameType | None) -> None:
     """Raise what the signal says, unless the stack unwinds already: that must not be torn, but by one more Ctrl-C."""
     impatient = signum == signal.SIGINT in _asked
     _asked.append(signum)
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
     if impatient or not _is_unwinding():
-        raise KeyboardInterrupt if signum == signal.SIGINT else Stopped(signum)
+        raise _exception(signum)
 
 
 def _ask_again(_: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(_asked[0])  # an event loop has its own meanwhile
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-    if callable(handler) and not _is_unwinding():
+    if callable(handler) and sys.exception() is None:  # while any error is handled, it may be what came of the signal
         handler(_asked[0], frame)
 
 
