@@ -142,3 +142,31 @@ def test_ctrl_c_is_heard_in_a_callback():
             run_apart(question)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_one_more_ctrl_c_ends_a_clean_up_that_takes_long():
+    """As it does under asyncio's own handler."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    steps = []
+
+    async def question():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            steps.append("clean-up")
+            threading.Timer(0.05, send, [signal.SIGINT]).start()
+            await asyncio.sleep(60)
+            steps.append("its end")
+
+    threading.Timer(0.05, send, [signal.SIGINT]).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_apart(question)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert steps == ["clean-up"]

@@ -40,7 +40,9 @@ def _run_alone(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     async def run() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-        def cancel(signum: int, _: FrameType | None) -> None:
+        def cancel(signum: int, frame: FrameType | None) -> None:
+            if heard and signum == signal.SIGINT:
+                handlers[signum](signum, frame)  # who presses Ctrl-C again does not want to wait for the end of it
             if not heard and task is not None:
                 task.cancel()
                 loop.call_soon_threadsafe(lambda: None)  # wakes it

@@ -68,10 +68,11 @@ def _stop(signum: int, _: FrameType | None) -> None:
 
 
 def _ask_again(_: int, frame: FrameType | None) -> None:
-    handler = signal.getsignal(_asked[0])  # an event loop has its own meanwhile
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    handler = signal.getsignal(_asked[0])  # an event loop has its own meanwhile, which passes the signal on to `_stop`
     if callable(handler) and sys.exception() is None:  # while any error is handled, it may be what came of the signal
         handler(_asked[0], frame)
+    else:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 def _is_unwinding() -> bool:
