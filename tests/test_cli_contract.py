@@ -218,6 +218,63 @@ mltrain.cli.main()
     assert where == "an event loop's callback" or done.stderr == ""  # which logs what it loses
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize("early", [True, False])
+def test_what_comes_at_the_very_end_ends_with_its_code(name, code, early):
+    """The alarm that asks again, when its signal has just arrived; a signal, when the command has just returned."""
+    script = f"""
+import os, signal, time
+import mltrain.cli, mltrain.cli.app
+
+def run():
+    signal.setitimer = lambda *_: None  # the alarm comes when this says so, and not before
+    if {early}:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+    return 0
+
+def stop():
+    mltrain.cli.stop_watching = stop_watching
+    signal.raise_signal(signal.SIGALRM if {early} else signal.{name})
+    stop_watching()
+
+mltrain.cli.app.run = run
+stop_watching, mltrain.cli.stop_watching = mltrain.cli.stop_watching, stop
+mltrain.cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, env=NEUTRAL, check=False, text=True, timeout=30
+    )
+
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_while_the_results_wait_for_their_reader_ends_the_process(name):
+    """Whoever reads stdout may have stalled: the process is not deaf meanwhile, and shows no traceback."""
+    script = """
+import sys, mltrain.cli, mltrain.cli.app
+
+def run():
+    print("x" * 1_000_000)
+    print("flushing", file=sys.stderr, flush=True)
+    return 0
+
+sys.stdout = open(1, "w", buffering=2_000_000)
+mltrain.cli.app.run = run
+mltrain.cli.main()
+"""
+    number = getattr(signal, name)
+    words, pipe = [sys.executable, "-c", script], subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=NEUTRAL, text=True) as run:
+        assert run.stderr.readline() == "flushing\n"
+        time.sleep(0.2)
+        run.send_signal(number)
+
+        assert run.wait(30) == -number
+        assert run.stderr.read() == ""
+
+
 def _tree(folder):
     """Return what a reader can see: every path but locks and studies, with the size of files."""
     seen = {}

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from mltrain.cli.signals import raise_asked, stop_asking, watch_signals
+from mltrain.cli.signals import raise_asked, stop_watching, watch_signals
 from mltrain.errors import Stopped
 
 
@@ -21,12 +21,13 @@ def main() -> NoReturn:
     try:
         watch_signals()
         code = _run()
+        stop_watching()
     except KeyboardInterrupt:
+        stop_watching()  # in here, where an alarm on its way sees that its signal has arrived
         code = 128 + signal.SIGINT
     except Stopped as stopped:
+        stop_watching()
         code = stopped.exit_code
-    finally:
-        stop_asking()
     _leave(code)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _AGAIN_S: Final = 0.05
+_WATCHED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked: list[int] = []  # the signals that have come
 
@@ -26,13 +27,16 @@ def watch_signals() -> None:
     """Let SIGTERM, SIGHUP and Ctrl-C unwind the stack; what is ignored (nohup) stays ignored."""
     sys.unraisablehook = _show_lost
     signal.signal(signal.SIGALRM, _ask_again)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in _WATCHED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
-def stop_asking() -> None:
-    """Raise no more: what was raised has arrived."""
+def stop_watching() -> None:
+    """Raise no more, the command is over; while its results are flushed, a signal ends the process at once."""
+    for number in _WATCHED:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
