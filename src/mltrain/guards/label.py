@@ -32,6 +32,7 @@ DETAIL: Final = (
 _BEFORE_BARS: Final = 2  # besides the horizon: so that a label of the past would have all that it reads
 _AFTER_BARS: Final = 8  # candles beyond the horizon that are falsified
 _RISE: Final = 1.5
+_PRICES: Final = ("open", "high", "low", "close")
 
 
 def check_label(
@@ -116,14 +117,12 @@ class _Reach:
             self._check_reaction(near, row, at)
 
     def _check_reaction(self, near: pl.DataFrame, row: int, at: int) -> None:
-        moved = (pl.int_range(pl.len()) > at) & (pl.int_range(pl.len()) <= at + self.horizon_bars)
+        moved = slice(at + 1, at + self.horizon_bars + 1)
         start = near["close"][at]
         found = []
         for close in (start * _RISE, start / _RISE):
-            prices = [
-                pl.when(moved).then(close).otherwise(pl.col(n)).alias(n) for n in ("open", "high", "low", "close")
-            ]
-            found.append(self._y_of(near.with_columns(prices), at))
+            columns = [_moved(c, moved, close) if c.name in _PRICES else c for c in near.get_columns()]
+            found.append(self._y_of(pl.DataFrame(columns), at))
         if np.isnan(found).any() or found[0] == found[1]:
             got = f"{_tell(found[0])} and {_tell(found[1])}"
             self._fail(row, "two labels", got, "a rise and a fall up to the horizon give the same label")
@@ -134,6 +133,12 @@ class _Reach:
     def _fail(self, row: int | None, expected: str, got: str, why: str) -> None:
         time_ms = None if row is None else int(self._ts_ms[row])
         self._findings.fail(f"{LABEL}: {why}", Failure(LABEL, self._symbol, time_ms, expected, got, why))
+
+
+def _moved(prices: pl.Series, rows: slice, to: float) -> pl.Series:
+    values = prices.to_numpy().copy()
+    values[rows] = to
+    return pl.Series(prices.name, values)
 
 
 def _outcomes(table: pl.DataFrame) -> NDArray[np.float64]:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
+from mltrain.candles.frame import times_ms
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mltrain.features.registry import LabelSpec
 
 _BPS: Final = 10_000  # basis points in one
@@ -31,16 +36,27 @@ def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataF
         `last_move` (Int8), the sign of the move of the same length that ends here, null where unknown.
     """
     h = label.horizon_bars
-    close, ts = pl.col("close"), pl.col("ts").dt.timestamp("ms")
+    ts_ms, close = times_ms(frame), frame["close"].to_numpy()
     # Unique times on a grid: h rows later is h intervals later exactly where no candle is missing in between.
-    ahead = pl.when(ts.shift(-h) - ts == h * step_ms).then(close.shift(-h) - close)
+    whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
+    moves = np.where(whole, close[h:] - close[:-h], np.nan)
+    unknown = np.full(min(h, ts_ms.size), np.nan)
+    ahead, behind = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
     cost = close * (label.cost_bps / _BPS)
-    behind = pl.when(ts - ts.shift(h) == h * step_ms).then(close - close.shift(h))
-    labels = frame.select(
-        "ts",
-        (ts + h * step_ms).alias("label_end"),
-        (ahead > cost).cast(pl.UInt8).alias("y"),
-        (ahead.abs() <= cost).alias("tie"),
-        behind.sign().cast(pl.Int8).alias("last_move"),
+    tie = np.abs(ahead) <= cost
+    has_y = ~np.isnan(ahead) if label.ties == "down" else ~(np.isnan(ahead) | tie)
+    return pl.DataFrame(
+        [
+            frame["ts"],
+            pl.Series("label_end", ts_ms + h * step_ms),
+            _where_known("y", ahead > cost, has_y, pl.UInt8),
+            _where_known("tie", tie, ~np.isnan(ahead), pl.Boolean),
+            _where_known("last_move", np.sign(behind), ~np.isnan(behind), pl.Int8),
+        ]
     )
-    return labels.with_columns(pl.when(~pl.col("tie")).then("y").alias("y")) if label.ties == "drop" else labels
+
+
+def _where_known(
+    name: str, values: NDArray[np.bool_ | np.float64], known: NDArray[np.bool_], dtype: type[pl.DataType]
+) -> pl.Series:
+    return pl.Series(name, np.where(known, values, np.nan), nan_to_null=True).cast(dtype)
