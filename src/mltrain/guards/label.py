@@ -142,7 +142,7 @@ def _moved(prices: pl.Series, rows: slice, to: float) -> pl.Series:
 
 
 def _outcomes(table: pl.DataFrame) -> NDArray[np.float64]:
-    outcomes: NDArray[np.float64] = table["y"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    outcomes: NDArray[np.float64] = table["y"].cast(pl.Float64).to_numpy()  # null becomes NaN
     return outcomes
 
 
