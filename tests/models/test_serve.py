@@ -130,6 +130,23 @@ class TestCandles:
 
         assert model.predict_candles(late)["refused"].to_list() == [None, "leader-hole"]
 
+    @pytest.mark.parametrize("lead", [1, 0, -1, -5], ids=lambda n: f"the leader {n} candles ahead")
+    @pytest.mark.parametrize("bars", [LOOKBACK, LOOKBACK + 40, LOOKBACK - 3])
+    def test_scored_together_is_scored_one_by_one(self, model, candles, lead, bars):
+        """A symbol that leads has the row it has alone, whether the others end where it does or not."""
+        ends = {"BTCUSDT": 200 + max(0, lead), "ETHUSDT": 200 - min(0, lead)}
+        here = {symbol: frame[: ends[symbol]].tail(bars) for symbol, frame in candles.items()}
+        together = {row["symbol"]: row for row in model.predict_candles(here).to_dicts()}
+        alone = model.predict_candles({"BTCUSDT": here["BTCUSDT"]}).to_dicts()
+        table = compute_features(model._current().bundle.feature_set, "ETHUSDT", here).tail(1)
+        whole = bars >= LOOKBACK and table["leader_return_3"].null_count() == 0
+
+        assert together["BTCUSDT"] == alone[0]
+        assert (together["BTCUSDT"]["refused"] is None) == (bars >= LOOKBACK)
+        assert (together["ETHUSDT"]["refused"] is None) == whole
+        if whole:
+            assert together["ETHUSDT"]["p"] == model.predict_proba(table.drop("ts"))[0, 1]
+
     def test_a_missing_leader_is_an_error_that_names_it(self, model, candles):
         """Without the leader's candles there is nothing to refuse row by row."""
         with pytest.raises(InputError, match=r"BTCUSDT.*leader_return_3"):

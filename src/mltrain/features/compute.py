@@ -35,6 +35,10 @@ _FEATURES_NAMED: Final = 3  # in a message, which must stay readable
 
 _ROWS_FOR_THREADS: Final = 10_000
 
+# What a `select` of a frame does, and one thing more: what several features read, such as the return of one bar, is
+# computed once.
+_SHARE_INPUTS: Final = pl.QueryOptFlags.none(simplify_expression=True, comm_subexpr_elim=True)
+
 _BARS_IN_A_ROW: Final = "bars_in_a_row"
 _WAY_OUT: Final = "`--features features-ohlcv.yml` needs open, high, low, close and volume of one symbol alone"
 
@@ -159,8 +163,8 @@ def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
     rows = pl.concat([frame, frame]) if frame.height == 1 else frame
     plain = pl.DataFrame(rows.get_columns())  # gives a column of one value its rows
     # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
-    select = plain.select_seq if plain.height < _ROWS_FOR_THREADS else plain.select
-    return select(exprs).head(frame.height)
+    query = plain.lazy().select_seq(exprs) if plain.height < _ROWS_FOR_THREADS else plain.lazy().select(exprs)
+    return query.collect(engine="in-memory", optimizations=_SHARE_INPUTS).head(frame.height)
 
 
 def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero: bool) -> pl.DataFrame:

@@ -179,11 +179,12 @@ def _newest_rows(tape: _Tape, symbols: Sequence[str], question: Question) -> dic
     own = {symbol: tape.window(symbol) for symbol in symbols}
     last = [int(tape.times(symbol)[-1]) for symbol in symbols]
     reach_ms = (question.lookback_bars - 1) * interval_ms(question.feature_set.interval)
-    # A symbol that leads others is read over their time, too; its own row is still that of its own last candle.
+    # A symbol that leads others is read over their time, too; its own row is still that of its own last candle. Where
+    # all end together, which is the rule, the tape gives the one frame for both.
     leaders = tape.leaders(min(last) - reach_ms, max(last))
     rows: dict[str, FeatureRows] = {}
-    follow = [symbol for symbol in symbols if symbol not in leaders]
-    for some in (follow, *([symbol] for symbol in symbols if symbol in leaders)):
+    apart = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not own[symbol]]
+    for some in ([symbol for symbol in symbols if symbol not in apart], *([symbol] for symbol in apart)):
         x = _newest(question).compute(some, {**leaders, **{s: own[s] for s in some}}) if some else ()
         for symbol, row in zip(some, x, strict=True):
             ts_ms = times_ms(own[symbol])
