@@ -22,6 +22,25 @@ for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGH
         signal.signal(ignored, usual)
 
 
+# The modules that take longest, which come first: two workers are then done at the same time.
+LONG = (
+    "tests/chaos/",
+    "tests/test_cli_contract.py",
+    "tests/test_docs.py",
+    "tests/guards/",
+    "tests/pipeline/",
+    "tests/docs/",
+    "tests/cli/",
+    "tests/candles/test_network_faults.py",
+    "tests/candles/test_cache.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put what is long in front, everything else staying in its order."""
+    items.sort(key=lambda item: next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real candles; tests that use it are marked `real_data`."""
