@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import leaks
 import polars as pl
 import pytest
@@ -48,16 +50,22 @@ def audit(market, line, *, seed=42, points=30):
     )
 
 
+@pytest.fixture(scope="module")
+def audited(market):
+    """Return what the audit finds of a planted leak, by its name; several tests look at the same."""
+    return cache(lambda name: audit(market, leaks.LEAKS[name].line))
+
+
 def test_the_kit_is_large():
     """More than twenty-five ways to know too much, each with a name of its own."""
     assert len(leaks.LEAKS) > 50
 
 
 @pytest.mark.parametrize("name", leaks.LEAKS)
-def test_planted_leak_is_caught(name, market):
+def test_planted_leak_is_caught(name, market, audited):
     """The failures name this feature and no other, in each symbol where it leaks, at a time, with two values."""
     leak = leaks.LEAKS[name]
-    result = audit(market, leak.line)
+    result = audited(name)
 
     assert not result.passed
     assert {failure.feature for failure in result.failures} == {"suspect"}
@@ -95,9 +103,9 @@ WHY = {
 
 
 @pytest.mark.parametrize("name", WHY)
-def test_a_leak_is_called_by_its_name(name, market):
+def test_a_leak_is_called_by_its_name(name, audited):
     """Chance, memory, look-ahead and tables are told apart: what has to be mended is another thing each time."""
-    whys = {failure.why for failure in audit(market, leaks.LEAKS[name].line).failures}
+    whys = {failure.why for failure in audited(name).failures}
 
     assert len(whys) == len(WHY[name])
     assert all(any(part in why for why in whys) for part in WHY[name])
@@ -118,9 +126,9 @@ def test_an_odd_op_is_no_leak(name, market, monkeypatch):
     assert audit(market, f"  - {{name: odd, op: {name}}}").failures == ()
 
 
-def test_the_evidence_names_the_worst_case(market):
+def test_the_evidence_names_the_worst_case(audited):
     """Feature, symbol and time of the largest deviation stand beside it."""
-    checks = {check.name: check for check in audit(market, leaks.LEAKS["next_close"].line).checks}
+    checks = {check.name: check for check in audited("next_close").checks}
 
     assert checks["sweep"].worst > 0
     assert checks["sweep"].case.startswith(("suspect of BTCUSDT at 2025-", "suspect of ETHUSDT at 2025-"))
