@@ -46,7 +46,7 @@ OPTIONAL: Final = ("quote_volume", "trades", "taker_buy_base", "taker_buy_quote"
 _SCHEMA: Final = pl.Schema(CANDLE_SCHEMA)
 _ROWS_FOR_QUERY: Final = 5_000
 
-_PRICES: Final = ("open", "high", "low", "close")
+PRICES: Final = ("open", "high", "low", "close")
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 86_400_000
@@ -248,10 +248,10 @@ def _is_sound(frame: pl.DataFrame, step_ms: int) -> bool:
     if frame.schema != _SCHEMA or not frame.height:
         return False
     known = [name for name in OPTIONAL if frame[name].null_count() < frame.height]
-    if any(frame[name].null_count() for name in ("ts", *_PRICES, "volume", *known)):
+    if any(frame[name].null_count() for name in ("ts", *PRICES, "volume", *known)):
         return False
     ts_ms = times_ms(frame)
-    open_, high, low, close = prices = [frame[name].to_numpy() for name in _PRICES]
+    open_, high, low, close = prices = [frame[name].to_numpy() for name in PRICES]
     amounts = [frame[name].to_numpy() for name in ("volume", *known)]
     on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= _LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
     return bool(
@@ -301,10 +301,10 @@ def _faults(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
         ("ts", ts % step_ms != 0, f"not on the grid of {interval_name(step_ms)} candles"),
         ("ts", (ts.diff() <= 0).fill_null(False), "not after the row before it: rows must be sorted and unique"),
     ]
-    for name in (*_PRICES, "volume", *OPTIONAL):
+    for name in (*PRICES, "volume", *OPTIONAL):
         column = pl.col(name)
-        possible = column.is_finite() & ((column > 0) if name in _PRICES else (column >= 0))
-        law = "a price must be a number above 0" if name in _PRICES else "must be a number, 0 or above"
+        possible = column.is_finite() & ((column > 0) if name in PRICES else (column >= 0))
+        law = "a price must be a number above 0" if name in PRICES else "must be a number, 0 or above"
         if name in OPTIONAL:
             possible |= column.null_count() == height
             law += "; or leave the column empty in every row"

@@ -37,7 +37,7 @@ _CHUNK_ROWS: Final = 16_384
 
 def window_sum(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the sum of the last `bars` values."""
-    return values.cast(pl.Float64) if bars == 1 else _windowed(_sums, bars, values)
+    return _windowed(_sums, bars, values)
 
 
 def window_mean(values: pl.Expr, bars: int) -> pl.Expr:
@@ -62,12 +62,12 @@ def window_skew(values: pl.Expr, bars: int, *, least_deviation: float) -> pl.Exp
 
 def window_max(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the largest of the last `bars` values."""
-    return values.cast(pl.Float64) if bars == 1 else _windowed(_maxima, bars, values)
+    return _windowed(_maxima, bars, values)
 
 
 def window_min(values: pl.Expr, bars: int) -> pl.Expr:
     """Return the smallest of the last `bars` values."""
-    return values.cast(pl.Float64) if bars == 1 else _windowed(_minima, bars, values)
+    return _windowed(_minima, bars, values)
 
 
 def window_ratio(numerator: pl.Expr, denominator: pl.Expr, bars: int, *, empty: float = 0.0) -> pl.Expr:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import format_ms, interval_ms, times_ms
+from mltrain.candles.frame import PRICES, format_ms, interval_ms, times_ms
 from mltrain.guards.cuts import bars_in_a_row
 from mltrain.guards.evidence import NO_VALUE, Failure
 from mltrain.guards.poison import garbage, poison_after, until
@@ -32,7 +32,6 @@ DETAIL: Final = (
 _BEFORE_BARS: Final = 2  # besides the horizon: so that a label of the past would have all that it reads
 _AFTER_BARS: Final = 8  # candles beyond the horizon that are falsified
 _RISE: Final = 1.5
-_PRICES: Final = ("open", "high", "low", "close")
 
 
 def check_label(
@@ -121,7 +120,7 @@ class _Reach:
         start = near["close"][at]
         found = []
         for close in (start * _RISE, start / _RISE):
-            columns = [_moved(c, moved, close) if c.name in _PRICES else c for c in near.get_columns()]
+            columns = [_moved(c, moved, close) if c.name in PRICES else c for c in near.get_columns()]
             found.append(self._y_of(pl.DataFrame(columns), at))
         if np.isnan(found).any() or found[0] == found[1]:
             got = f"{_tell(found[0])} and {_tell(found[1])}"

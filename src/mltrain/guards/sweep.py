@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import interval_ms, times_ms
+from mltrain.candles.frame import PRICES, interval_ms, times_ms
 from mltrain.features.spec import columns_read
 from mltrain.guards.compare import compare_closely
 from mltrain.guards.cuts import bars_of
@@ -113,7 +113,7 @@ def false_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame
     there = np.roll(np.arange(rows), int(rng.integers(rows // 4, rows - rows // 4 + 1)))
     price, volume, trades = (_factors(rng, rows) for _ in range(3))
     factors: Mapping[str, NDArray[np.float64]] = {
-        **dict.fromkeys(("open", "high", "low", "close"), price),
+        **dict.fromkeys(PRICES, price),
         **dict.fromkeys(("volume", "taker_buy_base"), volume),
         **dict.fromkeys(("quote_volume", "taker_buy_quote"), price * volume),
         "trades": trades,

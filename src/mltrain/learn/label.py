@@ -43,14 +43,14 @@ def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataF
     unknown = np.full(min(h, ts_ms.size), np.nan)
     ahead, behind = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
     cost = close * (label.cost_bps / _BPS)
-    tie = np.abs(ahead) <= cost
-    has_y = ~np.isnan(ahead) if label.ties == "down" else ~(np.isnan(ahead) | tie)
+    known, tie = ~np.isnan(ahead), np.abs(ahead) <= cost
+    has_y = known & ~tie if label.ties == "drop" else known
     return pl.DataFrame(
         [
             frame["ts"],
             pl.Series("label_end", ts_ms + h * step_ms),
             _where_known("y", ahead > cost, has_y, pl.UInt8),
-            _where_known("tie", tie, ~np.isnan(ahead), pl.Boolean),
+            _where_known("tie", tie, known, pl.Boolean),
             _where_known("last_move", np.sign(behind), ~np.isnan(behind), pl.Int8),
         ]
     )
