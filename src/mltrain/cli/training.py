@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.learn.economics import Economics
+    from mltrain.learn.intervals import Interval
     from mltrain.models.gates import Verdict
     from mltrain.pipeline.demo import DemoReport
     from mltrain.pipeline.plan import Plan
@@ -151,6 +153,7 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "folder": report.folder,
         "verdict": run.verdict.word,
         "promoted": report.promoted,
+        "held": run.verdict.held,
         "model_sha256": report.model_sha256,
         "snapshot": run.snapshot.id,
         "trials": len(run.search.trials),
@@ -165,6 +168,8 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "comparison": run.scores.comparison,
         "latency_ms": run.latency.candles,
         "gates": run.verdict.outcomes,
+        "symbols": run.verdict.symbols,
+        "economics": run.economics,
         "loosened": run.loosened,
         "looks": run.looks,
         "warnings": run.warnings,
@@ -193,7 +198,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         )  # fmt: skip
     columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
     yield table("Metrics", columns, rows, right=" rrrr")
-    yield f"baseline: accuracy of {scores.baselines.better}, log loss of the training base rate, on the same rows"
+    yield "baseline: accuracy of the best simple rule of each symbol, log loss of the training base rate"
     title = f"{run.verdict.word}: version {report.version} in {report.folder}"
     yield framed(title, _view_end(report), style="green" if run.verdict.go else "red")
 
@@ -202,24 +207,32 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     """Show the verdict, what makes it weaker, and what to type next."""
     run = report.training
     yield from view_verdict(run.verdict)
+    yield view_economics(run.economics)
     for x in run.loosened:
         yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
-    if run.looks.earlier:
+    if run.looks.others:
         yield (
-            f"this holdout is not fresh: its range was scored {run.looks.earlier} time(s) before "
-            f"({run.looks.weighted:.2f} weighted by overlap)"
+            f"this holdout is not fresh: {run.looks.others:.3g} other configurations or seeds (by overlap) were scored "
+            "on it before, so the gates ask for more; newer candles are the way out"
         )
     if report.promoted:
         yield "promoted: it is the best one now"
     elif run.verdict.go:
-        yield f"not promoted, as asked; `mltrain promote {report.version}` makes it the best one"
+        why = "as asked" if run.verdict.held is None else "held for a person to decide"
+        yield f"not promoted, {why}; to promote it: `{promote_line(report)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)
         yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
 
 
+def promote_line(report: TrainReport) -> str:
+    """Return the command that promotes a GO version."""
+    differs = any(o.name == "meaning" and o.outcome == "held" for o in report.training.verdict.outcomes)
+    return f"mltrain promote {report.version}{' --other-meaning' if differs else ''}"
+
+
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
-    """Show the gates, and why one failed or did not apply."""
+    """Show the gates, why one did not pass, and each symbol alone."""
     rows = [
         (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
         for o in verdict.outcomes
@@ -228,6 +241,32 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
+    alone = [
+        (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}", f"{s.accuracy:.2%}",
+         *(_percent_interval(i) for i in (s.margin, s.log_loss_skill)), s.verdict)
+        for s in verdict.symbols
+    ]  # fmt: skip
+    columns = ("symbol", "rows", "baseline", "its accuracy", "accuracy", "margin, pp", "log-loss skill, %", "verdict")
+    if alone:
+        yield table("Each symbol alone", columns, alone, right=" r rrrrf")
+
+
+def _percent_interval(interval: Interval | None) -> str | None:
+    if interval is None:
+        return None
+    return f"{100 * interval.value:+.2f} ({100 * interval.low:+.2f} .. {100 * interval.high:+.2f})"
+
+
+def view_economics(found: Economics) -> str:
+    """Say what the calls would have earned before costs."""
+    days = [(name, value) for name, value in (("weekdays", found.weekdays_bps), ("weekends", found.weekends_bps))]
+    parts = "".join(f", {name} {value:+.3f}" for name, value in days if value is not None)
+    break_even = "-" if found.break_even_bps is None else f"{found.break_even_bps:.3f}"
+    return (
+        f"economic, not judged: {found.open_bps.value:+.3f} bps per bar from the next open "
+        f"({found.open_bps.low:+.3f} .. {found.open_bps.high:+.3f}{parts}), {found.turnover:.2f} sides traded per bar, "
+        f"break-even cost {break_even} bps per side"
+    )
 
 
 @command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)

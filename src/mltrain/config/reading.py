@@ -137,15 +137,18 @@ def _read_bootstrap(fields: Fields) -> BootstrapConfig:
 
 
 def _read_gates(fields: Fields) -> GateConfig:
+    # No longer used, but still in users' files and in the cards of stored versions.
+    fields.number("champion_gain_share", minimum=0, maximum=1, default=None)
     return GateConfig(
         accuracy_margin_pp=fields.number("accuracy_margin_pp", minimum=0, maximum=50),
         log_loss_skill_percent=fields.number("log_loss_skill_percent", minimum=0, maximum=100),
         base_rate_low=fields.number("base_rate_low", minimum=0, maximum=0.5),
         base_rate_high=fields.number("base_rate_high", minimum=0.5, maximum=1),
         ece_max=fields.number("ece_max", minimum=0, maximum=1),
+        ece_excess_max=fields.number("ece_excess_max", minimum=0, maximum=1),
         latency_p95_ms=fields.number("latency_p95_ms", minimum=0.001, maximum=60_000),
+        champion_tolerance=fields.number("champion_tolerance", minimum=0, maximum=1),
         champion_margin=fields.number("champion_margin", minimum=0, maximum=1),
-        champion_gain_share=fields.number("champion_gain_share", minimum=0, maximum=1),
         champion_min_days=fields.integer("champion_min_days", minimum=2, maximum=3_650),
     )
 

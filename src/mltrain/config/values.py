@@ -135,15 +135,16 @@ class GateConfig:
     """What a version must reach to be GO.
 
     Attributes:
-        accuracy_margin_pp: Percentage points of accuracy above the better baseline.
+        accuracy_margin_pp: Percentage points of accuracy above the symbols' baselines.
         log_loss_skill_percent: Log loss gained over the base rate, in percent; judged instead of the accuracy where
             the base rate is outside the next two.
         base_rate_low: Least base rate at which accuracy is judged.
         base_rate_high: Greatest base rate at which accuracy is judged.
         ece_max: Greatest calibration error.
+        ece_excess_max: Greatest calibration error above what chance alone explains.
         latency_p95_ms: Greatest 95th percentile from candles to probability.
-        champion_margin: Nats of log loss by which it may be worse than the champion.
-        champion_gain_share: Share of the champion's gain over the base rate by which it may be worse, if more.
+        champion_tolerance: Nats of log loss by which it may be worse than the champion.
+        champion_margin: Nats by which it may surely not be worse: the lower end of its gain lies above minus this.
         champion_min_days: UTC days below which the two are not compared.
     """
 
@@ -152,9 +153,10 @@ class GateConfig:
     base_rate_low: float
     base_rate_high: float
     ece_max: float
+    ece_excess_max: float
     latency_p95_ms: float
+    champion_tolerance: float
     champion_margin: float
-    champion_gain_share: float
     champion_min_days: int
 
 

@@ -8,23 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mltrain.learn.intervals import compare, plan_bootstrap, score_intervals
-from mltrain.learn.metrics import (
-    brier_parts,
-    ece_null_floor,
-    reliability_table,
-    score,
-    score_baselines,
-    score_symbols,
-)
+from mltrain.learn.baselines import Comparison, score_baselines
+from mltrain.learn.intervals import plan_bootstrap, score_intervals
+from mltrain.learn.metrics import brier_parts, ece_null_floor, reliability_table, score, score_symbols
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from mltrain.config import BootstrapConfig
-    from mltrain.learn.intervals import Comparison, MetricIntervals
-    from mltrain.learn.metrics import Baselines, BrierParts, Metrics, NullFloor, ReliabilityBin, SymbolScore
+    from mltrain.learn.baselines import Baselines, Skill, SymbolPrior
+    from mltrain.learn.intervals import MetricIntervals
+    from mltrain.learn.metrics import BrierParts, Metrics, NullFloor, ReliabilityBin, SymbolScore
     from mltrain.learn.samples import Samples
 
 
@@ -58,6 +55,7 @@ class HoldoutScores:
     intervals: MetricIntervals
     baselines: Baselines
     comparison: Comparison
+    skill: Skill
     null_floor: NullFloor
     brier: BrierParts
     reliability_before: tuple[ReliabilityBin, ...]
@@ -74,6 +72,7 @@ def score_holdout(
     raw: NDArray[np.float64],
     p: NDArray[np.float64],
     *,
+    priors: Sequence[SymbolPrior],
     train_up_share: float,
     bootstrap: BootstrapConfig,
     seed: int,
@@ -84,6 +83,7 @@ def score_holdout(
         holdout: The rows, with labels and last moves.
         raw: The booster's own probabilities, shape (n,), in the order of the rows.
         p: The calibrated probabilities, shape (n,).
+        priors: What the rows before the holdout say of each symbol.
         train_up_share: Share of the inner part's rows that went up.
         bootstrap: Draws and level of the intervals.
         seed: Of the draws and of the simulated floor.
@@ -92,7 +92,10 @@ def score_holdout(
         InputError: The rows hold one class alone, or fewer than two blocks of time.
     """
     draws = plan_bootstrap(holdout.ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
-    baselines = score_baselines(holdout.y, holdout.last_move, train_up_share=train_up_share)
+    baselines, skill = score_baselines(
+        p, holdout, priors, train_up_share=train_up_share, draws=draws, bootstrap=bootstrap, seed=seed
+    )
+    confidence = (1 + bootstrap.level) / 2  # of either end of an interval
     return HoldoutScores(
         rows=int(holdout.y.size),
         up_share=float(holdout.y.mean()),
@@ -100,7 +103,8 @@ def score_holdout(
         after=score(p, holdout.y),
         intervals=score_intervals(p, holdout.y, draws),
         baselines=baselines,
-        comparison=compare(p, holdout.y, holdout.last_move, baselines, draws),
+        comparison=Comparison(skill.margin.interval(confidence), skill.log_loss_skill.interval(confidence)),
+        skill=skill,
         null_floor=ece_null_floor(p, seed=seed),
         brier=brier_parts(p, holdout.y),
         reliability_before=reliability_table(raw, holdout.y),

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.errors import InputError
-from mltrain.learn.metrics import ECE_BINS, baseline_calls, equal_mass_bins, predict_up, row_log_loss, score
+from mltrain.learn.metrics import ECE_BINS, equal_mass_bins, predict_up, row_log_loss, score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from mltrain.learn.metrics import Baselines
 
 MIN_DAYS: Final = 10  # with fewer day blocks the time range is cut into this many blocks of equal length instead
 DAY_MS: Final = 86_400_000
@@ -39,6 +37,49 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and its standard error, from which an end at any confidence follows.
+
+    Percentiles of draws cannot give an end far out: at a confidence of 99.95 % the tail of 2,000 draws holds one.
+
+    Attributes:
+        value: The figure on all rows.
+        se: Standard deviation of the figure over the draws of blocks.
+        blocks: Blocks of time that were drawn from.
+    """
+
+    value: float
+    se: float
+    blocks: int
+
+    def reach(self, confidence: float) -> float:
+        """Return the distance from the value to an end that holds the truth on its side with this confidence.
+
+        Student's t with blocks - 1 degrees of freedom; the root corrects a variance that the draws divide by n.
+
+        >>> round(Estimate(0.02, 0.01, 10).reach(0.95), 4)
+        0.0193
+        """
+        from scipy.special import stdtrit
+
+        n = self.blocks
+        return float(stdtrit(n - 1, confidence)) * self.se * math.sqrt(n / (n - 1))
+
+    def low(self, confidence: float) -> float:
+        """Return the lower end, below which the truth lies with a chance of 1 - confidence."""
+        return self.value - self.reach(confidence)
+
+    def interval(self, confidence: float) -> Interval:
+        """Return both ends, each at this confidence."""
+        reach = self.reach(confidence)
+        return Interval(self.value, self.value - reach, self.value + reach)
+
+    def scaled(self, factor: float) -> Estimate:
+        """Return the estimate in another unit, such as percent for a share."""
+        return Estimate(self.value * factor, self.se * factor, self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +105,6 @@ class MetricIntervals:
     log_loss: Interval
     brier: Interval
     ece: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A model against what needs no model, on the same rows and draws.
-
-    Attributes:
-        accuracy_margin: Accuracy of the model minus that of the better baseline, as a share of the rows.
-        log_loss_skill: 1 - log loss of the model / log loss of the training base rate.
-    """
-
-    accuracy_margin: Interval
-    log_loss_skill: Interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +139,14 @@ class Bootstrap:
         parts, wholes = self.sums(part), self.sums(whole)
         drawn = _divide(self.drawn(parts), self.drawn(wholes))
         return self.interval(float(_divide(parts.sum(), wholes.sum())), drawn)
+
+    def estimate(
+        self, part: NDArray[np.float64] | NDArray[np.bool_], whole: NDArray[np.float64] | None = None
+    ) -> Estimate:
+        """Return sum of `part` / sum of `whole` (without it: the mean of `part`), with its standard error."""
+        parts, wholes = self.sums(part), self.sums(np.ones(part.size) if whole is None else whole)
+        drawn = _divide(self.drawn(parts), self.drawn(wholes))
+        return Estimate(float(_divide(parts.sum(), wholes.sum())), float(drawn.std()), self.blocks)
 
     def drawn(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the total of each draw from the sums of the blocks, shape (blocks, ...)."""
@@ -201,30 +237,6 @@ def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Boo
         log_loss=bootstrap.mean(row_log_loss(p, y)),
         brier=bootstrap.mean(np.square(p - y)),
         ece=_ece_interval(exact.ece, p, y, bootstrap),
-    )
-
-
-def compare(
-    p: NDArray[np.float64],
-    y: NDArray[np.uint8],
-    last_move: NDArray[np.int8],
-    baselines: Baselines,
-    bootstrap: Bootstrap,
-) -> Comparison:
-    """Compare a model with the better baseline and with the base rate, row by row on the same draws.
-
-    Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
-        last_move: Sign of the last move, shape (n,).
-        baselines: Of these rows; the better one is not chosen anew in each draw.
-        bootstrap: Made of these rows' times, in their order.
-    """
-    call = baseline_calls(last_move, train_up_share=baselines.train_up_share)[baselines.better]
-    loss, base_loss = row_log_loss(p, y), row_log_loss(np.full(y.size, baselines.train_up_share), y)
-    return Comparison(
-        accuracy_margin=bootstrap.mean((predict_up(p) == y).astype(np.float64) - (call == y)),
-        log_loss_skill=bootstrap.ratio(base_loss - loss, base_loss),
     )
 
 

@@ -1,6 +1,6 @@
 """A logistic regression on five features: what a model of trees has to beat to be worth its trees.
 
-Pure. Features are chosen, scaled and weighed on the rows before the holdout alone. It is no gate, it is told.
+Pure. Features are chosen, scaled and weighed on the rows before the holdout alone.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ class LogisticScore:
     log_loss: float
 
 
-def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> LogisticScore:
+def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> tuple[LogisticScore, NDArray[np.float64]]:
     """Fit on some rows, score on others.
 
     Args:
         samples: All rows.
         train: Rows to choose, scale and fit on; both classes are among them.
         holdout: Rows to score.
+
+    Returns:
+        Its scores, and its probabilities of the rows to score.
     """
     step = -(-(train.stop - train.start) // MAX_ROWS)
     x, y = samples.x[train][::step], samples.y[train][::step]
@@ -60,12 +63,13 @@ def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> Logisti
 
     p = fit_logits(terms(x), y)(terms(samples.x[holdout]))
     y = samples.y[holdout]
-    return LogisticScore(
+    found = LogisticScore(
         features=tuple(samples.names[i] for i in chosen),
         accuracy=float(np.mean(predict_up(p) == y)),
         auc_roc=auc(p, y),
         log_loss=float(row_log_loss(p, y).mean()),
     )
+    return found, p
 
 
 def _most_correlated(x: NDArray[np.float32], y: NDArray[np.uint8]) -> list[int]:

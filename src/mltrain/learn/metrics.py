@@ -7,7 +7,7 @@ a figure is, `mltrain.learn.intervals` tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -111,30 +111,6 @@ class BrierParts:
     miscalibration: float
     discrimination: float
     uncertainty: float
-
-
-@dataclass(frozen=True, slots=True)
-class Baselines:
-    """What needs no model, on the same rows.
-
-    Attributes:
-        train_up_share: Base rate: share of the training rows that went up.
-        majority: Accuracy of always saying the side more frequent in training.
-        persistence: Accuracy of saying the last move's sign; where it did not move, the majority.
-        better: The name of the more accurate of the two; the majority where they are equal.
-        base_rate_log_loss: Log loss of always giving the base rate.
-    """
-
-    train_up_share: float
-    majority: float
-    persistence: float
-    better: Literal["majority", "persistence"]
-    base_rate_log_loss: float
-
-    @property
-    def accuracy(self) -> float:
-        """The accuracy of the better one: what a model has to beat."""
-        return max(self.majority, self.persistence)
 
 
 def check_rows(p: NDArray[np.float64], y: NDArray[np.uint8]) -> None:
@@ -361,44 +337,4 @@ def brier_parts(p: NDArray[np.float64], y: NDArray[np.uint8]) -> BrierParts:
         miscalibration=float(np.square(p - y).mean()) - recalibrated,
         discrimination=uncertainty - recalibrated,
         uncertainty=uncertainty,
-    )
-
-
-def baseline_calls(last_move: NDArray[np.int8], *, train_up_share: float) -> dict[str, NDArray[np.bool_]]:
-    """Return what each baseline says of each row, by its name: True for "up".
-
-    Args:
-        last_move: Sign of the move that ended with each row's candle; 0 where there was none.
-        train_up_share: Share of the training rows that went up; above one half the majority says "up".
-    """
-    majority = np.full(last_move.size, train_up_share > THRESHOLD)
-    return {"majority": majority, "persistence": np.where(last_move == 0, majority, last_move > 0)}
-
-
-def score_baselines(y: NDArray[np.uint8], last_move: NDArray[np.int8], *, train_up_share: float) -> Baselines:
-    """Score what needs no model.
-
-    Args:
-        y: Labels, shape (n,), n >= 1.
-        last_move: Sign of the move that ended with each row's candle, shape (n,); 0 where there was none.
-        train_up_share: Share of the training rows that went up.
-
-    Returns:
-        The baselines' scores on these rows.
-
-    Raises:
-        ValueError: No rows, unequal lengths, or a share that is not strictly between 0 and 1.
-    """
-    if y.size == 0 or y.shape != last_move.shape or not 0 < train_up_share < 1:
-        msg = f"need rows, a last move for each and a share in (0, 1): {y.shape}, {last_move.shape}, {train_up_share}"
-        raise ValueError(msg)
-    calls = baseline_calls(last_move, train_up_share=train_up_share)
-    majority = float(np.mean(calls["majority"] == y))
-    persistence = float(np.mean(calls["persistence"] == y))
-    return Baselines(
-        train_up_share=train_up_share,
-        majority=majority,
-        persistence=persistence,
-        better="persistence" if persistence > majority else "majority",
-        base_rate_log_loss=float(row_log_loss(np.full(y.size, train_up_share), y).mean()),
     )

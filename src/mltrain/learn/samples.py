@@ -216,8 +216,8 @@ def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str,
     return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
 
 
-def take_rows(samples: Samples, rows: slice) -> Samples:
-    """Return a run of rows as samples of their own, without copying them."""
+def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
+    """Return some rows, in the order of time, as samples of their own; a slice is not copied."""
     return replace(
         samples,
         x=samples.x[rows],

@@ -1,13 +1,14 @@
 """Gates: GO or NO-GO, from evidence that others measured.
 
-Pure: frozen evidence and thresholds in, a verdict out. A gate that could not be evaluated has failed, and no
-comparison with NaN ever passes. One gate alone, the champion's, may be `not applicable`, and then says why.
+Pure: frozen evidence and thresholds in, a verdict out. Every gate ends as passed, failed, held or not applicable. One
+failed gate makes a NO-GO. A held gate leaves the version GO and keeps it from being promoted by itself: a person
+decides. A gate that could not be evaluated has not passed, and no comparison with NaN ever passes.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -15,13 +16,29 @@ if TYPE_CHECKING:
 
     from mltrain.config import GateConfig
     from mltrain.guards import GuardResult
-    from mltrain.learn.intervals import Interval, MetricIntervals
+    from mltrain.learn.baselines import SymbolSkill
+    from mltrain.learn.economics import Economics, SymbolBounce
+    from mltrain.learn.intervals import Estimate, Interval, MetricIntervals
 
-Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
+Outcome: TypeAlias = Literal["passed", "failed", "held", "not applicable"]
+SymbolWord: TypeAlias = Literal["proven", "not proven alone", "no skill"]
 
 _FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent")  # the smaller, the easier to pass
 _RANGE: Final = ("base_rate_low", "base_rate_high")  # which of two figures is judged
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
+
+SYMBOL_CONFIDENCE: Final = 0.75  # of "this symbol has skill": a symbol alone has few rows, the pool is judged strictly
+FEW_SYMBOLS: Final = 10  # above so many, chance alone makes one of them fail
+FAILING_ROWS: Final = 0.1  # share of the rows that failing symbols may then hold
+
+# Real spot candles open at the last trade or next to it: a gap share of 0.001 to 0.02 on BTCUSDT, ETHUSDT and SOLUSDT.
+BOUNCE_GAP_SHARE: Final = 0.1
+BOUNCE_SURVIVAL: Final = 0.5  # share of the gross gain that must be left from the next open
+REPEATED_OPENS: Final = 0.99  # above, opens merely repeat the close before, and say nothing of a bounce
+BOUNCE_AUTOCORRELATION: Final = -0.03
+
+# Half of the expected maximum of repeated tries goes into the margin: the interval already pays for the other half.
+_RAISE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +64,92 @@ class NotApplicable:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """How often other configurations or seeds were tried on this holdout before, and what that costs.
+
+    The best of several tries looks better than it is. With L earlier looks each interval is widened so that the chance
+    of a lucky end among 1 + L tries stays what one try has (Sidak 1967), and the least margin rises.
+
+    Attributes:
+        looks: L, earlier looks of other configurations or seeds, each weighted by the share of this holdout it covered.
+        level: Coverage of the intervals where nothing was tried before, such as 0.9.
+    """
+
+    looks: float
+    level: float
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of one end of an interval.
+
+        >>> round(Selection(0, 0.9).confidence, 4), round(Selection(5, 0.9).confidence, 4)
+        (0.95, 0.9915)
+        """
+        return float(((1 + self.level) / 2) ** (1 / (1 + self.looks)))
+
+    def raised_by(self, se: float) -> float:
+        """Return by how much a least margin rises, in the unit of the standard error.
+
+        >>> round(Selection(5, 0.9).raised_by(0.6), 2), round(Selection(100, 0.9).raised_by(0.6), 2)
+        (0.52, 1.04)
+        """
+        from scipy.special import ndtri
+
+        return _RAISE * se * float(ndtri(0.5 ** (1 / (1 + self.looks))))
+
+
+@dataclass(frozen=True, slots=True)
 class SkillEvidence:
     """What the model adds to what needs no model, on the holdout.
 
     Attributes:
         base_rate: Share of the training rows that went up; it decides which of the two figures is judged.
-        accuracy_margin: Accuracy minus that of the better baseline on the same rows, paired; a share, not pp.
+        accuracy_margin: Accuracy minus that of the symbols' baselines on the same rows, paired; a share, not pp.
         log_loss_skill: 1 - log loss / log loss of the training base rate, paired; a share, not percent.
     """
 
     base_rate: float
-    accuracy_margin: Interval
-    log_loss_skill: Interval
+    accuracy_margin: Estimate
+    log_loss_skill: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleModelEvidence:
+    """What the model gains in log loss over simpler ones, paired by row, in nats.
+
+    Attributes:
+        over_logistic: Over a logistic regression on five features.
+        over_base_rate: Over the training base rate.
+    """
+
+    over_logistic: Estimate
+    over_base_rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationEvidence:
+    """How far the probabilities are off, and how far chance alone would show them to be.
+
+    Attributes:
+        ece: Expected calibration error on the holdout, after calibration; its interval is shown, and not judged.
+        floor_p95: 95 % point of the ECE that exact probabilities would read on as many rows.
+    """
+
+    ece: Interval
+    floor_p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class BounceEvidence:
+    """What tells a signal from the bounce between bid and ask.
+
+    Attributes:
+        economics: What the calls earn, from the close and from the next open.
+        symbols: What the candles of each symbol say.
+    """
+
+    economics: Economics
+    symbols: tuple[SymbolBounce, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +174,12 @@ class ChampionEvidence:
     Attributes:
         version: The champion.
         gain: Log loss of the champion minus that of this model, paired, in nats; above 0 this one is the better.
-        champion_gain: Log loss of the base rate minus that of the champion on the same rows, in nats.
         days: UTC days that the rows touch.
         side_by_side: Every score of both; None where it was not asked for.
     """
 
     version: str
     gain: Interval
-    champion_gain: float
     days: int
     side_by_side: SideBySide | None = None
 
@@ -114,19 +203,29 @@ class Evidence:
 
     Attributes:
         skill: Against what needs no model.
-        ece: Expected calibration error on the holdout, after calibration; the interval is shown, and not judged.
+        simple_model: Against simpler models.
+        symbols: The skill of each symbol alone.
+        calibration: Whether the probabilities mean what they say.
         latency_p95_ms: 95th percentile from candles to probability of one symbol, in ms.
         guards: What the leakage guards found.
+        bounce: Whether the gain could be traded at all.
         champion: Against the version that is served now.
+        meaning: How the model's meaning differs from that of the champion, one sentence each.
         origin: Simulated or real.
+        selection: What was tried on this holdout before.
     """
 
     skill: SkillEvidence | NotEvaluated
-    ece: Interval | NotEvaluated
+    simple_model: SimpleModelEvidence | NotEvaluated
+    symbols: Sequence[SymbolSkill] | NotEvaluated
+    calibration: CalibrationEvidence | NotEvaluated
     latency_p95_ms: float | NotEvaluated
     guards: Sequence[GuardResult] | NotEvaluated
+    bounce: BounceEvidence | NotEvaluated
     champion: ChampionEvidence | NotApplicable | NotEvaluated
+    meaning: tuple[str, ...] | NotApplicable
     origin: Origin
+    selection: Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +254,44 @@ class GateOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolVerdict:
+    """What is known of one symbol alone.
+
+    Attributes:
+        symbol: The symbol.
+        rows: Its rows of the holdout.
+        baseline: The rule that the model is held against; "coin" is one half.
+        baseline_accuracy: Accuracy of that rule.
+        accuracy: Accuracy of the model.
+        margin: The difference, a share of the rows; None where the rows fill fewer than two blocks of time.
+        log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None likewise.
+        verdict: "proven" where the lower end of its log-loss skill is above 0 at the level of the intervals; "not
+            proven alone" where it is so at 75 % only; else "no skill".
+    """
+
+    symbol: str
+    rows: int
+    baseline: str
+    baseline_accuracy: float
+    accuracy: float
+    margin: Interval | None
+    log_loss_skill: Interval | None
+    verdict: SymbolWord
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """GO or NO-GO, gate by gate.
 
     Attributes:
-        go: Whether every gate passed or, where it may, did not apply.
+        go: Whether no gate failed.
         outcomes: One per gate, always all of them, in a fixed order.
+        symbols: Each symbol alone, in their order; empty where it could not be evaluated.
     """
 
     go: bool
     outcomes: tuple[GateOutcome, ...]
+    symbols: tuple[SymbolVerdict, ...]
 
     @property
     def word(self) -> Literal["GO", "NO-GO"]:
@@ -175,6 +302,12 @@ class Verdict:
     def failed(self) -> tuple[GateOutcome, ...]:
         """The gates that failed."""
         return tuple(o for o in self.outcomes if o.outcome == "failed")
+
+    @property
+    def held(self) -> str | None:
+        """Why a GO is not promoted by itself; None where nothing is against it, and of a NO-GO."""
+        reasons = [o.reason for o in self.outcomes if o.outcome == "held"]
+        return "; ".join(reasons) if self.go and reasons else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,22 +343,28 @@ def judge(evidence: Evidence, config: GateConfig) -> Verdict:
         config: The thresholds.
 
     Returns:
-        GO where every gate passed; the champion's may also be not applicable.
+        GO where no gate failed.
     """
+    selection = evidence.selection
+    symbols = _judge_symbols(evidence.symbols, selection.level)
     outcomes = (
-        _judge_skill(evidence.skill, config),
-        _judge_calibration(evidence.ece, config),
+        _judge_skill(evidence.skill, selection, config),
+        _judge_simple_model(evidence.simple_model, selection),
+        _judge_per_symbol(evidence.symbols, symbols, evidence.skill, selection),
+        _judge_calibration(evidence.calibration, config),
         _judge_ceiling(
             "latency", "p95 from candles to probability", " ms", evidence.latency_p95_ms, config.latency_p95_ms
         ),
         _judge_guards(evidence.guards),
+        _judge_bounce(evidence.bounce),
         _judge_champion(evidence.champion, config),
+        _judge_meaning(evidence.meaning),
         _judge_origin(evidence.origin),
     )
-    return Verdict(go=all(o.outcome != "failed" for o in outcomes), outcomes=outcomes)
+    return Verdict(go=all(o.outcome != "failed" for o in outcomes), outcomes=outcomes, symbols=symbols)
 
 
-def _judge_skill(skill: SkillEvidence | NotEvaluated, config: GateConfig) -> GateOutcome:
+def _judge_skill(skill: SkillEvidence | NotEvaluated, selection: Selection, config: GateConfig) -> GateOutcome:
     """Judge accuracy where up and down are about as frequent, else log loss: there a constant is accurate."""
     name = "skill"
     if isinstance(skill, NotEvaluated):
@@ -233,26 +372,112 @@ def _judge_skill(skill: SkillEvidence | NotEvaluated, config: GateConfig) -> Gat
     if not 0 < skill.base_rate < 1:
         return _failed(name, "better than what needs no model", f"the training base rate is {skill.base_rate:g}")
     if config.base_rate_low <= skill.base_rate <= config.base_rate_high:
-        figure, least, words = skill.accuracy_margin, config.accuracy_margin_pp, "accuracy - baseline >= {:g} pp"
+        figure, least, what, unit = skill.accuracy_margin, config.accuracy_margin_pp, "accuracy - baseline", "pp"
     else:
-        figure, least, words = skill.log_loss_skill, config.log_loss_skill_percent, "log-loss skill >= {:g} %"
-    value, low, high = (x * 100 for x in (figure.value, figure.low, figure.high))
+        figure, least, what, unit = skill.log_loss_skill, config.log_loss_skill_percent, "log-loss skill", "%"
+    figure = figure.scaled(100)
+    raised = least + selection.raised_by(figure.se)
+    found = figure.interval(selection.confidence)
+    looks = f" ({least:g}, raised for {selection.looks:.3g} earlier looks)" if selection.looks else ""
     return _measured(
         name,
-        passed=value >= least and low > 0,
-        target=f"{words.format(least)} and the lower end of its interval above 0",
-        value=value,
-        ends=(low, high),
-        margin=min(value - least, low),
-        reason=f"{value:.2f}, lower end {low:.2f}; {skill.base_rate:.1%} of the training rows went up",
+        passed=found.value >= raised and found.low > 0,
+        target=f"{what} >= {raised:.3g} {unit}{looks} and the lower end of its interval above 0",
+        value=found.value,
+        ends=(found.low, found.high),
+        margin=min(found.value - raised, found.low),
+        reason=f"{found.value:.2f} {unit}, lower end {found.low:.2f}; "
+        f"{skill.base_rate:.1%} of the training rows went up",
     )
 
 
-def _judge_calibration(ece: Interval | NotEvaluated, config: GateConfig) -> GateOutcome:
-    """Judge the ECE itself; its interval is told beside it where it has one that can be written."""
-    value = ece if isinstance(ece, NotEvaluated) else ece.value
-    ends = None if isinstance(ece, NotEvaluated) else (ece.low, ece.high)
-    return _judge_ceiling("calibration", "ECE", "", value, config.ece_max, ends=ends)
+def _judge_simple_model(simple: SimpleModelEvidence | NotEvaluated, selection: Selection) -> GateOutcome:
+    """Judge the smaller of the two gains, measured by its lower end."""
+    name, target = "simple_model", "log loss below that of a logistic regression and of the base rate, surely"
+    if isinstance(simple, NotEvaluated):
+        return _failed(name, target, simple.reason)
+    gains = {"the logistic regression": simple.over_logistic, "the base rate": simple.over_base_rate}
+    found = {over: gain.interval(selection.confidence) for over, gain in gains.items()}
+    least = min(found.values(), key=lambda gain: gain.low)
+    told = ", ".join(f"{gain.value:+.5f} over {over} (lower end {gain.low:+.5f})" for over, gain in found.items())
+    return _measured(
+        name,
+        passed=all(gain.low > 0 for gain in found.values()),
+        target=target,
+        value=least.value,
+        ends=(least.low, least.high),
+        margin=least.low,
+        reason=f"gain in nats: {told}",
+    )
+
+
+def _judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated, level: float) -> tuple[SymbolVerdict, ...]:
+    if isinstance(symbols, NotEvaluated):
+        return ()
+    confidence = (1 + level) / 2
+    return tuple(
+        SymbolVerdict(
+            symbol=s.baseline.symbol,
+            rows=s.baseline.rows,
+            baseline=s.baseline.rule,
+            baseline_accuracy=s.baseline.accuracy,
+            accuracy=s.accuracy,
+            margin=None if s.margin is None else s.margin.interval(confidence),
+            log_loss_skill=None if s.log_loss_skill is None else s.log_loss_skill.interval(confidence),
+            verdict=_symbol_word(s.log_loss_skill, confidence),
+        )
+        for s in symbols
+    )
+
+
+def _symbol_word(skill: Estimate | None, confidence: float) -> SymbolWord:
+    if skill is None or not skill.low(SYMBOL_CONFIDENCE) > 0:
+        return "no skill"
+    return "proven" if skill.low(confidence) > 0 else "not proven alone"
+
+
+def _judge_per_symbol(
+    symbols: Sequence[SymbolSkill] | NotEvaluated,
+    verdicts: tuple[SymbolVerdict, ...],
+    pooled: SkillEvidence | NotEvaluated,
+    selection: Selection,
+) -> GateOutcome:
+    name, target = "per_symbol", f"log-loss skill above 0: pooled surely, each symbol at {SYMBOL_CONFIDENCE:.0%}"
+    if isinstance(symbols, NotEvaluated):
+        return _failed(name, target, symbols.reason)
+    if isinstance(pooled, NotEvaluated):
+        return _failed(name, target, pooled.reason)
+    failing = [v.symbol for v in verdicts if v.verdict == "no skill"]
+    rows = sum(v.rows for v in verdicts)
+    share = sum(v.rows for v in verdicts if v.verdict == "no skill") / max(rows, 1)
+    if len(verdicts) > FEW_SYMBOLS:
+        target += f"; symbols without skill may hold {FAILING_ROWS:.0%} of the rows"
+    bearable = not failing or (len(verdicts) > FEW_SYMBOLS and share <= FAILING_ROWS)
+    found = pooled.log_loss_skill.scaled(100).interval(selection.confidence)
+    told = f"pooled {found.value:.2f} %, lower end {found.low:.2f}"
+    if failing:
+        sound = [v.symbol for v in verdicts if v.verdict != "no skill"]
+        way = f"; without: `mltrain snapshot --symbols {','.join(sound)}`" if sound and not bearable else ""
+        told = f"no skill on {', '.join(failing)} ({share:.0%} of the rows){way}; {told}"
+    return _measured(
+        name,
+        passed=bearable and found.low > 0,
+        target=target,
+        value=found.value,
+        ends=(found.low, found.high),
+        margin=found.low if bearable else min(found.low, -100 * share),
+        reason=told,
+    )
+
+
+def _judge_calibration(found: CalibrationEvidence | NotEvaluated, config: GateConfig) -> GateOutcome:
+    """Judge the ECE itself, and against chance; its interval is shown where it has one that can be written."""
+    if isinstance(found, NotEvaluated):
+        return _judge_ceiling("calibration", "ECE", "", found, config.ece_max)
+    most = min(config.ece_max, found.floor_p95 + config.ece_excess_max)
+    outcome = _judge_ceiling("calibration", "ECE", "", found.ece.value, most, ends=(found.ece.low, found.ece.high))
+    why = f"{config.ece_max:g}, and at most {config.ece_excess_max:g} above {found.floor_p95:.4f}, what chance explains"
+    return replace(outcome, target=f"ECE <= {most:.4g} ({why})")
 
 
 def _judge_ceiling(
@@ -290,28 +515,67 @@ def _judge_guards(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
     return GateOutcome(name, "passed", target, None, None, None, None, "all passed")
 
 
+def _judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
+    """Hold what could be the bounce between bid and ask; judged is the share of the gain left from the next open."""
+    name, target = "bounce", "half of the gain or more is left from the next open, opens lie near the close before"
+    if isinstance(bounce, NotEvaluated):
+        return _failed(name, target, bounce.reason)
+    gross, left = bounce.economics.close_bps, bounce.economics.open_bps.value
+    doubts = [doubt for symbol in bounce.symbols for doubt in _bounce_doubts(symbol)]
+    if not left >= BOUNCE_SURVIVAL * gross or not gross > 0:
+        doubts.insert(0, f"of {gross:.3f} bps per bar from the close {left:.3f} are left from the next open")
+    survival = left / gross if gross > 0 else 0.0
+    if not math.isfinite(survival):
+        return _failed(name, target, f"the calls earn {gross} bps from the close and {left} from the next open")
+    reason = f"this could be bid-ask bounce: {'; '.join(doubts)}" if doubts else f"{survival:.0%} of the gain is left"
+    outcome: Outcome = "held" if doubts else "passed"
+    return GateOutcome(name, outcome, target, survival, None, None, survival - BOUNCE_SURVIVAL, reason)
+
+
+def _bounce_doubts(symbol: SymbolBounce) -> list[str]:
+    doubts = []
+    if symbol.gap_share > BOUNCE_GAP_SHARE:
+        doubts.append(f"{symbol.symbol} opens {symbol.gap_share:.0%} of a mean move off the close before")
+    if symbol.repeated_opens >= REPEATED_OPENS and symbol.autocorrelation < BOUNCE_AUTOCORRELATION:
+        doubts.append(
+            f"{symbol.symbol}'s opens repeat the close before, and its returns turn at lag 1 "
+            f"(autocorrelation {symbol.autocorrelation:.3f}, below {BOUNCE_AUTOCORRELATION:g})"
+        )
+    return doubts
+
+
 def _judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, config: GateConfig) -> GateOutcome:
-    name, target = "champion", "not inferior to the version served now"
+    """Hold a version that is not clearly as good as the one served now; fail it only where it is surely worse."""
+    name, target = "champion", "not worse than the version served now"
     if isinstance(champion, NotApplicable):
         return _not_applicable(name, target, champion.reason)
     if isinstance(champion, NotEvaluated):
-        return _failed(name, target, champion.reason)
-    if champion.days < config.champion_min_days:
-        few = f"the rows later than its training touch {champion.days} days, fewer than {config.champion_min_days}"
-        return _not_applicable(name, target, f"{champion.version}: {few}")
-    if not math.isfinite(champion.champion_gain):  # max() below would let NaN fall under the table
-        return _failed(name, target, f"{champion.version}: its own gain over the base rate is {champion.champion_gain}")
-    margin = max(config.champion_margin, config.champion_gain_share * champion.champion_gain)
-    value, low = champion.gain.value, champion.gain.low
-    return _measured(
+        return _held(name, target, f"not compared with the version served now: {champion.reason}")
+    value, low, high = champion.gain.value, champion.gain.low, champion.gain.high
+    target += f": log-loss gain > -{config.champion_tolerance:g} nats, its lower end > -{config.champion_margin:g}"
+    good = value > -config.champion_tolerance and low > -config.champion_margin
+    told = f"gain over {champion.version} {value:+.5f} nats, {low:+.5f} to {high:+.5f}"
+    outcome = _measured(
         name,
-        passed=low > -margin,
-        target=f"{target}: lower end of the log-loss gain above -{margin:.3g}",
+        passed=good,
+        target=target,
         value=value,
-        ends=(low, champion.gain.high),
-        margin=low + margin,
-        reason=f"gain over {champion.version} {value:+.5f}, lower end {low:+.5f}",
+        ends=(low, high),
+        margin=min(value + config.champion_tolerance, low + config.champion_margin),
+        reason=told if good else f"worse than {champion.version}: {told}",
     )
+    if outcome.outcome == "failed" and high >= 0:
+        return replace(outcome, outcome="held", reason=f"not better than {champion.version}: {told}")
+    return outcome
+
+
+def _judge_meaning(differences: tuple[str, ...] | NotApplicable) -> GateOutcome:
+    name, target = "meaning", "label, interval, symbols and columns as the version served now"
+    if isinstance(differences, NotApplicable):
+        return _not_applicable(name, target, differences.reason)
+    if differences:
+        return _held(name, target, f"it means something else than the version served now: {'; '.join(differences)}")
+    return GateOutcome(name, "passed", target, None, None, None, None, "the same")
 
 
 def _judge_origin(origin: Origin) -> GateOutcome:
@@ -334,6 +598,10 @@ def _measured(
 
 def _failed(name: str, target: str, reason: str) -> GateOutcome:
     return GateOutcome(name, "failed", target, None, None, None, None, reason)
+
+
+def _held(name: str, target: str, reason: str) -> GateOutcome:
+    return GateOutcome(name, "held", target, None, None, None, None, reason)
 
 
 def _not_applicable(name: str, target: str, reason: str) -> GateOutcome:

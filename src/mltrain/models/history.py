@@ -113,12 +113,15 @@ class Look:
         end_ms: Its end, ms UTC.
         when: UTC, such as 2025-10-15T12:00:00Z.
         study: By which study.
+        configuration_sha256: Hash of everything that the study's scores depend on, but for the candles; None where it
+            is not known.
     """
 
     start_ms: int
     end_ms: int
     when: str
     study: str
+    configuration_sha256: str | None = None
 
 
 def utc_text(time_ms: int) -> str:
@@ -218,6 +221,7 @@ def look_line(log: bytes, look: Look) -> str:
             "end_ms": look.end_ms,
             "when": look.when,
             "study": look.study,
+            "configuration_sha256": look.configuration_sha256,
         }
     )
 
@@ -261,7 +265,13 @@ def _read_promotion(line: bytes, *, where: str) -> Promotion:
 
 def _read_look(line: bytes, before_sha256: str | None, *, where: str) -> Look:
     fields = _read_line(line, where)
-    look = Look(fields.integer("start_ms"), fields.integer("end_ms"), fields.text("when"), fields.text("study"))
+    look = Look(
+        fields.integer("start_ms"),
+        fields.integer("end_ms"),
+        fields.text("when"),
+        fields.text("study"),
+        fields.text("configuration_sha256", pattern=SHA256, default=None),
+    )
     found_before = fields.text("prev", pattern=SHA256, default=None)
     fields.text(_SEAL, pattern=SHA256)
     fields.finish()

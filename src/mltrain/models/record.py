@@ -17,8 +17,10 @@ from mltrain.candles.frame import format_ms, parse_time
 from mltrain.documents import canonical_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
+from mltrain.learn.baselines import SymbolPrior
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.weights import up_weight
+from mltrain.models.history import SHA256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
     from mltrain.learn.calibration import CalibrationChoice
+    from mltrain.learn.economics import Economics, SymbolBounce
     from mltrain.learn.holdout import HoldoutScores
     from mltrain.learn.logistic import LogisticScore
     from mltrain.learn.samples import Samples, SymbolQuality
@@ -40,23 +43,11 @@ if TYPE_CHECKING:
     from mltrain.models.bench import Latency
     from mltrain.models.gates import Loosened, Verdict
     from mltrain.models.lineage import Lineage
+    from mltrain.models.looks import Looks
 
 CARD_VERSION: Final = "2"
 MODEL_NAME: Final = "mltrain-lgbm"
 MAX_HOLES: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """How often the holdout's time range has been scored before.
-
-    Attributes:
-        earlier: Earlier scorings whose range overlaps this one's.
-        weighted: The same, each weighted by the share of this range that it covered.
-    """
-
-    earlier: int
-    weighted: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +74,7 @@ class Training:
         feature_set: The features and the label.
         config: The configuration, options applied.
         study: Name of the search's journal.
+        configuration_sha256: Hash of everything that the scores depend on, but for the candles.
         samples: All rows.
         matrix_sha256: Hash of what the learner saw.
         quality: What became of each symbol's candles.
@@ -94,7 +86,10 @@ class Training:
         calibration: The calibrator and why it was chosen.
         importance: Feature and total gain, highest first.
         contributions: Each feature's mean share in the log odds of holdout rows, without its sign.
+        priors: What the rows before the holdout say of each symbol.
         scores: The holdout's scores.
+        economics: What the calls earn on the holdout, before costs; shown, and not judged.
+        bounce: What the candles of each symbol say of the bounce between bid and ask.
         latency: Measured with this very model.
         slices: The holdout in parts.
         verdict: The gates.
@@ -111,6 +106,7 @@ class Training:
     feature_set: FeatureSet
     config: TrainConfig
     study: str
+    configuration_sha256: str
     samples: Samples
     matrix_sha256: str
     quality: tuple[SymbolQuality, ...]
@@ -122,7 +118,10 @@ class Training:
     calibration: CalibrationChoice
     importance: tuple[tuple[str, float], ...]
     contributions: Mapping[str, float]
+    priors: tuple[SymbolPrior, ...]
     scores: HoldoutScores
+    economics: Economics
+    bounce: tuple[SymbolBounce, ...]
     latency: Latency
     slices: Slices
     verdict: Verdict
@@ -165,14 +164,18 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
         "baselines": {
             **_plain(run.scores.baselines),
             **_plain(run.scores.comparison),
+            "priors": _plain(run.priors),
             "logistic": _plain(run.slices.logistic),
         },
         "calibration": _calibration(run),
         "gates": {
             "verdict": run.verdict.word,
+            "held": run.verdict.held,
             "outcomes": _plain(run.verdict.outcomes),
+            "symbols": _plain(run.verdict.symbols),
             "loosened": _plain(run.loosened),
         },
+        "economics": {**_plain(run.economics), "bounce": _plain(run.bounce)},
         "splits": {"fitted_on": run.final, **_splits(run.split, run.samples)},
         "evidence": {guard.name: _plain(guard) for guard in run.guards},
         "lineage": _lineage(run),
@@ -258,6 +261,11 @@ def _notes(run: Training) -> str:
             else []
         ),
         f"This time range had been scored {run.looks.earlier} time(s) before ({run.looks.weighted:.2f} by overlap).",
+        *(
+            [f"{run.looks.others:.2f} of these tried another configuration or seed; the gates allow for them."]
+            if run.looks.others
+            else []
+        ),
         *_weight_notes(run),
         *(f"The gate {x.name} was loosened: {x.used:g} instead of {x.packaged:g}." for x in run.loosened),
         *run.warnings,
@@ -310,6 +318,25 @@ def fitted_rows(card: Any) -> Literal["inner", "all"]:  # noqa: ANN401 (a card a
     return "all" if card.get("splits", {}).get("fitted_on") == "all" else "inner"
 
 
+def configuration_of(card: Any) -> str | None:  # noqa: ANN401 (a card as JSON)
+    """Return the hash of what a version's scores depend on, from its card; None where the card does not tell."""
+    found = card.get("lineage", {}).get("configuration_sha256")
+    return found if isinstance(found, str) and SHA256.fullmatch(found) else None
+
+
+def priors_of(card: Any, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:  # noqa: ANN401 (a card as JSON)
+    """Return what the training rows of a version say of some symbols, from its card.
+
+    A card of an earlier release does not tell: the base rate of all rows then stands for each symbol's, and the
+    majority for the best rule.
+    """
+    train = card["train"]
+    up_share = train["class_balance"]["pos"] / train["rows"]
+    priors = card.get("baselines", {}).get("priors", [])
+    known = {prior["symbol"]: SymbolPrior(**prior) for prior in priors}
+    return tuple(known.get(symbol, SymbolPrior(symbol, up_share, "majority")) for symbol in symbols)
+
+
 def last_label_end_ms(card: Any) -> int:  # noqa: ANN401 (a card as JSON)
     """Return the end of the last label that a version was trained on, from its card, ms UTC.
 
@@ -341,6 +368,7 @@ def _lineage(run: Training) -> dict[str, Json]:
         "config": config,
         "matrix_sha256": run.matrix_sha256,
         "study": run.study,
+        "configuration_sha256": run.configuration_sha256,
         "seed": run.config.seed,
         "threads": 1,
     }

@@ -314,7 +314,9 @@ class Store:
         with self._locked("removing old versions"):
             return remove_old(self.models, self.versions(), self.history(), keep=keep)
 
-    def record_look(self, *, start_ms: int, end_ms: int, study: str, now_ms: int) -> None:
+    def record_look(
+        self, *, start_ms: int, end_ms: int, study: str, now_ms: int, configuration_sha256: str | None = None
+    ) -> None:
         """Write down that a holdout is about to be scored; call it before the score is known.
 
         Args:
@@ -322,6 +324,7 @@ class Store:
             end_ms: Its end, ms UTC.
             study: By which study.
             now_ms: When, ms UTC.
+            configuration_sha256: Of what is scored; None where it is not known.
 
         Raises:
             InputError: The pointer or a log is not one.
@@ -330,7 +333,7 @@ class Store:
         """
         self.prepare()
         with self._locked("recording a look at a holdout"):
-            look = Look(start_ms, end_ms, utc_text(now_ms), study)
+            look = Look(start_ms, end_ms, utc_text(now_ms), study, configuration_sha256)
             append_line(self._looks, look_line(_read_log(self._looks), look))
 
     # -- inside -------------------------------------------------------------------------------------------------

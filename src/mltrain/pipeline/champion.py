@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -10,9 +10,9 @@ import polars as pl
 from mltrain.errors import MltrainError, OwnOpsError
 from mltrain.features.compute import check_inputs, compute_features
 from mltrain.learn.intervals import log_loss_gain, plan_bootstrap, score_intervals
-from mltrain.learn.metrics import row_log_loss
 from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
 from mltrain.models.listing import read_version_card
+from mltrain.models.meaning import Meaning, find_differences
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
 
@@ -43,6 +43,8 @@ def meet_champion(
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
     """Score the present best version on the holdout rows later than its own last training label, paired with `p`.
 
+    Only rows of the champion's symbols are compared: a new model may know more of them.
+
     Args:
         store: Where the champion lives.
         feature_set: Of the new model.
@@ -58,12 +60,12 @@ def meet_champion(
     try:
         champion = open_model(best)
     except OwnOpsError as err:
-        return NotApplicable(err.message)
+        return NotEvaluated(f"{best.name}: {err.message}")
     except MltrainError as err:
         return NotEvaluated(f"{best.name} cannot be read: {err.message}")
     reason = _why_not(champion, feature_set, holdout, candles)
     if reason is not None:
-        return NotApplicable(f"{best.name}: {reason}")
+        return NotEvaluated(f"{best.name}: {reason}")
     return _compare(best.name, champion, candles, holdout, p=p, config=config, in_full=in_full)
 
 
@@ -73,8 +75,9 @@ def _why_not(
     theirs = champion.feature_set
     if (theirs.label, theirs.interval) != (feature_set.label, feature_set.interval):
         return "it was trained for another label or interval"
-    if champion.symbols != holdout.symbols:
-        return f"it was trained on other symbols ({', '.join(champion.symbols)})"
+    missing = sorted(set(champion.symbols) - set(holdout.symbols))
+    if missing:
+        return f"it was trained on {', '.join(missing)}, too"
     try:
         check_inputs(theirs, candles)
     except MltrainError as err:
@@ -91,24 +94,23 @@ def _compare(
     p: NDArray[np.float64],
     config: TrainConfig,
     in_full: bool,
-) -> ChampionEvidence | NotApplicable:
+) -> ChampionEvidence | NotEvaluated:
     seen_until_ms = last_label_end_ms(champion.card)
     features = _features_of_rows(champion.feature_set, candles, holdout)
-    fresh = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
+    known = np.isin(holdout.symbol_ix, [holdout.symbols.index(symbol) for symbol in champion.symbols])
+    fresh = (holdout.ts_ms > seen_until_ms) & known & ~np.isnan(features).any(axis=1)
     days = np.unique(holdout.ts_ms[fresh] // DAY_MS).size
     if days < config.gates.champion_min_days:
         least = config.gates.champion_min_days
-        return NotApplicable(f"{name}: the rows later than its training touch {days} UTC days, fewer than {least}")
+        return NotEvaluated(f"the rows later than the training of {name} touch {days} UTC days, fewer than {least}")
     y = holdout.y[fresh]
     _, theirs = champion.score(np.ascontiguousarray(features[fresh]))
     bootstrap = plan_bootstrap(
         holdout.ts_ms[fresh], draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed
     )
-    base = np.full(y.size, _up_share(champion.card))
     return ChampionEvidence(
         version=name,
         gain=log_loss_gain(p[fresh], theirs, y, bootstrap),
-        champion_gain=float((row_log_loss(base, y) - row_log_loss(theirs, y)).mean()),
         days=days,
         side_by_side=SideBySide(
             int(y.size), score_intervals(p[fresh], y, bootstrap), score_intervals(theirs, y, bootstrap)
@@ -132,8 +134,22 @@ def _features_of_rows(
     return joined.select(pl.col(feature_set.names).fill_null(float("nan"))).to_numpy(order="c")
 
 
-def _up_share(card: Any) -> float:  # noqa: ANN401 (a checked card)
-    return float(card["train"]["class_balance"]["pos"] / card["train"]["rows"])
+def compare_meaning(store: Store, feature_set: FeatureSet, symbols: tuple[str, ...]) -> tuple[str, ...] | NotApplicable:
+    """Return how the meaning of a new model differs from that of the present best version, one sentence each.
+
+    Args:
+        store: Where the champion lives.
+        feature_set: Of the new model.
+        symbols: Of the new model.
+    """
+    best = store.best()
+    if best is None:
+        return NotApplicable("nothing is promoted yet")
+    try:
+        champion = open_model(best)
+    except MltrainError as err:
+        return (f"{best.name} cannot be loaded: {err.message}",)
+    return find_differences(Meaning.of(feature_set, symbols), Meaning.of(champion.feature_set, champion.symbols))
 
 
 def find_origin(store: Store, snapshot: Snapshot) -> Origin:

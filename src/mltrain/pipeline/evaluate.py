@@ -19,7 +19,8 @@ from mltrain.learn.holdout import score_holdout
 from mltrain.learn.samples import build_samples, take_rows
 from mltrain.learn.slices import score_weeks
 from mltrain.models.gates import NotApplicable
-from mltrain.models.record import last_label_end_ms
+from mltrain.models.looks import EVALUATION
+from mltrain.models.record import configuration_of, last_label_end_ms, priors_of
 from mltrain.models.serve import open_model
 from mltrain.pipeline.audit import read_candles
 from mltrain.pipeline.champion import meet_champion
@@ -96,7 +97,13 @@ def evaluate(
         )
     start_ms, end_ms = int(rows.ts_ms[0]), int(rows.ts_ms[-1])
     seen_ms = end_ms + interval_ms(snapshot.interval)
-    store.record_look(start_ms=start_ms, end_ms=seen_ms, study=f"evaluate {version.name}", now_ms=now_ms)
+    store.record_look(
+        start_ms=start_ms,
+        end_ms=seen_ms,
+        study=f"{EVALUATION}{version.name}",
+        now_ms=now_ms,
+        configuration_sha256=configuration_of(model.card),
+    )
     progress.stage("score")
     raw, p = model.score(np.ascontiguousarray(rows.x))
     train = model.card["train"]
@@ -104,6 +111,7 @@ def evaluate(
         rows,
         raw,
         p,
+        priors=priors_of(model.card, rows.symbols),
         train_up_share=train["class_balance"]["pos"] / train["rows"],
         bootstrap=config.bootstrap,
         seed=config.seed,

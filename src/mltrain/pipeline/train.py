@@ -11,13 +11,17 @@ import polars as pl
 from mltrain.candles.frame import TS_DTYPE, interval_ms
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
-from mltrain.documents import parse_json
+from mltrain.documents import canonical_json, parse_json
 from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes, sweep_temps
 from mltrain.guards import check_guards
+from mltrain.learn.baselines import find_priors
+from mltrain.learn.economics import find_bounce, forward_returns, score_economics
 from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
+from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.logistic import score_logistic
+from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256, take_rows
 from mltrain.learn.search import search
 from mltrain.learn.slices import score_terciles, score_weeks, volatility_terciles
@@ -25,16 +29,26 @@ from mltrain.models.bench import measure
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, card_bytes
 from mltrain.models.explain import mean_contributions
-from mltrain.models.gates import Evidence, SkillEvidence, find_loosened, judge
+from mltrain.models.gates import (
+    BounceEvidence,
+    CalibrationEvidence,
+    Evidence,
+    Selection,
+    SimpleModelEvidence,
+    SkillEvidence,
+    find_loosened,
+    judge,
+)
 from mltrain.models.lineage import available_memory, read_lineage
-from mltrain.models.record import Looks, Slices, Training, build_card, version_date
-from mltrain.models.report.material import HOLDOUT_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.models.looks import WARM_START, count_looks
+from mltrain.models.record import Slices, Training, build_card, version_date
+from mltrain.models.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
 from mltrain.models.report.page import REPORT_FILE, draft_report
 from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.models.served import serve_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
-from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
 from mltrain.pipeline.plan import fit_memory
 
 if TYPE_CHECKING:
@@ -46,12 +60,15 @@ if TYPE_CHECKING:
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
+    from mltrain.documents import Json
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
     from mltrain.learn.calibration import CalibrationChoice
+    from mltrain.learn.economics import ForwardReturns
     from mltrain.learn.samples import Samples, SymbolQuality
     from mltrain.learn.search import Manner, SearchResult
     from mltrain.learn.split import Split
+    from mltrain.models.looks import Looks
     from mltrain.models.store import Store
     from mltrain.pipeline.versions import WarmStart
     from mltrain.progress import Progress
@@ -144,8 +161,8 @@ def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progres
     with hold_lock(studies / f"{study}.lock", wait_s=_STUDY_WAIT_S, purpose=f"train {study}"):
         sweep_temps(studies, of=f"{study}.")
         _keep_from_pruning(request.snapshot, store)
-        training, bundle, holdout = _learn(request, examined, store, study=study, now_ms=now_ms, progress=heard)
-        return _publish(training, bundle, holdout, request, store)
+        training, bundle, tables = _learn(request, examined, store, study=study, now_ms=now_ms, progress=heard)
+        return _publish(training, bundle, tables, request, store)
 
 
 def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
@@ -165,12 +182,29 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
 
 def _name_study(request: TrainRequest) -> str:
     """Return the study's name: two trainings share it where their trials of equal number are equal."""
+    return f"{request.snapshot.id}-{_hash_study(request)[:16]}-{request.config.seed}"
+
+
+def _hash_study(request: TrainRequest) -> str:
+    """Return the hash of all that changes a trial, but for the candles and the seed."""
     warm = None if request.warm_start is None else request.warm_start.params
     registry, own = request.feature_set.registry_sha256, request.feature_set.own_ops()
     if own is not None:
         registry = sha256_bytes(f"{registry} {own.module} {own.sha256}".encode())
-    covered = study_sha256(request.config, registry_sha256=registry, warm_start=warm)
-    return f"{request.snapshot.id}-{covered[:16]}-{request.config.seed}"
+    return study_sha256(request.config, registry_sha256=registry, warm_start=warm)
+
+
+def _hash_configuration(request: TrainRequest) -> str:
+    """Return the hash of everything that the scores depend on and a person chooses, but for the time of the cut."""
+    chosen: dict[str, Json] = {
+        "study": _hash_study(request),
+        "seed": request.config.seed,
+        "trials": request.config.search.trials,
+        "calibration": request.config.calibration,
+        "symbols": [*sorted(facts.symbol for facts in request.snapshot.facts)],
+        "days": request.snapshot.request.days,
+    }
+    return sha256_bytes(canonical_json(chosen))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +236,7 @@ def _examine(request: TrainRequest, progress: _Listener) -> _Examined:
 
 def _learn(
     request: TrainRequest, examined: _Examined, store: Store, *, study: str, now_ms: int, progress: _Listener
-) -> tuple[Training, Bundle, pl.DataFrame]:
+) -> tuple[Training, Bundle, dict[str, pl.DataFrame]]:
     """Walk from the rows to the verdict; the only things written are the search's journal and the look."""
     feature_set, config = request.feature_set, request.config
     samples, split = examined.samples, examined.split
@@ -221,21 +255,45 @@ def _learn(
     served = bundle if request.final == "inner" else _refit(request, examined, found, bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
-    looks = _look(store, split, request.warm_start, study=study, now_ms=now_ms)
+    configuration = _hash_configuration(request)
+    looks = _look(store, split, request.warm_start, study=study, configuration_sha256=configuration, now_ms=now_ms)
     raw, p = model.score(holdout.x)
     train_up_share = float(samples.y[split.inner.span].mean())
-    scores = score_holdout(holdout, raw, p, train_up_share=train_up_share, bootstrap=config.bootstrap, seed=config.seed)
+    priors = find_priors(samples, split.inner.span)
+    scores = score_holdout(
+        holdout,
+        raw,
+        p,
+        priors=priors,
+        train_up_share=train_up_share,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+    )
+    draws = plan_bootstrap(holdout.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
+    bars = {"horizon_bars": feature_set.label.horizon_bars, "step_ms": interval_ms(feature_set.interval)}
+    moves = forward_returns(examined.candles, holdout, **bars)
+    economics = score_economics(p, holdout, moves, draws, **bars)
+    bounce = find_bounce(examined.candles, step_ms=bars["step_ms"])
+    slices, logistic_p = _slice(request, examined, holdout, p)
     progress.stage("latency")
     latency = measure(model, examined.candles, samples=config.bench.samples)
     progress.stage("gates")
     verdict = judge(
         Evidence(
-            skill=SkillEvidence(train_up_share, scores.comparison.accuracy_margin, scores.comparison.log_loss_skill),
-            ece=scores.intervals.ece,
+            skill=SkillEvidence(train_up_share, scores.skill.margin, scores.skill.log_loss_skill),
+            simple_model=SimpleModelEvidence(
+                over_logistic=draws.estimate(row_log_loss(logistic_p, holdout.y) - row_log_loss(p, holdout.y)),
+                over_base_rate=scores.skill.log_loss_gain,
+            ),
+            symbols=scores.skill.symbols,
+            calibration=CalibrationEvidence(scores.intervals.ece, scores.null_floor.p95),
             latency_p95_ms=latency.candles.p95,
             guards=examined.guards,
+            bounce=BounceEvidence(economics, bounce),
             champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),
+            meaning=compare_meaning(store, feature_set, samples.symbols),
             origin=find_origin(store, request.snapshot),
+            selection=Selection(looks.others, config.bootstrap.level),
         ),
         config.gates,
     )
@@ -244,6 +302,7 @@ def _learn(
         feature_set=feature_set,
         config=config,
         study=study,
+        configuration_sha256=configuration,
         samples=samples,
         matrix_sha256=matrix_sha256(samples),
         quality=examined.quality,
@@ -255,9 +314,12 @@ def _learn(
         calibration=choice,
         importance=feature_gains(served.model_text),
         contributions=mean_contributions(serve_bundle("", bundle, {}), holdout.x),
+        priors=priors,
         scores=scores,
+        economics=economics,
+        bounce=bounce,
         latency=latency,
-        slices=_slice(request, examined, holdout, p),
+        slices=slices,
         verdict=verdict,
         loosened=find_loosened(config.gates, load_config(None, overrides={}).gates),
         looks=looks,
@@ -267,19 +329,31 @@ def _learn(
         now_ms=now_ms,
         warnings=tuple(progress.warnings),
     )
-    return training, served, _holdout_table(holdout, raw, p)
+    oof = take_rows(replace(samples, x=samples.x[:, :0], names=()), found.oof_rows)  # a copy, so without features
+    tables = {
+        HOLDOUT_FILE: _score_table(holdout, raw, p, moves),
+        OOF_FILE: _score_table(
+            oof, found.oof_scores, choice.calibrator.apply(found.oof_scores),
+            forward_returns(examined.candles, oof, **bars),
+        ).with_columns(fold=pl.Series(found.oof_fold + 1, dtype=pl.Int8)),
+    }  # fmt: skip
+    return training, served, tables
 
 
-def _slice(request: TrainRequest, examined: _Examined, holdout: Samples, p: NDArray[np.float64]) -> Slices:
-    """Score the holdout in parts, and what is simpler than trees on the whole of it."""
+def _slice(
+    request: TrainRequest, examined: _Examined, holdout: Samples, p: NDArray[np.float64]
+) -> tuple[Slices, NDArray[np.float64]]:
+    """Score the holdout in parts, and what is simpler than trees on the whole of it, with its probabilities."""
     split, step_ms = examined.split, interval_ms(request.feature_set.interval)
     inner, held = split.inner.span, split.holdout.span
     terciles = volatility_terciles(examined.candles, examined.samples, before=inner, of=held, step_ms=step_ms)
-    return Slices(
+    logistic, logistic_p = score_logistic(examined.samples, train=inner, holdout=held)
+    slices = Slices(
         weeks=score_weeks(p, holdout.y, holdout.ts_ms),
         volatility=score_terciles(p, holdout.y, terciles),
-        logistic=score_logistic(examined.samples, train=inner, holdout=held),
+        logistic=logistic,
     )
+    return slices, logistic_p
 
 
 def _refit(request: TrainRequest, examined: _Examined, found: SearchResult, twin: Bundle) -> Bundle:
@@ -336,7 +410,15 @@ def learn_model(
     return found, choice, bundle
 
 
-def _look(store: Store, split: Split, warm_start: WarmStart | None, *, study: str, now_ms: int) -> Looks:
+def _look(
+    store: Store,
+    split: Split,
+    warm_start: WarmStart | None,
+    *,
+    study: str,
+    configuration_sha256: str,
+    now_ms: int,
+) -> Looks:
     """Write down that the holdout is about to be scored, and tell how often its range has been before.
 
     Parameters that were chosen or judged on a part of it have looked at that part.
@@ -344,22 +426,30 @@ def _look(store: Store, split: Split, warm_start: WarmStart | None, *, study: st
     start, end = split.holdout.start_ms, split.holdout.end_ms
     if warm_start is not None and warm_start.end_ms > start:
         seen = max(start, warm_start.start_ms), min(end, warm_start.end_ms)
-        store.record_look(start_ms=seen[0], end_ms=seen[1], study=study, now_ms=now_ms)
-    shares = [max(0, min(end, look.end_ms) - max(start, look.start_ms)) / (end - start) for look in store.looks()]
-    store.record_look(start_ms=start, end_ms=end, study=study, now_ms=now_ms)
-    return Looks(earlier=sum(share > 0 for share in shares), weighted=sum(shares))
+        store.record_look(
+            start_ms=seen[0], end_ms=seen[1], study=f"{WARM_START}{warm_start.version} of {study}", now_ms=now_ms
+        )
+    looks = count_looks(
+        store.looks(), start_ms=start, end_ms=end, study=study, configuration_sha256=configuration_sha256
+    )
+    store.record_look(start_ms=start, end_ms=end, study=study, now_ms=now_ms, configuration_sha256=configuration_sha256)
+    return looks
 
 
-def _holdout_table(holdout: Samples, raw: NDArray[np.float64], p: NDArray[np.float64]) -> pl.DataFrame:
-    """Return the holdout's rows with what was said of them: every reported figure can be computed from it again."""
+def _score_table(
+    rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns
+) -> pl.DataFrame:
+    """Return rows with what was said of them and what the price did: reported figures can be computed from it again."""
     return pl.DataFrame(
         {
-            "ts": pl.Series(holdout.ts_ms).cast(TS_DTYPE),
-            "symbol": pl.Series([holdout.symbols[ix] for ix in holdout.symbol_ix.tolist()], dtype=pl.String),
-            "y": holdout.y,
-            "last_move": holdout.last_move,
+            "ts": pl.Series(rows.ts_ms).cast(TS_DTYPE),
+            "symbol": pl.Series([rows.symbols[ix] for ix in rows.symbol_ix.tolist()], dtype=pl.String),
+            "y": rows.y,
+            "last_move": rows.last_move,
             "raw": raw,
             "p": p,
+            "forward_bps": moves.from_close,
+            "forward_open_bps": pl.Series(moves.from_open).fill_nan(None),
         }
     )
 
@@ -380,7 +470,7 @@ def _parquet(table: pl.DataFrame) -> bytes:
 
 
 def _publish(
-    training: Training, bundle: Bundle, holdout: pl.DataFrame, request: TrainRequest, store: Store
+    training: Training, bundle: Bundle, tables: Mapping[str, pl.DataFrame], request: TrainRequest, store: Store
 ) -> TrainReport:
     """Store the version whole, load it back from disk, compare its predictions, and only then promote it."""
     model_bytes = bundle.to_bytes()
@@ -389,13 +479,13 @@ def _publish(
         "lgbm.pkl": model_bytes,
         "features.yml": training.feature_set.to_yaml(),
         TRIALS_FILE: _parquet(trials),
-        HOLDOUT_FILE: _parquet(holdout),
+        **{name: _parquet(table) for name, table in tables.items()},
     }
     card = card_bytes(build_card(training, files))
     told: Any = parse_json(
         card, where="the card"
     )  # as a reader will have it: the page can be drawn from the files again
-    report = draft_report(Material(told, holdout_rows(holdout, told, where="the holdout"), trials))
+    report = draft_report(Material(told, holdout_rows(tables[HOLDOUT_FILE], told, where="the holdout"), trials))
     version = store.publish_version(
         {**files, CARD_FILE: card},
         date=version_date(training.now_ms),
@@ -404,7 +494,7 @@ def _publish(
         named=lambda name: {REPORT_FILE: report.finish(name)},
     )
     check_round_trip(version, model_of_bundle(bundle))
-    promoted = request.promote and training.verdict.go
+    promoted = request.promote and training.verdict.go and training.verdict.held is None
     if promoted:
         store.promote(version.name, why="its gates say GO", by=request.by, now_ms=training.now_ms)
     return TrainReport(version.name, version.folder, promoted, sha256_bytes(model_bytes), training)

@@ -118,7 +118,7 @@ def span_line(card: dict[str, Any]) -> str:
 def tiles(card: dict[str, Any]) -> tuple[Tile, ...]:
     """Return the figures that decide, each with what it is to be held against."""
     interval = _interval_text
-    better, margin = text_at(card, "baselines", "better"), mapping_at(card, "baselines", "accuracy_margin")
+    margin = mapping_at(card, "baselines", "accuracy_margin")
     skill = mapping_at(card, "baselines", "log_loss_skill")
     gap = number_at(margin, "value")
     floor = number_at(card, "calibration", "ece_null_floor", "p95")
@@ -126,7 +126,7 @@ def tiles(card: dict[str, Any]) -> tuple[Tile, ...]:
     found = [
         Tile("Accuracy", percent_text(number_at(card, "metrics", "accuracy")),
              interval(card, "accuracy", percent=True)),
-        Tile(f"above {better or 'the baseline'}", DASH if gap is None else f"{gap * 100:+.2f} pp",
+        Tile("above the baseline", DASH if gap is None else f"{gap * 100:+.2f} pp",
              _range_text(number_at(margin, "low"), number_at(margin, "high"), scale=100, digits=2, unit=" pp")),
         Tile("Log-loss skill", percent_text(number_at(skill, "value"), signed=True),
              _range_text(number_at(skill, "low"), number_at(skill, "high"), scale=100, digits=2, unit=" %")),
@@ -162,6 +162,52 @@ def gates(card: dict[str, Any]) -> tuple[Gate, ...]:
     )
 
 
+def symbols(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return what is known of each symbol alone, one row each."""
+    return tuple(
+        (
+            text_at(s, "symbol") or "?",
+            figure_text(number_at(s, "rows"), 0),
+            f"{percent_text(number_at(s, 'baseline_accuracy'))} ({text_at(s, 'baseline') or '?'})",
+            percent_text(number_at(s, "accuracy")),
+            _pp_text(mapping_at(s, "margin")),
+            _pp_text(mapping_at(s, "log_loss_skill"), unit="%"),
+            text_at(s, "verdict") or DASH,
+        )
+        for s in items_at(card, "gates", "symbols")
+    )
+
+
+def _pp_text(interval: dict[str, Any], *, unit: str = "pp") -> str:
+    value = number_at(interval, "value")
+    if value is None:
+        return DASH
+    ends = _range_text(number_at(interval, "low"), number_at(interval, "high"), scale=100, digits=2)
+    return f"{value * 100:+.2f} {unit}{f' ({ends})' if ends else ''}"
+
+
+def economics(card: dict[str, Any]) -> str | None:
+    """Say what the calls would have earned before costs; None where the card does not tell."""
+    found = mapping_at(card, "economics")
+    gross, low, high = (number_at(found, "open_bps", key) for key in ("value", "low", "high"))
+    turnover = number_at(found, "turnover")
+    if gross is None or low is None or high is None or turnover is None:
+        return None
+    break_even = number_at(found, "break_even_bps")
+    parts = [
+        f"{day} {value:+.3f}"
+        for day, value in (
+            ("weekdays", number_at(found, "weekdays_bps")),
+            ("weekends", number_at(found, "weekends_bps")),
+        )
+        if value is not None
+    ]
+    told = f"Economic, shown and not judged: {gross:+.3f} bps per bar from the next open ({low:+.3f} to {high:+.3f}"
+    told += f"; {', '.join(parts)})" if parts else ")"
+    told += f", {turnover:.2f} sides traded per bar"
+    return told + ("." if break_even is None else f", so that {break_even:.3f} bps of cost per side leave nothing.")
+
+
 def verdict_line(card: dict[str, Any]) -> str:
     """Say in one sentence what the verdict rests on."""
     verdict, outcomes = text_at(card, "gates", "verdict"), gates(card)
@@ -173,6 +219,10 @@ def verdict_line(card: dict[str, Any]) -> str:
         gates_failed = f"{len(failed)} of {len(outcomes)} gates failed: {', '.join(failed)}."
         return f"{gates_failed} It is kept for the record and is not promoted by itself."
     aside = f" ({', '.join(skipped)}: not applicable)" if skipped else ""
+    held = [gate for gate in outcomes if gate.outcome == "held"]
+    if held:
+        reasons = "; ".join(f"{gate.name}: {gate.found}" for gate in held)
+        return f"No gate failed{aside}. It is held, not promoted by itself: {reasons}."
     return f"All {len(outcomes) - len(skipped)} gates that apply passed{aside}."
 
 
@@ -343,11 +393,13 @@ def _doubts(card: dict[str, Any]) -> list[str]:
     found = []
     if text_at(card, "splits", "fitted_on") == "all":
         found.append("The figures are those of its twin: the served model was fitted on the holdout, too.")
-    looks = number_at(card, "looks", "earlier")
+    earlier, others = number_at(card, "looks", "earlier"), number_at(card, "looks", "others")
+    looks = earlier if others is None else others
     if looks:
         found.append(
-            f"The holdout's range had been scored {looks:,.0f} time{'s' if looks != 1 else ''} before: each look makes "
-            "its figures a little too good."
+            f"Other configurations or seeds had been scored on the holdout's range before, {looks:.3g} by overlap: the "
+            "best of several looks better than it is. The gates ask for more because of it; newer candles are the way "
+            "out."
         )
     found += [
         f"The gate {str(gate.get('name')).replace('_', ' ')} was loosened to {plain_text(gate.get('used'))}; mltrain "

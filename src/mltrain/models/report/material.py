@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mltrain.models.versions import StoredVersion
 
 HOLDOUT_FILE: Final = "holdout.parquet"
+OOF_FILE: Final = "oof.parquet"
 TRIALS_FILE: Final = "trials.parquet"
 MAX_TABLE_BYTES: Final = 1 << 30
 _COLUMNS: Final = {  # of holdout.parquet, as pyarrow writes their types

@@ -58,6 +58,8 @@ class Draft:
             verdict_line=facts.verdict_line(card),
             tiles=facts.tiles(card),
             gates=facts.gates(card),
+            symbols=facts.symbols(card),
+            economics=facts.economics(card),
             metrics=facts.metrics(card),
             interval_line=facts.interval_line(card),
             quality=facts.quality(card),

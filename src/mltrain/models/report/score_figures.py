@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mltrain.learn.baselines import rule_calls
 from mltrain.learn.intervals import DAY_MS
-from mltrain.learn.metrics import baseline_calls
 from mltrain.models.report.access import items_at, number_at, text_at
 from mltrain.models.report.figure import Missing, figure
 from mltrain.models.report.strips import dot_rows
@@ -23,6 +23,7 @@ CURVE_POINTS: Final = 250  # of a curve: finer than the eye
 BINS: Final = 40
 LEAST_CALLED: Final = 0.01  # share of the rows: precision of fewer is noise
 _NO_ROWS: Final = "this version keeps no table of its holdout's scores."
+_LOGISTIC: Final = "logistic regression"
 _ACCURACY: Final = "What the model adds"
 _RELIABILITY: Final = "Reliability"
 _GAIN: Final = "Gain over the base rate, as time passes"
@@ -36,16 +37,18 @@ def accuracy(card: dict[str, Any]) -> Shown:
     own = number_at(card, "metrics", "accuracy")
     low, high = (number_at(card, "intervals", "metrics", "accuracy", k) for k in ("low", "high"))
     others = [
-        ("logistic regression", number_at(card, "baselines", "logistic", "accuracy")),
+        (_LOGISTIC, number_at(card, "baselines", "logistic", "accuracy")),
+        ("against the last move", number_at(card, "baselines", "contrarian")),
         ("persistence", number_at(card, "baselines", "persistence")),
         ("majority", number_at(card, "baselines", "majority")),
-    ]  # fmt: skip
+        ("a coin", 0.5),
+    ]
     known = [(name, value) for name, value in others if value is not None]
-    if own is None or not known:
+    if own is None or len(known) == 1:
         return Missing(_ACCURACY, "the card does not tell what a baseline scores on the same rows.")
-    better = text_at(card, "baselines", "better")
-    zero = number_at(card, "baselines", better) if better else max(value for _, value in known)
-    zero = known[-1][1] if zero is None else zero
+    # Cards of earlier releases tell no accuracy of the baseline: the best of what needs no model stands for it.
+    zero = number_at(card, "baselines", "accuracy")
+    zero = max(value for name, value in known if name != _LOGISTIC) if zero is None else zero
     interval = None if low is None or high is None else (low, high)
     ends = [own, zero, *(value for _, value in known), *(interval or ())]
     scale = linear_scale(*span(min(ends), max(ends), pad=0.12), "accuracy on the holdout", count=3, percent=True)
@@ -55,9 +58,9 @@ def accuracy(card: dict[str, Any]) -> Shown:
         "accuracy",
         _ACCURACY,
         dot_rows(rows, scale, zero=zero, others="c3"),
-        reading="The upright line is the better baseline: a model whose whole interval does not lie to the right of "
-        "it has not shown that it knows anything. The gate judges the paired difference, which is surer than the "
-        "two figures apart.",
+        reading=f"The upright line, at {zero:.2%}, is the baseline: for each symbol the best rule that needs no model. "
+        "A model whose whole interval does not lie to the right of it has not shown that it knows anything. The gate "
+        "judges the paired difference, which is surer than the two figures apart.",
         alt="; ".join(f"{name} {note}" for name, _, _, note in rows)
         + (f"; {level or 0.9:.0%} interval of this model {interval[0]:.2%} to {interval[1]:.2%}" if interval else ""),
     )
@@ -96,7 +99,7 @@ def reliability(card: dict[str, Any], rows: Holdout | None) -> Shown:
         alt=f"{len(after)} bins after calibration, from {after[0][2]:.3f} to {after[-1][2]:.3f}. The largest gap: "
         f"{worst[2]:.3f} was said and {worst[3]:.3f} happened, over {int(worst[4]):,} rows.",
         legend=(
-            ("dot c1", "what is served, no calibration was needed" if same else "calibrated"),
+            ("dot c1", "what is served, without calibration" if same else "calibrated"),
             *((("hollow c2", "before calibration"),) if before else ()),
             ("line ideal", "perfect"),
         ),
@@ -206,7 +209,7 @@ def _few(shares: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _persistence(rows: Holdout) -> tuple[float, float, float]:
     """Return its recall, the share of the falls that it calls up, and its precision."""
-    call = np.asarray(baseline_calls(rows.last_move, train_up_share=rows.train_up_share)["persistence"]) == 1
+    call = rule_calls(rows.last_move, up_share=rows.train_up_share)["persistence"]
     up = rows.y == 1
     right = float(up[call].mean()) if call.any() else 0.0
     return float(call[up].mean()) if up.any() else 0.0, float(call[~up].mean()) if (~up).any() else 0.0, right
