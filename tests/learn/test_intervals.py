@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,13 +13,12 @@ from mltrain.learn.intervals import (
     _AUC_CHUNK,
     Interval,
     _pair_wins,
-    compare,
     expanded_tail,
     log_loss_gain,
     plan_bootstrap,
     score_intervals,
 )
-from mltrain.learn.metrics import Metrics, auc, score, score_baselines
+from mltrain.learn.metrics import Metrics, auc, score
 
 DAY_MS = 86_400_000
 
@@ -139,19 +140,22 @@ def test_the_seed_decides_the_draws():
     assert one != other
 
 
-def test_comparison_by_hand():
-    """Margins are differences of the plain figures; the better baseline stays chosen."""
+def test_an_estimate_is_the_figure_and_the_spread_of_its_draws():
+    """The standard error is that of block sums (ddof 0, as draws have it); the end at 95 % is Student's."""
     ts, p, y = market()
-    last_move = np.where(np.arange(y.size) % 3 == 0, 0, np.where(y == 1, -1, 1)).astype(np.int8)
-    baselines = score_baselines(y, last_move, train_up_share=0.55)
-    plan = plan_bootstrap(ts, draws=200, level=0.9, seed=1)
+    plan = plan_bootstrap(ts, draws=20_000, level=0.9, seed=1)
+    right = (p > 0.5) == (y == 1)
 
-    found = compare(p, y, last_move, baselines, plan)
+    found = plan.estimate(right)
+    n, wholes = plan.blocks, plan.sums(np.ones(y.size))
+    residuals = plan.sums(right.astype(float)) - found.value * wholes
 
-    assert found.accuracy_margin.value == pytest.approx(score(p, y).accuracy - baselines.accuracy)
-    skill = 1 - score(p, y).log_loss / baselines.base_rate_log_loss
-    assert found.log_loss_skill.value == pytest.approx(skill)
-    assert found.accuracy_margin.low < found.accuracy_margin.value < found.accuracy_margin.high
+    assert found.value == right.mean()
+    assert found.se == pytest.approx(math.sqrt(np.square(residuals).sum()) / y.size, rel=0.05)
+    reach = stats.t.ppf(0.95, n - 1) * found.se * math.sqrt(n / (n - 1))
+    assert found.low(0.95) == pytest.approx(found.value - reach)
+    assert found.interval(0.95).high == pytest.approx(found.value + reach)
+    assert found.scaled(100).low(0.95) == pytest.approx(100 * found.low(0.95))
 
 
 def test_pairing_cancels_what_both_share():

@@ -11,7 +11,6 @@ from mltrain.errors import InputError
 from mltrain.learn.metrics import (
     NullFloor,
     auc,
-    baseline_calls,
     brier_parts,
     ece,
     ece_null_floor,
@@ -19,7 +18,6 @@ from mltrain.learn.metrics import (
     reliability_table,
     row_log_loss,
     score,
-    score_baselines,
     score_symbols,
 )
 
@@ -219,35 +217,6 @@ def test_brier_parts_of_a_useless_but_honest_score():
     assert parts.miscalibration == pytest.approx(0, abs=1e-15)
     assert parts.discrimination == pytest.approx(0, abs=1e-15)
     assert parts.uncertainty == 0.25 * 0.75
-
-
-def test_baselines_by_hand():
-    """The majority is training's, not these rows'; persistence falls back on it where the price did not move."""
-    y = np.array([1, 0, 1, 1, 0], np.uint8)
-    last_move = np.array([1, 0, -1, 0, -1], np.int8)
-
-    found = score_baselines(y, last_move, train_up_share=0.4)
-
-    assert found.majority == 2 / 5
-    assert found.persistence == 3 / 5
-    assert (found.better, found.accuracy) == ("persistence", 3 / 5)
-    assert found.base_rate_log_loss == pytest.approx(-(3 * math.log(0.4) + 2 * math.log(0.6)) / 5)
-    assert baseline_calls(last_move, train_up_share=0.6)["persistence"].tolist() == [True, True, False, True, False]
-
-
-def test_equal_baselines_name_the_majority():
-    """Where both are as good, the simpler one is named."""
-    found = score_baselines(np.array([1, 0], np.uint8), np.array([0, 0], np.int8), train_up_share=0.5)
-
-    assert found.better == "majority"
-    assert found.accuracy == found.persistence == 0.5
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
-def test_a_base_rate_of_one_class_is_refused(share):
-    """A certain base rate has no finite log loss."""
-    with pytest.raises(ValueError, match="share"):
-        score_baselines(np.array([1], np.uint8), np.array([1], np.int8), train_up_share=share)
 
 
 def test_each_symbol_is_scored_alone():

@@ -474,7 +474,7 @@ def _judge_calibration(found: CalibrationEvidence | NotEvaluated, config: GateCo
     """Judge the ECE itself, and against chance; its interval is shown where it has one that can be written."""
     if isinstance(found, NotEvaluated):
         return _judge_ceiling("calibration", "ECE", "", found, config.ece_max)
-    most = min(config.ece_max, found.floor_p95 + config.ece_excess_max)
+    most = min(found.floor_p95 + config.ece_excess_max, config.ece_max)  # NaN where the first is
     outcome = _judge_ceiling("calibration", "ECE", "", found.ece.value, most, ends=(found.ece.low, found.ece.high))
     why = f"{config.ece_max:g}, and at most {config.ece_excess_max:g} above {found.floor_p95:.4f}, what chance explains"
     return replace(outcome, target=f"ECE <= {most:.4g} ({why})")
@@ -534,9 +534,9 @@ def _judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
 
 def _bounce_doubts(symbol: SymbolBounce) -> list[str]:
     doubts = []
-    if symbol.gap_share > BOUNCE_GAP_SHARE:
+    if not symbol.gap_share <= BOUNCE_GAP_SHARE:
         doubts.append(f"{symbol.symbol} opens {symbol.gap_share:.0%} of a mean move off the close before")
-    if symbol.repeated_opens >= REPEATED_OPENS and symbol.autocorrelation < BOUNCE_AUTOCORRELATION:
+    if symbol.repeated_opens >= REPEATED_OPENS and not symbol.autocorrelation >= BOUNCE_AUTOCORRELATION:
         doubts.append(
             f"{symbol.symbol}'s opens repeat the close before, and its returns turn at lag 1 "
             f"(autocorrelation {symbol.autocorrelation:.3f}, below {BOUNCE_AUTOCORRELATION:g})"
