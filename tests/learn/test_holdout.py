@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from mltrain.config import BootstrapConfig
+from mltrain.learn.baselines import SymbolPrior
 from mltrain.learn.holdout import score_holdout
-from mltrain.learn.metrics import score, score_baselines
+from mltrain.learn.metrics import score
 from mltrain.learn.samples import Samples
 
 
@@ -30,7 +32,13 @@ def market(rows=4_000, seed=3):
 
 def scores(**changes):
     samples, raw, p = market()
-    given = {"train_up_share": 0.5, "bootstrap": BootstrapConfig(draws=200, level=0.9), "seed": 1} | changes
+    priors = [SymbolPrior(symbol, 0.5, "majority") for symbol in samples.symbols]
+    given = {
+        "priors": priors,
+        "train_up_share": 0.5,
+        "bootstrap": BootstrapConfig(draws=200, level=0.9),
+        "seed": 1,
+    } | changes
     return samples, raw, p, score_holdout(samples, raw, p, **given)
 
 
@@ -40,7 +48,9 @@ def test_every_part_is_of_the_same_rows():
 
     assert found.before == score(raw, samples.y)
     assert found.after == score(p, samples.y)
-    assert found.baselines == score_baselines(samples.y, samples.last_move, train_up_share=0.5)
+    assert found.comparison.accuracy_margin.value == found.skill.margin.value
+    assert found.after.accuracy - found.baselines.accuracy == pytest.approx(found.skill.margin.value)
+    assert [s.baseline for s in found.skill.symbols] == list(found.baselines.symbols)
     assert found.rows == sum(s.rows for s in found.symbols) == sum(b.rows for b in found.reliability_after)
     assert found.intervals.accuracy.value == found.after.accuracy
     assert (found.blocks, found.by_day, found.draws) == (12, True, 200)

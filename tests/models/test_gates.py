@@ -59,9 +59,9 @@ def symbol(name, low=0.01, *, confidence=0.95, rows=100, rule="coin"):
     return SymbolSkill(SymbolBaseline(name, rows, rule, 0.5), 0.55, margin=found, log_loss_skill=found)
 
 
-def bounce(close=0.2, opened=0.19, *, gap=0.01, repeated=0.5, autocorrelation=0.0):
+def bounce(close=0.2, opened=0.19, *, gap=0.01, repeated=0.5, autocorrelation=0.0, pairs=20_000):
     economics = Economics(close, Interval(opened, opened - 0.1, opened + 0.1), 1.0, opened, opened, None)
-    return BounceEvidence(economics, (SymbolBounce("BTCUSDT", gap, repeated, autocorrelation),))
+    return BounceEvidence(economics, (SymbolBounce("BTCUSDT", gap, repeated, autocorrelation, pairs),))
 
 
 SKILL = SkillEvidence(0.5, estimate(0.03, 0.01), estimate(0.02, 0.005))
@@ -323,6 +323,8 @@ def test_calibration_is_judged_against_chance(value, floor, passed):
         (bounce(repeated=0.99, autocorrelation=-0.031), "held", "-0.031"),
         (bounce(repeated=0.98, autocorrelation=-0.3), "passed", "95%"),
         (bounce(repeated=1.0, autocorrelation=-0.03), "passed", "95%"),
+        (bounce(repeated=1.0, autocorrelation=-0.039, pairs=5_760), "passed", "95%"),
+        (bounce(repeated=1.0, autocorrelation=-0.04, pairs=5_760), "held", "-0.040"),
     ],
 )
 def test_what_may_be_bounce_is_held(evidence, found, words):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import polars as pl
 
 from mltrain.candles.frame import DAY_MS, times_ms
 from mltrain.learn.metrics import predict_up
@@ -21,7 +22,6 @@ from mltrain.learn.metrics import predict_up
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import polars as pl
     from numpy.typing import NDArray
 
     from mltrain.learn.intervals import Bootstrap, Interval
@@ -54,13 +54,16 @@ class SymbolBounce:
         symbol: The symbol.
         gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
         repeated_opens: Share of opens that equal the previous close.
-        autocorrelation: Of the one-bar log returns at lag 1; 0 where there is none.
+        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. By ranks, as
+            one crash and its rebound would decide Pearson's, and calm hours, where a bounce is largest, hardly count.
+        pairs: Pairs of neighbouring returns that it is of.
     """
 
     symbol: str
     gap_share: float
     repeated_opens: float
     autocorrelation: float
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +131,13 @@ def _find_symbol_bounce(symbol: str, frame: pl.DataFrame, step_ms: int) -> Symbo
     gap, move = np.abs(opened[1:] - close[:-1])[joined], np.abs(np.diff(close))[joined]
     moved = float(move.mean()) if move.size else 0.0
     returns, pairs = np.diff(np.log(close)), joined[1:] & joined[:-1]
+    both = (pl.Series(r[pairs]).rank().to_numpy() for r in (returns[1:], returns[:-1]))
     return SymbolBounce(
         symbol,
         gap_share=float(gap.mean()) / moved if moved > 0 else 0.0,
         repeated_opens=float(np.mean(gap == 0)) if gap.size else 0.0,
-        autocorrelation=_correlation(returns[1:][pairs], returns[:-1][pairs]),
+        autocorrelation=_correlation(*both),
+        pairs=int(np.count_nonzero(pairs)),
     )
 
 

@@ -36,6 +36,7 @@ BOUNCE_GAP_SHARE: Final = 0.1
 BOUNCE_SURVIVAL: Final = 0.5  # share of the gross gain that must be left from the next open
 REPEATED_OPENS: Final = 0.99  # above, opens merely repeat the close before, and say nothing of a bounce
 BOUNCE_AUTOCORRELATION: Final = -0.03
+BOUNCE_ERRORS: Final = 3  # and below 0 by so many standard errors: a few days alone reach -0.03 by chance
 
 # Half of the expected maximum of repeated tries goes into the margin: the interval already pays for the other half.
 _RAISE: Final = 0.7
@@ -536,10 +537,11 @@ def _bounce_doubts(symbol: SymbolBounce) -> list[str]:
     doubts = []
     if not symbol.gap_share <= BOUNCE_GAP_SHARE:
         doubts.append(f"{symbol.symbol} opens {symbol.gap_share:.0%} of a mean move off the close before")
-    if symbol.repeated_opens >= REPEATED_OPENS and not symbol.autocorrelation >= BOUNCE_AUTOCORRELATION:
+    most = min(BOUNCE_AUTOCORRELATION, -BOUNCE_ERRORS / math.sqrt(max(symbol.pairs, 1)))
+    if symbol.repeated_opens >= REPEATED_OPENS and not symbol.autocorrelation >= most:
         doubts.append(
             f"{symbol.symbol}'s opens repeat the close before, and its returns turn at lag 1 "
-            f"(autocorrelation {symbol.autocorrelation:.3f}, below {BOUNCE_AUTOCORRELATION:g})"
+            f"(autocorrelation {symbol.autocorrelation:.3f}, below {most:.3f})"
         )
     return doubts
 
