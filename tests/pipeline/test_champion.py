@@ -22,7 +22,7 @@ from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
 from mltrain.models.store import Store
 from mltrain.pipeline.audit import read_candles
-from mltrain.pipeline.champion import find_origin, meet_champion
+from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.progress import Silent
 
@@ -66,7 +66,6 @@ def test_the_champion_is_met_on_fresh_rows_alone(rivals):
     assert evidence.gain.value == pytest.approx(gain[fresh].mean(), abs=1e-15)
     assert evidence.gain.low < evidence.gain.value < evidence.gain.high
     assert evidence.days == np.unique(holdout.ts_ms[fresh] // 86_400_000).size >= 10
-    assert evidence.champion_gain > 0
 
 
 def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
@@ -79,7 +78,7 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
     assert last_label_end_ms(card) < run.split.holdout.start_ms
 
 
-def test_few_fresh_days_are_not_applicable(rivals):
+def test_few_fresh_days_are_not_compared(rivals):
     """Fewer than ten UTC days later than the champion's training: the reason says how many there are."""
     workshop, _, report = rivals
     run = report.training
@@ -88,19 +87,57 @@ def test_few_fresh_days_are_not_applicable(rivals):
     candles = read_candles(run.snapshot, Silent())
     evidence = meet_champion(workshop.store, run.feature_set, candles, holdout, p=p, config=run.config)
 
-    assert isinstance(evidence, NotApplicable)
+    assert isinstance(evidence, NotEvaluated)
     assert "UTC days, fewer than 10" in evidence.reason
 
 
-def test_another_label_interval_or_symbol_set_is_not_applicable(rivals):
-    """What was trained for something else cannot be compared."""
+def test_another_label_interval_or_a_lost_symbol_is_not_compared(rivals):
+    """What was trained for something else, or on a symbol that is not here, cannot be met."""
     workshop, _, report = rivals
     run = report.training
     label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
     holdout = dataclasses.replace(take_rows(run.samples, run.split.holdout.span), symbols=("ETHUSDT",))
 
     assert "label" in meet(workshop, report, feature_set=dataclasses.replace(run.feature_set, label=label)).reason
-    assert "symbols" in meet(workshop, report, holdout=holdout).reason
+    assert "BTCUSDT" in meet(workshop, report, holdout=holdout).reason
+
+
+def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
+    """The rows of a symbol that the champion does not know are left out."""
+    workshop, _, report = rivals
+    run = report.training
+    holdout = take_rows(run.samples, run.split.holdout.span)
+    other = (np.arange(holdout.ts_ms.size) % 2).astype(np.int16)
+    mixed = dataclasses.replace(holdout, symbols=("BTCUSDT", "ETHUSDT"), symbol_ix=other)
+    candles = read_candles(run.snapshot, Silent())
+    candles = {"BTCUSDT": candles["BTCUSDT"], "ETHUSDT": candles["BTCUSDT"]}
+    _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
+
+    whole = meet(workshop, report)
+    half = meet_champion(workshop.store, run.feature_set, candles, mixed, p=p, config=run.config)
+
+    assert isinstance(whole, ChampionEvidence)
+    assert isinstance(half, ChampionEvidence)
+    best = open_model(workshop.store.best())
+    own = (holdout.ts_ms > last_label_end_ms(best.card)) & (other == 0)
+    _, theirs = best.score(holdout.x)
+    gain = row_log_loss(theirs, holdout.y) - row_log_loss(p, holdout.y)
+    assert half.gain.value == pytest.approx(gain[own].mean(), abs=1e-15)
+    assert half.gain.value != whole.gain.value
+
+
+def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
+    """The same registry and symbols mean the same; without a champion there is nothing to differ from."""
+    workshop, _, report = rivals
+    run = report.training
+    label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
+
+    assert compare_meaning(workshop.store, run.feature_set, run.samples.symbols) == ()
+    (found,) = compare_meaning(
+        workshop.store, dataclasses.replace(run.feature_set, label=label), run.samples.symbols
+    )
+    assert "label" in found
+    assert isinstance(compare_meaning(Store(tmp_path), run.feature_set, ("BTCUSDT",)), NotApplicable)
 
 
 def test_nothing_promoted_is_not_applicable(workshop):
@@ -112,8 +149,8 @@ def test_nothing_promoted_is_not_applicable(workshop):
     assert "nothing is promoted" in gate.reason
 
 
-def test_a_damaged_champion_fails_the_gate(rivals, tmp_path):
-    """A champion that cannot be read was not beaten."""
+def test_a_damaged_champion_is_not_compared(rivals, tmp_path):
+    """A champion that cannot be read was not beaten: the version is held."""
     workshop, champion, report = rivals
     copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
     (copy.store.models / champion.version / "lgbm.pkl").write_bytes(b"damaged")

@@ -13,8 +13,8 @@ from mltrain.progress import Silent
 NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
 
 
-def test_the_demo_promotes_two_versions_and_really_rolls_back(tmp_path):
-    """Two GO versions by the ordinary gates, valid cards, a prediction for each symbol, the pointer on the first."""
+def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path):
+    """The second GO is held, for two new days are few; valid cards, a prediction for each symbol, the first is back."""
     folder = tmp_path / "mltrain-demo"
     report = run_demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
     store = Store(folder)
@@ -32,7 +32,10 @@ def test_the_demo_promotes_two_versions_and_really_rolls_back(tmp_path):
     assert [symbol for symbol, _, _ in report.predictions] == ["BTCUSDT", "ETHUSDT"]
     assert all(0 < p < 1 for _, _, p in report.predictions)
     champion = next(o for o in second.training.verdict.outcomes if o.name == "champion")
-    assert champion.outcome == "not applicable"
+    assert champion.outcome == "held"
+    assert "UTC days, fewer than 10" in second.training.verdict.held
+    assert [t.promoted for t in report.trainings] == [True, False]
+    assert report.promoted_by_hand == second.version
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path):

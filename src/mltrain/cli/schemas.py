@@ -145,6 +145,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "folder": ("str", "Where it wrote."),
             "snapshots": ("tuple[str, ...]", "Ids, in order."),
             "trainings": ("list[training]", "Each as in `train/1`."),
+            "promoted_by_hand": ("str | None", "The second version, where it was GO and held."),
             "predictions": ("list[demo_prediction]", "Of the second version."),
             "rolled_back_from": ("str", "The second version."),
             "rolled_back_to": ("str", "The first one, the best one now."),

@@ -271,7 +271,7 @@ def view_economics(found: Economics) -> str:
 
 @command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
-    """Run the whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
+    """Run the whole loop on the simulated exchange: two cuts, two versions, a promotion, a prediction, a rollback."""
     from mltrain.pipeline.demo import run_demo
 
     report = run_demo(session.data_dir, by=who(), now_ms=session.now_ms, progress=session.progress)
@@ -279,6 +279,7 @@ def demo(session: Session) -> Outcome:
         "folder": report.folder,
         "snapshots": report.snapshots,
         "trainings": [training_data(t) for t in report.trainings],
+        "promoted_by_hand": report.promoted_by_hand,
         "predictions": [{"symbol": s, "ts_ms": ts, "p": p} for s, ts, p in report.predictions],
         "rolled_back_from": report.rolled_back_from,
         "rolled_back_to": report.rolled_back_to,
@@ -291,6 +292,8 @@ def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
         yield f"snapshot {snapshot}"
         yield from _view_training(training)
         yield ""
+    if report.promoted_by_hand is not None:
+        yield f"promoted by hand, as a person decides who has read why it was held: {report.promoted_by_hand}"
     rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
     yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, right="  r")
     yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that is the best one now"

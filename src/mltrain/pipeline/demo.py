@@ -1,4 +1,4 @@
-"""The whole loop on the simulated exchange: two cuts, two versions, a prediction, a rollback."""
+"""The whole loop on the simulated exchange: two cuts, two versions, one promoted by hand, a prediction, a rollback."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class DemoReport:
         folder: Where it did it.
         snapshots: The two cuts.
         trainings: How the two trainings ended.
+        promoted_by_hand: The second version, where its verdict was GO and it was held; else None.
         predictions: Symbol, open time in ms and probability of the newest closed candles.
         rolled_back_from: The version that was best before the rollback.
         rolled_back_to: The one that is best now, read back from the disk.
@@ -50,13 +51,14 @@ class DemoReport:
     folder: Path
     snapshots: tuple[str, ...]
     trainings: tuple[TrainReport, ...]
+    promoted_by_hand: str | None
     predictions: tuple[tuple[str, int, float], ...]
     rolled_back_from: str
     rolled_back_to: str
 
 
 def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoReport:
-    """Take two snapshots, train on each, predict, roll back.
+    """Take two snapshots, train on each, promote the second as a person would, predict, roll back.
 
     Args:
         folder: Absent, empty, or an earlier demo's; it is added to, never cleared.
@@ -81,13 +83,19 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         manner = Manner(workers=available_cores())
         wanted = TrainRequest(taken.snapshot, load_registry(None), config, manner, promote=True, by=by)
         trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
-    best = trainings[-1].version
+    # Two days later there are fewer than ten new ones to compare on: the second version is held for a person.
+    second = trainings[-1]
+    held = second.training.verdict.held
+    if held is not None:
+        store.promote(second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
+    best = second.version
     table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))
     back = store.rollback_previous(by=by, why="the demo shows a rollback", now_ms=now_ms)
     return DemoReport(
         folder=folder,
         snapshots=tuple(snapshots),
         trainings=tuple(trainings),
+        promoted_by_hand=None if held is None else second.version,
         predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
         rolled_back_from=best,
         rolled_back_to=back.to_version,
