@@ -118,7 +118,7 @@ def naive_returns(candles, other, step_ms, *, reach=0):
     sizes = [abs(r) for r in returns.values() if r]
     if not sizes:
         return {}
-    most = np.quantile(sizes, 0.99)
+    most = np.quantile(sizes, 0.98)
     clipped = {t: max(-1.0, min(1.0, r / most)) for t, r in returns.items()}
     mean = sum(clipped.values()) / len(clipped)
     return {t: r - mean for t, r in clipped.items()}

@@ -54,7 +54,7 @@ _PART_BARS: Final = 192, 576  # a quarter of the history, but not less and not m
 # Of standard errors. By chance 2e-9 of correlations are beyond: 5e-4 of pairs over 90 days of minutes, and of these
 # hardly any beyond the limits, too.
 _SIGNIFICANT: Final = 6.0
-_CLIP_QUANTILE: Final = 0.99  # of the moves that are not 0
+_CLIP_QUANTILE: Final = 0.98  # of the moves that are not 0
 _LEAST_SUM: Final = 1e-6  # of squared clipped returns, of which the largest is 1: below is the rounding of the FFT
 _PARTS_AT_ONCE: Final = 16
 _ALL_PAIRS_UP_TO: Final = 10  # symbols; of more, pairs that no feature reads are judged against one symbol only
