@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.guards import feature_audit
-from mltrain.guards.audit import auc
+from mltrain.guards.audit import auc, auc_deviation
 
 ROWS = 4_000
 FEATURES = FeatureSet(
@@ -29,6 +30,8 @@ def audit(*, features=FEATURES, seed=0, **changes):
         "x": rng.standard_normal((ROWS, 5)).astype(np.float32),
         "y": rng.integers(0, 2, ROWS).astype(np.uint8),
         "ts_ms": np.arange(ROWS, dtype=np.int64) // 2 * 60_000,
+        "symbol_ix": (np.arange(ROWS) % 2).astype(np.int16),
+        "symbols": ("BTCUSDT", "ETHUSDT"),
     }
     given |= {name: change(given) for name, change in changes.items()}
     return feature_audit(features, **given, seed=seed, auc_warn=0.7, auc_fail=0.9)
@@ -58,11 +61,13 @@ def test_noise_passes_without_a_warning(seed):
 
 
 def test_a_feature_that_knows_the_label_fails():
-    """Its name, its AUC and the limit are in the failure."""
-    (failure,) = audit(x=knowing(1.0)).failures
+    """Its name, the symbol, its AUC and the limit are in the failure."""
+    failures = audit(x=knowing(1.0)).failures
 
-    assert (failure.feature, failure.got) == ("return_3", "1.0000")
-    assert "0.9" in failure.expected
+    assert [(f.feature, f.symbol, f.got) for f in failures] == [
+        ("return_3", symbol, "1.0000") for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
+    assert all("0.9" in failure.expected for failure in failures)
 
 
 def test_a_feature_that_knows_the_label_turned_round_fails():
@@ -75,7 +80,66 @@ def test_a_feature_that_knows_half_of_the_labels_warns():
     result = audit(x=knowing(0.5))
 
     assert result.passed
-    assert any("return_3" in warning for warning in result.warnings)
+    assert all(any(f"return_3 of {symbol}" in text for text in result.warnings) for symbol in ("BTCUSDT", "ETHUSDT"))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_feature_that_knows_the_labels_of_one_symbol_is_found(sign):
+    """Of ten symbols one has an AUC of 0.85 or 0.15, all together one of 0.54: the one is named, and no other."""
+
+    def change(given):
+        x = given["x"].copy()
+        known = (np.arange(ROWS) % 10 == 7) & (np.arange(ROWS) // 10 % 20 < 9)
+        x[known, 2] = sign * (8.0 * given["y"][known] - 4.0)
+        return x
+
+    symbols = tuple(f"S{number}USDT" for number in range(10))
+    result = audit(x=change, symbols=lambda _: symbols, symbol_ix=lambda _: (np.arange(ROWS) % 10).astype(np.int16))
+
+    (suspect,) = result.suspects
+    assert (suspect.feature, suspect.symbol) == ("return_3", "S7USDT")
+    assert suspect.auc == pytest.approx(0.85, abs=0.05)
+    (warning,) = result.warnings
+    assert all(part in warning for part in ("return_3 of S7USDT", f"{suspect.auc:.4f}", "0.7"))
+    assert result.passed
+    assert next(check for check in result.checks if check.name == "auc").case == "return_3 of S7USDT"
+
+
+@pytest.mark.parametrize(("rows", "horizon"), [(12, 1), (30, 1), (60, 1), (2_000, 60), (4_000, 240)])
+def test_few_rows_of_a_symbol_raise_no_alarm(rows, horizon):
+    """Neither few rows nor few labels that do not overlap make an AUC of chance suspect, over many seeds."""
+    features = replace(FEATURES, label=replace(FEATURES.label, horizon_bars=horizon))
+    slow = np.repeat(np.arange(ROWS // horizon + 1), horizon)[:ROWS]
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        values, up = rng.standard_normal((slow.max() + 1, 5)), rng.integers(0, 2, slow.max() + 1)
+        few = (np.arange(ROWS) >= rows).astype(np.int16)
+        result = audit(
+            features=features,
+            seed=seed,
+            x=lambda _, v=values: v[slow].astype(np.float32),
+            y=lambda _, up=up: up[slow].astype(np.uint8),
+            symbol_ix=lambda _, few=few: few,
+        )
+        assert result.suspects == ()
+
+
+def test_a_symbol_with_too_few_rows_is_named():
+    """What cannot be judged is said."""
+    result = audit(symbol_ix=lambda _: (np.arange(ROWS) >= 20).astype(np.int16))
+
+    assert [text for text in result.warnings if "BTCUSDT (20)" in text] == list(result.warnings)
+
+
+@pytest.mark.parametrize(("value", "ones", "zeros"), [(0.5, 40, 40), (0.7, 30, 60), (0.9, 200, 100)])
+def test_the_deviation_of_an_auc_is_that_of_many_draws(value, ones, zeros):
+    """Within a seventh of what normal scores of that AUC give."""
+    rng = np.random.default_rng(0)
+    apart = 2**0.5 * NormalDist().inv_cdf(value)
+    y = np.repeat(np.array([0, 1], dtype=np.uint8), [zeros, ones])
+    drawn = [auc(rng.standard_normal(y.size) + apart * y, y) for _ in range(2_000)]
+
+    assert auc_deviation(value, ones, zeros) == pytest.approx(np.std(drawn), rel=1 / 7)
 
 
 def test_a_constant_column_warns_by_name():
@@ -138,7 +202,7 @@ def test_a_registry_that_does_not_survive_its_stored_form_fails():
 @pytest.mark.parametrize("rows", [5, 150])
 def test_too_few_rows_fail(rows):
     """A canary that cannot be judged has not passed."""
-    cut = {name: lambda g, name=name: g[name][:rows] for name in ("x", "y", "ts_ms")}
+    cut = {name: lambda g, name=name: g[name][:rows] for name in ("x", "y", "ts_ms", "symbol_ix")}
 
     assert not audit(**cut).passed
 

@@ -128,7 +128,8 @@ def test_packaged_registries_pass(registry, seed, candles):
     assert result.failures == ()
     assert result.warnings == ()
     assert {check.name for check in result.checks} == {
-        *("prefix", "poison", "lookback", "sweep", "isolation", "again", "reading", "hole", "label", "canary"),
+        *("prefix", "poison", "lookback", "sweep", "isolation", "again", "reading", "hole", "alignment", "label"),
+        "canary",
     }
     assert [check.name for check in result.checks if not check.points] == ["reading"]  # no op is the user's own
     assert {check.case for check in result.checks} == {""}

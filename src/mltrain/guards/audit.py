@@ -1,6 +1,7 @@
 """feature_audit: the matrix is what the registry says, and no column knows the label.
 
-Looks at the inner rows only, never at the holdout's.
+Looks at the inner rows only, never at the holdout's. Single features are judged symbol by symbol: pooled, what the rows
+of one give away is diluted by those of the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.features.registry import FeatureSet
-from mltrain.guards.evidence import Failure, Findings, tell_names
+from mltrain.guards.evidence import Failure, Findings, SuspectFeature, tell_names
 from mltrain.learn.backend import import_lightgbm
 
 if TYPE_CHECKING:
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 
 _ALL: Final = "all"
 
-# Evenly spread rows that are judged: an AUC of a quarter of a million rows is known to 0.001, of forty thousand test
-# labels to 0.003, and a leak is a hundred times that.
-_AUC_ROWS: Final = 250_000
+# Evenly spread rows that are judged: an AUC of a quarter of a million rows is known to 0.001, of ten thousand to 0.006,
+# of forty thousand test labels to 0.003, and a leak is a hundred times that.
+_AUC_ROWS: Final = 250_000  # of all symbols together
+_AUC_SYMBOL_ROWS: Final = 10_000  # of each symbol at least, where it has so many
+# An AUC counts as above a limit by three of its standard deviations, and no chance of a few rows does. For 0.7 that
+# takes 15 rows of each class; then an AUC of 1/2 gets there once in 100,000 times.
+_AUC_DEVIATIONS: Final = 3.0
 _CANARY_ROWS: Final = 60_000
 _CANARY_TRAIN_SHARE: Final = 0.6
 _CANARY_ROUNDS: Final = 30
@@ -39,7 +44,7 @@ _CHANCE_DEVIATIONS: Final = 4.417
 _DETAILS: Final = {
     "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share that is wrong",
     "registry": "features of the registry that is read back from its stored form; hash {sha256}",
-    "auc": "features judged alone; worst: the best one's |AUC - 1/2| + 1/2, of {best}",
+    "auc": "features judged alone, symbol by symbol; worst: the best one's |AUC - 1/2| + 1/2",
     "constant": "columns with more than one value",
     "shuffled_labels": "rows whose labels a model trained on shuffled labels had to predict; worst: |AUC - 1/2|",
 }
@@ -52,6 +57,8 @@ def feature_audit(
     x: NDArray[np.float32],
     y: NDArray[np.uint8],
     ts_ms: NDArray[np.int64],
+    symbol_ix: NDArray[np.int16],
+    symbols: Sequence[str],
     seed: int,
     auc_warn: float,
     auc_fail: float,
@@ -64,12 +71,14 @@ def feature_audit(
         x: Features of the inner rows, shape (n, features), float32.
         y: Labels of these rows, 0 or 1, shape (n,).
         ts_ms: Open times of these rows, ms UTC, rising or equal, shape (n,).
+        symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
+        symbols: The symbols.
         seed: Of the shuffling, and of the model that is trained on it.
-        auc_warn: A single feature's |AUC - 1/2| + 1/2 above this warns.
+        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows warns above this.
         auc_fail: Above this it fails.
 
     Returns:
-        The evidence.
+        The evidence; `suspects` are all features and symbols above `auc_warn`.
 
     Raises:
         MachineError: LightGBM cannot be loaded.
@@ -77,12 +86,27 @@ def feature_audit(
     findings = Findings("feature_audit")
     _check_registry(findings, feature_set)
     details = {**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)}
-    best = "none"
-    matrix = _Matrix(names, x, y, ts_ms)
+    matrix = _Matrix(names, x, y, ts_ms, symbol_ix)
     if _check_schema(findings, feature_set, matrix):
-        best = _check_single_features(findings, matrix, limits=(auc_warn, auc_fail))
+        _check_constant(findings, matrix)
+        horizon_bars = feature_set.label.horizon_bars
+        few = [
+            f"{symbol} ({int((symbol_ix == ix).sum())})"
+            for ix, symbol in enumerate(symbols)
+            if not _check_single_features(
+                findings,
+                matrix,
+                symbol,
+                np.flatnonzero(symbol_ix == ix),
+                most_rows=max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(symbols)),
+                horizon_bars=horizon_bars,
+                limits=(auc_warn, auc_fail),
+            )
+        ]
+        if few:
+            findings.warnings.append(f"too few rows to judge single features: {tell_names(few)}")
         _check_shuffled_labels(findings, x, y, seed=seed)
-    return findings.result({**details, "auc": details["auc"].format(best=best)})
+    return findings.result(details)
 
 
 def auc(scores: NDArray[Any], y: NDArray[np.uint8]) -> float:
@@ -104,6 +128,24 @@ def auc(scores: NDArray[Any], y: NDArray[np.uint8]) -> float:
     return float((ones * (below + zeros / 2)).sum() / (ones.sum() * zeros.sum()))
 
 
+def auc_deviation(value: float, ones: float, zeros: float) -> float:
+    """Return the standard deviation of an AUC (Hanley and McNeil, Radiology 143, 1982).
+
+    Args:
+        value: The true AUC, 0.5 to 1.
+        ones: Independent rows of class 1; fewer than one count as one.
+        zeros: Those of class 0, likewise.
+
+    >>> round(auc_deviation(0.7, 15, 15), 3)
+    0.097
+    """
+    ones, zeros = max(1.0, ones), max(1.0, zeros)
+    above_both = value / (2 - value) - value**2  # two 1s above one 0
+    below_both = 2 * value**2 / (1 + value) - value**2  # two 0s below one 1
+    variance = (value * (1 - value) + (ones - 1) * above_both + (zeros - 1) * below_both) / (ones * zeros)
+    return math.sqrt(max(0.0, variance))
+
+
 def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
     again = FeatureSet.from_json(feature_set.to_json(), where="the registry")
     findings.did("registry", len(feature_set.features))
@@ -120,6 +162,7 @@ class _Matrix:
     x: NDArray[np.float32]
     y: NDArray[np.uint8]
     ts_ms: NDArray[np.int64]
+    symbol_ix: NDArray[np.int16]
 
 
 def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failure]:
@@ -132,8 +175,8 @@ def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failu
         counts = f"{len(expected)} columns", f"{len(matrix.names)} columns"
         yield Failure("columns", _ALL, None, *counts, "the matrix has other columns than the registry")
     shape = (matrix.y.size, len(matrix.names))
-    if matrix.x.shape != shape or matrix.ts_ms.shape != matrix.y.shape:
-        got = f"{matrix.x.shape} and {matrix.ts_ms.size} times"
+    if matrix.x.shape != shape or not matrix.ts_ms.shape == matrix.symbol_ix.shape == matrix.y.shape:
+        got = f"{matrix.x.shape}, {matrix.ts_ms.size} times and symbols of {matrix.symbol_ix.size} rows"
         yield Failure("matrix", _ALL, None, str(shape), got, "rows and columns do not go together")
     if matrix.x.dtype != np.float32:
         why = "a learner and a server that round differently disagree"
@@ -169,24 +212,45 @@ def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) 
     return not problems
 
 
-def _check_single_features(findings: Findings, matrix: _Matrix, *, limits: tuple[float, float]) -> str:
-    """Check what each feature tells of the label alone; return the name of the one that tells most."""
-    rows = _spread(matrix.y.size, _AUC_ROWS)
-    labels = matrix.y[rows]
-    told = [(abs(auc(matrix.x[rows, i], labels) - 0.5) + 0.5, name) for i, name in enumerate(matrix.names)]
+def _check_constant(findings: Findings, matrix: _Matrix) -> None:
     constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
-    findings.did("constant", len(told), len(constant) / len(told))
-    findings.did("auc", len(told), max(told)[0])
+    findings.did("constant", len(matrix.names), len(constant) / len(matrix.names))
     if constant:
         findings.warnings.append(f"constant in training: {tell_names(constant, shown=len(constant))}")
-    warn, fail = limits
-    for value, name in told:
-        if value > fail:
+
+
+def _check_single_features(
+    findings: Findings,
+    matrix: _Matrix,
+    symbol: str,
+    rows: NDArray[np.intp],
+    *,
+    most_rows: int,
+    horizon_bars: int,
+    limits: tuple[float, float],
+) -> bool:
+    """Check what each feature alone tells of one symbol's label; return whether its rows are enough to judge."""
+    judged = rows[_spread(rows.size, most_rows)]
+    labels = matrix.y[judged]
+    ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
+    # Labels overlap: of as many in a row as the horizon has bars, one is independent.
+    share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
+    clearly = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
+    if not (ones and zeros) or clearly[0] > 1:
+        return False
+    for i, name in enumerate(matrix.names):
+        value = abs(auc(matrix.x[judged, i], labels) - 0.5) + 0.5
+        findings.did("auc", 1, value, case=f"{name} of {symbol}")
+        if value > clearly[0]:
+            findings.suspects.append(SuspectFeature(name, symbol, value))
+        if value > clearly[1]:
             why = "alone it predicts the label implausibly well"
-            findings.fail("auc", Failure(name, _ALL, None, f"an AUC of {fail:g} at most", f"{value:.4f}", why))
-        elif value > warn:
-            findings.warnings.append(f"{name} alone has an AUC of {value:.4f}, above {warn:g}: does it know the label?")
-    return max(told)[1]
+            findings.fail("auc", Failure(name, symbol, None, f"an AUC of {limits[1]:g} at most", f"{value:.4f}", why))
+        elif value > clearly[0]:
+            findings.warnings.append(
+                f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it know the label?"
+            )
+    return True
 
 
 def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArray[np.uint8], *, seed: int) -> None:

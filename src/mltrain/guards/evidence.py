@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 NO_VALUE: Final = "no value"
+_HINT: Final = "a score that the future helped is worthless: mend or remove these features, then train again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Failure:
         expected: The value that should be.
         got: The value that is.
         why: What that means.
+        hint: What to do, where that is known.
     """
 
     feature: str
@@ -54,10 +56,26 @@ class Failure:
     expected: str
     got: str
     why: str
+    hint: str = ""
 
     def __str__(self) -> str:
         when = "" if self.time_ms is None else f" at {format_ms(self.time_ms)}"
         return f"{self.feature} of {self.symbol}{when}: {self.why}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectFeature:
+    """A feature that alone predicts the label of one symbol better than is plausible.
+
+    Attributes:
+        feature: The feature.
+        symbol: The symbol.
+        auc: Its |AUC - 1/2| + 1/2 on this symbol's training rows.
+    """
+
+    feature: str
+    symbol: str
+    auc: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,7 @@ class GuardResult:
         failures: What is wrong, in order of discovery.
         warnings: What is suspicious.
         seconds: Time that it took.
+        suspects: The features above `auc_warn`, by symbol, the highest AUC first; empty for the other guards.
     """
 
     name: str
@@ -79,6 +98,7 @@ class GuardResult:
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
     seconds: float
+    suspects: tuple[SuspectFeature, ...] = ()
 
 
 def check_guards(results: Sequence[GuardResult]) -> None:
@@ -92,10 +112,8 @@ def check_guards(results: Sequence[GuardResult]) -> None:
         f"{result.name}: failed without saying why" for result in results if not (result.passed or result.failures)
     ]
     if failures or silent:
-        raise LeakageError(
-            "\n".join([*failures, *silent]),
-            hint="a score that the future helped is worthless: mend or remove these features, then train again",
-        )
+        hints = dict.fromkeys(failure.hint or _HINT for result in results for failure in result.failures)
+        raise LeakageError("\n".join([*failures, *silent]), hint="; ".join(hints) or _HINT)
 
 
 class Findings:
@@ -108,6 +126,7 @@ class Findings:
         self._worst: dict[str, tuple[float, str]] = {}
         self._failures: dict[tuple[str, str, str], Failure] = {}
         self.warnings: list[str] = []
+        self.suspects: list[SuspectFeature] = []
 
     def did(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
         """Count `points` more comparisons of a check, and keep the worst deviation (what is not finite counts 1).
@@ -144,6 +163,7 @@ class Findings:
             failures=failures,
             warnings=tuple(self.warnings),
             seconds=time.perf_counter() - self._started_s,
+            suspects=tuple(sorted(self.suspects, key=lambda s: (-s.auc, s.feature, s.symbol))),
         )
 
 

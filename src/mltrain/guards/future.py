@@ -14,6 +14,7 @@ Over the whole history:
 - sweep: most rows, each with false candles all around its lookback; see `mltrain.guards.sweep`;
 - again: once more at other dates, and reading: nothing but candles; see `mltrain.guards.again`;
 - hole: a feature has no value where a candle inside its lookback is missing;
+- alignment: see `mltrain.guards.alignment`;
 - label: see `mltrain.guards.label`;
 - canary: a planted feature that looks one bar ahead must be caught wherever it has a value, by prefix, poison, lookback
   and sweep; where it is not, the audit is broken and says so.
@@ -38,6 +39,9 @@ from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.guards.again import DETAIL as AGAIN_DETAIL
 from mltrain.guards.again import READING_DETAIL, check_again, check_reading, moved_candles
+from mltrain.guards.alignment import CHECK as ALIGNMENT
+from mltrain.guards.alignment import DETAIL as ALIGNMENT_DETAIL
+from mltrain.guards.alignment import check_alignment
 from mltrain.guards.compare import Canary, Verdicts, compare_closely
 from mltrain.guards.cuts import bars_of, choose_cuts
 from mltrain.guards.evidence import Findings, tell_names
@@ -77,6 +81,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "again": AGAIN_DETAIL,
     "reading": READING_DETAIL,
     "hole": "values with a candle inside their lookback missing: there must be none; worst: share that has a value",
+    ALIGNMENT: ALIGNMENT_DETAIL,
     "label": LABEL_DETAIL,
     "canary": "a planted feature that looks one bar ahead, caught every time; worst: share that escaped",
 }
@@ -118,6 +123,7 @@ def future_info(
             audit.findings, feature_set, symbol, candles[symbol], labels=labels, rows=cuts.shared, rng=audit.rng
         )
     check_reading(audit.findings, feature_set)
+    check_alignment(audit.findings, feature_set, candles)
     audit.canary.judge(audit.findings)
     return audit.findings.result(_DETAILS)
 

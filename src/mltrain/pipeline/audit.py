@@ -99,6 +99,8 @@ def audit_samples(
         x=samples.x[inner],
         y=samples.y[inner],
         ts_ms=samples.ts_ms[inner],
+        symbol_ix=samples.symbol_ix[inner],
+        symbols=samples.symbols,
         seed=config.seed,
         auc_warn=config.guards.auc_warn,
         auc_fail=config.guards.auc_fail,
