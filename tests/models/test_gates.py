@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mltrain.config import GateConfig
 from mltrain.guards import GuardResult
+from mltrain.guards.evidence import SuspectFeature
 from mltrain.learn.baselines import SymbolBaseline, SymbolSkill
 from mltrain.learn.economics import Economics, SymbolBounce
 from mltrain.learn.intervals import Estimate, Interval
@@ -218,6 +219,16 @@ def test_a_champion_is_replaced_by_what_is_as_good(value, low, high, found):
 
     assert gate.outcome == found
     assert "2025-10-14" in gate.reason
+
+
+def test_a_feature_that_knows_too_much_is_held():
+    """Above the warning and below the failure a person looks at the feature first."""
+    found = guards()
+    audit = replace(found[-1], suspects=(SuspectFeature("leader_return_1", "ETHUSDT", 0.81),))
+    gate = outcome("leakage", guards=(*found[:-1], audit))
+
+    assert gate.outcome == "held"
+    assert "leader_return_1 of ETHUSDT (AUC 0.810)" in gate.reason
 
 
 def test_no_champion_is_no_doubt_and_one_that_could_not_be_compared_is():

@@ -133,9 +133,7 @@ def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
     label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
 
     assert compare_meaning(workshop.store, run.feature_set, run.samples.symbols) == ()
-    (found,) = compare_meaning(
-        workshop.store, dataclasses.replace(run.feature_set, label=label), run.samples.symbols
-    )
+    (found,) = compare_meaning(workshop.store, dataclasses.replace(run.feature_set, label=label), run.samples.symbols)
     assert "label" in found
     assert isinstance(compare_meaning(Store(tmp_path), run.feature_set, ("BTCUSDT",)), NotApplicable)
 

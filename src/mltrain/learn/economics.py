@@ -54,8 +54,8 @@ class SymbolBounce:
         symbol: The symbol.
         gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
         repeated_opens: Share of opens that equal the previous close.
-        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. By ranks, as
-            one crash and its rebound would decide Pearson's, and calm hours, where a bounce is largest, hardly count.
+        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. Pearson's
+            would be decided by one crash and its rebound, and calm hours, where a bounce is largest, would hardly count.
         pairs: Pairs of neighbouring returns that it is of.
     """
 

@@ -513,6 +513,9 @@ def _judge_guards(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
     bad += [f"{missing} did not run" for missing in REQUIRED_GUARDS if missing not in {g.name for g in guards}]
     if bad:
         return _failed(name, target, ", ".join(bad))
+    suspects = [f"{s.feature} of {s.symbol} (AUC {s.auc:.3f})" for g in guards for s in g.suspects]
+    if suspects:
+        return _held(name, target, f"a single feature predicts the label too well: {', '.join(suspects)}")
     return GateOutcome(name, "passed", target, None, None, None, None, "all passed")
 
 
