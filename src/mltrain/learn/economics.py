@@ -55,7 +55,7 @@ class SymbolBounce:
         gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
         repeated_opens: Share of opens that equal the previous close.
         autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. Pearson's
-            would be decided by one crash and its rebound, and calm hours, where a bounce is largest, would hardly count.
+            would be decided by one crash and its rebound, and calm hours, where a bounce is largest, would not count.
         pairs: Pairs of neighbouring returns that it is of.
     """
 
