@@ -6,7 +6,7 @@
 The candles are of DIR (default: `spot_1m` of the folder that MLTRAIN_TEST_DATA names), with the features of
 `features.yml`. For each seed the search runs twice: with the rungs of `train.yml`, and with none. The regret is the
 winner's out-of-fold log loss with rungs minus that without; below zero, the pruned search found the better one. The
-cost is in rounds of one fold, and in seconds; both searches run one trial at a time.
+cost is in rounds of one fold, and in seconds of processor time; both searches run one trial at a time.
 
 Each search is one line of the results file. Seeds that are in it already are not run again, so a benchmark that was
 interrupted goes on from there.
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, results: Path) -> None:
                 "best": found.best.number,
                 "complete": sum(t.state == "complete" for t in found.trials),
                 "fold_rounds": sum(fold_rounds(t, config.search, len(split.folds)) for t in found.trials),
-                "seconds": took.wall_s,
+                "seconds": took.cpu_s,
                 "trials": [[t.number, t.state, t.loss, t.rounds, t.curve_rounds, list(t.rung_losses)]
                            for t in found.trials],
             }  # fmt: skip
