@@ -168,6 +168,23 @@ def read_search(text: str) -> list[Row]:
     return [judged(what, ">= 5 x the plain loop, log loss no worse", ratios, tell)]
 
 
+def read_pruning(text: str) -> list[Row]:
+    """Read pruning.py."""
+    size = numbers(r"features, (\d+) trials$", text)
+    return [
+        judged(
+            f"regret of pruning{'' if size is None else f', {size[0]:.0f} trials of BTCUSDT'}",
+            "<= 0.0001 nats out of fold",
+            numbers(r"^mean regret ([+-][\d.]+) nats over (\d+) seeds .* cost ([\d.]+) of the rounds", text),
+            lambda regret, seeds, cost: (
+                f"{regret:+.6f} over {seeds:.0f} seeds",
+                f"{cost:.2f} x the rounds",
+                regret <= 0.0001,
+            ),
+        )
+    ]
+
+
 def read_serving(text: str) -> list[Row]:
     """Read serving.py."""
 
@@ -275,6 +292,13 @@ def search_words(given: argparse.Namespace) -> list[str] | str:
     ]
 
 
+def pruning_words(given: argparse.Namespace) -> list[str] | str:
+    if given.candles is None or not given.candles.is_dir():
+        return "no folder of candles: pass --candles or set MLTRAIN_TEST_DATA"
+    quick = ["--days", "14", "--trials", "6", "--seeds", "1"] if given.quick else []
+    return ["--candles", str(given.candles), *quick]
+
+
 def serving_words(given: argparse.Namespace) -> list[str]:
     return ["--samples", "300", "--symbols", "20"] if given.quick else []
 
@@ -294,6 +318,7 @@ ROOMS = (
     Room("snapshot", snapshot_words, read_snapshot),
     Room("features", features_words, read_features),
     Room("search", search_words, read_search),
+    Room("pruning", pruning_words, read_pruning),
     Room("serving", serving_words, read_serving),
     Room(
         "guards",

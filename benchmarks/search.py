@@ -66,11 +66,11 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 THREADS = 2
 
 
-def read_samples(folder: Path, days: int) -> tuple[Samples, Split]:
+def read_samples(folder: Path, days: int, symbols: tuple[str, ...], registry: str) -> tuple[Samples, Split]:
     source = open_source(SourceSpec(name="files", folder=folder))
-    end_ms = source.clock_ms(SYMBOLS)
-    candles = {s: source.candles(s, Window(end_ms - days * DAY_MS, end_ms)) for s in SYMBOLS}
-    features = load_registry(Path("features-ohlcv.yml"))
+    end_ms = source.clock_ms(symbols)
+    candles = {s: source.candles(s, Window(end_ms - days * DAY_MS, end_ms)) for s in symbols}
+    features = load_registry(Path(registry))
     samples, _ = build_samples(features, candles)
     return samples, split_samples(samples, features, load_config(None, overrides={}))
 
@@ -187,7 +187,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     changed = {key: float(v) if "." in v else int(v) for key, v in (pair.split("=") for pair in args.set)}
     config = load_config(args.config, overrides={"search.trials": args.trials, **changed})
-    samples, split = read_samples(args.candles, args.days)
+    samples, split = read_samples(args.candles, args.days, SYMBOLS, "features-ohlcv.yml")
     print(f"{split.inner.rows:,} rows x {len(samples.names)} features, {args.trials} trials, {args.workers} workers")
 
     took, found = our_search(samples, split, config, args.workers)

@@ -9,6 +9,8 @@ import lightgbm
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mltrain.config import Rung, load_config
 from mltrain.errors import InputError, MachineError, MltrainError
@@ -191,7 +193,7 @@ def record(number, rung_losses, state="complete"):
 
 
 def test_the_bar_by_hand():
-    """Rung by rung the share to keep of the trials that came so far, or the most; the best that is complete."""
+    """At least the best four pass; of more, rung by rung the share to keep, or the most; the best that is complete."""
     rungs = (Rung(1, 0.5, 9, 1), Rung(2, 0.34, 9, 1), Rung(2, 1.0, 2, 5), Rung(3, 1.0, 9, 5))
     plan = replace(configured().search, rungs=rungs)
     told = [
@@ -201,11 +203,64 @@ def test_the_bar_by_hand():
         record(3, [0.7, 0.6], "pruned"),
         record(4, [0.4, 0.3, 0.1]),
     ]
+    many = [record(n, [n / 10, n / 10, n / 10, n / 10]) for n in range(1, 13)]
 
-    assert set_bar(told, plan) == Bar((0.6, 0.4, 0.3, math.inf), 0.1)
-    assert set_bar(told[:1], plan) == Bar((0.5, 0.4, 0.3, math.inf), 0.3)
-    assert set_bar(told[2:3], plan) == Bar((0.9, math.inf, math.inf, math.inf), math.inf)
+    assert set_bar(told, plan) == Bar((0.7, 0.6, math.inf, math.inf), 0.1)
+    assert set_bar(told[:3], plan) == Bar((math.inf,) * 4, 0.3)
+    assert set_bar(told[2:3], plan) == Bar((math.inf,) * 4, math.inf)
     assert set_bar([], plan) == Bar((math.inf,) * 4, math.inf)
+    assert set_bar(many, plan) == Bar((0.6, 0.5, 0.4, 0.9), 0.1)  # 12 x .5; 12 x .34, rounded up; four, not two; nine
+
+
+@given(
+    losses=st.lists(st.sampled_from([k / 8 for k in range(8)]), max_size=40),
+    loss=st.sampled_from([k / 16 for k in range(16)]),
+    keep=st.floats(0.05, 1),
+    most=st.integers(1, 30),
+)
+def test_a_trial_is_pruned_only_by_enough_better_ones(losses, loss, keep, most):
+    """At least four earlier trials must have been better at the rung; counted one by one, ties and all."""
+    plan = replace(configured().search, rungs=(Rung(1, keep, most, 1),))
+    better = sum(other < loss for other in losses)
+    allowed = min(most, math.ceil(keep * len(losses)))
+
+    passes = loss <= set_bar([record(n, [other]) for n, other in enumerate(losses)], plan).rungs[0]
+
+    assert passes == (better < 4 or better < allowed)
+
+
+def test_the_number_of_trials_asked_for_prunes_none(samples, split, tmp_path):
+    """A search of more trials begins with those of a shorter one, and prunes the same."""
+    found = []
+    for trials in (24, 13):
+        (tmp_path / str(trials)).mkdir()
+        found.append(run(samples, split, configured(trials=trials, rungs=RUNGS), tmp_path / str(trials)).trials)
+
+    assert found[0][:13] == found[1]
+    assert any(t.state == "pruned" for t in found[1])
+
+
+def test_no_trial_that_was_among_the_best_four_at_a_rung_is_pruned_there(samples, split, tmp_path):
+    """Even where the configuration lets only one pass: a pruned trial had four better ones before it."""
+    strict = [{"at": at, "keep": 0.05, "most": 1, "folds": folds} for at, folds in ((0.3, 1), (1.0, 5))]
+    config = configured(trials=16, rungs=strict)
+    found = run(samples, split, config, tmp_path)
+    pruned = [t for t in found.trials if t.state == "pruned"]
+
+    assert pruned
+    for trial in pruned:
+        before = found.trials[: told_before(trial.number, config.search.batch)]
+        rung = len(trial.rung_losses) - 1
+        assert sum(len(t.rung_losses) > rung and t.rung_losses[rung] < trial.loss for t in before) >= 4
+
+
+def test_a_study_says_how_it_was_searched(samples, split, tmp_path):
+    """Its identity names the trials that always pass and those at random: under another rule it is another study."""
+    run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
+
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
+    study = optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
+    assert study.user_attrs["identity"]["search method"] == "4 always pass, 10 at random"
 
 
 def test_rungs_lie_where_trials_have_come_equally_far():
@@ -251,7 +306,7 @@ def test_a_rung_looks_at_its_folds_alone(samples, split, tmp_path):
 
 def test_optuna_learns_of_pruned_trials(samples, split, tmp_path):
     """In the journal a pruned trial is pruned, with its loss at the rung where it ended."""
-    config = configured(trials=9, rungs=[{"at": 0.3, "keep": 0.05, "most": 9, "folds": 5}])
+    config = configured(trials=14, rungs=[{"at": 0.3, "keep": 0.05, "most": 9, "folds": 5}])
     found = run(samples, split, config, tmp_path)
 
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
@@ -392,10 +447,11 @@ def test_a_finished_search_is_told_again_without_running(samples, split, found, 
 
 def test_a_resumed_search_is_the_uninterrupted_one(samples, split, tmp_path):
     """Rungs and all: ended after any number of trials and resumed, it prunes and finds the same."""
-    options = {"trials": 10, "rungs": RUNGS}
+    options = {"trials": 14, "rungs": RUNGS}
     (tmp_path / "whole").mkdir()
     whole = run(samples, split, configured(**options), tmp_path / "whole")
-    for told in (1, 5, 9):
+    assert {t.state for t in whole.trials} == {"complete", "pruned"}
+    for told in (1, 8, 12):
         folder = tmp_path / str(told)
         folder.mkdir()
         run(samples, split, configured(**options | {"trials": told}), folder)

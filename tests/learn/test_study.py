@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,23 @@ def test_as_many_are_on_their_way_as_were_told(tmp_path):
         study.tell(record_of(study.asked[number]))
 
     assert opened(tmp_path, resume=True).asked == study.asked
+
+
+def test_the_sampler_learns_after_ten_trials(tmp_path):
+    """What is proposed before ten trials have finished depends on no result; what is proposed then does."""
+    proposed = []
+    for sign in (1, -1):
+        folder = tmp_path / str(sign)
+        folder.mkdir()
+        study = opened(folder)
+        for _ in range(11):
+            told = record_of(study.asked[len(study.told)])
+            study.tell(replace(told, loss=0.6 + sign * (told.loss - 0.6)))
+        proposed.append([dict(proposal.params) for proposal in study.asked])
+
+    first = next(n for n in range(TRIALS + 1) if told_before(n, BATCH) == 10)
+    assert proposed[0][:first] == proposed[1][:first]
+    assert proposed[0][first] != proposed[1][first]
 
 
 @given(number=st.integers(0, 400), batch=st.integers(1, 40))

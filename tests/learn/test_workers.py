@@ -20,7 +20,7 @@ from processes import workers_of
 CONFIG = load_config(
     None,
     overrides={
-        "search.trials": 10,
+        "search.trials": 14,
         "search.batch": 3,
         "search.max_rounds": 30,
         "search.early_stop": 10,
@@ -65,7 +65,7 @@ def run(samples, folder, *, workers, progress=None):
 
 @pytest.fixture(scope="module")
 def alone(samples, tmp_path_factory):
-    """Ten trials in this process, some of them cut short."""
+    """Fourteen trials in this process, some of them cut short."""
     found = run(samples, tmp_path_factory.mktemp("alone"), workers=1)
     assert {t.state for t in found.trials} == {"complete", "pruned"}
     return found
@@ -152,4 +152,4 @@ def test_a_script_without_a_guard_is_run_once(tmp_path):
         check=False,
     )
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "14\n", "")

@@ -53,8 +53,8 @@ class Rung:
 
     Attributes:
         at: How far the trial has come, in rounds x learning rate x the root of its leaves over 31.
-        keep: Share of the trials told before, at this rung, that it must be among.
-        most: How many that share is at most.
+        keep: Share of the earlier trials at this rung that it must be among; the best four pass whatever the share.
+        most: How many that share is at most; the best four pass here, too.
         folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
     """
 

@@ -7,11 +7,14 @@ nothing to be judged by, and soon a whole batch. So neither the number of worker
 end of the search changes a trial, and nobody waits for the slowest of a batch. A search that ends early, at any trial,
 is the search that was asked for no more trials.
 
-A bad trial ends at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
-learners are compared when they have come equally far; the first ones look at the first fold alone, which costs a sixth
-of all. A trial ends there if its best loss so far is not among the best of the trials told before; trials that had
-ended by themselves count with the loss that they ended with. A trial that has passed all rungs ends where it gains
-no more, and sooner if it is behind the best one told.
+A bad trial is pruned at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
+learners are compared at the same progress; the first ones look at the first fold alone, which costs a sixth of all. A
+trial is pruned there if its best loss so far is not among the best of the earlier trials at that rung; trials that had
+stopped improving before count with their best loss. The best `ALWAYS_PASS` always pass: by the curves of a few trials
+alone nobody can tell a bad one, and a search of twenty would prune nearly all of them. A trial that has passed all
+rungs ends where it gains no more, and sooner if an earlier one was better.
+
+Pruning depends on the results of the earlier trials alone, never on how many trials were asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from mltrain.config import study_sha256
 from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
 from mltrain.learn.fit import bin_rows, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
-from mltrain.learn.study import open_study, told_before
+from mltrain.learn.study import STARTUP_TRIALS, open_study, told_before
 from mltrain.learn.trial import Bar, Ground, Track
 from mltrain.learn.workers import Alone, Workers
 
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     from mltrain.learn.workers import Crew
     from mltrain.progress import Progress
 
+#: How many trials, counted from the best, pass every rung whatever its `keep` and `most`. Replayed over 400 orders of
+#: 20 trials, 4 lower the loss that pruning gives away from 5e-5 to 1e-5 nats, at .46 instead of .31 of the full cost.
+ALWAYS_PASS: Final = 4
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
 
@@ -234,13 +240,15 @@ def set_bar(told: Sequence[TrialRecord], plan: SearchConfig) -> Bar:
     """Return what a trial has to pass.
 
     Args:
-        told: The trials told when it was asked; where none of them has come to a rung, every trial passes it.
+        told: The trials told when it was asked; where fewer than `ALWAYS_PASS` of them reached a rung, every trial
+            passes it.
         plan: Its rungs count here.
     """
     bounds = []
     for k, rung in enumerate(plan.rungs):
         losses = sorted(t.rung_losses[k] for t in told if len(t.rung_losses) > k)
-        bounds.append(losses[min(rung.most, math.ceil(rung.keep * len(losses))) - 1] if losses else math.inf)
+        passing = max(ALWAYS_PASS, min(rung.most, math.ceil(rung.keep * len(losses))))
+        bounds.append(losses[passing - 1] if len(losses) >= passing else math.inf)
     return Bar(tuple(bounds), min((t.loss for t in told if t.state == "complete"), default=math.inf))
 
 
@@ -258,6 +266,7 @@ def _identity(
         "start": sha256_bytes(repr(first).encode()),
         "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
         "split": sha256_bytes(repr(split.folds).encode()),
+        "search method": f"{ALWAYS_PASS} always pass, {STARTUP_TRIALS} at random",
         **{f"{name} version": version(name) for name in _LIBRARIES},
     }
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mltrain.config import Range, SearchConfig
     from mltrain.progress import Progress
 
-STARTUP_TRIALS: Final = 30  # told trials before TPE takes over from chance, whose bad ones cost next to nothing
+STARTUP_TRIALS: Final = 10  # finished trials before TPE replaces random sampling: half of a search of 20
 _RECORD: Final = "told"  # under this name a trial keeps what was told of it
 _IDENTITY: Final = "identity"
 

@@ -126,6 +126,15 @@ def test_the_index_tells_what_is_damaged(data_dir):
     assert "is not the file that was published" in page
 
 
+def test_intervals_that_are_not_drawn_are_not_explained(version, card):
+    """The sentence on overlapping intervals stands only below a figure that has them."""
+    found = compare_versions(version, version)
+    bare = {key: value for key, value in card.items() if key != "intervals"}
+
+    assert "Intervals that overlap" in render_diff(found).decode()
+    assert "Intervals that overlap" not in render_diff(dataclasses.replace(found, cards=(bare, bare))).decode()
+
+
 def test_gains_end_where_the_card_says(version, card):
     """The curve's last point is the mean gain of the card's log-loss skill, times the rows."""
     rows = read_holdout(version, card)

@@ -20,6 +20,7 @@ from mltrain.errors import InputError
 from mltrain.models.card import check_card
 from mltrain.models.listing import read_version_card
 from mltrain.models.report.facts import limits, percent_text
+from mltrain.models.report.index import render_index
 from mltrain.models.report.material import Material, read_material
 from mltrain.models.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
 from mltrain.models.report.provenance import commands
@@ -160,6 +161,29 @@ def test_a_card_of_the_required_fields_alone_has_a_page(publish):
     assert "The card tells no intervals" in text
     assert "54.12 %" in text
     assert "nan" not in text.lower()
+
+
+def test_an_index_without_curves_explains_none(publish, tmp_path):
+    """Of a version that keeps no rows and no report nothing says how to read its curve or where its name leads."""
+    version = publish()
+    store = Store(version.folder.parents[1])
+    page = render_index(store, beside=tmp_path).decode()
+    (version.folder / "model_card.json").write_bytes(b"{}")
+    damaged = render_index(store, beside=tmp_path).decode()
+
+    assert "rows not kept" in page
+    assert "The last column" not in page
+    assert "From the oldest version" in page
+    assert "Over time" not in damaged
+    assert "From the oldest version" not in damaged
+
+
+def test_a_card_that_names_the_holdout_alone_has_a_page(full_card):
+    """Without the block before it there is no gap to draw."""
+    blocks = [block for block in full_card["splits"]["blocks"] if block["name"] == "holdout"]
+    page = drawn(full_card | {"splits": {"blocks": blocks}}).decode()
+
+    assert 'id="splits-title"' in page
 
 
 def test_nothing_in_a_card_becomes_markup(full_card):

@@ -169,8 +169,10 @@ def splits(card: dict[str, Any]) -> Shown:
     for title, first, second in [*((f, f"{f} train", f"{f} validation") for f in folds), ("final", "inner", "holdout")]:
         pair = [(name, css) for name, css in ((first, "fill c1"), (second, "fill c2")) if name in known]
         if pair:
-            gap = [Segment(known[first][1], known[second][0], "fill bad", _purge_note(blocks, first), mark=True)]
-            drawn = [_block(blocks, known, *p) for p in pair] + (gap if len(pair) > 1 else [])
+            drawn = [_block(blocks, known, *p) for p in pair]
+            if len(pair) > 1:
+                gap = known[first][1], known[second][0]
+                drawn.append(Segment(*gap, "fill bad", _purge_note(blocks, first), mark=True))
             rows.append(Strip(title, _purge_note(blocks, pair[0][0]), tuple(drawn)))
     embargo = number_at(card, "splits", "embargo_ms")
     return figure(

@@ -305,7 +305,8 @@ def _metric_figure(found: Compared, name: str) -> Shown:
         dot_rows(
             rows, linear_scale(*span(min(ends), max(ends)), "", count=3, percent=percent), zero=rows[0][1], others="c2"
         ),
-        reading=f"The upright line is {found.diff.a}. Intervals that overlap are no proof of a difference.",
+        reading=f"The upright line is {found.diff.a}."
+        + (" Intervals that overlap are no proof of a difference." if all(row[2] for row in rows) else ""),
         alt="; ".join(f"{label} {told}" for label, _, _, told in rows),
     )
 

@@ -318,7 +318,7 @@ def search_line(card: dict[str, Any]) -> str:
     if trials is None:
         return "The card does not tell how the hyperparameters were found."
     best, loss = number_at(card, "search", "best", "number"), number_at(card, "search", "best", "log_loss")
-    told = f"{trials:,.0f} trials, {pruned or 0:,.0f} of them ended early"
+    told = f"{trials:,.0f} trials, {pruned or 0:,.0f} of them pruned"
     if best is not None and loss is not None:
         told += f"; trial {best:.0f} is the best with {loss:.5f} nats out of fold"
     if text_at(card, "search", "ended_by") == "timeout":

@@ -1,4 +1,4 @@
-"""Figures of the search: what every trial came to, and which parameters mattered."""
+"""Figures of the search: the loss of every complete trial, and which parameters mattered."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_DOTS: Final = 400  # trials that are drawn: more are thinned out evenly, the best one never
 MIN_TRIALS: Final = 5  # complete ones, for a rank correlation
+_TICK: Final = 0.04  # height of the mark of a pruned trial, as a share of the plot's
 _TRIALS: Final = "Trials"
 _PARAMETERS: Final = "Parameters"
 _OWN_COLUMNS: Final = frozenset({"number", "state", "log_loss", "rounds"})
@@ -27,37 +28,47 @@ _NINETY_PERCENT: Final = 1.645  # of a normal distribution, both sides
 
 
 def trials(table: pl.DataFrame | None) -> Shown:
-    """Draw the loss of every trial and the best one so far."""
+    """Draw the loss of every complete trial and the best one so far; of a pruned trial only when it was tried.
+
+    A pruned trial's loss is a mean over the folds of its rung and over few rounds: on the same axis it would often lie
+    below the best.
+    """
     if table is None or not table.height:
         return Missing(_TRIALS, "this version keeps no table of trials.")
     number, loss, complete = _columns(table)
-    best_so_far = np.minimum.accumulate(np.where(complete, loss, np.inf))
-    told = np.isfinite(best_so_far)
-    finite = loss[np.isfinite(loss)]
-    if not told.any() or not finite.size:
+    if not complete.any():
         return Missing(_TRIALS, "no trial of the search was completed.")
+    best_so_far = np.minimum.accumulate(np.where(complete, loss, np.inf))
+    known, best = np.isfinite(best_so_far), _best(loss, complete)
+    least = float(loss[best])
     # A few trials that went wrong must not press all others into one line.
-    top = max(float(np.quantile(finite, 0.9)), float(loss[complete].min()) * 1.0002)
-    y = linear_scale(*span(float(finite.min()), top, pad=0.12), "out-of-fold log loss, nats")
+    top = max(float(np.quantile(loss[complete], 0.9)), least * 1.0002)
+    y = linear_scale(*span(least, top, pad=0.12), "out-of-fold log loss, nats")
     plot = Plot(linear_scale(0, max(float(number.max()), 1.0), "trial"), y, inset=0.06)
-    shown = _thinned(number, int(np.argmin(np.where(complete, loss, np.inf))))
-    for css, these in (("hollow c3", shown & ~complete), ("dot c1", shown & complete)):
-        tips = [f"trial {n:.0f}: {v:.5f}" for n, v in zip(number[these], loss[these], strict=True)]
-        plot.dots(number[these].tolist(), loss[these].tolist(), css, tips=tips)
-    plot.steps(number[told].tolist(), best_so_far[told].tolist(), "line c2")
-    best = int(np.argmin(np.where(complete, loss, np.inf)))
-    above = int((finite > y.high).sum())
+    shown = _thinned(number, best)
+    pruned, drawn = number[shown & ~complete].tolist(), shown & complete
+    plot.whiskers(pruned, [(y.low, y.low + _TICK * (y.high - y.low))] * len(pruned), "whisker c3")
+    tips = [f"trial {n:.0f}: {v:.5f}" for n, v in zip(number[drawn], loss[drawn], strict=True)]
+    plot.dots(number[drawn].tolist(), loss[drawn].tolist(), "dot c1", tips=tips)
+    plot.steps(number[known].tolist(), best_so_far[known].tolist(), "line c2")
+    above = int((loss[complete] > y.high).sum())
     return figure(
         "trials",
         _TRIALS,
         plot,
         reading="Each dot is one set of parameters, scored on rows that it had not learned from; lower is better. "
         "The first one is LightGBM's defaults. A flat line at the end says that more trials would hardly help"
-        + (f"; {above} worse {'ones lie' if above > 1 else 'one lies'} at the upper edge." if above else "."),
-        alt=f"{table.height} trials, {int((~complete).sum())} of them ended early. The best is trial "
-        f"{number[best]:.0f} with a log loss of {loss[best]:.5f}; the first had {loss[0]:.5f}.",
-        legend=(("dot c1", "complete"), ("hollow c3", "ended early"), ("line c2", "best so far")),
-    )
+        + (f"; {above} worse {'ones lie' if above > 1 else 'one lies'} at the upper edge." if above else ".")
+        + (" A tick on the axis is a trial that was pruned: it was scored on fewer folds or rounds, so its loss "
+           "cannot be compared and is not drawn." if pruned else ""),
+        alt=f"{table.height} trials, {int((~complete).sum())} of them pruned. The best is trial {number[best]:.0f} "
+        f"with a log loss of {least:.5f}" + (f"; the first had {loss[0]:.5f}." if complete[0] else "."),
+        legend=(
+            ("dot c1", "complete"),
+            *((("line c3", "pruned"),) if pruned else ()),
+            ("line c2", "best so far"),
+        ),
+    )  # fmt: skip
 
 
 def parameters(table: pl.DataFrame | None, card: dict[str, Any]) -> tuple[Shown, ...]:
@@ -100,7 +111,7 @@ def _parameter(
     )
     if chosen is not None and low <= chosen <= high:
         plot.upright(chosen, "", "rule c2")
-    shown = _thinned(values, int(np.argmin(np.where(complete, loss, np.inf)))) & complete
+    shown = _thinned(values, _best(loss, complete)) & complete
     plot.dots(values[shown].tolist(), loss[shown].tolist(), "dot c1", radius=3)
     strength = "more than chance would" if abs(rho) > chance else "no more than chance would"
     return figure(
@@ -119,6 +130,10 @@ def _columns(table: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     number = table["number"].cast(float, strict=False).fill_null(0).to_numpy()
     loss = table["log_loss"].cast(float, strict=False).fill_null(float("inf")).fill_nan(float("inf")).to_numpy()
     return number, loss, (table["state"].cast(str) == "complete").fill_null(value=False).to_numpy() & np.isfinite(loss)
+
+
+def _best(loss: NDArray[np.float64], complete: NDArray[np.bool_]) -> int:
+    return int(np.argmin(np.where(complete, loss, np.inf)))
 
 
 def _thinned(values: NDArray[np.float64], best: int) -> NDArray[np.bool_]:
