@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import DAY_MS
+from mltrain.candles.frame import DAY_MS, parse_time, times_ms
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.errors import InputError, LockedError
 from mltrain.features.registry import load_registry
 from mltrain.files import hold_lock
-from mltrain.learn.metrics import score
+from mltrain.learn.metrics import row_log_loss, score
 from mltrain.learn.samples import build_samples
 from mltrain.learn.search import Manner
 from mltrain.models.card import check_card
@@ -111,6 +111,35 @@ def test_the_stored_model_gives_the_stored_probabilities(trained):
     assert both.height == table.height
     assert both["p"].equals(both["p_served"], check_names=False)
     assert both["raw"].equals(both["raw_served"], check_names=False)
+
+
+def test_scores_are_kept_with_what_the_price_did(trained):
+    """Out of fold and on the holdout: the label is the sign of the forward return, and the log loss is the search's."""
+    _, report = trained
+    run = report.training
+    candles = read_candles(run.snapshot, Silent())["BTCUSDT"].sort("ts")
+    after = candles.select(
+        "ts",
+        close_bps=(pl.col("close").shift(-1) / pl.col("close") - 1) * 1e4,
+        open_bps=(pl.col("close").shift(-1) / pl.col("open").shift(-1) - 1) * 1e4,
+    )
+    tables = {name: pl.read_parquet(report.folder / f"{name}.parquet") for name in ("oof", "holdout")}
+
+    for table in tables.values():
+        both = table.join(after, on="ts", how="left", validate="1:1", maintain_order="left")
+        assert both["forward_bps"].to_numpy() == pytest.approx(both["close_bps"].to_numpy(), abs=1e-9)
+        assert both["forward_open_bps"].to_numpy() == pytest.approx(both["open_bps"].to_numpy(), abs=1e-9)
+        assert ((table["forward_bps"] > 0) == (table["y"] == 1)).all()
+    oof = tables["oof"]
+    loss = row_log_loss(oof["raw"].to_numpy(), oof["y"].to_numpy())
+    by_fold = pl.DataFrame({"fold": oof["fold"], "loss": loss}).group_by("fold").agg(pl.col("loss").mean())
+    assert by_fold["loss"].mean() == pytest.approx(run.search.best.loss, abs=1e-6)
+    assert oof["p"].to_list() == run.calibration.calibrator.apply(oof["raw"].to_numpy()).tolist()
+    valid = {b["name"]: b for b in card_of(report)["splits"]["blocks"]}
+    for (fold,), rows in oof.group_by("fold"):
+        block = valid[f"fold {fold} validation"]
+        assert rows.height == block["rows"]
+        assert parse_time(block["start"]) == times_ms(rows).min()
 
 
 def test_a_strong_signal_is_promoted_and_logged(trained):
