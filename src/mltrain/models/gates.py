@@ -394,7 +394,7 @@ def _judge_skill(skill: SkillEvidence | NotEvaluated, selection: Selection, conf
 
 def _judge_simple_model(simple: SimpleModelEvidence | NotEvaluated, selection: Selection) -> GateOutcome:
     """Judge the smaller of the two gains, measured by its lower end."""
-    name, target = "simple_model", "log loss below that of a logistic regression and of the base rate, surely"
+    name, target = "simple_model", "log-loss gain over a logistic regression and over the base rate: both lower ends > 0"
     if isinstance(simple, NotEvaluated):
         return _failed(name, target, simple.reason)
     gains = {"the logistic regression": simple.over_logistic, "the base rate": simple.over_base_rate}
@@ -443,7 +443,7 @@ def _judge_per_symbol(
     pooled: SkillEvidence | NotEvaluated,
     selection: Selection,
 ) -> GateOutcome:
-    name, target = "per_symbol", f"log-loss skill above 0: pooled surely, each symbol at {SYMBOL_CONFIDENCE:.0%}"
+    name, target = "per_symbol", f"log-loss skill above 0: the lower end of all, each symbol at {SYMBOL_CONFIDENCE:.0%}"
     if isinstance(symbols, NotEvaluated):
         return _failed(name, target, symbols.reason)
     if isinstance(pooled, NotEvaluated):

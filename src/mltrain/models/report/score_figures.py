@@ -38,7 +38,7 @@ def accuracy(card: dict[str, Any]) -> Shown:
     low, high = (number_at(card, "intervals", "metrics", "accuracy", k) for k in ("low", "high"))
     others = [
         (_LOGISTIC, number_at(card, "baselines", "logistic", "accuracy")),
-        ("against the last move", number_at(card, "baselines", "contrarian")),
+        ("contrarian", number_at(card, "baselines", "contrarian")),
         ("persistence", number_at(card, "baselines", "persistence")),
         ("majority", number_at(card, "baselines", "majority")),
         ("a coin", 0.5),
