@@ -20,7 +20,8 @@ from mltrain.candles.frame import (
     find_holes,
     times_ms,
 )
-from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, REVERSION, TIE_SHARE, SimSource
+from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, STRENGTH, TIE_SHARE, SimSource
+from mltrain.candles.sim.market import _Market, _moves, _shocks
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
 
@@ -31,13 +32,29 @@ BASE = Window(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)
 @pytest.fixture(scope="module")
 def year():
     """Return 400 days of one symbol for each signal, by signal."""
-    return {signal: SimSource(seed=3, signal=signal).candles("BTCUSDT", YEAR) for signal in REVERSION}
+    return {signal: SimSource(seed=3, signal=signal).candles("BTCUSDT", YEAR) for signal in STRENGTH}
 
 
 @pytest.fixture(scope="module")
 def forty_days():
     """Return forty days of another market in one piece."""
     return SimSource(seed=5, signal="strong").candles("SOLUSDT", BASE)
+
+
+def direction(minute, interval):
+    """Return v of the candle that opens at a minute of the day: the definition, case by case."""
+    if interval in {"1m", "3m", "5m"}:
+        slot = minute % 15 // {"1m": 1, "3m": 3, "5m": 5}[interval]
+        return {
+            "1m": [1] * 7 + [0] + [-1] * 7,
+            "3m": [1, 1, 0, -1, -1],
+            "5m": [1, 0, -1],
+        }[interval][slot]
+    if interval == "1d":
+        return 0
+    if interval == "8h":
+        return {0: 1, 480: 0, 960: -1}[minute]
+    return 1 if minute < 720 else -1
 
 
 def next_moves(frame, step_ms=MINUTE_MS):
@@ -103,7 +120,7 @@ def test_markets_differ_by_seed_symbol_signal_and_interval():
     assert len({content_sha256(f) for f in frames}) == len(frames)
 
 
-@pytest.mark.parametrize("signal", REVERSION)
+@pytest.mark.parametrize("signal", STRENGTH)
 def test_the_true_probability_is_calibrated(year, signal):
     """In each bin of the true probability the share of rises is that probability, within four standard errors."""
     ts, rose = next_moves(year[signal])
@@ -117,29 +134,79 @@ def test_the_true_probability_is_calibrated(year, signal):
         assert abs(error) < 4 * math.sqrt(0.25 / rows.sum())
 
 
-@pytest.mark.parametrize(("signal", "accuracy"), [("strong", 0.614), ("weak", 0.516), ("none", 0.5)])
+@pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m", "1h", "8h", "12h", "1d"])
+def test_the_moves_follow_the_recursion(interval):
+    """Ten days, candle by candle across the midnights, give the moves and probabilities that the market states."""
+    step_ms, k, first = INTERVALS_MS[interval], 0.35, GENESIS_MS // DAY_MS + 100
+    market = _Market(symbol="ETHUSDT", seed=4, step_ms=step_ms, strength=k)
+    z, passed_on = 0.0, 0.0  # of the candle before
+    moves, drifts, ts = [], [], []
+    for day in range(first - 70, first + 10):
+        for slot, (e, tie) in enumerate(zip(*_shocks(market, day), strict=True)):
+            a = -k * passed_on
+            z = 0.0 if tie else a * z + math.sqrt(1 - a * a) * e
+            v = direction(slot * step_ms // MINUTE_MS, interval)
+            passed_on = 0.0 if tie else v
+            moves.append(z)
+            drifts.append(-k * v * z / math.sqrt(1 - (k * v) ** 2))
+            ts.append(day * DAY_MS + slot * step_ms)
+    kept = 10 * market.bars
+    source = SimSource(seed=4, signal="strong", interval=interval)
+    p = source.true_probabilities("ETHUSDT", np.array(ts[-kept:]))
+
+    assert np.concatenate([_moves(market, d) for d in range(first, first + 10)]) == pytest.approx(moves[-kept:])
+    assert p == pytest.approx([0.5 * math.erfc(-d / math.sqrt(2)) for d in drifts[-kept:]])
+
+
+def test_a_move_has_variance_one_whatever_came_before():
+    """In every minute of the quarter-hour, and after a tie, a move that is no tie is standard normal."""
+    market = _Market(symbol="BTCUSDT", seed=3, step_ms=MINUTE_MS, strength=STRENGTH["strong"])
+    z = np.concatenate([_moves(market, d) for d in range(GENESIS_MS // DAY_MS, GENESIS_MS // DAY_MS + 400)])
+    slot, after_tie = np.arange(1, z.size) % 15, z[:-1] == 0
+    groups = [z[1:][slot == s] for s in range(15)] + [z[1:][after_tie]]
+
+    for group in groups:
+        moved = group[group != 0]
+        assert moved.var() == pytest.approx(1, abs=5 * math.sqrt(2 / moved.size))
+
+
+@pytest.mark.parametrize(("signal", "accuracy"), [("strong", 0.6014), ("weak", 0.5142), ("none", 0.5)])
 def test_the_best_possible_accuracy_is_as_promised(year, signal, accuracy):
-    """Betting on the true probability after a move is right in 1/2 + asin(k)/π of the minutes."""
+    """Betting on the true probability is right as often as the formula beside STRENGTH says."""
     ts, rose = next_moves(year[signal])
     p = SimSource(seed=3, signal=signal).true_probabilities("BTCUSDT", ts)
     moved = np.isin(ts, times_ms(year[signal].filter(pl.col("close") != pl.col("open"))))
+    eighth = ts // MINUTE_MS % 15 == 7
 
-    assert 0.5 + math.asin(REVERSION[signal]) / math.pi == pytest.approx(accuracy, abs=0.001)
-    assert np.maximum(p, 1 - p)[moved].mean() == pytest.approx(accuracy, abs=0.001)
-    assert ((p > 0.5) == rose)[moved].mean() == pytest.approx(accuracy, abs=0.003)
+    assert 0.5 + math.asin(STRENGTH[signal]) / math.pi * 14 / 15 * (1 - TIE_SHARE) == pytest.approx(accuracy, abs=1e-4)
+    assert np.maximum(p, 1 - p).mean() == pytest.approx(accuracy, abs=0.001)
+    assert ((p > 0.5) == rose).mean() == pytest.approx(accuracy, abs=0.003)
     assert (p[~moved] == 0.5).all()
+    assert (p[eighth] == 0.5).all()
 
 
-@pytest.mark.parametrize("signal", REVERSION)
-def test_the_log_return_reverts_and_never_trends(year, signal):
-    """The lag-1 correlation of returns is about -k; the last move's sign predicts no better than chance."""
-    ts, rose = next_moves(year[signal])
-    frame = year[signal]
-    returns = np.diff(np.log(frame["close"].to_numpy()))
-    last = np.sign(frame["close"].to_numpy() - frame["open"].to_numpy())[np.isin(times_ms(frame), ts)]
+@pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m"])
+def test_no_simple_rule_knows_the_signal(interval):
+    """Persistence and its opposite are right half of the time, a linear model hardly more often; the truth is."""
+    source = SimSource(seed=3, signal="strong", interval=interval)
+    step_ms = INTERVALS_MS[interval]
+    frame = source.candles("BTCUSDT", Window(CLOCK_MS - 150_000 * step_ms, CLOCK_MS))
+    ts, rose = next_moves(frame, step_ms)
+    returns = np.log(frame["close"].to_numpy() / frame["open"].to_numpy())
+    at = np.flatnonzero(np.isin(times_ms(frame), ts))
+    at, rose = at[at >= 10], rose[at >= 10]
+    ts, last = times_ms(frame)[at], returns[at]
+    angle = 2 * np.pi * (ts % DAY_MS) / DAY_MS
+    clock = [ts / MINUTE_MS % 15, np.sin(angle), np.cos(angle)]
+    x = np.column_stack([returns[at - lag] / returns.std() for lag in range(10)] + [np.ones(at.size), *clock])
+    learned = at.size * 2 // 3
+    weights = np.linalg.lstsq(x[:learned], rose[:learned] - 0.5, rcond=None)[0]
+    linear = ((x[learned:] @ weights > 0) == rose[learned:]).mean()
+    p = source.true_probabilities("BTCUSDT", ts)
 
-    assert np.corrcoef(returns[1:], returns[:-1])[0, 1] == pytest.approx(-REVERSION[signal], abs=0.03)
-    assert ((last > 0) == rose)[last != 0].mean() < 0.503
+    assert ((last > 0) == rose)[last != 0].mean() == pytest.approx(0.5, abs=0.007)
+    assert linear < 0.54
+    assert ((p > 0.5) == rose).mean() > linear + 0.04
 
 
 def test_volume_says_nothing_about_the_next_direction(year):
@@ -225,11 +292,16 @@ def test_impossible_exchanges_are_refused(options):
         SimSource(**options)
 
 
-def test_the_market_is_the_one_that_was_released():
+@pytest.mark.parametrize(
+    ("signal", "closes"),
+    [
+        ("none", [60015.94704267, 60004.62274377, 60351.61680521, 59959.36298498]),
+        ("strong", [60022.39736743, 60003.98631331, 60216.13309862, 59911.73840844]),
+    ],
+)
+def test_the_market_is_the_one_that_was_released(signal, closes):
     """The same seed gives the same candles in every release, machine and process; change these lines knowingly."""
-    frame = SimSource(seed=42, signal="strong").candles("BTCUSDT", Window(GENESIS_MS, GENESIS_MS + 2 * DAY_MS))
+    frame = SimSource(seed=42, signal=signal).candles("BTCUSDT", Window(GENESIS_MS, GENESIS_MS + 2 * DAY_MS))
 
-    assert frame["close"].gather([0, 1, 1000, 2800]).to_list() == pytest.approx(
-        [60007.95178786, 59994.57542465, 60264.14953802, 60019.33443269], rel=1e-12
-    )
+    assert frame["close"].gather([0, 1, 1000, 2800]).to_list() == pytest.approx(closes, rel=1e-12)
     assert frame["trades"].gather([0, 1, 1000, 2800]).to_list() == [827, 761, 1390, 477]

@@ -21,6 +21,7 @@ features:
   - {name: return_5, op: log_return, params: {bars: 5}}
   - {name: volatility_10, op: realised_volatility, params: {bars: 10}}
   - {name: rsi_7, op: rsi, params: {bars: 7}}
+  - {name: quarter, op: clock, params: {period: quarter, wave: saw}}
 """
 ALONE = Manner(workers=1)
 NOW_MS = parse_time("2025-10-20T09:30:00Z")
