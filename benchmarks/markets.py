@@ -1,15 +1,28 @@
-"""Whole trainings on simulated markets, whose true probabilities are known: are verdict, intervals and odds honest?
+"""Whole trainings on made markets, whose truth is known: are verdict, intervals and probabilities honest?
 
-    python benchmarks/markets.py RESULTS.jsonl [--markets 20] [--days 30] [--trials 12] [--seconds S]
+    python benchmarks/markets.py RESULTS.jsonl [--kinds none,strong] [--markets 20] [--seed0 1000]
+                                 [--days 14] [--trials 8] [--seconds S]
+    python benchmarks/markets.py --seed-shopping [--markets 2000] [--seed0 1000]
 
-Of each kind, without a signal and with a strong one, so many markets are trained on, two symbols each. A result is one
-line of the file; what stands there is not run again, and no market is begun after so many seconds: call it until it
-tells that all are done. Told are, over the markets of the file:
+The kinds, two symbols each, and what is right:
 
-- the verdicts: without a signal NO-GO, with a strong one GO;
-- how often the interval of the accuracy covers the truth, the mean chance that the model's calls on the holdout had;
-- with a signal, how often the calibrated ECE is below the 95 % point of its null floor;
+    none    no signal                                             NO-GO
+    weak    a signal of at most 51.4 %, less than a gate asks     not promoted
+    strong  a signal of at most 60.1 %                            GO
+    mixed   ETHUSDT with the strong signal, BTCUSDT with none     NO-GO that names BTCUSDT, and no other symbol
+    bounce  a random walk seen through bid and ask, or a tick     not promoted: the bounce is no profit
+
+Each market is trained on in a store of its own, where a GO is promoted if nothing holds it back. A result is one line
+of the file. Markets in the file are not run again, and none is started after S seconds: repeat the command until all
+are done. The summary gives, per kind:
+
+- how many ended right, the verdicts, the promotions, and which gates failed, or held a GO back;
+- how often a reason names a symbol;
+- how often the interval of the accuracy covers the truth, the mean chance that the model's calls had on the holdout;
+- how often the calibrated ECE is below the 95 % point of its null floor;
 - the mean log loss on the holdout with the calibration that `auto` chose, minus that without any.
+
+`--seed-shopping` trains nothing: it draws the scores of 20 seeds on one holdout, and counts how soon one is a GO.
 """
 
 from __future__ import annotations
@@ -18,15 +31,20 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
-from mltrain.candles.sim import SimSource
+from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE
+from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, open_source
+from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import load_registry
 from mltrain.learn.search import Manner
@@ -35,47 +53,133 @@ from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from mltrain.features.registry import FeatureSet
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT")
-SIGNALS = ("none", "strong")
+SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
+
+#: The signal of each symbol, by kind. The kind "bounce" is not the simulated exchange's.
+SIGNALS: Final[Mapping[str, tuple[str, str]]] = {
+    "none": ("none", "none"),
+    "weak": ("weak", "weak"),
+    "strong": ("strong", "strong"),
+    "mixed": ("none", "strong"),
+}
+
+#: What the result of each kind must be.
+RIGHT: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "none": lambda r: r["verdict"] == "NO-GO",
+    "weak": lambda r: not r["promoted"],
+    "strong": lambda r: r["verdict"] == "GO",
+    "mixed": lambda r: r["verdict"] == "NO-GO" and r["named"] == ["BTCUSDT"],
+    "bounce": lambda r: not r["promoted"],
+}
+
+#: A machine that is busy with other markets must not decide a verdict.
+BUSY: Final = {"gates.latency_p95_ms": 60_000.0, "bench.samples": 50}
+
+MOVE: Final = 4.5e-4  # standard deviation of a minute's log return in a bounce market
+TRADES: Final = 12  # simulated trades of a minute there
+
+#: The bounce markets, one after the other by seed: what makes the price jump, its size in standard deviations of a
+#: minute's move, and whether a candle opens at its own first trade or at the previous close.
+BOUNCES: Final = tuple(product(("spread", "tick"), (0.5, 1.0, 2.0), ("random", "copied")))
+
+
+def make_candles(kind: str, seed: int, days: int) -> dict[str, pl.DataFrame]:
+    """Return the 1m candles of each symbol, up to the simulated exchange's clock."""
+    if kind == "bounce":
+        source, size, opens = BOUNCES[seed % len(BOUNCES)]
+        draws = np.random.default_rng(seed)
+        return {s: bounce_candles(draws, days * 1440, source=source, size=size, opens=opens) for s in SYMBOLS}
+    window = Window(CLOCK_MS - days * DAY_MS, CLOCK_MS)
+    return {
+        symbol: SimSource(seed=seed, signal=signal).candles(symbol, window)
+        for symbol, signal in zip(SYMBOLS, SIGNALS[kind], strict=True)
+    }
+
+
+def bounce_candles(draws: np.random.Generator, bars: int, *, source: str, size: float, opens: str) -> pl.DataFrame:
+    """Return candles of a random walk whose trades are not at the mid price (Roll 1984, Journal of Finance 39).
+
+    Args:
+        draws: Where the randomness comes from.
+        bars: How many 1m candles.
+        source: "spread": each trade is at the bid or at the ask, by chance; "tick": at the nearest multiple of a tick.
+        size: Of the spread or tick, in standard deviations of a minute's move.
+        opens: "random": a candle opens at its first trade, right after the last one of the candle before; "copied": at
+            the previous close.
+    """
+    step = np.full((bars, TRADES), np.sqrt(0.99 / (TRADES - 1)))
+    step[:, 0] = 0.1
+    mid = 100 * (1 + MOVE * np.cumsum(step.ravel() * draws.standard_normal(step.size)))
+    unit = 100 * MOVE * size
+    at_spread, at_tick = mid + unit / 2 * draws.choice((-1, 1), mid.size), np.round(mid / unit) * unit
+    trades = (at_spread if source == "spread" else at_tick).round(8).reshape(bars, TRADES)
+    close = trades[:, -1]
+    open_ = trades[:, 0] if opens == "random" else np.append(trades[0, 0], close[:-1])
+    volume = np.exp(0.5 * draws.standard_normal(bars))
+    bought = volume * np.clip(0.5 + 0.12 * draws.standard_normal(bars), 0.02, 0.98)
+    mean = trades.mean(axis=1)
+    return (
+        pl.DataFrame(
+            {
+                "ts": CLOCK_MS + (np.arange(bars) - bars) * MINUTE_MS,
+                "open": open_,
+                "high": np.maximum(open_, trades.max(axis=1)),
+                "low": np.minimum(open_, trades.min(axis=1)),
+                "close": close,
+                "volume": volume,
+                "quote_volume": volume * mean,
+                "trades": np.full(bars, TRADES),
+                "taker_buy_base": bought,
+                "taker_buy_quote": bought * mean,
+            },
+        )
+        .with_columns(pl.col("ts").cast(TS_DTYPE))
+        .cast(dict(CANDLE_SCHEMA))
+    )
 
 
 def try_market(
-    signal: str, seed: int, *, days: int, feature_set: FeatureSet, overrides: Mapping[str, Any]
+    kind: str, seed: int, *, days: int, feature_set: FeatureSet, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Train on one market in a folder of its own, and return what its card and the market itself say."""
+    """Train on one market in a folder of its own, and return what the training and the market itself say."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        spec = SourceSpec(name="sim", seed=seed, signal=signal, interval="1m")
-        now_ms = open_source(spec).clock_ms()
-        taken = take_snapshot(
-            Path(folder),
-            open_source(spec),
-            spec,
-            Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None),
-            now_ms=now_ms,
-            progress=Silent(),
-        )
-        request = TrainRequest(
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "candles"
+        folder.mkdir()
+        for symbol, frame in make_candles(kind, seed, days).items():
+            frame.write_parquet(folder / f"{symbol}-1m.parquet")
+        spec = SourceSpec(name="files", folder=folder, interval="1m")
+        request = Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
+        data_dir = Path(scratch) / "data"
+        taken = take_snapshot(data_dir, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent())
+        wanted = TrainRequest(
             snapshot=taken.snapshot,
             feature_set=feature_set,
             config=load_config(None, overrides=dict(overrides)),
             manner=Manner(workers=1),
-            promote=False,
+            promote=True,
             by="the benchmark",
         )
-        report = train(request, Store(Path(folder)), now_ms=now_ms, progress=Silent())
-        scores = report.training.scores
-        truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet"), SimSource(seed=seed, signal=signal))
+        report = train(wanted, Store(data_dir), now_ms=CLOCK_MS, progress=Silent())
+        truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet"), kind, seed)
+    scores, verdict = report.training.scores, report.training.verdict
+    unmet = [o for o in verdict.outcomes if o.outcome in {"failed", "held"}]
     accuracy = scores.intervals.accuracy
     return {
-        "signal": signal,
+        "kind": kind,
         "seed": seed,
-        "verdict": report.training.verdict.word,
-        "failed": [outcome.name for outcome in report.training.verdict.failed],
+        "verdict": verdict.word,
+        "promoted": report.promoted,
+        "failed": [o.name for o in unmet if o.outcome == "failed"],
+        "held": [o.name for o in unmet if o.outcome == "held"],
+        "reasons": [o.reason for o in unmet],
+        "named": [symbol for symbol in SYMBOLS if any(symbol in o.reason for o in unmet if o.outcome == "failed")],
         "accuracy": [accuracy.value, accuracy.low, accuracy.high],
         "true_accuracy": truth,
         "margin": scores.comparison.accuracy_margin.value,
@@ -88,63 +192,145 @@ def try_market(
     }
 
 
-def true_accuracy(holdout: pl.DataFrame, market: SimSource) -> float:
-    """Return the mean chance of being right that the calls of a holdout's rows had, given that the price moved."""
+def true_accuracy(holdout: pl.DataFrame, kind: str, seed: int) -> float | None:
+    """Return the mean chance that the calls of a holdout's rows had, given that the price moved; None: not known."""
+    if kind not in SIGNALS:
+        return None
+    signals = dict(zip(SYMBOLS, SIGNALS[kind], strict=True))
     right = []
     for (symbol,), rows in holdout.group_by("symbol"):
-        ts_ms = rows["ts"].dt.timestamp("ms").to_numpy()
-        up = market.true_probabilities(str(symbol), ts_ms)
+        market = SimSource(seed=seed, signal=signals[str(symbol)])
+        up = market.true_probabilities(str(symbol), rows["ts"].dt.timestamp("ms").to_numpy())
         right.append(np.where(rows["p"].to_numpy() > 0.5, up, 1 - up))
     return float(np.concatenate(right).mean())
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the counts over some markets."""
-    strong = [r for r in results if r["signal"] == "strong"]
-    none = [r for r in results if r["signal"] == "none"]
-    gains = [r["log_loss_auto"] - r["log_loss_none"] for r in results]
+    """Return the counts over the markets of each kind; a pair is "so many of so many"."""
+    kinds = {kind: [r for r in results if r["kind"] == kind] for kind in RIGHT}
+    return {kind: _summarise_kind(kind, found) for kind, found in kinds.items() if found}
+
+
+def _summarise_kind(kind: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def count(key: str) -> dict[str, int]:
+        return dict(Counter(name for r in results for name in r[key]).most_common())
+
+    def share(hits: Sequence[bool]) -> list[int]:
+        return [sum(hits), len(hits)]
+
+    known = [r for r in results if r["true_accuracy"] is not None]
     return {
-        "markets": len(results),
-        "no_signal_no_go": [sum(r["verdict"] == "NO-GO" for r in none), len(none)],
-        "strong_go": [sum(r["verdict"] == "GO" for r in strong), len(strong)],
-        "accuracy_covered": [
-            sum(r["accuracy"][1] <= r["true_accuracy"] <= r["accuracy"][2] for r in results),
-            len(results),
-        ],
-        "strong_ece_below_floor": [sum(r["ece"] < r["ece_floor_p95"] for r in strong), len(strong)],
-        "log_loss_auto_minus_none": float(np.mean(gains)) if gains else None,
+        "right": share([RIGHT[kind](r) for r in results]),
+        "go": share([r["verdict"] == "GO" for r in results]),
+        "promoted": share([r["promoted"] for r in results]),
+        "failed": count("failed"),
+        "held": count("held"),
+        "named": count("named"),
+        "accuracy_covered": share([r["accuracy"][1] <= r["true_accuracy"] <= r["accuracy"][2] for r in known]),
+        "ece_below_floor": share([r["ece"] < r["ece_floor_p95"] for r in results]),
+        "log_loss_auto_minus_none": float(np.mean([r["log_loss_auto"] - r["log_loss_none"] for r in results])),
+        "seconds": float(np.mean([r["seconds"] for r in results])),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A holdout that seed after seed is scored on.
+
+    Attributes:
+        seeds: How many seeds are tried.
+        days: Day blocks of the holdout.
+        true_margin_pp: By how much each seed's model really is better than the baseline, percentage points.
+        standard_error_pp: Of the margin that is measured on this holdout.
+        shared: Share of the error's variance that is the holdout's, the same for every seed; with half of it, a first
+            GO within 20 seeds comes in 46 % of the holdouts if only the level is corrected.
+    """
+
+    seeds: int = 20
+    days: int = 18
+    true_margin_pp: float = 1.2
+    standard_error_pp: float = 0.6
+    shared: float = 0.5
+
+
+def passes_at_look(margins_pp: NDArray[np.float64], look: int) -> bool:
+    """Tell whether the margins of the days, shape (days,), pass the gate for skill after `look` earlier looks."""
+    days = margins_pp.size
+    se = margins_pp.std() / np.sqrt(days)  # as the bootstrap has it
+    low = margins_pp.mean() - stats.t.ppf(0.95 ** (1 / (1 + look)), days - 1) * se * np.sqrt(days / (days - 1))
+    needed = 2 + 0.7 * se * stats.norm.ppf(0.5 ** (1 / (1 + look)))
+    return bool(low > 0 and margins_pp.mean() >= needed)
+
+
+def first_go(
+    draws: np.random.Generator, shop: Shop, passes: Callable[[NDArray[np.float64], int], bool] = passes_at_look
+) -> int | None:
+    """Try seeds on one holdout until one is a GO; return how many it took, or None if none of them is.
+
+    Args:
+        draws: Where the randomness comes from.
+        shop: The holdout and the seeds.
+        passes: The gate: margin of each day in percentage points, and how many looks there were before.
+    """
+    spread = shop.standard_error_pp * np.sqrt(shop.days)
+    holdout = draws.standard_normal(shop.days) * np.sqrt(shop.shared)
+    for look in range(shop.seeds):
+        own = draws.standard_normal(shop.days) * np.sqrt(1 - shop.shared)
+        if passes(shop.true_margin_pp + spread * (holdout + own), look):
+            return look + 1
+    return None
+
+
+def summarise_shopping(shop: Shop, holdouts: int, seed: int) -> dict[str, Any]:
+    """Return in how many holdouts a seed was a GO, and at which try the first one came."""
+    draws = np.random.default_rng(seed)
+    found = [go for go in (first_go(draws, shop) for _ in range(holdouts)) if go is not None]
+    by_try = dict(sorted(Counter(found).items()))
+    return asdict(shop) | {"go": [len(found), holdouts], "share": len(found) / holdouts, "first_go_by_try": by_try}
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--markets", type=int, default=20)
-    parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    args = parser.parse_args()
+def run_markets(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run what is wanted and not yet in the file; return the wanted results that are there."""
     end = time.monotonic() + args.seconds
-    results = read_results(args.results)
-    done = {(r["signal"], r["seed"]) for r in results}
-    wanted = [(signal, args.first_seed + k) for k in range(args.markets) for signal in SIGNALS]
-    for signal, seed in wanted:
-        if (signal, seed) in done:
+    results = {(r["kind"], r["seed"]): r for r in read_results(args.results)}
+    wanted = [(kind, args.seed0 + k) for k in range(args.markets) for kind in args.kinds.split(",")]
+    for kind, seed in wanted:
+        if (kind, seed) in results:
             continue
         if time.monotonic() > end:
             break
-        overrides = {"search.trials": args.trials, "seed": seed}
-        found = try_market(signal, seed, days=args.days, feature_set=load_registry(), overrides=overrides)
-        results.append(found)
+        overrides = {"search.trials": args.trials, "seed": seed, **BUSY}
+        found = try_market(kind, seed, days=args.days, feature_set=load_registry(), overrides=overrides)
+        results[kind, seed] = found
         with args.results.open("a") as out:
             out.write(json.dumps(found) + "\n")
-        print(json.dumps(found))
-    print(json.dumps(summarise([r for r in results if (r["signal"], r["seed"]) in set(wanted)]), indent=1))
+        print(json.dumps(found), flush=True)
+    return [results[key] for key in wanted if key in results]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("results", type=Path, nargs="?")
+    parser.add_argument("--kinds", default=",".join(RIGHT))
+    parser.add_argument("--markets", type=int, help="of each kind, 20; with --seed-shopping holdouts, 2000")
+    parser.add_argument("--seed0", type=int, default=1000, help="of the first market; the others follow")
+    parser.add_argument("--days", type=int, default=14)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seed-shopping", action="store_true")
+    args = parser.parse_args()
+    if args.seed_shopping:
+        print(json.dumps(summarise_shopping(Shop(), args.markets or 2000, args.seed0), indent=1))
+        return
+    unknown = set(args.kinds.split(",")) - set(RIGHT)
+    if args.results is None or unknown:
+        parser.error(f"unknown kinds: {', '.join(sorted(unknown))}" if unknown else "name a file for the results")
+    args.markets = args.markets or 20
+    print(json.dumps(summarise(run_markets(args)), indent=1))
 
 
 if __name__ == "__main__":

@@ -67,14 +67,36 @@ training of 100 symbols x 90 days: 12,960,000 candles x 54 features, 2 workers: 
 """,
     "markets": """
 {
- "no_signal_no_go": [
-  2,
-  2
- ],
- "strong_go": [
-  1,
-  2
- ]
+ "none": {
+  "right": [
+   39,
+   40
+  ]
+ },
+ "weak": {
+  "right": [
+   39,
+   40
+  ]
+ },
+ "strong": {
+  "right": [
+   37,
+   40
+  ]
+ },
+ "mixed": {
+  "right": [
+   38,
+   40
+  ]
+ },
+ "bounce": {
+  "right": [
+   2,
+   2
+  ]
+ }
 }
 """,
 }
@@ -87,7 +109,7 @@ MET = {
     "serving": [None, True, False, True, True],  # the call's budget names onnxruntime, too
     "guards": [None],  # fewer trials than the budget's say nothing of it
     "memory": [False],
-    "markets": [True, False],
+    "markets": [True, False, False, True, True],
 }
 READ = {room.name: room.read for room in benchmarks.ROOMS}
 
@@ -129,7 +151,7 @@ def test_what_the_scripts_print_is_what_is_read():
                     "candles -> p, a symbol and its leader", "stream.push, a symbol with a leader", "onnxruntime"],
         "guards": ["the guards cost ", "trials"],
         "memory": ["training of ", " symbols x ", " days: ", " workers: ", " peak ", "predicted "],
-        "markets": ["no_signal_no_go", "strong_go"],
+        "markets": ['"right"', *(f'"{kind}"' for kind, _, _ in benchmarks.MARKETS)],
     }  # fmt: skip
     for name, words in marks.items():
         text = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")

@@ -72,7 +72,7 @@ def test_the_best_one_again_writes_nothing(data_dir):
 def test_a_failed_guard_stops_training_with_a_document(data_dir, tmp_path):
     """A feature that is too good alone ends with 5, is named, and leaves no version behind."""
     strict = tmp_path / "strict.yml"
-    strict.write_text("guards: {auc_warn: 0.5, auc_fail: 0.55}\n")
+    strict.write_text("guards: {auc_warn: 0.5, auc_fail: 0.515}\n")
     versions = sorted(p.name for p in (data_dir / "models").iterdir())
     done = call("train", "--trials", "1", "--config", strict, "--json", data_dir=data_dir)
 
