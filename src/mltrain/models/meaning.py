@@ -1,0 +1,90 @@
+"""What a model's `p` means and what it needs to be called: compared before one model takes the place of another.
+
+A service that follows the pointer keeps calling in the same way with the same candles. A new version may take over
+only if the answer then means the same, and if the call still works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mltrain.candles.frame import OPTIONAL
+from mltrain.features.spec import columns_read
+
+if TYPE_CHECKING:
+    from mltrain.features.spec import FeatureSet, LabelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a model predicts, for which symbols, and which candles it reads for that.
+
+    Attributes:
+        label: What `p` is the probability of.
+        interval: Length of a candle, such as "1m".
+        symbols: The symbols that the model was trained on.
+        columns: The optional candle columns that its features read of every symbol, sorted.
+        leader_columns: Leader symbol and column, OHLCV included, for each column that a feature reads of a leader;
+            sorted.
+    """
+
+    label: LabelSpec
+    interval: str
+    symbols: tuple[str, ...]
+    columns: tuple[str, ...]
+    leader_columns: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...]) -> Meaning:
+        """Return the meaning of a model with these features that was, or will be, trained on these symbols.
+
+        Of a stored version these are `bundle.feature_set` and `bundle.symbols`.
+        """
+        own = {column for spec in feature_set.features for column in columns_read(spec, leader=False)}
+        leaders = {
+            (spec.leader, column)
+            for spec in feature_set.features
+            if spec.leader is not None
+            for column in columns_read(spec, leader=True)
+        }
+        return cls(
+            label=feature_set.label,
+            interval=feature_set.interval,
+            symbols=symbols,
+            columns=tuple(sorted(own.intersection(OPTIONAL))),
+            leader_columns=tuple(sorted(leaders)),
+        )
+
+
+def find_differences(new: Meaning, old: Meaning) -> tuple[str, ...]:
+    """Return why the new model cannot take the place of the old one unnoticed, one sentence each; empty if it can.
+
+    The new one may know more symbols, and may read less.
+
+    Args:
+        new: The model that is to take over.
+        old: The model that is served now.
+    """
+    found = []
+    if new.label != old.label:
+        found.append(f"its label is {_label_text(new.label)}, not {_label_text(old.label)}")
+    if new.interval != old.interval:
+        found.append(f"its interval is {new.interval}, not {old.interval}")
+    if lost := [symbol for symbol in old.symbols if symbol not in new.symbols]:
+        found.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
+    if more := [column for column in new.columns if column not in old.columns]:
+        found.append(f"its features also read {', '.join(more)}")
+    fed = {*old.symbols, *(leader for leader, _ in old.leader_columns)}
+    if unknown := sorted({leader for leader, _ in new.leader_columns} - fed):
+        found.append(f"its features also read the candles of {', '.join(unknown)}")
+    needed = {*new.leader_columns} - {*old.leader_columns}
+    for leader, column in sorted(needed):
+        has_column = leader in old.symbols and column in old.columns
+        if leader in fed and column in OPTIONAL and column not in more and not has_column:
+            found.append(f"its features also read {column} of {leader}")
+    return tuple(found)
+
+
+def _label_text(label: LabelSpec) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in label.to_json().items()) + "}"
