@@ -66,7 +66,12 @@ def models(
     if html:
         return pages.models_page(session, output, show=show)
     pages.refuse_without_html(output, show=show)
-    rows = list_models(Store(session.data_dir))
+    store = Store(session.data_dir)
+    rows = list_models(store)
+    try:
+        store.check_pointer()
+    except InputError as err:  # the list is what helps then
+        session.progress.warn(f"{err.message}; {err.hint}")
 
     def view() -> Iterator[RenderableType]:
         if not rows:
@@ -103,7 +108,8 @@ def history(session: Session) -> Outcome:
     """Show every promotion and rollback, and whether the log is whole."""
     from mltrain.models.store import Store
 
-    log = Store(session.data_dir).history()
+    store = Store(session.data_dir)
+    log = store.history()
 
     def view() -> Iterator[RenderableType]:
         if not log.entries:
@@ -112,11 +118,14 @@ def history(session: Session) -> Outcome:
             columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
-                 "" if e.happened else "never happened: the pointer did not move")
+                 "never happened: the pointer did not move" if not e.happened
+                 else "the lost pointer was put back" if e.from_version == e.to_version else "")
                 for e in log.entries
             ]  # fmt: skip
             yield table(None, columns, rows, right="r o  fff")
         yield from (*log.problems, *log.notes)
+        if log.lost is not None:
+            yield store.restore_hint(log)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
 
@@ -175,6 +184,7 @@ def rollback(
         return _moved(store.rollback_previous(why=why, by=who(), now_ms=session.now_ms))
     if version is not None:
         return _moved(store.rollback(version, why=why, by=who(), now_ms=session.now_ms))
+    store.check_pointer()
     rows = [row for row in list_models(store) if row.promoted]
     if not rows:
         raise InputError(
@@ -192,6 +202,8 @@ def _moved(moved: Any) -> Outcome:  # noqa: ANN401 (a Move, whose module is impo
     """Tell where the pointer points now."""
     told = f"{moved.to_version} is the best version now"
     told += f", in place of {moved.from_version}" if moved.from_version else ""
+    if moved.moved and moved.from_version == moved.to_version:
+        told = f"{moved.to_version} is the best version again: the pointer was missing"
     if not moved.moved:
         told = f"{moved.to_version} is the best version already; nothing was written"
     return Outcome("move/1", moved, lambda: [told])

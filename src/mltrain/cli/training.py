@@ -113,6 +113,7 @@ def train(
         overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
     )
     store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
+    store.check_pointer()  # a copy without links lacks the latest snapshot, too: this says why
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
