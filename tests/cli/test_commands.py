@@ -58,6 +58,48 @@ def test_rollback_without_a_version_lists_them(data_dir):
     assert json.loads(as_json.err)["models"][0]["version"] == best_of(data_dir)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict",),
+        ("models", "prune", "--keep", "0"),
+        ("snapshots", "prune", "--keep", "0"),
+        ("rollback",),
+        ("train", "--trials", "1"),
+    ],
+    ids=" ".join,
+)
+def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, words):
+    """Exit 3, the last best version, the command that restores it; nothing is pruned or served instead."""
+    best = best_of(data_dir)
+    for link in [path for path in data_dir.rglob("*") if path.is_symlink()]:
+        link.unlink()
+    before = sorted(data_dir.rglob("*"))
+    refused = call(*words, data_dir=data_dir)
+
+    assert refused.code == 3
+    assert f"best_lgbm is missing, and {best} was the best version" in refused.err
+    assert f"hint: run `mltrain promote {best}`" in refused.err
+    assert {path for path in data_dir.rglob("*") if path.name != ".lock"} == {p for p in before if p.name != ".lock"}
+
+
+def test_what_shows_the_models_works_without_the_pointer(data_dir):
+    """The list warns, the log has a problem, and the command that both name puts everything back."""
+    best = best_of(data_dir)
+    (data_dir / "models" / "best_lgbm").unlink()
+    listed = call("models", data_dir=data_dir)
+    history = call("models", "history", data_dir=data_dir)
+    restored = call("promote", best, data_dir=data_dir)
+
+    assert (listed.code, history.code, restored.code) == (0, 3, 0)
+    assert f"run `mltrain promote {best}`" in listed.err
+    assert f"run `mltrain promote {best}`" in history.out
+    assert "never happened" not in history.out
+    assert f"{best} is the best version again" in restored.out
+    assert best_of(data_dir) == best
+    assert "the lost pointer was put back" in call("models", "history", data_dir=data_dir).out
+
+
 def test_the_best_one_again_writes_nothing(data_dir):
     """Rolling back to what is best already is no error and no line in the log."""
     log = data_dir / "models" / "promotions.jsonl"

@@ -10,8 +10,9 @@ import typer
 
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
-from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
+from mltrain.cli.features import Features, SnapshotRef
 from mltrain.cli.memory import LEARNING_MB
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,

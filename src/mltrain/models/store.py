@@ -295,7 +295,16 @@ class Store:
                     raise MachineError(f"what was written to {staged} does not read back")
         return self._open_named(name)
 
-    def promote(self, ref: str, *, why: str, by: str, now_ms: int, force: bool = False) -> Move:
+    def promote(
+        self,
+        ref: str,
+        *,
+        why: str,
+        by: str,
+        now_ms: int,
+        force: bool = False,
+        check: Callable[[StoredVersion, StoredVersion], None] | None = None,
+    ) -> Move:
         """Make a version the best one, in one atomic step; this also puts a lost pointer back.
 
         Args:
@@ -304,16 +313,19 @@ class Store:
             by: Who asked, for the log.
             now_ms: When, ms UTC.
             force: Whether a NO-GO version may be promoted, too.
+            check: Given the version and the present best one, raises where the one must not take the place of the
+                other, such as `replacement.check_same_meaning`. Called while nobody else can move the pointer; not
+                where the best version cannot be opened, as there is nothing to compare with.
 
         Raises:
-            NoGoError: The version is NO-GO, and `force` was not given.
+            NoGoError: The version is NO-GO, and `force` was not given; or `check` refuses it.
             UsageError: `ref` is no reference, or names a version of another folder.
             InputError: There is no such version, or it or the pointer is damaged.
             LockedError: The folder is held for longer than the wait.
             MachineError: The machine refuses; the pointer stands where it stood.
         """
         version = self._check_promotable(ref, force=force)
-        return self._move(version.name, Note(why, by, now_ms))
+        return self._move(version.name, Note(why, by, now_ms), check)
 
     def rollback(self, name: str, *, why: str, by: str, now_ms: int) -> Move:
         """Make a version that was the best one before the best one again, in one atomic step.
@@ -496,7 +508,7 @@ class Store:
             )
         return version
 
-    def _move(self, name: str, note: Note) -> Move:
+    def _move(self, name: str, note: Note, check: Callable[[StoredVersion, StoredVersion], None] | None = None) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
         self._best_name()  # first: its error names everything that is in the way
         missing = [link for link in LINKS if not has_link(self.models / link)]
@@ -509,6 +521,8 @@ class Store:
             # A lost pointer counts as where it was: a line that starts there says that the line before happened.
             before = history.best or history.lost
             version = self._open_named(name)
+            if check is not None and before not in {None, name} and (served := self._row(before, history).version):
+                check(version, served)
             if before is None and not history.entries:
                 swap_pointer(self.models / STAGED, name)
             if moves:
