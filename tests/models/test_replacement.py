@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mltrain.errors import InputError, NoGoError
 from mltrain.models import meaning
 from mltrain.models.replacement import check_same_meaning, find_version_differences
+from program import call
 
 HAND = {"why": "a test", "by": "me@host", "now_ms": 1_760_529_600_000}
 
@@ -101,3 +103,34 @@ def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, 
     assert compared == []
     assert find_version_differences(other, same[0]) == ("one",)
     assert [m.symbols for m in compared[0]] == [("BTCUSDT",), ("BTCUSDT", "ETHUSDT")]
+
+
+def test_the_commands_ask_and_warn(store, publish, promote, other_label):
+    """`promote` exits 4 without --other-meaning; with it, and for a rollback, what changed is a warning."""
+    promote(publish())
+    publish(model=other_label)
+    refused = call("promote", "2025-10-15.2", data_dir=store.data_dir)
+    forced = call("promote", "2025-10-15.2", "--other-meaning", data_dir=store.data_dir)
+    back = call("rollback", "--previous", data_dir=store.data_dir)
+    changed = r"its label is \{kind: direction, horizon: %d, ties: drop\}, not \{kind: direction, horizon: %d"
+
+    assert (refused.code, forced.code, back.code) == (4, 0, 0)
+    assert re.search(f"error: .*{changed % (5, 1)}", refused.err)
+    assert "hint: if that is wanted, run `mltrain promote 2025-10-15.2 --other-meaning`" in refused.err
+    assert re.search(f"warning: .*{changed % (5, 1)}", forced.err)
+    assert re.search(f"warning: .*{changed % (1, 5)}", back.err)
+    assert "2025-10-15.2 is the best version now, in place of 2025-10-15" in forced.out
+    assert store.best().name == "2025-10-15"
+
+
+def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, promote, other_label):
+    """Whether the meaning is another one is then not known, and said."""
+    promote(publish())
+    second = publish(model=other_label)
+    promote(second)
+    (second.folder / "lgbm.pkl").write_bytes(b"x")
+    back = call("rollback", "2025-10-15", data_dir=store.data_dir)
+
+    assert back.code == 0
+    assert "whether 2025-10-15 means the same as 2025-10-15.2 is not known" in back.err
+    assert store.best().name == "2025-10-15"
