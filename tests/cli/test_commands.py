@@ -17,7 +17,8 @@ EXAMPLE_CARD = Path(__file__).parents[1] / "models" / "example_card.json"
 @pytest.fixture
 def two_versions(data_dir):
     """Return a data folder with a promoted version and a newer one that is GO and not promoted, and their names."""
-    done = call("train", "--trials", "1", "--config", QUICK, "--no-promote", "--json", data_dir=data_dir)
+    words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7", "--no-promote", "--json")
+    done = call(*words, data_dir=data_dir)
     assert done.code == 0, done.err
     (best, newer) = [row["version"] for row in call("models", "--json", data_dir=data_dir).document["models"]]
     assert done.document["version"] == newer
@@ -202,6 +203,29 @@ def test_a_version_is_made_again_on_request(data_dir):
 
     assert (again.code, again.document["sound"]) == (0, True), again.err
     assert (gone.code, gone.out) == (3, "")
+
+
+def test_a_round_that_finds_nothing_new_does_nothing(two_versions):
+    """The same candles, configuration and seed: exit 0, the version is named, and nothing on the disk changes."""
+    data_dir, _, second = two_versions
+    before = {p: p.lstat().st_mtime_ns for p in data_dir.rglob("*")}
+    words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7")
+    again = call(*words, data_dir=data_dir)
+    resumed = call(*words, "--resume", "--json", data_dir=data_dir)
+
+    assert (again.code, resumed.code) == (0, 0)
+    assert again.out.splitlines()[0] == f"already there: {second}, same bytes"
+    assert f"`mltrain promote {second}`" in again.out
+    assert resumed.document == {
+        "schema": "mltrain/train-already-there/1",
+        "version": second,
+        "folder": str(data_dir / "models" / second),
+        "verdict": "GO",
+        "best": False,
+        "promoted": False,
+        "already_there": True,
+    }
+    assert {p: p.lstat().st_mtime_ns for p in data_dir.rglob("*")} == before
 
 
 def test_an_evaluation_is_a_document(data_dir):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mltrain.models.gates import Verdict
+    from mltrain.models.versions import StoredVersion
     from mltrain.pipeline.demo import DemoReport
     from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.train import TrainReport
@@ -106,14 +107,15 @@ def train(
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
-    from mltrain.pipeline.versions import read_warm_start
+    from mltrain.pipeline.versions import find_same_version, read_warm_start
 
     read_ops(ops)
     settings = load_config(
         config,
         overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
     )
-    store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
+    signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
+    store = Store(session.data_dir, signer=signer)
     store.check_pointer()  # a copy without links lacks the latest snapshot, too: this says why
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
@@ -128,11 +130,37 @@ def train(
     if dry_run:
         plan = plan_training(request, progress=session.progress)
         return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
+    same = find_same_version(request, store, signer=signer)
+    if same is not None:
+        return _already_there(same)
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
+
+
+def _already_there(version: StoredVersion) -> Outcome:
+    """Tell that the training was done before, and what may be left to do."""
+
+    def view() -> Iterator[RenderableType]:
+        yield f"already there: {version.name}, same bytes"
+        if version.best:
+            yield "it is the best one now; another seed or newer candles would make another version"
+        elif version.verdict == "GO":
+            yield f"it is GO and not the best one; `mltrain promote {version.name}` makes it the best one"
+        else:
+            yield f"it is NO-GO; `mltrain card show {version.name}` tells why"
+
+    data = {
+        "version": version.name,
+        "folder": version.folder,
+        "verdict": version.verdict,
+        "best": version.best,
+        "promoted": False,
+        "already_there": True,
+    }
+    return Outcome("train-already-there/1", data, view)
 
 
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:
