@@ -111,12 +111,13 @@ class TestSame:
         assert self.found(workshop, snapshot, warm_start=warm) is None
         assert find_same_version(replace(request, feature_set=fewer), workshop.store) is None
 
-    def test_other_code_or_libraries_make_another_version(self, trained, monkeypatch):
+    def test_other_code_libraries_or_processors_make_another_version(self, trained, monkeypatch):
         """An upgrade is a reason to train."""
         workshop, report = trained
         lineage = read_lineage()
         for other in (
             replace(lineage, package_sha256="0" * 64),
+            replace(lineage, cpu="another"),
             replace(lineage, dependencies=(*lineage.dependencies[:-1], ("scipy", "0"))),
         ):
             monkeypatch.setattr(versions, "read_lineage", lambda other=other: other)

@@ -167,8 +167,9 @@ def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | N
     """Return the version that a training would only make once more; None where it would make a new one.
 
     The same are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
-    the final fit, and code and libraries. A search that was ended by a timeout might end elsewhere, and is never the
-    same. Every file of the version and of the snapshot is hashed: a damaged one is no reason to do nothing.
+    the final fit, code, libraries and processor (another one sums in another order). A search that was ended by a
+    timeout might end elsewhere, and is never the same. Every file of the version and of the snapshot is hashed: a
+    damaged one is no reason to do nothing.
 
     Args:
         request: The training.
@@ -205,6 +206,7 @@ def _facts(request: TrainRequest) -> dict[str, Json]:
         "dependencies": dict(lineage.dependencies),
         "python": lineage.python,
         "platform": lineage.platform,
+        "cpu": lineage.cpu,
     }
 
 
