@@ -236,6 +236,13 @@ class TestPointer:
             assert files.read_pointer(link) == name
         assert tree(tmp_path) == {"best": "-> 2025-10-15"}
 
+    def test_a_staged_pointer_takes_its_place_in_one_step(self, tmp_path):
+        """It is renamed: nothing is left under the name that showed that a move was begun."""
+        files.swap_pointer(tmp_path / ".best.next", "2025-10-15")
+        files.place_pointer(tmp_path / ".best.next", tmp_path / "best")
+
+        assert tree(tmp_path) == {"best": "-> 2025-10-15"}
+
     @pytest.mark.parametrize("target", ["/etc", "../x", "a/b", "..", "."])
     def test_a_target_that_is_no_name_beside_it_is_refused(self, tmp_path, target):
         """Nothing is followed out of the folder; the message names the target."""

@@ -155,8 +155,12 @@ def mutations(plan):
 
 
 def train_again(plan, rng, name, words):
-    """Damage the study's journal: it is refused, or the training ends with the model of a folder without any."""
+    """Damage the study's journal: it is refused, or the training ends with the model of a folder without any.
+
+    The version of that study is taken away: while it is there, no search is run.
+    """
     folder = plan.copy(name)
+    shutil.rmtree(folder / "models" / kit.versions(folder)[0])
     (path, *_) = sorted((folder / "studies").glob("*-42.journal"))
     way = rng.choice(WAYS)
     path.write_bytes(way(path.read_bytes(), rng))

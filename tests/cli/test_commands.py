@@ -17,7 +17,8 @@ EXAMPLE_CARD = Path(__file__).parents[1] / "models" / "example_card.json"
 @pytest.fixture
 def two_versions(data_dir):
     """Return a data folder with a promoted version and a newer one that is GO and not promoted, and their names."""
-    done = call("train", "--trials", "1", "--config", QUICK, "--no-promote", "--json", data_dir=data_dir)
+    words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7", "--no-promote", "--json")
+    done = call(*words, data_dir=data_dir)
     assert done.code == 0, done.err
     (best, newer) = [row["version"] for row in call("models", "--json", data_dir=data_dir).document["models"]]
     assert done.document["version"] == newer
@@ -56,6 +57,48 @@ def test_rollback_without_a_version_lists_them(data_dir):
     assert best_of(data_dir) in listed.out
     assert as_json.out == ""
     assert json.loads(as_json.err)["models"][0]["version"] == best_of(data_dir)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict",),
+        ("models", "prune", "--keep", "0"),
+        ("snapshots", "prune", "--keep", "0"),
+        ("rollback",),
+        ("train", "--trials", "1"),
+    ],
+    ids=" ".join,
+)
+def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, words):
+    """Exit 3, the last best version, the command that restores it; nothing is pruned or served instead."""
+    best = best_of(data_dir)
+    for link in [path for path in data_dir.rglob("*") if path.is_symlink()]:
+        link.unlink()
+    before = sorted(data_dir.rglob("*"))
+    refused = call(*words, data_dir=data_dir)
+
+    assert refused.code == 3
+    assert f"best_lgbm is missing, and {best} was the best version" in refused.err
+    assert f"hint: run `mltrain promote {best}`" in refused.err
+    assert {path for path in data_dir.rglob("*") if path.name != ".lock"} == {p for p in before if p.name != ".lock"}
+
+
+def test_what_shows_the_models_works_without_the_pointer(data_dir):
+    """The list warns, the log has a problem, and the command that both name puts everything back."""
+    best = best_of(data_dir)
+    (data_dir / "models" / "best_lgbm").unlink()
+    listed = call("models", data_dir=data_dir)
+    history = call("models", "history", data_dir=data_dir)
+    restored = call("promote", best, data_dir=data_dir)
+
+    assert (listed.code, history.code, restored.code) == (0, 3, 0)
+    assert f"run `mltrain promote {best}`" in listed.err
+    assert f"run `mltrain promote {best}`" in history.out
+    assert "never happened" not in history.out
+    assert f"{best} is the best version again" in restored.out
+    assert best_of(data_dir) == best
+    assert "the lost pointer was put back" in call("models", "history", data_dir=data_dir).out
 
 
 def test_the_best_one_again_writes_nothing(data_dir):
@@ -160,6 +203,29 @@ def test_a_version_is_made_again_on_request(data_dir):
 
     assert (again.code, again.document["sound"]) == (0, True), again.err
     assert (gone.code, gone.out) == (3, "")
+
+
+def test_a_round_that_finds_nothing_new_does_nothing(two_versions):
+    """The same candles, configuration and seed: exit 0, the version is named, and nothing on the disk changes."""
+    data_dir, _, second = two_versions
+    before = {p: p.lstat().st_mtime_ns for p in data_dir.rglob("*")}
+    words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7")
+    again = call(*words, data_dir=data_dir)
+    resumed = call(*words, "--resume", "--json", data_dir=data_dir)
+
+    assert (again.code, resumed.code) == (0, 0)
+    assert again.out.splitlines()[0] == f"already there: {second}, same bytes"
+    assert f"`mltrain promote {second}`" in again.out
+    assert resumed.document == {
+        "schema": "mltrain/train-already-there/1",
+        "version": second,
+        "folder": str(data_dir / "models" / second),
+        "verdict": "GO",
+        "best": False,
+        "promoted": False,
+        "already_there": True,
+    }
+    assert {p: p.lstat().st_mtime_ns for p in data_dir.rglob("*")} == before
 
 
 def test_an_evaluation_is_a_document(data_dir):

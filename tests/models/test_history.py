@@ -49,11 +49,36 @@ def test_the_pointer_tells_which_lines_happened(moves):
         if target != at:
             expected.append(happens)
             at = target if happens else at
-    history = read_history(log, best=best, where="log")
+    history = read_history(log, best=best, staged=moves[-1][0] if moves and best is None else None, where="log")
 
     assert [entry.happened for entry in history.entries] == expected
-    assert history.problems == ()
-    assert history.notes == ()
+    assert (history.lost, history.problems, history.notes) == (None, (), ())
+
+
+@given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from([None, *NAMES]))
+def test_a_lost_pointer_unmakes_no_line(moves, staged):
+    """Only the last line can no longer be told from a move that was cut off; it counts."""
+    log, best = grown(moves)
+    before = read_history(log, best=best, where="log")
+    lost = read_history(log, best=None, staged=staged, where="log")
+
+    assert [e.happened for e in lost.entries[:-1]] == [e.happened for e in before.entries[:-1]]
+    assert lost.entries[-1].happened
+    assert lost.lost == lost.entries[-1].to_version
+    assert lost.problems == (f"log: {lost.lost} was the best version, and the pointer to it is missing",)
+
+
+@given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from(NAMES))
+def test_a_pointer_that_was_put_back_is_no_move(moves, target):
+    """A line from a version to itself leaves what `rollback --previous` goes back to; any other line is a move."""
+    log, _ = grown([move for move in moves if move[1]])
+    before = read_history(log, best=None, where="log").lost
+    previous = read_history(log, best=before, where="log").previous()
+    after = read_history(append(log, before, target), best=target, where="log")
+
+    assert all(entry.happened for entry in after.entries)
+    assert after.problems == ()
+    assert after.previous() == (previous if target == before else before)
 
 
 @given(MOVES)
@@ -66,6 +91,17 @@ def test_previous_is_where_the_last_real_move_came_from(moves):
             path.append(target)
 
     assert read_history(log, best=best, where="log").previous() == (path[-2] if len(path) > 1 else None)
+
+
+def test_a_first_promotion_that_was_cut_off_is_not_a_lost_pointer():
+    """What is staged tells: the pointer was made, and never came into its place."""
+    log = append(append(b"", None, "2025-10-14"), None, "2025-10-15")
+
+    for staged in ("2025-10-14", "2025-10-15"):
+        history = read_history(log, best=None, staged=staged, where="log")
+        assert [entry.happened for entry in history.entries] == [False, False]
+        assert (history.lost, history.problems) == (None, ())
+    assert read_history(log, best=None, staged="2025-10-16", where="log").lost == "2025-10-15"
 
 
 @given(MOVES.filter(bool), st.data())

@@ -565,6 +565,49 @@ class TestFollowing:
         promote(two[1])
         assert model.version == "2025-10-15.2"
 
+    OTHERS = {  # noqa: RUF012 (read only)
+        "label": lambda b: replace(b, feature_set=replace(b.feature_set, label=replace(b.label, horizon_bars=5))),
+        "interval": lambda b: replace(b, feature_set=replace(b.feature_set, interval="5m")),
+        "symbols": lambda b: replace(b, symbols=("BTCUSDT",)),
+    }
+
+    @pytest.mark.parametrize("what", OTHERS)
+    def test_a_version_of_another_meaning_is_not_followed(
+        self, store, publish, promote, bundle, candles, monkeypatch, what
+    ):
+        """The old one goes on and warns once a version; one of the same meaning is followed again."""
+        monkeypatch.setattr(follow, "RETRY_S", 0.0)
+        first, other = publish(), publish(model=self.OTHERS[what](bundle))
+        same = publish(model=replace(bundle, calibrator=Calibrator("none", None)))
+        promote(first)
+        model = load(store.models / "best_lgbm.pkl")
+        before = model.predict_candles(candles)
+
+        promote(other)
+        with pytest.warns(SwapFailedWarning, match=f"2025-10-15.2, which means something else.*{what}") as told:
+            answers = [model.predict_candles(candles) for _ in range(3)]
+        assert len(told) == 1
+        for version in (first, other):
+            promote(version)
+            answers.append(model.predict_candles(candles))  # a warning would be an error
+        assert all(answer.equals(before) for answer in answers)
+        assert model.version == "2025-10-15"
+        assert load(store.models / "best_lgbm.pkl").version == "2025-10-15.2"
+        promote(same)
+        assert model.version == "2025-10-15.3"
+
+    def test_more_symbols_are_followed_and_fewer_are_not_then(self, store, publish, promote, bundle, candles):
+        """What is compared with is the version that is served now."""
+        few = replace(bundle, symbols=("ETHUSDT",))
+        promote(publish(model=few))
+        model = load(store.models / "best_lgbm.pkl")
+        promote(publish())
+        assert set(model.predict_candles(candles)["symbol"]) == {"BTCUSDT", "ETHUSDT"}
+        promote(publish(model=few))
+
+        with pytest.warns(SwapFailedWarning, match="without BTCUSDT"):
+            assert model.symbols == ("BTCUSDT", "ETHUSDT")
+
     def test_a_pointer_that_is_gone_leaves_the_old_one_at_work(self, store, two, candles):
         """Nothing to follow is no reason to stop."""
         model = load(store.models / "best_lgbm.pkl")

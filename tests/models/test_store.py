@@ -196,7 +196,8 @@ class TestReferences:
         """A choice that the user did not make is told."""
         best, silence = store.open_default()
         named, no_warning = store.open_default("2025-10-14")
-        (store.models / "best_lgbm").unlink()
+        for name in ("best_lgbm", "promotions.jsonl"):
+            (store.models / name).unlink()
         latest, warning = store.open_default()
 
         assert (best.name, silence) == ("2025-10-15", None)
@@ -551,6 +552,225 @@ class TestPointer:
 
         with pytest.raises(InputError, match="not a symbolic link"):
             store.prepare()
+
+
+class TestLostPointer:
+    """A copy without links lost the pointer, and not what the log says."""
+
+    @pytest.fixture
+    def copy(self, store):
+        """Return the store without its links."""
+        for link in [path for path in store.models.iterdir() if path.is_symlink()]:
+            link.unlink()
+        return store
+
+    CALLS = {  # noqa: RUF012 (read only)
+        "best": lambda store: store.best(),
+        "default": lambda store: store.open_default(),
+        "by name": lambda store: store.open_version("best"),
+        "by path": lambda store: open_path(store.models / "best_lgbm.pkl"),
+        "by folder": lambda store: open_path(store.models / "best_lgbm"),
+        "rollback": lambda store: store.rollback("2025-10-14", **HAND),
+        "rollback to the lost one": lambda store: store.rollback("2025-10-15", **HAND),
+        "rollback_previous": lambda store: store.rollback_previous(**HAND),
+        "prune": lambda store: store.prune(keep=0),
+        "prepare": lambda store: store.prepare(),
+        "publish": lambda store: publish(store, b"five"),
+        "look": lambda store: store.record_look(start_ms=1, end_ms=2, study="a", now_ms=NOON_MS),
+        "promote best": lambda store: store.promote("best", **HAND),
+    }
+
+    @pytest.mark.parametrize("call", CALLS)
+    def test_what_needs_the_pointer_is_refused_with_the_command(self, copy, call):
+        """The last target and the way back are named, and nothing is changed."""
+        before = tree(copy.data_dir)
+
+        with pytest.raises(InputError, match="best_lgbm is missing, and 2025-10-15 was the best version") as caught:
+            self.CALLS[call](copy)
+        assert caught.value.hint == "run `mltrain promote 2025-10-15`"
+        assert tree(copy.data_dir) == before
+
+    def test_list_log_and_names_can_be_read(self, copy):
+        """Every line stays true; a version that is named is opened as ever."""
+        history = copy.history()
+
+        assert [(row.name, row.version.promoted, row.version.best) for row in copy.versions()] == [
+            *(("2025-10-14", True, False), ("2025-10-15", True, False)),
+            *(("2025-10-15.2", False, False), ("2025-10-13", False, False)),
+        ]
+        assert (history.best, history.lost) == (None, "2025-10-15")
+        assert all(entry.happened for entry in history.entries)
+        assert len(history.problems) == 1
+        assert copy.open_default("2025-10-14")[0].name == "2025-10-14"
+
+    def test_the_command_puts_everything_back(self, copy):
+        """Pointer, links and a line from the version to itself, so that a rollback goes where it would have gone."""
+        move = copy.promote("2025-10-15", **HAND)
+
+        assert (move.moved, move.from_version, move.to_version) == (True, "2025-10-15", "2025-10-15")
+        assert copy.best().name == "2025-10-15"
+        assert (copy.models / "best_lgbm.pkl").read_bytes() == b"model two"
+        assert (copy.history().lost, copy.history().problems) == (None, ())
+        assert not copy.promote("2025-10-15", **HAND).moved
+        assert copy.rollback_previous(**HAND).to_version == "2025-10-14"
+        assert all(entry.happened for entry in copy.history().entries)
+
+    def test_another_version_may_be_promoted_instead(self, copy):
+        """Its line starts from the last target, which a rollback then goes back to."""
+        move = copy.promote("2025-10-13", **HAND)
+
+        assert (move.from_version, move.to_version) == ("2025-10-15", "2025-10-13")
+        assert copy.history().problems == ()
+        assert copy.rollback_previous(**HAND).to_version == "2025-10-15"
+
+    def test_a_forced_version_comes_back_by_force_only(self, store):
+        """The command that is named is the one that works."""
+        store.promote("2025-10-15.2", force=True, **HAND)
+        (store.models / "best_lgbm").unlink()
+
+        with pytest.raises(InputError) as caught:
+            store.best()
+        assert caught.value.hint == 'run `mltrain promote 2025-10-15.2 --force --why "the pointer was lost"`'
+        with pytest.raises(NoGoError):
+            store.promote("2025-10-15.2", **HAND)
+        assert store.promote("2025-10-15.2", force=True, **HAND).moved
+
+    @pytest.mark.parametrize("loss", ["removed", "damaged", "replaced"])
+    def test_a_last_target_that_is_not_there_is_no_command(self, copy, loss):
+        """Another version of its name is not it; the others are named."""
+        folder = copy.models / "2025-10-15"
+        if loss == "damaged":
+            (folder / "manifest.json").write_bytes(b"{}")
+        else:
+            shutil.rmtree(folder)
+        if loss == "replaced":
+            other = Store(copy.data_dir.parent / "other")
+            publish(other, b"impostor")
+            (other.models / "2025-10-15").rename(folder)
+
+        with pytest.raises(InputError, match="2025-10-15 was the best version") as caught:
+            copy.best()
+        assert caught.value.hint.startswith("2025-10-15 ")
+        assert "run `mltrain promote VERSION`: 2025-10-13, 2025-10-14, 2025-10-15.2" in caught.value.hint
+
+    def test_where_no_version_is_left_the_log_is_to_be_moved_aside(self, copy):
+        """`train` refuses in this state: it would not be a way out."""
+        for row in copy.versions():
+            shutil.rmtree(copy.models / row.name)
+
+        with pytest.raises(InputError) as caught:
+            copy.best()
+        assert f"move {copy.models / 'promotions.jsonl'} aside" in caught.value.hint
+        (copy.models / "promotions.jsonl").rename(copy.models / "aside")
+        assert publish(copy, b"new").name == "2025-10-15"
+
+    def test_a_single_promotion_is_lost_as_well(self, tmp_path):
+        """It is not taken for one that was cut off."""
+        store = Store(tmp_path)
+        publish(store, b"one")
+        store.promote("latest", **HAND)
+        (store.models / "best_lgbm").unlink()
+
+        with pytest.raises(InputError, match="2025-10-15 was the best version"):
+            store.best()
+        assert store.history().entries[0].happened
+
+    def test_a_torn_last_line_counts_for_nothing(self, copy):
+        """The line before it names the version."""
+        log = copy.models / "promotions.jsonl"
+        log.write_bytes(log.read_bytes() + b'{"serial":3,"from":"2025-10-15","to":"2025-10-14"')
+
+        with pytest.raises(InputError, match="2025-10-15 was the best version"):
+            copy.best()
+        assert copy.promote("2025-10-15", **HAND).moved
+        assert copy.history().problems == ()
+
+    def test_a_torn_first_line_is_no_promotion(self, tmp_path):
+        """Nothing was the best version yet."""
+        store = Store(tmp_path)
+        publish(store, b"one")
+        (store.models / "promotions.jsonl").write_bytes(b'{"serial":1,"from":null,"to":"2025-10-15"')
+
+        assert store.best() is None
+        assert store.open_default()[0].name == "2025-10-15"
+
+    @pytest.mark.parametrize("damage", ["all", "last"])
+    def test_a_damaged_log_is_not_an_empty_one(self, copy, damage):
+        """What cannot be read may have been a promotion."""
+        log = copy.models / "promotions.jsonl"
+        log.write_bytes(b"x\n" if damage == "all" else log.read_bytes() + b"x\n")
+
+        with pytest.raises(InputError, match="cannot be read" if damage == "all" else "as far as the log can be read"):
+            copy.best()
+        assert copy.promote("2025-10-15", **HAND).moved
+        assert copy.best().name == "2025-10-15"
+
+    def test_a_copy_that_followed_the_links_names_all_that_is_in_the_way(self, store, tmp_path):
+        """Folders and files in the links' places are removed by hand: they may be dear."""
+        copy = Store(shutil.copytree(store.data_dir, tmp_path / "copy"))
+        before = tree(copy.data_dir)
+        places = [copy.models / name for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json")]
+
+        for call in (copy.best, copy.prepare, copy.history, lambda: copy.promote("2025-10-15", **HAND)):
+            with pytest.raises(InputError, match="best_lgbm is not a symbolic link") as caught:
+                call()
+            assert caught.value.hint == (f"remove {', '.join(map(str, places))}; then run `mltrain promote 2025-10-15`")
+        assert tree(copy.data_dir) == before
+        shutil.rmtree(places[0])
+        for place in places[1:]:
+            place.unlink()
+        copy.promote("2025-10-15", **HAND)
+        assert tree(copy.data_dir).keys() == tree(store.data_dir).keys()
+
+    def test_without_the_log_the_pointer_decides(self, store):
+        """The best version is known, which one was best before it is not."""
+        (store.models / "promotions.jsonl").unlink()
+
+        assert store.best().name == "2025-10-15"
+        assert store.history().problems
+        with pytest.raises(InputError, match="no version was the best one before"):
+            store.rollback_previous(**HAND)
+
+    def test_readers_never_take_a_first_promotion_for_a_lost_pointer(self, tmp_path):
+        """They see nothing promoted, or the version."""
+        seen, stop = set(), threading.Event()
+
+        def read(store):
+            while not stop.is_set():
+                try:
+                    best = store.best()
+                    seen.add(best and best.name)
+                    seen.add(store.history().lost)
+                except InputError as err:
+                    seen.add(err.message)
+
+        for number in range(20):
+            store = Store(tmp_path / str(number))
+            publish(store, b"one")
+            stop.clear()
+            readers = [threading.Thread(target=read, args=(store,)) for _ in range(3)]
+            for thread in readers:
+                thread.start()
+            store.promote("latest", **HAND)
+            stop.set()
+            for thread in readers:
+                thread.join()
+        assert seen <= {None, "2025-10-15"}
+
+    @pytest.mark.parametrize("staged_for", ["2025-10-14", "2025-10-15"])
+    def test_a_first_promotion_that_was_cut_off_may_be_done_again(self, tmp_path, staged_for):
+        """With the same version or another: the line that was cut off never happened."""
+        store = Store(tmp_path)
+        publish(store, b"one", date="2025-10-14")
+        publish(store, b"two")
+        store.promote(staged_for, **HAND)
+        (store.models / "best_lgbm").rename(store.models / ".best_lgbm.next")
+
+        assert store.best() is None
+        assert (store.history().lost, store.history().problems) == (None, ())
+        assert store.promote("2025-10-15", **HAND).from_version is None
+        assert [entry.happened for entry in store.history().entries] == [False, True]
+        assert not os.path.lexists(store.models / ".best_lgbm.next")
 
 
 class TestPrune:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from workshop import NOW_MS, Workshop
 
+from mltrain.candles.snapshot import open_snapshot
 from mltrain.config import load_config
 from mltrain.errors import InputError
 from mltrain.files import sha256_bytes
 from mltrain.learn.search import Manner
+from mltrain.models.lineage import read_lineage
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import load
+from mltrain.models.signature import open_signer
+from mltrain.models.store import Store
+from mltrain.pipeline import versions
 from mltrain.pipeline.audit import read_candles
-from mltrain.pipeline.versions import Retraining, read_warm_start, retrain_version
+from mltrain.pipeline.train import train
+from mltrain.pipeline.versions import Retraining, find_same_version, read_warm_start, retrain_version
 from mltrain.progress import Silent
 
 
@@ -49,6 +60,116 @@ def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
 
     assert (search["ended_by"], search["trials"], search["trials_asked_for"]) == ("timeout", 1, 50)
     assert made_again(workshop, report).same
+
+
+class TestSame:
+    """A training that would only make a version once more finds it."""
+
+    def found(self, workshop, snapshot, **options):
+        """Return the name of the same version; None without one."""
+        same = find_same_version(workshop.request(snapshot, **options), workshop.store)
+        return same and same.name
+
+    def test_the_same_request_finds_its_version(self, trained):
+        """However it is run; nothing is written, no look at a holdout either."""
+        workshop, report = trained
+        snapshot = report.training.snapshot
+        before = {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")}
+        manner = Manner(workers=2, resume=True, timeout_s=60)
+
+        assert self.found(workshop, snapshot) == report.version
+        assert self.found(workshop, snapshot, promote=False, manner=manner) == report.version
+        assert {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")} == before
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"seed": 43},
+            {"search.trials": 3},
+            {"calibration": "sigmoid"},
+            {"gates.ece_max": 0.2},
+            {"bench.samples": 11},
+            {"final": "all"},
+        ],
+        ids=str,
+    )
+    def test_any_other_setting_makes_another_version(self, trained, options):
+        """The whole configuration counts, what only changes the verdict or the figures too."""
+        workshop, report = trained
+
+        assert self.found(workshop, report.training.snapshot, **options) is None
+
+    def test_other_candles_features_and_parameters_make_another_version(self, trained):
+        """A snapshot of one more day, a registry of one feature less, a warm start."""
+        workshop, report = trained
+        snapshot = report.training.snapshot
+        request = workshop.request(snapshot)
+        fewer = replace(request.feature_set, features=request.feature_set.features[:-1])
+        warm = read_warm_start(workshop.store.open_version(report.version), request.config.search)
+
+        assert self.found(workshop, workshop.snapshot(days=5)) is None
+        assert self.found(workshop, snapshot, warm_start=warm) is None
+        assert find_same_version(replace(request, feature_set=fewer), workshop.store) is None
+
+    def test_other_code_libraries_or_processors_make_another_version(self, trained, monkeypatch):
+        """An upgrade is a reason to train."""
+        workshop, report = trained
+        lineage = read_lineage()
+        for other in (
+            replace(lineage, package_sha256="0" * 64),
+            replace(lineage, cpu="another"),
+            replace(lineage, dependencies=(*lineage.dependencies[:-1], ("scipy", "0"))),
+        ):
+            monkeypatch.setattr(versions, "read_lineage", lambda other=other: other)
+            assert self.found(workshop, report.training.snapshot) is None
+
+    @pytest.mark.parametrize("place", ["version", "snapshot"])
+    def test_a_damaged_file_is_no_reason_to_do_nothing(self, trained, tmp_path, place):
+        """Whatever file it is, of the version or of the candles."""
+        workshop, report = trained
+        copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
+        snapshot = open_snapshot(copy.folder, report.training.snapshot.id)
+        assert self.found(copy, snapshot) == report.version
+        file = snapshot.path / "BTCUSDT.parquet"
+        if place == "version":
+            file = copy.folder / "models" / report.version / "report.html"
+        file.write_bytes(file.read_bytes() + b"x")
+
+        assert self.found(copy, snapshot) is None
+
+    def test_a_search_that_a_timeout_ended_is_never_the_same(self, workshop):
+        """It might get further the next time."""
+        snapshot = workshop.snapshot()
+        options = {"search.trials": 50, "manner": Manner(workers=1, timeout_s=0.001), "promote": False}
+        workshop.train(snapshot, **options)
+
+        assert self.found(workshop, snapshot, **options) is None
+
+    def test_what_is_to_be_signed_is_the_same_only_with_the_signature(self, workshop, tmp_path):
+        """A version without it, or with another one, is made once more."""
+        keys = [tmp_path / name for name in ("ours", "theirs")]
+        for key in keys:
+            private = Ed25519PrivateKey.generate()
+            key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        signers = [open_signer(key, data_dir=workshop.folder) for key in keys]
+        snapshot = workshop.snapshot()
+        request = workshop.request(snapshot)
+        signing = Store(workshop.folder, signer=signers[0])
+        report = train(request, signing, now_ms=NOW_MS, progress=Silent())
+        names = [find_same_version(request, workshop.store, signer=s) for s in (None, *signers)]
+
+        assert [same and same.name for same in names] == [report.version, report.version, None]
+
+    def test_the_best_of_several_is_named(self, trained, tmp_path):
+        """Or else the newest."""
+        workshop, report = trained
+        copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
+        snapshot = open_snapshot(copy.folder, report.training.snapshot.id)
+        again = copy.train(snapshot, promote=False)
+        assert self.found(copy, snapshot) == report.version
+        copy.store.promote(again.version, why="a test", by="pytest", now_ms=NOW_MS, force=True)
+
+        assert self.found(copy, snapshot) == again.version
 
 
 def test_one_other_byte_is_another_model():

@@ -8,9 +8,9 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_version
-from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, table
 
 if TYPE_CHECKING:

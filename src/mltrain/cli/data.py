@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
 from mltrain.cli.models import DefaultRef
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome
 from mltrain.cli.snapshots import SnapshotArgument
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import Ops, SnapshotRef, read_ops
+from mltrain.cli.features import SnapshotRef
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.models import DefaultRef
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, table, time_text
 from mltrain.models.gates import NotApplicable, NotEvaluated
 

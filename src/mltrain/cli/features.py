@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
 from mltrain.cli.memory import LEARNING_MB
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
 from mltrain.errors import LeakageError, UsageError
 
@@ -36,10 +35,6 @@ Features = Annotated[
 SnapshotRef = Annotated[
     str, typer.Option("--snapshot", help="latest, an id, or a path.", autocompletion=complete_snapshot)
 ]
-Ops = Annotated[
-    str | None,
-    typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,24 +45,6 @@ def add_commands(app: typer.Typer) -> None:
     features.command("check")(features_check)
     features.command("audit")(features_audit)
     app.add_typer(features, name="features")
-
-
-def read_ops(module: str | None) -> None:
-    """Take the ops of a module into use, from the working directory too, behind all that is installed.
-
-    Raises:
-        UsageError: It is no module name.
-        InputError: There is no such module, or it is no module of ops.
-    """
-    if module is None:
-        return
-    from mltrain.features.own import use_ops
-
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, whatever a module says of itself
-        use_ops(module)
 
 
 @command()

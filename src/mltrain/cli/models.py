@@ -10,8 +10,9 @@ import typer
 from mltrain.cli import pages
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
 from mltrain.cli.complete import complete_own_version, complete_version
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mltrain.models.card import CardCheck
+    from mltrain.models.store import Move, Store
 
 LISTED = 2  # a listing in place of a choice is a usage error
 
@@ -66,7 +68,12 @@ def models(
     if html:
         return pages.models_page(session, output, show=show)
     pages.refuse_without_html(output, show=show)
-    rows = list_models(Store(session.data_dir))
+    store = Store(session.data_dir)
+    rows = list_models(store)
+    try:
+        store.check_pointer()
+    except InputError as err:  # the list is what helps then
+        session.progress.warn(f"{err.message}; {err.hint}")
 
     def view() -> Iterator[RenderableType]:
         if not rows:
@@ -103,7 +110,8 @@ def history(session: Session) -> Outcome:
     """Show every promotion and rollback, and whether the log is whole."""
     from mltrain.models.store import Store
 
-    log = Store(session.data_dir).history()
+    store = Store(session.data_dir)
+    log = store.history()
 
     def view() -> Iterator[RenderableType]:
         if not log.entries:
@@ -112,11 +120,14 @@ def history(session: Session) -> Outcome:
             columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
-                 "" if e.happened else "never happened: the pointer did not move")
+                 "never happened: the pointer did not move" if not e.happened
+                 else "the lost pointer was put back" if e.from_version == e.to_version else "")
                 for e in log.entries
             ]  # fmt: skip
             yield table(None, columns, rows, right="r o  fff")
         yield from (*log.problems, *log.notes)
+        if log.lost is not None:
+            yield store.restore_hint(log)
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
 
@@ -141,17 +152,30 @@ def promote(
     session: Session,
     ref: Ref,
     force: Annotated[bool, typer.Option("--force", help="Promote a NO-GO version; needs --why.")] = False,
+    other_meaning: Annotated[
+        bool,
+        typer.Option("--other-meaning", help="Promote a version of another label or interval, or that needs more."),
+    ] = False,
     why: Annotated[str | None, typer.Option("--why", help="Kept in the log of promotions.")] = None,
+    ops: Ops = None,
 ) -> Outcome:
     """Make a GO version the best one, in one atomic step."""
+    from mltrain.models.replacement import check_same_meaning
     from mltrain.models.store import Store
 
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
-    moved = Store(session.data_dir).promote(
-        ref, force=force, why=why or "promoted by hand", by=who(), now_ms=session.now_ms
+    read_ops(ops)
+    store = Store(session.data_dir)
+    moved = store.promote(
+        ref,
+        force=force,
+        why=why or "promoted by hand",
+        by=who(),
+        now_ms=session.now_ms,
+        check=None if other_meaning else check_same_meaning,
     )
-    return _moved(moved)
+    return _moved(session, store, moved)
 
 
 @command(opens_versions=True)
@@ -172,9 +196,10 @@ def rollback(
     if previous and version is not None:
         raise UsageError("--previous and a version exclude each other")
     if previous:
-        return _moved(store.rollback_previous(why=why, by=who(), now_ms=session.now_ms))
+        return _moved(session, store, store.rollback_previous(why=why, by=who(), now_ms=session.now_ms))
     if version is not None:
-        return _moved(store.rollback(version, why=why, by=who(), now_ms=session.now_ms))
+        return _moved(session, store, store.rollback(version, why=why, by=who(), now_ms=session.now_ms))
+    store.check_pointer()
     rows = [row for row in list_models(store) if row.promoted]
     if not rows:
         raise InputError(
@@ -188,12 +213,27 @@ def rollback(
     return Outcome("models/1", {"models": rows}, view, exit_code=LISTED, to_stderr=session.as_json)
 
 
-def _moved(moved: Any) -> Outcome:  # noqa: ANN401 (a Move, whose module is imported late)
-    """Tell where the pointer points now."""
-    told = f"{moved.to_version} is the best version now"
-    told += f", in place of {moved.from_version}" if moved.from_version else ""
+def _moved(session: Session, store: Store, moved: Move) -> Outcome:
+    """Tell where the pointer points now, and warn where that means something else."""
+    from mltrain.models.replacement import find_version_differences
+
+    before, after = moved.from_version, moved.to_version
+    if moved.moved and before is not None and before != after:
+        try:
+            differences = find_version_differences(store.open_version(after), store.open_version(before))
+            if differences:
+                session.progress.warn(
+                    f"{after} means something else than {before}: {'; '.join(differences)}. "
+                    f"A running service keeps {before} until it loads the model again"
+                )
+        except MltrainError as err:
+            session.progress.warn(f"whether {after} means the same as {before} is not known: {err.message}")
+    told = f"{after} is the best version now"
+    told += f", in place of {before}" if before else ""
+    if moved.moved and before == after:
+        told = f"{after} is the best version again: the pointer was missing"
     if not moved.moved:
-        told = f"{moved.to_version} is the best version already; nothing was written"
+        told = f"{after} is the best version already; nothing was written"
     return Outcome("move/1", moved, lambda: [told])
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import Ops, read_ops
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, number, table
 from mltrain.cli.sources import (
     ArchiveUrl,

@@ -281,6 +281,18 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("snapshots prune",), "Which snapshots went and stayed.", result="mltrain.pipeline.prune.PrunedSnapshots"
     ),
     "train/1": Document(("train",), "A training; exit code 0 or 4.", fields=_TRAINING),
+    "train-already-there/1": Document(
+        ("train",),
+        "In place of `train/1`, where the same version is there and nothing was done; exit code 0.",
+        fields={
+            "version": ("str", "Its name."),
+            "folder": ("str", "Where it lies."),
+            "verdict": ("Literal['GO', 'NO-GO']", "What the gates said together."),
+            "best": ("bool", "Whether it is the best one."),
+            "promoted": ("bool", "False: nothing was promoted now."),
+            "already_there": ("bool", "True."),
+        },
+    ),
     "train-plan/1": Document(("train",), "What --dry-run tells.", result="mltrain.pipeline.plan.Plan"),
     "verify/1": Document(
         ("verify snapshot", "verify model"),

@@ -10,8 +10,9 @@ import typer
 
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
-from mltrain.cli.features import Features, Ops, SnapshotRef, read_ops
+from mltrain.cli.features import Features, SnapshotRef
 from mltrain.cli.memory import LEARNING_MB
+from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mltrain.learn.economics import Economics
     from mltrain.learn.intervals import Interval
     from mltrain.models.gates import Verdict
+    from mltrain.models.versions import StoredVersion
     from mltrain.pipeline.demo import DemoReport
     from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.train import TrainReport
@@ -107,14 +109,16 @@ def train(
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
-    from mltrain.pipeline.versions import read_warm_start
+    from mltrain.pipeline.versions import find_same_version, read_warm_start
 
     read_ops(ops)
     settings = load_config(
         config,
         overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
     )
-    store = Store(session.data_dir, signer=None if sign is None else open_signer(sign, data_dir=session.data_dir))
+    signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
+    store = Store(session.data_dir, signer=signer)
+    store.check_pointer()  # a copy without links lacks the latest snapshot, too: this says why
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
@@ -128,11 +132,37 @@ def train(
     if dry_run:
         plan = plan_training(request, progress=session.progress)
         return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
+    same = find_same_version(request, store, signer=signer)
+    if same is not None:
+        return _already_there(same)
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
+
+
+def _already_there(version: StoredVersion) -> Outcome:
+    """Tell that the training was done before, and what may be left to do."""
+
+    def view() -> Iterator[RenderableType]:
+        yield f"already there: {version.name}, same bytes"
+        if version.best:
+            yield "it is the best one now; another seed or newer candles would make another version"
+        elif version.verdict == "GO":
+            yield f"it is GO and not the best one; `mltrain promote {version.name}` makes it the best one"
+        else:
+            yield f"it is NO-GO; `mltrain card show {version.name}` tells why"
+
+    data = {
+        "version": version.name,
+        "folder": version.folder,
+        "verdict": version.verdict,
+        "best": version.best,
+        "promoted": False,
+        "already_there": True,
+    }
+    return Outcome("train-already-there/1", data, view)
 
 
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:

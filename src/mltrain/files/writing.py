@@ -139,6 +139,24 @@ def swap_pointer(link: Path, target: str) -> None:
             raise
 
 
+def place_pointer(staged: Path, link: Path) -> None:
+    """Rename a link that `swap_pointer` made in the same folder to `link`, which is not there yet.
+
+    As long as the move is not done, `staged` shows that it was begun.
+
+    Raises:
+        MachineError: The machine refuses; `staged` stands where it stood.
+    """
+    with disk_edge(link, "move the pointer"):
+        staged.rename(link)
+        try:
+            sync_folder(link.parent)
+        except BaseException:
+            with suppress(OSError):
+                link.rename(staged)
+            raise
+
+
 def _point(link: Path, target: str) -> None:
     temp = temp_beside(link)
     try:

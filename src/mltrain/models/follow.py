@@ -5,6 +5,9 @@ the thread that noticed first, while the others go on with the old one; it takes
 that fails its checks is not served: the old one goes on, and says so in one warning; the new one is tried again when
 the pointer moves again, and now and then, because what failed may have been the machine and not the version. Neither a
 torn pointer nor a damaged file ever leaves a service without a model that it had.
+
+Nor is a version served whose `p` means something else, or that needs other candles (see `mltrain.models.meaning`): the
+caller was written for the one that was loaded. It says so once a version; a later one of the same meaning is followed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import warnings
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mltrain.errors import MltrainError
+from mltrain.models.meaning import Meaning, find_differences
 from mltrain.models.served import read_served
 from mltrain.models.signature import check_signature
 from mltrain.models.store import open_path
@@ -31,7 +35,7 @@ Mark: TypeAlias = tuple[int, int, int] | None
 
 
 class SwapFailedWarning(UserWarning):
-    """The pointer moved to a version that cannot be served; the one before goes on."""
+    """The pointer moved to a version that cannot be served, or means something else; the one before goes on."""
 
 
 class Follower:
@@ -48,6 +52,7 @@ class Follower:
         self._mark = mark
         self._key = key
         self._retry_s: float | None = None  # on the steady clock; None: nothing failed
+        self._refused: set[str] = set()  # versions of another meaning that were warned of
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     def current(self) -> Served:
@@ -84,7 +89,7 @@ class Follower:
             if version.name != self._served.version:
                 if self._key is not None:
                     check_signature(version.folder, version.manifest, key=self._key)
-                self._served = read_served(version)
+                self._take(read_served(version))
             self._retry_s = None
         except MltrainError as err:
             self._retry_s = time.monotonic() + RETRY_S
@@ -96,6 +101,22 @@ class Follower:
                 )
         finally:
             self._mark = mark
+
+    def _take(self, new: Served) -> None:
+        """Serve a version that was read, if it means what the present one means."""
+        old = self._served
+        meanings = [Meaning.of(s.bundle.feature_set, s.bundle.symbols) for s in (new, old)]
+        differences = find_differences(*meanings)
+        if not differences:
+            self._served = new
+        elif new.version not in self._refused:
+            self._refused.add(new.version)
+            warnings.warn(
+                f"{self._place} leads to {new.version}, which means something else, so {old.version} goes on: "
+                f"{'; '.join(differences)}. Load the model again to serve it",
+                SwapFailedWarning,
+                stacklevel=6,
+            )
 
 
 def look(pointer: str | Path) -> Mark:

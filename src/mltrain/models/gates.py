@@ -394,7 +394,7 @@ def _judge_skill(skill: SkillEvidence | NotEvaluated, selection: Selection, conf
 
 def _judge_simple_model(simple: SimpleModelEvidence | NotEvaluated, selection: Selection) -> GateOutcome:
     """Judge the smaller of the two gains, measured by its lower end."""
-    name, target = "simple_model", "log-loss gain over a logistic regression and over the base rate: both lower ends > 0"
+    name, target = "simple_model", "log-loss gain over a logistic regression and over the base rate: lower ends above 0"
     if isinstance(simple, NotEvaluated):
         return _failed(name, target, simple.reason)
     gains = {"the logistic regression": simple.over_logistic, "the base rate": simple.over_base_rate}

@@ -4,8 +4,10 @@ Pure: bytes of a log in, entries or the next line out. Both logs only grow, one 
 the last newline is the torn end of a write that was cut off, and counts for nothing.
 
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
-next one starts from its target, or, for the last line, where the pointer stands on its target. Each line of either log
-holds the SHA-256 of the line before and of itself: a log that was damaged or edited says so, in its last line too.
+next one starts from its target, or, for the last line, where the pointer stands on its target. A pointer that was lost
+decides nothing: the last line then stays true, and the line of the promotion that replaces the pointer starts from its
+target. Each line of either log holds the SHA-256 of the line before and of itself: a log that was damaged or edited
+says so, in its last line too.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Promotion:
     Attributes:
         serial: Its number, from 1.
         when: UTC, such as 2025-10-15T12:00:00Z.
-        from_version: The best version before; None where there was none.
+        from_version: The best version before; None where there was none. The same as `to_version` where a lost pointer
+            was put back.
         to_version: The best version after.
         verdict: What the gates said of `to_version`.
         why: The reason, as given.
@@ -84,12 +87,14 @@ class History:
 
     Attributes:
         best: The version that the pointer names now; None where there is no pointer.
+        lost: Where there is no pointer although there was one: the version that it named last; otherwise None.
         entries: The readable lines, oldest first.
         problems: What is wrong with the log; empty where it is whole.
         notes: What is worth knowing and no damage.
     """
 
     best: str | None
+    lost: str | None
     entries: tuple[Promotion, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -100,8 +105,8 @@ class History:
 
     def previous(self) -> str | None:
         """Return the version that was best before the present one; None where the log tells of none."""
-        happened = [entry for entry in self.entries if entry.happened]
-        return happened[-1].from_version if happened and happened[-1].to_version == self.best else None
+        moves = [e for e in self.entries if e.happened and e.from_version != e.to_version]
+        return moves[-1].from_version if moves and moves[-1].to_version == self.best else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +167,13 @@ def promotion_line(
     )
 
 
-def read_history(log: bytes, *, best: str | None, where: str) -> History:
+def read_history(log: bytes, *, best: str | None, staged: str | None = None, where: str) -> History:
     """Read a log of promotions as far as it can be read, and judge it by the pointer.
 
     Args:
         log: The log's bytes.
         best: The version that the pointer names; None where there is no pointer.
+        staged: The version that a first promotion was about to point to when it was cut off; None where none was.
         where: The log's name in messages, usually the path.
     """
     lines, torn = _split(log)
@@ -186,11 +192,14 @@ def read_history(log: bytes, *, best: str | None, where: str) -> History:
                 problems.append(f"{where}: line {number}: {_BROKEN_SEAL}")
         before = sha256_bytes(line)
     notes = (f"{where}: the last line is torn and counts for nothing",) if torn else ()
-    judged = tuple(_judge(entries, best))
+    lost = entries[-1].to_version if best is None and entries and not _is_cut_off(entries, staged) else None
+    judged = tuple(_judge(entries, best or lost))
     happened = [entry.to_version for entry in judged if entry.happened]
     if best is not None and happened[-1:] != [best]:
         problems.append(f"{where}: no line tells how {best} became the best version")
-    return History(best, judged, tuple(problems), notes)
+    if lost is not None:
+        problems.append(f"{where}: {lost} was the best version, and the pointer to it is missing")
+    return History(best, lost, judged, tuple(problems), notes)
 
 
 def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
@@ -289,7 +298,12 @@ def _chain_problems(entry: Promotion, number: int, before_sha256: str | None, wh
         yield f"{where}: line {number}: does not continue the line before: the log was changed after it was written"
 
 
-def _judge(entries: list[Promotion], best: str | None) -> Iterator[Promotion]:
-    stands_on = [*(entry.from_version for entry in entries), best][1:]  # what the next line, or the pointer, found
+def _is_cut_off(entries: list[Promotion], staged: str | None) -> bool:
+    """Tell whether every line is of a first promotion whose pointer never came into its place."""
+    return all(e.from_version is None for e in entries) and any(e.to_version == staged for e in entries)
+
+
+def _judge(entries: list[Promotion], stands: str | None) -> Iterator[Promotion]:
+    stands_on = [*(entry.from_version for entry in entries), stands][1:]  # what the next line, or the pointer, found
     for entry, found in zip(entries, stands_on, strict=True):
         yield replace(entry, happened=entry.to_version == found)

@@ -1,4 +1,8 @@
-"""The one pointer, `best_lgbm`, and the links through it for other tools; `store` alone moves them."""
+"""The one pointer, `best_lgbm`, and the links through it for other tools; `store` alone moves them.
+
+A first promotion makes the pointer under a hidden name, writes its line of the log, and then renames it. So a promotion
+that was cut off can be told from a pointer that was lost, and nobody who reads in between takes one for the other.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BEST: Final = "best_lgbm"
+STAGED: Final = f".{BEST}.next"  # what the pointer is called until its first move is done
 LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
 
 
@@ -26,14 +31,25 @@ def best_name(models: Path) -> str | None:
         MachineError: The machine refuses to read it.
     """
     link = models / BEST
-    hint = f"remove {link}, then run `mltrain promote VERSION`"
-    try:
-        target = read_pointer(link)
-    except InputError as err:
-        raise InputError(err.message, hint=hint) from err
+    target = read_pointer(link)
     if target is not None and VERSION.fullmatch(target) is None:
-        raise InputError(f"{link} leads to {show(target)}, which is not a version", hint=hint)
+        raise InputError(f"{link} leads to {show(target)}, which is not a version")
     return target
+
+
+def staged_name(models: Path) -> str | None:
+    """Return the version that a first promotion was about to point to when it was cut off; None where none was."""
+    try:
+        return read_pointer(models / STAGED)
+    except InputError:
+        return None
+
+
+def strays(models: Path) -> tuple[Path, ...]:
+    """Return what has the name of the pointer or of a link and is a file or a folder: a copy that followed links."""
+    places = [models / name for name in (BEST, *LINKS)]
+    with disk_edge(models, "read"):
+        return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())
 
 
 def has_link(link: Path) -> bool:
@@ -50,5 +66,5 @@ def has_link(link: Path) -> bool:
         found = str(link.readlink()) if link.is_symlink() else None
     if found != wanted:
         is_what = "is not a symbolic link" if found is None else f"leads to {show(found)}"
-        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}")
+        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}, then run `mltrain promote best`")
     return True

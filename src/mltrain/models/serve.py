@@ -37,7 +37,7 @@ from mltrain.models.pointer import BEST, LINKS
 from mltrain.models.rows import Question, read_rows
 from mltrain.models.served import OtherCodeWarning, read_served, score_rows, serve_bundle
 from mltrain.models.signature import check_signature
-from mltrain.models.store import open_path
+from mltrain.models.store import PROMOTIONS, open_path
 from mltrain.models.stream import Stream
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ def check_round_trip(version: StoredVersion, model: Model) -> None:
 
 def _check_servable(version: StoredVersion) -> None:
     """Refuse a version that nobody promoted; one that was copied out of its models folder has its verdict alone."""
-    alone = not any(os.path.lexists(version.folder.parent / name) for name in (BEST, LOCK))
+    alone = not any(os.path.lexists(version.folder.parent / name) for name in (BEST, LOCK, PROMOTIONS))
     if version.promoted or (alone and version.verdict == "GO"):
         return
     what = "was never promoted" if version.verdict == "GO" else f"is {version.verdict} and was never promoted"

@@ -30,7 +30,7 @@ REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 _FORMAT: Final = 1
 _ALGORITHM: Final = "ed25519"
 _HEX: Final = re.compile(r"[0-9a-f]{128}")  # bytes.fromhex takes capitals and blanks, too
-_MAX_BYTES: Final = 1 << 14  # of a key and of a signature.json
+MAX_SIGNATURE_BYTES: Final = 1 << 14  # of a key and of a signature.json
 _NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
 _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
 
@@ -65,7 +65,7 @@ def open_signer(path: Path, *, data_dir: Path) -> Signer:
         MachineError: `cryptography` is not installed, or the machine refuses to read.
     """
     _check_outside(path, data_dir, "the private key")
-    data = read_file(real_path(path), max_bytes=_MAX_BYTES, what="the private key")
+    data = read_file(real_path(path), max_bytes=MAX_SIGNATURE_BYTES, what="the private key")
     serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_pem_private_key(data, password=None)
@@ -112,7 +112,7 @@ def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None
     hint = "a signature is required here; nothing without the right one is used"
     if not os.path.lexists(path):
         raise InputError(f"{folder} is not signed", hint=hint)
-    data = read_file(path, max_bytes=_MAX_BYTES, what="the signature")
+    data = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
     key_id, signature = _read_signature(data, str(path))
     if key_id != _key_id(required):
         raise InputError(
@@ -132,7 +132,7 @@ def is_required() -> bool:
 
 
 def _read_signature(data: bytes, where: str) -> tuple[str, bytes]:
-    root = Fields(Located(parse_json(data, where=where, max_bytes=_MAX_BYTES), where))
+    root = Fields(Located(parse_json(data, where=where, max_bytes=MAX_SIGNATURE_BYTES), where))
     root.integer("format", minimum=_FORMAT, maximum=_FORMAT)
     root.text("algorithm", choices=(_ALGORITHM,))
     key_id, text = root.text("key_id", pattern=SHA256), root.text("signature", pattern=_HEX)
@@ -158,7 +158,7 @@ def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  
     if folder is not None:
         models = folder.parent
         _check_outside(path, models.parent if models.name == "models" else models, "the public key")
-    data = read_file(real_path(path), max_bytes=_MAX_BYTES, what="the public key")
+    data = read_file(real_path(path), max_bytes=MAX_SIGNATURE_BYTES, what="the public key")
     serialization, ed25519 = _cryptography()
     try:
         loaded = serialization.load_pem_public_key(data)

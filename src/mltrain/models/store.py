@@ -5,6 +5,9 @@
     models/best_lgbm.pkl, models/best_lgbm_model_card.json    links through the pointer, for other tools
     models/promotions.jsonl, models/looks.jsonl               see `history`
 
+A copy of the folder may lose its links. Where the log tells of a best version and there is no pointer, everything that
+would need it is refused with the command that puts it back: the latest version is no substitute for the best one.
+
 Whatever a reader finds here is untrusted: names are held against their grammar, nothing is followed out of the folder,
 files are hashed before they are used (see `versions`). Everything is written under `models/.lock`, held for the
 moment of writing only, so that a rollback never waits for a training. A command that is refused changes nothing.
@@ -25,6 +28,7 @@ from mltrain.files import (
     disk_edge,
     hold_lock,
     make_folder,
+    place_pointer,
     read_file,
     real_path,
     staged_folder,
@@ -35,7 +39,7 @@ from mltrain.files import (
 from mltrain.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
 from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
-from mltrain.models.pointer import BEST, LINKS, best_name, has_link
+from mltrain.models.pointer import BEST, LINKS, STAGED, best_name, has_link, staged_name, strays
 from mltrain.models.pruning import PrunedVersions, remove_old
 from mltrain.models.signature import SIGNATURE, check_signer
 from mltrain.models.versions import MODEL_FILE, VersionRow, describe_version, open_folder
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 
 _FILES: Final = (MODEL_FILE, CARD_FILE)  # a path to a version may end with one of them
 
+PROMOTIONS: Final = "promotions.jsonl"
 MAX_NUMBER: Final = 1_000_000  # of a day's versions: the grammar has six digits
 LOCK_WAIT_S: Final = 10.0  # writers hold the lock for some milliseconds
 _MAX_LOG_BYTES: Final = 1 << 24  # some forty thousand lines
@@ -63,7 +68,8 @@ class Move:
 
     Attributes:
         moved: False where it stood there already, and nothing was written.
-        from_version: The best version before; None where there was none.
+        from_version: The best version before; None where there was none. Where the pointer was lost, the version that
+            it named last: perhaps `to_version` itself.
         to_version: The best version now.
     """
 
@@ -135,7 +141,7 @@ class Store:
 
         Raises:
             UsageError: `ref` is no reference.
-            InputError: There is no such version, or it is damaged.
+            InputError: There is no such version, or it is damaged; or the pointer was lost.
             MachineError: The machine refuses to read.
         """
         if ref is not None:
@@ -150,10 +156,10 @@ class Store:
         """Open the version that the pointer names; None where nothing was promoted yet.
 
         Raises:
-            InputError: The pointer does not name a sound version beside it.
+            InputError: The pointer does not name a sound version beside it, or was lost.
             MachineError: The machine refuses to read.
         """
-        name = self._best_name()
+        name = self._best_name() or self.check_pointer().best
         if name is None:
             return None
         try:
@@ -170,9 +176,60 @@ class Store:
             InputError: The pointer or the log is not one; damaged lines are problems of the History instead.
             MachineError: The machine refuses to read.
         """
-        best = self._best_name()  # before the log: a promotion in between then reads as one that is not done yet
-        log = self._promotions
-        return read_history(_read_log(log), best=best, where=str(log))
+        while True:
+            best = self._best_name()  # before the log: a promotion in between then reads as one that is not done yet
+            log = _read_log(self._promotions)
+            staged = staged_name(self.models)
+            # A first promotion that was done in between has left a line, and the pointer in place of the staged one.
+            if best is not None or self._best_name() is None:
+                return read_history(log, best=best, staged=staged, where=str(self._promotions))
+
+    def check_pointer(self) -> History:
+        """Make sure that the pointer is where the log says that there is one, and return the log.
+
+        Raises:
+            InputError: It is not one, or it was lost; the hint is the command that puts it back.
+            MachineError: The machine refuses to read.
+        """
+        history = self.history()
+        if history.best is None and history.lost is not None:
+            raise InputError(
+                f"the pointer {self.models / BEST} is missing, and {history.lost} was the best version"
+                f"{', as far as the log can be read' if len(history.problems) > 1 else ''}: links are easily lost "
+                "when a folder is copied",
+                hint=self.restore_hint(history),
+            )
+        if history.best is None and history.problems:
+            raise InputError(
+                f"there is no pointer {self.models / BEST}, and whether there was one cannot be read: "
+                f"{history.problems[0]}",
+                hint=self._promote_hint(),
+            )
+        return history
+
+    def restore_hint(self, history: History) -> str:
+        """Return the command that puts a lost pointer back, as a hint.
+
+        Args:
+            history: The log.
+
+        Raises:
+            MachineError: The machine refuses to read.
+        """
+        if history.lost is None:
+            return self._promote_hint()
+        entry = next(e for e in reversed(history.entries) if e.to_version == history.lost)
+        try:
+            version = open_folder(self.models / history.lost, best=None)
+            problem = None if version.card_sha256 == entry.card_sha256 else "is another version of that name now"
+        except InputError as err:
+            version, problem = None, f"cannot be opened ({err.message})"
+        if version is None or problem:
+            others = any(name != history.lost for name in self._names())
+            anew = f"copy it once more, or move {self._promotions} aside to begin anew"
+            return f"{history.lost} {problem}: {self._promote_hint(history.lost) if others else anew}"
+        force = "" if version.verdict == "GO" else ' --force --why "the pointer was lost"'
+        return f"run `mltrain promote {history.lost}{force}`"
 
     def looks(self) -> tuple[Look, ...]:
         """Return every look at a holdout, oldest first.
@@ -190,12 +247,12 @@ class Store:
 
         Raises:
             UsageError: What is published here must be signed, and this store has not got the key.
-            InputError: The pointer or a log is not one.
+            InputError: The pointer or a log is not one, or the pointer was lost.
             MachineError: It cannot be written into.
         """
         check_signer(self._signer)
         make_folder(self.models)
-        self.history()
+        self.check_pointer()
         self.looks()
 
     def publish_version(
@@ -238,8 +295,17 @@ class Store:
                     raise MachineError(f"what was written to {staged} does not read back")
         return self._open_named(name)
 
-    def promote(self, ref: str, *, why: str, by: str, now_ms: int, force: bool = False) -> Move:
-        """Make a version the best one, in one atomic step.
+    def promote(
+        self,
+        ref: str,
+        *,
+        why: str,
+        by: str,
+        now_ms: int,
+        force: bool = False,
+        check: Callable[[StoredVersion, StoredVersion], None] | None = None,
+    ) -> Move:
+        """Make a version the best one, in one atomic step; this also puts a lost pointer back.
 
         Args:
             ref: As `open_version` takes it.
@@ -247,16 +313,19 @@ class Store:
             by: Who asked, for the log.
             now_ms: When, ms UTC.
             force: Whether a NO-GO version may be promoted, too.
+            check: Given the version and the present best one, raises where the one must not take the place of the
+                other, such as `replacement.check_same_meaning`. Called while nobody else can move the pointer; not
+                where the best version cannot be opened, as there is nothing to compare with.
 
         Raises:
-            NoGoError: The version is NO-GO, and `force` was not given.
+            NoGoError: The version is NO-GO, and `force` was not given; or `check` refuses it.
             UsageError: `ref` is no reference, or names a version of another folder.
             InputError: There is no such version, or it or the pointer is damaged.
             LockedError: The folder is held for longer than the wait.
             MachineError: The machine refuses; the pointer stands where it stood.
         """
         version = self._check_promotable(ref, force=force)
-        return self._move(version.name, Note(why, by, now_ms))
+        return self._move(version.name, Note(why, by, now_ms), check)
 
     def rollback(self, name: str, *, why: str, by: str, now_ms: int) -> Move:
         """Make a version that was the best one before the best one again, in one atomic step.
@@ -269,11 +338,13 @@ class Store:
 
         Raises:
             UsageError: `name` is not a version's name.
-            InputError: There is no such version, it was never promoted, or it or the pointer is damaged.
+            InputError: There is no such version, it was never promoted, or it or the pointer is damaged or lost.
             LockedError: The folder is held for longer than the wait.
             MachineError: The machine refuses; the pointer stands where it stood.
         """
-        version = self._open_named(check_version(name))
+        check_version(name)
+        self.check_pointer()
+        version = self._open_named(name)
         if not version.promoted:
             raise InputError(f"{name} was never promoted", hint=self._never_promoted_hint(version))
         return self._move(name, Note(why, by, now_ms))
@@ -291,7 +362,7 @@ class Store:
             LockedError: The folder is held for longer than the wait.
             MachineError: The machine refuses; the pointer stands where it stood.
         """
-        history = self.history()
+        history = self.check_pointer()
         previous = history.previous()
         if previous is None:
             now = f"before {history.best}" if history.best else "yet"
@@ -305,14 +376,14 @@ class Store:
         must not be given twice), one that a running mltrain is reading, and what cannot be read as a version.
 
         Raises:
-            InputError: The pointer or the log of promotions is not one.
+            InputError: The pointer or the log of promotions is not one, or the pointer was lost.
             LockedError: The folder is held for longer than the wait.
             MachineError: The machine refuses.
         """
         if not self.models.is_dir():
             return PrunedVersions((), ())
         with self._locked("removing old versions"):
-            return remove_old(self.models, self.versions(), self.history(), keep=keep)
+            return remove_old(self.models, self.versions(), self.check_pointer(), keep=keep)
 
     def record_look(
         self, *, start_ms: int, end_ms: int, study: str, now_ms: int, configuration_sha256: str | None = None
@@ -346,7 +417,7 @@ class Store:
 
     @property
     def _promotions(self) -> Path:
-        return self.models / "promotions.jsonl"
+        return self.models / PROMOTIONS
 
     @property
     def _looks(self) -> Path:
@@ -367,7 +438,12 @@ class Store:
                 return []
 
     def _best_name(self) -> str | None:
-        return best_name(self.models)
+        try:
+            return best_name(self.models)
+        except InputError as err:
+            history = read_history(_read_log(self._promotions), best=None, where=str(self._promotions))
+            remove = ", ".join(map(str, strays(self.models))) or str(self.models / BEST)
+            raise InputError(err.message, hint=f"remove {remove}; then {self.restore_hint(history)}") from err
 
     def _open_named(self, name: str) -> StoredVersion:
         history = self.history()
@@ -435,16 +511,24 @@ class Store:
             )
         return version
 
-    def _move(self, name: str, note: Note) -> Move:
+    def _move(self, name: str, note: Note, check: Callable[[StoredVersion, StoredVersion], None] | None = None) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
+        self._best_name()  # first: its error names everything that is in the way
         missing = [link for link in LINKS if not has_link(self.models / link)]
         self._check_whole(name)  # also of the best one: nobody who asks for it is told that all is well if it is not
         if self._best_name() == name and not missing:
             return Move(moved=False, from_version=name, to_version=name)
         with self._locked("moving the best pointer"):
-            before = self._best_name()
+            history = self.history()
+            moves = history.best != name
+            # A lost pointer counts as where it was: a line that starts there says that the line before happened.
+            before = history.best or history.lost
             version = self._open_named(name)
-            if before != name:
+            if check is not None and before not in {None, name} and (served := self._row(before, history).version):
+                check(version, served)
+            if before is None and not history.entries:
+                swap_pointer(self.models / STAGED, name)
+            if moves:
                 line = promotion_line(
                     _read_log(self._promotions),
                     from_version=before,
@@ -456,9 +540,13 @@ class Store:
                 append_line(self._promotions, line)
             for link in missing:  # before the pointer moves: its move completes everything
                 swap_pointer(self.models / link, LINKS[link])
-            if before != name:
+            if before is None:
+                if history.entries:  # lines of promotions that were cut off: one of them is staged already
+                    swap_pointer(self.models / STAGED, name)
+                place_pointer(self.models / STAGED, self.models / BEST)
+            elif moves:
                 swap_pointer(self.models / BEST, name)
-        return Move(moved=before != name, from_version=before, to_version=name)
+        return Move(moved=moves, from_version=before, to_version=name)
 
     def _check_whole(self, name: str) -> None:
         problems = self._open_named(name).verify()

@@ -57,7 +57,8 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
     that is being trained on, and what is no folder.
 
     Raises:
-        InputError: A version is damaged, so that the snapshot that it names is not known; or `latest` is no pointer.
+        InputError: A version is damaged, so that the snapshot that it names is not known; `latest` is no pointer; or
+            the pointer to the best version was lost.
         LockedError: Another mltrain is publishing a snapshot.
         MachineError: The machine refuses.
     """
@@ -94,7 +95,9 @@ def _is_folder(path: Path) -> bool:
 def _trained_on(data_dir: Path) -> dict[str, str]:
     """Return the snapshots that versions or running trainings need, and why."""
     needed = {}
-    for row in list_models(Store(data_dir)):
+    store = Store(data_dir)
+    store.check_pointer()
+    for row in list_models(store):
         if row.snapshot is None:
             raise InputError(
                 f"version {row.version} is damaged, so that the snapshot that it names is not known: {row.problem}",

@@ -1,23 +1,26 @@
-"""What an earlier version tells a training: its parameters to start from, or all that it takes to make it again."""
+"""What an earlier version gives a training: a start, all that it takes to make it again, or the answer itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mltrain.candles.frame import parse_time
-from mltrain.candles.snapshot import open_snapshot
+from mltrain.candles.snapshot import open_snapshot, verify_snapshot
 from mltrain.config import load_config
+from mltrain.documents import canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops import ops_sha256
-from mltrain.files import sha256_bytes
+from mltrain.files import read_file, sha256_bytes
 from mltrain.learn.fit import fit_final
 from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256
 from mltrain.learn.search import regrow
 from mltrain.models.bundle import Bundle
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, read_card
+from mltrain.models.lineage import read_lineage
 from mltrain.models.record import fitted_rows, last_label_end_ms
 from mltrain.models.serve import open_model
+from mltrain.models.signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from mltrain.models.versions import MODEL_FILE
 from mltrain.pipeline.audit import read_candles, split_samples
 from mltrain.pipeline.calibrate import calibrate
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
 
     from mltrain.config import SearchConfig, TrainConfig
     from mltrain.documents import Json
+    from mltrain.models.signature import Signer
+    from mltrain.models.store import Store
     from mltrain.models.versions import StoredVersion
+    from mltrain.pipeline.train import TrainRequest
     from mltrain.progress import Progress
 
 
@@ -155,6 +161,82 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
             if lineage.get(name) != value
         ),
     )
+
+
+def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | None = None) -> StoredVersion | None:
+    """Return the version that a training would only make once more; None where it would make a new one.
+
+    The same are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
+    the final fit, code, libraries and processor (another one sums in another order). A search that was ended by a
+    timeout might end elsewhere, and is never the same. Every file of the version and of the snapshot is hashed: a
+    damaged one is no reason to do nothing.
+
+    Args:
+        request: The training.
+        store: Where versions live.
+        signer: Signs what the training would publish; the version must then have this signature.
+
+    Returns:
+        Of several ones the best version, or else the newest.
+
+    Raises:
+        InputError: The pointer or a log is not one, or the pointer was lost.
+        MachineError: The machine refuses to read.
+    """
+    store.check_pointer()
+    store.looks()
+    wanted = _facts(request)
+    versions = [row.version for row in store.versions() if row.version is not None]
+    for version in sorted(versions, key=lambda v: (v.best, v.serial), reverse=True):
+        if _says(version, wanted, request) and _is_signed(version, signer) and not version.verify():
+            return None if verify_snapshot(request.snapshot) else version
+    return None
+
+
+def _facts(request: TrainRequest) -> dict[str, Json]:
+    """Return what the lineage in the card of such a training would say, as far as it decides the result."""
+    lineage, own_ops = read_lineage(), request.feature_set.own_ops()
+    return {
+        "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
+        "registry_sha256": request.feature_set.registry_sha256,
+        "config_sha256": sha256_bytes(canonical_json(request.config.to_json())),
+        "ops_sha256": ops_sha256(),
+        "own_ops": None if own_ops is None else asdict(own_ops),
+        "package_sha256": lineage.package_sha256,
+        "dependencies": dict(lineage.dependencies),
+        "python": lineage.python,
+        "platform": lineage.platform,
+        "cpu": lineage.cpu,
+    }
+
+
+def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
+    """Tell whether a version's card says what is wanted; one that cannot be read does not."""
+    try:
+        data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        if request.snapshot.manifest_sha256.encode() not in data:
+            return False  # most of a long list: not parsed
+        card: Any = parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        lineage, search = card["lineage"], card["search"]
+        warm_start = None if request.warm_start is None else request.warm_start.to_json()
+        return (
+            {name: lineage.get(name) for name in wanted} == wanted
+            and (fitted_rows(card), search["ended_by"]) == (request.final, "trials")
+            and search.get("warm_start") == warm_start
+        )
+    except (InputError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
+    if signer is None:
+        return True
+    path = version.folder / SIGNATURE
+    try:
+        found = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
+    except InputError:
+        return False
+    return found == signer.sign(version.manifest)  # Ed25519 gives one signature only
 
 
 def _card_of(version: StoredVersion) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Whether one stored version may take the place of another without a word to those who use it.
+
+Two versions of one registry and the same symbols need no look at their features: only others are read whole, so that a
+rollback stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mltrain.documents import parse_json
+from mltrain.errors import NoGoError
+from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES
+from mltrain.models.versions import MODEL_FILE
+
+if TYPE_CHECKING:
+    from mltrain.models.meaning import Meaning
+    from mltrain.models.versions import StoredVersion
+
+
+def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
+    """Return why the new version cannot take the place of the old one unnoticed; see `meaning.find_differences`.
+
+    Raises:
+        InputError: One of them is damaged.
+        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
+        MachineError: The machine refuses to read.
+    """
+    facts = _facts(new)
+    if facts is not None and facts == _facts(old):
+        return ()
+    from mltrain.models.meaning import find_differences
+
+    return find_differences(_read_meaning(new), _read_meaning(old))
+
+
+def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
+    """Refuse a version that means something else than the best one; for `Store.promote`.
+
+    Raises:
+        NoGoError: It does; the message names every difference.
+        InputError: One of them is damaged.
+        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
+        MachineError: The machine refuses to read.
+    """
+    if differences := find_version_differences(new, old):
+        raise NoGoError(
+            f"{new.name} cannot take the place of {old.name} unnoticed: {'; '.join(differences)}",
+            hint=f"if that is wanted, run `mltrain promote {new.name} --other-meaning`; a running service then keeps "
+            f"{old.name} until it loads the model again",
+        )
+
+
+def _facts(version: StoredVersion) -> tuple[Any, ...] | None:
+    """Return what decides the meaning, as the card tells it; None where the card does not."""
+    data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    card: Any = parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES)
+    try:
+        return card["lineage"]["registry_sha256"], card["lineage"]["own_ops"], card["train"]["symbols"]
+    except (KeyError, TypeError):
+        return None
+
+
+def _read_meaning(version: StoredVersion) -> Meaning:
+    from mltrain.models.bundle import MAX_BUNDLE_BYTES, Bundle
+    from mltrain.models.meaning import Meaning
+
+    with version.held():
+        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+    bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
+    return Meaning.of(bundle.feature_set, bundle.symbols)
