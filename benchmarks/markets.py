@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections import Counter
@@ -39,7 +40,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE
 from mltrain.candles.sim import CLOCK_MS, SimSource
@@ -47,7 +47,9 @@ from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import load_registry
+from mltrain.learn.intervals import Estimate
 from mltrain.learn.search import Manner
+from mltrain.models.gates import Selection
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
@@ -253,13 +255,22 @@ class Shop:
     shared: float = 0.5
 
 
+LEAST_PP: Final = 2.0  # the packaged gates.accuracy_margin_pp
+LEVEL: Final = 0.9  # the packaged bootstrap.level
+
+
 def passes_at_look(margins_pp: NDArray[np.float64], look: int) -> bool:
     """Tell whether the margins of the days, shape (days,), pass the gate for skill after `look` earlier looks."""
+    days, selection = margins_pp.size, Selection(look, LEVEL)
+    found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
+    return found.value >= LEAST_PP + selection.raised_by(found.se) and found.low(selection.confidence) > 0
+
+
+def passes_by_interval_alone(margins_pp: NDArray[np.float64], look: int) -> bool:
+    """Tell the same where looks widen the interval and do not raise the margin."""
     days = margins_pp.size
-    se = margins_pp.std() / np.sqrt(days)  # as the bootstrap has it
-    low = margins_pp.mean() - stats.t.ppf(0.95 ** (1 / (1 + look)), days - 1) * se * np.sqrt(days / (days - 1))
-    needed = 2 + 0.7 * se * stats.norm.ppf(0.5 ** (1 / (1 + look)))
-    return bool(low > 0 and margins_pp.mean() >= needed)
+    found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
+    return found.value >= LEAST_PP and found.low(Selection(look, LEVEL).confidence) > 0
 
 
 def first_go(
@@ -283,10 +294,13 @@ def first_go(
 
 def summarise_shopping(shop: Shop, holdouts: int, seed: int) -> dict[str, Any]:
     """Return in how many holdouts a seed was a GO, and at which try the first one came."""
-    draws = np.random.default_rng(seed)
-    found = [go for go in (first_go(draws, shop) for _ in range(holdouts)) if go is not None]
-    by_try = dict(sorted(Counter(found).items()))
-    return asdict(shop) | {"go": [len(found), holdouts], "share": len(found) / holdouts, "first_go_by_try": by_try}
+    told: dict[str, Any] = asdict(shop)
+    for name, passes in (("the gate", passes_at_look), ("wider intervals alone", passes_by_interval_alone)):
+        draws = np.random.default_rng(seed)
+        found = [go for go in (first_go(draws, shop, passes) for _ in range(holdouts)) if go is not None]
+        by_try = dict(sorted(Counter(found).items()))
+        told[name] = {"go": [len(found), holdouts], "share": len(found) / holdouts, "first_go_by_try": by_try}
+    return told
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
