@@ -17,7 +17,7 @@ of the file. Markets in the file are not run again, and none is started after S 
 are done. The summary gives, per kind:
 
 - how many ended right, the verdicts, the promotions, and which gates failed, or held a GO back;
-- how often a reason names a symbol;
+- how often a symbol is named as one without skill;
 - how often the interval of the accuracy covers the truth, the mean chance that the model's calls had on the holdout;
 - how often the calibrated ECE is below the 95 % point of its null floor;
 - the mean log loss on the holdout with the calibration that `auto` chose, minus that without any.
@@ -181,7 +181,7 @@ def try_market(
         "failed": [o.name for o in unmet if o.outcome == "failed"],
         "held": [o.name for o in unmet if o.outcome == "held"],
         "reasons": [o.reason for o in unmet],
-        "named": [symbol for symbol in SYMBOLS if any(symbol in o.reason for o in unmet if o.outcome == "failed")],
+        "named": [s.symbol for s in verdict.symbols if s.verdict == "no skill"],
         "accuracy": [accuracy.value, accuracy.low, accuracy.high],
         "true_accuracy": truth,
         "margin": scores.comparison.accuracy_margin.value,

@@ -102,7 +102,7 @@ def test_seeds_are_tried_until_one_is_a_go():
     assert looks == [0, 1, 2]
     assert markets.first_go(draws, markets.Shop(), lambda *_: False) is None
     assert markets.first_go(draws, markets.Shop(true_margin_pp=9.0)) == 1
-    assert 0.12 < markets.summarise_shopping(markets.Shop(), 300, 1)["share"] < 0.26
+    assert 0.12 < markets.summarise_shopping(markets.Shop(), 300, 1)["the gate"]["share"] < 0.26
 
 
 def test_a_finished_market_is_not_run_again(tmp_path, monkeypatch, capsys):
