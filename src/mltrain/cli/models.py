@@ -98,7 +98,7 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
         "problem",
     )
     cells = [
-        (r.version, "*" if r.best else "", r.verdict, minute_text(r.created_at), ", ".join(r.symbols),
+        (r.version, "*" if r.best else "", "held" if r.held and not r.promoted else r.verdict, minute_text(r.created_at), ", ".join(r.symbols),
          number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip

@@ -24,6 +24,7 @@ class ModelRow:
         latest: Whether it is the newest one.
         promoted: Whether it is or ever was the best one.
         verdict: What the gates said.
+        held: Why a GO was not promoted by itself; None where nothing was against it.
         created_at: When it was trained, UTC.
         snapshot: The snapshot that it was trained on.
         symbols: What it was trained on.
@@ -39,6 +40,7 @@ class ModelRow:
     latest: bool
     promoted: bool
     verdict: str | None
+    held: str | None
     created_at: str | None
     snapshot: str | None
     symbols: tuple[str, ...]
@@ -73,9 +75,10 @@ def _row(row: VersionRow) -> ModelRow:
     version, problem = row.version, row.problem
     train: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    gates: dict[str, Any] = {}
     if version is not None:
         try:
-            train, metrics = _glance(version)
+            train, metrics, gates = _glance(version)
         except InputError as err:
             problem = err.message
     return ModelRow(
@@ -84,6 +87,7 @@ def _row(row: VersionRow) -> ModelRow:
         latest=row.latest,
         promoted=version is not None and version.promoted,
         verdict=None if version is None else version.verdict,
+        held=held if isinstance(held := gates.get("held"), str) else None,
         created_at=None if version is None else version.created_at,
         snapshot=train.get("snapshot_id"),
         symbols=tuple(map(str, train.get("symbols", ()))),
@@ -95,15 +99,16 @@ def _row(row: VersionRow) -> ModelRow:
     )
 
 
-def _glance(version: StoredVersion) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return two sections of a card whose hash is right; the schema costs more than the whole list may."""
+def _glance(version: StoredVersion) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return sections of a card whose hash is right; to check it against the schema would cost more than the list."""
     where = str(version.folder / CARD_FILE)
     card = parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
     sections = [card.get(key) for key in ("train", "metrics")] if isinstance(card, dict) else []
     found = [section for section in sections if isinstance(section, dict)]
     if len(found) != 2:
         raise InputError(f"{where}: is no model card", hint="`mltrain card validate` tells what it lacks")
-    return found[0], found[1]
+    gates = card.get("gates")
+    return found[0], found[1], gates if isinstance(gates, dict) else {}
 
 
 def _figure(metrics: dict[str, Any], key: str) -> float | None:
