@@ -98,11 +98,16 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
         "problem",
     )
     cells = [
-        (r.version, "*" if r.best else "", "held" if r.held and not r.promoted else r.verdict, minute_text(r.created_at), ", ".join(r.symbols),
+        (r.version, "*" if r.best else "", _verdict_text(r), minute_text(r.created_at), ", ".join(r.symbols),
          number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip
     return table(None, columns, cells, right="   ofrrrrf")
+
+
+def _verdict_text(row: Any) -> str | None:  # noqa: ANN401 (a ModelRow)
+    """Return the verdict; "held" for a GO that waits for a person."""
+    return "held" if row.held and not row.promoted else row.verdict
 
 
 @command()

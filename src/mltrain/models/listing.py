@@ -107,7 +107,7 @@ def _glance(version: StoredVersion) -> tuple[dict[str, Any], dict[str, Any], dic
     found = [section for section in sections if isinstance(section, dict)]
     if len(found) != 2:
         raise InputError(f"{where}: is no model card", hint="`mltrain card validate` tells what it lacks")
-    gates = card.get("gates")
+    gates = card.get("gates") if isinstance(card, dict) else None
     return found[0], found[1], gates if isinstance(gates, dict) else {}
 
 
