@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mltrain.candles.frame import interval_ms, parse_time
 from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import UsageError
 from mltrain.names import check_symbol
 from mltrain.progress import Silent
@@ -45,7 +46,8 @@ def fetch_candles(
 
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
-        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty.
+        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty. A volume that most
+        candles contradict is null in every row (`mltrain.candles.volumes`).
 
     Raises:
         UsageError: A symbol, a time or the interval is none, or the range is empty.
@@ -72,6 +74,11 @@ def fetch_candles(
             frames = {name: gathered.candles(name).frame for name in names}
             for note in gathered.notes():
                 told.warn(note)
+    for name in names:
+        frames[name], found = empty_false_volumes(frames[name])
+        for false in found:
+            if false.emptied:
+                told.warn(f"{name}: {false}")
     return frames
 
 

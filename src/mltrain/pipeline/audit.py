@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.frame import interval_ms
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.features.compute import check_inputs
 from mltrain.features.draw import draw_feature, readable
 from mltrain.features.ops import OPS
@@ -36,13 +37,20 @@ _OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has ma
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
     """Return every symbol's candles; each file's bytes are hashed before they are parsed.
 
+    A volume that most candles of a symbol contradict is null in every row, and told (`mltrain.candles.volumes`).
+
     Raises:
         InputError: A file is missing or is not what the manifest says.
     """
     progress.stage("read candles", total=len(snapshot.symbols))
     candles = {}
     for symbol in snapshot.symbols:
-        candles[symbol] = snapshot.candles(symbol)
+        recorded = next(facts.volumes for facts in snapshot.facts if facts.symbol == symbol)
+        # Judged again, as a snapshot of an earlier version was not: what was emptied then is not there to be found.
+        candles[symbol], found = empty_false_volumes(snapshot.candles(symbol))
+        for false in dict.fromkeys((*recorded, *found)):
+            if false.emptied:
+                progress.warn(f"{symbol}: {false}")
         progress.advance(note=symbol)
     return candles
 
