@@ -96,33 +96,36 @@ def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
     }
     low, high, volume = (there[name] for name in ("low", "high", "volume"))
     quote, base, paid = (there.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote"))
-    zero = np.zeros_like(volume)
+    zero, one = np.zeros_like(volume), np.ones_like(volume)
     if quote is not None:
         yield from _compare(QUOTE, (quote, volume, low, high), empties=("quote_volume",))
     base_is_false = False
     if base is not None:
-        for false in _compare(BASE, (base, np.ones_like(volume), zero, volume), empties=("taker_buy_base",)):
-            base_is_false = bool(false.emptied)
-            yield false
+        found = tuple(_compare(BASE, (base, one, zero, volume), empties=("taker_buy_base",), exact=(1, 2)))
+        base_is_false = any(false.emptied for false in found)
+        yield from found
     if paid is None:
         return
     if base is None or base_is_false:
-        yield from _compare(TAKER_QUOTE, (paid, volume, zero, high), empties=("taker_buy_quote",))
+        yield from _compare(TAKER_QUOTE, (paid, volume, zero, high), empties=("taker_buy_quote",), exact=(2,))
     if base is not None:
         # Either of the two may be the false one. That takers' shares of both volumes agree says that the base is not.
-        vouched = quote is not None and _shares_agree((base, volume), (paid, quote), high / low)
+        vouched = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
         empties = ("taker_buy_quote",) if vouched or base_is_false else ("taker_buy_base", "taker_buy_quote")
         yield from _compare(PAIR, (paid, base, low, high), empties=empties)
 
 
 def _compare(
-    what: str, columns: tuple[Column, Column, Column, Column], *, empties: tuple[str, ...]
+    what: str, columns: tuple[Column, Column, Column, Column], *, empties: tuple[str, ...], exact: tuple[int, ...] = ()
 ) -> Iterator[FalseVolume]:
-    """Yield how often the first / the second lies outside third..fourth, where it ever does."""
+    """Yield how often the first / the second lies outside third..fourth, where it ever does.
+
+    Those at the places `exact` are constants, which nobody has rounded.
+    """
     part, whole, low, high = columns
     if not _outside(columns).any():
         return
-    wrong = _outside(columns, [_half_unit(column) for column in columns])
+    wrong = _outside(columns, [0.0 if i in exact else _half_unit(column) for i, column in enumerate(columns)])
     candles = int(np.count_nonzero(wrong))
     if not candles:
         return
@@ -160,16 +163,16 @@ def _half_unit(column: Column) -> float:
     return 0.0
 
 
-def _shares_agree(base: tuple[Column, Column], quote: tuple[Column, Column], spread: Column) -> bool:
+def _shares_agree(base: tuple[Column, Column], quote: tuple[Column, Column], prices: tuple[Column, Column]) -> bool:
     """Tell whether takers' share of the volume is their share of the quote volume, as far as prices inside allow.
 
     Args:
         base: What takers bought, and what was traded, in the base asset.
         quote: Likewise in the quote asset.
-        spread: High over low.
+        prices: Low and high.
     """
     (part, whole), (paid, all_paid) = base, quote
     known = (part > 0) & (whole > 0) & (paid > 0) & (all_paid > 0)
     ratio = (paid[known] / all_paid[known]) / (part[known] / whole[known])
-    spread = spread[known] * (1 + _SHARES_AGREE)
+    spread = prices[1][known] / prices[0][known] * (1 + _SHARES_AGREE)
     return bool(2 * np.count_nonzero((ratio <= spread) & (ratio * spread >= 1)) > ratio.size)
