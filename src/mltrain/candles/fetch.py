@@ -32,6 +32,7 @@ def fetch_candles(
     data_dir: Path | str | None = None,
     rules: NetworkRules | None = None,
     progress: Progress | None = None,
+    now_ms: int | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Return the closed candles of some symbols that open from `start` on and before `end`.
 
@@ -43,6 +44,7 @@ def fetch_candles(
         data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
         rules: How the network may be used; None: by the defaults.
         progress: Told of each symbol; None: nobody is.
+        now_ms: The machine's clock, ms UTC: candles of the source `files` that close later are left out; None: none.
 
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
@@ -57,7 +59,7 @@ def fetch_candles(
         MachineError: The machine refuses.
     """
     spec = spec or SourceSpec(name="binance")
-    source, step_ms = open_source(spec, rules), interval_ms(spec.interval)
+    source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
     names = tuple(dict.fromkeys(check_symbol(symbol) for symbol in symbols))
     if not names:
         raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")

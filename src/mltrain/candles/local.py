@@ -4,7 +4,8 @@ A file's symbol stands in its name, and often the interval of its candles: `BTCU
 `BTCUSDT-1m-2025-01-01.zip`, `BTC_USDT-1m.json.gz`. What such files may look like inside, `tables` says. A file that is
 named as of another interval is left out, one without rows passed over, rows are sorted and exact duplicates dropped:
 `notes` tells each. Nothing else is mended: a row that contradicts another, or cannot be a candle, is refused by file,
-symbol, time, field, value. A checksum that was published beside a file is held against it.
+symbol, time, field, value. A checksum that was published beside a file is held against it. A candle that closes after
+the machine's clock, which the caller passes, is left out; times hours ahead of it are refused (see `closed`).
 
 Files are read again for each question; the candles of one symbol are in memory at a time.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from mltrain.candles.closed import find_closed, tell_open
 from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum
@@ -58,6 +60,7 @@ class FilesSource(LocalSource):
     Attributes:
         folder: Where the files are.
         interval: Interval that their candles must have.
+        now_ms: The machine's clock, ms UTC; None: every candle has closed.
 
     Raises:
         InputError: The folder is not there, is no folder, or holds no candle file.
@@ -65,13 +68,16 @@ class FilesSource(LocalSource):
         UsageError: The interval is unknown.
     """
 
-    def __init__(self, folder: Path, interval: str) -> None:
+    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None) -> None:
         self.folder = folder
         self.interval = interval
+        self.now_ms = now_ms
         self._step_ms = interval_ms(interval)
         self._named = _list_files(folder, interval)
         self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
         self._dropped: dict[str, int] = {}
+        self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
+        self._empty: dict[str, list[str]] = {}  # names of a symbol's files without rows
 
     @property
     def name(self) -> str:
@@ -84,7 +90,7 @@ class FilesSource(LocalSource):
         return ""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return when the last candle of these symbols closes.
+        """Return when the last candle of these symbols closed.
 
         Raises:
             InputError: A symbol is not there, or one of its files cannot be read.
@@ -108,20 +114,21 @@ class FilesSource(LocalSource):
         refuse_unknown(symbols, self.symbols(), f"the source files ({self.folder})")
 
     def extent(self, symbol: str) -> Window:
-        """Return the range of open times in the files of a symbol.
+        """Return the range of open times of the closed candles in the files of a symbol.
 
         Raises:
-            InputError: The symbol is not there, or one of its files cannot be read.
+            InputError: The symbol is not there, one of its files cannot be read, or its times are hours ahead.
             MachineError: The machine refuses to read a file.
         """
         spans = [span for span in self._spans_of(symbol).values() if span is not None]
         return Window(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
 
     def candles(self, symbol: str, window: Window) -> pl.DataFrame:
-        """Return the candles that open inside the window.
+        """Return the closed candles that open inside the window.
 
         Raises:
-            InputError: The symbol is not there; or a row cannot be a candle, or contradicts another one.
+            InputError: The symbol is not there; a row cannot be a candle, or contradicts another one; or the times are
+                hours ahead.
             MachineError: The machine refuses to read a file.
         """
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
@@ -130,13 +137,17 @@ class FilesSource(LocalSource):
             for path, span in self._spans_of(symbol).items()
             if span is not None and span.start_ms < window.end_ms and span.end_ms > window.start_ms
         ]
-        parts = [(path, rows) for path in paths if (rows := self._read(path, symbol).filter(inside)).height]
+        parts = [(path, rows) for path in paths if (rows := self._read_closed(path, symbol).filter(inside)).height]
         frame, self._dropped[symbol] = _join(parts, symbol, self.interval)
         return frame
 
     def notes(self) -> tuple[str, ...]:
         """Return what was dropped, passed over and left out of the symbols asked for, in their order."""
-        return tuple(note for symbol in sorted(self._spans) for note in self._notes_of(symbol))
+        notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
+        if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
+            candles = sum(len(ts) for ts in self._open.values())
+            notes.append(tell_open(first, candles, now_ms=self.now_ms))
+        return tuple(notes)
 
     def gather(
         self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
@@ -153,7 +164,7 @@ class FilesSource(LocalSource):
     def _notes_of(self, symbol: str) -> Iterator[str]:
         if dropped := self._dropped.get(symbol, 0):
             yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
-        if empty := [path.name for path, span in self._spans[symbol].items() if span is None]:
+        if empty := self._empty[symbol]:
             yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
         if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
             yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
@@ -161,9 +172,11 @@ class FilesSource(LocalSource):
     def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
         """Return the range of open times of each file of a symbol, which are all read once for it."""
         if symbol not in self._spans:
-            spans = {path: self._span(self._read(path, symbol)) for path in self._find(symbol)}
+            self._empty[symbol], self._open[symbol] = [], set()
+            spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
             if not any(spans.values()):
-                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: no rows")
+                none = "no candle has closed" if self._open[symbol] else "no rows"
+                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {none}")
             self._spans[symbol] = spans
         return self._spans[symbol]
 
@@ -188,8 +201,18 @@ class FilesSource(LocalSource):
             )
         return named.files
 
-    def _read(self, path: Path, symbol: str) -> pl.DataFrame:
-        return _read_rows(path, symbol, self._step_ms)
+    def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
+        rows = _read_rows(path, symbol, self._step_ms)
+        if rows.is_empty() and path.name not in self._empty[symbol]:
+            self._empty[symbol].append(path.name)
+        if self.now_ms is None:
+            return rows
+        ts_ms = times_ms(rows)
+        closed = find_closed(ts_ms, step_ms=self._step_ms, now_ms=self.now_ms, symbol=symbol, where=str(path))
+        if closed.all():
+            return rows
+        self._open[symbol].update(ts_ms[~closed].tolist())
+        return rows.filter(closed)
 
 
 def _count(names: list[str], what: str) -> str:
