@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from tests.candles.exchange import TODAY_MS, download, pages_asked
+from exchange import TODAY_MS, download, pages_asked
 
 from mltrain.candles.binance import RestPages
 from mltrain.candles.client import Answer

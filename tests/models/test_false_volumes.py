@@ -6,20 +6,23 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from tests.models.conftest import REGISTRY
 
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
 from mltrain.models.serve import model_of_bundle
 
 # Under the names that the trees of the small model know.
-READING = REGISTRY.replace(
-    b"{name: return_5, op: log_return, params: {bars: 5}}",
-    b"{name: return_5, op: gap_to_traded_vwap, params: {bars: 1}}",
-).replace(
-    b"{name: leader_return_3, op: leader_return, params: {bars: 3}, leader: BTCUSDT}",
-    b"{name: leader_return_3, op: leader_taker_imbalance, params: {bars: 1}, leader: BTCUSDT}",
-)
+READING = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - {name: return_5, op: gap_to_traded_vwap, params: {bars: 1}}
+  - {name: volatility_30, op: realised_volatility, params: {bars: 30}}
+  - {name: volume_z_20, op: zscore, params: {column: volume, bars: 20}}
+  - {name: leader_return_3, op: leader_taker_imbalance, params: {bars: 1}, leader: BTCUSDT}
+"""
 SENTENCE = "quote_volume / volume lies outside low..high in"
 
 

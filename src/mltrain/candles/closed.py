@@ -42,10 +42,9 @@ def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: 
         InputError: A candle opens more than MAX_SKEW_MS after the clock.
     """
     if ts_ms.size and (ahead_ms := int(ts_ms.max()) - now_ms) > MAX_SKEW_MS:
-        ahead = f"{ahead_ms / _HOUR_MS:.1f} hours" if ahead_ms >= _HOUR_MS else f"{ahead_ms // MINUTE_MS} minutes"
         raise InputError(
             f"{where}: {symbol}: its times are not UTC? The newest candle opens at {format_ms(int(ts_ms.max()))}, "
-            f"{ahead} after this machine's clock, {format_ms(now_ms // 1000 * 1000)}",
+            f"{ahead_ms / _HOUR_MS:.1f} hours after this machine's clock, {format_ms(now_ms // 1000 * 1000)}",
             hint=_way_out(ahead_ms, step_ms),
         )
     closed: NDArray[np.bool_] = ts_ms + step_ms <= now_ms
