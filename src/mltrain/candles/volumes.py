@@ -9,7 +9,7 @@ candles of a symbol cannot be what its name says; it is emptied, so that no feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -108,11 +108,12 @@ def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
         return
     if base is None or base_is_false:
         yield from _compare(TAKER_QUOTE, (paid, volume, zero, high), empties=("taker_buy_quote",), exact=(2,))
-    if base is not None:
+    if base is None:
+        return
+    for false in _compare(PAIR, (paid, base, low, high), empties=("taker_buy_base", "taker_buy_quote")):
         # Either of the two may be the false one. That takers' shares of both volumes agree says that the base is not.
         vouched = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
-        empties = ("taker_buy_quote",) if vouched or base_is_false else ("taker_buy_base", "taker_buy_quote")
-        yield from _compare(PAIR, (paid, base, low, high), empties=empties)
+        yield replace(false, emptied=false.emptied[1:]) if base_is_false or vouched else false
 
 
 def _compare(

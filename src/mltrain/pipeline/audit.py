@@ -76,8 +76,8 @@ def cut_samples(
 ) -> tuple[Samples, Split]:
     """Cut the samples as `split_samples` does, without the symbols that have no row in the inner part.
 
-    A model has learned nothing of a symbol without a training row: it is none of the model's symbols, and its rows in
-    the holdout, where it has any, are left out. A leader's candles are still read.
+    A model has learned nothing about a symbol without a training row, so that symbol is not one of the model's, and its
+    rows in the holdout are left out. A leader's candles are still read.
 
     Args:
         samples: All rows; spent afterwards.
@@ -100,10 +100,9 @@ def cut_samples(
         samples = keep_symbols(samples, trained)
     left_out = [symbol for symbol in asked if symbol not in samples.symbols]
     if left_out:
-        many = len(left_out) > 1
         progress.warn(
-            f"{', '.join(left_out)}: no training row: {'they are' if many else 'it is'} none of the model's "
-            f"symbols, and predict will refuse {'them' if many else 'it'}"
+            f"{', '.join(left_out)}: no training row, so not among the model's symbols: predict will refuse "
+            f"{'them' if len(left_out) > 1 else 'it'}"
         )
     return samples, split
 
