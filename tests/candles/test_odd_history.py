@@ -11,6 +11,7 @@ from exchange import TODAY_MS, download, pages_asked
 from mltrain.candles.binance import RestPages
 from mltrain.candles.client import Answer
 from mltrain.candles.frame import DAY_MS, MINUTE_MS, times_ms
+from mltrain.candles.local import FilesSource
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
@@ -137,3 +138,70 @@ def test_what_lies_behind_a_long_run_off_the_grid_is_found(limit, after):
     assert bool(rows.height) == bool(after)
     assert sum(len(odd.left_out) for odd in pages.odd.values()) == len(run)
     assert history.asked <= 5
+
+
+# --- files of the exchange's layout ----------------------------------------------------------------------------------
+
+RESTART = (
+    (1518044400000, 1518047999999),
+    (1518048000000, 1518049694788),  # closed early
+    (1518168494789, 1518172094788),  # off the grid
+    (1518319694789, 1518321600999),
+    (1518321600000, 1518325199999),
+)
+ON_GRID = [1518044400000, 1518048000000, 1518321600000]
+HEADER = (
+    "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+)
+
+
+def csv_of(times):
+    return "".join(f"{ts},3,4,1,2,5,{closed},10,7,1,2,0\n" for ts, closed in times)
+
+
+def json_of(times):
+    return json.dumps([[ts, "3", "4", "1", "2", "5", closed, "10", 7, "1", "2", "0"] for ts, closed in times])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("BTCUSDT-1h-2018-02.csv", csv_of(RESTART)),
+        ("BTCUSDT-1h-2018-02.csv", f"{HEADER}\n{csv_of(RESTART)}"),
+        ("BTCUSDT-1h-2018-02.json", json_of(RESTART)),
+    ],
+    ids=["csv", "csv with a header", "json"],
+)
+def test_files_of_the_exchange_are_read_past_its_odd_rows(tmp_path, name, text):
+    """A folder of its daily files of 2018 says what is missing, and gives the rest."""
+    (tmp_path / name).write_text(text)
+    source = FilesSource(tmp_path, "1h")
+
+    assert times_ms(source.candles("BTCUSDT", Window(0, 1 << 42))).tolist() == ON_GRID
+    (note,) = source.notes()
+    assert note.startswith(
+        "BTCUSDT: 2 rows of the exchange's history left out, off the 1h grid, from 2018-02-09T09:28:14"
+    )
+    assert note.endswith("to 2018-02-11T03:28:14.789Z: their candles are missing")
+
+
+def test_a_file_that_is_wholly_off_the_grid_has_no_candles(tmp_path):
+    """As where its times were shifted by half a minute."""
+    shifted = [(ts + 30_000, closed + 30_000) for ts, closed in RESTART if ts in ON_GRID]
+    (tmp_path / "BTCUSDT-1h.csv").write_text(csv_of(shifted))
+
+    with pytest.raises(InputError, match="BTCUSDT: no row opens on the 1h grid"):
+        FilesSource(tmp_path, "1h").clock_ms(("BTCUSDT",))
+
+
+@pytest.mark.parametrize("closed", [0, 1518168494788, 1518168494789 + HOUR_MS])
+def test_a_row_of_a_file_off_the_grid_by_itself_is_refused(tmp_path, closed):
+    """Its close time does not make it a candle of the interval; nor does a file without close times."""
+    rows = [(1518044400000, 1518047999999), (1518168494789, closed), (1518321600000, 1518325199999)]
+    (tmp_path / "BTCUSDT-1h.csv").write_text(csv_of(rows))
+    plain = "ts,open,high,low,close,volume\n" + "".join(f"{ts},3,4,1,2,5\n" for ts, _ in rows)
+    (tmp_path / "ETHUSDT-1h.csv").write_text(plain)
+
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        with pytest.raises(InputError, match=f"{symbol} at 2018-02-09T09:28:14.789Z: .*not on the grid of 1h candles"):
+            FilesSource(tmp_path, "1h").candles(symbol, Window(0, 1 << 42))

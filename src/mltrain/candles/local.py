@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
@@ -23,7 +24,7 @@ from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum
 from mltrain.candles.source import LocalSource, Window, hand_out, refuse_unknown
-from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows
+from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
 from mltrain.errors import InputError
 from mltrain.files import disk_edge, read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mltrain.candles.source import Gathered
     from mltrain.progress import Progress
@@ -77,6 +80,7 @@ class FilesSource(LocalSource):
         self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
         self._dropped: dict[str, int] = {}
         self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
+        self._odd: dict[str, set[int]] = {}  # open times of a symbol's rows that are off the grid
         self._empty: dict[str, list[str]] = {}  # names of a symbol's files without rows
 
     @property
@@ -164,6 +168,11 @@ class FilesSource(LocalSource):
     def _notes_of(self, symbol: str) -> Iterator[str]:
         if dropped := self._dropped.get(symbol, 0):
             yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
+        if odd := self._odd[symbol]:
+            yield (
+                f"{symbol}: {len(odd):,} row{'s' * (len(odd) > 1)} of the exchange's history left out, off the "
+                f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
+            )
         if empty := self._empty[symbol]:
             yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
         if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
@@ -172,10 +181,11 @@ class FilesSource(LocalSource):
     def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
         """Return the range of open times of each file of a symbol, which are all read once for it."""
         if symbol not in self._spans:
-            self._empty[symbol], self._open[symbol] = [], set()
+            self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
             spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
             if not any(spans.values()):
                 none = "no candle has closed" if self._open[symbol] else "no rows"
+                none = f"no row opens on the {self.interval} grid" if self._odd[symbol] else none
                 raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {none}")
             self._spans[symbol] = spans
         return self._spans[symbol]
@@ -202,9 +212,13 @@ class FilesSource(LocalSource):
         return named.files
 
     def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
-        rows = _read_rows(path, symbol, self._step_ms)
+        data = _read_bytes(path)
+        where = f"{path}: {symbol}"
+        rows, closes_ms = read_rows_and_closes(data, name=path.name, where=where, step_ms=self._step_ms)
         if rows.is_empty() and path.name not in self._empty[symbol]:
             self._empty[symbol].append(path.name)
+        if closes_ms is not None:
+            rows = self._leave_out_odd(rows, closes_ms, symbol)
         if self.now_ms is None:
             return rows
         ts_ms = times_ms(rows)
@@ -213,6 +227,20 @@ class FilesSource(LocalSource):
             return rows
         self._open[symbol].update(ts_ms[~closed].tolist())
         return rows.filter(closed)
+
+    def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
+        """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
+
+        Only those are left out whose close time says that they are candles of this interval; any other is refused by
+        `check_candles`, as in a file that tells no close times.
+        """
+        ts_ms = times_ms(rows)
+        off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        if not off.any():
+            return rows
+        odd = off | np.isin(ts_ms, ts_ms[off] // self._step_ms * self._step_ms)
+        self._odd[symbol].update(ts_ms[odd].tolist())
+        return rows.filter(~odd)
 
 
 def _count(names: list[str], what: str) -> str:
@@ -236,16 +264,16 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
         MachineError: The machine refuses to read it.
         UsageError: The interval is unknown.
     """
-    rows = _read_rows(path, symbol, interval_ms(interval))
+    rows = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
     if rows.is_empty():
         raise InputError(f"{path}: {symbol}: no rows")
     return _join([(path, rows)], symbol, interval)[0]
 
 
-def _read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
+def _read_bytes(path: Path) -> bytes:
     data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="the candle file")
     _check_published(path, data)
-    return read_rows(data, name=path.name, where=f"{path}: {symbol}", step_ms=step_ms)
+    return data
 
 
 def _check_published(path: Path, data: bytes) -> None:

@@ -89,18 +89,31 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> pl.DataFra
             candles are of another interval.
         MachineError: Not enough memory.
     """
+    return read_rows_and_closes(data, name=name, where=where, step_ms=step_ms)[0]
+
+
+def read_rows_and_closes(
+    data: bytes, *, name: str, where: str, step_ms: int
+) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
+    """Return the rows of a file as `read_rows` does, and their close times.
+
+    Returns:
+        The rows, and the close times as they stand in a text of the exchange's layout, ms UTC, shape (n,); None where
+        the file tells none.
+    """
     name = name.lower()
     if name.endswith(".zip"):
         data = unzip_single(data, where=where, max_bytes=MAX_FILE_BYTES)
     elif name.endswith(".gz"):
         data = gunzip(data, where=where, max_bytes=MAX_FILE_BYTES)
     if name.endswith(".parquet") or data.startswith(b"PAR1"):
-        return _as_rows(_parquet_cells(data, where), step_ms)
+        return _as_rows(_parquet_cells(data, where), step_ms), None
     data = data.removeprefix(_BYTE_ORDER_MARK)
     if data[:100].lstrip().startswith((b"[", b"{")):
-        return _read_by_place(_json_cells(data, where), step_ms)
+        cells, headless = _json_cells(data, where), True
+        return _read_by_place(cells, step_ms), _closes(cells, headless=headless)
     cells, headless = _csv_cells(data, where)
-    return _rows_of_csv(cells, step_ms, headless=headless)
+    return _rows_of_csv(cells, step_ms, headless=headless), _closes(cells, headless=headless)
 
 
 def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
@@ -124,14 +137,19 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> t
     rows = _rows_of_csv(cells, step_ms, headless=headless)
     if rows.is_empty():
         raise InputError(f"{where}: no rows")
-    names = cells.frame.columns
-    place = names.index("close_time") if "close_time" in names else _BINANCE.index("close_time")
-    if place >= len(names):
-        raise InputError(f"{where}: no column for close_time among {', '.join(map(show, names))}")
-    closes = cells.frame[:, place].str.strip_chars().cast(pl.Int64, strict=False)
-    if closes.null_count():
-        raise InputError(f"{cells.place(int(closes.is_null().arg_true()[0]))}: its close time is not a number")
-    return rows, whole_ms(closes.to_numpy())
+    closes_ms = _closes(cells, headless=headless)
+    if closes_ms is None:
+        raise InputError(f"{where}: a close time is missing, or is not a number")
+    return rows, closes_ms
+
+
+def _closes(cells: Cells, *, headless: bool) -> NDArray[np.int64] | None:
+    """Return the close times of the exchange's layout, ms UTC; None where one is missing or no whole number."""
+    names = _BINANCE if headless else [re.sub(r"[^a-z0-9]+", "_", name.lower()) for name in cells.frame.columns]
+    if cells.frame.width < len(_BINANCE) or "close_time" not in names:
+        return None
+    closes = cells.frame[:, list(names).index("close_time")].str.strip_chars().cast(pl.Int64, strict=False)
+    return None if closes.null_count() else whole_ms(closes.to_numpy())
 
 
 def _as_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
