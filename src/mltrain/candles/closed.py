@@ -2,7 +2,7 @@
 
 A dump that was taken from an exchange ends in the candle that was still open. Such a candle opens before the clock
 shows its close; it is left out. A candle that has not even opened cannot be there: a machine's clock may be some
-minutes slow, but hours mean that the times are not UTC. Hours behind cannot be told from a file that is merely old.
+minutes slow, but hours mean that the times are not UTC. Times hours behind look like those of a file that is old.
 """
 
 from __future__ import annotations

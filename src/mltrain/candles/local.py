@@ -232,7 +232,7 @@ class FilesSource(LocalSource):
         """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
 
         Only those are left out whose close time says that they are candles of this interval; any other is refused by
-        `check_candles`, as in a file that tells no close times.
+        `check_candles`, as in a file without close times.
         """
         ts_ms = times_ms(rows)
         off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)

@@ -99,7 +99,7 @@ def read_rows_and_closes(
 
     Returns:
         The rows, and the close times as they stand in a text of the exchange's layout, ms UTC, shape (n,); None where
-        the file tells none.
+        the file has none.
     """
     name = name.lower()
     if name.endswith(".zip"):

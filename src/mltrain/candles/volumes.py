@@ -121,7 +121,7 @@ def _compare(
 ) -> Iterator[FalseVolume]:
     """Yield how often the first / the second lies outside third..fourth, where it ever does.
 
-    Those at the places `exact` are constants, which nobody has rounded.
+    Those at the places `exact` are constants, without rounding.
     """
     part, whole, low, high = columns
     if not _outside(columns).any():

@@ -184,7 +184,7 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
     """Return the rows of some symbols; the others are no symbols of it any more.
 
-    The matrix is moved together in place, as with a hundred symbols a copy would not fit: `samples` is spent.
+    The matrix is compacted in place, as with a hundred symbols a copy would not fit: do not use `samples` afterwards.
 
     Args:
         samples: All rows.

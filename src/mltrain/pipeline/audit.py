@@ -38,7 +38,7 @@ _OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has ma
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
     """Return every symbol's candles; each file's bytes are hashed before they are parsed.
 
-    A volume that most candles of a symbol contradict is null in every row, and told (`mltrain.candles.volumes`).
+    A volume that most candles of a symbol contradict is null in every row, with a warning (`mltrain.candles.volumes`).
 
     Raises:
         InputError: A file is missing or is not what the manifest says.
@@ -80,7 +80,7 @@ def cut_samples(
     rows in the holdout are left out. A leader's candles are still read.
 
     Args:
-        samples: All rows; spent afterwards.
+        samples: All rows; not to be used afterwards.
         feature_set: The features and the label.
         config: The configuration.
         progress: Told of symbols that are left out.
