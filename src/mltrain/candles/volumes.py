@@ -43,7 +43,7 @@ class FalseVolume:
     """How often a volume contradicts the prices of its candles.
 
     Attributes:
-        what: What was judged, one of BOUNDS.
+        what: What was judged, such as "quote_volume / volume".
         candles: Candles in which it lies outside its range, by more than its rounding explains; at least 1.
         traded: Candles that were judged: those in which something was traded.
         typical: The median of it, of the lower and of the upper end of its range, over `candles`; None where it has no
