@@ -9,7 +9,7 @@ import sys
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.client import MalformedError
@@ -55,7 +55,7 @@ def row_of(**values):
 
 def read(body, *, interval="1m"):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_page(body, symbol="BTCUSDT", interval=interval, step_ms=INTERVALS_MS[interval], where="host")
+    return read_page(body, symbol="BTCUSDT", interval=interval, where="host").rows
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_depth_does_not_end_the_process(body):
     """Four megabytes of brackets are malformed like anything else."""
     program = (
         "from mltrain.candles.client import MalformedError\nfrom mltrain.candles.klines import read_page\n"
-        f"try:\n    read_page({body}, symbol='B', interval='1m', step_ms=60000, where='h')\n"
+        f"try:\n    read_page({body}, symbol='B', interval='1m', where='h')\n"
         "except MalformedError:\n    print('malformed')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -218,9 +218,9 @@ def test_the_time_of_a_refused_row_is_readable(scale):
     assert "in row 1: the row has 0 fields, not 12" in refused([[]])
 
 
-@pytest.mark.parametrize("closed", [0, 5, MINUTE_MS, 2 * MINUTE_MS - 1, -1])
+@pytest.mark.parametrize("closed", [MINUTE_MS, 2 * MINUTE_MS - 1, -1])
 def test_a_candle_of_another_length_is_refused(closed):
-    """A candle closes one millisecond before the next one opens, or it is of another interval."""
+    """A candle closes one millisecond before the next one opens or earlier, or it is of another interval."""
     told = refused([row_of(), row_of(close_time=CLOCK_MS + closed)])
 
     assert told == (f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + closed}: not the end of a 1m candle")
@@ -230,6 +230,72 @@ def test_a_candle_of_another_length_is_refused(closed):
 def test_times_at_the_end_of_64_bits_are_refused(ts, closed):
     """A difference that no 64 bits hold is no length."""
     assert "close_time is" in refused([row_of(ts=ts, close_time=closed)])
+
+
+@pytest.mark.parametrize("rows", [3, 60])
+def test_many_candles_that_close_early_are_of_another_interval(rows):
+    """One-second candles are not one-minute ones that all closed early."""
+    seconds = [row_of(ts=CLOCK_MS + s * 1000, close_time=CLOCK_MS + s * 1000 + 999) for s in range(rows)]
+
+    assert refused(seconds) == f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + 999}: not the end of a 1m candle"
+
+
+# --- odd rows of the exchange's history ------------------------------------------------------------------------------
+
+
+def read_times(rows, interval="1h"):
+    """Return what becomes of rows of open and close time."""
+    body = json.dumps([row_of(ts=ts, close_time=closed) for ts, closed in rows]).encode()
+    return read_page(body, symbol="BTCUSDT", interval=interval, where="host")
+
+
+def test_the_restart_of_february_2018_leaves_a_hole():
+    """Hourly rows as the exchange has them: trading stopped at 00:28:14.788 and began again off the grid."""
+    rows = [
+        (1518044400000, 1518047999999),
+        (1518048000000, 1518049694788),  # closed early: nothing opened in its hour afterwards
+        (1518168494789, 1518172094788),  # 09:28:14.789 on the next day, and so on for two days
+        (1518319694789, 1518321600999),  # the last one off the grid, cut short by the next
+        (1518321600000, 1518325199999),
+    ]
+    page = read_times(rows)
+
+    assert times_ms(page.rows).tolist() == [1518044400000, 1518048000000, 1518321600000]
+    assert page.odd.left_out == {1518168494789, 1518319694789}
+    assert page.odd.closed_early == {1518048000000}
+    assert page.ts_ms.tolist() == [ts for ts, _ in rows]
+
+
+def test_a_candle_that_another_follows_inside_its_hour_is_left_out():
+    """2017-12-04: stopped at 06:00:20, begun again at 06:49:06. Neither row is the candle of that hour."""
+    page = read_times(
+        [
+            (1512363600000, 1512367199999),
+            (1512367200000, 1512367220000),
+            (1512370146000, 1512370799999),
+            (1512370800000, 1512374399999),
+        ]
+    )
+
+    assert times_ms(page.rows).tolist() == [1512363600000, 1512370800000]
+    assert page.odd.left_out == {1512367200000, 1512370146000}
+    assert page.odd.closed_early == set()
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 59)), max_size=12))
+def test_what_is_taken_is_on_the_grid_and_alone_in_its_interval(rows):
+    """By a plain look at each row: it opens on the minute, and no other row opens before the next minute."""
+    times = [(CLOCK_MS + at * 1000, CLOCK_MS + at * 1000 + MINUTE_MS - 1 - early) for at, early in rows]
+    early = [row for row in times if row[1] - row[0] < MINUTE_MS - 1]
+    assume(len(times) < 3 or 2 * len(early) <= len(times))
+    page = read_times(times, "1m")
+
+    def is_alone(ts):
+        return ts % MINUTE_MS == 0 and not any(ts < other < ts + MINUTE_MS for other, _ in times)
+
+    assert times_ms(page.rows).tolist() == [ts for ts, _ in times if is_alone(ts)]
+    assert page.odd.left_out == {ts for ts, _ in times if not is_alone(ts)}
+    assert page.odd.closed_early == {ts for ts, _ in early if is_alone(ts)}
 
 
 # --- putting together ------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from mltrain.candles.record import (
 )
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.source import Origin, SourceSpec
+from mltrain.candles.volumes import BASE, QUOTE, FalseVolume
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import Manifest
 from mltrain.names import SNAPSHOT
@@ -74,6 +75,9 @@ def facts(symbol, window, step_ms):
             jumps=(Jump(int(ts[-1]), 1.0, 2.5),) * min(zero, 2),
             origins=(Origin(window.start_ms, window.end_ms, "rest"),) * min(zero, 1),
             blocks=(Block(window.start_ms, window.end_ms, 12000, "0" * 16),) * min(zero, 1),
+            volumes=(FalseVolume(BASE, 3, 5, None, ("taker_buy_base",)), FalseVolume(QUOTE, 1, 9, (0.5, 1.0, 2.0), ()))[
+                :zero
+            ],
             sha256=HASH,
             content_sha256=HASH[::-1],
             bytes=12345,
@@ -114,6 +118,7 @@ def record():
         jumps=(Jump(CLOCK_MS - 3 * MINUTE_MS, 100.0, 151.0),),
         origins=(Origin(CLOCK_MS - DAY_MS, CLOCK_MS, "rest"),),
         blocks=(Block(CLOCK_MS - DAY_MS, CLOCK_MS, 900, "0123456789abcdef"),),
+        volumes=(FalseVolume(QUOTE, 3, 4, (0.5, 1.0, 2.0), ("quote_volume",)),),
         sha256=HASH,
         content_sha256=HASH,
         bytes=999,
@@ -129,6 +134,18 @@ def record():
         notes=(),
         facts=(whole, replace(whole, symbol="ETHUSDT", rows=1435, holes=(hole,))),
     )
+
+
+def test_a_manifest_of_an_earlier_version_tells_no_volumes(record):
+    """It is read all the same."""
+    manifest = record.to_manifest()
+    files = [
+        replace(entry, facts={key: value for key, value in entry.facts.items() if key != "volumes"})
+        for entry in manifest.files
+    ]
+    found = read_record(Manifest("snapshot", manifest.head, tuple(files)), where="here")
+
+    assert [f.volumes for f in found.facts] == [(), ()]
 
 
 def test_a_request_sorts_its_symbols():
@@ -237,6 +254,12 @@ LIES = {
         ["2025-10-15T11:00:00Z", "2025-10-15T13:00:00Z", 950, "0" * 16]
     ),
     "block of no time": lambda d: d["files"][0]["blocks"][0].__setitem__(1, "2025-10-14T12:00:00Z"),
+    "volumes": lambda d: d["files"][0].update(volumes={}),
+    "volume of another kind": lambda d: d["files"][0]["volumes"][0].__setitem__(0, "volume"),
+    "volume false in no candle": lambda d: d["files"][0]["volumes"][0].__setitem__(1, 0),
+    "volume false in more candles than traded": lambda d: d["files"][0]["volumes"][0].__setitem__(1, 5),
+    "volume's typical value": lambda d: d["files"][0]["volumes"][0].__setitem__(3, [1.0, 2.0]),
+    "volume's column": lambda d: d["files"][0]["volumes"][0].__setitem__(4, ["close"]),
     "block's digest": lambda d: d["files"][0]["blocks"][0].__setitem__(3, "xyz"),
     "content hash": lambda d: d["files"][0].update(content_sha256="abc"),
     "file's symbol": lambda d: d["files"][0].update(symbol="ETHUSDT"),

@@ -267,9 +267,13 @@ def test_the_exchanges_csv_is_read_by_itself(candles):
     """For what is downloaded: bytes in; no rows is a refusal there."""
     plain = as_binance(candles, 1000).encode()
 
-    assert read_binance_csv(plain, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS).equals(candles)
+    rows, closes_ms = read_binance_csv(plain, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS)
+    assert rows.equals(candles)
+    assert closes_ms.tolist() == (times_ms(candles) + MINUTE_MS - 1).tolist()
     headed = f"{HEADERS['futures archive']}\n".encode() + plain
-    assert read_binance_csv(headed, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS).equals(candles)
+    rows, closes_ms = read_binance_csv(headed, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS)
+    assert rows.equals(candles)
+    assert closes_ms.tolist() == (times_ms(candles) + MINUTE_MS - 1).tolist()
     for data, step_ms, message in (
         (b"", MINUTE_MS, "x.csv: BTCUSDT: not a readable CSV file"),
         (HEADER.encode(), MINUTE_MS, "x.csv: BTCUSDT: no rows"),

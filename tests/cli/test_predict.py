@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import subprocess
+import time
+from datetime import datetime
 
 import polars as pl
 import pytest
@@ -47,6 +49,57 @@ def read(path):
         case ".csv":
             return pl.read_csv(path, schema_overrides={"refused": pl.String, "p": pl.Float64, "raw": pl.Float64})
     return pl.read_ndjson(path, infer_schema_length=None)
+
+
+@pytest.fixture(scope="module")
+def fresh(table):
+    """Return the table's candles as they would be now: the last two of each symbol have not closed."""
+    minute_ms = (int(time.time() * 1000) // 60_000 + 2) * 60_000
+    shift = pl.duration(milliseconds=minute_ms + 60_000 - CLOCK_MS)
+    return table.with_columns((pl.col("ts") + shift).cast(table.schema["ts"]))
+
+
+def test_candles_of_a_file_that_have_not_closed_are_left_out(trained_dir, fresh, tmp_path):
+    """They are told; the others are scored as without them."""
+    source = write(fresh, tmp_path / "in.parquet")
+    done = call("predict", "--input", source, "--output", tmp_path / "out.parquet", data_dir=trained_dir)
+    known = write(fresh.head(fresh.height - 20), tmp_path / "known.parquet")
+    call("predict", "--input", known, "--output", tmp_path / "known_out.parquet", data_dir=trained_dir)
+    scored, before = (pl.read_parquet(tmp_path / name) for name in ("out.parquet", "known_out.parquet"))
+
+    assert done.code == 0, done.err
+    assert "candles left out, not closed yet by this machine's clock" in done.err
+    assert "BTCUSDT from 2" in done.err
+    assert "ETHUSDT from 2" in done.err
+    assert fresh.height - 20 < scored.height < fresh.height
+    assert scored.head(before.height).equals(before)
+    assert scored["ts"].max().timestamp() + 60 <= time.time()
+
+
+def test_a_file_in_local_time_is_refused(trained_dir, fresh, tmp_path):
+    """Hours ahead of the machine's clock, by symbol, with a way out; nothing is written."""
+    ahead = fresh.with_columns(
+        ts=pl.when(pl.col("symbol") == "ETHUSDT").then(pl.col("ts") + pl.duration(hours=2)).otherwise("ts")
+    )
+    source = write(ahead, tmp_path / "in.csv")
+    done = call("predict", "--input", source, "--output", tmp_path / "out.csv", data_dir=trained_dir)
+
+    assert done.code == 3
+    assert "in.csv: ETHUSDT: its times are not UTC?" in done.err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_newest_candle_of_files_is_the_newest_closed_one(trained_dir, fresh, tmp_path):
+    """Not the one that is still open, which is told."""
+    for symbol in SYMBOLS:
+        fresh.filter(pl.col("symbol") == symbol).drop("symbol").write_parquet(tmp_path / f"{symbol}.parquet")
+    done = call("predict", "--source", "files", "--from", tmp_path, "--json", data_dir=trained_dir)
+
+    assert done.code == 0, done.err
+    assert "candles left out, not closed yet by this machine's clock" in done.err
+    for row in done.document["predictions"]:
+        age_s = time.time() - datetime.fromisoformat(row["ts"]).timestamp()
+        assert 60 <= age_s < 300
 
 
 def test_every_format_gives_the_same_rows(trained_dir, table, tmp_path):

@@ -13,7 +13,7 @@ from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.learn.label import make_labels
-from mltrain.learn.samples import build_samples, check_finite, matrix_sha256, take_rows
+from mltrain.learn.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows
 
 MINUTE_MS = 60_000
 FEATURES = FeatureSet(
@@ -193,3 +193,19 @@ def test_real_candles_become_rows(real_data):
     assert 0.45 < samples.y.mean() < 0.55
     assert all(entry.no_features == 30 for entry in quality)
     assert 0.02 < quality[0].tie_share < 0.08
+
+
+@pytest.mark.parametrize("kept", [("BTCUSDT",), ("ETHUSDT",), ("BTCUSDT", "ETHUSDT")])
+def test_the_rows_of_some_symbols_are_those_that_they_had(candles, kept):
+    """In their order, each under its own symbol, and nothing of the others is left."""
+    whole, _ = build_samples(FEATURES, candles)
+    rows = [row for row, ix in enumerate(whole.symbol_ix.tolist()) if whole.symbols[ix] in kept]
+    expected = {name: getattr(whole, name)[rows].copy() for name in ("x", "y", "ts_ms", "label_end_ms", "last_move")}
+    named = [whole.symbols[ix] for ix in whole.symbol_ix[rows].tolist()]
+
+    found = keep_symbols(whole, kept)
+
+    assert found.symbols == kept
+    assert [found.symbols[ix] for ix in found.symbol_ix.tolist()] == named
+    for name, values in expected.items():
+        assert getattr(found, name).tobytes() == values.tobytes(), name

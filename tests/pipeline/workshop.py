@@ -55,4 +55,7 @@ class Workshop:
         )
 
     def train(self, snapshot, *, now_ms=NOW_MS, **options):
-        return train(self.request(snapshot, **options), self.store, now_ms=now_ms, progress=Silent())
+        return self.train_request(self.request(snapshot, **options), now_ms=now_ms)
+
+    def train_request(self, request, *, now_ms=NOW_MS, progress=None):
+        return train(request, self.store, now_ms=now_ms, progress=progress or Silent())

@@ -17,6 +17,7 @@ from mltrain.candles.cache import day_name
 from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
 from mltrain.candles.download import Connected
 from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
+from mltrain.candles.klines import add_odd, split_odd
 from mltrain.candles.packed import parse_checksum, unzip_single
 from mltrain.candles.source import PUBLIC_ARCHIVE, PUBLIC_REST
 from mltrain.candles.tables import read_binance_csv
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.candles.client import Answer, Clock, NetworkRules
+    from mltrain.candles.klines import OddDays
 
 _MAX_ZIP_BYTES: Final = 4 << 20  # a day of minutes takes 80 kB
 _MAX_CSV_BYTES: Final = 8 << 20  # and 150 kB once unpacked
@@ -93,15 +95,23 @@ class ArchiveSource(BinanceSource):
             chance=self._chance,
         )
         async with self._client() as rest, archive:
-            yield Connected(RestPages(rest, self.interval), DayZips(archive, self.interval))
+            pages = RestPages(rest, self.interval)
+            yield Connected(pages, DayZips(archive, self.interval, pages.odd), pages.odd)
 
 
 @dataclass(frozen=True, slots=True)
 class DayZips:
-    """Asks the archive for the zips of whole days."""
+    """Asks the archive for the zips of whole days.
+
+    Attributes:
+        client: The connection.
+        interval: Interval of the candles.
+        odd: Where the odd rows are added; see `split_odd`.
+    """
 
     client: HttpClient
     interval: str
+    odd: OddDays
 
     async def day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
         """Return the rows of a day and the SHA-256 of its zip; or why it cannot be had there.
@@ -122,13 +132,16 @@ class DayZips:
             if (found := sha256_bytes(zipped)) != expected:
                 return f"{name} has SHA-256 {found}, its checksum file says {expected}"
             text = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
-            rows = read_binance_csv(text, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
+            rows, closes_ms = read_binance_csv(text, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
+            kept, odd = split_odd(times_ms(rows), closes_ms, symbol=symbol, interval=self.interval, where=name)
+            rows = rows.filter(kept)
             check_candles(rows, symbol=symbol, interval=self.interval, where=name)
         except InputError as err:
             return err.message
         ts_ms = times_ms(rows)
         if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
             return f"{name} holds candles of another day"
+        add_odd(self.odd, symbol, odd)
         return rows, expected
 
     async def _get(self, path: str, subject: str, symbol: str, max_bytes: int) -> bytes | None:

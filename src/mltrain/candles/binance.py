@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import defaultdict
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import polars as pl
@@ -29,7 +30,7 @@ from mltrain.candles.client import (
 )
 from mltrain.candles.download import Asking, Connected, gather_days
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, format_ms, interval_ms, times_ms
-from mltrain.candles.klines import MAX_PAGE_BYTES, PAGE_CANDLES, merge_rows, plan_pages, read_page
+from mltrain.candles.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
 from mltrain.candles.source import PUBLIC_REST, Window, refuse_unknown
 from mltrain.candles.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
 from mltrain.documents import parse_json
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         Answer,
         Clock,
     )
+    from mltrain.candles.klines import OddDays, Page
     from mltrain.candles.source import Gathered
     from mltrain.documents import Json
     from mltrain.progress import Progress
@@ -257,7 +259,8 @@ class BinanceSource:
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Connected]:
         async with self._client() as client:
-            yield Connected(RestPages(client, self.interval))
+            pages = RestPages(client, self.interval)
+            yield Connected(pages, odd=pages.odd)
 
     def _check_listed(self, symbol: str) -> None:
         if symbol not in self._listed:
@@ -310,44 +313,53 @@ class BinanceSource:
 
 @dataclass(frozen=True, slots=True)
 class RestPages:
-    """Asks for pages of candles of one interval."""
+    """Asks for pages of candles of one interval.
+
+    Attributes:
+        client: The connection.
+        interval: The interval.
+        odd: The odd rows that the answers held; see `split_odd`.
+    """
 
     client: HttpClient
     interval: str
+    odd: OddDays = field(default_factory=lambda: defaultdict(OddRows))
 
     async def page(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the rows that the host gives for a window of at most PAGE_CANDLES candles, in its order.
 
-        Rows outside the window are left in; an answer of such rows alone is asked for again.
+        Rows outside the window are left in; an answer of such rows alone is asked for again. Odd rows are left out.
 
         Raises:
             InputError: A row cannot be read.
             SourceError: The host did not answer.
         """
         params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": PAGE_CANDLES}
-        return await self._get(symbol, f"{symbol} from {window}", params, window)
+        return (await self._get(symbol, f"{symbol} from {window}", params, window)).rows
 
     async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
-        """Return the first rows that open at a time or later, by time.
+        """Return the first rows that open at a time or later, by time; where odd rows come first, those after them.
 
         Raises:
             InputError: A row cannot be read, or two contradict each other.
             SourceError: The host did not answer.
         """
-        params = {"startTime": start_ms, "limit": limit}
-        rows = await self._get(symbol, f"{symbol} from {format_ms(start_ms)}", params, Window(start_ms, _NEVER_MS))
-        inside = rows.filter(times_ms(rows) >= start_ms)
-        return merge_rows([inside], symbol=symbol, where=self.client.host)
+        while True:
+            params = {"startTime": start_ms, "limit": limit}
+            page = await self._get(symbol, f"{symbol} from {format_ms(start_ms)}", params, Window(start_ms, _NEVER_MS))
+            rows = page.rows.filter(times_ms(page.rows) >= start_ms)
+            if rows.height or not page.ts_ms.size:
+                return merge_rows([rows], symbol=symbol, where=self.client.host)
+            start_ms, limit = int(page.ts_ms.max()) + 1, PAGE_CANDLES
 
-    async def _get(self, symbol: str, subject: str, params: dict[str, int], window: Window) -> pl.DataFrame:
-        step_ms, host = interval_ms(self.interval), self.client.host
-
-        def parse(answer: Answer) -> pl.DataFrame:
-            rows = read_page(answer.body, symbol=symbol, interval=self.interval, step_ms=step_ms, where=host)
-            ts_ms = times_ms(rows)
-            if ts_ms.size and not ((ts_ms >= window.start_ms) & (ts_ms < window.end_ms)).any():
+    async def _get(self, symbol: str, subject: str, params: dict[str, int], window: Window) -> Page:
+        def parse(answer: Answer) -> Page:
+            page = read_page(answer.body, symbol=symbol, interval=self.interval, where=self.client.host)
+            inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)
+            if page.ts_ms.size and not inside.any():
                 raise MalformedError("all candles of the answer are outside what was asked for")
-            return rows
+            add_odd(self.odd, symbol, page.odd)
+            return page
 
         asked: dict[str, str | int] = {"symbol": symbol, "interval": self.interval, **params}
         return await self.client.get(

@@ -62,6 +62,8 @@ class CachedDay:
         origin: "rest", or "archive" and the SHA-256 of the zip.
         holes_asked: Whether its holes were asked for once more, or it has none.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
+        left_out: How many odd rows were left out; see `mltrain.candles.klines.split_odd`.
+        closed_early: How many of its candles closed before their interval ended.
     """
 
     day_ms: int
@@ -71,6 +73,8 @@ class CachedDay:
     origin: str
     holes_asked: bool
     fetched_ms: int
+    left_out: int = 0
+    closed_early: int = 0
 
     @property
     def whole(self) -> bool:
@@ -94,6 +98,8 @@ class FreshDay:
         origin: As of CachedDay.
         holes_asked: As of CachedDay; that a day without holes has none is found out here.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
+        left_out: As of CachedDay.
+        closed_early: As of CachedDay.
     """
 
     frame: pl.DataFrame
@@ -102,6 +108,8 @@ class FreshDay:
     origin: str
     holes_asked: bool
     fetched_ms: int
+    left_out: int = 0
+    closed_early: int = 0
 
 
 def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
@@ -115,6 +123,8 @@ def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
         origin=fresh.origin,
         holes_asked=fresh.holes_asked or complete,
         fetched_ms=fresh.fetched_ms // 1000 * 1000,
+        left_out=fresh.left_out,
+        closed_early=fresh.closed_early,
     )
     return day, data
 
@@ -275,6 +285,8 @@ def _write_note(day: CachedDay, owner: str) -> bytes:
         "holes_asked": day.holes_asked,
         "fetched_at": format_ms(day.fetched_ms),
     }
+    # Only where there are any: a note of an earlier version, which knew neither, is still its own bytes.
+    note |= {key: rows for key, rows in (("left_out", day.left_out), ("closed_early", day.closed_early)) if rows}
     return canonical_json({**note, "self_sha256": sha256_bytes(canonical_json(note))})
 
 
@@ -299,6 +311,8 @@ def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDa
         origin=root.text("origin", pattern=ORIGIN),
         holes_asked=root.flag("holes_asked"),
         fetched_ms=times["fetched_at"],
+        left_out=root.integer("left_out", minimum=0, default=0),
+        closed_early=root.integer("closed_early", minimum=0, default=0),
     )
     if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
         root.problem("until", "must be a time of the day, on the grid of its candles")

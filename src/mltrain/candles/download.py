@@ -33,12 +33,13 @@ from mltrain.candles.klines import PAGE_CANDLES, merge_rows, plan_pages
 from mltrain.candles.source import Fetched, Gathered, Origin, SymbolTraffic, TrafficReport, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from mltrain.candles.cache import CachedDay
     from mltrain.candles.client import Clock, Traffic
+    from mltrain.candles.klines import OddRows
     from mltrain.candles.throttle import Throttle
     from mltrain.progress import Progress
 
@@ -64,10 +65,17 @@ class Zips(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """An exchange that can be asked, and perhaps its archive."""
+    """An exchange that can be asked, and perhaps its archive.
+
+    Attributes:
+        pages: The exchange.
+        zips: Its archive.
+        odd: The odd rows that the answers of both held so far, by symbol and day.
+    """
 
     pages: Pages
     zips: Zips | None = None
+    odd: Mapping[tuple[str, int], OddRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,8 @@ class _Day:
         awaited: Pages that have not come yet.
         parts: Rows that have come.
         origin: As of CachedDay.
+        left_out: As of CachedDay; of what was asked for.
+        closed_early: Likewise.
     """
 
     day_ms: int
@@ -131,6 +141,8 @@ class _Day:
     awaited: int = 0
     parts: list[pl.DataFrame] = field(default_factory=list)
     origin: str = "rest"
+    left_out: int = 0
+    closed_early: int = 0
 
     @property
     def missing(self) -> Window:
@@ -192,6 +204,7 @@ class Download:
         self._refresh = refresh
         self._progress = progress
         self._symbols = {s: _Symbol(SymbolDays(cache, asking.cache_name, s, asking.interval)) for s in symbols}
+        self._odd: Mapping[tuple[str, int], OddRows] = {}
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         self._news = asyncio.Event()
         self._over = False
@@ -208,6 +221,7 @@ class Download:
         for symbol in self._symbols.values():
             self._plan(symbol)
         async with self._asking.connect() as line:
+            self._odd = line.odd
             for symbol in self._symbols.values():
                 self._plan_jobs(symbol, line)
             await self._work(line.pages)
@@ -216,6 +230,7 @@ class Download:
             await self._work(line.pages)
         late = await in_threads([partial(self._fill, symbol) for symbol in self._symbols.values()])
         self.notes += [note for notes in late for note in notes]
+        self.notes += [note for symbol in self._symbols.values() for note in self._odd_notes(symbol)]
 
     def _plan(self, symbol: _Symbol) -> None:
         """Tell which days are there and which are missing."""
@@ -313,6 +328,8 @@ class Download:
         day.parts.append(rows)
         day.awaited -= 1
         if not day.awaited:
+            if (odd := self._odd.get((symbol.name, day.day_ms))) is not None:
+                day.left_out, day.closed_early = odd.count(day.missing)
             symbol.finished.append(symbol.missing.pop(day.day_ms))
             self._news.set()
 
@@ -343,7 +360,14 @@ class Download:
             frames.append(frame)
             fresh.append(
                 FreshDay(
-                    frame, day.day_ms, day.until_ms, day.origin, holes_asked=False, fetched_ms=self._asking.clock_ms
+                    frame,
+                    day.day_ms,
+                    day.until_ms,
+                    day.origin,
+                    holes_asked=False,
+                    fetched_ms=self._asking.clock_ms,
+                    left_out=day.left_out + (0 if day.have is None else day.have.left_out),
+                    closed_early=day.closed_early + (0 if day.have is None else day.have.closed_early),
                 )
             )
         check_candles(pl.concat(frames), symbol=symbol.name, interval=self._asking.interval, where=where)
@@ -414,13 +438,38 @@ class Download:
                 empty.append(day)
                 continue
             check_candles(frame, symbol=symbol.name, interval=self._asking.interval, where=self._asking.host)
-            fresh = FreshDay(frame, day.day_ms, day.until_ms, "rest", True, self._asking.clock_ms)
+            fresh = FreshDay(
+                frame,
+                day.day_ms,
+                day.until_ms,
+                "rest",
+                holes_asked=True,
+                fetched_ms=self._asking.clock_ms,
+                left_out=day.left_out,
+                closed_early=day.closed_early,
+            )
             filled.append(fresh)
             late = frame.height - before.height
             notes.append(f"{symbol.name} {day_name(day_ms)}: {late} candles came only when asked for again")
         for known in (*symbol.days.write(filled), *symbol.days.mark_asked(empty)):
             symbol.ready[known.day_ms] = known
         return notes
+
+    def _odd_notes(self, symbol: _Symbol) -> Iterator[str]:
+        """Yield what was odd about a symbol's days, whether they were downloaded now or came from the cache."""
+        days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
+        if off := [day for day in days if day.left_out]:
+            rows = sum(day.left_out for day in off)
+            yield (
+                f"{symbol.name}: {rows:,} row{'s' * (rows > 1)} of the exchange's history left out, off the "
+                f"{self._asking.interval} grid ({_span(off)}): their candles are missing"
+            )
+        if early := [day for day in days if day.closed_early]:
+            rows = sum(day.closed_early for day in early)
+            yield (
+                f"{symbol.name}: {rows:,} candle{'s' * (rows > 1)} that closed before the end of the interval taken "
+                f"({_span(early)}): trading had stopped"
+            )
 
     def _begin(self, symbol: _Symbol) -> None:
         if symbol.begun_s is None:
@@ -483,6 +532,12 @@ class Download:
                 for s in self._symbols.values()
             ),
         )
+
+
+def _span(days: list[CachedDay]) -> str:
+    """Return the first and the last of some days in order."""
+    first, last = day_name(days[0].day_ms), day_name(days[-1].day_ms)
+    return first if first == last else f"{first} to {last}"
 
 
 def _join(windows: Iterable[Window]) -> list[Window]:

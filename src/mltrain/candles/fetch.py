@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mltrain.candles.frame import interval_ms, parse_time
 from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import UsageError
 from mltrain.names import check_symbol
 from mltrain.progress import Silent
@@ -31,6 +32,7 @@ def fetch_candles(
     data_dir: Path | str | None = None,
     rules: NetworkRules | None = None,
     progress: Progress | None = None,
+    now_ms: int | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Return the closed candles of some symbols that open from `start` on and before `end`.
 
@@ -42,10 +44,12 @@ def fetch_candles(
         data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
         rules: How the network may be used; None: by the defaults.
         progress: Told of each symbol; None: nobody is.
+        now_ms: The machine's clock, ms UTC: candles of the source `files` that close later are left out; None: none.
 
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
-        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty.
+        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty. A volume that most
+        candles contradict is null in every row (`mltrain.candles.volumes`).
 
     Raises:
         UsageError: A symbol, a time or the interval is none, or the range is empty.
@@ -55,7 +59,7 @@ def fetch_candles(
         MachineError: The machine refuses.
     """
     spec = spec or SourceSpec(name="binance")
-    source, step_ms = open_source(spec, rules), interval_ms(spec.interval)
+    source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
     names = tuple(dict.fromkeys(check_symbol(symbol) for symbol in symbols))
     if not names:
         raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
@@ -72,6 +76,11 @@ def fetch_candles(
             frames = {name: gathered.candles(name).frame for name in names}
             for note in gathered.notes():
                 told.warn(note)
+    for name in names:
+        frames[name], found = empty_false_volumes(frames[name])
+        for false in found:
+            if false.emptied:
+                told.warn(f"{name}: {false}")
     return frames
 
 

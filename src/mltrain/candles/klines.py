@@ -3,18 +3,24 @@
 Pure. Pages are planned as windows of time before any is asked for, so that a short or an empty one is simply what the
 market gave. An answer is read as a table, not row by row; what is no JSON of rows may be asked for again, a row that
 cannot be a candle is refused by symbol, time and field.
+
+The exchange's history holds a few odd rows that it will never correct (`split_odd` says which): after restarts in 2017
+and 2018 candles opened off the grid for hours or days, and where trading stopped a candle closed early. Such rows are
+left out or taken as they are, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from mltrain.candles.client import MalformedError
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, INTERVALS_MS, TS_DTYPE, format_ms, times_ms
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -37,7 +43,54 @@ _ROWS: Final = pl.List(pl.List(pl.String))
 _BLANKS: Final = r"[ \t\r\n]*"
 # The reader alone takes no text at all for an empty list, and 3 for [[3]].
 _LIST_OF_ROWS: Final = re.compile(rf"{_BLANKS}\[{_BLANKS}[\[\]]")
+_ROWS_THAT_TELL: Final = 3  # with fewer, a candle that closed early may be most of them
 _MICROS_FROM: Final = 100_000_000_000_000  # ms would be the year 5138: a larger number is microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one answer holds.
+
+    Attributes:
+        rows: The rows that can be taken, in the order that they came, with the columns of CANDLE_SCHEMA.
+        ts_ms: Open times of all rows, those left out included, ms UTC, shape (n,).
+        odd: Which rows were left out or closed early.
+    """
+
+    rows: pl.DataFrame
+    ts_ms: NDArray[np.int64]
+    odd: OddRows
+
+
+@dataclass(frozen=True, slots=True)
+class OddRows:
+    """Rows of the exchange's history that are not as its documentation promises.
+
+    Attributes:
+        left_out: Open times of rows that were left out, ms UTC: off the grid, or another row opens inside the candle.
+        closed_early: Open times of candles that were taken although they close before their interval ends, ms UTC.
+    """
+
+    left_out: set[int] = field(default_factory=set)
+    closed_early: set[int] = field(default_factory=set)
+
+    def count(self, window: Window) -> tuple[int, int]:
+        """Return how many rows that open inside a window were left out, and how many closed early."""
+        inside = range(window.start_ms, window.end_ms)
+        left_out, closed_early = (sum(ts in inside for ts in rows) for rows in (self.left_out, self.closed_early))
+        return left_out, closed_early
+
+
+#: The odd rows of symbols, by symbol and UTC day (its midnight, ms UTC); however often one comes, it counts once.
+OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
+
+
+def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
+    """Add the odd rows of an answer to those of their days."""
+    for ts_ms in odd.left_out:
+        days[symbol, ts_ms // DAY_MS * DAY_MS].left_out.add(ts_ms)
+    for ts_ms in odd.closed_early:
+        days[symbol, ts_ms // DAY_MS * DAY_MS].closed_early.add(ts_ms)
 
 
 def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[Window]:
@@ -50,18 +103,14 @@ def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> 
         yield Window(start, min(start + candles * step_ms, window.end_ms))
 
 
-def read_page(body: bytes, *, symbol: str, interval: str, step_ms: int, where: str) -> pl.DataFrame:
-    """Return the rows of an answer with the columns of CANDLE_SCHEMA; whether one can be a candle is not asked here.
+def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
+    """Return the rows of an answer; whether one can be a candle is not asked here.
 
     Args:
         body: JSON: a list of rows of twelve fields.
         symbol: For messages.
         interval: Interval that the candles must have.
-        step_ms: Its length.
         where: The host, for messages.
-
-    Returns:
-        The rows in the order that they came.
 
     Raises:
         MalformedError: It is no JSON, or no list of rows.
@@ -75,19 +124,58 @@ def read_page(body: bytes, *, symbol: str, interval: str, step_ms: int, where: s
     if _LIST_OF_ROWS.match(text) is None or rows.null_count():
         raise MalformedError("the answer is no list of rows")
     if rows.is_empty():
-        return pl.DataFrame(schema=CANDLE_SCHEMA)
+        return Page(pl.DataFrame(schema=CANDLE_SCHEMA), np.empty(0, np.int64), OddRows())
     _check_lengths(rows, symbol, where)
     texts = rows.list.to_struct(fields=_FIELDS).struct.unnest()
     numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
     if any(column.null_count() for column in numbers):
         raise _no_number(texts, numbers, symbol, where)
-    ts_ms, closed_ms = (_whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
-    wrong = np.flatnonzero(closed_ms - ts_ms != step_ms - 1)
-    if wrong.size:
-        time, closed = format_ms(int(ts_ms[wrong[0]])), int(closed_ms[wrong[0]])
-        raise InputError(f"{where}: {symbol} at {time}: close_time is {closed}: not the end of a {interval} candle")
+    ts_ms, closes_ms = (whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
+    kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
     ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
-    return pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
+    frame = pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
+    return Page(frame if kept.all() else frame.filter(kept), ts_ms, odd)
+
+
+def split_odd(
+    ts_ms: NDArray[np.int64], closes_ms: NDArray[np.int64], *, symbol: str, interval: str, where: str
+) -> tuple[NDArray[np.bool_], OddRows]:
+    """Tell which rows can be taken, and which are odd as the exchange's history is in a few places.
+
+    A row that opens off the grid is left out: its prices are of two intervals. So is a candle inside whose interval
+    another row opens: it ended there, and its close is not that of its interval. A candle on the grid that merely
+    closes early is taken: trading stopped, nothing came after it.
+
+    Args:
+        ts_ms: Open times, shape (n,).
+        closes_ms: Close times, shape (n,).
+        symbol: For messages.
+        interval: Interval that the candles must have.
+        where: The host or file, for messages.
+
+    Returns:
+        Which rows can be taken, shape (n,), and the odd ones.
+
+    Raises:
+        InputError: A row closes before it opens or after its interval ends, or most close early: they are candles of
+            another interval.
+    """
+    step_ms = INTERVALS_MS[interval]
+    # Subtracted from the close: at the ends of 64 bits a sum of open time and interval would turn over, and pass.
+    wrong = (ts_ms < 0) | (ts_ms >= _MICROS_FROM) | (closes_ms < ts_ms) | (closes_ms - ts_ms >= step_ms)
+    early = ~wrong & (closes_ms - ts_ms < step_ms - 1)
+    if ts_ms.size >= _ROWS_THAT_TELL and 2 * np.count_nonzero(early) > ts_ms.size:
+        wrong |= early
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        time, closed = format_ms(int(ts_ms[row])), int(closes_ms[row])
+        raise InputError(f"{where}: {symbol} at {time}: close_time is {closed}: not the end of a {interval} candle")
+    off_grid = ts_ms % step_ms != 0
+    if not (early.any() or off_grid.any()):
+        return np.ones(ts_ms.size, np.bool_), OddRows()
+    ended_inside = np.isin(ts_ms, ts_ms[off_grid] // step_ms * step_ms)
+    kept = ~(off_grid | ended_inside)
+    return kept, OddRows(set(ts_ms[~kept].tolist()), set(ts_ms[kept & early].tolist()))
 
 
 def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl.DataFrame:
@@ -125,7 +213,7 @@ def is_rising(ts_ms: NDArray[np.int64]) -> bool:
     return bool((ts_ms[1:] > ts_ms[:-1]).all())
 
 
-def _whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
+def whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return times in ms; those in microseconds are told by their size, each by itself.
 
     A close time in microseconds ends in 999: it is rounded down, as the open time is.

@@ -4,7 +4,8 @@ A file's symbol stands in its name, and often the interval of its candles: `BTCU
 `BTCUSDT-1m-2025-01-01.zip`, `BTC_USDT-1m.json.gz`. What such files may look like inside, `tables` says. A file that is
 named as of another interval is left out, one without rows passed over, rows are sorted and exact duplicates dropped:
 `notes` tells each. Nothing else is mended: a row that contradicts another, or cannot be a candle, is refused by file,
-symbol, time, field, value. A checksum that was published beside a file is held against it.
+symbol, time, field, value. A checksum that was published beside a file is held against it. A candle that closes after
+the machine's clock, which the caller passes, is left out; times hours ahead of it are refused (see `closed`).
 
 Files are read again for each question; the candles of one symbol are in memory at a time.
 """
@@ -15,13 +16,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
+from mltrain.candles.closed import find_closed, tell_open
 from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
 from mltrain.candles.packed import parse_checksum
 from mltrain.candles.source import LocalSource, Window, hand_out, refuse_unknown
-from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows
+from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
 from mltrain.errors import InputError
 from mltrain.files import disk_edge, read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mltrain.candles.source import Gathered
     from mltrain.progress import Progress
@@ -58,6 +63,7 @@ class FilesSource(LocalSource):
     Attributes:
         folder: Where the files are.
         interval: Interval that their candles must have.
+        now_ms: The machine's clock, ms UTC; None: every candle has closed.
 
     Raises:
         InputError: The folder is not there, is no folder, or holds no candle file.
@@ -65,13 +71,17 @@ class FilesSource(LocalSource):
         UsageError: The interval is unknown.
     """
 
-    def __init__(self, folder: Path, interval: str) -> None:
+    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None) -> None:
         self.folder = folder
         self.interval = interval
+        self.now_ms = now_ms
         self._step_ms = interval_ms(interval)
         self._named = _list_files(folder, interval)
         self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
         self._dropped: dict[str, int] = {}
+        self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
+        self._odd: dict[str, set[int]] = {}  # open times of a symbol's rows that are off the grid
+        self._empty: dict[str, list[str]] = {}  # names of a symbol's files without rows
 
     @property
     def name(self) -> str:
@@ -84,7 +94,7 @@ class FilesSource(LocalSource):
         return ""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return when the last candle of these symbols closes.
+        """Return when the last candle of these symbols closed.
 
         Raises:
             InputError: A symbol is not there, or one of its files cannot be read.
@@ -108,20 +118,21 @@ class FilesSource(LocalSource):
         refuse_unknown(symbols, self.symbols(), f"the source files ({self.folder})")
 
     def extent(self, symbol: str) -> Window:
-        """Return the range of open times in the files of a symbol.
+        """Return the range of open times of the closed candles in the files of a symbol.
 
         Raises:
-            InputError: The symbol is not there, or one of its files cannot be read.
+            InputError: The symbol is not there, one of its files cannot be read, or its times are hours ahead.
             MachineError: The machine refuses to read a file.
         """
         spans = [span for span in self._spans_of(symbol).values() if span is not None]
         return Window(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
 
     def candles(self, symbol: str, window: Window) -> pl.DataFrame:
-        """Return the candles that open inside the window.
+        """Return the closed candles that open inside the window.
 
         Raises:
-            InputError: The symbol is not there; or a row cannot be a candle, or contradicts another one.
+            InputError: The symbol is not there; a row cannot be a candle, or contradicts another one; or the times are
+                hours ahead.
             MachineError: The machine refuses to read a file.
         """
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
@@ -130,13 +141,17 @@ class FilesSource(LocalSource):
             for path, span in self._spans_of(symbol).items()
             if span is not None and span.start_ms < window.end_ms and span.end_ms > window.start_ms
         ]
-        parts = [(path, rows) for path in paths if (rows := self._read(path, symbol).filter(inside)).height]
+        parts = [(path, rows) for path in paths if (rows := self._read_closed(path, symbol).filter(inside)).height]
         frame, self._dropped[symbol] = _join(parts, symbol, self.interval)
         return frame
 
     def notes(self) -> tuple[str, ...]:
         """Return what was dropped, passed over and left out of the symbols asked for, in their order."""
-        return tuple(note for symbol in sorted(self._spans) for note in self._notes_of(symbol))
+        notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
+        if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
+            candles = sum(len(ts) for ts in self._open.values())
+            notes.append(tell_open(first, candles, now_ms=self.now_ms))
+        return tuple(notes)
 
     def gather(
         self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
@@ -153,7 +168,12 @@ class FilesSource(LocalSource):
     def _notes_of(self, symbol: str) -> Iterator[str]:
         if dropped := self._dropped.get(symbol, 0):
             yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
-        if empty := [path.name for path, span in self._spans[symbol].items() if span is None]:
+        if odd := self._odd[symbol]:
+            yield (
+                f"{symbol}: {len(odd):,} row{'s' * (len(odd) > 1)} of the exchange's history left out, off the "
+                f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
+            )
+        if empty := self._empty[symbol]:
             yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
         if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
             yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
@@ -161,9 +181,12 @@ class FilesSource(LocalSource):
     def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
         """Return the range of open times of each file of a symbol, which are all read once for it."""
         if symbol not in self._spans:
-            spans = {path: self._span(self._read(path, symbol)) for path in self._find(symbol)}
+            self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
+            spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
             if not any(spans.values()):
-                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: no rows")
+                none = "no candle has closed" if self._open[symbol] else "no rows"
+                none = f"no row opens on the {self.interval} grid" if self._odd[symbol] else none
+                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {none}")
             self._spans[symbol] = spans
         return self._spans[symbol]
 
@@ -188,8 +211,36 @@ class FilesSource(LocalSource):
             )
         return named.files
 
-    def _read(self, path: Path, symbol: str) -> pl.DataFrame:
-        return _read_rows(path, symbol, self._step_ms)
+    def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
+        data = _read_bytes(path)
+        where = f"{path}: {symbol}"
+        rows, closes_ms = read_rows_and_closes(data, name=path.name, where=where, step_ms=self._step_ms)
+        if rows.is_empty() and path.name not in self._empty[symbol]:
+            self._empty[symbol].append(path.name)
+        if closes_ms is not None:
+            rows = self._leave_out_odd(rows, closes_ms, symbol)
+        if self.now_ms is None:
+            return rows
+        ts_ms = times_ms(rows)
+        closed = find_closed(ts_ms, step_ms=self._step_ms, now_ms=self.now_ms, symbol=symbol, where=str(path))
+        if closed.all():
+            return rows
+        self._open[symbol].update(ts_ms[~closed].tolist())
+        return rows.filter(closed)
+
+    def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
+        """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
+
+        Only those are left out whose close time says that they are candles of this interval; any other is refused by
+        `check_candles`, as in a file without close times.
+        """
+        ts_ms = times_ms(rows)
+        off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        if not off.any():
+            return rows
+        odd = off | np.isin(ts_ms, ts_ms[off] // self._step_ms * self._step_ms)
+        self._odd[symbol].update(ts_ms[odd].tolist())
+        return rows.filter(~odd)
 
 
 def _count(names: list[str], what: str) -> str:
@@ -213,16 +264,16 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
         MachineError: The machine refuses to read it.
         UsageError: The interval is unknown.
     """
-    rows = _read_rows(path, symbol, interval_ms(interval))
+    rows = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
     if rows.is_empty():
         raise InputError(f"{path}: {symbol}: no rows")
     return _join([(path, rows)], symbol, interval)[0]
 
 
-def _read_rows(path: Path, symbol: str, step_ms: int) -> pl.DataFrame:
+def _read_bytes(path: Path) -> bytes:
     data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="the candle file")
     _check_published(path, data)
-    return read_rows(data, name=path.name, where=f"{path}: {symbol}", step_ms=step_ms)
+    return data
 
 
 def _check_published(path: Path, data: bytes) -> None:

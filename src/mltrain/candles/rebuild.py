@@ -15,6 +15,7 @@ from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import check_candles, content_sha256, format_ms, interval_ms
 from mltrain.candles.record import file_name
 from mltrain.candles.stored import FOLDER
+from mltrain.candles.volumes import empty_columns
 from mltrain.errors import InputError
 from mltrain.files import atomic_write, hash_file, hold_lock, real_path, sha256_bytes, sweep_temps
 from mltrain.manifest import MAX_FILE_BYTES
@@ -93,6 +94,7 @@ def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> Reb
     name = file_name(facts.symbol)
     path = snapshot.path / name
     frame = check_candles(frame, symbol=facts.symbol, interval=snapshot.interval, where="the source")
+    frame = empty_columns(frame, facts.volumes)  # as it was decided then
     file = write_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
     sound = _is_sound(path, facts)
     if sha256_bytes(file.data) == facts.sha256:

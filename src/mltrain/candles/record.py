@@ -15,6 +15,7 @@ from mltrain.candles.candle_file import Block
 from mltrain.candles.frame import (
     DAY_MS,
     INTERVALS_MS,
+    OPTIONAL,
     Hole,
     Jump,
     content_sha256,
@@ -29,6 +30,7 @@ from mltrain.candles.frame import (
 )
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.source import ORIGIN, Origin, SourceSpec, Window
+from mltrain.candles.volumes import BOUNDS, FalseVolume
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import FileEntry, Manifest
@@ -104,6 +106,7 @@ class SymbolFacts:
         jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
         origins: Where its candles came from, by time; empty where the source has but one place.
         blocks: Where each day lies in the file.
+        volumes: Volumes that prices contradict, and which columns were left empty for it, before the file was written.
         sha256: Of the file's bytes.
         content_sha256: Of the candles themselves, whatever wrote the file.
         bytes: Size of the file.
@@ -119,6 +122,7 @@ class SymbolFacts:
     jumps: tuple[Jump, ...]
     origins: tuple[Origin, ...]
     blocks: tuple[Block, ...]
+    volumes: tuple[FalseVolume, ...]
     sha256: str
     content_sha256: str
     bytes: int
@@ -139,6 +143,7 @@ class SymbolFacts:
         step_ms: int,
         origins: tuple[Origin, ...] = (),
         blocks: tuple[Block, ...] = (),
+        volumes: tuple[FalseVolume, ...] = (),
     ) -> SymbolFacts:
         """Count a frame of at least one candle, all inside the window, that is kept in the file `entry`."""
         ts_ms = times_ms(frame)
@@ -147,6 +152,7 @@ class SymbolFacts:
             jumps=find_jumps(frame, share=JUMP_SHARE, most=MAX_LISTED),
             origins=origins,
             blocks=blocks,
+            volumes=volumes,
             symbol=symbol,
             rows=frame.height,
             first_ms=int(ts_ms[0]),
@@ -172,6 +178,10 @@ class SymbolFacts:
             "jumps": [[format_ms(j.ts_ms), j.before, j.after] for j in self.jumps],
             "origins": [[format_ms(o.from_ms), format_ms(o.to_ms), o.origin] for o in self.origins],
             "blocks": [[format_ms(b.from_ms), format_ms(b.to_ms), b.end, b.digest] for b in self.blocks],
+            "volumes": [
+                [v.what, v.candles, v.traded, None if v.typical is None else list(v.typical), list(v.emptied)]
+                for v in self.volumes
+            ],
             "content_sha256": self.content_sha256,
         }
 
@@ -337,6 +347,8 @@ def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
         jumps=tuple(_read_rows(fields, "jumps", _read_jump)),
         origins=tuple(_read_rows(fields, "origins", _read_origin)),
         blocks=tuple(_read_rows(fields, "blocks", _read_block)),
+        # Absent in a manifest of an earlier version.
+        volumes=tuple(_read_rows(fields, "volumes", _read_volume)) if "volumes" in fields.value else (),
         sha256=entry.sha256,
         content_sha256=fields.text("content_sha256", pattern=_SHA256),
         bytes=entry.bytes,
@@ -395,6 +407,24 @@ def _read_block(row: list[Json]) -> Block | None:
     match row:
         case [str(first), str(last), int(end), str(digest)] if _DIGEST.fullmatch(digest):
             return Block(parse_time(first), parse_time(last), end, digest)
+    return None
+
+
+def _read_volume(row: list[Json]) -> FalseVolume | None:
+    match row:
+        case [str(what), int(candles), int(traded), typical, list(emptied)]:
+            middle = _read_typical(typical)
+            names = tuple(name for name in emptied if isinstance(name, str) and name in OPTIONAL)
+            sound = what in BOUNDS and 1 <= candles <= traded and len(names) == len(emptied)
+            if sound and (typical is None) == (middle is None):
+                return FalseVolume(what, candles, traded, middle, names)
+    return None
+
+
+def _read_typical(value: Json) -> tuple[float, float, float] | None:
+    match value:
+        case [float(found), float(low), float(high)]:
+            return found, low, high
     return None
 
 

@@ -30,6 +30,7 @@ from mltrain.candles.stored import (
     open_snapshot,
     verify_snapshot,
 )
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.files import (
     hold_lock,
@@ -69,6 +70,7 @@ _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
 _MAX_HOLES: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
 _WARN_MISSING: Final = 0.05  # of a symbol's window
+_WARN_FALSE: Final = 0.01  # of the candles in which something was traded: real markets have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, 
     """Write the file of a symbol, and tell what is in it; its candles are not held any longer."""
     fetched = gathered.candles(symbol)
     frame, step_ms = _check_fetched(source, symbol, fetched.frame, window), interval_ms(source.interval)
+    frame, volumes = empty_false_volumes(frame)
     file = write_candles(frame, step_ms)
     name = file_name(symbol)
     write_new(stage / name, file.data)
@@ -189,6 +192,7 @@ def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, 
         step_ms=step_ms,
         origins=fetched.origins,
         blocks=file.blocks,
+        volumes=volumes,
     )
 
 
@@ -210,6 +214,9 @@ def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
     for f in facts:
         if f.missing > _WARN_MISSING * (f.rows + f.missing):
             yield f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles of the window are missing"
+        for false in f.volumes:
+            if false.emptied or false.candles > _WARN_FALSE * false.traded:
+                yield f"{f.symbol}: {false}"
         for jump in f.jumps[:1]:
             more = f", and {len(f.jumps) - 1} more such moves" if len(f.jumps) > 1 else ""
             yield f"{f.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"

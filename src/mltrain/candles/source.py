@@ -1,7 +1,7 @@
 """Where candles come from: the protocol of a source, and the one function that opens one by name.
 
-A source hands out closed candles only, as `check_candles` returns them, with its holes left as holes. It has a clock of
-its own: how old a candle is, is judged by that and never by the machine's.
+A source hands out closed candles only, as `check_candles` returns them, with its holes left as holes. What is closed is
+judged by the source's own clock; files have none, and the machine's is passed to them.
 """
 
 from __future__ import annotations
@@ -186,6 +186,9 @@ class Source(Protocol):
     def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
         """Return what `candles` gives, of many symbols, each with its window; over a network all at the same time."""
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user should know about the candles handed out so far."""
+
     def gather(
         self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> AbstractContextManager[Gathered]:
@@ -338,12 +341,14 @@ class SourceSpec:
         )
 
 
-def open_source(spec: SourceSpec, rules: NetworkRules | None = None) -> Source:
+def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: int | None = None) -> Source:
     """Open the source that `spec` describes; nothing is read yet.
 
     Args:
         spec: Which source.
         rules: How the network may be used, where the source needs one; None: by the defaults.
+        now_ms: The machine's clock, ms UTC, by which candles of `files` have closed; None: all have. Every other source
+            has its own clock.
 
     Raises:
         InputError: The folder of `files` is not there, is no folder, or holds no candle file.
@@ -353,7 +358,7 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None) -> Source:
             from mltrain.candles.local import FilesSource
 
             assert spec.folder is not None  # noqa: S101 -- SourceSpec has checked it
-            return FilesSource(spec.folder, spec.interval)
+            return FilesSource(spec.folder, spec.interval, now_ms=now_ms)
         case "binance":
             from mltrain.candles.binance import BinanceSource
 
@@ -368,7 +373,12 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None) -> Source:
 
 
 def open_recorded(
-    spec: SourceSpec, rules: NetworkRules | None = None, *, base_url: str | None = None, archive_url: str | None = None
+    spec: SourceSpec,
+    rules: NetworkRules | None = None,
+    *,
+    base_url: str | None = None,
+    archive_url: str | None = None,
+    now_ms: int | None = None,
 ) -> Source:
     """Open the source that a snapshot's manifest names; a file must not choose which host this machine talks to.
 
@@ -377,13 +387,14 @@ def open_recorded(
         rules: How the network may be used.
         base_url: Address of the REST host in place of the recorded one; chosen by the user, so any is taken.
         archive_url: Likewise of the archive.
+        now_ms: As of `open_source`.
 
     Raises:
         InputError: The recorded host is neither the source's public one nor this machine; or as of `open_source`.
         UsageError: An address cannot be one.
     """
     if spec.name not in _NETWORKED:
-        return open_source(spec, rules)
+        return open_source(spec, rules, now_ms=now_ms)
     chosen = replace(spec, base_url=base_url or spec.base_url)
     if spec.name == "archive" and archive_url:
         chosen = replace(chosen, archive_url=archive_url)

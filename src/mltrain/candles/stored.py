@@ -233,6 +233,7 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
         step_ms=step_ms,
         origins=facts.origins,
         blocks=facts.blocks,
+        volumes=facts.volumes,
     )
     found = counted.to_dict()
     for key, said in facts.to_dict().items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ import polars as pl
 
 from mltrain.candles.cells import Cells
 from mltrain.candles.frame import CANDLE_SCHEMA, INTERVALS_MS, OPTIONAL, format_ms, interval_name, times_ms
+from mltrain.candles.klines import whole_ms
 from mltrain.candles.packed import gunzip, unzip_single
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
@@ -87,21 +89,35 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> pl.DataFra
             candles are of another interval.
         MachineError: Not enough memory.
     """
+    return read_rows_and_closes(data, name=name, where=where, step_ms=step_ms)[0]
+
+
+def read_rows_and_closes(
+    data: bytes, *, name: str, where: str, step_ms: int
+) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
+    """Return the rows of a file as `read_rows` does, and their close times.
+
+    Returns:
+        The rows, and the close times as they stand in a text of the exchange's layout, ms UTC, shape (n,); None where
+        the file has none.
+    """
     name = name.lower()
     if name.endswith(".zip"):
         data = unzip_single(data, where=where, max_bytes=MAX_FILE_BYTES)
     elif name.endswith(".gz"):
         data = gunzip(data, where=where, max_bytes=MAX_FILE_BYTES)
     if name.endswith(".parquet") or data.startswith(b"PAR1"):
-        return _as_rows(_parquet_cells(data, where), step_ms)
+        return _as_rows(_parquet_cells(data, where), step_ms), None
     data = data.removeprefix(_BYTE_ORDER_MARK)
     if data[:100].lstrip().startswith((b"[", b"{")):
-        return _read_by_place(_json_cells(data, where), step_ms)
-    return _read_csv(data, where, step_ms)
+        cells, headless = _json_cells(data, where), True
+        return _read_by_place(cells, step_ms), _closes(cells, headless=headless)
+    cells, headless = _csv_cells(data, where)
+    return _rows_of_csv(cells, step_ms, headless=headless), _closes(cells, headless=headless)
 
 
-def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> pl.DataFrame:
-    """Return the rows of one of Binance's CSV files in its order, with the columns of CANDLE_SCHEMA.
+def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    """Return the rows of one of Binance's CSV files in its order.
 
     Args:
         data: The bytes of the CSV, unpacked; with a header or without, times in ms or µs.
@@ -109,15 +125,31 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> p
         symbol: For messages.
         step_ms: Interval that its candles must have.
 
+    Returns:
+        The rows, with the columns of CANDLE_SCHEMA, and their close times, ms UTC, shape (n,).
+
     Raises:
         InputError: It has no rows, lacks a column, holds a cell of the wrong kind, or its candles are of another
             interval.
     """
     where = f"{where}: {symbol}"
-    rows = _read_csv(data, where, step_ms)
+    cells, headless = _csv_cells(data, where)
+    rows = _rows_of_csv(cells, step_ms, headless=headless)
     if rows.is_empty():
         raise InputError(f"{where}: no rows")
-    return rows
+    closes_ms = _closes(cells, headless=headless)
+    if closes_ms is None:
+        raise InputError(f"{where}: a close time is missing, or is not a number")
+    return rows, closes_ms
+
+
+def _closes(cells: Cells, *, headless: bool) -> NDArray[np.int64] | None:
+    """Return the close times of the exchange's layout, ms UTC; None where one is missing or no whole number."""
+    names = _BINANCE if headless else [re.sub(r"[^a-z0-9]+", "_", name.lower()) for name in cells.frame.columns]
+    if cells.frame.width < len(_BINANCE) or "close_time" not in names:
+        return None
+    closes = cells.frame[:, list(names).index("close_time")].str.strip_chars().cast(pl.Int64, strict=False)
+    return None if closes.null_count() else whole_ms(closes.to_numpy())
 
 
 def _as_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
@@ -146,7 +178,8 @@ def _parquet_cells(data: bytes, where: str) -> Cells:
     return Cells(file.read(list(columns.values())).rename({theirs: ours for ours, theirs in columns.items()}), where)
 
 
-def _read_csv(data: bytes, where: str, step_ms: int) -> pl.DataFrame:
+def _csv_cells(data: bytes, where: str) -> tuple[Cells, bool]:
+    """Return the cells of a CSV as text, and whether no header names its columns."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{where}: is UTF-16", hint="save it as UTF-8")
     data = data.removeprefix(_BYTE_ORDER_MARK)
@@ -157,11 +190,15 @@ def _read_csv(data: bytes, where: str, step_ms: int) -> pl.DataFrame:
     head = text[: text.find(b"\n")] if b"\n" in text else text
     headless = _is_number(head.split(b",", 1)[0])
     frame = _csv_frame(text, width=head.count(b",") + 1, headless=headless, begin=begin, where=where)
+    return Cells(frame, where, "line", begin if headless else begin + 1), headless
+
+
+def _rows_of_csv(cells: Cells, step_ms: int, *, headless: bool) -> pl.DataFrame:
     if headless:
-        return _read_by_place(Cells(frame, where, "line", begin), step_ms)
-    columns = _find_columns(frame.columns, where)
-    named = frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
-    return _as_rows(Cells(named, where, "line", begin + 1), step_ms)
+        return _read_by_place(cells, step_ms)
+    columns = _find_columns(cells.frame.columns, cells.where)
+    named = cells.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+    return _as_rows(replace(cells, frame=named), step_ms)
 
 
 def _is_number(field: bytes) -> bool:

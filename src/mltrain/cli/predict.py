@@ -93,7 +93,7 @@ def predict(
     ops: Ops = None,
 ) -> Outcome:
     """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
-    from mltrain.pipeline.candle_table import score_table
+    from mltrain.pipeline.candle_table import drop_open, score_table
     from mltrain.pipeline.serve import open_followed_model, predict_newest
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
@@ -104,7 +104,10 @@ def predict(
     if input_ is not None:
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
             raise UsageError("--input is where the candles come from: --source and its options do not go with it")
-        rows = score_table(model, _read_input(input_, forms[0]), explain=explain)
+        table, note = drop_open(model, _read_input(input_, forms[0]), now_ms=session.now_ms, where=input_)
+        if note:
+            session.progress.warn(note)
+        rows = score_table(model, table, explain=explain)
     else:
         spec = None
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
@@ -121,6 +124,8 @@ def predict(
         if watch:
             _watch(session, model, opened)
         rows = predict_newest(model, opened, explain=explain)
+        for note in opened.notes():
+            session.progress.warn(note)
     if output is not None:
         return _write_output(output, forms[1], rows, session)
     return _shown(model.version, rows, explain=explain)
@@ -194,9 +199,9 @@ def _open(
 
     rules = read_rules(use_env_proxy=use_env_proxy)
     if spec is not None:
-        return open_source(spec, rules)
+        return open_source(spec, rules, now_ms=session.now_ms)
     recorded = source_of_model(model, session.data_dir)
-    return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url)
+    return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
 
 
 def _watch(session: Session, model: Model, source: Source) -> None:

@@ -118,7 +118,7 @@ def snapshot(
     request = Request(split_symbols(symbols), days, interval, None if end is None else parse_time(end))
     taken = take_snapshot(
         session.data_dir,
-        open_source(spec, rules),
+        open_source(spec, rules, now_ms=session.now_ms),
         spec,
         request,
         now_ms=session.now_ms,
@@ -161,7 +161,7 @@ def _rebuild(
     from mltrain.candles.source import open_recorded
 
     snap = open_snapshot(session.data_dir, ref)
-    source = open_recorded(snap.source, rules, base_url=base_url, archive_url=archive_url)
+    source = open_recorded(snap.source, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
     files = rebuild_snapshot(snap, source, data_dir=session.data_dir, progress=session.progress)
     lost = any(file.outcome == "lost" for file in files)
 

@@ -18,7 +18,7 @@ from mltrain.features.compute import check_inputs, compute_features
 from mltrain.learn.label import make_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -179,6 +179,21 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
         symbol_ix=samples.symbol_ix[rows],
         last_move=samples.last_move[rows],
     )
+
+
+def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
+    """Return the rows of some symbols; the others are no symbols of it any more.
+
+    The matrix is compacted in place, as with a hundred symbols a copy would not fit: do not use `samples` afterwards.
+
+    Args:
+        samples: All rows.
+        symbols: Some of its symbols.
+    """
+    kept = tuple(symbol for symbol in samples.symbols if symbol in symbols)
+    place = np.array([kept.index(s) if s in kept else -1 for s in samples.symbols], np.int16)[samples.symbol_ix]
+    moved = replace(samples, symbols=kept, symbol_ix=place)
+    return moved if (place >= 0).all() else _compact(moved, place >= 0)
 
 
 def check_finite(samples: Samples) -> None:

@@ -6,6 +6,7 @@ at, so that the cost of the newest row does not grow with the history that the c
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, check_candles, interval_ms, segment_bounds, times_ms
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.features.newest import NewestFeatures
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.candles.volumes import FalseVolume
     from mltrain.features.registry import FeatureSet
 
 WhichRows: TypeAlias = Literal["last", "all"]
@@ -89,6 +92,23 @@ def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterat
         UsageError: The registry's interval is unknown.
     """
     tape = _Tape(candles, question)
+    with explaining(tape.emptied):
+        yield from _read_rows(tape, candles, question)
+
+
+@contextmanager
+def explaining(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
+    """Add to an error about a missing column why it was emptied, by symbol."""
+    try:
+        yield
+    except InputError as err:
+        why = [f"{symbol}: {false}" for symbol, found in emptied.items() for false in found if false.emptied]
+        if not why or type(err) is not InputError:
+            raise
+        raise InputError("; ".join([err.message, *why]), hint=err.hint) from err
+
+
+def _read_rows(tape: _Tape, candles: Mapping[str, pl.DataFrame], question: Question) -> Iterator[FeatureRows]:
     asked = [s for s in candles if s in question.symbols or s not in question.feature_set.leaders]
     early = {symbol: _refuse_early(symbol, tape.times(symbol), question) for symbol in asked}
     sound = [symbol for symbol in asked if early[symbol] is None]
@@ -104,7 +124,11 @@ def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterat
 
 
 class _Tape:
-    """The closed candles of all symbols; what is taken out is checked, and nothing is checked twice."""
+    """The closed candles of all symbols; what is taken out is checked, and nothing is checked twice.
+
+    Attributes:
+        emptied: The volumes of each symbol that its candles contradict; most of them, and the column is null.
+    """
 
     def __init__(self, candles: Mapping[str, pl.DataFrame], question: Question) -> None:
         self._candles = candles
@@ -112,6 +136,7 @@ class _Tape:
         self._step_ms = interval_ms(question.feature_set.interval)
         self._times: dict[str, NDArray[np.int64]] = {}
         self._checked: dict[tuple[str, int, int], pl.DataFrame] = {}
+        self.emptied: dict[str, tuple[FalseVolume, ...]] = {}
 
     def times(self, symbol: str) -> NDArray[np.int64]:
         """Return the open times of the closed candles, once they have proved sorted."""
@@ -138,7 +163,10 @@ class _Tape:
         return self._checked[key]
 
     def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
-        return check_candles(frame, symbol=symbol, interval=self._question.feature_set.interval, where=_WHERE)
+        interval = self._question.feature_set.interval
+        frame = check_candles(frame, symbol=symbol, interval=interval, where=_WHERE)
+        frame, self.emptied[symbol] = empty_false_volumes(frame)
+        return frame
 
     def window(self, symbol: str) -> pl.DataFrame:
         """Return as many of a symbol's newest candles as a lookback has bars, checked, so that a hole shows."""

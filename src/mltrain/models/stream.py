@@ -27,8 +27,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, RefusedError
-from mltrain.models.rows import LEADER_HOLE, STALE, TOO_FEW_BARS, UNKNOWN_SYMBOL, Question, row_reasons
+from mltrain.models.rows import LEADER_HOLE, STALE, TOO_FEW_BARS, UNKNOWN_SYMBOL, Question, explaining, row_reasons
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
@@ -225,8 +226,11 @@ class Stream:
         leaders = {leader: self._tape(leader) for leader in feature_set.leaders if leader != symbol}
         if not all(tape.stop for tape in leaders.values()):
             raise _refused(symbol, ts_ms, LEADER_HOLE)
-        candles = {name: tape.candles().tail(bars) for name, tape in {**leaders, symbol: own}.items()}
-        x = served.newest.compute([symbol], candles)
+        candles, emptied = {}, {}
+        for name, tape in {**leaders, symbol: own}.items():
+            candles[name], emptied[name] = empty_false_volumes(tape.candles().tail(bars))
+        with explaining(emptied):
+            x = served.newest.compute([symbol], candles)
         reason = row_reasons(times_ms(candles[symbol]), x, question)[0]
         if reason is not None:
             raise _refused(symbol, ts_ms, reason)

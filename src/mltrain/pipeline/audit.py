@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.frame import interval_ms
+from mltrain.candles.volumes import empty_false_volumes
 from mltrain.features.compute import check_inputs
 from mltrain.features.draw import draw_feature, readable
 from mltrain.features.ops import OPS
 from mltrain.guards import BlockArrays, feature_audit, future_info, time_split
 from mltrain.learn.label import make_labels
-from mltrain.learn.samples import build_samples
+from mltrain.learn.samples import build_samples, keep_symbols
 from mltrain.learn.split import plan_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import polars as pl
+    from numpy.typing import NDArray
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.config import TrainConfig
@@ -36,13 +38,20 @@ _OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has ma
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
     """Return every symbol's candles; each file's bytes are hashed before they are parsed.
 
+    A volume that most candles of a symbol contradict is null in every row, with a warning (`mltrain.candles.volumes`).
+
     Raises:
         InputError: A file is missing or is not what the manifest says.
     """
     progress.stage("read candles", total=len(snapshot.symbols))
     candles = {}
     for symbol in snapshot.symbols:
-        candles[symbol] = snapshot.candles(symbol)
+        recorded = next(facts.volumes for facts in snapshot.facts if facts.symbol == symbol)
+        # Judged again, as a snapshot of an earlier version was not: what was emptied then is not there to be found.
+        candles[symbol], found = empty_false_volumes(snapshot.candles(symbol))
+        for false in dict.fromkeys((*recorded, *found)):
+            if false.emptied:
+                progress.warn(f"{symbol}: {false}")
         progress.advance(note=symbol)
     return candles
 
@@ -60,6 +69,46 @@ def split_samples(samples: Samples, feature_set: FeatureSet, config: TrainConfig
         fold_start=config.folds.start,
         embargo_ms=feature_set.label.horizon_bars * interval_ms(feature_set.interval),
     )
+
+
+def cut_samples(
+    samples: Samples, feature_set: FeatureSet, config: TrainConfig, progress: Progress
+) -> tuple[Samples, Split]:
+    """Cut the samples as `split_samples` does, without the symbols that have no row in the inner part.
+
+    A model has learned nothing about a symbol without a training row, so that symbol is not one of the model's, and its
+    rows in the holdout are left out. A leader's candles are still read.
+
+    Args:
+        samples: All rows; not to be used afterwards.
+        feature_set: The features and the label.
+        config: The configuration.
+        progress: Told of symbols that are left out.
+
+    Raises:
+        InputError: The samples are too few for the folds.
+    """
+    asked = samples.symbols
+    while True:  # without the rows of a symbol the blocks end elsewhere
+        first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
+        trained = _symbols_of(samples, samples.ts_ms < first + (last - first) * (1 - config.val_ratio))
+        if trained == set(samples.symbols):
+            split = split_samples(samples, feature_set, config)
+            trained = _symbols_of(samples, split.inner.span)  # the purge takes rows, too
+            if trained == set(samples.symbols):
+                break
+        samples = keep_symbols(samples, trained)
+    left_out = [symbol for symbol in asked if symbol not in samples.symbols]
+    if left_out:
+        progress.warn(
+            f"{', '.join(left_out)}: no training row, so not among the model's symbols: predict will refuse "
+            f"{'them' if len(left_out) > 1 else 'it'}"
+        )
+    return samples, split
+
+
+def _symbols_of(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]:
+    return {samples.symbols[ix] for ix in np.unique(samples.symbol_ix[rows]).tolist()}
 
 
 def audit_candles(
@@ -132,8 +181,8 @@ def audit_snapshot(
         config = replace(config, guards=replace(config.guards, points=THOROUGH * config.guards.points))
     candles = read_candles(snapshot, progress)
     results = [audit_candles(feature_set, candles, config, progress)]
-    samples, _ = build_samples(feature_set, candles)
-    results += audit_samples(feature_set, samples, split_samples(samples, feature_set, config), config, progress)
+    samples, split = cut_samples(build_samples(feature_set, candles)[0], feature_set, config, progress)
+    results += audit_samples(feature_set, samples, split, config, progress)
     others = _other_ops(feature_set, candles, seed=config.seed) if thorough else ()
     if others:
         rest = audit_candles(replace(feature_set, features=others), candles, config, progress)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, interval_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
@@ -114,6 +116,40 @@ def _times(column: pl.Series, where: str) -> pl.Series:
 def _unreadable(column: pl.Series, found: pl.Series, where: str, what: str) -> InputError:
     row = int((found.is_null() & column.is_not_null()).arg_max() or 0)
     return InputError(f"{where}: row {row + 1}: {column.name} is {show(str(column[row]))}: no {what}")
+
+
+def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> tuple[pl.DataFrame, str]:
+    """Leave out the candles of a table that have not closed yet.
+
+    Args:
+        model: The model, whose interval the candles have.
+        table: As `read_table` returns it.
+        now_ms: The machine's clock, ms UTC.
+        where: The name of its file, for messages.
+
+    Returns:
+        The other candles, in their order, and what was left out, in words; empty where nothing was.
+
+    Raises:
+        InputError: A symbol's times are hours ahead of the clock.
+    """
+    ts_ms = table["ts"].dt.timestamp("ms").fill_null(0).to_numpy()
+    named = "symbol" in table.columns
+    symbols = table["symbol"].fill_null("").to_numpy() if named else np.full(ts_ms.size, ", ".join(model.symbols))
+    if ts_ms.size and ts_ms.max() + interval_ms(model.interval) <= now_ms:
+        return table, ""
+    closed = np.ones(ts_ms.size, np.bool_)
+    first_ms: dict[str, int] = {}
+    for symbol in sorted(set(symbols.tolist())):
+        rows = np.flatnonzero(symbols == symbol)
+        closed[rows] = find_closed(
+            ts_ms[rows], step_ms=interval_ms(model.interval), now_ms=now_ms, symbol=symbol, where=where
+        )
+        if not closed[rows].all():
+            first_ms[symbol] = int(ts_ms[rows][~closed[rows]].min())
+    if not first_ms:
+        return table, ""
+    return table.filter(closed), tell_open(first_ms, int(np.count_nonzero(~closed)), now_ms=now_ms)
 
 
 def score_table(model: Model, table: pl.DataFrame, *, explain: bool) -> pl.DataFrame:

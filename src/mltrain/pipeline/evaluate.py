@@ -16,7 +16,7 @@ from mltrain.config import load_config
 from mltrain.errors import InputError
 from mltrain.learn.drift import find_drift
 from mltrain.learn.holdout import score_holdout
-from mltrain.learn.samples import build_samples, take_rows
+from mltrain.learn.samples import build_samples, keep_symbols, take_rows
 from mltrain.learn.slices import score_weeks
 from mltrain.models.gates import NotApplicable
 from mltrain.models.looks import EVALUATION
@@ -136,7 +136,8 @@ def evaluate(
 def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:
     """Return a snapshot's rows of the model's symbols, and their candles."""
     candles = read_candles(snapshot, progress)
-    missing = sorted({*model.symbols, *model.feature_set.leaders} - set(candles))
+    wanted = {*model.symbols, *model.feature_set.leaders}
+    missing = sorted(wanted - set(candles))
     if missing or snapshot.interval != model.interval:
         lacks = f"has no candles of {', '.join(missing)}" if missing else f"is of {snapshot.interval} candles"
         raise InputError(
@@ -144,9 +145,9 @@ def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples
             f"{', '.join(model.symbols)}",
             hint="`mltrain snapshots` lists the others",
         )
-    candles = {symbol: candles[symbol] for symbol in model.symbols}
+    candles = {symbol: candles[symbol] for symbol in sorted(wanted)}
     progress.stage("features and labels")
-    return build_samples(model.feature_set, candles)[0], candles
+    return keep_symbols(build_samples(model.feature_set, candles)[0], model.symbols), candles
 
 
 def _drift(

@@ -9,7 +9,7 @@ from mltrain.errors import MachineError
 from mltrain.learn.cost import measure_minutes, predict_peak_bytes
 from mltrain.learn.samples import build_samples, keep_newest
 from mltrain.models.lineage import available_memory
-from mltrain.pipeline.audit import read_candles, split_samples
+from mltrain.pipeline.audit import cut_samples, read_candles
 
 if TYPE_CHECKING:
     from mltrain.learn.split import Block
@@ -60,8 +60,7 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
     request = fit_memory(request, available=available, progress=progress)
     candles = keep_newest(read_candles(request.snapshot, progress), config.max_rows)
     progress.stage("features and labels")
-    samples, _ = build_samples(request.feature_set, candles)
-    split = split_samples(samples, request.feature_set, config)
+    samples, split = cut_samples(build_samples(request.feature_set, candles)[0], request.feature_set, config, progress)
     progress.stage("probe")
     workers = request.manner.workers
     return Plan(

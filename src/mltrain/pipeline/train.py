@@ -46,7 +46,7 @@ from mltrain.models.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, 
 from mltrain.models.report.page import REPORT_FILE, draft_report
 from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.models.served import serve_bundle
-from mltrain.pipeline.audit import audit_candles, audit_samples, read_candles, split_samples
+from mltrain.pipeline.audit import audit_candles, audit_samples, cut_samples, read_candles
 from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
 from mltrain.pipeline.plan import fit_memory
@@ -226,7 +226,7 @@ def _examine(request: TrainRequest, progress: _Listener) -> _Examined:
     check_guards(guards)
     progress.stage("features and labels")
     samples, quality = build_samples(feature_set, candles)
-    split = split_samples(samples, feature_set, config)
+    samples, split = cut_samples(samples, feature_set, config, progress)
     guards += audit_samples(feature_set, samples, split, config, progress)
     check_guards(guards)
     for warning in (text for guard in guards for text in guard.warnings):

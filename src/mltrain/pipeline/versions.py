@@ -22,7 +22,7 @@ from mltrain.models.record import fitted_rows, last_label_end_ms
 from mltrain.models.serve import open_model
 from mltrain.models.signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from mltrain.models.versions import MODEL_FILE
-from mltrain.pipeline.audit import read_candles, split_samples
+from mltrain.pipeline.audit import cut_samples, read_candles
 from mltrain.pipeline.calibrate import calibrate
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     candles = read_candles(snapshot, progress)
     progress.stage("features and labels")
     samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
-    split = split_samples(samples, feature_set, config)
+    samples, split = cut_samples(samples, feature_set, config, progress)
     progress.stage("fit again")
     tuned = {r.name: card["hyperparameters"][r.name] for r in config.search.space}
     rounds = int(card["hyperparameters"]["num_iterations"])

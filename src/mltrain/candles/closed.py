@@ -1,0 +1,82 @@
+"""Which candles of a file have closed: by the machine's clock, which is an argument, as a file has no clock.
+
+A dump that was taken from an exchange ends in the candle that was still open. Such a candle opens before the clock
+shows its close; it is left out. A candle that has not even opened cannot be there: a machine's clock may be some
+minutes slow, but hours mean that the times are not UTC. Times hours behind look like those of a file that is old.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.frame import MINUTE_MS, format_ms
+from mltrain.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: So far ahead of the machine's clock a candle may open and is left out; one that opens later is refused.
+MAX_SKEW_MS: Final = 10 * MINUTE_MS
+
+_HOUR_MS: Final = 60 * MINUTE_MS
+_QUARTER_MS: Final = 15 * MINUTE_MS  # the offset of every time zone is a multiple of it
+_MAX_OFFSET_MS: Final = 14 * _HOUR_MS  # Kiribati's, the farthest ahead of UTC
+_NAMED: Final = 3
+
+
+def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: str, where: str) -> NDArray[np.bool_]:
+    """Tell which candles have closed.
+
+    Args:
+        ts_ms: Open times, ms UTC, shape (n,), in any order.
+        step_ms: Length of the interval.
+        now_ms: The machine's clock, ms UTC.
+        symbol: For messages.
+        where: The file or folder, for messages.
+
+    Raises:
+        InputError: A candle opens more than MAX_SKEW_MS after the clock.
+    """
+    if ts_ms.size and (ahead_ms := int(ts_ms.max()) - now_ms) > MAX_SKEW_MS:
+        raise InputError(
+            f"{where}: {symbol}: its times are not UTC? The newest candle opens at {format_ms(int(ts_ms.max()))}, "
+            f"{ahead_ms / _HOUR_MS:.1f} hours after this machine's clock, {format_ms(now_ms // 1000 * 1000)}",
+            hint=_way_out(ahead_ms, step_ms),
+        )
+    closed: NDArray[np.bool_] = ts_ms + step_ms <= now_ms
+    return closed
+
+
+def tell_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
+    """Return the sentence about candles that were left out because they had not closed.
+
+    Args:
+        first_ms: Open time of the first such candle of each symbol, ms UTC.
+        candles: How many there are, all symbols together.
+        now_ms: The machine's clock, ms UTC.
+    """
+    named = [f"{symbol} from {format_ms(ts_ms)} on" for symbol, ts_ms in sorted(first_ms.items())]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return (
+        f"{candles} candle{'s' * (candles > 1)} left out, not closed yet by this machine's clock, "
+        f"{format_ms(now_ms // 1000 * 1000)}: {', '.join(named[:_NAMED])}{more}"
+    )
+
+
+def _way_out(ahead_ms: int, step_ms: int) -> str:
+    """Return what to do, with the offset of the zone where one fits.
+
+    The newest candle opened up to two intervals ago, so that the offset is the next multiple at or above its lead.
+    """
+    grid_ms = _QUARTER_MS if step_ms < _QUARTER_MS else _HOUR_MS
+    offset_ms = math.ceil(ahead_ms / grid_ms) * grid_ms
+    if offset_ms > _MAX_OFFSET_MS:
+        return "no time zone is that far ahead: check the unit of the times, and this machine's clock by `date -u`"
+    return (
+        f"convert the times to UTC: the offset looks like +{offset_ms / _HOUR_MS:g} h; if they are UTC, ts must be the "
+        "time at which a candle opens, and this machine's clock must be right (`date -u`)"
+    )

@@ -1,0 +1,92 @@
+"""A volume that prices contradict: no training reads it, and the card tells it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from workshop import NOW_MS, Workshop
+
+from mltrain.candles.frame import DAY_MS
+from mltrain.candles.sim import CLOCK_MS, SimSource
+from mltrain.candles.snapshot import Request, take_snapshot
+from mltrain.candles.source import SourceSpec, Window, open_source
+from mltrain.candles.volumes import QUOTE
+from mltrain.errors import InputError
+from mltrain.features.registry import parse_registry
+from mltrain.models.serve import load
+from mltrain.pipeline.audit import read_candles
+from mltrain.progress import Silent
+
+READING = b"""
+version: 1
+interval: 1m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: return_1, op: log_return, params: {bars: 1}}
+  - {name: paid_gap_1, op: gap_to_traded_vwap, params: {bars: 1}}
+"""
+
+
+class Told(Silent):
+    """Keeps what is told."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+@pytest.fixture(scope="module")
+def in_base(tmp_path_factory):
+    """Return a data folder and a snapshot of candles whose quote volume is in the base asset."""
+    folder = tmp_path_factory.mktemp("in_base")
+    market = SimSource(signal="strong").candles("BTCUSDT", Window(CLOCK_MS - 4 * DAY_MS, CLOCK_MS))
+    market.with_columns(quote_volume=pl.col("volume")).write_parquet(folder / "BTCUSDT.parquet")
+    spec, request = SourceSpec("files", folder=folder), Request(("BTCUSDT",), 4)
+    data = folder / "data"
+    taken = take_snapshot(data, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
+    return Workshop(data), taken.snapshot
+
+
+def test_a_registry_that_reads_it_is_refused(in_base):
+    """By the error of a missing column; why it is missing is told before."""
+    workshop, snapshot = in_base
+    request = replace(workshop.request(snapshot), feature_set=parse_registry(READING, where="registry"))
+    told = Told()
+    with pytest.raises(InputError) as caught:
+        workshop.train_request(request, progress=told)
+
+    assert caught.value.message == "BTCUSDT lacks quote_volume, for paid_gap_1"
+    assert "features-ohlcv.yml" in caught.value.hint
+    assert any(f"BTCUSDT: {QUOTE} lies outside low..high" in warning for warning in told.warnings)
+
+
+def test_any_other_registry_is_trained_and_the_card_tells_it(in_base):
+    """With the figures of the manifest."""
+    workshop, snapshot = in_base
+    report = workshop.train(snapshot)
+    warnings = load(report.folder, allow_no_go=True).card["data_quality"]["warnings"]
+
+    (false,) = snapshot.facts[0].volumes
+    assert warnings.count(f"BTCUSDT: {false}") == 1
+
+
+def test_a_snapshot_of_an_earlier_version_is_judged_when_it_is_read(in_base):
+    """Its file still holds what no one had looked at."""
+    _, snapshot = in_base
+    old = {"BTCUSDT": SimSource(signal="strong").candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))}
+    old = {symbol: frame.with_columns(quote_volume=pl.col("volume")) for symbol, frame in old.items()}
+
+    class Old:
+        symbols = ("BTCUSDT",)
+        facts = (replace(snapshot.facts[0], volumes=()),)
+
+        def candles(self, symbol):
+            return old[symbol]
+
+    told = Told()
+    assert read_candles(Old(), told)["BTCUSDT"]["quote_volume"].is_null().all()
+    assert [w.startswith("BTCUSDT: quote_volume / volume lies outside low..high in") for w in told.warnings] == [True]
