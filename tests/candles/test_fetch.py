@@ -64,7 +64,7 @@ def test_it_works_inside_a_running_event_loop(served):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"symbols": []}, UsageError, "no symbols"),
+        ({"symbols": []}, UsageError, "symbols is empty"),
         ({"symbols": ["btc"]}, UsageError, "is not a symbol"),
         ({"symbols": ["BTCUSDX"]}, InputError, "has no symbol 'BTCUSDX'"),
         ({"start": "soon"}, UsageError, "'soon' is not a time"),
