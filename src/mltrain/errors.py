@@ -73,7 +73,7 @@ class OwnOpsError(InputError):
 
 
 class NoGoError(MltrainError):
-    """A version whose gates failed was to be promoted or served without saying so."""
+    """A version whose gates failed was to be promoted without saying so, or one is worse than was asked for."""
 
     exit_code: ClassVar[int] = 4
 

@@ -39,6 +39,15 @@ def test_candles_come_by_time(served):
     assert part["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS - 60 * MINUTE_MS)))
 
 
+def test_a_date_and_a_single_symbol(served):
+    """A date is its midnight in UTC, a text is one symbol."""
+    spec, _ = served
+    found = fetch_candles("BTCUSDT", start=dt.date(2025, 10, 14), end=dt.date(2025, 10, 15), spec=spec)
+    midnight_ms = CLOCK_MS - DAY_MS // 2
+
+    assert found["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(midnight_ms - DAY_MS, midnight_ms)))
+
+
 def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
     """A second call asks only for what is not there; without a folder nothing stays."""
     spec, server = served
@@ -65,6 +74,11 @@ def test_it_works_inside_a_running_event_loop(served):
     ("options", "error", "message"),
     [
         ({"symbols": []}, UsageError, "symbols is empty"),
+        ({"symbols": None}, UsageError, "symbols is None"),
+        ({"symbols": [5]}, UsageError, "symbols holds 5"),
+        ({"spec": "sim"}, UsageError, "spec is 'sim'"),
+        ({"start": 1_760_529_600}, UsageError, "start is '1760529600'"),
+        ({"end": b"2025"}, UsageError, "end is"),
         ({"symbols": ["btc"]}, UsageError, "is not a symbol"),
         ({"symbols": ["BTCUSDX"]}, InputError, "has no symbol 'BTCUSDX'"),
         ({"start": "soon"}, UsageError, "'soon' is not a time"),

@@ -118,14 +118,14 @@ def predict(
     ops: Ops = None,
 ) -> Outcome:
     """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
-    from mltrain.candles.frame import parse_time
+    from mltrain.candles.frame import check_time_ms, parse_time
     from mltrain.pipeline.candle_table import score_table
     from mltrain.pipeline.serve import find_refusal, open_followed_model, predict_newest
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
     if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
         raise UsageError("--watch goes on through refused candles, as time passes: no --fail-on-refused, no --as-of")
-    as_of_ms = None if as_of is None else parse_time(as_of)
+    as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
     read_ops(ops)
     model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
