@@ -86,7 +86,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
     yield table("Metrics", ("metric", "value", f"{scores.level:.0%} interval"), rows, right=" rr")
     yield f"baseline: accuracy {scores.baselines.accuracy:.4f}, log loss {scores.baselines.base_rate_log_loss:.4f}"
     skill = scores.comparison.log_loss_skill
-    yield f"log-loss skill over the base rate: {skill.value:+.3%} ({skill.low:+.3%} .. {skill.high:+.3%})"
+    yield f"log-loss skill: {100 * skill.value:+.3f} % ({100 * skill.low:+.3f} .. {100 * skill.high:+.3f})"
     if found.own_holdout is not None:
         yield f"of the rows, {found.own_holdout.rows:,} are the version's own holdout: no new evidence"
     weeks = [
