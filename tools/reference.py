@@ -32,8 +32,9 @@ One code for one kind of trouble, on every command. The exceptions are those tha
 """
 _EXIT_CODES_END: Final = """
 `train` and `bench` end with 4 where a gate fails: that is a verdict, and the version or the figures are there.
-`card validate`, `verify` and `models history` end with 3 where the check fails. With `--json`, stdout holds exactly one
-document for 0, 4, 5 and for a failed check; for any other error it is empty.
+`evaluate --min-skill` ends with 4 where the version is worse. `card validate`, `verify` and `models history` end with 3
+where the check fails, `predict` where its rows were refused (`--fail-on-refused`). With `--json`, stdout holds exactly
+one document for 0, 4, 5, for a failed check and for refused rows; for any other error it is empty.
 """
 _CONFIGURATION: Final = """# Configuration
 

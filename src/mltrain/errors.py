@@ -73,7 +73,7 @@ class OwnOpsError(InputError):
 
 
 class NoGoError(MltrainError):
-    """A version whose gates failed, or that means something else, was to be promoted or served without saying so."""
+    """A version whose gates failed, or that means something else, was to take over, or one is worse than asked for."""
 
     exit_code: ClassVar[int] = 4
 

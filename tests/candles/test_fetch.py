@@ -39,6 +39,15 @@ def test_candles_come_by_time(served):
     assert part["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS - 60 * MINUTE_MS)))
 
 
+def test_a_date_and_a_single_symbol(served):
+    """A date is its midnight in UTC, a text is one symbol."""
+    spec, _ = served
+    found = fetch_candles("BTCUSDT", start=dt.date(2025, 10, 14), end=dt.date(2025, 10, 15), spec=spec)
+    midnight_ms = CLOCK_MS - DAY_MS // 2
+
+    assert found["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(midnight_ms - DAY_MS, midnight_ms)))
+
+
 def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
     """A second call asks only for what is not there; without a folder nothing stays."""
     spec, server = served
@@ -65,6 +74,11 @@ def test_it_works_inside_a_running_event_loop(served):
     ("options", "error", "message"),
     [
         ({"symbols": []}, UsageError, "no symbols"),
+        ({"symbols": None}, UsageError, "symbols is None"),
+        ({"symbols": [5]}, UsageError, "5 is not a symbol"),
+        ({"spec": "sim"}, UsageError, "spec is 'sim'"),
+        ({"start": 1_760_529_600}, UsageError, "start is '1760529600'"),
+        ({"end": b"2025"}, UsageError, "end is"),
         ({"symbols": ["btc"]}, UsageError, "is not a symbol"),
         ({"symbols": ["BTCUSDX"]}, InputError, "has no symbol 'BTCUSDX'"),
         ({"start": "soon"}, UsageError, "'soon' is not a time"),
@@ -79,6 +93,28 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
 
     with pytest.raises(error, match=message):
         fetch_candles(**{"symbols": ["BTCUSDT"], "start": START, "spec": spec} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: mltrain.candles.open_snapshot(5, "latest"), "data_dir is 5"),
+        (lambda: mltrain.candles.open_snapshot("data", None), "ref is None"),
+        (lambda: mltrain.candles.list_snapshots(None), "data_dir is None"),
+        (lambda: mltrain.candles.open_source("sim"), "spec is 'sim'"),
+        (lambda: mltrain.candles.Request(symbols=None, days=3), "symbols is None"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days="3"), "days is '3'"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days=3, interval=5), "5 is not a candle interval"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days=3, end_ms="now"), "end_ms is 'now'"),
+        (lambda: SourceSpec(name=None), "source None"),
+        (lambda: SourceSpec(name="sim", seed="1"), "seed 1"),
+        (lambda: mltrain.FeatureSchemaValidator(5), "path is 5"),
+    ],
+)
+def test_arguments_of_the_public_names_are_checked(call, told):
+    """Another type is a usage error that names the argument, not an error from inside."""
+    with pytest.raises(UsageError, match=told):
+        call()
 
 
 def test_the_public_names_are_there():

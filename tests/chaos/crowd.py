@@ -35,7 +35,7 @@ import mltrain
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.models.store import Store
 data, count = Path(sys.argv[1]), int(sys.argv[2])
-store, model = Store(data), mltrain.load(data / "models" / "best_lgbm.pkl")
+store, model = Store(data), mltrain.load(data / "models" / "best_lgbm.pkl", clock=None)
 snapshot = open_snapshot(data, "latest")
 candles = {s: snapshot.candles(s).tail(2 * model.lookback_bars) for s in snapshot.symbols}
 names = [row.name for row in store.versions()]

@@ -186,6 +186,10 @@ def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content
         ["--input", "x.csv", "--output", "x.zip"],
         ["--input-format", "csv"],
         ["--input", "x.csv", "--source", "sim"],
+        ["--as-of", "yesterday"],
+        ["--watch", "--as-of", "2025-10-15"],
+        ["--watch", "--fail-on-refused", "any"],
+        ["--fail-on-refused", "some"],
     ],
     ids=" ".join,
 )
@@ -212,3 +216,55 @@ def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
 
     assert (run.returncode, out, err) == (130, "", "")
     assert lines == [{"version": newest["version"], **row} for row in newest["predictions"]]
+
+
+LATE = ("--as-of", "2025-10-15T12:02:00Z")  # two minutes after the last candle has closed
+
+
+def test_nothing_but_refused_rows_is_a_failure(trained_dir):
+    """Exit 3 with the result on stdout, one document with --json, and one message on stderr; 0 where that is asked."""
+    shown = call("predict", *LATE, "--quiet", data_dir=trained_dir)
+    told = call("predict", *LATE, "--json", "--fail-on-refused", "any", data_dir=trained_dir)
+    never = call("predict", *LATE, "--fail-on-refused", "never", data_dir=trained_dir)
+
+    assert (shown.code, told.code, never.code) == (3, 3, 0)
+    assert shown.out == never.out
+    assert shown.out.count("stale") == len(SYMBOLS)
+    assert [row["refused"] for row in told.document["predictions"]] == ["stale", "stale"]
+    assert told.err == shown.err
+    assert shown.err.startswith("error: every row was refused: stale (BTCUSDT, ETHUSDT)")
+    assert "2025-10-15T11:59:00Z, judged at 2025-10-15T12:02:00Z" in shown.err
+    assert never.err == ""
+
+
+def test_files_are_judged_by_the_machine_and_replayed_by_name(trained_dir, table, tmp_path):
+    """Candles of 2025 in a folder are stale today; `--as-of` their end they are not, and earlier ones come before."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for symbol in SYMBOLS:
+        table.filter(pl.col("symbol") == symbol).drop("symbol").write_parquet(folder / f"{symbol}-1m.parquet")
+    words = ("predict", "--json", "--source", "files", "--from", folder)
+    today = call(*words, data_dir=trained_dir)
+    replayed = call(*words, "--as-of", "2025-10-15T12:00:00Z", data_dir=trained_dir)
+    newest = call("predict", "--json", data_dir=trained_dir)
+
+    assert today.code == 3
+    assert {row["refused"] for row in today.document["predictions"]} == {"stale"}
+    assert replayed.code == 0, replayed.err
+    assert replayed.document == newest.document
+
+
+def test_a_file_is_a_batch(trained_dir, table, tmp_path):
+    """Its rows are never stale; where none can be scored it is written all the same, and the exit code is 3."""
+    short, out = table.head(20), tmp_path / "out.csv"
+    words = ("predict", "--output", out, "--input")
+    failed = call(*words, write(short, tmp_path / "short.csv"), "--json", data_dir=trained_dir)
+    written = read(out)
+    strict = call(*words, write(table, tmp_path / "in.csv"), "--fail-on-refused", "any", data_dir=trained_dir)
+    cut = call(*words, tmp_path / "in.csv", "--as-of", "2025-10-15T11:50:30Z", data_dir=trained_dir)
+
+    assert (failed.code, failed.document["refused"]) == (3, 20)
+    assert "too-few-bars" in failed.err
+    assert written["symbol"].to_list() == short["symbol"].to_list()
+    assert (strict.code, cut.code) == (0, 0), strict.err + cut.err
+    assert read(out)["ts"][-1] == "2025-10-15T11:49:00Z"

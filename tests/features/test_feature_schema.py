@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain import FeatureSchemaValidator
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.features.registry import load_registry, read_feature_frame
 from mltrain.features.table import _moved
 
@@ -91,10 +91,20 @@ def test_an_empty_frame_has_the_right_columns(frame):
     assert FeatureSchemaValidator().validate_features(frame[:0]) == ()
 
 
-def test_only_polars_frames_are_checked():
-    """Anything else is the caller's mistake, and is said to be."""
-    with pytest.raises(TypeError, match="dict"):
-        FeatureSchemaValidator().validate_features({})
+@pytest.mark.parametrize("given", [None, 5, "frame", [1.0]])
+def test_what_is_no_table_is_named(given):
+    """It is the caller's mistake, and is said to be."""
+    with pytest.raises(UsageError, match="frame is"):
+        FeatureSchemaValidator().validate_features(given)
+
+
+def test_any_table_is_checked(frame):
+    """Lazy, Arrow: the same problems, or none."""
+    validator = FeatureSchemaValidator()
+
+    for form in (pl.DataFrame.lazy, pl.DataFrame.to_arrow):
+        assert validator.validate_features(form(frame)) == ()
+        assert NAMES[3] in validator.validate_features(form(frame.drop(NAMES[3])), strict=False)[0]
 
 
 @pytest.mark.parametrize("name", [None, "features-ohlcv.yml"])

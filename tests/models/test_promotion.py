@@ -85,7 +85,7 @@ def answers(version, candles, samples):
 def test_promotions_under_load(store, two, promote, candles, samples):
     """Every answer is one version's, whole; each promotion is served by all threads within a second."""
     expected = list(zip(*(answers(version, candles, samples) for version in two), strict=True))
-    model = load(store.models / "best_lgbm.pkl")
+    model = load(store.models / "best_lgbm.pkl", clock=None)
     moves = []
     with Callers(model, candles, samples, expected) as callers:
         end = time.monotonic() + SECONDS
@@ -108,7 +108,7 @@ def test_promotions_under_load(store, two, promote, candles, samples):
 def test_a_damaged_version_under_load(store, two, candles, samples):
     """The old version answers on, in every thread, with one warning in all."""
     expected = [(answer,) for answer in answers(two[0], candles, samples)]
-    model = load(store.models / "best_lgbm.pkl")
+    model = load(store.models / "best_lgbm.pkl", clock=None)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with Callers(model, candles, samples, expected) as callers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from mltrain.errors import InputError
 from mltrain.learn.drift import find_drift
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
-from mltrain.pipeline.evaluate import evaluate
+from mltrain.pipeline.evaluate import OwnHoldout, _own_holdout, evaluate
 from mltrain.progress import Silent
 
 NOW_MS = 1_760_529_600_000
@@ -32,6 +34,31 @@ def test_only_later_candles_are_scored(trained):
     assert [(k.start_ms, k.end_ms, k.study) for k in workshop.store.looks()[len(looks) :]] == [
         (found.start_ms, found.end_ms + 60_000, f"evaluate {report.version}")
     ]
+
+
+def test_the_own_holdout_is_named(trained):
+    """Rows that the gates have judged already are no new evidence: said in the result and as a warning."""
+    workshop, report = trained
+    progress = Silent()
+    version = workshop.store.open_version(report.version)
+    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=progress)
+    holdout = report.training.split.holdout
+
+    assert found.own_holdout == OwnHoldout(holdout.rows, holdout.start_ms, holdout.end_ms)
+    assert any("own holdout" in warning for warning in progress.warnings)
+    assert found.skill_percent == 100 * found.scores.comparison.log_loss_skill.value
+
+
+@pytest.mark.parametrize(
+    ("times", "rows"), [([0, 1], None), ([5, 9], 2), ([9, 10, 11], 1), ([4, 5, 6], 2), ([10], None), ([], None)]
+)
+def test_an_overlap_is_counted(times, rows):
+    """Both ends of the holdout are part of it."""
+    block = {"name": "holdout", "start": "1970-01-01T00:00:05Z", "end": "1970-01-01T00:00:09Z"}
+    model = SimpleNamespace(card={"splits": {"blocks": [{"name": "inner"}, block]}})
+    found = _own_holdout(model, np.array(times, np.int64) * 1000)
+
+    assert found == (None if rows is None else OwnHoldout(rows, 5000, 9000))
 
 
 def test_a_snapshot_without_later_candles_is_refused(trained):

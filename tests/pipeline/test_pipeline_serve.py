@@ -14,6 +14,7 @@ from mltrain.errors import InputError
 from mltrain.pipeline.audit import read_candles
 from mltrain.pipeline.serve import (
     bench_candles,
+    find_refusal,
     open_default_model,
     predict_newest,
     source_of_model,
@@ -127,3 +128,61 @@ def test_a_late_candle_is_scored_until_it_is_stale(served):
     assert predict_newest(model, Late(2))["refused"].to_list() == ["stale"]
     assert parse_time("2025-10-15T12:00:00Z") == CLOCK_MS
     assert predict_newest(model, Late(0)).schema["p"] == pl.Float64
+
+
+def test_the_time_to_judge_by_can_be_named(served):
+    """A replay sees no later candle; a time after the source's clock makes its newest one stale."""
+    _, report, model = served
+    source = open_source(SourceSpec(name="sim", signal="strong"))
+    back_ms = CLOCK_MS - 90 * 60_000
+    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all")
+    then = batch.filter(pl.col("ts").dt.timestamp("ms") == back_ms - 60_000)
+
+    assert predict_newest(model, source, now_ms=back_ms + 30_000).equals(then)
+    assert predict_newest(model, source, now_ms=CLOCK_MS + 120_000)["refused"].to_list() == ["stale"]
+    assert predict_newest(model, source, now_ms=CLOCK_MS + 119_999)["refused"].to_list() == [None]
+    assert predict_newest(model, source, now_ms=200_000_000_000)["refused"].to_list() == ["too-few-bars"]
+
+
+def table_of(*rows):
+    """Return a prediction of symbols and reasons, a minute apart."""
+    ts = [CLOCK_MS - (len(rows) - i) * 60_000 for i in range(len(rows))]
+    symbols, reasons = zip(*rows, strict=True) if rows else ((), ())
+    columns = {"ts": ts, "symbol": symbols, "refused": reasons}
+    schema = {"ts": pl.Datetime("ms", "UTC"), "symbol": pl.String, "refused": pl.String}
+    return pl.DataFrame({k: list(v) for k, v in columns.items()}, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "fails"),
+    [
+        ((), False, set()),
+        ((("A", None), ("B", None)), False, set()),
+        ((("A", None), ("B", "stale")), False, {"any"}),
+        ((("A", "hole"), ("B", "stale")), False, {"any", "all"}),
+        ((("A", "too-few-bars"), ("B", None)), False, {"any"}),
+        ((("A", "too-few-bars"), ("A", None)), True, set()),
+        ((("A", "too-few-bars"), ("A", "hole"), ("A", None)), True, {"any"}),
+        ((("A", "too-few-bars"), ("B", "too-few-bars"), ("B", None)), True, {"any"}),
+        ((("A", "too-few-bars"), ("A", "too-few-bars")), True, {"any", "all"}),
+    ],
+)
+def test_which_refusals_are_a_failure(rows, batch, fails):
+    """All, any, never; the first candles of a file have no lookback, which is no failure of their symbol."""
+    table = table_of(*rows)
+
+    assert {rule for rule in ("all", "any", "never") if find_refusal(table, rule, batch=batch)} == fails
+
+
+def test_a_refusal_says_which_why_and_when():
+    """Each reason once, with its symbols, and the times that staleness was judged by."""
+    rows = table_of(("A", "stale"), ("B", "stale"), ("C", "hole"))
+    found = find_refusal(rows, "all", now_ms=CLOCK_MS)
+
+    assert found.exit_code == 3
+    assert found.message == (
+        "every row was refused: stale (A, B): newer candles should be there by now (the newest is of "
+        "2025-10-15T11:58:00Z, judged at 2025-10-15T12:00:00Z); hole (C): a candle is missing inside the lookback"
+    )
+    assert "--as-of" in found.hint
+    assert find_refusal(table_of(("A", None), ("B", "hole")), "any").message.startswith("1 of 2 rows were refused")

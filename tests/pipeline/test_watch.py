@@ -98,6 +98,15 @@ def test_each_candle_comes_once_with_its_probability(model):
     assert warnings == []
 
 
+def test_files_grow_stale_by_another_clock(model):
+    """The clock of files ends with their last candle: how old that is, another clock says."""
+    looks = Watch(model, SimSource(signal="strong"), Silent(), clock=lambda: CLOCK_MS / 1000 + 120)
+    looks.start()
+
+    assert looks.look().rows["refused"].to_list() == ["stale"] * len(model.symbols)
+    assert Watch(model, SimSource(signal="strong"), Silent()).look().rows["refused"].to_list() == [None]
+
+
 FAULTS = {
     "refused for minutes": [Fault("status", "klines", nth=4, times=40, status=503)],
     "cut and reset": [Fault("reset", "klines", nth=3, times=2), Fault("short", "klines", nth=7, times=3)],

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mltrain.candles.frame import interval_ms, parse_time
+from mltrain.candles.frame import interval_ms, time_ms
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import UsageError
-from mltrain.names import check_symbol
+from mltrain.names import read_symbols
 from mltrain.progress import Silent
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def fetch_candles(
     symbols: Sequence[str],
     *,
-    start: str | dt.datetime,
-    end: str | dt.datetime | None = None,
+    start: str | dt.date,
+    end: str | dt.date | None = None,
     spec: SourceSpec | None = None,
     data_dir: Path | str | None = None,
     rules: NetworkRules | None = None,
@@ -37,8 +37,9 @@ def fetch_candles(
     """Return the closed candles of some symbols that open from `start` on and before `end`.
 
     Args:
-        symbols: Such as ["BTCUSDT", "ETHUSDT"].
-        start: A time such as "2025-10-15T12:00:00Z", or a datetime with a zone; rounded down to the interval.
+        symbols: Such as ["BTCUSDT", "ETHUSDT"]; one symbol alone may be a text.
+        start: A time such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date, which is its midnight in UTC;
+            rounded down to the interval.
         end: Likewise; None, or a time that has not come: the source's clock.
         spec: Which source, and of which interval; None: one-minute candles of Binance's public host.
         data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
@@ -58,15 +59,14 @@ def fetch_candles(
         LockedError: Another mltrain is downloading into that folder.
         MachineError: The machine refuses.
     """
-    spec = spec or SourceSpec(name="binance")
+    spec = SourceSpec(name="binance") if spec is None else spec
+    names = read_symbols(symbols)
+    start_ms, wanted_ms = time_ms(start, "start"), None if end is None else time_ms(end, "end")
     source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
-    names = tuple(dict.fromkeys(check_symbol(symbol) for symbol in symbols))
-    if not names:
-        raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
     source.check_symbols(names)
     clock_ms = source.clock_ms(names)
-    end_ms = min(clock_ms if end is None else _as_ms(end), clock_ms)
-    window = Window(_as_ms(start) // step_ms * step_ms, end_ms // step_ms * step_ms)
+    end_ms = clock_ms if wanted_ms is None else min(wanted_ms, clock_ms)
+    window = Window(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
     if window.start_ms >= window.end_ms:
         raise UsageError(f"no candle opens and closes from {window}")
     with tempfile.TemporaryDirectory() as unkept:
@@ -82,11 +82,3 @@ def fetch_candles(
             if false.emptied:
                 told.warn(f"{name}: {false}")
     return frames
-
-
-def _as_ms(time: str | dt.datetime) -> int:
-    if isinstance(time, str):
-        return parse_time(time)
-    if time.tzinfo is None:
-        raise UsageError(f"{time} has no zone", hint="give it one, such as datetime.UTC")
-    return round(time.timestamp() * 1000)

@@ -71,6 +71,8 @@ _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_SECONDS_BELOW: Final = 100_000_000_000  # as ms in 1973, as seconds in 5138: a smaller number is seconds
+_MICROS_FROM: Final = 100_000_000_000_000  # as ms in 5138: a larger number is microseconds or smaller units
 _LAST_MS: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold
 
 
@@ -113,7 +115,7 @@ def interval_ms(interval: str) -> int:
     >>> interval_ms("5m")
     300000
     """
-    if interval not in INTERVALS_MS:
+    if not isinstance(interval, str) or interval not in INTERVALS_MS:
         raise UsageError(f"{show(interval)} is not a candle interval", hint=did_you_mean(interval, INTERVALS_MS))
     return INTERVALS_MS[interval]
 
@@ -161,6 +163,68 @@ def parse_time(text: str) -> int:
     if time_ms < 0:
         raise UsageError(f"{show(text)} is not a time", hint="write it like 2025-10-15T12:00:00Z, in UTC")
     return time_ms
+
+
+def time_ms(time: object, argument: str) -> int:
+    """Return a time that a caller gives, in ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
+
+    A date is its midnight, UTC.
+
+    Args:
+        time: The time.
+        argument: What the caller passed it as, for messages.
+
+    Raises:
+        UsageError: It is none of these, has no zone, or is before 1970.
+
+    >>> time_ms(dt.date(2025, 10, 15), "start")
+    1760486400000
+    """
+    expected = 'expected text such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date'
+    if isinstance(time, str):
+        return parse_time(time)
+    if isinstance(time, dt.datetime):
+        if time.tzinfo is None:
+            raise UsageError(f"{argument}: {time} has no zone: {expected}", hint="give it one, such as datetime.UTC")
+        found = (time - _EPOCH) // dt.timedelta(milliseconds=1)
+    elif isinstance(time, dt.date):
+        found = (dt.datetime.combine(time, dt.time(), dt.UTC) - _EPOCH) // dt.timedelta(milliseconds=1)
+    else:
+        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
+    if found < 0:
+        raise UsageError(f"{argument}: {time} is before 1970")
+    return found
+
+
+def check_time_ms(time: object, argument: str) -> int:
+    """Return a caller's time in ms since 1970, UTC, as a whole number.
+
+    Args:
+        time: The number; a float is rounded down.
+        argument: What the caller passed it as, for messages.
+
+    Raises:
+        UsageError: It is no number, or its size is that of seconds or microseconds.
+
+    >>> check_time_ms(1_760_529_600_000.7, "now_ms")
+    1760529600000
+    """
+    expected = "expected ms since 1970 in UTC, such as int(time.time() * 1000)"
+    if not isinstance(time, int | float | np.integer | np.floating) or isinstance(time, bool):
+        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
+    if not is_ms(float(time)):
+        unit = "seconds" if 0 < time < _SECONDS_BELOW else "microseconds or smaller" if time >= _MICROS_FROM else None
+        raise UsageError(f"{argument} is {time}{f', which reads as {unit}' if unit else ''}: {expected}")
+    return int(time)
+
+
+def is_ms(time: float) -> bool:
+    """Tell whether a number is of the size of ms since 1970, and not of seconds, microseconds or nanoseconds.
+
+    >>> is_ms(1_760_529_600_000), is_ms(1_760_529_600)
+    (True, False)
+    """
+    return _SECONDS_BELOW <= time < _MICROS_FROM
 
 
 def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:

@@ -40,7 +40,7 @@ _OHLCV: Final = ("ts", "open", "high", "low", "close", "volume")
 _BINANCE: Final = (*_OHLCV, "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore")
 
 #: What the columns are where no header names them, by how many there are: freqtrade's, Kraken's, Binance's.
-_BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
+BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
 _HEADER_HINT: Final = f"save it as a CSV whose first line names its columns: {','.join(_OHLCV)}"
 
 #: What each column is called elsewhere, in lower case with one _ for anything but letters and digits; first one wins.
@@ -158,10 +158,15 @@ def _as_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
     return rows
 
 
+def name_columns(names: Sequence[str]) -> dict[str, str]:
+    """Return which of a table's columns is which of CANDLE_SCHEMA, by the names that other programs give them."""
+    folded = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(names)}
+    return {ours: folded[theirs[0]] for ours, al in _ALIASES.items() if (theirs := [a for a in al if a in folded])}
+
+
 def _find_columns(names: Sequence[str], where: str) -> dict[str, str]:
     """Return which column of a file is which of CANDLE_SCHEMA."""
-    folded = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(names)}
-    found = {ours: folded[theirs[0]] for ours, al in _ALIASES.items() if (theirs := [a for a in al if a in folded])}
+    found = name_columns(names)
     missing = [name for name in CANDLE_SCHEMA if name not in found and name not in OPTIONAL]
     if missing:
         shown = ", ".join(show(name) for name in names[:15])
@@ -293,11 +298,11 @@ def _read_by_place(cells: Cells, step_ms: int) -> pl.DataFrame:
     found = cells.frame.columns
     if not found:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
-    names = _BY_PLACE.get(len(found))
+    names = BY_PLACE.get(len(found))
     if names is None:
         raise InputError(
             f"{cells.where}: no header, and {len(found)} columns: only "
-            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in _BY_PLACE.items())} are known by place",
+            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in BY_PLACE.items())} are known by place",
             hint=_HEADER_HINT,
         )
     frame = cells.frame.select(

@@ -153,11 +153,14 @@ def _run(
     if outcome is None:  # a group whose command follows
         return
     show_outcome(outcome, as_json=as_json)
+    exit_code = outcome.exit_code if outcome.failure is None else outcome.failure.exit_code
     if logs_json() and not quiet:
         seconds = round(time.monotonic() - began, 3)
-        log_line("info", "end", command=function.__name__, exit_code=outcome.exit_code, seconds=seconds)
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+        log_line("info", "end", command=function.__name__, exit_code=exit_code, seconds=seconds)
+    if outcome.failure is not None:
+        raise outcome.failure
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
 def refuse_misplaced_options(ctx: typer.Context) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,7 @@ from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, table, time_text
+from mltrain.errors import NoGoError, UsageError
 from mltrain.models.gates import NotApplicable, NotEvaluated
 
 if TYPE_CHECKING:
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mltrain.pipeline.evaluate import Evaluation
+
+MinSkill = Annotated[
+    float | None,
+    typer.Option(
+        "--min-skill",
+        help="Exit 4 where the log-loss skill (log loss gained over the base rate, in percent) is below this.",
+    ),
+]
 
 SHOWN = 10  # features whose drift is shown; the document has all
 
@@ -35,6 +45,7 @@ def evaluate(
     session: Session,
     ref: DefaultRef = None,
     snapshot: SnapshotRef = "latest",
+    min_skill: MinSkill = None,
     ops: Ops = None,
 ) -> Outcome:
     """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""
@@ -42,6 +53,8 @@ def evaluate(
     from mltrain.models.store import Store
     from mltrain.pipeline.evaluate import evaluate as run
 
+    if min_skill is not None and not math.isfinite(min_skill):
+        raise UsageError(f"--min-skill is {min_skill}: expected a number of percent")
     read_ops(ops)
     store = Store(session.data_dir)
     version, warning = store.open_default(ref)
@@ -49,7 +62,14 @@ def evaluate(
         session.progress.warn(warning)
     candles = open_snapshot(session.data_dir, snapshot)
     found = run(version, candles, store, now_ms=session.now_ms, progress=session.progress)
-    return Outcome("evaluate/1", found, lambda: view(found))
+    failure = None
+    if min_skill is not None and not found.skill_percent >= min_skill:
+        failure = NoGoError(
+            f"{found.version} has a log-loss skill of {found.skill_percent:.3f} % on these rows: --min-skill asks for "
+            f"{min_skill:g} %",
+            hint="train on newer candles; `mltrain rollback` serves an earlier version again",
+        )
+    return Outcome("evaluate/1", found, lambda: view(found), failure=failure)
 
 
 def view(found: Evaluation) -> Iterator[RenderableType]:
@@ -66,6 +86,10 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
     ]
     yield table("Metrics", ("metric", "value", f"{scores.level:.0%} interval"), rows, right=" rr")
     yield f"baseline: accuracy {scores.baselines.accuracy:.4f}, log loss {scores.baselines.base_rate_log_loss:.4f}"
+    skill = scores.comparison.log_loss_skill
+    yield f"log-loss skill: {100 * skill.value:+.3f} % ({100 * skill.low:+.3f} .. {100 * skill.high:+.3f})"
+    if found.own_holdout is not None:
+        yield f"of the rows, {found.own_holdout.rows:,} are the version's own holdout: no new evidence"
     weeks = [
         (w.name, f"{w.rows:,}", *(number(getattr(w.metrics, m, None)) for m in ("accuracy", "auc_roc", "log_loss")))
         for w in found.weeks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -41,6 +42,14 @@ STREAM: Final = "-"  # stands for stdin or stdout
 TOP: Final = 5  # features shown of an explanation
 
 
+class FailOnRefused(StrEnum):
+    """Which refused rows make a failure."""
+
+    ALL = "all"
+    ANY = "any"
+    NEVER = "never"
+
+
 class TableFormat(StrEnum):
     """How a table is written."""
 
@@ -63,6 +72,20 @@ Explain = Annotated[bool, typer.Option("--explain", help="Tell what each feature
 Watching = Annotated[
     bool,
     typer.Option("--watch", help="Go on: one line for each candle as it closes, until Ctrl-C; --json: JSON lines."),
+]
+FailOn = Annotated[
+    FailOnRefused | None,
+    typer.Option(
+        "--fail-on-refused", help="Exit 3 where all rows were refused, where any was, or never. Default: all."
+    ),
+]
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of",
+        help="The time to judge by, such as 2025-10-15T12:00:00Z: later candles are left out, older ones may be stale. "
+        "Default: the source's clock; for files the machine's.",
+    ),
 ]
 NoGo = Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")]
 
@@ -90,13 +113,19 @@ def predict(
     output_format: OutputFormat = None,
     explain: Explain = False,
     watch: Watching = False,
+    fail_on_refused: FailOn = None,
+    as_of: AsOf = None,
     ops: Ops = None,
 ) -> Outcome:
     """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
+    from mltrain.candles.frame import check_time_ms, parse_time
     from mltrain.pipeline.candle_table import drop_open, score_table
-    from mltrain.pipeline.serve import open_followed_model, predict_newest
+    from mltrain.pipeline.serve import find_refusal, open_followed_model, predict_newest
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
+    if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
+        raise UsageError("--watch goes on through refused candles, as time passes: no --fail-on-refused, no --as-of")
+    as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
     read_ops(ops)
     model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
@@ -107,7 +136,7 @@ def predict(
         table, note = drop_open(model, _read_input(input_, forms[0]), now_ms=session.now_ms, where=input_)
         if note:
             session.progress.warn(note)
-        rows = score_table(model, table, explain=explain)
+        rows = score_table(model, table, explain=explain, as_of_ms=as_of_ms)
     else:
         spec = None
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
@@ -123,12 +152,19 @@ def predict(
         opened = _open(session, model, spec, base_url=base_url, archive_url=archive_url, use_env_proxy=use_env_proxy)
         if watch:
             _watch(session, model, opened)
-        rows = predict_newest(model, opened, explain=explain)
+        if as_of_ms is None and opened.name == "files":
+            as_of_ms = session.now_ms
+        rows = predict_newest(model, opened, now_ms=as_of_ms, explain=explain)
         for note in opened.notes():
             session.progress.warn(note)
-    if output is not None:
-        return _write_output(output, forms[1], rows, session)
-    return _shown(model.version, rows, explain=explain)
+    fail_on = FailOnRefused.ALL if fail_on_refused is None else fail_on_refused
+    failure = find_refusal(rows, fail_on.value, batch=input_ is not None, now_ms=as_of_ms)
+    shown = (
+        _shown(model.version, rows, explain=explain)
+        if output is None
+        else _write_output(output, forms[1], rows, session)
+    )
+    return replace(shown, failure=failure)
 
 
 def _check_options(
@@ -216,7 +252,7 @@ def _watch(session: Session, model: Model, source: Source) -> None:
             f"--watch waits for candles as they close, and the source {source.name} has none that are new",
             hint=hint if source.name == "sim" else "pass --source binance",
         )
-    looks = Watch(model, source, session.progress)
+    looks = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
     looks.start()
     for rows in watch(looks, time.sleep):
         for row in _plain(rows):

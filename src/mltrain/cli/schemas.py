@@ -157,7 +157,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         fields={"error": ("error", "What is wrong, and what to do.")},
     ),
     "evaluate/1": Document(
-        ("evaluate",), "How a version does on later candles.", result="mltrain.pipeline.evaluate.Evaluation"
+        ("evaluate",),
+        "How a version does on later candles; exit code 4 where its skill is below --min-skill.",
+        result="mltrain.pipeline.evaluate.Evaluation",
     ),
     "features-audit/1": Document(
         ("features audit",),
@@ -225,7 +227,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "move/1": Document(("promote", "rollback"), "Where the pointer points now.", result="mltrain.models.store.Move"),
     "predict/1": Document(
         ("predict",),
-        "Probabilities of the newest candles or of a file's.",
+        "Probabilities of the newest candles or of a file's; exit code 3 where they were refused.",
         fields={
             "version": ("str", "The model."),
             "predictions": ("list[prediction]", "A row a candle; --explain adds what each feature contributed."),
@@ -233,7 +235,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "predict-file/1": Document(
         ("predict",),
-        "What --output wrote.",
+        "What --output wrote; exit code 3 where its rows were refused.",
         fields={
             "output": ("str", "The file."),
             "rows": ("int", "Its rows."),

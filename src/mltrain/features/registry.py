@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import polars as pl
-
+from mltrain.candles.given import as_frame
 from mltrain.config import packaged_config
 from mltrain.documents import parse_yaml
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.features.ops import OPS
 from mltrain.features.own import use_ops
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
 from mltrain.features.table import find_problems, read_feature_frame
 from mltrain.files import read_file, real_path
+from mltrain.names import describe as describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,6 +126,7 @@ class FeatureSchemaValidator:
         ops: The module of ops of your own that the registry names. **Importing it runs its code.**
 
     Raises:
+        UsageError: The path is none.
         InputError: The registry is missing or invalid, or the module fails.
         MachineError: The registry cannot be read.
     """
@@ -133,6 +134,8 @@ class FeatureSchemaValidator:
     def __init__(self, path: Path | str | None = None, *, ops: str | None = None) -> None:
         if ops is not None:
             use_ops(ops)
+        if not isinstance(path, Path | str | None):
+            raise UsageError(f"path is {describe_value(path)}: expected the path of a registry, or None")
         self._feature_set = load_registry(None if path is None else Path(path))
 
     def get_schema_info(self) -> dict[str, Json]:
@@ -147,12 +150,13 @@ class FeatureSchemaValidator:
             "features": [_info_to_json(info) for info in describe(registry)],
         }
 
-    def validate_features(self, frame: pl.DataFrame, *, strict: bool = True) -> tuple[str, ...]:
+    def validate_features(self, frame: object, *, strict: bool = True) -> tuple[str, ...]:
         """Check a frame's columns: missing, extra, reordered, wrongly typed, not finite, constant, all null.
 
         Args:
-            frame: The features as Float32 in the registry's order; `ts` and `symbol` may stand beside them. Null is
-                a warm-up or a hole; NaN and infinity are not finite.
+            frame: The features as Float32 in the registry's order; `ts` and `symbol` may stand beside them. A Polars
+                frame (lazy ones are collected), a pandas frame, an Arrow table, or a list of dicts. Null is a warm-up
+                or a hole; NaN and infinity are not finite.
             strict: Whether a problem is an error.
 
         Returns:
@@ -160,11 +164,9 @@ class FeatureSchemaValidator:
 
         Raises:
             InputError: There are problems and `strict` is set; one message names them all.
-            TypeError: It is no Polars frame.
+            UsageError: It is no table.
         """
-        if not isinstance(frame, pl.DataFrame):
-            raise TypeError(f"a polars DataFrame is checked, not {type(frame).__name__}")
-        problems = find_problems(self._feature_set, frame)
+        problems = find_problems(self._feature_set, as_frame(frame, "frame", index=False))
         if problems and strict:
             raise InputError("the features are not as the registry says: " + "; ".join(problems))
         return problems

@@ -7,41 +7,57 @@ Nothing is filled in, reordered or guessed: what does not fit is an error that n
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from mltrain.errors import InputError, RefusedError
+from mltrain.candles.given import as_candles, as_frame, as_record, is_columns
+from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.models.rows import NOT_FINITE
-from mltrain.names import show
+from mltrain.names import describe, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
 
-def candles_by_symbol(
-    candles: Mapping[str, pl.DataFrame] | pl.DataFrame, symbols: tuple[str, ...]
-) -> Mapping[str, pl.DataFrame]:
-    """Return candles by symbol, whichever way they were given.
+def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str = "candles") -> dict[str, pl.DataFrame]:
+    """Return candles by symbol, however they were given.
+
+    Args:
+        candles: A mapping of symbol to table, or one table, with a column `symbol` where the model knows several
+            symbols. A table is whatever `mltrain.candles.given.as_frame` converts.
+        symbols: Those of the model.
+        argument: What the caller passed them as, for messages.
 
     Raises:
-        InputError: It is not told whose candles they are.
+        UsageError: It is neither, or a table is none.
+        InputError: It does not say whose candles they are, or its columns cannot be read as candles.
     """
-    if not isinstance(candles, pl.DataFrame):
-        return candles
-    if "symbol" in candles.columns:
-        if candles["symbol"].dtype != pl.String or candles["symbol"].null_count():
+    if isinstance(candles, Mapping) and not is_columns(candles):
+        found = {}
+        for symbol, table in candles.items():
+            if not isinstance(symbol, str):
+                raise UsageError(f"{argument} has the key {describe(symbol)}: expected symbols such as 'BTCUSDT'")
+            frame = as_frame(table, f"{argument}[{symbol!r}]")
+            if "symbol" in frame.columns:
+                frame = frame.drop("symbol")
+            found[symbol] = as_candles(frame, f"the candles given: {symbol}")
+        return found
+    frame = as_candles(as_frame(candles, argument), "the candles given")
+    if "symbol" in frame.columns:
+        if frame["symbol"].null_count():
             raise InputError("the candles' column symbol must name a symbol in every row")
-        return {str(key[0]): part for key, part in candles.partition_by("symbol", as_dict=True).items()}
+        return {str(key[0]): part for key, part in frame.partition_by("symbol", as_dict=True).items()}
     if len(symbols) > 1:
         raise InputError(
             f"whose candles are these? The model knows {', '.join(symbols)}",
             hint="add a column `symbol`, or pass a mapping of symbol to candles",
         )
-    return {symbols[0]: candles}
+    return {symbols[0]: frame}
 
 
 def _check_names(found: Iterable[str], names: tuple[str, ...], what: str) -> None:
@@ -51,6 +67,63 @@ def _check_names(found: Iterable[str], names: tuple[str, ...], what: str) -> Non
     problems += [f"{show(str(name))} unknown" for name in have if name not in set(names)]
     if problems:
         raise InputError(f"{what}: {', '.join(problems)}")
+
+
+def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
+    """Return one row of features by name, or by position where it has no names.
+
+    Raises:
+        UsageError: It is neither.
+        InputError: It is a table of more or fewer rows than one.
+    """
+    if isinstance(features, Mapping | np.ndarray):
+        return features
+    if isinstance(features, Sequence) and not isinstance(features, str | bytes):
+        return np.asarray(features)
+    try:
+        return as_record(features, "features")
+    except UsageError as err:
+        if hasattr(features, "__array__"):
+            return np.asarray(features)
+        message = f"features is {describe(features)}: expected a mapping of names to numbers, or the numbers in order"
+        raise UsageError(message) from err
+
+
+def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[], None]) -> NDArray[np.float32]:
+    """Return features as a matrix, shape (n, f): by name where they have names, else by position.
+
+    Args:
+        x: An array, a list of rows, or a table.
+        names: The model's features in order.
+        positions: Called before positions are relied on.
+
+    Raises:
+        UsageError: It is none of these.
+        InputError: Columns are missing, unknown, out of order or of another type.
+    """
+    by_record = False  # the order of a dict's keys says nothing, the order of a table's columns is checked
+    if isinstance(x, Sequence) and not isinstance(x, str | bytes):
+        by_record = len(x) > 0 and all(isinstance(row, Mapping) for row in x)
+        if not by_record:
+            x = _matrix_of_lists(x, names)
+    elif not hasattr(type(x), "columns") and hasattr(x, "__array__"):
+        x = np.asarray(x)
+    if isinstance(x, np.ndarray) and x.dtype.names is None:
+        positions()
+        return matrix_in_order(x, names)
+    frame = as_frame(x, "x", index=False)
+    if by_record:
+        _check_names(frame.columns, names, "x")
+        frame = frame.select(names)
+    return matrix_by_name(frame, names)
+
+
+def _matrix_of_lists(rows: Sequence[Any], names: tuple[str, ...]) -> NDArray[np.float64]:
+    try:
+        found: list[list[float]] = [[float(value) for value in row] for row in rows]
+        return np.array(found, np.float64).reshape(len(found), -1 if found else len(names))
+    except (TypeError, ValueError) as err:
+        raise InputError(f"x: a list of rows must hold {len(names)} numbers in each: {err}") from err
 
 
 def row_by_name(features: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float32]:
@@ -84,9 +157,7 @@ def matrix_in_order(x: object, names: tuple[str, ...]) -> NDArray[np.float32]:
     """
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind != "f":
         what = f"an array of {x.dtype} with shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise InputError(
-            f"features must be a Polars frame or an array of floats with shape (n, {len(names)}), not {what}"
-        )
+        raise InputError(f"features must be a frame or an array of floats with shape (n, {len(names)}), not {what}")
     if x.shape[1] != len(names):
         raise InputError(f"the model has {len(names)} features, the array {x.shape[1]} columns")
     return _to_float32(x)

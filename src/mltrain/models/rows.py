@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE, check_candles, interval_ms, segment_bounds, times_ms
+from mltrain.candles.frame import TS_DTYPE, check_candles, check_time_ms, interval_ms, segment_bounds, times_ms
 from mltrain.candles.volumes import empty_false_volumes
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.features.compute import compute_features
 from mltrain.features.newest import NewestFeatures
+from mltrain.names import check_choice, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +38,16 @@ HOLE: Final = "hole"  # a candle is missing inside the lookback
 LEADER_HOLE: Final = "leader-hole"  # likewise, of a leader symbol
 NOT_FINITE: Final = "not-finite"  # a feature is no finite number
 
+#: The same reasons in words.
+REASONS: Final[Mapping[str, str]] = {
+    UNKNOWN_SYMBOL: "the model was not trained on it",
+    STALE: "newer candles should be there by now",
+    TOO_FEW_BARS: "fewer candles are held than the longest lookback",
+    HOLE: "a candle is missing inside the lookback",
+    LEADER_HOLE: "a candle of the leader is missing inside the lookback, or has not come in yet",
+    NOT_FINITE: "a feature is no finite number",
+}
+
 _WHERE: Final = "the candles given"
 
 
@@ -49,9 +60,12 @@ class Question:
         symbols: What the model was trained on.
         lookback_bars: Candles in a row that a row depends on, its own included.
         rows: "last": the newest closed candle of each symbol; "all": every candle.
-        now_ms: The source's clock, ms UTC: candles that close later are left out; None: all candles are closed.
-        max_age_bars: With a clock, and for the newest candle: how many bars after its close it counts as stale.
+        now_ms: The time, ms UTC: candles that close later are left out; None: all candles are closed.
+        max_age_bars: With a time, and for the newest candle: how many bars after its close it counts as stale.
         newest: Computes newest rows of that registry; None: it is made for this question.
+
+    Raises:
+        UsageError: `rows` is neither, or `max_age_bars` is no number of bars.
     """
 
     feature_set: FeatureSet
@@ -61,6 +75,36 @@ class Question:
     now_ms: int | None
     max_age_bars: int
     newest: NewestFeatures | None = None
+
+    def __post_init__(self) -> None:
+        """Check what callers choose."""
+        check_choice(self.rows, "rows", get_args(WhichRows))
+        bars = self.max_age_bars
+        if not isinstance(bars, int | np.integer) or isinstance(bars, bool) or bars < 0:
+            raise UsageError(f"max_age_bars is {describe(bars)}: expected a whole number of bars, 0 or above")
+
+
+def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
+    """Return the time to judge newest candles by, ms UTC; None where there is none.
+
+    Args:
+        now_ms: What the caller gave, in ms since 1970; None: the clock is read.
+        clock: Returns seconds since 1970, as `time.time` does; None: there is no clock.
+
+    Raises:
+        UsageError: `now_ms` is no time in ms, or the clock returns no time in seconds.
+    """
+    if now_ms is not None:
+        return check_time_ms(now_ms, "now_ms")
+    if clock is None:
+        return None
+    seconds = clock()
+    try:
+        return check_time_ms(seconds * 1000, "clock")
+    except (UsageError, TypeError) as err:
+        raise UsageError(
+            f"clock returned {describe(seconds)}: expected seconds since 1970 in UTC, as time.time returns"
+        ) from err
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,8 @@ The features are computed by the code that training used, from the registry stor
 that they need. Whatever must not be scored is refused with a reason, never guessed: a hole or too few candles in the
 window, a stale candle, an unknown symbol, columns by any other name or order, a value that is not finite.
 
+The newest candle is judged by a clock that comes in as an argument of `load`; a batch (`rows="all"`) is never stale.
+
 A model that was loaded through the pointer to the best version follows it (`mltrain.models.follow`): each use first
 looks where the pointer leads, so that a promotion or a rollback is served without a restart. A version that cannot be
 served never takes the place of one that can.
@@ -12,14 +14,17 @@ served never takes the place of one that can.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.errors import InputError
+from mltrain.candles.given import as_frame, is_columns
+from mltrain.errors import InputError, UsageError
 from mltrain.features.own import use_ops
 from mltrain.learn.metrics import predict_up
 from mltrain.models.explain import explain_matrix, explain_rows
@@ -28,22 +33,24 @@ from mltrain.models.inputs import (
     candles_by_symbol,
     check_finite,
     check_finite_row,
+    feature_matrix,
+    feature_row,
     matrix_by_name,
-    matrix_in_order,
     row_by_name,
     row_in_order,
 )
 from mltrain.models.pointer import BEST, LINKS
-from mltrain.models.rows import Question, read_rows
+from mltrain.models.rows import Question, read_now, read_rows
 from mltrain.models.served import OtherCodeWarning, read_served, score_rows, serve_bundle
 from mltrain.models.signature import check_signature
 from mltrain.models.store import PROMOTIONS, open_path
 from mltrain.models.stream import Stream
+from mltrain.names import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from mltrain.features.registry import FeatureSet, LabelSpec
     from mltrain.models.bundle import Bundle
@@ -65,11 +72,23 @@ class Model:
 
     `mltrain.load` makes it. It has the face of a fitted scikit-learn classifier (`predict_proba`, `predict`,
     `classes_`, `feature_names_in_`), and may be used from several threads.
+
+    Pickled or copied (`pickle`, `joblib`, `copy.deepcopy`), it is loaded again by its path, with the same options and
+    all checks; a model that follows the pointer goes on following it.
     """
 
     def __init__(
-        self, served: Served, *, pointer: Path | None = None, mark: Mark = None, key: Path | None = None
+        self,
+        served: Served,
+        *,
+        pointer: Path | None = None,
+        mark: Mark = None,
+        key: Path | None = None,
+        clock: Callable[[], float] | None = None,
+        origin: Callable[[], Model] | None = None,
     ) -> None:
+        self._clock = clock
+        self._origin = origin
         self._follower = Follower(served, pointer=pointer, mark=mark, key=key)
         self._current = self._follower.current
         self._names_at_load = served.names
@@ -77,6 +96,11 @@ class Model:
     def __repr__(self) -> str:
         served = self._current()
         return f"<mltrain.Model {served.version or 'unpublished'} of {', '.join(served.bundle.symbols)}>"
+
+    def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
+        if self._origin is None:
+            raise UsageError("a model that was not published has no path, so it can be neither pickled nor copied")
+        return self._origin, ()
 
     @property
     def version(self) -> str:
@@ -135,7 +159,7 @@ class Model:
 
     def predict_candles(
         self,
-        candles: Mapping[str, pl.DataFrame] | pl.DataFrame,
+        candles: object,
         *,
         rows: WhichRows = "last",
         now_ms: int | None = None,
@@ -144,12 +168,14 @@ class Model:
         """Score candles.
 
         Args:
-            candles: Candles by symbol, those of leaders too; or one frame, with a column `symbol` where the model
-                knows several. Columns as in `mltrain.candles.frame.CANDLE_SCHEMA`; the optional ones are needed only
-                where a feature reads them.
+            candles: Candles by symbol, those of leaders too; or one table, with a column `symbol` where the model
+                knows several. A table is a Polars frame (lazy ones are collected), a pandas frame (a time index is
+                `ts`), an Arrow table, a list of dicts, or a list of Binance kline rows. Columns as in
+                `mltrain.candles.frame.CANDLE_SCHEMA`; the optional ones are needed only where a feature reads them.
             rows: "last": the newest closed candle of each symbol; "all": every candle.
-            now_ms: The source's clock, ms UTC: candles that close later are left out, and a newest one that is older
-                than `max_age_bars` is refused; None: every candle is closed, and none too old.
+            now_ms: The time, ms UTC: candles that close later are left out, and a newest one that is older than
+                `max_age_bars` is refused. None: for "last" the clock that `load` was given, and without one every
+                candle is closed, and none too old; for "all" no clock is read.
             max_age_bars: How many bars after its close the newest candle counts as stale.
 
         Returns:
@@ -158,14 +184,16 @@ class Model:
             symbols and times given.
 
         Raises:
+            UsageError: An argument is not one of these, or `now_ms` is no time in ms.
             InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         """
         served = self._current()
-        return score_rows(served, _read(served, candles, rows, now_ms, max_age_bars))
+        given = candles_by_symbol(candles, served.bundle.symbols)
+        return score_rows(served, self._read(served, given, rows, now_ms, max_age_bars))
 
     def explain(
         self,
-        frame: Mapping[str, pl.DataFrame] | pl.DataFrame,
+        frame: object,
         *,
         rows: WhichRows = "last",
         now_ms: int | None = None,
@@ -174,10 +202,10 @@ class Model:
         """Tell what each feature contributed to the score.
 
         Args:
-            frame: Candles, as `predict_candles` takes them, with the same options; or features, exactly the model's
-                columns in order.
+            frame: Candles, as `predict_candles` takes them, with the same options; or a table of features, exactly the
+                model's columns in order.
             rows: Of candles: "last" or "all".
-            now_ms: Of candles: the source's clock.
+            now_ms: Of candles: the time.
             max_age_bars: Of candles: when the newest one is stale.
 
         Returns:
@@ -186,32 +214,39 @@ class Model:
             raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
 
         Raises:
+            UsageError: As `predict_candles` does.
             InputError: As `predict_candles` or `predict_proba` does.
             RefusedError: A feature's value is null or not finite.
         """
         served = self._current()
-        if isinstance(frame, pl.DataFrame) and "ts" not in frame.columns:
-            x = check_finite(matrix_by_name(frame, served.names), served.names)
-            raw, p = served.score(x)
-            return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(served, x))
-        return explain_rows(served, _read(served, frame, rows, now_ms, max_age_bars))
+        if not isinstance(frame, Mapping) or is_columns(frame):
+            features = as_frame(frame, "frame", index=False)
+            if not {"ts", "open"} & set(features.columns) and set(served.names) & set(features.columns):
+                x = check_finite(matrix_by_name(features, served.names), served.names)
+                raw, p = served.score(x)
+                return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(served, x))
+        given = candles_by_symbol(frame, served.bundle.symbols, "frame")
+        return explain_rows(served, self._read(served, given, rows, now_ms, max_age_bars))
 
-    def predict_one(self, features: Mapping[str, float] | ArrayLike) -> float:
+    def predict_one(self, features: object) -> float:
         """Return the probability of up for one row of features.
 
         Args:
-            features: By name, exactly the model's; or their values in its order.
+            features: By name, exactly the model's (a mapping, a frame of one row, or a row of a pandas frame); or their
+                values in its order.
 
         Raises:
+            UsageError: It is no row of features.
             InputError: A feature is missing, unknown or no number.
             RefusedError: A value is not finite.
         """
         served = self._current()
-        if isinstance(features, Mapping):
-            row = row_by_name(features, served.names)
+        given = feature_row(features)
+        if isinstance(given, Mapping):
+            row = row_by_name(given, served.names)
         else:
             self._check_positions(served)
-            row = row_in_order(features, served.names)
+            row = row_in_order(given, served.names)
         return served.score_one(check_finite_row(row, served.names))[1]
 
     def stream(self, symbols: Iterable[str] | None = None) -> Stream:
@@ -221,33 +256,32 @@ class Model:
             symbols: Whose candles are to be scored; None: of all that the model knows. Leaders are held, too.
 
         Raises:
+            UsageError: `symbols` is no list of names.
             RefusedError: The model does not know a symbol.
         """
-        return Stream(self._current, self.symbols if symbols is None else symbols)
+        return Stream(self._current, self.symbols if symbols is None else symbols, clock=self._clock)
 
-    def predict_proba(self, x: NDArray[np.floating[Any]] | pl.DataFrame) -> NDArray[np.float64]:
+    def predict_proba(self, x: object) -> NDArray[np.float64]:
         """Return the probabilities of down and up.
 
         Args:
-            x: Features: an array (n, f) in the model's order, or a frame with exactly the model's columns in order.
+            x: Features: an array (n, f) or a list of rows in the model's order; a table (Polars, pandas, Arrow) with
+                exactly the model's columns in order; or a list of dicts with its names.
 
         Returns:
             Shape (n, 2), rows in order.
 
         Raises:
+            UsageError: It is none of these.
             InputError: Columns are missing, unknown, out of order or of another type.
             RefusedError: A value is null or not finite.
         """
         served = self._current()
-        if isinstance(x, pl.DataFrame):
-            matrix = matrix_by_name(x, served.names)
-        else:
-            self._check_positions(served)
-            matrix = matrix_in_order(x, served.names)
+        matrix = feature_matrix(x, served.names, positions=lambda: self._check_positions(served))
         _, p = served.score(check_finite(matrix, served.names))
         return np.stack([1 - p, p], axis=1)
 
-    def predict(self, x: NDArray[np.floating[Any]] | pl.DataFrame) -> NDArray[np.int64]:
+    def predict(self, x: object) -> NDArray[np.int64]:
         """Return 1 where up is more probable than down, else 0; see `predict_proba`."""
         return predict_up(self.predict_proba(x)[:, 1]).astype(np.int64)
 
@@ -259,6 +293,25 @@ class Model:
         """
         return self._current().score(x)
 
+    def _read(
+        self,
+        served: Served,
+        candles: Mapping[str, pl.DataFrame],
+        rows: WhichRows,
+        now_ms: int | None,
+        max_age_bars: int,
+    ) -> list[FeatureRows]:
+        question = Question(
+            feature_set=served.bundle.feature_set,
+            symbols=served.bundle.symbols,
+            lookback_bars=served.lookback_bars,
+            rows=rows,
+            now_ms=read_now(now_ms, self._clock if rows == "last" else None),
+            max_age_bars=max_age_bars,
+            newest=served.newest,
+        )
+        return list(read_rows(candles, question))
+
     def _check_positions(self, served: Served) -> None:
         """Refuse positional features once other ones are served: positions then mean nothing."""
         if served.names is not self._names_at_load and served.names != self._names_at_load:
@@ -269,32 +322,13 @@ class Model:
             )
 
 
-def _read(
-    served: Served,
-    candles: Mapping[str, pl.DataFrame] | pl.DataFrame,
-    rows: WhichRows,
-    now_ms: int | None,
-    max_age_bars: int,
-) -> list[FeatureRows]:
-    symbols = served.bundle.symbols
-    question = Question(
-        feature_set=served.bundle.feature_set,
-        symbols=symbols,
-        lookback_bars=served.lookback_bars,
-        rows=rows,
-        now_ms=now_ms,
-        max_age_bars=max_age_bars,
-        newest=served.newest,
-    )
-    return list(read_rows(candles_by_symbol(candles, symbols), question))
-
-
 def load(
     path: str | os.PathLike[str],
     *,
     allow_no_go: bool = False,
     ops: str | None = None,
     require_signature: str | os.PathLike[str] | None = None,
+    clock: Callable[[], float] | None = time.time,
 ) -> Model:
     """Load a model.
 
@@ -306,12 +340,15 @@ def load(
             its code**; nothing but this argument has it imported.
         require_signature: A public key (PEM): serve no version that it has not signed, now and after each promotion.
             The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
+        clock: Returns seconds since 1970, UTC. Where the newest candle is asked for without a `now_ms`, candles that
+            close later are left out, and a newest one that is too old is refused as stale. None: candles are taken as
+            they come, closed and of any age, as for a replay.
 
     Returns:
         The model, every byte of it checked against the hash that its version's manifest names.
 
     Raises:
-        UsageError: The path names something else.
+        UsageError: The path names something else, or the clock cannot be called.
         InputError: There is no such version, it is damaged, or it was never promoted; the module fails.
         OwnOpsError: The model was trained with a module of ops that was not named, or whose source was another.
         MachineError: LightGBM's system library is missing, or the disk refused.
@@ -320,6 +357,16 @@ def load(
         OtherCodeWarning: The model was trained with other feature code than runs now.
         SlowPathWarning: LightGBM's single-row call does not give its exact scores here, and is not used.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"path is {describe(path)}: expected the path of a model", hint="such as data/models/best_lgbm.pkl"
+        )
+    if clock is not None and not callable(clock):
+        raise UsageError(f"clock is {describe(clock)}: expected a function such as time.time, or None")
+    if not isinstance(ops, str | None):
+        raise UsageError(f"ops is {describe(ops)}: expected the name of a module")
+    if not isinstance(require_signature, str | os.PathLike | None):
+        raise UsageError(f"require_signature is {describe(require_signature)}: expected the path of a public key")
     if ops is not None:
         use_ops(ops)
     place = Path(path).absolute()  # the pointer is followed even where the process changes its folder
@@ -331,11 +378,19 @@ def load(
         check_signature(version.folder, version.manifest, key=key)
     if not allow_no_go:
         _check_servable(version)
-    return Model(read_served(version), pointer=pointer, mark=mark, key=key)
+    origin = partial(
+        load,
+        str(place),
+        allow_no_go=allow_no_go,
+        ops=ops,
+        require_signature=None if key is None else str(key),
+        clock=clock,
+    )
+    return Model(read_served(version), pointer=pointer, mark=mark, key=key, clock=clock, origin=origin)
 
 
 def open_model(version: StoredVersion) -> Model:
-    """Load the model of a version, promoted or not.
+    """Load the model of a version, promoted or not; it has no clock.
 
     Raises:
         InputError: It is damaged.
@@ -344,7 +399,8 @@ def open_model(version: StoredVersion) -> Model:
     Warns:
         OtherCodeWarning: The model was trained with other feature code than runs now.
     """
-    return Model(read_served(version))
+    origin = partial(load, str(version.folder.absolute()), allow_no_go=True, clock=None)
+    return Model(read_served(version), origin=origin)
 
 
 def model_of_bundle(bundle: Bundle) -> Model:

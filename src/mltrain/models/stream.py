@@ -20,23 +20,46 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import (
+    CANDLE_SCHEMA,
+    OPTIONAL,
+    TS_DTYPE,
+    check_candles,
+    format_ms,
+    interval_ms,
+    is_ms,
+    times_ms,
+)
+from mltrain.candles.given import as_candles, as_frame, as_record
 from mltrain.candles.volumes import empty_false_volumes
-from mltrain.errors import InputError, RefusedError
-from mltrain.models.rows import LEADER_HOLE, STALE, TOO_FEW_BARS, UNKNOWN_SYMBOL, Question, explaining, row_reasons
-from mltrain.names import did_you_mean, show
+from mltrain.errors import InputError, RefusedError, UsageError
+from mltrain.models.inputs import candles_by_symbol
+from mltrain.models.rows import (
+    LEADER_HOLE,
+    REASONS,
+    STALE,
+    TOO_FEW_BARS,
+    UNKNOWN_SYMBOL,
+    Question,
+    explaining,
+    read_now,
+    row_reasons,
+)
+from mltrain.names import describe, did_you_mean, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
+    from mltrain.errors import MltrainError
     from mltrain.models.served import Served
 
 #: Why a candle is not taken.
@@ -110,10 +133,15 @@ class Stream:
     a version with a longer lookback refuses until its bars have come in.
     """
 
-    def __init__(self, current: Callable[[], Served], symbols: Iterable[str]) -> None:
+    def __init__(
+        self, current: Callable[[], Served], symbols: Iterable[str], *, clock: Callable[[], float] | None = None
+    ) -> None:
         self._current = current
+        self._clock = clock
         self._lock = threading.RLock()
         served = current()
+        if not isinstance(symbols, Iterable) or isinstance(symbols, str):
+            raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT"]')
         wanted = tuple(dict.fromkeys(symbols))
         for symbol in wanted:
             if symbol not in served.bundle.symbols:
@@ -123,19 +151,21 @@ class Stream:
         held = dict.fromkeys([*wanted, *served.bundle.feature_set.leaders])
         self._tapes = {symbol: _Tape(served.lookback_bars) for symbol in held}
 
-    def warm_up(self, candles: Mapping[str, pl.DataFrame]) -> None:
+    def warm_up(self, candles: object) -> None:
         """Hold these candles, in place of what was held of their symbols; only the newest are kept.
 
         Args:
-            candles: Closed candles by symbol, those of leaders too; what `candles` returned before a restart, or
-                what the exchange gives now.
+            candles: Closed candles by symbol, those of leaders too, as `Model.predict_candles` takes them; what
+                `candles` returned before a restart, or what the exchange gives now.
 
         Raises:
+            UsageError: They are no candles.
             InputError: A candle is impossible or out of order.
             RefusedError: A symbol is none of the stream's or of its leaders.
         """
         with self._lock:
-            checked = {symbol: self._checked(symbol, frame) for symbol, frame in candles.items()}
+            given = candles_by_symbol(candles, self._current().bundle.symbols)
+            checked = {symbol: self._checked(symbol, frame) for symbol, frame in given.items()}
             for symbol, frame in checked.items():
                 tape = self._tape(symbol)
                 newest = frame.tail(tape.bars)
@@ -153,63 +183,77 @@ class Stream:
         with self._lock:
             return self._tape(symbol).candles()
 
-    def push(self, symbol: str, candle: Mapping[str, Any], *, now_ms: int | None = None) -> float:
+    def push(self, symbol: str, candle: object, *, now_ms: int | None = None) -> float:
         """Take a closed candle and return the probability of up of what follows it.
 
         Args:
             symbol: Whose.
-            candle: `ts` (a datetime with its zone, or ms UTC), `open`, `high`, `low`, `close`, `volume`, and of the
-                optional columns those that the features read.
-            now_ms: The source's clock: a candle that is still open is not taken, and a stale one not scored.
+            candle: `ts` (a datetime with its zone, ms UTC, or ISO 8601 text), `open`, `high`, `low`, `close`, `volume`,
+                and of the optional columns those that the features read: as a mapping, a frame of one row, a row of a
+                pandas frame, or one of Binance's kline rows.
+            now_ms: The time, ms UTC: a candle that is still open is not taken, and a stale one not scored; None: the
+                model's clock is read, and where it has none, neither is judged.
 
         Raises:
+            UsageError: The candle is none, or `now_ms` is no time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: It was not taken (late, changed, open, unknown-symbol), or it was and cannot be scored (hole,
                 too-few-bars, leader-hole, not-finite, stale).
         """
+        now_ms = read_now(now_ms, self._clock)
         with self._lock:
-            self.take(symbol, candle, now_ms=now_ms)
-            return self.predict(symbol, now_ms=now_ms)
+            self._take(symbol, candle, now_ms)
+            return self._predict(symbol, now_ms)
 
-    def take(self, symbol: str, candle: Mapping[str, Any], *, now_ms: int | None = None) -> None:
+    def take(self, symbol: str, candle: object, *, now_ms: int | None = None) -> None:
         """Take a closed candle without scoring it, such as that of a leader; see `push`.
 
         Raises:
+            UsageError: The candle is none, or `now_ms` is no time in ms.
             InputError: The candle is impossible.
             RefusedError: It was not taken.
         """
+        now_ms = read_now(now_ms, self._clock)
         with self._lock:
-            tape = self._tape(symbol)
-            ts_ms, values = self._read(symbol, candle)
-            if now_ms is not None and ts_ms + self._step_ms > now_ms:
-                raise RefusedError(f"{symbol} at {format_ms(ts_ms)}: the candle has not closed yet", reason=OPEN)
-            if not tape.stop or ts_ms > (newest_ms := int(tape.ts_ms[tape.stop - 1])):
-                tape.push(ts_ms, values)
-            elif ts_ms < newest_ms:
-                raise RefusedError(
-                    f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} is there already",
-                    reason=LATE,
-                )
-            elif not np.array_equal(tape.values[:, tape.stop - 1], values, equal_nan=True):
-                raise RefusedError(
-                    f"{symbol} at {format_ms(ts_ms)}: came before with other values; a closed candle does not change",
-                    reason=CHANGED,
-                    hint="warm the stream up with the exchange's candles if they are right",
-                )
+            self._take(symbol, candle, now_ms)
+
+    def _take(self, symbol: str, candle: object, now_ms: int | None) -> None:
+        tape = self._tape(symbol)
+        ts_ms, values = self._read(symbol, candle)
+        if now_ms is not None and ts_ms + self._step_ms > now_ms:
+            raise RefusedError(f"{symbol} at {format_ms(ts_ms)}: the candle has not closed yet", reason=OPEN)
+        if not tape.stop or ts_ms > (newest_ms := int(tape.ts_ms[tape.stop - 1])):
+            tape.push(ts_ms, values)
+        elif ts_ms < newest_ms:
+            raise RefusedError(
+                f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} is there already",
+                reason=LATE,
+            )
+        elif not np.array_equal(tape.values[:, tape.stop - 1], values, equal_nan=True):
+            raise RefusedError(
+                f"{symbol} at {format_ms(ts_ms)}: came before with other values; a closed candle does not change",
+                reason=CHANGED,
+                hint="warm the stream up with the exchange's candles if they are right",
+            )
 
     def predict(self, symbol: str, *, now_ms: int | None = None) -> float:
         """Return the probability of up after the newest candle of a symbol.
 
         Raises:
+            UsageError: `now_ms` is no time in ms.
             InputError: The candles lack a column that a feature reads.
             RefusedError: It cannot be scored; see `push`.
         """
+        now_ms = read_now(now_ms, self._clock)
         with self._lock:
-            served = self._current()
-            if symbol not in served.bundle.symbols:
-                raise _unknown(symbol, served.bundle.symbols)
-            row = self._row(symbol, served, now_ms)
-            return served.score_one(row)[1]
+            return self._predict(symbol, now_ms)
+
+    def _predict(self, symbol: str, now_ms: int | None) -> float:
+        served = self._current()
+        if symbol not in served.bundle.symbols:
+            raise _unknown(symbol, served.bundle.symbols)
+        row = self._row(symbol, served, now_ms)
+        return served.score_one(row)[1]
 
     def _row(self, symbol: str, served: Served, now_ms: int | None) -> NDArray[np.float32]:
         own = self._tape(symbol)
@@ -238,7 +282,7 @@ class Stream:
         return newest
 
     def _tape(self, symbol: str) -> _Tape:
-        tape = self._tapes.get(symbol)
+        tape = self._tapes.get(symbol) if isinstance(symbol, str) else None
         if tape is None:
             served = self._current()
             if symbol not in served.bundle.feature_set.leaders:  # of a version promoted since
@@ -250,8 +294,16 @@ class Stream:
         self._tape(symbol)
         return check_candles(frame, symbol=symbol, interval=self._current().bundle.interval, where="the candles given")
 
-    def _read(self, symbol: str, candle: Mapping[str, Any]) -> tuple[int, tuple[float, ...]]:
-        """Return open time and values, by the laws of `check_candles`."""
+    def _read(self, symbol: str, candle: object) -> tuple[int, tuple[float, ...]]:
+        """Return open time and values, by the laws of `check_candles`.
+
+        A mapping of plain values is read as it is, which takes microseconds; anything else is converted first, which
+        takes a millisecond.
+        """
+        record = as_record(candle, "candle")
+        return self._read_plain(symbol, record if _is_plain(record) else _convert(record))
+
+    def _read_plain(self, symbol: str, candle: Mapping[str, Any]) -> tuple[int, tuple[float, ...]]:
         ts_ms, values = _time_of(candle.get("ts")), tuple(map(_number, map(candle.get, _VALUES)))
         open_, high, low, close, volume = values[:_REQUIRED]
         amounts = [v for name, v in zip(_VALUES[4:], values[4:], strict=True) if candle.get(name) is not None]
@@ -280,10 +332,27 @@ class Stream:
         raise InputError(f"{_WHERE}: {symbol} at {format_ms(ts_ms)}: a value is no number")
 
 
+def _is_plain(candle: Mapping[str, Any]) -> bool:
+    """Tell whether a candle can be read, or refused, without a conversion."""
+    ts = candle.get("ts", "")
+    if not (ts is None or isinstance(ts, dt.datetime | bool) or (_is_integer(ts) and is_ms(ts))):
+        return False
+    return all(isinstance(candle.get(name), float | int | np.number | None) for name in _VALUES)
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _convert(candle: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a candle with the names and types of CANDLE_SCHEMA."""
+    return as_candles(as_frame([candle], "candle"), _WHERE).row(0, named=True)
+
+
 def _time_of(ts: object) -> int | None:
     if isinstance(ts, dt.datetime):
         return None if ts.tzinfo is None else (ts - _EPOCH) // _MS
-    return int(ts) if isinstance(ts, int | np.integer) and not isinstance(ts, bool) else None
+    return int(ts) if _is_integer(ts) else None
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 (whatever a caller's candle holds)
@@ -301,21 +370,14 @@ def _shown(name: str, value: Any) -> float | int | None:  # noqa: ANN401 (likewi
     return int(number) if name == "trades" and number.is_integer() else number
 
 
-def _unknown(symbol: str, known: tuple[str, ...]) -> RefusedError:
+def _unknown(symbol: str, known: tuple[str, ...]) -> MltrainError:
+    if not isinstance(symbol, str):
+        return UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT'")
     few = ", ".join(known[:5]) + (f" and {len(known) - 5} others" if len(known) > 5 else "")
     hint = did_you_mean(symbol, known) or f"it knows {few}"
     return RefusedError(f"{show(symbol)} is none of the symbols here", reason=UNKNOWN_SYMBOL, hint=hint)
 
 
-_TOLD: Final = {
-    TOO_FEW_BARS: "fewer candles are held than the longest lookback",
-    STALE: "newer candles should be there by now",
-    LEADER_HOLE: "a candle of the leader is missing inside the lookback, or has not come in yet",
-    "hole": "a candle is missing inside the lookback",
-    "not-finite": "a feature is no finite number",
-}
-
-
 def _refused(symbol: str, ts_ms: int | None, reason: str) -> RefusedError:
     when = "" if ts_ms is None else f" at {format_ms(ts_ms)}"
-    return RefusedError(f"{symbol}{when} is not scored: {_TOLD[reason]}", reason=reason)
+    return RefusedError(f"{symbol}{when} is not scored: {REASONS[reason]}", reason=reason)

@@ -1,8 +1,7 @@
 """Candles and predictions as tables in files: parquet, CSV or JSON lines, one row a candle, a column for the symbol.
 
 A table is what a caller has at hand for a batch job: columns as in `mltrain.candles.frame.CANDLE_SCHEMA` and `symbol`,
-in any order, further ones being left out. `ts` is a time with its zone, an ISO 8601 text in UTC, or ms since 1970.
-Numbers may come as texts where the format has no others; what cannot be read is an error that names its column.
+in any order, read as `mltrain.candles.given.as_candles` reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, interval_ms
+from mltrain.candles.frame import interval_ms
+from mltrain.candles.given import as_candles
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 
@@ -54,68 +54,14 @@ def read_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
     """Return the candles that a table holds, with the column `symbol` where it has one.
 
     Raises:
-        InputError: It cannot be read, or a column is missing or holds what is no number or no time.
+        InputError: It cannot be read, or holds no times, or what is no number or no time.
     """
     try:
         table = _READERS[form](io.BytesIO(data))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise InputError(f"{where}: is no table in {form}: {show(reason[:200])}") from err
-    known = [name for name in ("symbol", *CANDLE_SCHEMA) if name in table.columns]
-    if "ts" not in known:
-        raise InputError(f"{where}: column ts missing; there are {', '.join(map(show, table.columns[:20]))}")
-    return pl.DataFrame([_column(table[name], where) for name in known])
-
-
-def _column(column: pl.Series, where: str) -> pl.Series:
-    if column.name == "symbol":
-        if column.dtype not in {pl.String, pl.Categorical} and not isinstance(column.dtype, pl.Enum):
-            raise InputError(f"{where}: column symbol is {column.dtype}, not text")
-        return column.cast(pl.String)
-    if column.name == "ts":
-        return _times(column, where)
-    wanted = CANDLE_SCHEMA[column.name]
-    if column.dtype == pl.String:
-        column = column.replace("", None)
-    elif not (column.dtype.is_numeric() or column.dtype == pl.Null):
-        raise InputError(f"{where}: column {column.name} is {column.dtype}, not {wanted}")
-    found = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else column
-    if found.null_count() > column.null_count():
-        raise _unreadable(column, found, where, "number")
-    if wanted == pl.Int64 and found.dtype.is_float():
-        whole = found.cast(pl.Int64, strict=False)
-        if (whole.cast(pl.Float64) != found).any():
-            raise InputError(f"{where}: column {column.name} holds what is no whole number")
-        return whole
-    return found
-
-
-def _times(column: pl.Series, where: str) -> pl.Series:
-    dtype = column.dtype
-    if isinstance(dtype, pl.Datetime):
-        if dtype.time_zone is None:
-            raise InputError(f"{where}: column ts has no time zone", hint="give it one, such as UTC")
-        whole = column.dt.convert_time_zone("UTC").cast(TS_DTYPE)
-        if (whole.cast(pl.Datetime("ns", "UTC")) != column.cast(pl.Datetime("ns", "UTC"))).any():
-            raise InputError(f"{where}: column ts holds a time between two milliseconds")
-        return whole
-    if dtype.is_integer():
-        return column.cast(pl.Int64).cast(TS_DTYPE)
-    if dtype != pl.String:
-        raise InputError(f"{where}: column ts is {dtype}: not a time, nor a text, nor ms since 1970")
-    number = column.cast(pl.Int64, strict=False)
-    if not number.null_count():
-        return number.cast(TS_DTYPE)
-    plain = column.str.replace(r"(Z|\+00:?00)$", "").str.replace(" ", "T", literal=True)
-    found = plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="ms", strict=False)
-    if found.null_count():
-        raise _unreadable(column, found, where, "time in UTC such as 2025-10-15T12:00:00Z")
-    return found.dt.replace_time_zone("UTC")
-
-
-def _unreadable(column: pl.Series, found: pl.Series, where: str, what: str) -> InputError:
-    row = int((found.is_null() & column.is_not_null()).arg_max() or 0)
-    return InputError(f"{where}: row {row + 1}: {column.name} is {show(str(column[row]))}: no {what}")
+    return as_candles(table, where)
 
 
 def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> tuple[pl.DataFrame, str]:
@@ -152,13 +98,14 @@ def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> 
     return table.filter(closed), tell_open(first_ms, int(np.count_nonzero(~closed)), now_ms=now_ms)
 
 
-def score_table(model: Model, table: pl.DataFrame, *, explain: bool) -> pl.DataFrame:
+def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:
     """Score every candle of a table; the rows come in the order of the table.
 
     Args:
         model: The model.
         table: As `read_table` returns it.
         explain: Add what each feature contributed; see `Model.explain`.
+        as_of_ms: Leave out candles that close later, ms UTC; None: none is left out. No candle of a table is stale.
 
     Returns:
         ts, symbol, p, raw, refused, and what `explain` adds. A symbol that only leads others has no rows.
@@ -166,6 +113,8 @@ def score_table(model: Model, table: pl.DataFrame, *, explain: bool) -> pl.DataF
     Raises:
         InputError: The candles are impossible, or a column, a leader or the symbol is missing.
     """
+    if as_of_ms is not None:
+        table = table.filter(pl.col("ts").dt.timestamp("ms") <= as_of_ms - interval_ms(model.interval))
     if "symbol" not in table.columns:
         score = model.explain if explain else model.predict_candles
         return score(table, rows="all")

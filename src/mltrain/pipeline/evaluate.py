@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms, interval_ms
+from mltrain.candles.frame import format_ms, interval_ms, parse_time
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.config import load_config
 from mltrain.errors import InputError
@@ -27,6 +27,7 @@ from mltrain.pipeline.champion import meet_champion
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
 
     from mltrain.candles.snapshot import Snapshot
     from mltrain.learn.drift import FeatureDrift
@@ -38,6 +39,21 @@ if TYPE_CHECKING:
     from mltrain.models.store import Store
     from mltrain.models.versions import StoredVersion
     from mltrain.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHoldout:
+    """The holdout that the version's gates have judged, where it is among the rows that were scored.
+
+    Attributes:
+        rows: How many of the rows that were scored lie in its range.
+        start_ms: Its first open time, ms UTC.
+        end_ms: Its last open time, ms UTC.
+    """
+
+    rows: int
+    start_ms: int
+    end_ms: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +70,7 @@ class Evaluation:
         weeks: The same, week by week.
         drift: Of each feature, the greatest first; empty where the snapshot that it learned from is not there.
         champion: The best version on the same rows, as far as it has not learned from them either.
+        own_holdout: What of these rows the version's own holdout holds, too; None where that is nothing.
     """
 
     version: str
@@ -65,6 +82,12 @@ class Evaluation:
     weeks: tuple[SliceScore, ...]
     drift: tuple[FeatureDrift, ...]
     champion: ChampionEvidence | NotApplicable | NotEvaluated
+    own_holdout: OwnHoldout | None
+
+    @property
+    def skill_percent(self) -> float:
+        """Log loss gained over the base rate of the training rows, in percent, as the gates have it."""
+        return 100 * self.scores.comparison.log_loss_skill.value
 
 
 def evaluate(
@@ -104,6 +127,12 @@ def evaluate(
         now_ms=now_ms,
         configuration_sha256=configuration_of(model.card),
     )
+    own_holdout = _own_holdout(model, rows.ts_ms)
+    if own_holdout is not None:
+        progress.warn(
+            f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are {version.name}'s own holdout, which its gates "
+            "have judged: they are no new evidence; evaluate it on a newer snapshot"
+        )
     progress.stage("score")
     raw, p = model.score(np.ascontiguousarray(rows.x))
     train = model.card["train"]
@@ -130,7 +159,18 @@ def evaluate(
         champion=NotApplicable("it is the best one itself")
         if same
         else meet_champion(store, model.feature_set, candles, rows, p=p, config=config, in_full=True),
+        own_holdout=own_holdout,
     )
+
+
+def _own_holdout(model: Model, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
+    """Return what a version's holdout has in common with rows of these open times, shape (n,)."""
+    block = next((block for block in model.card["splits"]["blocks"] if block["name"] == "holdout"), None)
+    if block is None:
+        return None
+    start_ms, end_ms = parse_time(block["start"]), parse_time(block["end"])
+    rows = int(((ts_ms >= start_ms) & (ts_ms <= end_ms)).sum())
+    return OwnHoldout(rows, start_ms, end_ms) if rows else None
 
 
 def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:

@@ -1,28 +1,31 @@
-"""Serving from the command line: which model, from which source, on which candles."""
+"""Serving from the command line: which model, from which source, on which candles, and when that is a failure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from mltrain.candles.frame import interval_ms
+import polars as pl
+
+from mltrain.candles.frame import format_ms, interval_ms
 from mltrain.candles.sim import SimSource
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.candles.source import Window
-from mltrain.errors import InputError
+from mltrain.errors import InputError, RefusedError
 from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.models.pointer import BEST
+from mltrain.models.rows import REASONS, STALE, TOO_FEW_BARS
 from mltrain.models.serve import MAX_AGE_BARS, load, open_model
 from mltrain.models.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import polars as pl
-
     from mltrain.candles.source import Source, SourceSpec
     from mltrain.models.serve import Model
     from mltrain.models.versions import StoredVersion
 
+
+FailOn: TypeAlias = Literal["all", "any", "never"]
 
 BEST_REF: Final = "best"
 BENCH_BARS: Final = 2_000  # more than any lookback needs; what the batch throughput is measured on
@@ -56,7 +59,7 @@ def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -
     model, warning = open_default_model(data_dir, ref, allow_no_go=allow_no_go)
     pointer = Store(data_dir).models / BEST
     if ref in {None, BEST_REF} and pointer.is_symlink():
-        return load(pointer), warning
+        return load(pointer, clock=None), warning  # the command line reads the clock itself
     return model, warning
 
 
@@ -87,12 +90,14 @@ def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
         ) from err
 
 
-def predict_newest(model: Model, source: Source, *, explain: bool = False) -> pl.DataFrame:
+def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:
     """Score the newest closed candle of every symbol of the model; only the lookback is fetched.
 
     Args:
         model: The model.
-        source: Where the candles come from; its clock says what is closed and how old a candle is.
+        source: Where the candles come from.
+        now_ms: The time to judge by, ms UTC: candles that close later are left out, and older ones may be stale. None:
+            the source's clock; that of files is their last candle, by which nothing is ever stale.
         explain: Add what each feature contributed; see `Model.explain`.
 
     Returns:
@@ -106,12 +111,56 @@ def predict_newest(model: Model, source: Source, *, explain: bool = False) -> pl
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
     source.check_symbols(tuple(wanted))
     clock_ms = source.clock_ms(model.symbols)
-    end_ms = clock_ms // step_ms * step_ms
+    now_ms = clock_ms if now_ms is None else now_ms
+    end_ms = min(clock_ms, now_ms) // step_ms * step_ms
     # A newest candle that is late, but not yet stale, needs its lookback too.
-    window = Window(end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms, end_ms)
+    window = Window(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
     candles = source.candles_of(dict.fromkeys(wanted, window))
     score = model.explain if explain else model.predict_candles
-    return score(candles, now_ms=clock_ms)
+    return score(candles, now_ms=now_ms)
+
+
+def find_refusal(
+    rows: pl.DataFrame, fail_on: FailOn, *, batch: bool = False, now_ms: int | None = None
+) -> RefusedError | None:
+    """Return the error that a prediction ends with because of what was refused; None where it is a success.
+
+    Args:
+        rows: The prediction; columns `ts`, `symbol` and `refused` at least.
+        fail_on: "all": where every row was refused; "any": where one was; "never".
+        batch: Whether every candle was asked for. "any" then passes over the first candles of a symbol, which no
+            lookback precedes, as long as a later one was scored.
+        now_ms: The time that the newest candles were judged by, ms UTC, for the message; None: not known.
+    """
+    refused = rows.filter(pl.col("refused").is_not_null())
+    if fail_on == "never" or (fail_on == "all" and refused.height < rows.height):
+        return None
+    if batch and fail_on == "any":
+        scored = rows.filter(pl.col("refused").is_null())["symbol"].unique()
+        warm_up = (pl.col("refused") == TOO_FEW_BARS) & pl.col("symbol").is_in(scored.implode())
+        refused = refused.filter(~warm_up)
+    if not refused.height:
+        return None
+    reasons = [str(reason) for reason in refused["refused"].unique(maintain_order=True)]
+    parts = []
+    for reason in reasons:
+        some = refused.filter(pl.col("refused") == reason)
+        parts.append(f"{reason} ({_few(some['symbol'].unique(maintain_order=True).to_list())}): {REASONS[reason]}")
+        newest = some["ts"].dt.timestamp("ms").max()
+        if reason == STALE and isinstance(newest, int):
+            judged = "" if now_ms is None else f", judged at {format_ms(now_ms)}"
+            parts[-1] += f" (the newest is of {format_ms(newest)}{judged})"
+    whole = refused.height == rows.height
+    head = "every row was refused" if whole else f"{refused.height:,} of {rows.height:,} rows were refused"
+    hint = "`--fail-on-refused never` ends with 0 all the same"
+    if STALE in reasons:
+        hint = "bring newer candles; for a replay, name the time to judge by with --as-of"
+    return RefusedError(f"{head}: {'; '.join(parts)}", reason=reasons[0], hint=hint)
+
+
+def _few(symbols: list[str]) -> str:
+    more = f" and {len(symbols) - 5} others" if len(symbols) > 5 else ""
+    return ", ".join(symbols[:5]) + more
 
 
 def verify_version(version: StoredVersion) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Watching: each candle's probability as it closes, through faults of the network, until somebody stops it.
 
-By the source's clock and never by the machine's. Each look asks for all that is not known yet, from the first candle
+By the source's clock; only how old the candles of files are is judged by the machine's, as their own ends with the
+last of them. Each look asks for all that is not known yet, from the first candle
 that is missing, so that an outage of any length costs no candle: what closed meanwhile comes in order once the source
 answers again. A candle that is missing is asked for again for some seconds before the hole is believed; a symbol waits
 as long for its leader. Faults of the source are told, and tried again with growing pauses. What has become too old to
@@ -54,9 +55,13 @@ class Watch:
         model: The model; where it follows a pointer, promotions are served from the next candle on.
         source: Where the candles come from.
         progress: Told of faults.
+        clock: Returns seconds since 1970, as `time.time` does: what staleness is judged by; None: the source's clock.
     """
 
-    def __init__(self, model: Model, source: Source, progress: Progress) -> None:
+    def __init__(
+        self, model: Model, source: Source, progress: Progress, *, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._clock = clock
         self._model = model
         self._source = source
         self._progress = progress
@@ -160,7 +165,8 @@ class Watch:
         table = self._model.predict_candles(candles, rows="all").filter(
             (pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms)
         )
-        old = pl.col("ts").dt.timestamp("ms") + (1 + MAX_AGE_BARS) * self._step_ms <= clock_ms
+        now_ms = clock_ms if self._clock is None else int(self._clock() * 1000)
+        old = pl.col("ts").dt.timestamp("ms") + (1 + MAX_AGE_BARS) * self._step_ms <= now_ms
         return table.with_columns(
             p=pl.when(~old).then("p"),
             raw=pl.when(~old).then("raw"),

@@ -1,0 +1,209 @@
+"""Tables as callers hold them, converted to Polars frames: the one place where that happens.
+
+Accepted are Polars frames (eager and lazy), pandas frames, Arrow tables and whatever else speaks the Arrow PyCapsule or
+the dataframe interchange protocol, mappings of columns, lists of mappings, and candle rows of 12 (Binance) or 6 (ccxt)
+fields. pandas is never imported here: a pandas frame exists only where the caller has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.cells import Cells
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE
+from mltrain.candles.tables import BY_PLACE, name_columns
+from mltrain.errors import InputError, UsageError
+from mltrain.names import describe, show
+
+ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
+
+_ROW_FIELDS: Final = (6, 12)  # how many fields a candle row without names may have: ccxt's OHLCV, Binance's kline
+_FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError)
+
+
+def is_columns(given: Mapping[Any, object]) -> bool:
+    """Tell whether a mapping holds the columns of one table, and not one table per symbol."""
+    return "open" in given and "close" in given
+
+
+def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFrame:
+    """Return a caller's table as a Polars frame.
+
+    Args:
+        given: The table; see the module's docstring.
+        argument: What the caller passed it as, for messages.
+        index: Whether a time index and named index levels of a pandas frame become columns, an unnamed or differently
+            named time index as `ts`.
+
+    Raises:
+        UsageError: It is no table.
+        InputError: It is one that cannot be converted, such as a list of rows of different lengths.
+    """
+    if isinstance(given, pl.DataFrame):
+        return given
+    try:
+        frame = _convert(given, index=index)
+    except _FAILURES as err:
+        reason = (str(err).splitlines() or [type(err).__name__])[0]
+        raise InputError(f"{argument}: cannot be converted to a table: {reason[:200]}") from err
+    if frame is None:
+        raise UsageError(f"{argument} is {describe(given)}: expected {ACCEPTED}")
+    return frame
+
+
+def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
+    """Return a table as a Polars frame; None where it is no table."""
+    if isinstance(given, pl.LazyFrame):
+        return given.collect()
+    if (pandas := _pandas_of(given, "DataFrame")) is not None:
+        return _from_pandas(given, pandas, index=index)
+    if _speaks_arrow(given):
+        arrow: Any = given
+        return pl.DataFrame(arrow)
+    if hasattr(given, "__dataframe__"):
+        import pyarrow.interchange
+
+        return pl.DataFrame(pyarrow.interchange.from_dataframe(given))
+    if isinstance(given, Mapping):
+        return pl.DataFrame(dict(given))
+    return _from_rows(given)
+
+
+def _speaks_arrow(given: object) -> bool:
+    """Tell whether it gives a table, and not a single column, by the Arrow PyCapsule protocol."""
+    if isinstance(given, pl.Series) or _pandas_of(given, "Series") is not None:
+        return False
+    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "__arrow_c_array__") and hasattr(given, "columns"))
+
+
+def _pandas_of(given: object, kind: str) -> Any:  # noqa: ANN401 (the module, where there is one)
+    """Return pandas, where the caller uses it and the value is of that class; None otherwise."""
+    pandas = sys.modules.get("pandas")
+    return pandas if pandas is not None and isinstance(given, getattr(pandas, kind, ())) else None
+
+
+def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # noqa: ANN401 (of a library not imported)
+    if index and isinstance(given.index, pandas.DatetimeIndex):
+        if "ts" not in given.columns:
+            given = given.rename_axis("ts").reset_index()
+    elif index and any(name is not None and name not in given.columns for name in given.index.names):
+        given = given.reset_index()
+    frame: pl.DataFrame = pl.from_pandas(given)
+    return frame
+
+
+def _from_rows(rows: object) -> pl.DataFrame | None:
+    """Return the table of a list or array of rows, by name or by place; None where it is no such list."""
+    if isinstance(rows, np.ndarray):
+        names = rows.dtype.names
+        if names is not None:
+            return pl.DataFrame({name: rows[name] for name in names})
+        rows = rows.tolist() if rows.ndim > 1 else None
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        return None
+    if not rows:
+        return pl.DataFrame()
+    if all(isinstance(row, Mapping) for row in rows):
+        return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None, strict=False)
+    if not all(isinstance(row, Sequence | np.ndarray) and not isinstance(row, str | bytes) for row in rows):
+        return None
+    widths = sorted({len(row) for row in rows})
+    if len(widths) > 1 or widths[0] not in _ROW_FIELDS:
+        fields = ", ".join(map(str, widths[:3]))
+        raise ValueError(f"rows of {fields} fields: a kline row has 12, an OHLCV row 6")
+    columns = zip(BY_PLACE[widths[0]], zip(*rows, strict=True), strict=True)
+    return pl.DataFrame([pl.Series(name, list(column), strict=False) for name, column in columns])
+
+
+def as_record(given: object, argument: str) -> Mapping[str, Any]:
+    """Return a caller's single row as a mapping: a mapping itself, a pandas row, a frame of one row, a candle row.
+
+    Args:
+        given: The row.
+        argument: What the caller passed it as, for messages.
+
+    Raises:
+        UsageError: It is no row.
+        InputError: It is a table of more or fewer rows than one.
+    """
+    if isinstance(given, Mapping):
+        return given
+    if (pandas := _pandas_of(given, "Series")) is not None:
+        series: Any = given
+        record = {str(name): value for name, value in series.items()}
+        if isinstance(series.name, pandas.Timestamp):  # a row of a frame with a time index is named by its time
+            record.setdefault("ts", series.name)
+        return record
+    is_row = isinstance(given, list | tuple) and given and not isinstance(given[0], Mapping | list | tuple)
+    try:
+        frame = as_frame([given] if is_row else given, argument)
+    except UsageError as err:
+        expected = "a mapping of names to values, a frame of one row, or a kline row"
+        raise UsageError(f"{argument} is {describe(given)}: expected {expected}") from err
+    if frame.height != 1:
+        raise InputError(f"{argument}: a table of {frame.height} rows: expected one row")
+    return frame.row(0, named=True)
+
+
+def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Return candles with the column names and types of CANDLE_SCHEMA, and `symbol` as text where there is one.
+
+    A frame that has them already is returned as it is; whether its rows are possible is for `check_candles`. Otherwise
+    columns that are named as other programs name them are renamed, further ones left out, texts read as numbers, and
+    times (with a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, us or ns) converted to ms UTC.
+
+    Args:
+        frame: The candles.
+        where: What they are called in messages.
+
+    Raises:
+        InputError: There are no times, they have no zone, or a cell is no number or no time.
+    """
+    if not frame.columns:  # an empty list
+        return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
+    frame = _with_text_symbols(frame, where)
+    if _is_canonical(frame):
+        return frame
+    columns = name_columns(frame.columns)
+    if "ts" not in columns:
+        raise InputError(
+            f"{where}: column ts missing; there are {', '.join(map(show, frame.columns[:20]))}",
+            hint="`ts` is the open time of a candle, in UTC",
+        )
+    wanted = {theirs: ours for ours, theirs in columns.items()}
+    named = frame.select(list(wanted)).rename(wanted)
+    ts = named.schema["ts"]
+    if isinstance(ts, pl.Date) or (isinstance(ts, pl.Datetime) and ts.time_zone is None):
+        raise InputError(
+            f"{where}: column ts has no time zone: expected times in UTC, got {ts}",
+            hint='convert it: `dt.replace_time_zone("UTC")` in Polars, `tz_localize("UTC")` in pandas',
+        )
+    rows = Cells(named, where).to_rows().select(name for name in CANDLE_SCHEMA if name in columns)
+    return rows.with_columns(frame["symbol"]) if "symbol" in frame.columns else rows
+
+
+def _is_canonical(frame: pl.DataFrame) -> bool:
+    schema = frame.schema
+    if schema.get("ts") != TS_DTYPE:
+        return False
+    for name in CANDLE_SCHEMA:
+        dtype = schema.get(name)
+        if name == "ts" or (dtype is None and name in OPTIONAL) or dtype == pl.Null:
+            continue
+        if dtype is None or not (dtype.is_integer() if name == "trades" else dtype.is_numeric()):
+            return False
+    return True
+
+
+def _with_text_symbols(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    dtype = frame.schema.get("symbol")
+    if dtype is None or dtype == pl.String:
+        return frame
+    if dtype != pl.Categorical and not isinstance(dtype, pl.Enum):
+        raise InputError(f"{where}: column symbol is {dtype}: expected text")
+    return frame.with_columns(pl.col("symbol").cast(pl.String))
