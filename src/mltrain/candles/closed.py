@@ -70,10 +70,11 @@ def tell_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
 def _way_out(ahead_ms: int, step_ms: int) -> str:
     """Return what to do, with the offset of the zone where one fits.
 
-    The newest candle opened up to two intervals ago, so that the offset is the next multiple at or above its lead.
+    The newest candle opened up to two intervals ago, so that the offset is the next multiple above its lead; a clock
+    that is some minutes slow must not make it the one after that.
     """
     grid_ms = _QUARTER_MS if step_ms < _QUARTER_MS else _HOUR_MS
-    offset_ms = math.ceil(ahead_ms / grid_ms) * grid_ms
+    offset_ms = math.ceil((ahead_ms - MAX_SKEW_MS // 2) / grid_ms) * grid_ms
     if offset_ms > _MAX_OFFSET_MS:
         return "no time zone is that far ahead: check the unit of the times, and this machine's clock by `date -u`"
     return (
