@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from mltrain.learn.workers import Crew
     from mltrain.progress import Progress
 
-#: How many trials, counted from the best, pass every rung whatever its `keep` and `most`. Replayed over 400 orders of
-#: 20 trials, 4 lower the loss that pruning gives away from 5e-5 to 1e-5 nats, at .46 instead of .31 of the full cost.
+#: How many trials, counted from the best, pass every rung whatever its `keep` and `most`. Replayed in 400 orders of 19
+#: trials on 90 days of BTCUSDT, 4 lower the mean loss that pruning gives away from 2e-4 to 7e-6 nats, at .66 instead
+#: of .24 of the unpruned cost; how soon a trial ends that has passed all rungs (`settle`) makes no difference there.
 ALWAYS_PASS: Final = 4
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
