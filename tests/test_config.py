@@ -8,6 +8,7 @@ import pytest
 from mltrain.config import (
     CALIBRATIONS,
     Range,
+    Rung,
     comment_config,
     explain_config,
     load_config,
@@ -93,6 +94,28 @@ def test_a_users_file_overrides_key_by_key(own):
             ),
         ),
     )
+
+
+OLD_SEARCH = """
+search:
+  trials: 200
+  batch: 8
+  early_stop: 50
+  settle: 10
+  max_rounds: 1000
+  rungs:
+    - {at: 1, keep: 0.5, most: 20, folds: 1}
+    - {at: 4, keep: 0.3, most: 2, folds: 5}
+"""
+
+
+def test_the_search_of_an_older_file_is_still_read(own):
+    """A file, or a card, that was written when fewer than four could pass a rung keeps its keys and values."""
+    search = load_config(own(OLD_SEARCH), overrides={}).search
+
+    assert (search.trials, search.batch, search.early_stop, search.settle, search.max_rounds) == (200, 8, 50, 10, 1000)
+    assert search.rungs == (Rung(1, 0.5, 20, 1), Rung(4, 0.3, 2, 5))
+    assert load_config(None, overrides={"search": search.to_json()}).search == search
 
 
 def test_options_override_the_file(own):
