@@ -180,7 +180,8 @@ def promote(
         now_ms=session.now_ms,
         check=None if other_meaning else check_same_meaning,
     )
-    return _moved(session, store, moved)
+    _warn_of_other_meaning(session, store, moved)
+    return _moved(moved)
 
 
 @command(opens_versions=True)
@@ -200,10 +201,11 @@ def rollback(
     store = Store(session.data_dir)
     if previous and version is not None:
         raise UsageError("--previous and a version exclude each other")
-    if previous:
-        return _moved(session, store, store.rollback_previous(why=why, by=who(), now_ms=session.now_ms))
-    if version is not None:
-        return _moved(session, store, store.rollback(version, why=why, by=who(), now_ms=session.now_ms))
+    if previous or version is not None:
+        hand: Any = {"why": why, "by": who(), "now_ms": session.now_ms}
+        moved = store.rollback_previous(**hand) if version is None else store.rollback(version, **hand)
+        _warn_of_other_meaning(session, store, moved)
+        return _moved(moved)
     store.check_pointer()
     rows = [row for row in list_models(store) if row.promoted]
     if not rows:
@@ -218,21 +220,28 @@ def rollback(
     return Outcome("models/1", {"models": rows}, view, exit_code=LISTED, to_stderr=session.as_json)
 
 
-def _moved(session: Session, store: Store, moved: Move) -> Outcome:
-    """Tell where the pointer points now, and warn where that means something else."""
+def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
+    """Warn where the pointer has moved to a version that running services refuse."""
     from mltrain.models.replacement import find_version_differences
 
     before, after = moved.from_version, moved.to_version
-    if moved.moved and before is not None and before != after:
-        try:
-            differences = find_version_differences(store.open_version(after), store.open_version(before))
-            if differences:
-                session.progress.warn(
-                    f"{after} means something else than {before}: {'; '.join(differences)}. "
-                    f"A running service keeps {before} until it loads the model again"
-                )
-        except MltrainError as err:
-            session.progress.warn(f"whether {after} means the same as {before} is not known: {err.message}")
+    if not moved.moved or before is None or before == after:
+        return
+    try:
+        differences = find_version_differences(store.open_version(after), store.open_version(before))
+    except MltrainError as err:
+        session.progress.warn(f"whether {after} means the same as {before} is not known: {err.message}")
+        return
+    if differences:
+        session.progress.warn(
+            f"{after} means something else than {before}: {'; '.join(differences)}. "
+            f"A running service keeps {before} until it loads the model again"
+        )
+
+
+def _moved(moved: Move) -> Outcome:
+    """Tell where the pointer points now."""
+    before, after = moved.from_version, moved.to_version
     told = f"{after} is the best version now"
     told += f", in place of {before}" if before else ""
     if moved.moved and before == after:
