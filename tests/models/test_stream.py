@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, RefusedError
+from mltrain.models.follow import SwapFailedWarning
 from mltrain.models.serve import load, model_of_bundle, open_model
 
 MINUTE_MS = 60_000
@@ -221,6 +222,19 @@ def test_a_promotion_is_followed_between_two_candles(store, publish, promote, bu
 
     assert stream.predict("BTCUSDT") == open_model(second).predict_candles({"BTCUSDT": candles["BTCUSDT"]})["p"][0]
     assert stream.predict("BTCUSDT") != before
+
+
+def test_a_promotion_of_another_meaning_leaves_the_stream_as_it_was(store, publish, promote, bundle, candles):
+    """The old version goes on with the next candles, and says so."""
+    promote(publish())
+    label = replace(bundle.label, ties="down")
+    stream = load(store.models / "best_lgbm").stream()
+    stream.warm_up({symbol: frame.head(-1) for symbol, frame in candles.items()})
+    promote(publish(model=replace(bundle, feature_set=replace(bundle.feature_set, label=label))))
+    with pytest.warns(SwapFailedWarning, match=r"2025-10-15 goes on: its label is .*ties: down.*ties: drop"):
+        found = [stream.push(symbol, dicts(frame.tail(1))[0]) for symbol, frame in candles.items()]
+
+    assert found == open_model(store.open_version("2025-10-15")).predict_candles(candles)["p"].to_list()
 
 
 def test_threads_share_a_stream(model, candles):

@@ -143,7 +143,7 @@ def train(
 
 
 def _already_there(version: StoredVersion) -> Outcome:
-    """Tell that the training was done before, and what may be left to do."""
+    """Show which version the training would only repeat, and the next step."""
 
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
@@ -152,7 +152,7 @@ def _already_there(version: StoredVersion) -> Outcome:
         elif version.verdict == "GO":
             yield f"it is GO and not the best one; `mltrain promote {version.name}` makes it the best one"
         else:
-            yield f"it is NO-GO; `mltrain card show {version.name}` tells why"
+            yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
     data = {
         "version": version.name,

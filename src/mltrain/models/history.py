@@ -5,7 +5,7 @@ the last newline is the torn end of a write that was cut off, and counts for not
 
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
 next one starts from its target, or, for the last line, where the pointer stands on its target. A pointer that was lost
-decides nothing: the last line then stays true, and the line of the promotion that replaces the pointer starts from its
+decides nothing: the last line stays true, and the line of the promotion that restores the pointer starts from its
 target. Each line of either log holds the SHA-256 of the line before and of itself: a log that was damaged or edited
 says so, in its last line too.
 """
@@ -299,7 +299,7 @@ def _chain_problems(entry: Promotion, number: int, before_sha256: str | None, wh
 
 
 def _is_cut_off(entries: list[Promotion], staged: str | None) -> bool:
-    """Tell whether every line is of a first promotion whose pointer never came into its place."""
+    """Return whether every line belongs to a first promotion that was cut off before the pointer was in place."""
     return all(e.from_version is None for e in entries) and any(e.to_version == staged for e in entries)
 
 

@@ -1,7 +1,7 @@
 """The one pointer, `best_lgbm`, and the links through it for other tools; `store` alone moves them.
 
-A first promotion makes the pointer under a hidden name, writes its line of the log, and then renames it. So a promotion
-that was cut off can be told from a pointer that was lost, and nobody who reads in between takes one for the other.
+A first promotion creates the pointer under a hidden name, writes its line of the log, and then renames the pointer.
+This distinguishes a promotion that was cut off, or is in progress, from a pointer that was lost.
 """
 
 from __future__ import annotations

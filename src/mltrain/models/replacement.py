@@ -1,7 +1,6 @@
-"""Whether one stored version may take the place of another without a word to those who use it.
+"""Whether one stored version can replace another without a change that its users would have to know of.
 
-Two versions of one registry and the same symbols need no look at their features: only others are read whole, so that a
-rollback stays fast.
+Two versions with the same registry and symbols are compared by their cards alone, so that a rollback stays fast.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
 
 
 def _facts(version: StoredVersion) -> tuple[Any, ...] | None:
-    """Return what decides the meaning, as the card tells it; None where the card does not."""
+    """Return what determines the meaning, from the card; None if the card lacks it."""
     data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     card: Any = parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES)
     try:

@@ -5,8 +5,8 @@
     models/best_lgbm.pkl, models/best_lgbm_model_card.json    links through the pointer, for other tools
     models/promotions.jsonl, models/looks.jsonl               see `history`
 
-A copy of the folder may lose its links. Where the log tells of a best version and there is no pointer, everything that
-would need it is refused with the command that puts it back: the latest version is no substitute for the best one.
+A copy of the folder may lose its links. If the log names a best version and there is no pointer, everything that needs
+the pointer is refused with the command that restores it: the latest version is no substitute for the best one.
 
 Whatever a reader finds here is untrusted: names are held against their grammar, nothing is followed out of the folder,
 files are hashed before they are used (see `versions`). Everything is written under `models/.lock`, held for the

@@ -211,7 +211,7 @@ def _facts(request: TrainRequest) -> dict[str, Json]:
 
 
 def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
-    """Tell whether a version's card says what is wanted; one that cannot be read does not."""
+    """Return whether a version's card has these facts; False if it cannot be read."""
     try:
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:
