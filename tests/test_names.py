@@ -107,3 +107,23 @@ def test_without_a_near_name_few_known_ones_are_listed_and_many_are_not():
     assert names.did_you_mean("zzz", ["b", "a"]) == "known: a, b"
     assert names.did_you_mean("zzz", [f"name{i}" for i in range(13)]) is None
     assert names.did_you_mean("zzz", []) is None
+
+
+def test_a_choice_names_the_words():
+    """With the nearest one, where there is one."""
+    with pytest.raises(UsageError, match='rows is \'lasst\': expected "last" or "all"') as caught:
+        names.check_choice("lasst", "rows", ("last", "all"))
+
+    assert caught.value.hint == "did you mean last?"
+    with pytest.raises(UsageError, match="rows is None"):
+        names.check_choice(None, "rows", ("last", "all"))
+
+
+def test_symbols_are_a_list_of_names():
+    """Without repetition, in order; a text alone is one of them."""
+    assert names.read_symbols(["ETHUSDT", "BTCUSDT", "ETHUSDT"]) == ("ETHUSDT", "BTCUSDT")
+    assert names.read_symbols("BTCUSDT") == ("BTCUSDT",)
+    for symbols, told in ((None, "symbols is None"), (5, "symbols is 5"), ({"A": 1}, "of type dict"), ([], "no symbols"),
+                        ([5], "5 is not a symbol"), ([None], "None is not a symbol")):  # fmt: skip
+        with pytest.raises(UsageError, match=told):
+            names.read_symbols(symbols)

@@ -1,19 +1,22 @@
-"""The grammar of every name that becomes a path or a reference, and "did you mean".
+"""The grammar of every name that becomes a path or a reference, what arguments may be, and "did you mean".
 
 A name is checked here before any path is built from it: nothing outside these patterns (ASCII only, matched
-whole) ever reaches the disk.
+whole) ever reaches the disk. An argument of another type than is accepted is refused by its name.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 SYMBOL: Final = re.compile(r"[A-Z0-9]{2,20}")
 VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[1-9][0-9]{0,5})?")
@@ -31,7 +34,7 @@ def show(name: str) -> str:
 
 
 def _check(name: str, pattern: re.Pattern[str], what: str, example: str) -> str:
-    if pattern.fullmatch(name) is None:
+    if not isinstance(name, str) or pattern.fullmatch(name) is None:
         raise UsageError(f"{show(name)} is not {what}", hint=f"write it like {example}")
     return name
 
@@ -70,7 +73,7 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     ['BTCUSDT']
     """
     by_folded = {k.casefold(): k for k in known}
-    close = difflib.get_close_matches(name[:200].casefold(), by_folded, n=count, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:200].casefold(), by_folded, n=count, cutoff=0.5)
     return [by_folded[c] for c in close]
 
 
@@ -87,3 +90,57 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     if 0 < len(known) <= 12:
         return f"known: {', '.join(known)}"
     return None
+
+
+def describe(value: object) -> str:
+    """Return what an argument is, for messages.
+
+    >>> describe(None), describe(5), describe("BTCUSDT")
+    ('None', '5', "'BTCUSDT'")
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, str):
+        return show(value)
+    if isinstance(value, list | tuple) and value:
+        return f"a {type(value).__name__} whose first element is {describe(value[0])}"
+    kind = type(value)
+    return f"of type {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
+
+
+def read_symbols(symbols: object) -> tuple[str, ...]:
+    """Return a caller's list of symbols without repetition, in order; a text alone is one symbol.
+
+    Raises:
+        UsageError: It is no list, it is empty, or a name is outside the grammar.
+    """
+    given = [symbols] if isinstance(symbols, str) else symbols
+    if not isinstance(given, Iterable) or isinstance(given, Mapping):
+        raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT", "ETHUSDT"]')
+    names = tuple(dict.fromkeys(check_symbol(name) for name in given))
+    if not names:
+        raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
+    return names
+
+
+def read_folder(folder: object, argument: str) -> Path:
+    """Return a caller's folder as a path.
+
+    Raises:
+        UsageError: It is neither a path nor text.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        raise UsageError(f"{argument} is {describe(folder)}: expected the path of a folder")
+    return Path(folder)
+
+
+def check_choice(value: object, argument: str, allowed: Collection[str]) -> None:
+    """Refuse an argument that is not one of the allowed words.
+
+    Raises:
+        UsageError: It is not; names the argument and the words.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        words = " or ".join(f'"{word}"' for word in allowed)
+        hint = did_you_mean(value, allowed) if isinstance(value, str) else None
+        raise UsageError(f"{argument} is {describe(value)}: expected {words}", hint=hint)

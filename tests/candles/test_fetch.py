@@ -73,9 +73,9 @@ def test_it_works_inside_a_running_event_loop(served):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"symbols": []}, UsageError, "symbols is empty"),
+        ({"symbols": []}, UsageError, "no symbols"),
         ({"symbols": None}, UsageError, "symbols is None"),
-        ({"symbols": [5]}, UsageError, "symbols holds 5"),
+        ({"symbols": [5]}, UsageError, "5 is not a symbol"),
         ({"spec": "sim"}, UsageError, "spec is 'sim'"),
         ({"start": 1_760_529_600}, UsageError, "start is '1760529600'"),
         ({"end": b"2025"}, UsageError, "end is"),
@@ -93,6 +93,28 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
 
     with pytest.raises(error, match=message):
         fetch_candles(**{"symbols": ["BTCUSDT"], "start": START, "spec": spec} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: mltrain.candles.open_snapshot(5, "latest"), "data_dir is 5"),
+        (lambda: mltrain.candles.open_snapshot("data", None), "ref is None"),
+        (lambda: mltrain.candles.list_snapshots(None), "data_dir is None"),
+        (lambda: mltrain.candles.open_source("sim"), "spec is 'sim'"),
+        (lambda: mltrain.candles.Request(symbols=None, days=3), "symbols is None"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days="3"), "days is '3'"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days=3, interval=5), "5 is not a candle interval"),
+        (lambda: mltrain.candles.Request(symbols=["BTCUSDT"], days=3, end_ms="now"), "end_ms is 'now'"),
+        (lambda: SourceSpec(name=None), "source None"),
+        (lambda: SourceSpec(name="sim", seed="1"), "seed 1"),
+        (lambda: mltrain.FeatureSchemaValidator(5), "path is 5"),
+    ],
+)
+def test_arguments_of_the_public_names_are_checked(call, told):
+    """Another type is a usage error that names the argument, not an error from inside."""
+    with pytest.raises(UsageError, match=told):
+        call()
 
 
 def test_the_public_names_are_there():

@@ -10,7 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from mltrain.candles.frame import CANDLE_SCHEMA, check_time_ms, time_ms
-from mltrain.candles.given import as_candles, as_frame, as_record, check_choice
+from mltrain.candles.given import as_candles, as_frame, as_record
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
@@ -228,16 +228,6 @@ class TestTimes:
         """Seconds would be a day in 1970, and refuse every candle as one that has not closed."""
         with pytest.raises(UsageError, match=told):
             check_time_ms(time, "now_ms")
-
-
-def test_a_choice_names_the_words():
-    """With the nearest one, where there is one."""
-    with pytest.raises(UsageError, match='rows is \'lasst\': expected "last" or "all"') as caught:
-        check_choice("lasst", "rows", ("last", "all"))
-
-    assert caught.value.hint == "did you mean last?"
-    with pytest.raises(UsageError, match="rows is None"):
-        check_choice(None, "rows", ("last", "all"))
 
 
 class TestPandas:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mltrain.candles.frame import interval_ms, time_ms
-from mltrain.candles.given import describe
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.errors import UsageError
-from mltrain.names import check_symbol
+from mltrain.names import read_symbols
 from mltrain.progress import Silent
 
 if TYPE_CHECKING:
@@ -58,9 +56,7 @@ def fetch_candles(
         MachineError: The machine refuses.
     """
     spec = SourceSpec(name="binance") if spec is None else spec
-    if not isinstance(spec, SourceSpec):
-        raise UsageError(f"spec is {describe(spec)}: expected a SourceSpec", hint='such as SourceSpec(name="binance")')
-    names = _read_symbols(symbols)
+    names = read_symbols(symbols)
     start_ms, wanted_ms = time_ms(start, "start"), None if end is None else time_ms(end, "end")
     source, step_ms = open_source(spec, rules), interval_ms(spec.interval)
     source.check_symbols(names)
@@ -77,16 +73,3 @@ def fetch_candles(
             for note in gathered.notes():
                 told.warn(note)
     return frames
-
-
-def _read_symbols(symbols: object) -> tuple[str, ...]:
-    given = [symbols] if isinstance(symbols, str) else symbols
-    if not isinstance(given, Iterable) or isinstance(given, Mapping):
-        raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT", "ETHUSDT"]')
-    names = list(given)
-    for name in names:
-        if not isinstance(name, str):
-            raise UsageError(f"symbols holds {describe(name)}: expected names such as BTCUSDT")
-    if not names:
-        raise UsageError("symbols is empty", hint="name one, such as BTCUSDT")
-    return tuple(dict.fromkeys(map(check_symbol, names)))

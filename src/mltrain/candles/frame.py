@@ -115,7 +115,7 @@ def interval_ms(interval: str) -> int:
     >>> interval_ms("5m")
     300000
     """
-    if interval not in INTERVALS_MS:
+    if not isinstance(interval, str) or interval not in INTERVALS_MS:
         raise UsageError(f"{show(interval)} is not a candle interval", hint=did_you_mean(interval, INTERVALS_MS))
     return INTERVALS_MS[interval]
 

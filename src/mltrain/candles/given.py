@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -18,31 +18,12 @@ from mltrain.candles.cells import Cells
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE
 from mltrain.candles.tables import BY_PLACE, name_columns
 from mltrain.errors import InputError, UsageError
-from mltrain.names import did_you_mean, show
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
+from mltrain.names import describe, show
 
 ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
 
 _ROW_FIELDS: Final = (6, 12)  # how many fields a candle row without names may have: ccxt's OHLCV, Binance's kline
 _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError)
-
-
-def describe(value: object) -> str:
-    """Return what an argument is, for messages.
-
-    >>> describe(None), describe(5), describe("BTCUSDT")
-    ('None', '5', "'BTCUSDT'")
-    """
-    if value is None or isinstance(value, bool | int | float):
-        return str(value)
-    if isinstance(value, str):
-        return show(value)
-    if isinstance(value, list | tuple) and value:
-        return f"a {type(value).__name__} whose first element is {describe(value[0])}"
-    kind = type(value)
-    return f"of type {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
 
 
 def is_columns(given: Mapping[Any, object]) -> bool:
@@ -226,15 +207,3 @@ def _with_text_symbols(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if dtype != pl.Categorical and not isinstance(dtype, pl.Enum):
         raise InputError(f"{where}: column symbol is {dtype}: expected text")
     return frame.with_columns(pl.col("symbol").cast(pl.String))
-
-
-def check_choice(value: object, argument: str, allowed: Collection[str]) -> None:
-    """Refuse an argument that is not one of the allowed words.
-
-    Raises:
-        UsageError: It is not; names the argument and the words.
-    """
-    if not isinstance(value, str) or value not in allowed:
-        words = " or ".join(f'"{word}"' for word in allowed)
-        hint = did_you_mean(value, allowed) if isinstance(value, str) else None
-        raise UsageError(f"{argument} is {describe(value)}: expected {words}", hint=hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mltrain.candles.candle_file import Block
@@ -32,7 +33,7 @@ from mltrain.candles.source import ORIGIN, Origin, SourceSpec, Window
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import FileEntry, Manifest
-from mltrain.names import SNAPSHOT, SYMBOL, check_symbol, show
+from mltrain.names import SNAPSHOT, SYMBOL, describe, read_symbols, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,9 +76,10 @@ class Request:
             UsageError: No symbols, one outside the grammar, an unknown interval, or days outside 1 to MAX_DAYS.
         """
         step_ms = interval_ms(self.interval)
-        symbols = tuple(sorted({check_symbol(symbol) for symbol in self.symbols}))
-        if not symbols:
-            raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
+        symbols = tuple(sorted(read_symbols(self.symbols)))
+        for name, value in (("days", self.days), ("end_ms", self.end_ms)):
+            if not isinstance(value, Integral | None) or isinstance(value, bool) or (name == "days" and value is None):
+                raise UsageError(f"{name} is {describe(value)}: expected a whole number")
         if not 1 <= self.days <= MAX_DAYS:
             raise UsageError(f"{self.days} days: must be 1 to {MAX_DAYS}")
         if self.days * DAY_MS // step_ms > MAX_ROWS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from mltrain.candles.client import check_base_url, is_loopback
 from mltrain.candles.frame import format_ms, interval_ms, parse_time
 from mltrain.errors import InputError, UsageError
-from mltrain.names import did_you_mean, show
+from mltrain.names import describe, did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -293,7 +294,7 @@ class SourceSpec:
             yield "the source files needs the folder to read (--from DIR), and no other source takes one"
         if self.end_ms is not None and self.name != "sim":
             yield f"the clock of the source {self.name} is its own: no other can be set"
-        if not 0 <= self.seed <= _MAX_SEED:
+        if not isinstance(self.seed, Integral) or not 0 <= self.seed <= _MAX_SEED:
             yield f"seed {self.seed}: must be 0 to {_MAX_SEED}"
         if self.signal not in SIGNALS:
             yield f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}"
@@ -346,8 +347,11 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None) -> Source:
         rules: How the network may be used, where the source needs one; None: by the defaults.
 
     Raises:
+        UsageError: `spec` is no SourceSpec.
         InputError: The folder of `files` is not there, is no folder, or holds no candle file.
     """
+    if not isinstance(spec, SourceSpec):
+        raise UsageError(f"spec is {describe(spec)}: expected a SourceSpec", hint='such as SourceSpec(name="binance")')
     match spec.name:
         case "files":
             from mltrain.candles.local import FilesSource

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.candle_file import damaged_blocks, read_candles
 from mltrain.candles.frame import format_ms, interval_ms, times_ms
 from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
-from mltrain.errors import InputError, MltrainError
+from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.files import disk_edge, read_file, read_pointer, real_path
 from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
-from mltrain.names import SNAPSHOT, check_snapshot_id, did_you_mean, nearest, show
+from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ class SnapshotRow:
     problem: str | None
 
 
-def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
+def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
     """Open a snapshot by reference. Only its manifest is read; its files are checked whenever they are.
 
     Args:
@@ -114,6 +114,9 @@ def open_snapshot(data_dir: Path, ref: str) -> Snapshot:
         InputError: There is no such snapshot, or its manifest is missing or damaged.
         MachineError: The machine refuses to read it.
     """
+    data_dir = read_folder(data_dir, "data_dir")
+    if not isinstance(ref, str):
+        raise UsageError(f"ref is {describe(ref)}: expected latest, an id, or a path")
     if "/" in ref:
         path = Path(ref)
         if not _is_folder(path):
@@ -149,13 +152,13 @@ def open_named(path: Path) -> Snapshot:
     return snapshot
 
 
-def list_snapshots(data_dir: Path) -> tuple[SnapshotRow, ...]:
+def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
     """List the snapshots, oldest cut first; a damaged one with its problem.
 
     Raises:
         MachineError: The machine refuses to read the folder or a manifest.
     """
-    folder = data_dir / FOLDER
+    folder = read_folder(data_dir, "data_dir") / FOLDER
     try:
         latest = read_pointer(folder / LATEST)
     except InputError:

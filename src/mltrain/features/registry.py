@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.given import as_frame
 from mltrain.config import packaged_config
 from mltrain.documents import parse_yaml
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.features.ops import OPS
 from mltrain.features.own import use_ops
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
 from mltrain.features.table import find_problems, read_feature_frame
 from mltrain.files import read_file, real_path
+from mltrain.names import describe as describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,6 +126,7 @@ class FeatureSchemaValidator:
         ops: The module of ops of your own that the registry names. **Importing it runs its code.**
 
     Raises:
+        UsageError: The path is none.
         InputError: The registry is missing or invalid, or the module fails.
         MachineError: The registry cannot be read.
     """
@@ -132,6 +134,8 @@ class FeatureSchemaValidator:
     def __init__(self, path: Path | str | None = None, *, ops: str | None = None) -> None:
         if ops is not None:
             use_ops(ops)
+        if not isinstance(path, Path | str | None):
+            raise UsageError(f"path is {describe_value(path)}: expected the path of a registry, or None")
         self._feature_set = load_registry(None if path is None else Path(path))
 
     def get_schema_info(self) -> dict[str, Json]:

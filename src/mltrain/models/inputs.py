@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from mltrain.candles.given import as_candles, as_frame, as_record, describe, is_columns
+from mltrain.candles.given import as_candles, as_frame, as_record, is_columns
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.models.rows import NOT_FINITE
-from mltrain.names import show
+from mltrain.names import describe, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, check_candles, check_time_ms, interval_ms, segment_bounds, times_ms
-from mltrain.candles.given import check_choice, describe
 from mltrain.errors import InputError, UsageError
 from mltrain.features.compute import compute_features
 from mltrain.features.newest import NewestFeatures
+from mltrain.names import check_choice, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

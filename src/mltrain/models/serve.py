@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.given import as_frame, describe, is_columns
+from mltrain.candles.given import as_frame, is_columns
 from mltrain.errors import InputError, UsageError
 from mltrain.features.own import use_ops
 from mltrain.learn.metrics import predict_up
@@ -45,6 +45,7 @@ from mltrain.models.served import OtherCodeWarning, read_served, score_rows, ser
 from mltrain.models.signature import check_signature
 from mltrain.models.store import open_path
 from mltrain.models.stream import Stream
+from mltrain.names import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -362,6 +363,10 @@ def load(
         )
     if clock is not None and not callable(clock):
         raise UsageError(f"clock is {describe(clock)}: expected a function such as time.time, or None")
+    if not isinstance(ops, str | None):
+        raise UsageError(f"ops is {describe(ops)}: expected the name of a module")
+    if not isinstance(require_signature, str | os.PathLike | None):
+        raise UsageError(f"require_signature is {describe(require_signature)}: expected the path of a public key")
     if ops is not None:
         use_ops(ops)
     place = Path(path).absolute()  # the pointer is followed even where the process changes its folder

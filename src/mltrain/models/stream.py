@@ -37,7 +37,7 @@ from mltrain.candles.frame import (
     is_ms,
     times_ms,
 )
-from mltrain.candles.given import as_candles, as_frame, as_record, describe
+from mltrain.candles.given import as_candles, as_frame, as_record
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.models.inputs import candles_by_symbol
 from mltrain.models.rows import (
@@ -50,7 +50,7 @@ from mltrain.models.rows import (
     read_now,
     row_reasons,
 )
-from mltrain.names import did_you_mean, show
+from mltrain.names import describe, did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
