@@ -96,11 +96,13 @@ def test_the_page_on_snapshots_works(tmp_path):
     assert done.stdout.split()[0] == "720"
 
 
-SERVING_PRELUDE = """
+SERVING_PRELUDE = f"""
+import time
+time.time = lambda: {CLOCK_MS / 1000}  # the machine's clock, by which `load` judges
 import polars as pl
 table = pl.read_parquet("candles.parquet")
-candles = {key[0]: part.drop("symbol") for key, part in table.partition_by("symbol", as_dict=True).items()}
-history = {symbol: frame.head(-1) for symbol, frame in candles.items()}
+candles = {{key[0]: part.drop("symbol") for key, part in table.partition_by("symbol", as_dict=True).items()}}
+history = {{symbol: frame.head(-1) for symbol, frame in candles.items()}}
 feed = [(symbol, frame.row(-1, named=True)) for symbol, frame in candles.items()]
 """
 

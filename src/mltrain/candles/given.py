@@ -120,12 +120,13 @@ def _from_rows(rows: object) -> pl.DataFrame | None:
     return pl.DataFrame([pl.Series(name, list(column), strict=False) for name, column in columns])
 
 
-def as_record(given: object, argument: str) -> Mapping[str, Any]:
+def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[str, Any]:
     """Return a caller's single row as a mapping: a mapping itself, a pandas row, a frame of one row, a candle row.
 
     Args:
         given: The row.
         argument: What the caller passed it as, for messages.
+        index: Whether the time that a pandas row is indexed by becomes its `ts`.
 
     Raises:
         UsageError: It is no row.
@@ -136,12 +137,14 @@ def as_record(given: object, argument: str) -> Mapping[str, Any]:
     if (pandas := _pandas_of(given, "Series")) is not None:
         series: Any = given
         record = {str(name): value for name, value in series.items()}
-        if isinstance(series.name, pandas.Timestamp):  # a row of a frame with a time index is named by its time
+        if index and isinstance(
+            series.name, pandas.Timestamp
+        ):  # a row of a frame with a time index is named by its time
             record.setdefault("ts", series.name)
         return record
     is_row = isinstance(given, list | tuple) and given and not isinstance(given[0], Mapping | list | tuple)
     try:
-        frame = as_frame([given] if is_row else given, argument)
+        frame = as_frame([given] if is_row else given, argument, index=index)
     except UsageError as err:
         expected = "a mapping of names to values, a frame of one row, or a kline row"
         raise UsageError(f"{argument} is {describe(given)}: expected {expected}") from err

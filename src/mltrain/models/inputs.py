@@ -81,7 +81,7 @@ def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
     if isinstance(features, Sequence) and not isinstance(features, str | bytes):
         return np.asarray(features)
     try:
-        return as_record(features, "features")
+        return as_record(features, "features", index=False)
     except UsageError as err:
         if hasattr(features, "__array__"):
             return np.asarray(features)
@@ -114,7 +114,7 @@ def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[],
     frame = as_frame(x, "x", index=False)
     if by_record:
         _check_names(frame.columns, names, "x")
-        frame = frame.select(names)
+        frame = frame.select(names).cast({pl.Int64: pl.Float64})
     return matrix_by_name(frame, names)
 
 
