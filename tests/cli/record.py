@@ -111,10 +111,10 @@ def main():
         by="ada@desk",
     )
     record("plan", plan_training(request, progress=silent), training._view_plan)
-    for name in ("train-go", "train-no-go"):
-        record(name, train(request, store, now_ms=NOW_MS, progress=silent), training._view_training)
-        strict = load_config(QUICK, overrides={"search.trials": 2, "gates.accuracy_margin_pp": 20.0})
-        request = replace(request, config=strict)
+    strict = {"search.trials": 2, "gates.accuracy_margin_pp": 20.0}
+    for name, changed in (("train-go", {}), ("train-held", {"seed": 7}), ("train-no-go", strict)):
+        asked_for = replace(request, config=load_config(QUICK, overrides={"search.trials": 8} | changed))
+        record(name, train(asked_for, store, now_ms=NOW_MS, progress=silent), training._view_training)
     record("bench", [bench_version(data, "best", samples=200)[0]], bench._view)
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view)

@@ -193,3 +193,21 @@ def test_an_evaluation_shows_both_in_full(rivals):
     text = console.file.getvalue()
     assert "Beside the champion" in text
     assert f"{both.theirs.f1.value:.4f}" in text
+
+
+def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monkeypatch):
+    """The gates judged against nothing; meanwhile a person promoted another version: the GO is held."""
+    first = workshop.train(workshop.snapshot(), promote=False)
+    publish = Store.publish_version
+
+    def promote_meanwhile(store, *args, **options):
+        Store(store.data_dir).promote(first.version, why="by hand", by="a person", now_ms=NOW_MS)
+        return publish(store, *args, **options)
+
+    monkeypatch.setattr(Store, "publish_version", promote_meanwhile)
+    report = workshop.train(workshop.snapshot(), seed=7)
+
+    assert report.training.verdict.go
+    assert not report.promoted
+    assert first.version in report.held
+    assert workshop.store.best().name == first.version

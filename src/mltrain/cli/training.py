@@ -183,7 +183,7 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "folder": report.folder,
         "verdict": run.verdict.word,
         "promoted": report.promoted,
-        "held": run.verdict.held,
+        "held": report.held,
         "model_sha256": report.model_sha256,
         "snapshot": run.snapshot.id,
         "trials": len(run.search.trials),
@@ -248,7 +248,9 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     if report.promoted:
         yield "promoted: it is the best one now"
     elif run.verdict.go:
-        why = "as asked" if run.verdict.held is None else "held for a person to decide"
+        if report.held is not None and report.held != run.verdict.held:
+            yield f"held: {report.held}"
+        why = "as asked" if report.held is None else "held for a person to decide"
         yield f"not promoted, {why}; to promote it: `{promote_line(report)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)

@@ -92,6 +92,7 @@ class Training:
         bounce: What the candles of each symbol say of the bounce between bid and ask.
         latency: Measured with this very model.
         slices: The holdout in parts.
+        champion: The best version when the gates judged; None where nothing was promoted.
         verdict: The gates.
         loosened: Thresholds of the gates that are easier to pass than the packaged ones.
         looks: Earlier looks at the holdout.
@@ -124,6 +125,7 @@ class Training:
     bounce: tuple[SymbolBounce, ...]
     latency: Latency
     slices: Slices
+    champion: str | None
     verdict: Verdict
     loosened: tuple[Loosened, ...]
     looks: Looks

@@ -85,7 +85,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
     # Two days later there are fewer than ten new ones to compare on: the second version is held for a person.
     second = trainings[-1]
-    held = second.training.verdict.held
+    held = second.held
     if held is not None:
         store.promote(second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
     best = second.version

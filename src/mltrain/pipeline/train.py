@@ -12,6 +12,7 @@ from mltrain.candles.frame import TS_DTYPE, interval_ms
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.documents import canonical_json, parse_json
+from mltrain.errors import NoGoError
 from mltrain.features.ops import ops_sha256
 from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes, sweep_temps
 from mltrain.guards import check_guards
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from mltrain.learn.split import Split
     from mltrain.models.looks import Looks
     from mltrain.models.store import Store
+    from mltrain.models.versions import StoredVersion
     from mltrain.pipeline.versions import WarmStart
     from mltrain.progress import Progress
 
@@ -111,6 +113,7 @@ class TrainReport:
         version: The new version's name.
         folder: Where it lies.
         promoted: Whether it is the best one now.
+        held: Why a GO was not promoted by itself, though nobody asked for that; else None.
         model_sha256: Hash of its lgbm.pkl.
         training: Everything that was found out.
     """
@@ -118,6 +121,7 @@ class TrainReport:
     version: str
     folder: Path
     promoted: bool
+    held: str | None
     model_sha256: str
     training: Training
 
@@ -278,6 +282,7 @@ def _learn(
     progress.stage("latency")
     latency = measure(model, examined.candles, samples=config.bench.samples)
     progress.stage("gates")
+    champion = store.best()
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.skill.margin, scores.skill.log_loss_skill),
@@ -320,6 +325,7 @@ def _learn(
         bounce=bounce,
         latency=latency,
         slices=slices,
+        champion=None if champion is None else champion.name,
         verdict=verdict,
         loosened=find_loosened(config.gates, load_config(None, overrides={}).gates),
         looks=looks,
@@ -494,7 +500,27 @@ def _publish(
         named=lambda name: {REPORT_FILE: report.finish(name)},
     )
     check_round_trip(version, model_of_bundle(bundle))
-    promoted = request.promote and training.verdict.go and training.verdict.held is None
+    held = training.verdict.held
+    promoted = request.promote and training.verdict.go and held is None
     if promoted:
-        store.promote(version.name, why="its gates say GO", by=request.by, now_ms=training.now_ms)
-    return TrainReport(version.name, version.folder, promoted, sha256_bytes(model_bytes), training)
+        try:
+            store.promote(
+                version.name,
+                why="its gates say GO",
+                by=request.by,
+                now_ms=training.now_ms,
+                check=lambda _, best: _check_champion(best, training.champion),
+            )
+        except NoGoError as err:
+            promoted, held = False, err.message
+    return TrainReport(version.name, version.folder, promoted, held, sha256_bytes(model_bytes), training)
+
+
+def _check_champion(best: StoredVersion, judged: str | None) -> None:
+    """Refuse to replace a version that the gates have not judged against.
+
+    Raises:
+        NoGoError: It became the best one during the training.
+    """
+    if best.name != judged:
+        raise NoGoError(f"{best.name} became the best version during the training, and was not compared with")
