@@ -90,7 +90,8 @@ def demo():
     return SimpleNamespace(
         folder="mltrain-demo",
         snapshots=("2025-10-15T12-00-00Z", "2025-10-16T12-00-00Z"),
-        trainings=(read("train-go"), read("train-no-go")),
+        trainings=(read("train-go"), read("train-held")),
+        promoted_by_hand="2025-10-15.2",
         predictions=[(row["symbol"], row["ts"], row["p"]) for row in read_rows("predict")],
         rolled_back_from="2025-10-16",
         rolled_back_to="2025-10-15",
@@ -131,6 +132,7 @@ SCENES = {
     "features audit": lambda _: features._view_audit({"guards": read("audit")}),
     "train": lambda _: training._view_training(read("train-go")),
     "train (no-go)": lambda _: training._view_training(read("train-no-go")),
+    "train (held)": lambda _: training._view_training(read("train-held")),
     "train --dry-run": lambda _: training._view_plan(read("plan")),
     "demo": lambda _: training._view_demo(demo()),
     "bench": lambda _: bench._view(read("bench")),

@@ -37,6 +37,7 @@ class HoldoutScores:
         intervals: Of the calibrated scores.
         baselines: What needs no model, on the same rows.
         comparison: The model against those, paired.
+        skill: The same with standard errors, and for each symbol alone.
         null_floor: The ECE that perfect calibration would read here by chance.
         brier: The calibrated Brier score in its parts.
         reliability_before: Reliability table of the booster's own probabilities.

@@ -379,7 +379,7 @@ def _judge_skill(skill: SkillEvidence | NotEvaluated, selection: Selection, conf
     figure = figure.scaled(100)
     raised = least + selection.raised_by(figure.se)
     found = figure.interval(selection.confidence)
-    looks = f" ({least:g}, raised for {selection.looks:.3g} earlier looks)" if selection.looks else ""
+    looks = f" ({least:g}, raised for earlier looks, {selection.looks:.3g} in all)" if selection.looks else ""
     return _measured(
         name,
         passed=found.value >= raised and found.low > 0,
