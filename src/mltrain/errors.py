@@ -5,7 +5,7 @@
       InputError        3        data, config, card or model: unreadable, corrupt, unknown
         RefusedError    3        a window of candles that must not be scored; carries a reason code
         OwnOpsError     3        a model needs ops of the user's own that are not in use, or not as they were
-      NoGoError         4        a gate failed, or p would mean something else, and promotion was asked for
+      NoGoError         4        a gate failed, or p would mean something else, and promotion was requested
       LeakageError      5        a leakage guard failed
       SourceError       6        the exchange or the network
       LockedError       7        another mltrain is at work there
@@ -73,7 +73,7 @@ class OwnOpsError(InputError):
 
 
 class NoGoError(MltrainError):
-    """A version whose gates failed, or that means something else, was to take over, or one is worse than asked for."""
+    """A version that is NO-GO or not a drop-in replacement was to be promoted, or one is worse than required."""
 
     exit_code: ClassVar[int] = 4
 

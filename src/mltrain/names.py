@@ -1,7 +1,7 @@
-"""The grammar of every name that becomes a path or a reference, what arguments may be, and "did you mean".
+"""The grammar of every name that becomes a path or a reference, checks of arguments, and "did you mean".
 
 A name is checked here before any path is built from it: nothing outside these patterns (ASCII only, matched
-whole) ever reaches the disk. An argument of another type than is accepted is refused by its name.
+whole) ever reaches the disk. An argument of the wrong type is refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def describe(value: object) -> str:
-    """Return what an argument is, for messages.
+    """Describe an argument, for messages.
 
     >>> describe(None), describe(5), describe("BTCUSDT")
     ('None', '5', "'BTCUSDT'")
@@ -109,17 +109,17 @@ def describe(value: object) -> str:
 
 
 def read_symbols(symbols: object) -> tuple[str, ...]:
-    """Return a caller's list of symbols without repetition, in order; a text alone is one symbol.
+    """Return a caller's list of symbols without repetition, in order; a string is one symbol.
 
     Raises:
-        UsageError: It is no list, it is empty, or a name is outside the grammar.
+        UsageError: It is not a list, it is empty, or a name is outside the grammar.
     """
     given = [symbols] if isinstance(symbols, str) else symbols
     if not isinstance(given, Iterable) or isinstance(given, Mapping):
         raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT", "ETHUSDT"]')
     names = tuple(dict.fromkeys(check_symbol(name) for name in given))
     if not names:
-        raise UsageError("no symbols are asked for", hint="name one, such as BTCUSDT")
+        raise UsageError("symbols is empty", hint="name one, such as BTCUSDT")
     return names
 
 
@@ -127,7 +127,7 @@ def read_folder(folder: object, argument: str) -> Path:
     """Return a caller's folder as a path.
 
     Raises:
-        UsageError: It is neither a path nor text.
+        UsageError: It is neither a path nor a string.
     """
     if not isinstance(folder, str | os.PathLike):
         raise UsageError(f"{argument} is {describe(folder)}: expected the path of a folder")
@@ -138,7 +138,7 @@ def check_choice(value: object, argument: str, allowed: Collection[str]) -> None
     """Refuse an argument that is not one of the allowed words.
 
     Raises:
-        UsageError: It is not; names the argument and the words.
+        UsageError: It is not one of them; the message names the argument and the words.
     """
     if not isinstance(value, str) or value not in allowed:
         words = " or ".join(f'"{word}"' for word in allowed)

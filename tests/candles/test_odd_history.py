@@ -75,7 +75,7 @@ def test_a_candle_that_closed_early_is_taken(tmp_path, archive):
     snapshot, warnings = take(tmp_path, [restate("close_time", AT_MS + 14_788)], archive=archive)
 
     assert times_ms(snapshot.candles("BTCUSDT")).tolist() == true_times()
-    note = f"BTCUSDT: 1 candle that closed before the end of the interval taken ({DAY}): trading had stopped"
+    note = f"BTCUSDT: kept 1 candle that closed before the end of the interval ({DAY}): trading had stopped"
     assert snapshot.notes[-1] == note
     assert warnings == [note]
 

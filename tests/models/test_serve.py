@@ -585,7 +585,7 @@ class TestFollowing:
         before = model.predict_candles(candles)
 
         promote(other)
-        with pytest.warns(SwapFailedWarning, match=f"2025-10-15.2, which means something else.*{what}") as told:
+        with pytest.warns(SwapFailedWarning, match=f"2025-10-15.2, which is no drop-in replacement.*{what}") as told:
             answers = [model.predict_candles(candles) for _ in range(3)]
         assert len(told) == 1
         for version in (first, other):

@@ -231,7 +231,7 @@ def test_a_promotion_of_another_meaning_leaves_the_stream_as_it_was(store, publi
     stream = load(store.models / "best_lgbm").stream()
     stream.warm_up({symbol: frame.head(-1) for symbol, frame in candles.items()})
     promote(publish(model=replace(bundle, feature_set=replace(bundle.feature_set, label=label))))
-    with pytest.warns(SwapFailedWarning, match=r"2025-10-15 goes on: its label is .*ties: down.*ties: drop"):
+    with pytest.warns(SwapFailedWarning, match=r"2025-10-15 stays in use: its label is .*ties: down.*ties: drop"):
         found = [stream.push(symbol, dicts(frame.tail(1))[0]) for symbol, frame in candles.items()]
 
     assert found == open_model(store.open_version("2025-10-15")).predict_candles(candles)["p"].to_list()

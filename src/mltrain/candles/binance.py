@@ -318,7 +318,7 @@ class RestPages:
     Attributes:
         client: The connection.
         interval: The interval.
-        odd: The odd rows that the answers held; see `split_odd`.
+        odd: The odd rows in the answers; see `split_odd`.
     """
 
     client: HttpClient
@@ -328,7 +328,7 @@ class RestPages:
     async def page(self, symbol: str, window: Window) -> pl.DataFrame:
         """Return the rows that the host gives for a window of at most PAGE_CANDLES candles, in its order.
 
-        Rows outside the window are left in; an answer of such rows alone is asked for again. Odd rows are left out.
+        Rows outside the window are left in; an answer with only such rows is requested again. Odd rows are left out.
 
         Raises:
             InputError: A row cannot be read.

@@ -98,8 +98,8 @@ class FreshDay:
         origin: As of CachedDay.
         holes_asked: As of CachedDay; that a day without holes has none is found out here.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
-        left_out: As of CachedDay.
-        closed_early: As of CachedDay.
+        left_out: As in CachedDay.
+        closed_early: As in CachedDay.
     """
 
     frame: pl.DataFrame
@@ -285,7 +285,7 @@ def _write_note(day: CachedDay, owner: str) -> bytes:
         "holes_asked": day.holes_asked,
         "fetched_at": format_ms(day.fetched_ms),
     }
-    # Only where there are any: a note of an earlier version, which knew neither, is still its own bytes.
+    # Written only if not zero, so that the notes of an earlier version, which had neither key, keep their bytes.
     note |= {key: rows for key, rows in (("left_out", day.left_out), ("closed_early", day.closed_early)) if rows}
     return canonical_json({**note, "self_sha256": sha256_bytes(canonical_json(note))})
 

@@ -1,8 +1,8 @@
-"""Which candles of a file have closed: by the machine's clock, which is an argument, as a file has no clock.
+"""Which candles of a file have closed, by the machine's clock: a file has none, so the clock is an argument.
 
-A dump that was taken from an exchange ends in the candle that was still open. Such a candle opens before the clock
-shows its close; it is left out. A candle that has not even opened cannot be there: a machine's clock may be some
-minutes slow, but hours mean that the times are not UTC. Times hours behind look like those of a file that is old.
+A dump of an exchange usually ends with a candle that was still open. Such a candle closes after the clock and is left
+out. A candle that opens after the clock should not exist: the machine's clock may be some minutes slow, but a lead of
+hours means that the times are not UTC. Times that are hours behind cannot be distinguished from those of an old file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: So far ahead of the machine's clock a candle may open and is left out; one that opens later is refused.
+#: A candle that opens at most this far ahead of the machine's clock is left out; one that opens later is refused.
 MAX_SKEW_MS: Final = 10 * MINUTE_MS
 
 _HOUR_MS: Final = 60 * MINUTE_MS
@@ -70,13 +70,13 @@ def tell_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
 def _way_out(ahead_ms: int, step_ms: int) -> str:
     """Return what to do, with the offset of the zone where one fits.
 
-    The newest candle opened up to two intervals ago, so that the offset is the next multiple above its lead; a clock
-    that is some minutes slow must not make it the one after that.
+    The newest candle opened up to two intervals ago, so the offset is the next multiple above its lead. Half of the
+    allowed skew is subtracted, so that a clock that is some minutes slow does not give the multiple after that.
     """
     grid_ms = _QUARTER_MS if step_ms < _QUARTER_MS else _HOUR_MS
     offset_ms = math.ceil((ahead_ms - MAX_SKEW_MS // 2) / grid_ms) * grid_ms
     if offset_ms > _MAX_OFFSET_MS:
-        return "no time zone is that far ahead: check the unit of the times, and this machine's clock by `date -u`"
+        return "no time zone is that far ahead: check the unit of the times, and this machine's clock with `date -u`"
     return (
         f"convert the times to UTC: the offset looks like +{offset_ms / _HOUR_MS:g} h; if they are UTC, ts must be the "
         "time at which a candle opens, and this machine's clock must be right (`date -u`)"

@@ -70,7 +70,7 @@ class Connected:
     Attributes:
         pages: The exchange.
         zips: Its archive.
-        odd: The odd rows that the answers of both held so far, by symbol and day.
+        odd: The odd rows in the answers of both so far, by symbol and day.
     """
 
     pages: Pages
@@ -130,8 +130,8 @@ class _Day:
         awaited: Pages that have not come yet.
         parts: Rows that have come.
         origin: As of CachedDay.
-        left_out: As of CachedDay; of what was asked for.
-        closed_early: Likewise.
+        left_out: As in CachedDay, for the requested range.
+        closed_early: As in CachedDay, for the requested range.
     """
 
     day_ms: int
@@ -456,7 +456,7 @@ class Download:
         return notes
 
     def _odd_notes(self, symbol: _Symbol) -> Iterator[str]:
-        """Yield what was odd about a symbol's days, whether they were downloaded now or came from the cache."""
+        """Yield notes on the odd rows of a symbol's days, downloaded or cached."""
         days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
         if off := [day for day in days if day.left_out]:
             rows = sum(day.left_out for day in off)
@@ -467,7 +467,7 @@ class Download:
         if early := [day for day in days if day.closed_early]:
             rows = sum(day.closed_early for day in early)
             yield (
-                f"{symbol.name}: {rows:,} candle{'s' * (rows > 1)} that closed before the end of the interval taken "
+                f"{symbol.name}: kept {rows:,} candle{'s' * (rows > 1)} that closed before the end of the interval "
                 f"({_span(early)}): trading had stopped"
             )
 

@@ -37,7 +37,7 @@ def fetch_candles(
     """Return the closed candles of some symbols that open from `start` on and before `end`.
 
     Args:
-        symbols: Such as ["BTCUSDT", "ETHUSDT"]; one symbol alone may be a text.
+        symbols: Such as ["BTCUSDT", "ETHUSDT"]; a single symbol may be a string.
         start: A time such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date, which is its midnight in UTC;
             rounded down to the interval.
         end: Likewise; None, or a time that has not come: the source's clock.
@@ -45,7 +45,7 @@ def fetch_candles(
         data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
         rules: How the network may be used; None: by the defaults.
         progress: Told of each symbol; None: nobody is.
-        now_ms: The machine's clock, ms UTC: candles of the source `files` that close later are left out; None: none.
+        now_ms: The machine's clock, ms UTC: candles of the source `files` closing later are left out; None: none are.
 
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of

@@ -166,13 +166,13 @@ def parse_time(text: str) -> int:
 
 
 def time_ms(time: object, argument: str) -> int:
-    """Return a time that a caller gives, in ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
+    """Convert a caller's time to ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
 
     A date is its midnight, UTC.
 
     Args:
         time: The time.
-        argument: What the caller passed it as, for messages.
+        argument: Name of the argument, for messages.
 
     Raises:
         UsageError: It is none of these, has no zone, or is before 1970.
@@ -201,10 +201,10 @@ def check_time_ms(time: object, argument: str) -> int:
 
     Args:
         time: The number; a float is rounded down.
-        argument: What the caller passed it as, for messages.
+        argument: Name of the argument, for messages.
 
     Raises:
-        UsageError: It is no number, or its size is that of seconds or microseconds.
+        UsageError: It is not a number, or its size suggests seconds or microseconds.
 
     >>> check_time_ms(1_760_529_600_000.7, "now_ms")
     1760529600000

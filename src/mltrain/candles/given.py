@@ -1,7 +1,7 @@
-"""Tables as callers hold them, converted to Polars frames: the one place where that happens.
+"""Converts the tables that callers pass to Polars frames; no other module does.
 
-Accepted are Polars frames (eager and lazy), pandas frames, Arrow tables and whatever else speaks the Arrow PyCapsule or
-the dataframe interchange protocol, mappings of columns, lists of mappings, and candle rows of 12 (Binance) or 6 (ccxt)
+Accepted are Polars frames (eager and lazy), pandas frames, Arrow tables, other objects with the Arrow PyCapsule or the
+dataframe interchange protocol, mappings of columns, lists of mappings, and candle rows of 12 (Binance) or 6 (ccxt)
 fields. pandas is never imported here: a pandas frame exists only where the caller has imported it.
 """
 
@@ -36,13 +36,13 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
 
     Args:
         given: The table; see the module's docstring.
-        argument: What the caller passed it as, for messages.
+        argument: Name of the argument, for messages.
         index: Whether a time index and named index levels of a pandas frame become columns, an unnamed or differently
             named time index as `ts`.
 
     Raises:
-        UsageError: It is no table.
-        InputError: It is one that cannot be converted, such as a list of rows of different lengths.
+        UsageError: It is not a table.
+        InputError: It cannot be converted, such as a list of rows of different lengths.
     """
     if isinstance(given, pl.DataFrame):
         return given
@@ -57,7 +57,7 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
 
 
 def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
-    """Return a table as a Polars frame; None where it is no table."""
+    """Return a table as a Polars frame; None if it is not a table."""
     if isinstance(given, pl.LazyFrame):
         return given.collect()
     if (pandas := _pandas_of(given, "DataFrame")) is not None:
@@ -75,7 +75,7 @@ def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
 
 
 def _speaks_arrow(given: object) -> bool:
-    """Tell whether it gives a table, and not a single column, by the Arrow PyCapsule protocol."""
+    """Tell whether it exports a table, not a single column, by the Arrow PyCapsule protocol."""
     if isinstance(given, pl.Series) or _pandas_of(given, "Series") is not None:
         return False
     return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "__arrow_c_array__") and hasattr(given, "columns"))
@@ -98,7 +98,7 @@ def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # no
 
 
 def _from_rows(rows: object) -> pl.DataFrame | None:
-    """Return the table of a list or array of rows, by name or by place; None where it is no such list."""
+    """Return the table of a list or array of rows, by name or by position; None if it is not such a list."""
     if isinstance(rows, np.ndarray):
         names = rows.dtype.names
         if names is not None:
@@ -125,12 +125,12 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
 
     Args:
         given: The row.
-        argument: What the caller passed it as, for messages.
-        index: Whether the time that a pandas row is indexed by becomes its `ts`.
+        argument: Name of the argument, for messages.
+        index: Whether the time by which a pandas row is indexed becomes its `ts`.
 
     Raises:
-        UsageError: It is no row.
-        InputError: It is a table of more or fewer rows than one.
+        UsageError: It is not a row.
+        InputError: It is a table with no row or several.
     """
     if isinstance(given, Mapping):
         return given
@@ -139,7 +139,7 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
         record = {str(name): value for name, value in series.items()}
         if index and isinstance(
             series.name, pandas.Timestamp
-        ):  # a row of a frame with a time index is named by its time
+        ):  # the name of a row is its time where the frame has a time index
             record.setdefault("ts", series.name)
         return record
     is_row = isinstance(given, list | tuple) and given and not isinstance(given[0], Mapping | list | tuple)
@@ -156,16 +156,16 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
 def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """Return candles with the column names and types of CANDLE_SCHEMA, and `symbol` as text where there is one.
 
-    A frame that has them already is returned as it is; whether its rows are possible is for `check_candles`. Otherwise
-    columns that are named as other programs name them are renamed, further ones left out, texts read as numbers, and
-    times (with a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, us or ns) converted to ms UTC.
+    A frame that has them already is returned as it is; `check_candles` checks whether its rows are possible. Otherwise
+    column names of other programs are renamed, other columns left out, text is read as numbers, and times (with
+    a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, us or ns) are converted to ms UTC.
 
     Args:
         frame: The candles.
-        where: What they are called in messages.
+        where: Their name in messages.
 
     Raises:
-        InputError: There are no times, they have no zone, or a cell is no number or no time.
+        InputError: There are no times, they have no zone, or a cell is not a number or not a time.
     """
     if not frame.columns:  # an empty list
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
@@ -175,7 +175,7 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     columns = name_columns(frame.columns)
     if "ts" not in columns:
         raise InputError(
-            f"{where}: column ts missing; there are {', '.join(map(show, frame.columns[:20]))}",
+            f"{where}: column ts missing; the columns are {', '.join(map(show, frame.columns[:20]))}",
             hint="`ts` is the open time of a candle, in UTC",
         )
     wanted = {theirs: ours for ours, theirs in columns.items()}

@@ -4,9 +4,9 @@ Pure. Pages are planned as windows of time before any is asked for, so that a sh
 market gave. An answer is read as a table, not row by row; what is no JSON of rows may be asked for again, a row that
 cannot be a candle is refused by symbol, time and field.
 
-The exchange's history holds a few odd rows that it will never correct (`split_odd` says which): after restarts in 2017
+The exchange's history has a few odd rows that it will never correct (see `split_odd`): after restarts in 2017
 and 2018 candles opened off the grid for hours or days, and where trading stopped a candle closed early. Such rows are
-left out or taken as they are, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
+either left out or kept, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MICROS_FROM: Final = 100_000_000_000_000  # ms would be the year 5138: a larger
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one answer holds.
+    """The rows of one answer.
 
     Attributes:
         rows: The rows that can be taken, in the order that they came, with the columns of CANDLE_SCHEMA.
@@ -64,7 +64,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class OddRows:
-    """Rows of the exchange's history that are not as its documentation promises.
+    """Rows of the exchange's history that differ from its documentation.
 
     Attributes:
         left_out: Open times of rows that were left out, ms UTC: off the grid, or another row opens inside the candle.
@@ -81,7 +81,7 @@ class OddRows:
         return left_out, closed_early
 
 
-#: The odd rows of symbols, by symbol and UTC day (its midnight, ms UTC); however often one comes, it counts once.
+#: Odd rows by symbol and UTC day (its midnight, ms UTC); a row that comes several times counts once.
 OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
 
 
@@ -104,7 +104,7 @@ def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> 
 
 
 def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
-    """Return the rows of an answer; whether one can be a candle is not asked here.
+    """Return the rows of an answer; whether they can be candles is not checked here.
 
     Args:
         body: JSON: a list of rows of twelve fields.
@@ -140,11 +140,11 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
 def split_odd(
     ts_ms: NDArray[np.int64], closes_ms: NDArray[np.int64], *, symbol: str, interval: str, where: str
 ) -> tuple[NDArray[np.bool_], OddRows]:
-    """Tell which rows can be taken, and which are odd as the exchange's history is in a few places.
+    """Tell which rows can be taken, and which are odd, as in a few places of the exchange's history.
 
-    A row that opens off the grid is left out: its prices are of two intervals. So is a candle inside whose interval
-    another row opens: it ended there, and its close is not that of its interval. A candle on the grid that merely
-    closes early is taken: trading stopped, nothing came after it.
+    A row that opens off the grid is left out: its prices are of two intervals. A candle is also left out if such a row
+    opens inside its interval: it ended there, and its close is not that of its interval. A candle on the grid that
+    merely closes early is taken: trading stopped, and nothing came after it.
 
     Args:
         ts_ms: Open times, shape (n,).
@@ -161,7 +161,7 @@ def split_odd(
             another interval.
     """
     step_ms = INTERVALS_MS[interval]
-    # Subtracted from the close: at the ends of 64 bits a sum of open time and interval would turn over, and pass.
+    # Subtracted from the close: near the limits of 64 bits, open time plus interval would overflow and pass the check.
     wrong = (ts_ms < 0) | (ts_ms >= _MICROS_FROM) | (closes_ms < ts_ms) | (closes_ms - ts_ms >= step_ms)
     early = ~wrong & (closes_ms - ts_ms < step_ms - 1)
     if ts_ms.size >= _ROWS_THAT_TELL and 2 * np.count_nonzero(early) > ts_ms.size:

@@ -231,8 +231,8 @@ class FilesSource(LocalSource):
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
         """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
 
-        Only those are left out whose close time says that they are candles of this interval; any other is refused by
-        `check_candles`, as in a file without close times.
+        Only rows whose close time shows that they are candles of this interval are left out; `check_candles` refuses
+        any other, as in a file without close times.
         """
         ts_ms = times_ms(rows)
         off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)

@@ -94,7 +94,7 @@ def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> Reb
     name = file_name(facts.symbol)
     path = snapshot.path / name
     frame = check_candles(frame, symbol=facts.symbol, interval=snapshot.interval, where="the source")
-    frame = empty_columns(frame, facts.volumes)  # as it was decided then
+    frame = empty_columns(frame, facts.volumes)  # the same columns as when the snapshot was taken
     file = write_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
     sound = _is_sound(path, facts)
     if sha256_bytes(file.data) == facts.sha256:

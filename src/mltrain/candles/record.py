@@ -108,7 +108,8 @@ class SymbolFacts:
         jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
         origins: Where its candles came from, by time; empty where the source has but one place.
         blocks: Where each day lies in the file.
-        volumes: Volumes that prices contradict, and which columns were left empty for it, before the file was written.
+        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
+            written.
         sha256: Of the file's bytes.
         content_sha256: Of the candles themselves, whatever wrote the file.
         bytes: Size of the file.
@@ -349,7 +350,7 @@ def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
         jumps=tuple(_read_rows(fields, "jumps", _read_jump)),
         origins=tuple(_read_rows(fields, "origins", _read_origin)),
         blocks=tuple(_read_rows(fields, "blocks", _read_block)),
-        # Absent in a manifest of an earlier version.
+        # Missing in manifests of earlier versions.
         volumes=tuple(_read_rows(fields, "volumes", _read_volume)) if "volumes" in fields.value else (),
         sha256=entry.sha256,
         content_sha256=fields.text("content_sha256", pattern=_SHA256),

@@ -70,7 +70,7 @@ _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
 _MAX_HOLES: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
 _WARN_MISSING: Final = 0.05  # of a symbol's window
-_WARN_FALSE: Final = 0.01  # of the candles in which something was traded: real markets have none
+_WARN_FALSE: Final = 0.01  # share of the candles with trades; real markets have none
 
 
 @dataclass(frozen=True, slots=True)

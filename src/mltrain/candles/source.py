@@ -1,7 +1,7 @@
 """Where candles come from: the protocol of a source, and the one function that opens one by name.
 
-A source hands out closed candles only, as `check_candles` returns them, with its holes left as holes. What is closed is
-judged by the source's own clock; files have none, and the machine's is passed to them.
+A source hands out closed candles only, as `check_candles` returns them, with its holes left as holes. The source's own
+clock decides what has closed; files have none, so the machine's clock is passed to them.
 """
 
 from __future__ import annotations
@@ -348,11 +348,11 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
     Args:
         spec: Which source.
         rules: How the network may be used, where the source needs one; None: by the defaults.
-        now_ms: The machine's clock, ms UTC, by which candles of `files` have closed; None: all have. Every other source
-            has its own clock.
+        now_ms: The machine's clock, ms UTC, which decides which candles of `files` have closed; None: all have. Every
+            other source has its own clock.
 
     Raises:
-        UsageError: `spec` is no SourceSpec.
+        UsageError: `spec` is not a SourceSpec.
         InputError: The folder of `files` is not there, is no folder, or holds no candle file.
     """
     if not isinstance(spec, SourceSpec):
@@ -391,7 +391,7 @@ def open_recorded(
         rules: How the network may be used.
         base_url: Address of the REST host in place of the recorded one; chosen by the user, so any is taken.
         archive_url: Likewise of the archive.
-        now_ms: As of `open_source`.
+        now_ms: As in `open_source`.
 
     Raises:
         InputError: The recorded host is neither the source's public one nor this machine; or as of `open_source`.

@@ -98,8 +98,8 @@ def read_rows_and_closes(
     """Return the rows of a file as `read_rows` does, and their close times.
 
     Returns:
-        The rows, and the close times as they stand in a text of the exchange's layout, ms UTC, shape (n,); None where
-        the file has none.
+        The rows, and the close times of a text file in the exchange's layout, ms UTC, shape (n,); None where the file
+        has none.
     """
     name = name.lower()
     if name.endswith(".zip"):
@@ -144,7 +144,7 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> t
 
 
 def _closes(cells: Cells, *, headless: bool) -> NDArray[np.int64] | None:
-    """Return the close times of the exchange's layout, ms UTC; None where one is missing or no whole number."""
+    """Return the close times of the exchange's layout, ms UTC; None if one is missing or is not a whole number."""
     names = _BINANCE if headless else [re.sub(r"[^a-z0-9]+", "_", name.lower()) for name in cells.frame.columns]
     if cells.frame.width < len(_BINANCE) or "close_time" not in names:
         return None
@@ -159,7 +159,7 @@ def _as_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
 
 
 def name_columns(names: Sequence[str]) -> dict[str, str]:
-    """Return which of a table's columns is which of CANDLE_SCHEMA, by the names that other programs give them."""
+    """Map a table's columns to those of CANDLE_SCHEMA, by the names that other programs use."""
     folded = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(names)}
     return {ours: folded[theirs[0]] for ours, al in _ALIASES.items() if (theirs := [a for a in al if a in folded])}
 

@@ -1,10 +1,10 @@
-"""Volumes that the prices of their own candles contradict: found, counted, and left empty where most do.
+"""Finds volumes that contradict the prices of their own candles, and empties columns where most of them do.
 
-Pure. What was paid, divided by what was traded, is an average price: in every candle it lies inside low..high, and
-takers buy no more than is traded. Files break this where a column is in another unit than its name says: COIN-M
-futures count contracts as volume and coins as quote volume, Poloniex swaps the two, some exporters write zeros. In
-309,000 real candles of Binance's spot market it never happens. A column that is wrong in more than half of the traded
-candles of a symbol cannot be what its name says; it is emptied, so that no feature reads it. Fewer are counted only.
+Pure. Quote volume divided by volume is an average price: in every candle it lies inside low..high, and takers buy no
+more than is traded. In some files a column has another unit than its name says, and this does not hold: COIN-M futures
+count contracts as volume and coins as quote volume, Poloniex swaps the two, some exporters write zeros. In 309,000 real
+candles of Binance's spot market it never happens. A column that is wrong in more than half of the traded candles of a
+symbol has the wrong content; it is emptied, so that no feature reads it. If fewer are wrong, they are only counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.float64]
 
-#: What is judged, and the range that it has to lie in.
+#: What is checked, and the range in which it must lie.
 BOUNDS: Final = {
     "quote_volume / volume": "low..high",
     "taker_buy_base": "0..volume",
@@ -33,7 +33,7 @@ BOUNDS: Final = {
 }
 (QUOTE, BASE, PAIR, TAKER_QUOTE) = BOUNDS
 
-_FLOAT32: Final = 1e-6  # relative: what prices and volumes lose where they were kept as 32-bit floats
+_FLOAT32: Final = 1e-6  # relative: rounding error of prices and volumes that were stored as 32-bit floats
 _SHARES_AGREE: Final = 0.01  # relative: another unit is far more, a candle's range and rounding are less
 _MOST_DECIMALS: Final = 8
 
@@ -43,12 +43,12 @@ class FalseVolume:
     """How often a volume contradicts the prices of its candles.
 
     Attributes:
-        what: What was judged, such as "quote_volume / volume".
+        what: What was checked, such as "quote_volume / volume".
         candles: Candles in which it lies outside its range, by more than its rounding explains; at least 1.
-        traded: Candles that were judged: those in which something was traded.
-        typical: The median of it, of the lower and of the upper end of its range, over `candles`; None where it has no
-            value because nothing was traded by the other column.
-        emptied: The columns that were left empty for it; none where `candles` is not more than half of `traded`.
+        traded: Candles that were checked: those in which something was traded.
+        typical: Medians over `candles` of the value and of the lower and the upper end of its range; None where it has
+            no value because nothing was traded according to the other column.
+        emptied: The columns that were left empty because of it; none where `candles` is not more than half of `traded`.
     """
 
     what: str
@@ -64,15 +64,15 @@ class FalseVolume:
             found, low, high = self.typical
             text += f" (typically {found:.6g} where {bounds} is {low:.6g}..{high:.6g})"
         if not self.emptied:
-            return f"{text}: kept, as in most it does not"
+            return f"{text}: kept, because in most of them it does not"
         return f"{text}: {' and '.join(self.emptied)} {'is' if len(self.emptied) == 1 else 'are'} left empty"
 
 
 def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseVolume, ...]]:
-    """Return the candles without the optional columns that most of them contradict, and what was found.
+    """Empty the optional columns that most candles contradict; return the candles and what was found.
 
     Args:
-        frame: As `check_candles` returns it: one symbol, all that is to be judged together.
+        frame: Candles of one symbol, as `check_candles` returns them; they are judged as a whole.
 
     Returns:
         The candles, in which such a column is null in every row, and each contradiction, those that emptied nothing
@@ -111,7 +111,7 @@ def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
     if base is None:
         return
     for false in _compare(PAIR, (paid, base, low, high), empties=("taker_buy_base", "taker_buy_quote")):
-        # Either of the two may be the false one. That takers' shares of both volumes agree says that the base is not.
+        # Either of the two may be wrong. If the takers' shares of both volumes agree, the base column is right.
         vouched = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
         yield replace(false, emptied=false.emptied[1:]) if base_is_false or vouched else false
 
@@ -119,9 +119,9 @@ def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
 def _compare(
     what: str, columns: tuple[Column, Column, Column, Column], *, empties: tuple[str, ...], exact: tuple[int, ...] = ()
 ) -> Iterator[FalseVolume]:
-    """Yield how often the first / the second lies outside third..fourth, where it ever does.
+    """Count how often first / second lies outside third..fourth; yields nothing if it never does.
 
-    Those at the places `exact` are constants, without rounding.
+    Columns at the positions `exact` are constants without rounding.
     """
     part, whole, low, high = columns
     if not _outside(columns).any():
@@ -142,11 +142,11 @@ def _compare(
 def _outside(
     columns: tuple[Column, Column, Column, Column], halves: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
 ) -> NDArray[np.bool_]:
-    """Tell where the first / the second lies outside third..fourth, whatever each was before it was rounded.
+    """Tell where first / second lies outside third..fourth by more than rounding explains.
 
     Args:
         columns: Four, each of shape (n,).
-        halves: By how much each may have been rounded.
+        halves: Greatest rounding error of each.
     """
     (part, whole, low, high), (of_part, of_whole, of_low, of_high) = columns, halves
     least = (low - of_low) * (1 - _FLOAT32) * np.maximum(whole - of_whole, 0)
@@ -156,7 +156,7 @@ def _outside(
 
 
 def _half_unit(column: Column) -> float:
-    """Return half of the last decimal that a column is written with; 0 where it has more than eight decimals."""
+    """Return half a unit of a column's last decimal; 0 where it has more than eight decimals."""
     for decimals in range(_MOST_DECIMALS + 1):
         scaled = column * 10.0**decimals
         if (np.abs(scaled - np.round(scaled)) <= 1e-6 + 1e-15 * scaled).all():
@@ -165,11 +165,11 @@ def _half_unit(column: Column) -> float:
 
 
 def _shares_agree(base: tuple[Column, Column], quote: tuple[Column, Column], prices: tuple[Column, Column]) -> bool:
-    """Tell whether takers' share of the volume is their share of the quote volume, as far as prices inside allow.
+    """Tell whether takers' share of the volume equals their share of the quote volume, as far as the prices allow.
 
     Args:
         base: What takers bought, and what was traded, in the base asset.
-        quote: Likewise in the quote asset.
+        quote: The same in the quote asset.
         prices: Low and high.
     """
     (part, whole), (paid, all_paid) = base, quote

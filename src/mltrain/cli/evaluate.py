@@ -54,7 +54,7 @@ def evaluate(
     from mltrain.pipeline.evaluate import evaluate as run
 
     if min_skill is not None and not math.isfinite(min_skill):
-        raise UsageError(f"--min-skill is {min_skill}: expected a number of percent")
+        raise UsageError(f"--min-skill is {min_skill}: expected a finite number, in percent")
     read_ops(ops)
     store = Store(session.data_dir)
     version, warning = store.open_default(ref)
@@ -65,7 +65,7 @@ def evaluate(
     failure = None
     if min_skill is not None and not found.skill_percent >= min_skill:
         failure = NoGoError(
-            f"{found.version} has a log-loss skill of {found.skill_percent:.3f} % on these rows: --min-skill asks for "
+            f"{found.version} has a log-loss skill of {found.skill_percent:.3f} % on these rows: --min-skill requires "
             f"{min_skill:g} %",
             hint="train on newer candles; `mltrain rollback` serves an earlier version again",
         )
@@ -89,7 +89,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
     skill = scores.comparison.log_loss_skill
     yield f"log-loss skill: {100 * skill.value:+.3f} % ({100 * skill.low:+.3f} .. {100 * skill.high:+.3f})"
     if found.own_holdout is not None:
-        yield f"of the rows, {found.own_holdout.rows:,} are the version's own holdout: no new evidence"
+        yield f"{found.own_holdout.rows:,} of the rows are from the version's own holdout: no new evidence"
     weeks = [
         (w.name, f"{w.rows:,}", *(number(getattr(w.metrics, m, None)) for m in ("accuracy", "auc_roc", "log_loss")))
         for w in found.weeks

@@ -34,7 +34,7 @@ def sim(
     port: Annotated[int, typer.Option("--port", min=0, max=MAX_PORT, help="Where to listen; 0: any free port.")] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which simulated market.")] = 0,
     signal: Annotated[
-        SimSignal, typer.Option("--signal", help="How predictable it is (at most 50, 51.4, 60.1 %).")
+        SimSignal, typer.Option("--signal", help="How predictable it is (best accuracy 50, 51.4, 60.1 %).")
     ] = SimSignal.NONE,
     clock: Annotated[
         str | None, typer.Option("--clock", help="Its time, such as 2025-10-15T12:00:00Z, which is the default.")

@@ -72,7 +72,7 @@ def models(
     rows = list_models(store)
     try:
         store.check_pointer()
-    except InputError as err:  # the list is what helps then
+    except InputError as err:  # the list helps to recover
         session.progress.warn(f"{err.message}; {err.hint}")
 
     def view() -> Iterator[RenderableType]:
@@ -159,7 +159,9 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote a NO-GO version; needs --why.")] = False,
     other_meaning: Annotated[
         bool,
-        typer.Option("--other-meaning", help="Promote a version of another label or interval, or that needs more."),
+        typer.Option(
+            "--other-meaning", help="Promote even a version with another label or interval, or that needs more."
+        ),
     ] = False,
     why: Annotated[str | None, typer.Option("--why", help="Kept in the log of promotions.")] = None,
     ops: Ops = None,
@@ -230,11 +232,11 @@ def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
     try:
         differences = find_version_differences(store.open_version(after), store.open_version(before))
     except MltrainError as err:
-        session.progress.warn(f"whether {after} means the same as {before} is not known: {err.message}")
+        session.progress.warn(f"cannot tell whether {after} is a drop-in replacement for {before}: {err.message}")
         return
     if differences:
         session.progress.warn(
-            f"{after} means something else than {before}: {'; '.join(differences)}. "
+            f"{after} is no drop-in replacement for {before}: {'; '.join(differences)}. "
             f"A running service keeps {before} until it loads the model again"
         )
 

@@ -16,11 +16,11 @@ Ops = Annotated[
 
 
 def read_ops(module: str | None) -> None:
-    """Take the ops of a module into use, from the working directory too, behind all that is installed.
+    """Register the ops of a module; it may be in the working directory, which is searched after installed packages.
 
     Raises:
-        UsageError: It is no module name.
-        InputError: There is no such module, or it is no module of ops.
+        UsageError: It is not a module name.
+        InputError: There is no such module, or it does not define ops.
     """
     if module is None:
         return
@@ -29,5 +29,5 @@ def read_ops(module: str | None) -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, whatever a module says of itself
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a module may print when imported
         use_ops(module)

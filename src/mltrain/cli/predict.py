@@ -43,7 +43,7 @@ TOP: Final = 5  # features shown of an explanation
 
 
 class FailOnRefused(StrEnum):
-    """Which refused rows make a failure."""
+    """Which refused rows count as a failure."""
 
     ALL = "all"
     ANY = "any"
@@ -83,8 +83,8 @@ AsOf = Annotated[
     str | None,
     typer.Option(
         "--as-of",
-        help="The time to judge by, such as 2025-10-15T12:00:00Z: later candles are left out, older ones may be stale. "
-        "Default: the source's clock; for files the machine's.",
+        help="The current time to assume, such as 2025-10-15T12:00:00Z: later candles are left out, older ones may be "
+        "stale. Default: the source's clock; for files the machine's.",
     ),
 ]
 NoGo = Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")]
@@ -124,7 +124,7 @@ def predict(
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
     if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
-        raise UsageError("--watch goes on through refused candles, as time passes: no --fail-on-refused, no --as-of")
+        raise UsageError("--watch continues after refused candles: it takes no --fail-on-refused and no --as-of")
     as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
     read_ops(ops)
     model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)

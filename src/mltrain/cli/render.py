@@ -35,7 +35,7 @@ class Outcome:
         view: What people see instead, top to bottom.
         exit_code: 0, or 2, 3 or 4 for a listing without choice, a failed check or a NO-GO.
         to_stderr: The result is an answer to a question that was not asked (exit 2): it goes to stderr.
-        failure: Why the result is not what was asked for: raised once it is out, it gives message and exit code.
+        failure: Error that is raised after the result is printed; it gives the message and the exit code.
     """
 
     schema: str

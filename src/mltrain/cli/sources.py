@@ -40,7 +40,7 @@ class SimSignal(StrEnum):
 Folder = Annotated[Path | None, typer.Option("--from", help="files: the folder of Parquet, CSV, JSON or zip files.")]
 SimSeed = Annotated[int | None, typer.Option("--sim-seed", min=0, help="sim: which simulated market.")]
 Signal = Annotated[
-    SimSignal | None, typer.Option("--sim-signal", help="sim: how predictable it is (at most 50, 51.4, 60.1 %).")
+    SimSignal | None, typer.Option("--sim-signal", help="sim: how predictable it is (best accuracy 50, 51.4, 60.1 %).")
 ]
 BaseUrl = Annotated[
     str | None,

@@ -118,7 +118,7 @@ def train(
     )
     signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
     store = Store(session.data_dir, signer=signer)
-    store.check_pointer()  # a copy without links lacks the latest snapshot, too: this says why
+    store.check_pointer()  # first: a copy without links has no latest snapshot either, and this error says why
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
@@ -243,7 +243,7 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     if run.looks.others:
         yield (
             f"this holdout is not fresh: {run.looks.others:.3g} other configurations or seeds (by overlap) were scored "
-            "on it before, so the gates ask for more; newer candles are the way out"
+            "on it before, so the gates require more; take a later snapshot for a fresh holdout"
         )
     if report.promoted:
         yield "promoted: it is the best one now"
@@ -290,7 +290,7 @@ def _percent_interval(interval: Interval | None) -> str | None:
 
 
 def view_economics(found: Economics) -> str:
-    """Say what the calls would have earned before costs."""
+    """Return the line on what the calls would have earned before costs."""
     days = [(name, value) for name, value in (("weekdays", found.weekdays_bps), ("weekends", found.weekends_bps))]
     parts = "".join(f", {name} {value:+.3f}" for name, value in days if value is not None)
     break_even = "-" if found.break_even_bps is None else f"{found.break_even_bps:.3f}"
@@ -325,7 +325,7 @@ def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
         yield from _view_training(training)
         yield ""
     if report.promoted_by_hand is not None:
-        yield f"promoted by hand, as a person decides who has read why it was held: {report.promoted_by_hand}"
+        yield f"promoted by hand, as you would after reading why it was held: {report.promoted_by_hand}"
     rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
     yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, right="  r")
     yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that is the best one now"

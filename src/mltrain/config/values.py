@@ -53,8 +53,8 @@ class Rung:
 
     Attributes:
         at: How far the trial has come, in rounds x learning rate x the root of its leaves over 31.
-        keep: Share of the earlier trials at this rung that it must be among; the best four pass whatever the share.
-        most: How many that share is at most; the best four pass here, too.
+        keep: Share of the earlier trials at this rung that counts as the best; the best four always pass.
+        most: Upper limit of that share, in trials; the best four always pass.
         folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
     """
 
@@ -144,7 +144,7 @@ class GateConfig:
         ece_excess_max: Greatest calibration error above what chance alone explains.
         latency_p95_ms: Greatest 95th percentile from candles to probability.
         champion_tolerance: Nats of log loss by which it may be worse than the champion.
-        champion_margin: Nats by which it may surely not be worse: the lower end of its gain lies above minus this.
+        champion_margin: Nats; the lower end of its gain must be above minus this.
         champion_min_days: UTC days below which the two are not compared.
     """
 

@@ -126,7 +126,7 @@ class FeatureSchemaValidator:
         ops: The module of ops of your own that the registry names. **Importing it runs its code.**
 
     Raises:
-        UsageError: The path is none.
+        UsageError: `path` is not a path.
         InputError: The registry is missing or invalid, or the module fails.
         MachineError: The registry cannot be read.
     """
@@ -154,7 +154,7 @@ class FeatureSchemaValidator:
         """Check a frame's columns: missing, extra, reordered, wrongly typed, not finite, constant, all null.
 
         Args:
-            frame: The features as Float32 in the registry's order; `ts` and `symbol` may stand beside them. A Polars
+            frame: The features as Float32 in the registry's order; `ts` and `symbol` may be present, too. A Polars
                 frame (lazy ones are collected), a pandas frame, an Arrow table, or a list of dicts. Null is a warm-up
                 or a hole; NaN and infinity are not finite.
             strict: Whether a problem is an error.
@@ -164,7 +164,7 @@ class FeatureSchemaValidator:
 
         Raises:
             InputError: There are problems and `strict` is set; one message names them all.
-            UsageError: It is no table.
+            UsageError: It is not a table.
         """
         problems = find_problems(self._feature_set, as_frame(frame, "frame", index=False))
         if problems and strict:

@@ -142,10 +142,10 @@ def swap_pointer(link: Path, target: str) -> None:
 def place_pointer(staged: Path, link: Path) -> None:
     """Rename a link that `swap_pointer` made in the same folder to `link`, which is not there yet.
 
-    As long as the move is not done, `staged` shows that it was begun.
+    Until the rename, the existence of `staged` shows that the move was begun.
 
     Raises:
-        MachineError: The machine refuses; `staged` stands where it stood.
+        MachineError: The machine refuses; `staged` is still there.
     """
     with disk_edge(link, "move the pointer"):
         staged.rename(link)

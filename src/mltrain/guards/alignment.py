@@ -1,13 +1,13 @@
-"""Alignment: a leader's candles and those of the symbols that read it are of the same times.
+"""Alignment: a leader's candles are not shifted in time against those of the symbols that read it.
 
-Some exchanges label a candle by its close, and some files are in local time. Beside candles that are labelled by their
-open in UTC, such a file hands one symbol the other's next candle, and no feature is to blame. What gives it away is
-the cross-correlation of one-bar returns: at another lag within a day it is far above that at lag 0.
+Some exchanges label a candle by its close, and some files are in local time. Combined with candles that are labelled by
+their open in UTC, such a file gives one symbol the other's next candle, though every feature is correct. The
+cross-correlation of one-bar returns shows it: at another lag within a day it is far above that at lag 0.
 
-The correlation is judged over the whole history, and in each part of it on its own, so that a shift of some days
+The correlation is judged over the whole history and in each part of it separately, so that a shift on some days
 (summer time, one file of many) is not averaged away. Returns are clipped, and a correlation counts only if it is
-significant by a standard error that a single jump inflates as much as the correlation itself: neither one spike nor a
-few hundred candles of chance raise an alarm.
+significant by a standard error that a single jump inflates as much as the correlation itself, so that neither one
+spike nor chance in a few hundred candles raises an alarm.
 
 What this cannot see: a shift between symbols whose returns hardly correlate, one that all symbols share, one of more
 than a day, and one that lasts for less than about a day (of longer intervals: two hundred candles).
@@ -47,30 +47,30 @@ HINT: Final = (
 
 # BTC, ETH and SOL of 2025, minutes and five minutes: 0.75 and more at lag 0, below 0.03 at any other; in their single
 # parts 0.45 and more against 0.2 and less.
-_WHOLE_LIMITS: Final = 0.2, 2.0  # the least correlation that is judged, and how many times that at lag 0
+_WHOLE_LIMITS: Final = 0.2, 2.0  # smallest correlation that counts, and as a multiple of that at lag 0
 _PART_LIMITS: Final = 0.3, 3.0  # stricter: an illiquid symbol may follow a minute late for a day
-_PART_BARS: Final = 192, 576  # a quarter of the history, but not less and not more, or a day where that has more
+_PART_BARS: Final = 192, 576  # a quarter of the history, within these limits, or a day where that has more bars
 
-# Of standard errors. By chance 2e-9 of correlations are beyond: 5e-4 of pairs over 90 days of minutes, and of these
-# hardly any beyond the limits, too.
+# In standard errors. By chance 2e-9 of the correlations exceed it: 5e-4 of the pairs over 90 days of minutes, and
+# hardly any of these exceed the limits above, too.
 _SIGNIFICANT: Final = 6.0
 _CLIP_QUANTILE: Final = 0.98  # of the moves that are not 0
-_LEAST_SUM: Final = 1e-6  # of squared clipped returns, of which the largest is 1: below is the rounding of the FFT
+_LEAST_SUM: Final = 1e-6  # of squared clipped returns, the largest being 1; smaller sums are rounding errors of the FFT
 _PARTS_AT_ONCE: Final = 16
-_ALL_PAIRS_UP_TO: Final = 10  # symbols; of more, pairs that no feature reads are judged against one symbol only
+_ALL_PAIRS_UP_TO: Final = 10  # symbols; with more, pairs that no feature reads are compared with one symbol only
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Two symbols whose candles are not of the same times.
+    """Two symbols whose candles are shifted in time against each other.
 
     Attributes:
         lag_bars: How many bars later the second symbol makes the first one's moves; negative: earlier.
-        correlation: Of returns, at that lag.
-        at_zero: At lag 0, of the same candles.
-        limit: What `correlation` exceeds in absolute value.
-        start_ms: Open time of the first bar of the part of the history that this was found in, ms UTC; None where it
-            is the whole history.
+        correlation: Correlation of returns at that lag.
+        at_zero: The same at lag 0.
+        limit: The limit that `correlation` exceeds in absolute value.
+        start_ms: Open time of the first bar of the part of the history where it was found, ms UTC; None for the whole
+            history.
         parts: How many parts are shifted, and how many there are.
     """
 
@@ -82,7 +82,7 @@ class Shift:
     parts: tuple[int, int]
 
     def tell(self, step_ms: int) -> str:
-        """Return correlation and lag, in bars and minutes, and in how much of the history that is so."""
+        """Return the correlation, the lag in bars and minutes, and in how many parts of the history it was found."""
         where = "" if self.start_ms is None else f", in {self.parts[0]} of {self.parts[1]} parts of the history"
         return f"{self.correlation:.2f} at {_tell_lag(self.lag_bars, step_ms)}{where}"
 
@@ -94,7 +94,7 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
     compared with the first leader or, where there is none, with the first symbol.
 
     Args:
-        findings: Takes what was done and found, under "alignment".
+        findings: Collects the checks and failures, under "alignment".
         feature_set: Its leaders and its interval.
         candles: Checked candles by symbol, with all leaders.
     """
@@ -141,7 +141,7 @@ def _tell_lag(lag_bars: int, step_ms: int) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LagSums:
-    """What the cross-correlations of two symbols are made of, part by part of their history.
+    """Sums from which the cross-correlations of two symbols follow, for each part of their history.
 
     Attributes:
         start_ms: Open time of the first bar of each part, ms UTC, shape (parts,); empty where no part has both.
@@ -163,8 +163,8 @@ def sum_products(one: pl.DataFrame, other: pl.DataFrame, step_ms: int) -> LagSum
     """Multiply the clipped returns of two symbols at all lags up to a day, where they have candles at the same time.
 
     Args:
-        one: The candles that stay in place, checked.
-        other: Those that are moved against them.
+        one: Candles of the first symbol, checked.
+        other: Candles of the second symbol, shifted against them.
         step_ms: Their interval.
     """
     most_lag = DAY_MS // step_ms

@@ -1,7 +1,7 @@
 """feature_audit: the matrix is what the registry says, and no column knows the label.
 
-Looks at the inner rows only, never at the holdout's. Single features are judged symbol by symbol: pooled, what the rows
-of one give away is diluted by those of the others.
+Looks at the inner rows only, never at the holdout's. Single features are judged symbol by symbol: in a pool, a leak
+in the rows of one symbol would be diluted by the others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 _ALL: Final = "all"
 
-# Evenly spread rows that are judged: an AUC of a quarter of a million rows is known to 0.001, of ten thousand to 0.006,
-# of forty thousand test labels to 0.003, and a leak is a hundred times that.
+# Rows that are judged, evenly spread: the AUC of a quarter of a million rows is known to 0.001, of ten thousand to
+# 0.006, of forty thousand test labels to 0.003; a leak is a hundred times that.
 _AUC_ROWS: Final = 250_000  # of all symbols together
 _AUC_SYMBOL_ROWS: Final = 10_000  # of each symbol at least, where it has so many
-# An AUC counts as above a limit by three of its standard deviations, and no chance of a few rows does. For 0.7 that
-# takes 15 rows of each class; then an AUC of 1/2 gets there once in 100,000 times.
+# An AUC counts as above a limit if it exceeds it by three of its standard deviations, so that chance in a few rows does
+# not. For 0.7 that takes 15 rows of each class; then an AUC of 1/2 gets there once in 100,000 times.
 _AUC_DEVIATIONS: Final = 3.0
 _CANARY_ROWS: Final = 60_000
 _CANARY_TRAIN_SHARE: Final = 0.6
@@ -44,7 +44,7 @@ _CHANCE_DEVIATIONS: Final = 4.417
 _DETAILS: Final = {
     "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share that is wrong",
     "registry": "features of the registry that is read back from its stored form; hash {sha256}",
-    "auc": "features judged alone, symbol by symbol; worst: the best one's |AUC - 1/2| + 1/2",
+    "auc": "single features, symbol by symbol; worst: the best one's |AUC - 1/2| + 1/2",
     "constant": "columns with more than one value",
     "shuffled_labels": "rows whose labels a model trained on shuffled labels had to predict; worst: |AUC - 1/2|",
 }
@@ -134,7 +134,7 @@ def auc_deviation(value: float, ones: float, zeros: float) -> float:
     Args:
         value: The true AUC, 0.5 to 1.
         ones: Independent rows of class 1; fewer than one count as one.
-        zeros: Those of class 0, likewise.
+        zeros: Independent rows of class 0; fewer than one count as one.
 
     >>> round(auc_deviation(0.7, 15, 15), 3)
     0.097
@@ -229,11 +229,11 @@ def _check_single_features(
     horizon_bars: int,
     limits: tuple[float, float],
 ) -> bool:
-    """Check what each feature alone tells of one symbol's label; return whether its rows are enough to judge."""
+    """Check how well each feature alone predicts one symbol's label; return whether there are enough rows to judge."""
     judged = rows[_spread(rows.size, most_rows)]
     labels = matrix.y[judged]
     ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
-    # Labels overlap: of as many in a row as the horizon has bars, one is independent.
+    # Labels overlap: of every `horizon` consecutive ones, only one is independent.
     share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
     clearly = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
     if not (ones and zeros) or clearly[0] > 1:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 NO_VALUE: Final = "no value"
-_HINT: Final = "a score that the future helped is worthless: mend or remove these features, then train again"
+_HINT: Final = "a score that used future information is worthless: fix or remove these features, then train again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Failure:
         expected: The value that should be.
         got: The value that is.
         why: What that means.
-        hint: What to do, where that is known.
+        hint: What to do, if known.
     """
 
     feature: str

@@ -1,11 +1,11 @@
-"""Baselines: what needs no model, symbol by symbol, and what a model adds to it on the same rows.
+"""Baselines: simple rules that need no model, symbol by symbol, and what a model adds to them on the same rows.
 
-Pure. Three rules call each row by the past alone: the side more frequent in training, the last move's sign
+Pure. Three rules predict each row from the past alone: the side more frequent in training, the last move's sign
 (persistence), and its opposite (contrarian). The baseline of a symbol is the best of
 
 - one half, a coin;
 - the rule that was most accurate on the symbol's rows before the holdout;
-- any rule whose accuracy on the holdout is surely above one half, by its interval over blocks of time.
+- any rule whose accuracy on the holdout is above one half with its whole interval over blocks of time.
 
 The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points a symbol; the rows
 before the holdout alone would miss a rule that has begun to work since.
@@ -37,12 +37,12 @@ COIN: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SymbolPrior:
-    """What the rows before the holdout say of one symbol.
+    """What the rows before the holdout say about one symbol.
 
     Attributes:
         symbol: The symbol.
         up_share: Share of those rows that went up.
-        rule: The most accurate rule on them; the first of RULES among equals.
+        rule: The most accurate rule on them; the first of RULES if several are equal.
     """
 
     symbol: str
@@ -69,14 +69,14 @@ class SymbolBaseline:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """What needs no model, on the same rows.
+    """Scores of what needs no model, on the same rows.
 
     Attributes:
         train_up_share: Base rate: share of the training rows that went up.
         majority: Accuracy of always saying the side that was more frequent in the symbol's training rows.
         persistence: Accuracy of saying the last move's sign; where it did not move, the majority.
         contrarian: Accuracy of saying the opposite of the last move's sign; where it did not move, the majority.
-        accuracy: Accuracy of the symbols' baselines, weighted by rows: what a model has to beat.
+        accuracy: Accuracy of the symbols' baselines, weighted by rows; the model must beat it.
         base_rate_log_loss: Log loss of always giving the base rate.
         symbols: The baseline of each symbol that has rows.
     """
@@ -92,7 +92,7 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A model against what needs no model, on the same rows and draws.
+    """A model compared with what needs no model, on the same rows and draws.
 
     Attributes:
         accuracy_margin: Accuracy of the model minus that of the symbols' baselines, as a share of the rows.
@@ -105,13 +105,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SymbolSkill:
-    """What the model knows of one symbol alone.
+    """The skill of the model on one symbol alone.
 
     Attributes:
         baseline: The symbol's baseline.
         accuracy: Accuracy of the model on the symbol's rows.
         margin: That minus the accuracy of the baseline, paired by row; None where the rows fill fewer than two blocks.
-        log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None likewise.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None in the same case.
     """
 
     baseline: SymbolBaseline
@@ -138,11 +138,11 @@ class Skill:
 
 
 def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, NDArray[np.bool_]]:
-    """Return what each rule calls for each row: True for "up".
+    """Return the prediction of each rule for each row: True for "up".
 
     Args:
         last_move: Sign of the move that ended with each row's candle, shape (n,); 0 where there was none.
-        up_share: Share of the training rows that went up; above one half the majority says "up".
+        up_share: Share of the training rows that went up; above one half the majority is "up".
     """
     majority = np.full(last_move.size, up_share > THRESHOLD)
     return {
@@ -153,14 +153,14 @@ def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, ND
 
 
 def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
-    """Return what the rows before the holdout say of each symbol.
+    """Return what the rows before the holdout say about each symbol.
 
     Args:
         samples: All rows.
         inner: The rows before the holdout.
 
     Returns:
-        One entry per symbol of the samples, in their order. A symbol without such rows has the base rate of all, and
+        One entry per symbol of the samples, in their order. A symbol without such rows gets the base rate of all, and
         the majority as its rule.
     """
     y, last_move, symbol_ix = samples.y[inner], samples.last_move[inner], samples.symbol_ix[inner]
@@ -189,11 +189,11 @@ def score_baselines(
     Args:
         p: Probabilities of the model, shape (n,).
         rows: The holdout's rows, shape (n,).
-        priors: Of each symbol of the rows, in their order.
+        priors: The prior of each symbol of the rows, in their order.
         train_up_share: Share of all training rows that went up.
         draws: Made of these rows' times.
         bootstrap: Draws and level of the intervals of single symbols.
-        seed: Of their draws.
+        seed: Seed of these draws.
 
     Raises:
         ValueError: No rows, or a share that is not strictly between 0 and 1.
@@ -245,7 +245,7 @@ def score_baselines(
 
 
 def _plan_symbol(ts_ms: NDArray[np.int64], bootstrap: BootstrapConfig, seed: int) -> Bootstrap | None:
-    """Return the blocks of one symbol's rows; None where one block holds them all."""
+    """Return the blocks of one symbol's rows; None if all are in one block."""
     if ts_ms[0] == ts_ms[-1]:
         return None
     return plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)

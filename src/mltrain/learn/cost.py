@@ -24,7 +24,7 @@ _TRAIN_ROW_BYTES: Final = 28  # label, gradient, hessian, score and index of a t
 _MARGIN: Final = 1.15  # what allocators hold beyond; 1.3 million candles took 1.10 times what is counted here
 _PROBE_ROUNDS: Final = 10
 # Rounds of all folds per trial of the packaged search on real one-minute candles, pruned trials included. The first 20
-# have few to be compared with, and most of them run to their end (four searches: 27 to 65 rounds).
+# have few trials to be compared with, so most of them run to their end (four searches: 27 to 65 rounds).
 _EARLY_TRIALS: Final = 20
 _ROUNDS_PER_EARLY_TRIAL: Final = 45
 _ROUNDS_PER_TRIAL: Final = 25

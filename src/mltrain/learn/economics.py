@@ -1,11 +1,11 @@
 """What a model's calls earn before costs, and whether that is only the bounce between bid and ask.
 
-Pure. A call is the side that the model gives more than one half; nothing here is a strategy, and no cost is charged.
+Pure. A call is the side with a probability above one half; nothing here is a strategy, and no cost is charged.
 
-Trades that alternate between bid and ask make a price look as if it turned back after every move, though nobody can
-trade at both ends of it (Roll 1984). It shows in three ways: opens that lie off the close before them, returns that
-turn at lag 1 where opens merely repeat that close, and calls that earn much less from the next candle's open than from
-the close that they were made at.
+Trades that alternate between bid and ask make a price look as if it reversed after every move, though nobody can trade
+at both ends of it (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse
+at lag 1 where opens merely repeat that close, and calls that earn much less from the next candle's open than from the
+close at which they were made.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class ForwardReturns:
 
 @dataclass(frozen=True, slots=True)
 class SymbolBounce:
-    """What the candles of one symbol say of the bounce between bid and ask.
+    """What the candles of one symbol say about the bounce between bid and ask.
 
     Attributes:
         symbol: The symbol.
         gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
         repeated_opens: Share of opens that equal the previous close.
-        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. Pearson's
-            would be decided by one crash and its rebound, and calm hours, where a bounce is largest, would not count.
-        pairs: Pairs of neighbouring returns that it is of.
+        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. With
+            Pearson's, one crash and its rebound would outweigh the calm hours, where a bounce is largest.
+        pairs: Number of pairs of neighbouring returns.
     """
 
     symbol: str
@@ -70,15 +70,15 @@ class SymbolBounce:
 class Economics:
     """What the calls earn on the holdout, before costs.
 
-    Every row holds its side for the label's horizon of h bars, with 1/h of the capital.
+    Each row's call is held for the label's horizon of h bars, with 1/h of the capital.
 
     Attributes:
         close_bps: Mean forward return from the close in the direction of the call, per bar, in bps.
         open_bps: The same from the open of the next candle, the first price at which a call can be traded.
-        turnover: Capital traded per bar, as a multiple of the position: 2 where every bar turns it round.
+        turnover: Capital traded per bar, as a multiple of the position: 2 where every bar reverses it.
         break_even_bps: Cost per side at which nothing is left of `open_bps`; None where nothing is traded.
         weekdays_bps: `open_bps` from Monday to Friday UTC; None without such rows.
-        weekends_bps: On Saturday and Sunday; None likewise.
+        weekends_bps: The same on Saturday and Sunday; None without such rows.
     """
 
     close_bps: float
@@ -95,7 +95,7 @@ def forward_returns(
     """Return how far the price moved until the end of each row's label.
 
     Args:
-        candles: By symbol; those of every row and of its label's end are among them.
+        candles: By symbol; they include those of every row and of its label's end.
         rows: The rows, n of them.
         horizon_bars: Bars to the end of the label.
         step_ms: Length of a bar.
@@ -116,7 +116,7 @@ def forward_returns(
 
 
 def find_bounce(candles: Mapping[str, pl.DataFrame], *, step_ms: int) -> tuple[SymbolBounce, ...]:
-    """Return what the candles of each symbol say of the bounce between bid and ask, in the order of names.
+    """Return what the candles of each symbol say about the bounce between bid and ask, in the order of names.
 
     Args:
         candles: By symbol, sorted by time.
@@ -142,7 +142,7 @@ def _find_symbol_bounce(symbol: str, frame: pl.DataFrame, step_ms: int) -> Symbo
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Pearson's correlation; 0 where one of the two does not vary."""
+    """Return Pearson's correlation; 0 if one of the two does not vary."""
     if a.size < 2:
         return 0.0
     a, b = a - a.mean(), b - b.mean()
@@ -164,7 +164,7 @@ def score_economics(
     Args:
         p: Probabilities, shape (n,).
         rows: The rows, n of them.
-        moves: Of these rows.
+        moves: The price moves after these rows.
         draws: Made of these rows' times.
         horizon_bars: Bars to the end of the label.
         step_ms: Length of a bar.
@@ -190,9 +190,9 @@ def score_economics(
 
 
 def _traded(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -> NDArray[np.float64]:
-    """Return what each call trades: its side less that of the call which ends where it begins.
+    """Return what each call trades: its side minus that of the call that ends when it begins.
 
-    That is the symbol's last call at or before one horizon ago; the first calls enter from nothing.
+    That one is the symbol's last call at or before one horizon ago; the first calls start without a position.
     """
     traded = np.abs(side)
     for ix in range(len(rows.symbols)):

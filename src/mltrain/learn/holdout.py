@@ -84,7 +84,7 @@ def score_holdout(
         holdout: The rows, with labels and last moves.
         raw: The booster's own probabilities, shape (n,), in the order of the rows.
         p: The calibrated probabilities, shape (n,).
-        priors: What the rows before the holdout say of each symbol.
+        priors: What the rows before the holdout say about each symbol.
         train_up_share: Share of the inner part's rows that went up.
         bootstrap: Draws and level of the intervals.
         seed: Of the draws and of the simulated floor.

@@ -41,9 +41,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its standard error, from which an end at any confidence follows.
+    """A figure and its standard error, from which an interval end at any confidence follows.
 
-    Percentiles of draws cannot give an end far out: at a confidence of 99.95 % the tail of 2,000 draws holds one.
+    Percentiles of draws cannot give an end far out: at a confidence of 99.95 % the tail of 2,000 draws has one draw.
 
     Attributes:
         value: The figure on all rows.

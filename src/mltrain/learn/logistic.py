@@ -1,6 +1,6 @@
 """A logistic regression on five features: what a model of trees has to beat to be worth its trees.
 
-Pure. Features are chosen, scaled and weighed on the rows before the holdout alone.
+Pure. Features are chosen, scaled and weighted on the rows before the holdout alone.
 """
 
 from __future__ import annotations

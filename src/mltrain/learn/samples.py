@@ -182,9 +182,10 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
 
 
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
-    """Return the rows of some symbols; the others are no symbols of it any more.
+    """Return the rows of some symbols; the other symbols are removed.
 
-    The matrix is compacted in place, as with a hundred symbols a copy would not fit: do not use `samples` afterwards.
+    The matrix is compacted in place, because with a hundred symbols a copy would not fit: do not use `samples`
+    afterwards.
 
     Args:
         samples: All rows.
@@ -232,7 +233,7 @@ def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str,
 
 
 def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
-    """Return some rows, in the order of time, as samples of their own; a slice is not copied."""
+    """Return some rows, in the order of time, as new samples; a slice is not copied."""
     return replace(
         samples,
         x=samples.x[rows],

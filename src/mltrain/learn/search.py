@@ -9,10 +9,10 @@ is the search that was asked for no more trials.
 
 A bad trial is pruned at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
 learners are compared at the same progress; the first ones look at the first fold alone, which costs a sixth of all. A
-trial is pruned there if its best loss so far is not among the best of the earlier trials at that rung; trials that had
-stopped improving before count with their best loss. The best `ALWAYS_PASS` always pass: by the curves of a few trials
-alone nobody can tell a bad one, and a search of twenty would prune nearly all of them. A trial that has passed all
-rungs ends where it gains no more, and sooner if an earlier one was better.
+trial is pruned there if its best loss so far is not among the best of the earlier trials at that rung; trials that
+stopped improving earlier count with their best loss. The best `ALWAYS_PASS` always pass: the curves of a few trials do
+not show which ones are bad, and a search of twenty would prune nearly all of them. A trial that has passed all rungs
+ends when it stops improving, and sooner if an earlier one was better.
 
 Pruning depends on the results of the earlier trials alone, never on how many trials were asked for.
 """
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
 
 #: How many trials, counted from the best, pass every rung whatever its `keep` and `most`. Replayed in 400 orders of 19
-#: trials on 90 days of BTCUSDT, 4 lower the mean loss that pruning gives away from 2e-4 to 7e-6 nats, at .66 instead
-#: of .24 of the unpruned cost; how soon a trial ends that has passed all rungs (`settle`) makes no difference there.
+#: trials on 90 days of BTCUSDT, 4 lower the mean loss that pruning costs from 2e-4 to 7e-6 nats, at .66 instead of .24
+#: of the unpruned cost; how soon a trial that has passed all rungs ends (`settle`) makes no difference there.
 ALWAYS_PASS: Final = 4
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
 
@@ -241,8 +241,8 @@ def set_bar(told: Sequence[TrialRecord], plan: SearchConfig) -> Bar:
     """Return what a trial has to pass.
 
     Args:
-        told: The trials told when it was asked; where fewer than `ALWAYS_PASS` of them reached a rung, every trial
-            passes it.
+        told: The trials told when it was asked; at a rung that fewer than `ALWAYS_PASS` of them reached, every trial
+            passes.
         plan: Its rungs count here.
     """
     bounds = []

@@ -6,8 +6,9 @@ that fails its checks is not served: the old one goes on, and says so in one war
 the pointer moves again, and now and then, because what failed may have been the machine and not the version. Neither a
 torn pointer nor a damaged file ever leaves a service without a model that it had.
 
-Nor is a version served whose `p` means something else, or that needs other candles (see `mltrain.models.meaning`): the
-caller was written for the one that was loaded. It says so once a version; a later one of the same meaning is followed.
+A version whose `p` means something else, or that needs other candles, is not served either (see
+`mltrain.models.meaning`): the caller was written for the one that was loaded. One warning per version says so; a later
+version with the same meaning is followed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Mark: TypeAlias = tuple[int, int, int] | None
 
 
 class SwapFailedWarning(UserWarning):
-    """The pointer moved to a version that cannot be served, or means something else; the one before goes on."""
+    """The pointer moved to a version that cannot be served or means something else; the previous one stays in use."""
 
 
 class Follower:
@@ -52,7 +53,7 @@ class Follower:
         self._mark = mark
         self._key = key
         self._retry_s: float | None = None  # on the steady clock; None: nothing failed
-        self._refused: set[str] = set()  # versions of another meaning that were warned of
+        self._refused: set[str] = set()  # versions of another meaning that have been warned about
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     def current(self) -> Served:
@@ -112,7 +113,7 @@ class Follower:
         elif new.version not in self._refused:
             self._refused.add(new.version)
             warnings.warn(
-                f"{self._place} leads to {new.version}, which means something else, so {old.version} goes on: "
+                f"{self._place} is now {new.version}, which is no drop-in replacement, so {old.version} stays in use: "
                 f"{'; '.join(differences)}. Load the model again to serve it",
                 SwapFailedWarning,
                 stacklevel=6,

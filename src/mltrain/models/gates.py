@@ -1,8 +1,8 @@
 """Gates: GO or NO-GO, from evidence that others measured.
 
 Pure: frozen evidence and thresholds in, a verdict out. Every gate ends as passed, failed, held or not applicable. One
-failed gate makes a NO-GO. A held gate leaves the version GO and keeps it from being promoted by itself: a person
-decides. A gate that could not be evaluated has not passed, and no comparison with NaN ever passes.
+failed gate makes a NO-GO. A held gate leaves the version GO but keeps it from being promoted automatically: a
+person decides. A gate that could not be evaluated has not passed, and no comparison with NaN ever passes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ _FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent")  # the smaller
 _RANGE: Final = ("base_rate_low", "base_rate_high")  # which of two figures is judged
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 
-SYMBOL_CONFIDENCE: Final = 0.75  # of "this symbol has skill": a symbol alone has few rows, the pool is judged strictly
-FEW_SYMBOLS: Final = 10  # above so many, chance alone makes one of them fail
-FAILING_ROWS: Final = 0.1  # share of the rows that failing symbols may then hold
+SYMBOL_CONFIDENCE: Final = (
+    0.75  # that a symbol has skill: low, as one symbol has few rows and the pool is judged strictly
+)
+FEW_SYMBOLS: Final = 10  # with more, chance alone makes one of them fail
+FAILING_ROWS: Final = 0.1  # share of the rows that failing symbols may then have
 
 # Real spot candles open at the last trade or next to it: a gap share of 0.001 to 0.02 on BTCUSDT, ETHUSDT and SOLUSDT.
 BOUNCE_GAP_SHARE: Final = 0.1
 BOUNCE_SURVIVAL: Final = 0.5  # share of the gross gain that must be left from the next open
-REPEATED_OPENS: Final = 0.99  # above, opens merely repeat the close before, and say nothing of a bounce
+REPEATED_OPENS: Final = 0.99  # from here on, opens merely repeat the previous close and show no bounce
 BOUNCE_AUTOCORRELATION: Final = -0.03
 BOUNCE_ERRORS: Final = 3  # and below 0 by so many standard errors: a few days alone reach -0.03 by chance
 
-# Half of the expected maximum of repeated tries goes into the margin: the interval already pays for the other half.
+# Half of the expected maximum of repeated tries is added to the margin; the wider interval covers the other half.
 _RAISE: Final = 0.7
 
 
@@ -66,10 +68,10 @@ class NotApplicable:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How often other configurations or seeds were tried on this holdout before, and what that costs.
+    """How often other configurations or seeds were tried on this holdout before, and how that tightens the gates.
 
     The best of several tries looks better than it is. With L earlier looks each interval is widened so that the chance
-    of a lucky end among 1 + L tries stays what one try has (Sidak 1967), and the least margin rises.
+    of a lucky end among 1 + L tries is that of a single try (Sidak 1967), and the required margin rises.
 
     Attributes:
         looks: L, earlier looks of other configurations or seeds, each weighted by the share of this holdout it covered.
@@ -89,7 +91,7 @@ class Selection:
         return float(((1 + self.level) / 2) ** (1 / (1 + self.looks)))
 
     def raised_by(self, se: float) -> float:
-        """Return by how much a least margin rises, in the unit of the standard error.
+        """Return by how much a required margin rises, in the unit of the standard error.
 
         >>> round(Selection(5, 0.9).raised_by(0.6), 2), round(Selection(100, 0.9).raised_by(0.6), 2)
         (0.52, 1.04)
@@ -116,7 +118,7 @@ class SkillEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SimpleModelEvidence:
-    """What the model gains in log loss over simpler ones, paired by row, in nats.
+    """Log loss that the model gains over simpler ones, paired by row, in nats.
 
     Attributes:
         over_logistic: Over a logistic regression on five features.
@@ -129,11 +131,11 @@ class SimpleModelEvidence:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationEvidence:
-    """How far the probabilities are off, and how far chance alone would show them to be.
+    """The calibration error, and what chance alone would show.
 
     Attributes:
-        ece: Expected calibration error on the holdout, after calibration; its interval is shown, and not judged.
-        floor_p95: 95 % point of the ECE that exact probabilities would read on as many rows.
+        ece: Expected calibration error on the holdout, after calibration; its interval is shown, but not judged.
+        floor_p95: 95 % point of the ECE that exact probabilities would show on as many rows.
     """
 
     ece: Interval
@@ -142,7 +144,7 @@ class CalibrationEvidence:
 
 @dataclass(frozen=True, slots=True)
 class BounceEvidence:
-    """What tells a signal from the bounce between bid and ask.
+    """What distinguishes a signal from the bounce between bid and ask.
 
     Attributes:
         economics: What the calls earn, from the close and from the next open.
@@ -204,16 +206,16 @@ class Evidence:
 
     Attributes:
         skill: Against what needs no model.
-        simple_model: Against simpler models.
+        simple_model: Gains over simpler models.
         symbols: The skill of each symbol alone.
         calibration: Whether the probabilities mean what they say.
         latency_p95_ms: 95th percentile from candles to probability of one symbol, in ms.
         guards: What the leakage guards found.
         bounce: Whether the gain could be traded at all.
         champion: Against the version that is served now.
-        meaning: How the model's meaning differs from that of the champion, one sentence each.
+        meaning: Why the model is not a drop-in replacement for the champion, one sentence each.
         origin: Simulated or real.
-        selection: What was tried on this holdout before.
+        selection: Earlier tries on this holdout.
     """
 
     skill: SkillEvidence | NotEvaluated
@@ -256,16 +258,16 @@ class GateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class SymbolVerdict:
-    """What is known of one symbol alone.
+    """The result for one symbol alone.
 
     Attributes:
         symbol: The symbol.
         rows: Its rows of the holdout.
-        baseline: The rule that the model is held against; "coin" is one half.
+        baseline: The rule that the model is compared with; "coin" is one half.
         baseline_accuracy: Accuracy of that rule.
         accuracy: Accuracy of the model.
         margin: The difference, a share of the rows; None where the rows fill fewer than two blocks of time.
-        log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None likewise.
+        log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None in the same case.
         verdict: "proven" where the lower end of its log-loss skill is above 0 at the level of the intervals; "not
             proven alone" where it is so at 75 % only; else "no skill".
     """
@@ -287,7 +289,7 @@ class Verdict:
     Attributes:
         go: Whether no gate failed.
         outcomes: One per gate, always all of them, in a fixed order.
-        symbols: Each symbol alone, in their order; empty where it could not be evaluated.
+        symbols: Each symbol alone, in their order; empty where they could not be evaluated.
     """
 
     go: bool
@@ -306,7 +308,7 @@ class Verdict:
 
     @property
     def held(self) -> str | None:
-        """Why a GO is not promoted by itself; None where nothing is against it, and of a NO-GO."""
+        """Why a GO is not promoted automatically; None if nothing is against it, and for a NO-GO."""
         reasons = [o.reason for o in self.outcomes if o.outcome == "held"]
         return "; ".join(reasons) if self.go and reasons else None
 
@@ -366,12 +368,12 @@ def judge(evidence: Evidence, config: GateConfig) -> Verdict:
 
 
 def _judge_skill(skill: SkillEvidence | NotEvaluated, selection: Selection, config: GateConfig) -> GateOutcome:
-    """Judge accuracy where up and down are about as frequent, else log loss: there a constant is accurate."""
+    """Judge accuracy where up and down are about as frequent; else log loss, because there a constant is accurate."""
     name = "skill"
     if isinstance(skill, NotEvaluated):
-        return _failed(name, "better than what needs no model", skill.reason)
+        return _failed(name, "better than the baseline", skill.reason)
     if not 0 < skill.base_rate < 1:
-        return _failed(name, "better than what needs no model", f"the training base rate is {skill.base_rate:g}")
+        return _failed(name, "better than the baseline", f"the training base rate is {skill.base_rate:g}")
     if config.base_rate_low <= skill.base_rate <= config.base_rate_high:
         figure, least, what, unit = skill.accuracy_margin, config.accuracy_margin_pp, "accuracy - baseline", "pp"
     else:
@@ -443,7 +445,10 @@ def _judge_per_symbol(
     pooled: SkillEvidence | NotEvaluated,
     selection: Selection,
 ) -> GateOutcome:
-    name, target = "per_symbol", f"log-loss skill above 0: the lower end of all, each symbol at {SYMBOL_CONFIDENCE:.0%}"
+    name, target = (
+        "per_symbol",
+        f"log-loss skill above 0: lower end of the pool, each symbol at {SYMBOL_CONFIDENCE:.0%}",
+    )
     if isinstance(symbols, NotEvaluated):
         return _failed(name, target, symbols.reason)
     if isinstance(pooled, NotEvaluated):
@@ -452,7 +457,7 @@ def _judge_per_symbol(
     rows = sum(v.rows for v in verdicts)
     share = sum(v.rows for v in verdicts if v.verdict == "no skill") / max(rows, 1)
     if len(verdicts) > FEW_SYMBOLS:
-        target += f"; symbols without skill may hold {FAILING_ROWS:.0%} of the rows"
+        target += f"; symbols without skill may have {FAILING_ROWS:.0%} of the rows"
     bearable = not failing or (len(verdicts) > FEW_SYMBOLS and share <= FAILING_ROWS)
     found = pooled.log_loss_skill.scaled(100).interval(selection.confidence)
     told = f"pooled {found.value:.2f} %, lower end {found.low:.2f}"
@@ -472,7 +477,7 @@ def _judge_per_symbol(
 
 
 def _judge_calibration(found: CalibrationEvidence | NotEvaluated, config: GateConfig) -> GateOutcome:
-    """Judge the ECE itself, and against chance; its interval is shown where it has one that can be written."""
+    """Judge the ECE against its limit and against chance; its interval is shown but not judged."""
     if isinstance(found, NotEvaluated):
         return _judge_ceiling("calibration", "ECE", "", found, config.ece_max)
     most = min(found.floor_p95 + config.ece_excess_max, config.ece_max)  # NaN where the first is
@@ -520,14 +525,17 @@ def _judge_guards(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
 
 
 def _judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
-    """Hold what could be the bounce between bid and ask; judged is the share of the gain left from the next open."""
-    name, target = "bounce", "half of the gain or more is left from the next open, opens lie near the close before"
+    """Hold what could be bid-ask bounce; the figure is the share of the gain that is left from the next open."""
+    name, target = (
+        "bounce",
+        "at least half of the gain is left from the next open; opens are close to the previous close",
+    )
     if isinstance(bounce, NotEvaluated):
         return _failed(name, target, bounce.reason)
     gross, left = bounce.economics.close_bps, bounce.economics.open_bps.value
     doubts = [doubt for symbol in bounce.symbols for doubt in _bounce_doubts(symbol)]
     if not left >= BOUNCE_SURVIVAL * gross or not gross > 0:
-        doubts.insert(0, f"of {gross:.3f} bps per bar from the close {left:.3f} are left from the next open")
+        doubts.insert(0, f"of {gross:.3f} bps per bar from the close, {left:.3f} are left from the next open")
     survival = left / gross if gross > 0 else 0.0
     if not math.isfinite(survival):
         return _failed(name, target, f"the calls earn {gross} bps from the close and {left} from the next open")
@@ -539,18 +547,18 @@ def _judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
 def _bounce_doubts(symbol: SymbolBounce) -> list[str]:
     doubts = []
     if not symbol.gap_share <= BOUNCE_GAP_SHARE:
-        doubts.append(f"{symbol.symbol} opens {symbol.gap_share:.0%} of a mean move off the close before")
+        doubts.append(f"{symbol.symbol} opens {symbol.gap_share:.0%} of a mean move off the previous close")
     most = min(BOUNCE_AUTOCORRELATION, -BOUNCE_ERRORS / math.sqrt(max(symbol.pairs, 1)))
     if symbol.repeated_opens >= REPEATED_OPENS and not symbol.autocorrelation >= most:
         doubts.append(
-            f"{symbol.symbol}'s opens repeat the close before, and its returns turn at lag 1 "
+            f"{symbol.symbol}'s opens repeat the previous close, and its returns reverse at lag 1 "
             f"(autocorrelation {symbol.autocorrelation:.3f}, below {most:.3f})"
         )
     return doubts
 
 
 def _judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, config: GateConfig) -> GateOutcome:
-    """Hold a version that is not clearly as good as the one served now; fail it only where it is surely worse."""
+    """Hold a version that is not clearly as good as the one served now; fail it only if it is clearly worse."""
     name, target = "champion", "not worse than the version served now"
     if isinstance(champion, NotApplicable):
         return _not_applicable(name, target, champion.reason)
@@ -575,11 +583,14 @@ def _judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, c
 
 
 def _judge_meaning(differences: tuple[str, ...] | NotApplicable) -> GateOutcome:
-    name, target = "meaning", "label, interval, symbols and columns as the version served now"
+    name, target = (
+        "meaning",
+        "same label and interval as the version served now, no symbol lost, no more columns needed",
+    )
     if isinstance(differences, NotApplicable):
         return _not_applicable(name, target, differences.reason)
     if differences:
-        return _held(name, target, f"it means something else than the version served now: {'; '.join(differences)}")
+        return _held(name, target, f"no drop-in replacement for the version served now: {'; '.join(differences)}")
     return GateOutcome(name, "passed", target, None, None, None, None, "the same")
 
 

@@ -4,10 +4,10 @@ Pure: bytes of a log in, entries or the next line out. Both logs only grow, one 
 the last newline is the torn end of a write that was cut off, and counts for nothing.
 
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
-next one starts from its target, or, for the last line, where the pointer stands on its target. A pointer that was lost
-decides nothing: the last line stays true, and the line of the promotion that restores the pointer starts from its
-target. Each line of either log holds the SHA-256 of the line before and of itself: a log that was damaged or edited
-says so, in its last line too.
+next one starts from its target, or, for the last line, where the pointer stands on its target. A lost pointer
+changes nothing in this: the last line still holds, and the line of the promotion that restores the pointer starts from
+its target. Each line of either log has the SHA-256 of the line before and of itself: a damaged or edited log is
+detected, in its last line too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Promotion:
         serial: Its number, from 1.
         when: UTC, such as 2025-10-15T12:00:00Z.
         from_version: The best version before; None where there was none. The same as `to_version` where a lost pointer
-            was put back.
+            was restored.
         to_version: The best version after.
         verdict: What the gates said of `to_version`.
         why: The reason, as given.
@@ -87,7 +87,7 @@ class History:
 
     Attributes:
         best: The version that the pointer names now; None where there is no pointer.
-        lost: Where there is no pointer although there was one: the version that it named last; otherwise None.
+        lost: The version that the pointer named last, if there was a pointer and it is missing; otherwise None.
         entries: The readable lines, oldest first.
         problems: What is wrong with the log; empty where it is whole.
         notes: What is worth knowing and no damage.
@@ -118,8 +118,8 @@ class Look:
         end_ms: Its end, ms UTC.
         when: UTC, such as 2025-10-15T12:00:00Z.
         study: By which study.
-        configuration_sha256: Hash of everything that the study's scores depend on, but for the candles; None where it
-            is not known.
+        configuration_sha256: Hash of everything except the candles that the study's scores depend on; None where it is
+            not known.
     """
 
     start_ms: int

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str = "candles") -> dict[str, pl.DataFrame]:
-    """Return candles by symbol, however they were given.
+    """Return candles by symbol from any accepted input.
 
     Args:
         candles: A mapping of symbol to table, or one table, with a column `symbol` where the model knows several
             symbols. A table is whatever `mltrain.candles.given.as_frame` converts.
         symbols: Those of the model.
-        argument: What the caller passed them as, for messages.
+        argument: Name of the argument, for messages.
 
     Raises:
-        UsageError: It is neither, or a table is none.
-        InputError: It does not say whose candles they are, or its columns cannot be read as candles.
+        UsageError: It is neither, or a value is not a table.
+        InputError: The symbol of the candles is missing, or its columns cannot be read as candles.
     """
     if isinstance(candles, Mapping) and not is_columns(candles):
         found = {}
@@ -74,7 +74,7 @@ def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
 
     Raises:
         UsageError: It is neither.
-        InputError: It is a table of more or fewer rows than one.
+        InputError: It is a table with no row or several.
     """
     if isinstance(features, Mapping | np.ndarray):
         return features
@@ -101,7 +101,7 @@ def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[],
         UsageError: It is none of these.
         InputError: Columns are missing, unknown, out of order or of another type.
     """
-    by_record = False  # the order of a dict's keys says nothing, the order of a table's columns is checked
+    by_record = False  # the order of a dict's keys does not matter, the order of a table's columns is checked
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
         by_record = len(x) > 0 and all(isinstance(row, Mapping) for row in x)
         if not by_record:

@@ -24,7 +24,7 @@ class ModelRow:
         latest: Whether it is the newest one.
         promoted: Whether it is or ever was the best one.
         verdict: What the gates said.
-        held: Why a GO was not promoted by itself; None where nothing was against it.
+        held: Why a GO was not promoted automatically; None where nothing was against it.
         created_at: When it was trained, UTC.
         snapshot: The snapshot that it was trained on.
         symbols: What it was trained on.
@@ -100,7 +100,7 @@ def _row(row: VersionRow) -> ModelRow:
 
 
 def _glance(version: StoredVersion) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return sections of a card whose hash is right; to check it against the schema would cost more than the list."""
+    """Return sections of a card whose hash is right; checking the schema would take longer than the whole listing."""
     where = str(version.folder / CARD_FILE)
     card = parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
     sections = [card.get(key) for key in ("train", "metrics")] if isinstance(card, dict) else []

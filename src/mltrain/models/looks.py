@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mltrain.models.history import Look
 
 EVALUATION: Final = "evaluate "  # how the study of a look by `mltrain evaluate` begins
-WARM_START: Final = "warm start "  # the same, of the rows that a training's first parameters were chosen on
+WARM_START: Final = "warm start "  # the same, for a look at the rows on which a training's first parameters were chosen
 
 # Two cuts of one configuration within half a day share nearly all rows: that is trying again, not retraining.
 NEWER_MS: Final = 43_200_000
@@ -41,15 +41,16 @@ class Looks:
 def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str, configuration_sha256: str) -> Looks:
     """Count the earlier looks at a holdout.
 
-    Not counted as others are looks of the same configuration and seed by the same study (its scores are the same), by
-    an evaluation of a version (nothing was fitted), and by a training whose holdout ends half a day earlier or more.
+    Looks of the same configuration and seed do not count as others if they are by the same study (its scores are the
+    same), by an evaluation of a version (nothing was fitted), or by a training whose holdout ends at least half a day
+    earlier.
 
     Args:
         looks: All earlier looks.
         start_ms: First open time of the holdout, ms UTC.
         end_ms: Its end, ms UTC.
         study: The study that is about to score it.
-        configuration_sha256: Hash of everything that the study's scores depend on, but for the candles.
+        configuration_sha256: Hash of everything except the candles that the study's scores depend on.
     """
     shares, others = [], dict[str, float]()
     for look in looks:
@@ -57,7 +58,7 @@ def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str
         if share == 0:
             continue
         shares.append(share)
-        # Lines of earlier releases hold no configuration: the end of the study's name tells most of it, and the seed.
+        # Lines of earlier releases have no such hash: the end of the study's name has most of it, and the seed.
         ours, theirs = (
             (configuration_sha256, look.configuration_sha256)
             if look.configuration_sha256 is not None
@@ -73,6 +74,6 @@ def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str
 
 
 def _study_end(study: str) -> str:
-    """Return the part of a study's name that holds configuration and seed; the whole name where it has none."""
+    """Return the part of a study's name with configuration and seed; the whole name if there is none."""
     found = _STUDY_END.search(study)
     return found.group(1) if found and found.end() == len(study) else study

@@ -1,7 +1,7 @@
-"""What a model's `p` means and what it needs to be called: compared before one model takes the place of another.
+"""What a model's `p` means and what a call needs: compared before one model replaces another.
 
-A service that follows the pointer keeps calling in the same way with the same candles. A new version may take over
-only if the answer then means the same, and if the call still works.
+A service that follows the pointer keeps calling in the same way with the same candles. A new version may replace the
+served one only if the answer still means the same and the call still works.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Meaning:
         label: What `p` is the probability of.
         interval: Length of a candle, such as "1m".
         symbols: The symbols that the model was trained on.
-        columns: The optional candle columns that its features read of every symbol, sorted.
-        leader_columns: Leader symbol and column, OHLCV included, for each column that a feature reads of a leader;
+        columns: The optional candle columns that its features read from every symbol, sorted.
+        leader_columns: Leader symbol and column, OHLCV included, for each column that a feature reads from a leader;
             sorted.
     """
 
@@ -39,7 +39,7 @@ class Meaning:
     def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...]) -> Meaning:
         """Return the meaning of a model with these features that was, or will be, trained on these symbols.
 
-        Of a stored version these are `bundle.feature_set` and `bundle.symbols`.
+        For a stored version these are `bundle.feature_set` and `bundle.symbols`.
         """
         own = {column for spec in feature_set.features for column in columns_read(spec, leader=False)}
         leaders = {
@@ -58,9 +58,9 @@ class Meaning:
 
 
 def find_differences(new: Meaning, old: Meaning) -> tuple[str, ...]:
-    """Return why the new model cannot take the place of the old one unnoticed, one sentence each; empty if it can.
+    """Return why the new model is no drop-in replacement for the old one, one sentence each; empty if it is.
 
-    The new one may know more symbols, and may read less.
+    The new one may know more symbols and may read fewer columns.
 
     Args:
         new: The model that is to take over.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BEST: Final = "best_lgbm"
-STAGED: Final = f".{BEST}.next"  # what the pointer is called until its first move is done
+STAGED: Final = f".{BEST}.next"  # name of the pointer until its first move is done
 LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
 
 
@@ -46,7 +46,7 @@ def staged_name(models: Path) -> str | None:
 
 
 def strays(models: Path) -> tuple[Path, ...]:
-    """Return what has the name of the pointer or of a link and is a file or a folder: a copy that followed links."""
+    """Return files and folders with the name of the pointer or of a link; a copy that followed links leaves them."""
     places = [models / name for name in (BEST, *LINKS)]
     with disk_edge(models, "read"):
         return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())

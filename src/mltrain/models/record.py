@@ -74,7 +74,7 @@ class Training:
         feature_set: The features and the label.
         config: The configuration, options applied.
         study: Name of the search's journal.
-        configuration_sha256: Hash of everything that the scores depend on, but for the candles.
+        configuration_sha256: Hash of everything except the candles that the scores depend on.
         samples: All rows.
         matrix_sha256: Hash of what the learner saw.
         quality: What became of each symbol's candles.
@@ -86,13 +86,13 @@ class Training:
         calibration: The calibrator and why it was chosen.
         importance: Feature and total gain, highest first.
         contributions: Each feature's mean share in the log odds of holdout rows, without its sign.
-        priors: What the rows before the holdout say of each symbol.
+        priors: What the rows before the holdout say about each symbol.
         scores: The holdout's scores.
-        economics: What the calls earn on the holdout, before costs; shown, and not judged.
-        bounce: What the candles of each symbol say of the bounce between bid and ask.
+        economics: What the calls earn on the holdout, before costs; shown, but not judged.
+        bounce: What the candles of each symbol say about the bounce between bid and ask.
         latency: Measured with this very model.
         slices: The holdout in parts.
-        champion: The best version when the gates judged; None where nothing was promoted.
+        champion: The best version at the time of the verdict; None where nothing was promoted.
         verdict: The gates.
         loosened: Thresholds of the gates that are easier to pass than the packaged ones.
         looks: Earlier looks at the holdout.
@@ -321,16 +321,16 @@ def fitted_rows(card: Any) -> Literal["inner", "all"]:  # noqa: ANN401 (a card a
 
 
 def configuration_of(card: Any) -> str | None:  # noqa: ANN401 (a card as JSON)
-    """Return the hash of what a version's scores depend on, from its card; None where the card does not tell."""
+    """Return the hash of what a version's scores depend on, from its card; None where the card lacks it."""
     found = card.get("lineage", {}).get("configuration_sha256")
     return found if isinstance(found, str) and SHA256.fullmatch(found) else None
 
 
 def priors_of(card: Any, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:  # noqa: ANN401 (a card as JSON)
-    """Return what the training rows of a version say of some symbols, from its card.
+    """Return what the training rows of a version say about some symbols, from its card.
 
-    A card of an earlier release does not tell: the base rate of all rows then stands for each symbol's, and the
-    majority for the best rule.
+    A card of an earlier release lacks it: the base rate of all rows is then used for each symbol's, and the majority
+    for the best rule.
     """
     train = card["train"]
     up_share = train["class_balance"]["pos"] / train["rows"]

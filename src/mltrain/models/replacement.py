@@ -1,4 +1,4 @@
-"""Whether one stored version can replace another without a change that its users would have to know of.
+"""Whether one stored version is a drop-in replacement for another.
 
 Two versions with the same registry and symbols are compared by their cards alone, so that a rollback stays fast.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
-    """Return why the new version cannot take the place of the old one unnoticed; see `meaning.find_differences`.
+    """Return why the new version is no drop-in replacement for the old one; see `meaning.find_differences`.
 
     Raises:
         InputError: One of them is damaged.
@@ -34,18 +34,18 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
-    """Refuse a version that means something else than the best one; for `Store.promote`.
+    """Refuse a version that is no drop-in replacement for the best one; for `Store.promote`.
 
     Raises:
-        NoGoError: It does; the message names every difference.
+        NoGoError: It is not; the message names every difference.
         InputError: One of them is damaged.
         OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
         MachineError: The machine refuses to read.
     """
     if differences := find_version_differences(new, old):
         raise NoGoError(
-            f"{new.name} cannot take the place of {old.name} unnoticed: {'; '.join(differences)}",
-            hint=f"if that is wanted, run `mltrain promote {new.name} --other-meaning`; a running service then keeps "
+            f"{new.name} is no drop-in replacement for {old.name}: {'; '.join(differences)}",
+            hint=f"to promote it anyway, run `mltrain promote {new.name} --other-meaning`; a running service keeps "
             f"{old.name} until it loads the model again",
         )
 

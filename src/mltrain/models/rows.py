@@ -44,8 +44,8 @@ REASONS: Final[Mapping[str, str]] = {
     STALE: "newer candles should be there by now",
     TOO_FEW_BARS: "fewer candles are held than the longest lookback",
     HOLE: "a candle is missing inside the lookback",
-    LEADER_HOLE: "a candle of the leader is missing inside the lookback, or has not come in yet",
-    NOT_FINITE: "a feature is no finite number",
+    LEADER_HOLE: "a candle of the leader is missing inside the lookback, or has not arrived yet",
+    NOT_FINITE: "a feature is not a finite number",
 }
 
 _WHERE: Final = "the candles given"
@@ -65,7 +65,7 @@ class Question:
         newest: Computes newest rows of that registry; None: it is made for this question.
 
     Raises:
-        UsageError: `rows` is neither, or `max_age_bars` is no number of bars.
+        UsageError: `rows` is neither, or `max_age_bars` is not a number of bars.
     """
 
     feature_set: FeatureSet
@@ -77,7 +77,7 @@ class Question:
     newest: NewestFeatures | None = None
 
     def __post_init__(self) -> None:
-        """Check what callers choose."""
+        """Check the options that callers pass."""
         check_choice(self.rows, "rows", get_args(WhichRows))
         bars = self.max_age_bars
         if not isinstance(bars, int | np.integer) or isinstance(bars, bool) or bars < 0:
@@ -85,14 +85,14 @@ class Question:
 
 
 def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
-    """Return the time to judge newest candles by, ms UTC; None where there is none.
+    """Return the time by which newest candles are judged, ms UTC; None if there is none.
 
     Args:
         now_ms: What the caller gave, in ms since 1970; None: the clock is read.
         clock: Returns seconds since 1970, as `time.time` does; None: there is no clock.
 
     Raises:
-        UsageError: `now_ms` is no time in ms, or the clock returns no time in seconds.
+        UsageError: `now_ms` is not a time in ms, or the clock does not return a time in seconds.
     """
     if now_ms is not None:
         return check_time_ms(now_ms, "now_ms")
@@ -142,7 +142,7 @@ def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterat
 
 @contextmanager
 def explaining(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
-    """Add to an error about a missing column why it was emptied, by symbol."""
+    """Extend an error about a missing column by the reason why it was emptied, for each symbol."""
     try:
         yield
     except InputError as err:
@@ -168,10 +168,10 @@ def _read_rows(tape: _Tape, candles: Mapping[str, pl.DataFrame], question: Quest
 
 
 class _Tape:
-    """The closed candles of all symbols; what is taken out is checked, and nothing is checked twice.
+    """The closed candles of all symbols; each is checked once, when it is taken out.
 
     Attributes:
-        emptied: The volumes of each symbol that its candles contradict; most of them, and the column is null.
+        emptied: The volumes of each symbol that contradict its prices; where most do, the column is null.
     """
 
     def __init__(self, candles: Mapping[str, pl.DataFrame], question: Question) -> None:

@@ -4,7 +4,7 @@ The features are computed by the code that training used, from the registry stor
 that they need. Whatever must not be scored is refused with a reason, never guessed: a hole or too few candles in the
 window, a stale candle, an unknown symbol, columns by any other name or order, a value that is not finite.
 
-The newest candle is judged by a clock that comes in as an argument of `load`; a batch (`rows="all"`) is never stale.
+The newest candle is judged by the clock that is passed to `load`; a batch (`rows="all"`) is never stale.
 
 A model that was loaded through the pointer to the best version follows it (`mltrain.models.follow`): each use first
 looks where the pointer leads, so that a promotion or a rollback is served without a restart. A version that cannot be
@@ -73,8 +73,8 @@ class Model:
     `mltrain.load` makes it. It has the face of a fitted scikit-learn classifier (`predict_proba`, `predict`,
     `classes_`, `feature_names_in_`), and may be used from several threads.
 
-    Pickled or copied (`pickle`, `joblib`, `copy.deepcopy`), it is loaded again by its path, with the same options and
-    all checks; a model that follows the pointer goes on following it.
+    Pickled or copied (`pickle`, `joblib`, `copy.deepcopy`), it is loaded again from its path, with the same options and
+    all checks; a model that follows the pointer still follows it.
     """
 
     def __init__(
@@ -174,8 +174,8 @@ class Model:
                 `mltrain.candles.frame.CANDLE_SCHEMA`; the optional ones are needed only where a feature reads them.
             rows: "last": the newest closed candle of each symbol; "all": every candle.
             now_ms: The time, ms UTC: candles that close later are left out, and a newest one that is older than
-                `max_age_bars` is refused. None: for "last" the clock that `load` was given, and without one every
-                candle is closed, and none too old; for "all" no clock is read.
+                `max_age_bars` is refused. None: for "last" the clock that was passed to `load` (without one
+                every candle counts as closed and none as too old); for "all" no clock is read.
             max_age_bars: How many bars after its close the newest candle counts as stale.
 
         Returns:
@@ -184,7 +184,7 @@ class Model:
             symbols and times given.
 
         Raises:
-            UsageError: An argument is not one of these, or `now_ms` is no time in ms.
+            UsageError: An argument is not one of these, or `now_ms` is not a time in ms.
             InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         """
         served = self._current()
@@ -205,7 +205,7 @@ class Model:
             frame: Candles, as `predict_candles` takes them, with the same options; or a table of features, exactly the
                 model's columns in order.
             rows: Of candles: "last" or "all".
-            now_ms: Of candles: the time.
+            now_ms: For candles: the time.
             max_age_bars: Of candles: when the newest one is stale.
 
         Returns:
@@ -214,7 +214,7 @@ class Model:
             raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
 
         Raises:
-            UsageError: As `predict_candles` does.
+            UsageError: As in `predict_candles`.
             InputError: As `predict_candles` or `predict_proba` does.
             RefusedError: A feature's value is null or not finite.
         """
@@ -236,7 +236,7 @@ class Model:
                 values in its order.
 
         Raises:
-            UsageError: It is no row of features.
+            UsageError: It is not a row of features.
             InputError: A feature is missing, unknown or no number.
             RefusedError: A value is not finite.
         """
@@ -256,7 +256,7 @@ class Model:
             symbols: Whose candles are to be scored; None: of all that the model knows. Leaders are held, too.
 
         Raises:
-            UsageError: `symbols` is no list of names.
+            UsageError: `symbols` is not a list of names.
             RefusedError: The model does not know a symbol.
         """
         return Stream(self._current, self.symbols if symbols is None else symbols, clock=self._clock)
@@ -340,9 +340,9 @@ def load(
             its code**; nothing but this argument has it imported.
         require_signature: A public key (PEM): serve no version that it has not signed, now and after each promotion.
             The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
-        clock: Returns seconds since 1970, UTC. Where the newest candle is asked for without a `now_ms`, candles that
-            close later are left out, and a newest one that is too old is refused as stale. None: candles are taken as
-            they come, closed and of any age, as for a replay.
+        clock: Returns seconds since 1970, UTC. In calls for the newest candle without a `now_ms`, candles that
+            close later are left out, and a newest one that is too old is refused as stale. None: every candle counts
+            as closed and none as stale, as for a replay.
 
     Returns:
         The model, every byte of it checked against the hash that its version's manifest names.

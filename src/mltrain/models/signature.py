@@ -30,7 +30,7 @@ REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 _FORMAT: Final = 1
 _ALGORITHM: Final = "ed25519"
 _HEX: Final = re.compile(r"[0-9a-f]{128}")  # bytes.fromhex takes capitals and blanks, too
-MAX_SIGNATURE_BYTES: Final = 1 << 14  # of a key and of a signature.json
+MAX_SIGNATURE_BYTES: Final = 1 << 14  # limit for a key and for a signature.json
 _NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
 _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
 

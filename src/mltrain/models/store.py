@@ -6,7 +6,7 @@
     models/promotions.jsonl, models/looks.jsonl               see `history`
 
 A copy of the folder may lose its links. If the log names a best version and there is no pointer, everything that needs
-the pointer is refused with the command that restores it: the latest version is no substitute for the best one.
+the pointer fails with the command that restores it: the latest version is no substitute for the best one.
 
 Whatever a reader finds here is untrusted: names are held against their grammar, nothing is followed out of the folder,
 files are hashed before they are used (see `versions`). Everything is written under `models/.lock`, held for the
@@ -68,8 +68,8 @@ class Move:
 
     Attributes:
         moved: False where it stood there already, and nothing was written.
-        from_version: The best version before; None where there was none. Where the pointer was lost, the version that
-            it named last: perhaps `to_version` itself.
+        from_version: The best version before; None where there was none. If the pointer was lost, the version that it
+            named last, which may be `to_version` itself.
         to_version: The best version now.
     """
 
@@ -156,7 +156,7 @@ class Store:
         """Open the version that the pointer names; None where nothing was promoted yet.
 
         Raises:
-            InputError: The pointer does not name a sound version beside it, or was lost.
+            InputError: The pointer does not name a sound version in its folder, or was lost.
             MachineError: The machine refuses to read.
         """
         name = self._best_name() or self.check_pointer().best
@@ -177,18 +177,18 @@ class Store:
             MachineError: The machine refuses to read.
         """
         while True:
-            best = self._best_name()  # before the log: a promotion in between then reads as one that is not done yet
+            best = self._best_name()  # before the log: a promotion in between then looks like one that is not done yet
             log = _read_log(self._promotions)
             staged = staged_name(self.models)
-            # A first promotion that was done in between has left a line, and the pointer in place of the staged one.
+            # A first promotion in between has written its line and replaced the staged pointer by the real one.
             if best is not None or self._best_name() is None:
                 return read_history(log, best=best, staged=staged, where=str(self._promotions))
 
     def check_pointer(self) -> History:
-        """Make sure that the pointer is where the log says that there is one, and return the log.
+        """Check that the pointer exists if the log says so, and return the log.
 
         Raises:
-            InputError: It is not one, or it was lost; the hint is the command that puts it back.
+            InputError: It is not one, or it was lost; the hint is the command that restores it.
             MachineError: The machine refuses to read.
         """
         history = self.history()
@@ -208,7 +208,7 @@ class Store:
         return history
 
     def restore_hint(self, history: History) -> str:
-        """Return the command that puts a lost pointer back, as a hint.
+        """Return the command that restores a lost pointer, as a hint.
 
         Args:
             history: The log.
@@ -226,7 +226,7 @@ class Store:
             version, problem = None, f"cannot be opened ({err.message})"
         if version is None or problem:
             others = any(name != history.lost for name in self._names())
-            anew = f"copy it once more, or move {self._promotions} aside to begin anew"
+            anew = f"copy it again, or move {self._promotions} away to start over"
             return f"{history.lost} {problem}: {self._promote_hint(history.lost) if others else anew}"
         force = "" if version.verdict == "GO" else ' --force --why "the pointer was lost"'
         return f"run `mltrain promote {history.lost}{force}`"
@@ -305,7 +305,7 @@ class Store:
         force: bool = False,
         check: Callable[[StoredVersion, StoredVersion], None] | None = None,
     ) -> Move:
-        """Make a version the best one, in one atomic step; this also puts a lost pointer back.
+        """Make a version the best one, in one atomic step; this also restores a lost pointer.
 
         Args:
             ref: As `open_version` takes it.
@@ -313,9 +313,9 @@ class Store:
             by: Who asked, for the log.
             now_ms: When, ms UTC.
             force: Whether a NO-GO version may be promoted, too.
-            check: Given the version and the present best one, raises where the one must not take the place of the
-                other, such as `replacement.check_same_meaning`. Called while nobody else can move the pointer; not
-                where the best version cannot be opened, as there is nothing to compare with.
+            check: Called with the version and the present best one; raises if the version must not replace it, such as
+                `replacement.check_same_meaning`. Called while nobody else can move the pointer; not called if the
+                best version cannot be opened, because there is nothing to compare with.
 
         Raises:
             NoGoError: The version is NO-GO, and `force` was not given; or `check` refuses it.
@@ -395,7 +395,7 @@ class Store:
             end_ms: Its end, ms UTC.
             study: By which study.
             now_ms: When, ms UTC.
-            configuration_sha256: Of what is scored; None where it is not known.
+            configuration_sha256: Hash of the configuration that is scored; None where it is not known.
 
         Raises:
             InputError: The pointer or a log is not one.
@@ -513,7 +513,7 @@ class Store:
 
     def _move(self, name: str, note: Note, check: Callable[[StoredVersion, StoredVersion], None] | None = None) -> Move:
         """Move the pointer to a version whose right to it was checked; every file is hashed before anything moves."""
-        self._best_name()  # first: its error names everything that is in the way
+        self._best_name()  # first: its error names everything that must be removed
         missing = [link for link in LINKS if not has_link(self.models / link)]
         self._check_whole(name)  # also of the best one: nobody who asks for it is told that all is well if it is not
         if self._best_name() == name and not missing:
@@ -521,7 +521,7 @@ class Store:
         with self._locked("moving the best pointer"):
             history = self.history()
             moves = history.best != name
-            # A lost pointer counts as where it was: a line that starts there says that the line before happened.
+            # A lost pointer counts as still in place: a line that starts there shows that the previous line happened.
             before = history.best or history.lost
             version = self._open_named(name)
             if check is not None and before not in {None, name} and (served := self._row(before, history).version):

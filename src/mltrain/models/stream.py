@@ -155,11 +155,11 @@ class Stream:
         """Hold these candles, in place of what was held of their symbols; only the newest are kept.
 
         Args:
-            candles: Closed candles by symbol, those of leaders too, as `Model.predict_candles` takes them; what
-                `candles` returned before a restart, or what the exchange gives now.
+            candles: Closed candles by symbol, those of leaders too, as in `Model.predict_candles`; those that
+                `candles` returned before a restart, or the exchange's newest ones.
 
         Raises:
-            UsageError: They are no candles.
+            UsageError: They are not candles.
             InputError: A candle is impossible or out of order.
             RefusedError: A symbol is none of the stream's or of its leaders.
         """
@@ -189,13 +189,13 @@ class Stream:
         Args:
             symbol: Whose.
             candle: `ts` (a datetime with its zone, ms UTC, or ISO 8601 text), `open`, `high`, `low`, `close`, `volume`,
-                and of the optional columns those that the features read: as a mapping, a frame of one row, a row of a
+                and the optional columns that the features read: as a mapping, a frame of one row, a row of a
                 pandas frame, or one of Binance's kline rows.
-            now_ms: The time, ms UTC: a candle that is still open is not taken, and a stale one not scored; None: the
-                model's clock is read, and where it has none, neither is judged.
+            now_ms: The time, ms UTC: a candle that is still open is not taken, and a stale one is not scored; None:
+                the model's clock is read; without a clock neither is checked.
 
         Raises:
-            UsageError: The candle is none, or `now_ms` is no time in ms.
+            UsageError: It is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: It was not taken (late, changed, open, unknown-symbol), or it was and cannot be scored (hole,
                 too-few-bars, leader-hole, not-finite, stale).
@@ -209,7 +209,7 @@ class Stream:
         """Take a closed candle without scoring it, such as that of a leader; see `push`.
 
         Raises:
-            UsageError: The candle is none, or `now_ms` is no time in ms.
+            UsageError: It is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible.
             RefusedError: It was not taken.
         """
@@ -226,12 +226,12 @@ class Stream:
             tape.push(ts_ms, values)
         elif ts_ms < newest_ms:
             raise RefusedError(
-                f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} is there already",
+                f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} has already come in",
                 reason=LATE,
             )
         elif not np.array_equal(tape.values[:, tape.stop - 1], values, equal_nan=True):
             raise RefusedError(
-                f"{symbol} at {format_ms(ts_ms)}: came before with other values; a closed candle does not change",
+                f"{symbol} at {format_ms(ts_ms)}: already came with other values; a closed candle does not change",
                 reason=CHANGED,
                 hint="warm the stream up with the exchange's candles if they are right",
             )
@@ -240,7 +240,7 @@ class Stream:
         """Return the probability of up after the newest candle of a symbol.
 
         Raises:
-            UsageError: `now_ms` is no time in ms.
+            UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
             RefusedError: It cannot be scored; see `push`.
         """
@@ -295,7 +295,7 @@ class Stream:
         return check_candles(frame, symbol=symbol, interval=self._current().bundle.interval, where="the candles given")
 
     def _read(self, symbol: str, candle: object) -> tuple[int, tuple[float, ...]]:
-        """Return open time and values, by the laws of `check_candles`.
+        """Return open time and values, under the rules of `check_candles`.
 
         A mapping of plain values is read as it is, which takes microseconds; anything else is converted first, which
         takes a millisecond.

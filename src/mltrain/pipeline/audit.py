@@ -47,7 +47,7 @@ def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFra
     candles = {}
     for symbol in snapshot.symbols:
         recorded = next(facts.volumes for facts in snapshot.facts if facts.symbol == symbol)
-        # Judged again, as a snapshot of an earlier version was not: what was emptied then is not there to be found.
+        # Checked again, because snapshots of earlier versions were not; columns that are already empty add nothing.
         candles[symbol], found = empty_false_volumes(snapshot.candles(symbol))
         for false in dict.fromkeys((*recorded, *found)):
             if false.emptied:
@@ -76,32 +76,32 @@ def cut_samples(
 ) -> tuple[Samples, Split]:
     """Cut the samples as `split_samples` does, without the symbols that have no row in the inner part.
 
-    A model has learned nothing about a symbol without a training row, so that symbol is not one of the model's, and its
-    rows in the holdout are left out. A leader's candles are still read.
+    A model has learned nothing about a symbol without a training row, so that symbol is not one of the model's symbols,
+    and its rows in the holdout are left out. A leader's candles are still read.
 
     Args:
         samples: All rows; not to be used afterwards.
         feature_set: The features and the label.
         config: The configuration.
-        progress: Told of symbols that are left out.
+        progress: Receives a warning about symbols that are left out.
 
     Raises:
         InputError: The samples are too few for the folds.
     """
     asked = samples.symbols
-    while True:  # without the rows of a symbol the blocks end elsewhere
+    while True:  # removing a symbol's rows moves the ends of the blocks
         first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
         trained = _symbols_of(samples, samples.ts_ms < first + (last - first) * (1 - config.val_ratio))
         if trained == set(samples.symbols):
             split = split_samples(samples, feature_set, config)
-            trained = _symbols_of(samples, split.inner.span)  # the purge takes rows, too
+            trained = _symbols_of(samples, split.inner.span)  # the purge removes rows, too
             if trained == set(samples.symbols):
                 break
         samples = keep_symbols(samples, trained)
     left_out = [symbol for symbol in asked if symbol not in samples.symbols]
     if left_out:
         progress.warn(
-            f"{', '.join(left_out)}: no training row, so not among the model's symbols: predict will refuse "
+            f"{', '.join(left_out)}: no training row, so not among the model's symbols; predict will refuse "
             f"{'them' if len(left_out) > 1 else 'it'}"
         )
     return samples, split

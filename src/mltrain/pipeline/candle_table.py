@@ -54,7 +54,7 @@ def read_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
     """Return the candles that a table holds, with the column `symbol` where it has one.
 
     Raises:
-        InputError: It cannot be read, or holds no times, or what is no number or no time.
+        InputError: It cannot be read, has no times, or a cell is not a number or not a time.
     """
     try:
         table = _READERS[form](io.BytesIO(data))
@@ -74,7 +74,7 @@ def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> 
         where: The name of its file, for messages.
 
     Returns:
-        The other candles, in their order, and what was left out, in words; empty where nothing was.
+        The other candles, in their order, and a sentence about those that were left out; empty if none were.
 
     Raises:
         InputError: A symbol's times are hours ahead of the clock.
@@ -105,7 +105,7 @@ def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: i
         model: The model.
         table: As `read_table` returns it.
         explain: Add what each feature contributed; see `Model.explain`.
-        as_of_ms: Leave out candles that close later, ms UTC; None: none is left out. No candle of a table is stale.
+        as_of_ms: Leave out candles that close later, ms UTC; None: leave out none. No candle of a table is stale.
 
     Returns:
         ts, symbol, p, raw, refused, and what `explain` adds. A symbol that only leads others has no rows.

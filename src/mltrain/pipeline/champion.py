@@ -77,7 +77,7 @@ def _why_not(
         return "it was trained for another label or interval"
     missing = sorted(set(champion.symbols) - set(holdout.symbols))
     if missing:
-        return f"it was trained on {', '.join(missing)}, too"
+        return f"it was also trained on {', '.join(missing)}"
     try:
         check_inputs(theirs, candles)
     except MltrainError as err:
@@ -135,7 +135,7 @@ def _features_of_rows(
 
 
 def compare_meaning(store: Store, feature_set: FeatureSet, symbols: tuple[str, ...]) -> tuple[str, ...] | NotApplicable:
-    """Return how the meaning of a new model differs from that of the present best version, one sentence each.
+    """Return why a new model is no drop-in replacement for the present best version, one sentence each.
 
     Args:
         store: Where the champion lives.

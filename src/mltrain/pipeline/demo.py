@@ -42,7 +42,7 @@ class DemoReport:
         folder: Where it did it.
         snapshots: The two cuts.
         trainings: How the two trainings ended.
-        promoted_by_hand: The second version, where its verdict was GO and it was held; else None.
+        promoted_by_hand: The second version, if its verdict was GO and it was held; else None.
         predictions: Symbol, open time in ms and probability of the newest closed candles.
         rolled_back_from: The version that was best before the rollback.
         rolled_back_to: The one that is best now, read back from the disk.
@@ -83,7 +83,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         manner = Manner(workers=available_cores())
         wanted = TrainRequest(taken.snapshot, load_registry(None), config, manner, promote=True, by=by)
         trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
-    # Two days later there are fewer than ten new ones to compare on: the second version is held for a person.
+    # Two days later there are fewer than ten new days to compare on, so the second version is held.
     second = trainings[-1]
     held = second.held
     if held is not None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OwnHoldout:
-    """The holdout that the version's gates have judged, where it is among the rows that were scored.
+    """The part of the scored rows that lies in the version's own holdout, which its gates have judged.
 
     Attributes:
         rows: How many of the rows that were scored lie in its range.
@@ -70,7 +70,7 @@ class Evaluation:
         weeks: The same, week by week.
         drift: Of each feature, the greatest first; empty where the snapshot that it learned from is not there.
         champion: The best version on the same rows, as far as it has not learned from them either.
-        own_holdout: What of these rows the version's own holdout holds, too; None where that is nothing.
+        own_holdout: Which of these rows are in the version's own holdout; None if none are.
     """
 
     version: str
@@ -86,7 +86,7 @@ class Evaluation:
 
     @property
     def skill_percent(self) -> float:
-        """Log loss gained over the base rate of the training rows, in percent, as the gates have it."""
+        """Log loss gained over the base rate of the training rows, in percent, as in the gates."""
         return 100 * self.scores.comparison.log_loss_skill.value
 
 
@@ -130,8 +130,8 @@ def evaluate(
     own_holdout = _own_holdout(model, rows.ts_ms)
     if own_holdout is not None:
         progress.warn(
-            f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are {version.name}'s own holdout, which its gates "
-            "have judged: they are no new evidence; evaluate it on a newer snapshot"
+            f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are from {version.name}'s own holdout, which its "
+            "gates have judged: they are no new evidence; evaluate it on a newer snapshot"
         )
     progress.stage("score")
     raw, p = model.score(np.ascontiguousarray(rows.x))

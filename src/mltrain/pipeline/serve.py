@@ -1,4 +1,4 @@
-"""Serving from the command line: which model, from which source, on which candles, and when that is a failure."""
+"""Serving from the command line: which model, source and candles, and which refusals count as a failure."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
     Args:
         model: The model.
         source: Where the candles come from.
-        now_ms: The time to judge by, ms UTC: candles that close later are left out, and older ones may be stale. None:
-            the source's clock; that of files is their last candle, by which nothing is ever stale.
+        now_ms: The current time, ms UTC: candles that close later are left out, and older ones may be stale. None: the
+            source's clock; that of files is their last candle, so nothing is ever stale.
         explain: Add what each feature contributed; see `Model.explain`.
 
     Returns:
@@ -123,14 +123,14 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
 def find_refusal(
     rows: pl.DataFrame, fail_on: FailOn, *, batch: bool = False, now_ms: int | None = None
 ) -> RefusedError | None:
-    """Return the error that a prediction ends with because of what was refused; None where it is a success.
+    """Return the error to end a prediction with because of refused rows; None if it is a success.
 
     Args:
         rows: The prediction; columns `ts`, `symbol` and `refused` at least.
-        fail_on: "all": where every row was refused; "any": where one was; "never".
-        batch: Whether every candle was asked for. "any" then passes over the first candles of a symbol, which no
-            lookback precedes, as long as a later one was scored.
-        now_ms: The time that the newest candles were judged by, ms UTC, for the message; None: not known.
+        fail_on: "all": fail if every row was refused; "any": if one was; "never".
+        batch: Whether every candle was requested. "any" then ignores the first candles of a symbol, which have no
+            complete lookback, as long as a later one was scored.
+        now_ms: The time by which the newest candles were judged, ms UTC, for the message; None: not known.
     """
     refused = rows.filter(pl.col("refused").is_not_null())
     if fail_on == "never" or (fail_on == "all" and refused.height < rows.height):
@@ -149,12 +149,12 @@ def find_refusal(
         newest = some["ts"].dt.timestamp("ms").max()
         if reason == STALE and isinstance(newest, int):
             judged = "" if now_ms is None else f", judged at {format_ms(now_ms)}"
-            parts[-1] += f" (the newest is of {format_ms(newest)}{judged})"
+            parts[-1] += f" (the newest is from {format_ms(newest)}{judged})"
     whole = refused.height == rows.height
     head = "every row was refused" if whole else f"{refused.height:,} of {rows.height:,} rows were refused"
-    hint = "`--fail-on-refused never` ends with 0 all the same"
+    hint = "`--fail-on-refused never` exits with 0 in any case"
     if STALE in reasons:
-        hint = "bring newer candles; for a replay, name the time to judge by with --as-of"
+        hint = "provide newer candles; for a replay, set the current time with --as-of"
     return RefusedError(f"{head}: {'; '.join(parts)}", reason=reasons[0], hint=hint)
 
 

@@ -113,7 +113,7 @@ class TrainReport:
         version: The new version's name.
         folder: Where it lies.
         promoted: Whether it is the best one now.
-        held: Why a GO was not promoted by itself, though nobody asked for that; else None.
+        held: Why a GO was not promoted automatically, although promotion was not switched off; else None.
         model_sha256: Hash of its lgbm.pkl.
         training: Everything that was found out.
     """
@@ -190,7 +190,7 @@ def _name_study(request: TrainRequest) -> str:
 
 
 def _hash_study(request: TrainRequest) -> str:
-    """Return the hash of all that changes a trial, but for the candles and the seed."""
+    """Return the hash of everything except the candles and the seed that changes a trial."""
     warm = None if request.warm_start is None else request.warm_start.params
     registry, own = request.feature_set.registry_sha256, request.feature_set.own_ops()
     if own is not None:
@@ -199,7 +199,7 @@ def _hash_study(request: TrainRequest) -> str:
 
 
 def _hash_configuration(request: TrainRequest) -> str:
-    """Return the hash of everything that the scores depend on and a person chooses, but for the time of the cut."""
+    """Return the hash of everything except the time of the cut that a person chooses and the scores depend on."""
     chosen: dict[str, Json] = {
         "study": _hash_study(request),
         "seed": request.config.seed,
@@ -349,7 +349,7 @@ def _learn(
 def _slice(
     request: TrainRequest, examined: _Examined, holdout: Samples, p: NDArray[np.float64]
 ) -> tuple[Slices, NDArray[np.float64]]:
-    """Score the holdout in parts, and what is simpler than trees on the whole of it, with its probabilities."""
+    """Score the holdout in parts, and the simpler models on all of it, with their probabilities."""
     split, step_ms = examined.split, interval_ms(request.feature_set.interval)
     inner, held = split.inner.span, split.holdout.span
     terciles = volatility_terciles(examined.candles, examined.samples, before=inner, of=held, step_ms=step_ms)
@@ -445,7 +445,7 @@ def _look(
 def _score_table(
     rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns
 ) -> pl.DataFrame:
-    """Return rows with what was said of them and what the price did: reported figures can be computed from it again."""
+    """Return rows with their predictions and price moves, from which the reported figures can be recomputed."""
     return pl.DataFrame(
         {
             "ts": pl.Series(rows.ts_ms).cast(TS_DTYPE),
@@ -523,4 +523,6 @@ def _check_champion(best: StoredVersion, judged: str | None) -> None:
         NoGoError: It became the best one during the training.
     """
     if best.name != judged:
-        raise NoGoError(f"{best.name} became the best version during the training, and was not compared with")
+        raise NoGoError(
+            f"{best.name} became the best version during the training, so this one was not compared with it"
+        )

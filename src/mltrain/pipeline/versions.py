@@ -1,4 +1,4 @@
-"""What an earlier version gives a training: a start, all that it takes to make it again, or the answer itself."""
+"""How a training uses an earlier version: as a start, to make it again, or as the result itself."""
 
 from __future__ import annotations
 
@@ -164,12 +164,12 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
 
 
 def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | None = None) -> StoredVersion | None:
-    """Return the version that a training would only make once more; None where it would make a new one.
+    """Return the version that a training would only repeat; None where it would make a new one.
 
-    The same are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
-    the final fit, code, libraries and processor (another one sums in another order). A search that was ended by a
-    timeout might end elsewhere, and is never the same. Every file of the version and of the snapshot is hashed: a
-    damaged one is no reason to do nothing.
+    Compared are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
+    the final fit, code, libraries and processor (another one sums in another order). A search that a timeout ended
+    never counts as the same, because it might end elsewhere. Every file of the version and of the snapshot is hashed: a
+    damaged version does not count.
 
     Args:
         request: The training.
@@ -177,7 +177,7 @@ def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | N
         signer: Signs what the training would publish; the version must then have this signature.
 
     Returns:
-        Of several ones the best version, or else the newest.
+        If there are several, the best version, or else the newest.
 
     Raises:
         InputError: The pointer or a log is not one, or the pointer was lost.
@@ -194,7 +194,7 @@ def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | N
 
 
 def _facts(request: TrainRequest) -> dict[str, Json]:
-    """Return what the lineage in the card of such a training would say, as far as it decides the result."""
+    """Return the lineage that the card of such a training would have, as far as it decides the result."""
     lineage, own_ops = read_lineage(), request.feature_set.own_ops()
     return {
         "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
@@ -215,7 +215,7 @@ def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequ
     try:
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:
-            return False  # most of a long list: not parsed
+            return False  # rules out most versions without parsing the card
         card: Any = parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES)
         lineage, search = card["lineage"], card["search"]
         warm_start = None if request.warm_start is None else request.warm_start.to_json()
@@ -236,7 +236,7 @@ def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
         found = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
     except InputError:
         return False
-    return found == signer.sign(version.manifest)  # Ed25519 gives one signature only
+    return found == signer.sign(version.manifest)  # Ed25519 signatures are deterministic
 
 
 def _card_of(version: StoredVersion) -> dict[str, Any]:

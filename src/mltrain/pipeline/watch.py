@@ -1,9 +1,8 @@
 """Watching: each candle's probability as it closes, through faults of the network, until somebody stops it.
 
-By the source's clock; only how old the candles of files are is judged by the machine's, as their own ends with the
-last of them. Each look asks for all that is not known yet, from the first candle
-that is missing, so that an outage of any length costs no candle: what closed meanwhile comes in order once the source
-answers again. A candle that is missing is asked for again for some seconds before the hole is believed; a symbol waits
+By the source's clock; only the age of candles from files is judged by the machine's clock, because their own clock is
+their last candle. Each look asks for all that is not known yet, from the first candle that is missing, so that an
+outage of any length costs no candle: what closed meanwhile comes in order once the source answers again. A candle that is missing is asked for again for some seconds before the hole is believed; a symbol waits
 as long for its leader. Faults of the source are told, and tried again with growing pauses. What has become too old to
 act on comes as a row that is refused as stale.
 """
@@ -55,7 +54,7 @@ class Watch:
         model: The model; where it follows a pointer, promotions are served from the next candle on.
         source: Where the candles come from.
         progress: Told of faults.
-        clock: Returns seconds since 1970, as `time.time` does: what staleness is judged by; None: the source's clock.
+        clock: Returns seconds since 1970, as `time.time` does: used to judge staleness; None: the source's clock.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class Exchange:
 
     Attributes:
         seed: Which market.
-        signal: How predictable: a key of STRENGTH.
+        signal: How predictable the market is: a key of STRENGTH.
         weight_limit: What it says a minute may cost.
         archive_lag_days: How many of the newest closed days the archive does not have yet.
     """

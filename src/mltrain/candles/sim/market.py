@@ -4,24 +4,24 @@ Deterministic: a day of a symbol is a pure function of seed, symbol, interval an
 random numbers, so that any range asked for holds the same candles. The model, per candle, for a standardised move z
 and an independent standard normal e:
 
-    z[t] = 0                                        in a tie, which happens by chance and knows nothing of the past
+    z[t] = 0                                        in a tie, which happens by chance and does not depend on the past
     z[t] = e                                        after a tie
     z[t] = -k * v[t-1] * z[t-1] + sqrt(1 - (k * v[t-1])²) * e    otherwise
     log(close[t] / close[t-1]) = scale[t] * z[t]
 
-`k` is the strength of the signal. `v`, its direction, is known from the time of day alone: +1 (the next move tends to
+`k` is the strength of the signal. `v`, its direction, depends on the time of day alone: +1 (the next move tends to
 reverse this one) in the first seven minutes of each quarter-hour, 0 in the eighth, and -1 (it tends to continue) in
 the last seven. 3m and 5m candles divide the quarter-hour in the same way: first half +1, the candle in the middle 0,
 second half -1. From 15m on, the UTC day is divided instead; a daily candle is all of it, so 1d has no signal.
 
-Over each such period v sums to zero: the last move, persistence and its opposite say nothing about the next move, whose
-predictor is the product of the last move and the clock. Only the move before the last carries a trace that a linear
-model finds, since v is mostly the same twice in a row: a correlation of about 0.7 * k² (0.08 where the signal is
-strong), good for an accuracy of 52.7 %.
+Over each such period v sums to zero: the last move, persistence and its opposite predict nothing; the predictor of the
+next move is the product of the last move and v. A linear model can use only the move before the last, because v is
+mostly the same twice in a row: a correlation of about 0.7 * k² (0.08 where the signal is strong), which gives an
+accuracy of 52.7 %.
 
 A move's variance is 1 in all three cases, and P(close[t+1] > close[t] | it moved) is exactly
 Φ(-k * v[t] * z[t] / sqrt(1 - (k * v[t])²)). `scale` follows the hour, the day and slow swings. Volume, trades and
-taker columns follow `scale` and chance alone: they say nothing about the next direction.
+taker columns follow `scale` and chance alone: they do not predict the next direction.
 Every UTC week has one outage, of all symbols at once, whose candles are missing.
 """
 
@@ -56,7 +56,7 @@ CLOCK_MS: Final = 1_760_529_600_000  # 2025-10-15T12:00:00Z, the time unless one
 LAST_CLOCK_MS: Final = 2_051_222_400_000  # 2035-01-01T00:00:00Z: a price path costs time from its beginning
 
 #: k of each signal. On 1m candles the best possible accuracy is 1/2 + asin(k)/π * 14/15 * (1 - TIE_SHARE), which is
-#: 60.1 % (strong) and 51.4 % (weak): nothing is known in one minute of fifteen, nor after a tie.
+#: 60.1 % (strong) and 51.4 % (weak): there is no signal in one minute of fifteen, nor after a tie.
 STRENGTH: Final[Mapping[str, float]] = {"none": 0.0, "weak": 0.05, "strong": 0.35}
 
 _QUARTER_MS: Final = 15 * MINUTE_MS
@@ -85,7 +85,7 @@ class SimSource(LocalSource):
     Attributes:
         interval: Interval of its candles. Each has a market of its own: five 1m candles do not add up to a 5m one.
         seed: Which market.
-        signal: How predictable: a key of STRENGTH.
+        signal: How predictable the market is: a key of STRENGTH.
         end_ms: What its clock shows; None: CLOCK_MS.
     """
 
@@ -257,7 +257,7 @@ def _moves(market: _Market, day: int) -> NDArray[np.float64]:
     moved = ~np.concatenate([tie for _, tie in days])[-bars:]
     last = np.arange(-_MEMORY_BARS - 1, market.bars - 1)  # the candle before each one
     a = -market.reversion()[last % market.bars] * moved
-    a[1:] *= moved[:-1]  # a tie passes nothing on
+    a[1:] *= moved[:-1]  # no signal after a tie
     z: NDArray[np.float64] = np.sqrt(1 - a**2) * np.concatenate([e for e, _ in days])[-bars:] * moved
     # The recursion z[t] += a[t] * z[t-1], all candles at once: after the pass of span s each knows its last 2s shocks.
     span = 1

@@ -69,7 +69,7 @@ class SimServer:
 
     Args:
         seed: Which market.
-        signal: How predictable: a key of STRENGTH.
+        signal: How predictable the market is: a key of STRENGTH.
         clock_ms: What its clock shows at the start.
         ticking: Its clock runs; otherwise it stands. The minutes of the request weight pass in either case.
         latency_ms: How long every answer is held back.

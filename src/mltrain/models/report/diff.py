@@ -306,7 +306,7 @@ def _metric_figure(found: Compared, name: str) -> Shown:
             rows, linear_scale(*span(min(ends), max(ends)), "", count=3, percent=percent), zero=rows[0][1], others="c2"
         ),
         reading=f"The upright line is {found.diff.a}."
-        + (" Intervals that overlap are no proof of a difference." if all(row[2] for row in rows) else ""),
+        + (" Intervals that overlap do not prove a difference." if all(row[2] for row in rows) else ""),
         alt="; ".join(f"{label} {told}" for label, _, _, told in rows),
     )
 

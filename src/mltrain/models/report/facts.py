@@ -163,7 +163,7 @@ def gates(card: dict[str, Any]) -> tuple[Gate, ...]:
 
 
 def symbols(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """Return what is known of each symbol alone, one row each."""
+    """Return the result of each symbol alone, one row each."""
     return tuple(
         (
             text_at(s, "symbol") or "?",
@@ -187,7 +187,7 @@ def _pp_text(interval: dict[str, Any], *, unit: str = "pp") -> str:
 
 
 def economics(card: dict[str, Any]) -> str | None:
-    """Say what the calls would have earned before costs; None where the card does not tell."""
+    """Return the line on what the calls would have earned before costs; None where the card lacks it."""
     found = mapping_at(card, "economics")
     gross, low, high = (number_at(found, "open_bps", key) for key in ("value", "low", "high"))
     turnover = number_at(found, "turnover")
@@ -202,10 +202,10 @@ def economics(card: dict[str, Any]) -> str | None:
         )
         if value is not None
     ]
-    told = f"Economic, shown and not judged: {gross:+.3f} bps per bar from the next open ({low:+.3f} to {high:+.3f}"
+    told = f"Economic, shown but not judged: {gross:+.3f} bps per bar from the next open ({low:+.3f} to {high:+.3f}"
     told += f"; {', '.join(parts)})" if parts else ")"
     told += f", {turnover:.2f} sides traded per bar"
-    return told + ("." if break_even is None else f", so that {break_even:.3f} bps of cost per side leave nothing.")
+    return told + ("." if break_even is None else f", so that a cost of {break_even:.3f} bps per side leaves nothing.")
 
 
 def verdict_line(card: dict[str, Any]) -> str:
@@ -222,7 +222,7 @@ def verdict_line(card: dict[str, Any]) -> str:
     held = [gate for gate in outcomes if gate.outcome == "held"]
     if held:
         reasons = "; ".join(f"{gate.name}: {gate.found}" for gate in held)
-        return f"No gate failed{aside}. It is held, not promoted by itself: {reasons}."
+        return f"No gate failed{aside}. It is held, not promoted automatically: {reasons}."
     return f"All {len(outcomes) - len(skipped)} gates that apply passed{aside}."
 
 
@@ -398,8 +398,8 @@ def _doubts(card: dict[str, Any]) -> list[str]:
     if looks:
         found.append(
             f"Other configurations or seeds had been scored on the holdout's range before, {looks:.3g} by overlap: the "
-            "best of several looks better than it is. The gates ask for more because of it; newer candles are the way "
-            "out."
+            "best of several looks better than it is. The gates are stricter because of it; take a later snapshot for "
+            "a fresh holdout."
         )
     found += [
         f"The gate {str(gate.get('name')).replace('_', ' ')} was loosened to {plain_text(gate.get('used'))}; mltrain "

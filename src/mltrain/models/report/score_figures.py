@@ -46,7 +46,7 @@ def accuracy(card: dict[str, Any]) -> Shown:
     known = [(name, value) for name, value in others if value is not None]
     if own is None or len(known) == 1:
         return Missing(_ACCURACY, "the card does not tell what a baseline scores on the same rows.")
-    # Cards of earlier releases tell no accuracy of the baseline: the best of what needs no model stands for it.
+    # Cards of earlier releases lack the baseline's accuracy: the best of what needs no model is used instead.
     zero = number_at(card, "baselines", "accuracy")
     zero = max(value for name, value in known if name != _LOGISTIC) if zero is None else zero
     interval = None if low is None or high is None else (low, high)
@@ -59,8 +59,8 @@ def accuracy(card: dict[str, Any]) -> Shown:
         _ACCURACY,
         dot_rows(rows, scale, zero=zero, others="c3"),
         reading=f"The upright line, at {zero:.2%}, is the baseline: for each symbol the best rule that needs no model. "
-        "A model whose whole interval does not lie to the right of it has not shown that it knows anything. The gate "
-        "judges the paired difference, which is surer than the two figures apart.",
+        "A model whose whole interval does not lie to the right of it has not shown any skill. The gate judges the "
+        "paired difference, which is more certain than the two figures separately.",
         alt="; ".join(f"{name} {note}" for name, _, _, note in rows)
         + (f"; {level or 0.9:.0%} interval of this model {interval[0]:.2%} to {interval[1]:.2%}" if interval else ""),
     )

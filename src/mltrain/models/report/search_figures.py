@@ -28,7 +28,7 @@ _NINETY_PERCENT: Final = 1.645  # of a normal distribution, both sides
 
 
 def trials(table: pl.DataFrame | None) -> Shown:
-    """Draw the loss of every complete trial and the best one so far; of a pruned trial only when it was tried.
+    """Draw the loss of every complete trial and the best one so far; of a pruned trial, only its position.
 
     A pruned trial's loss is a mean over the folds of its rung and over few rounds: on the same axis it would often lie
     below the best.
