@@ -116,7 +116,7 @@ def test_the_commands_ask_and_warn(store, publish, promote, other_label):
 
     assert (refused.code, forced.code, back.code) == (4, 0, 0)
     assert re.search(f"error: .*{changed % (5, 1)}", refused.err)
-    assert "hint: if that is wanted, run `mltrain promote 2025-10-15.2 --other-meaning`" in refused.err
+    assert "hint: to promote it anyway, run `mltrain promote 2025-10-15.2 --other-meaning`" in refused.err
     assert re.search(f"warning: .*{changed % (5, 1)}", forced.err)
     assert re.search(f"warning: .*{changed % (1, 5)}", back.err)
     assert "2025-10-15.2 is the best version now, in place of 2025-10-15" in forced.out
@@ -132,5 +132,5 @@ def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, 
     back = call("rollback", "2025-10-15", data_dir=store.data_dir)
 
     assert back.code == 0
-    assert "whether 2025-10-15 means the same as 2025-10-15.2 is not known" in back.err
+    assert "cannot tell whether 2025-10-15 is a drop-in replacement for 2025-10-15.2" in back.err
     assert store.best().name == "2025-10-15"

@@ -20,7 +20,7 @@ from mltrain.pipeline.versions import retrain_version
 from mltrain.progress import Silent
 
 DAYS = 4
-WARNING = "ETHUSDT, SOLUSDT: no training row, so not among the model's symbols: predict will refuse them"
+WARNING = "ETHUSDT, SOLUSDT: no training row, so not among the model's symbols; predict will refuse them"
 #: Candles at the end of the window: a whole one; one inside the holdout alone; fewer than a lookback.
 BARS = {"BTCUSDT": DAYS * 1440, "ETHUSDT": 300, "SOLUSDT": 8}
 LED = b"""

@@ -278,7 +278,8 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
          *(_percent_interval(i) for i in (s.margin, s.log_loss_skill)), s.verdict)
         for s in verdict.symbols
     ]  # fmt: skip
-    columns = ("symbol", "rows", "baseline", "its accuracy", "accuracy", "margin, pp", "log-loss skill, %", "verdict")
+    columns = ("symbol", "rows", "baseline", "baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %",
+               "verdict")  # fmt: skip
     if alone:
         yield table("Each symbol alone", columns, alone, right=" r rrrrf")
 

@@ -2,9 +2,10 @@
 
 By the source's clock; only the age of candles from files is judged by the machine's clock, because their own clock is
 their last candle. Each look asks for all that is not known yet, from the first candle that is missing, so that an
-outage of any length costs no candle: what closed meanwhile comes in order once the source answers again. A candle that is missing is asked for again for some seconds before the hole is believed; a symbol waits
-as long for its leader. Faults of the source are told, and tried again with growing pauses. What has become too old to
-act on comes as a row that is refused as stale.
+outage of any length costs no candle: what closed meanwhile comes in order once the source answers again. A candle that
+is missing is asked for again for some seconds before the hole is believed; a symbol waits as long for its leader.
+Faults of the source are told, and tried again with growing pauses. What has become too old to act on comes as a row
+that is refused as stale.
 """
 
 from __future__ import annotations
