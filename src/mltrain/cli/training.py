@@ -89,7 +89,9 @@ def train(
         Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
     ] = Final.INNER,
     max_rows: MaxRows = None,
-    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one, unless it is held.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
     ] = False,
@@ -98,7 +100,7 @@ def train(
         Path | None, typer.Option("--sign", help="Sign the version with this private key (Ed25519, PEM).")
     ] = None,
 ) -> Outcome:
-    """Train, calibrate, judge and document one version; a GO becomes the best one."""
+    """Train, calibrate, judge and document one version; a GO becomes the best one, unless it is held."""
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.config import load_config
     from mltrain.features.registry import load_registry
@@ -274,7 +276,8 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
     alone = [
-        (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}", f"{s.accuracy:.2%}",
+        (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}",
+         None if s.accuracy is None else f"{s.accuracy:.2%}",
          *(_percent_interval(i) for i in (s.margin, s.log_loss_skill)), s.verdict)
         for s in verdict.symbols
     ]  # fmt: skip
