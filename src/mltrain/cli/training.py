@@ -146,13 +146,19 @@ def train(
 
 def _already_there(version: StoredVersion) -> Outcome:
     """Show which version the training would only repeat, and the next step."""
+    from mltrain.models.listing import read_version_card
+
+    gates = read_version_card(version).get("gates", {})
+    other = any((o.get("name"), o.get("outcome")) == ("meaning", "held") for o in gates.get("outcomes", []))
 
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
         if version.best:
             yield "it is the best one now; another seed or newer candles would make another version"
         elif version.verdict == "GO":
-            yield f"it is GO and not the best one; `mltrain promote {version.name}` makes it the best one"
+            if gates.get("held"):
+                yield f"held: {gates['held']}"
+            yield f"it is GO and not the best one; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
@@ -252,17 +258,17 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     elif run.verdict.go:
         if report.held is not None and report.held != run.verdict.held:
             yield f"held: {report.held}"
+        other = any((o.name, o.outcome) == ("meaning", "held") for o in run.verdict.outcomes)
         why = "as asked" if report.held is None else "held for a person to decide"
-        yield f"not promoted, {why}; to promote it: `{promote_line(report)}`"
+        yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)
         yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
 
 
-def promote_line(report: TrainReport) -> str:
+def _promote_line(version: str, *, other_meaning: bool) -> str:
     """Return the command that promotes a GO version."""
-    differs = any(o.name == "meaning" and o.outcome == "held" for o in report.training.verdict.outcomes)
-    return f"mltrain promote {report.version}{' --other-meaning' if differs else ''}"
+    return f"mltrain promote {version}{' --other-meaning' if other_meaning else ''}"
 
 
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
