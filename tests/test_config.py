@@ -44,7 +44,7 @@ def test_the_defaults_are_what_the_pages_promise():
     assert (config.folds.count, config.folds.start) == (5, 0.5)
     assert (config.search.trials, config.search.early_stop) == (200, 50)
     assert (config.bootstrap.level, config.bench.samples) == (0.9, 1_000)
-    assert dataclasses.astuple(config.gates) == (2.0, 1.0, 0.4, 0.6, 0.1, 80.0, 0.0005, 0.1, 10)
+    assert dataclasses.astuple(config.gates) == (2.0, 1.0, 0.4, 0.6, 0.1, 0.02, 80.0, 0.0001, 0.0005, 10)
     assert (config.guards.auc_warn, config.guards.auc_fail) == (0.7, 0.9)
 
 

@@ -123,7 +123,13 @@ def test_symbols_are_a_list_of_names():
     """Without repetition, in order; a text alone is one of them."""
     assert names.read_symbols(["ETHUSDT", "BTCUSDT", "ETHUSDT"]) == ("ETHUSDT", "BTCUSDT")
     assert names.read_symbols("BTCUSDT") == ("BTCUSDT",)
-    wrong = {"symbols is None": None, "symbols is 5": 5, "of type dict": {"A": 1}, "symbols is empty": [], "5 is not": [5]}
+    wrong = {
+        "symbols is None": None,
+        "symbols is 5": 5,
+        "of type dict": {"A": 1},
+        "symbols is empty": [],
+        "5 is not": [5],
+    }
     for told, symbols in wrong.items():
         with pytest.raises(UsageError, match=told):
             names.read_symbols(symbols)

@@ -122,7 +122,7 @@ def shared_out(attempt, cases, hands=2):
 
 def prepare(folder):
     """Make a folder with a simulated snapshot and two versions, both promoted; return it."""
-    for words in (SNAPSHOT, TRAIN, (*TRAIN, "--seed", "7")):
+    for words in (SNAPSHOT, TRAIN, (*TRAIN, "--seed", "7"), ("promote", "latest")):  # the second one is held
         ended = warm(*words, data_dir=folder, timeout=120)
         assert ended.code == 0, ended.err
     assert len(versions(folder)) == 2

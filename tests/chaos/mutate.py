@@ -217,6 +217,7 @@ def forgeries(plan):
     for seed, key in (("7", "ours"), ("8", "ours"), ("9", "theirs")):
         ended = kit.warm(*kit.TRAIN, "--sign", keys / key, "--seed", seed, data_dir=base, timeout=60)
         assert ended.code == 0, ended.err
+        assert kit.warm("promote", "latest", data_dir=base).code == 0  # it is held
     unsigned, _, first, second, theirs = kit.versions(base)
     assert kit.warm("promote", first, *required, data_dir=base).code == 0
     for words in (("predict",), ("verify", "model"), ("rollback", first), ("bench", "--samples", "10"), ("models",)):

@@ -64,6 +64,39 @@ def test_the_rows_before_the_holdout_choose_a_rule_per_symbol():
     assert found == (SymbolPrior("AAA", 0.5, "contrarian"), SymbolPrior("BBB", 0.5, "persistence"))
 
 
+def test_few_training_rows_do_not_make_a_base_rate():
+    """Of five rows that all went up nothing follows: the base rate of all weighs as much as 1,000 of its rows."""
+    y = np.append(np.tile([0, 1], 500), np.ones(5))
+    rows = rows_of(y, np.ones(1_005), np.append(np.zeros(1_000), np.ones(5)))
+
+    found = find_priors(rows, slice(0, 1_005))[1]
+
+    assert found.up_share == pytest.approx((5 + 1_000 * 505 / 1_005) / 1_005)
+
+
+def test_to_know_the_symbol_alone_is_no_skill():
+    """A model that only says each symbol's base rate gains nothing over the symbols' base rates."""
+    rng = np.random.default_rng(0)
+    symbol_ix = np.tile([0, 1], 600)
+    rates = np.array([0.15, 0.5])
+    rows = rows_of(rng.random(1_200) < rates[symbol_ix], np.ones(1_200), symbol_ix)
+    priors = [SymbolPrior(s, r, "majority") for s, r in zip(rows.symbols, rates, strict=True)]
+
+    _, skill = scored(rows, priors, rates[symbol_ix], train_up_share=0.325)
+
+    assert skill.log_loss_skill.value == skill.log_loss_gain.value == 0
+
+
+def test_a_symbol_without_holdout_rows_is_not_left_out():
+    """It is there, and nothing is known of it."""
+    rows = rows_of([1, 0] * 60, [1] * 120)
+
+    baselines, skill = scored(rows, [SymbolPrior(s, 0.5, "majority") for s in rows.symbols])
+
+    assert [(s.symbol, s.rows) for s in baselines.symbols] == [("AAA", 120), ("BBB", 0)]
+    assert (skill.symbols[1].accuracy, skill.symbols[1].log_loss_skill) == (None, None)
+
+
 def test_a_symbol_without_training_rows_takes_the_base_rate_of_all():
     """Its rule is the majority."""
     rows = rows_of([1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1])
@@ -136,7 +169,7 @@ def test_margin_and_skill_equal_a_naive_count(seed):
         }[rule]
         hit = 0.5 if call is None else float(call == bool(rows.y[i]))
         margin += float((p[i] > 0.5) == bool(rows.y[i])) - hit
-        happened = 0.45 if rows.y[i] else 0.55
+        happened = prior.up_share if rows.y[i] else 1 - prior.up_share
         base -= math.log(happened)
         gain += math.log(p[i] if rows.y[i] else 1 - p[i]) - math.log(happened)
 

@@ -115,7 +115,7 @@ def test_economics_equal_a_plain_loop(horizon):
     moves = forward_returns(table, rows, horizon_bars=horizon, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
-    found = score_economics(p, rows, moves, draws, horizon_bars=horizon, step_ms=MINUTE_MS)
+    found = score_economics(p > 0.5, rows, moves, draws, horizon_bars=horizon, step_ms=MINUTE_MS)
 
     side = [1 if v > 0.5 else -1 for v in p]
     earned = [s * m for s, m in zip(side, moves.from_open, strict=True)]
@@ -139,7 +139,7 @@ def test_one_call_for_ever_trades_once():
     moves = forward_returns(table, rows, horizon_bars=1, step_ms=MINUTE_MS)
     draws = plan_bootstrap(rows.ts_ms, draws=200, level=0.9, seed=1)
 
-    found = score_economics(np.full(20, 0.9), rows, moves, draws, horizon_bars=1, step_ms=MINUTE_MS)
+    found = score_economics(np.full(20, fill_value=True), rows, moves, draws, horizon_bars=1, step_ms=MINUTE_MS)
 
     assert found.turnover == pytest.approx(1 / 20)
     assert found.weekends_bps is None

@@ -9,7 +9,7 @@ import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.learn.logistic import score_logistic
-from mltrain.learn.metrics import score
+from mltrain.learn.metrics import row_log_loss, score
 from mltrain.learn.samples import Samples
 from mltrain.learn.slices import score_terciles, score_weeks, volatility_terciles
 
@@ -87,12 +87,14 @@ def test_terciles_hold_what_is_known():
 def test_the_logistic_regression_finds_what_tells():
     """It reads five features, the one that tells among them, and nothing of the rows that it is scored on."""
     samples = rows()
-    found = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
+    found, p = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
     samples.y[2_000:] ^= 1
-    turned = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
+    turned, same = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
 
     assert "d" in found.features
     assert len(found.features) == 5
     assert found.accuracy > 0.7
     assert turned.features == found.features
+    assert found.log_loss == row_log_loss(p, samples.y[2_000:] ^ 1).mean()
+    assert (p == same).all()
     assert abs(turned.auc_roc - (1 - found.auc_roc)) < 1e-9

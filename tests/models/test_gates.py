@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.config import GateConfig
+from mltrain.config import GateConfig, GuardConfig
 from mltrain.guards import GuardResult
 from mltrain.guards.evidence import SuspectFeature
 from mltrain.learn.baselines import SymbolBaseline, SymbolSkill
@@ -86,6 +86,7 @@ GOOD = Evidence(
     skill=SKILL,
     simple_model=SimpleModelEvidence(estimate(0.002, 0.001), estimate(0.004, 0.002)),
     symbols=(symbol("BTCUSDT"), symbol("ETHUSDT")),
+    leaders=("BTCUSDT",),
     calibration=ece(0.01),
     latency_p95_ms=4.0,
     guards=guards(),
@@ -93,7 +94,7 @@ GOOD = Evidence(
     champion=CHAMPION,
     meaning=(),
     origin=Origin(False, "real"),
-    selection=Selection(0, 0.9),
+    selection=Selection(0),
 )
 
 
@@ -275,7 +276,12 @@ def test_a_symbol_without_skill_is_a_no_go_that_says_what_to_type():
 
     assert found.outcome == "failed"
     assert "BBB" in found.reason
-    assert "--symbols AAA,CCC`" in found.reason
+    assert "`--symbols AAA,CCC`" in found.reason
+    assert "leader" not in found.reason
+    led = outcome("per_symbol", symbols=(symbol("BTCUSDT", -0.001, confidence=0.75), symbol("ETHUSDT")))
+    assert (
+        "`--symbols ETHUSDT` to the snapshot and take a registry that does not read BTCUSDT as a leader" in led.reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,10 +335,10 @@ def test_calibration_is_judged_against_chance(value, floor, passed):
         (bounce(), "passed", "95%"),
         (bounce(0.2, 0.1), "passed", "50%"),
         (bounce(0.2, 0.0999), "held", "0.200 bps per bar"),
-        (bounce(-0.1, 0.1), "held", "-0.100 bps per bar"),
+        (bounce(-0.1, 0.1), "held", "the calls earn -0.100 bps per bar"),
         (bounce(gap=0.101), "held", "BTCUSDT opens 10% of a mean move off"),
-        (bounce(repeated=0.99, autocorrelation=-0.031), "held", "-0.031"),
-        (bounce(repeated=0.98, autocorrelation=-0.3), "passed", "95%"),
+        (bounce(repeated=0.9, autocorrelation=-0.031), "held", "-0.031"),
+        (bounce(repeated=0.89, autocorrelation=-0.3), "passed", "95%"),
         (bounce(repeated=1.0, autocorrelation=-0.03), "passed", "95%"),
         (bounce(repeated=1.0, autocorrelation=-0.039, pairs=5_760), "passed", "95%"),
         (bounce(repeated=1.0, autocorrelation=-0.04, pairs=5_760), "held", "-0.040"),
@@ -353,7 +359,7 @@ def test_what_may_be_bounce_is_held(evidence, found, words):
 def test_looks_raise_the_margin(looks, value, passed):
     """By half a point after five tries and a whole one after a hundred, where the standard error is 0.6 points."""
     evidence = SkillEvidence(0.5, Estimate(value, 0.006, 500), estimate(0.02, 0.015))
-    found = outcome("skill", skill=evidence, selection=Selection(looks, 0.9))
+    found = outcome("skill", skill=evidence, selection=Selection(looks))
 
     assert found.outcome == ("passed" if passed else "failed")
     assert ("earlier looks" in found.target) == (looks > 0)
@@ -361,7 +367,7 @@ def test_looks_raise_the_margin(looks, value, passed):
 
 def test_looks_widen_every_interval():
     """What is sure of one try may not be sure of the best of ten."""
-    once, often = (judge(replace(GOOD, selection=Selection(looks, 0.9)), CONFIG) for looks in (0, 10))
+    once, often = (judge(replace(GOOD, selection=Selection(looks)), CONFIG) for looks in (0, 10))
     lows = {o.name: o.low for o in often.outcomes}
 
     assert once.go
@@ -371,9 +377,9 @@ def test_looks_widen_every_interval():
 
 def test_one_try_has_the_confidence_of_the_level():
     """Sidak: the chance that the best of 1 + L tries is only lucky stays at 5 %."""
-    assert Selection(0, 0.9).confidence == pytest.approx(0.95)
-    assert Selection(9, 0.9).confidence ** 10 == pytest.approx(0.95)
-    assert Selection(0, 0.9).raised_by(0.6) == pytest.approx(0)
+    assert Selection(0).confidence == pytest.approx(0.95)
+    assert Selection(9).confidence ** 10 == pytest.approx(0.95)
+    assert Selection(0).raised_by(0.6) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +441,7 @@ def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, figure, p9
         latency_p95_ms=p95,
         bounce=bounce(value, figure, gap=low, autocorrelation=value),
         champion=champion(value, low, figure),
-        selection=Selection(looks, 0.9),
+        selection=Selection(looks),
     )
     verdict = judge(evidence, CONFIG)
     numbers = [n for o in verdict.outcomes for n in (o.value, o.low, o.high, o.margin) if n is not None]
@@ -450,7 +456,10 @@ def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, figure, p9
 def test_only_what_is_easier_to_pass_is_loosened():
     """A lower floor, a higher ceiling, another range of base rates; a stricter gate is none."""
     easier = {"accuracy_margin_pp": 1.0, "ece_max": 0.05, "latency_p95_ms": 100.0, "base_rate_low": 0.45}
-    found = find_loosened(replace(CONFIG, **easier), CONFIG)
+    found = find_loosened(replace(CONFIG, **easier, champion_min_days=20), CONFIG)
+    guarded = GuardConfig(points=30, auc_warn=0.7, auc_fail=0.9)
 
     assert {x.name for x in found} == {"accuracy_margin_pp", "latency_p95_ms", "base_rate_low"}
+    assert {x.name for x in find_loosened(replace(CONFIG, champion_min_days=2), CONFIG)} == {"champion_min_days"}
+    assert {x.name for x in find_loosened(GuardConfig(1, 0.6, 1.0), guarded)} == {"points", "auc_fail"}
     assert find_loosened(CONFIG, CONFIG) == ()

@@ -69,7 +69,7 @@ def test_an_evaluation_counts_as_the_configuration_it_evaluated():
     """Looking at our own older version is routine; one of another configuration is an alternative."""
     assert count(look(study="evaluate 2025-10-14", config=OURS)).others == 0.0
     assert count(look(study="evaluate 2025-10-14")).others == 1.0
-    assert count(look(study="evaluate 2025-10-14", config=None)).others == 1.0
+    assert count(look(study="evaluate 2025-10-14", config=None)).others == 0.0  # its own training has a line
 
 
 def test_lines_of_earlier_releases_are_told_by_the_name_of_their_study():
@@ -82,5 +82,9 @@ def test_lines_of_earlier_releases_are_told_by_the_name_of_their_study():
 
 
 def test_parameters_from_a_warm_start_have_looked():
-    """What they were chosen on counts as another configuration."""
-    assert count(look(study=f"warm start 2025-10-14 of {STUDY}", config=None)).others == 1.0
+    """What they were chosen on counts as another configuration; where they were only judged, nothing was chosen."""
+    study = f"warm start 2025-10-14 of {STUDY}"
+
+    assert count(look(study=study, config=None)).others == 1.0
+    assert count(look(START, END - 5 * DAY_MS, study=study, config=None)).others == pytest.approx(13 / 18)
+    assert count(look(study=study, config=OURS)).others == 0.0

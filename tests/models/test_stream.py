@@ -228,7 +228,7 @@ def test_a_promotion_of_another_meaning_leaves_the_stream_as_it_was(store, publi
     """The old version goes on with the next candles, and says so."""
     promote(publish())
     label = replace(bundle.label, ties="down")
-    stream = load(store.models / "best_lgbm").stream()
+    stream = load(store.models / "best_lgbm", clock=None).stream()
     stream.warm_up({symbol: frame.head(-1) for symbol, frame in candles.items()})
     promote(publish(model=replace(bundle, feature_set=replace(bundle.feature_set, label=label))))
     with pytest.warns(SwapFailedWarning, match=r"2025-10-15 stays in use: its label is .*ties: down.*ties: drop"):

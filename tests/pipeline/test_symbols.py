@@ -79,7 +79,7 @@ def test_samples_card_and_model_agree_on_the_symbols(uneven):
 def test_predict_refuses_a_symbol_that_it_has_not_learned(uneven):
     """As any other unknown symbol."""
     _, _, snapshot, report = uneven
-    model = load(report.folder, allow_no_go=True)
+    model = load(report.folder, allow_no_go=True, clock=None)
     rows = model.predict_candles(read_candles(snapshot, Silent()))
 
     assert dict(zip(rows["symbol"], rows["refused"], strict=True)) == {

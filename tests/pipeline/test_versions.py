@@ -89,7 +89,6 @@ class TestSame:
             {"calibration": "sigmoid"},
             {"gates.ece_max": 0.2},
             {"bench.samples": 11},
-            {"final": "all"},
         ],
         ids=str,
     )
@@ -109,6 +108,7 @@ class TestSame:
 
         assert self.found(workshop, workshop.snapshot(days=5)) is None
         assert self.found(workshop, snapshot, warm_start=warm) is None
+        assert self.found(workshop, snapshot, final="all") != report.version
         assert find_same_version(replace(request, feature_set=fewer), workshop.store) is None
 
     def test_other_code_libraries_or_processors_make_another_version(self, trained, monkeypatch):

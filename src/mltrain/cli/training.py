@@ -89,7 +89,9 @@ def train(
         Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
     ] = Final.INNER,
     max_rows: MaxRows = None,
-    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one.")] = True,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one, unless it is held.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
     ] = False,
@@ -98,7 +100,7 @@ def train(
         Path | None, typer.Option("--sign", help="Sign the version with this private key (Ed25519, PEM).")
     ] = None,
 ) -> Outcome:
-    """Train, calibrate, judge and document one version; a GO becomes the best one."""
+    """Train, calibrate, judge and document one version; a GO becomes the best one, unless it is held."""
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.config import load_config
     from mltrain.features.registry import load_registry
@@ -144,13 +146,19 @@ def train(
 
 def _already_there(version: StoredVersion) -> Outcome:
     """Show which version the training would only repeat, and the next step."""
+    from mltrain.models.listing import read_version_card
+
+    gates = read_version_card(version).get("gates", {})
+    other = any((o.get("name"), o.get("outcome")) == ("meaning", "held") for o in gates.get("outcomes", []))
 
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
         if version.best:
             yield "it is the best one now; another seed or newer candles would make another version"
         elif version.verdict == "GO":
-            yield f"it is GO and not the best one; `mltrain promote {version.name}` makes it the best one"
+            if gates.get("held"):
+                yield f"held: {gates['held']}"
+            yield f"it is GO and not the best one; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
@@ -250,17 +258,17 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     elif run.verdict.go:
         if report.held is not None and report.held != run.verdict.held:
             yield f"held: {report.held}"
+        other = any((o.name, o.outcome) == ("meaning", "held") for o in run.verdict.outcomes)
         why = "as asked" if report.held is None else "held for a person to decide"
-        yield f"not promoted, {why}; to promote it: `{promote_line(report)}`"
+        yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)
         yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
 
 
-def promote_line(report: TrainReport) -> str:
+def _promote_line(version: str, *, other_meaning: bool) -> str:
     """Return the command that promotes a GO version."""
-    differs = any(o.name == "meaning" and o.outcome == "held" for o in report.training.verdict.outcomes)
-    return f"mltrain promote {report.version}{' --other-meaning' if differs else ''}"
+    return f"mltrain promote {version}{' --other-meaning' if other_meaning else ''}"
 
 
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
@@ -274,7 +282,8 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
     alone = [
-        (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}", f"{s.accuracy:.2%}",
+        (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}",
+         None if s.accuracy is None else f"{s.accuracy:.2%}",
          *(_percent_interval(i) for i in (s.margin, s.log_loss_skill)), s.verdict)
         for s in verdict.symbols
     ]  # fmt: skip

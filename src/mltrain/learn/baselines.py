@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from mltrain.learn.intervals import plan_bootstrap
+from mltrain.learn.intervals import JUDGED, plan_bootstrap
 from mltrain.learn.metrics import THRESHOLD, predict_up, row_log_loss
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Rule: TypeAlias = Literal["majority", "persistence", "contrarian"]
 RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
 COIN: Final = 0.5
+PRIOR_ROWS: Final = 1_000  # rows of the base rate of all that each symbol's is mixed with: of few rows it is noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class SymbolPrior:
 
     Attributes:
         symbol: The symbol.
-        up_share: Share of those rows that went up.
+        up_share: Base rate: share of those rows that went up, mixed with PRIOR_ROWS rows of the base rate of all.
         rule: The most accurate rule on them; the first of RULES if several are equal.
     """
 
@@ -77,8 +78,8 @@ class Baselines:
         persistence: Accuracy of saying the last move's sign; where it did not move, the majority.
         contrarian: Accuracy of saying the opposite of the last move's sign; where it did not move, the majority.
         accuracy: Accuracy of the symbols' baselines, weighted by rows; the model must beat it.
-        base_rate_log_loss: Log loss of always giving the base rate.
-        symbols: The baseline of each symbol that has rows.
+        base_rate_log_loss: Log loss of always giving the symbol's base rate.
+        symbols: The baseline of each symbol.
     """
 
     train_up_share: float
@@ -96,7 +97,7 @@ class Comparison:
 
     Attributes:
         accuracy_margin: Accuracy of the model minus that of the symbols' baselines, as a share of the rows.
-        log_loss_skill: 1 - log loss of the model / log loss of the training base rate.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbols' training base rates.
     """
 
     accuracy_margin: Interval
@@ -109,13 +110,13 @@ class SymbolSkill:
 
     Attributes:
         baseline: The symbol's baseline.
-        accuracy: Accuracy of the model on the symbol's rows.
+        accuracy: Accuracy of the model on the symbol's rows; None without rows.
         margin: That minus the accuracy of the baseline, paired by row; None where the rows fill fewer than two blocks.
         log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None in the same case.
     """
 
     baseline: SymbolBaseline
-    accuracy: float
+    accuracy: float | None
     margin: Estimate | None
     log_loss_skill: Estimate | None
 
@@ -126,9 +127,9 @@ class Skill:
 
     Attributes:
         margin: Accuracy of the model minus that of the baseline, paired by row, as a share.
-        log_loss_skill: 1 - log loss of the model / log loss of the training base rate.
-        log_loss_gain: Log loss of the training base rate minus that of the model, in nats.
-        symbols: The same for each symbol that has rows.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbols' training base rates.
+        log_loss_gain: Log loss of those base rates minus that of the model, in nats.
+        symbols: The same for each symbol.
     """
 
     margin: Estimate
@@ -164,10 +165,10 @@ def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
         the majority as its rule.
     """
     y, last_move, symbol_ix = samples.y[inner], samples.last_move[inner], samples.symbol_ix[inner]
-    found = []
+    found, of_all = [], float(y.mean())
     for ix, symbol in enumerate(samples.symbols):
         rows = symbol_ix == ix
-        up_share = float(y[rows].mean()) if rows.any() else float(y.mean())
+        up_share = (float(y[rows].sum()) + PRIOR_ROWS * of_all) / (np.count_nonzero(rows) + PRIOR_ROWS)
         calls = rule_calls(last_move[rows], up_share=up_share)
         right = {rule: int(np.count_nonzero(calls[rule] == y[rows])) for rule in RULES}
         found.append(SymbolPrior(symbol, up_share, max(RULES, key=lambda rule: right[rule])))
@@ -204,6 +205,7 @@ def score_baselines(
         )
         raise ValueError(msg)
     y, loss = rows.y, row_log_loss(p, rows.y)
+    base_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
     right = (predict_up(p) == y).astype(np.float64)
     baseline = np.full(y.size, COIN)  # how right the baseline is at each row
     hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
@@ -211,22 +213,21 @@ def score_baselines(
     for ix, prior in enumerate(priors):
         own = np.flatnonzero(rows.symbol_ix == ix)
         if not own.size:
+            symbols.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
             continue
         calls = rule_calls(rows.last_move[own], up_share=prior.up_share)
         for rule in RULES:
             hits[rule][own] = calls[rule] == y[own]
         alone = _plan_symbol(rows.ts_ms[own], bootstrap, seed)
-        found, baseline[own] = _pick(prior, {rule: hits[rule][own] for rule in RULES}, alone, level=bootstrap.level)
-        base_loss = row_log_loss(np.full(own.size, prior.up_share), y[own])
+        found, baseline[own] = _pick(prior, {rule: hits[rule][own] for rule in RULES}, alone)
         symbols.append(
             SymbolSkill(
                 found,
                 float(right[own].mean()),
                 margin=None if alone is None else alone.estimate(right[own] - baseline[own]),
-                log_loss_skill=None if alone is None else alone.estimate(base_loss - loss[own], base_loss),
+                log_loss_skill=None if alone is None else alone.estimate((base_loss - loss)[own], base_loss[own]),
             )
         )
-    base_loss = row_log_loss(np.full(y.size, train_up_share), y)
     baselines = Baselines(
         train_up_share=train_up_share,
         majority=float(hits["majority"].mean()),
@@ -252,10 +253,10 @@ def _plan_symbol(ts_ms: NDArray[np.int64], bootstrap: BootstrapConfig, seed: int
 
 
 def _pick(
-    prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], draws: Bootstrap | None, *, level: float
+    prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], draws: Bootstrap | None
 ) -> tuple[SymbolBaseline, NDArray[np.float64]]:
     """Return a symbol's baseline, and how right it is at each of its rows."""
-    proven = [] if draws is None else [r for r in RULES if draws.estimate(hits[r]).low((1 + level) / 2) > COIN]
+    proven = [] if draws is None else [r for r in RULES if draws.estimate(hits[r]).low(JUDGED) > COIN]
     rule = max((prior.rule, *proven), key=lambda r: float(hits[r].mean()))
     rows, accuracy = hits[rule].size, float(hits[rule].mean())
     if accuracy <= COIN:

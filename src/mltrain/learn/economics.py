@@ -1,6 +1,8 @@
 """What a model's calls earn before costs, and whether that is only the bounce between bid and ask.
 
-Pure. A call is the side with a probability above one half; nothing here is a strategy, and no cost is charged.
+Pure. A call is the side with a probability above one half or, where up and down are not about equally frequent, above
+the base rate, because otherwise nearly all calls would be for one side. Nothing here is a strategy, and no cost is
+charged.
 
 Trades that alternate between bid and ask make a price look as if it reversed after every move, though nobody can trade
 at both ends of it (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse
@@ -17,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import DAY_MS, times_ms
-from mltrain.learn.metrics import predict_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,7 +152,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def score_economics(
-    p: NDArray[np.float64],
+    up: NDArray[np.bool_],
     rows: Samples,
     moves: ForwardReturns,
     draws: Bootstrap,
@@ -162,14 +163,14 @@ def score_economics(
     """Return what the calls earn before costs.
 
     Args:
-        p: Probabilities, shape (n,).
+        up: Which rows are called "up", shape (n,).
         rows: The rows, n of them.
         moves: The price moves after these rows.
         draws: Made of these rows' times.
         horizon_bars: Bars to the end of the label.
         step_ms: Length of a bar.
     """
-    side = np.where(predict_up(p), 1.0, -1.0)
+    side = np.where(up, 1.0, -1.0)
     known = np.isfinite(moves.from_open)
     earned = np.where(known, side * moves.from_open, 0.0)
     per_bar = draws.ratio(earned / horizon_bars, known)
@@ -180,7 +181,7 @@ def score_economics(
         for these in (known & ~weekend, known & weekend)
     )
     return Economics(
-        close_bps=float((side * moves.from_close).mean()) / horizon_bars,
+        close_bps=float((side * moves.from_close)[known].mean()) / horizon_bars if known.any() else 0.0,
         open_bps=per_bar,
         turnover=turnover,
         break_even_bps=per_bar.value / turnover if turnover > 0 else None,

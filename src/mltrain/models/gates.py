@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+
+from mltrain.learn.intervals import JUDGED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mltrain.config import GateConfig
+    from mltrain.config import GateConfig, GuardConfig
     from mltrain.guards import GuardResult
     from mltrain.learn.baselines import SymbolSkill
     from mltrain.learn.economics import Economics, SymbolBounce
     from mltrain.learn.intervals import Estimate, Interval, MetricIntervals
 
 Outcome: TypeAlias = Literal["passed", "failed", "held", "not applicable"]
+T = TypeVar("T", "GateConfig", "GuardConfig")
 SymbolWord: TypeAlias = Literal["proven", "not proven alone", "no skill"]
 
-_FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent")  # the smaller, the easier to pass
+#: The smaller, the easier to pass; with fewer days to compare on, a version is promoted sooner.
+_FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent", "champion_min_days", "points")
 _RANGE: Final = ("base_rate_low", "base_rate_high")  # which of two figures is judged
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 
@@ -36,7 +40,7 @@ FAILING_ROWS: Final = 0.1  # share of the rows that failing symbols may then hav
 # Real spot candles open at the last trade or next to it: a gap share of 0.001 to 0.02 on BTCUSDT, ETHUSDT and SOLUSDT.
 BOUNCE_GAP_SHARE: Final = 0.1
 BOUNCE_SURVIVAL: Final = 0.5  # share of the gross gain that must be left from the next open
-REPEATED_OPENS: Final = 0.99  # from here on, opens merely repeat the previous close and show no bounce
+REPEATED_OPENS: Final = 0.9  # from here on, opens merely repeat the previous close and show no bounce
 BOUNCE_AUTOCORRELATION: Final = -0.03
 BOUNCE_ERRORS: Final = 3  # and below 0 by so many standard errors: a few days alone reach -0.03 by chance
 
@@ -75,25 +79,23 @@ class Selection:
 
     Attributes:
         looks: L, earlier looks of other configurations or seeds, each weighted by the share of this holdout it covered.
-        level: Coverage of the intervals where nothing was tried before, such as 0.9.
     """
 
     looks: float
-    level: float
 
     @property
     def confidence(self) -> float:
         """Confidence of one end of an interval.
 
-        >>> round(Selection(0, 0.9).confidence, 4), round(Selection(5, 0.9).confidence, 4)
+        >>> round(Selection(0).confidence, 4), round(Selection(5).confidence, 4)
         (0.95, 0.9915)
         """
-        return float(((1 + self.level) / 2) ** (1 / (1 + self.looks)))
+        return float(JUDGED ** (1 / (1 + self.looks)))
 
     def raised_by(self, se: float) -> float:
         """Return by how much a required margin rises, in the unit of the standard error.
 
-        >>> round(Selection(5, 0.9).raised_by(0.6), 2), round(Selection(100, 0.9).raised_by(0.6), 2)
+        >>> round(Selection(5).raised_by(0.6), 2), round(Selection(100).raised_by(0.6), 2)
         (0.52, 1.04)
         """
         from scipy.special import ndtri
@@ -208,6 +210,7 @@ class Evidence:
         skill: Against what needs no model.
         simple_model: Gains over simpler models.
         symbols: The skill of each symbol alone.
+        leaders: Symbols that features read for others.
         calibration: Whether the probabilities mean what they say.
         latency_p95_ms: 95th percentile from candles to probability of one symbol, in ms.
         guards: What the leakage guards found.
@@ -221,6 +224,7 @@ class Evidence:
     skill: SkillEvidence | NotEvaluated
     simple_model: SimpleModelEvidence | NotEvaluated
     symbols: Sequence[SymbolSkill] | NotEvaluated
+    leaders: tuple[str, ...]
     calibration: CalibrationEvidence | NotEvaluated
     latency_p95_ms: float | NotEvaluated
     guards: Sequence[GuardResult] | NotEvaluated
@@ -265,10 +269,10 @@ class SymbolVerdict:
         rows: Its rows of the holdout.
         baseline: The rule that the model is compared with; "coin" is one half.
         baseline_accuracy: Accuracy of that rule.
-        accuracy: Accuracy of the model.
+        accuracy: Accuracy of the model; None without rows.
         margin: The difference, a share of the rows; None where the rows fill fewer than two blocks of time.
         log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None in the same case.
-        verdict: "proven" where the lower end of its log-loss skill is above 0 at the level of the intervals; "not
+        verdict: "proven" where the lower end of its log-loss skill is above 0 at 95 %; "not
             proven alone" where it is so at 75 % only; else "no skill".
     """
 
@@ -276,7 +280,7 @@ class SymbolVerdict:
     rows: int
     baseline: str
     baseline_accuracy: float
-    accuracy: float
+    accuracy: float | None
     margin: Interval | None
     log_loss_skill: Interval | None
     verdict: SymbolWord
@@ -318,7 +322,7 @@ class Loosened:
     """A threshold that is easier to pass than the packaged one.
 
     Attributes:
-        name: Its name in train.yml, under `gates`.
+        name: Its name in train.yml, under `gates` or `guards`.
         packaged: What mltrain comes with.
         used: What this training was judged by.
     """
@@ -328,8 +332,13 @@ class Loosened:
     used: float
 
 
-def find_loosened(used: GateConfig, packaged: GateConfig) -> tuple[Loosened, ...]:
-    """Return the thresholds that are easier to pass than the packaged ones; another range of base rates counts, too."""
+def find_loosened(used: T, packaged: T) -> tuple[Loosened, ...]:
+    """Return the thresholds that are easier to pass than the packaged ones; another range of base rates counts, too.
+
+    Args:
+        used: The gates or the guards of a training.
+        packaged: Those that mltrain comes with.
+    """
     found = []
     for name in packaged.__dataclass_fields__:
         ours, theirs = getattr(used, name), getattr(packaged, name)
@@ -349,11 +358,11 @@ def judge(evidence: Evidence, config: GateConfig) -> Verdict:
         GO where no gate failed.
     """
     selection = evidence.selection
-    symbols = _judge_symbols(evidence.symbols, selection.level)
+    symbols = _judge_symbols(evidence.symbols)
     outcomes = (
         _judge_skill(evidence.skill, selection, config),
         _judge_simple_model(evidence.simple_model, selection),
-        _judge_per_symbol(evidence.symbols, symbols, evidence.skill, selection),
+        _judge_per_symbol(evidence, symbols),
         _judge_calibration(evidence.calibration, config),
         _judge_ceiling(
             "latency", "p95 from candles to probability", " ms", evidence.latency_p95_ms, config.latency_p95_ms
@@ -414,10 +423,9 @@ def _judge_simple_model(simple: SimpleModelEvidence | NotEvaluated, selection: S
     )
 
 
-def _judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated, level: float) -> tuple[SymbolVerdict, ...]:
+def _judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated) -> tuple[SymbolVerdict, ...]:
     if isinstance(symbols, NotEvaluated):
         return ()
-    confidence = (1 + level) / 2
     return tuple(
         SymbolVerdict(
             symbol=s.baseline.symbol,
@@ -425,30 +433,24 @@ def _judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated, level: float) 
             baseline=s.baseline.rule,
             baseline_accuracy=s.baseline.accuracy,
             accuracy=s.accuracy,
-            margin=None if s.margin is None else s.margin.interval(confidence),
-            log_loss_skill=None if s.log_loss_skill is None else s.log_loss_skill.interval(confidence),
-            verdict=_symbol_word(s.log_loss_skill, confidence),
+            margin=None if s.margin is None else s.margin.interval(JUDGED),
+            log_loss_skill=None if s.log_loss_skill is None else s.log_loss_skill.interval(JUDGED),
+            verdict=_symbol_word(s.log_loss_skill),
         )
         for s in symbols
     )
 
 
-def _symbol_word(skill: Estimate | None, confidence: float) -> SymbolWord:
+def _symbol_word(skill: Estimate | None) -> SymbolWord:
     if skill is None or not skill.low(SYMBOL_CONFIDENCE) > 0:
         return "no skill"
-    return "proven" if skill.low(confidence) > 0 else "not proven alone"
+    return "proven" if skill.low(JUDGED) > 0 else "not proven alone"
 
 
-def _judge_per_symbol(
-    symbols: Sequence[SymbolSkill] | NotEvaluated,
-    verdicts: tuple[SymbolVerdict, ...],
-    pooled: SkillEvidence | NotEvaluated,
-    selection: Selection,
-) -> GateOutcome:
-    name, target = (
-        "per_symbol",
-        f"log-loss skill above 0: lower end of the pool, each symbol at {SYMBOL_CONFIDENCE:.0%}",
-    )
+def _judge_per_symbol(evidence: Evidence, verdicts: tuple[SymbolVerdict, ...]) -> GateOutcome:
+    symbols, pooled, selection = evidence.symbols, evidence.skill, evidence.selection
+    name = "per_symbol"
+    target = f"log-loss skill above 0: lower end of the pool, each symbol at {SYMBOL_CONFIDENCE:.0%}"
     if isinstance(symbols, NotEvaluated):
         return _failed(name, target, symbols.reason)
     if isinstance(pooled, NotEvaluated):
@@ -463,7 +465,9 @@ def _judge_per_symbol(
     told = f"pooled {found.value:.2f} %, lower end {found.low:.2f}"
     if failing:
         sound = [v.symbol for v in verdicts if v.verdict != "no skill"]
-        way = f"; without: `mltrain snapshot --symbols {','.join(sound)}`" if sound and not bearable else ""
+        way = f"; to train without, add `--symbols {','.join(sound)}` to the snapshot" if sound and not bearable else ""
+        led = [symbol for symbol in failing if symbol in evidence.leaders]
+        way += f" and take a registry that does not read {', '.join(led)} as a leader" if way and led else ""
         told = f"no skill on {', '.join(failing)} ({share:.0%} of the rows){way}; {told}"
     return _measured(
         name,
@@ -534,12 +538,14 @@ def _judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
         return _failed(name, target, bounce.reason)
     gross, left = bounce.economics.close_bps, bounce.economics.open_bps.value
     doubts = [doubt for symbol in bounce.symbols for doubt in _bounce_doubts(symbol)]
-    if not left >= BOUNCE_SURVIVAL * gross or not gross > 0:
+    if not gross > 0:
+        doubts.insert(0, f"the calls earn {gross:.3f} bps per bar from the close, so nothing can be left of it")
+    elif not left >= BOUNCE_SURVIVAL * gross:
         doubts.insert(0, f"of {gross:.3f} bps per bar from the close, {left:.3f} are left from the next open")
     survival = left / gross if gross > 0 else 0.0
     if not math.isfinite(survival):
         return _failed(name, target, f"the calls earn {gross} bps from the close and {left} from the next open")
-    reason = f"this could be bid-ask bounce: {'; '.join(doubts)}" if doubts else f"{survival:.0%} of the gain is left"
+    reason = f"the gain may not be tradable: {'; '.join(doubts)}" if doubts else f"{survival:.0%} of the gain is left"
     outcome: Outcome = "held" if doubts else "passed"
     return GateOutcome(name, outcome, target, survival, None, None, survival - BOUNCE_SURVIVAL, reason)
 

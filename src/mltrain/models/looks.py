@@ -58,14 +58,17 @@ def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str
         if share == 0:
             continue
         shares.append(share)
-        # Lines of earlier releases have no such hash: the end of the study's name has most of it, and the seed.
-        ours, theirs = (
-            (configuration_sha256, look.configuration_sha256)
-            if look.configuration_sha256 is not None
-            else (_study_end(study), _study_end(look.study))
-        )
+        if look.configuration_sha256 is not None:
+            ours, theirs = configuration_sha256, look.configuration_sha256
+        elif look.study.startswith(EVALUATION):
+            continue  # of a version whose own training has a line
+        elif look.study.startswith(WARM_START):
+            ours, theirs = study, look.study
+        else:
+            # Lines of earlier releases have no configuration hash: the end of the study's name has most of it.
+            ours, theirs = _study_end(study), _study_end(look.study)
         if ours == theirs:
-            fitted = not look.study.startswith(EVALUATION) and look.study != study
+            fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
             if not fitted or end_ms - look.end_ms >= NEWER_MS:
                 continue
             theirs = look.study

@@ -335,7 +335,7 @@ def priors_of(card: Any, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:  
     train = card["train"]
     up_share = train["class_balance"]["pos"] / train["rows"]
     priors = card.get("baselines", {}).get("priors", [])
-    known = {prior["symbol"]: SymbolPrior(**prior) for prior in priors}
+    known = {p["symbol"]: SymbolPrior(p["symbol"], p["up_share"], p["rule"]) for p in priors}
     return tuple(known.get(symbol, SymbolPrior(symbol, up_share, "majority")) for symbol in symbols)
 
 
@@ -393,9 +393,9 @@ def _search(run: Training) -> dict[str, Json]:
 
 def _optimism(run: Training, best_minus_median: float) -> dict[str, Json]:
     """Tell how much better the search looks than the holdout: raw log-loss skill over the base rate of each."""
-    y = run.samples.y[run.search.oof_rows]
-    up = float(run.samples.y[run.split.inner.span].mean())
-    base = float(row_log_loss(np.full(y.size, up), y).mean())
+    rows = run.search.oof_rows
+    y, up = run.samples.y[rows], np.array([prior.up_share for prior in run.priors])[run.samples.symbol_ix[rows]]
+    base = float(row_log_loss(up, y).mean())
     out_of_fold = 1 - run.search.best.loss / base
     holdout = 1 - run.scores.before.log_loss / run.scores.baselines.base_rate_log_loss
     return {

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import polars as pl
 
-from mltrain.errors import MltrainError, OwnOpsError
+from mltrain.candles.frame import times_ms
+from mltrain.errors import InputError, MltrainError, OwnOpsError
 from mltrain.features.compute import check_inputs, compute_features
-from mltrain.learn.intervals import log_loss_gain, plan_bootstrap, score_intervals
+from mltrain.learn.intervals import JUDGED, log_loss_gain, plan_bootstrap, score_intervals
 from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
 from mltrain.models.listing import read_version_card
 from mltrain.models.meaning import Meaning, find_differences
@@ -79,7 +80,7 @@ def _why_not(
     if missing:
         return f"it was also trained on {', '.join(missing)}"
     try:
-        check_inputs(theirs, candles)
+        check_inputs(theirs, candles, symbols=champion.symbols)
     except MltrainError as err:
         return f"these candles lack what its features read: {err.message}"
     return None
@@ -95,10 +96,12 @@ def _compare(
     config: TrainConfig,
     in_full: bool,
 ) -> ChampionEvidence | NotEvaluated:
-    seen_until_ms = last_label_end_ms(champion.card)
-    features = _features_of_rows(champion.feature_set, candles, holdout)
-    known = np.isin(holdout.symbol_ix, [holdout.symbols.index(symbol) for symbol in champion.symbols])
-    fresh = (holdout.ts_ms > seen_until_ms) & known & ~np.isnan(features).any(axis=1)
+    try:
+        seen_until_ms = last_label_end_ms(champion.card)
+    except InputError as err:
+        return NotEvaluated(f"{name}: {err.message}")
+    features = _features_of_rows(champion.feature_set, candles, holdout, symbols=champion.symbols)
+    fresh = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
     days = np.unique(holdout.ts_ms[fresh] // DAY_MS).size
     if days < config.gates.champion_min_days:
         least = config.gates.champion_min_days
@@ -106,7 +109,7 @@ def _compare(
     y = holdout.y[fresh]
     _, theirs = champion.score(np.ascontiguousarray(features[fresh]))
     bootstrap = plan_bootstrap(
-        holdout.ts_ms[fresh], draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed
+        holdout.ts_ms[fresh], draws=config.bootstrap.draws, level=2 * JUDGED - 1, seed=config.seed
     )
     return ChampionEvidence(
         version=name,
@@ -121,17 +124,16 @@ def _compare(
 
 
 def _features_of_rows(
-    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], rows: Samples
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], rows: Samples, *, symbols: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    """Return another registry's features at the rows' times and symbols, shape (n, f); NaN where it has none."""
-    computed = [
-        compute_features(feature_set, symbol, candles).with_columns(pl.lit(ix, pl.Int16).alias("symbol_ix"))
-        for ix, symbol in enumerate(rows.symbols)
-    ]
-    keys = pl.DataFrame({"time": rows.ts_ms, "symbol_ix": rows.symbol_ix})
-    table = pl.concat(computed).with_columns(time=pl.col("ts").dt.timestamp("ms"))
-    joined = keys.join(table, on=["time", "symbol_ix"], how="left", maintain_order="left")
-    return joined.select(pl.col(feature_set.names).fill_null(float("nan"))).to_numpy(order="c")
+    """Return another registry's features of some symbols at the rows' times, shape (n, f); NaN where there is none."""
+    features = np.full((rows.ts_ms.size, len(feature_set.names)), np.nan, np.float32)
+    for symbol in symbols:  # one by one: all candles of many symbols at once would not fit
+        own = np.flatnonzero(rows.symbol_ix == rows.symbols.index(symbol))
+        table = compute_features(feature_set, symbol, candles)
+        found = np.searchsorted(times_ms(table), rows.ts_ms[own])
+        features[own] = table.select(pl.col(feature_set.names).fill_null(float("nan")).gather(found)).to_numpy()
+    return features
 
 
 def compare_meaning(store: Store, feature_set: FeatureSet, symbols: tuple[str, ...]) -> tuple[str, ...] | NotApplicable:

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE, interval_ms
@@ -22,7 +23,7 @@ from mltrain.learn.fit import feature_gains, fit_final
 from mltrain.learn.holdout import score_holdout
 from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.logistic import score_logistic
-from mltrain.learn.metrics import row_log_loss
+from mltrain.learn.metrics import THRESHOLD, row_log_loss
 from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256, take_rows
 from mltrain.learn.search import search
 from mltrain.learn.slices import score_terciles, score_weeks, volatility_terciles
@@ -56,11 +57,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mltrain.candles.snapshot import Snapshot
-    from mltrain.config import TrainConfig
+    from mltrain.config import GateConfig, TrainConfig
     from mltrain.documents import Json
     from mltrain.features.registry import FeatureSet
     from mltrain.guards import GuardResult
@@ -198,12 +198,16 @@ def _hash_study(request: TrainRequest) -> str:
     return study_sha256(request.config, registry_sha256=registry, warm_start=warm)
 
 
-def _hash_configuration(request: TrainRequest) -> str:
-    """Return the hash of everything except the time of the cut that a person chooses and the scores depend on."""
+def _hash_configuration(request: TrainRequest, *, trials: int) -> str:
+    """Return the hash of everything except the time of the cut that a person chooses and the scores depend on.
+
+    It leaves out the parameters of a warm start, because the version that they are from changes with each promotion.
+    """
     chosen: dict[str, Json] = {
-        "study": _hash_study(request),
+        "study": _hash_study(replace(request, warm_start=None)),
+        "warm_start": request.warm_start is not None,
         "seed": request.config.seed,
-        "trials": request.config.search.trials,
+        "trials": trials,  # that were run: a timeout ends each search elsewhere
         "calibration": request.config.calibration,
         "symbols": [*sorted(facts.symbol for facts in request.snapshot.facts)],
         "days": request.snapshot.request.days,
@@ -259,7 +263,7 @@ def _learn(
     served = bundle if request.final == "inner" else _refit(request, examined, found, bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
-    configuration = _hash_configuration(request)
+    configuration = _hash_configuration(request, trials=len(found.trials))
     looks = _look(store, split, request.warm_start, study=study, configuration_sha256=configuration, now_ms=now_ms)
     raw, p = model.score(holdout.x)
     train_up_share = float(samples.y[split.inner.span].mean())
@@ -276,13 +280,15 @@ def _learn(
     draws = plan_bootstrap(holdout.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
     bars = {"horizon_bars": feature_set.label.horizon_bars, "step_ms": interval_ms(feature_set.interval)}
     moves = forward_returns(examined.candles, holdout, **bars)
-    economics = score_economics(p, holdout, moves, draws, **bars)
+    # Where a side is rare, every probability lies on one side of one half: the base rate then parts the calls.
+    parts = np.array([_middle(prior.up_share, config.gates) for prior in priors])
+    economics = score_economics(p > parts[holdout.symbol_ix], holdout, moves, draws, **bars)
     bounce = find_bounce(examined.candles, step_ms=bars["step_ms"])
     slices, logistic_p = _slice(request, examined, holdout, p)
     progress.stage("latency")
     latency = measure(model, examined.candles, samples=config.bench.samples)
     progress.stage("gates")
-    champion = store.best()
+    champion, packaged = store.best(), load_config(None, overrides={})
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.skill.margin, scores.skill.log_loss_skill),
@@ -291,6 +297,7 @@ def _learn(
                 over_base_rate=scores.skill.log_loss_gain,
             ),
             symbols=scores.skill.symbols,
+            leaders=feature_set.leaders,
             calibration=CalibrationEvidence(scores.intervals.ece, scores.null_floor.p95),
             latency_p95_ms=latency.candles.p95,
             guards=examined.guards,
@@ -298,7 +305,7 @@ def _learn(
             champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),
             meaning=compare_meaning(store, feature_set, samples.symbols),
             origin=find_origin(store, request.snapshot),
-            selection=Selection(looks.others, config.bootstrap.level),
+            selection=Selection(looks.others),
         ),
         config.gates,
     )
@@ -327,7 +334,10 @@ def _learn(
         slices=slices,
         champion=None if champion is None else champion.name,
         verdict=verdict,
-        loosened=find_loosened(config.gates, load_config(None, overrides={}).gates),
+        loosened=(
+            *find_loosened(config.gates, packaged.gates),
+            *find_loosened(config.guards, packaged.guards),
+        ),
         looks=looks,
         lineage=read_lineage(),
         ops_sha256=bundle.ops_sha256,
@@ -344,6 +354,11 @@ def _learn(
         ).with_columns(fold=pl.Series(found.oof_fold + 1, dtype=pl.Int8)),
     }  # fmt: skip
     return training, served, tables
+
+
+def _middle(base_rate: float, gates: GateConfig) -> float:
+    """Return the probability above which a row is called "up"."""
+    return THRESHOLD if gates.base_rate_low <= base_rate <= gates.base_rate_high else base_rate
 
 
 def _slice(
@@ -427,13 +442,18 @@ def _look(
 ) -> Looks:
     """Write down that the holdout is about to be scored, and tell how often its range has been before.
 
-    Parameters that were chosen or judged on a part of it have looked at that part.
+    Parameters that were chosen or judged on a part of it have looked at that part. To have been chosen there is a
+    selection; to have been judged there only, as in a nightly training from the version before, is none.
     """
     start, end = split.holdout.start_ms, split.holdout.end_ms
     if warm_start is not None and warm_start.end_ms > start:
-        seen = max(start, warm_start.start_ms), min(end, warm_start.end_ms)
+        chosen = warm_start.chosen_until_ms > start
         store.record_look(
-            start_ms=seen[0], end_ms=seen[1], study=f"{WARM_START}{warm_start.version} of {study}", now_ms=now_ms
+            start_ms=max(start, warm_start.start_ms),
+            end_ms=min(end, warm_start.chosen_until_ms if chosen else warm_start.end_ms),
+            study=f"{WARM_START}{warm_start.version} of {study}",
+            now_ms=now_ms,
+            configuration_sha256=None if chosen else configuration_sha256,
         )
     looks = count_looks(
         store.looks(), start_ms=start, end_ms=end, study=study, configuration_sha256=configuration_sha256

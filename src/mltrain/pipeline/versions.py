@@ -47,6 +47,7 @@ class WarmStart:
         card_sha256: Hash of its card.
         params: What is tried, of the search's space and inside it.
         start_ms: First open time that its parameters were chosen on, ms UTC.
+        chosen_until_ms: End of the last label that they were chosen on, ms UTC.
         end_ms: End of the last label that they were chosen or judged on, ms UTC.
     """
 
@@ -54,6 +55,7 @@ class WarmStart:
     card_sha256: str
     params: Mapping[str, float]
     start_ms: int
+    chosen_until_ms: int
     end_ms: int
 
     def to_json(self) -> dict[str, Json]:
@@ -79,10 +81,11 @@ def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
     try:
         blocks = card["splits"]["blocks"]
         start_ms = min(parse_time(block["start"]) for block in blocks)
+        chosen_until_ms = max(parse_time(b["last_label_end"]) for b in blocks if b["name"] != "holdout")
         end_ms = max(parse_time(block["last_label_end"]) for block in blocks)
     except (KeyError, TypeError, ValueError, UsageError) as err:
         raise InputError(f"the card of {version.name} does not tell which rows its parameters were chosen on") from err
-    return WarmStart(version.name, version.card_sha256, params, start_ms, end_ms)
+    return WarmStart(version.name, version.card_sha256, params, start_ms, chosen_until_ms, end_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -393,8 +393,11 @@ def _doubts(card: dict[str, Any]) -> list[str]:
     found = []
     if text_at(card, "splits", "fitted_on") == "all":
         found.append("The figures are those of its twin: the served model was fitted on the holdout, too.")
-    earlier, others = number_at(card, "looks", "earlier"), number_at(card, "looks", "others")
-    looks = earlier if others is None else others
+    looks, earlier = number_at(card, "looks", "others"), number_at(card, "looks", "earlier")
+    if looks is None and earlier:  # a card of an earlier release
+        found.append(
+            f"The holdout's range had been scored before ({earlier:,.0f} in all): each look flatters its figures."
+        )
     if looks:
         found.append(
             f"Other configurations or seeds had been scored on the holdout's range before, {looks:.3g} by overlap: the "

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.candles.parquet import ParquetFile
 from mltrain.errors import InputError
 from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.metrics import row_log_loss
-from mltrain.models.report.access import number_at
+from mltrain.models.report.access import items_at, number_at, text_at
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
 
     from mltrain.learn.intervals import Bootstrap
@@ -147,7 +147,7 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
         last_move=moved,
         raw=raw,
         p=p,
-        base=row_log_loss(np.full(y.size, up), y),
+        base=row_log_loss(_base_rates(table["symbol"], card, up), y),
         loss=row_log_loss(p, y),
         train_up_share=up,
         bootstrap=plan_bootstrap(
@@ -158,6 +158,16 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
         ),
         level=level,
     )
+
+
+def _base_rates(symbol: pl.Series, card: dict[str, Any], of_all: float) -> NDArray[np.float64]:
+    """Return the training base rate of each row's symbol; that of all where the card of an earlier release has none."""
+    rates = {text_at(p, "symbol"): number_at(p, "up_share") for p in items_at(card, "baselines", "priors")}
+    found = symbol.replace_strict(
+        {name: rate for name, rate in rates.items() if rate is not None}, default=of_all, return_dtype=pl.Float64
+    )
+    base: NDArray[np.float64] = np.clip(found.to_numpy(), 0, 1)
+    return base
 
 
 def _read_trials(version: StoredVersion) -> pl.DataFrame | None:
