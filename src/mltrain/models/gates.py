@@ -31,9 +31,8 @@ _FLOORS: Final = ("accuracy_margin_pp", "log_loss_skill_percent", "champion_min_
 _RANGE: Final = ("base_rate_low", "base_rate_high")  # which of two figures is judged
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 
-SYMBOL_CONFIDENCE: Final = (
-    0.75  # that a symbol has skill: low, as one symbol has few rows and the pool is judged strictly
-)
+# That a symbol has skill: low, because one symbol has few rows and the pool is judged strictly.
+SYMBOL_CONFIDENCE: Final = 0.75
 FEW_SYMBOLS: Final = 10  # with more, chance alone makes one of them fail
 FAILING_ROWS: Final = 0.1  # share of the rows that failing symbols may then have
 
@@ -272,8 +271,8 @@ class SymbolVerdict:
         accuracy: Accuracy of the model; None without rows.
         margin: The difference, a share of the rows; None where the rows fill fewer than two blocks of time.
         log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None in the same case.
-        verdict: "proven" where the lower end of its log-loss skill is above 0 at 95 %; "not
-            proven alone" where it is so at 75 % only; else "no skill".
+        verdict: "proven" where the lower end of its log-loss skill is above 0 at 95 %; "not proven alone" where
+            it is so at 75 % only; else "no skill".
     """
 
     symbol: str
