@@ -7,7 +7,7 @@ A line of `promotions.jsonl` is written before the pointer moves, so the pointer
 next one starts from its target, or, for the last line, where the pointer stands on its target. A lost pointer
 changes nothing in this: the last line still holds, and the line of the promotion that restores the pointer starts from
 its target. Each line of either log has the SHA-256 of the line before and of itself: a damaged or edited log is
-detected, in its last line too.
+detected, in its last line too; that lines were cut off its end is not.
 """
 
 from __future__ import annotations
