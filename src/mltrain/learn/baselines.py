@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 Rule: TypeAlias = Literal["majority", "persistence", "contrarian"]
 RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
 COIN: Final = 0.5
-PRIOR_ROWS: Final = 1_000  # rows of the base rate of all that each symbol's is mixed with: of few rows it is noise
+# Rows of the overall base rate that are mixed into each symbol's, which is noise if the symbol has few rows.
+PRIOR_ROWS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str
         if look.configuration_sha256 is not None:
             ours, theirs = configuration_sha256, look.configuration_sha256
         elif look.study.startswith(EVALUATION):
-            continue  # of a version whose own training has a line
+            continue  # the training of that version has its own line
         elif look.study.startswith(WARM_START):
             ours, theirs = study, look.study
         else:

@@ -207,7 +207,7 @@ def _hash_configuration(request: TrainRequest, *, trials: int) -> str:
         "study": _hash_study(replace(request, warm_start=None)),
         "warm_start": request.warm_start is not None,
         "seed": request.config.seed,
-        "trials": trials,  # that were run: a timeout ends each search elsewhere
+        "trials": trials,  # trials that were run: a timeout ends each search elsewhere
         "calibration": request.config.calibration,
         "symbols": [*sorted(facts.symbol for facts in request.snapshot.facts)],
         "days": request.snapshot.request.days,
@@ -280,7 +280,7 @@ def _learn(
     draws = plan_bootstrap(holdout.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
     bars = {"horizon_bars": feature_set.label.horizon_bars, "step_ms": interval_ms(feature_set.interval)}
     moves = forward_returns(examined.candles, holdout, **bars)
-    # Where a side is rare, every probability lies on one side of one half: the base rate then parts the calls.
+    # Where a side is rare, every probability lies on one side of one half: the base rate is then the threshold.
     parts = np.array([_middle(prior.up_share, config.gates) for prior in priors])
     economics = score_economics(p > parts[holdout.symbol_ix], holdout, moves, draws, **bars)
     bounce = find_bounce(examined.candles, step_ms=bars["step_ms"])

@@ -281,7 +281,7 @@ def test_a_hundred_symbols_with_a_hundred_holes_can_be_mailed(full_card):
     [
         ({"gates": {"verdict": "NO-GO", "outcomes": [{"name": "skill", "outcome": "failed"}]}}, "Not for use at all"),
         ({"lineage": {"source": {"name": "sim"}}}, "Not for any real market"),
-        ({"looks": {"earlier": 3}}, "3 by overlap"),
+        ({"looks": {"earlier": 3}}, "3 in all"),
         ({"splits": {"fitted_on": "all", "blocks": []}}, "those of its twin"),
         ({"gates": {"verdict": "GO", "outcomes": [], "loosened": [{"name": "ece_max", "packaged": 0.1, "used": 0.5}]}},
          "ece max was loosened to 0.5"),
