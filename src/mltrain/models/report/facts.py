@@ -396,7 +396,7 @@ def _doubts(card: dict[str, Any]) -> list[str]:
     looks, earlier = number_at(card, "looks", "others"), number_at(card, "looks", "earlier")
     if looks is None and earlier:  # a card of an earlier release
         found.append(
-            f"The holdout's range had been scored before ({earlier:,.0f} in all): each look makes figures less reliable."
+            f"The holdout's range had been scored before ({earlier:,.0f} in all): each look inflates the figures."
         )
     if looks:
         found.append(
