@@ -49,7 +49,7 @@ _RAISE: Final = 0.7
 
 @dataclass(frozen=True, slots=True)
 class NotEvaluated:
-    """Stands where evidence could not be had; the gate that needs it has failed.
+    """Stands where evidence could not be had: the gate that needs it has failed, or, of the champion, is held.
 
     Attributes:
         reason: Why there is none.
@@ -60,7 +60,7 @@ class NotEvaluated:
 
 @dataclass(frozen=True, slots=True)
 class NotApplicable:
-    """Stands where there is no champion to compare with, or none that can be compared.
+    """Stands where there is no champion.
 
     Attributes:
         reason: Why not.
