@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_SIGNS: Final = {"passed": "✅ passed", "failed": "❌ failed", "not applicable": "not applicable"}
+_SIGNS: Final = {"passed": "✅ passed", "failed": "❌ failed", "held": "✋ held", "not applicable": "not applicable"}
 _TOLD: Final = ("accuracy", "auc_roc", "log_loss", "brier", "ece")
 
 
 def verdict_page(training: Mapping[str, Any]) -> str:
-    """Return the verdict, the gates and the metrics of a `train/1` document as Markdown."""
+    """Return the verdict, the gates and the metrics of a `train/1` document as Markdown.
+
+    Of a `train-already-there/1` document, only which version it names.
+    """
+    if training.get("already_there"):
+        return f"## {training['verdict']}: version {training['version']} is already there\n\nNothing was trained.\n"
     promoted = "promoted: it is the best one now" if training["promoted"] else "not promoted"
     lines = [f"## {training['verdict']}: version {training['version']}, {promoted}", ""]
+    lines += [f"Held for a person to decide: {_plain(training['held'])}", ""] if training["held"] else []
     lines += ["| gate | outcome | value | margin | found |", "|---|---|---:|---:|---|"]
     for gate in training["gates"]:
         cells = (

@@ -145,6 +145,7 @@ def test_the_summary_of_a_no_go_tells_the_gate():
         "version": "2025-10-15",
         "verdict": "NO-GO",
         "promoted": False,
+        "held": None,
         "trials": 8,
         "snapshot": "S",
         "calibration": "none",
@@ -158,6 +159,18 @@ def test_the_summary_of_a_no_go_tells_the_gate():
     assert lines[0] == "## NO-GO: version 2025-10-15, not promoted"
     assert "| skill | ❌ failed | 1.0000 |  | a\\|b &lt;c> |" in lines
     assert "| accuracy | 0.5000 | 0.4000 .. 0.6000 |" in lines
+
+    held = training | {"verdict": "GO", "held": "no | days", "gates": [gate("champion", "held")]}
+    lines = verdict_page(held).splitlines()
+    assert lines[:3] == ["## GO: version 2025-10-15, not promoted", "", "Held for a person to decide: no \\| days"]
+    assert any(line.startswith("| champion | ✋ held |") for line in lines)
+
+
+def test_the_summary_of_a_round_without_news_says_so():
+    """Nothing was trained: there are no gates to show."""
+    page = verdict_page({"version": "2025-10-15", "verdict": "GO", "promoted": False, "already_there": True})
+
+    assert page.startswith("## GO: version 2025-10-15 is already there")
 
 
 def test_replayed_candles_are_the_recorded_ones(trained_dir, tmp_path):
