@@ -256,12 +256,11 @@ class Shop:
 
 
 LEAST_PP: Final = 2.0  # the packaged gates.accuracy_margin_pp
-LEVEL: Final = 0.9  # the packaged bootstrap.level
 
 
 def passes_at_look(margins_pp: NDArray[np.float64], look: int) -> bool:
     """Tell whether the margins of the days, shape (days,), pass the gate for skill after `look` earlier looks."""
-    days, selection = margins_pp.size, Selection(look, LEVEL)
+    days, selection = margins_pp.size, Selection(look)
     found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
     return found.value >= LEAST_PP + selection.raised_by(found.se) and found.low(selection.confidence) > 0
 
@@ -270,7 +269,7 @@ def passes_by_interval_alone(margins_pp: NDArray[np.float64], look: int) -> bool
     """Tell the same where looks widen the interval and do not raise the margin."""
     days = margins_pp.size
     found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
-    return found.value >= LEAST_PP and found.low(Selection(look, LEVEL).confidence) > 0
+    return found.value >= LEAST_PP and found.low(Selection(look).confidence) > 0
 
 
 def first_go(

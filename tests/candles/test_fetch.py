@@ -73,7 +73,7 @@ def test_it_works_inside_a_running_event_loop(served):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"symbols": []}, UsageError, "no symbols"),
+        ({"symbols": []}, UsageError, "symbols is empty"),
         ({"symbols": None}, UsageError, "symbols is None"),
         ({"symbols": [5]}, UsageError, "5 is not a symbol"),
         ({"spec": "sim"}, UsageError, "spec is 'sim'"),

@@ -660,7 +660,7 @@ class TestLostPointer:
 
         with pytest.raises(InputError) as caught:
             copy.best()
-        assert f"move {copy.models / 'promotions.jsonl'} aside" in caught.value.hint
+        assert f"move {copy.models / 'promotions.jsonl'} away" in caught.value.hint
         (copy.models / "promotions.jsonl").rename(copy.models / "aside")
         assert publish(copy, b"new").name == "2025-10-15"
 

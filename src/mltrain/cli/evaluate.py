@@ -15,7 +15,6 @@ from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, table, time_text
 from mltrain.errors import NoGoError, UsageError
-from mltrain.models.gates import NotApplicable, NotEvaluated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +103,8 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
 
 def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
     """Show this version and the champion side by side, on the rows that neither has learned from."""
+    from mltrain.models.gates import NotApplicable, NotEvaluated
+
     champion = found.champion
     if isinstance(champion, (NotApplicable, NotEvaluated)):
         yield f"champion: {champion.reason}"
