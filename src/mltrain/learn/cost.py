@@ -24,9 +24,9 @@ _TRAIN_ROW_BYTES: Final = 28  # label, gradient, hessian, score and index of a t
 _MARGIN: Final = 1.15  # what allocators hold beyond; 1.3 million candles took 1.10 times what is counted here
 _PROBE_ROUNDS: Final = 10
 # Rounds of all folds per trial of the packaged search on real one-minute candles, pruned trials included. The first 20
-# have few trials to be compared with, so most of them run to their end (four searches: 27 to 65 rounds).
+# have few trials to be compared with, so most of them run to their end (five searches: 27 to 87 rounds).
 _EARLY_TRIALS: Final = 20
-_ROUNDS_PER_EARLY_TRIAL: Final = 45
+_ROUNDS_PER_EARLY_TRIAL: Final = 55
 _ROUNDS_PER_TRIAL: Final = 25
 
 
@@ -75,7 +75,7 @@ def _expected_rounds(trials: int, max_rounds: int) -> int:
     """Return the rounds of all trials together.
 
     >>> _expected_rounds(10, 1000), _expected_rounds(220, 1000), _expected_rounds(10, 3)
-    (450, 5900, 30)
+    (550, 6100, 30)
     """
     early = min(trials, _EARLY_TRIALS)
     return early * min(_ROUNDS_PER_EARLY_TRIAL, max_rounds) + (trials - early) * min(_ROUNDS_PER_TRIAL, max_rounds)
