@@ -137,9 +137,8 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
     if (pandas := _pandas_of(given, "Series")) is not None:
         series: Any = given
         record = {str(name): value for name, value in series.items()}
-        if index and isinstance(
-            series.name, pandas.Timestamp
-        ):  # the name of a row is its time where the frame has a time index
+        # The name of a row is its time where the frame has a time index.
+        if index and isinstance(series.name, pandas.Timestamp):
             record.setdefault("ts", series.name)
         return record
     is_row = isinstance(given, list | tuple) and given and not isinstance(given[0], Mapping | list | tuple)
