@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import typer
@@ -137,7 +140,7 @@ def test_a_reader_that_leaves_is_no_error(words, data_dir):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("delay_s", [0.1, 0.3, 1.5, 4.0])  # sooner, Python itself is starting
-def test_a_signal_unwinds(number, code, delay_s, data_dir):
+def test_a_signal_ends_a_training(number, code, delay_s, data_dir):
     """Terminated, hung up or interrupted at any moment: the documented code, no traceback, nothing left behind."""
     before = _tree(data_dir)
     arguments = [str(MLTRAIN), "train", "--trials", "500", "--seed", "7", "--data-dir", str(data_dir)]
@@ -154,125 +157,102 @@ def test_a_signal_unwinds(number, code, delay_s, data_dir):
     assert _tree(data_dir) == before
 
 
-@pytest.mark.parametrize(("raised", "code"), [("KeyboardInterrupt()", 130), ("Stopped(15)", 143)])
-def test_a_signal_that_an_import_wraps_is_the_signal(raised, code):
-    """As Python 3.11 does with what a class's `__set_name__` raises, `cached_property`'s for one."""
-    script = f"""
-import mltrain.cli, mltrain.cli.app
-from mltrain.errors import Stopped
-
-def interrupted():
-    try:
-        raise {raised}
-    except BaseException as err:
-        raise RuntimeError("Error calling __set_name__") from err
-
-mltrain.cli.app.run = interrupted
-mltrain.cli.main()
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=NEUTRAL, check=False, text=True)
-
-    assert (done.returncode, done.stderr) == (code, "")
-
-
 LOSING = {
     "a library's own except": "try:\n    send()\nexcept BaseException:\n    pass\n",
     "a weak reference's callback": "thing = {0}.copy()\nkept = weakref.ref(thing, lambda _: send())\ndel thing\n",
-    "an error that compiled code makes of it": "try:\n    send()\nexcept BaseException:\n    lost = True\n"
-    "if lost:\n    raise TypeError('unprintable')\n",
     "compiled code": "ctypes.CFUNCTYPE(None)(send)()\n",
     "an event loop's callback": "async def main():\n    asyncio.get_running_loop().call_soon(send)\n"
-    "    await asyncio.sleep(0.1)\nasyncio.run(main())\n",
+    "    await asyncio.sleep(60)\nasyncio.run(main())\n",
+    "a flush that waits for its reader": "threading.Timer(0.2, os.kill, [os.getpid(), number]).start()\n"
+    "print('x' * 1_000_000)\n",
 }
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("where", LOSING)
-def test_a_signal_is_not_lost(name, code, where, tmp_path):
-    """Where what a handler raises goes nowhere, it is raised again, and what unwinds then is left in peace."""
-    (tmp_path / "losing.py").write_text(
-        f"import asyncio, ctypes, os, signal, time, weakref\n"
-        f"def send():\n    os.kill(os.getpid(), signal.{name})\n    time.sleep(0.01)\n{LOSING[where]}"
-    )
-    script = """
-import time
-import mltrain.cli, mltrain.cli.app
-
-def run():
-    try:
-        import losing
-        time.sleep(60)
-    finally:
-        time.sleep(0.3)
-        print("cleaned up")
-    return 0
-
-mltrain.cli.app.run = run
-mltrain.cli.main()
-"""
-    words = [sys.executable, "-c", script]
-    there = {**NEUTRAL, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(words, capture_output=True, env=there, check=False, text=True, timeout=30)
-
-    assert (done.returncode, done.stdout) == (code, "cleaned up\n"), done.stderr
-    assert where == "an event loop's callback" or done.stderr == ""  # which logs what it loses
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
-@pytest.mark.parametrize("early", [True, False])
-def test_what_comes_at_the_very_end_ends_with_its_code(name, code, early):
-    """The alarm that asks again, when its signal has just arrived; a signal, when the command has just returned."""
+def test_a_signal_is_not_lost(number, code, where):
+    """Wherever Python is, where an exception of a handler would go nowhere, too, the process ends with the code."""
     script = f"""
-import os, signal, time
+import asyncio, ctypes, os, sys, threading, time, weakref
 import mltrain.cli, mltrain.cli.app
 
-def run():
-    signal.setitimer = lambda *_: None  # the alarm comes when this says so, and not before
-    if {early}:
-        os.kill(os.getpid(), signal.{name})
-        time.sleep(60)
-    return 0
+number = {int(number)}
 
-def stop():
-    mltrain.cli.stop_watching = stop_watching
-    signal.raise_signal(signal.SIGALRM if {early} else signal.{name})
-    stop_watching()
-
-mltrain.cli.app.run = run
-stop_watching, mltrain.cli.stop_watching = mltrain.cli.stop_watching, stop
-mltrain.cli.main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, env=NEUTRAL, check=False, text=True, timeout=30
-    )
-
-    assert (done.returncode, done.stderr) == (code, "")
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_while_the_results_wait_for_their_reader_ends_the_process(name):
-    """Whoever reads stdout may have stalled: the process is not deaf meanwhile, and shows no traceback."""
-    script = """
-import sys, mltrain.cli, mltrain.cli.app
+def send():
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
 
 def run():
-    print("x" * 1_000_000)
-    print("flushing", file=sys.stderr, flush=True)
+    exec({LOSING[where]!r}, globals())
     return 0
 
-sys.stdout = open(1, "w", buffering=2_000_000)
 mltrain.cli.app.run = run
 mltrain.cli.main()
 """
-    number = getattr(signal, name)
     words, pipe = [sys.executable, "-c", script], subprocess.PIPE
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=NEUTRAL, text=True) as run:
-        assert run.stderr.readline() == "flushing\n"
-        time.sleep(0.2)
-        run.send_signal(number)
-
-        assert run.wait(30) == -number
+        assert run.wait(30) == code
         assert run.stderr.read() == ""
+
+
+def test_a_library_leaves_signals_alone():
+    """A notebook gets its KeyboardInterrupt: only the command line installs handlers."""
+    script = "import signal, mltrain, mltrain.cli.app\nprint(signal.getsignal(2) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=NEUTRAL, check=False, text=True)
+
+    assert done.stdout == "True\n"
+
+
+def test_an_ignored_signal_stays_ignored():
+    """Under nohup the end of the terminal does not end a training."""
+    run = subprocess.Popen(
+        [MLTRAIN, "sim"],
+        stdout=subprocess.PIPE,
+        env=NEUTRAL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # noqa: PLW1509 (no thread runs here)
+    )
+    run.stdout.readline()
+    run.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert run.poll() is None
+    run.send_signal(signal.SIGTERM)
+
+    assert run.wait(20) == 143
+    run.stdout.close()
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_a_terminal_gets_its_cursor_back(bars):
+    """Progress bars hide it; without bars nothing is written."""
+    script = f"""
+import os, sys
+import mltrain.cli, mltrain.cli.app
+from mltrain.cli.progress import open_progress
+
+def run():
+    with open_progress(shown={bars}, warn=True) as progress:
+        progress.stage("candles")
+        os.kill(os.getpid(), 15)
+
+mltrain.cli.app.run = run
+mltrain.cli.main()
+"""
+    ours, theirs = pty.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=theirs, env={**NEUTRAL, "TERM": "xterm-256color"}, close_fds=True
+    )
+    os.close(theirs)
+    code = run.wait(20)
+    # Linux answers EIO where the other end of a terminal is closed and nothing is left to read.
+    with suppress(OSError):
+        written = b""
+        while part := os.read(ours, 4096):
+            written += part
+    os.close(ours)
+
+    assert code == 143
+    assert (b"\x1b[?25l" in written) == bars
+    assert written.count(b"\x1b[?25h") == bars
 
 
 def _tree(folder):

@@ -1,11 +1,6 @@
-"""The exception tree: one exit code per fault, and signals that nothing swallows."""
+"""The exception tree: one exit code per fault."""
 
 from __future__ import annotations
-
-import signal
-
-import polars as pl
-import pytest
 
 from mltrain import errors
 
@@ -49,31 +44,3 @@ def test_an_error_keeps_its_message_and_its_hint():
 
     assert (str(plain), plain.message, plain.hint) == ("x.json: is empty", "x.json: is empty", None)
     assert (refused.message, refused.hint, refused.reason) == ("BTCUSDT: too old", "take a snapshot", "stale")
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_passes_through_polars(signum):
-    """Polars makes what interrupts a query anew of its type and its text: it must still be the same signal."""
-
-    def interrupted(_):
-        raise errors.Stopped(signum)
-
-    with pytest.raises(errors.Stopped) as caught:
-        pl.DataFrame({"a": [1]}).lazy().map_batches(interrupted).collect()
-    with pytest.raises(errors.Stopped) as eager:
-        pl.DataFrame({"a": [1]}).select(pl.col("a").map_batches(interrupted, return_dtype=pl.Int64))
-
-    assert caught.value.exit_code == eager.value.exit_code == 128 + signum
-    assert errors.Stopped("anything else").exit_code == 143
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_is_no_exception_that_error_handling_could_swallow(signum, code):
-    """`except Exception` lets it through, and the exit code is the shell's."""
-    stopped = errors.Stopped(signum)
-
-    again = type(stopped)(*stopped.args)  # as a library that passes it on may make it anew
-
-    assert not isinstance(stopped, Exception)
-    assert stopped.exit_code == again.exit_code == code
-    assert str(stopped) == f"stopped by signal {int(signum)}"

@@ -10,7 +10,6 @@
       SourceError       6        the exchange or the network
       LockedError       7        another mltrain is at work there
       MachineError      8        disk full, permission, memory, a missing system library
-    Stopped (BaseException)      SIGTERM 143, SIGHUP 129; unwinds like KeyboardInterrupt
 
 Every message says what is wrong and where (file, field, line); `hint` says what to do. Foreign exceptions are
 translated at the edge with `raise ... from err`. Our own misuse is ValueError or RuntimeError: a bug, exit 1.
@@ -18,14 +17,7 @@ translated at the edge with `raise ... from err`. Our own misuse is ValueError o
 
 from __future__ import annotations
 
-import re
-import signal
-from typing import TYPE_CHECKING, ClassVar, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_SIGNAL_TEXT: Final = re.compile(r"stopped by signal ([0-9]{1,2})\b")
+from typing import ClassVar
 
 
 class MltrainError(Exception):
@@ -100,35 +92,3 @@ class MachineError(MltrainError):
     """The machine refused: disk full, permission, memory, a missing system library."""
 
     exit_code: ClassVar[int] = 8
-
-
-class Stopped(BaseException):
-    """A signal asked the process to end; raised in the main thread so that everything unwinds.
-
-    Not an Exception: nothing that handles errors may swallow it.
-
-    Attributes:
-        exit_code: 128 + the signal's number, as shells report it.
-    """
-
-    def __init__(self, signum: int | str) -> None:
-        """Tell which signal it was.
-
-        Args:
-            signum: Its number; or any text around that of another Stopped, because a library that a signal interrupts
-                may make the exception anew of its type and a text: Polars does, with the query that it was at.
-                A text that names no signal counts as SIGTERM: that the process was to end is certain.
-        """
-        if isinstance(signum, str):
-            found = _SIGNAL_TEXT.search(signum)
-            signum = int(found[1]) if found else signal.SIGTERM
-        super().__init__(f"stopped by signal {int(signum)}")
-        self.exit_code = 128 + int(signum)
-
-
-def trail(err: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, then what it came from, back to the first; where two are told, the cause."""
-    seen: BaseException | None = err
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

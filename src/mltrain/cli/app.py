@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import mltrain
-from mltrain.cli.signals import raise_asked
 from mltrain.errors import MachineError, MltrainError, UsageError
 from mltrain.learn.backend import own_process
 
@@ -145,7 +144,6 @@ def _translated(call: Callable[[], object]) -> int:
     except BaseException as raised:
         if not isinstance(raised, Exception) and type(raised).__module__ != "pyo3_runtime":  # a panic of Polars
             raise
-        raise_asked(raised)
         err = _explained(raised)
         if err is None:
             show_bug(raised, debug=debug)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import resource
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mltrain.errors import MachineError, trail
+from mltrain.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # What commands take at their peak (VmPeak) for 6 days of one symbol on two cores; below it libraries end them, or spin.
 SERVING_MB: Final = 1_300
@@ -49,5 +52,13 @@ def is_shortage(err: BaseException) -> bool:
         isinstance(seen, MemoryError)
         or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM)
         or any(words in str(seen).lower() for words in _SHORT_OF_MEMORY)
-        for seen in trail(err)
+        for seen in _chain(err)
     )
+
+
+def _chain(err: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it came from, back to the first one."""
+    seen: BaseException | None = err
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -11,7 +11,7 @@ lies on the disk and should not an InputError; no OSError leaves.
 
 from __future__ import annotations
 
-from mltrain.files.edge import TEMP_SUFFIX, disk_edge, real_path, sha256_bytes
+from mltrain.files.edge import TEMP_SUFFIX, disk_edge, note_temp, real_path, sha256_bytes
 from mltrain.files.folders import Stage, make_folder, remove_folder, staged_folder, staging, sweep_temps
 from mltrain.files.locks import hold_folder, hold_lock
 from mltrain.files.reading import hash_file, read_file, read_pointer
@@ -38,6 +38,7 @@ __all__ = [
     "hold_folder",
     "hold_lock",
     "make_folder",
+    "note_temp",
     "place_pointer",
     "read_file",
     "read_pointer",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
+from collections import deque
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +22,8 @@ READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 OPEN_NO_WAIT: Final = os.O_NONBLOCK  # opening a FIFO would otherwise wait for its writer
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CHUNK_BYTES: Final = 1 << 20
+#: The newest temporary paths of this process; one write has far fewer at a time.
+_temps: Final[deque[Path]] = deque(maxlen=4096)
 _WAY_OUT: Final = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of your quota and run the same command again",
@@ -99,7 +103,21 @@ def sync(path: Path, flags: int) -> None:
 
 def temp_beside(path: Path) -> Path:
     """Return a hidden name in the same folder that nobody else has, and that `sweep_temps` finds."""
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMP_SUFFIX}")
+    temp = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMP_SUFFIX}")
+    note_temp(temp)
+    return temp
+
+
+def note_temp(path: Path) -> None:
+    """Note a temporary file or folder of this process, for `discard_temps`."""
+    _temps.append(path)
+
+
+def discard_temps() -> None:
+    """Remove the temporary files and folders of this process that are still there: it is about to end."""
+    for path in tuple(_temps):
+        discard(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def discard(path: Path) -> None:

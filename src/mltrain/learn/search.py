@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.config import study_sha256
-from mltrain.files import TEMP_SUFFIX, disk_edge, sha256_bytes
+from mltrain.files import TEMP_SUFFIX, disk_edge, note_temp, sha256_bytes
 from mltrain.learn.fit import bin_rows, load_binned, save_binned
 from mltrain.learn.samples import matrix_sha256, take_rows
 from mltrain.learn.study import STARTUP_TRIALS, open_study, told_before
@@ -276,6 +276,7 @@ def _identity(
 def _saved(inner: Any, journal: Path) -> Iterator[Path]:  # noqa: ANN401 (LightGBM has no types)
     """Give the file of the binned rows, under a hidden name of the study's own; it vanishes when the block ends."""
     path = _binned_path(journal)
+    note_temp(path)
     try:
         save_binned(inner, path)
         del inner

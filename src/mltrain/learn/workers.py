@@ -4,10 +4,13 @@ Which of them runs a trial changes nothing about it. Workers are spawned, never 
 survive a fork. They load the binned rows from a file that is written once, in milliseconds, and cut the folds out of
 it themselves.
 
-Nothing here hangs and nothing is left behind. A worker reads a pipe whose other end this process alone holds: when
-that closes, because the search is over, was interrupted, or because this process was killed, the worker ends at once.
-A worker that dies (the kernel ends the largest process when memory runs out) breaks its pool; the trials that were
-running then are run once more, one at a time, each in a pool where nothing else competes with it.
+Nothing here hangs and nothing is left behind. Each worker has one pipe, whose other end only this process holds. When
+it closes, because the search is over or because this process ended in whatever way, the worker kills itself at once.
+When a worker dies (the kernel ends the largest process when memory runs out), its trial is run once more when nothing
+else runs.
+
+There is no executor of the standard library in this: its locks are named semaphores, which outlive a process that ends
+at a signal, and an interruption in the midst of its `wait` leaves locks taken for ever.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections import Counter, deque
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import wait
+from queue import SimpleQueue
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from mltrain.errors import MachineError
 from mltrain.learn.backend import own_process
@@ -33,12 +37,14 @@ from mltrain.learn.trial import Track
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from mltrain.learn.trial import Bar, Ground, Proposal, TrialRecord
 
-_LONGEST_WAIT_S: Final = 0.2  # a signal is answered after it at the latest
+# The kernel may hand a signal to another thread; Python acts on it when the main thread wakes up.
+_LONGEST_WAIT_S: Final = 0.2
 
 
 class Crew(Protocol):
@@ -87,8 +93,14 @@ class Workers:
 
     def __init__(self, ground: Ground, binned: Path, *, count: int) -> None:
         self._ground, self._binned, self._count = ground, binned, count
-        self._pool: _Pool | None = None
-        self._jobs = _Jobs()
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
+        self._untaken: deque[int] = deque()
+        self._waiting: deque[_Job] = deque()
+        # Trials whose worker died: each runs alone, for what killed the worker may be the lack of memory.
+        self._suspects: deque[_Job] = deque()
+        self._deaths: Counter[int] = Counter()
+        self._records: dict[int, TrialRecord] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -96,12 +108,13 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        _end_all(self._idle)
+        _end_all(self._busy)
 
     def give(self, proposal: Proposal, bar: Bar) -> None:
         """Have a trial run, as soon as a process is free when one is taken."""
-        self._jobs.untaken.append(proposal.number)
-        self._jobs.waiting.append(_Job(proposal, bar))
+        self._untaken.append(proposal.number)
+        self._waiting.append(_Job(proposal, bar))
 
     def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
         """Return what became of a trial as `Crew` says.
@@ -109,94 +122,113 @@ class Workers:
         Raises:
             MachineError: The process that ran a trial died twice.
         """
-        jobs = self._jobs
-        while jobs.untaken[0] not in jobs.records:
-            if left_s() <= 0:
+        while self._untaken[0] not in self._records:
+            left = left_s()
+            if left <= 0:
                 return None
-            self._work(left_s)
-        return jobs.records.pop(jobs.untaken.popleft())
+            self._start_trials()
+            ready = wait([worker.pipe for worker in self._busy], timeout=min(left, _LONGEST_WAIT_S))
+            for worker in [worker for worker in self._busy if worker.pipe in ready]:
+                self._busy.remove(worker)
+                self._receive(worker)
+        return self._records.pop(self._untaken.popleft())
 
-    def _work(self, left_s: Callable[[], float]) -> None:
-        """Keep every process busy until one trial has ended, or the time."""
-        jobs = self._jobs
-        alone = bool(jobs.suspects)
+    def _start_trials(self) -> None:
+        """Give every free process a trial; while there are suspects, one of them, and nothing else."""
+        if self._suspects:
+            if not self._busy:
+                _end_all(self._idle)
+                self._start(self._suspects.popleft())
+            return
+        while self._waiting and len(self._busy) < self._count:
+            self._start(self._waiting.popleft())
+
+    def _start(self, job: _Job) -> None:
+        messages: list[object] = [job]
+        while self._idle and not self._idle[-1].process.is_alive():
+            # It died while it had nothing to do.
+            self._idle.pop().end()
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            worker = _Worker()
+            messages.insert(0, (self._ground, self._binned))
+        worker.job = job
+        self._busy.append(worker)
+        # Where the worker has just died, the next wait finds that out.
+        with suppress(OSError):
+            for message in messages:
+                worker.pipe.send(message)
+
+    def _receive(self, worker: _Worker) -> None:
+        """Take what a worker sent: a record, an error, or that it has died.
+
+        Raises:
+            MachineError: The trial's process died for the second time.
+        """
+        job = worker.job
         try:
-            pool = self._open(1 if alone else self._count)
-            queue = jobs.suspects if alone else jobs.waiting
-            while queue and len(jobs.running) < pool.count:
-                job = queue.popleft()
-                jobs.running[_NEVER_RUN] = job  # where the pool is broken already, this one was its first victim
-                future = pool.submit(job)
-                jobs.running[future] = jobs.running.pop(_NEVER_RUN)
-            done: set[Future[TrialRecord]] = set()
-            while not done and (left := left_s()) > 0:
-                with _undisturbed():
-                    done = wait(jobs.running, timeout=min(left, _LONGEST_WAIT_S), return_when=FIRST_COMPLETED).done
-            for future in sorted(done, key=lambda f: f.exception() is not None):  # what is done stays done
-                record = future.result()
-                jobs.records[record.number] = record
-                del jobs.running[future]
-        except BrokenProcessPool as err:
-            self._close()
-            self._suspect(err)
-
-    def _suspect(self, err: BrokenProcessPool) -> None:
-        """Have the trials that were running when a process died run again, each by itself."""
-        jobs = self._jobs
-        victims = sorted(jobs.running.values(), key=lambda job: job.proposal.number)
-        jobs.running.clear()
-        jobs.deaths.update(job.proposal.number for job in victims)
-        for job in victims:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError) as err:
+            worker.end()
             number = job.proposal.number
-            if jobs.deaths[number] > 1:
+            self._deaths[number] += 1
+            if self._deaths[number] > 1:
                 raise MachineError(
-                    f"trial {number} was run twice, and twice its process died, as a rule because memory ran out",
-                    hint="free some memory, or train on fewer rows; then go on with --resume --workers 1",
+                    f"trial {number} was run twice, and twice its process died, most likely for lack of memory",
+                    hint="free some memory, or train on fewer rows; then continue with --resume --workers 1",
                 ) from err
-        jobs.suspects.extend(victims)
-
-    def _open(self, count: int) -> _Pool:
-        if self._pool is not None and self._pool.count != count:
-            self._close()
-        if self._pool is None:
-            self._pool = _Pool(self._ground, self._binned, count)
-        return self._pool
-
-    def _close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+            self._suspects.append(job)
+            return
+        self._idle.append(worker)
+        if isinstance(answer, BaseException):
+            raise answer
+        self._records[job.proposal.number] = answer
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off what a signal does to the main thread until the block has ended.
+@dataclass(frozen=True, slots=True)
+class _Job:
+    proposal: Proposal
+    bar: Bar
 
-    `wait` takes the locks of all its futures, one by one: an exception raised in between would leave some of them
-    taken, and the executor's own thread would wait for them for ever.
-    """
-    noted: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Callable[[int, FrameType | None], object]] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                before[number] = handler
-                signal.signal(number, lambda signum, frame: noted.append((signum, frame)))
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    for noticed, frame in noted[:1]:
-        before[noticed](noticed, frame)
+
+class _Worker:
+    """One spawned process that runs the trials sent through its pipe."""
+
+    job: _Job
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_run_trials, args=(theirs,), daemon=True)
+        # The first start of a process starts this helper, which unblocks the signals: so it comes first.
+        resource_tracker.ensure_running()
+        # The process inherits the mask: Ctrl-C reaches the whole group of a terminal, and is for the parent alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _without_main():
+                self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+
+    def end(self) -> None:
+        """End the process, whatever it is doing: LightGBM cannot be interrupted, and there is nothing to clean up."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _end_all(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().end()
 
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Let a process that is spawned meanwhile do without the caller's script.
+    """Hide the caller's script from a process that is spawned inside the block.
 
-    It would else run that script again, for what was pickled from there, which is nothing here: a script without
+    It would run that script again, to find what was pickled from there, which is nothing here: a script without
     `if __name__ == "__main__"` would begin the search anew in every worker, and never end.
     """
     main = sys.modules["__main__"]
@@ -207,77 +239,31 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-#: Stands for the future of a trial that is being handed over.
-_NEVER_RUN: Future[TrialRecord] = Future()
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    proposal: Proposal
-    bar: Bar
-
-
-@dataclass(slots=True)
-class _Jobs:
-    """How far the trials have come that were given and not taken yet; the lowest numbers first."""
-
-    untaken: deque[int] = field(default_factory=deque)
-    waiting: deque[_Job] = field(default_factory=deque)
-    running: dict[Future[TrialRecord], _Job] = field(default_factory=dict)
-    suspects: deque[_Job] = field(default_factory=deque)
-    deaths: Counter[int] = field(default_factory=Counter)
-    records: dict[int, TrialRecord] = field(default_factory=dict)
-
-
-class _Pool:
-    """Some spawned processes that end when this object is closed or its process does."""
-
-    def __init__(self, ground: Ground, binned: Path, count: int) -> None:
-        context = get_context("spawn")
-        self.count = count
-        self._theirs, self._ours = context.Pipe(duplex=False)
-        self._executor = ProcessPoolExecutor(
-            count, mp_context=context, initializer=_begin, initargs=(self._theirs, binned, ground)
-        )
-
-    def submit(self, job: _Job) -> Future[TrialRecord]:
-        # A process is spawned here. It inherits the mask: Ctrl-C reaches a terminal's whole group, and is for the
-        # parent alone, which ends its workers itself.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with _undisturbed(), _without_main():
-                return self._executor.submit(_run, job)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def close(self) -> None:
-        with _undisturbed():
-            self._ours.close()  # they end at once, whatever they are doing
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._theirs.close()
-
-
-_tracks: list[Track] = []  # a worker's own folds: one
-
-
-def _begin(parent: Connection, binned: Path, ground: Ground) -> None:
-    """Prepare a worker."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _run_trials(pipe: Connection) -> None:
+    """Run trials in a worker until its pipe closes."""
+    received: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive_all, args=(pipe, received), daemon=True).start()
     own_process()
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when LightGBM's library is loaded, which is next
-    _tracks.append(Track.of(ground, load_binned(binned, ground.config)))
+    # Read when LightGBM's library is loaded, which is next.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ground, binned = received.get()
+    track = None
+    while True:
+        job: _Job = received.get()
+        answer: TrialRecord | Exception | None
+        try:
+            track = track or Track.of(ground, load_binned(binned, ground.config))
+            answer = track.run(job.proposal, job.bar)
+        except Exception as err:  # noqa: BLE001 (raised again in the parent)
+            err.add_note(f"in a worker:\n{traceback.format_exc()}")
+            answer = err
+        pipe.send(answer)
 
 
-def _end_with(parent: Connection) -> None:
-    """End this process when the other end of the pipe closes."""
+def _receive_all(pipe: Connection, received: SimpleQueue[Any]) -> None:
+    """Pass on what comes through a pipe, and end this process when the other end of the pipe closes."""
     try:
-        parent.recv_bytes()
+        while True:
+            received.put(pipe.recv())
     except (EOFError, OSError):
-        os.kill(os.getpid(), signal.SIGKILL)  # LightGBM cannot be interrupted, and there is nothing to clean up
-
-
-def _run(job: _Job) -> TrialRecord:
-    record = _tracks[0].run(job.proposal, job.bar)
-    if record is None:
-        raise RuntimeError("nobody told this trial to stop")
-    return record
+        os.kill(os.getpid(), signal.SIGKILL)
