@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guards"))
 
 from markets import odd_market
 
-from mltrain.candles.frame import interval_ms
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.config import load_config
@@ -31,6 +30,7 @@ from mltrain.models.lineage import available_cores
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
+from mltrain.times import interval_ms
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, Window, open_source
@@ -53,6 +53,7 @@ from mltrain.models.gates import Selection
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.sim import SimSource
 from mltrain.candles.source import Window
+from mltrain.times import DAY_MS
 
 MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 MLTRAIN = Path(sys.executable).with_name("mltrain")

@@ -42,7 +42,6 @@ import lightgbm
 import numpy as np
 import optuna
 
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.features.registry import load_registry
@@ -53,6 +52,7 @@ from mltrain.learn.trial import Ground, Proposal, Track
 from mltrain.models.lineage import available_cores
 from mltrain.pipeline.audit import split_samples
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

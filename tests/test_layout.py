@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mltrain"
 LAYERS = (
     "errors",
     "names",
+    "times",
     "progress",
     "files",
     "documents",
@@ -26,7 +27,7 @@ LAYERS = (
 )
 SPEAKERS = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write", "typer.echo"}
 MODELS_LIGHT = ("models/store", "models/pointer", "models/pruning", "models/card")
-LIGHT = ("names", "files", "documents", "config", "manifest", *MODELS_LIGHT, "cli")
+LIGHT = ("names", "times", "files", "documents", "config", "manifest", *MODELS_LIGHT, "cli")
 HEAVY = {
     "numpy",
     "polars",

@@ -21,11 +21,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import polars as pl
 
+from mltrain.times import MINUTE_MS
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_MINUTE_MS: Final = 60_000
 _ASIDE: Final = ("open", "high", "low", "close", "volume")
 _BEHIND: Final = ("taker_buy_base", "taker_buy_quote")
 
@@ -50,7 +51,7 @@ class Replay:
     @property
     def clock_ms(self) -> int:
         """What its clock shows."""
-        return max(recorded.last_ms for recorded in self._pages.values()) + _MINUTE_MS
+        return max(recorded.last_ms for recorded in self._pages.values()) + MINUTE_MS
 
     def __enter__(self) -> Self:
         """Begin to serve."""
@@ -98,7 +99,7 @@ class _Recorded:
 def _row(open_ms: int, values: tuple[Any, ...]) -> list[Any]:
     """Return a candle as the exchange writes it: prices and volumes as text, which reads back as the same number."""
     texts = [value if isinstance(value, int) else repr(value) for value in values]
-    return [open_ms, *texts[:5], open_ms + _MINUTE_MS - 1, *texts[5:], "0"]
+    return [open_ms, *texts[:5], open_ms + MINUTE_MS - 1, *texts[5:], "0"]
 
 
 def _handler(answer: Any) -> type[BaseHTTPRequestHandler]:  # noqa: ANN401 (a bound method)

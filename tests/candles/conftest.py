@@ -5,11 +5,12 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import MINUTE_MS, TS_DTYPE
+from mltrain.candles.frame import TS_DTYPE
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.progress import Silent
+from mltrain.times import MINUTE_MS
 
 NOW_MS = CLOCK_MS + 1_234_567
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mltrain.candles.client import NetworkRules
-from mltrain.candles.frame import DAY_MS, MINUTE_MS, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, MINUTE_MS
 
 TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS
 

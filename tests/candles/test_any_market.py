@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from mltrain.candles.client import MachineClock, Traffic
 from mltrain.candles.download import Asking, Connected, gather_days
-from mltrain.candles.frame import DAY_MS, TS_DTYPE, check_candles, times_ms
+from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.source import Window
 from mltrain.candles.throttle import Throttle
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS
 
 STEP_MS = 15 * 60_000
 SLOTS = 5 * 96  # five days of quarters of an hour

@@ -19,7 +19,7 @@ from mltrain.candles.binance import BinanceSource
 from mltrain.candles.cache import SymbolDays
 from mltrain.candles.client import MachineClock, NetworkRules, Traffic
 from mltrain.candles.download import Asking, Connected, gather_days
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
@@ -28,6 +28,7 @@ from mltrain.candles.source import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec, Wind
 from mltrain.candles.throttle import Throttle
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, MINUTE_MS, format_ms
 
 
 class JumpingClock:

@@ -26,7 +26,7 @@ from mltrain.candles.cache import (
     list_cache,
     prune_cache,
 )
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, INTERVALS_MS, MINUTE_MS, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
@@ -35,6 +35,7 @@ from mltrain.documents import canonical_json
 from mltrain.errors import InputError, MachineError
 from mltrain.files import sha256_bytes
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
 from program import call
 
 DAY = TODAY_MS - DAY_MS

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.cells import Cells
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.errors import InputError
+from mltrain.times import DAY_MS, MINUTE_MS, format_ms
 
 PRICES = {"open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 10.0}
 

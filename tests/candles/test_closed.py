@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from mltrain.candles import SourceSpec, fetch_candles, open_source
 from mltrain.candles.closed import MAX_SKEW_MS, find_closed, tell_open
-from mltrain.candles.frame import INTERVALS_MS, MINUTE_MS, format_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.local import FilesSource
 from mltrain.candles.sim import CLOCK_MS, LAST_CLOCK_MS, SimSource
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
+from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, format_ms
 from program import call
 
-HOUR_MS = 60 * MINUTE_MS
 NOW_MS = CLOCK_MS + 2_000  # two seconds into the newest minute
 ALL = Window(0, 1 << 42)
 LEFT_OUT = "1 candle left out, not closed yet by this machine's clock, 2025-10-15T12:00:02Z: "

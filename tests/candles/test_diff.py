@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from mltrain.candles.compare import compare_snapshots
 from mltrain.candles.diff import EXAMPLES, compare_frames, tell_change
-from mltrain.candles.frame import CANDLE_SCHEMA, MINUTE_MS, TS_DTYPE, check_candles, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, check_candles, times_ms
 from mltrain.errors import InputError
+from mltrain.times import MINUTE_MS, format_ms
 from program import call
 
 sides = st.dictionaries(

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mltrain.candles.frame import DAY_MS, content_sha256, format_ms
+from mltrain.candles.frame import content_sha256
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.snapshot import open_snapshot, verify_snapshot
 from mltrain.candles.source import Window
+from mltrain.times import DAY_MS, format_ms
 from program import call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")

@@ -19,10 +19,10 @@ from exchange import download, pages_asked
 
 import faults
 from mltrain.candles.cache import SymbolDays
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.snapshot import list_snapshots, open_snapshot, verify_snapshot
+from mltrain.times import DAY_MS
 from program import MLTRAIN, NEUTRAL, call
 
 KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "3"))

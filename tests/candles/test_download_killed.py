@@ -14,11 +14,12 @@ import time
 import pytest
 from exchange import pages_asked
 
-from mltrain.candles.frame import DAY_MS, content_sha256
+from mltrain.candles.frame import content_sha256
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.snapshot import open_snapshot, verify_snapshot
 from mltrain.candles.source import Window
+from mltrain.times import DAY_MS
 from program import MLTRAIN, NEUTRAL, call
 
 KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "6"))

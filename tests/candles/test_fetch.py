@@ -9,11 +9,11 @@ import pytest
 
 import mltrain.candles
 from mltrain.candles import SourceSpec, fetch_candles
-from mltrain.candles.frame import DAY_MS, MINUTE_MS
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
+from mltrain.times import DAY_MS, MINUTE_MS
 
 EXPECTED = SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))
 START = "2025-10-14T12:00:00Z"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.filenames import interval_of, symbol_of
-from mltrain.candles.frame import INTERVALS_MS
 from mltrain.names import SYMBOL
+from mltrain.times import INTERVALS_MS
 
 NAMES = {
     "BTCUSDT.parquet": ("BTCUSDT", None),

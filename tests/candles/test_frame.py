@@ -14,24 +14,18 @@ from hypothesis import strategies as st
 
 from mltrain.candles.frame import (
     CANDLE_SCHEMA,
-    DAY_MS,
-    INTERVALS_MS,
-    MINUTE_MS,
     OPTIONAL,
     Hole,
     check_candles,
     content_sha256,
     find_holes,
-    format_ms,
-    interval_ms,
-    interval_name,
-    parse_time,
     segment_bounds,
     times_ms,
     zero_trade_rows,
 )
 from mltrain.candles.sim import CLOCK_MS
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import InputError
+from mltrain.times import MINUTE_MS, format_ms
 
 STEP = 5
 slots = st.sets(st.integers(0, 30)).map(sorted)
@@ -79,62 +73,6 @@ def test_segments_are_the_maximal_runs_of_neighbours(present):
 
     assert [a for a, _ in bounds] == naive
     assert [b for _, b in bounds] == [*naive[1:], len(present)][: len(naive)]
-
-
-@pytest.mark.parametrize("interval", INTERVALS_MS)
-def test_every_interval_divides_a_day(interval):
-    """The grid of each interval begins at midnight UTC, and its name leads back."""
-    assert DAY_MS % interval_ms(interval) == 0
-    assert interval_name(interval_ms(interval)) == interval
-
-
-@pytest.mark.parametrize("text", ["1M", "60s", "", "1 m", "5m ", "1w", "x" * 10_000])
-def test_unknown_intervals_are_usage_errors(text):
-    """Case and spaces count: 1M is a month elsewhere."""
-    with pytest.raises(UsageError) as err:
-        interval_ms(text)
-
-    assert len(err.value.message) < 100
-
-
-@given(st.integers(0, 253_402_300_799_999))
-def test_times_survive_text(time_ms):
-    """`parse_time` reads what `format_ms` writes."""
-    assert parse_time(format_ms(time_ms)) == time_ms
-
-
-@pytest.mark.parametrize("time_ms", [-1, 253_402_300_800_000, 2**62, -(2**63)])
-def test_times_beyond_the_calendar_are_shown_as_numbers(time_ms):
-    """A message about a damaged time must not fail itself."""
-    assert format_ms(time_ms) == f"{time_ms} ms"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2025-10-15T12:00:00Z", "2025-10-15T12:00:00Z"),
-        ("2025-10-15", "2025-10-15T00:00:00Z"),
-        ("2025-10-15 12:00", "2025-10-15T12:00:00Z"),
-        ("2025-10-15T12:00:00.5Z", "2025-10-15T12:00:00.500Z"),
-        ("2025-10-15T14:00:00+02:00", "2025-10-15T12:00:00Z"),
-    ],
-)
-def test_times_are_utc_unless_they_say_otherwise(text, expected):
-    """The forms that people write are read, none in local time."""
-    assert format_ms(parse_time(text)) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "now", "2025-13-01", "2025-02-30", "2025-10-15T25:00", "20251015", "2025-W42-3", "1969-12-31",
-     "2025-10-15T12:00:00Z\n", "٢٠٢٥-10-15", "0000-01-01", "2025-10-15T12:00:00+99:99", "9" * 10_000],
-)  # fmt: skip
-def test_other_times_are_usage_errors(text):
-    """What is not plainly a time is refused, with an example."""
-    with pytest.raises(UsageError) as err:
-        parse_time(text)
-
-    assert "2025-10-15T12:00:00Z" in err.value.hint
 
 
 def test_checked_candles_have_every_column_in_order(make_candles):

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_time_ms, time_ms
+from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.given import as_candles, as_frame, as_record
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
+from mltrain.times import MINUTE_MS, check_time_ms, time_ms
 
-MINUTE_MS = 60_000
 UTC_MINUTE = dt.datetime(2025, 10, 15, 12, tzinfo=dt.UTC)
 FRAME = SimSource().candles("BTCUSDT", Window(CLOCK_MS - 5 * MINUTE_MS, CLOCK_MS))
 OHLCV = FRAME.select(list(CANDLE_SCHEMA)[:6])

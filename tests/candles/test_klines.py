@@ -13,11 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.client import MalformedError
-from mltrain.candles.frame import CANDLE_SCHEMA, INTERVALS_MS, MINUTE_MS, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.klines import PAGE_CANDLES, merge_rows, plan_pages, read_page
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
+from mltrain.times import INTERVALS_MS, MINUTE_MS, format_ms
 
 FIELDS = (
     *("ts", "open", "high", "low", "close", "volume", "close_time"),

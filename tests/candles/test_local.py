@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import MINUTE_MS, TS_DTYPE, check_candles, format_ms, times_ms
+from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
 from mltrain.candles.local import FilesSource, read_candle_file
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
+from mltrain.times import MINUTE_MS, format_ms
 
 ALL = Window(0, 2 * CLOCK_MS)
 

@@ -16,7 +16,7 @@ from exchange import pages_asked
 from mltrain.candles.archive import ArchiveSource
 from mltrain.candles.binance import BinanceSource
 from mltrain.candles.client import NetworkRules
-from mltrain.candles.frame import DAY_MS, content_sha256, format_ms
+from mltrain.candles.frame import content_sha256
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
@@ -24,6 +24,7 @@ from mltrain.candles.snapshot import Request, take_snapshot, verify_snapshot
 from mltrain.candles.source import SourceSpec, Window
 from mltrain.errors import InputError, SourceError
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, format_ms
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 MIDDLE_MS = CLOCK_MS - DAY_MS + 1234 * 60_000

@@ -10,15 +10,15 @@ from exchange import TODAY_MS, download, pages_asked
 
 from mltrain.candles.binance import RestPages
 from mltrain.candles.client import Answer
-from mltrain.candles.frame import DAY_MS, MINUTE_MS, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.local import FilesSource
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS
 
-HOUR_MS = 60 * MINUTE_MS
 AT_MS = TODAY_MS - 3 * DAY_MS // 2  # a noon; its day is in the archive by now
 DAY = "2025-10-13"
 SOURCES = pytest.mark.parametrize("archive", [False, True], ids=["rest", "archive"])

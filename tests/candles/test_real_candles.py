@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from mltrain.candles.frame import format_ms, parse_time
 from mltrain.candles.local import FilesSource
 from mltrain.candles.snapshot import verify_snapshot
 from mltrain.errors import InputError
+from mltrain.times import format_ms, parse_time
 
 pytestmark = pytest.mark.real_data
 

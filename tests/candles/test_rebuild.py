@@ -9,7 +9,6 @@ import pytest
 from exchange import download, pages_asked, spec_of
 
 from mltrain.candles import candle_file
-from mltrain.candles.frame import DAY_MS, format_ms
 from mltrain.candles.rebuild import rebuild_snapshot
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.sim.faults import Fault
@@ -17,6 +16,7 @@ from mltrain.candles.sim.server import SimServer
 from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, format_ms
 from program import call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")

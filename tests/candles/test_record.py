@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.candle_file import Block
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS, MINUTE_MS, Hole, Jump, find_holes, interval_ms
+from mltrain.candles.frame import Hole, Jump, find_holes
 from mltrain.candles.record import (
     MAX_DAYS,
     Record,
@@ -27,6 +27,7 @@ from mltrain.candles.volumes import BASE, QUOTE, FalseVolume
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import Manifest
 from mltrain.names import SNAPSHOT
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, interval_ms
 
 HASH = "0f" * 32
 

@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import (
-    CANDLE_SCHEMA,
-    DAY_MS,
-    INTERVALS_MS,
-    MINUTE_MS,
-    check_candles,
-    content_sha256,
-    find_holes,
-    times_ms,
-)
+from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, content_sha256, find_holes, times_ms
 from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, STRENGTH, TIE_SHARE, SimSource
 from mltrain.candles.sim.market import _Market, _moves, _shocks
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
 
 YEAR = Window(CLOCK_MS - 400 * DAY_MS, CLOCK_MS)
 BASE = Window(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)

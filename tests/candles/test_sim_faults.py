@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from mltrain.candles.frame import DAY_MS, MINUTE_MS
 from mltrain.candles.sim.exchange import Request
 from mltrain.candles.sim.faults import ENDPOINTS, FIELDS, KINDS, Fault, Script, read_faults
 from mltrain.candles.sim.market import CLOCK_MS
 from mltrain.candles.sim.server import SimServer
 from mltrain.errors import InputError
+from mltrain.times import DAY_MS, MINUTE_MS
 
 START_MS = CLOCK_MS - DAY_MS
 PAGE = {"symbol": "BTCUSDT", "interval": "1m", "startTime": START_MS, "endTime": START_MS + 29 * MINUTE_MS}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, INTERVALS_MS, MINUTE_MS, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.sim.faults import Fault
 from mltrain.candles.sim.market import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.candles.sim.meter import BAN_S, GRACE_S, Meter
@@ -24,6 +24,7 @@ from mltrain.candles.sim.server import SimServer
 from mltrain.candles.sim.wire import MICROS_FROM_MS, write_number, write_page
 from mltrain.candles.source import Window
 from mltrain.errors import MachineError, UsageError
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
 
 FLOATS = [name for name in CANDLE_SCHEMA if name not in {"ts", "trades"}]
 PLACES = dict(

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import DAY_MS, MINUTE_MS, format_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
 from mltrain.candles.source import Fetched, Gathered, SourceSpec, Window, open_source
 from mltrain.errors import InputError, MachineError, SourceError, UsageError
 from mltrain.files import hold_lock
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, MINUTE_MS, format_ms
 
 ID = "2025-10-15T12-00-00Z"
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS, check_candles
+from mltrain.candles.frame import check_candles
 from mltrain.candles.sim import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import SIGNALS, SOURCES, SourceSpec, Window, open_source
 from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, INTERVALS_MS
 
 specs = st.one_of(
     st.builds(

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mltrain.candles.frame import CANDLE_SCHEMA, MINUTE_MS, content_sha256
+from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.stored import list_snapshots, open_snapshot, verify_snapshot
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.files import sha256_bytes
 from mltrain.manifest import Manifest, read_manifest
+from mltrain.times import MINUTE_MS
 
 ID = "2025-10-15T12-00-00Z"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import MINUTE_MS
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.throttle import WEIGHT_SHARE, Throttle, parse_http_date
+from mltrain.times import MINUTE_MS
 
 steps = st.lists(
     st.tuples(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles import SourceSpec, fetch_candles
-from mltrain.candles.frame import OPTIONAL, check_candles, format_ms
+from mltrain.candles.frame import OPTIONAL, check_candles
 from mltrain.candles.local import read_candle_file
 from mltrain.candles.rebuild import rebuild_snapshot
 from mltrain.candles.sim import CLOCK_MS
@@ -18,6 +18,7 @@ from mltrain.candles.source import open_source
 from mltrain.candles.stored import verify_snapshot
 from mltrain.candles.volumes import BASE, PAIR, QUOTE, TAKER_QUOTE, FalseVolume, empty_false_volumes
 from mltrain.progress import Silent
+from mltrain.times import format_ms
 
 BARS = 60
 VOLUMES = ("quote_volume", "taker_buy_base", "taker_buy_quote")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from mltrain.candles.frame import parse_time
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.source import Window
+from mltrain.times import parse_time
 from program import MLTRAIN, NEUTRAL, call
 
 PAGE = {"symbol": "BTCUSDT", "interval": "1m", "startTime": parse_time("2025-01-31T10:00")}

@@ -7,8 +7,7 @@ import polars as pl
 
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.source import Window as Span
-
-DAY_MS = 86_400_000
+from mltrain.times import DAY_MS
 
 
 def simulate(*symbols, days=2, seed=0, signal="strong"):

@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markets import simulate, without
 
-from mltrain.candles.frame import DAY_MS, interval_ms
 from mltrain.errors import LeakageError
 from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.guards import check_guards, future_info
 from mltrain.guards.alignment import CHECK, DETAIL, check_alignment, find_shift, sum_products
 from mltrain.guards.evidence import Findings
 from mltrain.learn.label import make_labels
+from mltrain.times import DAY_MS, MINUTE_MS, interval_ms
 
 START_MS = 20_250 * DAY_MS
-MINUTE_MS = 60_000
 NAMES = tuple(f"S{number:02}USDT" for number in range(12))
 
 

@@ -7,9 +7,10 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import DAY_MS, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.guards.cuts import bars_in_a_row, choose_cuts
 from mltrain.guards.poison import garbage, poison_after
+from mltrain.times import DAY_MS
 
 
 def naive_bars(ts_ms, there, step_ms):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from markets import odd_market
 
-from mltrain.candles.frame import OPTIONAL, check_candles, interval_ms
+from mltrain.candles.frame import OPTIONAL, check_candles
 from mltrain.candles.tables import read_rows
 from mltrain.features.draw import draw_feature
 from mltrain.features.ops import OPS
 from mltrain.features.registry import load_registry
 from mltrain.guards import future_info
 from mltrain.learn.label import make_labels
+from mltrain.times import interval_ms
 
 DEFAULT, OHLCV = load_registry(), load_registry(Path("features-ohlcv.yml"))
 BUILT_IN = tuple(sorted(OPS))

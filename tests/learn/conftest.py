@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from mltrain.learn.samples import Samples
-
-DAY_MS = 86_400_000
-MINUTE_MS = 60_000
+from mltrain.times import MINUTE_MS
 
 
 def make_samples(*, rows=6_000, features=5, symbols=2, signal=1.0, step_ms=MINUTE_MS, horizon_bars=1, seed=0):

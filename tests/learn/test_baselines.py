@@ -14,8 +14,8 @@ from mltrain.learn.baselines import RULES, SymbolPrior, find_priors, rule_calls,
 from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.samples import Samples
+from mltrain.times import DAY_MS
 
-DAY_MS = 86_400_000
 BOOTSTRAP = BootstrapConfig(draws=400, level=0.9)
 
 

@@ -11,9 +11,8 @@ from mltrain.candles.frame import TS_DTYPE
 from mltrain.learn.economics import find_bounce, forward_returns, score_economics
 from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.samples import Samples
+from mltrain.times import DAY_MS, MINUTE_MS
 
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS  # 2024-10-04, a Friday
 
 

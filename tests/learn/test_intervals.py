@@ -19,8 +19,7 @@ from mltrain.learn.intervals import (
     score_intervals,
 )
 from mltrain.learn.metrics import Metrics, auc, score
-
-DAY_MS = 86_400_000
+from mltrain.times import DAY_MS
 
 
 def market(*, days=12, per_day=40, seed=0):

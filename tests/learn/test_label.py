@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from mltrain.features.registry import LabelSpec
 from mltrain.learn.label import make_labels
-
-MINUTE_MS = 60_000
+from mltrain.times import MINUTE_MS
 
 
 def frame(minutes, closes):

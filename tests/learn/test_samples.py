@@ -14,8 +14,8 @@ from mltrain.features.compute import compute_features
 from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.learn.label import make_labels
 from mltrain.learn.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows
+from mltrain.times import MINUTE_MS
 
-MINUTE_MS = 60_000
 FEATURES = FeatureSet(
     version=1,
     interval="1m",

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from mltrain.errors import InputError
 from mltrain.learn.samples import take_rows
 from mltrain.learn.split import MIN_TRAIN_ROWS, MIN_VALID_ROWS, plan_split
-
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
+from mltrain.times import MINUTE_MS
 
 
 def plan(samples, *, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=MINUTE_MS):

@@ -17,7 +17,6 @@ from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.learn.calibration import Calibrator
 from mltrain.models.serve import load, model_of_bundle, open_model
 
-MINUTE_MS = 60_000
 END_MS = 1_760_529_600_000
 END_S = END_MS / 1000
 NOT_CANDLES = [None, 5, "BTCUSDT", object(), [1, 2]]

@@ -6,8 +6,8 @@ import pytest
 
 from mltrain.models.history import Look
 from mltrain.models.looks import NEWER_MS, Looks, count_looks
+from mltrain.times import DAY_MS
 
-DAY_MS = 86_400_000
 OURS, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 START, END = 100 * DAY_MS, 118 * DAY_MS
 STUDY = "2025-10-15T12-00-00Z-0123456789abcdef-42"

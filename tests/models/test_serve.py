@@ -18,8 +18,8 @@ from mltrain.learn.calibration import Calibrator
 from mltrain.models import follow
 from mltrain.models.follow import SwapFailedWarning
 from mltrain.models.serve import OtherCodeWarning, check_round_trip, load, model_of_bundle, open_model
+from mltrain.times import MINUTE_MS
 
-MINUTE_MS = 60_000
 END_MS = 1_760_529_600_000
 LOOKBACK = 31  # of volatility_30: thirty returns
 

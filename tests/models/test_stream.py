@@ -11,8 +11,8 @@ import pytest
 from mltrain.errors import InputError, RefusedError
 from mltrain.models.follow import SwapFailedWarning
 from mltrain.models.serve import load, model_of_bundle, open_model
+from mltrain.times import MINUTE_MS
 
-MINUTE_MS = 60_000
 LOOKBACK = 31
 
 

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 from workshop import NOW_MS, Workshop
 
-from mltrain.candles.frame import parse_time
 from mltrain.candles.source import SourceSpec
 from mltrain.cli.evaluate import view
 from mltrain.learn.metrics import row_log_loss
@@ -25,6 +24,7 @@ from mltrain.pipeline.audit import read_candles
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.progress import Silent
+from mltrain.times import parse_time
 
 NEWER = {"days": 90, "interval": "5m", "end": "2025-10-15T00:00:00Z"}
 OLDER = {"days": 60, "interval": "5m", "end": "2025-09-10T00:00:00Z"}

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from workshop import NOW_MS, Workshop
 
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, Window, open_source
@@ -18,6 +17,7 @@ from mltrain.features.registry import parse_registry
 from mltrain.models.serve import load
 from mltrain.pipeline.audit import read_candles
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS
 
 READING = b"""
 version: 1

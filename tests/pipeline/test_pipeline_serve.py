@@ -7,7 +7,6 @@ import shutil
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import parse_time
 from mltrain.candles.sim import CLOCK_MS
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.errors import InputError
@@ -21,6 +20,7 @@ from mltrain.pipeline.serve import (
     verify_version,
 )
 from mltrain.progress import Silent
+from mltrain.times import parse_time
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from workshop import NOW_MS, Workshop
 
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.sim import CLOCK_MS, SimSource
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, Window, open_source
@@ -18,6 +17,7 @@ from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.plan import plan_training
 from mltrain.pipeline.versions import retrain_version
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS
 
 DAYS = 4
 WARNING = "ETHUSDT, SOLUSDT: no training row, so not among the model's symbols; predict will refuse them"

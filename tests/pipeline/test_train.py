@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import DAY_MS, parse_time, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.config import load_config
 from mltrain.errors import InputError, LockedError
@@ -23,6 +23,7 @@ from mltrain.models.serve import load, model_of_bundle
 from mltrain.pipeline.audit import read_candles, split_samples
 from mltrain.pipeline.train import learn_model
 from mltrain.progress import Silent
+from mltrain.times import DAY_MS, parse_time
 
 ALONE = Manner(workers=1)
 

@@ -24,8 +24,8 @@ from mltrain.models.serve import model_of_bundle
 from mltrain.pipeline.serve import open_default_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
+from mltrain.times import MINUTE_MS
 
-MINUTE_MS = 60_000
 START_MS = CLOCK_MS - 40 * MINUTE_MS
 
 

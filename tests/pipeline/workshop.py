@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mltrain.candles.frame import parse_time
 from mltrain.candles.snapshot import Request, take_snapshot
 from mltrain.candles.source import SourceSpec, open_source
 from mltrain.config import load_config
@@ -11,6 +10,7 @@ from mltrain.learn.search import Manner
 from mltrain.models.store import Store
 from mltrain.pipeline.train import TrainRequest, train
 from mltrain.progress import Silent
+from mltrain.times import parse_time
 
 REGISTRY = b"""
 version: 1

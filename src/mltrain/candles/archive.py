@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.apart import side_by_side
 from mltrain.candles.binance import BinanceSource, RestPages, folder_of
-from mltrain.candles.cache import day_name
 from mltrain.candles.client import HostClock, HttpClient, Query, check_base_url
 from mltrain.candles.download import Connected
-from mltrain.candles.frame import DAY_MS, check_candles, interval_ms, times_ms
+from mltrain.candles.frame import check_candles, times_ms
 from mltrain.candles.klines import add_odd, split_odd
 from mltrain.candles.packed import parse_checksum, unzip_single
 from mltrain.candles.source import PUBLIC_ARCHIVE, PUBLIC_REST
@@ -24,6 +23,7 @@ from mltrain.candles.tables import read_binance_csv
 from mltrain.candles.throttle import Throttle
 from mltrain.errors import InputError
 from mltrain.files import sha256_bytes
+from mltrain.times import DAY_MS, day_name, interval_ms
 
 if TYPE_CHECKING:
     import random

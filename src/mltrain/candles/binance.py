@@ -29,13 +29,14 @@ from mltrain.candles.client import (
     error_code,
 )
 from mltrain.candles.download import Asking, Connected, gather_days
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
 from mltrain.candles.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
 from mltrain.candles.source import PUBLIC_REST, Window, refuse_unknown
 from mltrain.candles.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
 from mltrain.documents import parse_json
 from mltrain.errors import InputError, SourceError
 from mltrain.files import sha256_bytes
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping

@@ -18,19 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.candle_file import unchecked_candles, write_candles
-from mltrain.candles.frame import (
-    CANDLE_SCHEMA,
-    DAY_MS,
-    INTERVALS_MS,
-    format_ms,
-    interval_ms,
-    parse_time,
-)
+from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.source import ORIGIN
 from mltrain.documents import Fields, Located, canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import atomic_write_all, disk_edge, hold_lock, make_folder, read_file, sha256_bytes, sweep_temps
 from mltrain.names import SYMBOL
+from mltrain.times import DAY_MS, INTERVALS_MS, day_name, format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,11 +121,6 @@ def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
         closed_early=fresh.closed_early,
     )
     return day, data
-
-
-def day_name(day_ms: int) -> str:
-    """Return the UTC day that begins at a midnight as 2025-10-15."""
-    return format_ms(day_ms)[:10]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.errors import InputError
 from mltrain.names import show
+from mltrain.times import MINUTE_MS
 
 _ISO: Final = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?"
@@ -119,6 +120,6 @@ def _stamps_of_iso(texts: pl.Series) -> pl.Series:
     at = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.timestamp("ms")
     nanos = pl.col("fraction").fill_null(".0").str.slice(1).str.pad_end(9, "0").cast(pl.Int64)
     fraction = pl.when(nanos % 1_000_000 == 0).then(nanos // 1_000_000)
-    offset = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * 60_000
+    offset = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * MINUTE_MS
     signed = pl.when(pl.col("sign") == "-").then(-offset).otherwise(offset).fill_null(0)
     return groups.select((at + fraction - signed).alias("ts")).to_series()

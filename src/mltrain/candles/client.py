@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import mltrain
-from mltrain.candles.frame import format_ms
 from mltrain.candles.throttle import parse_http_date
 from mltrain.errors import SourceError, UsageError
 from mltrain.names import show
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     import random

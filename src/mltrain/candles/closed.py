@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import MINUTE_MS, format_ms
 from mltrain.errors import InputError
+from mltrain.times import HOUR_MS, MINUTE_MS, format_ms, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 #: A candle that opens at most this far ahead of the machine's clock is left out; one that opens later is refused.
 MAX_SKEW_MS: Final = 10 * MINUTE_MS
 
-_HOUR_MS: Final = 60 * MINUTE_MS
 _QUARTER_MS: Final = 15 * MINUTE_MS  # the offset of every time zone is a multiple of it
-_MAX_OFFSET_MS: Final = 14 * _HOUR_MS  # Kiribati's, the farthest ahead of UTC
+_MAX_OFFSET_MS: Final = 14 * HOUR_MS  # Kiribati's, the farthest ahead of UTC
 _NAMED: Final = 3
 
 
@@ -44,7 +43,7 @@ def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: 
     if ts_ms.size and (ahead_ms := int(ts_ms.max()) - now_ms) > MAX_SKEW_MS:
         raise InputError(
             f"{where}: {symbol}: its times are not UTC? The newest candle opens at {format_ms(int(ts_ms.max()))}, "
-            f"{ahead_ms / _HOUR_MS:.1f} hours after this machine's clock, {format_ms(now_ms // 1000 * 1000)}",
+            f"{ahead_ms / HOUR_MS:.1f} hours after this machine's clock, {format_seconds(now_ms)}",
             hint=_way_out(ahead_ms, step_ms),
         )
     closed: NDArray[np.bool_] = ts_ms + step_ms <= now_ms
@@ -63,7 +62,7 @@ def tell_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
     return (
         f"{candles} candle{'s' * (candles > 1)} left out, not closed yet by this machine's clock, "
-        f"{format_ms(now_ms // 1000 * 1000)}: {', '.join(named[:_NAMED])}{more}"
+        f"{format_seconds(now_ms)}: {', '.join(named[:_NAMED])}{more}"
     )
 
 
@@ -73,11 +72,11 @@ def _way_out(ahead_ms: int, step_ms: int) -> str:
     The newest candle opened up to two intervals ago, so the offset is the next multiple above its lead. Half of the
     allowed skew is subtracted, so that a clock that is some minutes slow does not give the multiple after that.
     """
-    grid_ms = _QUARTER_MS if step_ms < _QUARTER_MS else _HOUR_MS
+    grid_ms = _QUARTER_MS if step_ms < _QUARTER_MS else HOUR_MS
     offset_ms = math.ceil((ahead_ms - MAX_SKEW_MS // 2) / grid_ms) * grid_ms
     if offset_ms > _MAX_OFFSET_MS:
         return "no time zone is that far ahead: check the unit of the times, and this machine's clock with `date -u`"
     return (
-        f"convert the times to UTC: the offset looks like +{offset_ms / _HOUR_MS:g} h; if they are UTC, ts must be the "
+        f"convert the times to UTC: the offset looks like +{offset_ms / HOUR_MS:g} h; if they are UTC, ts must be the "
         "time at which a candle opens, and this machine's clock must be right (`date -u`)"
     )

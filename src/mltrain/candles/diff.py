@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,19 +18,12 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.apart import in_threads, run_apart
-from mltrain.candles.cache import FreshDay, SymbolDays, day_name, hold_cache
+from mltrain.candles.cache import FreshDay, SymbolDays, hold_cache
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import (
-    DAY_MS,
-    Hole,
-    check_candles,
-    find_holes,
-    format_ms,
-    interval_ms,
-    times_ms,
-)
+from mltrain.candles.frame import Hole, check_candles, find_holes, times_ms
 from mltrain.candles.klines import PAGE_CANDLES, merge_rows, plan_pages
 from mltrain.candles.source import Fetched, Gathered, Origin, SymbolTraffic, TrafficReport, Window
+from mltrain.times import DAY_MS, day_name, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -385,7 +378,7 @@ class Download:
         if not diff.same:
             self.notes.append(
                 f"{symbol.name} {day_name(day.day_ms)}: the exchange changed its history since "
-                f"{format_ms(day.old.fetched_ms // 1000 * 1000)}: {tell_change(diff)}"
+                f"{format_seconds(day.old.fetched_ms)}: {tell_change(diff)}"
             )
 
     def _plan_doubts(self, symbol: _Symbol, pages: Pages) -> None:

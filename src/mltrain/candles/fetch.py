@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mltrain.candles.frame import interval_ms, time_ms
 from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import UsageError
 from mltrain.names import read_symbols
 from mltrain.progress import Silent
+from mltrain.times import interval_ms, time_ms
 
 if TYPE_CHECKING:
     import datetime as dt

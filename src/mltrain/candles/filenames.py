@@ -10,8 +10,8 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import INTERVALS_MS, MINUTE_MS
 from mltrain.names import SYMBOL
+from mltrain.times import INTERVALS_MS, MINUTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

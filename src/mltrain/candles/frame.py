@@ -6,17 +6,15 @@ grid of its interval, holds finite and possible values, and nothing here ever fi
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.errors import InputError, UsageError
-from mltrain.names import did_you_mean, show
+from mltrain.errors import InputError
+from mltrain.times import LAST_MS, format_ms, interval_ms, interval_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,33 +46,6 @@ _ROWS_FOR_QUERY: Final = 5_000
 
 PRICES: Final = ("open", "high", "low", "close")
 
-MINUTE_MS: Final = 60_000
-DAY_MS: Final = 86_400_000
-
-#: Every interval divides a day, so that its grid starts at each UTC midnight.
-INTERVALS_MS: Final[Mapping[str, int]] = {
-    "1m": MINUTE_MS,
-    "3m": 3 * MINUTE_MS,
-    "5m": 5 * MINUTE_MS,
-    "15m": 15 * MINUTE_MS,
-    "30m": 30 * MINUTE_MS,
-    "1h": 60 * MINUTE_MS,
-    "2h": 120 * MINUTE_MS,
-    "4h": 240 * MINUTE_MS,
-    "6h": 360 * MINUTE_MS,
-    "8h": 480 * MINUTE_MS,
-    "12h": 720 * MINUTE_MS,
-    "1d": DAY_MS,
-}
-
-_TIME: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
-)
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_SECONDS_BELOW: Final = 100_000_000_000  # as ms in 1973, as seconds in 5138: a smaller number is seconds
-_MICROS_FROM: Final = 100_000_000_000_000  # as ms in 5138: a larger number is microseconds or smaller units
-_LAST_MS: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold
-
 
 @dataclass(frozen=True, slots=True)
 class Hole:
@@ -104,127 +75,6 @@ class Jump:
     ts_ms: int
     before: float
     after: float
-
-
-def interval_ms(interval: str) -> int:
-    """Return the length of an interval such as "1m" in ms.
-
-    Raises:
-        UsageError: It is not one of INTERVALS_MS.
-
-    >>> interval_ms("5m")
-    300000
-    """
-    if not isinstance(interval, str) or interval not in INTERVALS_MS:
-        raise UsageError(f"{show(interval)} is not a candle interval", hint=did_you_mean(interval, INTERVALS_MS))
-    return INTERVALS_MS[interval]
-
-
-def interval_name(step_ms: int) -> str:
-    """Return the name of the interval of `step_ms`, or the number of seconds where it has none.
-
-    >>> interval_name(300_000), interval_name(7_000)
-    ('5m', '7 s')
-    """
-    return next((name for name, ms in INTERVALS_MS.items() if ms == step_ms), f"{step_ms / 1000:g} s")
-
-
-def format_ms(time_ms: int) -> str:
-    """Return a time as ISO 8601 in UTC; one that no calendar holds as its number.
-
-    >>> format_ms(1_760_529_600_000)
-    '2025-10-15T12:00:00Z'
-    """
-    if not 0 <= time_ms <= _LAST_MS:
-        return f"{time_ms} ms"
-    moment = _EPOCH + dt.timedelta(milliseconds=int(time_ms))  # numpy's integers too
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
-
-
-def parse_time(text: str) -> int:
-    """Return a time such as 2025-10-15T12:00:00Z in ms; without a zone it is UTC, without a clock it is midnight.
-
-    Raises:
-        UsageError: It is no such time, or before 1970.
-
-    >>> parse_time("2025-10-15T14:00+02:00")
-    1760529600000
-    """
-    try:
-        if _TIME.fullmatch(text) is None:
-            raise ValueError  # noqa: TRY301 -- fromisoformat takes week dates and other forms that few people can read
-        moment = dt.datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=dt.UTC)
-        time_ms = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
-    except (ValueError, OverflowError):
-        time_ms = -1
-    if time_ms < 0:
-        raise UsageError(f"{show(text)} is not a time", hint="write it like 2025-10-15T12:00:00Z, in UTC")
-    return time_ms
-
-
-def time_ms(time: object, argument: str) -> int:
-    """Convert a caller's time to ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
-
-    A date is its midnight, UTC.
-
-    Args:
-        time: The time.
-        argument: Name of the argument, for messages.
-
-    Raises:
-        UsageError: It is none of these, has no zone, or is before 1970.
-
-    >>> time_ms(dt.date(2025, 10, 15), "start")
-    1760486400000
-    """
-    expected = 'expected text such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date'
-    if isinstance(time, str):
-        return parse_time(time)
-    if isinstance(time, dt.datetime):
-        if time.tzinfo is None:
-            raise UsageError(f"{argument}: {time} has no zone: {expected}", hint="give it one, such as datetime.UTC")
-        found = (time - _EPOCH) // dt.timedelta(milliseconds=1)
-    elif isinstance(time, dt.date):
-        found = (dt.datetime.combine(time, dt.time(), dt.UTC) - _EPOCH) // dt.timedelta(milliseconds=1)
-    else:
-        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
-    if found < 0:
-        raise UsageError(f"{argument}: {time} is before 1970")
-    return found
-
-
-def check_time_ms(time: object, argument: str) -> int:
-    """Return a caller's time in ms since 1970, UTC, as a whole number.
-
-    Args:
-        time: The number; a float is rounded down.
-        argument: Name of the argument, for messages.
-
-    Raises:
-        UsageError: It is not a number, or its size suggests seconds or microseconds.
-
-    >>> check_time_ms(1_760_529_600_000.7, "now_ms")
-    1760529600000
-    """
-    expected = "expected ms since 1970 in UTC, such as int(time.time() * 1000)"
-    if not isinstance(time, int | float | np.integer | np.floating) or isinstance(time, bool):
-        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
-    if not is_ms(float(time)):
-        unit = "seconds" if 0 < time < _SECONDS_BELOW else "microseconds or smaller" if time >= _MICROS_FROM else None
-        raise UsageError(f"{argument} is {time}{f', which reads as {unit}' if unit else ''}: {expected}")
-    return int(time)
-
-
-def is_ms(time: float) -> bool:
-    """Tell whether a number is of the size of ms since 1970, and not of seconds, microseconds or nanoseconds.
-
-    >>> is_ms(1_760_529_600_000), is_ms(1_760_529_600)
-    (True, False)
-    """
-    return _SECONDS_BELOW <= time < _MICROS_FROM
 
 
 def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
@@ -317,7 +167,7 @@ def _is_sound(frame: pl.DataFrame, step_ms: int) -> bool:
     ts_ms = times_ms(frame)
     open_, high, low, close = prices = [frame[name].to_numpy() for name in PRICES]
     amounts = [frame[name].to_numpy() for name in ("volume", *known)]
-    on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= _LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
+    on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
     return bool(
         on_grid
         # Written so that NaN fails; -0.0 is to become 0.0, so it fails, too.
@@ -361,7 +211,7 @@ def _faults(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
     ts = pl.col("ts").dt.timestamp("ms")
     faults = [
         ("ts", ts.is_null(), "every candle needs its open time"),
-        ("ts", (ts < 0) | (ts > _LAST_MS), "not a time between 1970 and 9999"),
+        ("ts", (ts < 0) | (ts > LAST_MS), "not a time between 1970 and 9999"),
         ("ts", ts % step_ms != 0, f"not on the grid of {interval_name(step_ms)} candles"),
         ("ts", (ts.diff() <= 0).fill_null(False), "not after the row before it: rows must be sorted and unique"),
     ]

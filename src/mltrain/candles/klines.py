@@ -20,10 +20,11 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.client import MalformedError
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, INTERVALS_MS, TS_DTYPE, format_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.names import show
+from mltrain.times import DAY_MS, INTERVALS_MS, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,13 +21,14 @@ import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
 from mltrain.candles.filenames import interval_of, symbol_of
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, times_ms
 from mltrain.candles.packed import parse_checksum
 from mltrain.candles.source import LocalSource, Window, hand_out, refuse_unknown
 from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
 from mltrain.errors import InputError
 from mltrain.files import disk_edge, read_file, real_path, sha256_bytes
 from mltrain.names import did_you_mean, show
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

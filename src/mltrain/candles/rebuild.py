@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.candle_file import CandleFile, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import check_candles, content_sha256, format_ms, interval_ms
+from mltrain.candles.frame import check_candles, content_sha256
 from mltrain.candles.record import file_name
 from mltrain.candles.stored import FOLDER
 from mltrain.candles.volumes import empty_columns
 from mltrain.errors import InputError
 from mltrain.files import atomic_write, hash_file, hold_lock, real_path, sha256_bytes, sweep_temps
 from mltrain.manifest import MAX_FILE_BYTES
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,17 +14,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from mltrain.candles.candle_file import Block
 from mltrain.candles.frame import (
-    DAY_MS,
-    INTERVALS_MS,
     OPTIONAL,
     Hole,
     Jump,
     content_sha256,
     find_holes,
     find_jumps,
-    format_ms,
-    interval_ms,
-    parse_time,
     times_ms,
     zero_trade_rows,
     zero_trade_runs,
@@ -36,6 +31,7 @@ from mltrain.documents import Fields, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.manifest import FileEntry, Manifest
 from mltrain.names import SNAPSHOT, SYMBOL, describe, read_symbols, show
+from mltrain.times import DAY_MS, INTERVALS_MS, format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ import mltrain
 from mltrain.candles.apart import in_threads, run_apart
 from mltrain.candles.candle_file import read_candles, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import check_candles, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import check_candles, times_ms
 from mltrain.candles.record import Record, Request, SymbolFacts, file_name, snapshot_id
 from mltrain.candles.stored import (
     FOLDER,
@@ -43,6 +43,7 @@ from mltrain.files import (
     write_new,
 )
 from mltrain.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
+from mltrain.times import format_ms, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,7 @@ def take_snapshot(
     read_pointer(folder / LATEST)  # raises where something else stands in its place
     record = Record(
         id=snapshot_id(window.end_ms),
-        created_at=format_ms(now_ms // 1000 * 1000),
+        created_at=format_seconds(now_ms),
         source=spec,
         host=source.host,
         request=request,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from mltrain.candles.client import check_base_url, is_loopback
-from mltrain.candles.frame import format_ms, interval_ms, parse_time
 from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, did_you_mean, show
+from mltrain.times import format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

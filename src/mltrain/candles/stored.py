@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.candle_file import damaged_blocks, read_candles
-from mltrain.candles.frame import format_ms, interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.files import disk_edge, read_file, read_pointer, real_path
 from mltrain.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

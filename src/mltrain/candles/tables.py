@@ -16,12 +16,13 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.cells import Cells
-from mltrain.candles.frame import CANDLE_SCHEMA, INTERVALS_MS, OPTIONAL, format_ms, interval_name, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.klines import whole_ms
 from mltrain.candles.packed import gunzip, unzip_single
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
 from mltrain.names import show
+from mltrain.times import INTERVALS_MS, format_ms, interval_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from mltrain.candles.frame import MINUTE_MS
+from mltrain.times import MINUTE_MS
 
 WEIGHT_SHARE: Final = 0.70  # of the limit: what others behind the same address may need is left to them
 DEFAULT_WEIGHT_LIMIT: Final = 6000  # a minute, of Binance's spot market; exchangeInfo tells the real one

@@ -46,10 +46,10 @@ def sim(
     log: Annotated[Path | None, typer.Option("--log", help="File to add a line of JSON to for each request.")] = None,
 ) -> Outcome | None:
     """Serve the simulated exchange on the loopback until Ctrl-C: candles over HTTP, daily archives, scripted faults."""
-    from mltrain.candles.frame import format_ms, parse_time
     from mltrain.candles.sim.faults import read_faults
     from mltrain.candles.sim.market import CLOCK_MS
     from mltrain.candles.sim.server import SimServer
+    from mltrain.times import format_ms, parse_time
 
     with (
         _request_log(log) as (on_answer, wait),

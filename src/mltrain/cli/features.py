@@ -156,12 +156,12 @@ def features_show(
     ops: Ops = None,
 ) -> Outcome:
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
-    from mltrain.candles.frame import format_ms, interval_ms, parse_time
     from mltrain.candles.snapshot import open_snapshot
     from mltrain.features.look import check_feature, look_at
     from mltrain.features.picture import draw_look
     from mltrain.features.registry import load_registry
     from mltrain.files import write_outputs
+    from mltrain.times import format_ms, interval_ms, parse_time
 
     at_ms = parse_time(at)
     read_ops(ops)

@@ -28,6 +28,7 @@ from mltrain.cli.sources import (
     read_source,
 )
 from mltrain.errors import UsageError
+from mltrain.times import TIME_FORMAT, check_time_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +119,6 @@ def predict(
     ops: Ops = None,
 ) -> Outcome:
     """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
-    from mltrain.candles.frame import check_time_ms, parse_time
     from mltrain.pipeline.candle_table import drop_open, score_table
     from mltrain.pipeline.serve import find_refusal, open_followed_model, predict_newest
 
@@ -265,7 +265,7 @@ def _watch(session: Session, model: Model, source: Source) -> None:
 
 
 def _plain(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
-    shown = [{**row, "ts": row["ts"].strftime("%Y-%m-%dT%H:%M:%SZ") if row["ts"] else None} for row in rows.to_dicts()]
+    shown = [{**row, "ts": row["ts"].strftime(TIME_FORMAT) if row["ts"] else None} for row in rows.to_dicts()]
     return list(shown)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.errors import MachineError
+from mltrain.times import format_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mltrain.errors import MltrainError
 
 PIPE_WIDTH: Final = 160  # a pipe has no width; rows should stay on one line for grep and awk
-MS_PER_S: Final = 1000
 FAILED_CHECK: Final = 3  # exit code of a check that found something
 
 
@@ -209,11 +209,7 @@ def ends(low: float | None, high: float | None) -> str:
 
 def time_text(ms: int | None) -> str:
     """Return a time in milliseconds since the epoch as 2025-10-15 12:00, UTC."""
-    if ms is None:
-        return "-"
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(ms / MS_PER_S, UTC).strftime("%Y-%m-%d %H:%M")
+    return "-" if ms is None else format_minutes(ms)
 
 
 def minute_text(time: str | None) -> str | None:

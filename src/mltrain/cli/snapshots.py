@@ -98,9 +98,9 @@ def snapshot(
     use_env_proxy: EnvProxy = False,
 ) -> Outcome:
     """Write one immutable snapshot of closed candles and move `latest` to it."""
-    from mltrain.candles.frame import parse_time
     from mltrain.candles.snapshot import Request, take_snapshot
     from mltrain.candles.source import open_source
+    from mltrain.times import parse_time
 
     rules = read_rules(max_wait=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:
@@ -294,7 +294,7 @@ def cache_prune(
 ) -> Outcome:
     """Remove downloaded days; snapshots stay as they are, and a later one downloads again what it needs."""
     from mltrain.candles.cache import prune_cache
-    from mltrain.candles.frame import parse_time
+    from mltrain.times import parse_time
 
     if (before is None) == (not everything):
         raise UsageError("say what to remove", hint="pass --before 2025-07-01, or --all")

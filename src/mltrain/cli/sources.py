@@ -81,8 +81,8 @@ def read_source(
 
     Without a name, the options of a source mean that source, and none of them the exchange.
     """
-    from mltrain.candles.frame import parse_time
     from mltrain.candles.source import SourceSpec
+    from mltrain.times import parse_time
 
     if name is None:
         simulated = (sim_seed, sim_signal) != (None, None)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import INTERVALS_MS, format_ms, interval_ms, interval_name, segment_bounds, times_ms
+from mltrain.candles.frame import segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.features.ops import LEADER_PREFIX, OPS
 from mltrain.features.own import computing, owner_of
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
+from mltrain.times import INTERVALS_MS, format_ms, interval_ms, interval_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import find_holes, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import find_holes, times_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.features.ops import LEADER_PREFIX
 from mltrain.features.registry import describe
 from mltrain.names import did_you_mean, show
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +88,7 @@ def look_at(
     step_ms = interval_ms(one.interval)
     since_ms = ts_ms - (info.lookback_bars - 1) * step_ms
     reads = {s: candles[s] for s in (symbol, info.leader) if s is not None and s in candles}
-    window = {s: f.filter(pl.col("ts").is_between(_moment(since_ms), _moment(ts_ms))) for s, f in reads.items()}
+    window = {s: f.filter(pl.col("ts").dt.timestamp("ms").is_between(since_ms, ts_ms)) for s, f in reads.items()}
     values = compute_features(one, symbol, reads)[name]
     alone = compute_features(one, symbol, window)[name][-1]
     first, stop = max(0, row - AROUND), min(frame.height, row + AROUND + 1)
@@ -105,10 +105,6 @@ def look_at(
         inputs=_inputs(info, symbol, window),
         history=frame.select("ts", "close").with_columns(values.alias("value")),
     )
-
-
-def _moment(ts_ms: int) -> datetime:
-    return datetime.fromtimestamp(ts_ms / 1000, UTC)
 
 
 def _row_of(frame: pl.DataFrame, ts_ms: int, symbol: str) -> int:

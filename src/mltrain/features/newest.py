@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.features.compute import bars_in_a_row, check_inputs, compute_features, evaluate, follow_leader
 from mltrain.features.own import computing
 from mltrain.features.spec import columns_read
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms, times_ms
+from mltrain.candles.frame import times_ms
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

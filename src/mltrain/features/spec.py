@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import polars as pl
 
-from mltrain.candles.frame import INTERVALS_MS
 from mltrain.documents import Fields, Located, canonical_json
 from mltrain.features.ops import LEADER_PREFIX, MAX_BARS, OPS, Limits, Window
 from mltrain.features.own import computing, ops_of, owner_of
 from mltrain.files import sha256_bytes
 from mltrain.names import FEATURE, SYMBOL
+from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,12 +6,12 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import LockedError
 from mltrain.files.edge import disk_edge
 from mltrain.files.writing import opened_for_update
+from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
 
 def _sign(fd: int, purpose: str) -> None:
     # The clock is read here and nowhere else below the CLI: the time is for people and decides nothing.
-    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = format_seconds(time.time_ns() // 1_000_000)
     text = f"pid {os.getpid()} on {os.uname().nodename} since {since}, {purpose}\n"
     os.ftruncate(fd, 0)
     os.pwrite(fd, text.encode("ascii", "replace")[:_HOLDER_BYTES], 0)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms
 from mltrain.guards.evidence import Failure, tell_value
 from mltrain.guards.subject import CANARY, differ
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

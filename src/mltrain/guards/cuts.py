@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.candles.frame import DAY_MS, interval_ms, times_ms
+from mltrain.candles.frame import times_ms
+from mltrain.times import DAY_MS, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

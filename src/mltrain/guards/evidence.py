@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import format_ms
 from mltrain.errors import LeakageError
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import interval_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import compute_features
 from mltrain.guards.again import DETAIL as AGAIN_DETAIL
@@ -51,6 +50,7 @@ from mltrain.guards.poison import between_all, garbage, poison_after, until
 from mltrain.guards.subject import differ, open_subject, values_of
 from mltrain.guards.sweep import DETAIL as SWEEP_DETAIL
 from mltrain.guards.sweep import Sweep, false_candles
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import PRICES, format_ms, interval_ms, times_ms
+from mltrain.candles.frame import PRICES, times_ms
 from mltrain.guards.cuts import bars_in_a_row
 from mltrain.guards.evidence import NO_VALUE, Failure
 from mltrain.guards.poison import garbage, poison_after, until
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

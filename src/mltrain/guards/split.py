@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms
 from mltrain.guards.evidence import Failure, Findings
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

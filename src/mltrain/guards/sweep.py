@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import PRICES, interval_ms, times_ms
+from mltrain.candles.frame import PRICES, times_ms
 from mltrain.features.spec import columns_read
 from mltrain.guards.compare import compare_closely
 from mltrain.guards.cuts import bars_of
 from mltrain.guards.subject import differ, values_of
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mltrain.times import DAY_MS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 BINS: Final = 20  # of equal mass among the earlier rows; the gap is read at their edges
 DRAWS: Final = 200  # deals of the days: enough for the 95 % point
-_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def find_drift(
         names: Of the features.
         seed: Of the deals.
     """
-    day = np.where(later, -1, 1) * (ts_ms // _DAY_MS)  # a day that both share is two blocks
+    day = np.where(later, -1, 1) * (ts_ms // DAY_MS)  # a day that both share is two blocks
     _, block = np.unique(day, return_inverse=True)
     blocks = int(block.max()) + 1
     is_later = np.zeros(blocks, np.bool_)

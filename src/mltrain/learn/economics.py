@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import DAY_MS, times_ms
+from mltrain.candles.frame import times_ms
+from mltrain.times import DAY_MS, FIRST_MONDAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mltrain.learn.samples import Samples
 
 BPS: Final = 10_000.0
-_FIRST_MONDAY: Final = 4  # 1970-01-05, in days since the epoch
 _WEEKDAYS: Final = 5
 
 
@@ -175,7 +175,7 @@ def score_economics(
     earned = np.where(known, side * moves.from_open, 0.0)
     per_bar = draws.ratio(earned / horizon_bars, known)
     turnover = float(_traded(side, rows, horizon_ms=horizon_bars * step_ms).mean()) / horizon_bars
-    weekend = (rows.ts_ms // DAY_MS - _FIRST_MONDAY) % 7 >= _WEEKDAYS
+    weekend = (rows.ts_ms - FIRST_MONDAY_MS) // DAY_MS % 7 >= _WEEKDAYS
     weekdays_bps, weekends_bps = (
         float(earned[these].mean()) / horizon_bars if these.any() else None
         for these in (known & ~weekend, known & weekend)

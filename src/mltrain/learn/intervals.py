@@ -15,13 +15,13 @@ import numpy as np
 
 from mltrain.errors import InputError
 from mltrain.learn.metrics import ECE_BINS, equal_mass_bins, predict_up, row_log_loss, score
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JUDGED: Final = 0.95  # confidence of one end of an interval that a gate judges; `bootstrap.level` is what is shown
 MIN_DAYS: Final = 10  # with fewer day blocks the time range is cut into this many blocks of equal length instead
-DAY_MS: Final = 86_400_000
 _AUC_CHUNK: Final = 4_096  # distinct scores per step of the pair counts: bounds the memory, not the result
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import format_ms, interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError
 from mltrain.features.compute import check_inputs, compute_features
 from mltrain.learn.label import make_labels
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

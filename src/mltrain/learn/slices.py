@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import format_ms
 from mltrain.learn.metrics import score
+from mltrain.times import FIRST_MONDAY_MS, WEEK_MS, day_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 VOLATILITY_BARS: Final = 60  # candles whose log returns' standard deviation is a row's volatility
 TERCILES: Final = ("calm", "ordinary", "wild")
-_WEEK_MS: Final = 7 * 86_400_000
-_FIRST_MONDAY_MS: Final = 4 * 86_400_000  # 1970-01-05
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +58,9 @@ def score_weeks(p: NDArray[np.float64], y: NDArray[np.uint8], ts_ms: NDArray[np.
         y: Labels, shape (n,).
         ts_ms: Open times, shape (n,).
     """
-    week = (ts_ms - _FIRST_MONDAY_MS) // _WEEK_MS
+    week = (ts_ms - FIRST_MONDAY_MS) // WEEK_MS
     return tuple(
-        score_slice(format_ms(int(w) * _WEEK_MS + _FIRST_MONDAY_MS)[:10], p[week == w], y[week == w])
-        for w in np.unique(week)
+        score_slice(day_name(int(w) * WEEK_MS + FIRST_MONDAY_MS), p[week == w], y[week == w]) for w in np.unique(week)
     )
 
 

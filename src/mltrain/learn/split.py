@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.errors import InputError
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from mltrain.learn.samples import Samples
 
 MIN_TRAIN_ROWS: Final = 1_000  # below, a booster learns its rows by heart
 MIN_VALID_ROWS: Final = 200  # below, the log loss of a fold is noise (standard error above .04 of an accuracy)
-_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _check_rows(samples: Samples, split: Split, *, shares: dict[Block, float]) -
     short = next((block for block in split.blocks() if block.rows < least[block]), None)
     if short is None:
         return
-    days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / _DAY_MS
+    days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / DAY_MS
     purged = max(block.purged_rows for block in shares)
     rows_needed = max((least[block] + purged + 1) / share for block, share in shares.items())
     rows = samples.ts_ms.size

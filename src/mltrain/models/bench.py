@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from mltrain.candles.frame import interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError
 from mltrain.models.lineage import cpu_name
 from mltrain.models.rows import Question, read_rows
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

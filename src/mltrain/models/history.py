@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from mltrain.documents import Fields, Located, json_line, parse_json
 from mltrain.errors import InputError
 from mltrain.files import sha256_bytes
 from mltrain.names import VERSION
+from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,15 +129,6 @@ class Look:
     configuration_sha256: str | None = None
 
 
-def utc_text(time_ms: int) -> str:
-    """Return a time in ms UTC as people and logs write it, to the second.
-
-    >>> utc_text(1_760_529_600_000)
-    '2025-10-15T12:00:00Z'
-    """
-    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def promotion_line(
     log: bytes, *, from_version: str | None, to_version: str, verdict: Verdict, card_sha256: str, note: Note
 ) -> str:
@@ -156,7 +147,7 @@ def promotion_line(
         {
             "serial": len(lines) + 1,
             "prev": sha256_bytes(lines[-1]) if lines else None,
-            "when": utc_text(note.now_ms),
+            "when": format_seconds(note.now_ms),
             "from": from_version,
             "to": to_version,
             "verdict": verdict,

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms, parse_time
 from mltrain.documents import canonical_json
 from mltrain.errors import InputError, UsageError
 from mltrain.files import sha256_bytes
@@ -21,6 +19,7 @@ from mltrain.learn.baselines import SymbolPrior
 from mltrain.learn.metrics import row_log_loss
 from mltrain.learn.weights import up_weight
 from mltrain.models.history import SHA256
+from mltrain.times import format_ms, format_seconds, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +145,7 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
     return {
         "version": CARD_VERSION,
         "model_name": MODEL_NAME,
-        "created_at": format_ms(run.now_ms // 1000 * 1000),
+        "created_at": format_seconds(run.now_ms),
         "train": _train(run),
         "metrics": {
             **_metrics(run.scores.after),
@@ -188,15 +187,6 @@ def build_card(run: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
         "looks": _plain(run.looks),
         "data_quality": _data_quality(run),
     }
-
-
-def version_date(now_ms: int) -> str:
-    """Return the UTC date that names a version.
-
-    >>> version_date(1_760_529_600_000)
-    '2025-10-15'
-    """
-    return datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%d")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE, check_candles, check_time_ms, interval_ms, segment_bounds, times_ms
+from mltrain.candles.frame import TS_DTYPE, check_candles, segment_bounds, times_ms
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, UsageError
 from mltrain.features.compute import compute_features
 from mltrain.features.newest import NewestFeatures
 from mltrain.names import check_choice, describe
+from mltrain.times import check_time_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -38,12 +38,13 @@ from mltrain.files import (
 )
 from mltrain.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
-from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks, utc_text
+from mltrain.models.history import Look, Note, look_line, promotion_line, read_history, read_looks
 from mltrain.models.pointer import BEST, LINKS, STAGED, best_name, has_link, staged_name, strays
 from mltrain.models.pruning import PrunedVersions, remove_old
 from mltrain.models.signature import SIGNATURE, check_signer
 from mltrain.models.versions import MODEL_FILE, VersionRow, describe_version, open_folder
 from mltrain.names import VERSION, check_version, nearest, show
+from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -404,7 +405,7 @@ class Store:
         """
         self.prepare()
         with self._locked("recording a look at a holdout"):
-            look = Look(start_ms, end_ms, utc_text(now_ms), study, configuration_sha256)
+            look = Look(start_ms, end_ms, format_seconds(now_ms), study, configuration_sha256)
             append_line(self._looks, look_line(_read_log(self._looks), look))
 
     # -- inside -------------------------------------------------------------------------------------------------

@@ -27,16 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import (
-    CANDLE_SCHEMA,
-    OPTIONAL,
-    TS_DTYPE,
-    check_candles,
-    format_ms,
-    interval_ms,
-    is_ms,
-    times_ms,
-)
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, times_ms
 from mltrain.candles.given import as_candles, as_frame, as_record
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, RefusedError, UsageError
@@ -53,6 +44,7 @@ from mltrain.models.rows import (
     row_reasons,
 )
 from mltrain.names import describe, did_you_mean, show
+from mltrain.times import EPOCH, format_ms, interval_ms, is_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +62,6 @@ OPEN: Final = "open"  # it has not closed yet
 _WHERE: Final = "the candle pushed"
 _VALUES: Final = tuple(name for name in CANDLE_SCHEMA if name != "ts")
 _REQUIRED: Final = len(_VALUES) - len(OPTIONAL)
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
 
 
@@ -351,7 +342,7 @@ def _convert(candle: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _time_of(ts: object) -> int | None:
     if isinstance(ts, dt.datetime):
-        return None if ts.tzinfo is None else (ts - _EPOCH) // _MS
+        return None if ts.tzinfo is None else (ts - EPOCH) // _MS
     return int(ts) if _is_integer(ts) else None
 
 

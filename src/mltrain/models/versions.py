@@ -16,9 +16,10 @@ from mltrain.errors import InputError
 from mltrain.files import disk_edge, hold_folder
 from mltrain.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
 from mltrain.models.card import CARD_FILE
-from mltrain.models.history import SHA256, VERDICTS, utc_text
+from mltrain.models.history import SHA256, VERDICTS
 from mltrain.models.signature import SIGNATURE, check_signature
 from mltrain.names import VERSION
+from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +113,7 @@ def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verd
     head: dict[str, Json] = {
         "version": name,
         "serial": serial,
-        "created_at": utc_text(now_ms),
+        "created_at": format_seconds(now_ms),
         "verdict": verdict,
         "card_sha256": card.sha256,
     }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.candles.frame import interval_ms
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.features.compute import check_inputs
 from mltrain.features.draw import draw_feature, readable
@@ -16,6 +15,7 @@ from mltrain.guards import BlockArrays, feature_audit, future_info, time_split
 from mltrain.learn.label import make_labels
 from mltrain.learn.samples import build_samples, keep_symbols
 from mltrain.learn.split import plan_split
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

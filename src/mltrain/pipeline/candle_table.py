@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
-from mltrain.candles.frame import interval_ms
 from mltrain.candles.given import as_candles
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
+from mltrain.times import TIME_FORMAT, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -134,7 +134,7 @@ def write_table(table: pl.DataFrame, form: Format) -> bytes:
     if form == "parquet":
         table.write_parquet(out)
         return out.getvalue()
-    plain = table.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    plain = table.with_columns(pl.col("ts").dt.strftime(TIME_FORMAT))
     if form == "csv":
         plain.write_csv(out)
     else:

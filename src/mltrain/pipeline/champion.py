@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from mltrain.models.listing import read_version_card
 from mltrain.models.meaning import Meaning, find_differences
 from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from mltrain.learn.samples import Samples
     from mltrain.models.serve import Model
     from mltrain.models.store import Store
-
-DAY_MS: Final = 86_400_000
 
 
 def meet_champion(

@@ -18,6 +18,7 @@ from mltrain.models.serve import load
 from mltrain.models.store import Store
 from mltrain.pipeline.serve import predict_newest
 from mltrain.pipeline.train import TrainRequest, train
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 MARKER: Final = ".mltrain-demo"  # tells an earlier demo's folder from one that holds something dear
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 DAYS: Final = 14
-DAY_MS: Final = 86_400_000
 CUTS_MS: Final = (CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
 TRIALS: Final = 8
 BENCH_SAMPLES: Final = 200  # enough for a p95, and done in seconds

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.candles.frame import format_ms, interval_ms, parse_time
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.config import load_config
 from mltrain.errors import InputError
@@ -24,6 +23,7 @@ from mltrain.models.record import configuration_of, last_label_end_ms, priors_of
 from mltrain.models.serve import open_model
 from mltrain.pipeline.audit import read_candles
 from mltrain.pipeline.champion import meet_champion
+from mltrain.times import format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
-from mltrain.candles.frame import format_ms, interval_ms
 from mltrain.candles.sim import SimSource
 from mltrain.candles.snapshot import open_snapshot
 from mltrain.candles.source import Window
@@ -16,6 +15,7 @@ from mltrain.models.pointer import BEST
 from mltrain.models.rows import REASONS, STALE, TOO_FEW_BARS
 from mltrain.models.serve import MAX_AGE_BARS, load, open_model
 from mltrain.models.store import Store
+from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE, interval_ms
+from mltrain.candles.frame import TS_DTYPE
 from mltrain.candles.stored import FOLDER, open_snapshot
 from mltrain.config import load_config, study_sha256
 from mltrain.documents import canonical_json, parse_json
@@ -43,7 +43,7 @@ from mltrain.models.gates import (
 )
 from mltrain.models.lineage import available_memory, read_lineage
 from mltrain.models.looks import WARM_START, count_looks
-from mltrain.models.record import Slices, Training, build_card, version_date
+from mltrain.models.record import Slices, Training, build_card
 from mltrain.models.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
 from mltrain.models.report.page import REPORT_FILE, draft_report
 from mltrain.models.serve import check_round_trip, model_of_bundle
@@ -52,6 +52,7 @@ from mltrain.pipeline.audit import audit_candles, audit_samples, cut_samples, re
 from mltrain.pipeline.calibrate import calibrate
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
 from mltrain.pipeline.plan import fit_memory
+from mltrain.times import day_name, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -514,7 +515,7 @@ def _publish(
     report = draft_report(Material(told, holdout_rows(tables[HOLDOUT_FILE], told, where="the holdout"), trials))
     version = store.publish_version(
         {**files, CARD_FILE: card},
-        date=version_date(training.now_ms),
+        date=day_name(training.now_ms),
         now_ms=training.now_ms,
         verdict=training.verdict.word,
         named=lambda name: {REPORT_FILE: report.finish(name)},

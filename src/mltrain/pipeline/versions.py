@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mltrain.candles.frame import parse_time
 from mltrain.candles.snapshot import open_snapshot, verify_snapshot
 from mltrain.config import load_config
 from mltrain.documents import canonical_json, parse_json
@@ -24,6 +23,7 @@ from mltrain.models.signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from mltrain.models.versions import MODEL_FILE
 from mltrain.pipeline.audit import cut_samples, read_candles
 from mltrain.pipeline.calibrate import calibrate
+from mltrain.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from mltrain.candles.frame import interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.source import Window
 from mltrain.errors import InputError, SourceError
 from mltrain.models.rows import STALE
 from mltrain.models.serve import MAX_AGE_BARS
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

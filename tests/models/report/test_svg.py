@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mltrain.models.report.strips import Segment, Strip, bar_rows, dot_rows, strips
 from mltrain.models.report.svg import Plot, linear_scale, log_scale, picture, sparkline, text, time_scale
+from mltrain.times import DAY_MS
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda v: v == 0 or abs(v) > 1e-6)
-DAY_MS = 86_400_000
 HOSTILE = "</title></svg><script>alert(1)</script>&\"'"
 DRAWN = {"svg", "title", "desc", "text", "line", "rect", "circle", "path"}
 SPACE = "{http://www.w3.org/2000/svg}"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS
 from mltrain.candles.sim.exchange import Answer, Request, answer_json, missing_file, read_archive_path, refuse
 from mltrain.candles.sim.faults import FIELDS
-from mltrain.candles.sim.wire import MICROS_FROM_MS, day_name, write_number, write_zip
+from mltrain.candles.sim.wire import MICROS_FROM_MS, write_number, write_zip
+from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Rows: TypeAlias = "list[list[Any]]"  # numbers and text from a page; text alone from a CSV
 
 _US_PER_MS: Final = 1000
-_MS_PER_S: Final = 1000
 _MB: Final = 1_000_000
 _FLIPPED: Final = 16  # bytes of a corrupt zip
 _HTML: Final = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
@@ -114,7 +113,7 @@ def _clock_skew(case: Case) -> Answer:
     if case.answer.status != 200:
         return case.answer
     body = json.loads(case.answer.body)
-    return answer_json({**body, "serverTime": body["serverTime"] + int(case.fault.duration_s * _MS_PER_S)})
+    return answer_json({**body, "serverTime": body["serverTime"] + int(case.fault.duration_s * SECOND_MS)})
 
 
 def _bad_checksum(case: Case) -> Answer:
@@ -190,7 +189,7 @@ def _earlier(rows: Rows, case: Case) -> Rows:
     count = case.fault.amount
     file = read_archive_path(case.request.path)
     if file is not None:
-        path = case.request.path.replace(day_name(file.day), day_name(file.day - 1))
+        path = case.request.path.replace(day_name(file.day * DAY_MS), day_name((file.day - 1) * DAY_MS))
         before = case.ask(Request(path))
         return _read_rows(before)[-count:] if before.status == 200 and count else []
     first = _open_ms(rows[0]) if rows else int(case.request.query.get("startTime", "0"))

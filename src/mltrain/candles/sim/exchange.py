@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import DAY_MS, INTERVALS_MS, parse_time
 from mltrain.candles.sim.market import GENESIS_MS, LAST_CLOCK_MS, SimSource
-from mltrain.candles.sim.wire import day_name, day_zip, write_page
+from mltrain.candles.sim.wire import day_zip, write_page
 from mltrain.errors import UsageError
+from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ class ArchivePath:
     @property
     def file_name(self) -> str:
         """The name of the zip."""
-        return f"{self.symbol}-{self.interval}-{day_name(self.day)}.zip"
+        return f"{self.symbol}-{self.interval}-{day_name(self.day * DAY_MS)}.zip"
 
 
 @lru_cache(maxsize=4096)

@@ -10,12 +10,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import DAY_MS
 from mltrain.candles.sim.exchange import read_archive_path
 from mltrain.documents import Fields, Located, parse_json
 from mltrain.errors import InputError
 from mltrain.files import read_file
 from mltrain.names import did_you_mean, show
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

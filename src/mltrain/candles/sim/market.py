@@ -36,10 +36,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, DAY_MS, MINUTE_MS, TS_DTYPE, format_ms, interval_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.candles.source import SIGNALS, LocalSource, Window, hand_out, refuse_unknown
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
+from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -352,7 +353,7 @@ def _outage(seed: int, week: int) -> tuple[int, int]:
 def _is_out(seed: int, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.bool_]:
     """Tell which candles lie wholly inside an outage, shape (n,)."""
     out = np.zeros(ts_ms.size, dtype=np.bool_)
-    for week in np.unique(ts_ms // (7 * DAY_MS)).tolist():
+    for week in np.unique(ts_ms // (WEEK_MS)).tolist():
         start, end = _outage(seed, week)
         out |= (ts_ms >= start) & (ts_ms + step_ms <= end)
     return out

@@ -24,6 +24,7 @@ from mltrain.candles.sim.faults import Script
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.sim.meter import Charge, Meter
 from mltrain.candles.sim.runner import HOST, Runner
+from mltrain.times import SECOND_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mltrain.candles.sim.faults import Fault, Hit
 
 _KEPT: Final = 1_000_000  # records of the log; the oldest are dropped
-_MS_PER_S: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class SimServer:
         self._started_ms = clock_ms
         self._clock = (clock_ms, self._started_s)  # a time, and when it was
         self._ticking = ticking
-        self._latency_s = latency_ms / _MS_PER_S
+        self._latency_s = latency_ms / SECOND_MS
         self._meter = Meter(weight_limit)
         self._script = Script(faults)
         self._pairs = _Pairs()
@@ -132,7 +132,7 @@ class SimServer:
     def clock_ms(self) -> int:
         """Return what the exchange's clock shows."""
         shown_ms, at_s = self._clock
-        return shown_ms + int((self._monotonic() - at_s) * _MS_PER_S) if self._ticking else shown_ms
+        return shown_ms + int((self._monotonic() - at_s) * SECOND_MS) if self._ticking else shown_ms
 
     def set_clock(self, clock_ms: int) -> None:
         """Set the exchange's clock; the minutes of the request weight take no notice.
@@ -188,7 +188,7 @@ class SimServer:
     def _charge(self, request: Request, at_s: float) -> Charge:
         if request.endpoint not in WEIGHTS:
             return Charge(0)
-        now_s = self._started_ms / _MS_PER_S + at_s - self._started_s
+        now_s = self._started_ms / SECOND_MS + at_s - self._started_s
         return self._meter.charge(WEIGHTS[request.endpoint], now_s)
 
     def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:

@@ -7,7 +7,6 @@ gives: with eight decimals as exchanges do, and in full where those would not do
 
 from __future__ import annotations
 
-import datetime as dt
 import io
 import zipfile
 from bisect import bisect_left, bisect_right
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.frame import DAY_MS, interval_ms, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.sim.market import GENESIS_MS
 from mltrain.candles.source import Window
+from mltrain.times import DAY_MS, day_name, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -164,11 +164,6 @@ def _open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int) -> by
     return (_JSON_ROW % values).encode()
 
 
-def day_name(day: int) -> str:
-    """Return a UTC day, counted from the epoch, as 2025-01-01."""
-    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
-
-
 def day_csv(source: SimSource, symbol: str, day: int) -> bytes:
     """Return the CSV of a UTC day as the archive holds it: twelve columns, no header."""
     scale = _US_PER_MS if day * DAY_MS >= MICROS_FROM_MS else 1
@@ -179,7 +174,7 @@ def day_csv(source: SimSource, symbol: str, day: int) -> bytes:
 @lru_cache(maxsize=512)
 def day_zip(source: SimSource, symbol: str, day: int) -> bytes:
     """Return the archive of a UTC day."""
-    name = f"{symbol}-{source.interval}-{day_name(day)}.csv"
+    name = f"{symbol}-{source.interval}-{day_name(day * DAY_MS)}.csv"
     return write_zip([(name, day_csv(source, symbol, day))])
 
 

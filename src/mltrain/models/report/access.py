@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mltrain.candles.frame import parse_time
 from mltrain.errors import UsageError
+from mltrain.times import parse_time
 
 
 def value_at(card: Any, *path: str | int) -> Any:  # noqa: ANN401 (JSON)

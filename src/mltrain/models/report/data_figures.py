@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mltrain.models.report.access import items_at, mapping_at, number_at, text_at, time_at
 from mltrain.models.report.figure import Missing, figure
 from mltrain.models.report.strips import Segment, Strip, strips
-from mltrain.models.report.svg import linear_scale, time_scale, utc
+from mltrain.models.report.svg import linear_scale, time_scale
+from mltrain.times import MINUTE_MS, format_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ def coverage(card: dict[str, Any]) -> Shown:
             text_at(s, "symbol") or "?",
             _holes_note(s),
             (
-                Segment(*r, "fill c1", f"{utc(r[0])} to {utc(r[1])}"),
+                Segment(*r, "fill c1", f"{format_minutes(r[0])} to {format_minutes(r[1])}"),
                 *([] if start is None or end is None else [Segment(start, end, "fill c2", "holdout")]),
                 *_holes(s, most=each),
             ),
@@ -54,8 +55,8 @@ def coverage(card: dict[str, Any]) -> Shown:
         "candle is ever made up for one."
         + (f" Of many holes the {each} largest of a symbol are drawn." if _most_holes(symbols) > each else "")
         + (f" {more} more symbols are in the table below." if more else ""),
-        alt=f"{len(symbols)} symbols from {utc(scale.low)} to {utc(scale.high)} UTC; {missing:,} candles are missing. "
-        + "; ".join(f"{row.name}: {row.note}" for row in rows[:8]),
+        alt=f"{len(symbols)} symbols from {format_minutes(scale.low)} to {format_minutes(scale.high)} UTC; "
+        f"{missing:,} candles are missing. " + "; ".join(f"{row.name}: {row.note}" for row in rows[:8]),
         legend=(("fill c1", "candles to learn from"), ("fill c2", "holdout"), ("fill bad", "hole")),
         wide=True,
     )
@@ -72,7 +73,9 @@ def _holes(symbol: dict[str, Any], *, most: int) -> Iterator[Segment]:
     for hole in holes[:most]:
         start, end, missing = time_at(hole, "from"), time_at(hole, "to"), number_at(hole, "missing")
         if start is not None and end is not None:
-            yield Segment(start, end, "fill bad", f"{missing or 0:,.0f} missing from {utc(start)}", mark=True)
+            yield Segment(
+                start, end, "fill bad", f"{missing or 0:,.0f} missing from {format_minutes(start)}", mark=True
+            )
 
 
 def _most_holes(symbols: list[dict[str, Any]]) -> float:
@@ -183,8 +186,8 @@ def splits(card: dict[str, Any]) -> Shown:
         "the later block, or less than the embargo before it, are purged: the gap is drawn to scale, and marked "
         "because it is thin. The holdout was scored once, after everything was chosen.",
         alt=f"{len(folds)} walk-forward folds inside the inner part, then the holdout"
-        + (f"; embargo {embargo / 60_000:g} minutes. " if embargo is not None else ". ")
-        + "; ".join(f"{name} {utc(s)} to {utc(e)}" for name, (s, e) in known.items()),
+        + (f"; embargo {embargo / MINUTE_MS:g} minutes. " if embargo is not None else ". ")
+        + "; ".join(f"{name} {format_minutes(s)} to {format_minutes(e)}" for name, (s, e) in known.items()),
         legend=(("fill c1", "learned from"), ("fill bad", "purged"), ("fill c2", "scored")),
         wide=True,
     )
@@ -193,7 +196,7 @@ def splits(card: dict[str, Any]) -> Shown:
 def _block(blocks: dict[str, Any], known: dict[str, tuple[int, int]], name: str, css: str) -> Segment:
     start, end = known[name]
     rows = number_at(blocks[name], "rows") or 0
-    return Segment(start, end, css, f"{name}: {rows:,.0f} rows, {utc(start)} to {utc(end)}")
+    return Segment(start, end, css, f"{name}: {rows:,.0f} rows, {format_minutes(start)} to {format_minutes(end)}")
 
 
 def _purge_note(blocks: dict[str, Any], name: str) -> str:

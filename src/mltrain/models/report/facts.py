@@ -18,7 +18,7 @@ from mltrain.models.report.access import (
     texts_at,
     time_at,
 )
-from mltrain.models.report.svg import utc
+from mltrain.times import format_minutes
 
 DASH: Final = "\N{EN DASH}"
 _METRICS: Final = {
@@ -110,8 +110,8 @@ def span_line(card: dict[str, Any]) -> str:
     made = time_at(card, "created_at")
     told = [f"{number_at(card, 'train', 'rows') or 0:,.0f} rows"]
     if start is not None and end is not None:
-        told.append(f"{utc(start)} to {utc(end)}")
-    told.append(f"trained {text_at(card, 'created_at') if made is None else utc(made)} UTC")
+        told.append(f"{format_minutes(start)} to {format_minutes(end)}")
+    told.append(f"trained {text_at(card, 'created_at') if made is None else format_minutes(made)} UTC")
     return " · ".join(told)
 
 
@@ -279,7 +279,7 @@ def _check(check: dict[str, Any]) -> tuple[str, str, str, str, str]:
 
 def _failure(failure: dict[str, Any]) -> str:
     time_ms = number_at(failure, "time_ms")
-    when = "" if time_ms is None or not 0 <= time_ms < 1e14 else f" at {utc(time_ms)}"
+    when = "" if time_ms is None or not 0 <= time_ms < 1e14 else f" at {format_minutes(time_ms)}"
     told = {key: text_at(failure, key) or "?" for key in ("feature", "symbol", "why", "expected", "got")}
     return f"{told['feature']} of {told['symbol']}{when}: {told['why']}: expected {told['expected']}, got {told['got']}"
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.learn.intervals import DAY_MS, plan_bootstrap
+from mltrain.learn.intervals import plan_bootstrap
 from mltrain.models.report.access import items_at, mapping_at, number_at, text_at
 from mltrain.models.report.figure import Missing, figure
 from mltrain.models.report.strips import dot_rows
 from mltrain.models.report.svg import linear_scale, span
+from mltrain.times import WEEK_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def _week(rows: Holdout | None, score: dict[str, Any]) -> NDArray[np.bool_] | No
         start = int(np.datetime64(monday, "ms").astype(np.int64))
     except ValueError:
         return None
-    return (rows.ts_ms >= start) & (rows.ts_ms < start + 7 * DAY_MS)
+    return (rows.ts_ms >= start) & (rows.ts_ms < start + WEEK_MS)
 
 
 def _interval(rows: Holdout | None, these: NDArray[np.bool_] | None) -> tuple[float, float] | None:

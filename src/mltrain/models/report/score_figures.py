@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.learn.baselines import rule_calls
-from mltrain.learn.intervals import DAY_MS
 from mltrain.models.report.access import items_at, number_at, text_at
 from mltrain.models.report.figure import Missing, figure
 from mltrain.models.report.strips import dot_rows
 from mltrain.models.report.svg import Plot, linear_scale, span, time_scale
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING, Final
+
+from mltrain.times import DAY_MS, EPOCH, FIRST_MONDAY_MS, HOUR_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GRID: Final = 10_000.0  # the plot's own units, for curves: fine enough for any screen
-_MS_PER_DAY: Final = 86_400_000
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 _DAY_STEPS: Final = (1, 2, 7, 14, 28, 91, 182, 364)  # days between two ticks
 _HOUR_STEPS: Final = (1, 2, 3, 6, 12, 24)
@@ -85,21 +86,20 @@ def _tick_text(value: float, digits: int) -> str:
 def time_scale(low_ms: float, high_ms: float, *, count: int = 4) -> Scale:
     """Return a scale of UTC time with at most about `count` ticks on whole hours, days or weeks."""
     if not high_ms > low_ms:
-        high_ms = low_ms + _MS_PER_DAY
-    span_h = (high_ms - low_ms) / 3_600_000
+        high_ms = low_ms + DAY_MS
+    span_h = (high_ms - low_ms) / HOUR_MS
     # A label with a clock is half as long again as a date alone.
     hours = next((h for h in _HOUR_STEPS if span_h / h <= (count if h >= 24 else count - 1)), None)
     if hours is None:
         days = next((d for d in _DAY_STEPS if span_h / 24 / d <= count), math.ceil(span_h / 24 / count))
         hours = 24 * days
-    step_ms = hours * 3_600_000
-    # Weeks begin on Mondays: 1970-01-05 was one.
-    origin_ms = 4 * _MS_PER_DAY if hours % (24 * 7) == 0 else 0
+    step_ms = hours * HOUR_MS
+    origin_ms = FIRST_MONDAY_MS if hours % (24 * 7) == 0 else 0
     first = math.ceil((low_ms - origin_ms) / step_ms)
     last = math.floor((high_ms - origin_ms) / step_ms)
     form = "%d %b %H:%M" if hours < 24 else "%d %b" if span_h < 24 * 300 else "%b %Y"
     values = [origin_ms + k * step_ms for k in range(first, last + 1)]
-    return Scale(low_ms, high_ms, "UTC", tuple((float(v), utc(v, form)) for v in values))
+    return Scale(low_ms, high_ms, "UTC", tuple((float(v), _format_tick(v, form)) for v in values))
 
 
 def log_scale(low: float, high: float, name: str) -> Scale:
@@ -114,9 +114,8 @@ def log_scale(low: float, high: float, name: str) -> Scale:
     return Scale(low, high, name, tuple((v, f"{v:g}") for v in values), logarithmic=True)
 
 
-def utc(ms: float, form: str = "%Y-%m-%d %H:%M") -> str:
-    """Return a time as text, UTC."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).strftime(form)
+def _format_tick(time_ms: float, form: str) -> str:
+    return (EPOCH + timedelta(milliseconds=time_ms)).strftime(form)
 
 
 def span(low: float, high: float, *, pad: float = 0.06) -> tuple[float, float]:

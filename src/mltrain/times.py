@@ -1,0 +1,208 @@
+"""Times in UTC: lengths, candle intervals, and instants in milliseconds since 1970 as text and back.
+
+Light on purpose: every command imports this, so it needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import numbers
+import re
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import UsageError
+from mltrain.names import did_you_mean, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECOND_MS: Final = 1_000
+MINUTE_MS: Final = 60 * SECOND_MS
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+WEEK_MS: Final = 7 * DAY_MS
+
+#: An instant to the second, for `strftime`; `format_ms` writes the same.
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+
+#: 1970-01-05, the first Monday: UTC weeks begin here.
+FIRST_MONDAY_MS: Final = 4 * DAY_MS
+
+#: Every interval divides a day, so that its grid starts at each UTC midnight.
+INTERVALS_MS: Final[Mapping[str, int]] = {
+    "1m": MINUTE_MS,
+    "3m": 3 * MINUTE_MS,
+    "5m": 5 * MINUTE_MS,
+    "15m": 15 * MINUTE_MS,
+    "30m": 30 * MINUTE_MS,
+    "1h": HOUR_MS,
+    "2h": 2 * HOUR_MS,
+    "4h": 4 * HOUR_MS,
+    "6h": 6 * HOUR_MS,
+    "8h": 8 * HOUR_MS,
+    "12h": 12 * HOUR_MS,
+    "1d": DAY_MS,
+}
+
+_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
+)
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+# As ms in 1973, as seconds in 5138: a smaller number is seconds.
+_SECONDS_BELOW: Final = 100_000_000_000
+# As ms in 5138: a larger number is microseconds or smaller units.
+_MICROS_FROM: Final = 100_000_000_000_000
+# 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold.
+LAST_MS: Final = 253_402_300_799_999
+
+
+def interval_ms(interval: str) -> int:
+    """Return the length of an interval such as "1m" in ms.
+
+    Raises:
+        UsageError: It is not one of INTERVALS_MS.
+
+    >>> interval_ms("5m")
+    300000
+    """
+    if not isinstance(interval, str) or interval not in INTERVALS_MS:
+        raise UsageError(f"{show(interval)} is not a candle interval", hint=did_you_mean(interval, INTERVALS_MS))
+    return INTERVALS_MS[interval]
+
+
+def interval_name(step_ms: int) -> str:
+    """Return the name of the interval of `step_ms`, or the number of seconds where it has none.
+
+    >>> interval_name(300_000), interval_name(7_000)
+    ('5m', '7 s')
+    """
+    return next((name for name, ms in INTERVALS_MS.items() if ms == step_ms), f"{step_ms / 1000:g} s")
+
+
+def format_ms(time_ms: int) -> str:
+    """Return a time as ISO 8601 in UTC; one that no calendar holds as its number.
+
+    >>> format_ms(1_760_529_600_000)
+    '2025-10-15T12:00:00Z'
+    """
+    if not 0 <= time_ms <= LAST_MS:
+        return f"{time_ms} ms"
+    # int() for numpy's integers, which timedelta refuses.
+    moment = EPOCH + dt.timedelta(milliseconds=int(time_ms))
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
+
+
+def format_seconds(time_ms: int) -> str:
+    """Return a time as ISO 8601 in UTC, rounded down to the second.
+
+    >>> format_seconds(1_760_529_607_999)
+    '2025-10-15T12:00:07Z'
+    """
+    return format_ms(time_ms // SECOND_MS * SECOND_MS)
+
+
+def format_minutes(time_ms: float) -> str:
+    """Return a time as tables and figures show it, UTC, rounded down to the minute.
+
+    >>> format_minutes(1_760_529_607_999)
+    '2025-10-15 12:00'
+    """
+    return (EPOCH + dt.timedelta(milliseconds=time_ms)).strftime("%Y-%m-%d %H:%M")
+
+
+def day_name(time_ms: int) -> str:
+    """Return the UTC day of a time.
+
+    >>> day_name(1_760_529_600_000)
+    '2025-10-15'
+    """
+    return format_ms(time_ms)[:10]
+
+
+def parse_time(text: str) -> int:
+    """Return a time such as 2025-10-15T12:00:00Z in ms; without a zone it is UTC, without a clock it is midnight.
+
+    Raises:
+        UsageError: It is no such time, or before 1970.
+
+    >>> parse_time("2025-10-15T14:00+02:00")
+    1760529600000
+    """
+    try:
+        if _TIME.fullmatch(text) is None:
+            raise ValueError  # noqa: TRY301 -- fromisoformat takes week dates and other forms that few people can read
+        moment = dt.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        time_ms = (moment - EPOCH) // dt.timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        time_ms = -1
+    if time_ms < 0:
+        raise UsageError(f"{show(text)} is not a time", hint="write it like 2025-10-15T12:00:00Z, in UTC")
+    return time_ms
+
+
+def time_ms(time: object, argument: str) -> int:
+    """Convert a caller's time to ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
+
+    A date is its midnight, UTC.
+
+    Args:
+        time: The time.
+        argument: Name of the argument, for messages.
+
+    Raises:
+        UsageError: It is none of these, has no zone, or is before 1970.
+
+    >>> time_ms(dt.date(2025, 10, 15), "start")
+    1760486400000
+    """
+    expected = 'expected text such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date'
+    if isinstance(time, str):
+        return parse_time(time)
+    if isinstance(time, dt.datetime):
+        if time.tzinfo is None:
+            raise UsageError(f"{argument}: {time} has no zone: {expected}", hint="give it one, such as datetime.UTC")
+        found = (time - EPOCH) // dt.timedelta(milliseconds=1)
+    elif isinstance(time, dt.date):
+        found = (dt.datetime.combine(time, dt.time(), dt.UTC) - EPOCH) // dt.timedelta(milliseconds=1)
+    else:
+        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
+    if found < 0:
+        raise UsageError(f"{argument}: {time} is before 1970")
+    return found
+
+
+def check_time_ms(time: object, argument: str) -> int:
+    """Return a caller's time in ms since 1970, UTC, as a whole number.
+
+    Args:
+        time: The number; a float is rounded down.
+        argument: Name of the argument, for messages.
+
+    Raises:
+        UsageError: It is not a number, or its size suggests seconds or microseconds.
+
+    >>> check_time_ms(1_760_529_600_000.7, "now_ms")
+    1760529600000
+    """
+    expected = "expected ms since 1970 in UTC, such as int(time.time() * 1000)"
+    if not isinstance(time, numbers.Real) or isinstance(time, bool):
+        raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
+    number = float(time)
+    if not is_ms(number):
+        unit = (
+            "seconds" if 0 < number < _SECONDS_BELOW else "microseconds or smaller" if number >= _MICROS_FROM else None
+        )
+        raise UsageError(f"{argument} is {time}{f', which reads as {unit}' if unit else ''}: {expected}")
+    return int(number)
+
+
+def is_ms(time: float) -> bool:
+    """Tell whether a number is of the size of ms since 1970, and not of seconds, microseconds or nanoseconds.
+
+    >>> is_ms(1_760_529_600_000), is_ms(1_760_529_600)
+    (True, False)
+    """
+    return _SECONDS_BELOW <= time < _MICROS_FROM
