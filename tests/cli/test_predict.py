@@ -10,9 +10,11 @@ import subprocess
 import time
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 import pytest
 
+from mltrain.candles.frame import TS_DTYPE
 from mltrain.candles.sim.market import CLOCK_MS, SimSource
 from mltrain.candles.sim.server import SimServer
 from mltrain.candles.source import Window
@@ -20,6 +22,20 @@ from program import MLTRAIN, NEUTRAL, call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 COLUMNS = ["ts", "symbol", "p", "raw", "refused"]
+
+
+def hostile_parquet():
+    """Return a Parquet file of sound candles but for one byte, at which Polars aborts the process."""
+    ts = pl.Series(CLOCK_MS - 300 * 60_000 + 60_000 * np.arange(300)).cast(TS_DTYPE)
+    data = io.BytesIO()
+    pl.DataFrame({"ts": ts, **dict.fromkeys(("open", "high", "low", "close", "volume"), 10.0)}).write_parquet(data)
+    # In the first page's header; it makes the number of its values negative.
+    changed = bytearray(data.getvalue())
+    changed[14] = 0xFF
+    return bytes(changed)
+
+
+HOSTILE = hostile_parquet()
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +174,8 @@ def test_an_explanation_adds_up(trained_dir, table, tmp_path):
         ("x.csv", b"ts,symbol,open\n2025,BTCUSDT,abc\n", "open is 'abc'"),
         ("x.csv", b"ts,symbol\nyesterday,BTCUSDT\n", "ts is 'yesterday'"),
         ("x.csv", b"ts,open,high,low,close,volume\n1760529600000,1,1,1,1,1\n", "whose candles"),
-        ("x.parquet", b"PAR1 no", "no table in parquet"),
+        ("x.parquet", b"PAR1 no", "not a readable parquet file"),
+        ("x.parquet", HOSTILE, "not a readable parquet file"),
         ("x.jsonl", b"{", "no table in jsonl"),
         ("x.csv", b"", "no table in csv"),
     ],

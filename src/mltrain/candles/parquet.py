@@ -41,13 +41,14 @@ class ParquetFile:
     Args:
         data: The bytes of the file.
         where: Its name in messages, usually the path.
+        max_rows: The most rows that are read.
 
     Raises:
-        InputError: It is not parquet, is damaged, or has more than MAX_ROWS rows or a column name twice.
+        InputError: It is not parquet, is damaged, or has more than `max_rows` rows or a column name twice.
         MachineError: Not enough memory.
     """
 
-    def __init__(self, data: bytes, *, where: str) -> None:
+    def __init__(self, data: bytes, *, where: str, max_rows: int = MAX_ROWS) -> None:
         import pyarrow.parquet as pq
 
         self._where = where
@@ -55,8 +56,8 @@ class ParquetFile:
             self._file: Any = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
             self._schema: Any = self._file.schema_arrow
             self.rows: int = self._file.metadata.num_rows
-        if self.rows > MAX_ROWS:
-            raise InputError(f"{where}: {self.rows} rows, at most {MAX_ROWS} are read")
+        if self.rows > max_rows:
+            raise InputError(f"{where}: {self.rows} rows, at most {max_rows} are read")
         self.types: dict[str, str] = {field.name: str(field.type) for field in self._schema}
         if len(self.types) != len(self._schema):
             raise InputError(f"{where}: two columns of one name")

@@ -13,26 +13,24 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.given import as_candles
+from mltrain.candles.parquet import MAX_ROWS, ParquetFile
+from mltrain.candles.tables import name_columns
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
 from mltrain.times import TIME_FORMAT, interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from mltrain.models.serve import Model
 
 Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
 MAX_TABLE_BYTES: Final = 4 << 30
+# A table holds many symbols: a year of minutes of ninety.
+MAX_TABLE_ROWS: Final = 4 * MAX_ROWS
 SUFFIXES: Final[dict[str, Format]] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-_READERS: Final[Mapping[Format, Callable[[io.BytesIO], pl.DataFrame]]] = {
-    "parquet": lambda data: pl.read_parquet(data, use_pyarrow=False),
-    "csv": lambda data: pl.read_csv(data, infer_schema=False),
-    "jsonl": lambda data: pl.read_ndjson(data, infer_schema_length=None),
-}
 _ROW: Final = "row of the table"
 
 
@@ -54,14 +52,29 @@ def read_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
     """Return the candles that a table holds, with the column `symbol` where it has one.
 
     Raises:
-        InputError: It cannot be read, has no times, or a cell is not a number or not a time.
+        InputError: It cannot be read, has no times or too many rows, or a cell is not a number or not a time.
+        MachineError: Not enough memory.
     """
+    if form == "parquet":
+        return as_candles(_read_parquet(data, where), where)
     try:
-        table = _READERS[form](io.BytesIO(data))
+        table = (
+            pl.read_csv(io.BytesIO(data), infer_schema=False)
+            if form == "csv"
+            else pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+        )
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise InputError(f"{where}: is no table in {form}: {show(reason[:200])}") from err
     return as_candles(table, where)
+
+
+def _read_parquet(data: bytes, where: str) -> pl.DataFrame:
+    """Return the columns that describe candles; all of them where none holds times, so that the message names them."""
+    file = ParquetFile(data, where=where, max_rows=MAX_TABLE_ROWS)
+    names = name_columns(list(file.types))
+    wanted = {*CANDLE_SCHEMA, "symbol", *names.values()} if "ts" in names else {*file.types}
+    return file.read([name for name in file.types if name in wanted])
 
 
 def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> tuple[pl.DataFrame, str]:
