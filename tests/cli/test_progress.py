@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
 
-import mltrain.cli.progress as module
 from mltrain.cli.progress import LogLines, Warnings, logs_json, open_progress
 from program import call
-
-
-def test_the_examples_are_right():
-    """The figures of a bar are as its docstring shows them."""
-    assert doctest.testmod(module).failed == 0
 
 
 def lines_of(capsys):

@@ -223,7 +223,8 @@ class _FoldBooster:
 def rounds_at(rung: Rung, params: Mapping[str, float]) -> int:
     """Return after how many rounds a trial reaches a rung, at least 1.
 
-    >>> rounds_at(Rung(at=4, keep=0.3, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
+    >>> from mltrain.config import Rung
+    >>> rounds_at(Rung(at=4, keep=0.3, most=10, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
     40
     """
     return max(1, round(rung.at / (params["learning_rate"] * math.sqrt(params["num_leaves"] / DEFAULT_LEAVES))))
