@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from datetime import datetime
 
@@ -165,6 +166,30 @@ def test_an_explanation_adds_up(trained_dir, table, tmp_path):
     assert "log odds" in shown.out
     assert "calibrated" in shown.out
     assert pl.read_parquet(out)["log_odds"].is_not_null().sum() > 0
+
+
+COUNTED = """
+import atexit, sys
+opened = []
+def note(event, args):
+    if event == "open" and str(args[0]).endswith(".pkl"):
+        opened.append(args)
+sys.addaudithook(note)
+atexit.register(lambda: sys.stderr.write(str(len(opened))))
+sys.argv = ["mltrain", *sys.argv[1:]]
+from mltrain.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["best"]], ids=["default", "best"])
+def test_the_model_is_read_once(trained_dir, words):
+    """A prediction opens its version's lgbm.pkl one time."""
+    line = [sys.executable, "-c", COUNTED, "predict", *words, "--data-dir", trained_dir]
+    done = subprocess.run(line, capture_output=True, text=True, env=NEUTRAL, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "1"
 
 
 @pytest.mark.parametrize(

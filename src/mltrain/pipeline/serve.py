@@ -45,22 +45,29 @@ def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) ->
     Raises:
         InputError: There is no such version, it is damaged, or it was never promoted.
     """
-    version, warning = Store(data_dir).open_default(ref)
-    if not (version.promoted or allow_no_go):
-        raise InputError(
-            f"{version.name} was never promoted: its verdict is {version.verdict}",
-            hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
-        )
+    version, warning = _open_default_version(Store(data_dir), ref, allow_no_go=allow_no_go)
     return open_model(version), warning
 
 
 def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
     """Open a model as `open_default_model` does; the best one so that it follows promotions from then on."""
-    model, warning = open_default_model(data_dir, ref, allow_no_go=allow_no_go)
-    pointer = Store(data_dir).models / BEST
+    store = Store(data_dir)
+    version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
+    pointer = store.models / BEST
     if ref in {None, BEST_REF} and pointer.is_symlink():
-        return load(pointer, clock=None), warning  # the command line reads the clock itself
-    return model, warning
+        # Without a clock: the command line reads it itself.
+        return load(pointer, clock=None), warning
+    return open_model(version), warning
+
+
+def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[StoredVersion, str | None]:
+    version, warning = store.open_default(ref)
+    if not (version.promoted or allow_no_go):
+        raise InputError(
+            f"{version.name} was never promoted: its verdict is {version.verdict}",
+            hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
+        )
+    return version, warning
 
 
 def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
