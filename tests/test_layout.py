@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mltrain"
 LAYERS = (
+    "_version",
     "errors",
     "names",
     "times",
@@ -88,7 +89,8 @@ def test_module_keeps_the_house_rules(path):
         return
 
     assert room in LAYERS
-    for other in imported_rooms(tree) - {"__version__"}:
+    assert "mltrain" not in imported_names(ast.walk(tree)), "write mltrain.x: the package itself stands above all"
+    for other in imported_rooms(tree):
         assert LAYERS.index(other) <= LAYERS.index(room), f"{room} imports {other}"
     if room != "cli":
         calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}

@@ -13,18 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mltrain._version import __version__ as __version__
     from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
     from mltrain.learn.curve import plot_calibration_curve as plot_calibration_curve
     from mltrain.models.serve import Model as Model
     from mltrain.models.serve import load as load
 
-__version__: Final = "0.1.0"
-
 _HOME: Final = {
     "FeatureSchemaValidator": "mltrain.features.registry",
     "Model": "mltrain.models.serve",
     "RefusedError": "mltrain.errors",
+    "__version__": "mltrain._version",
     "load": "mltrain.models.serve",
     "plot_calibration_curve": "mltrain.learn.curve",
 }

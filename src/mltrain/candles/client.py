@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-import mltrain
+from mltrain._version import __version__
 from mltrain.candles.throttle import parse_http_date
 from mltrain.errors import SourceError, UsageError
 from mltrain.names import show
@@ -347,7 +347,7 @@ class HttpClient:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
             proxy=None if local else self._rules.proxy,
             verify=trust,
-            headers={"User-Agent": f"mltrain/{mltrain.__version__}", "Accept-Encoding": "gzip"},
+            headers={"User-Agent": f"mltrain/{__version__}", "Accept-Encoding": "gzip"},
         )
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:

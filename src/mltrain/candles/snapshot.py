@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-import mltrain
+from mltrain._version import __version__
 from mltrain.candles.apart import in_threads, run_apart
 from mltrain.candles.candle_file import read_candles, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
@@ -135,7 +135,7 @@ def take_snapshot(
         source=spec,
         host=source.host,
         request=request,
-        tools=(("mltrain", mltrain.__version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
+        tools=(("mltrain", __version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
         notes=(),
         facts=(),
     )

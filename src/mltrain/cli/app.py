@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-import mltrain
 from mltrain.errors import MachineError, MltrainError, UsageError
 from mltrain.learn.backend import own_process
 
@@ -64,7 +63,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mltrain {mltrain.__version__}")
+        from mltrain._version import __version__
+
+        typer.echo(f"mltrain {__version__}")
         raise typer.Exit
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-import mltrain
+from mltrain import _version as version_module
 from mltrain.files import sha256_bytes
 
 DEPENDENCIES: Final = (
@@ -55,9 +55,9 @@ class Lineage:
 
 def read_lineage() -> Lineage:
     """Read code, libraries and machine, now."""
-    package = Path(mltrain.__file__).parent
+    package = Path(version_module.__file__).parent
     return Lineage(
-        mltrain=mltrain.__version__,
+        mltrain=version_module.__version__,
         package_sha256=_hash_package(package),
         dependencies=tuple((name, _version(name)) for name in DEPENDENCIES),
         python=platform.python_version(),
