@@ -28,7 +28,7 @@ from mltrain.learn.label import make_labels
 from mltrain.learn.search import Manner
 from mltrain.models.lineage import available_cores
 from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train
+from mltrain.pipeline.train import TrainRequest, train_anew
 from mltrain.progress import Silent
 from mltrain.times import interval_ms
 
@@ -75,7 +75,7 @@ def cost(days: int, trials: int) -> int:
             by="benchmark",
         )
         began = time.perf_counter()
-        report = train(wanted, Store(Path(folder)), now_ms=time.time_ns() // 1_000_000, progress=Silent())
+        report = train_anew(wanted, Store(Path(folder)), now_ms=time.time_ns() // 1_000_000, progress=Silent())
         seconds = time.perf_counter() - began
     for guard in report.training.guards:
         print(f"{guard.name:14} {guard.seconds:6.1f} s")

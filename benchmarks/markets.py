@@ -51,7 +51,7 @@ from mltrain.learn.intervals import Estimate
 from mltrain.learn.search import Manner
 from mltrain.models.gates import Selection
 from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train
+from mltrain.pipeline.train import TrainRequest, train_anew
 from mltrain.progress import Silent
 from mltrain.times import DAY_MS, MINUTE_MS
 
@@ -169,7 +169,7 @@ def try_market(
             promote=True,
             by="the benchmark",
         )
-        report = train(wanted, Store(data_dir), now_ms=CLOCK_MS, progress=Silent())
+        report = train_anew(wanted, Store(data_dir), now_ms=CLOCK_MS, progress=Silent())
         truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet"), kind, seed)
     scores, verdict = report.training.scores, report.training.verdict
     unmet = [o for o in verdict.outcomes if o.outcome in {"failed", "held"}]

@@ -92,7 +92,7 @@ def main():
     from mltrain.pipeline.evaluate import evaluate as run_evaluation
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.serve import open_followed_model, predict_newest
-    from mltrain.pipeline.train import TrainRequest, train
+    from mltrain.pipeline.train import TrainRequest, train_anew
     from mltrain.progress import Silent
 
     silent, data = Silent(), Path("data")
@@ -114,7 +114,7 @@ def main():
     strict = {"search.trials": 2, "gates.accuracy_margin_pp": 20.0}
     for name, changed in (("train-go", {}), ("train-held", {"seed": 7}), ("train-no-go", strict)):
         asked_for = replace(request, config=load_config(QUICK, overrides={"search.trials": 8} | changed))
-        record(name, train(asked_for, store, now_ms=NOW_MS, progress=silent), training._view_training)
+        record(name, train_anew(asked_for, store, now_ms=NOW_MS, progress=silent), training._view_training)
     record("bench", [bench_version(data, "best", samples=200)[0]], bench._view)
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view)

@@ -8,6 +8,7 @@ import pytest
 from mltrain.config import BootstrapConfig
 from mltrain.learn.baselines import SymbolPrior
 from mltrain.learn.holdout import score_holdout
+from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.metrics import score
 from mltrain.learn.samples import Samples
 
@@ -39,7 +40,10 @@ def scores(**changes):
         "bootstrap": BootstrapConfig(draws=200, level=0.9),
         "seed": 1,
     } | changes
-    return samples, raw, p, score_holdout(samples, raw, p, **given)
+    draws = plan_bootstrap(
+        samples.ts_ms, draws=given["bootstrap"].draws, level=given["bootstrap"].level, seed=given["seed"]
+    )
+    return samples, raw, p, score_holdout(samples, raw, p, draws=draws, **given)
 
 
 def test_every_part_is_of_the_same_rows():

@@ -6,6 +6,8 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from mltrain.models.record import last_label_end_ms
 from mltrain.models.serve import open_model
 from mltrain.models.store import Store
 from mltrain.pipeline.audit import read_candles
-from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
+from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.progress import Silent
 from mltrain.times import parse_time
@@ -30,13 +32,35 @@ NEWER = {"days": 90, "interval": "5m", "end": "2025-10-15T00:00:00Z"}
 OLDER = {"days": 60, "interval": "5m", "end": "2025-09-10T00:00:00Z"}
 
 
+CHAMPION_READS = []
+
+
+@contextmanager
+def record_opens(suffix, found):
+    """Append to a list each file of this name that is opened within the block."""
+    active = [True]
+
+    def note(event, args):
+        if active and event == "open" and str(args[0]).endswith(suffix):
+            found.append(args[0])
+
+    sys.addaudithook(note)
+    try:
+        yield
+    finally:
+        active.clear()
+
+
 @pytest.fixture(scope="module")
 def rivals(tmp_path_factory):
     """Return a workshop whose champion was trained on an older cut, and the report of a newer training."""
     made = Workshop(tmp_path_factory.mktemp("rivals") / "data")
     champion = made.train(made.snapshot(**OLDER))
     assert champion.promoted
-    return made, champion, made.train(made.snapshot(**NEWER), promote=False)
+    snapshot = made.snapshot(**NEWER)
+    with record_opens(f"{champion.version}/lgbm.pkl", CHAMPION_READS):
+        report = made.train(snapshot, promote=False)
+    return made, champion, report
 
 
 def meet(workshop, report, **changes):
@@ -45,7 +69,8 @@ def meet(workshop, report, **changes):
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     given = {"feature_set": run.feature_set, "holdout": holdout, "config": run.config} | changes
     candles = read_candles(run.snapshot, Silent())
-    return meet_champion(workshop.store, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
+    champion = open_champion(workshop.store)
+    return meet_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
 
 
 def test_the_champion_is_met_on_fresh_rows_alone(rivals):
@@ -85,7 +110,7 @@ def test_few_fresh_days_are_not_compared(rivals):
     holdout = take_rows(run.samples, slice(run.split.holdout.stop_row - 500, run.split.holdout.stop_row))
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     candles = read_candles(run.snapshot, Silent())
-    evidence = meet_champion(workshop.store, run.feature_set, candles, holdout, p=p, config=run.config)
+    evidence = meet_champion(open_champion(workshop.store), run.feature_set, candles, holdout, p=p, config=run.config)
 
     assert isinstance(evidence, NotEvaluated)
     assert "UTC days, fewer than 10" in evidence.reason
@@ -114,7 +139,7 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
 
     whole = meet(workshop, report)
-    half = meet_champion(workshop.store, run.feature_set, candles, mixed, p=p, config=run.config)
+    half = meet_champion(open_champion(workshop.store), run.feature_set, candles, mixed, p=p, config=run.config)
 
     assert isinstance(whole, ChampionEvidence)
     assert isinstance(half, ChampionEvidence)
@@ -131,11 +156,19 @@ def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
     workshop, _, report = rivals
     run = report.training
     label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
+    champion, other = open_champion(workshop.store), dataclasses.replace(run.feature_set, label=label)
 
-    assert compare_meaning(workshop.store, run.feature_set, run.samples.symbols) == ()
-    (found,) = compare_meaning(workshop.store, dataclasses.replace(run.feature_set, label=label), run.samples.symbols)
+    assert compare_meaning(champion, run.feature_set, run.samples.symbols) == ()
+    (found,) = compare_meaning(champion, other, run.samples.symbols)
     assert "label" in found
-    assert isinstance(compare_meaning(Store(tmp_path), run.feature_set, ("BTCUSDT",)), NotApplicable)
+    assert open_champion(Store(tmp_path)) is None
+    assert isinstance(compare_meaning(None, run.feature_set, ("BTCUSDT",)), NotApplicable)
+
+
+@pytest.mark.usefixtures("rivals")
+def test_a_training_reads_the_champion_once():
+    """Gate, meaning and origin are judged by one opening of its model, so that they speak of the same version."""
+    assert len(CHAMPION_READS) == 1
 
 
 def test_nothing_promoted_is_not_applicable(workshop):
@@ -162,9 +195,9 @@ def test_the_origin_of_both_is_told(rivals, tmp_path):
     simulated = report.training.snapshot
     real = dataclasses.replace(simulated, source=SourceSpec(name="files", folder=tmp_path, interval="5m"))
 
-    assert find_origin(workshop.store, simulated) == Origin(simulated=True, champion="simulated")
-    assert find_origin(workshop.store, real) == Origin(simulated=False, champion="simulated")
-    assert find_origin(Store(tmp_path), real) == Origin(simulated=False, champion="none")
+    assert find_origin(open_champion(workshop.store), simulated) == Origin(simulated=True, champion="simulated")
+    assert find_origin(open_champion(workshop.store), real) == Origin(simulated=False, champion="simulated")
+    assert find_origin(open_champion(Store(tmp_path)), real) == Origin(simulated=False, champion="none")
 
 
 def test_the_end_of_the_last_label_is_read_from_the_card():

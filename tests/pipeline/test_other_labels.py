@@ -11,7 +11,7 @@ from workshop import NOW_MS, Workshop
 from mltrain.features.registry import LabelSpec
 from mltrain.models.card import check_card
 from mltrain.models.serve import load
-from mltrain.pipeline.train import train
+from mltrain.pipeline.train import train_anew
 from mltrain.pipeline.versions import retrain_version
 from mltrain.progress import Silent
 
@@ -24,7 +24,7 @@ def report(tmp_path_factory):
     workshop = Workshop(tmp_path_factory.mktemp("other") / "data")
     request = workshop.request(workshop.snapshot(), promote=False, class_weight=4.0, uniqueness=True)
     request = dataclasses.replace(request, feature_set=dataclasses.replace(request.feature_set, label=LABEL))
-    return workshop, train(request, workshop.store, now_ms=NOW_MS, progress=Silent())
+    return workshop, train_anew(request, workshop.store, now_ms=NOW_MS, progress=Silent())
 
 
 def test_the_card_says_what_was_predicted_and_how_rows_counted(report):

@@ -24,7 +24,7 @@ from mltrain.models.signature import open_signer
 from mltrain.models.store import Store
 from mltrain.pipeline import versions
 from mltrain.pipeline.audit import read_candles
-from mltrain.pipeline.train import train
+from mltrain.pipeline.train import train, train_anew
 from mltrain.pipeline.versions import Retraining, find_same_version, read_warm_start, retrain_version
 from mltrain.progress import Silent
 
@@ -76,7 +76,9 @@ class TestSame:
         snapshot = report.training.snapshot
         before = {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")}
         manner = Manner(workers=2, resume=True, timeout_s=60)
+        again = train(workshop.request(snapshot), workshop.store, now_ms=NOW_MS, progress=Silent())
 
+        assert again.name == report.version
         assert self.found(workshop, snapshot) == report.version
         assert self.found(workshop, snapshot, promote=False, manner=manner) == report.version
         assert {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")} == before
@@ -155,8 +157,8 @@ class TestSame:
         snapshot = workshop.snapshot()
         request = workshop.request(snapshot)
         signing = Store(workshop.folder, signer=signers[0])
-        report = train(request, signing, now_ms=NOW_MS, progress=Silent())
-        names = [find_same_version(request, workshop.store, signer=s) for s in (None, *signers)]
+        report = train_anew(request, signing, now_ms=NOW_MS, progress=Silent())
+        names = [find_same_version(request, Store(workshop.folder, signer=s)) for s in (None, *signers)]
 
         assert [same and same.name for same in names] == [report.version, report.version, None]
 

@@ -8,7 +8,7 @@ from mltrain.config import load_config
 from mltrain.features.registry import parse_registry
 from mltrain.learn.search import Manner
 from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train
+from mltrain.pipeline.train import TrainRequest, train_anew
 from mltrain.progress import Silent
 from mltrain.times import parse_time
 
@@ -58,4 +58,4 @@ class Workshop:
         return self.train_request(self.request(snapshot, **options), now_ms=now_ms)
 
     def train_request(self, request, *, now_ms=NOW_MS, progress=None):
-        return train(request, self.store, now_ms=now_ms, progress=progress or Silent())
+        return train_anew(request, self.store, now_ms=now_ms, progress=progress or Silent())

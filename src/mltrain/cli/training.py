@@ -43,7 +43,7 @@ NO_GO = 4
 GIB = 1 << 30
 
 
-class Final(StrEnum):
+class FittedRows(StrEnum):
     """Which rows the served model is fitted on."""
 
     INNER = "inner"
@@ -86,8 +86,8 @@ def train(
         ),
     ] = None,
     final: Annotated[
-        Final, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
-    ] = Final.INNER,
+        FittedRows, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
+    ] = FittedRows.INNER,
     max_rows: MaxRows = None,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one, unless it is held.")
@@ -108,10 +108,11 @@ def train(
     from mltrain.models.lineage import available_cores
     from mltrain.models.signature import open_signer
     from mltrain.models.store import Store
+    from mltrain.models.versions import StoredVersion
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.train import TrainRequest
     from mltrain.pipeline.train import train as run_training
-    from mltrain.pipeline.versions import find_same_version, read_warm_start
+    from mltrain.pipeline.versions import read_warm_start
 
     read_ops(ops)
     settings = load_config(
@@ -128,16 +129,15 @@ def train(
         manner=Manner(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=who(),
-        final="all" if final is Final.ALL else "inner",
+        final="all" if final is FittedRows.ALL else "inner",
         warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
     )
     if dry_run:
         plan = plan_training(request, progress=session.progress)
         return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
-    same = find_same_version(request, store, signer=signer)
-    if same is not None:
-        return _already_there(same)
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
+    if isinstance(report, StoredVersion):
+        return _already_there(report)
     verdict = report.training.verdict
     return Outcome(
         "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mltrain.learn.baselines import Comparison, score_baselines
-from mltrain.learn.intervals import plan_bootstrap, score_intervals
+from mltrain.learn.intervals import score_intervals
 from mltrain.learn.metrics import brier_parts, ece_null_floor, reliability_table, score, score_symbols
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mltrain.config import BootstrapConfig
     from mltrain.learn.baselines import Baselines, Skill, SymbolPrior
-    from mltrain.learn.intervals import MetricIntervals
+    from mltrain.learn.intervals import Bootstrap, MetricIntervals
     from mltrain.learn.metrics import BrierParts, Metrics, NullFloor, ReliabilityBin, SymbolScore
     from mltrain.learn.samples import Samples
 
@@ -75,6 +75,7 @@ def score_holdout(
     *,
     priors: Sequence[SymbolPrior],
     train_up_share: float,
+    draws: Bootstrap,
     bootstrap: BootstrapConfig,
     seed: int,
 ) -> HoldoutScores:
@@ -86,13 +87,13 @@ def score_holdout(
         p: The calibrated probabilities, shape (n,).
         priors: What the rows before the holdout say about each symbol.
         train_up_share: Share of the inner part's rows that went up.
-        bootstrap: Draws and level of the intervals.
+        draws: The bootstrap of these rows.
+        bootstrap: The configuration that it was planned from.
         seed: Of the draws and of the simulated floor.
 
     Raises:
-        InputError: The rows hold one class alone, or fewer than two blocks of time.
+        InputError: The rows hold one class alone.
     """
-    draws = plan_bootstrap(holdout.ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
     baselines, skill = score_baselines(
         p, holdout, priors, train_up_share=train_up_share, draws=draws, bootstrap=bootstrap, seed=seed
     )

@@ -92,7 +92,7 @@ class Store:
         self.data_dir = data_dir
         self.models = data_dir / "models"
         self._lock_wait_s = lock_wait_s
-        self._signer = signer
+        self.signer = signer
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Store:
             InputError: The pointer or a log is not one, or the pointer was lost.
             MachineError: It cannot be written into.
         """
-        check_signer(self._signer)
+        check_signer(self.signer)
         make_folder(self.models)
         self.check_pointer()
         self.looks()
@@ -289,8 +289,8 @@ class Store:
             with staged_folder(self.models / name) as staged:
                 for path, data in files.items():
                     write_new(staged / path, data)
-                if self._signer is not None:
-                    write_new(staged / SIGNATURE, self._signer.sign(manifest))
+                if self.signer is not None:
+                    write_new(staged / SIGNATURE, self.signer.sign(manifest))
                 write_new(staged / MANIFEST, manifest.to_bytes())
                 if verify_files(staged, read_manifest(staged, kind="version"), beside=(SIGNATURE,)):
                     raise MachineError(f"what was written to {staged} does not read back")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -29,10 +30,40 @@ if TYPE_CHECKING:
     from mltrain.learn.samples import Samples
     from mltrain.models.serve import Model
     from mltrain.models.store import Store
+    from mltrain.models.versions import StoredVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The present best version, opened once.
+
+    Attributes:
+        version: The version.
+        model: Its model, or why it cannot be loaded.
+    """
+
+    version: StoredVersion
+    model: Model | MltrainError
+
+
+def open_champion(store: Store) -> Champion | None:
+    """Open the present best version and load its model; None where nothing is promoted yet.
+
+    Raises:
+        InputError: The pointer does not name a sound version, or was lost.
+        MachineError: The machine refuses to read.
+    """
+    best = store.best()
+    if best is None:
+        return None
+    try:
+        return Champion(best, open_model(best))
+    except MltrainError as err:
+        return Champion(best, err)
 
 
 def meet_champion(
-    store: Store,
+    champion: Champion | None,
     feature_set: FeatureSet,
     candles: Mapping[str, pl.DataFrame],
     holdout: Samples,
@@ -46,7 +77,7 @@ def meet_champion(
     Only rows of the champion's symbols are compared: a new model may know more of them.
 
     Args:
-        store: Where the champion lives.
+        champion: The present best version; None where there is none.
         feature_set: Of the new model.
         candles: The snapshot's candles; the champion's features are computed from them.
         holdout: The new model's holdout rows.
@@ -54,19 +85,17 @@ def meet_champion(
         config: Draws and seed of the interval.
         in_full: Whether every score of both is told, side by side.
     """
-    best = store.best()
-    if best is None:
+    if champion is None:
         return NotApplicable("nothing is promoted yet")
-    try:
-        champion = open_model(best)
-    except OwnOpsError as err:
-        return NotEvaluated(f"{best.name}: {err.message}")
-    except MltrainError as err:
-        return NotEvaluated(f"{best.name} cannot be read: {err.message}")
-    reason = _why_not(champion, feature_set, holdout, candles)
+    name, model = champion.version.name, champion.model
+    if isinstance(model, OwnOpsError):
+        return NotEvaluated(f"{name}: {model.message}")
+    if isinstance(model, MltrainError):
+        return NotEvaluated(f"{name} cannot be read: {model.message}")
+    reason = _why_not(model, feature_set, holdout, candles)
     if reason is not None:
-        return NotEvaluated(f"{best.name}: {reason}")
-    return _compare(best.name, champion, candles, holdout, p=p, config=config, in_full=in_full)
+        return NotEvaluated(f"{name}: {reason}")
+    return _compare(name, model, candles, holdout, p=p, config=config, in_full=in_full)
 
 
 def _why_not(
@@ -135,32 +164,31 @@ def _features_of_rows(
     return features
 
 
-def compare_meaning(store: Store, feature_set: FeatureSet, symbols: tuple[str, ...]) -> tuple[str, ...] | NotApplicable:
+def compare_meaning(
+    champion: Champion | None, feature_set: FeatureSet, symbols: tuple[str, ...]
+) -> tuple[str, ...] | NotApplicable:
     """Return why a new model is no drop-in replacement for the present best version, one sentence each.
 
     Args:
-        store: Where the champion lives.
+        champion: The present best version; None where there is none.
         feature_set: Of the new model.
         symbols: Of the new model.
     """
-    best = store.best()
-    if best is None:
+    if champion is None:
         return NotApplicable("nothing is promoted yet")
-    try:
-        champion = open_model(best)
-    except MltrainError as err:
-        return (f"{best.name} cannot be loaded: {err.message}",)
-    return find_differences(Meaning.of(feature_set, symbols), Meaning.of(champion.feature_set, champion.symbols))
+    model = champion.model
+    if isinstance(model, MltrainError):
+        return (f"{champion.version.name} cannot be loaded: {model.message}",)
+    return find_differences(Meaning.of(feature_set, symbols), Meaning.of(model.feature_set, model.symbols))
 
 
-def find_origin(store: Store, snapshot: Snapshot) -> Origin:
+def find_origin(champion: Champion | None, snapshot: Snapshot) -> Origin:
     """Tell whether the candles, and those that the present best version learned from, are simulated."""
     simulated = snapshot.source.name == "sim"
-    best = store.best()
-    if best is None:
+    if champion is None:
         return Origin(simulated, "none")
     try:
-        source = read_version_card(best)["lineage"]["source"]["name"]
+        source = read_version_card(champion.version)["lineage"]["source"]["name"]
     except (MltrainError, KeyError, TypeError):
         return Origin(simulated, "unknown")
     kind: Literal["real", "simulated"] = "simulated" if source == "sim" else "real"

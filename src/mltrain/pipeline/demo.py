@@ -17,7 +17,7 @@ from mltrain.models.lineage import available_cores
 from mltrain.models.serve import load
 from mltrain.models.store import Store
 from mltrain.pipeline.serve import predict_newest
-from mltrain.pipeline.train import TrainRequest, train
+from mltrain.pipeline.train import TrainRequest, train_anew
 from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})
         manner = Manner(workers=available_cores())
         wanted = TrainRequest(taken.snapshot, load_registry(None), config, manner, promote=True, by=by)
-        trainings.append(train(wanted, store, now_ms=now_ms, progress=progress))
+        trainings.append(train_anew(wanted, store, now_ms=now_ms, progress=progress))
     # Two days later there are fewer than ten new days to compare on, so the second version is held.
     second = trainings[-1]
     held = second.held

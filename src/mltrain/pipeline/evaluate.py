@@ -15,6 +15,7 @@ from mltrain.config import load_config
 from mltrain.errors import InputError
 from mltrain.learn.drift import find_drift
 from mltrain.learn.holdout import score_holdout
+from mltrain.learn.intervals import plan_bootstrap
 from mltrain.learn.samples import build_samples, keep_symbols, take_rows
 from mltrain.learn.slices import score_weeks
 from mltrain.models.gates import NotApplicable
@@ -22,7 +23,7 @@ from mltrain.models.looks import EVALUATION
 from mltrain.models.record import configuration_of, last_label_end_ms, priors_of
 from mltrain.models.serve import open_model
 from mltrain.pipeline.audit import read_candles
-from mltrain.pipeline.champion import meet_champion
+from mltrain.pipeline.champion import meet_champion, open_champion
 from mltrain.times import format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
@@ -142,11 +143,12 @@ def evaluate(
         p,
         priors=priors_of(model.card, rows.symbols),
         train_up_share=train["class_balance"]["pos"] / train["rows"],
+        draws=plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed),
         bootstrap=config.bootstrap,
         seed=config.seed,
     )
-    best = store.best()
-    same = best is not None and best.name == version.name
+    champion = open_champion(store)
+    same = champion is not None and champion.version.name == version.name
     return Evaluation(
         version=version.name,
         snapshot=snapshot.id,
@@ -158,7 +160,7 @@ def evaluate(
         drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
         champion=NotApplicable("it is the best one itself")
         if same
-        else meet_champion(store, model.feature_set, candles, rows, p=p, config=config, in_full=True),
+        else meet_champion(champion, model.feature_set, candles, rows, p=p, config=config, in_full=True),
         own_holdout=own_holdout,
     )
 

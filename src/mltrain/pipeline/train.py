@@ -50,8 +50,9 @@ from mltrain.models.serve import check_round_trip, model_of_bundle
 from mltrain.models.served import serve_bundle
 from mltrain.pipeline.audit import audit_candles, audit_samples, cut_samples, read_candles
 from mltrain.pipeline.calibrate import calibrate
-from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
+from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
 from mltrain.pipeline.plan import fit_memory
+from mltrain.pipeline.versions import find_same_version
 from mltrain.times import day_name, interval_ms
 
 if TYPE_CHECKING:
@@ -140,7 +141,22 @@ class _Listener:
         self._progress.warn(message)
 
 
-def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport:
+def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport | StoredVersion:
+    """Train as `train_anew` does, unless a stored version has the result already.
+
+    Args:
+        request: What to train on and how.
+        store: Where versions live.
+        now_ms: The clock, ms UTC: it names the version.
+        progress: Told of every stage.
+
+    Returns:
+        How the training ended; or the version that it would only repeat, with nothing written.
+    """
+    return find_same_version(request, store) or train_anew(request, store, now_ms=now_ms, progress=progress)
+
+
+def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport:
     """Train, calibrate, judge, document and store one version, and promote it where its gates say GO.
 
     Args:
@@ -269,16 +285,17 @@ def _learn(
     raw, p = model.score(holdout.x)
     train_up_share = float(samples.y[split.inner.span].mean())
     priors = find_priors(samples, split.inner.span)
+    draws = plan_bootstrap(holdout.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
     scores = score_holdout(
         holdout,
         raw,
         p,
         priors=priors,
         train_up_share=train_up_share,
+        draws=draws,
         bootstrap=config.bootstrap,
         seed=config.seed,
     )
-    draws = plan_bootstrap(holdout.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
     bars = {"horizon_bars": feature_set.label.horizon_bars, "step_ms": interval_ms(feature_set.interval)}
     moves = forward_returns(examined.candles, holdout, **bars)
     # Where a side is rare, every probability lies on one side of one half: the base rate is then the threshold.
@@ -289,7 +306,7 @@ def _learn(
     progress.stage("latency")
     latency = measure(model, examined.candles, samples=config.bench.samples)
     progress.stage("gates")
-    champion, packaged = store.best(), load_config(None, overrides={})
+    champion, packaged = open_champion(store), load_config(None, overrides={})
     verdict = judge(
         Evidence(
             skill=SkillEvidence(train_up_share, scores.skill.margin, scores.skill.log_loss_skill),
@@ -303,9 +320,9 @@ def _learn(
             latency_p95_ms=latency.candles.p95,
             guards=examined.guards,
             bounce=BounceEvidence(economics, bounce),
-            champion=meet_champion(store, feature_set, examined.candles, holdout, p=p, config=config),
-            meaning=compare_meaning(store, feature_set, samples.symbols),
-            origin=find_origin(store, request.snapshot),
+            champion=meet_champion(champion, feature_set, examined.candles, holdout, p=p, config=config),
+            meaning=compare_meaning(champion, feature_set, samples.symbols),
+            origin=find_origin(champion, request.snapshot),
             selection=Selection(looks.others),
         ),
         config.gates,
@@ -333,7 +350,7 @@ def _learn(
         bounce=bounce,
         latency=latency,
         slices=slices,
-        champion=None if champion is None else champion.name,
+        champion=None if champion is None else champion.version.name,
         verdict=verdict,
         loosened=(
             *find_loosened(config.gates, packaged.gates),

@@ -166,7 +166,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     )
 
 
-def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | None = None) -> StoredVersion | None:
+def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | None:
     """Return the version that a training would only repeat; None where it would make a new one.
 
     Compared are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
@@ -176,8 +176,7 @@ def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | N
 
     Args:
         request: The training.
-        store: Where versions live.
-        signer: Signs what the training would publish; the version must then have this signature.
+        store: Where versions live; where it signs what is published, the version must have that signature.
 
     Returns:
         If there are several, the best version, or else the newest.
@@ -191,7 +190,7 @@ def find_same_version(request: TrainRequest, store: Store, *, signer: Signer | N
     wanted = _facts(request)
     versions = [row.version for row in store.versions() if row.version is not None]
     for version in sorted(versions, key=lambda v: (v.best, v.serial), reverse=True):
-        if _says(version, wanted, request) and _is_signed(version, signer) and not version.verify():
+        if _says(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
             return None if verify_snapshot(request.snapshot) else version
     return None
 
