@@ -122,6 +122,10 @@ def _parameters(
     without: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Return how the parameters of a command are written, and what they mean."""
+    from mltrain.cli.settings import SettingsCommand
+
+    if isinstance(command, SettingsCommand):
+        command.add_defaults()
     rows = []
     for parameter in command.params:
         hidden = getattr(parameter, "hidden", False) or set(parameter.opts) & set(without)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import typer
+
+from mltrain.cli.app import with_commands
+from mltrain.cli.settings import _OPTIONS
 from program import call
 
 
@@ -28,3 +32,17 @@ def test_init_writes_once(tmp_path):
     assert (made.code, shown.code, again.code) == (0, 0, 2), made.err + shown.err
     assert "all settings are the defaults" in shown.out
     assert "mltrain config show --config train.yml" in again.err
+
+
+def test_the_help_names_the_defaults_of_the_packaged_file():
+    """Each option of train.yml shows what `config show` says; the help itself holds no number."""
+    values = {s["key"]: s["value"] for s in call("config", "show", "--json").document["settings"]}
+    command = typer.main.get_command(with_commands("train")).commands["train"]
+    command.add_defaults()
+    command.add_defaults()
+    texts = {option.opts[0]: option.help for option in command.params}
+
+    for key, name in _OPTIONS.items():
+        assert texts[name].endswith(f" Default: {values[key]}.")
+        assert texts[name].count("Default: ") == 1
+    assert "Default: 200." in " ".join(call("train", "--help", env={"COLUMNS": "200"}).out.split())

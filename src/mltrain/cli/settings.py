@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.progress import LOG_OPTION, LOG_VARIABLE
@@ -37,26 +38,20 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
-Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried. Default: 200.")]
-EarlyStop = Annotated[
-    int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss. Default: 50.")
-]
-CalibrationOption = Annotated[
-    Calibration | None, typer.Option("--calibration", help="auto: by forward log loss. Default: auto.")
-]
+Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried.")]
+EarlyStop = Annotated[int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss.")]
+CalibrationOption = Annotated[Calibration | None, typer.Option("--calibration", help="auto: by forward log loss.")]
 ClassWeight = Annotated[
     str | None,
     typer.Option(
         "--class-weight",
         help="What a row that went up counts in a fit: none, balanced or a number; "
-        "probabilities are those of unweighted rows. Default: none.",
+        "probabilities are those of unweighted rows.",
     ),
 ]
-ValRatio = Annotated[float | None, typer.Option("--val-ratio", help="Share of the time range held out. Default: 0.2.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random. Default: 42.")]
-MaxRows = Annotated[
-    int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles. Default: 0, all.")
-]
+ValRatio = Annotated[float | None, typer.Option("--val-ratio", help="Share of the time range held out.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random.")]
+MaxRows = Annotated[int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles; 0 takes all.")]
 Config = Annotated[
     Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
 ]
@@ -70,6 +65,7 @@ _OPTIONS: Final = {
     "seed": "--seed",
     "max_rows": "--max-rows",
 }
+_DEFAULT: Final = " Default: "
 _RANGE: Final = re.compile(r"(search\.space\.\w+)\.\w+")
 #: What only the environment can say once for all commands; without it the next.
 _VARIABLES: Final = {
@@ -79,10 +75,27 @@ _VARIABLES: Final = {
 }
 
 
+class SettingsCommand(TyperCommand):
+    """A command with options of train.yml, whose help names the defaults that the packaged file gives them."""
+
+    def add_defaults(self) -> None:
+        """Write the defaults into the help; the file is read here, not when the command is made or run."""
+        defaults = {_OPTIONS[s.key]: s.value for s in explain_config(None, overrides={}) if s.key in _OPTIONS}
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.opts[0] in defaults:
+                text = (option.help or "").partition(_DEFAULT)[0]
+                option.help = f"{text}{_DEFAULT}{_shown(defaults[option.opts[0]])}."
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (Typer's private classes)
+        """Show the help, with the defaults."""
+        self.add_defaults()
+        super().format_help(ctx, formatter)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     config = typer.Typer(help="Settings: what holds and who says so, and a file to begin from.", no_args_is_help=True)
-    config.command("show")(config_show)
+    config.command("show", cls=SettingsCommand)(config_show)
     config.command("init")(config_init)
     app.add_typer(config, name="config")
 

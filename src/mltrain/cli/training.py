@@ -21,6 +21,7 @@ from mltrain.cli.settings import (
     EarlyStop,
     MaxRows,
     Seed,
+    SettingsCommand,
     Trials,
     ValRatio,
     given_settings,
@@ -52,7 +53,7 @@ class FittedRows(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command("train")(train)
+    app.command("train", cls=SettingsCommand)(train)
     app.command("demo")(demo)
 
 
