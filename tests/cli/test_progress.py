@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from mltrain.cli.progress import LogLines, Warnings, logs_json, open_progress
+from mltrain.cli.console import logs_json
+from mltrain.cli.progress import LogLines, Warnings, open_progress
 from program import call
 
 

@@ -11,7 +11,8 @@ from mltrain.cli.complete import complete_version
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import Outcome, table
+from mltrain.cli.render import Outcome
+from mltrain.cli.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
         for p in [r.latency.one_row if name == "one row" else r.latency.candles]
     ]
     columns = ("version", "latency in ms", "mean", "p50", "p95", "p99", "max")
-    yield table(None, columns, rows, right="  rrrrr")
+    yield table(None, columns, rows, kinds="  rrrrr")
     cells = [
         (
             r.version,
@@ -93,10 +94,10 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
         for r in reports
     ]
     columns_ = ("version", "one row goes through", "load ms", "first call ms", "batch rows/s", "memory MB")
-    yield table(None, columns_, cells, right=" frrrr")
+    yield table(None, columns_, cells, kinds=" frrrr")
     for r in reports:
         yield table(
-            f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), right="rrb"
+            f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), kinds="rrb"
         )
     last = reports[-1]
     load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"

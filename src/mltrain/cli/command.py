@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE, log_line, logs_json
 from mltrain.cli.memory import check_address_space
-from mltrain.cli.progress import LOG_OPTION, LOG_VARIABLE, log_line, logs_json, open_progress
+from mltrain.cli.progress import open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError
 from mltrain.models.signature import REQUIRE_VARIABLE

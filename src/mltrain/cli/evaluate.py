@@ -13,7 +13,8 @@ from mltrain.cli.features import SnapshotRef
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import Outcome, ends, number, table, time_text
+from mltrain.cli.render import Outcome, ends, number, time_text
+from mltrain.cli.tables import table
 from mltrain.errors import NoGoError, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
         for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece")
         if (i := getattr(scores.intervals, name))
     ]
-    yield table("Metrics", ("metric", "value", f"{scores.level:.0%} interval"), rows, right=" rr")
+    yield table("Metrics", ("metric", "value", f"{scores.level:.0%} interval"), rows, kinds=" rr")
     yield f"baseline: accuracy {scores.baselines.accuracy:.4f}, log loss {scores.baselines.base_rate_log_loss:.4f}"
     skill = scores.comparison.log_loss_skill
     yield f"log-loss skill: {100 * skill.value:+.3f} % ({100 * skill.low:+.3f} .. {100 * skill.high:+.3f})"
@@ -93,11 +94,11 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
         (w.name, f"{w.rows:,}", *(number(getattr(w.metrics, m, None)) for m in ("accuracy", "auc_roc", "log_loss")))
         for w in found.weeks
     ]
-    yield table("Weeks", ("from", "rows", "accuracy", "auc roc", "log loss"), weeks, right=" rrrr")
+    yield table("Weeks", ("from", "rows", "accuracy", "auc roc", "log loss"), weeks, kinds=" rrrr")
     moved = sum(d.drifted for d in found.drift)
     drift = [(d.name, number(d.effect), number(d.null_p95), "yes" if d.drifted else "") for d in found.drift[:SHOWN]]
     yield table(f"Drift: {moved} of {len(found.drift)} features", ("feature", "effect", "by chance", "drifted"), drift,
-                right=" rr ")  # fmt: skip
+                kinds=" rr ")  # fmt: skip
     yield from _view_champion(found)
 
 
@@ -117,7 +118,7 @@ def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
         ]
         columns = ("metric", found.version, "interval", champion.version, "interval")
         yield table(f"Beside the champion, on {both.rows:,} rows of {champion.days} days", columns, rows,
-                    right=" rrrr")  # fmt: skip
+                    kinds=" rrrr")  # fmt: skip
     gain = champion.gain
     yield (
         f"champion {champion.version}: its log loss minus this one's is {gain.value:+.5f} "

@@ -12,7 +12,8 @@ from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import FAILED_CHECK, Outcome, document, number, table
+from mltrain.cli.render import FAILED_CHECK, Outcome, document, number
+from mltrain.cli.tables import table
 from mltrain.errors import LeakageError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator
     )
     yield f"registry {chosen.registry_sha256}"
     rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]
-    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, right="  frf")
+    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, kinds="  frf")
 
 
 def _parameters(info: FeatureInfo) -> str:
@@ -123,7 +124,7 @@ def _view_profiles(profiles: Sequence[FeatureProfile]) -> Iterator[RenderableTyp
         rows.append((p.name, f"{p.null_share:.2%}", *figures, _bars(p.histogram)))
     yield f"{profiles[0].rows:,} candles; the histogram leaves half a percent to each of its ends"
     columns = ("feature", "null", "min", "1%", "25%", "50%", "75%", "99%", "max", "histogram")
-    yield table(None, columns, rows, right=" rrrrrrrr")
+    yield table(None, columns, rows, kinds=" rrrrrrrr")
     broken = [f"{p.name}: {p.not_finite:,} values are NaN or infinite" for p in profiles if p.not_finite]
     yield from broken
 
@@ -221,14 +222,14 @@ def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableTy
     same = "the same" if data["value"] == data["value_of_the_lookback_alone"] else "NOT the same: run features audit"
     yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_told(look.alone)} ({same})"
     marks = [(">" if row["time"] == data["time"] else "", row["time"], _told(row["value"])) for row in data["around"]]
-    yield table("Around it", ("", "time (UTC)", info.name), marks, right="  r")
+    yield table("Around it", ("", "time (UTC)", info.name), marks, kinds="  r")
     inputs = data["inputs"]
     hidden = len(inputs) - INPUTS_SHOWN
     title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
     headers = ["time (UTC)" if column == "ts" else column for column in columns]
-    yield table(title, headers, rows, right=" " + "r" * (len(columns) - 1))
+    yield table(title, headers, rows, kinds=" " + "r" * (len(columns) - 1))
     if data["plot"] is not None:
         yield f"drawn to {data['plot']}"
 
@@ -320,7 +321,7 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
         for c in r.checks
     ]
     return table(
-        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, right="   rrff"
+        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, kinds="   rrff"
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from mltrain.cli import pages
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
 from mltrain.cli.complete import complete_own_version, complete_version
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number, table
+from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number
+from mltrain.cli.tables import table
 from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
          number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip
-    return table(None, columns, cells, right="   ofrrrrf")
+    return table(None, columns, cells, kinds="   ofrrrrf")
 
 
 def _verdict_text(row: Any) -> str | None:  # noqa: ANN401 (a ModelRow)
@@ -129,7 +130,7 @@ def history(session: Session) -> Outcome:
                  else "the lost pointer was put back" if e.from_version == e.to_version else "")
                 for e in log.entries
             ]  # fmt: skip
-            yield table(None, columns, rows, right="r o  fff")
+            yield table(None, columns, rows, kinds="r o  fff")
         yield from (*log.problems, *log.notes)
         if log.lost is not None:
             yield store.restore_hint(log)
@@ -332,17 +333,17 @@ def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN40
         f"{train['class_balance']['pos'] / train['rows']:.1%} up"
     )
     figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]
-    yield table("Holdout", ("metric", "value"), figures, right=" r")
+    yield table("Holdout", ("metric", "value"), figures, kinds=" r")
     shown = [(key, number(latency[key], 3)) for key in ("mean", "p50", "p95", "p99")]
-    yield table(f"Latency, {latency['samples']:,} samples", ("ms", "value"), shown, right=" r")
+    yield table(f"Latency, {latency['samples']:,} samples", ("ms", "value"), shown, kinds=" r")
     yield table(
         None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in card["leakage_checks"].items()]
     )
     top = [(f["name"], number(f["gain"], 1)) for f in card["feature_importance"][:10]]
-    yield table("Most useful features", ("feature", "gain"), top, right=" r")
+    yield table("Most useful features", ("feature", "gain"), top, kinds=" r")
     if "gates" in card:
         gates = [(o["name"].replace("_", " "), o["outcome"], o.get("reason")) for o in card["gates"]["outcomes"]]
-        yield table(f"Gates: {card['gates']['verdict']}", ("gate", "outcome", "found"), gates, right="  f")
+        yield table(f"Gates: {card['gates']['verdict']}", ("gate", "outcome", "found"), gates, kinds="  f")
     yield card["notes"]
 
 

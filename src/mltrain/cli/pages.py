@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.render import Outcome, number, table
+from mltrain.cli.render import Outcome, number
+from mltrain.cli.tables import table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
          better.get(m.better or "", "-"))
         for m in diff.metrics
     ]  # fmt: skip
-    yield table("Holdout", ("figure", diff.a, diff.b, "change", "better"), cells, right=" rrr")
+    yield table("Holdout", ("figure", diff.a, diff.b, "change", "better"), cells, kinds=" rrr")
     if diff.gates:
         yield table("Gates", ("gate", diff.a, diff.b), diff.gates)
     sections: dict[str, list[Difference]] = {}
@@ -133,7 +134,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
         rows = [(d.place or section, _short(d.a), _short(d.b)) for d in found[:SHOWN]]
         more = f", {len(found) - SHOWN} more with --json or --html" if len(found) > SHOWN else ""
         yield f"{section}: {len(found)} differ{'s' if len(found) == 1 else ''}{more}"
-        yield table(None, ("place", diff.a, diff.b), rows, right="fff")
+        yield table(None, ("place", diff.a, diff.b), rows, kinds="fff")
     if not sections:
         yield "the two cards are the same"
 

@@ -15,7 +15,7 @@ from mltrain.cli.command import Session, command
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import Outcome, number, table
+from mltrain.cli.render import Outcome, number
 from mltrain.cli.sources import (
     ArchiveUrl,
     BaseUrl,
@@ -27,6 +27,7 @@ from mltrain.cli.sources import (
     read_rules,
     read_source,
 )
+from mltrain.cli.tables import table
 from mltrain.errors import UsageError
 from mltrain.times import TIME_FORMAT, check_time_ms, parse_time
 
@@ -277,7 +278,7 @@ def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN40
     def view() -> Iterator[RenderableType]:
         cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
         yield table(
-            f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, right="  rr"
+            f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, kinds="  rr"
         )
         for p in predictions if explain else ():
             if p["refused"] is not None:
@@ -293,6 +294,6 @@ def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN40
                 ("sum", f"{p['log_odds']:+.4f}"),
             ]
             title = f"{p['symbol']} at {p['ts']}: raw score {p['raw']:.4f}, calibrated {p['p']:.4f}"
-            yield table(title, ("feature", "log odds"), shown, right=" r")
+            yield table(title, ("feature", "log odds"), shown, kinds=" r")
 
     return Outcome("predict/1", {"version": version, "predictions": predictions}, view)

@@ -1,16 +1,13 @@
-"""Progress on stderr: bars with the time left on a terminal, lines of JSON for a machine, warnings everywhere."""
+"""Progress on stderr: bars with the time left on a terminal, lines of JSON for logs, warnings everywhere."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mltrain.cli.render import stderr_console
+from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
 from mltrain.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,23 +17,22 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from rich.text import Text
 
-LOG_VARIABLE: Final = "MLTRAIN_LOG_FORMAT"
-LOG_OPTION: Final = "--log-format"
-NARROW: Final = 80  # columns below which the bar itself gives way to the figures
+# In fewer columns there is no room for a bar beside its figures.
+NARROW: Final = 80
 
 
 class CommandProgress(Progress, Protocol):
-    """Where a command tells what it does, until it is closed."""
+    """Where a command reports its stages, until it is closed."""
 
     def close(self, *, failed: bool) -> None:
         """End the last stage."""
 
 
 class Warnings:
-    """Shows warnings as lines and nothing else.
+    """Shows warnings as lines, and no stages.
 
     Args:
-        warn: False swallows them, too (`--quiet`).
+        warn: False hides warnings, too (`--quiet`).
     """
 
     def __init__(self, *, warn: bool) -> None:
@@ -51,16 +47,14 @@ class Warnings:
     def warn(self, message: str) -> None:
         """Print a warning line."""
         if self._warn:
-            from rich.text import Text
-
-            stderr_console().print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+            print_labelled("warning", "yellow", message)
 
     def close(self, *, failed: bool) -> None:
         """Do nothing."""
 
 
 class LiveBars(Warnings):
-    """Shows stages as bars on a terminal, from the first stage on, and warnings as lines above them."""
+    """Shows stages as bars on a terminal, and warnings as lines above them."""
 
     def __init__(self, *, warn: bool) -> None:
         super().__init__(warn=warn)
@@ -68,8 +62,9 @@ class LiveBars(Warnings):
         self._tasks: dict[str, TaskID] = {}
 
     def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
-        """Begin a stage; those before are shown as finished, unless it runs beside them."""
-        if self._bars is None:  # a command without stages does not pay for the bars
+        """Begin a stage; earlier ones are shown as finished, unless it runs beside them."""
+        # Loaded with the first stage: a command without stages does not pay for it.
+        if self._bars is None:
             self._bars = _open_bars()
             self._bars.start()
         if not beside:
@@ -77,7 +72,7 @@ class LiveBars(Warnings):
         self._tasks[name] = self._bars.add_task(name, total=total, note="")
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
-        """Move a stage on; None: the newest."""
+        """Advance a stage; None: the newest."""
         if self._bars is not None and self._tasks:
             task = list(self._tasks.values())[-1] if stage is None else self._tasks[stage]
             self._bars.update(task, advance=steps, note=note)
@@ -101,13 +96,11 @@ class LiveBars(Warnings):
         if self._bars is None or not self._warn:
             super().warn(message)
             return
-        from rich.text import Text
-
-        self._bars.console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+        print_labelled("warning", "yellow", message, console=self._bars.console)
 
 
 class LogLines(Warnings):
-    """Writes a line of JSON for each stage that begins or ends, and for each warning."""
+    """Writes a line of JSON when a stage begins or ends, and for each warning."""
 
     def __init__(self, *, warn: bool, stages: bool) -> None:
         super().__init__(warn=warn)
@@ -115,7 +108,7 @@ class LogLines(Warnings):
         self._open: dict[str, tuple[float, int, int | None]] = {}
 
     def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
-        """Write that a stage begins, and that those before it have ended."""
+        """Log that a stage begins, and that earlier ones have ended."""
         if not beside:
             self._end("done")
         self._open[name] = (time.monotonic(), 0, total)
@@ -123,7 +116,7 @@ class LogLines(Warnings):
             log_line("info", "stage", stage=name, total=total)
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:  # noqa: ARG002 (a protocol)
-        """Count; the end of the stage tells."""
+        """Count the steps, for the line at the end of the stage."""
         if self._open:
             name = list(self._open)[-1] if stage is None else stage
             began, done, total = self._open[name]
@@ -137,32 +130,13 @@ class LogLines(Warnings):
         self._open = {}
 
     def warn(self, message: str) -> None:
-        """Write the warning."""
+        """Log the warning."""
         if self._warn:
             log_line("warning", "warning", message=message)
 
     def close(self, *, failed: bool) -> None:
-        """Write how the last stage ended."""
+        """Log how the last stage ended."""
         self._end("failed" if failed else "done")
-
-
-def log_line(level: str, event: str, **fields: object) -> None:
-    """Write one line of JSON to stderr: time (UTC), level, event, then the fields that are known."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    known = {key: value for key, value in fields.items() if value is not None}
-    sys.stderr.write(json.dumps({"time": now, "level": level, "event": event, **known}, ensure_ascii=False) + "\n")
-    sys.stderr.flush()
-
-
-def logs_json() -> bool:
-    """Return whether stderr gets lines of JSON, by the option or the variable; asked before and after parsing, too."""
-    words = sys.argv[1:]
-    for i, word in enumerate(words):
-        if word == LOG_OPTION and i + 1 < len(words):
-            return words[i + 1] == "json"
-        if word.startswith(f"{LOG_OPTION}="):
-            return word == f"{LOG_OPTION}=json"
-    return os.environ.get(LOG_VARIABLE) == "json"
 
 
 @contextmanager
@@ -170,8 +144,8 @@ def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
     """Yield the progress of one command.
 
     Args:
-        shown: Whether stages are told: as bars where stderr is a terminal, as lines where logs are JSON.
-        warn: Whether warnings are.
+        shown: Whether stages are shown: as bars if stderr is a terminal, as lines if logs are JSON.
+        warn: Whether warnings are shown.
     """
     progress: CommandProgress
     if logs_json():
@@ -194,13 +168,13 @@ def _open_bars() -> Bars:
     from rich.text import Text
 
     class Figures(ProgressColumn):
-        """Steps done of how many, the time taken, and the time left where it can be told."""
+        """Steps done, of how many, the time taken, and the time left if it is known."""
 
         def render(self, task: Task) -> Text:
             taken = task.finished_time if task.finished else task.elapsed
-            return Text(told(task.completed, task.total, taken, None if task.finished else task.time_remaining))
+            return Text(bar_figures(task.completed, task.total, taken, None if task.finished else task.time_remaining))
 
-    console = stderr_console()
+    console = open_console(stderr=True)
     bar = [BarColumn(bar_width=20)] if console.width >= NARROW else []
     return Progress(
         SpinnerColumn(finished_text="✓"),
@@ -212,12 +186,12 @@ def _open_bars() -> Bars:
     )
 
 
-def told(done: float, total: float | None, elapsed_s: float | None, left_s: float | None) -> str:
+def bar_figures(done: float, total: float | None, elapsed_s: float | None, left_s: float | None) -> str:
     """Return the figures of a bar.
 
-    >>> told(1250, 5000, 30.0, 90.0)
+    >>> bar_figures(1250, 5000, 30.0, 90.0)
     '1,250/5,000  0:30, 1:30 left'
-    >>> told(0, None, 4000.0, None)
+    >>> bar_figures(0, None, 4000.0, None)
     '1:06:40'
     """
     steps = f"{done:,.0f}/{total:,.0f}  " if total is not None and total > 1 else ""

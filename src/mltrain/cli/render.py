@@ -1,28 +1,28 @@
-"""How a result becomes a table or a JSON document, and an error one readable message."""
+"""Show a result as tables or as one JSON document, and an error as one readable message."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
 from mltrain.errors import MachineError
 from mltrain.times import format_minutes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from rich.console import Console, RenderableType
 
-    from mltrain.cli.grid import Framed, Grid
     from mltrain.errors import MltrainError
 
-PIPE_WIDTH: Final = 160  # a pipe has no width; rows should stay on one line for grep and awk
-FAILED_CHECK: Final = 3  # exit code of a check that found something
+# The exit code of a check that found something.
+FAILED_CHECK: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Outcome:
 
     Attributes:
         schema: Name and number of the JSON document, such as "snapshot/1".
-        data: A frozen result of the library, or a mapping of such; printed whole with `--json`.
-        view: What people see instead, top to bottom.
-        exit_code: 0, or 2, 3 or 4 for a listing without choice, a failed check or a NO-GO.
-        to_stderr: The result is an answer to a question that was not asked (exit 2): it goes to stderr.
-        failure: Error that is raised after the result is printed; it gives the message and the exit code.
+        data: A frozen result of the library, or a mapping of results; printed whole with `--json`.
+        view: What people see instead, from top to bottom.
+        exit_code: 0; 2 for a list instead of a choice; 3 for a failed check; 4 for a NO-GO.
+        to_stderr: Print to stderr: the command did not do what it is for (exit 2).
+        failure: Error to raise after the result is printed; it gives the message and the exit code.
     """
 
     schema: str
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any result of the library)
-    """Return `value` as JSON's own types: dataclasses and mappings become objects, tuples arrays, paths text."""
+    """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -60,25 +60,14 @@ def to_plain(value: Any) -> Any:  # noqa: ANN401 (any result of the library)
 
 
 def document(schema: str, data: Any) -> str:  # noqa: ANN401 (any result of the library)
-    """Return the JSON document of a result; NaN and infinity are refused, for they are not JSON."""
+    """Return the JSON document of a result.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON cannot hold.
+    """
     plain = to_plain(data)
     body = plain if isinstance(plain, dict) else {"items": plain}
     return json.dumps({"schema": f"mltrain/{schema}", **body}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    terminal = stream.isatty()
-    width = None if terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    # Rich colours a pipe where FORCE_COLOR or GITHUB_ACTIONS is set: what is no terminal gets plain text.
-    return Console(stderr=stderr, force_terminal=terminal, width=width, highlight=False, emoji=False, markup=False)
-
-
-def stderr_console() -> Console:
-    """Return a console on stderr, plain where that is no terminal."""
-    return _console(stderr=True)
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
@@ -93,8 +82,7 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
         if as_json:
             stream.write(document(outcome.schema, outcome.data))
         else:
-            console = _console(stderr=outcome.to_stderr)
-            show_view(console, outcome.view())
+            show_view(open_console(stderr=outcome.to_stderr), outcome.view())
         stream.flush()
     except BrokenPipeError:
         raise
@@ -103,7 +91,7 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def show_view(console: Console, parts: Iterable[RenderableType]) -> None:
-    """Print the parts of a view, a blank line before each that has a title of its own, and between tables."""
+    """Print the parts of a view, with a blank line before each titled part and between tables."""
     before: RenderableType | None = None
     for part in parts:
         if (
@@ -117,7 +105,7 @@ def show_view(console: Console, parts: Iterable[RenderableType]) -> None:
 
 
 def _show_part(console: Console, part: RenderableType) -> None:
-    # A pipe keeps its lines in one piece; so does a terminal a text of several lines, which is a file's.
+    # A pipe gets each line whole; so does a terminal where a text has several lines, because that is a file.
     if not isinstance(part, str) or not console.is_terminal or "\n" in part:
         console.print(part, soft_wrap=isinstance(part, str))
         return
@@ -138,63 +126,26 @@ def show_failure_document(err: MltrainError) -> None:
 def show_error(err: MltrainError, *, debug: bool) -> None:
     """Print one readable message: what is wrong and where, then what to do."""
     if debug:
-        _print_traceback(err)
-    from mltrain.cli.progress import log_line, logs_json
-
+        traceback.print_exception(err)
     if logs_json():
         log_line("error", "error", message=err.message, hint=err.hint, exit_code=err.exit_code)
         return
-    from rich.text import Text
-
-    console = stderr_console()
-    console.print(Text.assemble(("error: ", "bold red"), err.message), soft_wrap=True)
+    print_labelled("error", "bold red", err.message)
     if err.hint:
-        console.print(Text.assemble(("hint: ", "cyan"), err.hint), soft_wrap=True)
+        print_labelled("hint", "cyan", err.hint)
 
 
 def show_bug(err: BaseException, *, debug: bool) -> None:
-    """Print that mltrain itself is at fault; the traceback only where it was asked for."""
+    """Print that mltrain itself is at fault, with the traceback if `debug`."""
     if debug:
-        _print_traceback(err)
-    from mltrain.cli.progress import log_line, logs_json
-
+        traceback.print_exception(err)
+    message = f"{type(err).__name__}: {err}"
     if logs_json():
-        log_line("error", "bug", message=f"{type(err).__name__}: {err}", exit_code=1)
+        log_line("error", "bug", message=message, exit_code=1)
         return
-    from rich.text import Text
-
-    console = stderr_console()
-    console.print(Text.assemble(("bug: ", "bold red"), f"{type(err).__name__}: {err}"), soft_wrap=True)
+    print_labelled("bug", "bold red", message)
     if not debug:
-        console.print("run again with --debug and report the traceback", soft_wrap=True)
-
-
-def _print_traceback(err: BaseException) -> None:
-    import traceback
-
-    traceback.print_exception(err, file=sys.stderr)
-
-
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> Grid:
-    """Return a table that fits the terminal, of plain cells.
-
-    Args:
-        title: Shown above; None for none.
-        columns: Headers.
-        rows: Cells; None is shown as a dash.
-        right: One character a column: "r" aligns it right, "f" lets it fold (left out where all is empty), "b" draws
-            shares from 0 to 1 as bars, "o" leaves it out where there is no room, anything else keeps it on one line.
-    """
-    from mltrain.cli.grid import grid
-
-    return grid(title, columns, list(rows), right)
-
-
-def framed(title: str, parts: Iterable[RenderableType], *, style: str) -> Framed:
-    """Return parts under a title, in a box where the terminal can draw one."""
-    from mltrain.cli.grid import Framed
-
-    return Framed(title, tuple(parts), style)
+        open_console(stderr=True).print("run again with --debug and report the traceback", soft_wrap=True)
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -13,9 +13,10 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from mltrain.cli.command import Session, command
-from mltrain.cli.progress import LOG_OPTION, LOG_VARIABLE
-from mltrain.cli.render import Outcome, table
+from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
+from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
+from mltrain.cli.tables import table
 from mltrain.config import Setting, comment_config, explain_config, load_config
 from mltrain.errors import UsageError
 from mltrain.models.signature import REQUIRE_VARIABLE
@@ -149,7 +150,7 @@ def config_show(
     found += _around(session, ctx)
 
     def view() -> Iterator[RenderableType]:
-        yield table(None, ("setting", "value", "from"), _rows(found), right=" ff")
+        yield table(None, ("setting", "value", "from"), _rows(found), kinds=" ff")
         own = sum(s.origin != "default" for s in found)
         yield f"{own} of {len(found)} settings are yours" if own else "all settings are the defaults"
 

@@ -10,7 +10,7 @@ import typer
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.complete import complete_snapshot, complete_symbols
 from mltrain.cli.memory import CANDLES_MB
-from mltrain.cli.render import FAILED_CHECK, Outcome, table, time_text
+from mltrain.cli.render import FAILED_CHECK, Outcome, time_text
 from mltrain.cli.sources import (
     CONNECTIONS,
     MAX_WAIT_S,
@@ -26,6 +26,7 @@ from mltrain.cli.sources import (
     read_rules,
     read_source,
 )
+from mltrain.cli.tables import table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _rebuild(
 
     def view() -> Iterator[RenderableType]:
         yield f"snapshot {snap.id}"
-        yield table(None, ("file", "outcome", "why"), [(f.file, f.outcome, f.detail) for f in files], right="  f")
+        yield table(None, ("file", "outcome", "why"), [(f.file, f.outcome, f.detail) for f in files], kinds="  f")
 
     data = {"id": snap.id, "sound": not lost, "files": files}
     return Outcome("rebuild/1", data, view, exit_code=FAILED_CHECK if lost else 0)
@@ -184,7 +185,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
         for f in snap.facts
     ]  # fmt: skip
     last_two = ("asked", "s") if took else ("no trades", "MB")
-    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "holes", *last_two), rows, right=" r  rrr")
+    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "holes", *last_two), rows, kinds=" r  rrr")
     if missing := sum(f.missing for f in snap.facts):
         yield f"{missing:,} candles are missing in {sum(len(f.holes) for f in snap.facts)} holes"
     if traffic is not None:
@@ -215,7 +216,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
             for r in found
         ]  # fmt: skip
         columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
-        yield table(None, columns, rows, right="  fr of")
+        yield table(None, columns, rows, kinds="  fr of")
 
     return Outcome("snapshots/1", {"snapshots": found}, view)
 
@@ -245,7 +246,7 @@ def snapshots_diff(
             (s.symbol, e.ts, e.field, e.before, e.after) for s in found if s.diff is not None for e in s.diff.examples
         ]
         if rows:
-            yield table("Examples", ("symbol", "candle (UTC)", "field", "before", "after"), rows, right="   rr")
+            yield table("Examples", ("symbol", "candle (UTC)", "field", "before", "after"), rows, kinds="   rr")
 
     return Outcome("snapshots-diff/1", {"before": one.id, "after": other.id, "symbols": found}, view)
 
@@ -278,7 +279,7 @@ def cache_info(session: Session) -> Outcome:
             return
         rows = [(r.source, r.symbol, r.interval, r.days, r.first, r.last, f"{r.bytes / 1e6:.1f}") for r in found]
         columns = ("source", "symbol", "interval", "days", "first", "last", "MB")
-        yield table(None, columns, rows, right="f  r  r")
+        yield table(None, columns, rows, kinds="f  r  r")
         yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in all"
 
     return Outcome("cache-info/1", {"cached": found}, view)

@@ -13,7 +13,7 @@ from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, SnapshotRef
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.ops import Ops, read_ops
-from mltrain.cli.render import Outcome, ends, framed, number, table, time_text
+from mltrain.cli.render import Outcome, ends, number, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
     ClassWeight,
@@ -26,6 +26,7 @@ from mltrain.cli.settings import (
     ValRatio,
     given_settings,
 )
+from mltrain.cli.tables import framed, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,7 +178,7 @@ def _already_there(version: StoredVersion) -> Outcome:
 def _view_plan(plan: Plan) -> Iterator[RenderableType]:
     rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
     yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
-                right=" rro ")  # fmt: skip
+                kinds=" rro ")  # fmt: skip
     yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
     available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
     yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
@@ -236,7 +237,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
              ends(interval.low, interval.high), number(baseline))
         )  # fmt: skip
     columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
-    yield table("Metrics", columns, rows, right=" rrrr")
+    yield table("Metrics", columns, rows, kinds=" rrrr")
     yield "baseline: accuracy of the best simple rule of each symbol, log loss of the training base rate"
     title = f"{run.verdict.word}: version {report.version} in {report.folder}"
     yield framed(title, _view_end(report), style="green" if run.verdict.go else "red")
@@ -278,7 +279,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
         (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
         for o in verdict.outcomes
     ]
-    yield table("Gates", ("gate", "outcome", "target", "value", "interval", "margin"), rows, right="f frrr")
+    yield table("Gates", ("gate", "outcome", "target", "value", "interval", "margin"), rows, kinds="f frrr")
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
@@ -291,7 +292,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     columns = ("symbol", "rows", "baseline", "baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %",
                "verdict")  # fmt: skip
     if alone:
-        yield table("Each symbol alone", columns, alone, right=" r rrrrf")
+        yield table("Each symbol alone", columns, alone, kinds=" r rrrrf")
 
 
 def _percent_interval(interval: Interval | None) -> str | None:
@@ -338,6 +339,6 @@ def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
     if report.promoted_by_hand is not None:
         yield f"promoted by hand, as you would after reading why it was held: {report.promoted_by_hand}"
     rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
-    yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, right="  r")
+    yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, kinds="  r")
     yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that is the best one now"
     yield f"look around: mltrain models --data-dir {report.folder}"
