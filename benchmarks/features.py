@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mltrain.features.compute import compute_features
+from mltrain.features.computation import compute_features
 from mltrain.features.registry import load_registry
 
 START_MS = 1_735_689_600_000

@@ -15,22 +15,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "guards"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from markets import odd_market
-
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, open_source
-from mltrain.config import load_config
+from mltrain.card.lineage import available_cores
+from mltrain.config.loading import load_config
 from mltrain.features.registry import load_registry
-from mltrain.guards import future_info
-from mltrain.learn.label import make_labels
-from mltrain.learn.search import Manner
-from mltrain.models.lineage import available_cores
-from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train_anew
+from mltrain.guards.future_info import future_info
+from mltrain.pipeline.request import TrainRequest
+from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.source import SourceSpec
+from mltrain.store.store import Store
 from mltrain.times import interval_ms
+from mltrain.training.label import make_labels
+from mltrain.training.search import Manner
+from support.markets import odd_market
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 

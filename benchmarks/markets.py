@@ -42,25 +42,28 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, Window, open_source
-from mltrain.config import load_config
+from mltrain.config.loading import load_config
 from mltrain.features.registry import load_registry
-from mltrain.learn.intervals import Estimate
-from mltrain.learn.search import Manner
-from mltrain.models.gates import Selection
-from mltrain.models.store import Store
-from mltrain.pipeline.train import TrainRequest, train_anew
+from mltrain.gates.verdict import Selection
+from mltrain.pipeline.request import TrainRequest
+from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import SourceSpec, Window
+from mltrain.store.store import Store
 from mltrain.times import DAY_MS, MINUTE_MS
+from mltrain.training.bootstrap import Estimate
+from mltrain.training.search import Manner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mltrain.features.registry import FeatureSet
+    from mltrain.features.spec import FeatureSet
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mltrain.features.compute import compute_features
+from mltrain.features.computation import compute_features
 from mltrain.features.registry import describe, load_registry
 
 

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mltrain.candles.sim import SimSource
-from mltrain.candles.source import Window
+from mltrain.sources.simulated import SimSource
+from mltrain.sources.source import Window
 from mltrain.times import DAY_MS
 
 MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 import optuna
 from search import our_search, read_samples
 
-from mltrain.config import load_config
+from mltrain.config.loading import load_config
 
 if TYPE_CHECKING:
-    from mltrain.config import SearchConfig
-    from mltrain.learn.trial import TrialRecord
+    from mltrain.config.train_config import SearchConfig
+    from mltrain.training.trial import TrialRecord
 
 
 def fold_rounds(trial: TrialRecord, plan: SearchConfig, folds: int) -> int:

@@ -42,25 +42,26 @@ import lightgbm
 import numpy as np
 import optuna
 
-from mltrain.candles.source import SourceSpec, Window, open_source
-from mltrain.config import load_config
+from mltrain.card.lineage import available_cores
+from mltrain.config.loading import load_config
 from mltrain.features.registry import load_registry
-from mltrain.learn.fit import bin_rows
-from mltrain.learn.samples import build_samples
-from mltrain.learn.search import Manner, search, set_bar
-from mltrain.learn.trial import Ground, Proposal, Track
-from mltrain.models.lineage import available_cores
-from mltrain.pipeline.audit import split_samples
+from mltrain.pipeline.leakage import split_samples
 from mltrain.progress import Silent
+from mltrain.sources.opening import open_source
+from mltrain.sources.source import SourceSpec, Window
 from mltrain.times import DAY_MS
+from mltrain.training.booster import bin_rows
+from mltrain.training.samples import build_samples
+from mltrain.training.search import Manner, search, set_bar
+from mltrain.training.trial import Ground, Proposal, Track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mltrain.config import Range, TrainConfig
-    from mltrain.learn.samples import Samples
-    from mltrain.learn.search import SearchResult
-    from mltrain.learn.split import Split
+    from mltrain.config.train_config import Range, TrainConfig
+    from mltrain.training.samples import Samples
+    from mltrain.training.search import SearchResult
+    from mltrain.training.split import Split
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 THREADS = 2

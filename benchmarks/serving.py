@@ -25,14 +25,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from features import walk
-from mltrain.features.ops import ops_sha256
+from mltrain.artifact.bundle import Bundle
+from mltrain.card.lineage import cpu_name
+from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import load_registry, parse_registry
-from mltrain.learn.backend import import_lightgbm
-from mltrain.learn.calibration import Calibrator, Knots
-from mltrain.learn.fit import normalise_model_text
-from mltrain.models.bundle import Bundle
-from mltrain.models.lineage import cpu_name
-from mltrain.models.serve import model_of_bundle
+from mltrain.serving.model import model_of_bundle
+from mltrain.training.booster import normalise_model_text
+from mltrain.training.calibration import Calibrator, Knots
+from mltrain.training.lightgbm_import import import_lightgbm
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from program import QUICK, call
+from support.program import QUICK, call
+
+pytest_plugins = ("support.candles", "support.small_model")
 
 # Examples are drawn from a fixed seed: a failure must come back on the next run.
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -26,13 +28,12 @@ for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGH
 LONG = (
     "tests/chaos/",
     "tests/test_cli_contract.py",
-    "tests/test_docs.py",
     "tests/guards/",
     "tests/pipeline/",
     "tests/docs/",
     "tests/cli/",
-    "tests/candles/test_network_faults.py",
-    "tests/candles/test_cache.py",
+    "tests/sources/test_network_faults.py",
+    "tests/sources/test_day_cache.py",
 )
 
 

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from mltrain.cli.app import with_commands
 from mltrain.cli.schemas import DOCUMENTS, closed_schema
-from program import MLTRAIN, NEUTRAL, QUICK, call
+from support.program import MLTRAIN, NEUTRAL, QUICK, call
 
 
 def leaves(command, path=()):

@@ -28,4 +28,4 @@ def test_every_example_is_true(name):
 
 def test_the_examples_are_found():
     """A search that finds nothing must not pass for examples that are true."""
-    assert {"mltrain.times", "mltrain.learn.trial", "mltrain.cli.app"} <= set(modules_with_examples())
+    assert {"mltrain.times", "mltrain.training.trial", "mltrain.cli.app"} <= set(modules_with_examples())

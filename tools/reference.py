@@ -165,7 +165,7 @@ def exit_codes_page() -> str:
 
 def configuration_page() -> str:
     """Return the page of train.yml's keys and of the variables of the environment."""
-    from mltrain.models.signature import REQUIRE_VARIABLE
+    from mltrain.store.signature import REQUIRE_VARIABLE
 
     text = (ROOT / "configs" / "train.yml").read_text("utf-8")
     variables: dict[str, str] = {}
@@ -187,7 +187,7 @@ def configuration_page() -> str:
 
 def ops_page() -> str:
     """Return the page of the ops, from their own docstrings."""
-    from mltrain.features.ops import OPS
+    from mltrain.features.ops.catalogue import OPS
 
     parts = [
         f"{_NOTE}\n{_OPS}",
@@ -202,13 +202,13 @@ def ops_page() -> str:
 
 
 def _notation() -> str:
-    from mltrain.features import ops
+    from mltrain.features.ops import catalogue as ops
 
     return (ops.__doc__ or "").split("\n", 1)[1]
 
 
 def _parameter_text(parameter: inspect.Parameter) -> str:
-    from mltrain.features.ops import Limits
+    from mltrain.features.op import Limits
 
     note = parameter.annotation
     limits = next((m for m in getattr(note, "__metadata__", ()) if isinstance(m, Limits)), None)
@@ -224,7 +224,7 @@ def _parameter_text(parameter: inspect.Parameter) -> str:
 
 def card_page() -> str:
     """Return the page of the card's fields, from its schema."""
-    from mltrain.models.card import schema
+    from mltrain.card.validation import schema
 
     document = schema()
     rows = [

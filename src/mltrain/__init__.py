@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mltrain._version import __version__ as __version__
     from mltrain.errors import RefusedError as RefusedError
     from mltrain.features.registry import FeatureSchemaValidator as FeatureSchemaValidator
-    from mltrain.learn.curve import plot_calibration_curve as plot_calibration_curve
-    from mltrain.models.serve import Model as Model
-    from mltrain.models.serve import load as load
+    from mltrain.report.calibration_curve import plot_calibration_curve as plot_calibration_curve
+    from mltrain.serving.model import Model as Model
+    from mltrain.serving.model import load as load
 
 _HOME: Final = {
     "FeatureSchemaValidator": "mltrain.features.registry",
-    "Model": "mltrain.models.serve",
+    "Model": "mltrain.serving.model",
     "RefusedError": "mltrain.errors",
     "__version__": "mltrain._version",
-    "load": "mltrain.models.serve",
-    "plot_calibration_curve": "mltrain.learn.curve",
+    "load": "mltrain.serving.model",
+    "plot_calibration_curve": "mltrain.report.calibration_curve",
 }
 
 __all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "load", "plot_calibration_curve"]

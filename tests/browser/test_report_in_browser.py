@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 import pytest
-from chrome import Chrome, find_browser
 
-from program import QUICK, call
+from support.chrome import Chrome, find_browser
+from support.program import QUICK, call
 
 pytestmark = pytest.mark.browser
 LOOK = Path(__file__).with_name("look.js").read_text("utf-8")

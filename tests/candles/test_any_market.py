@@ -12,13 +12,13 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.client import MachineClock, Traffic
-from mltrain.candles.download import Asking, Connected, gather_days
 from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
-from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.source import Window
-from mltrain.candles.throttle import Throttle
 from mltrain.progress import Silent
+from mltrain.sources.download import Asking, Connected, gather_days
+from mltrain.sources.http_client import MachineClock, Traffic
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import Window
+from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS
 
 STEP_MS = 15 * 60_000

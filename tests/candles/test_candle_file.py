@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, unchecked_candles, write_candles
 from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.source import Window
 from mltrain.errors import InputError
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
 from mltrain.times import DAY_MS, INTERVALS_MS
 
 DAY_OF_CLOCK = CLOCK_MS // DAY_MS * DAY_MS

@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles import SourceSpec, fetch_candles, open_source
 from mltrain.candles.closed import MAX_SKEW_MS, find_closed, tell_open
 from mltrain.candles.frame import times_ms
-from mltrain.candles.local import FilesSource
-from mltrain.candles.sim import CLOCK_MS, LAST_CLOCK_MS, SimSource
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import Window
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.fetch import fetch_candles
+from mltrain.sources.files import FilesSource
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.source import SourceSpec, Window
 from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, format_ms
-from program import call
+from support.program import call
 
 NOW_MS = CLOCK_MS + 2_000  # two seconds into the newest minute
 ALL = Window(0, 1 << 42)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.compare import compare_snapshots
 from mltrain.candles.diff import EXAMPLES, compare_frames, tell_change
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, check_candles, times_ms
 from mltrain.errors import InputError
+from mltrain.snapshots.comparison import compare_snapshots
 from mltrain.times import MINUTE_MS, format_ms
-from program import call
+from support.program import call
 
 sides = st.dictionaries(
     st.integers(0, 30), st.tuples(st.sampled_from([1.0, 2.0]), st.sampled_from([0, 7])), max_size=25

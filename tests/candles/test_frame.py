@@ -23,8 +23,8 @@ from mltrain.candles.frame import (
     times_ms,
     zero_trade_rows,
 )
-from mltrain.candles.sim import CLOCK_MS
 from mltrain.errors import InputError
+from mltrain.sources.simulated import CLOCK_MS
 from mltrain.times import MINUTE_MS, format_ms
 
 STEP = 5

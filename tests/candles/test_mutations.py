@@ -8,12 +8,15 @@ import shutil
 import pytest
 
 from mltrain.candles import candle_file
-from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
-from mltrain.candles.source import SourceSpec, open_source
 from mltrain.errors import InputError
 from mltrain.progress import Silent
-from program import call
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
+from support.program import call
 
 MUTATIONS = 300
 FILES = ("BTCUSDT.parquet", "ETHUSDT.parquet", "manifest.json")

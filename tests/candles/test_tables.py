@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.source import Window
 from mltrain.candles.tables import read_binance_csv, read_rows
 from mltrain.errors import InputError
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
 from mltrain.times import MINUTE_MS, interval_ms
 
 HEADER = "ts,open,high,low,close,volume"

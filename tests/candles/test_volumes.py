@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles import SourceSpec, fetch_candles
 from mltrain.candles.frame import OPTIONAL, check_candles
-from mltrain.candles.local import read_candle_file
-from mltrain.candles.rebuild import rebuild_snapshot
-from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.source import open_source
-from mltrain.candles.stored import verify_snapshot
 from mltrain.candles.volumes import BASE, PAIR, QUOTE, TAKER_QUOTE, FalseVolume, empty_false_volumes
 from mltrain.progress import Silent
+from mltrain.snapshots.rebuild import rebuild_snapshot
+from mltrain.snapshots.stored import verify_snapshot
+from mltrain.sources.fetch import fetch_candles
+from mltrain.sources.files import read_candle_file
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
 from mltrain.times import format_ms
 
 BARS = 60

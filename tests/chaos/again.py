@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import kit
-from program import MLTRAIN
+from support.program import MLTRAIN
 
 TRIALS = 12
 WORDS = ("train", "--config", str(kit.CONFIG), "--no-promote", "--seed", "11", "--trials", str(TRIALS))

@@ -11,13 +11,13 @@ import sys
 import time
 
 import kit
-from processes import workers_of
-from program import MLTRAIN
+from support.processes import workers_of
+from support.program import MLTRAIN
 
 READER = """
 import hashlib, json, sys, time
 from pathlib import Path
-from mltrain.models.store import Store
+from mltrain.store.store import Store
 store, until, reads = Store(Path(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < until:
     version = store.best()
@@ -32,8 +32,8 @@ GROWTH = """
 import gc, json, os, sys, warnings
 from pathlib import Path
 import mltrain
-from mltrain.candles.snapshot import open_snapshot
-from mltrain.models.store import Store
+from mltrain.snapshots.stored import open_snapshot
+from mltrain.store.store import Store
 data, count = Path(sys.argv[1]), int(sys.argv[2])
 store, model = Store(data), mltrain.load(data / "models" / "best_lgbm.pkl", clock=None)
 snapshot = open_snapshot(data, "latest")

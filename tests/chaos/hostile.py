@@ -25,7 +25,7 @@ SECRET = "do not read me"  # noqa: S105 (a mark that must never show)
 
 def reseal(folder, *, card_too=True):
     """Give a version or a snapshot the hashes of what is in it now, and those of its card where that is a sound one."""
-    from mltrain.documents import canonical_json
+    from mltrain.documents.strict_json import canonical_json
 
     manifest = folder / "manifest.json"
     document = json.loads(manifest.read_bytes())
@@ -44,7 +44,7 @@ def reseal(folder, *, card_too=True):
 
 def write_sealed(manifest, document):
     """Write a manifest with the right hash of itself."""
-    from mltrain.documents import canonical_json
+    from mltrain.documents.strict_json import canonical_json
 
     document.pop("self_sha256", None)
     document["self_sha256"] = hashlib.sha256(canonical_json(document)).hexdigest()
@@ -214,7 +214,7 @@ def texts(model_text, rng, count):
 
 def with_text(model, text):
     """Return an `lgbm.pkl` in canonical form with another model text, its hash right."""
-    from mltrain.models.bundle import _write_plain
+    from mltrain.artifact.bundle import _write_plain
 
     data = pickle.loads(model)
     data["model_text"] = text

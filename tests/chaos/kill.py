@@ -14,11 +14,11 @@ import subprocess
 from collections import Counter
 from functools import cache
 
-import faults
+from support import disk_faults
 import kit
-from program import MLTRAIN
+from support.program import MLTRAIN
 
-CALLS = f"{faults.CALLS},openat,writev,link,linkat"
+CALLS = f"{disk_faults.CALLS},openat,writev,link,linkat"
 ATTEMPTS = 3  # at a fault that does not strike
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = {
@@ -64,7 +64,7 @@ def traced(command, folder, *inject, timeout=60):
             continue
         counts[match[1], match[2]] += 1
         if str(folder) in match[3] and (match[2] != "openat" or "O_CREAT" in match[3]):
-            operations.append(faults.Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
+            operations.append(disk_faults.Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
         injected += [match[3]] if "INJECTED" in match[3] else []
     return ended, operations, injected
 
@@ -233,6 +233,6 @@ def durability(plan):
         operations = clean_run(plan.base, command, start_of(plan, command))
         seen = [op for op in operations if op.call != "openat"]
         tally.cases += sum(op.call.startswith(("rename", "symlink")) for op in seen)
-        for path in faults.unsynced_renames(seen):
+        for path in disk_faults.unsynced_renames(seen):
             tally.fail(command, f"{path} was renamed before it, or left before its folder, was synced")
     return tally

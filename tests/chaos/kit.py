@@ -21,7 +21,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from program import MLTRAIN, NEUTRAL
+from support.program import MLTRAIN, NEUTRAL
 
 CONFIG = Path(__file__).with_name("quick.yml")
 TIMEOUT_S = 15.0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import faults
 import kit
 from figures import FIGURES, NEED_STRACE
+from support import disk_faults
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     args = parser.parse_args()
     kit.warm_up()
     failed = 0
-    with faults.memory_folder() as memory:
+    with disk_faults.memory_folder() as memory:
         base = kit.prepare(memory / "base")
         for name in args.figure or FIGURES:
             if name in NEED_STRACE and shutil.which("strace") is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from program import call
+from support.program import call
 
 
 def test_the_report_tells_all_that_figures_need(trained_dir):

@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from program import QUICK, call
+from support.program import QUICK, call
 
-EXAMPLE_CARD = Path(__file__).parents[1] / "models" / "example_card.json"
+EXAMPLE_CARD = Path(__file__).parents[1] / "data" / "example_card.json"
 
 
 @pytest.fixture

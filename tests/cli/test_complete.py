@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from program import MLTRAIN, NEUTRAL
+from support.program import MLTRAIN, NEUTRAL
 
 
 @pytest.fixture

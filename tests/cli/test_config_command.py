@@ -6,7 +6,7 @@ import typer
 
 from mltrain.cli.app import with_commands
 from mltrain.cli.settings import _OPTIONS
-from program import call
+from support.program import call
 
 
 def test_each_setting_names_its_origin(tmp_path):

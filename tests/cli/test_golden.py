@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 import typer
-from record import NOW_MS, read
 from rich.console import Console
 
 from mltrain.cli import bench, data, evaluate, features, models, pages, predict, settings, snapshots, training
@@ -24,10 +23,11 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import Warnings
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal, SourceName
-from mltrain.models.store import Store
+from mltrain.store.store import Store
+from support.record import NOW_MS, read
 
 GOLDEN = Path(__file__).parent / "golden"
-CARD = Path(__file__).parents[1] / "models" / "example_card.json"
+CARD = Path(__file__).parents[1] / "data" / "example_card.json"
 WIDTHS = (60, 80, 140)
 ONE, OTHER = "2025-10-15T12-00-00Z", "2025-10-15T12-00-00Z.2"
 

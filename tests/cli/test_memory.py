@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from mltrain.cli.memory import LEARNING_MB, is_shortage
-from program import MLTRAIN, NEUTRAL
+from support.program import MLTRAIN, NEUTRAL
 
 LIMIT_MB = 500
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from program import NEUTRAL, QUICK, call
+from support.program import NEUTRAL, QUICK, call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-ops.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 OPS, TOMORROW, LOAD = (body for language, body in BLOCKS if language == "python")
 (REGISTRY,) = (body for language, body in BLOCKS if language == "yaml")
 SUSPECT = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
-KIT = Path(__file__).parents[1] / "guards" / "leaks.py"
+KIT = Path(__file__).parents[1] / "support" / "leaks.py"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def leaky(folder, source, op):
 def test_the_pages_leak_stops_a_training_before_any_trial(folder):
     """Exit 5 with feature, symbol, time and values; no journal, no version."""
     before = sorted(folder.rglob("*.journal")), sorted((folder / "data" / "models").iterdir())
-    source = f"import polars as pl\nfrom mltrain.features.ops import Window\n{TOMORROW}\nOPS = {{'tomorrow': tomorrow}}"
+    source = f"import polars as pl\nfrom mltrain.features.op import Window\n{TOMORROW}\nOPS = {{'tomorrow': tomorrow}}"
     done = call("train", *leaky(folder, source, "tomorrow"), "--trials", "1", cwd=folder)
 
     assert done.code == 5

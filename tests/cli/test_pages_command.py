@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mltrain.manifest import Manifest, describe_file
-from program import call
+from mltrain.storage.manifest import Manifest, describe_file
+from support.program import call
 
 
 def test_the_stored_report_is_told_and_another_is_drawn(data_dir, tmp_path):

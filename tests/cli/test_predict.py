@@ -16,10 +16,10 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import TS_DTYPE
-from mltrain.candles.sim.market import CLOCK_MS, SimSource
-from mltrain.candles.sim.server import SimServer
-from mltrain.candles.source import Window
-from program import MLTRAIN, NEUTRAL, call
+from mltrain.simulator.server import SimServer
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
+from support.program import MLTRAIN, NEUTRAL, call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 COLUMNS = ["ts", "symbol", "p", "raw", "refused"]

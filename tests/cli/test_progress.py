@@ -8,7 +8,7 @@ import pytest
 
 from mltrain.cli.console import logs_json
 from mltrain.cli.progress import LogLines, Warnings, open_progress
-from program import call
+from support.program import call
 
 
 def lines_of(capsys):

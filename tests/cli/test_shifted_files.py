@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from program import QUICK, call
+from support.program import QUICK, call
 
 REGISTRY = """version: 1
 interval: 1m

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from mltrain.candles.sim.market import CLOCK_MS, SimSource
-from mltrain.candles.source import Window
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
 from mltrain.times import parse_time
-from program import MLTRAIN, NEUTRAL, call
+from support.program import MLTRAIN, NEUTRAL, call
 
 PAGE = {"symbol": "BTCUSDT", "interval": "1m", "startTime": parse_time("2025-01-31T10:00")}
 NO_TRACEBACK = "Traceback (most recent call last)"

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from mltrain.cli.app import GROUPS, HOMES, with_commands
-from program import NEUTRAL, call
+from support.program import NEUTRAL, call
 
 LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
 CODE = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from program import NEUTRAL
+from support.program import NEUTRAL
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -28,17 +28,17 @@ from tools.pages import (
 )
 from tools.reference import outdated
 
-from program import NEUTRAL
+from support.program import NEUTRAL
 
 PAGES = all_pages()
 REFERENCE = ROOT / "docs" / "reference"
 # Pages whose blocks other tests run, each in its own way.
 ELSEWHERE = {
-    "README.md": "tests/test_docs.py",
-    "docs/snapshots.md": "tests/test_docs.py",
-    "docs/serving.md": "tests/test_docs.py",
+    "README.md": "tests/docs/test_docs.py",
+    "docs/snapshots.md": "tests/docs/test_docs.py",
+    "docs/serving.md": "tests/docs/test_docs.py",
     "docs/own-ops.md": "tests/cli/test_own_ops_command.py",
-    "docs/model-format.md": "tests/models/test_model_format.py",
+    "docs/model-format.md": "tests/artifact/test_model_format.py",
 }
 # What the blocks of a page begin with, by its `page` mark. `real candles` is for tools/follow.py and its own test.
 FOLDERS = {"trained", "empty", "real candles"}

@@ -13,7 +13,7 @@ from tools.pages import anchors_of, blocks_of, calls_in, dead_links, problem_of
 from tools.replay import Replay
 from tools.summary import verdict_page
 
-from program import NEUTRAL, call
+from support.program import NEUTRAL, call
 
 ENV = {**NEUTRAL, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.source import Window as Span
-from mltrain.features.compute import compute_features
-from mltrain.features.draw import draw_feature
-from mltrain.features.ops import OPS
-from mltrain.features.registry import FeatureSet, LabelSpec, load_registry
+from mltrain.features.computation import compute_features
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.random_features import draw_feature
+from mltrain.features.registry import load_registry
+from mltrain.features.spec import FeatureSet, LabelSpec
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window as Span
 
 STEP_MS = 60_000
 BARS = 5_000

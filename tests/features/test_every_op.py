@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.features.compute import evaluate
-from mltrain.features.ops import OPS
+from mltrain.features.computation import evaluate
+from mltrain.features.ops.catalogue import OPS
 
 ROWS = 400
 START_MS = 1_735_689_600_000 - 90 * 60_000  # 90 minutes before a UTC midnight, which is inside the sample

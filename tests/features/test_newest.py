@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.candles.source import SourceSpec, Window, open_source
-from mltrain.features.compute import compute_features
+from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.registry import load_registry
+from mltrain.sources.opening import open_source
+from mltrain.sources.source import SourceSpec, Window
 
 END_MS = 1_760_529_600_000
 SYMBOLS = ("BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.source import Window as Span
-from mltrain.features.compute import compute_features
+from mltrain.features.computation import compute_features
 from mltrain.features.profile import BINS, LEVELS, _profile, profile_features
 from mltrain.features.registry import load_registry
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window as Span
 
 FEATURES = load_registry()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from markets import simulate, without
 
-from mltrain.features.ops import OPS, Window
-from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec, load_registry
+from mltrain.features.op import Window
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.registry import load_registry
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
+from support.markets import simulate, without
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markets import simulate, without
 
 from mltrain.errors import LeakageError
-from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.guards import check_guards, future_info
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.guards.alignment import CHECK, DETAIL, check_alignment, find_shift, sum_products
-from mltrain.guards.evidence import Findings
-from mltrain.learn.label import make_labels
+from mltrain.guards.evidence import Findings, check_guards
+from mltrain.guards.future_info import future_info
 from mltrain.times import DAY_MS, MINUTE_MS, interval_ms
+from mltrain.training.label import make_labels
+from support.markets import simulate, without
 
 START_MS = 20_250 * DAY_MS
 NAMES = tuple(f"S{number:02}USDT" for number in range(12))

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.features.registry import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.guards import feature_audit
-from mltrain.guards.audit import auc, auc_deviation
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
+from mltrain.guards.feature_audit import auc, auc_deviation, feature_audit
 
 ROWS = 4_000
 FEATURES = FeatureSet(
@@ -222,7 +221,9 @@ def test_the_shuffled_canary_stays_at_chance():
 
 def test_a_scorer_that_knows_shuffled_labels_is_caught(monkeypatch):
     """Where the way from rows to score leaks, shuffling does not help, and the canary fails."""
-    monkeypatch.setattr("mltrain.guards.audit._scores", lambda _x, labels, cut, _seed: labels[cut:].astype(float))
+    monkeypatch.setattr(
+        "mltrain.guards.feature_audit._scores", lambda _x, labels, cut, _seed: labels[cut:].astype(float)
+    )
 
     assert any("shuffled labels" in failure.why for failure in audit().failures)
 

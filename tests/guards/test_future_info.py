@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, LeakageError
-from mltrain.features.compute import compute_features
+from mltrain.features.computation import compute_features
 from mltrain.features.registry import load_registry
-from mltrain.guards import check_guards, future_info
-from mltrain.learn.label import make_labels
+from mltrain.guards.evidence import check_guards
+from mltrain.guards.future_info import future_info
+from mltrain.training.label import make_labels
 
 CLOSE = pl.col("close")
 
@@ -94,7 +95,7 @@ def test_scaling_by_the_whole_sample_is_caught(honest, candles):
 
 def test_an_audit_that_catches_nothing_says_so(honest, candles, monkeypatch):
     """Where comparisons find nothing at all, the canary escapes, and the guard fails instead of passing."""
-    monkeypatch.setattr("mltrain.guards.future.differ", lambda one, _other: np.zeros(one.shape, dtype=bool))
+    monkeypatch.setattr("mltrain.guards.future_info.differ", lambda one, _other: np.zeros(one.shape, dtype=bool))
     result = run(replace(honest, features=honest.features[:2]), candles)
 
     assert not result.passed

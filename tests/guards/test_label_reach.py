@@ -7,10 +7,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from mltrain.features.registry import LabelSpec
-from mltrain.guards import future_info
-from mltrain.guards.label import LABEL
-from mltrain.learn.label import make_labels
+from mltrain.features.spec import LabelSpec
+from mltrain.guards.future_info import future_info
+from mltrain.guards.label_reach import LABEL
+from mltrain.training.label import make_labels
 
 STEP_MS = 60_000
 CLOSE = pl.col("close")

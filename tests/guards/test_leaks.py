@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 
-import leaks
 import polars as pl
 import pytest
-from markets import simulate, without
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.ops import OPS, Window
-from mltrain.features.own import use_ops
+from mltrain.features.op import Window
+from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import parse_registry
-from mltrain.guards import future_info
-from mltrain.learn.label import make_labels
-from own_ops import for_now
+from mltrain.features.user_ops import use_ops
+from mltrain.guards.future_info import future_info
+from mltrain.training.label import make_labels
+from support import leaks
+from support.markets import simulate, without
+from support.user_ops import for_now
 
 HEAD = b"""
 version: 1
@@ -36,7 +37,7 @@ def market(tmp_path_factory):
     whole["BTCUSDT"].write_parquet(leaks.MARKET)
     leaks.STATISTICS.write_text("0.001")
     with for_now():
-        use_ops("leaks")
+        use_ops("support.leaks")
         yield {
             "BTCUSDT": without(whole["BTCUSDT"], (300, 310), (5500, 5500)),
             "ETHUSDT": without(whole["ETHUSDT"], (700, 700), (4702, 4740)),

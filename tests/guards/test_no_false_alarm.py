@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from markets import odd_market
 
 from mltrain.candles.frame import OPTIONAL, check_candles
 from mltrain.candles.tables import read_rows
-from mltrain.features.draw import draw_feature
-from mltrain.features.ops import OPS
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.random_features import draw_feature
 from mltrain.features.registry import load_registry
-from mltrain.guards import future_info
-from mltrain.learn.label import make_labels
+from mltrain.guards.future_info import future_info
 from mltrain.times import interval_ms
+from mltrain.training.label import make_labels
+from support.markets import odd_market
 
 DEFAULT, OHLCV = load_registry(), load_registry(Path("features-ohlcv.yml"))
 BUILT_IN = tuple(sorted(OPS))

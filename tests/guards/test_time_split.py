@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.guards import BlockArrays, time_split
+from mltrain.guards.time_split import BlockArrays, time_split
 
 STEP_MS = 60_000
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mltrain.candles.frame import CANDLE_SCHEMA
-from mltrain.candles.sim.market import CLOCK_MS, SimSource
-from mltrain.candles.source import Window
 from mltrain.errors import InputError
 from mltrain.pipeline.candle_table import MAX_TABLE_ROWS, read_table
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
 from mltrain.times import HOUR_MS
 
 

@@ -12,21 +12,21 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from rich.console import Console
-from workshop import NOW_MS, Workshop
 
-from mltrain.candles.source import SourceSpec
+from mltrain.card.builder import last_label_end_ms
 from mltrain.cli.evaluate import view
-from mltrain.learn.metrics import row_log_loss
-from mltrain.learn.samples import take_rows
-from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin
-from mltrain.models.record import last_label_end_ms
-from mltrain.models.serve import open_model
-from mltrain.models.store import Store
-from mltrain.pipeline.audit import read_candles
+from mltrain.gates.verdict import ChampionEvidence, NotApplicable, NotEvaluated, Origin
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
 from mltrain.pipeline.evaluate import evaluate
+from mltrain.pipeline.leakage import read_candles
 from mltrain.progress import Silent
+from mltrain.serving.model import open_model
+from mltrain.sources.source import SourceSpec
+from mltrain.store.store import Store
 from mltrain.times import parse_time
+from mltrain.training.metrics import row_log_loss
+from mltrain.training.samples import take_rows
+from support.workshop import NOW_MS, Workshop
 
 NEWER = {"days": 90, "interval": "5m", "end": "2025-10-15T00:00:00Z"}
 OLDER = {"days": 60, "interval": "5m", "end": "2025-09-10T00:00:00Z"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from mltrain.card.validation import check_card
 from mltrain.errors import UsageError
-from mltrain.models.card import check_card
-from mltrain.models.store import Store
 from mltrain.pipeline.demo import MARKER, run_demo
 from mltrain.progress import Silent
+from mltrain.store.store import Store
 
 NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
 

@@ -6,18 +6,20 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from workshop import NOW_MS, Workshop
 
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.candles.volumes import QUOTE
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
-from mltrain.models.serve import load
-from mltrain.pipeline.audit import read_candles
+from mltrain.pipeline.leakage import read_candles
 from mltrain.progress import Silent
+from mltrain.serving.model import load
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import SourceSpec, Window
 from mltrain.times import DAY_MS
+from support.workshop import NOW_MS, Workshop
 
 READING = b"""
 version: 1

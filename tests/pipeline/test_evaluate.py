@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mltrain.card.builder import last_label_end_ms
 from mltrain.errors import InputError
-from mltrain.learn.drift import find_drift
-from mltrain.models.record import last_label_end_ms
-from mltrain.models.serve import open_model
 from mltrain.pipeline.evaluate import OwnHoldout, _own_holdout, evaluate
 from mltrain.progress import Silent
+from mltrain.serving.model import open_model
+from mltrain.training.drift import find_drift
 
 NOW_MS = 1_760_529_600_000
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from benchmarks import markets
-from workshop import REGISTRY
 
 from mltrain.candles.frame import check_candles
 from mltrain.features.registry import parse_registry
+from support.workshop import REGISTRY
 
 QUICK = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "gates.latency_p95_ms": 60_000.0}
 

@@ -6,14 +6,14 @@ import dataclasses
 import json
 
 import pytest
-from workshop import NOW_MS, Workshop
 
-from mltrain.features.registry import LabelSpec
-from mltrain.models.card import check_card
-from mltrain.models.serve import load
+from mltrain.card.validation import check_card
+from mltrain.features.spec import LabelSpec
+from mltrain.pipeline.retrain import retrain_version
 from mltrain.pipeline.train import train_anew
-from mltrain.pipeline.versions import retrain_version
 from mltrain.progress import Silent
+from mltrain.serving.model import load
+from support.workshop import NOW_MS, Workshop
 
 LABEL = LabelSpec(kind="threshold", horizon_bars=3, ties="drop", cost_bps=2.0)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mltrain.errors import MachineError
-from mltrain.learn.search import Manner
 from mltrain.pipeline.plan import _peak, fit_memory, plan_training
 from mltrain.progress import Silent
+from mltrain.training.search import Manner
 
 
 @pytest.fixture

@@ -6,17 +6,20 @@ import shutil
 
 import pytest
 
-import faults
-from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.snapshot import Request, open_snapshot, take_snapshot, verify_snapshot
-from mltrain.candles.source import SourceSpec, open_source
 from mltrain.errors import InputError, LockedError
-from mltrain.files import hold_lock
-from mltrain.models.store import Store
 from mltrain.pipeline.prune import prune_snapshots
 from mltrain.pipeline.train import _keep_from_pruning
 from mltrain.progress import Silent
-from program import call
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
+from mltrain.storage.locks import hold_lock
+from mltrain.store.store import Store
+from support import disk_faults
+from support.program import call
 
 
 def take(data_dir, hours):
@@ -116,19 +119,19 @@ def test_what_is_no_folder_stays(tmp_path):
 
 def test_killed_at_any_step_no_half_snapshot_is_left():
     """Each one is whole or gone, and the next run ends the job."""
-    faults.need_strace()
+    disk_faults.need_strace()
     program = (
         "import sys; from pathlib import Path; from mltrain.pipeline.prune import prune_snapshots\n"
         "prune_snapshots(Path(sys.argv[1]), keep=1)"
     )
-    with faults.memory_folder() as memory:
+    with disk_faults.memory_folder() as memory:
         names = [take(memory / "old", hours) for hours in (3, 2, 1)]
-        _, operations = faults.run(program, shutil.copytree(memory / "old", memory / "clean", symlinks=True))
+        _, operations = disk_faults.run(program, shutil.copytree(memory / "old", memory / "clean", symlinks=True))
         assert ids(memory / "clean") == names[2:]
 
         for at, operation in enumerate(operations):
             folder = shutil.copytree(memory / "old", memory / f"{at:05d}", symlinks=True)
-            faults.run_failing(program, folder, operation, "KILL")
+            disk_faults.run_failing(program, folder, operation, "KILL")
             for name in ids(folder):
                 assert verify_snapshot(open_snapshot(folder, name)) == ()
             prune_snapshots(folder, keep=1)

@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path
 
 import pytest
-from workshop import REGISTRY, Workshop
 
-from processes import marked, workers_of
-from program import MLTRAIN, NEUTRAL, call
+from support.processes import marked, workers_of
+from support.program import MLTRAIN, NEUTRAL, call
+from support.workshop import REGISTRY, Workshop
 
 TRIALS = 8
 CONFIG = """

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from workshop import NOW_MS, Workshop
 
-from mltrain.candles.sim import CLOCK_MS, SimSource
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, Window, open_source
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
-from mltrain.learn.samples import build_samples
-from mltrain.models.serve import load
-from mltrain.pipeline.audit import audit_snapshot, cut_samples, read_candles, split_samples
 from mltrain.pipeline.evaluate import evaluate
+from mltrain.pipeline.leakage import audit_snapshot, cut_samples, read_candles, split_samples
 from mltrain.pipeline.plan import plan_training
-from mltrain.pipeline.versions import retrain_version
+from mltrain.pipeline.retrain import retrain_version
 from mltrain.progress import Silent
+from mltrain.serving.model import load
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import SourceSpec, Window
 from mltrain.times import DAY_MS
+from mltrain.training.samples import build_samples
+from support.workshop import NOW_MS, Workshop
 
 DAYS = 4
 WARNING = "ETHUSDT, SOLUSDT: no training row, so not among the model's symbols; predict will refuse them"

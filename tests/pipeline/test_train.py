@@ -10,20 +10,21 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import times_ms
-from mltrain.candles.source import SourceSpec, Window, open_source
-from mltrain.config import load_config
+from mltrain.card.validation import check_card
+from mltrain.config.loading import load_config
 from mltrain.errors import InputError, LockedError
 from mltrain.features.registry import load_registry
-from mltrain.files import hold_lock
-from mltrain.learn.metrics import row_log_loss, score
-from mltrain.learn.samples import build_samples
-from mltrain.learn.search import Manner
-from mltrain.models.card import check_card
-from mltrain.models.serve import load, model_of_bundle
-from mltrain.pipeline.audit import read_candles, split_samples
+from mltrain.pipeline.leakage import read_candles, split_samples
 from mltrain.pipeline.train import learn_model
 from mltrain.progress import Silent
+from mltrain.serving.model import load, model_of_bundle
+from mltrain.sources.opening import open_source
+from mltrain.sources.source import SourceSpec, Window
+from mltrain.storage.locks import hold_lock
 from mltrain.times import DAY_MS, parse_time
+from mltrain.training.metrics import row_log_loss, score
+from mltrain.training.samples import build_samples
+from mltrain.training.search import Manner
 
 ALONE = Manner(workers=1)
 

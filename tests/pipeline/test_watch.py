@@ -10,21 +10,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.candles.binance import BinanceSource
-from mltrain.candles.client import NetworkRules
-from mltrain.candles.sim.faults import Fault
-from mltrain.candles.sim.market import CLOCK_MS, SimSource
-from mltrain.candles.sim.server import SimServer
-from mltrain.candles.source import Window
 from mltrain.features.registry import parse_registry
-from mltrain.learn.backend import import_lightgbm
-from mltrain.learn.calibration import Calibrator
-from mltrain.learn.fit import normalise_model_text
-from mltrain.models.serve import model_of_bundle
-from mltrain.pipeline.serve import open_default_model
+from mltrain.pipeline.predict import open_default_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
+from mltrain.serving.model import model_of_bundle
+from mltrain.simulator.faults import Fault
+from mltrain.simulator.server import SimServer
+from mltrain.sources.binance import BinanceSource
+from mltrain.sources.http_client import NetworkRules
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
 from mltrain.times import MINUTE_MS
+from mltrain.training.booster import normalise_model_text
+from mltrain.training.calibration import Calibrator
+from mltrain.training.lightgbm_import import import_lightgbm
 
 START_MS = CLOCK_MS - 40 * MINUTE_MS
 

@@ -1,61 +1,29 @@
-"""Exchange to immutable snapshot.
+"""The candle table: columns, grid, gaps, checks, and files of candles.
 
-For those who only want candles, a few names are enough; they are loaded when they are first used:
-
-    from mltrain.candles import fetch_candles
-    frames = fetch_candles(["BTCUSDT"], start="2025-10-01", end="2025-10-08", data_dir="data")
-
-    fetch_candles    closed candles of a range of time, as Polars frames
-    SourceSpec       which source: the exchange, its archive, a folder of files, the simulated exchange
-    Request          which candles a snapshot is to hold
-    open_source      a source, ready to be asked
-    take_snapshot    write a snapshot
-    open_snapshot    one that is there: `.symbols`, `.candles(symbol)`, `.facts`
-    list_snapshots, verify_snapshot
+The functions that were here have moved; importing them from here warns, and ends with the next release.
 """
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from mltrain.candles.fetch import fetch_candles
-    from mltrain.candles.record import Request
-    from mltrain.candles.snapshot import take_snapshot
-    from mltrain.candles.source import SourceSpec, open_source
-    from mltrain.candles.stored import list_snapshots, open_snapshot, verify_snapshot
-
-__all__ = [
-    "Request",
-    "SourceSpec",
-    "fetch_candles",
-    "list_snapshots",
-    "open_snapshot",
-    "open_source",
-    "take_snapshot",
-    "verify_snapshot",
-]
-
-_HOMES: Final = {
-    "Request": "record",
-    "SourceSpec": "source",
-    "fetch_candles": "fetch",
-    "list_snapshots": "stored",
-    "open_snapshot": "stored",
-    "open_source": "source",
-    "take_snapshot": "snapshot",
-    "verify_snapshot": "stored",
+_MOVED: Final = {
+    "Request": "mltrain.snapshots.record",
+    "SourceSpec": "mltrain.sources.source",
+    "fetch_candles": "mltrain.sources.fetch",
+    "list_snapshots": "mltrain.snapshots.stored",
+    "open_snapshot": "mltrain.snapshots.stored",
+    "open_source": "mltrain.sources.opening",
+    "take_snapshot": "mltrain.snapshots.take",
+    "verify_snapshot": "mltrain.snapshots.stored",
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
-    """Load a public name when it is first used."""
-    if name not in _HOMES:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- whatever the name stands for
+    """Return a name that has moved, with a DeprecationWarning."""
+    if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted(__all__)
+    warnings.warn(f"import {name} from {_MOVED[name]}", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(_MOVED[name]), name)

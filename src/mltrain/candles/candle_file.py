@@ -15,7 +15,7 @@ import numpy as np
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
 from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.errors import InputError
-from mltrain.files import sha256_bytes
+from mltrain.storage.edge import sha256_bytes
 from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ Nothing is guessed that could be read two ways. Whether a row can be a candle is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
@@ -16,6 +17,11 @@ from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.times import MINUTE_MS
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# In ms that would be the year 5138: a larger number is microseconds.
+MICROS_FROM: Final = 100_000_000_000_000
 _ISO: Final = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?"
     r"\s*(?:Z|UTC|([+-])([0-9]{2}):?([0-9]{2}))?$"
@@ -123,3 +129,11 @@ def _stamps_of_iso(texts: pl.Series) -> pl.Series:
     offset = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * MINUTE_MS
     signed = pl.when(pl.col("sign") == "-").then(-offset).otherwise(offset).fill_null(0)
     return groups.select((at + fraction - signed).alias("ts")).to_series()
+
+
+def whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return times in ms; those in microseconds are told by their size, each by itself.
+
+    A close time in microseconds ends in 999: it is rounded down, as the open time is.
+    """
+    return np.where(times >= MICROS_FROM, times // 1000, times)

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.cells import Cells
+from mltrain.candles.cells import Cells, whole_ms
+from mltrain.candles.compression import gunzip, unzip_single
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
-from mltrain.candles.klines import whole_ms
-from mltrain.candles.packed import gunzip, unzip_single
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
 from mltrain.names import show

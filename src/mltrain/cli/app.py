@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.errors import MachineError, MltrainError, UsageError
-from mltrain.learn.backend import own_process
+from mltrain.training.lightgbm_import import own_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

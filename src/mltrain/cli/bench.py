@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.models.bench import Bin
+    from mltrain.gates.latency import Bin
     from mltrain.pipeline.bench import BenchReport
 
 NO_GO: Final = 4

@@ -14,7 +14,7 @@ from typing import Final
 
 import typer
 
-from mltrain.config import packaged_config
+from mltrain.config.loading import packaged_config
 from mltrain.names import SNAPSHOT, SYMBOL, VERSION
 
 _FEATURE: Final = re.compile(r"\bname: *([a-z][a-z0-9_]*)")

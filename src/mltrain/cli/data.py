@@ -33,7 +33,7 @@ def verify_snapshot(
     ref: SnapshotArgument = "latest",
 ) -> Outcome:
     """Re-hash every byte of a snapshot and count its candles again."""
-    from mltrain.candles.snapshot import open_snapshot, verify_snapshot
+    from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 
     snap = open_snapshot(session.data_dir, ref)
     mend = f"mend it with: mltrain snapshot --rebuild {snap.id}"
@@ -50,9 +50,9 @@ def verify_model(
     ops: Ops = None,
 ) -> Outcome:
     """Re-hash every byte of a version, then read card and model through their strict doors."""
-    from mltrain.models.store import Store
-    from mltrain.pipeline.serve import verify_version
-    from mltrain.pipeline.versions import retrain_version
+    from mltrain.pipeline.predict import verify_version
+    from mltrain.pipeline.retrain import retrain_version
+    from mltrain.store.store import Store
 
     read_ops(ops)
     version, warning = Store(session.data_dir).open_default(ref)

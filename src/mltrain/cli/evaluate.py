@@ -49,9 +49,9 @@ def evaluate(
     ops: Ops = None,
 ) -> Outcome:
     """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""
-    from mltrain.candles.snapshot import open_snapshot
-    from mltrain.models.store import Store
     from mltrain.pipeline.evaluate import evaluate as run
+    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.store.store import Store
 
     if min_skill is not None and not math.isfinite(min_skill):
         raise UsageError(f"--min-skill is {min_skill}: expected a finite number, in percent")
@@ -104,7 +104,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
 
 def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
     """Show this version and the champion side by side, on the rows that neither has learned from."""
-    from mltrain.models.gates import NotApplicable, NotEvaluated
+    from mltrain.gates.verdict import NotApplicable, NotEvaluated
 
     champion = found.champion
     if isinstance(champion, (NotApplicable, NotEvaluated)):

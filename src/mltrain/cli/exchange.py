@@ -16,7 +16,7 @@ from mltrain.cli.sources import SimSignal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mltrain.candles.sim.server import Answered
+    from mltrain.simulator.server import Answered
 
 MAX_PORT = 65_535
 
@@ -46,9 +46,9 @@ def sim(
     log: Annotated[Path | None, typer.Option("--log", help="File to add a line of JSON to for each request.")] = None,
 ) -> Outcome | None:
     """Serve the simulated exchange on the loopback until Ctrl-C: candles over HTTP, daily archives, scripted faults."""
-    from mltrain.candles.sim.faults import read_faults
-    from mltrain.candles.sim.market import CLOCK_MS
-    from mltrain.candles.sim.server import SimServer
+    from mltrain.simulator.faults import read_faults
+    from mltrain.simulator.server import SimServer
+    from mltrain.sources.simulated import CLOCK_MS
     from mltrain.times import format_ms, parse_time
 
     with (
@@ -81,8 +81,8 @@ def sim(
 def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None] | None, Callable[[], None]]]:
     """Yield what writes a record, and what waits until a record could not be written: for ever, if all goes well."""
     from mltrain.cli.render import to_plain
-    from mltrain.documents import json_line
-    from mltrain.files import disk_edge
+    from mltrain.documents.strict_json import json_line
+    from mltrain.storage.edge import disk_edge
 
     ended = threading.Event()
     if path is None:

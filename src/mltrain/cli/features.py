@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.features.look import FeatureLook
+    from mltrain.features.inspection import FeatureLook
     from mltrain.features.profile import FeatureProfile, Histogram
-    from mltrain.features.registry import FeatureInfo, FeatureSet
-    from mltrain.guards import GuardResult
+    from mltrain.features.registry import FeatureInfo
+    from mltrain.features.spec import FeatureSet
+    from mltrain.guards.evidence import GuardResult
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 INPUTS_SHOWN = 30  # of a lookback's candles, the newest; --json tells all
@@ -84,9 +85,9 @@ def features_info(
 
 
 def _profile(session: Session, chosen: FeatureSet, ref: str) -> tuple[tuple[FeatureProfile, ...], tuple[float, ...]]:
-    from mltrain.candles.snapshot import open_snapshot
     from mltrain.features.profile import LEVELS, profile_features
-    from mltrain.pipeline.audit import read_candles
+    from mltrain.pipeline.leakage import read_candles
+    from mltrain.snapshots.stored import open_snapshot
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
@@ -157,11 +158,11 @@ def features_show(
     ops: Ops = None,
 ) -> Outcome:
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
-    from mltrain.candles.snapshot import open_snapshot
-    from mltrain.features.look import check_feature, look_at
-    from mltrain.features.picture import draw_look
+    from mltrain.features.inspection import check_feature, look_at
     from mltrain.features.registry import load_registry
-    from mltrain.files import write_outputs
+    from mltrain.report.feature_plot import draw_look
+    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.storage.writing import write_outputs
     from mltrain.times import format_ms, interval_ms, parse_time
 
     at_ms = parse_time(at)
@@ -247,7 +248,8 @@ def features_check(
     ops: Ops = None,
 ) -> Outcome:
     """Check that a frame holds just the registry's features: names, order, types, finite values."""
-    from mltrain.features.registry import FeatureSchemaValidator, read_feature_frame
+    from mltrain.features.registry import FeatureSchemaValidator
+    from mltrain.features.schema_validation import read_feature_frame
 
     read_ops(ops)
     problems = FeatureSchemaValidator(features).validate_features(read_feature_frame(frame), strict=False)
@@ -274,11 +276,11 @@ def features_audit(
     ops: Ops = None,
 ) -> Outcome:
     """Run the leakage audit of every feature on a snapshot's own candles."""
-    from mltrain.candles.snapshot import open_snapshot
-    from mltrain.config import load_config
+    from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
-    from mltrain.guards import check_guards
-    from mltrain.pipeline.audit import audit_snapshot
+    from mltrain.guards.evidence import check_guards
+    from mltrain.pipeline.leakage import audit_snapshot
+    from mltrain.snapshots.stored import open_snapshot
 
     read_ops(ops)
     config = load_config(None, overrides={})
@@ -327,7 +329,7 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
 
 def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
     """Write a report as JSON, and as text beside it; return both names."""
-    from mltrain.files import write_outputs
+    from mltrain.storage.writing import write_outputs
 
     told = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
     names = (told.with_name(told.name + ".json"), told.with_name(told.name + ".txt"))

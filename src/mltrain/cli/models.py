@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.models.card import CardCheck
-    from mltrain.models.store import Move, Store
+    from mltrain.card.validation import CardCheck
+    from mltrain.store.store import Move, Store
 
 LISTED = 2  # a listing in place of a choice is a usage error
 
@@ -60,8 +60,8 @@ def models(
     show: pages.Open = False,
 ) -> Outcome | None:
     """List the versions: verdict, metrics, which one is best."""
-    from mltrain.models.listing import list_models
-    from mltrain.models.store import Store
+    from mltrain.store.listing import list_models
+    from mltrain.store.store import Store
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
@@ -114,7 +114,7 @@ def _verdict_text(row: Any) -> str | None:  # noqa: ANN401 (a ModelRow)
 @command()
 def history(session: Session) -> Outcome:
     """Show every promotion and rollback, and whether the log is whole."""
-    from mltrain.models.store import Store
+    from mltrain.store.store import Store
 
     store = Store(session.data_dir)
     log = store.history()
@@ -141,7 +141,7 @@ def history(session: Session) -> Outcome:
 @command()
 def models_prune(session: Session, keep: Keep) -> Outcome:
     """Remove the oldest versions; never the best one, the one before it, the latest, or one that is being read."""
-    from mltrain.models.store import Store
+    from mltrain.store.store import Store
 
     done = Store(session.data_dir).prune(keep=keep)
 
@@ -168,8 +168,8 @@ def promote(
     ops: Ops = None,
 ) -> Outcome:
     """Make a GO version the best one, in one atomic step."""
-    from mltrain.models.replacement import check_same_meaning
-    from mltrain.models.store import Store
+    from mltrain.serving.replacement import check_same_meaning
+    from mltrain.store.store import Store
 
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
@@ -198,8 +198,8 @@ def rollback(
     why: Annotated[str, typer.Option("--why", help="Kept in the log of promotions.")] = "rolled back by hand",
 ) -> Outcome:
     """Make an earlier version the best one again, in one atomic step."""
-    from mltrain.models.listing import list_models
-    from mltrain.models.store import Store
+    from mltrain.store.listing import list_models
+    from mltrain.store.store import Store
 
     store = Store(session.data_dir)
     if previous and version is not None:
@@ -225,7 +225,7 @@ def rollback(
 
 def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
     """Warn where the pointer has moved to a version that running services refuse."""
-    from mltrain.models.replacement import find_version_differences
+    from mltrain.serving.replacement import find_version_differences
 
     before, after = moved.from_version, moved.to_version
     if not moved.moved or before is None or before == after:
@@ -281,23 +281,26 @@ def card_validate(
 
 def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
     """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
-    from mltrain.files import read_file, real_path
-    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
+    from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
+    from mltrain.storage.edge import real_path
+    from mltrain.storage.reading import read_file
+    from mltrain.store.versions import check_stored_card
 
     checks = {}
     for path in paths:
         real = real_path(path)  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
-        folder = real.parent if real.name == CARD_FILE else None
-        checks[str(path)] = check_card(
-            read_file(real, max_bytes=MAX_CARD_BYTES, what="card"), where=str(path), folder=folder
-        )
+        data = read_file(real, max_bytes=MAX_CARD_BYTES, what="card")
+        if real.name == CARD_FILE:
+            checks[str(path)] = check_stored_card(data, where=str(path), folder=real.parent)
+        else:
+            checks[str(path)] = check_card(data, where=str(path))
     return checks
 
 
 def _check_own_card(session: Session) -> dict[str, CardCheck]:
     """Check the best version's card: its hash against the manifest, then schema, sense and the files beside it."""
-    from mltrain.models.card import CARD_FILE, MAX_CARD_BYTES, check_card
-    from mltrain.models.store import Store
+    from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
+    from mltrain.store.store import Store
 
     version, warning = Store(session.data_dir).open_default(None)
     if warning:
@@ -309,8 +312,8 @@ def _check_own_card(session: Session) -> dict[str, CardCheck]:
 @command(opens_versions=True)
 def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
     """Show a version's card: its figures in a table, or the whole card with --json."""
-    from mltrain.models.listing import read_version_card
-    from mltrain.models.store import Store
+    from mltrain.store.listing import read_version_card
+    from mltrain.store.store import Store
 
     version, warning = Store(session.data_dir).open_default(ref)
     if warning:
@@ -352,7 +355,7 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     """Print the JSON Schema of the card."""
     import json
 
-    from mltrain.models.card import schema
+    from mltrain.card.validation import schema
 
     text = json.dumps(schema(), indent=2)
     return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])

@@ -24,7 +24,7 @@ def read_ops(module: str | None) -> None:
     """
     if module is None:
         return
-    from mltrain.features.own import use_ops
+    from mltrain.features.user_ops import use_ops
 
     here = str(Path.cwd())
     if here not in sys.path:

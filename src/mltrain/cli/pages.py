@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.models.report.diff import CardDiff, Difference
+    from mltrain.report.card_diff import CardDiff, Difference
 
 SHOWN = 15  # differences of a section that a terminal shows
 LETTERS = 44  # of a value that a terminal shows
@@ -31,10 +31,10 @@ Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser
 @command(opens_versions=True)
 def card_report(session: Session, ref: DefaultRef = None, output: Output = None, show: Open = False) -> Outcome:
     """Tell where a version's report lies; one that has none, or --output, has it drawn from the stored files."""
-    from mltrain.models.listing import read_version_card
-    from mltrain.models.report.material import read_material
-    from mltrain.models.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
-    from mltrain.models.store import Store
+    from mltrain.report.material import read_material
+    from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
+    from mltrain.store.listing import read_version_card
+    from mltrain.store.store import Store
 
     version, warning = Store(session.data_dir).open_default(ref)
     if warning:
@@ -58,8 +58,8 @@ def card_diff(
     show: Open = False,
 ) -> Outcome:
     """Show what differs between two versions: figures, gates, and every value of their cards."""
-    from mltrain.models.report.diff import compare_versions, render_diff
-    from mltrain.models.store import Store
+    from mltrain.report.card_diff import compare_versions, render_diff
+    from mltrain.store.store import Store
 
     store = Store(session.data_dir)
     found = compare_versions(store.open_version(first), store.open_version(second))
@@ -77,8 +77,8 @@ def card_diff(
 
 def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome:
     """Write the index of all versions."""
-    from mltrain.models.report.index import render_index
-    from mltrain.models.store import Store
+    from mltrain.report.index import render_index
+    from mltrain.store.store import Store
 
     path = output or session.data_dir / "models.html"
     data = render_index(Store(session.data_dir), beside=path.parent)
@@ -93,7 +93,8 @@ def refuse_without_html(output: Path | None, *, show: bool) -> None:
 
 def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, **more: str) -> Outcome:
     """Write a page, where it is not there yet, and open it, where that is asked for."""
-    from mltrain.files import atomic_write, sha256_bytes
+    from mltrain.storage.edge import sha256_bytes
+    from mltrain.storage.writing import atomic_write
 
     if written:
         atomic_write(path, data)
@@ -106,14 +107,14 @@ def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, se
 def _open_browser(path: Path, session: Session) -> None:
     import webbrowser
 
-    from mltrain.files import real_path
+    from mltrain.storage.edge import real_path
 
     if not webbrowser.open(real_path(path).as_uri()):
         session.progress.warn(f"found no browser: open {path} yourself")
 
 
 def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
-    from mltrain.models.report.diff import paired_line
+    from mltrain.report.card_diff import paired_line
 
     verdicts = [verdict or "no verdict" for verdict in diff.verdicts]
     yield f"{diff.a} ({verdicts[0]}) and {diff.b} ({verdicts[1]})"
@@ -140,7 +141,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
 
 
 def _short(value: object) -> str:
-    from mltrain.models.report.diff import value_text
+    from mltrain.report.card_diff import value_text
 
     told = value_text(value)  # type: ignore[arg-type]
     return told if len(told) <= LETTERS else f"{told[: LETTERS - 1]}…"

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.candles.source import Source, SourceSpec
-    from mltrain.models.serve import Model
     from mltrain.pipeline.candle_table import Format
+    from mltrain.serving.model import Model
+    from mltrain.sources.source import Source, SourceSpec
 
 STREAM: Final = "-"  # stands for stdin or stdout
 TOP: Final = 5  # features shown of an explanation
@@ -121,7 +121,7 @@ def predict(
 ) -> Outcome:
     """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
     from mltrain.pipeline.candle_table import drop_open, score_table
-    from mltrain.pipeline.serve import find_refusal, open_followed_model, predict_newest
+    from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
     if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
@@ -195,8 +195,9 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
 
 def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
-    from mltrain.files import read_file, real_path
     from mltrain.pipeline.candle_table import MAX_TABLE_BYTES, read_table
+    from mltrain.storage.edge import real_path
+    from mltrain.storage.reading import read_file
 
     if place == STREAM:
         return read_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
@@ -205,8 +206,8 @@ def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars fram
 
 
 def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
-    from mltrain.files import write_outputs
     from mltrain.pipeline.candle_table import write_table
+    from mltrain.storage.writing import write_outputs
 
     data = write_table(rows, form)
     if place == STREAM:
@@ -231,8 +232,8 @@ def _open(
     use_env_proxy: bool,
 ) -> Source:
     """Open the source that the options name; without any, the one of the model's snapshot."""
-    from mltrain.candles.source import open_recorded, open_source
-    from mltrain.pipeline.serve import source_of_model
+    from mltrain.pipeline.predict import source_of_model
+    from mltrain.sources.opening import open_recorded, open_source
 
     rules = read_rules(use_env_proxy=use_env_proxy)
     if spec is not None:
@@ -271,7 +272,7 @@ def _plain(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
 
 
 def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN401 (as above)
-    from mltrain.models.explain import PREFIX
+    from mltrain.serving.explanation import PREFIX
 
     predictions = _plain(rows)
 

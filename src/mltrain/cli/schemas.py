@@ -55,16 +55,16 @@ _TRAINING: Final = {
     "best_trial": ("int", "Number of the trial that won."),
     "rounds": ("int", "Its boosting rounds."),
     "calibration": ("str", "How scores become probabilities: isotonic, sigmoid, beta or none."),
-    "metrics": ("mltrain.learn.metrics.Metrics", "Of the holdout, calibrated."),
-    "intervals": ("mltrain.learn.intervals.MetricIntervals", "Of the same."),
-    "baselines": ("mltrain.learn.baselines.Baselines", "On the same rows."),
-    "comparison": ("mltrain.learn.baselines.Comparison", "The model against the baselines, paired by row."),
-    "latency_ms": ("mltrain.models.bench.Percentiles", "From candles to probability of one symbol, in ms."),
-    "gates": ("tuple[mltrain.models.gates.GateOutcome, ...]", "Each gate and what it found."),
-    "symbols": ("tuple[mltrain.models.gates.SymbolVerdict, ...]", "Each symbol alone."),
-    "economics": ("mltrain.learn.economics.Economics", "What the calls earn before costs; not judged."),
-    "loosened": ("tuple[mltrain.models.gates.Loosened, ...]", "Gates that are looser than the packaged ones."),
-    "looks": ("mltrain.models.looks.Looks", "How often this holdout was scored before."),
+    "metrics": ("mltrain.training.metrics.Metrics", "Of the holdout, calibrated."),
+    "intervals": ("mltrain.training.bootstrap.MetricIntervals", "Of the same."),
+    "baselines": ("mltrain.training.baselines.Baselines", "On the same rows."),
+    "comparison": ("mltrain.training.baselines.Comparison", "The model against the baselines, paired by row."),
+    "latency_ms": ("mltrain.gates.latency.Percentiles", "From candles to probability of one symbol, in ms."),
+    "gates": ("tuple[mltrain.gates.verdict.GateOutcome, ...]", "Each gate and what it found."),
+    "symbols": ("tuple[mltrain.gates.verdict.SymbolVerdict, ...]", "Each symbol alone."),
+    "economics": ("mltrain.training.economics.Economics", "What the calls earn before costs; not judged."),
+    "loosened": ("tuple[mltrain.gates.verdict.Loosened, ...]", "Gates that are looser than the packaged ones."),
+    "looks": ("mltrain.gates.looks.Looks", "How often this holdout was scored before."),
     "warnings": ("tuple[str, ...]", "What was odd, and did not end the training."),
 }
 
@@ -83,7 +83,7 @@ _PAGE: Final = {
     "written": ("bool", "Whether it was written now; else it lay there."),
 }
 
-_ROW: Final = "mltrain.models.listing.ModelRow"
+_ROW: Final = "mltrain.store.listing.ModelRow"
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
     "bench/1": Document(
@@ -91,7 +91,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "How long a version takes.",
         fields={
             "version": ("str", "Which one."),
-            "latency": ("mltrain.models.bench.Latency", "The same as in `report`."),
+            "latency": ("mltrain.gates.latency.Latency", "The same as in `report`."),
             "budget_ms": ("float", "What --budget-ms allowed."),
             "within_budget": ("bool", "Whether p95 from candles to probability is within it; exit code 0 or 4."),
             "report": ("mltrain.pipeline.bench.BenchReport", "All that was measured."),
@@ -101,11 +101,11 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "cache-info/1": Document(
         ("cache info",),
         "What was downloaded and is kept.",
-        fields={"cached": ("tuple[mltrain.candles.cache.CacheRow, ...]", "A row a source, symbol and interval.")},
+        fields={"cached": ("tuple[mltrain.sources.day_cache.CacheRow, ...]", "A row a source, symbol and interval.")},
     ),
-    "cache-prune/1": Document(("cache prune",), "What was removed.", result="mltrain.candles.cache.Pruned"),
+    "cache-prune/1": Document(("cache prune",), "What was removed.", result="mltrain.sources.day_cache.Pruned"),
     "card-diff/1": Document(
-        ("card diff",), "What differs between two versions.", result="mltrain.models.report.diff.CardDiff"
+        ("card diff",), "What differs between two versions.", result="mltrain.report.card_diff.CardDiff"
     ),
     "card-diff-page/1": Document(("card diff",), "The page that --html wrote.", fields=_PAGE),
     "card-report/1": Document(
@@ -135,7 +135,10 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("config show",),
         "The effective settings.",
         fields={
-            "settings": ("tuple[mltrain.config.Setting, ...] | list[mltrain.config.Setting]", "Each with its origin."),
+            "settings": (
+                "tuple[mltrain.config.loading.Setting, ...] | list[mltrain.config.loading.Setting]",
+                "Each with its origin.",
+            ),
         },
     ),
     "demo/1": Document(
@@ -213,7 +216,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "history/1": Document(
         ("models history",),
         "Every promotion and rollback; exit code 3 where the log has a problem.",
-        result="mltrain.models.history.History",
+        result="mltrain.store.history.History",
     ),
     "models/1": Document(
         ("models", "rollback"),
@@ -222,9 +225,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "models-page/1": Document(("models",), "The page that --html wrote.", fields=_PAGE),
     "models-prune/1": Document(
-        ("models prune",), "Which versions went and stayed.", result="mltrain.models.store.PrunedVersions"
+        ("models prune",), "Which versions went and stayed.", result="mltrain.store.pruning.PrunedVersions"
     ),
-    "move/1": Document(("promote", "rollback"), "Where the pointer points now.", result="mltrain.models.store.Move"),
+    "move/1": Document(("promote", "rollback"), "Where the pointer points now.", result="mltrain.store.store.Move"),
     "predict/1": Document(
         ("predict",),
         "Probabilities of the newest candles or of a file's; exit code 3 where they were refused.",
@@ -248,7 +251,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         fields={
             "id": ("str", "The snapshot."),
             "sound": ("bool", "Whether every file is as its manifest says now."),
-            "files": ("tuple[mltrain.candles.rebuild.RebuiltFile, ...]", "Each file, and what became of it."),
+            "files": ("tuple[mltrain.snapshots.rebuild.RebuiltFile, ...]", "Each file, and what became of it."),
         },
     ),
     "sim/1": Document(
@@ -263,12 +266,12 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         },
     ),
     "snapshot/1": Document(
-        ("snapshot",), "The snapshot that was written or found.", result="mltrain.candles.snapshot.TakenSnapshot"
+        ("snapshot",), "The snapshot that was written or found.", result="mltrain.snapshots.take.TakenSnapshot"
     ),
     "snapshots/1": Document(
         ("snapshots",),
         "The snapshots.",
-        fields={"snapshots": ("tuple[mltrain.candles.stored.SnapshotRow, ...]", "Oldest first.")},
+        fields={"snapshots": ("tuple[mltrain.snapshots.stored.SnapshotRow, ...]", "Oldest first.")},
     ),
     "snapshots-diff/1": Document(
         ("snapshots diff",),
@@ -276,7 +279,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         fields={
             "before": ("str", "Id of the one."),
             "after": ("str", "Id of the other."),
-            "symbols": ("tuple[mltrain.candles.compare.SymbolDiff, ...]", "Each symbol of either."),
+            "symbols": ("tuple[mltrain.snapshots.comparison.SymbolDiff, ...]", "Each symbol of either."),
         },
     ),
     "snapshots-prune/1": Document(

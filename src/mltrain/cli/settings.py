@@ -17,16 +17,16 @@ from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import table
-from mltrain.config import Setting, comment_config, explain_config, load_config
+from mltrain.config.loading import Setting, comment_config, explain_config, load_config
 from mltrain.errors import UsageError
-from mltrain.models.signature import REQUIRE_VARIABLE
+from mltrain.store.signature import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from mltrain.documents import Json
+    from mltrain.documents.values import Json
 
 
 class Calibration(StrEnum):
@@ -221,7 +221,7 @@ def config_init(
     file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("train.yml"),
 ) -> Outcome:
     """Write a train.yml of your own: every setting with its comment, commented out, for you to change what you need."""
-    from mltrain.files import atomic_write
+    from mltrain.storage.writing import atomic_write
 
     if file.exists() or file.is_symlink():
         raise UsageError(f"{file} is there already", hint=f"see what it says: mltrain config show --config {file}")

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.candles.client import NetworkRules
-    from mltrain.candles.snapshot import TakenSnapshot
+    from mltrain.snapshots.take import TakenSnapshot
+    from mltrain.sources.http_client import NetworkRules
 
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 
@@ -99,8 +99,9 @@ def snapshot(
     use_env_proxy: EnvProxy = False,
 ) -> Outcome:
     """Write one immutable snapshot of closed candles and move `latest` to it."""
-    from mltrain.candles.snapshot import Request, take_snapshot
-    from mltrain.candles.source import open_source
+    from mltrain.snapshots.record import Request
+    from mltrain.snapshots.take import take_snapshot
+    from mltrain.sources.opening import open_source
     from mltrain.times import parse_time
 
     rules = read_rules(max_wait=max_wait, connections=connections, use_env_proxy=use_env_proxy)
@@ -157,9 +158,9 @@ def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
     """Make the files of a snapshot again."""
-    from mltrain.candles.rebuild import rebuild_snapshot
-    from mltrain.candles.snapshot import open_snapshot
-    from mltrain.candles.source import open_recorded
+    from mltrain.snapshots.rebuild import rebuild_snapshot
+    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.sources.opening import open_recorded
 
     snap = open_snapshot(session.data_dir, ref)
     source = open_recorded(snap.source, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
@@ -199,7 +200,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
 @command()
 def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
     """List the snapshots."""
-    from mltrain.candles.snapshot import list_snapshots
+    from mltrain.snapshots.stored import list_snapshots
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
@@ -228,9 +229,9 @@ def snapshots_diff(
     after: SnapshotArgument,
 ) -> Outcome:
     """Tell which candles two snapshots do not share, and which they tell differently."""
-    from mltrain.candles.compare import compare_snapshots
     from mltrain.candles.diff import tell_change
-    from mltrain.candles.snapshot import open_snapshot
+    from mltrain.snapshots.comparison import compare_snapshots
+    from mltrain.snapshots.stored import open_snapshot
 
     one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
     found = compare_snapshots(one, other)
@@ -269,7 +270,7 @@ def snapshots_prune(session: Session, keep: Keep) -> Outcome:
 @command()
 def cache_info(session: Session) -> Outcome:
     """Show what was downloaded and is kept for later snapshots."""
-    from mltrain.candles.cache import list_cache
+    from mltrain.sources.day_cache import list_cache
 
     found = list_cache(session.data_dir)
 
@@ -294,7 +295,7 @@ def cache_prune(
     everything: Annotated[bool, typer.Option("--all", help="All days.")] = False,
 ) -> Outcome:
     """Remove downloaded days; snapshots stay as they are, and a later one downloads again what it needs."""
-    from mltrain.candles.cache import prune_cache
+    from mltrain.sources.day_cache import prune_cache
     from mltrain.times import parse_time
 
     if (before is None) == (not everything):

@@ -12,8 +12,8 @@ import typer
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from mltrain.candles.client import NetworkRules
-    from mltrain.candles.source import SourceSpec
+    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.source import SourceSpec
 
 BASE_URL_VARIABLE: Final = "MLTRAIN_BASE_URL"
 ARCHIVE_URL_VARIABLE: Final = "MLTRAIN_ARCHIVE_URL"
@@ -81,7 +81,7 @@ def read_source(
 
     Without a name, the options of a source mean that source, and none of them the exchange.
     """
-    from mltrain.candles.source import SourceSpec
+    from mltrain.sources.source import SourceSpec
     from mltrain.times import parse_time
 
     if name is None:
@@ -119,7 +119,7 @@ def read_rules(
     *, max_wait: float = MAX_WAIT_S, connections: int = CONNECTIONS, use_env_proxy: bool = False
 ) -> NetworkRules:
     """Return how the network may be used; the environment is read here and nowhere below."""
-    from mltrain.candles.client import NetworkRules
+    from mltrain.sources.http_client import NetworkRules
 
     proxy = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)
     authorities = os.environ.get("SSL_CERT_FILE")

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.learn.economics import Economics
-    from mltrain.learn.intervals import Interval
-    from mltrain.models.gates import Verdict
-    from mltrain.models.versions import StoredVersion
+    from mltrain.gates.verdict import Verdict
     from mltrain.pipeline.demo import DemoReport
     from mltrain.pipeline.plan import Plan
     from mltrain.pipeline.train import TrainReport
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.bootstrap import Interval
+    from mltrain.training.economics import Economics
 
 NO_GO = 4
 GIB = 1 << 30
@@ -103,18 +103,18 @@ def train(
     ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the best one, unless it is held."""
-    from mltrain.candles.snapshot import open_snapshot
-    from mltrain.config import load_config
+    from mltrain.card.lineage import available_cores
+    from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
-    from mltrain.learn.search import Manner
-    from mltrain.models.lineage import available_cores
-    from mltrain.models.signature import open_signer
-    from mltrain.models.store import Store
-    from mltrain.models.versions import StoredVersion
     from mltrain.pipeline.plan import plan_training
-    from mltrain.pipeline.train import TrainRequest
+    from mltrain.pipeline.request import TrainRequest
+    from mltrain.pipeline.retrain import read_warm_start
     from mltrain.pipeline.train import train as run_training
-    from mltrain.pipeline.versions import read_warm_start
+    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.store.signature import open_signer
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.search import Manner
 
     read_ops(ops)
     settings = load_config(
@@ -148,7 +148,7 @@ def train(
 
 def _already_there(version: StoredVersion) -> Outcome:
     """Show which version the training would only repeat, and the next step."""
-    from mltrain.models.listing import read_version_card
+    from mltrain.store.listing import read_version_card
 
     gates = read_version_card(version).get("gates", {})
     other = any((o.get("name"), o.get("outcome")) == ("meaning", "held") for o in gates.get("outcomes", []))

@@ -21,10 +21,7 @@ from mltrain.errors import InputError
 from mltrain.names import show
 
 if TYPE_CHECKING:
-    from mltrain.documents.values import (
-        Json,
-        Place,
-    )
+    from mltrain.documents.values import Json, Place
 
 
 def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from yaml.events import Event, ScalarEvent
 
-    from mltrain.documents.values import (
-        Json,
-        Place,
-    )
+    from mltrain.documents.values import Json, Place
 
 # YAML 1.2's core schema without what is ambiguous (007, 0x1F, 1_000 stay text), so `no`, `on` and dates are text.
 _YAML_WORDS: Final[Mapping[str, bool | None]] = {

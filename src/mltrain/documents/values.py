@@ -22,9 +22,10 @@ MAX_YAML_EVENTS: Final = 50_000  # some seconds of parsing; the registry of feat
 MAX_INT: Final = 2**63  # integers lie in [-MAX_INT, MAX_INT): what every reader of JSON can hold
 _MAX_INT_DIGITS: Final = 20  # more are not even converted: that takes quadratic time
 
-
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
+#: A SHA-256 as it is written, for `Fields.text`.
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 NOT_FINITE: Final = "is not a finite number"
 NOT_64_BITS: Final = "is an integer of more than 64 bits"

@@ -1,4 +1,4 @@
-"""The features of newest candles alone: the expressions of `mltrain.features.compute`, without what only a table needs.
+"""The features of the newest candles alone, by the expressions of `mltrain.features.computation`.
 
 A table masks the warm-up of every feature in every row, and a query costs as much for a hundred symbols as for one.
 Here all symbols stand in one frame, one after the other, and only the last row of each is looked at: the values are
@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.compute import bars_in_a_row, check_inputs, compute_features, evaluate, follow_leader
-from mltrain.features.own import computing
+from mltrain.features.computation import bars_in_a_row, check_inputs, compute_features, evaluate, follow_leader
 from mltrain.features.spec import columns_read
+from mltrain.features.user_ops import computing
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.features.compute import check_inputs, compute_features
+from mltrain.features.computation import check_inputs, compute_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.given import as_frame
-from mltrain.config import packaged_config
-from mltrain.documents import parse_yaml
+from mltrain.candles.conversion import as_frame
+from mltrain.config.loading import packaged_config
+from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.errors import InputError, UsageError
-from mltrain.features.ops import OPS
-from mltrain.features.own import use_ops
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.schema_validation import find_problems, read_feature_frame
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
-from mltrain.features.table import find_problems, read_feature_frame
-from mltrain.files import read_file, real_path
+from mltrain.features.user_ops import use_ops
 from mltrain.names import describe as describe_value
+from mltrain.storage.edge import real_path
+from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mltrain.documents import Json
+    from mltrain.documents.values import Json
     from mltrain.features.spec import Param
 
 __all__ = [

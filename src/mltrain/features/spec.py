@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import polars as pl
 
-from mltrain.documents import Fields, Located, canonical_json
-from mltrain.features.ops import LEADER_PREFIX, MAX_BARS, OPS, Limits, Window
-from mltrain.features.own import computing, ops_of, owner_of
-from mltrain.files import sha256_bytes
+from mltrain.documents.fields import Fields
+from mltrain.documents.strict_json import canonical_json
+from mltrain.documents.values import Located
+from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Limits, Window
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.user_ops import computing, ops_of, owner_of
 from mltrain.names import FEATURE, SYMBOL
+from mltrain.storage.edge import sha256_bytes
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mltrain.documents import Json
-    from mltrain.features.ops import Op
-    from mltrain.features.own import OwnOps
+    from mltrain.documents.values import Json
+    from mltrain.features.op import Op
+    from mltrain.features.user_ops import OwnOps
 
 Param: TypeAlias = int | float | str
 

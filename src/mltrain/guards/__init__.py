@@ -1,4 +1,4 @@
-"""Leakage guards: each looks for one way in which the future could reach a score, and gives its evidence.
+"""Leakage guards: each looks for one way in which the future could reach a score, and returns its evidence.
 
 - `future_info`: no feature sees a later candle, more candles than it says, or a symbol that it does not name; a
   leader's candles are not shifted in time against those of the symbols that read it; the label sees only the candles up
@@ -9,20 +9,3 @@
 
 A guard raises nothing on a leak: it returns a GuardResult, and `check_guards` turns failures into one LeakageError.
 """
-
-from mltrain.guards.audit import feature_audit
-from mltrain.guards.evidence import Check, Failure, GuardResult, SuspectFeature, check_guards
-from mltrain.guards.future import future_info
-from mltrain.guards.split import BlockArrays, time_split
-
-__all__ = [
-    "BlockArrays",
-    "Check",
-    "Failure",
-    "GuardResult",
-    "SuspectFeature",
-    "check_guards",
-    "feature_audit",
-    "future_info",
-    "time_split",
-]

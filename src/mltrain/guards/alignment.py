@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from mltrain.features.registry import FeatureSet
+    from mltrain.features.spec import FeatureSet
     from mltrain.guards.evidence import Findings
 
     Floats = NDArray[np.float64]

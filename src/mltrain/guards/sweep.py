@@ -21,9 +21,9 @@ import polars as pl
 
 from mltrain.candles.frame import PRICES, times_ms
 from mltrain.features.spec import columns_read
-from mltrain.guards.compare import compare_closely
-from mltrain.guards.cuts import bars_of
-from mltrain.guards.subject import differ, values_of
+from mltrain.guards.audited_symbol import differ, values_of
+from mltrain.guards.cut_points import bars_of
+from mltrain.guards.equality import compare_closely
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.features.registry import FeatureSet
-    from mltrain.guards.compare import Canary, Verdicts
-    from mltrain.guards.subject import Candles, Compute, Part, Subject
+    from mltrain.features.spec import FeatureSet
+    from mltrain.guards.audited_symbol import Candles, Compute, Part, Subject
+    from mltrain.guards.equality import Canary, Verdicts
 
 DETAIL: Final = (
     "values of rows spread over the whole history, with false candles before and after each one's lookback; worst: "

@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.models.bench import measure
-from mltrain.pipeline.serve import bench_candles, open_default_model
+from mltrain.pipeline.predict import bench_candles, open_default_model
+from mltrain.serving.latency_bench import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mltrain.models.bench import Latency
+    from mltrain.gates.latency import Latency
 
 _NS_PER_MS: Final = 1e6
 _BYTES_PER_MB: Final = 1e6

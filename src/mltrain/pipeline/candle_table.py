@@ -1,7 +1,7 @@
 """Candles and predictions as tables in files: parquet, CSV or JSON lines, one row a candle, a column for the symbol.
 
 A table is what a caller has at hand for a batch job: columns as in `mltrain.candles.frame.CANDLE_SCHEMA` and `symbol`,
-in any order, read as `mltrain.candles.given.as_candles` reads them.
+in any order, read as `mltrain.candles.conversion.as_candles` reads them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.conversion import as_candles
 from mltrain.candles.frame import CANDLE_SCHEMA
-from mltrain.candles.given import as_candles
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.candles.tables import name_columns
 from mltrain.errors import InputError, UsageError
@@ -22,7 +22,7 @@ from mltrain.names import did_you_mean, show
 from mltrain.times import TIME_FORMAT, interval_ms
 
 if TYPE_CHECKING:
-    from mltrain.models.serve import Model
+    from mltrain.serving.model import Model
 
 Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from mltrain.artifact.meaning import Meaning, find_differences
 from mltrain.candles.frame import times_ms
+from mltrain.card.builder import last_label_end_ms
 from mltrain.errors import InputError, MltrainError, OwnOpsError
-from mltrain.features.compute import check_inputs, compute_features
-from mltrain.learn.intervals import JUDGED, log_loss_gain, plan_bootstrap, score_intervals
-from mltrain.models.gates import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
-from mltrain.models.listing import read_version_card
-from mltrain.models.meaning import Meaning, find_differences
-from mltrain.models.record import last_label_end_ms
-from mltrain.models.serve import open_model
+from mltrain.features.computation import check_inputs, compute_features
+from mltrain.gates.verdict import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
+from mltrain.serving.model import open_model
+from mltrain.store.listing import read_version_card
 from mltrain.times import DAY_MS
+from mltrain.training.bootstrap import JUDGED, log_loss_gain, plan_bootstrap, score_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from mltrain.candles.snapshot import Snapshot
-    from mltrain.config import TrainConfig
-    from mltrain.features.registry import FeatureSet
-    from mltrain.learn.samples import Samples
-    from mltrain.models.serve import Model
-    from mltrain.models.store import Store
-    from mltrain.models.versions import StoredVersion
+    from mltrain.config.train_config import TrainConfig
+    from mltrain.features.spec import FeatureSet
+    from mltrain.serving.model import Model
+    from mltrain.snapshots.stored import Snapshot
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.samples import Samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.sim import CLOCK_MS
-from mltrain.candles.snapshot import Request, take_snapshot
-from mltrain.candles.source import SourceSpec, open_source
-from mltrain.config import load_config
+from mltrain.card.lineage import available_cores
+from mltrain.config.loading import load_config
 from mltrain.errors import UsageError
 from mltrain.features.registry import load_registry
-from mltrain.files import atomic_write, make_folder
-from mltrain.learn.search import Manner
-from mltrain.models.lineage import available_cores
-from mltrain.models.serve import load
-from mltrain.models.store import Store
-from mltrain.pipeline.serve import predict_newest
-from mltrain.pipeline.train import TrainRequest, train_anew
+from mltrain.pipeline.predict import predict_newest
+from mltrain.pipeline.request import TrainRequest
+from mltrain.pipeline.train import train_anew
+from mltrain.serving.model import load
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
+from mltrain.storage.folders import make_folder
+from mltrain.storage.writing import atomic_write
+from mltrain.store.store import Store
 from mltrain.times import DAY_MS
+from mltrain.training.search import Manner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.candles.snapshot import open_snapshot
-from mltrain.config import load_config
+from mltrain.card.builder import configuration_of, last_label_end_ms, priors_of
+from mltrain.config.loading import load_config
 from mltrain.errors import InputError
-from mltrain.learn.drift import find_drift
-from mltrain.learn.holdout import score_holdout
-from mltrain.learn.intervals import plan_bootstrap
-from mltrain.learn.samples import build_samples, keep_symbols, take_rows
-from mltrain.learn.slices import score_weeks
-from mltrain.models.gates import NotApplicable
-from mltrain.models.looks import EVALUATION
-from mltrain.models.record import configuration_of, last_label_end_ms, priors_of
-from mltrain.models.serve import open_model
-from mltrain.pipeline.audit import read_candles
+from mltrain.gates.looks import EVALUATION
+from mltrain.gates.verdict import NotApplicable
 from mltrain.pipeline.champion import meet_champion, open_champion
+from mltrain.pipeline.leakage import read_candles
+from mltrain.serving.model import open_model
+from mltrain.snapshots.stored import open_snapshot
 from mltrain.times import format_ms, interval_ms, parse_time
+from mltrain.training.bootstrap import plan_bootstrap
+from mltrain.training.drift import find_drift
+from mltrain.training.holdout import score_holdout
+from mltrain.training.samples import build_samples, keep_symbols, take_rows
+from mltrain.training.slices import score_weeks
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from mltrain.candles.snapshot import Snapshot
-    from mltrain.learn.drift import FeatureDrift
-    from mltrain.learn.holdout import HoldoutScores
-    from mltrain.learn.samples import Samples
-    from mltrain.learn.slices import SliceScore
-    from mltrain.models.gates import ChampionEvidence, NotEvaluated
-    from mltrain.models.serve import Model
-    from mltrain.models.store import Store
-    from mltrain.models.versions import StoredVersion
+    from mltrain.gates.verdict import ChampionEvidence, NotEvaluated
     from mltrain.progress import Progress
+    from mltrain.serving.model import Model
+    from mltrain.snapshots.stored import Snapshot
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.drift import FeatureDrift
+    from mltrain.training.holdout import HoldoutScores
+    from mltrain.training.samples import Samples
+    from mltrain.training.slices import SliceScore
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from mltrain.card.lineage import available_memory
 from mltrain.errors import MachineError
-from mltrain.learn.cost import measure_minutes, predict_peak_bytes
-from mltrain.learn.samples import build_samples, keep_newest
-from mltrain.models.lineage import available_memory
-from mltrain.pipeline.audit import cut_samples, read_candles
+from mltrain.pipeline.leakage import cut_samples, read_candles
+from mltrain.training.cost import measure_minutes, predict_peak_bytes
+from mltrain.training.samples import build_samples, keep_newest
 
 if TYPE_CHECKING:
-    from mltrain.learn.split import Block
-    from mltrain.pipeline.train import TrainRequest
+    from mltrain.pipeline.request import TrainRequest
     from mltrain.progress import Progress
+    from mltrain.training.split import Block
 
 _GIB: Final = 1 << 30
 

@@ -6,17 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.stored import FOLDER, LATEST, list_snapshots
 from mltrain.errors import InputError, LockedError
-from mltrain.files import hold_lock, read_pointer, remove_folder, sweep_temps
-from mltrain.models.listing import list_models
-from mltrain.models.store import Store
 from mltrain.names import SNAPSHOT
+from mltrain.snapshots.stored import FOLDER, LATEST, list_snapshots
+from mltrain.storage.folders import remove_folder, sweep_temps
+from mltrain.storage.locks import hold_lock
+from mltrain.storage.reading import read_pointer
+from mltrain.store.listing import list_models
+from mltrain.store.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mltrain.candles.stored import SnapshotRow
+    from mltrain.snapshots.stored import SnapshotRow
 
 # A study is called after its snapshot, as mltrain.pipeline.train names it.
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
+from mltrain.artifact.bundle import Bundle
 from mltrain.candles.frame import TS_DTYPE
-from mltrain.candles.stored import FOLDER, open_snapshot
-from mltrain.config import load_config, study_sha256
-from mltrain.documents import canonical_json, parse_json
+from mltrain.card.builder import Slices, Training, build_card
+from mltrain.card.lineage import available_memory, read_lineage
+from mltrain.card.validation import CARD_FILE, card_bytes
+from mltrain.config.loading import load_config, study_sha256
+from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import NoGoError
-from mltrain.features.ops import ops_sha256
-from mltrain.files import hold_lock, make_folder, real_path, sha256_bytes, sweep_temps
-from mltrain.guards import check_guards
-from mltrain.learn.baselines import find_priors
-from mltrain.learn.economics import find_bounce, forward_returns, score_economics
-from mltrain.learn.fit import feature_gains, fit_final
-from mltrain.learn.holdout import score_holdout
-from mltrain.learn.intervals import plan_bootstrap
-from mltrain.learn.logistic import score_logistic
-from mltrain.learn.metrics import THRESHOLD, row_log_loss
-from mltrain.learn.samples import build_samples, keep_newest, matrix_sha256, take_rows
-from mltrain.learn.search import search
-from mltrain.learn.slices import score_terciles, score_weeks, volatility_terciles
-from mltrain.models.bench import measure
-from mltrain.models.bundle import Bundle
-from mltrain.models.card import CARD_FILE, card_bytes
-from mltrain.models.explain import mean_contributions
-from mltrain.models.gates import (
+from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.gates.looks import WARM_START, count_looks
+from mltrain.gates.verdict import (
     BounceEvidence,
     CalibrationEvidence,
     Evidence,
@@ -41,19 +29,33 @@ from mltrain.models.gates import (
     find_loosened,
     judge,
 )
-from mltrain.models.lineage import available_memory, read_lineage
-from mltrain.models.looks import WARM_START, count_looks
-from mltrain.models.record import Slices, Training, build_card
-from mltrain.models.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
-from mltrain.models.report.page import REPORT_FILE, draft_report
-from mltrain.models.serve import check_round_trip, model_of_bundle
-from mltrain.models.served import serve_bundle
-from mltrain.pipeline.audit import audit_candles, audit_samples, cut_samples, read_candles
-from mltrain.pipeline.calibrate import calibrate
+from mltrain.guards.evidence import check_guards
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
+from mltrain.pipeline.leakage import audit_candles, audit_samples, cut_samples, read_candles
 from mltrain.pipeline.plan import fit_memory
-from mltrain.pipeline.versions import find_same_version
+from mltrain.pipeline.retrain import find_same_version
+from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.report.page import REPORT_FILE, draft_report
+from mltrain.serving.explanation import mean_contributions
+from mltrain.serving.latency_bench import measure
+from mltrain.serving.loaded_model import serve_bundle
+from mltrain.serving.model import check_round_trip, model_of_bundle
+from mltrain.snapshots.stored import FOLDER, open_snapshot
+from mltrain.storage.edge import real_path, sha256_bytes
+from mltrain.storage.folders import make_folder, sweep_temps
+from mltrain.storage.locks import hold_lock
 from mltrain.times import day_name, interval_ms
+from mltrain.training.baselines import find_priors
+from mltrain.training.booster import feature_gains, fit_final
+from mltrain.training.bootstrap import plan_bootstrap
+from mltrain.training.calibrate import calibrate
+from mltrain.training.economics import find_bounce, forward_returns, score_economics
+from mltrain.training.holdout import score_holdout
+from mltrain.training.logistic import score_logistic
+from mltrain.training.metrics import THRESHOLD, row_log_loss
+from mltrain.training.samples import build_samples, keep_newest, matrix_sha256, take_rows
+from mltrain.training.search import search
+from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,50 +63,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.candles.snapshot import Snapshot
-    from mltrain.config import GateConfig, TrainConfig
-    from mltrain.documents import Json
-    from mltrain.features.registry import FeatureSet
-    from mltrain.guards import GuardResult
-    from mltrain.learn.calibration import CalibrationChoice
-    from mltrain.learn.economics import ForwardReturns
-    from mltrain.learn.samples import Samples, SymbolQuality
-    from mltrain.learn.search import Manner, SearchResult
-    from mltrain.learn.split import Split
-    from mltrain.models.looks import Looks
-    from mltrain.models.store import Store
-    from mltrain.models.versions import StoredVersion
-    from mltrain.pipeline.versions import WarmStart
+    from mltrain.config.train_config import GateConfig, TrainConfig
+    from mltrain.documents.values import Json
+    from mltrain.features.spec import FeatureSet
+    from mltrain.gates.looks import Looks
+    from mltrain.guards.evidence import GuardResult
+    from mltrain.pipeline.request import TrainRequest, WarmStart
     from mltrain.progress import Progress
+    from mltrain.snapshots.stored import Snapshot
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.calibration import CalibrationChoice
+    from mltrain.training.economics import ForwardReturns
+    from mltrain.training.samples import Samples, SymbolQuality
+    from mltrain.training.search import Manner, SearchResult
+    from mltrain.training.split import Split
 
 
 _STUDY_WAIT_S: Final = 1.0  # a prune holds the lock for a moment, only to see whether it is held
 _SNAPSHOTS_WAIT_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRequest:
-    """What to train on and how.
-
-    Attributes:
-        snapshot: The candles.
-        feature_set: The features and the label.
-        config: The configuration, options applied.
-        manner: How the search is run.
-        final: Which rows the served model is fitted on; with "all", the figures are of its twin, fitted on "inner".
-        warm_start: A version whose parameters are tried right after LightGBM's defaults; None: no such.
-        promote: Whether a GO promotes.
-        by: Who asked, for the log of promotions.
-    """
-
-    snapshot: Snapshot
-    feature_set: FeatureSet
-    config: TrainConfig
-    manner: Manner
-    promote: bool
-    by: str
-    final: Literal["inner", "all"] = "inner"
-    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.candles.source import Window
 from mltrain.errors import InputError, SourceError
-from mltrain.models.rows import STALE
-from mltrain.models.serve import MAX_AGE_BARS
+from mltrain.serving.model import MAX_AGE_BARS
+from mltrain.serving.rows import STALE
+from mltrain.sources.source import Window
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mltrain.candles.source import Source
-    from mltrain.models.serve import Model
     from mltrain.progress import Progress
+    from mltrain.serving.model import Model
+    from mltrain.sources.source import Source
 
 GRACE_MS: Final = 10_000  # so long a candle may be late, by the source's clock, before its hole is believed
 LOOKS: Final = 3  # and so many looks it must have been missing in: one answer may lack what the next one has

@@ -1,58 +1,19 @@
-"""Ops: from candles to one stationary number per bar, each with its exact lookback.
+"""Op families, one module each; `mltrain.features.ops.catalogue` lists them all.
 
-An op returns a Polars expression over candle columns, and the number of bars (the newest included) that its value
-depends on. What every op promises, and a test over all of them checks:
-
-- finite lookback: the value at t is a function of the last `lookback_bars` candles, to the last bit;
-- total: behind the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
-  value for those cases is stated), so that null means "warm-up or hole" and nothing else;
-- no unit of its own: ratios, logarithms of ratios, scores; a rescaled price or volume gives the same value.
-
-Columns named `leader_...` are those of the leader symbol's candle of the same time. Notation: c, o, h, l, v are close,
-open, high, low and volume of the newest bar, c[k] is the close k bars earlier, r = ln(c / c[1]), and sums, means,
-max and min run over the last `bars` bars.
+The names that were here moved to `mltrain.features.op`; importing them from here warns, and ends with the next release.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-from mltrain.features import windows
-from mltrain.features.ops import activity, candle, catalogue, clock, leader, levels, returns, terms
-from mltrain.features.ops.catalogue import (
-    LEADER_PREFIX,
-    MAX_BARS,
-    OPS,
-    Bars,
-    Lag,
-    Limits,
-    Op,
-    Shape,
-    Spread,
-    Window,
-    op,
-)
-
-__all__ = [
-    "LEADER_PREFIX",
-    "MAX_BARS",
-    "OPS",
-    "Bars",
-    "Lag",
-    "Limits",
-    "Op",
-    "Shape",
-    "Spread",
-    "Window",
-    "op",
-    "ops_sha256",
-]
-
-_SOURCES = (catalogue, terms, returns, levels, candle, activity, clock, leader, windows)
+import warnings
+from typing import Any
 
 
-def ops_sha256() -> str:
-    """Return the SHA-256 of the source of all that computes: a model can tell that its features have changed."""
-    sources = [Path(__file__), *(Path(str(module.__file__)) for module in _SOURCES)]
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- whatever the name stands for
+    """Return a name that has moved, with a DeprecationWarning."""
+    from mltrain.features import op
+
+    if name.startswith("_") or name not in vars(op):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"import {name} from mltrain.features.op", DeprecationWarning, stacklevel=2)
+    return getattr(op, name)

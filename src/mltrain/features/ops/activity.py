@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 
-from mltrain.features.ops.catalogue import Bars, Spread, Window, op
+from mltrain.features.op import Bars, Op, Spread, Window
 from mltrain.features.ops.terms import check_ordered, gap_to_average, imbalance, location, log_returns
 from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
 
 
-@op
 def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
     """How unusual the newest value of a column is: (x - mean x) / s, s the population deviation, newest bar included.
 
@@ -20,7 +19,6 @@ def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars
     return Window(window_zscore(pl.col(column), bars), bars)
 
 
-@op
 def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short: Bars, long: Spread) -> Window:
     """Activity now against before: (a - b) / (a + b), a and b the column's mean over `short` and `long` bars.
 
@@ -30,7 +28,6 @@ def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short
     return Window(window_contrast(pl.col(column), short=short, long=long), long)
 
 
-@op
 def money_flow(*, bars: Bars) -> Window:
     """Close location weighted by volume: sum v ((c - l) - (h - c)) / (h - l) / sum v.
 
@@ -39,7 +36,6 @@ def money_flow(*, bars: Bars) -> Window:
     return Window(window_ratio(location() * pl.col("volume"), pl.col("volume"), bars).clip(-1, 1), bars)
 
 
-@op
 def return_volume_correlation(*, bars: Spread) -> Window:
     """Whether rises or falls carry the volume: sum r v / sqrt(sum r^2 sum v^2).
 
@@ -48,7 +44,6 @@ def return_volume_correlation(*, bars: Spread) -> Window:
     return Window(window_correlation(log_returns(), pl.col("volume"), bars), bars + 1)
 
 
-@op
 def taker_imbalance(*, bars: Bars) -> Window:
     """Aggressive buying less aggressive selling: (2 sum b - sum v) / sum v, b the volume that takers bought.
 
@@ -63,7 +58,6 @@ def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
     return (paid, traded) if side == "buy" else (pl.col("quote_volume") - paid, pl.col("volume") - traded)
 
 
-@op
 def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
     """How far the close is above the average price at which takers of a side traded: ln(c / (sum q / sum b)).
 
@@ -73,7 +67,6 @@ def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
     return Window(gap_to_average(*_traded(side), bars), bars)
 
 
-@op
 def taker_spread(*, bars: Bars) -> Window:
     """Average price of takers who bought over that of takers who sold: ln(p_buy / p_sell).
 
@@ -83,7 +76,6 @@ def taker_spread(*, bars: Bars) -> Window:
     return Window(sell - buy, bars)
 
 
-@op
 def taker_price_gap() -> Window:
     """Whether takers bought above the bar's average price: ln(q_b / b / (q / v)), q_b, b the takers' quote and base.
 
@@ -96,7 +88,6 @@ def taker_price_gap() -> Window:
     return Window(pl.when(traded).then((paid / average).log()).otherwise(0.0), 1)
 
 
-@op
 def trade_size_ratio(*, bars: Spread) -> Window:
     """Size of the newest bar's trades against the usual: (a - b) / (a + b), a = v / n, b = sum v / sum n, n trades.
 
@@ -104,3 +95,16 @@ def trade_size_ratio(*, bars: Spread) -> Window:
     """
     volume, trades = pl.col("volume"), pl.col("trades")
     return Window(contrast(ratio(volume, trades), window_ratio(volume, trades, bars)), bars)
+
+
+OPS: Final[dict[str, Op]] = {
+    "zscore": zscore,
+    "activity_ratio": activity_ratio,
+    "money_flow": money_flow,
+    "return_volume_correlation": return_volume_correlation,
+    "taker_imbalance": taker_imbalance,
+    "gap_to_taker_price": gap_to_taker_price,
+    "taker_spread": taker_spread,
+    "taker_price_gap": taker_price_gap,
+    "trade_size_ratio": trade_size_ratio,
+}

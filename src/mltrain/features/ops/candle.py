@@ -1,21 +1,23 @@
-"""Ops on the shape of the candle."""
+"""Ops on a single candle: its shape and its time of day."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Final, Literal
 
 import polars as pl
 
-from mltrain.features.ops.catalogue import Bars, Lag, Spread, Window, op
+from mltrain.features.op import Bars, Lag, Op, Spread, Window
 from mltrain.features.ops.terms import location, log_range, log_returns
 from mltrain.features.windows import contrast, share, window_scaled, window_sum
+
+MS_PER: Final = {"quarter": 900_000, "hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 
 
 def _share_of_range(part: pl.Expr, lag: int) -> Window:
     return Window(share(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
 
 
-@op
 def candle_body(*, lag: Lag = 0) -> Window:
     """Body of the candle `lag` bars ago as a share of its range: (c - o) / (h - l).
 
@@ -24,7 +26,6 @@ def candle_body(*, lag: Lag = 0) -> Window:
     return _share_of_range(pl.col("close") - pl.col("open"), lag)
 
 
-@op
 def upper_shadow(*, lag: Lag = 0) -> Window:
     """Upper shadow of the candle `lag` bars ago as a share of its range: (h - max(o, c)) / (h - l).
 
@@ -33,7 +34,6 @@ def upper_shadow(*, lag: Lag = 0) -> Window:
     return _share_of_range(pl.col("high") - pl.max_horizontal("open", "close"), lag)
 
 
-@op
 def lower_shadow(*, lag: Lag = 0) -> Window:
     """Lower shadow of the candle `lag` bars ago as a share of its range: (min(o, c) - l) / (h - l).
 
@@ -42,7 +42,6 @@ def lower_shadow(*, lag: Lag = 0) -> Window:
     return _share_of_range(pl.min_horizontal("open", "close") - pl.col("low"), lag)
 
 
-@op
 def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
     """Where closes stand in `bars` bars that ended `lag` bars ago: mean of ((c - l) - (h - c)) / (h - l).
 
@@ -51,7 +50,6 @@ def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
     return Window((window_sum(location(), bars) / bars).shift(lag), bars + lag)
 
 
-@op
 def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
     """Room from the close to the bar's high or low in units of usual moves: ln(h / c) / s above, ln(c / l) / s below.
 
@@ -61,7 +59,6 @@ def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
     return Window(window_scaled(room.log(), log_returns(), window), window + 1)
 
 
-@op
 def bar_range() -> Window:
     """Range of the bar: ln(h / l).
 
@@ -70,7 +67,6 @@ def bar_range() -> Window:
     return Window(log_range(), 1)
 
 
-@op
 def range_ratio(*, bars: Spread) -> Window:
     """Range of the bar against the usual: (a - b) / (a + b), a = ln(h / l), b its mean over `bars`.
 
@@ -79,10 +75,35 @@ def range_ratio(*, bars: Spread) -> Window:
     return Window(contrast(log_range(), window_sum(log_range(), bars) / bars), bars)
 
 
-@op
 def open_gap() -> Window:
     """Jump between the bars: ln(o / c[1]).
 
     Unit: log return.
     """
     return Window((pl.col("open") / pl.col("close").shift(1)).log(), 2)
+
+
+def clock(*, period: Literal["quarter", "hour", "day", "week"], wave: Literal["sin", "cos", "saw"]) -> Window:
+    """Time of the bar's opening in a period: sin or cos of 2 pi p, or p itself (saw), p = (t mod period) / period.
+
+    Here t is in UTC, and a quarter is one of an hour. Unit: none, in [-1, 1]. A week begins on Thursday, as the epoch
+    did.
+    """
+    passed = pl.col("ts").dt.epoch("ms") % MS_PER[period]
+    if wave == "saw":
+        return Window(passed * (1 / MS_PER[period]), 1)
+    phase = passed * (2 * math.pi / MS_PER[period])
+    return Window(phase.sin() if wave == "sin" else phase.cos(), 1)
+
+
+OPS: Final[dict[str, Op]] = {
+    "candle_body": candle_body,
+    "upper_shadow": upper_shadow,
+    "lower_shadow": lower_shadow,
+    "close_location": close_location,
+    "scaled_wick": scaled_wick,
+    "bar_range": bar_range,
+    "range_ratio": range_ratio,
+    "open_gap": open_gap,
+    "clock": clock,
+}

@@ -1,52 +1,43 @@
-"""What an op is, and the catalogue of all ops."""
+"""Ops: from candles to one stationary number per bar, each with its exact lookback.
+
+An op returns a Polars expression over candle columns, and the number of bars (the newest included) that its value
+depends on. What every op promises, and a test over all of them checks:
+
+- finite lookback: the value at t is a function of the last `lookback_bars` candles, to the last bit;
+- total: behind the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
+  value for those cases is stated), so that null means "warm-up or hole" and nothing else;
+- no unit of its own: ratios, logarithms of ratios, scores; a rescaled price or volume gives the same value.
+
+Columns named `leader_...` are those of the leader symbol's candle of the same time. Notation: c, o, h, l, v are close,
+open, high, low and volume of the newest bar, c[k] is the close k bars earlier, r = ln(c / c[1]), and sums, means,
+max and min run over the last `bars` bars.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.features import op, windows
+from mltrain.features.ops import activity, candle, leader, levels, returns, terms
 
 if TYPE_CHECKING:
-    import polars as pl
+    from mltrain.features.op import Op
 
-LEADER_PREFIX: Final = "leader_"
+#: Every op by its name, mltrain's own first; a user's module adds its ops (`mltrain.features.user_ops`).
+OPS: Final[dict[str, Op]] = {
+    **returns.OPS,
+    **levels.OPS,
+    **candle.OPS,
+    **activity.OPS,
+    **leader.OPS,
+}
 
-MAX_BARS: Final = 1_440  # one day of minutes: what a holed snapshot and a quick restart can still afford
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What an op returns.
-
-    Attributes:
-        expr: The value at each bar, from candle columns (`expr.meta.root_names()`).
-        lookback_bars: Bars that the value depends on, the newest included; 1 or more.
-    """
-
-    expr: pl.Expr
-    lookback_bars: int
+_SOURCES = (op, terms, returns, levels, candle, activity, leader, windows)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The inclusive range of a number that an op takes."""
-
-    minimum: int
-    maximum: int
-
-
-Op: TypeAlias = Callable[..., Window]
-Bars: TypeAlias = Annotated[int, Limits(1, MAX_BARS)]
-Spread: TypeAlias = Annotated[int, Limits(2, MAX_BARS)]  # for what one value alone does not have
-Shape: TypeAlias = Annotated[int, Limits(3, MAX_BARS)]
-Lag: TypeAlias = Annotated[int, Limits(0, MAX_BARS)]
-
-OPS: Final[dict[str, Op]] = {}
-
-
-def op(function: Op) -> Op:
-    """Register an op under its function's name."""
-    if function.__name__ in OPS:
-        raise ValueError(f"two ops are called {function.__name__}")
-    OPS[function.__name__] = function
-    return function
+def ops_sha256() -> str:
+    """Return the SHA-256 of the source of all that computes: a model can tell that its features have changed."""
+    sources = [Path(__file__), *(Path(str(module.__file__)) for module in _SOURCES)]
+    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 
-from mltrain.features.ops.catalogue import LEADER_PREFIX, Bars, Lag, Spread, Window, op
+from mltrain.features.op import LEADER_PREFIX, Bars, Lag, Op, Spread, Window
 from mltrain.features.ops.terms import imbalance, location, log_returns
 from mltrain.features.windows import window_sum, window_zscore
 
 
-@op
 def leader_return(*, bars: Bars, lag: Lag = 0) -> Window:
     """Leader's return over `bars` bars, that ended `lag` bars ago.
 
@@ -20,7 +19,6 @@ def leader_return(*, bars: Bars, lag: Lag = 0) -> Window:
     return Window(log_returns(bars=bars, lag=lag, leader=True), bars + lag + 1)
 
 
-@op
 def leader_lead(*, bars: Bars) -> Window:
     """What the leader has moved and this symbol has not: the leader's return over `bars` bars less this one's.
 
@@ -29,7 +27,6 @@ def leader_lead(*, bars: Bars) -> Window:
     return Window(log_returns(bars=bars, leader=True) - log_returns(bars=bars), bars + 1)
 
 
-@op
 def leader_close_location(*, bars: Bars) -> Window:
     """Close location of the leader, mean over `bars` bars.
 
@@ -38,7 +35,6 @@ def leader_close_location(*, bars: Bars) -> Window:
     return Window(window_sum(location(LEADER_PREFIX), bars) / bars, bars)
 
 
-@op
 def leader_zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
     """How unusual the leader's newest value of a column is; see zscore.
 
@@ -47,10 +43,18 @@ def leader_zscore(*, column: Literal["close", "volume", "quote_volume", "trades"
     return Window(window_zscore(pl.col(LEADER_PREFIX + column), bars), bars)
 
 
-@op
 def leader_taker_imbalance(*, bars: Bars) -> Window:
     """Taker imbalance of the leader; see taker_imbalance.
 
     Unit: share, in [-1, 1].
     """
     return Window(imbalance(bars, LEADER_PREFIX), bars)
+
+
+OPS: Final[dict[str, Op]] = {
+    "leader_return": leader_return,
+    "leader_lead": leader_lead,
+    "leader_close_location": leader_close_location,
+    "leader_zscore": leader_zscore,
+    "leader_taker_imbalance": leader_taker_imbalance,
+}

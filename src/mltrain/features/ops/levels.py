@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import polars as pl
 
-from mltrain.features.ops.catalogue import Bars, Spread, Window, op
+from mltrain.features.op import Bars, Op, Spread, Window
 from mltrain.features.ops.terms import gap_to_average, log_returns
 from mltrain.features.windows import window_max, window_mean, window_min, window_range_position, window_scaled
 
 
-@op
 def gap_to_mean(*, bars: Spread) -> Window:
     """How far the close is above its moving average: ln(c / mean c).
 
@@ -20,7 +20,6 @@ def gap_to_mean(*, bars: Spread) -> Window:
     return Window((pl.col("close") / window_mean(pl.col("close"), bars)).log(), bars)
 
 
-@op
 def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
     """How far the close is above its moving average against the usual: ln(c / mean c) / (s sqrt(bars)).
 
@@ -30,7 +29,6 @@ def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
     return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))
 
 
-@op
 def gap_to_vwap(*, bars: Bars) -> Window:
     """How far the close is above the volume-weighted typical price: ln(c / (sum v (h + l + c) / 3 / sum v)).
 
@@ -41,7 +39,6 @@ def gap_to_vwap(*, bars: Bars) -> Window:
     return Window(gap_to_average(typical * volume, volume, bars), bars)
 
 
-@op
 def gap_to_traded_vwap(*, bars: Bars) -> Window:
     """How far the close is above the average price paid: ln(c / (sum quote volume / sum v)).
 
@@ -51,7 +48,6 @@ def gap_to_traded_vwap(*, bars: Bars) -> Window:
     return Window(gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)
 
 
-@op
 def range_position(*, bars: Bars) -> Window:
     """Where the close stands between the lowest low and the highest high: (c - min l) / (max h - min l).
 
@@ -60,7 +56,6 @@ def range_position(*, bars: Bars) -> Window:
     return Window(window_range_position(pl.col("close"), pl.col("low"), pl.col("high"), bars), bars)
 
 
-@op
 def gap_to_high(*, bars: Bars) -> Window:
     """How far the close is below the highest high: ln(c / max h).
 
@@ -69,10 +64,20 @@ def gap_to_high(*, bars: Bars) -> Window:
     return Window((pl.col("close") / window_max(pl.col("high"), bars)).log(), bars)
 
 
-@op
 def gap_to_low(*, bars: Bars) -> Window:
     """How far the close is above the lowest low: ln(c / min l).
 
     Unit: log return, 0 or more.
     """
     return Window((pl.col("close") / window_min(pl.col("low"), bars)).log(), bars)
+
+
+OPS: Final[dict[str, Op]] = {
+    "gap_to_mean": gap_to_mean,
+    "scaled_gap_to_mean": scaled_gap_to_mean,
+    "gap_to_vwap": gap_to_vwap,
+    "gap_to_traded_vwap": gap_to_traded_vwap,
+    "range_position": range_position,
+    "gap_to_high": gap_to_high,
+    "gap_to_low": gap_to_low,
+}

@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from mltrain.features.ops.catalogue import Bars, Lag, Shape, Spread, Window, op
+from mltrain.features.op import Bars, Lag, Op, Shape, Spread, Window
 from mltrain.features.ops.terms import check_ordered, directions, log_range, log_returns, realised
 from mltrain.features.windows import (
     window_correlation,
@@ -28,7 +28,6 @@ LEAST_RETURN_DEVIATION: Final = 1e-12
 PARKINSON: Final = 4 * math.log(2)
 
 
-@op
 def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
     """Return over `bars` bars, that ended `lag` bars ago: ln(c[lag] / c[lag + bars]).
 
@@ -37,7 +36,6 @@ def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
     return Window(log_returns(bars=bars, lag=lag), bars + lag + 1)
 
 
-@op
 def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
     """Return over `bars` bars, `lag` bars ago, against the usual: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
 
@@ -48,7 +46,6 @@ def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
     return Window(window_scaled(log_returns(bars=bars, lag=lag), log_returns(), window) / math.sqrt(bars), window + 1)
 
 
-@op
 def realised_volatility(*, bars: Bars) -> Window:
     """Realised volatility per bar: sqrt(mean r^2).
 
@@ -57,7 +54,6 @@ def realised_volatility(*, bars: Bars) -> Window:
     return Window(realised(bars), bars + 1)
 
 
-@op
 def volatility_ratio(*, short: Bars, long: Spread) -> Window:
     """Volatility now against before: (a - b) / (a + b), a and b the realised volatility over `short` and `long` bars.
 
@@ -67,7 +63,6 @@ def volatility_ratio(*, short: Bars, long: Spread) -> Window:
     return Window(window_root_contrast(log_returns(), short=short, long=long), long + 1)
 
 
-@op
 def parkinson_volatility(*, bars: Bars) -> Window:
     """Volatility from the bars' ranges: sqrt(mean ln(h / l)^2 / (4 ln 2)).
 
@@ -76,7 +71,6 @@ def parkinson_volatility(*, bars: Bars) -> Window:
     return Window(window_root_mean_square(log_range(), bars) / math.sqrt(PARKINSON), bars)
 
 
-@op
 def return_skew(*, bars: Shape) -> Window:
     """Skewness of the last `bars` returns: m3 / m2^(3/2), the population's central moments.
 
@@ -85,7 +79,6 @@ def return_skew(*, bars: Shape) -> Window:
     return Window(window_skew(log_returns(), bars, least_deviation=LEAST_RETURN_DEVIATION), bars + 1)
 
 
-@op
 def return_autocorrelation(*, bars: Spread) -> Window:
     """Whether moves go on or turn: sum r r[1] / sqrt(sum r^2 sum r[1]^2).
 
@@ -94,7 +87,6 @@ def return_autocorrelation(*, bars: Spread) -> Window:
     return Window(window_correlation(log_returns(), log_returns(lag=1), bars), bars + 2)
 
 
-@op
 def direction_balance(*, bars: Bars) -> Window:
     """Share of bars that rose less share that fell, by close against the close before.
 
@@ -103,7 +95,6 @@ def direction_balance(*, bars: Bars) -> Window:
     return Window(window_sum(directions(), bars) / bars, bars + 1)
 
 
-@op
 def flat_share(*, bars: Bars) -> Window:
     """Share of bars that closed where the bar before had closed.
 
@@ -113,7 +104,6 @@ def flat_share(*, bars: Bars) -> Window:
     return Window(window_sum(flat, bars) / bars, bars + 1)
 
 
-@op
 def run_length(*, bars: Bars) -> Window:
     """How many bars in a row went the way of the newest one, as a share of `bars` at most; below 0 where they fell.
 
@@ -122,7 +112,6 @@ def run_length(*, bars: Bars) -> Window:
     return Window(window_run(directions(), bars) / bars, bars + 1)
 
 
-@op
 def rsi(*, bars: Bars) -> Window:
     """Relative strength: sum of rises / (sum of rises + sum of falls), of closes.
 
@@ -131,3 +120,18 @@ def rsi(*, bars: Bars) -> Window:
     """
     moves = pl.col("close") - pl.col("close").shift(1)
     return Window(window_ratio(moves.clip(lower_bound=0), moves.abs(), bars, empty=0.5), bars + 1)
+
+
+OPS: Final[dict[str, Op]] = {
+    "log_return": log_return,
+    "scaled_return": scaled_return,
+    "realised_volatility": realised_volatility,
+    "volatility_ratio": volatility_ratio,
+    "parkinson_volatility": parkinson_volatility,
+    "return_skew": return_skew,
+    "return_autocorrelation": return_autocorrelation,
+    "direction_balance": direction_balance,
+    "flat_share": flat_share,
+    "run_length": run_length,
+    "rsi": rsi,
+}

@@ -1,0 +1,1 @@
+"""Model Card v2: schema, validation, and how a card is built."""

@@ -1,0 +1,127 @@
+"""Where a version comes from: the code, the libraries and the machine that made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from mltrain import _version as version_module
+from mltrain.storage.edge import sha256_bytes
+
+DEPENDENCIES: Final = (
+    "filelock",
+    "jsonschema",
+    "lightgbm",
+    "numpy",
+    "optuna",
+    "polars",
+    "pyarrow",
+    "pyyaml",
+    "scikit-learn",
+    "scipy",
+)
+_GIT_HASH_CHARACTERS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Code, libraries and machine of one run.
+
+    Attributes:
+        mltrain: Version of this package.
+        package_sha256: One hash over every source file of this package, names included.
+        dependencies: Distribution name and version, sorted by name.
+        python: Version of the interpreter.
+        platform: Operating system and architecture.
+        cpu: The processor's name, as the machine tells it.
+        cores: Processors that this process may use.
+        git_commit: Commit of the checkout that the package runs from; None for an installed wheel.
+    """
+
+    mltrain: str
+    package_sha256: str
+    dependencies: tuple[tuple[str, str], ...]
+    python: str
+    platform: str
+    cpu: str
+    cores: int
+    git_commit: str | None
+
+
+def read_lineage() -> Lineage:
+    """Read code, libraries and machine, now."""
+    package = Path(version_module.__file__).parent
+    return Lineage(
+        mltrain=version_module.__version__,
+        package_sha256=_hash_package(package),
+        dependencies=tuple((name, _version(name)) for name in DEPENDENCIES),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        cpu=cpu_name(),
+        cores=available_cores(),
+        git_commit=_git_commit(package),
+    )
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process and its children may still take; None where the machine does not tell."""
+    found = []
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        lines = info.read_text("ascii", errors="replace").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+        found.append(max(0, int(limit.read_text("ascii")) - int(used.read_text("ascii"))))
+    return min(found, default=None)
+
+
+def cpu_name() -> str:
+    """Return the processor's name; the architecture where the machine does not tell it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _hash_package(package: Path) -> str:
+    files = sorted(p for p in package.rglob("*") if p.suffix in {".py", ".json"})
+    lines = (f"{sha256_bytes(p.read_bytes())}  {p.relative_to(package).as_posix()}\n" for p in files)
+    return sha256_bytes("".join(lines).encode())
+
+
+def _git_commit(package: Path) -> str | None:
+    """Read the commit from .git itself: git may not be installed, and a subprocess costs more than the answer."""
+    git = next((p / ".git" for p in package.parents if (p / ".git").is_dir()), None)
+    # An installed package may lie inside somebody's repository (a .venv): that commit is not ours.
+    if git is None or package.parent != git.parent / "src":
+        return None
+    head = _read_text(git / "HEAD")
+    if not head.startswith("ref: "):
+        return head if len(head) == _GIT_HASH_CHARACTERS else None
+    name = head.removeprefix("ref: ")
+    packed = (line.split(" ") for line in _read_text(git / "packed-refs").splitlines())
+    return _read_text(git / name) or next((p[0] for p in packed if p[1:] == [name]), None)
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace").strip() if path.is_file() else ""

@@ -1,0 +1,158 @@
+"""Frames of features that somebody else made: read from a file, and held against a registry, name by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from mltrain.candles.parquet import ParquetFile
+from mltrain.errors import InputError
+from mltrain.names import show
+from mltrain.storage.edge import real_path
+from mltrain.storage.reading import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mltrain.features.spec import FeatureSet
+
+MAX_FRAME_BYTES: Final = 1 << 30  # ten million rows of the default features, and what a file may cost in memory
+
+KEYS: Final = ("ts", "symbol")  # columns that may stand beside the features in a frame
+
+_PARQUET: Final = b"PAR1"
+
+
+def read_feature_frame(path: Path) -> pl.DataFrame:
+    """Read a frame of features from a Parquet or a CSV file.
+
+    Of a CSV, which knows no types, every column of numbers is read as Float32, and an empty field as null.
+
+    Raises:
+        InputError: There is no such file, it is neither, damaged or too large.
+        MachineError: The file cannot be read.
+    """
+    data = read_file(real_path(path), max_bytes=MAX_FRAME_BYTES, what="frame of features")
+    if data.startswith(_PARQUET) or path.suffix.lower() != ".csv":
+        file = ParquetFile(data, where=str(path))
+        return file.read(list(file.types))
+    return _read_csv(data, str(path))
+
+
+def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ...]:
+    """Say how a frame differs from what a registry says.
+
+    Returns:
+        What is missing, extra, out of order, of another type, not finite, constant or null throughout, each by name.
+    """
+    columns = [name for name in frame.columns if name not in KEYS]
+    return (*_name_problems(feature_set.names, columns), *_value_problems(feature_set, frame))
+
+
+def _read_csv(data: bytes, where: str) -> pl.DataFrame:
+    try:
+        text = data.decode("utf-8-sig")
+        header = next(csv.reader(io.StringIO(text)), [])
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise InputError(f"{where}: not a readable CSV file: {err}") from err
+    if not header:
+        raise InputError(f"{where}: is empty: the first line of a CSV names its columns")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: two columns of one name: {', '.join(map(show, twice))}")
+    try:
+        texts = pl.read_csv(text.encode(), infer_schema=False)
+    except pl.exceptions.PolarsError as err:
+        reason = str(err).partition("\n")[0]
+        raise InputError(f"{where}: not a readable CSV file: {reason}") from err
+    return texts.select(_as_numbers(column) for column in texts.get_columns())
+
+
+def _as_numbers(texts: pl.Series) -> pl.Series:
+    """Return a column as Float32 where it holds nothing but numbers and empty fields."""
+    if texts.name in KEYS:
+        return texts
+    numbers = texts.str.strip_chars().cast(pl.Float32, strict=False)
+    return numbers if numbers.null_count() == texts.null_count() else texts
+
+
+def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
+    missing = [name for name in expected if name not in columns]
+    extra = [name for name in columns if name not in expected]
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    if extra:
+        problems.append(f"not in the registry: {', '.join(map(_plain_name, extra))}")
+    moved = list(_moved(expected, [name for name in columns if name in expected]))
+    if moved:
+        problems.append(f"out of order: {', '.join(moved)}")
+    return problems
+
+
+def _plain_name(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else show(name)
+
+
+def _moved(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
+    """Name the fewest columns that have to be moved, and where each belongs."""
+    places = {name: i for i, name in enumerate(name for name in expected if name in found)}
+    order = list(places)
+    stays = _longest_rise([places[name] for name in found])
+    for name in found:
+        if places[name] not in stays:
+            place = places[name]
+            yield f"{name} belongs before {order[1]}" if place == 0 else f"{name} belongs behind {order[place - 1]}"
+
+
+def _longest_rise(numbers: Sequence[int]) -> set[int]:
+    """Return a longest rising subsequence of different numbers.
+
+    >>> sorted(_longest_rise([3, 0, 1, 2]))
+    [0, 1, 2]
+    """
+    ends: list[int] = []  # the least last number of a rise of each length
+    before: dict[int, int | None] = {}
+    for number in numbers:
+        at = bisect_left(ends, number)
+        before[number] = ends[at - 1] if at else None
+        ends[at : at + 1] = [number]
+    chain: set[int] = set()
+    last = ends[-1] if ends else None
+    while last is not None:
+        chain.add(last)
+        last = before[last]
+    return chain
+
+
+def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
+    problems = []
+    for spec in feature_set.features:
+        if spec.name not in frame.columns:
+            continue
+        column = frame[spec.name]
+        if frame.height and column.null_count() == frame.height:
+            problems.append(f"{spec.name} is null in every row")
+        elif column.dtype != pl.Float32:
+            problems.append(f"{spec.name} is {column.dtype}, not Float32{_tell_text(column)}")
+        elif bad := int((~column.is_finite()).sum()):
+            problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
+        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):  # 0 on the leader itself
+            problems.append(f"{spec.name} is {column.drop_nulls()[0]:g} in every row")
+    return problems
+
+
+def _tell_text(column: pl.Series) -> str:
+    """Show the first text that is no number, where it is a column of texts."""
+    if column.dtype != pl.String:
+        return ""
+    wrong = (column.str.strip_chars().cast(pl.Float32, strict=False).is_null() & column.is_not_null()).arg_true()
+    return f" (row {wrong[0]} is {show(column[int(wrong[0])])})" if wrong.len() else ""
+
+
+def _is_constant(column: pl.Series) -> bool:
+    """Tell whether two or more rows all have one value."""
+    return column.len() - column.null_count() > 1 and column.min() == column.max()

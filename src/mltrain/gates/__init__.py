@@ -1,0 +1,1 @@
+"""GO or NO-GO: a pure verdict over evidence."""

@@ -1,0 +1,101 @@
+"""Which earlier scorings of a holdout make the next one a selection.
+
+Pure. The best of several tries on the same rows looks better than it is. What counts is every other configuration or
+seed that was scored on them; the routine retraining of one configuration on newer candles is no selection.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+EVALUATION: Final = "evaluate "  # how the study of a look by `mltrain evaluate` begins
+WARM_START: Final = "warm start "  # the same, for a look at the rows on which a training's first parameters were chosen
+
+# Two cuts of one configuration within half a day share nearly all rows: that is trying again, not retraining.
+NEWER_MS: Final = 43_200_000
+_STUDY_END: Final = re.compile(r"-([0-9a-f]{16}-[0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One scoring of a holdout.
+
+    Attributes:
+        start_ms: First open time of its range, ms UTC.
+        end_ms: Its end, ms UTC.
+        when: UTC, such as 2025-10-15T12:00:00Z.
+        study: By which study.
+        configuration_sha256: Hash of everything except the candles that the study's scores depend on; None where it is
+            not known.
+    """
+
+    start_ms: int
+    end_ms: int
+    when: str
+    study: str
+    configuration_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How often the holdout's time range has been scored before.
+
+    Attributes:
+        earlier: Earlier scorings whose range overlaps this one's.
+        weighted: The same, each weighted by the share of this range that it covered.
+        others: Other configurations or seeds among them, each counted once, by the largest share that it covered.
+    """
+
+    earlier: int
+    weighted: float
+    others: float
+
+
+def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str, configuration_sha256: str) -> Looks:
+    """Count the earlier looks at a holdout.
+
+    Looks of the same configuration and seed do not count as others if they are by the same study (its scores are the
+    same), by an evaluation of a version (nothing was fitted), or by a training whose holdout ends at least half a day
+    earlier.
+
+    Args:
+        looks: All earlier looks.
+        start_ms: First open time of the holdout, ms UTC.
+        end_ms: Its end, ms UTC.
+        study: The study that is about to score it.
+        configuration_sha256: Hash of everything except the candles that the study's scores depend on.
+    """
+    shares, others = [], dict[str, float]()
+    for look in looks:
+        share = max(0, min(end_ms, look.end_ms) - max(start_ms, look.start_ms)) / (end_ms - start_ms)
+        if share == 0:
+            continue
+        shares.append(share)
+        if look.configuration_sha256 is not None:
+            ours, theirs = configuration_sha256, look.configuration_sha256
+        elif look.study.startswith(EVALUATION):
+            continue  # the training of that version has its own line
+        elif look.study.startswith(WARM_START):
+            ours, theirs = study, look.study
+        else:
+            # Lines of earlier releases have no configuration hash: the end of the study's name has most of it.
+            ours, theirs = _study_end(study), _study_end(look.study)
+        if ours == theirs:
+            fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
+            if not fitted or end_ms - look.end_ms >= NEWER_MS:
+                continue
+            theirs = look.study
+        others[theirs] = max(share, others.get(theirs, 0.0))
+    return Looks(earlier=len(shares), weighted=sum(shares), others=sum(others.values()))
+
+
+def _study_end(study: str) -> str:
+    """Return the part of a study's name with configuration and seed; the whole name if there is none."""
+    found = _STUDY_END.search(study)
+    return found.group(1) if found and found.end() == len(study) else study

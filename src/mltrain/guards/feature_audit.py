@@ -1,0 +1,298 @@
+"""feature_audit: the matrix is what the registry says, and no column knows the label.
+
+Looks at the inner rows only, never at the holdout's. Single features are judged symbol by symbol: in a pool, a leak
+in the rows of one symbol would be diluted by the others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mltrain.features.spec import FeatureSet
+from mltrain.guards.evidence import Failure, Findings, SuspectFeature, tell_names
+from mltrain.training.lightgbm_import import import_lightgbm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mltrain.guards.evidence import GuardResult
+
+_ALL: Final = "all"
+
+# Rows that are judged, evenly spread: the AUC of a quarter of a million rows is known to 0.001, of ten thousand to
+# 0.006, of forty thousand test labels to 0.003; a leak is a hundred times that.
+_AUC_ROWS: Final = 250_000  # of all symbols together
+_AUC_SYMBOL_ROWS: Final = 10_000  # of each symbol at least, where it has so many
+# An AUC counts as above a limit if it exceeds it by three of its standard deviations, so that chance in a few rows does
+# not. For 0.7 that takes 15 rows of each class; then an AUC of 1/2 gets there once in 100,000 times.
+_AUC_DEVIATIONS: Final = 3.0
+_CANARY_ROWS: Final = 60_000
+_CANARY_TRAIN_SHARE: Final = 0.6
+_CANARY_ROUNDS: Final = 30
+_CANARY_LEAST_ROWS: Final = 200
+
+# Shuffled labels are exchangeable, so the AUC of any score is normal around 1/2 with the variance of the rank sum:
+# beyond 4.417 of its deviations lies a share of 1e-5 of honest runs.
+_CHANCE_DEVIATIONS: Final = 4.417
+
+_DETAILS: Final = {
+    "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share that is wrong",
+    "registry": "features of the registry that is read back from its stored form; hash {sha256}",
+    "auc": "single features, symbol by symbol; worst: the best one's |AUC - 1/2| + 1/2",
+    "constant": "columns with more than one value",
+    "shuffled_labels": "rows whose labels a model trained on shuffled labels had to predict; worst: |AUC - 1/2|",
+}
+
+
+def feature_audit(
+    feature_set: FeatureSet,
+    *,
+    names: Sequence[str],
+    x: NDArray[np.float32],
+    y: NDArray[np.uint8],
+    ts_ms: NDArray[np.int64],
+    symbol_ix: NDArray[np.int16],
+    symbols: Sequence[str],
+    seed: int,
+    auc_warn: float,
+    auc_fail: float,
+) -> GuardResult:
+    """Check the matrix that the learner is handed.
+
+    Args:
+        feature_set: The registry.
+        names: The matrix's columns.
+        x: Features of the inner rows, shape (n, features), float32.
+        y: Labels of these rows, 0 or 1, shape (n,).
+        ts_ms: Open times of these rows, ms UTC, rising or equal, shape (n,).
+        symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
+        symbols: The symbols.
+        seed: Of the shuffling, and of the model that is trained on it.
+        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows warns above this.
+        auc_fail: Above this it fails.
+
+    Returns:
+        The evidence; `suspects` are all features and symbols above `auc_warn`.
+
+    Raises:
+        MachineError: LightGBM cannot be loaded.
+    """
+    findings = Findings("feature_audit")
+    _check_registry(findings, feature_set)
+    details = {**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)}
+    matrix = _Matrix(names, x, y, ts_ms, symbol_ix)
+    if _check_schema(findings, feature_set, matrix):
+        _check_constant(findings, matrix)
+        horizon_bars = feature_set.label.horizon_bars
+        few = [
+            f"{symbol} ({int((symbol_ix == ix).sum())})"
+            for ix, symbol in enumerate(symbols)
+            if not _check_single_features(
+                findings,
+                matrix,
+                symbol,
+                np.flatnonzero(symbol_ix == ix),
+                most_rows=max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(symbols)),
+                horizon_bars=horizon_bars,
+                limits=(auc_warn, auc_fail),
+            )
+        ]
+        if few:
+            findings.warnings.append(f"too few rows to judge single features: {tell_names(few)}")
+        _check_shuffled_labels(findings, x, y, seed=seed)
+    return findings.result(details)
+
+
+def auc(scores: NDArray[Any], y: NDArray[np.uint8]) -> float:
+    """Return the probability that a random 1 has a higher score than a random 0, ties counted half.
+
+    Args:
+        scores: Finite numbers, shape (n,).
+        y: 0 or 1, both present, shape (n,).
+
+    >>> auc(np.array([0.1, 0.2, 0.2, 0.9]), np.array([0, 0, 1, 1], dtype=np.uint8))
+    0.875
+    """
+    order = np.argsort(scores)
+    ranked, hits = scores[order], y[order].astype(np.int64)
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each group of equal scores
+    ones = np.add.reduceat(hits, first)
+    zeros = np.diff(np.append(first, hits.size)) - ones
+    below = np.cumsum(zeros) - zeros
+    return float((ones * (below + zeros / 2)).sum() / (ones.sum() * zeros.sum()))
+
+
+def auc_deviation(value: float, ones: float, zeros: float) -> float:
+    """Return the standard deviation of an AUC (Hanley and McNeil, Radiology 143, 1982).
+
+    Args:
+        value: The true AUC, 0.5 to 1.
+        ones: Independent rows of class 1; fewer than one count as one.
+        zeros: Independent rows of class 0; fewer than one count as one.
+
+    >>> round(auc_deviation(0.7, 15, 15), 3)
+    0.097
+    """
+    ones, zeros = max(1.0, ones), max(1.0, zeros)
+    above_both = value / (2 - value) - value**2  # two 1s above one 0
+    below_both = 2 * value**2 / (1 + value) - value**2  # two 0s below one 1
+    variance = (value * (1 - value) + (ones - 1) * above_both + (zeros - 1) * below_both) / (ones * zeros)
+    return math.sqrt(max(0.0, variance))
+
+
+def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
+    again = FeatureSet.from_json(feature_set.to_json(), where="the registry")
+    findings.did("registry", len(feature_set.features))
+    if again != feature_set or again.registry_sha256 != feature_set.registry_sha256:
+        hashes = feature_set.registry_sha256, again.registry_sha256
+        findings.fail("registry", Failure("registry", _ALL, None, *hashes, "its stored form reads back differently"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matrix:
+    """What the learner is handed: see `feature_audit`."""
+
+    names: Sequence[str]
+    x: NDArray[np.float32]
+    y: NDArray[np.uint8]
+    ts_ms: NDArray[np.int64]
+    symbol_ix: NDArray[np.int16]
+
+
+def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failure]:
+    """Compare columns, shapes and types with what they must be."""
+    for i, (name, found) in enumerate(zip(expected, matrix.names, strict=False)):
+        if name != found:
+            yield Failure(found, _ALL, None, name, found, f"column {i} is not the registry's")
+            break
+    if len(matrix.names) != len(expected):
+        counts = f"{len(expected)} columns", f"{len(matrix.names)} columns"
+        yield Failure("columns", _ALL, None, *counts, "the matrix has other columns than the registry")
+    shape = (matrix.y.size, len(matrix.names))
+    if matrix.x.shape != shape or not matrix.ts_ms.shape == matrix.symbol_ix.shape == matrix.y.shape:
+        got = f"{matrix.x.shape}, {matrix.ts_ms.size} times and symbols of {matrix.symbol_ix.size} rows"
+        yield Failure("matrix", _ALL, None, str(shape), got, "rows and columns do not go together")
+    if matrix.x.dtype != np.float32:
+        why = "a learner and a server that round differently disagree"
+        yield Failure("matrix", _ALL, None, "float32", str(matrix.x.dtype), why)
+
+
+def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Failure]:
+    """Look for values that no learner should see."""
+    for i in np.flatnonzero(~usable.all(axis=0)).tolist():
+        row = int(np.flatnonzero(~usable[:, i])[0])
+        got, when = str(matrix.x[row, i]), int(matrix.ts_ms[row])
+        yield Failure(matrix.names[i], _ALL, when, "a finite number", got, "a row of the matrix has no usable value")
+    classes = np.unique(matrix.y).tolist()
+    if classes != [0, 1]:
+        yield Failure(
+            "label", _ALL, None, "both 0 and 1, and nothing else", str(classes), "the labels are no two classes"
+        )
+    back = np.flatnonzero(np.diff(matrix.ts_ms) < 0)
+    if back.size:
+        when = int(matrix.ts_ms[back[0] + 1])
+        yield Failure("rows", _ALL, when, "rising times", "a step back", "rows are not in order of time")
+
+
+def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) -> bool:
+    """Check form and values of the arrays; tell whether they can be looked at further."""
+    problems = list(_form_problems(feature_set.names, matrix))
+    if not problems:
+        usable = np.isfinite(matrix.x)
+        findings.did("schema", usable.size, float(1 - usable.mean()) if usable.size else 0.0)
+        problems = list(_value_problems(matrix, usable))
+    for failure in problems:
+        findings.fail(f"schema: {failure.why}", failure)
+    return not problems
+
+
+def _check_constant(findings: Findings, matrix: _Matrix) -> None:
+    constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
+    findings.did("constant", len(matrix.names), len(constant) / len(matrix.names))
+    if constant:
+        findings.warnings.append(f"constant in training: {tell_names(constant, shown=len(constant))}")
+
+
+def _check_single_features(
+    findings: Findings,
+    matrix: _Matrix,
+    symbol: str,
+    rows: NDArray[np.intp],
+    *,
+    most_rows: int,
+    horizon_bars: int,
+    limits: tuple[float, float],
+) -> bool:
+    """Check how well each feature alone predicts one symbol's label; return whether there are enough rows to judge."""
+    judged = rows[_spread(rows.size, most_rows)]
+    labels = matrix.y[judged]
+    ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
+    # Labels overlap: of every `horizon` consecutive ones, only one is independent.
+    share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
+    clearly = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
+    if not (ones and zeros) or clearly[0] > 1:
+        return False
+    for i, name in enumerate(matrix.names):
+        value = abs(auc(matrix.x[judged, i], labels) - 0.5) + 0.5
+        findings.did("auc", 1, value, case=f"{name} of {symbol}")
+        if value > clearly[0]:
+            findings.suspects.append(SuspectFeature(name, symbol, value))
+        if value > clearly[1]:
+            why = "alone it predicts the label implausibly well"
+            findings.fail("auc", Failure(name, symbol, None, f"an AUC of {limits[1]:g} at most", f"{value:.4f}", why))
+        elif value > clearly[0]:
+            findings.warnings.append(
+                f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it know the label?"
+            )
+    return True
+
+
+def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArray[np.uint8], *, seed: int) -> None:
+    """Train on shuffled labels, forward in time, and check that the result is chance."""
+    rows = _spread(y.size, _CANARY_ROWS)
+    labels = np.random.default_rng(seed).permutation(y[rows])
+    cut = round(rows.size * _CANARY_TRAIN_SHARE)
+    test = labels[cut:]
+    if rows.size < _CANARY_LEAST_ROWS or np.unique(labels[:cut]).size < 2 or np.unique(test).size < 2:
+        why = "too few rows for the canary of shuffled labels"
+        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, str(_CANARY_LEAST_ROWS), str(rows.size), why))
+        return
+    found = auc(_scores(x[rows], labels, cut, seed), test)
+    ones = int(test.sum())
+    deviation = math.sqrt((test.size + 1) / (12 * ones * (test.size - ones)))
+    findings.did("shuffled_labels", test.size, abs(found - 0.5))
+    if abs(found - 0.5) > _CHANCE_DEVIATIONS * deviation:
+        expected = f"an AUC of 0.5 within {_CHANCE_DEVIATIONS * deviation:.4f}"
+        why = "a model of shuffled labels predicts them: the way from rows to score leaks"
+        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, expected, f"{found:.4f}", why))
+
+
+def _scores(x: NDArray[np.float32], labels: NDArray[np.uint8], cut: int, seed: int) -> NDArray[np.float64]:
+    """Fit a small model to the rows before `cut` and score those after it."""
+    lgb = import_lightgbm()
+    params: Mapping[str, Any] = {
+        "objective": "binary",
+        "num_leaves": 15,
+        "learning_rate": 0.1,
+        "max_bin": 63,
+        "min_data_in_leaf": 50,
+        "num_threads": 1,
+        "deterministic": True,
+        "force_col_wise": True,
+        "seed": seed,
+        "verbosity": -1,
+    }
+    booster = lgb.train(dict(params), lgb.Dataset(x[:cut], labels[:cut]), _CANARY_ROUNDS)
+    scores: NDArray[np.float64] = booster.predict(x[cut:], num_threads=1)
+    return scores
+
+
+def _spread(rows: int, most: int) -> NDArray[np.intp]:
+    """Return all row numbers, or `most` evenly spread ones."""
+    return np.arange(rows) if rows <= most else np.linspace(0, rows - 1, most).astype(np.intp)

@@ -1,1 +1,0 @@
-"""The learning room: matrix -> split -> search -> booster -> calibrated probabilities -> metrics."""

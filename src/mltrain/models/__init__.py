@@ -1,1 +1,0 @@
-"""Booster to judged, stored, served version."""

@@ -1,0 +1,190 @@
+"""Serving from the command line: which model, source and candles, and which refusals count as a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import polars as pl
+
+from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
+from mltrain.errors import InputError, RefusedError
+from mltrain.serving.model import MAX_AGE_BARS, load, open_model
+from mltrain.serving.rows import REASONS, STALE, TOO_FEW_BARS
+from mltrain.snapshots.stored import open_snapshot
+from mltrain.sources.simulated import SimSource
+from mltrain.sources.source import Window
+from mltrain.store.pointer import BEST
+from mltrain.store.store import Store
+from mltrain.times import format_ms, interval_ms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mltrain.serving.model import Model
+    from mltrain.sources.source import Source, SourceSpec
+    from mltrain.store.versions import StoredVersion
+
+
+FailOn: TypeAlias = Literal["all", "any", "never"]
+
+BEST_REF: Final = "best"
+BENCH_BARS: Final = 2_000  # more than any lookback needs; what the batch throughput is measured on
+
+
+def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+    """Open the model that a reference names; without one the best, and where nothing was promoted the latest.
+
+    Args:
+        data_dir: The data folder.
+        ref: best, latest, a version, or a path.
+        allow_no_go: Take a version that was never promoted, too.
+
+    Returns:
+        The model, and what the user should know about the choice.
+
+    Raises:
+        InputError: There is no such version, it is damaged, or it was never promoted.
+    """
+    version, warning = _open_default_version(Store(data_dir), ref, allow_no_go=allow_no_go)
+    return open_model(version), warning
+
+
+def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+    """Open a model as `open_default_model` does; the best one so that it follows promotions from then on."""
+    store = Store(data_dir)
+    version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
+    pointer = store.models / BEST
+    if ref in {None, BEST_REF} and pointer.is_symlink():
+        # Without a clock: the command line reads it itself.
+        return load(pointer, clock=None), warning
+    return open_model(version), warning
+
+
+def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[StoredVersion, str | None]:
+    version, warning = store.open_default(ref)
+    if not (version.promoted or allow_no_go):
+        raise InputError(
+            f"{version.name} was never promoted: its verdict is {version.verdict}",
+            hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
+        )
+    return version, warning
+
+
+def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
+    """Return simulated candles under the model's symbols: what they cost does not depend on the market."""
+    market = SimSource(interval=model.interval)
+    step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
+    bars = max(BENCH_BARS, 2 * model.lookback_bars)
+    # Far enough from the clock's last outage: a hole would have rows refused instead of scored.
+    window = Window(end_ms - bars * step_ms, end_ms)
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    names = market.symbols()
+    return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(wanted)}
+
+
+def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
+    """Return the source that the model's snapshot was taken from.
+
+    Raises:
+        InputError: The snapshot that the card names is not there any more.
+    """
+    name = model.card["train"]["snapshot_id"]
+    try:
+        return open_snapshot(data_dir, name).source
+    except InputError as err:
+        raise InputError(
+            f"the source of {model.version} is not known: {err.message}", hint="name one with --source"
+        ) from err
+
+
+def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:
+    """Score the newest closed candle of every symbol of the model; only the lookback is fetched.
+
+    Args:
+        model: The model.
+        source: Where the candles come from.
+        now_ms: The current time, ms UTC: candles that close later are left out, and older ones may be stale. None: the
+            source's clock; that of files is their last candle, so nothing is ever stale.
+        explain: Add what each feature contributed; see `Model.explain`.
+
+    Returns:
+        One row a symbol: ts, symbol, p, raw, refused, and what `explain` adds.
+
+    Raises:
+        InputError: The source lacks a symbol, or its candles are of another interval.
+        SourceError: The source did not answer.
+    """
+    step_ms = interval_ms(model.feature_set.interval)
+    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    source.check_symbols(tuple(wanted))
+    clock_ms = source.clock_ms(model.symbols)
+    now_ms = clock_ms if now_ms is None else now_ms
+    end_ms = min(clock_ms, now_ms) // step_ms * step_ms
+    # A newest candle that is late, but not yet stale, needs its lookback too.
+    window = Window(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
+    candles = source.candles_of(dict.fromkeys(wanted, window))
+    score = model.explain if explain else model.predict_candles
+    return score(candles, now_ms=now_ms)
+
+
+def find_refusal(
+    rows: pl.DataFrame, fail_on: FailOn, *, batch: bool = False, now_ms: int | None = None
+) -> RefusedError | None:
+    """Return the error to end a prediction with because of refused rows; None if it is a success.
+
+    Args:
+        rows: The prediction; columns `ts`, `symbol` and `refused` at least.
+        fail_on: "all": fail if every row was refused; "any": if one was; "never".
+        batch: Whether every candle was requested. "any" then ignores the first candles of a symbol, which have no
+            complete lookback, as long as a later one was scored.
+        now_ms: The time by which the newest candles were judged, ms UTC, for the message; None: not known.
+    """
+    refused = rows.filter(pl.col("refused").is_not_null())
+    if fail_on == "never" or (fail_on == "all" and refused.height < rows.height):
+        return None
+    if batch and fail_on == "any":
+        scored = rows.filter(pl.col("refused").is_null())["symbol"].unique()
+        warm_up = (pl.col("refused") == TOO_FEW_BARS) & pl.col("symbol").is_in(scored.implode())
+        refused = refused.filter(~warm_up)
+    if not refused.height:
+        return None
+    reasons = [str(reason) for reason in refused["refused"].unique(maintain_order=True)]
+    parts = []
+    for reason in reasons:
+        some = refused.filter(pl.col("refused") == reason)
+        parts.append(f"{reason} ({_few(some['symbol'].unique(maintain_order=True).to_list())}): {REASONS[reason]}")
+        newest = some["ts"].dt.timestamp("ms").max()
+        if reason == STALE and isinstance(newest, int):
+            judged = "" if now_ms is None else f", judged at {format_ms(now_ms)}"
+            parts[-1] += f" (the newest is from {format_ms(newest)}{judged})"
+    whole = refused.height == rows.height
+    head = "every row was refused" if whole else f"{refused.height:,} of {rows.height:,} rows were refused"
+    hint = "`--fail-on-refused never` exits with 0 in any case"
+    if STALE in reasons:
+        hint = "provide newer candles; for a replay, set the current time with --as-of"
+    return RefusedError(f"{head}: {'; '.join(parts)}", reason=reasons[0], hint=hint)
+
+
+def _few(symbols: list[str]) -> str:
+    more = f" and {len(symbols) - 5} others" if len(symbols) > 5 else ""
+    return ", ".join(symbols[:5]) + more
+
+
+def verify_version(version: StoredVersion) -> tuple[str, ...]:
+    """Hash every file of a version, then read card and model through their strict doors; return every problem.
+
+    Raises:
+        MachineError: The machine refuses to read.
+    """
+    problems = version.verify()
+    if problems:
+        return problems  # what the doors would say of changed bytes is no news
+    card = version.folder / CARD_FILE
+    problems = check_card(
+        version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=str(card), folder=version.folder
+    ).violations
+    try:
+        open_model(version)
+    except InputError as err:
+        problems = (*problems, err.message)
+    return problems

@@ -1,0 +1,234 @@
+"""How a training uses an earlier version: as a start, to make it again, or as the result itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mltrain.artifact import MODEL_FILE
+from mltrain.artifact.bundle import Bundle
+from mltrain.card.builder import fitted_rows, last_label_end_ms
+from mltrain.card.lineage import read_lineage
+from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, read_card
+from mltrain.config.loading import load_config
+from mltrain.documents.strict_json import canonical_json, parse_json
+from mltrain.errors import InputError, UsageError
+from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.pipeline.leakage import cut_samples, read_candles
+from mltrain.pipeline.request import WarmStart
+from mltrain.serving.model import open_model
+from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.reading import read_file
+from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE
+from mltrain.times import parse_time
+from mltrain.training.booster import fit_final
+from mltrain.training.calibrate import calibrate
+from mltrain.training.samples import build_samples, keep_newest, matrix_sha256
+from mltrain.training.search import regrow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mltrain.config.train_config import SearchConfig, TrainConfig
+    from mltrain.documents.values import Json
+    from mltrain.pipeline.request import TrainRequest
+    from mltrain.progress import Progress
+    from mltrain.store.signature import Signer
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+
+
+def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
+    """Take a version's parameters as a start; what lies outside of the space is moved to its nearest end.
+
+    Raises:
+        InputError: Its card does not tell them.
+    """
+    card = _card_of(version)
+    tuned = card["hyperparameters"]
+    params: dict[str, float] = {}
+    for searched in plan.space:
+        value = tuned.get(searched.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"the card of {version.name} does not tell its {searched.name}")
+        value = min(max(value, searched.low), searched.high)
+        params[searched.name] = int(value) if searched.integer else float(value)
+    try:
+        blocks = card["splits"]["blocks"]
+        start_ms = min(parse_time(block["start"]) for block in blocks)
+        chosen_until_ms = max(parse_time(b["last_label_end"]) for b in blocks if b["name"] != "holdout")
+        end_ms = max(parse_time(block["last_label_end"]) for block in blocks)
+    except (KeyError, TypeError, ValueError, UsageError) as err:
+        raise InputError(f"the card of {version.name} does not tell which rows its parameters were chosen on") from err
+    return WarmStart(version.name, version.card_sha256, params, start_ms, chosen_until_ms, end_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """A version made again from what its card tells.
+
+    Attributes:
+        expected_sha256: Hash of its lgbm.pkl.
+        found_sha256: Hash of the one that was made now.
+        differences: What is not as it was when the version was made, one sentence each.
+    """
+
+    expected_sha256: str
+    found_sha256: str
+    differences: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same, to the last byte."""
+        return self.expected_sha256 == self.found_sha256
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What a user is told of it, one sentence each; empty where it is the same."""
+        if self.same:
+            return ()
+        told = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
+        return (told, *self.differences)
+
+
+def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progress) -> Retraining:
+    """Fit a version again, from its snapshot and its card's parameters and number of rounds: no search, no clock.
+
+    Args:
+        version: The version.
+        data_dir: Where its snapshot lies.
+        progress: Told of every stage.
+
+    Raises:
+        InputError: The snapshot is not there any more or is damaged, or the card does not tell enough.
+        MachineError: The machine refuses.
+    """
+    card = _card_of(version)
+    model = open_model(version)
+    feature_set = model.feature_set
+    lineage, config = card.get("lineage", {}), _config_of(version, card)
+    snapshot = open_snapshot(data_dir, card["train"]["snapshot_id"])
+    candles = read_candles(snapshot, progress)
+    progress.stage("features and labels")
+    samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
+    samples, split = cut_samples(samples, feature_set, config, progress)
+    progress.stage("fit again")
+    tuned = {r.name: card["hyperparameters"][r.name] for r in config.search.space}
+    rounds = int(card["hyperparameters"]["num_iterations"])
+    choice = calibrate(regrow(samples, split, config, params=tuned, rounds=rounds), samples, config)
+    final: Literal["inner", "all"] = fitted_rows(card)
+    bundle = Bundle(
+        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=final),
+        calibrator=choice.calibrator,
+        feature_set=feature_set,
+        symbols=samples.symbols,
+        ops_sha256=ops_sha256(),
+        own_ops=feature_set.own_ops(),
+    )
+    now = {
+        "snapshot_manifest_sha256": snapshot.manifest_sha256,
+        "matrix_sha256": matrix_sha256(samples),
+        "ops_sha256": bundle.ops_sha256,
+    }
+    return Retraining(
+        expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
+        found_sha256=sha256_bytes(bundle.to_bytes()),
+        differences=tuple(
+            f"{name} is {value}, the card says {lineage.get(name)}"
+            for name, value in now.items()
+            if lineage.get(name) != value
+        ),
+    )
+
+
+def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | None:
+    """Return the version that a training would only repeat; None where it would make a new one.
+
+    Compared are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
+    the final fit, code, libraries and processor (another one sums in another order). A search that a timeout ended
+    never counts as the same, because it might end elsewhere. Every file of the version and of the snapshot is hashed: a
+    damaged version does not count.
+
+    Args:
+        request: The training.
+        store: Where versions live; where it signs what is published, the version must have that signature.
+
+    Returns:
+        If there are several, the best version, or else the newest.
+
+    Raises:
+        InputError: The pointer or a log is not one, or the pointer was lost.
+        MachineError: The machine refuses to read.
+    """
+    store.check_pointer()
+    store.looks()
+    wanted = _facts(request)
+    versions = [row.version for row in store.versions() if row.version is not None]
+    for version in sorted(versions, key=lambda v: (v.best, v.serial), reverse=True):
+        if _says(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
+            return None if verify_snapshot(request.snapshot) else version
+    return None
+
+
+def _facts(request: TrainRequest) -> dict[str, Json]:
+    """Return the lineage that the card of such a training would have, as far as it decides the result."""
+    lineage, own_ops = read_lineage(), request.feature_set.own_ops()
+    return {
+        "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
+        "registry_sha256": request.feature_set.registry_sha256,
+        "config_sha256": sha256_bytes(canonical_json(request.config.to_json())),
+        "ops_sha256": ops_sha256(),
+        "own_ops": None if own_ops is None else asdict(own_ops),
+        "package_sha256": lineage.package_sha256,
+        "dependencies": dict(lineage.dependencies),
+        "python": lineage.python,
+        "platform": lineage.platform,
+        "cpu": lineage.cpu,
+    }
+
+
+def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
+    """Return whether a version's card has these facts; False if it cannot be read."""
+    try:
+        data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        if request.snapshot.manifest_sha256.encode() not in data:
+            return False  # rules out most versions without parsing the card
+        card: Any = parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        lineage, search = card["lineage"], card["search"]
+        warm_start = None if request.warm_start is None else request.warm_start.to_json()
+        return (
+            {name: lineage.get(name) for name in wanted} == wanted
+            and (fitted_rows(card), search["ended_by"]) == (request.final, "trials")
+            and search.get("warm_start") == warm_start
+        )
+    except (InputError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
+    if signer is None:
+        return True
+    path = version.folder / SIGNATURE
+    try:
+        found = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
+    except InputError:
+        return False
+    return found == signer.sign(version.manifest)  # Ed25519 signatures are deterministic
+
+
+def _card_of(version: StoredVersion) -> dict[str, Any]:
+    where = str(version.folder / CARD_FILE)
+    return read_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
+
+
+def _config_of(version: StoredVersion, card: Mapping[str, Any]) -> TrainConfig:
+    kept = card.get("lineage", {}).get("config")
+    if not isinstance(kept, dict):
+        raise InputError(f"the card of {version.name} does not hold the configuration that it was trained with")
+    try:
+        last_label_end_ms(card)
+        return load_config(None, overrides=kept)
+    except UsageError as err:
+        raise InputError(f"the configuration in the card of {version.name}: {err.message}", hint=err.hint) from err

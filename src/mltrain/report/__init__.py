@@ -1,0 +1,1 @@
+"""HTML pages about versions, and plots."""

@@ -1,0 +1,1 @@
+"""From a stored version to calibrated probabilities: loading, rows, streams, latency."""

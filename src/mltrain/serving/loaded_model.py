@@ -1,0 +1,207 @@
+"""One version, loaded and ready to score: read through the strict doors, its ways of scoring proved, never changed.
+
+What is loaded is replaced whole or not at all, so whoever holds one `Served` for the length of a call gets an answer
+of one version. Nothing here knows of pointers and promotions: see `mltrain.serving.follow`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import polars as pl
+
+from mltrain.artifact import MODEL_FILE
+from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
+from mltrain.candles.frame import TS_DTYPE
+from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
+from mltrain.documents.strict_json import parse_json
+from mltrain.errors import InputError
+from mltrain.features.newest import NewestFeatures
+from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.serving.fast_row import FAST, SLOW, open_fast_row
+from mltrain.training.lightgbm_import import import_lightgbm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.serving.fast_row import FastRow
+    from mltrain.serving.rows import FeatureRows
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.calibration import Calibrator
+
+RESULT_SCHEMA: Final = {
+    "ts": TS_DTYPE,
+    "symbol": pl.String(),
+    "p": pl.Float64(),
+    "raw": pl.Float64(),
+    "refused": pl.String(),
+}
+
+_PROBE_SCORES: Final = 257
+
+
+class OtherCodeWarning(UserWarning):
+    """The feature code that runs is not the code that the model was trained with."""
+
+
+class Calibration:
+    """A calibrator, laid out for use: arrays for many scores, one binary search for a single one."""
+
+    __slots__ = ("_plain", "_probabilities", "_scores", "_slopes", "_table")
+
+    def __init__(self, calibrator: Calibrator) -> None:
+        knots = calibrator.knots
+        self._table = None if knots is None else (np.array(knots.scores), np.array(knots.probabilities))
+        self._scores: list[float] = [] if self._table is None else self._table[0].tolist()
+        self._probabilities: list[float] = [] if self._table is None else self._table[1].tolist()
+        pairs = zip(self._scores, self._scores[1:], self._probabilities, self._probabilities[1:], strict=False)
+        self._slopes: list[float] = [(after - before) / (high - low) for low, high, before, after in pairs]
+        self._plain = self._proves_plain()
+
+    def many(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map raw scores, shape (n,), to probabilities, shape (n,), as `Calibrator.apply` does."""
+        return raw if self._table is None else np.interp(raw, *self._table)
+
+    def one(self, raw: float) -> float:
+        """Map one raw score to its probability, to the same bits."""
+        if self._table is None:
+            return raw
+        return self._search(raw) if self._plain else float(self.many(np.array([raw]))[0])
+
+    def _search(self, raw: float) -> float:
+        at = bisect_right(self._scores, raw) - 1
+        if at < 0:
+            return self._probabilities[0]
+        if at >= len(self._slopes):
+            return self._probabilities[-1]
+        return self._slopes[at] * (raw - self._scores[at]) + self._probabilities[at]
+
+    def _proves_plain(self) -> bool:
+        """Tell whether the search agrees with numpy, whose compiler may fuse the multiplication and the sum."""
+        if self._table is None:
+            return True
+        scores = self._table[0]
+        near = [scores, np.nextafter(scores, 0), np.nextafter(scores, 1), (scores[1:] + scores[:-1]) / 2]
+        probes = np.concatenate([np.linspace(0, 1, _PROBE_SCORES), *near])
+        return np.array([self._search(raw) for raw in probes.tolist()]).tobytes() == self.many(probes).tobytes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """One version, loaded: never changed, only replaced whole.
+
+    Attributes:
+        version: Its name; empty for a model that was not published.
+        bundle: What was read.
+        card: Its Model Card; empty for a model that was not published.
+        booster: LightGBM's booster.
+        fast: The proved way to score one row; None: rows go through the booster.
+        calibration: From score to probability.
+        names: The features in order.
+        lookback_bars: Candles in a row that a prediction needs.
+        newest: Computes the features of newest candles.
+    """
+
+    version: str
+    bundle: Bundle
+    card: Mapping[str, Any]
+    booster: Any
+    fast: FastRow | None
+    calibration: Calibration
+    names: tuple[str, ...]
+    lookback_bars: int
+    newest: NewestFeatures
+
+    @property
+    def path(self) -> str:
+        """How one row is scored."""
+        return SLOW if self.fast is None else FAST
+
+    def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return raw scores and probabilities of finite rows in the model's order, shapes (n,)."""
+        if not x.shape[0]:
+            return np.empty(0), np.empty(0)
+        if x.shape[0] == 1:
+            raw, p = self.score_one(x[0])
+            return np.array([raw]), np.array([p])
+        found = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
+        return found, self.calibration.many(found)
+
+    def score_one(self, row: NDArray[np.float32]) -> tuple[float, float]:
+        """Return raw score and probability of one finite row in the model's order, shape (f,)."""
+        fast = self.fast
+        raw = float(self.booster.predict(row[None, :], num_threads=1)[0]) if fast is None else fast.score(row)
+        return raw, self.calibration.one(raw)
+
+
+def read_served(version: StoredVersion) -> Served:
+    """Read a version: the very bytes that are parsed are those whose hashes were checked.
+
+    Raises:
+        InputError: It is damaged.
+        OwnOpsError: It was trained with a module of ops that was not named, or whose source was another.
+        MachineError: LightGBM's system library is missing, or the disk refused.
+    """
+    with version.held():
+        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+        card_data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    where = str(version.folder / CARD_FILE)
+    card = parse_json(card_data, where=where, max_bytes=MAX_CARD_BYTES)
+    if not isinstance(card, dict):
+        raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
+    return serve_bundle(version.name, Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE)), card)
+
+
+def serve_bundle(version: str, bundle: Bundle, card: Mapping[str, Any]) -> Served:
+    """Make a bundle ready to score.
+
+    Raises:
+        InputError: LightGBM refuses the model text.
+        MachineError: LightGBM's system library is missing.
+    """
+    lightgbm = import_lightgbm()
+    try:
+        booster = lightgbm.Booster(model_str=bundle.model_text)
+    except lightgbm.basic.LightGBMError as err:
+        raise InputError(f"{version or 'the model'}: LightGBM refuses the model text: {err}") from err
+    if bundle.ops_sha256 != ops_sha256():
+        warnings.warn(
+            f"{version}: the feature code has changed since this model was trained: its features may differ from those "
+            "that it learned from; train again, or install the mltrain that its card names",
+            OtherCodeWarning,
+            stacklevel=4,
+        )
+    names = bundle.feature_set.names
+    return Served(
+        version=version,
+        bundle=bundle,
+        card=card,
+        booster=booster,
+        fast=open_fast_row(booster, len(names), bundle.model_text),
+        calibration=Calibration(bundle.calibrator),
+        names=names,
+        lookback_bars=bundle.feature_set.lookback_bars,
+        newest=NewestFeatures(bundle.feature_set),
+    )
+
+
+def score_rows(served: Served, parts: list[FeatureRows]) -> pl.DataFrame:
+    """Score what was not refused, all symbols in one call; columns as in RESULT_SCHEMA."""
+    refused = [reason for part in parts for reason in part.refused]
+    good = [number for number, reason in enumerate(refused) if reason is None]
+    raw: list[float | None] = [None] * len(refused)
+    p: list[float | None] = [None] * len(refused)
+    if good:
+        scores = served.score(np.concatenate([part.x for part in parts])[good])
+        for number, *both in zip(good, *(column.tolist() for column in scores), strict=True):
+            raw[number], p[number] = both
+    ts_ms = [ts for part in parts for ts in part.ts_ms]
+    symbols = [part.symbol for part in parts for _ in part.ts_ms]
+    columns = {"ts": ts_ms, "symbol": symbols, "p": p, "raw": raw, "refused": refused}
+    return pl.DataFrame(columns, schema=RESULT_SCHEMA)

@@ -1,0 +1,70 @@
+"""Whether one stored version is a drop-in replacement for another.
+
+Two versions with the same registry and symbols are compared by their cards alone, so that a rollback stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mltrain.artifact import MODEL_FILE
+from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
+from mltrain.documents.strict_json import parse_json
+from mltrain.errors import NoGoError
+
+if TYPE_CHECKING:
+    from mltrain.artifact.meaning import Meaning
+    from mltrain.store.versions import StoredVersion
+
+
+def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
+    """Return why the new version is no drop-in replacement for the old one; see `meaning.find_differences`.
+
+    Raises:
+        InputError: One of them is damaged.
+        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
+        MachineError: The machine refuses to read.
+    """
+    facts = _facts(new)
+    if facts is not None and facts == _facts(old):
+        return ()
+    from mltrain.artifact.meaning import find_differences
+
+    return find_differences(_read_meaning(new), _read_meaning(old))
+
+
+def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
+    """Refuse a version that is no drop-in replacement for the best one; for `Store.promote`.
+
+    Raises:
+        NoGoError: It is not; the message names every difference.
+        InputError: One of them is damaged.
+        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
+        MachineError: The machine refuses to read.
+    """
+    if differences := find_version_differences(new, old):
+        raise NoGoError(
+            f"{new.name} is no drop-in replacement for {old.name}: {'; '.join(differences)}",
+            hint=f"to promote it anyway, run `mltrain promote {new.name} --other-meaning`; a running service keeps "
+            f"{old.name} until it loads the model again",
+        )
+
+
+def _facts(version: StoredVersion) -> tuple[Any, ...] | None:
+    """Return what determines the meaning, from the card; None if the card lacks it."""
+    data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    card: Any = parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES)
+    try:
+        return card["lineage"]["registry_sha256"], card["lineage"]["own_ops"], card["train"]["symbols"]
+    except (KeyError, TypeError):
+        return None
+
+
+def _read_meaning(version: StoredVersion) -> Meaning:
+    from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
+    from mltrain.artifact.meaning import Meaning
+
+    with version.held():
+        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+    bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
+    return Meaning.of(bundle.feature_set, bundle.symbols)

@@ -1,0 +1,1 @@
+"""The simulated exchange as an HTTP server, with scripted faults."""

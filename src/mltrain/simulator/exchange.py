@@ -1,0 +1,288 @@
+"""What the simulated exchange answers over HTTP: the REST endpoints and the archive, as pure functions of the time.
+
+The manners are the real exchange's: `endTime` counts and means open times, the candle still open is handed out, errors
+are a code and a message, an archive appears some days after its day is over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import UsageError
+from mltrain.simulator.wire import day_zip, write_page
+from mltrain.sources.simulated import GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mltrain.documents.values import Json
+
+#: Weight of a request by endpoint. The archive has none.
+WEIGHTS: Final[Mapping[str, int]] = {"time": 1, "ping": 1, "klines": 2, "exchangeInfo": 20}
+
+MAX_LIMIT: Final = 1000
+ARCHIVE_ROOT: Final = "/archive"
+JSON_TYPE: Final = "application/json;charset=UTF-8"
+
+_DEFAULT_LIMIT: Final = 500
+_API: Final = "/api/v3/"
+_INTEGER: Final = re.compile(r"[0-9]{1,15}")
+_ARCHIVE: Final = re.compile(
+    r"/archive/data/spot/daily/klines/(?P<symbol>[A-Z0-9]{2,20})/(?P<interval>[0-9]{1,2}[mhd])/"
+    r"(?P=symbol)-(?P=interval)-(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})\.zip(?P<checksum>\.CHECKSUM)?"
+)
+_NO_SUCH_KEY: Final = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request: its path, and its query with the last value of each name."""
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """Whom it asks: time, ping, klines, exchangeInfo, archive, checksum, or other."""
+        if self.path.startswith(_API):
+            name = self.path.removeprefix(_API)
+            return name if name in WEIGHTS else "other"
+        if not self.path.startswith(f"{ARCHIVE_ROOT}/"):
+            return "other"
+        return "checksum" if self.path.endswith(".CHECKSUM") else "archive"
+
+    @property
+    def symbol(self) -> str:
+        """The one symbol that it asks for; empty where it names none or several."""
+        found = read_archive_path(self.path)
+        return self.query.get("symbol", "") if found is None else found.symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, before any fault: what a well-behaved server would send."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON_TYPE
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePath:
+    """Which file of the archive a path names."""
+
+    symbol: str
+    interval: str
+    day: int
+    checksum: bool
+
+    @property
+    def file_name(self) -> str:
+        """The name of the zip."""
+        return f"{self.symbol}-{self.interval}-{day_name(self.day * DAY_MS)}.zip"
+
+
+@lru_cache(maxsize=4096)
+def read_archive_path(path: str) -> ArchivePath | None:
+    """Return what a path of the archive names; None where it is no such path."""
+    match = _ARCHIVE.fullmatch(path)
+    if match is None or match["interval"] not in INTERVALS_MS:
+        return None
+    try:
+        day = parse_time(match["day"]) // DAY_MS
+    except UsageError:
+        return None
+    return ArchivePath(match["symbol"], match["interval"], day, match["checksum"] is not None)
+
+
+class _Refused(Exception):  # noqa: N818 -- an answer, not an error of ours
+    """A request that the exchange answers with 400."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.answer = refuse(code, message)
+
+
+def refuse(code: int, message: str, *, status: int = 400) -> Answer:
+    """Return the exchange's way of saying no."""
+    return answer_json({"code": code, "msg": message}, status=status)
+
+
+def answer_json(value: Json, *, status: int = 200) -> Answer:
+    """Return a document as the exchange sends it, without spaces."""
+    return Answer(status, json.dumps(value, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A simulated exchange that speaks HTTP.
+
+    Attributes:
+        seed: Which market.
+        signal: How predictable the market is: a key of STRENGTH.
+        weight_limit: What it says a minute may cost.
+        archive_lag_days: How many of the newest closed days the archive does not have yet.
+    """
+
+    seed: int = 0
+    signal: str = "none"
+    weight_limit: int = 6000
+    archive_lag_days: int = 1
+
+    def answer(self, request: Request, clock_ms: int) -> Answer:
+        """Return the answer to a request at that time."""
+        try:
+            return self._answer(request, clock_ms)
+        except _Refused as refused:
+            return refused.answer
+
+    def _answer(self, request: Request, clock_ms: int) -> Answer:
+        match request.endpoint:
+            case "klines":
+                return self._klines(request.query, clock_ms)
+            case "time":
+                return answer_json({"serverTime": clock_ms})
+            case "ping":
+                return answer_json({})
+            case "exchangeInfo":
+                return self._exchange_info(request.query, clock_ms)
+            case "archive" | "checksum":
+                return self._archive(request.path, clock_ms)
+        return Answer(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
+
+    def market(self, interval: str) -> SimSource:
+        """Return the market of an interval, its clock at the end of its life."""
+        return _market(interval, self.seed, self.signal)
+
+    def _klines(self, query: Mapping[str, str], clock_ms: int) -> Answer:
+        symbol = self._known_symbol(_needed(query, "symbol"))
+        interval = _needed(query, "interval")
+        if interval not in INTERVALS_MS:
+            raise _Refused(-1120, "Invalid interval.")
+        start, end = _integer(query, "startTime"), _integer(query, "endTime")
+        limit = _integer(query, "limit")
+        if limit == 0:
+            raise _Refused(-1130, "Data sent for parameter 'limit' is not valid.")
+        body = write_page(
+            self.market(interval),
+            symbol,
+            first_ms=start,
+            last_ms=clock_ms if end is None else end,
+            limit=min(limit or _DEFAULT_LIMIT, MAX_LIMIT),
+            clock_ms=clock_ms,
+        )
+        return Answer(200, body)
+
+    def _exchange_info(self, query: Mapping[str, str], clock_ms: int) -> Answer:
+        wanted = self._wanted_symbols(query)
+        rate_limits: list[Json] = [
+            _rate_limit("REQUEST_WEIGHT", "MINUTE", 1, self.weight_limit),
+            _rate_limit("ORDERS", "SECOND", 10, 100),
+            _rate_limit("ORDERS", "DAY", 1, 200_000),
+            _rate_limit("RAW_REQUESTS", "MINUTE", 5, 61_000),
+        ]
+        return answer_json(
+            {
+                "timezone": "UTC",
+                "serverTime": clock_ms,
+                "rateLimits": rate_limits,
+                "exchangeFilters": [],
+                "symbols": [_describe(symbol) for symbol in wanted],
+            }
+        )
+
+    def _wanted_symbols(self, query: Mapping[str, str]) -> tuple[str, ...]:
+        if "symbol" in query and "symbols" in query:
+            raise _Refused(-1128, "Combination of optional parameters invalid.")
+        if "symbol" in query:
+            return (self._known_symbol(_needed(query, "symbol")),)
+        if "symbols" not in query:
+            return self.market("1m").symbols()
+        try:
+            wanted = json.loads(query["symbols"])
+        except ValueError:
+            wanted = None
+        if not isinstance(wanted, list) or not wanted or not all(isinstance(s, str) for s in wanted):
+            legal = r'^\[("[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}){0,1}\]$'
+            raise _Refused(-1100, f"Illegal characters found in parameter 'symbols'; legal range is '{legal}'.")
+        return tuple(self._known_symbol(s) for s in wanted)
+
+    def _known_symbol(self, symbol: str) -> str:
+        if not re.fullmatch(r"[A-Z0-9_.-]{1,20}", symbol):
+            raise _Refused(
+                -1100, "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'."
+            )
+        if symbol not in _symbols():
+            raise _Refused(-1121, "Invalid symbol.")
+        return symbol
+
+    def _archive(self, path: str, clock_ms: int) -> Answer:
+        found = read_archive_path(path)
+        if found is None or found.symbol not in _symbols() or not self._has_archive(found.day, clock_ms):
+            return missing_file()
+        data = day_zip(self.market(found.interval), found.symbol, found.day)
+        return write_checksum(data, found.file_name) if found.checksum else Answer(200, data, "application/zip")
+
+    def _has_archive(self, day: int, clock_ms: int) -> bool:
+        return GENESIS_MS // DAY_MS <= day < clock_ms // DAY_MS - self.archive_lag_days
+
+
+def missing_file() -> Answer:
+    """Return the archive's answer where it has no such file."""
+    return Answer(404, _NO_SUCH_KEY.encode(), "application/xml")
+
+
+def write_checksum(data: bytes, file_name: str) -> Answer:
+    """Return the answer with the checksum of a file of the archive, as `sha256sum` writes it."""
+    return Answer(200, f"{hashlib.sha256(data).hexdigest()}  {file_name}\n".encode(), "text/plain")
+
+
+@lru_cache(maxsize=64)
+def _market(interval: str, seed: int, signal: str) -> SimSource:
+    return SimSource(interval=interval, seed=seed, signal=signal, end_ms=LAST_CLOCK_MS)
+
+
+@lru_cache(maxsize=1)
+def _symbols() -> frozenset[str]:
+    return frozenset(SimSource().symbols())
+
+
+def _needed(query: Mapping[str, str], name: str) -> str:
+    if not query.get(name):
+        raise _Refused(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+    return query[name]
+
+
+def _integer(query: Mapping[str, str], name: str) -> int | None:
+    if name not in query:
+        return None
+    if not query[name]:
+        raise _Refused(-1105, f"Parameter '{name}' was empty.")
+    if not _INTEGER.fullmatch(query[name]):
+        raise _Refused(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
+    return int(query[name])
+
+
+def _rate_limit(kind: str, interval: str, number: int, limit: int) -> Json:
+    return {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
+
+
+def _describe(symbol: str) -> Json:
+    base = symbol.removesuffix("USDT")
+    return {
+        "symbol": symbol,
+        "status": "TRADING",
+        "baseAsset": base,
+        "quoteAsset": "USDT",
+        "isSpotTradingAllowed": True,
+    }

@@ -1,0 +1,295 @@
+"""Scripted faults of the simulated exchange: what goes wrong, and in which requests.
+
+A fault picks requests by endpoint, symbol and time, counts them, and acts from the nth on. What it then does to an
+answer is in `distort`, and what it does to the bytes on their way in `delivery`. KINDS tells all kinds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mltrain.documents.fields import Fields
+from mltrain.documents.strict_json import parse_json
+from mltrain.documents.values import Located
+from mltrain.errors import InputError
+from mltrain.names import did_you_mean, show
+from mltrain.simulator.exchange import read_archive_path
+from mltrain.storage.reading import read_file
+from mltrain.times import DAY_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mltrain.simulator.exchange import Request
+
+#: Columns of a row in the order of the wire; the twelfth is ignored.
+FIELDS: Final = (
+    "open_time", "open", "high", "low", "close", "volume",
+    "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote",
+)  # fmt: skip
+
+ENDPOINTS: Final = ("any", "time", "ping", "exchangeInfo", "klines", "archive", "checksum")
+
+_MAX_FILE_BYTES: Final = 1 << 20
+_EVERY: Final = ENDPOINTS[1:]
+_ROWS: Final = ("klines", "archive")
+_FILES: Final = ("archive", "checksum")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of fault: what it does, on which endpoints it can, and what stands where a parameter was left out."""
+
+    about: str
+    on: tuple[str, ...] = _EVERY
+    count: int = 0
+    seconds: float = 0.0
+    value: str = ""
+    field: str = "close"
+
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    # The answer is another one.
+    "status": _Kind("answers with `status`, `headers`, and `body` or what the exchange says with that status"),
+    "header": _Kind("adds or replaces `headers` in the true answer"),
+    "html": _Kind("answers 200 with a page of HTML"),
+    "garbage": _Kind("answers 200 with bytes that are no JSON, or with `body`"),
+    "empty_body": _Kind("answers 200 with no body"),
+    "redirect": _Kind("answers 302 to `value`", value="http://127.0.0.1:9/elsewhere"),
+    "wrong_type": _Kind("sends the true body as the content type `value`", value="text/html"),
+    "clock_skew": _Kind("shows a clock that is `seconds` fast", on=("time", "exchangeInfo"), seconds=3600.0),
+    # The bytes are lost, late or too many on their way.
+    "short": _Kind("closes after `count` bytes (0: half) of a body that promised them all"),
+    "cut_chunk": _Kind("closes after `count` bytes (0: half) of a chunk that promised them all"),
+    "no_length_cut": _Kind("promises no length and closes after `count` bytes (0: half) of the body"),
+    "reset": _Kind("resets the connection after `count` bytes of the body; 0: before any answer"),
+    "hang": _Kind("answers nothing for `seconds`, then closes", seconds=3600.0),
+    "slow": _Kind("answers rightly after `seconds`", seconds=1.0),
+    "drip_header": _Kind("sends the head one byte every `seconds`", seconds=0.2),
+    "drip_body": _Kind("sends the body one byte every `seconds`", seconds=0.2),
+    "big_header": _Kind("adds a header of `count` bytes", count=1 << 20),
+    "gzip_bomb": _Kind("sends `count` MB of blanks as a small gzip body", count=300),
+    "big_body": _Kind("sends `count` MB of blanks in chunks", count=1024),
+    # The rows are wrong. `at_ms` picks the row by its open time; without it, it is the one in the middle.
+    "duplicate_rows": _Kind("sends `count` rows twice", on=_ROWS, count=1),
+    "shuffle_rows": _Kind("sends every second row first, then the others", on=_ROWS),
+    "overlap": _Kind("sends the `count` rows before the first one, too", on=_ROWS, count=10),
+    "overlap_conflict": _Kind(
+        "as overlap, the last of them with another `field`: `value`, or one more", on=_ROWS, count=10, field="volume"
+    ),
+    "stuck": _Kind("answers whatever it answered to the first request that it hit", on=("klines",)),
+    "drop_rows": _Kind("leaves `count` rows out", on=_ROWS, count=10),
+    "drop_day": _Kind("leaves the UTC day of `at_ms` (without it: of the first row) out", on=("klines",)),
+    "restate": _Kind("gives a row another `field`: `value`, or one more", on=_ROWS, field="volume"),
+    "bad_value": _Kind("gives a row the text `value` as its `field`", on=_ROWS, value="abc"),
+    "columns_11": _Kind("leaves the last of the twelve columns out", on=_ROWS),
+    "micros": _Kind("counts the times of rows in microseconds", on=("klines",)),
+    # The archive is wrong; its checksum fits what is sent, but for the first three.
+    "not_found": _Kind("has no such file", on=_FILES),
+    "bad_checksum": _Kind("gives another checksum than the file's", on=("checksum",)),
+    "wrong_checksum_name": _Kind("gives the checksum under another file's name", on=("checksum",)),
+    "truncated_rows": _Kind("ends the CSV in the middle of a row", on=("archive",)),
+    "with_header": _Kind("begins the CSV with the names of its columns", on=("archive",)),
+    "corrupt_zip": _Kind("turns bits over in the middle of the zip", on=("archive",)),
+    "zip_bomb": _Kind("packs `count` MB of zeros as the CSV", on=("archive",), count=300),
+    "two_members": _Kind("packs a second file beside the CSV", on=("archive",)),
+    "path_traversal_member": _Kind("names the CSV `../../` and its name", on=("archive",)),
+}
+
+#: Every kind of fault and what it does.
+KINDS: Final[Mapping[str, str]] = {name: kind.about for name, kind in _KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One scripted fault: the kind, the requests that it hits, and its parameters.
+
+    Attributes:
+        kind: One of KINDS, which says which of the parameters it reads.
+        endpoint: One of ENDPOINTS; any: every endpoint on which the kind can act.
+        symbol: Only requests of this symbol; empty: of any or none.
+        nth: The first matching request that it hits, counted from 1.
+        times: How many matching requests it hits; 0: all from the nth on.
+        at_ms: Only pages and files whose range of open times covers this; row kinds act on that very row.
+        status: Of the answer.
+        headers: Of the answer.
+        body: Of the answer; None: the kind's own.
+        field: Which of FIELDS; None: the kind's own.
+        value: A text; None: the kind's own.
+        count: How many; None: the kind's own.
+        seconds: How long; None: the kind's own.
+
+    Raises:
+        InputError: The kind, the endpoint or the field is unknown, or they do not go together.
+    """
+
+    kind: str
+    endpoint: str = "any"
+    symbol: str = ""
+    nth: int = 1
+    times: int = 1
+    at_ms: int | None = None
+    status: int = 503
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: str | None = None
+    field: str | None = None
+    value: str | None = None
+    count: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names, and that they go together."""
+        named = [("kind", self.kind, tuple(KINDS)), ("endpoint", self.endpoint, ENDPOINTS)]
+        if self.field is not None:
+            named.append(("field", self.field, FIELDS))
+        problems = [
+            f"{name} {show(value)} is unknown; {did_you_mean(value, known)}"
+            for name, value, known in named
+            if value not in known
+        ]
+        if not problems and self.endpoint not in ("any", *_KINDS[self.kind].on):
+            problems.append(f"endpoint {self.endpoint}: {_where_it_acts(self.kind)}")
+        if problems:
+            raise InputError(f"fault {show(self.kind)}: {'; '.join(problems)}")
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints whose requests it can hit."""
+        return _KINDS[self.kind].on if self.endpoint == "any" else (self.endpoint,)
+
+    @property
+    def amount(self) -> int:
+        """`count`, or the kind's own."""
+        return _KINDS[self.kind].count if self.count is None else self.count
+
+    @property
+    def duration_s(self) -> float:
+        """`seconds`, or the kind's own."""
+        return _KINDS[self.kind].seconds if self.seconds is None else self.seconds
+
+    @property
+    def text(self) -> str:
+        """`value`, or the kind's own."""
+        return _KINDS[self.kind].value if self.value is None else self.value
+
+    @property
+    def column(self) -> int:
+        """Where `field`, or the kind's own, stands in a row."""
+        return FIELDS.index(self.field or _KINDS[self.kind].field)
+
+    def matches(self, request: Request) -> bool:
+        """Tell whether a request is one of those that it counts."""
+        if request.endpoint not in self.endpoints or (self.symbol and request.symbol != self.symbol):
+            return False
+        return self.at_ms is None or _covers(request, self.at_ms)
+
+    def hits(self, number: int) -> bool:
+        """Tell whether it acts on the matching request of that number, counted from 1."""
+        return self.nth <= number and (self.times == 0 or number < self.nth + self.times)
+
+
+def _where_it_acts(kind: str) -> str:
+    return f"{kind} acts on {' and '.join(_KINDS[kind].on)}"
+
+
+def _covers(request: Request, at_ms: int) -> bool:
+    """Tell whether the open times that a request asks for include one; a request without such a range does."""
+    file = read_archive_path(request.path)
+    if file is not None:
+        return at_ms // DAY_MS == file.day
+    start, end = request.query.get("startTime", "0"), request.query.get("endTime", str(at_ms))
+    return start.isdecimal() and end.isdecimal() and int(start) <= at_ms <= int(end)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A fault that acts on a request.
+
+    Attributes:
+        fault: The fault.
+        first: The first request that it hit, of the same symbol; perhaps this one.
+    """
+
+    fault: Fault
+    first: Request
+
+
+class Script:
+    """The faults of one server, with their counts. Where several hit one request, the first of them acts."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self._faults = tuple(faults)
+        self._seen = [0] * len(self._faults)
+        self._first: dict[tuple[int, str], Request] = {}
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any fault."""
+        return bool(self._faults)
+
+    def take(self, request: Request) -> Hit | None:
+        """Count a request and return the fault that acts on it."""
+        found = None
+        for i in self._matching(request):
+            self._seen[i] += 1
+            if self._faults[i].hits(self._seen[i]):
+                first = self._first.setdefault((i, request.symbol), request)
+                found = found or Hit(self._faults[i], first)
+        return found
+
+    def foresee(self, request: Request) -> Hit | None:
+        """Return the fault that would act on a request, and count nothing."""
+        return next(
+            (Hit(self._faults[i], request) for i in self._matching(request) if self._faults[i].hits(self._seen[i] + 1)),
+            None,
+        )
+
+    def _matching(self, request: Request) -> Iterator[int]:
+        return (i for i, fault in enumerate(self._faults) if fault.matches(request))
+
+
+def read_faults(path: Path) -> tuple[Fault, ...]:
+    """Return the faults of a JSON file: a list of objects with the attributes of `Fault`; only `kind` is needed.
+
+    Raises:
+        InputError: The file is not there or not JSON, or an attribute is unknown or wrong; names each one.
+    """
+    where = str(path)
+    value = parse_json(read_file(path, max_bytes=_MAX_FILE_BYTES, what="list of faults"), where=where)
+    root = Fields(Located({"faults": value}, where))
+    read = [_read_one(item) for item in root.items("faults")]
+    root.finish()
+    return tuple(Fault(**options) for options in read)  # type: ignore[arg-type]
+
+
+def _read_one(fields: Fields) -> dict[str, object]:
+    kind = fields.text("kind", choices=tuple(KINDS))
+    endpoint = fields.text("endpoint", choices=ENDPOINTS, default="any")
+    if kind in KINDS and endpoint not in ("any", *_KINDS[kind].on):
+        fields.problem("endpoint", _where_it_acts(kind))
+    return {
+        "kind": kind,
+        "endpoint": endpoint,
+        "symbol": fields.text("symbol", default=""),
+        "nth": fields.integer("nth", minimum=1, default=1),
+        "times": fields.integer("times", minimum=0, default=1),
+        "at_ms": fields.integer("at_ms", minimum=0, default=None),
+        "status": fields.integer("status", minimum=200, maximum=599, default=503),
+        "headers": _read_headers(fields) if "headers" in fields.value else {},
+        "body": fields.text("body", default=None),
+        "field": fields.text("field", choices=FIELDS, default=None),
+        "value": fields.text("value", default=None),
+        "count": fields.integer("count", minimum=0, maximum=1 << 30, default=None),
+        "seconds": fields.number("seconds", minimum=-1e6, maximum=1e6, default=None),
+    }
+
+
+def _read_headers(fields: Fields) -> dict[str, str]:
+    headers = fields.fields("headers")
+    found = {name: headers.text(name) for name in headers.keys()}  # noqa: SIM118 -- Fields is no mapping
+    for name, value in found.items():
+        if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
+            headers.problem(name, "must be printable ASCII, the name too")
+    return found

@@ -1,0 +1,321 @@
+"""The simulated exchange as an HTTP server on the loopback, for tests and benchmarks of the real downloader.
+
+    with SimServer(seed=1) as server:
+        httpx.get(f"{server.base_url}/api/v3/time")
+        server.log[-1].weight_used
+
+One thread with an event loop of its own serves every connection; the log may be read from any thread. It never binds
+to anything but 127.0.0.1, and stopping it closes every connection, also one that a fault holds open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mltrain.simulator.delivery import Delivery
+from mltrain.simulator.distortion import Case, changes_archive, distort
+from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, refuse, write_checksum
+from mltrain.simulator.faults import Script
+from mltrain.simulator.server_thread import HOST, Runner
+from mltrain.simulator.weight_meter import Charge, Meter
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.times import SECOND_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from mltrain.simulator.exchange import Answer
+    from mltrain.simulator.faults import Fault, Hit
+
+_KEPT: Final = 1_000_000  # records of the log; the oldest are dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request and how it was answered.
+
+    Attributes:
+        at_s: When it came, on the server's monotonic clock.
+        path: Its path.
+        query: Its query.
+        symbol: The symbol that it asks for; empty where it names none.
+        status: Of the answer; 0 where none was sent.
+        weight_used: What the minute had cost then, this request included; 0 for the archive.
+        retry_after: The header of that name; empty where it was not sent.
+        sent_bytes: Bytes of the body handed to the connection.
+        fault: The kind of fault that was acted out; empty where none was.
+    """
+
+    at_s: float
+    path: str
+    query: Mapping[str, str]
+    symbol: str
+    status: int
+    weight_used: int
+    retry_after: str
+    sent_bytes: int
+    fault: str
+
+
+class SimServer:
+    """The simulated exchange, served while the `with` block lasts.
+
+    Args:
+        seed: Which market.
+        signal: How predictable the market is: a key of STRENGTH.
+        clock_ms: What its clock shows at the start.
+        ticking: Its clock runs; otherwise it stands. The minutes of the request weight pass in either case.
+        latency_ms: How long every answer is held back.
+        weight_limit: What a minute may cost; see `mltrain.simulator.weight_meter`.
+        archive_lag_days: How many of the newest closed days the archive does not have yet.
+        faults: What goes wrong, and when.
+        port: Where to listen; 0: any free port.
+        monotonic: The clock of waits, weights and the log, in seconds.
+        on_answer: Called in the server's thread with the record of each answer once it has ended.
+
+    Raises:
+        UsageError: The clock is outside the exchange's life, or the signal is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        signal: str = "none",
+        clock_ms: int = CLOCK_MS,
+        ticking: bool = False,
+        latency_ms: float = 0.0,
+        weight_limit: int = 6000,
+        archive_lag_days: int = 1,
+        faults: Sequence[Fault] = (),
+        port: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_answer: Callable[[Answered], None] | None = None,
+    ) -> None:
+        SimSource(seed=seed, signal=signal, end_ms=clock_ms)  # checks them
+        self._exchange = Exchange(seed, signal, weight_limit, archive_lag_days)
+        self._monotonic = monotonic
+        self._started_s = monotonic()
+        self._started_ms = clock_ms
+        self._clock = (clock_ms, self._started_s)  # a time, and when it was
+        self._ticking = ticking
+        self._latency_s = latency_ms / SECOND_MS
+        self._meter = Meter(weight_limit)
+        self._script = Script(faults)
+        self._pairs = _Pairs()
+        self._log = _Log(on_answer)
+        self._port = port
+        self._runner = Runner(self._converse)
+
+    @property
+    def base_url(self) -> str:
+        """Where the REST endpoints are: base_url + "/api/v3/klines"."""
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def archive_url(self) -> str:
+        """Where the archive is: archive_url + "/data/spot/daily/klines/..."."""
+        return f"{self.base_url}{ARCHIVE_ROOT}"
+
+    @property
+    def log(self) -> list[Answered]:
+        """The requests so far, oldest first; each stands here before its answer is sent."""
+        return self._log.records()
+
+    def clock_ms(self) -> int:
+        """Return what the exchange's clock shows."""
+        shown_ms, at_s = self._clock
+        return shown_ms + int((self._monotonic() - at_s) * SECOND_MS) if self._ticking else shown_ms
+
+    def set_clock(self, clock_ms: int) -> None:
+        """Set the exchange's clock; the minutes of the request weight take no notice.
+
+        Raises:
+            UsageError: The time is outside the exchange's life.
+        """
+        SimSource(end_ms=clock_ms)
+        self._clock = (clock_ms, self._monotonic())
+
+    def __enter__(self) -> Self:
+        """Begin to serve.
+
+        Raises:
+            MachineError: The port is taken or not allowed.
+        """
+        self._port = self._runner.start(self._port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection and end the thread."""
+        self._runner.stop()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection, one after another."""
+        while (head := await _read_head(reader)) is not None:
+            request, stays = _parse_head(head)
+            delivery = await self._answer(request, writer)
+            if not (stays and delivery.keeps_open):
+                break
+
+    async def _answer(self, request: Request | None, writer: asyncio.StreamWriter) -> Delivery:
+        at_s = self._monotonic()
+        if request is None:
+            delivery = Delivery(writer, refuse(-1000, "This server takes GET alone."), None)
+            await delivery.send()
+            return delivery
+        charge = self._charge(request, at_s)
+        hit = self._script.take(request) if charge.status == 200 and self._script else None
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        answer = self._choose_answer(request, charge, hit)
+        delivery = Delivery(writer, answer, None if hit is None else hit.fault)
+        serial = self._log.begin(_record(at_s, request, charge, delivery, hit))
+        try:
+            await delivery.send()
+        finally:
+            self._log.end(serial, delivery.sent_bytes)
+        return delivery
+
+    def _charge(self, request: Request, at_s: float) -> Charge:
+        if request.endpoint not in WEIGHTS:
+            return Charge(0)
+        now_s = self._started_ms / SECOND_MS + at_s - self._started_s
+        return self._meter.charge(WEIGHTS[request.endpoint], now_s)
+
+    def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:
+        if charge.status != 200:
+            what = "banned" if charge.status == 418 else "sent away"
+            answer = refuse(-1003, f"Too much request weight used: {what} for now.", status=charge.status)
+            answer = replace(answer, headers=(("Retry-After", str(charge.retry_after_s)),))
+            return _with_weight(answer, charge)
+        answer = self._true_answer(request)
+        if hit is None or hit.fault.kind != "header":
+            answer = _with_weight(answer if hit is None else self._distort(hit, request, answer), charge)
+        else:  # it may replace the weight, too
+            answer = self._distort(hit, request, _with_weight(answer, charge))
+        if request.endpoint == "archive" and self._script:
+            is_other = hit is not None and changes_archive(hit.fault) and answer.status == 200
+            self._pairs.send_file(request.path, answer.body if is_other else None)
+        return answer
+
+    def _distort(self, hit: Hit, request: Request, answer: Answer) -> Answer:
+        return distort(Case(hit, request, answer, self._true_answer))
+
+    def _true_answer(self, request: Request) -> Answer:
+        """Return the answer without this request's own fault; a checksum is that of the file that it goes with."""
+        answer = self._exchange.answer(request, self.clock_ms())
+        if request.endpoint != "checksum" or answer.status != 200 or not self._script:
+            return answer
+        file = Request(request.path.removesuffix(".CHECKSUM"))
+        comes_after, data = self._pairs.send_checksum(file.path)
+        if not comes_after:
+            data = self._foreseen_file(file)
+        return answer if data is None else write_checksum(data, file.path.rpartition("/")[2])
+
+    def _foreseen_file(self, file: Request) -> bytes | None:
+        """Return what a fault will make of a file at its next request; None where none changes it."""
+        hit = self._script.foresee(file)
+        if hit is None or not changes_archive(hit.fault):
+            return None
+        return self._distort(hit, file, self._true_answer(file)).body
+
+
+def _with_weight(answer: Answer, charge: Charge) -> Answer:
+    if not charge.weight_used:
+        return answer
+    used = str(charge.weight_used)
+    return replace(answer, headers=(("x-mbx-used-weight", used), ("x-mbx-used-weight-1m", used), *answer.headers))
+
+
+def _record(at_s: float, request: Request, charge: Charge, delivery: Delivery, hit: Hit | None) -> Answered:
+    return Answered(
+        at_s=at_s,
+        path=request.path,
+        query=request.query,
+        symbol=request.symbol,
+        status=delivery.status,
+        weight_used=charge.weight_used,
+        retry_after={name.lower(): value for name, value in delivery.answer.headers}.get("retry-after", ""),
+        sent_bytes=delivery.planned_bytes,
+        fault="" if hit is None else hit.fault.kind,
+    )
+
+
+async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next request up to its empty line; None where there is none."""
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    except asyncio.LimitOverrunError:
+        return None
+
+
+def _parse_head(head: bytes) -> tuple[Request | None, bool]:
+    """Return the request, None where it is not one that this server takes, and whether the connection stays open."""
+    line, _, headers = head.decode("latin-1").partition("\r\n")
+    words = line.split(" ")
+    if len(words) != 3 or words[0] != "GET":
+        return None, False
+    parts = urlsplit(words[1])
+    request = Request(unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True)))
+    return request, "connection: close" not in headers.lower()
+
+
+class _Pairs:
+    """Which checksum goes with which sending of a file of the archive, whichever of the two is asked for first."""
+
+    def __init__(self) -> None:
+        self._alone: dict[str, bytes | None] = {}  # files without their checksum yet; None: as they truly are
+        self._ahead: set[str] = set()  # files whose checksum has gone before them
+
+    def send_file(self, path: str, data: bytes | None) -> None:
+        if path in self._ahead:
+            self._ahead.discard(path)
+        else:
+            self._alone[path] = data
+
+    def send_checksum(self, path: str) -> tuple[bool, bytes | None]:
+        """Return whether the file was sent already, and what a fault made of it."""
+        if path in self._alone:
+            return True, self._alone.pop(path)
+        self._ahead.add(path)
+        return False, None
+
+
+class _Log:
+    """The records, by serial number, under a lock."""
+
+    def __init__(self, on_answer: Callable[[Answered], None] | None) -> None:
+        self._lock = threading.Lock()
+        self._on_answer = on_answer
+        self._records: dict[int, Answered] = {}
+        self._serial = 0
+
+    def records(self) -> list[Answered]:
+        with self._lock:
+            return list(self._records.values())
+
+    def begin(self, record: Answered) -> int:
+        with self._lock:
+            self._serial += 1
+            self._records[self._serial] = record
+            if len(self._records) > _KEPT:
+                del self._records[next(iter(self._records))]
+            return self._serial
+
+    def end(self, serial: int, sent_bytes: int) -> None:
+        with self._lock:
+            record = replace(self._records[serial], sent_bytes=sent_bytes)
+            self._records[serial] = record
+        if self._on_answer is not None:
+            self._on_answer(record)

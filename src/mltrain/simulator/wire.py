@@ -1,0 +1,189 @@
+"""How the simulated exchange writes candles: rows of JSON, and daily archives of CSV.
+
+Pure. A day is written once and then cut: a page is a slice of at most a few days' bytes, so that a server of pages
+costs copies and no formatting. Every number is written so that it reads back as exactly the double that `SimSource`
+gives: with eight decimals as exchanges do, and in full where those would not do.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.frame import times_ms
+from mltrain.sources.simulated import GENESIS_MS
+from mltrain.sources.source import Window
+from mltrain.times import DAY_MS, day_name, interval_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import polars as pl
+
+    from mltrain.sources.simulated import SimSource
+
+#: From here on the archive counts microseconds, as the real one does; before, milliseconds. 2025-01-01T00:00:00Z.
+MICROS_FROM_MS: Final = 1_735_689_600_000
+
+_JSON_ROW: Final = '[%d,"%s","%s","%s","%s","%s",%d,"%s",%d,"%s","%s","0"]'
+_CSV_ROW: Final = "%d,%s,%s,%s,%s,%s,%d,%s,%d,%s,%s,0"
+_DECIMALS: Final = 8
+_US_PER_MS: Final = 1000
+_ZIP_TIME: Final = (2025, 1, 1, 0, 0, 0)  # a member's own time: equal candles are equal bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DayRows:
+    """The candles of one day as rows of JSON, joined by commas.
+
+    Attributes:
+        open_ms: Open time of each row, rising.
+        text: The rows.
+        ends: Where each row ends in `text`, before the comma.
+    """
+
+    open_ms: list[int]
+    text: bytes
+    ends: list[int]
+
+    def cut(self, first: int, end: int) -> bytes:
+        """Return the rows from `first` to before `end`, at least one."""
+        return self.text[self.ends[first - 1] + 1 if first else 0 : self.ends[end - 1]]
+
+
+def write_number(value: float) -> str:
+    """Return a number with eight decimals, or in full where those would not read back as the same double.
+
+    >>> write_number(0.1), write_number(1e-12)
+    ('0.10000000', '1e-12')
+    """
+    text = f"{value:.{_DECIMALS}f}"
+    return text if float(text) == value else repr(value)
+
+
+def write_page(
+    source: SimSource, symbol: str, *, first_ms: int | None, last_ms: int, limit: int, clock_ms: int
+) -> bytes:
+    """Return the rows that open from `first_ms` to `last_ms`, both included, as a JSON array.
+
+    Args:
+        source: The market, its clock at the end of its life: what is open is decided here.
+        symbol: One of its symbols.
+        first_ms: Where to begin; None: as late as `limit` allows.
+        last_ms: The last open time wanted.
+        limit: The most rows; the earliest ones where `first_ms` is given, else the latest.
+        clock_ms: The exchange's time. The candle that is still open then comes with what it has so far.
+    """
+    step = interval_ms(source.interval)
+    last_ms = min(last_ms, clock_ms)
+    pieces = list(_cut_days(source, symbol, first_ms, last_ms, limit))
+    if pieces and (newest := pieces[-1][0].open_ms[pieces[-1][2] - 1]) + step > clock_ms:
+        rows, first, end = pieces.pop()
+        kept = [(rows, first, end - 1)] if end - 1 > first else []
+        texts = [day.cut(i, j) for day, i, j in [*pieces, *kept]]
+        return b"[" + b",".join([*texts, _open_row(source, symbol, newest, clock_ms)]) + b"]"
+    return b"[" + b",".join([day.cut(i, j) for day, i, j in pieces]) + b"]"
+
+
+def _cut_days(
+    source: SimSource, symbol: str, first_ms: int | None, last_ms: int, limit: int
+) -> list[tuple[DayRows, int, int]]:
+    """Return which rows of which days make a page, in order of time; no piece is empty."""
+    forward = first_ms is not None
+    first_ms = max(first_ms or 0, GENESIS_MS)
+    days = range(first_ms // DAY_MS, last_ms // DAY_MS + 1)
+    pieces: list[tuple[DayRows, int, int]] = []
+    for day in days if forward else reversed(days):
+        rows = day_rows(source, symbol, day)
+        i, j = bisect_left(rows.open_ms, first_ms), bisect_right(rows.open_ms, last_ms)
+        i, j = (i, min(j, i + limit)) if forward else (max(i, j - limit), j)
+        if i < j:
+            pieces.append((rows, i, j))
+            limit -= j - i
+        if not limit:
+            break
+    return pieces if forward else pieces[::-1]
+
+
+@lru_cache(maxsize=512)  # a quarter of a megabyte each at one minute
+def day_rows(source: SimSource, symbol: str, day: int) -> DayRows:
+    """Return the rows of a UTC day, counted from the epoch."""
+    frame = _day(source, symbol, day)
+    rows = [_JSON_ROW % values for values in _row_values(frame, step=interval_ms(source.interval))]
+    ends, end = [], -1
+    for row in rows:  # plain ASCII: characters are bytes
+        end += len(row) + 1
+        ends.append(end)
+    return DayRows(times_ms(frame).tolist(), ",".join(rows).encode(), ends)
+
+
+def _day(source: SimSource, symbol: str, day: int) -> pl.DataFrame:
+    return source.candles(symbol, Window(day * DAY_MS, (day + 1) * DAY_MS))
+
+
+def _row_values(frame: pl.DataFrame, *, step: int, scale: int = 1) -> Iterator[tuple[object, ...]]:
+    """Yield the eleven values of each row; times are multiplied by `scale`, and a candle closes one unit early."""
+    texts = {name: _write_column(frame[name].to_list()) for name in frame.columns if name not in {"ts", "trades"}}
+    opens: list[int] = times_ms(frame).tolist()
+    return zip(
+        [ts * scale for ts in opens],
+        *(texts[name] for name in ("open", "high", "low", "close", "volume")),
+        [(ts + step) * scale - 1 for ts in opens],
+        texts["quote_volume"],
+        frame["trades"].to_list(),
+        texts["taker_buy_base"],
+        texts["taker_buy_quote"],
+        strict=True,
+    )
+
+
+def _write_column(values: list[float]) -> list[str]:
+    texts = [f"{v:.{_DECIMALS}f}" for v in values]
+    return texts if list(map(float, texts)) == values else [write_number(v) for v in values]
+
+
+def _open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int) -> bytes:
+    """Return the row of a candle that is not closed yet: the part of its way that it has gone, in proportion."""
+    step = interval_ms(source.interval)
+    row = source.candles(symbol, Window(open_ms, open_ms + step)).row(0, named=True)
+    part = (clock_ms - open_ms) / step
+    open_ = row["open"]
+    close = round(open_ + (row["close"] - open_) * part, _DECIMALS)
+    high = max(open_, close) + (row["high"] - max(open_, row["close"])) * part
+    low = min(open_, close) - (min(open_, row["close"]) - row["low"]) * part
+    volumes = [row[name] * part for name in ("volume", "quote_volume", "taker_buy_base", "taker_buy_quote")]
+    volume, quote, taker_base, taker_quote = (write_number(round(v, _DECIMALS)) for v in volumes)
+    prices = [write_number(round(v, _DECIMALS)) for v in (open_, high, low, close)]
+    values = (
+        open_ms, *prices, volume, open_ms + step - 1, quote, int(row["trades"] * part), taker_base, taker_quote,
+    )  # fmt: skip
+    return (_JSON_ROW % values).encode()
+
+
+def day_csv(source: SimSource, symbol: str, day: int) -> bytes:
+    """Return the CSV of a UTC day as the archive holds it: twelve columns, no header."""
+    scale = _US_PER_MS if day * DAY_MS >= MICROS_FROM_MS else 1
+    values = _row_values(_day(source, symbol, day), step=interval_ms(source.interval), scale=scale)
+    return "".join(f"{_CSV_ROW % row}\n" for row in values).encode()
+
+
+@lru_cache(maxsize=512)
+def day_zip(source: SimSource, symbol: str, day: int) -> bytes:
+    """Return the archive of a UTC day."""
+    name = f"{symbol}-{source.interval}-{day_name(day * DAY_MS)}.csv"
+    return write_zip([(name, day_csv(source, symbol, day))])
+
+
+def write_zip(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return a zip of the members, the same bytes for the same members."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in members:
+            info = zipfile.ZipInfo(name, date_time=_ZIP_TIME)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data, compresslevel=1)
+    return out.getvalue()

@@ -1,0 +1,1 @@
+"""Immutable snapshots of candles: take, verify, rebuild, compare."""

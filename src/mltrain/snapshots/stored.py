@@ -1,0 +1,319 @@
+"""Snapshots as they lie on disk: found by reference, listed, verified, read.
+
+Whoever reads a file gets the very bytes whose hash was checked, before any parser sees them, and then only if rows,
+columns and types are those that the manifest tells. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.candle_file import damaged_blocks, read_candles
+from mltrain.candles.frame import times_ms
+from mltrain.errors import InputError, MltrainError, UsageError
+from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
+from mltrain.snapshots.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
+from mltrain.storage.edge import disk_edge, real_path
+from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
+from mltrain.storage.reading import read_file, read_pointer
+from mltrain.times import format_ms, interval_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from mltrain.candles.candle_file import Block
+    from mltrain.storage.manifest import Manifest
+
+FOLDER: Final = "snapshots"
+LATEST: Final = "latest"
+
+_BLOCKS_TOLD: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Record):
+    """A record that lies in a folder, beside its files.
+
+    Attributes:
+        path: The folder.
+        manifest_sha256: The manifest's hash of itself: names the whole content.
+    """
+
+    path: Path
+    manifest_sha256: str
+
+    @property
+    def interval(self) -> str:
+        """The interval of its candles."""
+        return self.request.interval
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Its symbols, sorted."""
+        return self.request.symbols
+
+    def candles(self, symbol: str) -> pl.DataFrame:
+        """Return the candles of a symbol, as `check_candles` does.
+
+        Raises:
+            InputError: It has no such symbol; its manifest or file is not what it was; or the file contradicts it.
+            MachineError: The machine refuses to read the file, or has not enough memory.
+        """
+        facts = next((f for f in self.facts if f.symbol == symbol), None)
+        if facts is None:
+            raise InputError(
+                f"snapshot {self.id} has no symbol {show(symbol)}", hint=did_you_mean(symbol, self.symbols)
+            )
+        data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_most_bytes(facts.rows))
+        where = str(self.path / file_name(symbol))
+        frame = read_candles(data, rows=facts.rows, symbol=symbol, interval=self.interval, where=where)
+        ts_ms = times_ms(frame)
+        if (ts_ms[0], ts_ms[-1]) != (facts.first_ms, facts.last_ms):
+            raise InputError(f"{where}: its first and last candle are not those that the manifest says")
+        return frame
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One line of the list of snapshots.
+
+    Attributes:
+        id: The folder's name.
+        created_at: When it was written; empty where its manifest cannot be read.
+        symbols: Its symbols.
+        rows: Candles of all symbols together.
+        first_ms: Open time of the earliest candle, ms UTC; None where its manifest cannot be read.
+        last_ms: Open time of the latest candle, ms UTC; likewise.
+        latest: Whether `latest` points to it.
+        problem: Why its manifest cannot be read; None where it can. Files are not read for the list.
+    """
+
+    id: str
+    created_at: str
+    symbols: tuple[str, ...]
+    rows: int
+    first_ms: int | None
+    last_ms: int | None
+    latest: bool
+    problem: str | None
+
+
+def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
+    """Open a snapshot by reference. Only its manifest is read; its files are checked whenever they are.
+
+    Args:
+        data_dir: Where `snapshots` is.
+        ref: `latest`, an id, or the path of a folder, which has a / in it.
+
+    Raises:
+        UsageError: The reference is none of these.
+        InputError: There is no such snapshot, or its manifest is missing or damaged.
+        MachineError: The machine refuses to read it.
+    """
+    data_dir = read_folder(data_dir, "data_dir")
+    if not isinstance(ref, str):
+        raise UsageError(f"ref is {describe(ref)}: expected latest, an id, or a path")
+    if "/" in ref:
+        path = Path(ref)
+        if not _is_folder(path):
+            raise InputError(
+                f"there is no snapshot at {show(ref)}: no such folder",
+                hint="`mltrain snapshots` lists those there are",
+            )
+        return open_folder(real_path(path))
+    folder = data_dir / FOLDER
+    name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)
+    if not _is_folder(folder / name):
+        known = _names(folder)
+        near = nearest(name, known) or known[-3:]
+        raise InputError(
+            f"{folder / LATEST} leads to {name}, which is not there" if ref == LATEST else f"no {name} in {folder}",
+            hint=f"there are {', '.join(near)}" if near else "take one with `mltrain snapshot`",
+        )
+    return open_named(folder / name)
+
+
+def open_named(path: Path) -> Snapshot:
+    """Open the snapshot that a folder under `snapshots` is called after.
+
+    Raises:
+        InputError: It is a link, its manifest is missing or damaged, or it holds another snapshot.
+        MachineError: The machine refuses to read it.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, not a snapshot")
+    snapshot = open_folder(path)
+    if snapshot.id != path.name:
+        raise InputError(f"{path} holds the snapshot {snapshot.id}: the folder was renamed or copied")
+    return snapshot
+
+
+def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
+    """List the snapshots, oldest cut first; a damaged one with its problem.
+
+    Raises:
+        MachineError: The machine refuses to read the folder or a manifest.
+    """
+    folder = read_folder(data_dir, "data_dir") / FOLDER
+    try:
+        latest = read_pointer(folder / LATEST)
+    except InputError:
+        latest = None
+    return tuple(_list_one(folder / name, latest=name == latest) for name in _names(folder))
+
+
+def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
+    """Compare a snapshot with its manifest: every byte, and where those are right, every fact.
+
+    Returns:
+        Every problem, one sentence each; empty where it is sound.
+
+    Raises:
+        MachineError: The machine refuses to read the folder or a file.
+    """
+    try:
+        manifest = _unchanged_manifest(snapshot)
+    except InputError as err:
+        return (err.message,)
+    problems = verify_files(snapshot.path, manifest)
+    if not problems:
+        return tuple(problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts))
+    files = {f"{snapshot.path / file_name(facts.symbol)} ": facts for facts in snapshot.facts}
+    where = [
+        next((facts for path, facts in files.items() if problem.removeprefix("the file ").startswith(path)), None)
+        for problem in problems
+    ]
+    return tuple(
+        problem if facts is None else problem + _tell_damage(snapshot, facts)
+        for problem, facts in zip(problems, where, strict=True)
+    )
+
+
+def _tell_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
+    """Tell which days of a file are not what they were, by the hashes of their bytes alone."""
+    path = snapshot.path / file_name(facts.symbol)
+    try:
+        data = read_file(path, max_bytes=_most_bytes(facts.rows), what="the file")
+    except InputError:
+        return ""
+    if not facts.blocks:
+        return ""
+    blocks = damaged_blocks(data, facts.blocks)
+    if not blocks:
+        return ": the damage is outside the candles, in the file's head or foot"
+    days = [_tell_days(block) for block in blocks[:_BLOCKS_TOLD]]
+    more = f" and {len(blocks) - _BLOCKS_TOLD} more" if len(blocks) > _BLOCKS_TOLD else ""
+    return f": damaged are the candles of {', '.join(days)}{more}"
+
+
+def _tell_days(block: Block) -> str:
+    first, last = format_ms(block.from_ms)[:10], format_ms(block.to_ms - 1)[:10]
+    return first if first == last else f"{first} to {last}"
+
+
+def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
+    where = snapshot.path / file_name(facts.symbol)
+    try:
+        frame = snapshot.candles(facts.symbol)
+        data = read_file(where, max_bytes=_most_bytes(facts.rows), what="the file")
+    except InputError as err:
+        yield err.message
+        return
+    entry = FileEntry(where.name, facts.sha256, facts.bytes)
+    window, step_ms = snapshot.request.window(snapshot.cut_ms), interval_ms(snapshot.interval)
+    if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
+        yield f"{where}: candles outside {window}"
+        return
+    counted = SymbolFacts.of(
+        frame,
+        entry,
+        symbol=facts.symbol,
+        window=window,
+        step_ms=step_ms,
+        origins=facts.origins,
+        blocks=facts.blocks,
+        volumes=facts.volumes,
+    )
+    found = counted.to_dict()
+    for key, said in facts.to_dict().items():
+        if found[key] != said:
+            yield f"{where}: {key} is {found[key]}, the manifest says {said}"
+    if damaged_blocks(data, facts.blocks):
+        yield f"{where}: its days do not lie where the manifest says"
+
+
+def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
+    manifest = read_manifest(snapshot.path, kind=KIND)
+    if manifest.self_sha256 != snapshot.manifest_sha256:
+        raise InputError(f"{snapshot.path / MANIFEST} has changed since it was opened")
+    return manifest
+
+
+def open_folder(path: Path) -> Snapshot:
+    """Open the snapshot in a folder, whatever the folder is called.
+
+    Raises:
+        InputError: Its manifest is missing or damaged.
+        MachineError: The machine refuses to read it.
+    """
+    manifest = read_manifest(path, kind=KIND)
+    record = read_record(manifest, where=str(path / MANIFEST))
+    told = {field.name: getattr(record, field.name) for field in fields(record)}
+    return Snapshot(**told, path=path, manifest_sha256=manifest.self_sha256)
+
+
+def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
+    try:
+        snapshot = open_named(path)
+    except MltrainError as err:
+        return SnapshotRow(path.name, "", (), 0, None, None, latest=latest, problem=err.message)
+    return SnapshotRow(
+        id=path.name,
+        created_at=snapshot.created_at,
+        symbols=snapshot.symbols,
+        rows=sum(f.rows for f in snapshot.facts),
+        first_ms=min(f.first_ms for f in snapshot.facts),
+        last_ms=max(f.last_ms for f in snapshot.facts),
+        latest=latest,
+        problem=None,
+    )
+
+
+def _find_latest(folder: Path) -> str:
+    name = read_pointer(folder / LATEST)
+    if name is None:
+        known = _names(folder)
+        hint = f"name one: {', '.join(known[-3:])}" if known else "take one with `mltrain snapshot`"
+        raise InputError(f"there is no latest snapshot in {folder}", hint=hint)
+    if SNAPSHOT.fullmatch(name) is None:
+        raise InputError(
+            f"{folder / LATEST} leads to {show(name)}, which is no snapshot", hint="run `mltrain snapshot`"
+        )
+    return name
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the ids in a folder, oldest cut first."""
+    if not _is_folder(folder):
+        return []
+    with disk_edge(folder, "list"):
+        found = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]  # noqa: PTH208 -- names, not paths
+    return sorted(found, key=parse_id)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+
+
+def _most_bytes(rows: int) -> int:
+    """Return the most that an honest file of so many candles can take: nothing compressed, and its head."""
+    return (1 << 20) + 100 * rows

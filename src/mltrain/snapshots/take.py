@@ -1,0 +1,280 @@
+"""Take a snapshot: closed candles of a window, written once and never changed.
+
+A snapshot is a folder `snapshots/<cut>` of one parquet file per symbol and a manifest, which is written last: no
+manifest, no snapshot. Holes stay holes and are listed; there are no candles but the source's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from mltrain._version import __version__
+from mltrain.candles.candle_file import read_candles, write_candles
+from mltrain.candles.diff import compare_frames, tell_change
+from mltrain.candles.frame import check_candles, times_ms
+from mltrain.candles.volumes import empty_false_volumes
+from mltrain.errors import InputError, SourceError, UsageError
+from mltrain.snapshots.record import Record, Request, SymbolFacts, file_name, snapshot_id
+from mltrain.snapshots.stored import (
+    FOLDER,
+    LATEST,
+    Snapshot,
+    SnapshotRow,
+    list_snapshots,
+    open_named,
+    open_snapshot,
+    verify_snapshot,
+)
+from mltrain.sources.async_run import in_threads, run_apart
+from mltrain.storage.folders import make_folder, staging, sweep_temps
+from mltrain.storage.locks import hold_lock
+from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
+from mltrain.storage.reading import read_file, read_pointer
+from mltrain.storage.writing import swap_pointer, write_new
+from mltrain.times import format_ms, format_seconds, interval_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import polars as pl
+
+    from mltrain.progress import Progress
+    from mltrain.sources.source import Gathered, Source, SourceSpec, TrafficReport, Window
+    from mltrain.storage.folders import Stage
+
+__all__ = [
+    "Request",
+    "Snapshot",
+    "SnapshotRow",
+    "SymbolFacts",
+    "TakenSnapshot",
+    "list_snapshots",
+    "open_snapshot",
+    "take_snapshot",
+    "verify_snapshot",
+]
+
+_LOCK: Final = ".lock"
+_LOCK_WAIT_S: Final = 10.0
+_MAX_HOLES: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
+_WARN_MISSING: Final = 0.05  # of a symbol's window
+_WARN_FALSE: Final = 0.01  # share of the candles with trades; real markets have none
+
+
+@dataclass(frozen=True, slots=True)
+class TakenSnapshot:
+    """What `take_snapshot` did.
+
+    Attributes:
+        snapshot: The snapshot, which `latest` now points to.
+        created: False where the same one was already there.
+        traffic: What the download took; None where no network was asked.
+    """
+
+    snapshot: Snapshot
+    created: bool
+    traffic: TrafficReport | None = None
+
+
+def take_snapshot(
+    data_dir: Path,
+    source: Source,
+    spec: SourceSpec,
+    request: Request,
+    *,
+    now_ms: int,
+    progress: Progress,
+    max_missing: float = 1.0,
+    refresh: bool = False,
+) -> TakenSnapshot:
+    """Get the candles asked for, write them as a snapshot, and move `latest` to it.
+
+    Where the same request gave the same candles before, nothing is written and `latest` moves to that snapshot.
+
+    Args:
+        data_dir: Where `snapshots` is or will be.
+        source: The open source.
+        spec: What it was opened from; recorded.
+        request: Symbols, days, interval and end.
+        now_ms: The time of the run; recorded.
+        progress: Told of each symbol and of what the user should know.
+        max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
+        refresh: Whether what the cache has is downloaded again, and compared.
+
+    Raises:
+        UsageError: The end asked for is later than the source's clock, or too early for a window.
+        InputError: The source lacks a symbol or has no candle of it in the window, too many are missing, or a candle
+            is impossible.
+        SourceError: The exchange or the network failed, or answered with something else than was asked.
+        LockedError: Another mltrain is downloading, or publishing a snapshot.
+        MachineError: The machine refuses; nothing has changed.
+    """
+    if not spec.interval == source.interval == request.interval:
+        raise ValueError("source, spec and request are of different intervals")
+    source.check_symbols(request.symbols)
+    window = request.window(_find_cut(source, request))
+    folder = data_dir / FOLDER
+    make_folder(folder)
+    read_pointer(folder / LATEST)  # raises where something else stands in its place
+    record = Record(
+        id=snapshot_id(window.end_ms),
+        created_at=format_seconds(now_ms),
+        source=spec,
+        host=source.host,
+        request=request,
+        tools=(("mltrain", __version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
+        notes=(),
+        facts=(),
+    )
+    with (
+        source.gather(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as gathered,
+        hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
+        _staged(folder) as stage,
+    ):
+        calls = [partial(_write_symbol, stage.path, source, gathered, symbol, window) for symbol in request.symbols]
+        facts = run_apart(lambda: in_threads(calls))
+        _check_holes(facts, max_missing)
+        record = replace(record, notes=gathered.notes(), facts=facts)
+        for warning in (*record.notes, *_tell_odd(facts)):
+            progress.warn(warning)
+        return replace(_publish(folder, stage, record, progress), traffic=gathered.traffic)
+
+
+def _find_cut(source: Source, request: Request) -> int:
+    """Return the end asked for or the source's clock, rounded down to the interval."""
+    clock_ms = source.clock_ms(request.symbols)
+    end_ms = clock_ms if request.end_ms is None else request.end_ms
+    if end_ms > clock_ms:
+        raise UsageError(
+            f"the end {format_ms(end_ms)} is later than the clock of the source {source.name}, {format_ms(clock_ms)}",
+            hint="leave --end out to take all that is there",
+        )
+    cut_ms = end_ms // interval_ms(request.interval) * interval_ms(request.interval)
+    if request.window(cut_ms).start_ms < 0:
+        raise UsageError(f"{request.days} days before {format_ms(cut_ms)} begin before 1970")
+    return cut_ms
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Stage]:
+    """Give a hidden folder under `snapshots` to fill. The caller holds the lock."""
+    sweep_temps(folder)
+    read_pointer(folder / LATEST)  # again: the download took its time
+    with staging(folder) as stage:
+        yield stage
+
+
+def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, window: Window) -> SymbolFacts:
+    """Write the file of a symbol, and tell what is in it; its candles are not held any longer."""
+    fetched = gathered.candles(symbol)
+    frame, step_ms = _check_fetched(source, symbol, fetched.frame, window), interval_ms(source.interval)
+    frame, volumes = empty_false_volumes(frame)
+    file = write_candles(frame, step_ms)
+    name = file_name(symbol)
+    write_new(stage / name, file.data)
+    return SymbolFacts.of(
+        frame,
+        describe_file(name, file.data),
+        symbol=symbol,
+        window=window,
+        step_ms=step_ms,
+        origins=fetched.origins,
+        blocks=file.blocks,
+        volumes=volumes,
+    )
+
+
+def _check_fetched(source: Source, symbol: str, frame: pl.DataFrame, window: Window) -> pl.DataFrame:
+    where = f"the source {source.name}"
+    frame = check_candles(frame, symbol=symbol, interval=source.interval, where=where)
+    if frame.is_empty():
+        raise InputError(
+            f"{where} has no candles of {symbol} from {window}: it has those from {source.extent(symbol)}",
+            hint="choose another --end, more --days or other --symbols",
+        )
+    ts_ms = times_ms(frame)
+    if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
+        raise SourceError(f"{where} answered with candles of {symbol} outside {window}")
+    return frame
+
+
+def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
+    for f in facts:
+        if f.missing > _WARN_MISSING * (f.rows + f.missing):
+            yield f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles of the window are missing"
+        for false in f.volumes:
+            if false.emptied or false.candles > _WARN_FALSE * false.traded:
+                yield f"{f.symbol}: {false}"
+        for jump in f.jumps[:1]:
+            more = f", and {len(f.jumps) - 1} more such moves" if len(f.jumps) > 1 else ""
+            yield f"{f.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"
+
+
+def _check_holes(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
+    for f in facts:
+        if f.missing > max_missing * (f.rows + f.missing):
+            longest = max(f.holes, key=lambda hole: hole.missing)
+            raise InputError(
+                f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles are missing "
+                f"({f.missing / (f.rows + f.missing):.1%}, at most {max_missing:.1%}); the longest hole is "
+                f"{format_ms(longest.from_ms)} to {format_ms(longest.to_ms)}",
+                hint="choose another --end or fewer --days, or allow more by --max-missing",
+            )
+    if sum(len(f.holes) for f in facts) > _MAX_HOLES:
+        worst = max(facts, key=lambda f: len(f.holes))
+        raise InputError(
+            f"{worst.symbol} has {len(worst.holes)} holes: more than {_MAX_HOLES} in all cannot be recorded",
+            hint="choose a longer --interval, fewer --days or symbols that are traded more often",
+        )
+
+
+def _publish(folder: Path, stage: Stage, record: Record, progress: Progress) -> TakenSnapshot:
+    """Publish the staged files under the first free name, or find the same snapshot there."""
+    for number in itertools.count(1):
+        path = folder / snapshot_id(record.cut_ms, number)
+        if not os.path.lexists(path):
+            break
+        if _is_the_same(path, stage, record, progress):
+            return TakenSnapshot(_point_to(path), created=False)
+    manifest = replace(record, id=path.name).to_manifest().to_bytes()
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"the manifest of {path.name} would take {len(manifest):,} bytes, at most {MAX_MANIFEST_BYTES:,} are read",
+            hint="take fewer days or symbols",
+        )
+    write_new(stage.path / MANIFEST, manifest)
+    stage.publish(path)
+    return TakenSnapshot(_point_to(path), created=True)
+
+
+def _is_the_same(path: Path, stage: Stage, record: Record, progress: Progress) -> bool:
+    """Tell whether a sound snapshot of the same candles is there; what is wrong with it, or differs, is told."""
+    try:
+        there = open_named(path)
+        problems = verify_snapshot(there)
+    except InputError as err:
+        problems = (err.message,)
+    if problems:
+        progress.warn(f"snapshot {path.name} is damaged, a new one takes its place: {problems[0]}")
+        return False
+    if there.asks_like(record) and not there.is_same(record):
+        for f in record.facts:
+            data = read_file(stage.path / file_name(f.symbol), max_bytes=f.bytes, what="the staged file")
+            now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=there.interval, where=str(stage.path))
+            diff = compare_frames(there.candles(f.symbol), now)
+            if not diff.same:
+                progress.warn(f"{f.symbol} is not what snapshot {path.name} holds: {tell_change(diff)}")
+    return there.is_same(record)
+
+
+def _point_to(path: Path) -> Snapshot:
+    snapshot = open_named(path)
+    swap_pointer(path.parent / LATEST, path.name)
+    return snapshot

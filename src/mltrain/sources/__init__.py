@@ -1,0 +1,1 @@
+"""Where candles come from: exchanges, archives, folders of files, a simulated market."""

@@ -1,0 +1,152 @@
+"""The source `archive`: whole days from the exchange's public archive, the rest over REST.
+
+A day is one zip with its `.CHECKSUM` beside it (never a month: monthly files disagree with the daily ones and with
+REST). A day that the archive lacks or gets wrong is taken over REST, and so is the present one; the holes of every day
+are asked for over REST before they are believed.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.compression import parse_checksum, unzip_single
+from mltrain.candles.frame import check_candles, times_ms
+from mltrain.candles.tables import read_binance_csv
+from mltrain.errors import InputError
+from mltrain.sources.async_run import side_by_side
+from mltrain.sources.binance import BinanceSource, RestPages, folder_of
+from mltrain.sources.download import Connected
+from mltrain.sources.http_client import HostClock, HttpClient, Query, check_base_url
+from mltrain.sources.klines import add_odd, split_odd
+from mltrain.sources.source import PUBLIC_ARCHIVE, PUBLIC_REST
+from mltrain.sources.throttle import Throttle
+from mltrain.storage.edge import sha256_bytes
+from mltrain.times import DAY_MS, day_name, interval_ms
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator
+
+    import polars as pl
+
+    from mltrain.sources.http_client import Answer, Clock, NetworkRules
+    from mltrain.sources.klines import OddDays
+
+_MAX_ZIP_BYTES: Final = 4 << 20  # a day of minutes takes 80 kB
+_MAX_CSV_BYTES: Final = 8 << 20  # and 150 kB once unpacked
+_MAX_CHECKSUM_BYTES: Final = 4096
+_NOT_THERE: Final = 404
+_UNLIMITED: Final = 10**9  # the archive counts no weight
+
+
+class ArchiveSource(BinanceSource):
+    """The exchange's daily archive, completed over REST, as a Source.
+
+    Args:
+        interval: One of INTERVALS_MS.
+        base_url: Address of the REST host.
+        archive_url: Address of the archive: `/data/spot/daily/klines/...` follows it.
+        rules: How the network may be used.
+        clock: The time that passes between requests.
+        chance: Draws the jitter of the pauses.
+
+    Raises:
+        UsageError: The interval is unknown, or an address cannot be one.
+    """
+
+    def __init__(
+        self,
+        interval: str,
+        base_url: str = PUBLIC_REST,
+        archive_url: str = PUBLIC_ARCHIVE,
+        *,
+        rules: NetworkRules | None = None,
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        super().__init__(interval, base_url, rules=rules, clock=clock, chance=chance)
+        self.archive_url = check_base_url(archive_url)
+
+    @property
+    def name(self) -> str:
+        """Its name among the sources."""
+        return "archive"
+
+    @property
+    def cache_name(self) -> str:
+        """The folder of the cache for these hosts."""
+        if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
+            return self.name
+        if self.archive_url.startswith(self.base_url):
+            return f"{self.name}@{folder_of(self.host)}"
+        return f"{self.name}@{folder_of(f'{self.host} {self.archive_url}')}"
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Connected]:
+        patience_ms = round(self._rules.max_wait_s * 1000)
+        archive = HttpClient(
+            self.archive_url,
+            rules=self._rules,
+            throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=patience_ms),
+            traffic=self._traffic,
+            host_clock=HostClock(self._clock),
+            chance=self._chance,
+        )
+        async with self._client() as rest, archive:
+            pages = RestPages(rest, self.interval)
+            yield Connected(pages, DayZips(archive, self.interval, pages.odd), pages.odd)
+
+
+@dataclass(frozen=True, slots=True)
+class DayZips:
+    """Asks the archive for the zips of whole days.
+
+    Attributes:
+        client: The connection.
+        interval: Interval of the candles.
+        odd: Where the odd rows are added; see `split_odd`.
+    """
+
+    client: HttpClient
+    interval: str
+    odd: OddDays
+
+    async def day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
+        """Return the rows of a day and the SHA-256 of its zip; or why it cannot be had there.
+
+        Raises:
+            SourceError: The archive did not answer.
+        """
+        name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
+        path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
+        async with side_by_side() as group:
+            file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
+            checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
+        zipped, said = file.result(), checksum.result()
+        if zipped is None or said is None:
+            return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
+        try:
+            expected = parse_checksum(said, file_name=name, where=f"{name}.CHECKSUM")
+            if (found := sha256_bytes(zipped)) != expected:
+                return f"{name} has SHA-256 {found}, its checksum file says {expected}"
+            text = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
+            rows, closes_ms = read_binance_csv(text, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
+            kept, odd = split_odd(times_ms(rows), closes_ms, symbol=symbol, interval=self.interval, where=name)
+            rows = rows.filter(kept)
+            check_candles(rows, symbol=symbol, interval=self.interval, where=name)
+        except InputError as err:
+            return err.message
+        ts_ms = times_ms(rows)
+        if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
+            return f"{name} holds candles of another day"
+        add_odd(self.odd, symbol, odd)
+        return rows, expected
+
+    async def _get(self, path: str, subject: str, symbol: str, max_bytes: int) -> bytes | None:
+        def parse(answer: Answer) -> bytes | None:
+            return None if answer.status == _NOT_THERE else answer.body
+
+        query = Query(path, subject, 0, max_bytes, symbol=symbol)
+        return await self.client.get(query, parse, accept=(_NOT_THERE,))

@@ -1,0 +1,427 @@
+"""The cache of downloaded days, shared by all snapshots: `cache/<source>/<SYMBOL>/<interval>/<UTC day>.parquet`.
+
+A day lies beside its note (`<UTC day>.json`), which is written after it, tells whose day it is, and holds the hash of
+its file and of itself. Nothing is trusted because it is there: a day whose bytes and note do not agree counts as absent
+and is downloaded again. The present day, not over yet, is kept apart as `<UTC day>.part.parquet` until it is whole.
+
+Whoever writes or removes holds `cache/.lock`, for a whole download.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.candles.candle_file import unchecked_candles, write_candles
+from mltrain.candles.frame import CANDLE_SCHEMA
+from mltrain.documents.fields import Fields
+from mltrain.documents.strict_json import canonical_json, parse_json
+from mltrain.documents.values import SHA256, Located
+from mltrain.errors import InputError, UsageError
+from mltrain.names import SYMBOL
+from mltrain.sources.source import ORIGIN
+from mltrain.storage.edge import disk_edge, sha256_bytes
+from mltrain.storage.folders import make_folder, sweep_temps
+from mltrain.storage.locks import hold_lock
+from mltrain.storage.reading import read_file
+from mltrain.storage.writing import atomic_write_all
+from mltrain.times import DAY_MS, INTERVALS_MS, day_name, format_ms, interval_ms, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import polars as pl
+
+    from mltrain.documents.values import Json
+
+FOLDER: Final = "cache"
+
+_LOCK: Final = ".lock"
+_LOCK_WAIT_S: Final = 10.0
+_SOURCE: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
+_MAX_NOTE_BYTES: Final = 4096
+_MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
+
+
+@dataclass(frozen=True, slots=True)
+class CachedDay:
+    """A day of one symbol as the cache's note tells it. `_read_note` reads what `_write_note` gives.
+
+    Attributes:
+        day_ms: Its midnight, ms UTC.
+        until_ms: The end of what was asked for: the next midnight where the day is whole.
+        rows: How many candles it has.
+        sha256: Of the file; empty where there are no rows, hence no file.
+        origin: "rest", or "archive" and the SHA-256 of the zip.
+        holes_asked: Whether its holes were asked for once more, or it has none.
+        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
+        left_out: How many odd rows were left out; see `mltrain.sources.klines.split_odd`.
+        closed_early: How many of its candles closed before their interval ended.
+    """
+
+    day_ms: int
+    until_ms: int
+    rows: int
+    sha256: str
+    origin: str
+    holes_asked: bool
+    fetched_ms: int
+    left_out: int = 0
+    closed_early: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it covers the day to its end."""
+        return self.until_ms == self.day_ms + DAY_MS
+
+    @property
+    def name(self) -> str:
+        """Name of its file without the ending."""
+        return day_name(self.day_ms) + ("" if self.whole else ".part")
+
+
+@dataclass(frozen=True, slots=True)
+class FreshDay:
+    """A day of candles, or its beginning, as it was downloaded.
+
+    Attributes:
+        frame: Its candles, as `check_candles` returns them.
+        day_ms: Its midnight, ms UTC.
+        until_ms: The end of what was asked for.
+        origin: As of CachedDay.
+        holes_asked: As of CachedDay; that a day without holes has none is found out here.
+        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
+        left_out: As in CachedDay.
+        closed_early: As in CachedDay.
+    """
+
+    frame: pl.DataFrame
+    day_ms: int
+    until_ms: int
+    origin: str
+    holes_asked: bool
+    fetched_ms: int
+    left_out: int = 0
+    closed_early: int = 0
+
+
+def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
+    data = write_candles(fresh.frame, step_ms).data if fresh.frame.height else b""
+    complete = fresh.frame.height == (fresh.until_ms - fresh.day_ms) // step_ms
+    day = CachedDay(
+        day_ms=fresh.day_ms,
+        until_ms=fresh.until_ms,
+        rows=fresh.frame.height,
+        sha256=sha256_bytes(data) if data else "",
+        origin=fresh.origin,
+        holes_asked=fresh.holes_asked or complete,
+        fetched_ms=fresh.fetched_ms // 1000 * 1000,
+        left_out=fresh.left_out,
+        closed_early=fresh.closed_early,
+    )
+    return day, data
+
+
+@contextmanager
+def hold_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
+    """Hold the cache's lock for the length of the block, and give its folder, made where it is missing.
+
+    Raises:
+        LockedError: Another mltrain holds it.
+        MachineError: The machine refuses.
+    """
+    folder = data_dir / FOLDER
+    make_folder(folder)
+    with _locked(folder, purpose):
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path, purpose: str) -> Iterator[None]:
+    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=purpose):
+        sweep_temps(folder)
+        yield
+
+
+class SymbolDays:
+    """The cached days of one symbol at one interval. Writing expects that the caller holds the cache.
+
+    Attributes:
+        folder: Where they lie.
+        symbol: Whose candles.
+        interval: Their interval.
+    """
+
+    def __init__(self, cache: Path, source: str, symbol: str, interval: str) -> None:
+        if _SOURCE.fullmatch(source) is None or SYMBOL.fullmatch(symbol) is None:
+            raise ValueError(f"{source!r} and {symbol!r} do not name a folder of the cache")
+        self._owner = f"{source}/{symbol}/{interval}"
+        self.folder = cache / self._owner
+        self.symbol = symbol
+        self.interval = interval
+
+    def open_for_writing(self) -> None:
+        """Make the folder where it is missing, and remove what a killed writer left there.
+
+        Raises:
+            InputError: A folder lies where a day will be written.
+            MachineError: The machine refuses.
+        """
+        make_folder(self.folder)
+        sweep_temps(self.folder)
+        with disk_edge(self.folder, "list"), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _is_day(entry.name) and entry.is_dir(follow_symlinks=False):
+                    raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
+
+    def find(self, day_ms: int) -> tuple[CachedDay | None, str]:
+        """Return what is known of a day, the whole one before the part, once its bytes have proved to be its own.
+
+        Returns:
+            The day, or None; and what is damaged, in words, or nothing.
+
+        Raises:
+            MachineError: The machine refuses to read it.
+        """
+        damage = ""
+        for name in (day_name(day_ms), f"{day_name(day_ms)}.part"):
+            if not os.path.lexists(self.folder / f"{name}.json"):
+                continue
+            try:
+                day = self._note(name)
+                self._bytes(day)
+            except InputError as err:
+                damage = err.message.partition("\n")[0]
+            else:
+                return day, damage
+        return None, damage
+
+    def read(self, day: CachedDay) -> pl.DataFrame:
+        """Return the rows of a day that `find` found or `write` wrote; the hash says that they are those.
+
+        Raises:
+            InputError: The file is not what it was.
+            MachineError: The machine refuses to read it.
+        """
+        import polars as pl
+
+        if not day.rows:
+            return pl.DataFrame(schema=CANDLE_SCHEMA)
+        return unchecked_candles(self._bytes(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
+
+    def write(self, days: Iterable[FreshDay]) -> tuple[CachedDay, ...]:
+        """Write days and then their notes, and return them as they are now known.
+
+        Raises:
+            MachineError: The machine refuses.
+        """
+        files: dict[str, bytes] = {}
+        known = []
+        for fresh in days:
+            day, data = _encode(fresh, interval_ms(self.interval))
+            if data:
+                files[f"{day.name}.parquet"] = data
+            known.append(day)
+        self._write_all(files, known)
+        return tuple(known)
+
+    def mark_asked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
+        """Note that the holes of these days were asked for once more, in vain.
+
+        Raises:
+            MachineError: The machine refuses.
+        """
+        known = [replace(day, holes_asked=True) for day in days]
+        self._write_all({}, known)
+        return tuple(known)
+
+    def _write_all(self, files: dict[str, bytes], days: list[CachedDay]) -> None:
+        # Notes after files: between the two a day's note does not fit, and the day counts as absent.
+        if files:
+            atomic_write_all(self.folder, files)
+        if days:
+            atomic_write_all(self.folder, {f"{day.name}.json": _write_note(day, self._owner) for day in days})
+        over = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.whole for end in ("json", "parquet")]
+        _remove(self.folder / name for name in (*over, *(f"{day.name}.parquet" for day in days if not day.rows)))
+
+    def _note(self, name: str) -> CachedDay:
+        path = self.folder / f"{name}.json"
+        data = read_file(path, max_bytes=_MAX_NOTE_BYTES, what="the cache's note")
+        day = _read_note(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
+        if day.name != name:
+            raise InputError(f"{path}: is the note of {day.name}")
+        return day
+
+    def _bytes(self, day: CachedDay) -> bytes:
+        if not day.rows:
+            return b""
+        path = self.folder / f"{day.name}.parquet"
+        data = read_file(path, max_bytes=_MAX_DAY_BYTES, what="the cached day")
+        if sha256_bytes(data) != day.sha256:
+            raise InputError(f"{path}: is not what was downloaded")
+        return data
+
+
+def _write_note(day: CachedDay, owner: str) -> bytes:
+    note: dict[str, Json] = {
+        "of": owner,
+        "day": day_name(day.day_ms),
+        "until": format_ms(day.until_ms),
+        "rows": day.rows,
+        "sha256": day.sha256,
+        "origin": day.origin,
+        "holes_asked": day.holes_asked,
+        "fetched_at": format_ms(day.fetched_ms),
+    }
+    # Written only if not zero, so that the notes of an earlier version, which had neither key, keep their bytes.
+    note |= {key: rows for key, rows in (("left_out", day.left_out), ("closed_early", day.closed_early)) if rows}
+    return canonical_json({**note, "self_sha256": sha256_bytes(canonical_json(note))})
+
+
+def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
+    root = Fields(Located(parse_json(data, where=where, max_bytes=_MAX_NOTE_BYTES), where))
+    if root.text("of") != owner:
+        raise InputError(f"{where}: is not a note of {owner}")
+    root.text("self_sha256", pattern=SHA256)
+    rows = root.integer("rows", minimum=0, maximum=DAY_MS // step_ms)
+    times = {}
+    for key in ("day", "until", "fetched_at"):
+        try:
+            times[key] = parse_time(root.text(key))
+        except UsageError as err:
+            root.problem(key, err.message)
+            times[key] = 0
+    day = CachedDay(
+        day_ms=times["day"],
+        until_ms=times["until"],
+        rows=rows,
+        sha256=root.text("sha256", pattern=SHA256 if rows else re.compile("")),
+        origin=root.text("origin", pattern=ORIGIN),
+        holes_asked=root.flag("holes_asked"),
+        fetched_ms=times["fetched_at"],
+        left_out=root.integer("left_out", minimum=0, default=0),
+        closed_early=root.integer("closed_early", minimum=0, default=0),
+    )
+    if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
+        root.problem("until", "must be a time of the day, on the grid of its candles")
+    elif rows > (day.until_ms - day.day_ms) // step_ms:
+        root.problem("rows", "are more than there is time for")
+    root.finish()
+    if data != _write_note(day, owner):
+        raise InputError(f"{where}: does not match its own hash: it was changed after it was written")
+    return day
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRow:
+    """What the cache holds of one symbol.
+
+    Attributes:
+        source: Which source's folder.
+        symbol: Whose candles.
+        interval: Their interval.
+        days: Files of whole days.
+        first: The earliest day, such as 2025-10-15; empty where there is none.
+        last: The latest day.
+        bytes: Of all its files.
+    """
+
+    source: str
+    symbol: str
+    interval: str
+    days: int
+    first: str
+    last: str
+    bytes: int
+
+
+def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
+    """List what the cache holds, by source, symbol and interval; nothing is hashed.
+
+    Raises:
+        MachineError: The machine refuses to read a folder.
+    """
+    return tuple(_row_of(folder, files) for folder, files in _walk(data_dir / FOLDER) if files)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed.
+
+    Attributes:
+        days: How many whole days and beginnings of days.
+        bytes: That they took.
+    """
+
+    days: int
+    bytes: int
+
+
+def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
+    """Remove the cached days before a time; None: all of them. A later snapshot downloads them again.
+
+    Raises:
+        LockedError: Another mltrain is downloading.
+        MachineError: The machine refuses.
+    """
+    days, freed, cache = 0, 0, data_dir / FOLDER
+    if not cache.is_dir():
+        return Pruned(0, 0)
+    with _locked(cache, "pruning the cache"):
+        for folder, files in _walk(cache):
+            sweep_temps(folder)
+            old = {name: size for name, size in files.items() if before_ms is None or _day_of(name) < before_ms}
+            # Notes first: a day without one is absent, a note without its day would be called damaged.
+            _remove(folder / name for name in sorted(old, key=lambda n: (not n.endswith(".json"), n)))
+            days += sum(name.endswith(".json") for name in old)
+            freed += sum(old.values())
+    return Pruned(days, freed)
+
+
+def _is_day(name: str) -> bool:
+    try:
+        return _DAY.fullmatch(name) is not None and _day_of(name) >= 0
+    except UsageError:  # a 31st of February
+        return False
+
+
+def _day_of(name: str) -> int:
+    """Return the midnight that the name of a day's file or note begins with."""
+    return parse_time(name[:10])
+
+
+def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
+    """Yield the folders of days, each with its files and their sizes; what is not ours is left out."""
+    for source in _folders(cache, _SOURCE):
+        for symbol in _folders(source, SYMBOL):
+            for interval in _folders(symbol, re.compile("|".join(INTERVALS_MS))):
+                with disk_edge(interval, "list"), os.scandir(interval) as entries:
+                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if _is_day(e.name)}
+                yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
+
+
+def _folders(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with disk_edge(folder, "list"), os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if names.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+
+
+def _row_of(folder: Path, files: dict[str, int]) -> CacheRow:
+    days = sorted(name[:10] for name in files if name.endswith(".parquet") and ".part." not in name)
+    source, symbol, interval = folder.parts[-3:]
+    first, last = (days[0], days[-1]) if days else ("", "")
+    return CacheRow(source, symbol, interval, len(days), first, last, sum(files.values()))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if os.path.lexists(path):  # asking is cheaper than trying in vain, which most days do
+            with disk_edge(path, "remove"):
+                path.unlink(missing_ok=True)

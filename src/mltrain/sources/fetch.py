@@ -1,0 +1,85 @@
+"""Candles for those who want nothing else: asked for by time, given as Polars frames."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mltrain.candles.volumes import empty_false_volumes
+from mltrain.errors import UsageError
+from mltrain.names import read_symbols
+from mltrain.progress import Silent
+from mltrain.sources.opening import open_source
+from mltrain.sources.source import SourceSpec, Window
+from mltrain.times import interval_ms, time_ms
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from mltrain.progress import Progress
+    from mltrain.sources.http_client import NetworkRules
+
+
+def fetch_candles(
+    symbols: Sequence[str],
+    *,
+    start: str | dt.date,
+    end: str | dt.date | None = None,
+    spec: SourceSpec | None = None,
+    data_dir: Path | str | None = None,
+    rules: NetworkRules | None = None,
+    progress: Progress | None = None,
+    now_ms: int | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Return the closed candles of some symbols that open from `start` on and before `end`.
+
+    Args:
+        symbols: Such as ["BTCUSDT", "ETHUSDT"]; a single symbol may be a string.
+        start: A time such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date, which is its midnight in UTC;
+            rounded down to the interval.
+        end: Likewise; None, or a time that has not come: the source's clock.
+        spec: Which source, and of which interval; None: one-minute candles of Binance's public host.
+        data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
+        rules: How the network may be used; None: by the defaults.
+        progress: Told of each symbol; None: nobody is.
+        now_ms: The machine's clock, ms UTC: candles of the source `files` closing later are left out; None: none are.
+
+    Returns:
+        A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
+        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty. A volume that most
+        candles contradict is null in every row (`mltrain.candles.volumes`).
+
+    Raises:
+        UsageError: A symbol, a time or the interval is none, or the range is empty.
+        InputError: The source lacks a symbol, or a candle is damaged or impossible.
+        SourceError: The exchange or the network failed; with `data_dir`, the finished days are kept.
+        LockedError: Another mltrain is downloading into that folder.
+        MachineError: The machine refuses.
+    """
+    spec = SourceSpec(name="binance") if spec is None else spec
+    names = read_symbols(symbols)
+    start_ms, wanted_ms = time_ms(start, "start"), None if end is None else time_ms(end, "end")
+    source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
+    source.check_symbols(names)
+    clock_ms = source.clock_ms(names)
+    end_ms = clock_ms if wanted_ms is None else min(wanted_ms, clock_ms)
+    window = Window(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
+    if window.start_ms >= window.end_ms:
+        raise UsageError(f"no candle opens and closes from {window}")
+    with tempfile.TemporaryDirectory() as unkept:
+        folder = Path(unkept if data_dir is None else data_dir)
+        told = progress or Silent()
+        with source.gather(names, window, data_dir=folder, refresh=False, progress=told) as gathered:
+            frames = {name: gathered.candles(name).frame for name in names}
+            for note in gathered.notes():
+                told.warn(note)
+    for name in names:
+        frames[name], found = empty_false_volumes(frames[name])
+        for false in found:
+            if false.emptied:
+                told.warn(f"{name}: {false}")
+    return frames

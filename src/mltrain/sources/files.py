@@ -1,0 +1,405 @@
+"""The source `files`: a folder of parquet, CSV and JSON files, plain or packed, one or several per symbol.
+
+A file's symbol stands in its name, and often the interval of its candles: `BTCUSDT.parquet`,
+`BTCUSDT-1m-2025-01-01.zip`, `BTC_USDT-1m.json.gz`. What such files may look like inside, `tables` says. A file that is
+named as of another interval is left out, one without rows passed over, rows are sorted and exact duplicates dropped:
+`notes` tells each. Nothing else is mended: a row that contradicts another, or cannot be a candle, is refused by file,
+symbol, time, field, value. A checksum that was published beside a file is held against it. A candle that closes after
+the machine's clock, which the caller passes, is left out; times hours ahead of it are refused (see `closed`).
+
+Files are read again for each question; the candles of one symbol are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.compression import parse_checksum
+from mltrain.candles.filenames import interval_of, symbol_of
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, times_ms
+from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
+from mltrain.errors import InputError
+from mltrain.names import did_you_mean, show
+from mltrain.sources.source import LocalSource, Window, hand_out, refuse_unknown
+from mltrain.storage.edge import disk_edge, real_path, sha256_bytes
+from mltrain.storage.reading import read_file
+from mltrain.times import format_ms, interval_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mltrain.progress import Progress
+    from mltrain.sources.source import Gathered
+
+_CHECKSUM: Final = ".CHECKSUM"  # as the exchange's archive calls it
+_MAX_CHECKSUM_BYTES: Final = 1 << 16
+_MEND_HINT: Final = "mend or remove that row, or fetch the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The files that are named after one symbol, each list sorted by name.
+
+    Attributes:
+        files: Those whose name states the source's interval, or none.
+        others: Those of other intervals, with what their names state.
+    """
+
+    files: list[Path]
+    others: list[tuple[Path, str]]
+
+
+class FilesSource(LocalSource):
+    """A folder of candle files as a Source.
+
+    Attributes:
+        folder: Where the files are.
+        interval: Interval that their candles must have.
+        now_ms: The machine's clock, ms UTC; None: every candle has closed.
+
+    Raises:
+        InputError: The folder is not there, is no folder, or holds no candle file.
+        MachineError: The machine refuses to list it.
+        UsageError: The interval is unknown.
+    """
+
+    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None) -> None:
+        self.folder = folder
+        self.interval = interval
+        self.now_ms = now_ms
+        self._step_ms = interval_ms(interval)
+        self._named = _list_files(folder, interval)
+        self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
+        self._dropped: dict[str, int] = {}
+        self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
+        self._odd: dict[str, set[int]] = {}  # open times of a symbol's rows that are off the grid
+        self._empty: dict[str, list[str]] = {}  # names of a symbol's files without rows
+
+    @property
+    def name(self) -> str:
+        """Its name among the sources."""
+        return "files"
+
+    @property
+    def host(self) -> str:
+        """No host: the files are here."""
+        return ""
+
+    def clock_ms(self, symbols: tuple[str, ...]) -> int:
+        """Return when the last candle of these symbols closed.
+
+        Raises:
+            InputError: A symbol is not there, or one of its files cannot be read.
+            MachineError: The machine refuses to read a file.
+        """
+        return max(self.extent(symbol).end_ms for symbol in symbols)
+
+    def renew_clock(self) -> None:
+        """Do nothing: files are read again for each question."""
+
+    def symbols(self) -> tuple[str, ...]:
+        """Return every symbol that a file is named after, sorted."""
+        return tuple(sorted(self._named))
+
+    def check_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Refuse symbols that no file is named after.
+
+        Raises:
+            InputError: One is unknown.
+        """
+        refuse_unknown(symbols, self.symbols(), f"the source files ({self.folder})")
+
+    def extent(self, symbol: str) -> Window:
+        """Return the range of open times of the closed candles in the files of a symbol.
+
+        Raises:
+            InputError: The symbol is not there, one of its files cannot be read, or its times are hours ahead.
+            MachineError: The machine refuses to read a file.
+        """
+        spans = [span for span in self._spans_of(symbol).values() if span is not None]
+        return Window(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
+
+    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+        """Return the closed candles that open inside the window.
+
+        Raises:
+            InputError: The symbol is not there; a row cannot be a candle, or contradicts another one; or the times are
+                hours ahead.
+            MachineError: The machine refuses to read a file.
+        """
+        inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
+        paths = [
+            path
+            for path, span in self._spans_of(symbol).items()
+            if span is not None and span.start_ms < window.end_ms and span.end_ms > window.start_ms
+        ]
+        parts = [(path, rows) for path in paths if (rows := self._read_closed(path, symbol).filter(inside)).height]
+        frame, self._dropped[symbol] = _join(parts, symbol, self.interval)
+        return frame
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was dropped, passed over and left out of the symbols asked for, in their order."""
+        notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
+        if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
+            candles = sum(len(ts) for ts in self._open.values())
+            notes.append(tell_open(first, candles, now_ms=self.now_ms))
+        return tuple(notes)
+
+    def gather(
+        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[Gathered]:
+        """Give the candles of each symbol; there is nothing to download.
+
+        Raises:
+            InputError: As of `candles`, while the block lasts.
+            MachineError: The machine refuses to read a file.
+        """
+        del data_dir, refresh
+        return hand_out(self, symbols, window, progress)
+
+    def _notes_of(self, symbol: str) -> Iterator[str]:
+        if dropped := self._dropped.get(symbol, 0):
+            yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
+        if odd := self._odd[symbol]:
+            yield (
+                f"{symbol}: {len(odd):,} row{'s' * (len(odd) > 1)} of the exchange's history left out, off the "
+                f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
+            )
+        if empty := self._empty[symbol]:
+            yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
+        if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
+            yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
+
+    def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
+        """Return the range of open times of each file of a symbol, which are all read once for it."""
+        if symbol not in self._spans:
+            self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
+            spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
+            if not any(spans.values()):
+                none = "no candle has closed" if self._open[symbol] else "no rows"
+                none = f"no row opens on the {self.interval} grid" if self._odd[symbol] else none
+                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {none}")
+            self._spans[symbol] = spans
+        return self._spans[symbol]
+
+    def _span(self, rows: pl.DataFrame) -> Window | None:
+        if rows.is_empty():
+            return None
+        ts_ms = times_ms(rows)
+        start, last = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
+        return Window(start, last + self._step_ms)
+
+    def _find(self, symbol: str) -> list[Path]:
+        if symbol not in self._named:
+            hint = did_you_mean(symbol, self._named) or f"it has {', '.join(self.symbols()[:12])}"
+            raise InputError(f"{self.folder} has no candle file of {show(symbol)}", hint=hint)
+        named = self._named[symbol]
+        if not named.files:
+            stated = sorted({interval for _, interval in named.others})
+            raise InputError(
+                f"{self.folder} has no {self.interval} candles of {symbol}: its files are named as of "
+                f"{' and '.join(stated)}: {_some([path.name for path, _ in named.others])}",
+                hint=f"pass --interval {stated[0]}, or rename what is named wrongly",
+            )
+        return named.files
+
+    def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
+        data = _read_bytes(path)
+        where = f"{path}: {symbol}"
+        rows, closes_ms = read_rows_and_closes(data, name=path.name, where=where, step_ms=self._step_ms)
+        if rows.is_empty() and path.name not in self._empty[symbol]:
+            self._empty[symbol].append(path.name)
+        if closes_ms is not None:
+            rows = self._leave_out_odd(rows, closes_ms, symbol)
+        if self.now_ms is None:
+            return rows
+        ts_ms = times_ms(rows)
+        closed = find_closed(ts_ms, step_ms=self._step_ms, now_ms=self.now_ms, symbol=symbol, where=str(path))
+        if closed.all():
+            return rows
+        self._open[symbol].update(ts_ms[~closed].tolist())
+        return rows.filter(closed)
+
+    def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
+        """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
+
+        Only rows whose close time shows that they are candles of this interval are left out; `check_candles` refuses
+        any other, as in a file without close times.
+        """
+        ts_ms = times_ms(rows)
+        off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        if not off.any():
+            return rows
+        odd = off | np.isin(ts_ms, ts_ms[off] // self._step_ms * self._step_ms)
+        self._odd[symbol].update(ts_ms[odd].tolist())
+        return rows.filter(~odd)
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
+    """Return the candles of one file, as `check_candles` does.
+
+    Args:
+        path: A parquet, CSV or JSON file, plain or packed, whatever its name states.
+        symbol: For messages.
+        interval: Interval that its candles must have.
+
+    Raises:
+        InputError: It cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
+        MachineError: The machine refuses to read it.
+        UsageError: The interval is unknown.
+    """
+    rows = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
+    if rows.is_empty():
+        raise InputError(f"{path}: {symbol}: no rows")
+    return _join([(path, rows)], symbol, interval)[0]
+
+
+def _read_bytes(path: Path) -> bytes:
+    data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="the candle file")
+    _check_published(path, data)
+    return data
+
+
+def _check_published(path: Path, data: bytes) -> None:
+    """Hold a file against the checksum that lies beside it, where one does."""
+    beside = path.with_name(path.name + _CHECKSUM)
+    if not os.path.lexists(beside):
+        return
+    text = read_file(real_path(beside), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
+    expected, found = parse_checksum(text, file_name=path.name, where=str(beside)), sha256_bytes(data)
+    if found != expected:
+        raise InputError(
+            f"{path}: its SHA-256 is {found}, but {beside.name} beside it says {expected}",
+            hint="one of the two is damaged or out of date: fetch both again",
+        )
+
+
+def _list_files(folder: Path, interval: str) -> dict[str, _Named]:
+    """Return the candle files of each symbol."""
+    found: dict[str, list[Path]] = {}
+    with disk_edge(folder, "list"):
+        if not folder.is_dir():
+            what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
+            raise InputError(f"the folder of candle files {folder} {what}")
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        for path in paths:
+            symbol = symbol_of(path.name)
+            if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
+                found.setdefault(symbol, []).append(path)
+    if not found:
+        raise _no_candle_file(folder, paths)
+    return {symbol: _sort_out(files, interval) for symbol, files in found.items()}
+
+
+def _sort_out(paths: list[Path], interval: str) -> _Named:
+    names = [path.name for path in paths]
+    stated = [(path, interval_of(path.name, beside=names)) for path in paths]
+    return _Named(
+        files=[path for path, their in stated if their in {None, interval}],
+        others=[(path, their) for path, their in stated if their is not None and their != interval],
+    )
+
+
+def _no_candle_file(folder: Path, paths: list[Path]) -> InputError:
+    there = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
+    below = next((path.name for path in paths if path.is_dir()), None)
+    hint = f"candle files end in {', '.join(SUFFIXES)}: name them after their symbol, like BTCUSDT-1m-2025-01-01.csv"
+    if below is not None:
+        hint = f"folders in it are not looked into: name one of them, like --from {folder / below}"
+    return InputError(f"{folder} holds no candle file: {there}", hint=hint)
+
+
+def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str) -> tuple[pl.DataFrame, int]:
+    """Return the rows of all parts as `check_candles` does, and how many exact duplicates were dropped.
+
+    Raises:
+        InputError: A row cannot be a candle, or contradicts another one; or a part lacks a column that others have.
+    """
+    if not parts:
+        return pl.DataFrame(schema=dict(CANDLE_SCHEMA)), 0
+    _check_columns(parts, symbol)
+    frame, dropped = _merge(parts, symbol)
+    where = str(parts[0][0] if len(parts) == 1 else parts[0][0].parent)
+    try:
+        return check_candles(frame, symbol=symbol, interval=interval, where=where), dropped
+    except InputError:
+        for path, rows in parts:
+            _check_part(path, rows, symbol, interval)
+        raise
+
+
+def _check_part(path: Path, rows: pl.DataFrame, symbol: str, interval: str) -> None:
+    """Check the rows of one file, so that it is named."""
+    frame, _ = _merge([(path, rows)], symbol)
+    try:
+        check_candles(frame, symbol=symbol, interval=interval, where=str(path))
+    except InputError as err:
+        raise InputError(err.message, hint=err.hint or _MEND_HINT) from err
+
+
+def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> None:
+    """Refuse an optional column that some rows have and some lack: features of it would be null in the middle."""
+    for name in OPTIONAL:
+        for path, rows in parts:
+            empty = rows[name].is_null().arg_true()
+            if 0 < empty.len() < rows.height:
+                more = f", and so in {empty.len() - 1} more rows" if empty.len() > 1 else ""
+                raise InputError(
+                    f"{path}: {symbol} at {format_ms(int(times_ms(rows)[empty[0]]))}: {name} is missing{more}; "
+                    f"{rows.height - empty.len()} rows have it",
+                    hint="complete or remove these rows, or leave the column empty in every row",
+                )
+        lacking = [path for path, rows in parts if rows[name].null_count()]
+        having = [path for path, rows in parts if not rows[name].null_count()]
+        if lacking and having:
+            raise InputError(
+                f"{symbol}: {lacking[0]} has no {name}, {having[0]} has: candles with and without do not mix",
+                hint="keep files of one kind in the folder, or leave the column empty in all of them",
+            )
+
+
+def _merge(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> tuple[pl.DataFrame, int]:
+    """Return the rows of all parts sorted by time, and how many exact duplicates were dropped.
+
+    Raises:
+        InputError: Two rows of one time differ; names both values and both files.
+    """
+    tagged = [frame.with_columns(pl.lit(i, pl.Int32).alias("part")) for i, (_, frame) in enumerate(parts)]
+    rows = pl.concat(tagged).sort("ts", maintain_order=True)
+    frame = rows.unique(subset=list(CANDLE_SCHEMA), keep="first", maintain_order=True)
+    twice = (frame["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
+    if twice.len():
+        one, other = frame.row(twice[0] - 1, named=True), frame.row(twice[0], named=True)
+        raise _contradiction(one, other, symbol, [path for path, _ in parts])
+    return frame.drop("part"), rows.height - frame.height
+
+
+def _contradiction(one: dict[str, object], other: dict[str, object], symbol: str, paths: list[Path]) -> InputError:
+    field = next(name for name in CANDLE_SCHEMA if one[name] != other[name])
+    first, second = paths[int(str(one["part"]))], paths[int(str(other["part"]))]
+    time_ms = int(times_ms(pl.DataFrame({"ts": [one["ts"]]}, schema={"ts": TS_DTYPE}))[0])
+    values = ["empty" if row[field] is None else row[field] for row in (one, other)]
+    where = f"{values[0]} in {first} and {values[1]} in {second}" if first != second else f"{values[0]} and {values[1]}"
+    begin = f"{first}: " if first == second else ""
+    return InputError(
+        f"{begin}{symbol} at {format_ms(time_ms)}: {field} is {where}: two candles of one time",
+        hint="remove the wrong row",
+    )

@@ -1,0 +1,230 @@
+"""Pages of the exchange's candles: which to ask for, and what an answer holds.
+
+Pure. Pages are planned as windows of time before any is asked for, so that a short or an empty one is simply what the
+market gave. An answer is read as a table, not row by row; what is no JSON of rows may be asked for again, a row that
+cannot be a candle is refused by symbol, time and field.
+
+The exchange's history has a few odd rows that it will never correct (see `split_odd`): after restarts in 2017
+and 2018 candles opened off the grid for hours or days, and where trading stopped a candle closed early. Such rows are
+either left out or kept, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.cells import MICROS_FROM, whole_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
+from mltrain.errors import InputError
+from mltrain.names import show
+from mltrain.sources.http_client import MalformedError
+from mltrain.sources.source import Window
+from mltrain.times import DAY_MS, INTERVALS_MS, format_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+PAGE_CANDLES: Final = 1000  # the most that one answer holds
+MAX_PAGE_BYTES: Final = 4 << 20  # thirty times an honest page
+
+#: The twelve fields of a row, by the name of their column; the last is not used.
+_FIELDS: Final = (
+    *("ts", "open", "high", "low", "close", "volume", "close_time"),
+    *("quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "unused"),
+)
+_TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64()}
+_ROWS: Final = pl.List(pl.List(pl.String))
+_BLANKS: Final = r"[ \t\r\n]*"
+# The reader alone takes no text at all for an empty list, and 3 for [[3]].
+_LIST_OF_ROWS: Final = re.compile(rf"{_BLANKS}\[{_BLANKS}[\[\]]")
+_ROWS_THAT_TELL: Final = 3  # with fewer, a candle that closed early may be most of them
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows of one answer.
+
+    Attributes:
+        rows: The rows that can be taken, in the order that they came, with the columns of CANDLE_SCHEMA.
+        ts_ms: Open times of all rows, those left out included, ms UTC, shape (n,).
+        odd: Which rows were left out or closed early.
+    """
+
+    rows: pl.DataFrame
+    ts_ms: NDArray[np.int64]
+    odd: OddRows
+
+
+@dataclass(frozen=True, slots=True)
+class OddRows:
+    """Rows of the exchange's history that differ from its documentation.
+
+    Attributes:
+        left_out: Open times of rows that were left out, ms UTC: off the grid, or another row opens inside the candle.
+        closed_early: Open times of candles that were taken although they close before their interval ends, ms UTC.
+    """
+
+    left_out: set[int] = field(default_factory=set)
+    closed_early: set[int] = field(default_factory=set)
+
+    def count(self, window: Window) -> tuple[int, int]:
+        """Return how many rows that open inside a window were left out, and how many closed early."""
+        inside = range(window.start_ms, window.end_ms)
+        left_out, closed_early = (sum(ts in inside for ts in rows) for rows in (self.left_out, self.closed_early))
+        return left_out, closed_early
+
+
+#: Odd rows by symbol and UTC day (its midnight, ms UTC); a row that comes several times counts once.
+OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
+
+
+def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
+    """Add the odd rows of an answer to those of their days."""
+    for ts_ms in odd.left_out:
+        days[symbol, ts_ms // DAY_MS * DAY_MS].left_out.add(ts_ms)
+    for ts_ms in odd.closed_early:
+        days[symbol, ts_ms // DAY_MS * DAY_MS].closed_early.add(ts_ms)
+
+
+def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[Window]:
+    """Cut a window on the grid into pages of at most so many candles.
+
+    >>> [page.end_ms - page.start_ms for page in plan_pages(Window(0, 2500), 1)]
+    [1000, 1000, 500]
+    """
+    for start in range(window.start_ms, window.end_ms, candles * step_ms):
+        yield Window(start, min(start + candles * step_ms, window.end_ms))
+
+
+def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
+    """Return the rows of an answer; whether they can be candles is not checked here.
+
+    Args:
+        body: JSON: a list of rows of twelve fields.
+        symbol: For messages.
+        interval: Interval that the candles must have.
+        where: The host, for messages.
+
+    Raises:
+        MalformedError: It is no JSON, or no list of rows.
+        InputError: A row has another number of fields, a field that is no number, or is of another interval.
+    """
+    try:
+        text = body.decode()
+        rows = pl.Series([text]).str.json_decode(_ROWS).explode(empty_as_null=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as err:
+        raise MalformedError("the answer is no JSON list of candles") from err
+    if _LIST_OF_ROWS.match(text) is None or rows.null_count():
+        raise MalformedError("the answer is no list of rows")
+    if rows.is_empty():
+        return Page(pl.DataFrame(schema=CANDLE_SCHEMA), np.empty(0, np.int64), OddRows())
+    _check_lengths(rows, symbol, where)
+    texts = rows.list.to_struct(fields=_FIELDS).struct.unnest()
+    numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
+    if any(column.null_count() for column in numbers):
+        raise _no_number(texts, numbers, symbol, where)
+    ts_ms, closes_ms = (whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
+    kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
+    ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
+    frame = pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])
+    return Page(frame if kept.all() else frame.filter(kept), ts_ms, odd)
+
+
+def split_odd(
+    ts_ms: NDArray[np.int64], closes_ms: NDArray[np.int64], *, symbol: str, interval: str, where: str
+) -> tuple[NDArray[np.bool_], OddRows]:
+    """Tell which rows can be taken, and which are odd, as in a few places of the exchange's history.
+
+    A row that opens off the grid is left out: its prices are of two intervals. A candle is also left out if such a row
+    opens inside its interval: it ended there, and its close is not that of its interval. A candle on the grid that
+    merely closes early is taken: trading stopped, and nothing came after it.
+
+    Args:
+        ts_ms: Open times, shape (n,).
+        closes_ms: Close times, shape (n,).
+        symbol: For messages.
+        interval: Interval that the candles must have.
+        where: The host or file, for messages.
+
+    Returns:
+        Which rows can be taken, shape (n,), and the odd ones.
+
+    Raises:
+        InputError: A row closes before it opens or after its interval ends, or most close early: they are candles of
+            another interval.
+    """
+    step_ms = INTERVALS_MS[interval]
+    # Subtracted from the close: near the limits of 64 bits, open time plus interval would overflow and pass the check.
+    wrong = (ts_ms < 0) | (ts_ms >= MICROS_FROM) | (closes_ms < ts_ms) | (closes_ms - ts_ms >= step_ms)
+    early = ~wrong & (closes_ms - ts_ms < step_ms - 1)
+    if ts_ms.size >= _ROWS_THAT_TELL and 2 * np.count_nonzero(early) > ts_ms.size:
+        wrong |= early
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        time, closed = format_ms(int(ts_ms[row])), int(closes_ms[row])
+        raise InputError(f"{where}: {symbol} at {time}: close_time is {closed}: not the end of a {interval} candle")
+    off_grid = ts_ms % step_ms != 0
+    if not (early.any() or off_grid.any()):
+        return np.ones(ts_ms.size, np.bool_), OddRows()
+    ended_inside = np.isin(ts_ms, ts_ms[off_grid] // step_ms * step_ms)
+    kept = ~(off_grid | ended_inside)
+    return kept, OddRows(set(ts_ms[~kept].tolist()), set(ts_ms[kept & early].tolist()))
+
+
+def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl.DataFrame:
+    """Return the rows of all frames by time, exact duplicates once.
+
+    Raises:
+        InputError: Two rows of one time differ; names time, field and both values.
+    """
+    rows = pl.concat(list(frames))
+    if not is_rising(times_ms(rows)):
+        rows = rows.unique(maintain_order=True).sort("ts", maintain_order=True)
+        twice = (rows["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
+        if twice.len():
+            two = rows[twice[0] - 1 : twice[0] + 1]
+            field = next(name for name in CANDLE_SCHEMA if two[name].n_unique() > 1)
+            one, other = two[field].to_list()
+            time = format_ms(int(times_ms(rows)[twice[0]]))
+            raise InputError(
+                f"{where}: {symbol} at {time}: {field} is {one} and {other}: two candles of one time",
+                hint="the source contradicts itself: run the same command again, or choose another --source",
+            )
+    return rows
+
+
+def _check_lengths(rows: pl.Series, symbol: str, where: str) -> None:
+    wrong = (rows.list.len() != len(_FIELDS)).arg_true()
+    if wrong.len():
+        row = rows[wrong[0]].to_list()
+        begin = _begin(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
+        raise InputError(f"{where}: {symbol} {begin}: the row has {len(row)} fields, not {len(_FIELDS)}")
+
+
+def is_rising(ts_ms: NDArray[np.int64]) -> bool:
+    """Tell whether times are sorted and unique."""
+    return bool((ts_ms[1:] > ts_ms[:-1]).all())
+
+
+def _no_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
+    name = next(column for column in numbers.columns if numbers[column].null_count())
+    at = numbers[name].is_null().arg_true()[0]
+    value, begin = texts[name][at], _begin(numbers["ts"][at], at)
+    return InputError(
+        f"{where}: {symbol} {begin}: {name} is {'missing' if value is None else show(value)}: not a number"
+    )
+
+
+def _begin(ts: int | None, row: int) -> str:
+    """Return where a row stands: its time, or its number where it tells none."""
+    if ts is None:
+        return f"in row {row + 1}"
+    return f"at {format_ms(ts // 1000 if ts >= MICROS_FROM else ts)}"

@@ -1,0 +1,90 @@
+"""Open a source by its description: the one place that knows every implementation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mltrain.errors import InputError, UsageError
+from mltrain.names import describe, show
+from mltrain.sources.http_client import is_loopback
+from mltrain.sources.source import NETWORKED, PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
+
+if TYPE_CHECKING:
+    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.source import Source
+
+
+def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: int | None = None) -> Source:
+    """Open the source that `spec` describes; nothing is read yet.
+
+    Args:
+        spec: Which source.
+        rules: How the network may be used, where the source needs one; None: by the defaults.
+        now_ms: The machine's clock, ms UTC, which decides which candles of `files` have closed; None: all have. Every
+            other source has its own clock.
+
+    Raises:
+        UsageError: `spec` is not a SourceSpec.
+        InputError: The folder of `files` is not there, is no folder, or holds no candle file.
+    """
+    if not isinstance(spec, SourceSpec):
+        raise UsageError(f"spec is {describe(spec)}: expected a SourceSpec", hint='such as SourceSpec(name="binance")')
+    match spec.name:
+        case "files":
+            from mltrain.sources.files import FilesSource
+
+            assert spec.folder is not None  # noqa: S101 -- SourceSpec has checked it
+            return FilesSource(spec.folder, spec.interval, now_ms=now_ms)
+        case "binance":
+            from mltrain.sources.binance import BinanceSource
+
+            return BinanceSource(spec.interval, spec.base_url, rules=rules)
+        case "archive":
+            from mltrain.sources.archive import ArchiveSource
+
+            return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, rules=rules)
+    from mltrain.sources.simulated import SimSource
+
+    return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms)
+
+
+def open_recorded(
+    spec: SourceSpec,
+    rules: NetworkRules | None = None,
+    *,
+    base_url: str | None = None,
+    archive_url: str | None = None,
+    now_ms: int | None = None,
+) -> Source:
+    """Open the source that a snapshot's manifest names; a file must not choose which host this machine talks to.
+
+    Args:
+        spec: What the manifest tells.
+        rules: How the network may be used.
+        base_url: Address of the REST host in place of the recorded one; chosen by the user, so any is taken.
+        archive_url: Likewise of the archive.
+        now_ms: As in `open_source`.
+
+    Raises:
+        InputError: The recorded host is neither the source's public one nor this machine; or as of `open_source`.
+        UsageError: An address cannot be one.
+    """
+    if spec.name not in NETWORKED:
+        return open_source(spec, rules, now_ms=now_ms)
+    chosen = replace(spec, base_url=base_url or spec.base_url)
+    if spec.name == "archive" and archive_url:
+        chosen = replace(chosen, archive_url=archive_url)
+    for option, public, given in (
+        ("base_url", PUBLIC_REST, base_url),
+        ("archive_url", PUBLIC_ARCHIVE, archive_url),
+    ):
+        recorded = str(getattr(spec, option))
+        if given or recorded in {"", public} or is_loopback(urlsplit(recorded).hostname or ""):
+            continue
+        raise InputError(
+            f"the snapshot was taken from {show(recorded)}, which a file alone may not have this machine talk to",
+            hint=f"pass --{option.replace('_', '-')} {recorded} if you trust it",
+        )
+    return open_source(chosen, rules)

@@ -1,0 +1,363 @@
+"""The simulated exchange: a market whose true probabilities are known, for the demo and for tests.
+
+Deterministic: a day of a symbol is a pure function of seed, symbol, interval and signal, drawn from counter-based
+random numbers, so that any range asked for holds the same candles. The model, per candle, for a standardised move z
+and an independent standard normal e:
+
+    z[t] = 0                                        in a tie, which happens by chance and does not depend on the past
+    z[t] = e                                        after a tie
+    z[t] = -k * v[t-1] * z[t-1] + sqrt(1 - (k * v[t-1])²) * e    otherwise
+    log(close[t] / close[t-1]) = scale[t] * z[t]
+
+`k` is the strength of the signal. `v`, its direction, depends on the time of day alone: +1 (the next move tends to
+reverse this one) in the first seven minutes of each quarter-hour, 0 in the eighth, and -1 (it tends to continue) in
+the last seven. 3m and 5m candles divide the quarter-hour in the same way: first half +1, the candle in the middle 0,
+second half -1. From 15m on, the UTC day is divided instead; a daily candle is all of it, so 1d has no signal.
+
+Over each such period v sums to zero: the last move, persistence and its opposite predict nothing; the predictor of the
+next move is the product of the last move and v. A linear model can use only the move before the last, because v is
+mostly the same twice in a row: a correlation of about 0.7 * k² (0.08 where the signal is strong), which gives an
+accuracy of 52.7 %.
+
+A move's variance is 1 in all three cases, and P(close[t+1] > close[t] | it moved) is exactly
+Φ(-k * v[t] * z[t] / sqrt(1 - (k * v[t])²)). `scale` follows the hour, the day and slow swings. Volume, trades and
+taker columns follow `scale` and chance alone: they do not predict the next direction.
+Every UTC week has one outage, of all symbols at once, whose candles are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.errors import InputError, UsageError
+from mltrain.names import did_you_mean, show
+from mltrain.sources.source import SIGNALS, LocalSource, Window, hand_out, refuse_unknown
+from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, format_ms, interval_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mltrain.progress import Progress
+    from mltrain.sources.source import Gathered
+
+GENESIS_MS: Final = 1_704_067_200_000  # 2024-01-01T00:00:00Z, the first candle
+CLOCK_MS: Final = 1_760_529_600_000  # 2025-10-15T12:00:00Z, the time unless one is given
+LAST_CLOCK_MS: Final = 2_051_222_400_000  # 2035-01-01T00:00:00Z: a price path costs time from its beginning
+
+#: k of each signal. On 1m candles the best possible accuracy is 1/2 + asin(k)/π * 14/15 * (1 - TIE_SHARE), which is
+#: 60.1 % (strong) and 51.4 % (weak): there is no signal in one minute of fifteen, nor after a tie.
+STRENGTH: Final[Mapping[str, float]] = {"none": 0.0, "weak": 0.05, "strong": 0.35}
+
+_QUARTER_MS: Final = 15 * MINUTE_MS
+
+TIE_SHARE: Final = 0.045  # of BTCUSDT's real minutes 5.3 % close where they opened
+_FLAT_SHARE: Final = 0.08  # of the ties: nothing traded at all
+
+# First price, standard deviation of a one-minute log return, quote volume of a minute.
+_MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
+    "BTCUSDT": (60_000.0, 4.5e-4, 1_500_000.0),
+    "ETHUSDT": (2_500.0, 6.0e-4, 900_000.0),
+    "SOLUSDT": (150.0, 8.0e-4, 300_000.0),
+} | {f"SIM{n:02d}": (100.0, 6.0e-4, 100_000.0) for n in range(1, 98)}
+
+# A candle forgets: 0.35 ** 64 is 1e-29, far below the last bit of a float, so 64 candles of the past are all of it.
+_MEMORY_BARS: Final = 64
+_CHUNK_DAYS: Final = 64
+_OUTAGE_MINUTES: Final = (15, 60)
+_DECIMALS: Final = 8  # of prices and volumes, as exchanges print them
+
+
+@dataclass(frozen=True, slots=True)
+class SimSource(LocalSource):
+    """The simulated exchange as a Source.
+
+    Attributes:
+        interval: Interval of its candles. Each has a market of its own: five 1m candles do not add up to a 5m one.
+        seed: Which market.
+        signal: How predictable the market is: a key of STRENGTH.
+        end_ms: What its clock shows; None: CLOCK_MS.
+    """
+
+    interval: str = "1m"
+    seed: int = 0
+    signal: str = "none"
+    end_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the clock and the names.
+
+        Raises:
+            UsageError: The clock is outside the exchange's life, or the interval or signal is unknown.
+        """
+        interval_ms(self.interval)
+        if self.signal not in SIGNALS:
+            raise UsageError(f"signal {show(self.signal)} is unknown", hint=did_you_mean(self.signal, SIGNALS))
+        if not GENESIS_MS < self.clock_ms() <= LAST_CLOCK_MS:
+            raise UsageError(
+                f"{format_ms(self.clock_ms())} is outside the life of the simulated exchange",
+                hint=f"pass an end between {format_ms(GENESIS_MS)} and {format_ms(LAST_CLOCK_MS)}",
+            )
+
+    @property
+    def name(self) -> str:
+        """Its name among the sources."""
+        return "sim"
+
+    @property
+    def host(self) -> str:
+        """No host: it is inside the package."""
+        return ""
+
+    def clock_ms(self, symbols: tuple[str, ...] = ()) -> int:  # noqa: ARG002 -- one clock for all symbols
+        """Return the exchange's time."""
+        return CLOCK_MS if self.end_ms is None else self.end_ms
+
+    def renew_clock(self) -> None:
+        """Do nothing: this clock stands; that of `mltrain sim --ticking` goes."""
+
+    def symbols(self) -> tuple[str, ...]:
+        """Return every symbol, sorted."""
+        return tuple(sorted(_MARKETS))
+
+    def check_symbols(self, symbols: tuple[str, ...]) -> None:
+        """Refuse symbols that it does not have.
+
+        Raises:
+            InputError: One is unknown.
+        """
+        refuse_unknown(symbols, self.symbols(), "the simulated exchange")
+
+    def extent(self, symbol: str) -> Window:
+        """Return the range of open times of its closed candles.
+
+        Raises:
+            InputError: The symbol is unknown.
+        """
+        self._market(symbol)
+        step = interval_ms(self.interval)
+        return Window(GENESIS_MS, self.clock_ms() // step * step)
+
+    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+        """Return the closed candles that open inside the window.
+
+        Raises:
+            InputError: The symbol is unknown.
+        """
+        market = self._market(symbol)
+        extent = self.extent(symbol)
+        start, end = max(window.start_ms, extent.start_ms), min(window.end_ms, extent.end_ms)
+        if start >= end:
+            return pl.DataFrame(schema=CANDLE_SCHEMA)
+        days = [_candles_of_day(market, day) for day in range(start // DAY_MS, -(-end // DAY_MS))]
+        ts_ms = np.concatenate([columns["ts"] for columns in days])
+        keep = (ts_ms >= start) & (ts_ms < end) & ~_is_out(self.seed, ts_ms, market.step_ms)
+        columns = {name: np.concatenate([day[name] for day in days])[keep] for name in CANDLE_SCHEMA}
+        return pl.DataFrame(columns).with_columns(pl.col("ts").cast(TS_DTYPE))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing: there is nothing to mend in its candles."""
+        return ()
+
+    def gather(
+        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[Gathered]:
+        """Give the candles of each symbol; there is nothing to download."""
+        del data_dir, refresh
+        return hand_out(self, symbols, window, progress)
+
+    def true_probabilities(self, symbol: str, ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return P(close[t+1] > close[t] | it moved), given everything up to the candle that opens at t.
+
+        Args:
+            symbol: One of `symbols()`.
+            ts_ms: Open times on the grid, from GENESIS_MS on, shape (n,), in any order; outages make no difference.
+
+        Returns:
+            Probabilities, shape (n,).
+
+        Raises:
+            InputError: The symbol is unknown.
+        """
+        market = self._market(symbol)
+        reversion = market.reversion()
+        odds = -reversion / np.sqrt(1 - reversion**2)
+        x = np.empty(ts_ms.size)
+        day = ts_ms // DAY_MS
+        for d in np.unique(day).tolist():
+            rows = day == d
+            x[rows] = (odds * _moves(market, d))[(ts_ms[rows] - d * DAY_MS) // market.step_ms]
+        return _normal_cdf(x)
+
+    def _market(self, symbol: str) -> _Market:
+        if symbol not in _MARKETS:
+            hint = did_you_mean(symbol, self.symbols()) or f"it has {', '.join(self.symbols()[:3])} and others"
+            raise InputError(f"the simulated exchange has no symbol {show(symbol)}", hint=hint)
+        return _Market(
+            symbol=symbol, seed=self.seed, step_ms=interval_ms(self.interval), strength=STRENGTH[self.signal]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Market:
+    """All that a day of candles depends on."""
+
+    symbol: str
+    seed: int
+    step_ms: int
+    strength: float
+
+    @property
+    def bars(self) -> int:
+        """Candles of a day."""
+        return DAY_MS // self.step_ms
+
+    def reversion(self) -> NDArray[np.float64]:
+        """Return k * v of each candle of a day: how far the move after it tends to reverse it, shape (bars,)."""
+        period = _QUARTER_MS // self.step_ms if self.step_ms < _QUARTER_MS else self.bars
+        return self.strength * np.sign(period - 1 - 2 * (np.arange(self.bars) % period))
+
+
+@lru_cache(maxsize=256)
+def _key(text: str) -> NDArray[np.uint64]:
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")
+
+
+def _draws(key: str, stream: int, number: int) -> np.random.Generator:
+    """Return the random numbers of one day (or week) of one stream; no other draw shares any of them."""
+    return np.random.Generator(np.random.Philox(key=_key(key), counter=[0, stream, number, 0]))
+
+
+def _market_draws(market: _Market, stream: int, day: int) -> np.random.Generator:
+    return _draws(f"{market.seed}/{market.symbol}/{market.step_ms}", stream, day)
+
+
+@lru_cache(maxsize=256)
+def _shocks(market: _Market, day: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the normal shocks of a day and which of its candles are ties."""
+    draws = _market_draws(market, 0, day)
+    return draws.standard_normal(market.bars), draws.random(market.bars) < TIE_SHARE
+
+
+def _moves(market: _Market, day: int) -> NDArray[np.float64]:
+    """Return the standardised moves z of a day, 0 in a tie."""
+    past_days = -(-_MEMORY_BARS // market.bars)
+    days = [_shocks(market, d) for d in range(day - past_days, day + 1)]
+    bars = _MEMORY_BARS + market.bars
+    moved = ~np.concatenate([tie for _, tie in days])[-bars:]
+    last = np.arange(-_MEMORY_BARS - 1, market.bars - 1)  # the candle before each one
+    a = -market.reversion()[last % market.bars] * moved
+    a[1:] *= moved[:-1]  # no signal after a tie
+    z: NDArray[np.float64] = np.sqrt(1 - a**2) * np.concatenate([e for e, _ in days])[-bars:] * moved
+    # The recursion z[t] += a[t] * z[t-1], all candles at once: after the pass of span s each knows its last 2s shocks.
+    span = 1
+    while span < _MEMORY_BARS:
+        z[span:] = z[span:] + a[span:] * z[:-span]
+        a[span:] = a[span:] * a[:-span]
+        span *= 2
+    return z[_MEMORY_BARS:]
+
+
+@lru_cache(maxsize=256)
+def _swings(market: _Market, day: int) -> tuple[float, NDArray[np.float64]]:
+    """Return the random log volatility at the start of a day and of each of its hours."""
+    draws = _market_draws(market, 1, day)
+    return 0.35 * draws.standard_normal(), 0.2 * draws.standard_normal(24)
+
+
+def _scale(market: _Market, day: int) -> NDArray[np.float64]:
+    """Return the standard deviation of each candle's log return."""
+    (level, hours), (next_level, next_hours) = _swings(market, day), _swings(market, day + 1)
+    part = np.arange(market.bars) / market.bars
+    hour = part * 24
+    whole = hour.astype(np.int64)
+    knots = np.append(hours, next_hours[0])
+    swing = level + (next_level - level) * part + knots[whole] + (knots[whole + 1] - knots[whole]) * (hour - whole)
+    season = 0.25 * np.cos(2 * np.pi * (hour - 15) / 24)  # busiest in the American morning
+    scale: NDArray[np.float64] = np.exp(swing + season)
+    return _MARKETS[market.symbol][1] * math.sqrt(market.step_ms / MINUTE_MS) * scale
+
+
+def _log_closes(market: _Market, day: int, start: float) -> NDArray[np.float64]:
+    """Return the log price at the start of a day and at each close, shape (bars + 1,)."""
+    path = np.zeros(market.bars + 1)
+    np.cumsum(_scale(market, day) * _moves(market, day), out=path[1:])
+    return start + path
+
+
+@lru_cache(maxsize=4096)
+def _starts(market: _Market, chunk: int) -> tuple[float, ...]:
+    """Return the log price at each midnight of a chunk of days, and at the one after."""
+    start = math.log(_MARKETS[market.symbol][0]) if chunk == 0 else _starts(market, chunk - 1)[-1]
+    first = GENESIS_MS // DAY_MS + chunk * _CHUNK_DAYS
+    levels = [start]
+    for day in range(first, first + _CHUNK_DAYS):
+        levels.append(float(_log_closes(market, day, levels[-1])[-1]))
+    return tuple(levels)
+
+
+def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
+    """Return the columns of CANDLE_SCHEMA for each candle of a day; outages are not yet left out."""
+    bars = market.bars
+    chunk, of_chunk = divmod(day - GENESIS_MS // DAY_MS, _CHUNK_DAYS)
+    prices = np.exp(_log_closes(market, day, _starts(market, chunk)[of_chunk])).round(_DECIMALS)
+    scale, ties = _scale(market, day), _shocks(market, day)[1]
+    draws = _market_draws(market, 2, day)
+    noise = draws.standard_normal((5, bars))
+    traded = ~(ties & (draws.random(bars) < _FLAT_SHARE))
+
+    open_, close = prices[:-1], prices[1:]
+    wicks = np.exp(0.35 * scale * np.abs(noise[:2]) * traded)
+    high = (np.maximum(open_, close) * wicks[0]).round(_DECIMALS)
+    low = (np.minimum(open_, close) / wicks[1]).round(_DECIMALS)
+    _, sigma, turnover = _MARKETS[market.symbol]
+    busy = turnover * market.step_ms / MINUTE_MS * (scale / sigma) * traded
+    volume = (busy / open_ * np.exp(0.5 * noise[2])).round(_DECIMALS)
+    taker_buy = (volume * np.clip(0.5 + 0.12 * noise[3], 0.02, 0.98)).round(_DECIMALS)
+    mean_price = (open_ + high + low + close) / 4
+    return {
+        "ts": day * DAY_MS + np.arange(bars) * market.step_ms,
+        "open": open_,
+        "high": high,
+        "low": low,
+        "close": close,
+        "volume": volume,
+        "quote_volume": (volume * mean_price).round(_DECIMALS),
+        "trades": np.ceil(busy / 1_500 * np.exp(0.3 * noise[4])).astype(np.int64),
+        "taker_buy_base": taker_buy,
+        "taker_buy_quote": (taker_buy * mean_price).round(_DECIMALS),
+    }
+
+
+@lru_cache(maxsize=1024)
+def _outage(seed: int, week: int) -> tuple[int, int]:
+    """Return the first and the end of the one outage of a week, ms UTC."""
+    shortest, longest = _OUTAGE_MINUTES
+    draws = _draws(f"{seed}/outages", 0, week)
+    minutes = int(draws.integers(shortest, longest, endpoint=True))
+    start = week * 7 * 1440 + int(draws.integers(0, 7 * 1440 - longest))
+    return start * MINUTE_MS, (start + minutes) * MINUTE_MS
+
+
+def _is_out(seed: int, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.bool_]:
+    """Tell which candles lie wholly inside an outage, shape (n,)."""
+    out = np.zeros(ts_ms.size, dtype=np.bool_)
+    for week in np.unique(ts_ms // (WEEK_MS)).tolist():
+        start, end = _outage(seed, week)
+        out |= (ts_ms >= start) & (ts_ms + step_ms <= end)
+    return out
+
+
+def _normal_cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])

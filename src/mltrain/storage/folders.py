@@ -1,0 +1,150 @@
+"""Folders that appear and vanish whole, and what a killed writer left in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import InputError
+from mltrain.storage.edge import CREATE, OPEN_NO_WAIT, READ, TEMP_SUFFIX, disk_edge, sync, sync_folder, temp_beside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# One name, so that the next trial removes what a killed one has left: not every folder is ever swept.
+_TRIAL: Final = f".write-test{TEMP_SUFFIX}"
+
+
+class Stage:
+    """A hidden folder that is being filled.
+
+    Attributes:
+        path: Where to write; the commit record last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def publish(self, final: Path) -> None:
+        """Let the folder become `final`, in the same folder, whole and down to the disk.
+
+        Raises:
+            InputError: Something called `final` is already there.
+            MachineError: The machine refuses.
+        """
+        with disk_edge(final, "publish"):
+            _sync_tree(self.path)
+            _check_free(final)
+            self.path.rename(final)
+            sync_folder(final.parent)
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Stage]:
+    """Give a hidden folder inside `parent` to fill; what is not published when the block ends vanishes.
+
+    The caller holds the lock of `parent`.
+
+    Raises:
+        MachineError: The machine refuses.
+    """
+    temp = temp_beside(parent / "stage")
+    try:
+        with disk_edge(temp, "make the folder"):
+            temp.mkdir()
+        yield Stage(temp)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """Give a hidden folder to fill, which becomes `final` whole when the block ends well, and else vanishes.
+
+    The caller holds the lock of the folder that `final` is in, and writes the commit record last.
+
+    Raises:
+        InputError: Something called `final` is already there.
+        MachineError: The machine refuses; nothing is left under either name.
+    """
+    with staging(final.parent) as stage:
+        yield stage.path
+        stage.publish(final)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a published folder with all that is in it; the caller holds the lock of the folder around it.
+
+    Its name goes first, in one step: a crash leaves hidden remains for `sweep_temps` and never half a folder.
+
+    Raises:
+        MachineError: The machine refuses.
+    """
+    temp = temp_beside(path)
+    with disk_edge(path, "remove"):
+        path.rename(temp)
+        sync_folder(path.parent)
+        shutil.rmtree(temp)
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):  # rename would silently replace an empty folder
+        raise InputError(f"{path} is already there")
+
+
+def _sync_tree(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _sync_tree(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                sync(Path(entry.path), READ)
+    sync_folder(folder)
+
+
+def sweep_temps(folder: Path, *, of: str = "") -> None:
+    """Remove what a killed writer left in `folder`: every `.*.tmp`.
+
+    Args:
+        folder: The folder; the caller holds its lock, or the one that guards the names that begin with `of`.
+        of: Only temps of files whose names begin so.
+
+    Raises:
+        MachineError: The machine refuses.
+    """
+    with disk_edge(folder, "clean up"), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(f".{of}") and entry.name.endswith(TEMP_SUFFIX)):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing, and make sure that it can be written into.
+
+    Called before long work starts: a write is tried, because modes alone do not tell (read-only mounts, root, quota).
+
+    Raises:
+        MachineError: It cannot be made or written into.
+    """
+    with disk_edge(path, "make the folder"):
+        _make_missing(path)
+    trial = path / _TRIAL
+    with disk_edge(path, "write into"):
+        trial.unlink(missing_ok=True)
+        os.close(os.open(trial, CREATE & ~os.O_EXCL | OPEN_NO_WAIT, 0o666))
+        trial.unlink(missing_ok=True)
+
+
+def _make_missing(path: Path) -> None:
+    if path.is_dir():
+        return
+    _make_missing(path.parent)
+    path.mkdir(exist_ok=True)  # another process may have been faster
+    sync_folder(path.parent)

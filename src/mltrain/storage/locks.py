@@ -1,0 +1,97 @@
+"""Locks, which die with their process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from mltrain.errors import LockedError
+from mltrain.storage.edge import disk_edge
+from mltrain.storage.writing import opened_for_update
+from mltrain.times import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_POLL_S: Final = 0.05
+_HOLDER_BYTES: Final = 300  # of the lock file's text: pid, host, time, purpose
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
+    """Hold the lock file at `path` for the length of the block. It dies with its process, so it never goes stale.
+
+    Args:
+        path: The lock file, in a folder that exists. It stays after the release.
+        wait_s: How long to wait for another holder, in seconds; 0 tries once.
+        purpose: What the lock is held for, told to whoever waits in vain.
+
+    Raises:
+        LockedError: Another holder has it still; the message names pid, host, time and purpose.
+        InputError: `path` is a symbolic link or not a regular file.
+        MachineError: The machine refuses.
+    """
+    from filelock import lock_descriptor
+
+    deadline_s = time.monotonic() + wait_s
+    with opened_for_update(path) as fd:
+        with disk_edge(path, "lock"):
+            while not lock_descriptor(fd, blocking=False):
+                if time.monotonic() >= deadline_s:
+                    raise LockedError(
+                        f"another mltrain holds {path}: {_holder(fd)}", hint="wait until it ends, then run this again"
+                    )
+                time.sleep(_POLL_S)
+        with suppress(OSError):  # on a full disk the lock has to work without its text: pruning is the way out
+            _sign(fd, purpose)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # closing the descriptor releases the lock whatever its text says
+                os.ftruncate(fd, 0)
+
+
+@contextmanager
+def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
+    """Hold a published folder for the length of the block: together with other readers, or alone, to remove it.
+
+    Nobody waits, and nothing is written: the lock is on the folder itself, and works where it is read only.
+
+    Args:
+        path: The folder; no link is followed.
+        alone: Nobody else may hold it.
+
+    Yields:
+        Whether it is held. A reader goes on without it: the folder is being removed, or is not there, and reads say so.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(fd)
+
+
+def _sign(fd: int, purpose: str) -> None:
+    # The clock is read here and nowhere else below the CLI: the time is for people and decides nothing.
+    since = format_seconds(time.time_ns() // 1_000_000)
+    text = f"pid {os.getpid()} on {os.uname().nodename} since {since}, {purpose}\n"
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, text.encode("ascii", "replace")[:_HOLDER_BYTES], 0)
+
+
+def _holder(fd: int) -> str:
+    text = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+    return "".join(c if c.isprintable() else "?" for c in text) or "it does not say who it is"

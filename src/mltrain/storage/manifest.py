@@ -1,0 +1,241 @@
+"""Manifests: which files a published folder holds, by name, size and SHA-256; for snapshots and versions alike.
+
+`manifest.json` is the commit record of its folder: written last, in canonical form, with a hash of itself. A folder
+without one is not a snapshot and not a version. Names are bare file names of a fixed grammar, so nothing in a manifest
+can lead out of its folder, and files are checked by the very bytes that are then used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from mltrain.documents.fields import Fields
+from mltrain.documents.strict_json import canonical_json, parse_json
+from mltrain.documents.values import Located
+from mltrain.errors import InputError
+from mltrain.names import did_you_mean, show
+from mltrain.storage.edge import disk_edge, sha256_bytes
+from mltrain.storage.reading import hash_file, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mltrain.documents.values import Json
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = 1
+MAX_MANIFEST_BYTES: Final = 16 << 20  # a thousand symbols with a hundred holes each
+MAX_FILE_BYTES: Final = 1 << 32  # what `verify_files` will hash; no file of ours comes near
+
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_OWN_KEYS: Final = ("format", "kind", "self_sha256", "files")
+_ENTRY_KEYS: Final = ("path", "sha256", "bytes")
+_VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
+_OTHERS: Final = {  # what to type where the record itself is lost
+    "snapshot": "`mltrain snapshots` tells which ones are sound; `mltrain snapshot` takes a new one",
+    "version": "`mltrain models` tells which ones are sound; `mltrain rollback --previous` leaves a damaged best one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a published folder.
+
+    Attributes:
+        path: Its bare name.
+        sha256: The SHA-256 of its bytes, in lower-case hexadecimal.
+        bytes: Its size.
+        facts: What else is recorded of it, such as the rows of a symbol's candles.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+
+def describe_file(path: str, data: bytes, facts: Mapping[str, Json] | None = None) -> FileEntry:
+    """Return the entry of a file called `path` that holds `data`."""
+    return FileEntry(path, sha256_bytes(data), len(data), facts or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a published folder holds.
+
+    `Manifest.from_bytes(m.to_bytes(), kind=m.kind, where="") == m` for every manifest.
+
+    Attributes:
+        kind: "snapshot" or "version".
+        head: What is recorded of the whole folder; none of the keys that the manifest itself uses.
+        files: Every file of the folder but the manifest, in the order written.
+    """
+
+    kind: str
+    head: Mapping[str, Json]
+    files: tuple[FileEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes of `manifest.json`.
+
+        Raises:
+            ValueError: A key of the head or of a file's facts is one that the manifest itself uses.
+        """
+        return canonical_json({**self._document(), "self_sha256": self.self_sha256})
+
+    @property
+    def self_sha256(self) -> str:
+        """The SHA-256 of the canonical bytes without this hash: names the folder's whole content."""
+        return sha256_bytes(canonical_json(self._document()))
+
+    def _document(self) -> dict[str, Json]:
+        taken = [key for key in self.head if key in _OWN_KEYS]
+        taken += [key for entry in self.files for key in entry.facts if key in _ENTRY_KEYS]
+        if taken:
+            raise ValueError(f"the manifest itself uses the key {taken[0]}")
+        files: list[Json] = [
+            {**entry.facts, "path": entry.path, "sha256": entry.sha256, "bytes": entry.bytes} for entry in self.files
+        ]
+        return {**self.head, "format": FORMAT, "kind": self.kind, "files": files}
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, kind: str, where: str) -> Manifest:
+        """Return the manifest that these bytes are the canonical form of.
+
+        Args:
+            data: The bytes of a `manifest.json`.
+            kind: What it must be of: "snapshot" or "version".
+            where: Its name in messages, usually the path.
+
+        Raises:
+            InputError: It is malformed, of another kind or format, not in canonical form, does not match its own
+                hash, or names a file that no folder of ours holds.
+        """
+        root = Fields(Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where))
+        found_format = root.integer("format")
+        if found_format > FORMAT:
+            raise InputError(
+                f"{where}: is of format {found_format}, written by a newer mltrain", hint="upgrade mltrain"
+            )
+        if found_format != FORMAT:
+            root.problem("format", f"must be {FORMAT}, is {found_format}")
+        root.text("kind", choices=(kind,))
+        root.text("self_sha256", pattern=_SHA256)
+        files = tuple(_read_entry(item) for item in root.items("files"))
+        head = {key: root.raw(key) for key in root.value if key not in _OWN_KEYS}
+        for problem in _name_problems([entry.path for entry in files]):
+            root.problem("files", problem)
+        root.finish()
+        manifest = cls(kind, head, files)
+        if data != manifest.to_bytes():
+            raise InputError(
+                f"{where}: does not match its own hash: it was changed after it was written", hint=_OTHERS.get(kind)
+            )
+        return manifest
+
+    def entry(self, name: str) -> FileEntry | None:
+        """Return the entry of a file; None where the manifest does not list it."""
+        return next((entry for entry in self.files if entry.path == name), None)
+
+
+def _read_entry(item: Fields) -> FileEntry:
+    return FileEntry(
+        path=item.text("path", pattern=_FILE_NAME),
+        sha256=item.text("sha256", pattern=_SHA256),
+        bytes=item.integer("bytes", minimum=0),
+        facts={key: item.raw(key) for key in item.value if key not in _ENTRY_KEYS},
+    )
+
+
+def _name_problems(names: list[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        folded = name.casefold()
+        if folded == MANIFEST:
+            yield "the manifest lists itself"
+        if folded in seen:  # one file on a file system that ignores case
+            yield f"{show(name)} stands twice"
+        seen.add(folded)
+
+
+def read_manifest(folder: Path, *, kind: str) -> Manifest:
+    """Return the manifest of a published folder.
+
+    Args:
+        folder: The folder itself, no link to it.
+        kind: "snapshot" or "version".
+
+    Raises:
+        InputError: It has none, so it is not complete; or `Manifest.from_bytes` refuses it.
+        MachineError: The machine refuses to read it.
+    """
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
+        raise InputError(f"{folder} has no {MANIFEST}: it is not a complete {kind}", hint=_OTHERS.get(kind))
+    data = read_file(path, max_bytes=MAX_MANIFEST_BYTES, what="the manifest")
+    return Manifest.from_bytes(data, kind=kind, where=str(path))
+
+
+def read_listed(folder: Path, manifest: Manifest, name: str, *, max_bytes: int) -> bytes:
+    """Return the bytes of a listed file, the very bytes whose size and hash were checked.
+
+    Args:
+        folder: The published folder.
+        manifest: Its manifest.
+        name: The file's bare name.
+        max_bytes: The most that such a file may hold.
+
+    Raises:
+        InputError: It is not listed, missing, too large, not a regular file, or not the bytes that were published.
+        MachineError: The machine refuses to read it.
+    """
+    entry = manifest.entry(name)
+    if entry is None:
+        guess = did_you_mean(name, [listed.path for listed in manifest.files])
+        raise InputError(f"{folder / MANIFEST} does not list {show(name)}", hint=guess)
+    data = read_file(folder / name, max_bytes=max_bytes, what=f"the {manifest.kind}'s file")
+    found = sha256_bytes(data)
+    if (len(data), found) != (entry.bytes, entry.sha256):
+        raise InputError(
+            f"{folder / name} is not the file that was published: "
+            f"{len(data)} bytes with SHA-256 {found}, the manifest says {entry.bytes} with {entry.sha256}",
+            hint=f"run `{_VERIFY[manifest.kind]} {folder.name}` to see all that changed",
+        )
+    return data
+
+
+def verify_files(folder: Path, manifest: Manifest, *, beside: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Compare a published folder with its manifest, every byte.
+
+    Args:
+        folder: The published folder.
+        manifest: Its manifest.
+        beside: What else may be there: files that speak of the manifest, and that it cannot list.
+
+    Returns:
+        Every problem, one sentence each: missing, changed, not regular, not listed; empty where it is sound.
+
+    Raises:
+        MachineError: The machine refuses to read the folder or a file.
+    """
+    problems = [problem for entry in manifest.files if (problem := _file_problem(folder, entry))]
+    with disk_edge(folder, "list"):
+        present = {path.name for path in folder.iterdir()}
+    extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *beside}
+    return (*problems, *(f"{folder}: {show(name)} is not in the manifest" for name in sorted(extra)))
+
+
+def _file_problem(folder: Path, entry: FileEntry) -> str | None:
+    path = folder / entry.path
+    try:
+        found = hash_file(path, max_bytes=min(entry.bytes, MAX_FILE_BYTES), what="the file")
+    except InputError as err:
+        return err.message
+    if found == entry.sha256:
+        return None
+    return f"{path} has SHA-256 {found}, the manifest says {entry.sha256}"

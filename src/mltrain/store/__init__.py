@@ -1,0 +1,1 @@
+"""Stored versions: publishing, promotion, pointers, signatures, listing."""

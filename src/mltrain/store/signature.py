@@ -1,0 +1,195 @@
+"""Signatures: that a version was made by whoever holds a key, and not merely that its files fit its manifest.
+
+Hashes inside a folder stop accidents, not somebody who can write there. `signature.json` holds an Ed25519 signature
+over the bytes of `manifest.json`, which names every other file of the version by its hash; the manifest does not name
+the signature, and the signature nothing but the key. The keys lie outside the data folder: nothing in the data can
+supply one, or switch the check off. Where `MLTRAIN_REQUIRE_SIGNATURE` names a public key, `versions.open_folder` asks
+for it, and that is the one way to any version: to load, predict, bench, verify, promote, roll back, and to be met as
+champion.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mltrain.documents.fields import Fields
+from mltrain.documents.strict_json import canonical_json, parse_json
+from mltrain.documents.values import SHA256, Located
+from mltrain.errors import InputError, MachineError, UsageError
+from mltrain.storage.edge import real_path, sha256_bytes
+from mltrain.storage.reading import read_file
+
+if TYPE_CHECKING:
+    from mltrain.storage.manifest import Manifest
+
+SIGNATURE: Final = "signature.json"
+REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
+
+_FORMAT: Final = 1
+_ALGORITHM: Final = "ed25519"
+_HEX: Final = re.compile(r"[0-9a-f]{128}")  # bytes.fromhex takes capitals and blanks, too
+MAX_SIGNATURE_BYTES: Final = 1 << 14  # limit for a key and for a signature.json
+_NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
+_PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A private key, to sign versions with.
+
+    Attributes:
+        key_id: SHA-256 of the public key's 32 bytes.
+        key: The key, as `cryptography` holds it.
+    """
+
+    key_id: str
+    key: Any
+
+    def sign(self, manifest: Manifest) -> bytes:
+        """Return the bytes of `signature.json` for a version's manifest."""
+        return _to_bytes(self.key_id, self.key.sign(manifest.to_bytes()))
+
+
+def open_signer(path: Path, *, data_dir: Path) -> Signer:
+    """Return the signer of a private key.
+
+    Args:
+        path: A PEM file with an Ed25519 private key, not encrypted, outside the data folder.
+        data_dir: The data folder.
+
+    Raises:
+        UsageError: It lies in the data folder.
+        InputError: It is no such key.
+        MachineError: `cryptography` is not installed, or the machine refuses to read.
+    """
+    _check_outside(path, data_dir, "the private key")
+    data = read_file(real_path(path), max_bytes=MAX_SIGNATURE_BYTES, what="the private key")
+    serialization, ed25519 = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as err:  # TypeError: it is encrypted
+        raise InputError(f"{path} is not a private key in PEM form, without a password", hint=_NEW_KEY) from err
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise InputError(f"{path} is a key of another kind than Ed25519", hint=_NEW_KEY)
+    return Signer(_key_id(key.public_key()), key)
+
+
+def check_signer(signer: Signer | None) -> None:
+    """Refuse to make a version that could not be opened where it is made.
+
+    Raises:
+        UsageError: A signature is required here, and there is no key to sign with, or it is another one.
+        InputError: The required public key is none.
+    """
+    required = _required_key()
+    if required is None:
+        return
+    if signer is None:
+        raise UsageError("signatures are required here: a version without one could not be opened", hint="add --sign")
+    if signer.key_id != _key_id(required):
+        raise UsageError("the key to sign with is not the one whose signature is required here")
+
+
+def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None) -> None:
+    """Refuse a version that the required key has not signed; where none is required, nothing is looked at.
+
+    Args:
+        folder: The version's folder.
+        manifest: Its manifest, as read and checked.
+        key: The public key; None: that of the environment, if there is one.
+
+    Raises:
+        UsageError: The required public key lies among the data.
+        InputError: There is no signature, or it is damaged, of another key, or of another manifest.
+        MachineError: `cryptography` is not installed, or the machine refuses to read.
+    """
+    required = _required_key(folder, key)
+    if required is None:
+        return
+    path = folder / SIGNATURE
+    hint = "a signature is required here; nothing without the right one is used"
+    if not os.path.lexists(path):
+        raise InputError(f"{folder} is not signed", hint=hint)
+    data = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
+    key_id, signature = _read_signature(data, str(path))
+    if key_id != _key_id(required):
+        raise InputError(
+            f"{path}: is of another key, {key_id[:16]}, than the required {_key_id(required)[:16]}", hint=hint
+        )
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        required.verify(signature, manifest.to_bytes())
+    except InvalidSignature as err:
+        raise InputError(f"{path}: is not the signature of the manifest beside it", hint=hint) from err
+
+
+def is_required() -> bool:
+    """Tell whether a signature is required."""
+    return REQUIRE_VARIABLE in os.environ
+
+
+def _read_signature(data: bytes, where: str) -> tuple[str, bytes]:
+    root = Fields(Located(parse_json(data, where=where, max_bytes=MAX_SIGNATURE_BYTES), where))
+    root.integer("format", minimum=_FORMAT, maximum=_FORMAT)
+    root.text("algorithm", choices=(_ALGORITHM,))
+    key_id, text = root.text("key_id", pattern=SHA256), root.text("signature", pattern=_HEX)
+    root.finish()
+    signature = bytes.fromhex(text)
+    if data != _to_bytes(key_id, signature):  # one spelling of a signature: any change of the file shows
+        raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
+    return key_id, signature
+
+
+def _to_bytes(key_id: str, signature: bytes) -> bytes:
+    return canonical_json({"format": _FORMAT, "algorithm": _ALGORITHM, "key_id": key_id, "signature": signature.hex()})
+
+
+def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)
+    """Return the public key whose signature is required; None where none is."""
+    named = os.environ.get(REQUIRE_VARIABLE) if key is None else str(key)
+    if named is None:
+        return None
+    if not named:  # a variable in a script that was never set must not switch the check off
+        raise UsageError(f"{REQUIRE_VARIABLE} is set and empty", hint="name a public key, or unset it")
+    path = Path(named)
+    if folder is not None:
+        models = folder.parent
+        _check_outside(path, models.parent if models.name == "models" else models, "the public key")
+    data = read_file(real_path(path), max_bytes=MAX_SIGNATURE_BYTES, what="the public key")
+    serialization, ed25519 = _cryptography()
+    try:
+        loaded = serialization.load_pem_public_key(data)
+    except ValueError as err:
+        raise InputError(f"{path} is not a public key in PEM form", hint=_PUBLIC_KEY) from err
+    if not isinstance(loaded, ed25519.Ed25519PublicKey):
+        raise InputError(f"{path} is a key of another kind than Ed25519", hint=_PUBLIC_KEY)
+    return loaded
+
+
+def _check_outside(path: Path, folder: Path, what: str) -> None:
+    if real_path(path).is_relative_to(real_path(folder)):
+        raise UsageError(
+            f"{what} {path} lies in {folder}: whoever can write there could put another in its place",
+            hint="keep keys outside the data folder",
+        )
+
+
+def _key_id(key: Any) -> str:  # noqa: ANN401 (a key of `cryptography`)
+    raw: bytes = key.public_bytes_raw()
+    return sha256_bytes(raw)
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as err:
+        raise MachineError(
+            "signatures need the package `cryptography`", hint="install it, or mltrain with its extra [sign]"
+        ) from err
+    return serialization, ed25519

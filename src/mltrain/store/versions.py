@@ -1,0 +1,205 @@
+"""What a published version is: a folder of files that its manifest vouches for, never changed once it is there.
+
+The manifest's head tells name, serial, time and verdict, and the hash of the card. Written and read here alone; a
+folder whose manifest is missing, forged or another version's is refused. Files are hashed when they are read, so that
+listing a thousand versions hashes none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mltrain.artifact import MODEL_FILE
+from mltrain.card.validation import CARD_FILE, check_card
+from mltrain.documents.fields import Fields
+from mltrain.documents.values import SHA256, Located
+from mltrain.errors import InputError
+from mltrain.names import VERSION
+from mltrain.storage.edge import disk_edge, sha256_bytes
+from mltrain.storage.locks import hold_folder
+from mltrain.storage.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
+from mltrain.store.history import VERDICTS
+from mltrain.store.signature import SIGNATURE, check_signature, is_required
+from mltrain.times import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mltrain.card.validation import CardCheck
+    from mltrain.documents.values import Json
+    from mltrain.store.history import History, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """A version whose manifest is sound; its files are checked when they are read.
+
+    Attributes:
+        name: Such as 2025-10-15 or 2025-10-15.2.
+        folder: Where it lies; never a link.
+        manifest: Its files.
+        serial: Its number in the order of publication.
+        created_at: When it was trained, UTC, such as 2025-10-15T12:00:00Z.
+        verdict: What the gates said.
+        card_sha256: Hash of its card.
+        promoted: Whether it is or ever was the best one.
+        best: Whether it is the best one now.
+    """
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    serial: int
+    created_at: str
+    verdict: Verdict
+    card_sha256: str
+    promoted: bool
+    best: bool
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the bytes of one of its files, the very bytes whose hash was checked.
+
+        Raises:
+            InputError: It has no such file, or the file is not the one that was published.
+            MachineError: The machine refuses to read it.
+        """
+        return read_listed(self.folder, self.manifest, name, max_bytes=max_bytes)
+
+    def verify(self) -> tuple[str, ...]:
+        """Hash every file and return every problem, one sentence each; empty where the version is sound.
+
+        Raises:
+            MachineError: The machine refuses to read it.
+        """
+        with self.held():
+            return verify_files(self.folder, self.manifest, beside=(SIGNATURE,))
+
+    def held(self) -> AbstractContextManager[bool]:
+        """Keep `models prune` from removing it for the length of a block that reads several of its files."""
+        return hold_folder(self.folder, alone=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One line of the list of versions.
+
+    Attributes:
+        name: Its name.
+        version: The version; None where it is damaged or not complete.
+        latest: Whether it has the highest serial.
+        problem: What is wrong with it; None where nothing is.
+    """
+
+    name: str
+    version: StoredVersion | None
+    latest: bool
+    problem: str | None
+
+
+def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
+    """Return the manifest of a version to be.
+
+    Args:
+        files: Its files by bare name; the model and the card among them.
+        name: Its name.
+        serial: Its number in the order of publication.
+        verdict: What the gates said.
+        now_ms: When it was trained, ms UTC.
+    """
+    entries = tuple(describe_file(path, data) for path, data in files.items())
+    card = next(entry for entry in entries if entry.path == CARD_FILE)
+    head: dict[str, Json] = {
+        "version": name,
+        "serial": serial,
+        "created_at": format_seconds(now_ms),
+        "verdict": verdict,
+        "card_sha256": card.sha256,
+    }
+    return Manifest("version", head, entries)
+
+
+def open_folder(folder: Path, *, best: str | None, history: History | None = None) -> StoredVersion:
+    """Open a version's folder.
+
+    Args:
+        folder: The folder, called as the version is.
+        best: The version that the pointer names.
+        history: The log of promotions; without it only the best version counts as promoted.
+
+    Raises:
+        InputError: It is not there, not a folder, not complete, forged, or another version's; or a signature is
+            required, and it has not got it.
+        MachineError: The machine refuses to read it.
+    """
+    _check_folder(folder)
+    manifest = read_manifest(folder, kind="version")
+    check_signature(folder, manifest)
+    where = str(folder / MANIFEST)
+    head = Fields(Located(dict(manifest.head), where))
+    name = head.text("version", pattern=VERSION)
+    serial = head.integer("serial", minimum=1)
+    created_at = head.text("created_at")
+    verdict: Verdict = "GO" if head.text("verdict", choices=VERDICTS) == "GO" else "NO-GO"
+    card_sha256 = head.text("card_sha256", pattern=SHA256)
+    head.finish()
+    hashes = {entry.path: entry.sha256 for entry in manifest.files}
+    if name != folder.name:
+        raise InputError(f"{where}: was published as version {name}")
+    if MODEL_FILE not in hashes or hashes.get(CARD_FILE) != card_sha256:
+        raise InputError(f"{where}: lists no model, or not the card that it was published with")
+    return StoredVersion(
+        name=name,
+        folder=folder,
+        manifest=manifest,
+        serial=serial,
+        created_at=created_at,
+        verdict=verdict,
+        card_sha256=card_sha256,
+        promoted=name == best or (history is not None and history.was_promoted(name, card_sha256)),
+        best=name == best,
+    )
+
+
+def check_stored_card(data: bytes, *, where: str, folder: Path) -> CardCheck:
+    """Check a card against schema and sense, the files beside it, and the manifest that it was published with.
+
+    Args:
+        data: The bytes of the card.
+        where: Its name in messages, usually the path.
+        folder: Where it lies.
+
+    Returns:
+        Every violation and every warning; a folder without a manifest is none, unless signatures are required.
+    """
+    check = check_card(data, where=where, folder=folder)
+    if not os.path.lexists(folder / MANIFEST) and not is_required():
+        return check
+    try:
+        manifest = read_manifest(folder, kind="version")
+        check_signature(folder, manifest)
+        entry = manifest.entry(CARD_FILE)
+    except InputError as err:
+        return replace(check, violations=(*check.violations, f"{where}: {err.message}"))
+    found = sha256_bytes(data)
+    if entry is not None and entry.sha256 == found:
+        return check
+    said = "lists no card" if entry is None else f"says {entry.sha256}"
+    problem = f"{where}: the card has SHA-256 {found}, {MANIFEST} {said}: it was changed after it was published"
+    return replace(check, violations=(*check.violations, problem))
+
+
+def _check_folder(folder: Path) -> None:
+    with disk_edge(folder, "read"):
+        try:
+            mode = folder.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise InputError(
+                f"there is no version {folder.name} in {folder.parent}", hint="`mltrain models` lists those there are"
+            ) from err
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{folder} is not a folder, so it is not a version")

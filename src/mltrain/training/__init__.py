@@ -1,0 +1,1 @@
+"""From feature matrix to calibrated booster: label, split, search, fit, calibration, metrics."""

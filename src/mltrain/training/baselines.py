@@ -1,0 +1,265 @@
+"""Baselines: simple rules that need no model, symbol by symbol, and what a model adds to them on the same rows.
+
+Pure. Three rules predict each row from the past alone: the side more frequent in training, the last move's sign
+(persistence), and its opposite (contrarian). The baseline of a symbol is the best of
+
+- one half, a coin;
+- the rule that was most accurate on the symbol's rows before the holdout;
+- any rule whose accuracy on the holdout is above one half with its whole interval over blocks of time.
+
+The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points a symbol; the rows
+before the holdout alone would miss a rule that has begun to work since.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+
+from mltrain.training.bootstrap import JUDGED, plan_bootstrap
+from mltrain.training.metrics import THRESHOLD, predict_up, row_log_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mltrain.config.train_config import BootstrapConfig
+    from mltrain.training.bootstrap import Bootstrap, Estimate, Interval
+    from mltrain.training.samples import Samples
+
+Rule: TypeAlias = Literal["majority", "persistence", "contrarian"]
+RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
+COIN: Final = 0.5
+# Rows of the overall base rate that are mixed into each symbol's, which is noise if the symbol has few rows.
+PRIOR_ROWS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolPrior:
+    """What the rows before the holdout say about one symbol.
+
+    Attributes:
+        symbol: The symbol.
+        up_share: Base rate: share of those rows that went up, mixed with PRIOR_ROWS rows of the base rate of all.
+        rule: The most accurate rule on them; the first of RULES if several are equal.
+    """
+
+    symbol: str
+    up_share: float
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolBaseline:
+    """The baseline of one symbol on the holdout.
+
+    Attributes:
+        symbol: The symbol.
+        rows: Its rows.
+        rule: The rule that is the baseline; "coin" where none is better than one half.
+        accuracy: Accuracy of that rule on these rows; 0.5 for the coin.
+    """
+
+    symbol: str
+    rows: int
+    rule: Rule | Literal["coin"]
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """Scores of what needs no model, on the same rows.
+
+    Attributes:
+        train_up_share: Base rate: share of the training rows that went up.
+        majority: Accuracy of always saying the side that was more frequent in the symbol's training rows.
+        persistence: Accuracy of saying the last move's sign; where it did not move, the majority.
+        contrarian: Accuracy of saying the opposite of the last move's sign; where it did not move, the majority.
+        accuracy: Accuracy of the symbols' baselines, weighted by rows; the model must beat it.
+        base_rate_log_loss: Log loss of always giving the symbol's base rate.
+        symbols: The baseline of each symbol.
+    """
+
+    train_up_share: float
+    majority: float
+    persistence: float
+    contrarian: float
+    accuracy: float
+    base_rate_log_loss: float
+    symbols: tuple[SymbolBaseline, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A model compared with what needs no model, on the same rows and draws.
+
+    Attributes:
+        accuracy_margin: Accuracy of the model minus that of the symbols' baselines, as a share of the rows.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbols' training base rates.
+    """
+
+    accuracy_margin: Interval
+    log_loss_skill: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolSkill:
+    """The skill of the model on one symbol alone.
+
+    Attributes:
+        baseline: The symbol's baseline.
+        accuracy: Accuracy of the model on the symbol's rows; None without rows.
+        margin: That minus the accuracy of the baseline, paired by row; None where the rows fill fewer than two blocks.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None in the same case.
+    """
+
+    baseline: SymbolBaseline
+    accuracy: float | None
+    margin: Estimate | None
+    log_loss_skill: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """What a model adds to the baselines.
+
+    Attributes:
+        margin: Accuracy of the model minus that of the baseline, paired by row, as a share.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbols' training base rates.
+        log_loss_gain: Log loss of those base rates minus that of the model, in nats.
+        symbols: The same for each symbol.
+    """
+
+    margin: Estimate
+    log_loss_skill: Estimate
+    log_loss_gain: Estimate
+    symbols: tuple[SymbolSkill, ...]
+
+
+def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, NDArray[np.bool_]]:
+    """Return the prediction of each rule for each row: True for "up".
+
+    Args:
+        last_move: Sign of the move that ended with each row's candle, shape (n,); 0 where there was none.
+        up_share: Share of the training rows that went up; above one half the majority is "up".
+    """
+    majority = np.full(last_move.size, up_share > THRESHOLD)
+    return {
+        "majority": majority,
+        "persistence": np.where(last_move == 0, majority, last_move > 0),
+        "contrarian": np.where(last_move == 0, majority, last_move < 0),
+    }
+
+
+def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
+    """Return what the rows before the holdout say about each symbol.
+
+    Args:
+        samples: All rows.
+        inner: The rows before the holdout.
+
+    Returns:
+        One entry per symbol of the samples, in their order. A symbol without such rows gets the base rate of all, and
+        the majority as its rule.
+    """
+    y, last_move, symbol_ix = samples.y[inner], samples.last_move[inner], samples.symbol_ix[inner]
+    found, of_all = [], float(y.mean())
+    for ix, symbol in enumerate(samples.symbols):
+        rows = symbol_ix == ix
+        up_share = (float(y[rows].sum()) + PRIOR_ROWS * of_all) / (np.count_nonzero(rows) + PRIOR_ROWS)
+        calls = rule_calls(last_move[rows], up_share=up_share)
+        right = {rule: int(np.count_nonzero(calls[rule] == y[rows])) for rule in RULES}
+        found.append(SymbolPrior(symbol, up_share, max(RULES, key=lambda rule: right[rule])))
+    return tuple(found)
+
+
+def score_baselines(
+    p: NDArray[np.float64],
+    rows: Samples,
+    priors: Sequence[SymbolPrior],
+    *,
+    train_up_share: float,
+    draws: Bootstrap,
+    bootstrap: BootstrapConfig,
+    seed: int,
+) -> tuple[Baselines, Skill]:
+    """Score what needs no model, and a model against it.
+
+    Args:
+        p: Probabilities of the model, shape (n,).
+        rows: The holdout's rows, shape (n,).
+        priors: The prior of each symbol of the rows, in their order.
+        train_up_share: Share of all training rows that went up.
+        draws: Made of these rows' times.
+        bootstrap: Draws and level of the intervals of single symbols.
+        seed: Seed of these draws.
+
+    Raises:
+        ValueError: No rows, or a share that is not strictly between 0 and 1.
+    """
+    if rows.y.size == 0 or not 0 < train_up_share < 1 or len(priors) != len(rows.symbols):
+        msg = (
+            f"need rows, a prior for each symbol and a share in (0, 1): {rows.y.size}, {len(priors)}, {train_up_share}"
+        )
+        raise ValueError(msg)
+    y, loss = rows.y, row_log_loss(p, rows.y)
+    base_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
+    right = (predict_up(p) == y).astype(np.float64)
+    baseline = np.full(y.size, COIN)  # how right the baseline is at each row
+    hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
+    symbols = []
+    for ix, prior in enumerate(priors):
+        own = np.flatnonzero(rows.symbol_ix == ix)
+        if not own.size:
+            symbols.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
+            continue
+        calls = rule_calls(rows.last_move[own], up_share=prior.up_share)
+        for rule in RULES:
+            hits[rule][own] = calls[rule] == y[own]
+        alone = _plan_symbol(rows.ts_ms[own], bootstrap, seed)
+        found, baseline[own] = _pick(prior, {rule: hits[rule][own] for rule in RULES}, alone)
+        symbols.append(
+            SymbolSkill(
+                found,
+                float(right[own].mean()),
+                margin=None if alone is None else alone.estimate(right[own] - baseline[own]),
+                log_loss_skill=None if alone is None else alone.estimate((base_loss - loss)[own], base_loss[own]),
+            )
+        )
+    baselines = Baselines(
+        train_up_share=train_up_share,
+        majority=float(hits["majority"].mean()),
+        persistence=float(hits["persistence"].mean()),
+        contrarian=float(hits["contrarian"].mean()),
+        accuracy=float(baseline.mean()),
+        base_rate_log_loss=float(base_loss.mean()),
+        symbols=tuple(skill.baseline for skill in symbols),
+    )
+    return baselines, Skill(
+        margin=draws.estimate(right - baseline),
+        log_loss_skill=draws.estimate(base_loss - loss, base_loss),
+        log_loss_gain=draws.estimate(base_loss - loss),
+        symbols=tuple(symbols),
+    )
+
+
+def _plan_symbol(ts_ms: NDArray[np.int64], bootstrap: BootstrapConfig, seed: int) -> Bootstrap | None:
+    """Return the blocks of one symbol's rows; None if all are in one block."""
+    if ts_ms[0] == ts_ms[-1]:
+        return None
+    return plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
+
+
+def _pick(
+    prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], draws: Bootstrap | None
+) -> tuple[SymbolBaseline, NDArray[np.float64]]:
+    """Return a symbol's baseline, and how right it is at each of its rows."""
+    proven = [] if draws is None else [r for r in RULES if draws.estimate(hits[r]).low(JUDGED) > COIN]
+    rule = max((prior.rule, *proven), key=lambda r: float(hits[r].mean()))
+    rows, accuracy = hits[rule].size, float(hits[rule].mean())
+    if accuracy <= COIN:
+        return SymbolBaseline(prior.symbol, rows, "coin", COIN), np.full(rows, COIN)
+    return SymbolBaseline(prior.symbol, rows, rule, accuracy), hits[rule].astype(np.float64)

@@ -1,0 +1,204 @@
+"""What a model's calls earn before costs, and whether that is only the bounce between bid and ask.
+
+Pure. A call is the side with a probability above one half or, where up and down are not about equally frequent, above
+the base rate, because otherwise nearly all calls would be for one side. Nothing here is a strategy, and no cost is
+charged.
+
+Trades that alternate between bid and ask make a price look as if it reversed after every move, though nobody can trade
+at both ends of it (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse
+at lag 1 where opens merely repeat that close, and calls that earn much less from the next candle's open than from the
+close at which they were made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import times_ms
+from mltrain.times import DAY_MS, FIRST_MONDAY_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.training.bootstrap import Bootstrap, Interval
+    from mltrain.training.samples import Samples
+
+BPS: Final = 10_000.0
+_WEEKDAYS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardReturns:
+    """How far the price of each row moved until the end of its label, in bps.
+
+    Attributes:
+        from_close: From the close of the row's candle, shape (n,).
+        from_open: From the open of the next candle, where a call could be traded at the earliest, shape (n,); NaN where
+            that candle is missing.
+    """
+
+    from_close: NDArray[np.float64]
+    from_open: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolBounce:
+    """What the candles of one symbol say about the bounce between bid and ask.
+
+    Attributes:
+        symbol: The symbol.
+        gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
+        repeated_opens: Share of opens that equal the previous close.
+        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. With
+            Pearson's, one crash and its rebound would outweigh the calm hours, where a bounce is largest.
+        pairs: Number of pairs of neighbouring returns.
+    """
+
+    symbol: str
+    gap_share: float
+    repeated_opens: float
+    autocorrelation: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Economics:
+    """What the calls earn on the holdout, before costs.
+
+    Each row's call is held for the label's horizon of h bars, with 1/h of the capital.
+
+    Attributes:
+        close_bps: Mean forward return from the close in the direction of the call, per bar, in bps.
+        open_bps: The same from the open of the next candle, the first price at which a call can be traded.
+        turnover: Capital traded per bar, as a multiple of the position: 2 where every bar reverses it.
+        break_even_bps: Cost per side at which nothing is left of `open_bps`; None where nothing is traded.
+        weekdays_bps: `open_bps` from Monday to Friday UTC; None without such rows.
+        weekends_bps: The same on Saturday and Sunday; None without such rows.
+    """
+
+    close_bps: float
+    open_bps: Interval
+    turnover: float
+    break_even_bps: float | None
+    weekdays_bps: float | None
+    weekends_bps: float | None
+
+
+def forward_returns(
+    candles: Mapping[str, pl.DataFrame], rows: Samples, *, horizon_bars: int, step_ms: int
+) -> ForwardReturns:
+    """Return how far the price moved until the end of each row's label.
+
+    Args:
+        candles: By symbol; they include those of every row and of its label's end.
+        rows: The rows, n of them.
+        horizon_bars: Bars to the end of the label.
+        step_ms: Length of a bar.
+    """
+    from_close, from_open = np.full((2, rows.ts_ms.size), np.nan)
+    for ix, symbol in enumerate(rows.symbols):
+        own = np.flatnonzero(rows.symbol_ix == ix)
+        if not own.size:
+            continue
+        frame, ts_ms = candles[symbol], times_ms(candles[symbol])
+        close, opened = (frame[name].to_numpy() for name in ("close", "open"))
+        now, end = (np.searchsorted(ts_ms, rows.ts_ms[own] + bars * step_ms) for bars in (0, horizon_bars))
+        after = np.minimum(now + 1, ts_ms.size - 1)
+        traded = ts_ms[after] == rows.ts_ms[own] + step_ms
+        from_close[own] = (close[end] / close[now] - 1) * BPS
+        from_open[own] = np.where(traded, (close[end] / opened[after] - 1) * BPS, np.nan)
+    return ForwardReturns(from_close, from_open)
+
+
+def find_bounce(candles: Mapping[str, pl.DataFrame], *, step_ms: int) -> tuple[SymbolBounce, ...]:
+    """Return what the candles of each symbol say about the bounce between bid and ask, in the order of names.
+
+    Args:
+        candles: By symbol, sorted by time.
+        step_ms: Length of a bar; neighbours across a hole are not compared.
+    """
+    return tuple(_find_symbol_bounce(symbol, candles[symbol], step_ms) for symbol in sorted(candles))
+
+
+def _find_symbol_bounce(symbol: str, frame: pl.DataFrame, step_ms: int) -> SymbolBounce:
+    close, opened = (frame[name].to_numpy() for name in ("close", "open"))
+    joined = np.diff(times_ms(frame)) == step_ms  # whether each candle follows the one before without a hole
+    gap, move = np.abs(opened[1:] - close[:-1])[joined], np.abs(np.diff(close))[joined]
+    moved = float(move.mean()) if move.size else 0.0
+    returns, pairs = np.diff(np.log(close)), joined[1:] & joined[:-1]
+    both = (pl.Series(r[pairs]).rank().to_numpy() for r in (returns[1:], returns[:-1]))
+    return SymbolBounce(
+        symbol,
+        gap_share=float(gap.mean()) / moved if moved > 0 else 0.0,
+        repeated_opens=float(np.mean(gap == 0)) if gap.size else 0.0,
+        autocorrelation=_correlation(*both),
+        pairs=int(np.count_nonzero(pairs)),
+    )
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return Pearson's correlation; 0 if one of the two does not vary."""
+    if a.size < 2:
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
+    return float((a * b).sum()) / spread if spread > 0 else 0.0
+
+
+def score_economics(
+    up: NDArray[np.bool_],
+    rows: Samples,
+    moves: ForwardReturns,
+    draws: Bootstrap,
+    *,
+    horizon_bars: int,
+    step_ms: int,
+) -> Economics:
+    """Return what the calls earn before costs.
+
+    Args:
+        up: Which rows are called "up", shape (n,).
+        rows: The rows, n of them.
+        moves: The price moves after these rows.
+        draws: Made of these rows' times.
+        horizon_bars: Bars to the end of the label.
+        step_ms: Length of a bar.
+    """
+    side = np.where(up, 1.0, -1.0)
+    known = np.isfinite(moves.from_open)
+    earned = np.where(known, side * moves.from_open, 0.0)
+    per_bar = draws.ratio(earned / horizon_bars, known)
+    turnover = float(_traded(side, rows, horizon_ms=horizon_bars * step_ms).mean()) / horizon_bars
+    weekend = (rows.ts_ms - FIRST_MONDAY_MS) // DAY_MS % 7 >= _WEEKDAYS
+    weekdays_bps, weekends_bps = (
+        float(earned[these].mean()) / horizon_bars if these.any() else None
+        for these in (known & ~weekend, known & weekend)
+    )
+    return Economics(
+        close_bps=float((side * moves.from_close)[known].mean()) / horizon_bars if known.any() else 0.0,
+        open_bps=per_bar,
+        turnover=turnover,
+        break_even_bps=per_bar.value / turnover if turnover > 0 else None,
+        weekdays_bps=weekdays_bps,
+        weekends_bps=weekends_bps,
+    )
+
+
+def _traded(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -> NDArray[np.float64]:
+    """Return what each call trades: its side minus that of the call that ends when it begins.
+
+    That one is the symbol's last call at or before one horizon ago; the first calls start without a position.
+    """
+    traded = np.abs(side)
+    for ix in range(len(rows.symbols)):
+        own = np.flatnonzero(rows.symbol_ix == ix)
+        before = np.searchsorted(rows.ts_ms[own], rows.ts_ms[own] - horizon_ms, side="right") - 1
+        has = before >= 0
+        traded[own[has]] = np.abs(side[own[has]] - side[own[before[has]]])
+    return traded

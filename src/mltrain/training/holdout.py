@@ -1,0 +1,119 @@
+"""The holdout's scores: everything that is said of a model on rows that nothing before has seen.
+
+Pure: scores, labels and times in, one frozen result out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mltrain.training.baselines import Comparison, score_baselines
+from mltrain.training.bootstrap import score_intervals
+from mltrain.training.metrics import brier_parts, ece_null_floor, reliability_table, score, score_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mltrain.config.train_config import BootstrapConfig
+    from mltrain.training.baselines import Baselines, Skill, SymbolPrior
+    from mltrain.training.bootstrap import Bootstrap, MetricIntervals
+    from mltrain.training.metrics import BrierParts, Metrics, NullFloor, ReliabilityBin, SymbolScore
+    from mltrain.training.samples import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutScores:
+    """What a model scored on the holdout.
+
+    Attributes:
+        rows: Rows scored.
+        up_share: Share of them that went up.
+        before: Scores of the booster's own probabilities.
+        after: Scores of the calibrated ones: the reported figures.
+        intervals: Of the calibrated scores.
+        baselines: What needs no model, on the same rows.
+        comparison: The model against those, paired.
+        skill: The same with standard errors, and for each symbol alone.
+        null_floor: The ECE that perfect calibration would read here by chance.
+        brier: The calibrated Brier score in its parts.
+        reliability_before: Reliability table of the booster's own probabilities.
+        reliability_after: Reliability table of the calibrated ones.
+        symbols: Calibrated scores per symbol.
+        blocks: Blocks of time that the intervals draw from.
+        by_day: Whether a block is a UTC day; else one of ten equal parts of the holdout.
+        draws: How many draws.
+        level: Nominal coverage of the intervals.
+    """
+
+    rows: int
+    up_share: float
+    before: Metrics
+    after: Metrics
+    intervals: MetricIntervals
+    baselines: Baselines
+    comparison: Comparison
+    skill: Skill
+    null_floor: NullFloor
+    brier: BrierParts
+    reliability_before: tuple[ReliabilityBin, ...]
+    reliability_after: tuple[ReliabilityBin, ...]
+    symbols: tuple[SymbolScore, ...]
+    blocks: int
+    by_day: bool
+    draws: int
+    level: float
+
+
+def score_holdout(
+    holdout: Samples,
+    raw: NDArray[np.float64],
+    p: NDArray[np.float64],
+    *,
+    priors: Sequence[SymbolPrior],
+    train_up_share: float,
+    draws: Bootstrap,
+    bootstrap: BootstrapConfig,
+    seed: int,
+) -> HoldoutScores:
+    """Score probabilities on the holdout's rows.
+
+    Args:
+        holdout: The rows, with labels and last moves.
+        raw: The booster's own probabilities, shape (n,), in the order of the rows.
+        p: The calibrated probabilities, shape (n,).
+        priors: What the rows before the holdout say about each symbol.
+        train_up_share: Share of the inner part's rows that went up.
+        draws: The bootstrap of these rows.
+        bootstrap: The configuration that it was planned from.
+        seed: Of the draws and of the simulated floor.
+
+    Raises:
+        InputError: The rows hold one class alone.
+    """
+    baselines, skill = score_baselines(
+        p, holdout, priors, train_up_share=train_up_share, draws=draws, bootstrap=bootstrap, seed=seed
+    )
+    confidence = (1 + bootstrap.level) / 2  # of either end of an interval
+    return HoldoutScores(
+        rows=int(holdout.y.size),
+        up_share=float(holdout.y.mean()),
+        before=score(raw, holdout.y),
+        after=score(p, holdout.y),
+        intervals=score_intervals(p, holdout.y, draws),
+        baselines=baselines,
+        comparison=Comparison(skill.margin.interval(confidence), skill.log_loss_skill.interval(confidence)),
+        skill=skill,
+        null_floor=ece_null_floor(p, seed=seed),
+        brier=brier_parts(p, holdout.y),
+        reliability_before=reliability_table(raw, holdout.y),
+        reliability_after=reliability_table(p, holdout.y),
+        symbols=score_symbols(p, holdout.y, holdout.symbol_ix, holdout.symbols),
+        blocks=draws.blocks,
+        by_day=draws.by_day,
+        draws=bootstrap.draws,
+        level=bootstrap.level,
+    )

@@ -1,0 +1,62 @@
+"""Labels: what happened next, by time.
+
+Pure. A label joins a candle with the one exactly `horizon_bars` intervals later; where a hole or the end of the data
+lies between, nobody knows what happened, and the label is null: never 0, as `shift` and a comparison would have it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import times_ms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mltrain.features.spec import LabelSpec
+
+_BPS: Final = 10_000  # basis points in one
+
+
+def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataFrame:
+    """Label every candle with the move that follows it: up, down, or too little to tell.
+
+    Args:
+        frame: Candles of one symbol, sorted and unique by `ts`, on the grid of `step_ms`; `ts` and `close` are read.
+        label: Horizon, cost, and what a tie is.
+        step_ms: Length of the interval.
+
+    Returns:
+        One row per candle, in order: `ts`; `label_end` (Int64), the open time in ms of the candle at the horizon;
+        `y` (UInt8), 1 where its close is above this one's by more than the cost, null where it is unknown or a dropped
+        tie; `tie` (Boolean), whether the two closes lie no further apart than the cost, null where unknown;
+        `last_move` (Int8), the sign of the move of the same length that ends here, null where unknown.
+    """
+    h = label.horizon_bars
+    ts_ms, close = times_ms(frame), frame["close"].to_numpy()
+    # Unique times on a grid: h rows later is h intervals later exactly where no candle is missing in between.
+    whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
+    moves = np.where(whole, close[h:] - close[:-h], np.nan)
+    unknown = np.full(min(h, ts_ms.size), np.nan)
+    ahead, behind = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
+    cost = close * (label.cost_bps / _BPS)
+    known, tie = ~np.isnan(ahead), np.abs(ahead) <= cost
+    has_y = known & ~tie if label.ties == "drop" else known
+    return pl.DataFrame(
+        [
+            frame["ts"],
+            pl.Series("label_end", ts_ms + h * step_ms),
+            _where_known("y", ahead > cost, has_y, pl.UInt8),
+            _where_known("tie", tie, known, pl.Boolean),
+            _where_known("last_move", np.sign(behind), ~np.isnan(behind), pl.Int8),
+        ]
+    )
+
+
+def _where_known(
+    name: str, values: NDArray[np.bool_ | np.float64], known: NDArray[np.bool_], dtype: type[pl.DataType]
+) -> pl.Series:
+    return pl.Series(name, np.where(known, values, np.nan), nan_to_null=True).cast(dtype)

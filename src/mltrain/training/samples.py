@@ -1,0 +1,258 @@
+"""Samples: the rows that a learner sees, of all symbols, in the order of time.
+
+Pure. Features and labels meet here, once, for training; whatever cannot be a row is counted by its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import times_ms
+from mltrain.errors import InputError
+from mltrain.features.computation import check_inputs, compute_features
+from mltrain.times import format_ms, interval_ms
+from mltrain.training.label import make_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.features.spec import FeatureSet
+
+_MOVED_ROWS: Final = 65_536  # rows of the matrix that are moved in one step: what is held twice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Rows sorted by time, then symbol; no value is missing or infinite.
+
+    Attributes:
+        x: Features, shape (n, f), C order.
+        y: Labels, shape (n,): 1 where the price went up.
+        ts_ms: Open time of each row's candle, shape (n,), never falling.
+        label_end_ms: Open time of the candle that decided the label, shape (n,).
+        symbol_ix: Position of the row's symbol in `symbols`, shape (n,).
+        last_move: Sign of the move that ended with the row's candle, shape (n,); 0 too where it is unknown.
+        symbols: The symbols, sorted.
+        names: The features, in the order of the columns.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.uint8]
+    ts_ms: NDArray[np.int64]
+    label_end_ms: NDArray[np.int64]
+    symbol_ix: NDArray[np.int16]
+    last_move: NDArray[np.int8]
+    symbols: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = self.ts_ms.size
+        columns = (self.y, self.label_end_ms, self.symbol_ix, self.last_move)
+        sound = (
+            self.x.shape == (n, len(self.names))
+            and self.x.dtype == np.float32
+            and self.x.flags.c_contiguous
+            and all(c.shape == (n,) for c in columns)
+            and bool((np.diff(self.ts_ms) >= 0).all() and (self.label_end_ms > self.ts_ms).all())
+            and bool((self.y <= 1).all())  # LightGBM would take any other label without a word
+        )
+        if not sound:
+            msg = f"samples of shape {self.x.shape} with {n} times are not rows in the order of time"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolQuality:
+    """What became of one symbol's candles. A candle that lacks several things counts under the first.
+
+    Attributes:
+        symbol: The symbol.
+        candles: Candles in the snapshot.
+        rows: Those that became rows.
+        no_features: Dropped: in the warm-up behind the start or behind a hole.
+        no_label: Dropped: the candle at the horizon is missing, or not there yet.
+        ties: Dropped: the price did not move.
+        tie_share: Share of ties among all candles whose label is known, dropped or not; None without such candles.
+    """
+
+    symbol: str
+    candles: int
+    rows: int
+    no_features: int
+    no_label: int
+    ties: int
+    tie_share: float | None
+
+
+def build_samples(
+    feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]
+) -> tuple[Samples, tuple[SymbolQuality, ...]]:
+    """Compute features and labels of every symbol and join them to rows.
+
+    Args:
+        feature_set: Features, label and interval.
+        candles: Checked candles by symbol; each of them becomes rows, a leader too.
+
+    Returns:
+        The rows, and what was dropped of each symbol, in the order of their names.
+
+    Raises:
+        InputError: Candles lack what a feature reads, a feature is infinite, or no row remains.
+    """
+    check_inputs(feature_set, candles)
+    symbols = tuple(sorted(candles))
+    times = [times_ms(candles[symbol]) for symbol in symbols]
+    ts_ms = np.concatenate(times)
+    symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [t.size for t in times])
+    order = np.argsort(ts_ms, kind="stable")  # symbols stay in their order within each time
+    samples = Samples(
+        # One matrix, filled in place: with a hundred symbols a second copy would not fit.
+        x=np.empty((ts_ms.size, len(feature_set.names)), np.float32),
+        y=np.zeros(ts_ms.size, np.uint8),
+        ts_ms=ts_ms[order],
+        label_end_ms=ts_ms[order] + feature_set.label.horizon_bars * interval_ms(feature_set.interval),
+        symbol_ix=symbol_ix[order],
+        last_move=np.zeros(ts_ms.size, np.int8),
+        symbols=symbols,
+        names=feature_set.names,
+    )
+    kept = np.zeros(ts_ms.size, np.bool_)
+    qualities = tuple(_fill_symbol(samples, kept, feature_set, candles, ix) for ix in range(len(symbols)))
+    samples = _compact(samples, kept)
+    if not samples.y.size:
+        raise InputError(
+            f"no row of {', '.join(symbols)} has every feature and a label: the longest feature needs "
+            f"{feature_set.lookback_bars} candles in a row, the label {feature_set.label.horizon_bars} more",
+            hint="take a longer snapshot",
+        )
+    check_finite(samples)
+    return samples, qualities
+
+
+def _fill_symbol(
+    samples: Samples,
+    kept: NDArray[np.bool_],
+    feature_set: FeatureSet,
+    candles: Mapping[str, pl.DataFrame],
+    symbol_ix: int,
+) -> SymbolQuality:
+    """Write one symbol's features and labels into its rows, mark those to keep, and count the others."""
+    symbol = samples.symbols[symbol_ix]
+    features = compute_features(feature_set, symbol, candles).drop("ts")
+    labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
+    rows = np.flatnonzero(samples.symbol_ix == symbol_ix)
+    samples.x[rows] = features.to_numpy()  # a null becomes NaN, in a row that is not kept
+    samples.y[rows] = labels["y"].fill_null(0).to_numpy()
+    samples.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
+    featured = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
+    known, labelled = (labels[name].is_not_null().to_numpy() for name in ("tie", "y"))
+    kept[rows] = featured & labelled
+    return SymbolQuality(
+        symbol=symbol,
+        candles=rows.size,
+        rows=int(np.count_nonzero(featured & labelled)),
+        no_features=int(np.count_nonzero(~featured)),
+        no_label=int(np.count_nonzero(featured & ~known)),
+        ties=int(np.count_nonzero(featured & known & ~labelled)),
+        tie_share=labels.select(pl.col("tie").mean()).item(),
+    )
+
+
+def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
+    """Return the rows to keep; the matrix is moved together in place."""
+    rows = np.flatnonzero(kept)
+    for start in range(0, rows.size, _MOVED_ROWS):
+        part = rows[start : start + _MOVED_ROWS]
+        samples.x[start : start + part.size] = samples.x[part]  # a row only ever moves towards the front
+    return replace(
+        samples,
+        x=samples.x[: rows.size],
+        y=samples.y[rows],
+        ts_ms=samples.ts_ms[rows],
+        label_end_ms=samples.label_end_ms[rows],
+        symbol_ix=samples.symbol_ix[rows],
+        last_move=samples.last_move[rows],
+    )
+
+
+def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
+    """Return the rows of some symbols; the other symbols are removed.
+
+    The matrix is compacted in place, because with a hundred symbols a copy would not fit: do not use `samples`
+    afterwards.
+
+    Args:
+        samples: All rows.
+        symbols: Some of its symbols.
+    """
+    kept = tuple(symbol for symbol in samples.symbols if symbol in symbols)
+    place = np.array([kept.index(s) if s in kept else -1 for s in samples.symbols], np.int16)[samples.symbol_ix]
+    moved = replace(samples, symbols=kept, symbol_ix=place)
+    return moved if (place >= 0).all() else _compact(moved, place >= 0)
+
+
+def check_finite(samples: Samples) -> None:
+    """Refuse features that are infinite or missing.
+
+    Raises:
+        InputError: Names feature, symbol, time and value of the first.
+    """
+    # The sum of a column is finite only where each of its values is; it needs no mask of the size of x.
+    sums = samples.x.sum(axis=0, dtype=np.float64)
+    if np.isfinite(sums).all():
+        return
+    column = int(np.flatnonzero(~np.isfinite(sums))[0])
+    row = int(np.flatnonzero(~np.isfinite(samples.x[:, column]))[0])
+    raise InputError(
+        f"feature {samples.names[column]} of {samples.symbols[samples.symbol_ix[row]]} at "
+        f"{format_ms(int(samples.ts_ms[row]))} is {samples.x[row, column]}: features must be finite",
+        hint="see `mltrain features audit`",
+    )
+
+
+def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str, pl.DataFrame]:
+    """Return the newest candles of every symbol, from one time on, so that together they are no more than asked for.
+
+    Args:
+        candles: Candles by symbol.
+        max_rows: How many at most; 0: all.
+    """
+    if not 0 < max_rows < sum(frame.height for frame in candles.values()):
+        return dict(candles)
+    times = np.sort(np.concatenate([times_ms(frame) for frame in candles.values()]))
+    start_ms = times[times.size - max_rows]
+    if np.count_nonzero(times >= start_ms) > max_rows:  # the first time would be cut in two
+        start_ms = times[np.searchsorted(times, start_ms, side="right")]
+    return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
+
+
+def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
+    """Return some rows, in the order of time, as new samples; a slice is not copied."""
+    return replace(
+        samples,
+        x=samples.x[rows],
+        y=samples.y[rows],
+        ts_ms=samples.ts_ms[rows],
+        label_end_ms=samples.label_end_ms[rows],
+        symbol_ix=samples.symbol_ix[rows],
+        last_move=samples.last_move[rows],
+    )
+
+
+def matrix_sha256(samples: Samples) -> str:
+    """Return the hash of everything that a learner sees: names, symbols, shapes and the bytes of each array."""
+    digest = hashlib.sha256()
+    for text in ("samples 1", *samples.names, "", *samples.symbols):
+        digest.update(text.encode() + b"\n")
+    arrays = (samples.x, samples.y, samples.ts_ms, samples.label_end_ms, samples.symbol_ix, samples.last_move)
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

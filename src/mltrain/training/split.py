@@ -1,0 +1,170 @@
+"""The split: blocks of time over all symbols at once, purged so that no label of one block ends in the next.
+
+Pure. The last part of the time range is the holdout, scored once. The rest, the inner part, is searched by expanding
+walk-forward folds. A block gives up its last rows: those whose label ends less than the embargo before the next block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mltrain.errors import InputError
+from mltrain.times import DAY_MS
+
+if TYPE_CHECKING:
+    from mltrain.training.samples import Samples
+
+MIN_TRAIN_ROWS: Final = 1_000  # below, a booster learns its rows by heart
+MIN_VALID_ROWS: Final = 200  # below, the log loss of a fold is noise (standard error above .04 of an accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows first_row to stop_row, without the latter, of the samples.
+
+    Attributes:
+        name: Such as "inner", "holdout", "fold 2 train".
+        start_ms: Open time of its first row.
+        end_ms: Open time of its last row, after the purge.
+        first_row: Position of its first row.
+        stop_row: One behind its last row.
+        purged_rows: Rows given up before the next block.
+    """
+
+    name: str
+    start_ms: int
+    end_ms: int
+    first_row: int
+    stop_row: int
+    purged_rows: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop_row - self.first_row
+
+    @property
+    def span(self) -> slice:
+        """Its rows, to index arrays with."""
+        return slice(self.first_row, self.stop_row)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One step of the walk: all rows before, and the block that follows them."""
+
+    train: Block
+    valid: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """All blocks of a training.
+
+    Attributes:
+        inner: What the final booster is fitted on; every fold lies inside it.
+        holdout: What the reported scores are of.
+        folds: In the order of time; each begins its training block with the inner part.
+        embargo_ms: Least distance from the end of a block's labels to the next block.
+    """
+
+    inner: Block
+    holdout: Block
+    folds: tuple[Fold, ...]
+    embargo_ms: int
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return every block, the folds' by pairs."""
+        return (self.inner, self.holdout, *(block for fold in self.folds for block in (fold.train, fold.valid)))
+
+
+def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_start: float, embargo_ms: int) -> Split:
+    """Cut the samples into blocks.
+
+    Args:
+        samples: All rows, in the order of time.
+        val_ratio: Share of the time range that the holdout takes, at its end.
+        fold_count: How many folds.
+        fold_start: Share of the inner part's time before the first validation block; the rest is cut evenly.
+        embargo_ms: Least distance from the end of a block's labels to the next block.
+
+    Returns:
+        The blocks. For every earlier and later block that are used together, the label end of every earlier row plus
+        the embargo lies before the first open time of the later one.
+
+    Raises:
+        InputError: A block has too few rows, which says how many days are needed, or only one class.
+    """
+    first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
+    inner_end = first + (last - first) * (1 - val_ratio)
+    starts = [
+        first + (inner_end - first) * (fold_start + (1 - fold_start) * k / fold_count) for k in range(fold_count + 1)
+    ]
+    # The first row at or behind a bound: rows of one time always fall on the same side of it.
+    bounds = [int(b) for b in np.searchsorted(samples.ts_ms, np.ceil(starts))]
+    cut = _Cutter(samples, embargo_ms)
+    folds = tuple(
+        Fold(cut.block(f"fold {k + 1} train", 0, a), cut.block(f"fold {k + 1} validation", a, b))
+        for k, (a, b) in enumerate(pairwise(bounds))
+    )
+    n = samples.ts_ms.size
+    split = Split(cut.block("inner", 0, bounds[-1]), cut.block("holdout", bounds[-1], n), folds, embargo_ms)
+    _check_rows(samples, split, shares=_shares(split, val_ratio=val_ratio, fold_start=fold_start))
+    _check_classes(samples, split)
+    return split
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutter:
+    samples: Samples
+    embargo_ms: int
+
+    def block(self, name: str, first_row: int, next_row: int) -> Block:
+        """Return the rows before `next_row`, less those whose label ends too near to it."""
+        ts = self.samples.ts_ms
+        stop = next_row
+        if first_row < next_row < ts.size:
+            late = self.samples.label_end_ms[first_row:next_row] + self.embargo_ms >= ts[next_row]
+            stop = first_row + int(late.argmax()) if late.any() else next_row
+        bounds = (int(ts[first_row]), int(ts[stop - 1])) if first_row < stop else (0, 0)
+        return Block(name, *bounds, first_row, stop, next_row - stop)
+
+
+def _shares(split: Split, *, val_ratio: float, fold_start: float) -> dict[Block, float]:
+    """Return the share of the time range that each block was given."""
+    inner, step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
+    shares = {split.inner: inner, split.holdout: val_ratio}
+    for k, fold in enumerate(split.folds):
+        shares |= {fold.train: inner * (fold_start + k * step), fold.valid: inner * step}
+    return shares
+
+
+def _check_rows(samples: Samples, split: Split, *, shares: dict[Block, float]) -> None:
+    least = {block: MIN_TRAIN_ROWS if block.name.endswith("train") else MIN_VALID_ROWS for block in shares}
+    short = next((block for block in split.blocks() if block.rows < least[block]), None)
+    if short is None:
+        return
+    days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / DAY_MS
+    purged = max(block.purged_rows for block in shares)
+    rows_needed = max((least[block] + purged + 1) / share for block, share in shares.items())
+    rows = samples.ts_ms.size
+    raise InputError(
+        f"too little data: {short.name} has {short.rows:,} of the {least[short]:,} rows that it needs, "
+        f"from {rows:,} rows over {days:.1f} days in all",
+        hint=f"take a snapshot of at least {max(1, math.ceil(rows_needed * days / rows))} days, or of more symbols",
+    )
+
+
+def _check_classes(samples: Samples, split: Split) -> None:
+    for block in split.blocks():
+        ups = np.count_nonzero(samples.y[block.span])
+        if ups in {0, block.rows}:
+            raise InputError(
+                f"{block.name}: all {block.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
+                hint="take a longer snapshot; prices that never turn cannot be learned from",
+            )

@@ -1,0 +1,87 @@
+"""What one model says in place of another: every difference is named, and less is no difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mltrain.artifact.meaning import Meaning, find_differences
+from mltrain.features.registry import load_registry, parse_registry
+from mltrain.features.spec import LabelSpec
+
+DIRECTION = LabelSpec("direction", 1, "drop")
+OLD = Meaning(DIRECTION, "1m", ("BTCUSDT", "ETHUSDT"), ("trades",), (("BTCUSDT", "close"),))
+LABEL = "{kind: direction, horizon: 1, ties: drop}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": LabelSpec("direction", 5, "drop")}, f"its label is {LABEL.replace('1', '5')}, not {LABEL}"),
+        ({"label": LabelSpec("direction", 1, "down")}, f"its label is {LABEL.replace('drop', 'down')}, not {LABEL}"),
+        (
+            {"label": LabelSpec("threshold", 30, "down", 8.0)},
+            f"its label is {{kind: threshold, horizon: 30, ties: down, cost_bps: 8.0}}, not {LABEL}",
+        ),
+        ({"interval": "1h"}, "its interval is 1h, not 1m"),
+        ({"symbols": ("BTCUSDT", "SOLUSDT")}, "its symbols are BTCUSDT, SOLUSDT, without ETHUSDT"),
+        ({"columns": ("quote_volume", "trades")}, "its features also read quote_volume"),
+        ({"leader_columns": (("SOLUSDT", "close"),)}, "its features also read the candles of SOLUSDT"),
+        ({"leader_columns": (("BTCUSDT", "quote_volume"),)}, "its features also read quote_volume of BTCUSDT"),
+    ],
+)
+def test_what_differs_is_named_with_both_values(change, said):
+    """One sentence, and nothing else."""
+    assert find_differences(replace(OLD, **change), OLD) == (said,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"symbols": ("ADAUSDT", "BTCUSDT", "ETHUSDT")},
+        {"columns": ()},
+        {"leader_columns": ()},
+        {"leader_columns": (("BTCUSDT", "close"), ("BTCUSDT", "high"))},
+        {"leader_columns": (("ETHUSDT", "trades"),)},
+    ],
+)
+def test_more_symbols_and_fewer_columns_are_the_same_meaning(change):
+    """Whoever called the old one may go on; the candles of a symbol of the old one are there to be read."""
+    assert find_differences(replace(OLD, **change), OLD) == ()
+
+
+def test_a_leader_that_is_a_new_symbol_is_one_candle_stream_more():
+    """A caller that knows only the old symbols does not pass its candles."""
+    new = replace(OLD, symbols=(*OLD.symbols, "SOLUSDT"), leader_columns=(("SOLUSDT", "close"),))
+
+    assert find_differences(new, OLD) == ("its features also read the candles of SOLUSDT",)
+
+
+def test_everything_that_differs_is_named():
+    """Not only the first thing that is found."""
+    other = Meaning(LabelSpec("direction", 5, "drop"), "1h", ("SOLUSDT",), ("quote_volume",), (("SOLUSDT", "close"),))
+
+    assert len(find_differences(other, OLD)) == 5
+
+
+def test_the_columns_are_those_that_the_features_read():
+    """OHLCV is in every candle and counts only of a leader."""
+    full = Meaning.of(load_registry(None), ("BTCUSDT",))
+    plain = Meaning.of(load_registry(Path("features-ohlcv.yml")), ("BTCUSDT",))
+    registry = b"""
+version: 1
+interval: 5m
+label: {kind: direction, horizon: 1, ties: drop}
+features:
+  - {name: volume_z_20, op: zscore, params: {column: trades, bars: 20}}
+  - {name: leader_return_3, op: leader_return, params: {bars: 3}, leader: BTCUSDT}
+"""
+    small = Meaning.of(parse_registry(registry, where="registry"), ("ETHUSDT",))
+
+    assert set(full.columns) == {"quote_volume", "taker_buy_base", "taker_buy_quote"}
+    assert plain == replace(full, columns=(), leader_columns=())
+    assert {leader for leader, _ in full.leader_columns} == {"BTCUSDT"}
+    assert small == Meaning(DIRECTION, "5m", ("ETHUSDT",), ("trades",), (("BTCUSDT", "close"),))

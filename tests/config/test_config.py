@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from mltrain.config.loading import comment_config, explain_config, load_config, packaged_config, study_sha256
+from mltrain.config.train_config import CALIBRATIONS, Range, Rung
+from mltrain.errors import InputError, UsageError
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Return a function that writes a user's file."""
+
+    def write(text):
+        path = tmp_path / "own.yml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+def refused(path, overrides=None):
+    with pytest.raises(InputError) as caught:
+        load_config(path, overrides=overrides or {})
+    return caught.value.message
+
+
+def test_the_defaults_are_what_the_pages_promise():
+    """The packaged file loads, and says what users are told."""
+    config = load_config(None, overrides={})
+
+    assert (config.seed, config.val_ratio, config.calibration) == (42, 0.2, "auto")
+    assert (config.folds.count, config.folds.start) == (5, 0.5)
+    assert (config.search.trials, config.search.early_stop) == (200, 50)
+    assert (config.bootstrap.level, config.bench.samples) == (0.9, 1_000)
+    assert dataclasses.astuple(config.gates) == (2.0, 1.0, 0.4, 0.6, 0.1, 0.02, 80.0, 0.0001, 0.0005, 10)
+    assert (config.guards.auc_warn, config.guards.auc_fail) == (0.7, 0.9)
+
+
+def test_no_default_stands_in_the_code():
+    """A default lives in train.yml alone: no field of any configuration has one."""
+    config = load_config(None, overrides={})
+    values = [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]
+
+    for value in filter(dataclasses.is_dataclass, values):
+        for field in dataclasses.fields(value):
+            assert field.default is field.default_factory is dataclasses.MISSING, field.name
+
+
+def test_every_default_has_a_comment_beside_or_above_it():
+    """Whoever reads train.yml need not read code."""
+    lines = packaged_config("train.yml").read_text("utf-8").splitlines()
+
+    lone = [
+        line
+        for before, line in zip(["", *lines], lines, strict=False)
+        if line.strip()
+        and not line.lstrip().startswith(("#", "-"))
+        and "#" not in line
+        and ": {" not in line
+        and not line.rstrip().endswith(":")
+        and "#" not in before
+    ]
+    assert lone == ["  base_rate_high: 0.6"]  # its comment stands two lines above
+
+
+def test_a_users_file_overrides_key_by_key(own):
+    """What it does not say stays as it is, inside mappings too; a list is taken whole."""
+    path = own("val_ratio: 0.3\nsearch:\n  batch: 4\n  rungs: []\n  space:\n    num_leaves: {high: 64}\n")
+
+    config = load_config(path, overrides={})
+
+    packaged = load_config(None, overrides={})
+    assert config == dataclasses.replace(
+        packaged,
+        val_ratio=0.3,
+        search=dataclasses.replace(
+            packaged.search,
+            batch=4,
+            rungs=(),
+            space=tuple(
+                dataclasses.replace(r, high=64) if r.name == "num_leaves" else r for r in packaged.search.space
+            ),
+        ),
+    )
+
+
+OLD_SEARCH = """
+search:
+  trials: 200
+  batch: 8
+  early_stop: 50
+  settle: 10
+  max_rounds: 1000
+  rungs:
+    - {at: 1, keep: 0.5, most: 20, folds: 1}
+    - {at: 4, keep: 0.3, most: 2, folds: 5}
+"""
+
+
+def test_the_search_of_an_older_file_is_still_read(own):
+    """A file, or a card, that was written when fewer than four could pass a rung keeps its keys and values."""
+    search = load_config(own(OLD_SEARCH), overrides={}).search
+
+    assert (search.trials, search.batch, search.early_stop, search.settle, search.max_rounds) == (200, 8, 50, 10, 1000)
+    assert search.rungs == (Rung(1, 0.5, 20, 1), Rung(4, 0.3, 2, 5))
+    assert load_config(None, overrides={"search": search.to_json()}).search == search
+
+
+def test_options_override_the_file(own):
+    """Dotted keys reach into mappings; what they do not name stays the file's."""
+    path = own("seed: 7\nsearch: {trials: 9}\n")
+
+    config = load_config(path, overrides={"search.trials": 3, "val_ratio": 0.4})
+
+    assert (config.seed, config.search.trials, config.val_ratio) == (7, 3, 0.4)
+    assert config.search.batch == load_config(None, overrides={}).search.batch
+
+
+def test_all_violations_come_in_one_message_with_their_lines(own):
+    """Unknown keys with the nearest known one, wrong types and values out of range, each with file and line."""
+    path = own(
+        "sed: 1\nval_ratio: 0.9\ncalibration: isotonik\nsearch:\n  trails: 5\n  batch: many\n"
+        "  space:\n    num_leaves: {low: 99, high: 9}\n    max_depht: 3\ngates: {ece_max: -1}\n"
+    )
+
+    lines = refused(path).splitlines()
+
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    for part in (
+        "sed (line 1): unknown key; did you mean seed?",
+        "val_ratio (line 2): must be at most 0.5, is 0.9",
+        "calibration (line 3): 'isotonik' is unknown; did you mean isotonic?",
+        "search.trails (line 5): unknown key; did you mean trials?",
+        "search.batch (line 6): must be an integer",
+        "search.space.num_leaves.low (line 8): must not be above high, 9; is 99",
+        "search.space.max_depht (line 9): unknown key",
+        "gates.ece_max (line 10): must be at least 0, is -1",
+    ):
+        assert sum(part in line for line in lines) == 1, part
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("seed: -1", "at least 0"),
+        ("seed: 2147483648", "at most 2147483647"),
+        ("seed: 1.5", "an integer"),
+        ("folds: {count: 1}", "at least 2"),
+        ("folds: 5", "must be a mapping, is 5"),
+        ("search: {trials: 0}", "at least 1"),
+        (
+            "search: {rungs: [{at: 2, keep: 0.5, most: 9, folds: 1}, {at: 2, keep: 0.5, most: 9, folds: 1}]}",
+            "must rise",
+        ),
+        ("search: {rungs: [{at: 2, keep: 0, most: 9, folds: 1}]}", "at least 0.05"),
+        ("search: {rungs: [{at: 2, most: 9, folds: 1}]}", "search.rungs[0].keep: is missing"),
+        ("search: {space: {lambda_l1: {low: 0}}}", "above 0 on a logarithmic scale"),
+        ("search: {space: {learning_rate: {default: 0.5}}}", "default (line 1): must lie from low, 0.03, to high, 0.2"),
+        ("search: {space: {num_leaves: {low: 2.5}}}", "an integer"),
+        ("search: {space: {num_leaves: {scale: cubic}}}", "'cubic' is unknown"),
+        ("booster: {max_bin: 256}", "at most 255"),
+        ("class_weight: 0", "at least 0.01"),
+        ("class_weight: .inf", "not a finite number"),
+        ("class_weight: heavy", "'heavy' is unknown"),
+        ("class_weight: [1]", "must be a finite number"),
+        ("gates: {base_rate_low: 0.7}", "at most 0.5"),
+        ("guards: {auc_warn: 0.95}", "must not be above auc_fail, 0.9; is 0.95"),
+        ("val_ratio: .nan", "not a finite number"),
+        ("seed: 1\nseed: 2", "line 2"),
+        ("- 1", "must be a mapping"),
+    ],
+)
+def test_values_without_sense_are_refused(own, text, part):
+    """Each is told with what would be right; none is clipped or ignored."""
+    assert part in refused(own(text))
+
+
+def test_a_pinned_parameter_is_allowed(own):
+    """Equal ends pin a parameter instead of searching it."""
+    config = load_config(own("search: {space: {num_leaves: {low: 31, high: 31}}}"), overrides={})
+
+    leaves_range = next(r for r in config.search.space if r.name == "num_leaves")
+    assert leaves_range == Range("num_leaves", integer=True, low=31, high=31, log=True, default=31)
+
+
+def test_a_wrong_option_is_a_usage_error():
+    """What the command line got wrong is said of the options, not of a file."""
+    with pytest.raises(UsageError, match=r"options: val_ratio: must be at most 0\.5, is 3"):
+        load_config(None, overrides={"val_ratio": 3})
+    with pytest.raises(UsageError, match=r"options: search\.trails: unknown key; did you mean trials\?"):
+        load_config(None, overrides={"search.trails": 3})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """No silent fall-back to the defaults."""
+    assert str(tmp_path / "none.yml") in refused(tmp_path / "none.yml")
+
+
+def test_an_empty_file_is_no_configuration(own):
+    """An empty document is no mapping; a mapping without keys changes nothing."""
+    assert "must be a mapping" in refused(own(""))
+    assert load_config(own("{}"), overrides={}) == load_config(None, overrides={})
+
+
+def test_packaged_files_are_found_by_name():
+    """The files of the checkout or wheel; an unknown one names the nearest."""
+    assert packaged_config("train.yml").is_file()
+    with pytest.raises(InputError, match=r"trian\.yml") as caught:
+        packaged_config("trian.yml")
+    assert "train.yml" in caught.value.hint
+    with pytest.raises(InputError):
+        packaged_config("../pyproject.toml")
+
+
+def test_configuration_survives_its_own_json(own):
+    """`load_config` of `to_json` gives an equal configuration."""
+    config = load_config(
+        own("search: {rungs: [{at: 3, keep: 0.2, most: 9, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7}
+    )
+
+    assert load_config(own(json.dumps(config.to_json())), overrides={}) == config
+
+
+def variants(value, place=""):
+    """Yield every value that differs from this one in a single leaf, and where."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            for where, other in variants(getattr(value, field.name), f"{place}.{field.name}".lstrip(".")):
+                yield where, dataclasses.replace(value, **{field.name: other})
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            for where, other in variants(item, place):
+                yield where, (*value[:index], other, *value[index + 1 :])
+    elif isinstance(value, bool):
+        yield place, not value
+    else:
+        yield place, value + "x" if isinstance(value, str) else value + 1
+
+
+def test_the_study_hash_covers_exactly_what_changes_a_trial():
+    """Every value of the configuration, one by one; and the registry."""
+    config = load_config(None, overrides={})
+    before = study_sha256(config, registry_sha256="a" * 64, warm_start=None)
+    free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.")
+
+    assert study_sha256(config, registry_sha256="b" * 64, warm_start=None) != before
+    for place, other in variants(config):
+        if place != "search.space.integer":  # decided by the name
+            after = study_sha256(other, registry_sha256="a" * 64, warm_start=None)
+            assert (after == before) == place.startswith(free), place
+
+
+def test_every_calibration_is_accepted():
+    """All five words, and no other."""
+    for name in CALIBRATIONS:
+        assert load_config(None, overrides={"calibration": name}).calibration == name
+
+
+def test_every_setting_tells_who_said_so_last(own):
+    """A default, a line of the file, an option: each with its place; all keys of train.yml are there, once."""
+    path = own("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
+    told = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
+
+    assert (told["search.trials"].value, told["search.trials"].origin) == (50, "file")
+    assert told["search.trials"].where == f"{path}, line 2"
+    assert (told["seed"].value, told["seed"].origin, told["seed"].where) == (9, "option", None)
+    assert (told["val_ratio"].value, told["val_ratio"].origin) == (0.2, "default")
+    assert told["search.space.num_leaves.high"].value == 128
+    assert len(told) == len(explain_config(None, overrides={}))
+
+
+def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):
+    """All of it is comment: it loads as the defaults; without the marks it is the packaged file."""
+    text = comment_config()
+    bare = "".join(line.removeprefix("# ") for line in text.splitlines(keepends=True))
+
+    assert load_config(own(text), overrides={}) == load_config(None, overrides={})
+    assert bare.splitlines()[4:] == packaged_config("train.yml").read_text("utf-8").splitlines()[4:]
+    assert load_config(own(bare[bare.index("seed:") :]), overrides={}) == load_config(None, overrides={})

@@ -1,0 +1,242 @@
+"""One path from candles to features: the same bits from any cut, nothing across holes, clear words when it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import OPTIONAL, segment_bounds, times_ms
+from mltrain.errors import InputError
+from mltrain.features.computation import check_inputs, compute_features
+from mltrain.features.registry import load_registry
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window as Span
+
+STEP_MS = 60_000
+DEFAULT = load_registry()
+OHLCV = load_registry(Path("features-ohlcv.yml"))
+LOOKBACKS = dict(zip(DEFAULT.names, (window.lookback_bars for window in DEFAULT.windows()), strict=True))
+SMALL = FeatureSet(
+    version=1,
+    interval="1m",
+    label=LabelSpec(kind="direction", horizon_bars=1, ties="drop"),
+    features=(
+        FeatureSpec("range", "bar_range", {}),
+        FeatureSpec("lead", "leader_lead", {"bars": 2}, "BTCUSDT"),
+        FeatureSpec("mean", "gap_to_mean", {"bars": 4}),
+        FeatureSpec("leader", "leader_close_location", {"bars": 1}, "BTCUSDT"),
+    ),
+)
+NEEDS = {"range": 1, "lead": 3, "mean": 4, "leader": 1}
+
+
+def simulate(rows, *, seed=0):
+    source = SimSource(seed=seed)
+    span = Span(CLOCK_MS - rows * STEP_MS, CLOCK_MS)
+    return {symbol: source.candles(symbol, span) for symbol in ("BTCUSDT", "ETHUSDT")}
+
+
+@pytest.fixture(scope="module")
+def candles():
+    """Return some hours of two symbols without a hole."""
+    return simulate(900)
+
+
+def keep(frame, rows):
+    return frame[sorted(rows)]
+
+
+def test_rows_columns_and_types(candles):
+    """`ts` and the features in order, Float32, one row per candle."""
+    features = compute_features(DEFAULT, "ETHUSDT", candles)
+
+    assert features.columns == ["ts", *DEFAULT.names]
+    assert set(features.dtypes[1:]) == {pl.Float32()}
+    assert features["ts"].equals(candles["ETHUSDT"]["ts"])
+
+
+def test_null_in_the_warm_up_and_nowhere_else(candles):
+    """A feature has its first value at its lookback and one at every later bar, always finite."""
+    features = compute_features(DEFAULT, "ETHUSDT", candles)
+
+    for name, lookback in LOOKBACKS.items():
+        assert features[name].is_null().to_list() == [row < lookback - 1 for row in range(900)]
+        assert features[name].drop_nulls().is_finite().all()
+
+
+@given(st.sets(st.integers(0, 29)), st.sets(st.integers(0, 29)))
+def test_nothing_spans_a_hole_of_either_symbol(own, leader):
+    """Each run of bars is its own series: a value needs its lookback in a row, for a leader's feature of both."""
+    whole = simulate(30)
+    candles = {"BTCUSDT": keep(whole["BTCUSDT"], leader), "ETHUSDT": keep(whole["ETHUSDT"], own)}
+    features = compute_features(SMALL, "ETHUSDT", candles)
+
+    for spec in SMALL.features:
+        there = own & leader if spec.leader else own
+        has = [all(row - back in there for back in range(NEEDS[spec.name])) for row in sorted(own)]
+        assert features[spec.name].is_not_null().to_list() == has
+
+
+def test_each_run_gives_the_bits_that_it_gives_alone(candles):
+    """A frame with holes is no other than its runs, one by one."""
+    rows = [row for row in range(900) if row % 310 > 20]
+    holed = {symbol: keep(frame, rows) for symbol, frame in candles.items()}
+    together = compute_features(DEFAULT, "ETHUSDT", holed)
+
+    for first, stop in segment_bounds(times_ms(holed["ETHUSDT"]), STEP_MS):
+        run = {symbol: frame[first:stop] for symbol, frame in holed.items()}
+        assert compute_features(DEFAULT, "ETHUSDT", run).equals(together[first:stop])
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
+def test_the_last_bars_alone_give_the_bits_of_the_batch(symbol, candles):
+    """Serving the newest bar from the longest lookback alone equals training, at any bar."""
+    batch = compute_features(DEFAULT, symbol, candles)
+
+    for row in (240, 241, 500, 899):
+        window = {s: f[row - DEFAULT.lookback_bars + 1 : row + 1] for s, f in candles.items()}
+        assert compute_features(DEFAULT, symbol, window)[-1].equals(batch[row])
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_frame_of_one_row_has_the_same_bits(rows, candles):
+    """Polars divides a single row in another way; features must not show it."""
+    batch = compute_features(DEFAULT, "ETHUSDT", candles)
+    short = [name for name, lookback in LOOKBACKS.items() if lookback <= rows]
+
+    for row in range(100, 140):
+        few = {symbol: frame[row - rows + 1 : row + 1] for symbol, frame in candles.items()}
+        assert compute_features(DEFAULT, "ETHUSDT", few)[-1].select(short).equals(batch[row].select(short))
+
+
+def test_a_column_made_of_one_value_has_the_same_bits(candles):
+    """Polars keeps a constant column as one number and divides by its reciprocal; features must not show it."""
+    constant = candles["ETHUSDT"].with_columns(volume=pl.lit(3.0), quote_volume=pl.lit(7.0), trades=pl.lit(11))
+    written = pl.DataFrame({name: constant[name].to_list() for name in constant.columns}, schema=constant.schema)
+
+    one, other = (compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": frame}) for frame in (constant, written))
+    assert one.equals(other)
+
+
+def test_leader_features_are_zero_on_the_leader(candles):
+    """From their lookback on, exactly, and null before."""
+    features = compute_features(DEFAULT, "BTCUSDT", candles)
+
+    for spec in DEFAULT.features:
+        if spec.leader:
+            assert features[spec.name].drop_nulls().unique().to_list() == [0.0]
+            assert features[spec.name].null_count() == spec.window().lookback_bars - 1
+
+
+def test_leader_alone_needs_no_other_symbol(candles):
+    """A snapshot of the leader alone can be computed."""
+    alone = compute_features(DEFAULT, "BTCUSDT", {"BTCUSDT": candles["BTCUSDT"]})
+
+    assert alone.equals(compute_features(DEFAULT, "BTCUSDT", candles))
+
+
+def test_other_symbols_change_nothing(candles):
+    """Only the symbol itself and its leader are read."""
+    more = candles | {"SOLUSDT": candles["BTCUSDT"].reverse()}
+
+    assert compute_features(DEFAULT, "ETHUSDT", more).equals(compute_features(DEFAULT, "ETHUSDT", candles))
+
+
+def test_no_candles_give_no_rows(candles):
+    """An empty frame is no error: a market may not have opened yet."""
+    empty = {symbol: frame[:0] for symbol, frame in candles.items()}
+
+    assert compute_features(DEFAULT, "ETHUSDT", empty).shape == (0, len(DEFAULT.names) + 1)
+
+
+def lacking(candles, *columns):
+    """Return the candles of ETHUSDT as a source gives them that lacks these columns."""
+    return {"ETHUSDT": candles["ETHUSDT"].with_columns(pl.lit(None).cast(pl.Float64).alias(name) for name in columns)}
+
+
+def test_a_missing_column_names_feature_column_and_way_out(candles):
+    """And the leader that is missing too, in the same message."""
+    with pytest.raises(InputError) as caught:
+        check_inputs(DEFAULT, lacking(candles, *OPTIONAL))
+
+    for part in ("ETHUSDT lacks quote_volume", "paid_gap_1", "ETHUSDT lacks taker_buy_base", "bought_gap_1"):
+        assert part in caught.value.message
+    assert "no candles of leader BTCUSDT, for leader_return_1" in caught.value.message
+    assert "features-ohlcv.yml" in caught.value.hint
+    check_inputs(OHLCV, lacking(candles, *OPTIONAL))
+
+
+def test_a_leader_without_a_column_is_named(candles):
+    """Its own features may not need what its followers' features need of it."""
+    bare = {"BTCUSDT": candles["BTCUSDT"].drop("taker_buy_base"), "ETHUSDT": candles["ETHUSDT"]}
+    only = replace(DEFAULT, features=tuple(s for s in DEFAULT.features if s.leader))
+
+    check_inputs(only, bare, symbols=["BTCUSDT"])
+    with pytest.raises(InputError, match="leader BTCUSDT lacks taker_buy_base, for leader_taker_imbalance_1"):
+        compute_features(only, "ETHUSDT", bare)
+
+
+def test_a_column_that_is_empty_here_and_there_is_missing(candles):
+    """A value that is null inside a window would be a null that is no hole."""
+    known = pl.when(pl.int_range(pl.len()) != 7).then("taker_buy_base")
+    patchy = candles["ETHUSDT"].with_columns(known.alias("taker_buy_base"))
+
+    with pytest.raises(InputError, match="taker_buy_base in 1 of 900 rows"):
+        compute_features(DEFAULT, "ETHUSDT", candles | {"ETHUSDT": patchy})
+
+
+def test_an_unknown_symbol_is_told(candles):
+    """By name."""
+    with pytest.raises(InputError, match="no candles of SOLUSDT"):
+        compute_features(DEFAULT, "SOLUSDT", candles)
+
+
+@pytest.mark.parametrize(("interval", "found"), [("1m", "5m"), ("5m", "1m")])
+def test_another_interval_is_refused_with_what_to_do(interval, found, candles):
+    """In both directions; a registry of that interval takes the candles."""
+    every = {"1m": 1, "5m": 5}[found]
+    frame = candles["ETHUSDT"].filter(pl.col("ts").dt.minute() % every == 0)
+
+    with pytest.raises(InputError, match=f"{found} candles .* registered for {interval} .*`interval: {found}`"):
+        compute_features(replace(OHLCV, interval=interval), "ETHUSDT", {"ETHUSDT": frame})
+    assert compute_features(replace(OHLCV, interval=found), "ETHUSDT", {"ETHUSDT": frame}).height == frame.height
+
+
+def test_a_few_scattered_candles_are_not_another_interval(candles):
+    """Nine candles can lie apart by chance: they give rows, and next to no values."""
+    frame = candles["ETHUSDT"][::5][:9]
+
+    assert compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": frame})["rsi_7"].null_count() == 9
+
+
+@pytest.mark.parametrize("spoil", [lambda f: f.reverse(), lambda f: pl.concat([f, f[-1:]])])
+def test_candles_out_of_order_are_refused(spoil, candles):
+    """Unsorted or repeated candles would be a look into the future."""
+    with pytest.raises(InputError, match="is not later"):
+        compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": spoil(candles["ETHUSDT"])})
+
+
+def test_thousands_of_short_runs_cost_no_more_than_one(candles):
+    """Two bars out of three: every feature of a longer lookback is null, and the frame is computed as one."""
+    rows = np.flatnonzero(np.arange(900) % 3 != 2)
+    features = compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": candles["ETHUSDT"][rows.tolist()]})
+
+    for name, window in zip(OHLCV.names, OHLCV.windows(), strict=True):
+        expected = 600 if window.lookback_bars == 1 else 300 if window.lookback_bars == 2 else 0
+        assert features[name].len() - features[name].null_count() == expected
+
+
+@pytest.mark.real_data
+def test_five_minute_candles_with_a_registry_of_their_own(real_data):
+    """Real five-minute candles give finite features."""
+    frame = pl.read_parquet(real_data / "spot_5m" / "SOLUSDT.parquet")[:3_000]
+    features = compute_features(replace(OHLCV, interval="5m"), "SOLUSDT", {"SOLUSDT": frame})
+
+    assert all(features[OHLCV.lookback_bars :].select(pl.col(OHLCV.names).is_finite().all()).row(0))

@@ -1,0 +1,95 @@
+"""A close look at one value: the same number from its lookback alone, the very candles, or why there is none."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import polars as pl
+import pytest
+
+from mltrain.candles.frame import times_ms
+from mltrain.errors import InputError
+from mltrain.features.computation import compute_features
+from mltrain.features.inspection import AROUND, look_at
+from mltrain.features.registry import load_registry
+from mltrain.report.feature_plot import draw_look
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window as Span
+
+STEP_MS = 60_000
+FEATURES = load_registry()
+
+
+@pytest.fixture(scope="module")
+def candles():
+    """Return some hours of two symbols, ten candles missing in one of them."""
+    span = Span(CLOCK_MS - 700 * STEP_MS, CLOCK_MS)
+    whole = {symbol: SimSource().candles(symbol, span) for symbol in ("BTCUSDT", "ETHUSDT")}
+    return whole | {"BTCUSDT": whole["BTCUSDT"].filter(~pl.int_range(pl.len()).is_between(400, 409))}
+
+
+@pytest.mark.parametrize("name", FEATURES.names)
+def test_a_look_tells_the_value_and_its_candles(name, candles):
+    """The value is the batch's, its lookback alone gives it again, and the inputs are just the columns of that."""
+    row = 350
+    ts_ms = int(times_ms(candles["ETHUSDT"])[row])
+    look = look_at(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+    expected = compute_features(FEATURES, "ETHUSDT", candles)[name][row]
+
+    assert look.value == look.alone == expected
+    assert look.why_none is None
+    assert look.inputs.height == look.info.lookback_bars
+    assert times_ms(look.inputs)[-1] == ts_ms
+    assert {c.removeprefix("leader_") for c in look.inputs.columns} == {
+        "ts", *look.info.columns, *look.info.leader_columns
+    }  # fmt: skip
+    assert len(look.around) == 2 * AROUND + 1
+    assert look.around[AROUND] == (ts_ms, expected)
+
+
+def test_a_hole_is_the_reason(candles):
+    """Of the symbol or of the leader, with the times of what is missing."""
+    ts_ms = int(times_ms(candles["ETHUSDT"])[411])
+    own = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    led = look_at(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+
+    assert own.value is own.alone is led.value is led.alone is None
+    assert own.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
+    assert led.why_none.startswith("4 of the 6 candles of BTCUSDT")
+    assert led.inputs["leader_close"].null_count() == 4
+
+
+def test_a_warm_up_is_the_reason(candles):
+    """At the very first candle nearly all are missing."""
+    ts_ms = int(times_ms(candles["ETHUSDT"])[0])
+
+    assert "7 of the 8 candles" in look_at(FEATURES, "rsi_7", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms).why_none
+
+
+@pytest.mark.parametrize(
+    ("name", "offset_ms", "part"), [("rsi_8", 0, "no feature 'rsi_8'"), ("rsi_7", 1, "no candle that opens at")]
+)
+def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, candles):
+    """A feature by its nearest names, a time by its nearest candles."""
+    ts_ms = int(times_ms(candles["ETHUSDT"])[300]) + offset_ms
+    with pytest.raises(InputError, match=part) as caught:
+        look_at(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+
+    assert "rsi_7" in caught.value.hint or "2025-10-15T" in caught.value.hint
+
+
+@pytest.mark.parametrize(("row", "lines"), [(350, 2), (415, 4), (0, 1)])
+def test_the_picture_is_sound(row, lines, candles):
+    """Well-formed, of finite coordinates inside it; a line is broken at holes, none without a value."""
+    ts_ms = int(times_ms(candles["BTCUSDT"])[row])
+    look = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    root = ET.fromstring(draw_look(look, step_ms=STEP_MS))  # noqa: S314 (our own)
+    _, _, width, height = map(float, root.get("viewBox").split())
+    found = root.findall("{http://www.w3.org/2000/svg}polyline")
+
+    assert len(found) >= lines
+    for line in found:
+        for point in line.get("points").split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height

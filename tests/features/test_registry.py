@@ -1,0 +1,217 @@
+"""A registry is read strictly, survives its stored forms, and says everything that is wrong at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import OPTIONAL
+from mltrain.errors import InputError
+from mltrain.features.op import Window
+from mltrain.features.ops.catalogue import OPS, ops_sha256
+from mltrain.features.registry import describe, load_registry, parse_registry
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
+
+HEAD = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
+PACKAGED = ("features.yml", "features-ohlcv.yml")
+
+
+def read(*lines, head=HEAD):
+    return parse_registry((head + "\n".join(f"  - {line}" for line in lines)).encode(), where="mine.yml")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_registry_survives_both_stored_forms(name):
+    """JSON and YAML give the same registry back, with the same hash."""
+    features = load_registry(Path(name))
+
+    assert FeatureSet.from_json(features.to_json(), where="x") == features
+    assert parse_registry(features.to_yaml(), where="x") == features
+    assert parse_registry(features.to_yaml(), where="x").registry_sha256 == features.registry_sha256
+
+
+BARS, TIES = st.integers(1, 1440), st.sampled_from(["drop", "down"])
+LABELS = st.builds(LabelSpec, st.just("direction"), BARS, TIES) | st.builds(
+    LabelSpec, st.just("threshold"), BARS, TIES, st.floats(0.01, 1000)
+)
+
+
+@given(
+    st.lists(st.sampled_from([("rsi", 7), ("gap_to_mean", 20), ("log_return", 3)]), min_size=1, max_size=5), st.data()
+)
+def test_any_registry_survives_both_stored_forms(chosen, data):
+    """So does every other one, whatever its interval, label and order."""
+    features = FeatureSet(
+        version=1,
+        interval=data.draw(st.sampled_from(["1m", "5m", "1h"])),
+        label=data.draw(LABELS),
+        features=tuple(
+            FeatureSpec(f"{op}_{i}", op, {"bars": bars} | ({"lag": 0} if op == "log_return" else {}))
+            for i, (op, bars) in enumerate(chosen)
+        ),
+    )
+
+    assert FeatureSet.from_json(features.to_json(), where="x") == features
+    assert parse_registry(features.to_yaml(), where="x") == features
+
+
+def test_hash_ignores_layout_and_nothing_else():
+    """Comments, quotes and order of keys do not count; a parameter, a name and the order of features do."""
+    one = read("{name: a, op: rsi, params: {bars: 7}}", "{name: b, op: bar_range}")
+    same = read('{op: rsi, params: {"bars": 7}, name: a} # why', "name: b\n    op: 'bar_range'")
+    others = [
+        read("{name: a, op: rsi, params: {bars: 8}}", "{name: b, op: bar_range}"),
+        read("{name: c, op: rsi, params: {bars: 7}}", "{name: b, op: bar_range}"),
+        read("{name: b, op: bar_range}", "{name: a, op: rsi, params: {bars: 7}}"),
+        replace(one, interval="5m"),
+        replace(one, label=replace(one.label, horizon_bars=2)),
+        replace(one, label=replace(one.label, ties="down")),
+    ]
+
+    assert one.registry_sha256 == same.registry_sha256
+    assert len({one.registry_sha256, *(other.registry_sha256 for other in others)}) == 7
+
+
+def test_a_default_parameter_is_written_out():
+    """A lag left out is a lag of 0: both say the same and have the same hash."""
+    short = read("{name: a, op: log_return, params: {bars: 1}}")
+
+    assert short == read("{name: a, op: log_return, params: {bars: 1, lag: 0}}")
+    assert short.features[0].params == {"bars": 1, "lag": 0}
+
+
+WRONG = {
+    "unknown op": ("{name: a, op: rsl, params: {bars: 7}}", ["features[0].op (line 5)", "did you mean rsi"]),
+    "unknown param": ("{name: a, op: rsi, params: {bars: 7, lags: 1}}", ["features[0].params.lags (line 5)"]),
+    "param missing": ("{name: a, op: rsi, params: {}}", ["features[0].params.bars", "is missing"]),
+    "params missing": ("{name: a, op: rsi}", ["features[0].params", "is missing"]),
+    "params for none": ("{name: a, op: bar_range, params: {bars: 7}}", ["params"]),
+    "out of range": ("{name: a, op: rsi, params: {bars: 0}}", ["features[0].params.bars (line 5)", "at least 1"]),
+    "too long": ("{name: a, op: rsi, params: {bars: 1441}}", ["at most 1440"]),
+    "no number": ("{name: a, op: rsi, params: {bars: seven}}", ["must be an integer"]),
+    "a truth": ("{name: a, op: rsi, params: {bars: true}}", ["must be an integer"]),
+    "a fraction": ("{name: a, op: rsi, params: {bars: 7.5}}", ["must be an integer"]),
+    "unknown choice": ("{name: a, op: zscore, params: {column: volumes, bars: 5}}", ["did you mean", "volume"]),
+    "short above long": (
+        "{name: a, op: volatility_ratio, params: {short: 60, long: 5}}",
+        ["features[0].params (line 5)", "short (60) must be below long (5)"],
+    ),
+    "leader missing": ("{name: a, op: leader_return, params: {bars: 1}}", ["features[0].leader", "BTCUSDT"]),
+    "leader unused": ("{name: a, op: rsi, params: {bars: 7}, leader: BTCUSDT}", ["reads no leader"]),
+    "leader no symbol": ("{name: a, op: leader_return, params: {bars: 1}, leader: btc}", ["features[0].leader"]),
+    "name no name": ("{name: A-b, op: bar_range}", ["features[0].name (line 5)"]),
+    "unknown key": ("{name: a, op: bar_range, column: close}", ["features[0].column (line 5)", "unknown key"]),
+    "name missing": ("{op: bar_range}", ["features[0].name", "is missing"]),
+    "no mapping": ("bar_range", ["must be a mapping"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_feature_is_told_with_its_place(name):
+    """Each violation is one line that names the file, the field and the line."""
+    line, parts = WRONG[name]
+
+    with pytest.raises(InputError) as caught:
+        read(line)
+
+    assert caught.value.message.startswith("mine.yml: ")
+    assert all(part in caught.value.message for part in parts), caught.value.message
+    assert len(caught.value.message.splitlines()) == 1
+
+
+def test_all_violations_stand_in_one_message():
+    """Nobody should have to run three times to mend three mistakes."""
+    head = "version: 2\ninterval: 7m\nlabel: {kind: direction, horizon: 0, ties: keep}\nfeature: 1\nfeatures:\n"
+    with pytest.raises(InputError) as caught:
+        read("{name: a, op: rsi, params: {bars: 0}}", "{name: a, op: nothing}", head=head)
+
+    assert len(caught.value.message.splitlines()) == 8
+
+
+def test_a_name_may_stand_once():
+    """The second feature of a name is the wrong one."""
+    with pytest.raises(InputError, match=r"features\[1\].name \(line 6\): a feature a stands above"):
+        read("{name: a, op: bar_range}", "{name: a, op: open_gap}")
+
+
+@pytest.mark.parametrize("features", ["[]", "{}", "null", "7"])
+def test_no_features_are_no_registry(features):
+    """An empty list, or something else in its place, is refused."""
+    with pytest.raises(InputError, match="features"):
+        parse_registry(HEAD.replace("features:\n", f"features: {features}\n").encode(), where="mine.yml")
+
+
+def test_a_bare_packaged_name_is_found(tmp_path, monkeypatch):
+    """From any folder; but a file of that name in the working directory comes first."""
+    monkeypatch.chdir(tmp_path)
+    packaged = load_registry(Path("features-ohlcv.yml"))
+    (tmp_path / "features-ohlcv.yml").write_text(HEAD + "  - {name: mine, op: bar_range}\n")
+
+    assert len(packaged.names) == 45
+    assert load_registry(Path("features-ohlcv.yml")).names == ("mine",)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    """With its path."""
+    with pytest.raises(InputError, match=r"other\.yml"):
+        load_registry(tmp_path / "other.yml")
+
+
+def test_ohlcv_registry_needs_one_symbol_and_five_columns():
+    """It is the way out where trades, takers or a leader are missing."""
+    features = load_registry(Path("features-ohlcv.yml"))
+
+    assert features.leaders == ()
+    assert {name for info in describe(features) for name in info.columns} <= {
+        *("ts", "open", "high", "low", "close", "volume"),
+    }
+
+
+def test_default_registry_is_what_the_documentation_says():
+    """About sixty features, the leader BTCUSDT, a lookback that a snapshot with holes can afford."""
+    features = load_registry()
+
+    assert 50 <= len(features.names) <= 70
+    assert features.leaders == ("BTCUSDT",)
+    assert features.lookback_bars <= 241
+    assert features.interval == "1m"
+    assert features.label == LabelSpec(kind="direction", horizon_bars=1, ties="drop")
+    assert {name for info in describe(features) for name in info.columns} >= set(OPTIONAL) - {"trades"}
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_description_tells_what_a_feature_needs(name):
+    """Op, formula, lookback and columns, of the leader apart."""
+    features = load_registry(Path(name))
+
+    for info, spec, window in zip(describe(features), features.features, features.windows(), strict=True):
+        assert (info.name, info.op, info.params) == (spec.name, spec.op, spec.params)
+        assert info.lookback_bars == window.lookback_bars
+        assert info.summary
+        assert info.columns or info.leader_columns
+        assert bool(info.leader_columns) is (info.leader is not None)
+
+
+def test_a_users_op_may_take_numbers_and_defaults(monkeypatch):
+    """An op with a float and only defaults can be named without params."""
+
+    def damped(*, share: float = 0.5) -> Window:
+        return Window(OPS["log_return"](bars=1).expr * share, 2)
+
+    monkeypatch.setitem(OPS, "damped", damped)
+    monkeypatch.setitem(damped.__annotations__, "share", float)
+
+    assert read("{name: a, op: damped}").features[0].params == {"share": 0.5}
+    features = read("{name: a, op: damped, params: {share: 1}}")
+    assert features.features[0].params == {"share": 1.0}
+    assert parse_registry(features.to_yaml(), where="x") == features
+
+
+def test_hash_of_the_ops_is_of_their_source():
+    """It is a SHA-256, and the same each time."""
+    assert len(ops_sha256()) == 64
+    assert ops_sha256() == ops_sha256()

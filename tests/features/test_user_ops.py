@@ -1,0 +1,277 @@
+"""Ops of a user's own: taken into use by name alone, known again by their source, named when they fail."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mltrain.errors import InputError, OwnOpsError, UsageError
+from mltrain.features.computation import compute_features
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.registry import FeatureSchemaValidator, describe, parse_registry
+from mltrain.features.user_ops import OwnOps, check_in_use, ops_of, owner_of, reads_of, use_ops
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window as Span
+from support.user_ops import for_now
+
+GOOD = '''
+"""Mine."""
+import polars as pl
+from mltrain.features.op import Bars, Window
+
+
+def drift(*, bars: Bars = 5) -> Window:
+    """Mean body: mean ln(c / o)."""
+    return Window((pl.col("close") / pl.col("open")).log().rolling_mean(bars), bars)
+
+
+OPS = {"drift": drift}
+'''
+MINE = """
+import polars as pl
+from mltrain.features.op import Window
+
+def mine():
+    {}
+
+OPS = {{"mine": mine}}
+"""
+HEAD = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a module where Python finds it, for one test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+
+    def make(name, source=GOOD):
+        path = tmp_path / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(source)
+        names.append(name)
+        return path
+
+    with for_now():
+        yield make
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def registry(line):
+    return parse_registry(f"{HEAD}  - {line}\n".encode(), where="registry")
+
+
+@pytest.fixture(scope="module")
+def candles():
+    span = Span(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    return {"BTCUSDT": SimSource().candles("BTCUSDT", span)}
+
+
+def test_an_op_can_be_named_once_it_is_in_use(write, candles):
+    """With the parameters, defaults and description that its function has; before that, the registry is refused."""
+    write("mine_a")
+    with pytest.raises(InputError, match="drift"):
+        registry("{name: x, op: drift}")
+    used = use_ops("mine_a")
+    features = registry("{name: x, op: drift}")
+
+    assert used.module == owner_of("drift") == "mine_a"
+    assert ops_of(spec.op for spec in features.features) == used
+    assert describe(features)[0].summary == "Mean body: mean ln(c / o)."
+    assert features.features[0].params == {"bars": 5}
+    assert compute_features(features, "BTCUSDT", candles)["x"].null_count() == 4
+    assert ops_of(["rsi"]) is None
+    assert owner_of("rsi") is None
+
+
+def test_the_hash_is_of_the_source(write):
+    """Of the file's bytes; of a package's every Python file, with its name."""
+    path = write("mine_b")
+    one = use_ops("mine_b")
+    write("pack_b.__init__", GOOD.replace('"drift"', '"drift_b"'))
+    helper = write("pack_b.helper", "")
+    two = use_ops("pack_b")
+    helper.write_text("# changed\n")
+
+    assert use_ops("mine_b") == one
+    path.write_text(GOOD + "# changed\n")
+    for name in ("mine_b", "pack_b"):
+        with pytest.raises(InputError, match="has changed since"):
+            use_ops(name)
+    assert len({one.sha256, two.sha256}) == 2
+
+
+def test_a_module_imported_anew_is_taken_anew(write):
+    """In a notebook, after `importlib.reload`, the new functions count and dropped ones are gone."""
+    path = write("mine_c", GOOD.replace('OPS = {"drift": drift}', 'OPS = {"drift": drift, "old": drift}'))
+    first = use_ops("mine_c")
+    path.write_text(GOOD + "\n# another text\n")
+    del sys.modules["mine_c"]
+    second = use_ops("mine_c")
+
+    assert second != first
+    assert "old" not in OPS
+    assert owner_of("drift") == "mine_c"
+
+
+def test_a_model_knows_its_ops_again(write):
+    """The same module and source pass; none, or another source, is refused with what to do."""
+    write("mine_d")
+    with pytest.raises(OwnOpsError, match="mine_d, a module that is not in use") as caught:
+        check_in_use(OwnOps("mine_d", "0" * 64), where="lgbm.pkl")
+    assert "--ops mine_d" in caught.value.hint
+    used = use_ops("mine_d")
+
+    check_in_use(used, where="lgbm.pkl")
+    with pytest.raises(OwnOpsError, match="another source of mine_d"):
+        check_in_use(OwnOps("mine_d", "0" * 64), where="lgbm.pkl")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x.py/", "-m", "os;x", "é", "a..b", ".a"])
+def test_what_is_no_module_name_is_a_usage_error(name):
+    """Nothing is imported for it."""
+    with pytest.raises(UsageError, match="not the name of a module"):
+        use_ops(name)
+
+
+BAD = {
+    "no OPS": ("x = 1", "has no OPS"),
+    "empty": ("OPS = {}", "has no OPS"),
+    "a list": ("OPS = [1]", "has no OPS"),
+    "mltrain's own table": ("from mltrain.features.ops.catalogue import OPS", "has no OPS"),
+    "a name that is taken": ('OPS = {"rsi": print}', "an op rsi already, of mltrain"),
+    "a bad name": ('OPS = {"My Op": print}', "My Op"),
+    "no function": ('OPS = {"mine": 3}', "mine is int"),
+    "an untyped parameter": ('def mine(*, bars):\n    pass\nOPS = {"mine": mine}', "its parameter bars"),
+    "a list parameter": ('def mine(*, bars: list):\n    pass\nOPS = {"mine": mine}', "its parameter bars"),
+    "open parameters": ('def mine(**bars: int):\n    pass\nOPS = {"mine": mine}', "its parameter bars"),
+    "an unknown type": (
+        'from __future__ import annotations\ndef mine(*, n: Nope):\n    pass\nOPS = {"mine": mine}',
+        "Nope",
+    ),
+    "bad syntax": ("def (", "SyntaxError"),
+    "a failure": ("1 / 0", "ZeroDivisionError"),
+    "an exit": ("import sys\nsys.exit(0)", "SystemExit"),
+    "a missing import": ("import no_such_thing", "No module named 'no_such_thing'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_module_that_is_none_of_ops_is_refused(name, write):
+    """In one message that names the module; nothing of it stays in use."""
+    source, part = BAD[name]
+    module = f"bad_{list(BAD).index(name)}"
+    write(module, source)
+    table = dict(OPS)
+    with pytest.raises(InputError) as caught:
+        use_ops(module)
+
+    assert part in f"{caught.value.message} {caught.value.hint}"
+    assert module in caught.value.message
+    assert table == OPS
+
+
+def test_a_missing_module_is_told(tmp_path, monkeypatch):
+    """With where it was looked for."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"no module nowhere_at_all .*{tmp_path}"):
+        use_ops("nowhere_at_all")
+
+
+FAULTY = {
+    "no window": ("return 3", "returns no Window"),
+    "lookback of nothing": ('return Window(pl.col("close"), 0)', "lookback is 0"),
+    "an error when built": ("return Window(1 / 0, 1)", "ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_an_op_that_cannot_be_built_is_named(name, write):
+    """By the registry's line."""
+    body, part = FAULTY[name]
+    module = f"faulty_{list(FAULTY).index(name)}"
+    write(module, MINE.format(body))
+    use_ops(module)
+
+    with pytest.raises(InputError, match=part):
+        registry("{name: x, op: mine}")
+
+
+FAILING = {
+    "an error": 'pl.col("close").map_batches(lambda s: 1 / 0, return_dtype=pl.Float64)',
+    "another length": 'pl.col("close").head(3)',
+    "texts": 'pl.col("close").cast(pl.String) + "x"',
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_op_that_fails_is_named(name, write, candles):
+    """Feature, op and module, and what Polars says: the user's mistake, not a bug of mltrain."""
+    module = f"failing_{list(FAILING).index(name)}"
+    write(module, MINE.format(f"return Window({FAILING[name]}, 1)"))
+    use_ops(module)
+
+    with pytest.raises(InputError, match=f"x: op mine of {module} fails on 300 candles"):
+        compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
+
+
+def test_a_column_that_no_candle_has_is_told(write, candles):
+    """As with any op."""
+    write("columns", MINE.format('return Window(pl.col("vwap"), 1)'))
+    use_ops("columns")
+
+    with pytest.raises(InputError, match="lacks vwap"):
+        compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
+
+
+READER = """
+import json
+from pathlib import Path
+import polars as pl
+from mltrain.features.op import Window
+
+def table():
+    return json.loads(Path(FILE).read_text())
+
+def mine():
+    return Window(pl.col("close") * table()[0], 1)
+
+def honest():
+    return Window(pl.col("open"), 1)
+
+OPS = {"mine": mine, "honest": honest}
+"""
+
+
+def test_what_an_op_opens_is_known(write, tmp_path):
+    """By op and path; other ops of the module are not accused, nor what Python itself opens for an import."""
+    (tmp_path / "factors.json").write_text("[2.0]")
+    write("reader", READER.replace("FILE", repr(str(tmp_path / "factors.json"))))
+    use_ops("reader")
+    registry("{name: x, op: mine}")
+    registry("{name: x, op: honest}")
+
+    assert reads_of("mine") == (f"open {tmp_path / 'factors.json'}",)
+    assert reads_of("honest") == ()
+    assert reads_of("rsi") == ()
+
+
+def test_what_a_module_does_besides_is_its_own_affair(write, tmp_path):
+    """A file that one of its functions opens while nothing is computed is not held against its ops."""
+    (tmp_path / "factors.json").write_text("[2.0]")
+    write("reader_b", READER.replace("FILE", repr(str(tmp_path / "factors.json"))))
+    use_ops("reader_b")
+    sys.modules["reader_b"].table()
+
+    assert reads_of("honest") == ()
+
+
+def test_the_validator_takes_ops(write, tmp_path):
+    """So that a registry of one's own can be described."""
+    write("mine_v")
+    path = tmp_path / "features.yml"
+    path.write_text(f"{HEAD}  - {{name: x, op: drift}}\n")
+
+    assert FeatureSchemaValidator(path, ops="mine_v").get_schema_info()["features"][0]["op"] == "drift"

@@ -1,0 +1,70 @@
+"""Cuts fall on both sides of every kind of edge, and never outside."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import times_ms
+from mltrain.guards.cut_points import bars_in_a_row, choose_cuts
+from mltrain.guards.poison import garbage, poison_after
+from mltrain.times import DAY_MS
+
+
+def naive_bars(ts_ms, there, step_ms):
+    counts, run = [], 0
+    for i, (ts, is_there) in enumerate(zip(ts_ms, there, strict=True)):
+        goes_on = i > 0 and ts - ts_ms[i - 1] == step_ms
+        run = (run + 1 if goes_on else 1) if is_there else 0
+        counts.append(run)
+    return counts
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=40))
+def test_bars_in_a_row_equals_counting(rows):
+    """Bar by bar, a hole of either kind starts the count anew."""
+    ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
+    there = np.array([is_there for _, is_there in rows], dtype=bool)
+
+    assert bars_in_a_row(ts_ms, there, 1).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
+
+
+def test_cuts_fall_around_holes_and_midnights(honest, candles):
+    """The first row, both sides of holes, both sides of midnights, and the asked number of random rows."""
+    frame = candles["BTCUSDT"]
+    ts_ms = times_ms(frame)
+    cuts = choose_cuts(honest, "BTCUSDT", candles, points=12, rng=np.random.default_rng(0))
+    behind_hole = int(np.flatnonzero(np.diff(ts_ms) > 60_000)[0]) + 1
+    midnight = int(np.flatnonzero(ts_ms % DAY_MS == 0)[0])
+
+    assert {0, behind_hole - 1, behind_hole, midnight - 1, midnight} <= set(cuts.shared)
+    assert len(cuts.random) == 12
+    assert len(cuts.edges) <= 32
+    assert {int(np.argmax(frame["volume"])), int(np.flatnonzero(frame["volume"] == 0)[0])} & set(cuts.edges)
+    assert all(0 <= row < frame.height - 1 for row in cuts.full)
+    assert all(honest.lookback_bars - 1 + first in cuts.first_with(honest.lookback_bars) for first, _ in cuts.runs[:2])
+
+
+def test_garbage_is_finite_and_possible():
+    """Falsified candles are such as a source might give: no NaN, high and low around open and close."""
+    for extreme in (False, True):
+        frame = garbage(np.random.default_rng(0), 500, extreme=extreme)
+
+        assert frame.select(pl.all().is_finite().all()).row(0) == (True,) * frame.width
+        assert (frame["high"] >= frame.select(pl.max_horizontal("open", "close", "low")).to_series()).all()
+        assert (frame["low"] <= frame.select(pl.min_horizontal("open", "close")).to_series()).all()
+        assert (frame["taker_buy_base"] <= frame["volume"]).all()
+
+
+def test_poison_leaves_the_past_and_the_times_alone(candles):
+    """Rows up to the moment keep their bits, later ones differ, every open time stays, an empty column stays empty."""
+    frame = candles["BTCUSDT"].with_columns(pl.lit(None, pl.Float64).alias("quote_volume"))
+    moment_ms = int(times_ms(frame)[1000])
+    false = poison_after(frame, moment_ms, garbage(np.random.default_rng(0), frame.height, extreme=False))
+
+    assert false[:1001].equals(frame[:1001])
+    assert false["ts"].equals(frame["ts"])
+    assert false["quote_volume"].null_count() == frame.height
+    assert (false["close"][1001:] != frame["close"][1001:]).all()

@@ -1,0 +1,57 @@
+"""A thorough audit looks at ten times the points, and at the ops that the registry leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+
+from mltrain.config.loading import load_config
+from mltrain.features.op import Window
+from mltrain.features.ops.catalogue import OPS
+from mltrain.features.registry import parse_registry
+from mltrain.pipeline.leakage import _other_ops, audit_snapshot
+from mltrain.progress import Silent
+from support.workshop import REGISTRY
+
+
+def test_a_thorough_audit_does_ten_times_as_much(workshop):
+    """The same guards, and a fourth result of the other ops; all pass on honest ones."""
+    snapshot = workshop.snapshot()
+    features = parse_registry(REGISTRY % b"1m", where="registry")
+    config = load_config(None, overrides={"guards.points": 2})
+    plain = audit_snapshot(snapshot, features, config, progress=Silent())
+    thorough = audit_snapshot(snapshot, features, config, progress=Silent(), thorough=True)
+    points = [{check.name: check.points for check in results[0].checks} for results in (plain, thorough)]
+
+    assert [result.name for result in plain] == ["future_info", "time_split", "feature_audit"]
+    assert [result.name for result in thorough] == ["future_info", "time_split", "feature_audit", "other_ops"]
+    assert all(result.passed for result in thorough)
+    assert points[1]["sweep"] > points[0]["sweep"]
+    assert points[1]["poison"] > points[0]["poison"]
+
+
+def test_every_other_op_is_looked_at(workshop):
+    """Each op that the registry leaves out, a user's own too, unless the candles lack what it reads."""
+    candles = {"BTCUSDT": workshop.snapshot().candles("BTCUSDT")}
+    features = parse_registry(REGISTRY % b"1m", where="registry")
+    used = {spec.op for spec in features.features}
+    bare = {"BTCUSDT": candles["BTCUSDT"].with_columns(pl.lit(None, pl.Int64).alias("trades"))}
+    every = {spec.op for spec in _other_ops(features, candles, seed=0)}
+    fewer = {spec.op for spec in _other_ops(features, bare, seed=0)}
+
+    assert every == set(OPS) - used
+    assert "trade_size_ratio" in every - fewer
+
+
+def test_a_leak_among_the_other_ops_is_found(workshop, monkeypatch):
+    """An op that no registry names yet is audited before anybody does."""
+    monkeypatch.setitem(OPS, "planted", lambda: Window(pl.col("close").shift(-1) / pl.col("close"), 2))
+    features = parse_registry(REGISTRY % b"1m", where="registry")
+    config = load_config(None, overrides={"guards.points": 1})
+    results = audit_snapshot(
+        workshop.snapshot(), replace(features, features=features.features[:1]), config, progress=Silent(), thorough=True
+    )
+
+    assert [result.name for result in results if not result.passed] == ["other_ops"]
+    assert {failure.feature for failure in results[-1].failures} == {"planted"}

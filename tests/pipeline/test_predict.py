@@ -1,0 +1,189 @@
+"""Serving from the command line: the right model, from the right source, on the right candles."""
+
+from __future__ import annotations
+
+import shutil
+
+import polars as pl
+import pytest
+
+from mltrain.errors import InputError
+from mltrain.pipeline.leakage import read_candles
+from mltrain.pipeline.predict import (
+    bench_candles,
+    find_refusal,
+    open_default_model,
+    predict_newest,
+    source_of_model,
+    verify_version,
+)
+from mltrain.progress import Silent
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
+from mltrain.times import parse_time
+
+
+@pytest.fixture(scope="module")
+def served(trained):
+    workshop, report = trained
+    model, _ = open_default_model(workshop.folder, None, allow_no_go=False)
+    return workshop, report, model
+
+
+def test_the_newest_candle_gets_the_probability_of_the_batch(served):
+    """Fetched with its lookback alone, the newest candle scores as among all candles."""
+    _, report, model = served
+    newest = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong")))
+    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all").tail(1)
+
+    assert newest.equals(batch)
+    assert newest["ts"].dt.timestamp("ms").to_list() == [CLOCK_MS - 60_000]
+
+
+def test_the_source_is_that_of_the_models_snapshot(served):
+    """Without an option the candles come from where those of the training came from."""
+    workshop, _, model = served
+
+    assert source_of_model(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
+
+
+def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
+    """The card names a snapshot that nobody has any more: say so, and how to go on."""
+    _, _, model = served
+    with pytest.raises(InputError) as caught:
+        source_of_model(model, tmp_path)
+
+    assert "--source" in caught.value.hint
+
+
+def test_an_outage_is_refused_not_guessed(served):
+    """With a hole in the lookback there is a reason in place of a probability."""
+    _, report, model = served
+    hole = report.training.snapshot.facts[0].holes[0]
+    just_after = hole.to_ms + 5 * 60_000
+    row = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong", end_ms=just_after))).row(
+        0, named=True
+    )
+
+    assert row["p"] is None
+    assert row["refused"] in {"hole", "too-few-bars"}
+
+
+def test_an_unpromoted_version_is_served_only_on_request(workshop):
+    """NO-GO and never promoted: refused with the command that serves it, and served with the flag."""
+    report = workshop.train(workshop.snapshot(signal="none"))
+    with pytest.raises(InputError) as caught:
+        open_default_model(workshop.folder, None, allow_no_go=False)
+    model, warning = open_default_model(workshop.folder, None, allow_no_go=True)
+
+    assert "never promoted" in caught.value.message
+    assert "--allow-no-go" in caught.value.hint
+    assert model.version == report.version
+    assert "nothing was promoted" in warning
+
+
+def test_bench_candles_can_be_scored(served):
+    """The simulated candles hold enough bars in a row for the model."""
+    _, _, model = served
+    candles = bench_candles(model)
+
+    assert set(candles) == {"BTCUSDT"}
+    assert model.predict_candles(candles)["refused"].to_list() == [None]
+
+
+@pytest.mark.parametrize("name", ["lgbm.pkl", "model_card.json", "holdout.parquet", "features.yml", "trials.parquet"])
+def test_every_changed_file_is_found(trained, tmp_path, name):
+    """One flipped byte in any file of a version, and verify names the file."""
+    workshop, report = trained
+    copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
+    path = copy.store.models / report.version / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    (problem,) = verify_version(copy.store.open_version(report.version))
+    assert name in problem
+    assert verify_version(workshop.store.open_version(report.version)) == ()
+
+
+def test_a_late_candle_is_scored_until_it_is_stale(served):
+    """A newest candle one bar late still counts; two bars late it is refused as stale."""
+    _, _, model = served
+
+    class Late:
+        def __init__(self, bars):
+            self.inner = open_source(SourceSpec(name="sim", signal="strong"))
+            self.bars = bars
+
+        def check_symbols(self, symbols):
+            self.inner.check_symbols(symbols)
+
+        def clock_ms(self, _):
+            return CLOCK_MS + self.bars * 60_000
+
+        def candles_of(self, windows):
+            return self.inner.candles_of(windows)
+
+    assert predict_newest(model, Late(1))["refused"].to_list() == [None]
+    assert predict_newest(model, Late(2))["refused"].to_list() == ["stale"]
+    assert parse_time("2025-10-15T12:00:00Z") == CLOCK_MS
+    assert predict_newest(model, Late(0)).schema["p"] == pl.Float64
+
+
+def test_the_time_to_judge_by_can_be_named(served):
+    """A replay sees no later candle; a time after the source's clock makes its newest one stale."""
+    _, report, model = served
+    source = open_source(SourceSpec(name="sim", signal="strong"))
+    back_ms = CLOCK_MS - 90 * 60_000
+    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all")
+    then = batch.filter(pl.col("ts").dt.timestamp("ms") == back_ms - 60_000)
+
+    assert predict_newest(model, source, now_ms=back_ms + 30_000).equals(then)
+    assert predict_newest(model, source, now_ms=CLOCK_MS + 120_000)["refused"].to_list() == ["stale"]
+    assert predict_newest(model, source, now_ms=CLOCK_MS + 119_999)["refused"].to_list() == [None]
+    assert predict_newest(model, source, now_ms=200_000_000_000)["refused"].to_list() == ["too-few-bars"]
+
+
+def table_of(*rows):
+    """Return a prediction of symbols and reasons, a minute apart."""
+    ts = [CLOCK_MS - (len(rows) - i) * 60_000 for i in range(len(rows))]
+    symbols, reasons = zip(*rows, strict=True) if rows else ((), ())
+    columns = {"ts": ts, "symbol": symbols, "refused": reasons}
+    schema = {"ts": pl.Datetime("ms", "UTC"), "symbol": pl.String, "refused": pl.String}
+    return pl.DataFrame({k: list(v) for k, v in columns.items()}, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "fails"),
+    [
+        ((), False, set()),
+        ((("A", None), ("B", None)), False, set()),
+        ((("A", None), ("B", "stale")), False, {"any"}),
+        ((("A", "hole"), ("B", "stale")), False, {"any", "all"}),
+        ((("A", "too-few-bars"), ("B", None)), False, {"any"}),
+        ((("A", "too-few-bars"), ("A", None)), True, set()),
+        ((("A", "too-few-bars"), ("A", "hole"), ("A", None)), True, {"any"}),
+        ((("A", "too-few-bars"), ("B", "too-few-bars"), ("B", None)), True, {"any"}),
+        ((("A", "too-few-bars"), ("A", "too-few-bars")), True, {"any", "all"}),
+    ],
+)
+def test_which_refusals_are_a_failure(rows, batch, fails):
+    """All, any, never; the first candles of a file have no lookback, which is no failure of their symbol."""
+    table = table_of(*rows)
+
+    assert {rule for rule in ("all", "any", "never") if find_refusal(table, rule, batch=batch)} == fails
+
+
+def test_a_refusal_says_which_why_and_when():
+    """Each reason once, with its symbols, and the times that staleness was judged by."""
+    rows = table_of(("A", "stale"), ("B", "stale"), ("C", "hole"))
+    found = find_refusal(rows, "all", now_ms=CLOCK_MS)
+
+    assert found.exit_code == 3
+    assert found.message == (
+        "every row was refused: stale (A, B): newer candles should be there by now (the newest is from "
+        "2025-10-15T11:58:00Z, judged at 2025-10-15T12:00:00Z); hole (C): a candle is missing inside the lookback"
+    )
+    assert "--as-of" in found.hint
+    assert find_refusal(table_of(("A", None), ("B", "hole")), "any").message.startswith("1 of 2 rows were refused")

@@ -1,0 +1,144 @@
+"""Two cards compared, and the index of all versions."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import html
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mltrain.report.card_diff import _paired, compare_cards, compare_versions, paired_line, render_diff
+from mltrain.report.index import render_index
+from mltrain.report.material import read_holdout
+from mltrain.store.listing import read_version_card
+from mltrain.store.store import Store
+
+NAMES = ("2025-10-14", "2025-10-15")
+
+
+@pytest.fixture(scope="module")
+def version(trained_dir):
+    return Store(trained_dir).open_version("best")
+
+
+@pytest.fixture(scope="module")
+def card(version):
+    return read_version_card(version)
+
+
+def places(value, path=()):
+    """Yield the path of every plain value that a comparison looks at."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if key not in {"seconds", "histogram", "reliability", "reliability_before", "checks", "load_average"}:
+            yield from places(item, (*path, key))
+    if not isinstance(value, dict | list):
+        yield path
+
+
+def test_a_card_does_not_differ_from_itself(card):
+    """Compared with a copy whose lists of named things stand in another order nothing differs."""
+    other = copy.deepcopy(card)
+    other["feature_importance"].reverse()
+    other["artifacts"].reverse()
+
+    assert compare_cards(card, other, names=NAMES).differences == ()
+    assert compare_cards(card, other, names=NAMES).same_holdout is True
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_every_change_is_found_and_no_other(card, data):
+    """One value changed anywhere is one difference, in its section, with both values."""
+    path = data.draw(st.sampled_from([p for p in places(card) if p[-1] not in {"name", "symbol", "path"}]))
+    other = copy.deepcopy(card)
+    at = other
+    for step in path[:-1]:
+        at = at[step]
+    before, at[path[-1]] = at[path[-1]], "something else"
+    (found,) = compare_cards(card, other, names=NAMES).differences
+
+    assert found.section == path[0]
+    assert "something else" in str(found.b)
+    assert found.a == before or str(before) in str(found.a)
+    assert found.change is None
+
+
+def test_better_knows_which_way_is_up(card):
+    """More accuracy is better, less loss is better."""
+    other = copy.deepcopy(card)
+    other["metrics"] |= {"accuracy": 0.9, "log_loss": 9.0}
+    pairs = {m.name: m for m in compare_cards(card, other, names=NAMES).metrics}
+
+    assert (pairs["accuracy"].better, pairs["log_loss"].better, pairs["f1"].better) == ("b", "a", None)
+    assert pairs["accuracy"].change == pytest.approx(0.9 - card["metrics"]["accuracy"])
+
+
+def test_the_same_rows_are_paired(version, card):
+    """On the same rows the difference of the losses has an interval, and none where the rows are others."""
+    found = compare_versions(version, version)
+    rows = read_holdout(version, card)
+    better = dataclasses.replace(rows, loss=rows.loss - 0.01)
+    worse = dataclasses.replace(rows, ts_ms=rows.ts_ms + 60_000)
+
+    assert (found.diff.paired.value, found.diff.paired.low, found.diff.paired.high) == (0, 0, 0)
+    assert _paired(rows, better).low == pytest.approx(0.01)
+    assert _paired(rows, worse) is None
+    told = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=_paired(rows, better)))
+    assert told.startswith("On the same rows y has the lower log loss, surely")
+
+
+def test_the_page_of_a_comparison_shows_both(version, card):
+    """Both names, every main figure and the curves stand on it."""
+    page = render_diff(compare_versions(version, version)).decode()
+
+    assert page.count(version.name) > 10
+    assert "Nothing: the two cards are the same." in page
+    assert f"{card['metrics']['log_loss']:.5f}" in page
+    assert len(re.findall(r'role="img"', page)) == 5
+
+
+def test_the_index_leads_to_every_report(version, tmp_path):
+    """Its links are relative to where it lies, and lead to files that are there."""
+    store = Store(version.folder.parents[1])
+    page = render_index(store, beside=store.data_dir).decode()
+    links = [html.unescape(link) for link in re.findall(r'<a href="([^"]+)"', page)]
+
+    assert links == [f"models/{version.name}/report.html"]
+    assert (store.data_dir / links[0]).is_file()
+    assert "best</span>" in page
+    assert len(re.findall(r'role="img"', page)) == 5
+    assert "There is no version yet" in render_index(Store(tmp_path), beside=tmp_path).decode()
+
+
+def test_the_index_tells_what_is_damaged(data_dir):
+    """A version whose card was changed keeps its row, with what is wrong in place of figures."""
+    folder = Store(data_dir).open_version("best").folder
+    (folder / "model_card.json").write_bytes(b"{}")
+    page = render_index(Store(data_dir), beside=data_dir).decode()
+
+    assert folder.name in page
+    assert "is not the file that was published" in page
+
+
+def test_intervals_that_are_not_drawn_are_not_explained(version, card):
+    """The sentence on overlapping intervals stands only below a figure that has them."""
+    found = compare_versions(version, version)
+    bare = {key: value for key, value in card.items() if key != "intervals"}
+
+    assert "Intervals that overlap" in render_diff(found).decode()
+    assert "Intervals that overlap" not in render_diff(dataclasses.replace(found, cards=(bare, bare))).decode()
+
+
+def test_gains_end_where_the_card_says(version, card):
+    """The curve's last point is the mean gain of the card's log-loss skill, times the rows."""
+    rows = read_holdout(version, card)
+    skill = card["baselines"]["log_loss_skill"]["value"]
+
+    assert np.sum(rows.base - rows.loss) / np.sum(rows.base) == pytest.approx(skill)
+    assert rows.loss.mean() == pytest.approx(card["metrics"]["log_loss"])

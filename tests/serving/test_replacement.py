@@ -1,0 +1,136 @@
+"""A version of another meaning takes the place of the best one only where that was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from mltrain.artifact import meaning
+from mltrain.errors import InputError, NoGoError
+from mltrain.serving.replacement import check_same_meaning, find_version_differences
+from support.program import call
+
+HAND = {"why": "a test", "by": "me@host", "now_ms": 1_760_529_600_000}
+
+
+@pytest.fixture
+def other_label(bundle):
+    """Return the model with a label of five bars."""
+    label = replace(bundle.label, horizon_bars=5)
+    return replace(bundle, feature_set=replace(bundle.feature_set, label=label))
+
+
+def test_another_label_is_refused_and_nothing_moves(store, publish, promote, other_label):
+    """The message has both labels, the hint the command for those who mean it."""
+    promote(publish())
+    publish(model=other_label)
+    log = (store.models / "promotions.jsonl").read_bytes()
+
+    with pytest.raises(NoGoError, match=r"horizon: 5.*horizon: 1") as caught:
+        store.promote("2025-10-15.2", check=check_same_meaning, **HAND)
+    assert "mltrain promote 2025-10-15.2 --other-meaning" in caught.value.hint
+    assert store.best().name == "2025-10-15"
+    assert (store.models / "promotions.jsonl").read_bytes() == log
+    assert store.promote("2025-10-15.2", **HAND).moved
+
+
+def test_lost_symbols_are_refused_and_more_are_not(store, publish, promote, bundle):
+    """One that knows more symbols may follow; back to fewer is a loss."""
+    promote(publish(model=replace(bundle, symbols=("BTCUSDT",))))
+    publish()
+    publish(model=replace(bundle, symbols=("BTCUSDT",)))
+
+    assert store.promote("2025-10-15.2", check=check_same_meaning, **HAND).moved
+    with pytest.raises(NoGoError, match="without ETHUSDT"):
+        store.promote("2025-10-15.3", check=check_same_meaning, **HAND)
+
+
+def test_the_first_one_and_the_same_one_need_no_comparison(store, publish, other_label):
+    """Nor does a lost pointer that is put back."""
+    publish(model=other_label)
+    for moved in (True, False):
+        assert store.promote("latest", check=check_same_meaning, **HAND).moved is moved
+    (store.models / "best_lgbm").unlink()
+    (store.models / "2025-10-15" / "lgbm.pkl").touch()
+
+    assert store.promote("2025-10-15", check=check_same_meaning, **HAND).moved
+
+
+def test_a_lost_pointer_has_a_meaning_still(store, publish, promote, other_label):
+    """Services were written for the version that it named."""
+    promote(publish())
+    publish(model=other_label)
+    (store.models / "best_lgbm").unlink()
+
+    with pytest.raises(NoGoError, match="horizon"):
+        store.promote("2025-10-15.2", check=check_same_meaning, **HAND)
+
+
+def test_a_best_version_that_cannot_be_opened_is_no_obstacle(store, publish, promote, other_label):
+    """There is nothing to compare with, and the pointer has to be mended."""
+    first = publish()
+    promote(first)
+    publish(model=other_label)
+    (first.folder / "manifest.json").unlink()
+
+    assert store.promote("2025-10-15.2", check=check_same_meaning, **HAND).moved
+
+
+def test_a_damaged_model_is_an_error(publish, other_label):
+    """What it means is not guessed."""
+    versions = publish(), publish(model=other_label)
+    (versions[1].folder / "lgbm.pkl").write_bytes(b"x")
+
+    with pytest.raises(InputError, match=r"lgbm\.pkl"):
+        find_version_differences(versions[1], versions[0])
+
+
+def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, bundle, card, monkeypatch):
+    """A rollback reads no model for it."""
+    told = json.loads(card)
+    told["lineage"] = {"registry_sha256": bundle.feature_set.registry_sha256, "own_ops": None}
+    told["train"]["symbols"] = list(bundle.symbols)
+    same = [publish(card=json.dumps(told).encode()) for _ in range(2)]
+    told["train"]["symbols"] = ["BTCUSDT"]
+    other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(told).encode())
+    compared = []
+    monkeypatch.setattr(meaning, "find_differences", lambda new, old: compared.append((new, old)) or ("one",))
+
+    assert find_version_differences(same[1], same[0]) == ()
+    assert compared == []
+    assert find_version_differences(other, same[0]) == ("one",)
+    assert [m.symbols for m in compared[0]] == [("BTCUSDT",), ("BTCUSDT", "ETHUSDT")]
+
+
+def test_the_commands_ask_and_warn(store, publish, promote, other_label):
+    """`promote` exits 4 without --other-meaning; with it, and for a rollback, what changed is a warning."""
+    promote(publish())
+    publish(model=other_label)
+    refused = call("promote", "2025-10-15.2", data_dir=store.data_dir)
+    forced = call("promote", "2025-10-15.2", "--other-meaning", data_dir=store.data_dir)
+    back = call("rollback", "--previous", data_dir=store.data_dir)
+    changed = r"its label is \{kind: direction, horizon: %d, ties: drop\}, not \{kind: direction, horizon: %d"
+
+    assert (refused.code, forced.code, back.code) == (4, 0, 0)
+    assert re.search(f"error: .*{changed % (5, 1)}", refused.err)
+    assert "hint: to promote it anyway, run `mltrain promote 2025-10-15.2 --other-meaning`" in refused.err
+    assert re.search(f"warning: .*{changed % (5, 1)}", forced.err)
+    assert re.search(f"warning: .*{changed % (1, 5)}", back.err)
+    assert "2025-10-15.2 is the best version now, in place of 2025-10-15" in forced.out
+    assert store.best().name == "2025-10-15"
+
+
+def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, promote, other_label):
+    """Whether the meaning is another one is then not known, and said."""
+    promote(publish())
+    second = publish(model=other_label)
+    promote(second)
+    (second.folder / "lgbm.pkl").write_bytes(b"x")
+    back = call("rollback", "2025-10-15", data_dir=store.data_dir)
+
+    assert back.code == 0
+    assert "cannot tell whether 2025-10-15 is a drop-in replacement for 2025-10-15.2" in back.err
+    assert store.best().name == "2025-10-15"

@@ -1,0 +1,415 @@
+"""Laws of reading snapshots: nothing changed is ever read, by any reference."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256
+from mltrain.errors import InputError, MltrainError, UsageError
+from mltrain.snapshots.stored import list_snapshots, open_snapshot, verify_snapshot
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.manifest import Manifest, read_manifest
+from mltrain.times import MINUTE_MS
+
+ID = "2025-10-15T12-00-00Z"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Return the data folder of one snapshot of two symbols, never changed by a test."""
+    from mltrain.progress import Silent
+    from mltrain.snapshots.record import Request
+    from mltrain.snapshots.take import take_snapshot
+    from mltrain.sources.opening import open_source
+    from mltrain.sources.source import SourceSpec
+
+    data_dir = tmp_path_factory.mktemp("sound") / "data"
+    spec = SourceSpec(name="sim", seed=1)
+    request = Request(symbols=("BTCUSDT", "ETHUSDT"), days=1)
+    take_snapshot(data_dir, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent())
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(sound, tmp_path):
+    """Return a copy of it that a test may damage."""
+    return shutil.copytree(sound, tmp_path / "data", symlinks=True)
+
+
+@pytest.fixture
+def folder(data_dir):
+    """Return the snapshot's folder in that copy."""
+    return data_dir / "snapshots" / ID
+
+
+def test_every_reference_leads_to_the_same_snapshot(data_dir, folder, monkeypatch):
+    """`latest`, the id, and paths of the folder or the pointer."""
+    monkeypatch.chdir(data_dir)
+    refs = ["latest", ID, str(folder), f"{folder}/", "./snapshots/latest", f"snapshots/{ID}"]
+    opened = [open_snapshot(data_dir, ref) for ref in refs]
+
+    assert {s.manifest_sha256 for s in opened} == {opened[0].manifest_sha256}
+    assert {s.path.resolve() for s in opened} == {folder}
+    assert opened[0].manifest_sha256 == read_manifest(folder, kind="snapshot").self_sha256
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["", "best", "lastest", "..", ".", "2025-10-15", f"{ID}.0", f"{ID}.01", f"{ID}\n", "2025-10-15T12:00:00Z",
+     "٢٠٢٥-10-15T12-00-00Z", "-rf", "%2e%2e", f"{ID}\x00", "x" * 10_000],
+)  # fmt: skip
+def test_references_outside_the_grammar_are_usage_errors(sound, ref):
+    """No path is built from them."""
+    with pytest.raises(UsageError) as err:
+        open_snapshot(sound, ref)
+
+    assert len(err.value.message) < 200
+
+
+@pytest.mark.parametrize("ref", ["2025-10-14T12-00-00Z", f"{ID}.2", "2199-12-31T23-59-00Z"])
+def test_unknown_ids_list_the_nearest(sound, ref):
+    """The message names what was asked for, the hint what is there."""
+    with pytest.raises(InputError, match=f"no {ref} in ") as err:
+        open_snapshot(sound, ref)
+
+    assert ID in err.value.hint
+
+
+@pytest.mark.parametrize("ref", ["/nowhere/at/all", "../../etc", "x/\x00", "/etc/passwd", "a/" + "b" * 5_000, "/"])
+def test_paths_that_hold_no_snapshot_are_input_errors(sound, ref):
+    """Absent, a file, impossible, or a folder without a manifest."""
+    with pytest.raises(InputError):
+        open_snapshot(sound, ref)
+
+
+def test_without_snapshots_the_way_to_one_is_told(tmp_path):
+    """No folder at all, or one without a pointer."""
+    with pytest.raises(InputError, match="no latest snapshot") as err:
+        open_snapshot(tmp_path, "latest")
+    assert "mltrain snapshot" in err.value.hint
+    with pytest.raises(InputError) as err:
+        open_snapshot(tmp_path, ID)
+    assert "mltrain snapshot" in err.value.hint
+    assert list_snapshots(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "no latest snapshot"),
+        ("2025-01-01T00-00-00Z", "leads to 2025-01-01T00-00-00Z, which is not there"),
+        ("elsewhere", "leads to 'elsewhere', which is no snapshot"),
+        ("latest", "leads to 'latest', which is no snapshot"),
+        ("../snapshots/" + ID, "is not a name beside it"),
+        ("/etc", "is not a name beside it"),
+    ],
+)
+def test_a_pointer_that_leads_nowhere_is_named(data_dir, target, message):
+    """Absent, dangling, in a circle or out of its folder: never followed."""
+    link = data_dir / "snapshots" / "latest"
+    link.unlink()
+    if target is not None:
+        link.symlink_to(target)
+
+    with pytest.raises(InputError, match=message):
+        open_snapshot(data_dir, "latest")
+    assert [row.latest for row in list_snapshots(data_dir)] == [False]
+
+
+def test_a_renamed_copied_or_linked_folder_is_refused_by_id(data_dir, folder):
+    """A copy under another name is no other snapshot; by its path it can be opened."""
+    for name in (f"{ID}.2", f"{ID}.3"):
+        copy = folder.with_name(name)
+        shutil.copytree(folder, copy) if name.endswith("2") else copy.symlink_to(ID)
+        with pytest.raises(InputError, match=r"renamed or copied|symbolic link"):
+            open_snapshot(data_dir, name)
+
+    assert open_snapshot(data_dir, str(folder.with_name(f"{ID}.2"))).id == ID
+    assert [row.problem is None for row in list_snapshots(data_dir)] == [True, False, False]
+
+
+def test_the_list_is_sorted_by_cut_and_number(data_dir, folder):
+    """Ten comes after two, and what is no snapshot is passed over."""
+    for name in (f"{ID}.10", f"{ID}.2", "2024-10-15T12-00-00Z", "notes", ".x.tmp", "2025-10-15"):
+        shutil.copytree(folder, folder.with_name(name))
+    (folder.with_name("2023-10-15T12-00-00Z")).mkdir()
+    rows = list_snapshots(data_dir)
+
+    assert [r.id for r in rows] == ["2023-10-15T12-00-00Z", "2024-10-15T12-00-00Z", ID, f"{ID}.2", f"{ID}.10"]
+    assert [r.latest for r in rows] == [False, False, True, False, False]
+    assert "no manifest.json" in rows[0].problem
+    good = rows[2]
+    snapshot = open_snapshot(data_dir, ID)
+    assert (good.symbols, good.rows) == (snapshot.symbols, sum(f.rows for f in snapshot.facts))
+    assert (good.first_ms, good.last_ms) == (CLOCK_MS - 1440 * MINUTE_MS, CLOCK_MS - MINUTE_MS)
+
+
+def test_an_unknown_symbol_lists_those_there(sound):
+    """The nearest one is named."""
+    with pytest.raises(InputError, match="no symbol 'ETHUSD'") as err:
+        open_snapshot(sound, "latest").candles("ETHUSD")
+
+    assert "ETHUSDT" in err.value.hint
+
+
+def damage_bytes(data, kind, n):
+    """Return the data damaged in one of the ways that disks, copies and people have."""
+    rng = np.random.default_rng(n)
+    at = int(rng.integers(len(data)))
+    match kind:
+        case "flip":
+            return data[:at] + bytes([data[at] ^ (1 << int(rng.integers(8)))]) + data[at + 1 :]
+        case "cut":
+            return data[:at]
+        case "zero":
+            return data[:at] + bytes(len(data[at : at + 64])) + data[at + 64 :]
+        case "splice":
+            return data[:at] + data[int(rng.integers(len(data))) :]
+        case "append":
+            return data + b"\n" * (at % 5 + 1)
+    raise ValueError(kind)
+
+
+KINDS = [(kind, n) for kind in ("flip", "cut", "zero", "splice", "append") for n in range(8)]
+
+
+@pytest.mark.parametrize(("kind", "n"), KINDS)
+def test_a_changed_candle_file_is_found_by_its_hash(folder, data_dir, kind, n):
+    """Before any parser: the refusal names the file and both hashes, and the other symbol can still be read."""
+    file = folder / "BTCUSDT.parquet"
+    good = file.read_bytes()
+    bad = damage_bytes(good, kind, n)
+    if bad == good:
+        pytest.skip("this damage changed nothing")
+    file.write_bytes(bad)
+    snapshot = open_snapshot(data_dir, "latest")
+
+    with pytest.raises(InputError) as err:
+        snapshot.candles("BTCUSDT")
+    assert all(text in err.value.message for text in (str(file), sha256_bytes(bad), sha256_bytes(good)))
+    assert f"mltrain verify snapshot {ID}" in err.value.hint
+    assert snapshot.candles("ETHUSDT").height > 0
+    (problem,) = verify_snapshot(snapshot)
+    assert str(file) in problem
+
+
+@pytest.mark.parametrize(("kind", "n"), KINDS)
+def test_a_changed_manifest_is_found(folder, data_dir, kind, n):
+    """By its own hash or its form: the snapshot does not open, and one opened before gives no more candles."""
+    opened = open_snapshot(data_dir, "latest")
+    file = folder / "manifest.json"
+    good = file.read_bytes()
+    bad = damage_bytes(good, kind, n)
+    if bad == good:
+        pytest.skip("this damage changed nothing")
+    file.write_bytes(bad)
+
+    for attempt in (lambda: open_snapshot(data_dir, ID), lambda: opened.candles("BTCUSDT")):
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            attempt()
+    assert len(verify_snapshot(opened)) == 1
+    assert list_snapshots(data_dir)[0].problem
+
+
+def test_two_files_that_changed_places_are_found(folder, data_dir):
+    """Each is sound by itself, and neither is what the manifest says."""
+    (folder / "BTCUSDT.parquet").rename(folder / "x")
+    (folder / "ETHUSDT.parquet").rename(folder / "BTCUSDT.parquet")
+    (folder / "x").rename(folder / "ETHUSDT.parquet")
+    snapshot = open_snapshot(data_dir, "latest")
+
+    for symbol in snapshot.symbols:
+        with pytest.raises(InputError, match="is not the file that was published"):
+            snapshot.candles(symbol)
+    assert len(verify_snapshot(snapshot)) == 2
+
+
+@pytest.mark.parametrize("thing", ["missing", "folder", "fifo", "link to itself elsewhere", "huge"])
+def test_what_is_no_file_of_its_size_is_refused_at_once(folder, data_dir, tmp_path, thing):
+    """Nothing blocks, nothing is followed, nothing is read without end."""
+    file = folder / "BTCUSDT.parquet"
+    file.rename(tmp_path / "real.parquet")
+    match thing:
+        case "folder":
+            file.mkdir()
+        case "fifo":
+            os.mkfifo(file)
+        case "link to itself elsewhere":
+            file.symlink_to(tmp_path / "real.parquet")
+        case "huge":
+            with file.open("wb") as out:
+                out.truncate(10 << 30)
+    snapshot = open_snapshot(data_dir, "latest")
+
+    with pytest.raises(InputError, match=r"BTCUSDT\.parquet"):
+        snapshot.candles("BTCUSDT")
+    assert len(verify_snapshot(snapshot)) == 1
+
+
+def test_what_is_not_listed_is_found(folder, data_dir):
+    """A further file or folder is no part of a snapshot."""
+    (folder / "SOLUSDT.parquet").write_bytes(b"x")
+    (folder / ".hidden").mkdir()
+
+    problems = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert len(problems) == 2
+    assert "SOLUSDT.parquet" in problems[1]
+
+
+@pytest.mark.parametrize("longer", [1, 5000])
+def test_damage_is_told_by_its_days(folder, data_dir, longer):
+    """Of a file that has become longer, too."""
+    file = folder / "BTCUSDT.parquet"
+    good = file.read_bytes()
+    last = open_snapshot(data_dir, "latest").facts[0].blocks[-1]
+    told = {}
+    for name, bad in {
+        "flip": good[: last.end - 1] + bytes([good[last.end - 1] ^ 1]) + good[last.end :],
+        "put in": good[: last.end - 1] + bytes(longer) + good[last.end - 1 :],
+        "behind": good + bytes(longer),
+    }.items():
+        file.write_bytes(bad)
+        (told[name],) = verify_snapshot(open_snapshot(data_dir, "latest"))
+
+    assert told["flip"].endswith(": damaged are the candles of 2025-10-15")
+    assert told["put in"].endswith(": damaged are the candles of 2025-10-15")
+    assert told["behind"].endswith("the damage is outside the candles, in the file's head or foot")
+
+
+def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
+    """Which days are damaged cannot be told then, and is not."""
+    forge(folder, (folder / "BTCUSDT.parquet").read_bytes())
+    (folder / "BTCUSDT.parquet").write_bytes(b"PAR1 no candles")
+
+    (problem,) = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert "the manifest says" in problem
+    assert "damaged are" not in problem
+
+
+def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
+    """Else a later damage would be told of the wrong days."""
+    blocks = [["2025-10-14T00:00:00Z", "2025-10-16T00:00:00Z", 900, "0" * 16]]
+    forge(folder, (folder / "BTCUSDT.parquet").read_bytes(), blocks=blocks)
+
+    (problem,) = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert "its days do not lie where the manifest says" in problem
+
+
+def forge(folder, data, **facts):
+    """Put other bytes in place of BTCUSDT's file, with a manifest that agrees with them."""
+    manifest = read_manifest(folder, kind="snapshot")
+    entry = manifest.files[0]
+    forged = replace(entry, sha256=sha256_bytes(data), bytes=len(data), facts={**entry.facts, "blocks": [], **facts})
+    (folder / entry.path).write_bytes(data)
+    (folder / "manifest.json").write_bytes(
+        Manifest("snapshot", manifest.head, (forged, *manifest.files[1:])).to_bytes()
+    )
+
+
+def arrow_bytes(table):
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def frame_bytes(frame):
+    return arrow_bytes(frame.to_arrow())
+
+
+FORGERIES = {
+    "not parquet": lambda _: b"PAR1 hello PAR1",
+    "one row less": lambda f: frame_bytes(f[:-1]),
+    "one row twice": lambda f: frame_bytes(pl.concat([f[:-1], f[-2:-1]])),
+    "unsorted": lambda f: frame_bytes(pl.concat([f[:5], f[5:10].reverse(), f[10:]])),
+    "another day": lambda f: frame_bytes(f.with_columns(pl.col("ts") - pl.duration(days=1))),
+    "NaN": lambda f: frame_bytes(f.with_columns(close=pl.lit(float("nan")))),
+    "negative": lambda f: frame_bytes(f.with_columns(-pl.col("volume"))),
+    "high below low": lambda f: frame_bytes(f.with_columns(high="low", low="high")),
+    "text": lambda f: frame_bytes(f.with_columns(pl.col("close").cast(pl.String))),
+    "float32": lambda f: frame_bytes(f.with_columns(pl.col("close").cast(pl.Float32))),
+    "no zone": lambda f: frame_bytes(f.with_columns(pl.col("ts").dt.replace_time_zone(None))),
+    "no column": lambda f: frame_bytes(f.drop("trades")),
+    "further column": lambda f: frame_bytes(f.with_columns(x=1)),
+    "other order": lambda f: frame_bytes(f.select("open", pl.exclude("open"))),
+    "nested": lambda f: frame_bytes(f.with_columns(pl.concat_list("close").alias("close"))),
+    "a bomb": lambda _: arrow_bytes(
+        pa.table({n: np.zeros(3_000_000, "i8" if n == "trades" else "f8") for n in CANDLE_SCHEMA})
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_file_with_a_matching_manifest_is_refused(folder, data_dir, forgery):
+    """Where all hashes agree, rows, columns, types, times and values still have to."""
+    frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
+    forge(folder, forgery(frame))
+    snapshot = open_snapshot(data_dir, "latest")
+
+    with pytest.raises(InputError, match=r"BTCUSDT\.parquet"):
+        snapshot.candles("BTCUSDT")
+    assert len(verify_snapshot(snapshot)) == 1
+
+
+@pytest.mark.parametrize("rows", [200_000_000, 1_500, 0, -1])
+def test_a_manifest_that_promises_impossible_rows_does_not_open(folder, data_dir, rows):
+    """A window of a day has 1,440 minutes: nothing is allocated for more."""
+    frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
+    forge(folder, frame_bytes(frame), rows=rows)
+
+    with pytest.raises(InputError, match="rows"):
+        open_snapshot(data_dir, "latest")
+
+
+@pytest.mark.parametrize(
+    ("key", "lie"),
+    [
+        ("zero_trade_rows", 77),
+        ("content_sha256", "ab" * 32),
+        ("gaps", [["2025-10-15T01:00:00Z", "2025-10-15T01:00:00Z", 1]]),
+    ],
+)
+def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
+    """`verify` counts again and says what it found."""
+    frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
+    if key == "gaps":
+        kept = frame.filter(pl.col("ts").dt.timestamp("ms") != CLOCK_MS - 90 * MINUTE_MS)
+        data, rows = frame_bytes(kept), kept.height
+        missing = {"rows": rows, "content_sha256": content_sha256(kept)}
+    else:
+        data, missing = frame_bytes(frame), {}
+    forge(folder, data, **{**missing, key: lie})
+
+    problems = verify_snapshot(open_snapshot(data_dir, "latest"))
+    assert len(problems) >= 1
+    assert any(f"{key} is" in problem for problem in problems)
+
+
+def test_a_sound_snapshot_has_no_problem(sound):
+    """Reading it changes nothing either."""
+    before = {p: p.stat().st_mtime_ns for p in sound.rglob("*")}
+    snapshot = open_snapshot(sound, "latest")
+
+    assert verify_snapshot(snapshot) == ()
+    assert [content_sha256(snapshot.candles(f.symbol)) for f in snapshot.facts] == [
+        f.content_sha256 for f in snapshot.facts
+    ]
+    assert {p: p.stat().st_mtime_ns for p in sound.rglob("*")} == before
+
+
+def test_a_manifest_of_a_later_format_says_so(folder, data_dir):
+    """It is not called damaged."""
+    file = folder / "manifest.json"
+    file.write_bytes(file.read_bytes().replace(b'"format": 1', b'"format": 2'))
+
+    with pytest.raises(MltrainError, match="newer mltrain"):
+        open_snapshot(data_dir, "latest")

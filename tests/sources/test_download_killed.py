@@ -1,0 +1,115 @@
+"""A download that is killed at any moment, and run again: the same snapshot, and nothing fetched twice that was kept.
+
+The suite kills a few times; MLTRAIN_TEST_KILLS=30 kills as often as that.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mltrain.candles.frame import content_sha256
+from mltrain.simulator.server import SimServer
+from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
+from mltrain.times import DAY_MS
+from support.downloads import pages_asked
+from support.program import MLTRAIN, NEUTRAL, call
+
+KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "6"))
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+DAYS = 60
+
+
+def words(server):
+    return ["snapshot", "--base-url", server.base_url, "--symbols", ",".join(SYMBOLS), "--days", str(DAYS), "--quiet"]
+
+
+def start(server, data_dir):
+    return subprocess.Popen(
+        [MLTRAIN, *words(server), "--data-dir", data_dir],
+        env=NEUTRAL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def kept(data_dir):
+    """Return the symbol and the midnight of each whole day that is in the cache, note and all."""
+    notes = data_dir.glob("cache/*/*/1m/*.json")
+    return {(p.parts[-3], p.stem) for p in notes if ".part" not in p.name and not p.name.startswith(".")}
+
+
+def days_of(pages):
+    """Return the symbol and the day of each whole day that pages ask for."""
+    first = CLOCK_MS // DAY_MS * DAY_MS - DAYS * DAY_MS
+    days = {}
+    for day_ms in range(first, CLOCK_MS // DAY_MS * DAY_MS, DAY_MS):
+        name = time.strftime("%Y-%m-%d", time.gmtime(day_ms / 1000))
+        for symbol, begin, end in pages:
+            if begin < day_ms + DAY_MS and end > day_ms:
+                days.setdefault((symbol, name), []).append((begin, end))
+    return set(days)
+
+
+def test_a_killed_download_goes_on_where_it_was(tmp_path):
+    """Killed at random again and again, then left alone: all candles; no day that was kept is asked for again."""
+    chance = random.Random(20251015)  # noqa: S311 -- the moments must come back on the next run
+    data_dir, killed = tmp_path / "data", 0
+    with SimServer(latency_ms=25) as server:
+        for _ in range(KILLS * 3):
+            before, asked = kept(data_dir), len(server.log)
+            run = start(server, data_dir)
+            while len(server.log) == asked and run.poll() is None:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0.0, 0.25))
+            run.kill()
+            run.communicate()
+            killed += run.returncode == -signal.SIGKILL
+            again = days_of(pages_asked(server.log[asked:])) & before
+            assert not again, sorted(again)
+            if killed == KILLS:
+                break
+        before, asked = kept(data_dir), len(server.log)
+        done = call(*words(server), data_dir=data_dir)
+        again = days_of(pages_asked(server.log[asked:])) & before
+        assert done.code == 0, done.err
+    snapshot = open_snapshot(data_dir, "latest")
+    window = Window(CLOCK_MS - DAYS * DAY_MS, CLOCK_MS)
+
+    assert killed == KILLS
+    assert not again
+    assert [f.content_sha256 for f in snapshot.facts] == [
+        content_sha256(SimSource().candles(symbol, window)) for symbol in SYMBOLS
+    ]
+    assert verify_snapshot(snapshot) == ()
+    assert list(data_dir.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_download_leaves_what_it_had(tmp_path, number, code):
+    """The documented code, no traceback, no snapshot, no temp; the finished days are kept and used."""
+    data_dir = tmp_path / "data"
+    with SimServer(latency_ms=60) as server:
+        run = start(server, data_dir)
+        while len(pages_asked(server.log)) < 60 and run.poll() is None:
+            time.sleep(0.005)
+        run.send_signal(number)
+        _, err = run.communicate(timeout=20)
+        before, asked = kept(data_dir), len(server.log)
+        temps = list(data_dir.rglob("*.tmp"))
+        done = call(*words(server), data_dir=data_dir)
+        again = days_of(pages_asked(server.log[asked:])) & before
+
+    assert run.returncode == code, err
+    assert b"Traceback" not in err
+    assert temps == []
+    assert len(before) >= 10
+    assert not again
+    assert done.code == 0, done.err

@@ -1,0 +1,129 @@
+"""Laws of source specifications, and of every source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.candles.frame import check_candles
+from mltrain.documents.fields import Fields
+from mltrain.documents.values import Located
+from mltrain.errors import InputError, UsageError
+from mltrain.progress import Silent
+from mltrain.simulator.server import SimServer
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.source import SIGNALS, SOURCES, SourceSpec, Window
+from mltrain.times import DAY_MS, INTERVALS_MS
+
+specs = st.one_of(
+    st.builds(
+        SourceSpec,
+        name=st.just("sim"),
+        seed=st.integers(0, 2**63 - 1),
+        signal=st.sampled_from(SIGNALS),
+        interval=st.sampled_from(list(INTERVALS_MS)),
+        end_ms=st.none() | st.integers(GENESIS_MS + 1, LAST_CLOCK_MS),
+    ),
+    st.builds(
+        SourceSpec,
+        name=st.sampled_from(["binance", "archive"]),
+        base_url=st.sampled_from(["", "https://api.example.com", "http://127.0.0.1:8000/x/"]),
+        interval=st.sampled_from(list(INTERVALS_MS)),
+    ),
+    st.builds(
+        SourceSpec,
+        name=st.just("files"),
+        folder=st.sampled_from([Path("a/b"), Path("/x y/ü"), Path()]),
+        interval=st.sampled_from(list(INTERVALS_MS)),
+    ),
+)
+
+
+@given(specs)
+def test_a_specification_survives_its_record(spec):
+    """`from_fields` reads what `to_dict` wrote, and asks for nothing else."""
+    fields = Fields(Located(spec.to_dict(), "here"))
+
+    assert SourceSpec.from_fields(fields, interval=spec.interval) == spec
+    fields.finish()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "binanse"},
+        {"name": "files"},
+        {"name": "sim", "folder": Path("x")},
+        {"name": "files", "folder": Path("x"), "end_ms": CLOCK_MS},
+        {"name": "sim", "seed": -1},
+        {"name": "sim", "seed": 2**63},
+        {"name": "sim", "signal": "medium"},
+        {"name": "sim", "interval": "7m"},
+    ],
+)
+def test_impossible_specifications_are_usage_errors(options):
+    """Unknown names, a folder where none belongs, and a seed that JSON cannot hold."""
+    with pytest.raises(UsageError):
+        SourceSpec(**options)
+
+
+def test_all_violations_are_told_at_once():
+    """One message names every field at fault."""
+    with pytest.raises(UsageError, match=r"source 'x'.*folder.*seed -1.*signal 'y'"):
+        SourceSpec(name="x", folder=Path("z"), seed=-1, signal="y")
+
+
+def test_a_folder_is_made_absolute():
+    """The record of a snapshot does not depend on where the command ran."""
+    assert SourceSpec(name="files", folder=Path("data")).folder == Path.cwd() / "data"
+
+
+@pytest.fixture(params=SOURCES)
+def source(request, tmp_path):
+    """Return each source in turn, with the symbol BTCUSDT."""
+    sim = open_source(SourceSpec(name="sim", seed=4))
+    match request.param:
+        case "sim":
+            yield sim
+        case "files":
+            candles = sim.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
+            candles.write_parquet(tmp_path / "BTCUSDT.parquet")
+            yield open_source(SourceSpec(name="files", folder=tmp_path))
+        case name:
+            with SimServer(seed=4) as server:
+                archive_url = server.archive_url if name == "archive" else ""
+                yield open_source(SourceSpec(name=name, base_url=server.base_url, archive_url=archive_url))
+
+
+def test_every_source_keeps_the_protocol(source, request, tmp_path):
+    """Name, host, clock and extent agree; candles are checked, closed, and inside the window asked for."""
+    source.check_symbols(("BTCUSDT",))
+    clock = source.clock_ms(("BTCUSDT",))
+    window = Window(clock - DAY_MS, clock + DAY_MS)
+    frame = source.candles("BTCUSDT", window)
+    closed = Window(clock - DAY_MS, clock)
+    asked = {"data_dir": tmp_path / "data", "refresh": False, "progress": Silent()}
+    with source.gather(("BTCUSDT",), closed, **asked) as gathered:
+        assert gathered.candles("BTCUSDT").frame.equals(frame)
+
+    assert source.name in request.node.name
+    assert source.host == "" or source.host.startswith("127.0.0.1:")
+    assert source.interval == "1m"
+    assert "BTCUSDT" in source.symbols()
+    assert list(source.symbols()) == sorted(source.symbols())
+    assert source.extent("BTCUSDT").end_ms == clock
+    assert check_candles(frame, symbol="BTCUSDT", interval="1m", where="here").equals(frame)
+    assert frame.equals(SimSource(seed=4).candles("BTCUSDT", closed))
+    assert source.notes() == ()
+
+
+def test_every_source_names_the_symbol_it_lacks(source):
+    """And the nearest one that it has."""
+    for ask in (source.extent, lambda s: source.candles(s, Window(0, 1)), lambda s: source.check_symbols((s,))):
+        with pytest.raises(InputError) as err:
+            ask("BTCUSDX")
+        assert "BTCUSDT" in err.value.hint

@@ -1,0 +1,248 @@
+"""The two logs: the pointer decides what happened, edits are found, torn ends count for nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.errors import InputError
+from mltrain.gates.looks import Look
+from mltrain.store.history import Note, look_line, promotion_line, read_history, read_looks
+
+NAMES = ["2025-10-14", "2025-10-15", "2025-10-15.2", "2025-10-16"]
+CARD = "ab" * 32
+NOON_MS = 1_760_529_600_000
+
+
+def append(log, from_version, to_version, why="why"):
+    """Return the log with one more line."""
+    note = Note(why, "me@host", NOON_MS)
+    line = promotion_line(
+        log, from_version=from_version, to_version=to_version, verdict="GO", card_sha256=CARD, note=note
+    )
+    return log + line.encode() + b"\n"
+
+
+def grown(moves):
+    """Return a log and where the pointer stands, after moves of which some were cut off before the pointer moved."""
+    log, best = b"", None
+    for target, happens in moves:
+        if target != best:
+            log = append(log, best, target)
+            best = target if happens else best
+    return log, best
+
+
+TIMES = st.integers(0, 2**50)
+LOOKS = st.builds(Look, TIMES, TIMES, st.just("2025-10-15T12:00:00Z"), st.text("ab-", max_size=9))
+MOVES = st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=12)
+
+
+@given(MOVES)
+def test_the_pointer_tells_which_lines_happened(moves):
+    """Whatever was cut off between line and pointer, history tells exactly the moves that took place."""
+    log, best = grown(moves)
+    expected, at = [], None
+    for target, happens in moves:
+        if target != at:
+            expected.append(happens)
+            at = target if happens else at
+    history = read_history(log, best=best, staged=moves[-1][0] if moves and best is None else None, where="log")
+
+    assert [entry.happened for entry in history.entries] == expected
+    assert (history.lost, history.problems, history.notes) == (None, (), ())
+
+
+@given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from([None, *NAMES]))
+def test_a_lost_pointer_unmakes_no_line(moves, staged):
+    """Only the last line can no longer be told from a move that was cut off; it counts."""
+    log, best = grown(moves)
+    before = read_history(log, best=best, where="log")
+    lost = read_history(log, best=None, staged=staged, where="log")
+
+    assert [e.happened for e in lost.entries[:-1]] == [e.happened for e in before.entries[:-1]]
+    assert lost.entries[-1].happened
+    assert lost.lost == lost.entries[-1].to_version
+    assert lost.problems == (f"log: {lost.lost} was the best version, and the pointer to it is missing",)
+
+
+@given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from(NAMES))
+def test_a_pointer_that_was_put_back_is_no_move(moves, target):
+    """A line from a version to itself leaves what `rollback --previous` goes back to; any other line is a move."""
+    log, _ = grown([move for move in moves if move[1]])
+    before = read_history(log, best=None, where="log").lost
+    previous = read_history(log, best=before, where="log").previous()
+    after = read_history(append(log, before, target), best=target, where="log")
+
+    assert all(entry.happened for entry in after.entries)
+    assert after.problems == ()
+    assert after.previous() == (previous if target == before else before)
+
+
+@given(MOVES)
+def test_previous_is_where_the_last_real_move_came_from(moves):
+    """Moves that never happened are passed over."""
+    log, best = grown(moves)
+    path = [None]
+    for target, happens in moves:
+        if happens and target != path[-1]:
+            path.append(target)
+
+    assert read_history(log, best=best, where="log").previous() == (path[-2] if len(path) > 1 else None)
+
+
+def test_a_first_promotion_that_was_cut_off_is_not_a_lost_pointer():
+    """What is staged tells: the pointer was made, and never came into its place."""
+    log = append(append(b"", None, "2025-10-14"), None, "2025-10-15")
+
+    for staged in ("2025-10-14", "2025-10-15"):
+        history = read_history(log, best=None, staged=staged, where="log")
+        assert [entry.happened for entry in history.entries] == [False, False]
+        assert (history.lost, history.problems) == (None, ())
+    assert read_history(log, best=None, staged="2025-10-16", where="log").lost == "2025-10-15"
+
+
+@given(MOVES.filter(bool), st.data())
+def test_a_torn_end_counts_for_nothing(moves, data):
+    """Cut anywhere in its last line, a log reads as without that line, and says so."""
+    log, best = grown(moves)
+    whole = log[: log.rstrip(b"\n").rfind(b"\n") + 1]
+    cut = data.draw(st.integers(len(whole) + 1, len(log) - 1))
+    torn = read_history(log[:cut], best=best, where="log")
+    without = read_history(whole, best=best, where="log")
+
+    assert (torn.entries, torn.problems) == (without.entries, without.problems)
+    assert len(torn.notes) == 1
+
+
+@given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=6), st.data())
+def test_any_edit_of_a_line_that_others_follow_is_found(targets, data):
+    """Changed, removed or swapped lines break the chain."""
+    log, best = grown([(target, True) for target in [*targets, *NAMES]])
+    lines = log.splitlines(keepends=True)
+    index = data.draw(st.integers(0, len(lines) - 2))
+    edited = [*lines[:index], lines[index].replace(b'"why":"why"', b'"why":"because"'), *lines[index + 1 :]]
+    removed = lines[:index] + lines[index + 1 :]
+    swapped = [*lines[:index], lines[index + 1], lines[index], *lines[index + 2 :]]
+
+    for forged in (edited, removed, swapped):
+        assert read_history(b"".join(forged), best=best, where="log").problems
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"serial": NaN}',
+        b"[" * 100_000,
+        b'"' + b"x" * 70_000 + b'"',
+        b"\xff",
+        b'{"to": "../../etc"}',
+    ],
+)
+def test_a_damaged_line_is_a_problem_and_the_others_are_read(line):
+    """A log is never refused whole: a rollback must be possible at night."""
+    log, best = grown([("2025-10-14", True), ("2025-10-15", True)])
+    history = read_history(log + line + b"\n", best=best, where="promotions.jsonl")
+
+    assert [entry.to_version for entry in history.entries] == ["2025-10-14", "2025-10-15"]
+    assert history.was_promoted("2025-10-14", CARD)
+    assert history.problems[0].startswith("promotions.jsonl: line 3: ")
+    assert len(history.problems[0]) < 2_000
+
+
+@pytest.mark.parametrize("name", ["../x", "best", "2025-10-15\n", ""])
+def test_a_name_outside_its_grammar_is_no_entry(name):
+    """No name from the log ever becomes a path unchecked."""
+    line = json.loads(append(b"", None, "2025-10-15"))
+    line["to"] = name
+    history = read_history(json.dumps(line).encode() + b"\n", best=None, where="log")
+
+    assert history.entries == ()
+    assert history.problems
+
+
+def test_a_version_is_told_from_another_of_its_name():
+    """The card's hash goes with the name."""
+    log, best = grown([("2025-10-15", True)])
+    history = read_history(log, best=best, where="log")
+
+    assert history.was_promoted("2025-10-15", CARD)
+    assert not history.was_promoted("2025-10-15", "cd" * 32)
+    assert not history.was_promoted("2025-10-15.2", CARD)
+
+
+@pytest.mark.parametrize("log", [b"", grown([("2025-10-14", True)])[0]])
+def test_a_pointer_that_no_line_explains_is_a_problem(log):
+    """Someone moved it by hand, or the log is gone; what was best before is then not known."""
+    history = read_history(log, best="2025-10-16", where="log")
+
+    assert history.problems == ("log: no line tells how 2025-10-16 became the best version",)
+    assert history.previous() is None
+
+
+def test_a_line_tells_everything():
+    """Serial, chain, time, both versions, verdict, reason, hand and card, as one line of ASCII."""
+    log = append(append(b"", None, "2025-10-14"), "2025-10-14", "2025-10-15", why="läuft\nbesser")
+    line = json.loads(log.splitlines()[1])
+
+    assert line["serial"] == 2
+    assert (line["from"], line["to"], line["when"]) == ("2025-10-14", "2025-10-15", "2025-10-15T12:00:00Z")
+    assert (line["verdict"], line["why"], line["by"], line["card_sha256"]) == ("GO", "läuft\nbesser", "me@host", CARD)
+    assert log.isascii()
+    assert len(log.splitlines()) == 2
+
+
+@pytest.mark.parametrize("old", [b"why", b"me@host", b"2025-10-15T12", b"GO", b'"serial"', b"abab"])
+def test_the_last_line_vouches_for_itself(old):
+    """It has no successor that could."""
+    log, best = grown([("2025-10-14", True), ("2025-10-15", True)])
+    start = log.rstrip(b"\n").rfind(b"\n") + 1
+    at = log.rindex(old, start)
+    forged = log[:at] + bytes([log[at] ^ 1]) + log[at + 1 :]
+
+    assert read_history(log, best=best, where="log").problems == ()
+    assert read_history(forged, best=best, where="log").problems
+
+
+def looked(looks):
+    """Return a log of looks."""
+    log = b""
+    for look in looks:
+        log += look_line(log, look).encode() + b"\n"
+    return log
+
+
+@given(st.lists(LOOKS, min_size=2, max_size=5), st.data())
+def test_a_look_that_was_changed_or_taken_out_is_an_error(looks, data):
+    """But for the last one taken out, which leaves no trace."""
+    log = looked(looks)
+    lines = log.splitlines(keepends=True)
+    index = data.draw(st.integers(0, len(lines) - 2))
+    at = data.draw(st.integers(0, len(log) - 2))
+    changed = log[:at] + bytes([log[at] ^ 1]) + log[at + 1 :]
+
+    for forged in (b"".join(lines[:index] + lines[index + 1 :]), changed):
+        with pytest.raises(InputError, match="looks: line"):
+            read_looks(forged, where="looks")
+
+
+@given(st.lists(LOOKS))
+def test_looks_come_back_as_they_were(looks):
+    """`read_looks` gives back what `look_line` wrote; a torn end counts for nothing."""
+    log = looked(looks)
+
+    assert read_looks(log, where="looks") == tuple(looks)
+    assert read_looks(log + b'{"start', where="looks") == tuple(looks)
+
+
+def test_a_damaged_look_is_an_error():
+    """How often a holdout was scored is never guessed."""
+    with pytest.raises(InputError, match="looks: line 1: "):
+        read_looks(b'{"start_ms": 1}\n', where="looks")

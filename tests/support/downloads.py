@@ -1,0 +1,56 @@
+"""Snapshots of the simulated exchange over HTTP, and what it was asked for them."""
+
+from __future__ import annotations
+
+from mltrain.candles.frame import times_ms
+from mltrain.progress import Silent
+from mltrain.snapshots.record import Request
+from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.http_client import NetworkRules
+from mltrain.sources.opening import open_source
+from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.source import SourceSpec
+from mltrain.times import DAY_MS, MINUTE_MS
+
+TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS
+
+
+def spec_of(server, *, interval="1m", archive=False):
+    """Return the source that a server is."""
+    if archive:
+        return SourceSpec("archive", base_url=server.base_url, archive_url=server.archive_url, interval=interval)
+    return SourceSpec("binance", base_url=server.base_url, interval=interval)
+
+
+def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, interval="1m", refresh=False, **rest):
+    """Take a snapshot of what a server has."""
+    spec = spec_of(server, interval=interval, archive=rest.pop("archive", False))
+    return take_snapshot(
+        data_dir,
+        open_source(spec, NetworkRules(connections=4)),
+        spec,
+        Request(tuple(symbols), days, interval, end_ms),
+        now_ms=CLOCK_MS + 1,
+        progress=rest.pop("progress", None) or Silent(),
+        refresh=refresh,
+        **rest,
+    )
+
+
+def pages_asked(records):
+    """Return the symbol and the half-open window of each page that was asked for, sorted."""
+    pages = [record for record in records if record.path.endswith("/klines") and "endTime" in record.query]
+    return sorted((p.symbol, int(p.query["startTime"]), int(p.query["endTime"]) + 1) for p in pages)
+
+
+def minutes_asked(records, symbol):
+    """Return every minute whose candle was asked for, with repetition, sorted."""
+    return sorted(
+        ts for name, start, end in pages_asked(records) if name == symbol for ts in range(start, end, MINUTE_MS)
+    )
+
+
+def day_frame(frame, day_ms):
+    """Return the candles of one day."""
+    ts_ms = times_ms(frame)
+    return frame.filter((ts_ms >= day_ms) & (ts_ms < day_ms + DAY_MS))

@@ -1,0 +1,20 @@
+"""Ops of a user's own, for the time of a test."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from mltrain.features import user_ops as own
+from mltrain.features.ops.catalogue import OPS
+
+
+@contextmanager
+def for_now():
+    """Forget, at the end, all ops that came into use meanwhile."""
+    table, used = dict(OPS), dict(own._in_use)
+    try:
+        yield
+    finally:
+        for now, before in ((OPS, table), (own._in_use, used)):
+            now.clear()
+            now.update(before)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mltrain.errors import InputError
+from mltrain.times import DAY_MS
+from mltrain.training.bootstrap import (
+    _AUC_CHUNK,
+    Interval,
+    _pair_wins,
+    expanded_tail,
+    log_loss_gain,
+    plan_bootstrap,
+    score_intervals,
+)
+from mltrain.training.metrics import Metrics, auc, score
+
+
+def market(*, days=12, per_day=40, seed=0):
+    """Rows of several days whose skill differs from day to day, with ties."""
+    rng = np.random.default_rng(seed)
+    ts = np.repeat(np.arange(days), per_day) * DAY_MS + np.tile(np.arange(per_day), days) * 60_000
+    p = np.clip(rng.normal(0.5, 0.1, ts.size), 0.01, 0.99).round(2)
+    lean = np.repeat(rng.normal(0, 0.1, days), per_day)
+    y = (rng.random(ts.size) < np.clip(p + lean, 0, 1)).astype(np.uint8)
+    return ts, p, y
+
+
+def test_every_interval_equals_a_naive_bootstrap():
+    """Rows copied out for each draw and scored anew give the same intervals, AUC included; ECE has a law of its own."""
+    ts, p, y = market()
+    plan = plan_bootstrap(ts, draws=200, level=0.9, seed=1)
+    found = score_intervals(p, y, plan)
+    copies = [np.repeat(np.arange(p.size), w[plan.block].astype(int)) for w in plan.weights]
+    drawn = [score(p[rows], y[rows]) for rows in copies]
+
+    for name in set(Metrics.__dataclass_fields__) - {"ece"}:
+        low, high = np.quantile([getattr(d, name) for d in drawn], [plan.tail, 1 - plan.tail])
+        interval = getattr(found, name)
+        assert interval.value == pytest.approx(getattr(score(p, y), name)), name
+        assert (interval.low, interval.high) == pytest.approx((low, high)), name
+
+
+def test_auc_pairs_are_counted_across_steps():
+    """More distinct scores than one step holds: the wins of all blocks together are still the AUC, exactly."""
+    ts, p, y = market(per_day=1_000)
+    p = p + np.arange(p.size) * 1e-7
+    assert np.unique(p).size > 2 * _AUC_CHUNK
+
+    wins = _pair_wins(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=1))
+
+    assert wins.sum() / (y.sum() * (1.0 - y).sum()) == auc(p, y)
+
+
+def test_ece_interval_holds_its_value():
+    """A draw's own noise only ever adds to an ECE; the interval is moved back onto the value and stays above zero."""
+    ts, p, y = market(days=20, per_day=200)
+
+    found = score_intervals(p, y, plan_bootstrap(ts, draws=500, level=0.9, seed=1)).ece
+
+    assert 0 <= found.low <= found.value <= found.high
+
+
+@given(st.lists(st.integers(0, 30 * 1_440), min_size=2, max_size=200))
+def test_blocks_are_days_or_ten_equal_parts(minutes):
+    """Ten days or more: a block is a UTC day. Fewer: a tenth of the range. Each block has rows, each row a block."""
+    ts = np.array(minutes, np.int64) * 60_000
+    days = np.unique(ts // DAY_MS).size
+    if np.unique(ts).size == 1:
+        return
+
+    plan = plan_bootstrap(ts, draws=200, level=0.9, seed=0)
+
+    assert plan.by_day == (days >= 10)
+    assert set(plan.block.tolist()) == set(range(plan.blocks))
+    assert plan.blocks == days if plan.by_day else plan.blocks <= 10
+    assert (np.diff(plan.block[np.argsort(ts)]) >= 0).all()
+    assert (plan.weights.sum(axis=1) == plan.blocks).all()
+    if not plan.by_day:
+        part = (ts.max() - ts.min() + 1) / 10
+        assert all(np.ptp(ts[plan.block == b]) <= part for b in range(plan.blocks))
+
+
+def test_two_full_days_become_ten_blocks():
+    """A holdout of two days is drawn from in ten parts, not in two."""
+    plan = plan_bootstrap(np.arange(2 * 1_440) * 60_000, draws=200, level=0.9, seed=0)
+
+    assert (plan.blocks, plan.by_day) == (10, False)
+    assert np.bincount(plan.block).tolist() == [288] * 10
+
+
+@pytest.mark.parametrize("ts", [[], [5], [5, 5, 5]])
+def test_fewer_than_two_blocks_are_an_error(ts):
+    """One moment says nothing of how sure a score is."""
+    with pytest.raises(InputError, match="two blocks"):
+        plan_bootstrap(np.array(ts, np.int64), draws=200, level=0.9, seed=0)
+
+
+@pytest.mark.parametrize("blocks", [2, 10, 18, 90])
+def test_tail_is_expanded_for_few_blocks(blocks):
+    """The formula, written out."""
+    reach = np.sqrt(blocks / (blocks - 1)) * stats.t.ppf(0.95, blocks - 1)
+
+    assert expanded_tail(blocks, level=0.9) == pytest.approx(stats.norm.sf(reach))
+    assert expanded_tail(blocks, level=0.9) < 0.05
+
+
+def test_intervals_cover_what_they_promise():
+    """With ten blocks that differ, a 90 % interval holds the truth about 90 times of 100; plain percentiles do not."""
+    rng = np.random.default_rng(5)
+    ts = np.repeat(np.arange(10), 20) * DAY_MS
+    held = plain = 0
+    for seed in range(400):
+        values = np.repeat(rng.normal(0, 1, 10), 20) + rng.normal(0, 1, 200)
+        plan = plan_bootstrap(ts, draws=400, level=0.9, seed=seed)
+        found = plan.mean(values)
+        held += found.low <= 0 <= found.high
+        low, high = np.quantile(plan.drawn(plan.sums(values)) / 200, [0.05, 0.95])
+        plain += low <= 0 <= high
+
+    assert 0.86 <= held / 400 <= 0.94
+    assert plain < held
+
+
+def test_the_seed_decides_the_draws():
+    """Equal seeds give equal intervals, other seeds others."""
+    ts, p, y = market()
+    one, same, other = (
+        score_intervals(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=s)).log_loss for s in (1, 1, 2)
+    )
+
+    assert one == same
+    assert one != other
+
+
+def test_an_estimate_is_the_figure_and_the_spread_of_its_draws():
+    """The standard error is that of block sums (ddof 0, as draws have it); the end at 95 % is Student's."""
+    ts, p, y = market()
+    plan = plan_bootstrap(ts, draws=20_000, level=0.9, seed=1)
+    right = (p > 0.5) == (y == 1)
+
+    found = plan.estimate(right)
+    n, wholes = plan.blocks, plan.sums(np.ones(y.size))
+    residuals = plan.sums(right.astype(float)) - found.value * wholes
+
+    assert found.value == right.mean()
+    assert found.se == pytest.approx(math.sqrt(np.square(residuals).sum()) / y.size, rel=0.05)
+    reach = stats.t.ppf(0.95, n - 1) * found.se * math.sqrt(n / (n - 1))
+    assert found.low(0.95) == pytest.approx(found.value - reach)
+    assert found.interval(0.95).high == pytest.approx(found.value + reach)
+    assert found.scaled(100).low(0.95) == pytest.approx(100 * found.low(0.95))
+
+
+def test_pairing_cancels_what_both_share():
+    """A model against itself is exactly equal, and the paired interval is narrower than either alone."""
+    ts, p, y = market(per_day=300)
+    plan = plan_bootstrap(ts, draws=500, level=0.9, seed=1)
+    other = np.clip(p + np.where(np.arange(p.size) % 2 == 0, 0.01, -0.01), 0.01, 0.99)
+
+    gain = log_loss_gain(p, other, y, plan)
+    alone = score_intervals(p, y, plan).log_loss
+
+    assert log_loss_gain(p, p, y, plan) == Interval(0, 0, 0)
+    assert gain.high - gain.low < (alone.high - alone.low) / 2
+    assert log_loss_gain(other, p, y, plan).value == -gain.value
+
+
+def test_a_draw_of_one_class_has_no_auc():
+    """Where a block holds one class alone, draws of it alone are left out instead of counting as 0 or 1."""
+    ts = np.arange(10).repeat(2) * DAY_MS
+    y = np.array([1] + [0] * 19, np.uint8)
+    p = np.linspace(0.9, 0.1, 20)
+
+    found = score_intervals(p, y, plan_bootstrap(ts, draws=500, level=0.9, seed=1)).auc_roc
+
+    assert (found.value, found.high) == (1, 1)
+    assert found.low > 0.9

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mltrain.errors import MachineError
+from mltrain.training.lightgbm_import import import_lightgbm
+
+
+def test_lightgbm_is_imported():
+    """The module that comes back is LightGBM itself."""
+    lightgbm = import_lightgbm()
+
+    assert hasattr(lightgbm, "Booster")
+
+
+def test_a_missing_system_library_says_what_to_install(tmp_path, monkeypatch):
+    """A machine without the OpenMP runtime gets one line with the library's name and a command."""
+    (tmp_path / "lightgbm.py").write_text("import ctypes\nctypes.CDLL('libgomp-that-is-absent.so.1')\n", "utf-8")
+    for name in [m for m in sys.modules if m.split(".")[0] == "lightgbm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(MachineError, match=r"libgomp-that-is-absent\.so\.1") as caught:
+        import_lightgbm()
+
+    assert "install" in caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def run_alone(program):
+    """Run a program in a process of its own and return what it printed."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+
+IMPORT = "import sys; from mltrain.training.lightgbm_import import *; lightgbm = import_lightgbm();"
+
+
+def test_another_programs_process_has_the_whole_of_lightgbm():
+    """Who uses the library beside LightGBM's own classifier finds that as ever."""
+    made = run_alone(f"{IMPORT} print('sklearn' in sys.modules, type(lightgbm.LGBMClassifier()).__name__)")
+
+    assert made == ["True", "LGBMClassifier"]
+
+
+def test_a_process_of_our_own_has_it_without_scikit_learn():
+    """What is hidden while LightGBM is imported can be imported afterwards; what was there before stays."""
+    own = IMPORT.replace("import *;", "import *; own_process();")
+    after = "print('sklearn' in sys.modules, hasattr(lightgbm, 'Booster'))"
+
+    assert run_alone(f"{own} {after}; import sklearn; print(sklearn.__name__)") == ["False", "True", "sklearn"]
+    assert run_alone(f"import sklearn; {own} print(sklearn is sys.modules['sklearn'])") == ["True"]

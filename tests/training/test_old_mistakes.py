@@ -1,0 +1,59 @@
+"""Mistakes of earlier systems of this kind that no other test is about, each as a law that would find it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mltrain.config.loading import load_config
+from mltrain.training.calibration import choose_calibrator
+from mltrain.training.metrics import ece
+from mltrain.training.search import regrow
+from mltrain.training.split import plan_split
+
+CONFIG = load_config(None, overrides={})
+PARAMS = {r.name: r.default for r in CONFIG.search.space}
+ROUNDS = 15
+
+
+@pytest.fixture(scope="module")
+def split(samples):
+    return plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
+
+
+@pytest.mark.parametrize("fold", [0, 2, 4])
+def test_no_score_that_is_calibrated_on_knows_its_row(samples, split, fold):
+    """With the labels of a validation block and of all behind it turned round, its scores and those before stay.
+
+    A calibrator fitted on scores of the booster's own training rows always looks good.
+    """
+    y = samples.y.copy()
+    y[split.folds[fold].valid.first_row :] ^= 1
+    before = regrow(samples, split, CONFIG, params=PARAMS, rounds=ROUNDS)
+    after = regrow(replace(samples, y=y), split, CONFIG, params=PARAMS, rounds=ROUNDS)
+    told = before.oof_fold <= fold
+
+    assert np.array_equal(before.oof_scores[told], after.oof_scores[told])
+    assert fold == 4 or not np.array_equal(before.oof_scores[~told], after.oof_scores[~told])
+
+
+def test_scores_of_learned_rows_would_be_found_out(new_samples):
+    """On noise, scores of the booster's own rows calibrate to skill that is not there; those out of fold to none."""
+    samples = new_samples(signal=0.0)
+    split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
+    found = regrow(samples, split, CONFIG, params=PARAMS, rounds=100)
+    choice = choose_calibrator(found.oof_scores, samples.y[found.oof_rows], found.oof_fold)
+
+    assert np.ptp(found.oof_scores) > 0.4  # the booster itself is sure of much
+    assert np.std(choice.calibrator.apply(found.oof_scores)) < 0.02  # what is served is not
+
+
+def test_certainty_and_small_bins_count_in_the_ece():
+    """A certain p is in a bin like any other, and a bin of few rows counts by its rows: neither is skipped."""
+    p = np.concatenate([np.full(990, 0.5), np.ones(10)])
+    y = np.concatenate([np.tile([0, 1], 495), np.zeros(10)]).astype(np.uint8)
+
+    assert ece(p, y) == pytest.approx(10 / 1000)
+    assert ece(np.ones(5), np.zeros(5, np.uint8)) == 1

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mltrain.candles.frame import CANDLE_SCHEMA
+from mltrain.errors import InputError
+from mltrain.features.computation import compute_features
+from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
+from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.source import Window
+from mltrain.times import MINUTE_MS
+from mltrain.training.label import make_labels
+from mltrain.training.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows
+
+FEATURES = FeatureSet(
+    version=1,
+    interval="1m",
+    label=LabelSpec("direction", 1, "drop"),
+    features=(
+        FeatureSpec("last", "log_return", {"bars": 1, "lag": 0}),
+        FeatureSpec("slow", "realised_volatility", {"bars": 30}),
+        FeatureSpec("lead", "leader_return", {"bars": 1, "lag": 0}, leader="BTCUSDT"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def candles():
+    """Eight days of two simulated symbols, an outage inside."""
+    window = Window(CLOCK_MS - 8 * 1_440 * MINUTE_MS, CLOCK_MS)
+    return {s: SimSource(signal="strong").candles(s, window) for s in ("ETHUSDT", "BTCUSDT")}
+
+
+def test_rows_are_features_and_labels_of_one_candle(candles):
+    """Every row, looked up again by time and symbol: nothing is shifted, nothing is made up."""
+    samples, _ = build_samples(FEATURES, candles)
+
+    assert samples.symbols == ("BTCUSDT", "ETHUSDT")
+    assert samples.names == ("last", "slow", "lead")
+    for ix, symbol in enumerate(samples.symbols):
+        features = compute_features(FEATURES, symbol, candles)
+        labels = make_labels(candles[symbol], FEATURES.label, MINUTE_MS)
+        whole = features.hstack(labels.drop("ts")).drop_nulls([*samples.names, "y"])
+        own = samples.symbol_ix == ix
+        assert np.array_equal(samples.ts_ms[own], whole["ts"].dt.timestamp("ms").to_numpy())
+        assert np.array_equal(samples.x[own], whole.select(samples.names).to_numpy())
+        assert np.array_equal(samples.y[own], whole["y"].to_numpy())
+        assert np.array_equal(samples.label_end_ms[own], whole["label_end"].to_numpy())
+        assert np.array_equal(samples.last_move[own], whole["last_move"].to_numpy())
+
+
+def test_rows_are_in_the_order_of_time_then_symbol(candles):
+    """Sorted over all symbols at once, as 32-bit C-ordered arrays without a hole."""
+    samples, _ = build_samples(FEATURES, candles)
+
+    keys = list(zip(samples.ts_ms.tolist(), samples.symbol_ix.tolist(), strict=True))
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys)
+    assert samples.x.dtype == np.float32
+    assert samples.x.flags.c_contiguous
+    assert np.isfinite(samples.x).all()
+    assert (samples.y.dtype, samples.last_move.dtype, samples.symbol_ix.dtype) == (np.uint8, np.int8, np.int16)
+
+
+def test_order_of_the_symbols_given_does_not_matter(candles):
+    """A mapping in another order is the same matrix."""
+    one, _ = build_samples(FEATURES, candles)
+    other, _ = build_samples(FEATURES, dict(reversed(candles.items())))
+
+    assert matrix_sha256(one) == matrix_sha256(other)
+
+
+def test_every_candle_is_accounted_for(candles):
+    """Rows and drops by reason add up to the candles, and each reason is counted right."""
+    samples, quality = build_samples(FEATURES, candles)
+
+    for ix, entry in enumerate(quality):
+        frame = candles[entry.symbol]
+        labels = make_labels(frame, FEATURES.label, MINUTE_MS)
+        featured = compute_features(FEATURES, entry.symbol, candles).select(
+            pl.all_horizontal(pl.col(samples.names).is_not_null())
+        )[:, 0]
+        assert entry.candles == frame.height == entry.rows + entry.no_features + entry.no_label + entry.ties
+        assert entry.rows == (samples.symbol_ix == ix).sum()
+        assert entry.no_features == (~featured).sum() > 30
+        assert entry.no_label == (featured & labels["tie"].is_null()).sum()
+        assert entry.ties == (featured & labels["tie"]).sum() > 0
+        assert entry.tie_share == pytest.approx(labels["tie"].mean())
+
+
+def test_ties_kept_as_down_are_rows(candles):
+    """With `ties: down` nothing is dropped as a tie, and the share is told all the same."""
+    kept = replace(FEATURES, label=LabelSpec("direction", 1, "down"))
+    _, dropped = build_samples(FEATURES, candles)
+    _, quality = build_samples(kept, candles)
+
+    for before, after in zip(dropped, quality, strict=True):
+        assert after.ties == 0
+        assert after.rows == before.rows + before.ties
+        assert after.tie_share == before.tie_share
+
+
+def test_an_unknown_last_move_is_none(candles):
+    """Behind a hole the last move is unknown: such a row counts as not moved."""
+    only = replace(FEATURES, features=(FeatureSpec("body", "candle_body", {}),))
+    samples, _ = build_samples(only, {"ETHUSDT": candles["ETHUSDT"]})
+
+    assert samples.last_move[0] == 0
+    assert set(samples.last_move.tolist()) == {-1, 0, 1}
+
+
+def test_too_few_candles_say_how_many_are_needed(candles):
+    """Without one whole row there is nothing to train on: the message tells the warm-up."""
+    short = {s: frame.head(20) for s, frame in candles.items()}
+
+    with pytest.raises(InputError, match=r"BTCUSDT, ETHUSDT .* needs 31 candles in a row, the label 1 more"):
+        build_samples(FEATURES, short)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_feature_that_is_not_finite_is_named(samples, value):
+    """Feature, symbol, time and value of the first one that no learner may see."""
+    x = samples.x.copy()
+    x[1_001, 3] = x[2_000, 3] = value
+
+    with pytest.raises(InputError, match=rf"feature f3 of SYM1 at 1970-01-01T08:20:00Z is {value}"):
+        check_finite(replace(samples, x=x))
+
+
+def test_hash_covers_every_value(samples):
+    """One changed value, name, symbol or order of columns is another hash."""
+    same = replace(samples, x=samples.x.copy())
+    x = samples.x.copy()
+    x[17, 2] = np.nextafter(x[17, 2], np.float32(9))
+    y = samples.y.copy()
+    y[-1] ^= 1
+    others = [
+        replace(samples, x=x),
+        replace(samples, y=y),
+        replace(samples, names=("f1", "f0", *samples.names[2:])),
+        replace(samples, symbols=("SYM0", "SYM9")),
+        replace(samples, ts_ms=samples.ts_ms - 1),
+        take_rows(samples, slice(0, samples.y.size - 1)),
+    ]
+
+    assert matrix_sha256(same) == matrix_sha256(samples)
+    assert len({matrix_sha256(s) for s in [samples, *others]}) == 7
+
+
+def test_taken_rows_are_a_view(samples):
+    """A block of rows, in place: no copy of the matrix."""
+    taken = take_rows(samples, slice(100, 300))
+
+    assert np.shares_memory(taken.x, samples.x)
+    assert taken.ts_ms.tolist() == samples.ts_ms[100:300].tolist()
+    assert (taken.symbols, taken.names) == (samples.symbols, samples.names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {"ts_ms": s.ts_ms[::-1].copy()},
+        lambda s: {"y": s.y + np.uint8(1)},
+        lambda s: {"y": s.y[1:]},
+        lambda s: {"x": s.x.astype(np.float64)},
+        lambda s: {"x": np.asfortranarray(s.x)},
+        lambda s: {"names": s.names[1:]},
+        lambda s: {"label_end_ms": s.ts_ms},
+    ],
+)
+def test_samples_out_of_order_are_our_bug(samples, change):
+    """Times that fall, labels beyond 0 and 1, other shapes or types never make samples."""
+    with pytest.raises(ValueError, match="order of time"):
+        replace(samples, **change(samples))
+
+
+@pytest.mark.real_data
+def test_real_candles_become_rows(real_data):
+    """Two real symbols: nearly every candle becomes a row, and the share of ties is what the market has."""
+    candles = {}
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        frame = pl.read_parquet(real_data / "spot_1m" / f"{symbol}.parquet").head(20_000)
+        missing = [pl.lit(None, dtype=t).alias(c) for c, t in CANDLE_SCHEMA.items() if c not in frame.columns]
+        candles[symbol] = frame.with_columns(missing).select(list(CANDLE_SCHEMA)).cast(dict(CANDLE_SCHEMA))
+
+    samples, quality = build_samples(FEATURES, candles)
+
+    assert samples.y.size == sum(entry.rows for entry in quality)
+    assert 0.45 < samples.y.mean() < 0.55
+    assert all(entry.no_features == 30 for entry in quality)
+    assert 0.02 < quality[0].tie_share < 0.08
+
+
+@pytest.mark.parametrize("kept", [("BTCUSDT",), ("ETHUSDT",), ("BTCUSDT", "ETHUSDT")])
+def test_the_rows_of_some_symbols_are_those_that_they_had(candles, kept):
+    """In their order, each under its own symbol, and nothing of the others is left."""
+    whole, _ = build_samples(FEATURES, candles)
+    rows = [row for row, ix in enumerate(whole.symbol_ix.tolist()) if whole.symbols[ix] in kept]
+    expected = {name: getattr(whole, name)[rows].copy() for name in ("x", "y", "ts_ms", "label_end_ms", "last_move")}
+    named = [whole.symbols[ix] for ix in whole.symbol_ix[rows].tolist()]
+
+    found = keep_symbols(whole, kept)
+
+    assert found.symbols == kept
+    assert [found.symbols[ix] for ix in found.symbol_ix.tolist()] == named
+    for name, values in expected.items():
+        assert getattr(found, name).tobytes() == values.tobytes(), name

@@ -1,0 +1,100 @@
+"""The holdout in parts: whole weeks, and volatility by what was usual before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import TS_DTYPE
+from mltrain.training.logistic import score_logistic
+from mltrain.training.metrics import row_log_loss, score
+from mltrain.training.samples import Samples
+from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
+
+MINUTE = 60_000
+
+
+def rows(n=3_000, seed=5):
+    """Return rows of one symbol, a minute apart, with six features of which one tells."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)).astype(np.float32)
+    ts_ms = 1_760_000_000_000 // MINUTE * MINUTE + np.arange(n) * MINUTE
+    return Samples(
+        x=x,
+        y=(rng.random(n) < 1 / (1 + np.exp(-2 * x[:, 3]))).astype(np.uint8),
+        ts_ms=ts_ms,
+        label_end_ms=ts_ms + MINUTE,
+        symbol_ix=np.zeros(n, np.int16),
+        last_move=np.ones(n, np.int8),
+        symbols=("AAA",),
+        names=tuple("abcdef"),
+    )
+
+
+def candles(samples, scale, seed=6):
+    close = 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(size=samples.ts_ms.size) * scale))
+    return pl.DataFrame({"ts": pl.Series(samples.ts_ms).cast(TS_DTYPE), "close": close})
+
+
+def test_weeks_begin_on_monday_and_hold_every_row():
+    """Every row is in the week that its name says, and the scores are those of its rows."""
+    ts_ms = 1_760_000_000_000 + np.arange(400) * 3_600_000
+    rng = np.random.default_rng(1)
+    y, p = rng.integers(0, 2, 400).astype(np.uint8), rng.random(400)
+    weeks = score_weeks(p, y, ts_ms)
+    first = datetime.fromisoformat(weeks[0].name).replace(tzinfo=UTC)
+    until = np.flatnonzero(ts_ms < (first.timestamp() + 7 * 86_400) * 1000)
+
+    assert sum(week.rows for week in weeks) == 400
+    assert first.weekday() == 0
+    assert weeks[0].metrics == score(p[until], y[until])
+
+
+def test_a_week_of_one_class_has_no_scores():
+    """It is told, with its rows, and no figure is made up."""
+    (week,) = score_weeks(np.full(9, 0.6), np.ones(9, np.uint8), 1_760_000_000_000 + np.arange(9))
+
+    assert (week.rows, week.up_share, week.metrics) == (9, 1.0, None)
+
+
+def test_wild_is_wilder_than_before():
+    """Where the holdout is ten times as wild as what came before, all of its rows are wild; no row after counts."""
+    samples = rows()
+    scale = np.where(np.arange(3_000) < 2_000, 0.001, 0.01)
+    before, of = slice(0, 2_000), slice(2_100, 3_000)
+    found = volatility_terciles({"AAA": candles(samples, scale)}, samples, before=before, of=of, step_ms=MINUTE)
+    usual = volatility_terciles({"AAA": candles(samples, scale)}, samples, before=before, of=before, step_ms=MINUTE)
+
+    assert (found == 2).all()
+    assert (usual[:60] == -1).all()
+    counts = np.bincount(usual[60:])
+    assert counts.min() > 640
+    assert counts.sum() == 1_940
+
+
+def test_terciles_hold_what_is_known():
+    """Rows of unknown volatility are left out."""
+    tercile = np.array([-1, 0, 0, 1, 1, 2, 2], np.int8)
+    y = np.array([1, 0, 1, 0, 1, 1, 1], np.uint8)
+    found = score_terciles(np.linspace(0.2, 0.8, 7), y, tercile)
+
+    assert [(s.name, s.rows) for s in found] == [("calm", 2), ("ordinary", 2), ("wild", 2)]
+    assert found[2].metrics is None
+
+
+def test_the_logistic_regression_finds_what_tells():
+    """It reads five features, the one that tells among them, and nothing of the rows that it is scored on."""
+    samples = rows()
+    found, p = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
+    samples.y[2_000:] ^= 1
+    turned, same = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
+
+    assert "d" in found.features
+    assert len(found.features) == 5
+    assert found.accuracy > 0.7
+    assert turned.features == found.features
+    assert found.log_loss == row_log_loss(p, samples.y[2_000:] ^ 1).mean()
+    assert (p == same).all()
+    assert abs(turned.auc_roc - (1 - found.auc_roc)) < 1e-9

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mltrain.errors import InputError
+from mltrain.times import MINUTE_MS
+from mltrain.training.samples import take_rows
+from mltrain.training.split import MIN_TRAIN_ROWS, MIN_VALID_ROWS, plan_split
+
+
+def plan(samples, *, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=MINUTE_MS):
+    return plan_split(samples, val_ratio=val_ratio, fold_count=fold_count, fold_start=fold_start, embargo_ms=embargo_ms)
+
+
+def neighbours(split):
+    """Every earlier and later block that are used together."""
+    valid = [fold.valid for fold in split.folds]
+    yield split.inner, split.holdout
+    yield from ((fold.train, fold.valid) for fold in split.folds)
+    yield from ((a, b) for i, a in enumerate(valid) for b in valid[i + 1 :])
+    yield from ((fold.train, later) for i, fold in enumerate(split.folds) for later in valid[i + 1 :])
+    yield from ((block, split.holdout) for fold in split.folds for block in (fold.train, fold.valid))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    horizon=st.integers(1, 60),
+    embargo=st.integers(0, 120),
+    count=st.integers(2, 8),
+    ratios=st.tuples(st.floats(0.05, 0.5), st.floats(0.1, 0.9)),
+)
+def test_no_label_of_an_earlier_block_reaches_a_later_one(new_samples, seed, horizon, embargo, count, ratios):
+    """Over any holes, horizons, embargoes and folds: label end + embargo is before the next block's first time."""
+    whole = new_samples(rows=30_000, symbols=3, horizon_bars=horizon, features=1)
+    rng = np.random.default_rng(seed)
+    kept = rng.random(30_000) < 0.8
+    for start in rng.integers(0, 30_000, 5):
+        kept[start : start + 1_000] = False
+    arrays = ("x", "y", "ts_ms", "label_end_ms", "symbol_ix", "last_move")
+    samples = replace(whole, **{name: getattr(whole, name)[kept] for name in arrays})
+    embargo_ms = embargo * MINUTE_MS
+    try:
+        split = plan(samples, val_ratio=ratios[0], fold_count=count, fold_start=ratios[1], embargo_ms=embargo_ms)
+    except InputError:
+        assume(False)
+
+    for earlier, later in neighbours(split):
+        assert samples.label_end_ms[earlier.span].max() + embargo_ms < samples.ts_ms[later.span].min()
+    for block in split.blocks():
+        assert samples.ts_ms[block.span][[0, -1]].tolist() == [block.start_ms, block.end_ms]
+
+
+def test_blocks_by_hand(new_samples):
+    """Ten thousand minutes of one symbol, horizon and embargo one bar: every bound is where arithmetic puts it."""
+    split = plan(new_samples(rows=10_000, symbols=1))
+
+    assert (split.inner.first_row, split.inner.stop_row, split.inner.purged_rows) == (0, 7_998, 2)
+    assert (split.holdout.first_row, split.holdout.stop_row, split.holdout.purged_rows) == (8_000, 10_000, 0)
+    assert [f.train.stop_row for f in split.folds] == [3_998, 4_798, 5_598, 6_398, 7_198]
+    assert [(f.valid.first_row, f.valid.stop_row) for f in split.folds] == [
+        (4_000, 4_798),
+        (4_800, 5_598),
+        (5_600, 6_398),
+        (6_400, 7_198),
+        (7_200, 7_998),
+    ]
+    assert all(f.train.first_row == 0 and f.train.purged_rows == f.valid.purged_rows == 2 for f in split.folds)
+    assert split.blocks()[-1].name == "fold 5 validation"
+
+
+def test_holdout_is_cut_by_time_not_by_rows(new_samples):
+    """A symbol that trades only at the end does not shift the bound: the last fifth of the time is held out."""
+    whole = new_samples(rows=20_000, symbols=2)
+    late = (whole.symbol_ix == 0) | (whole.ts_ms > whole.ts_ms[-1] * 0.9)
+    arrays = ("x", "y", "ts_ms", "label_end_ms", "symbol_ix", "last_move")
+    samples = replace(whole, **{name: getattr(whole, name)[late] for name in arrays})
+
+    split = plan(samples)
+
+    assert split.holdout.start_ms == np.ceil((samples.ts_ms[-1] + 1) * 0.8 / MINUTE_MS) * MINUTE_MS
+
+
+def test_symbols_of_one_time_stay_together(new_samples):
+    """All rows of a minute fall into the same block, or into the purge."""
+    samples = new_samples(rows=30_000, symbols=3)
+
+    for block in plan(samples).blocks():
+        assert block.first_row % 3 == block.stop_row % 3 == block.purged_rows % 3 == 0
+
+
+def test_wider_embargo_gives_up_more_rows(new_samples):
+    """The purge grows with the embargo, row by row."""
+    samples = new_samples(rows=10_000, symbols=1)
+
+    assert [plan(samples, embargo_ms=k * MINUTE_MS).inner.purged_rows for k in (0, 1, 5)] == [1, 2, 6]
+
+
+@pytest.mark.parametrize(("symbols", "days"), [(1, 0.2), (1, 0.9), (1, 1.7), (3, 0.1), (3, 0.5)])
+def test_too_short_says_how_many_days_suffice(new_samples, symbols, days):
+    """The message names the block and the rows; the days that it asks for are enough, and not many too many."""
+    per_day = 1_440 * symbols
+    whole = new_samples(rows=5 * per_day, symbols=symbols, features=1)
+
+    with pytest.raises(InputError, match=r"too little data: .* rows that it needs") as caught:
+        plan(take_rows(whole, slice(0, int(days * per_day))))
+
+    needed = int(re.search(r"at least (\d+) days", caught.value.hint)[1])
+    assert needed == {1: 2, 3: 1}[symbols]
+    plan(take_rows(whole, slice(0, needed * per_day)))
+
+
+def test_every_block_has_the_rows_that_it_needs(new_samples):
+    """The least split that passes has its least rows everywhere."""
+    split = plan(new_samples(rows=2_600, symbols=1, features=1))
+
+    assert all(fold.train.rows >= MIN_TRAIN_ROWS and fold.valid.rows >= MIN_VALID_ROWS for fold in split.folds)
+
+
+def test_a_single_row_is_too_little(new_samples):
+    """Not even a range of time: the message comes all the same."""
+    with pytest.raises(InputError, match="1 of the 200 rows"):
+        plan(take_rows(new_samples(rows=10), slice(0, 1)))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("name", ["holdout", "fold 1 train", "fold 3 validation"])
+def test_a_block_of_one_class_is_named(new_samples, name, value):
+    """A window where every price moved one way would win any search: it is an error that names the window."""
+    samples = new_samples(rows=10_000, symbols=1)
+    block = next(b for b in plan(samples).blocks() if b.name == name)
+    y = samples.y.copy()
+    y[block.span] = value
+
+    with pytest.raises(InputError, match=f"^{name}: all {block.rows:,} rows went {'up' if value else 'down'}"):
+        plan(replace(samples, y=y))

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightgbm
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mltrain.config.loading import load_config, study_sha256
+from mltrain.progress import Silent
+from mltrain.training.booster import bin_rows, fit_final, predict, subset
+from mltrain.training.metrics import row_log_loss
+from mltrain.training.search import Manner, search
+from mltrain.training.split import plan_split
+from mltrain.training.weights import row_weights, undo_up_weight, uniqueness, up_weight
+
+TUNED = {"learning_rate": 0.1, "num_leaves": 7, "min_data_in_leaf": 50, "feature_fraction": 1.0,
+         "bagging_fraction": 1.0, "lambda_l1": 0.0, "lambda_l2": 0.0}  # fmt: skip
+
+
+def configured(class_weight="none", uniqueness=False, **search):  # noqa: FBT002 (as the file has it)
+    options = {"trials": 3, "batch": 2, "max_rounds": 30, "early_stop": 10, "rungs": [], **search}
+    overrides = {"class_weight": class_weight, "uniqueness": uniqueness}
+    return load_config(None, overrides={**overrides, **{f"search.{k}": v for k, v in options.items()}})
+
+
+@pytest.fixture(scope="module")
+def rare(new_samples):
+    """Rows of which one in six went up, and their blocks."""
+    samples = new_samples(rows=8_000)
+    rng = np.random.default_rng(5)
+    y = (rng.random(8_000) < 1 / (1 + np.exp(2.0 - samples.x[:, 0]))).astype(np.uint8)
+    samples = replace(samples, y=y)
+    return samples, plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
+
+
+def test_balanced_is_read_off_the_first_folds_training_rows(rare):
+    """Both classes weigh alike there; labels behind it do not move the weight."""
+    samples, split = rare
+    first = split.folds[0].train.span
+    y = samples.y.copy()
+    y[first.stop :] = 1 - y[first.stop :]
+
+    up = up_weight(samples, split, configured("balanced"))
+
+    assert up * samples.y[first].sum() == pytest.approx((1 - samples.y[first]).sum())
+    assert up_weight(replace(samples, y=y), split, configured("balanced")) == up
+    assert up_weight(samples, split, configured()) == 1
+    assert up_weight(samples, split, configured(2.5)) == 2.5
+
+
+def test_weights_of_rows(rare):
+    """None where all count alike; else the class's, times what is a label's own, of mean 1."""
+    samples, split = rare
+    rows = split.inner.span
+
+    assert row_weights(samples, rows, configured(), up=1.0) is None
+    weighted = row_weights(samples, rows, configured(3.0), up=3.0)
+    assert np.array_equal(weighted, np.where(samples.y[rows] == 1, 3, 1))
+    overlapping = replace(samples, label_end_ms=samples.ts_ms + 5 * 60_000)
+    own = row_weights(overlapping, rows, configured(uniqueness=True), up=1.0)
+    assert own.mean() == pytest.approx(1)
+    assert own[0] > 1.5 > own[100] > 0.9
+
+
+def test_weights_travel_with_the_rows_of_a_fold(rare):
+    """A fold cut out of the binned rows has just the weights of its rows."""
+    samples, split = rare
+    inner = bin_rows(samples, split, configured(3.0), rows=split.inner.span)
+    for fold in split.folds:
+        for block in (fold.train, fold.valid):
+            weights = subset(inner, split, block).get_field("weight")
+            assert np.array_equal(weights, np.where(samples.y[block.span] == 1, 3, 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6), st.integers(0, 1)), min_size=1, max_size=30))
+def test_uniqueness_is_the_mean_share_of_its_minutes(labels):
+    """Against counting, minute by minute, how many labels of the symbol run."""
+    start, bars, symbol = (np.array(column) for column in zip(*labels, strict=True))
+    running = np.zeros((2, 50))
+    for s, b, k in labels:
+        running[k, s : s + b] += 1
+
+    expected = [np.mean(1 / running[k, s : s + b]) for s, b, k in labels]
+    assert np.allclose(uniqueness(start, start + bars, symbol.astype(np.int16)), expected)
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.01, 100))
+def test_undoing_divides_the_odds(p, up):
+    """What comes back has the odds divided by the weight."""
+    undone = undo_up_weight(np.array([p]), up)[0]
+
+    assert undone / (1 - undone) == pytest.approx(p / (1 - p) / up)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", 0.2, 12.0])
+def test_a_weighted_fit_gives_honest_probabilities(rare, class_weight):
+    """Whoever reads the model's text gets the base rate right, whatever the weight; without the undoing far from it."""
+    samples, split = rare
+    holdout = split.holdout.span
+    config = configured(class_weight)
+    text = fit_final(samples, split, config, tuned=TUNED, rounds=20)
+    p = predict(text, samples.x[holdout])
+    up = up_weight(samples, split, config)
+
+    assert text != fit_final(samples, split, configured(), tuned=TUNED, rounds=20)
+    assert p.mean() == pytest.approx(samples.y[holdout].mean(), abs=0.03)
+    assert abs(undo_up_weight(p, 1 / up).mean() - samples.y[holdout].mean()) > 0.08
+    contributions = lightgbm.Booster(model_str=text).predict(samples.x[holdout], pred_contrib=True)
+    assert np.allclose(1 / (1 + np.exp(-contributions.sum(axis=1))), p)
+
+
+def test_the_search_judges_what_is_served(rare, tmp_path):
+    """Losses and out-of-fold scores are of probabilities with the weight taken out: the last fold's, fitted again."""
+    samples, split = rare
+    config = configured("balanced")
+    found = search(samples, split, config, journal=tmp_path / "a.journal", manner=Manner(workers=1), progress=Silent())
+    fold = split.folds[-1]
+    as_final = replace(split, inner=fold.train)
+    text = fit_final(samples, as_final, config, tuned=found.best.params, rounds=found.best.rounds)
+    scores = found.oof_scores[found.oof_fold == len(split.folds) - 1]
+
+    assert np.allclose(scores, predict(text, samples.x[fold.valid.span]), atol=1e-12)
+    assert abs(found.oof_scores.mean() - samples.y[found.oof_rows].mean()) < 0.03
+    as_it_is = undo_up_weight(found.oof_scores, 1 / up_weight(samples, split, config))
+    assert row_log_loss(as_it_is, samples.y[found.oof_rows]).mean() > found.best.loss + 0.05
+
+
+def test_weights_make_another_study():
+    """A study of one weight is never taken for that of another."""
+    configs = [configured(), configured("balanced"), configured(2.0), configured(uniqueness=True)]
+    assert len({study_sha256(c, registry_sha256="", warm_start=None) for c in configs}) == 4
