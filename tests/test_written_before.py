@@ -1,0 +1,172 @@
+"""Laws of what an earlier version wrote: it is read, verified, resumed, and made again to the same bytes.
+
+The data folder in tests/data/v0.1 was written by mltrain 0.1.0; its README tells how.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import mltrain
+from mltrain.candles.frame import parse_time
+from mltrain.candles.sim.server import SimServer
+from mltrain.errors import MachineError
+from mltrain.models.lineage import read_lineage
+from program import call
+
+WRITTEN = Path(__file__).parent / "data" / "v0.1"
+SNAPSHOT = "2025-10-15T06-00-00Z"
+A, B = "2026-11-29", "2026-11-29.2"
+LINKS = {
+    "snapshots/latest": SNAPSHOT,
+    "models/best_lgbm": B,
+    "models/best_lgbm.pkl": "best_lgbm/lgbm.pkl",
+    "models/best_lgbm_model_card.json": "best_lgbm/model_card.json",
+}
+TRAIN = ["train", "--json", "--config", WRITTEN / "train.yml", "--features", WRITTEN / "features.yml"]
+LEARNED = ("lgbm.pkl", "trials.parquet", "oof.parquet", "holdout.parquet", "features.yml")
+PORT = 18573  # part of the cache's folder and notes
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """Return a copy of the data folder as version 0.1.0 left it, that a test may change."""
+    folder = Path(shutil.copytree(WRITTEN / "data", tmp_path / "data"))
+    for link, target in LINKS.items():
+        (folder / link).symlink_to(target)
+    return folder
+
+
+def folder_of(version):
+    return WRITTEN / "data" / "models" / version
+
+
+def is_made_here(version):
+    """Return whether libraries and machine are those of the version: only these promise the same bytes."""
+    lineage, here = json.loads((folder_of(version) / "model_card.json").read_bytes())["lineage"], read_lineage()
+    return (lineage["dependencies"], lineage["platform"], lineage["cpu"]) == (
+        dict(here.dependencies),
+        here.platform,
+        here.cpu,
+    )
+
+
+@contextmanager
+def same_bytes_of(version):
+    """Let a difference pass where other libraries or another processor may round another way."""
+    try:
+        yield
+    except AssertionError:
+        if is_made_here(version):
+            raise
+        pytest.skip("the bytes differ, with other libraries or another processor than those of the version")
+
+
+def differing(made, version):
+    """Return which of the files that a training learns are not those of a version."""
+    return [name for name in LEARNED if (made / name).read_bytes() != (folder_of(version) / name).read_bytes()]
+
+
+@pytest.fixture
+def exchange():
+    """Return the exchange that the snapshot is of; another run of this test may have its port for a moment."""
+    end_s = time.monotonic() + 60
+    with ExitStack() as stack:
+        while True:
+            try:
+                server = SimServer(seed=5, signal="strong", clock_ms=parse_time("2025-10-15T06:00:00Z"), port=PORT)
+                stack.enter_context(server)
+                break
+            except MachineError:
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(0.2)
+        yield server
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("version", [A, B])
+def test_a_version_scores_as_it_did(data_dir, version):
+    """It loads without a warning, and gives the probabilities that were stored of its holdout, to the last bit."""
+    model = mltrain.load(data_dir / "models" / version, allow_no_go=True, clock=None)
+    folder = data_dir / "snapshots" / SNAPSHOT
+    candles = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
+    stored = pl.read_parquet(data_dir / "models" / version / "holdout.parquet")
+
+    every = model.predict_candles(candles, rows="all")
+    scored = stored.select("symbol", "ts").join(every, on=["symbol", "ts"], how="left", maintain_order="left")
+
+    assert stored.height > 1000
+    np.testing.assert_allclose(scored["p"], stored["p"], rtol=1e-6)
+    with same_bytes_of(version):
+        assert scored["p"].equals(stored["p"])
+
+
+def test_the_pointer_leads_to_the_promoted_version(data_dir):
+    """The pointer of then is followed, and the log of promotions and looks is read."""
+    assert mltrain.load(data_dir / "models" / "best_lgbm.pkl").version == B
+    done = call("models", "--json", data_dir=data_dir)
+    assert done.code == 0, done.err
+    assert [row["version"] for row in done.document["models"] if row["best"]] == [B]
+
+
+def test_a_snapshot_is_verified(data_dir):
+    """Every byte of the snapshot is what its manifest says, and its candles count as they did."""
+    done = call("verify", "snapshot", data_dir=data_dir)
+
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("version", [A, B])
+def test_a_version_is_fitted_again_to_the_same_bytes(data_dir, version):
+    """`verify model` passes, and `--retrain` makes the model's bytes from snapshot and card."""
+    verified = call("verify", "model", version, data_dir=data_dir)
+    fitted = call("verify", "model", version, "--retrain", data_dir=data_dir)
+
+    assert verified.code == 0, verified.err
+    with same_bytes_of(version):
+        assert fitted.code == 0, fitted.err
+
+
+def test_a_study_goes_on_to_the_same_bytes(data_dir):
+    """`--resume` takes the two trials that a search of then had completed, and ends with the version of then."""
+    shutil.rmtree(data_dir / "models" / A)
+    done = call(*TRAIN, "--trials", "3", "--seed", "42", "--resume", "--no-promote", data_dir=data_dir)
+
+    assert done.code in {0, 4}, done.err
+    assert (done.document["trials"], done.document["trials_resumed"]) == (3, 2)
+    with same_bytes_of(A):
+        assert differing(Path(done.document["folder"]), A) == []
+
+
+def test_a_warm_start_leads_to_the_same_bytes(data_dir):
+    """A training that starts from version A ends with version B, as it did."""
+    shutil.rmtree(data_dir / "models" / B)
+    for path in (*data_dir.glob("models/best_lgbm*"), data_dir / "models" / "promotions.jsonl"):
+        path.unlink()
+    words = ["--trials", "4", "--seed", "7", "--warm-start", A, "--no-promote"]
+    done = call(*TRAIN, *words, data_dir=data_dir)
+
+    assert done.code in {0, 4}, done.err
+    with same_bytes_of(B):
+        assert differing(Path(done.document["folder"]), B) == []
+
+
+def test_the_cache_spares_the_download(data_dir, exchange):
+    """A snapshot of the same range asks for no candle again, and has the bytes of the one that was written."""
+    shutil.rmtree(data_dir / "snapshots")
+    words = ["--source", "binance", "--base-url", exchange.base_url, "--symbols", "BTCUSDT,ETHUSDT", "--days", "3"]
+    done = call("snapshot", *words, data_dir=data_dir)
+
+    assert done.code == 0, done.err
+    assert [record for record in exchange.log if record.path.endswith("/klines")] == []
+    for path in (WRITTEN / "data" / "snapshots" / SNAPSHOT).glob("*.parquet"):
+        assert (data_dir / "snapshots" / SNAPSHOT / path.name).read_bytes() == path.read_bytes()
