@@ -5,6 +5,7 @@ The data folder in tests/data/v0.1 was written by mltrain 0.1.0; its README tell
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import time
@@ -16,7 +17,6 @@ import polars as pl
 import pytest
 
 import mltrain
-from mltrain.candles.frame import parse_time
 from mltrain.candles.sim.server import SimServer
 from mltrain.errors import MachineError
 from mltrain.models.lineage import read_lineage
@@ -33,6 +33,7 @@ LINKS = {
 }
 TRAIN = ["train", "--json", "--config", WRITTEN / "train.yml", "--features", WRITTEN / "features.yml"]
 LEARNED = ("lgbm.pkl", "trials.parquet", "oof.parquet", "holdout.parquet", "features.yml")
+CUT_MS = int(dt.datetime(2025, 10, 15, 6, tzinfo=dt.UTC).timestamp()) * 1000
 PORT = 18573  # part of the cache's folder and notes
 
 
@@ -82,7 +83,7 @@ def exchange():
     with ExitStack() as stack:
         while True:
             try:
-                server = SimServer(seed=5, signal="strong", clock_ms=parse_time("2025-10-15T06:00:00Z"), port=PORT)
+                server = SimServer(seed=5, signal="strong", clock_ms=CUT_MS, port=PORT)
                 stack.enter_context(server)
                 break
             except MachineError:
