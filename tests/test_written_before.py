@@ -17,10 +17,10 @@ import polars as pl
 import pytest
 
 import mltrain
-from mltrain.candles.sim.server import SimServer
+from mltrain.card.lineage import read_lineage
 from mltrain.errors import MachineError
-from mltrain.models.lineage import read_lineage
-from program import call
+from mltrain.simulator.server import SimServer
+from support.program import call
 
 WRITTEN = Path(__file__).parent / "data" / "v0.1"
 SNAPSHOT = "2025-10-15T06-00-00Z"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mltrain.candles.frame import OPTIONAL
 from mltrain.errors import InputError
 from mltrain.features.op import Window
-from mltrain.features.ops.catalogue import OPS, ops_sha256
+from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import describe, load_registry, parse_registry
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 
@@ -209,9 +209,3 @@ def test_a_users_op_may_take_numbers_and_defaults(monkeypatch):
     features = read("{name: a, op: damped, params: {share: 1}}")
     assert features.features[0].params == {"share": 1.0}
     assert parse_registry(features.to_yaml(), where="x") == features
-
-
-def test_hash_of_the_ops_is_of_their_source():
-    """It is a SHA-256, and the same each time."""
-    assert len(ops_sha256()) == 64
-    assert ops_sha256() == ops_sha256()

@@ -101,7 +101,7 @@ class Bundle:
         calibrator: From the booster's score to the probability.
         feature_set: The registry that the model was trained with; its names are the booster's columns.
         symbols: What it was trained on, sorted as in training.
-        ops_sha256: Hash of the source of mltrain's feature ops that it was trained with.
+        ops_sha256: Identifier of the version of mltrain's feature ops that it was trained with.
         own_ops: The module of the user's that some ops are from; None: none.
 
     Raises:

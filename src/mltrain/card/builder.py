@@ -96,7 +96,7 @@ class Training:
         loosened: Thresholds of the gates that are easier to pass than the packaged ones.
         looks: Earlier looks at the holdout.
         lineage: Code, libraries and machine.
-        ops_sha256: Hash of the source of mltrain's feature ops.
+        ops_sha256: Identifier of the version of mltrain's feature ops.
         own_ops: The module of the user's that some ops are from.
         now_ms: When, ms UTC.
         warnings: What the user was warned of.

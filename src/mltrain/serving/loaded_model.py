@@ -47,7 +47,7 @@ _PROBE_SCORES: Final = 257
 
 
 class OtherCodeWarning(UserWarning):
-    """The feature code that runs is not the code that the model was trained with."""
+    """The feature ops that run are of another version than those that the model was trained with."""
 
 
 class Calibration:
