@@ -26,10 +26,10 @@ SLOTS = 5 * 96  # five days of quarters of an hour
 BEGIN_MS = CLOCK_MS // DAY_MS * DAY_MS - 4 * DAY_MS
 
 
-def market(rng, share, holes):
-    """Return candles on a random part of the grid, with some long holes, the last slots always missing."""
+def market(rng, share, gaps):
+    """Return candles on a random part of the grid, with some long gaps, the last slots always missing."""
     there = rng.random(SLOTS) < share
-    for start, length in holes:
+    for start, length in gaps:
         there[start : start + length] = False
     at = np.flatnonzero(there)
     close = 100 + rng.random(at.size).round(4)
@@ -99,15 +99,15 @@ def gather(manners, folder, window, clock_ms):
 @given(
     seed=st.integers(0, 2**32 - 1),
     share=st.sampled_from([0.02, 0.5, 0.97, 1.0]),
-    holes=st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 250)), max_size=3),
+    gaps=st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 250)), max_size=3),
     limit=st.integers(1, 200),
     cuts=st.lists(st.integers(1, SLOTS), min_size=1, max_size=3),
     days=st.integers(1, 4),
 )
-def test_what_is_gathered_is_the_market(seed, share, holes, limit, cuts, days):
+def test_what_is_gathered_is_the_market(seed, share, gaps, limit, cuts, days):
     """In one go or in several, from a cache or without one: all candles of the window, and no other."""
     rng = np.random.default_rng(seed)
-    candles = market(rng, share, holes)
+    candles = market(rng, share, gaps)
     with tempfile.TemporaryDirectory() as folder:
         for cut in sorted(cuts):
             clock_ms = BEGIN_MS + cut * STEP_MS

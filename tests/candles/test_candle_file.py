@@ -64,7 +64,7 @@ def ranges(file):
 @given(frames)
 @settings(max_examples=60)
 def test_what_is_read_is_what_was_written(made):
-    """Any interval, any holes, with and without the optional columns."""
+    """Any interval, any gaps, with and without the optional columns."""
     interval, frame = made
     file = write_candles(frame, INTERVALS_MS[interval])
     found = read_candles(file.data, rows=frame.height, symbol="BTCUSDT", interval=interval, where="a test")

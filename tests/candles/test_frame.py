@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from mltrain.candles.frame import (
     CANDLE_SCHEMA,
     OPTIONAL,
-    Hole,
+    Gap,
     check_candles,
     content_sha256,
-    find_holes,
+    find_gaps,
     segment_bounds,
     times_ms,
     zero_trade_rows,
@@ -35,34 +35,34 @@ def check(frame, interval="1m"):
     return check_candles(frame, symbol="BTCUSDT", interval=interval, where="here")
 
 
-def naive_holes(present, start, end):
+def naive_gaps(present, start, end):
     """Walk the grid slot by slot."""
-    holes, run = [], []
+    gaps, run = [], []
     for slot in [*range(start, end), None]:
         if slot is not None and slot not in present:
             run.append(slot)
         elif run:
-            holes.append(Hole(run[0] * STEP, run[-1] * STEP, len(run)))
+            gaps.append(Gap(run[0] * STEP, run[-1] * STEP, len(run)))
             run = []
-    return tuple(holes)
+    return tuple(gaps)
 
 
 @given(slots, st.integers(0, 5), st.integers(0, 5))
-def test_holes_are_the_runs_of_missing_slots(present, before, after):
-    """With a window, every missing candle of it is in exactly one hole, and holes are maximal."""
+def test_gaps_are_the_runs_of_missing_slots(present, before, after):
+    """With a window, every missing candle of it is in exactly one gap, and gaps are maximal."""
     start, end = (present[0] - before, present[-1] + 1 + after) if present else (0, before)
     ts = np.array(present, dtype=np.int64) * STEP
 
-    assert find_holes(ts, STEP, start_ms=start * STEP, end_ms=end * STEP) == naive_holes(present, start, end)
+    assert find_gaps(ts, STEP, start_ms=start * STEP, end_ms=end * STEP) == naive_gaps(present, start, end)
 
 
 @given(slots)
-def test_without_a_window_holes_lie_between_candles(present):
+def test_without_a_window_gaps_lie_between_candles(present):
     """Nothing is missing before the first candle or after the last."""
     ts = np.array(present, dtype=np.int64) * STEP
-    expected = naive_holes(present, present[0], present[-1] + 1) if present else ()
+    expected = naive_gaps(present, present[0], present[-1] + 1) if present else ()
 
-    assert find_holes(ts, STEP) == expected
+    assert find_gaps(ts, STEP) == expected
 
 
 @given(slots)
@@ -188,7 +188,7 @@ def test_no_rows_are_valid(make_candles):
     frame = check(make_candles([]))
 
     assert frame.is_empty()
-    assert find_holes(times_ms(frame), MINUTE_MS) == ()
+    assert find_gaps(times_ms(frame), MINUTE_MS) == ()
     assert segment_bounds(times_ms(frame), MINUTE_MS) == []
 
 

@@ -339,8 +339,8 @@ def test_candles_of_another_interval_are_recognised(make_candles, minutes, inter
 
 
 @pytest.mark.parametrize("minutes", [[0], [0, 5], [0, 1, 6, 11, 12], [*range(50), *range(60, 98, 2), *range(100, 150)]])
-def test_holes_are_not_taken_for_another_interval(make_candles, minutes):
-    """Single gaps, and a few equal ones, are holes."""
+def test_gaps_are_not_taken_for_another_interval(make_candles, minutes):
+    """Single gaps, and a few equal ones, do not make it a file of another interval."""
     assert read(make_candles(minutes).write_csv()).height == len(minutes)
 
 

@@ -58,7 +58,7 @@ def spoiled(rng, column, value):
     return table.with_columns(pl.when(at).then(value).otherwise(pl.col(column)).alias(column))
 
 
-def holed(rng):
+def gapped(rng):
     """Return candles of which every thirtieth is missing: no feature has all that it looks back on."""
     return candles(walk(rng)).filter(pl.int_range(pl.len()) % 30 != 0)
 
@@ -84,7 +84,7 @@ SETS = {
     "no rows": (lambda r: {"AUSDT": candles(walk(r)).head(0)}, {3}),
     "one row": (lambda r: {"AUSDT": candles(walk(r)).head(1)}, {3}),
     "two hours": (lambda r: {"AUSDT": candles(walk(r)).head(120)}, {3}),
-    "holes everywhere": (lambda r: {"AUSDT": holed(r)}, {3}),
+    "gaps everywhere": (lambda r: {"AUSDT": gapped(r)}, {3}),
     "times that do not meet": (
         lambda r: {"AUSDT": candles(walk(r)), "BUSDT": candles(walk(r), first=2 * MINUTES)},
         {0, 3, 4},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.cli.render import document, number, time_text, to_plain
+from mltrain.snapshots.record import SymbolFacts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ def test_a_result_becomes_plain_json():
     result = Outer(Path("data/x"), Inner(0.5, ("a", "b")))
 
     assert to_plain(result) == {"path": "data/x", "inner": {"value": 0.5, "names": ["a", "b"]}}
+
+
+def test_a_renamed_field_keeps_its_key():
+    """A document's keys outlive the names in the code: the gaps of a snapshot are its `holes` in JSON."""
+    (gaps,) = (f for f in fields(SymbolFacts) if f.name == "gaps")
+    renamed = make_dataclass("Renamed", [("gaps", tuple, field(metadata=gaps.metadata))])
+
+    assert to_plain(renamed((1,))) == {"holes": [1]}
 
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none()))

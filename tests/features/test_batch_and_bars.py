@@ -1,4 +1,4 @@
-"""Training and serving agree: a batch over a holed history gives the values that each bar alone gives."""
+"""Training and serving agree: a batch over a gapped history gives the values that each bar alone gives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT_IN = tuple(sorted(OPS))
 
 @pytest.fixture(scope="module")
 def candles():
-    """Return 5,000 bars of two symbols, with holes of one candle and of many, not the same ones."""
+    """Return 5,000 bars of two symbols, with gaps of one candle and of many, not the same ones."""
     span = Span(CLOCK_MS - BARS * STEP_MS, CLOCK_MS)
     rng = np.random.default_rng(0)
     market = {}
@@ -64,7 +64,7 @@ def test_five_thousand_bars_one_by_one(candles):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
 def test_the_default_registry_at_every_edge(symbol, candles):
-    """Around each hole of either symbol and at every 97th bar, all features, bit for bit."""
+    """Around each gap of either symbol and at every 97th bar, all features, bit for bit."""
     features = load_registry()
     batch = compute_features(features, symbol, candles)
     edges = [np.flatnonzero(np.diff(times_ms(frame)) > STEP_MS) for frame in candles.values()]

@@ -1,4 +1,4 @@
-"""One path from candles to features: the same bits from any cut, nothing across holes, clear words when it cannot."""
+"""One path from candles to features: the same bits from any cut, nothing across gaps, clear words when it cannot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def simulate(rows, *, seed=0):
 
 @pytest.fixture(scope="module")
 def candles():
-    """Return some hours of two symbols without a hole."""
+    """Return some hours of two symbols without a gap."""
     return simulate(900)
 
 
@@ -72,7 +72,7 @@ def test_null_in_the_warm_up_and_nowhere_else(candles):
 
 
 @given(st.sets(st.integers(0, 29)), st.sets(st.integers(0, 29)))
-def test_nothing_spans_a_hole_of_either_symbol(own, leader):
+def test_nothing_spans_a_gap_of_either_symbol(own, leader):
     """Each run of bars is its own series: a value needs its lookback in a row, for a leader's feature of both."""
     whole = simulate(30)
     candles = {"BTCUSDT": keep(whole["BTCUSDT"], leader), "ETHUSDT": keep(whole["ETHUSDT"], own)}
@@ -85,13 +85,13 @@ def test_nothing_spans_a_hole_of_either_symbol(own, leader):
 
 
 def test_each_run_gives_the_bits_that_it_gives_alone(candles):
-    """A frame with holes is no other than its runs, one by one."""
+    """A frame with gaps is no other than its runs, one by one."""
     rows = [row for row in range(900) if row % 310 > 20]
-    holed = {symbol: keep(frame, rows) for symbol, frame in candles.items()}
-    together = compute_features(DEFAULT, "ETHUSDT", holed)
+    gapped = {symbol: keep(frame, rows) for symbol, frame in candles.items()}
+    together = compute_features(DEFAULT, "ETHUSDT", gapped)
 
-    for first, stop in segment_bounds(times_ms(holed["ETHUSDT"]), STEP_MS):
-        run = {symbol: frame[first:stop] for symbol, frame in holed.items()}
+    for first, stop in segment_bounds(times_ms(gapped["ETHUSDT"]), STEP_MS):
+        run = {symbol: frame[first:stop] for symbol, frame in gapped.items()}
         assert compute_features(DEFAULT, "ETHUSDT", run).equals(together[first:stop])
 
 
@@ -184,7 +184,7 @@ def test_a_leader_without_a_column_is_named(candles):
 
 
 def test_a_column_that_is_empty_here_and_there_is_missing(candles):
-    """A value that is null inside a window would be a null that is no hole."""
+    """A value that is null inside a window would be a null that is no gap."""
     known = pl.when(pl.int_range(pl.len()) != 7).then("taker_buy_base")
     patchy = candles["ETHUSDT"].with_columns(known.alias("taker_buy_base"))
 

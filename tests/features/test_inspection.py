@@ -47,7 +47,7 @@ def test_a_look_tells_the_value_and_its_candles(name, candles):
     assert look.around[AROUND] == (ts_ms, expected)
 
 
-def test_a_hole_is_the_reason(candles):
+def test_a_gap_is_the_reason(candles):
     """Of the symbol or of the leader, with the times of what is missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[411])
     own = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, cand
 
 @pytest.mark.parametrize(("row", "lines"), [(350, 2), (415, 4), (0, 1)])
 def test_the_picture_is_sound(row, lines, candles):
-    """Well-formed, of finite coordinates inside it; a line is broken at holes, none without a value."""
+    """Well-formed, of finite coordinates inside it; a line is broken at gaps, none without a value."""
     ts_ms = int(times_ms(candles["BTCUSDT"])[row])
     look = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
     root = ET.fromstring(draw_look(look, step_ms=STEP_MS))  # noqa: S314 (our own)

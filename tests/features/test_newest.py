@@ -34,15 +34,15 @@ def table_row(feature_set, symbol, candles):
 
 
 def test_a_newest_row_is_the_tables_last(feature_set, candles):
-    """Alone or stacked with others, with a warm-up, a hole or a late leader: the bits of the whole table."""
+    """Alone or stacked with others, with a warm-up, a gap or a late leader: the bits of the whole table."""
     newest, bars = NewestFeatures(feature_set), feature_set.lookback_bars
-    holed = {name: frame[[i for i in range(frame.height) if i != 650]] for name, frame in candles.items()}
+    gapped = {name: frame[[i for i in range(frame.height) if i != 650]] for name, frame in candles.items()}
     late = {name: frame.head(-1) if name == "BTCUSDT" else frame for name, frame in candles.items()}
     short = {name: frame.tail(100) for name, frame in candles.items()}
     cuts = [{name: frame.head(frame.height - k).tail(bars) for name, frame in candles.items()} for k in range(25)]
 
     assert len(candles) > 2
-    for given in (candles, holed, late, short, *cuts):
+    for given in (candles, gapped, late, short, *cuts):
         expected = np.stack([table_row(feature_set, symbol, given) for symbol in given])
         for found in (
             newest.compute(list(given), given),

@@ -172,7 +172,7 @@ def test_ohlcv_registry_needs_one_symbol_and_five_columns():
 
 
 def test_default_registry_is_what_the_documentation_says():
-    """About sixty features, the leader BTCUSDT, a lookback that a snapshot with holes can afford."""
+    """About sixty features, the leader BTCUSDT, a lookback that a snapshot with gaps can afford."""
     features = load_registry()
 
     assert 50 <= len(features.names) <= 70

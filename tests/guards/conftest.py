@@ -1,4 +1,4 @@
-"""A market with holes, and registries with planted ops, for the tests of this folder."""
+"""A market with gaps, and registries with planted ops, for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def check(features, candles):
 )
 @settings(max_examples=40)
 def test_correlations_are_those_of_pairs_of_bars(seed, bars, start, missing):
-    """At each lag, over the pairs of bars that both have a return; holes and other beginnings included."""
+    """At each lag, over the pairs of bars that both have a return; gaps and other beginnings included."""
     rng = np.random.default_rng(seed)
     step_ms = DAY_MS // 6
     one = frame(rng.standard_normal(bars[0]), step_ms=step_ms)

@@ -24,22 +24,22 @@ def naive_bars(ts_ms, there, step_ms):
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=40))
 def test_bars_in_a_row_equals_counting(rows):
-    """Bar by bar, a hole of either kind starts the count anew."""
+    """Bar by bar, a gap of either kind starts the count anew."""
     ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
     there = np.array([is_there for _, is_there in rows], dtype=bool)
 
     assert bars_in_a_row(ts_ms, there, 1).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
 
 
-def test_cuts_fall_around_holes_and_midnights(honest, candles):
-    """The first row, both sides of holes, both sides of midnights, and the asked number of random rows."""
+def test_cuts_fall_around_gaps_and_midnights(honest, candles):
+    """The first row, both sides of gaps, both sides of midnights, and the asked number of random rows."""
     frame = candles["BTCUSDT"]
     ts_ms = times_ms(frame)
     cuts = choose_cuts(honest, "BTCUSDT", candles, points=12, rng=np.random.default_rng(0))
-    behind_hole = int(np.flatnonzero(np.diff(ts_ms) > 60_000)[0]) + 1
+    behind_gap = int(np.flatnonzero(np.diff(ts_ms) > 60_000)[0]) + 1
     midnight = int(np.flatnonzero(ts_ms % DAY_MS == 0)[0])
 
-    assert {0, behind_hole - 1, behind_hole, midnight - 1, midnight} <= set(cuts.shared)
+    assert {0, behind_gap - 1, behind_gap, midnight - 1, midnight} <= set(cuts.shared)
     assert len(cuts.random) == 12
     assert len(cuts.edges) <= 32
     assert {int(np.argmax(frame["volume"])), int(np.flatnonzero(frame["volume"] == 0)[0])} & set(cuts.edges)

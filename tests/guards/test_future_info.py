@@ -66,8 +66,8 @@ def test_reading_another_symbol_is_caught(plant, candles):
     }
 
 
-def test_spanning_a_hole_is_caught(plant, candles):
-    """A computation that does not stop at holes fails, with the first time that it gives a value it must not have."""
+def test_spanning_a_gap_is_caught(plant, candles):
+    """A computation that does not stop at gaps fails, with the first time that it gives a value it must not have."""
 
     def careless(features, symbol, given):
         frame = given[symbol]
@@ -182,9 +182,9 @@ def test_the_error_names_every_failure(plant, candles):
 
 @pytest.mark.real_data
 def test_real_candles_pass(real_data):
-    """On real candles, whole and holed, the packaged registries pass."""
+    """On real candles, whole and gapped, the packaged registries pass."""
     frames = {s: pl.read_parquet(real_data / "spot_1m" / f"{s}.parquet")[:8_000] for s in ("BTCUSDT", "ETHUSDT")}
-    holed = frames["BTCUSDT"].filter(pl.int_range(pl.len()) % 997 > 5)
+    gapped = frames["BTCUSDT"].filter(pl.int_range(pl.len()) % 997 > 5)
 
-    assert run(load_registry(), {"BTCUSDT": holed}, points=5).failures == ()
+    assert run(load_registry(), {"BTCUSDT": gapped}, points=5).failures == ()
     assert run(load_registry(Path("features-ohlcv.yml")), frames, points=5).failures == ()

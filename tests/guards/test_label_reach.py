@@ -30,7 +30,7 @@ def zero_at_the_end(frame, label):
     return rows_ahead(frame, label, CLOSE.shift(-label.horizon_bars).gt(CLOSE).fill_null(value=False))
 
 
-def across_holes(frame, label):
+def across_gaps(frame, label):
     return rows_ahead(frame, label, CLOSE.shift(-label.horizon_bars).gt(CLOSE))
 
 
@@ -57,7 +57,7 @@ def of_other_rows(frame, label):
 
 WRONG = {
     zero_at_the_end: "a candle up to the horizon is missing",
-    across_holes: "a candle up to the horizon is missing",
+    across_gaps: "a candle up to the horizon is missing",
     one_bar_too_far: "beyond the horizon",
     of_the_past: "does not wait for the horizon",
     against_the_sample_mean: "beyond the horizon",

@@ -30,7 +30,7 @@ NO_TIME = {"scaled_by_a_file"}  # what an op reads from a file has neither time 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
-    """Return eight days of two symbols with holes, and write what two leaks read."""
+    """Return eight days of two symbols with gaps, and write what two leaks read."""
     whole = simulate("BTCUSDT", "ETHUSDT", days=8)
     folder = tmp_path_factory.mktemp("market")
     leaks.MARKET, leaks.STATISTICS = folder / "market.parquet", folder / "statistics.txt"
@@ -79,7 +79,7 @@ def test_planted_leak_is_caught(name, market, audited):
         assert failure.expected != failure.got
 
 
-RARE = [name for name in leaks.LEAKS if name.endswith(("_now_and_then", "_memory", "_trades", "_divides", "_hole"))]
+RARE = [name for name in leaks.LEAKS if name.endswith(("_now_and_then", "_memory", "_trades", "_divides", "_gap"))]
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -64,7 +64,7 @@ def test_simulated_markets_pass(number):
 
 @pytest.mark.parametrize("number", range(6, 9))
 def test_every_op_passes_with_any_parameters(number):
-    """A feature of each op there is, parameters drawn from its ranges, on a market with holes and quiet hours."""
+    """A feature of each op there is, parameters drawn from its ranges, on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
     drawn = [draw_feature(op, rng, name=op, leader="BTCUSDT", most_bars=300) for op in BUILT_IN]

@@ -58,10 +58,10 @@ def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
 
 
 def test_an_outage_is_refused_not_guessed(served):
-    """With a hole in the lookback there is a reason in place of a probability."""
+    """With a gap in the lookback there is a reason in place of a probability."""
     _, report, model = served
-    hole = report.training.snapshot.facts[0].holes[0]
-    just_after = hole.to_ms + 5 * 60_000
+    gap = report.training.snapshot.facts[0].gaps[0]
+    just_after = gap.to_ms + 5 * 60_000
     row = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong", end_ms=just_after))).row(
         0, named=True
     )

@@ -140,8 +140,8 @@ def test_faults_cost_no_candle(model, name):
     assert rows[-1]["refused"] is None
 
 
-def test_a_hole_of_the_market_is_believed(model):
-    """A candle that stays away is not waited for, and the rows behind it say hole."""
+def test_a_gap_of_the_market_is_believed(model):
+    """A candle that stays away is not waited for, and the rows behind it say gap."""
     at_ms = START_MS + 2 * MINUTE_MS
     rows, _ = watched(model, [Fault("drop_rows", "klines", times=0, at_ms=at_ms, count=1)], 6)
     refused = [row["refused"] for row in rows]

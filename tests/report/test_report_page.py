@@ -222,8 +222,8 @@ def test_whatever_a_valid_card_holds_there_is_a_page(full_card, section, data):
         Page(drawn(changed))
 
 
-def test_holes_are_drawn_where_they_are(full_card):
-    """A hole is marked on the time line with its length, and told in the description."""
+def test_gaps_are_drawn_where_they_are(full_card):
+    """A gap is marked on the time line with its length, and told in the description."""
     changed = copy.deepcopy(full_card)
     symbol = changed["data_quality"]["symbols"][0]
     symbol |= {
@@ -234,7 +234,7 @@ def test_holes_are_drawn_where_they_are(full_card):
     page = drawn(changed).decode()
 
     assert "7 missing from" in page
-    assert "1 hole, 7 missing" in page
+    assert "1 gap, 7 missing" in page
     assert 'class="mark fill bad" x1="1.000%"' in page
 
 
@@ -256,13 +256,13 @@ def test_commands_can_be_pasted_whatever_the_card_holds(full_card):
     assert sum(words.count(evil) for words in poisoned) == 4
 
 
-def test_a_hundred_symbols_with_a_hundred_holes_can_be_mailed(full_card):
-    """However many symbols, holes and trials there are, the page stays under its size, and says what it leaves out."""
+def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
+    """However many symbols, gaps and trials there are, the page stays under its size, and says what it leaves out."""
     changed = copy.deepcopy(full_card)
     (symbol, *_), (score, *_) = changed["data_quality"]["symbols"], changed["metrics"]["per_symbol"].values()
     names = [f"COIN{k}USDT" for k in range(100)]
-    holes = [{"from": symbol["first"], "to": symbol["last"], "missing": k + 1} for k in range(100)]
-    each = {"holes": 5_000, "missing_candles": 5_050, "largest_holes": holes}
+    gaps = [{"from": symbol["first"], "to": symbol["last"], "missing": k + 1} for k in range(100)]
+    each = {"holes": 5_000, "missing_candles": 5_050, "largest_holes": gaps}
     changed["data_quality"]["symbols"] = [{**symbol, **each, "symbol": name} for name in names]
     changed["metrics"]["per_symbol"] = {name: {**score, "symbol": name} for name in names}
     rng = np.random.default_rng(0)

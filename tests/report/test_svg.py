@@ -109,7 +109,7 @@ def test_a_screen_reader_reads_one_picture():
 
 
 def test_bars_and_dots_lie_where_their_values_are():
-    """A bar reaches from the bottom to its value; a dot's centre is its value; a hole is also marked as a line."""
+    """A bar reaches from the bottom to its value; a dot's centre is its value; a gap is also marked as a line."""
     plot = Plot(linear_scale(0, 10, "x"), linear_scale(0, 4, "y"))
     plot.bars([(0, 5, 1)], "fill c1")
     plot.dots([2.5], [3], "dot c1")

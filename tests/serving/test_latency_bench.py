@@ -91,8 +91,8 @@ def test_what_is_timed_is_what_is_served(model, candles):
 def test_a_symbol_that_cannot_be_scored_makes_room_for_the_next(model, candles, without):
     """Where the first symbol has no whole window the second is timed, its leader's candles with it."""
     recorder = Recorder(model)
-    holed = {"BTCUSDT": without(candles["BTCUSDT"], *range(0, 1_000, 20)), "ETHUSDT": candles["ETHUSDT"]}
-    measure(recorder, holed, samples=2, clock=Clock([]))
+    gapped = {"BTCUSDT": without(candles["BTCUSDT"], *range(0, 1_000, 20)), "ETHUSDT": candles["ETHUSDT"]}
+    measure(recorder, gapped, samples=2, clock=Clock([]))
 
     assert {table["symbol"][0] for table in recorder.tables} == {"ETHUSDT"}
     assert all(table["refused"][0] is None for table in recorder.tables)

@@ -99,27 +99,27 @@ class TestCandles:
         assert refused == ["too-few-bars"] * (LOOKBACK - 1) + [None] * (len(refused) - LOOKBACK + 1)
 
     @pytest.mark.parametrize("back", [1, 2, LOOKBACK - 1])
-    def test_a_hole_in_the_window_is_refused(self, model, candles, without, back):
+    def test_a_gap_in_the_window_is_refused(self, model, candles, without, back):
         """A candle missing anywhere inside the lookback is a reason, up to its very edge."""
-        holed = without(candles["BTCUSDT"], back)
+        gapped = without(candles["BTCUSDT"], back)
 
-        assert one(model.predict_candles({"BTCUSDT": holed}))["refused"] == "hole"
+        assert one(model.predict_candles({"BTCUSDT": gapped}))["refused"] == "hole"
 
-    def test_a_hole_before_the_window_harms_nothing(self, model, candles, without):
+    def test_a_gap_before_the_window_harms_nothing(self, model, candles, without):
         """A candle missing just before the lookback changes no bit."""
-        holed = without(candles["BTCUSDT"], LOOKBACK)
+        gapped = without(candles["BTCUSDT"], LOOKBACK)
         expected = model.predict_candles({"BTCUSDT": candles["BTCUSDT"]})
 
-        assert model.predict_candles({"BTCUSDT": holed}).equals(expected)
+        assert model.predict_candles({"BTCUSDT": gapped}).equals(expected)
 
-    def test_all_rows_behind_a_hole_are_refused(self, model, candles, without):
-        """Behind a hole the lookback has to fill again."""
-        holed = without(candles["BTCUSDT"], 100)
-        refused = model.predict_candles({"BTCUSDT": holed}, rows="all")["refused"].to_list()
+    def test_all_rows_behind_a_gap_are_refused(self, model, candles, without):
+        """Behind a gap the lookback has to fill again."""
+        gapped = without(candles["BTCUSDT"], 100)
+        refused = model.predict_candles({"BTCUSDT": gapped}, rows="all")["refused"].to_list()
 
         assert refused[-100:] == ["hole"] * (LOOKBACK - 1) + [None] * (100 - LOOKBACK + 1)
 
-    def test_a_hole_in_the_leader_is_refused(self, model, candles, without):
+    def test_a_gap_in_the_leader_is_refused(self, model, candles, without):
         """A feature of the leader needs the leader's candles."""
         table = model.predict_candles({"ETHUSDT": candles["ETHUSDT"], "BTCUSDT": without(candles["BTCUSDT"], 1)})
 

@@ -29,7 +29,7 @@ SYMBOL = "BTCUSDT"
 
 @pytest.fixture(scope="module")
 def real(real_data):
-    """Return real minutes with holes of one bar, of a few, and of more than a lookback of some features."""
+    """Return real minutes with gaps of one bar, of a few, and of more than a lookback of some features."""
     frame = pl.read_parquet(real_data / "spot_1m" / f"{SYMBOL}.parquet")[40_000 : 40_000 + BARS]
     gone = {350, 351, 352, 600, *range(1_200, 1_260), *range(3_000, 3_400), 4_000}
     return frame[[i for i in range(frame.height) if i not in gone]]

@@ -59,8 +59,8 @@ class TestNumbers:
             rows = zip(expected[symbol]["p"], expected[symbol]["refused"], strict=True)
             assert [x for s, x in found if s == symbol] == [reason or p for p, reason in rows]
 
-    def test_holes_are_those_of_the_batch(self, model, stream, candles, without):
-        """Behind a hole both refuse the same rows for the same reason, of the leader's hole, too."""
+    def test_gaps_are_those_of_the_batch(self, model, stream, candles, without):
+        """Behind a gap both refuse the same rows for the same reason, of the leader's gap, too."""
         given = {
             "BTCUSDT": without(candles["BTCUSDT"].tail(160), 60),
             "ETHUSDT": without(candles["ETHUSDT"].tail(160), 110),
@@ -141,8 +141,8 @@ class TestRules:
         assert warm.candles("BTCUSDT").equals(before[0])
         assert warm.predict("BTCUSDT") == before[1]
 
-    def test_a_late_candle_fills_no_hole(self, stream, candles):
-        """Out of order is late: the hole stays, until a lookback or a new warm-up is behind it."""
+    def test_a_late_candle_fills_no_gap(self, stream, candles):
+        """Out of order is late: the gap stays, until a lookback or a new warm-up is behind it."""
         rows = dicts(candles["BTCUSDT"])
         for row in (*rows[-60:-5], *rows[-4:]):
             outcome(lambda r=row: stream.push("BTCUSDT", r))

@@ -98,15 +98,15 @@ def test_pages_hold_exactly_the_markets_candles(klines, interval):
     assert all(isinstance(row[i], int) == (i in {0, 6, 8}) for row in rows[:5] for i in range(12))
 
 
-def test_an_outage_is_a_hole_in_a_page(klines):
+def test_an_outage_is_a_gap_in_a_page(klines):
     """Missing candles are missing, and a page of 1000 rows then reaches further."""
     opens = times_ms(SimSource(seed=3).candles("BTCUSDT", Window(CLOCK_MS - 20 * DAY_MS, CLOCK_MS - DAY_MS)))
-    hole = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])  # the last candle before one
-    rows = klines(startTime=hole - 10 * MINUTE_MS, limit=1000)
+    gap = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])  # the last candle before one
+    rows = klines(startTime=gap - 10 * MINUTE_MS, limit=1000)
 
     assert len(rows) == 1000
-    assert [row[0] for row in rows][:11][-1] == hole
-    assert rows[11][0] > hole + 15 * MINUTE_MS
+    assert [row[0] for row in rows][:11][-1] == gap
+    assert rows[11][0] > gap + 15 * MINUTE_MS
 
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 123456789.12345678, 1e-12, 9.2e10, 0.30000000000000004, 5e-324])

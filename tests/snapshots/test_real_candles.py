@@ -31,7 +31,7 @@ MIXED = f"{OTHER}/BTCUSDT_5m_mixed_source.csv.gz"
 MESSY = "messy/BTCUSDT_2019_dup_gap.parquet"
 FREQTRADE = f"{OTHER}/freqtrade_BTC_USDT-1m_2019_dup_gap.json.gz"
 
-#: What becomes a snapshot: file, symbol, interval, days, rows, holes, missing, zero-trade rows, duplicates.
+#: What becomes a snapshot: file, symbol, interval, days, rows, gaps, missing, zero-trade rows, duplicates.
 TAKEN = [
     (f"{DAYS}/BTCUSDT-1m-2017-08-17.csv", "BTCUSDT", "1m", 1, 1200, 1, 240, 369, 0),
     (f"{DAYS}/BTCUSDT-1m-2021-04-25.csv", "BTCUSDT", "1m", 1, 1156, 1, 284, 0, 0),
@@ -69,7 +69,7 @@ REFUSED = [
 
 
 def ledger(facts):
-    return [(format_ms(h.from_ms), format_ms(h.to_ms), h.missing) for h in facts.holes]
+    return [(format_ms(h.from_ms), format_ms(h.to_ms), h.missing) for h in facts.gaps]
 
 
 def naive_times(path):
@@ -96,7 +96,7 @@ def naive_time(text):
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def naive_holes(times, step, end, days):
+def naive_gaps(times, step, end, days):
     """Return the runs of missing times in the last `days` before `end`, asked one by one."""
     present = set(times)
     count = timedelta(days=days) // step
@@ -127,20 +127,20 @@ def folder_of(real_data, tmp_path):
 
 
 def test_ninety_days_of_minutes(take, real_data):
-    """Two symbols, one with all columns and one with OHLCV alone; no hole."""
+    """Two symbols, one with all columns and one with OHLCV alone; no gap."""
     snapshot = take(days=90, folder=real_data / "spot_1m").snapshot
     btc, eth = snapshot.facts
 
     assert snapshot.id == "2025-08-18T18-28-00Z"
     assert (btc.rows, eth.rows) == (129_600, 129_600)
-    assert btc.holes == eth.holes == ()
+    assert btc.gaps == eth.gaps == ()
     assert snapshot.candles("BTCUSDT")["trades"].null_count() == 0
     assert snapshot.candles("ETHUSDT")["trades"].null_count() == 129_600
     assert verify_snapshot(snapshot) == ()
 
 
 def test_five_minute_candles_that_end_at_different_times(take, real_data):
-    """The cut is the last close of all; what the others lack is a hole at their end."""
+    """The cut is the last close of all; what the others lack is a gap at their end."""
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
     snapshot = take(symbols, days=30, interval="5m", folder=real_data / "spot_5m").snapshot
     btc, eth, sol = snapshot.facts
@@ -161,12 +161,12 @@ def test_every_real_file_has_an_outcome_here(real_data):
 
 
 @pytest.mark.parametrize(
-    ("name", "symbol", "interval", "days", "rows", "holes", "missing", "zero_trades", "duplicates"), TAKEN
+    ("name", "symbol", "interval", "days", "rows", "gaps", "missing", "zero_trades", "duplicates"), TAKEN
 )
 def test_a_real_file_becomes_a_snapshot(
-    take, folder_of, real_data, name, symbol, interval, days, rows, holes, missing, zero_trades, duplicates
+    take, folder_of, real_data, name, symbol, interval, days, rows, gaps, missing, zero_trades, duplicates
 ):
-    """Rows, holes and duplicates are as plain Python counts them in the file's own text, to the minute."""
+    """Rows, gaps and duplicates are as plain Python counts them in the file's own text, to the minute."""
     times, step = naive_times(real_data / name), STEPS[interval]
     end = max(times) + step
     if end - min(times) < timedelta(days=days):
@@ -176,8 +176,8 @@ def test_a_real_file_becomes_a_snapshot(
 
     inside = [moment for moment in times if end - timedelta(days=days) <= moment < end]
     assert (facts.rows, len(inside) - facts.rows) == (rows, duplicates) == (len(set(inside)), duplicates)
-    assert ledger(facts) == naive_holes(times, step, end, days)
-    assert (len(facts.holes), sum(hole.missing for hole in facts.holes)) == (holes, missing)
+    assert ledger(facts) == naive_gaps(times, step, end, days)
+    assert (len(facts.gaps), sum(gap.missing for gap in facts.gaps)) == (gaps, missing)
     assert facts.zero_trade_rows == zero_trades
     told = f"{symbol}: {duplicates} exact duplicate rows dropped"
     assert [note for note in snapshot.notes if "duplicate" in note] == [told] * bool(duplicates)
@@ -201,10 +201,10 @@ def test_the_outages_stand_where_the_exchange_had_them(take, real_data):
         "2021-04-25": [("2021-04-25T04:01:00Z", "2021-04-25T08:44:00Z", 284)],
         "2023-03-24": [("2023-03-24T12:40:00Z", "2023-03-24T13:59:00Z", 80)],
     }
-    for day, holes in expected.items():
+    for day, gaps in expected.items():
         end_ms = parse_time(day) + 86_400_000
         snapshot = take(("BTCUSDT",), end_ms=end_ms, folder=real_data / DAYS).snapshot
-        assert ledger(snapshot.facts[0]) == holes
+        assert ledger(snapshot.facts[0]) == gaps
     snapshot = take(("BTCUSDT",), days=30, end_ms=parse_time("2019-11-14T21:51Z"), folder=real_data / "messy").snapshot
 
     assert ledger(snapshot.facts[0]) == [
@@ -214,11 +214,11 @@ def test_the_outages_stand_where_the_exchange_had_them(take, real_data):
 
 
 def test_two_days_across_the_change_of_unit(take, real_data):
-    """2024-12-31 is in ms, 2025-01-01 in µs: together they are 2,880 minutes without a hole."""
+    """2024-12-31 is in ms, 2025-01-01 in µs: together they are 2,880 minutes without a gap."""
     snapshot = take(("BTCUSDT",), days=2, end_ms=parse_time("2025-01-02"), folder=real_data / DAYS).snapshot
 
     assert snapshot.facts[0].rows == 2880
-    assert snapshot.facts[0].holes == ()
+    assert snapshot.facts[0].gaps == ()
     assert snapshot.candles("BTCUSDT")["taker_buy_quote"].null_count() == 0
 
 
@@ -237,7 +237,7 @@ def test_answers_of_the_exchange_in_one_folder(take, real_data):
         ("BTCUSDT",), days=7, interval="15m", end_ms=parse_time("2025-01-06"), folder=real_data / REST
     ).snapshot
 
-    assert (snapshot.facts[0].rows, snapshot.facts[0].holes) == (672, ())
+    assert (snapshot.facts[0].rows, snapshot.facts[0].gaps) == (672, ())
     assert snapshot.notes == ("BTCUSDT: 1 file without rows passed over: BTCUSDT-15m-2039-12-26.json",)
 
 
@@ -287,7 +287,7 @@ def test_a_folder_of_many_exchanges_leaves_out_what_is_named_otherwise(real_data
 
 
 def test_rows_of_two_origins_are_taken_before_they_mix(take, folder_of):
-    """Until the first row from the websocket the file is sound, with a hole before it."""
+    """Until the first row from the websocket the file is sound, with a gap before it."""
     folder = folder_of(MIXED)
     snapshot = take(("BTCUSDT",), interval="5m", days=4, end_ms=parse_time("2025-09-21"), folder=folder).snapshot
 

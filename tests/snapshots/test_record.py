@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.candle_file import Block
-from mltrain.candles.frame import Hole, Jump, find_holes
+from mltrain.candles.frame import Gap, Jump, find_gaps
 from mltrain.candles.volumes import BASE, QUOTE, FalseVolume
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT
@@ -70,9 +70,9 @@ def facts(symbol, window, step_ms):
             rows=ts.size,
             first_ms=int(ts[0]),
             last_ms=int(ts[-1]),
-            holes=find_holes(ts, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
+            gaps=find_gaps(ts, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
             zero_trade_rows=min(zero, ts.size),
-            zero_trade_runs=(Hole(int(ts[0]), int(ts[0]), 1),) * min(zero, 1),
+            zero_trade_runs=(Gap(int(ts[0]), int(ts[0]), 1),) * min(zero, 1),
             jumps=(Jump(int(ts[-1]), 1.0, 2.5),) * min(zero, 2),
             origins=(Origin(window.start_ms, window.end_ms, "rest"),) * min(zero, 1),
             blocks=(Block(window.start_ms, window.end_ms, 12000, "0" * 16),) * min(zero, 1),
@@ -106,16 +106,16 @@ def test_ids_have_their_grammar_and_sort_by_cut(cut_ms, number):
 
 @pytest.fixture
 def record():
-    """Return the record of two symbols, one with a hole."""
+    """Return the record of two symbols, one with a gap."""
     request = Request(symbols=("ETHUSDT", "BTCUSDT"), days=1)
     whole = SymbolFacts(
         symbol="BTCUSDT",
         rows=1440,
         first_ms=CLOCK_MS - DAY_MS,
         last_ms=CLOCK_MS - MINUTE_MS,
-        holes=(),
+        gaps=(),
         zero_trade_rows=3,
-        zero_trade_runs=(Hole(CLOCK_MS - 9 * MINUTE_MS, CLOCK_MS - 7 * MINUTE_MS, 3),),
+        zero_trade_runs=(Gap(CLOCK_MS - 9 * MINUTE_MS, CLOCK_MS - 7 * MINUTE_MS, 3),),
         jumps=(Jump(CLOCK_MS - 3 * MINUTE_MS, 100.0, 151.0),),
         origins=(Origin(CLOCK_MS - DAY_MS, CLOCK_MS, "rest"),),
         blocks=(Block(CLOCK_MS - DAY_MS, CLOCK_MS, 900, "0123456789abcdef"),),
@@ -124,7 +124,7 @@ def record():
         content_sha256=HASH,
         bytes=999,
     )
-    hole = Hole(CLOCK_MS - 10 * MINUTE_MS, CLOCK_MS - 6 * MINUTE_MS, 5)
+    gap = Gap(CLOCK_MS - 10 * MINUTE_MS, CLOCK_MS - 6 * MINUTE_MS, 5)
     return Record(
         id=snapshot_id(CLOCK_MS),
         created_at="2025-10-15T12:20:34Z",
@@ -133,7 +133,7 @@ def record():
         request=request,
         tools=(("mltrain", "0.1.0"),),
         notes=(),
-        facts=(whole, replace(whole, symbol="ETHUSDT", rows=1435, holes=(hole,))),
+        facts=(whole, replace(whole, symbol="ETHUSDT", rows=1435, gaps=(gap,))),
     )
 
 

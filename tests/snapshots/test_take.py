@@ -56,7 +56,7 @@ def test_the_cut_is_the_end_rounded_down(take, end_ms, cut_ms):
     assert snapshot.cut_ms == cut_ms
     assert snapshot.id == format_ms(cut_ms).replace(":", "-")
     assert times_ms(snapshot.candles("BTCUSDT"))[-1] + MINUTE_MS == cut_ms
-    assert snapshot.facts[0].rows + sum(h.missing for h in snapshot.facts[0].holes) == 1440
+    assert snapshot.facts[0].rows + sum(h.missing for h in snapshot.facts[0].gaps) == 1440
 
 
 def test_asking_again_writes_nothing(take, tree):
@@ -124,8 +124,8 @@ def test_a_damaged_snapshot_is_not_taken_for_already_there(take, tmp_path, damag
     assert open_snapshot(tmp_path / "data", "latest").id == f"{ID}.2"
 
 
-def test_holes_and_duplicates_are_recorded(take, tmp_path, make_candles):
-    """Holes at the window's beginning, middle and end are listed; duplicates dropped are noted; the user is told."""
+def test_gaps_and_duplicates_are_recorded(take, tmp_path, make_candles):
+    """Gaps at the window's beginning, middle and end are listed; duplicates dropped are noted; the user is told."""
     folder = tmp_path / "mine"
     folder.mkdir()
     day = [m for m in range(1440) if not 700 <= m < 730 and m != 900]
@@ -136,9 +136,7 @@ def test_holes_and_duplicates_are_recorded(take, tmp_path, make_candles):
     snapshot = take(folder=folder, progress=progress).snapshot
 
     def minutes(facts):
-        return [
-            ((h.from_ms - CLOCK_MS) // MINUTE_MS, (h.to_ms - CLOCK_MS) // MINUTE_MS, h.missing) for h in facts.holes
-        ]
+        return [((h.from_ms - CLOCK_MS) // MINUTE_MS, (h.to_ms - CLOCK_MS) // MINUTE_MS, h.missing) for h in facts.gaps]
 
     btc, eth = snapshot.facts
     assert minutes(btc) == [(0, 4, 5), (700, 729, 30), (900, 900, 1)]

@@ -247,7 +247,7 @@ def test_the_extent_reaches_from_the_first_candle_to_the_last_closed_one():
         assert open_at(server).extent("BTCUSDT") == Window(int(times_ms(first)[0]), CLOCK_MS)
 
 
-# --- holes -----------------------------------------------------------------------------------------------------------
+# --- gaps -----------------------------------------------------------------------------------------------------------
 
 STEP_MS = 15 * MINUTE_MS
 MIDNIGHT_MS = CLOCK_MS // DAY_MS * DAY_MS
@@ -309,7 +309,7 @@ slots = st.lists(st.integers(0, 47), unique=True, max_size=20)
 
 
 @given(slots, slots, st.integers(1, 8))
-def test_every_hole_is_asked_for_again_however_short_the_answers(missing, late, share):
+def test_every_gap_is_asked_for_again_however_short_the_answers(missing, late, share):
     """An answer may bring fewer rows than it was asked for: what lies beyond it is asked for, too."""
     candles = grid(missing)
     assume(candles.height)
@@ -320,7 +320,7 @@ def test_every_hole_is_asked_for_again_however_short_the_answers(missing, late, 
 
 
 def test_the_open_candle_is_no_contradiction():
-    """Two questions about holes near the end both bring the candle that is still open; by then it says otherwise."""
+    """Two questions about gaps near the end both bring the candle that is still open; by then it says otherwise."""
     candles = grid([])
     open_ts = pl.lit(CLOCK_MS).cast(pl.Datetime("ms", "UTC"))
 

@@ -39,7 +39,7 @@ def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0,
     """Return the candles of a day as they are downloaded."""
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
     frame = SimSource(seed=seed, interval=interval).candles(symbol, Window(day_ms, until_ms))[keep]
-    told = {"origin": "rest", "holes_asked": False, "fetched_ms": CLOCK_MS + 345, **told}
+    told = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **told}
     return FreshDay(frame=frame, day_ms=day_ms, until_ms=until_ms, **told)
 
 
@@ -82,13 +82,13 @@ def look(folder):
     interval=st.sampled_from(["1m", "5m", "1h", "12h", "1d"]),
     part=st.floats(0, 1),
     step=st.integers(1, 5),
-    holes_asked=st.booleans(),
+    gaps_asked=st.booleans(),
     origin=st.sampled_from(["rest", f"archive {'ab' * 32}"]),
     fetched_ms=st.integers(0, CLOCK_MS),
 )
 @settings(max_examples=40)
-def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, step, holes_asked, origin, fetched_ms):
-    """Whole days and beginnings of any length, with and without holes, down to the second of the download."""
+def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, step, gaps_asked, origin, fetched_ms):
+    """Whole days and beginnings of any length, with and without gaps, down to the second of the download."""
     step_ms = INTERVALS_MS[interval]
     until_ms = DAY + max(1, round(part * DAY_MS / step_ms)) * step_ms
     told = fresh(
@@ -96,7 +96,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
         interval=interval,
         keep=slice(None, None, step),
         origin=origin,
-        holes_asked=holes_asked,
+        gaps_asked=gaps_asked,
         fetched_ms=fetched_ms,
     )
     days = open_days(tmp_path_factory.mktemp("cache"), interval=interval)
@@ -106,7 +106,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
     assert days.find(DAY) == (known, "")
     assert days.read(known).equals(told.frame)
     assert (known.day_ms, known.until_ms, known.rows) == (DAY, until_ms, told.frame.height)
-    assert (known.origin, known.holes_asked) == (origin, holes_asked or complete)
+    assert (known.origin, known.gaps_asked) == (origin, gaps_asked or complete)
     assert known.fetched_ms == fetched_ms // 1000 * 1000
     assert known.whole == (until_ms == DAY + DAY_MS)
     assert names(days.folder) == [f"{known.name}.json", f"{known.name}.parquet"]
@@ -391,8 +391,8 @@ def test_marked_days_are_as_they_were_but_for_the_mark(days):
     before = (file.read_bytes(), file.stat().st_mtime_ns)
     marked = days.mark_asked([known])
 
-    assert not known.holes_asked
-    assert marked == (replace(known, holes_asked=True),)
+    assert not known.gaps_asked
+    assert marked == (replace(known, gaps_asked=True),)
     assert days.find(DAY) == (marked[0], "")
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
@@ -692,7 +692,7 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
 def hourly(day_ms, length_ms, seed=1):
     """Return the beginning of a day of hours."""
     frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", Window(day_ms, day_ms + length_ms))
-    return FreshDay(frame, day_ms, day_ms + length_ms, "rest", holes_asked=False, fetched_ms=day_ms)
+    return FreshDay(frame, day_ms, day_ms + length_ms, "rest", gaps_asked=False, fetched_ms=day_ms)
 
 
 def write_days(folder):

@@ -250,7 +250,7 @@ def read_times(rows, interval="1h"):
     return read_page(body, symbol="BTCUSDT", interval=interval, where="host")
 
 
-def test_the_restart_of_february_2018_leaves_a_hole():
+def test_the_restart_of_february_2018_leaves_a_gap():
     """Hourly rows as the exchange has them: trading stopped at 00:28:14.788 and began again off the grid."""
     rows = [
         (1518044400000, 1518047999999),

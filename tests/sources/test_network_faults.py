@@ -337,8 +337,8 @@ def test_a_changed_history_is_told_and_changes_no_old_snapshot(tmp_path):
     assert "ETHUSDT is not" not in told
 
 
-def test_holes_are_asked_for_twice_and_then_believed(tmp_path):
-    """Each real hole costs one more question, once: the next snapshot does not ask again."""
+def test_gaps_are_asked_for_twice_and_then_believed(tmp_path):
+    """Each real gap costs one more question, once: the next snapshot does not ask again."""
     with SimServer() as server:
         taken = take(server, tmp_path, days=8)
         before = len(server.log)
@@ -347,7 +347,7 @@ def test_holes_are_asked_for_twice_and_then_believed(tmp_path):
         new = server.log[before:]
     asked_open = [r for r in new if r.path.endswith("klines") and "endTime" not in r.query]
 
-    assert sum(len(f.holes) for f in taken.snapshot.facts) >= 2
+    assert sum(len(f.gaps) for f in taken.snapshot.facts) >= 2
     assert asked_open == []
     assert len(new) <= 2 + len(SYMBOLS)
     assert [f.content_sha256 for f in later.snapshot.facts] == true_content(8, CLOCK_MS + 3_600_000)

@@ -57,7 +57,7 @@ def true_times():
 
 
 @SOURCES
-def test_a_row_off_the_grid_leaves_a_hole(tmp_path, archive):
+def test_a_row_off_the_grid_leaves_a_gap(tmp_path, archive):
     """As in 2018, when candles opened at HH:28:15: said once, listed in the manifest, and everything else is there."""
     snapshot, warnings = take(tmp_path, [restate("open_time", AT_MS + 15_000)], archive=archive)
 
@@ -66,7 +66,7 @@ def test_a_row_off_the_grid_leaves_a_hole(tmp_path, archive):
     note = f"BTCUSDT: 1 row of the exchange's history left out, off the 1m grid ({DAY}): their candles are missing"
     assert snapshot.notes[-1] == note
     assert warnings == [note]
-    assert [(h.from_ms, h.to_ms) for h in snapshot.facts[0].holes if h.from_ms <= AT_MS <= h.to_ms] == [(AT_MS, AT_MS)]
+    assert [(h.from_ms, h.to_ms) for h in snapshot.facts[0].gaps if h.from_ms <= AT_MS <= h.to_ms] == [(AT_MS, AT_MS)]
 
 
 @SOURCES

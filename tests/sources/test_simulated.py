@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, content_sha256, find_holes, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, content_sha256, find_gaps, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.simulated import (
     CLOCK_MS,
@@ -250,18 +250,18 @@ def test_prices_stay_sane_for_400_days(symbol):
 
 
 def test_each_week_has_one_outage_of_all_symbols():
-    """The holes of all symbols are the same: one a week, 15 to 60 minutes long."""
+    """The gaps of all symbols are the same: one a week, 15 to 60 minutes long."""
     start = GENESIS_MS + 3 * DAY_MS  # a Thursday: weeks are counted from the epoch, which was one
     weeks = Window(start, start + 70 * DAY_MS)
     source = SimSource(seed=2)
-    holes = [
-        find_holes(times_ms(source.candles(s, weeks)), MINUTE_MS, start_ms=weeks.start_ms, end_ms=weeks.end_ms)
+    gaps = [
+        find_gaps(times_ms(source.candles(s, weeks)), MINUTE_MS, start_ms=weeks.start_ms, end_ms=weeks.end_ms)
         for s in ("BTCUSDT", "ETHUSDT")
     ]
 
-    assert holes[0] == holes[1]
-    assert [(h.from_ms - start) // (7 * DAY_MS) for h in holes[0]] == list(range(10))
-    assert all(15 <= h.missing <= 60 for h in holes[0])
+    assert gaps[0] == gaps[1]
+    assert [(h.from_ms - start) // (7 * DAY_MS) for h in gaps[0]] == list(range(10))
+    assert all(15 <= h.missing <= 60 for h in gaps[0])
 
 
 def test_windows_outside_history_are_empty():

@@ -20,7 +20,7 @@ RETURN = CLOSE / CLOSE.shift(1) - 1
 AHEAD = CLOSE.shift(-1) / CLOSE - 1
 DAY = TS.dt.truncate("1d")
 RARE = (CLOSE * 100).round().cast(pl.Int64) % 1_999 == 7  # at some one candle in two thousand
-HOLE_NEXT = TS.diff().shift(-1) > pl.duration(minutes=1)
+GAP_NEXT = TS.diff().shift(-1) > pl.duration(minutes=1)
 
 #: A file that a leak reads; the tests write the candles of the whole market there.
 MARKET = Path("market.parquet")
@@ -177,12 +177,12 @@ def highest_ever():
     return Window(CLOSE / HIGH.cum_max(), 60)
 
 
-def window_across_a_hole():
+def window_across_a_gap():
     """Five rows back, whatever time that was."""
     return Window(CLOSE / CLOSE.shift(5) - 1, 1)
 
 
-def filled_over_a_hole():
+def filled_over_a_gap():
     return Window(pl.when(TS.dt.minute() == 0).then(CLOSE).forward_fill() / CLOSE, 30)
 
 
@@ -226,12 +226,12 @@ def three_ahead_now_and_then():
     return Window(pl.when(RARE).then(CLOSE.shift(-3) / CLOSE - 1).otherwise(RETURN), 2)
 
 
-def next_close_before_a_hole():
-    return Window(pl.when(HOLE_NEXT).then(1.0).otherwise(RETURN), 2)
+def next_close_before_a_gap():
+    return Window(pl.when(GAP_NEXT).then(1.0).otherwise(RETURN), 2)
 
 
-def next_close_after_a_hole():
-    """At the first value behind a hole, and nowhere else."""
+def next_close_after_a_gap():
+    """At the first value behind a gap, and nowhere else."""
     behind = (TS.diff().shift(4) > pl.duration(minutes=1)).fill_null(value=False)
     return Window(pl.when(behind).then(AHEAD).otherwise(RETURN), 5)
 
@@ -325,9 +325,9 @@ _OPS = (
     *(sample_range, sample_rank, target_encoding, share_of_the_days_volume, high_of_the_day, distance_to_the_last_row),
     *(number_of_rows, long_frames_only, row_number, last_row_is_special, lookback_short_by_one),
     *(long_maximum_short_by_one, lookback_far_too_short, short_lookback_now_and_then, endless_average, endless_sum),
-    *(highest_ever, window_across_a_hole, filled_over_a_hole, leaders_next_close, leaders_sample_mean),
+    *(highest_ever, window_across_a_gap, filled_over_a_gap, leaders_next_close, leaders_sample_mean),
     *(undeclared_symbol, next_close_now_and_then, next_close_now_and_then_after_long_memory, three_ahead_now_and_then),
-    *(next_close_before_a_hole, next_close_after_a_hole, next_close_at_midnight, next_close_without_trades),
+    *(next_close_before_a_gap, next_close_after_a_gap, next_close_at_midnight, next_close_without_trades),
     *(next_close_where_nothing_divides, next_close_of_one_symbol, a_millionth_of_the_next_close, random),
     *(random_now_and_then, wall_clock, age_of_the_candle, table_by_time, scaled_by_a_file),
 )

@@ -1,4 +1,4 @@
-"""Simulated markets, with holes where a test wants them."""
+"""Simulated markets, with gaps where a test wants them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def without(frame, *ranges):
 def odd_market(number):
     """Return a market of its own kind for each number, as interval and candles by symbol.
 
-    One to three symbols, two to five days, every strength of signal; holes of each size at places that differ from
+    One to three symbols, two to five days, every strength of signal; gaps of each size at places that differ from
     symbol to symbol; thin markets with hours without a trade, tiny and huge prices, single enormous volumes; one in
     five is of five-minute candles.
     """

@@ -42,7 +42,7 @@ def feature_set():
 
 @pytest.fixture(scope="session")
 def candles():
-    """Return the newest candles of the exchange, up to its clock, without a hole."""
+    """Return the newest candles of the exchange, up to its clock, without a gap."""
     source = open_source(SourceSpec(name="sim", seed=3, signal="strong", end_ms=END_MS))
     window = Window(END_MS - BARS * 60_000, END_MS)
     found = {symbol: source.candles(symbol, window) for symbol in SYMBOLS}

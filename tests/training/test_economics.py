@@ -49,7 +49,7 @@ def test_forward_returns_by_hand():
 
 
 def test_without_a_next_candle_there_is_no_open():
-    """A label that ends behind a hole has a return from the close and none from the open."""
+    """A label that ends behind a gap has a return from the close and none from the open."""
     table = {"AAA": candles([1, 1], [1, 2], minutes=[0, 2])}
 
     found = forward_returns(table, rows_at([0]), horizon_bars=2, step_ms=MINUTE_MS)
@@ -59,7 +59,7 @@ def test_without_a_next_candle_there_is_no_open():
 
 
 def test_bounce_by_hand():
-    """Gaps over moves, opens that repeat the close, the correlation of neighbouring returns; nothing across a hole."""
+    """Gaps over moves, opens that repeat the close, the correlation of neighbouring returns; nothing across a gap."""
     (found,) = find_bounce(
         {"AAA": candles([1, 1, 2, 9, 9], [1, 2, 1, 9, 10], minutes=[0, 1, 2, 7, 8])}, step_ms=MINUTE_MS
     )
@@ -72,7 +72,7 @@ def test_bounce_by_hand():
 
 
 def test_the_autocorrelation_is_that_of_a_plain_loop():
-    """Pairs of neighbouring returns, none of them across the hole."""
+    """Pairs of neighbouring returns, none of them across the gap."""
     rng = np.random.default_rng(3)
     closes = np.exp(np.cumsum(rng.normal(0, 0.01, 300)))
     minutes = [m if m < 150 else m + 5 for m in range(300)]

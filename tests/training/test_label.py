@@ -57,15 +57,15 @@ def test_ties_can_count_as_down():
     assert found["tie"].to_list() == [True, False, None]
 
 
-def test_a_hole_is_never_labelled_across():
-    """The candle before a hole has no label, the one behind it no last move, whatever the rows beside them say."""
+def test_a_gap_is_never_labelled_across():
+    """The candle before a gap has no label, the one behind it no last move, whatever the rows beside them say."""
     found = labels([0, 1, 5, 6], [10, 11, 12, 13])
 
     assert found["y"].to_list() == [1, None, 1, None]
     assert found["last_move"].to_list() == [None, 1, None, 1]
 
 
-def test_a_hole_inside_the_horizon_hides_the_label():
+def test_a_gap_inside_the_horizon_hides_the_label():
     """Three bars ahead there is a candle, but one on the way is missing: the label is null."""
     found = labels([0, 1, 3, 4, 5], [10, 11, 12, 13, 14], horizon=3)
 

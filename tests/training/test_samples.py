@@ -54,7 +54,7 @@ def test_rows_are_features_and_labels_of_one_candle(candles):
 
 
 def test_rows_are_in_the_order_of_time_then_symbol(candles):
-    """Sorted over all symbols at once, as 32-bit C-ordered arrays without a hole."""
+    """Sorted over all symbols at once, as 32-bit C-ordered arrays without a gap."""
     samples, _ = build_samples(FEATURES, candles)
 
     keys = list(zip(samples.ts_ms.tolist(), samples.symbol_ix.tolist(), strict=True))
@@ -105,7 +105,7 @@ def test_ties_kept_as_down_are_rows(candles):
 
 
 def test_an_unknown_last_move_is_none(candles):
-    """Behind a hole the last move is unknown: such a row counts as not moved."""
+    """Behind a gap the last move is unknown: such a row counts as not moved."""
     only = replace(FEATURES, features=(FeatureSpec("body", "candle_body", {}),))
     samples, _ = build_samples(only, {"ETHUSDT": candles["ETHUSDT"]})
 

@@ -37,7 +37,7 @@ def neighbours(split):
     ratios=st.tuples(st.floats(0.05, 0.5), st.floats(0.1, 0.9)),
 )
 def test_no_label_of_an_earlier_block_reaches_a_later_one(new_samples, seed, horizon, embargo, count, ratios):
-    """Over any holes, horizons, embargoes and folds: label end + embargo is before the next block's first time."""
+    """Over any gaps, horizons, embargoes and folds: label end + embargo is before the next block's first time."""
     whole = new_samples(rows=30_000, symbols=3, horizon_bars=horizon, features=1)
     rng = np.random.default_rng(seed)
     kept = rng.random(30_000) < 0.8

@@ -1,7 +1,7 @@
-"""The candle frame: its columns, its grid, its holes, its content hash.
+"""The candle frame: its columns, its grid, its gaps, its content hash.
 
 Pure: frames and arrays in, values out. A frame that passed `check_candles` is sorted and unique by `ts`, lies on the
-grid of its interval, holds finite and possible values, and nothing here ever fills a hole or mends a value.
+grid of its interval, holds finite and possible values, and nothing here ever fills a gap or mends a value.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PRICES: Final = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Gap:
     """Candles that the market or the source did not give.
 
     Attributes:
@@ -85,9 +85,9 @@ def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
     return ts.dt.timestamp("ms").to_numpy()
 
 
-def find_holes(
+def find_gaps(
     ts_ms: NDArray[np.int64], step_ms: int, *, start_ms: int | None = None, end_ms: int | None = None
-) -> tuple[Hole, ...]:
+) -> tuple[Gap, ...]:
     """List the runs of missing candles.
 
     Args:
@@ -97,10 +97,10 @@ def find_holes(
         end_ms: First open time that should not be there, on the grid; None: just after the last that is.
 
     Returns:
-        The holes in order of time, those at both ends included.
+        The gaps in order of time, those at both ends included.
 
-    >>> find_holes(np.array([0, 1, 4]), 1, end_ms=6)
-    (Hole(from_ms=2, to_ms=3, missing=2), Hole(from_ms=5, to_ms=5, missing=1))
+    >>> find_gaps(np.array([0, 1, 4]), 1, end_ms=6)
+    (Gap(from_ms=2, to_ms=3, missing=2), Gap(from_ms=5, to_ms=5, missing=1))
     """
     first = ts_ms[:1] if start_ms is None else np.array([start_ms])
     last = ts_ms[-1:] + step_ms if end_ms is None else np.array([end_ms])
@@ -111,13 +111,13 @@ def find_holes(
     found = np.concatenate([ts_ms, last])
     at = np.flatnonzero(found > expected)
     return tuple(
-        Hole(from_ms=int(e), to_ms=int(f) - step_ms, missing=int((f - e) // step_ms))
+        Gap(from_ms=int(e), to_ms=int(f) - step_ms, missing=int((f - e) // step_ms))
         for e, f in zip(expected[at], found[at], strict=True)
     )
 
 
 def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:
-    """Return the half-open row ranges without a hole inside, in order; together they are all rows.
+    """Return the half-open row ranges without a gap inside, in order; together they are all rows.
 
     >>> segment_bounds(np.array([0, 1, 4]), 1)
     [(0, 2), (2, 3)]
@@ -246,11 +246,11 @@ def zero_trade_rows(frame: pl.DataFrame) -> int:
     return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
 
 
-def zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Hole, ...]:
+def zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Gap, ...]:
     """Return the longest runs of candles in which nothing was traded, `most` of them, by time."""
     quiet = frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0))
     ts_ms = times_ms(quiet)
-    runs = [Hole(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
+    runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
     longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:most]
     return tuple(sorted(longest, key=lambda run: run.from_ms))
 

@@ -69,7 +69,8 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 #: Inside a JSON list: a row that is a mapping, or one that holds a mapping or another list.
 _NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
-_RUN: Final = 20  # equal gaps in a row that no sparse market shows by chance
+# Equal steps in a row that no sparse market shows by chance.
+_RUN: Final = 20
 
 
 def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> pl.DataFrame:
@@ -340,17 +341,17 @@ def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:
     Raises:
         InputError: Its rows are closer than `step_ms`, or many in a row stand equally far apart beyond it.
     """
-    gaps = np.diff(ts_ms)
-    if gaps.size == 0:
+    steps_ms = np.diff(ts_ms)
+    if steps_ms.size == 0:
         return
-    typical = int(np.median(gaps))
-    run_starts = np.flatnonzero(np.diff(gaps, prepend=-1))
-    run_lengths = np.diff(run_starts, append=gaps.size)
-    wide = (gaps[run_starts] > step_ms) & (run_lengths >= max(2, min(_RUN, gaps.size)))
+    typical = int(np.median(steps_ms))
+    run_starts = np.flatnonzero(np.diff(steps_ms, prepend=-1))
+    run_lengths = np.diff(run_starts, append=steps_ms.size)
+    wide = (steps_ms[run_starts] > step_ms) & (run_lengths >= max(2, min(_RUN, steps_ms.size)))
     if typical >= step_ms and not wide.any():
         return
     at = int(run_starts[wide][0]) if wide.any() else 0
-    found = interval_name(int(gaps[at]) if wide.any() else typical)
+    found = interval_name(int(steps_ms[at]) if wide.any() else typical)
     raise InputError(
         f"{where}: its candles are {found} apart from {format_ms(int(ts_ms[at]))} on, not {interval_name(step_ms)}",
         hint=f"pass --interval {found}" if found in INTERVALS_MS else None,

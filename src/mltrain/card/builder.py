@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CARD_VERSION: Final = "2"
 MODEL_NAME: Final = "mltrain-lgbm"
-MAX_HOLES: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
+MAX_GAPS: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,15 +413,15 @@ def _data_quality(run: Training) -> dict[str, Json]:
 
 
 def _coverage(facts: SymbolFacts) -> dict[str, Json]:
-    """Tell where a symbol has candles and where it has none; of many holes the largest, in the order of time."""
-    largest = sorted(facts.holes, key=lambda hole: -hole.missing)[:MAX_HOLES]
+    """Tell where a symbol has candles and where it has none; of many gaps the largest, in the order of time."""
+    largest = sorted(facts.gaps, key=lambda gap: -gap.missing)[:MAX_GAPS]
     return {
         "first": format_ms(facts.first_ms),
         "last": format_ms(facts.last_ms),
-        "holes": len(facts.holes),
-        "missing_candles": sum(h.missing for h in facts.holes),
+        "holes": len(facts.gaps),
+        "missing_candles": sum(h.missing for h in facts.gaps),
         "largest_holes": [
             {"from": format_ms(h.from_ms), "to": format_ms(h.to_ms), "missing": h.missing}
-            for h in sorted(largest, key=lambda hole: hole.from_ms)
+            for h in sorted(largest, key=lambda gap: gap.from_ms)
         ],
     }

@@ -49,7 +49,7 @@ class Outcome:
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any result of the library)
     """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.metadata.get("key", f.name): to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -444,7 +444,8 @@ def _dataclass(cls: Any, made: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN40
         texts |= _texts(base)
     hints = typing.get_type_hints(cls, names)
     properties = {
-        f.name: _of(hints[f.name], made) | ({"description": texts[f.name]} if f.name in texts else {})
+        f.metadata.get("key", f.name): _of(hints[f.name], made)
+        | ({"description": texts[f.name]} if f.name in texts else {})
         for f in dataclasses.fields(cls)
     }
     made[name] = {"type": "object", "properties": properties, "required": list(properties)}

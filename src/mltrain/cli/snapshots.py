@@ -180,15 +180,15 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
     yield f"snapshot {snap.id}: {'written' if taken.created else 'already there'} ({snap.path})"
     took = {t.symbol: t for t in traffic.symbols} if traffic else {}
     rows = [
-        (f.symbol, f"{f.rows:,}", time_text(f.first_ms), time_text(f.last_ms), len(f.holes),
+        (f.symbol, f"{f.rows:,}", time_text(f.first_ms), time_text(f.last_ms), len(f.gaps),
          *((took[f.symbol].requests, f"{took[f.symbol].seconds:.1f}") if took else
            (f"{f.zero_trade_rows:,}", f"{f.bytes / 1e6:.1f}")))
         for f in snap.facts
     ]  # fmt: skip
     last_two = ("asked", "s") if took else ("no trades", "MB")
-    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "holes", *last_two), rows, kinds=" r  rrr")
+    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "gaps", *last_two), rows, kinds=" r  rrr")
     if missing := sum(f.missing for f in snap.facts):
-        yield f"{missing:,} candles are missing in {sum(len(f.holes) for f in snap.facts)} holes"
+        yield f"{missing:,} candles are missing in {sum(len(f.gaps) for f in snap.facts)} gaps"
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
         yield (

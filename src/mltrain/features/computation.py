@@ -1,9 +1,9 @@
 """From candles to the feature matrix: the one path for training and serving.
 
 A feature is null where fewer bars in a row than its lookback end at that row, and nowhere else: so that no value
-spans a hole, each contiguous run of candles being a series of its own. The expressions themselves run over the whole
-frame at once, holes and all, which is sound because an op reads no further back than its lookback; the leakage guard
-proves that for every feature, from the lookback alone, just behind holes too.
+spans a gap, each contiguous run of candles being a series of its own. The expressions themselves run over the whole
+frame at once, gaps and all, which is sound because an op reads no further back than its lookback; the leakage guard
+proves that for every feature, from the lookback alone, just behind gaps too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mltrain.features.op import Op
     from mltrain.features.spec import FeatureSet, FeatureSpec, Param
 
-# With fewer rows, candles of the right interval can all lie apart by chance of holes.
+# With fewer rows, candles of the right interval can all lie apart by chance of gaps.
 _ROWS_THAT_TELL_INTERVAL: Final = 10
 
 _FEATURES_NAMED: Final = 3  # in a message, which must stay readable
@@ -55,7 +55,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
 
     Returns:
         The rows of `candles[symbol]`, in order: `ts`, then each feature as Float32, null in the warm-up behind the
-        start and behind each hole (for a leader's feature, of either symbol). A leader's features are 0 on itself.
+        start and behind each gap (for a leader's feature, of either symbol). A leader's features are 0 on itself.
 
     Raises:
         InputError: A column or leader is missing, the candles are of another interval or out of order, or an op of
@@ -240,7 +240,7 @@ def _taken(values: NDArray[Any], at: NDArray[np.int64], there: NDArray[np.bool_]
 
 
 def bars_in_a_row(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
-    """Count, at each row, the candles without a hole that end there, itself included."""
+    """Count, at each row, the candles without a gap that end there, itself included."""
     bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
     return np.arange(1, ts_ms.size + 1, dtype=np.int64) - first

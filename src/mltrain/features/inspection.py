@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import find_holes, times_ms
+from mltrain.candles.frame import find_gaps, times_ms
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
 from mltrain.features.op import LEADER_PREFIX
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mltrain.features.registry import FeatureInfo
     from mltrain.features.spec import FeatureSet
 
-_HOLES_TOLD: Final = 3
+_GAPS_TOLD: Final = 3
 AROUND: Final = 5  # bars before and after the asked one whose values are told, too
 
 
@@ -122,11 +122,11 @@ def _row_of(frame: pl.DataFrame, ts_ms: int, symbol: str) -> int:
 def _why_none(info: FeatureInfo, window: Mapping[str, pl.DataFrame], *, span_ms: tuple[int, int], step_ms: int) -> str:
     """Say which candles of the lookback, from the first to the last open time of `span_ms`, are missing."""
     for who, frame in window.items():
-        holes = find_holes(times_ms(frame), step_ms, start_ms=span_ms[0], end_ms=span_ms[1] + step_ms)
-        if holes:
-            missing = sum(hole.missing for hole in holes)
-            told = ", ".join(f"{format_ms(h.from_ms)} to {format_ms(h.to_ms)}" for h in holes[:_HOLES_TOLD])
-            more = f" and {len(holes) - _HOLES_TOLD} more holes" if len(holes) > _HOLES_TOLD else ""
+        gaps = find_gaps(times_ms(frame), step_ms, start_ms=span_ms[0], end_ms=span_ms[1] + step_ms)
+        if gaps:
+            missing = sum(gap.missing for gap in gaps)
+            told = ", ".join(f"{format_ms(h.from_ms)} to {format_ms(h.to_ms)}" for h in gaps[:_GAPS_TOLD])
+            more = f" and {len(gaps) - _GAPS_TOLD} more gaps" if len(gaps) > _GAPS_TOLD else ""
             return f"{missing} of the {info.lookback_bars} candles of {who} that it needs are missing: {told}{more}"
     return "all its candles are there, and its op gives no value"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 LEADER_PREFIX: Final = "leader_"
 
-MAX_BARS: Final = 1_440  # one day of minutes: what a holed snapshot and a quick restart can still afford
+MAX_BARS: Final = 1_440  # one day of minutes: what a gapped snapshot and a quick restart can still afford
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class FeatureProfile:
     Attributes:
         name: The feature.
         rows: How many candles there are.
-        null_share: Share of them without a value: in a warm-up, behind a hole.
+        null_share: Share of them without a value: in a warm-up, behind a gap.
         not_finite: How many values are NaN or infinite; the following leave them out.
         minimum: The least value; None, as all that follows, where there is none.
         maximum: The largest value.

@@ -157,7 +157,7 @@ class FeatureSchemaValidator:
         Args:
             frame: The features as Float32 in the registry's order; `ts` and `symbol` may be present, too. A Polars
                 frame (lazy ones are collected), a pandas frame, an Arrow table, or a list of dicts. Null is a warm-up
-                or a hole; NaN and infinity are not finite.
+                or a gap; NaN and infinity are not finite.
             strict: Whether a problem is an error.
 
         Returns:

@@ -6,7 +6,7 @@ window is put together from halves (1, 2, 4, ... bars), always in the same order
 the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008, SAND2008-6212): no difference of large sums,
 and exactly no deviation where all values are equal.
 
-A window that reaches before the first row, or holds a missing value, is NaN; nothing here knows of holes.
+A window that reaches before the first row, or holds a missing value, is NaN; nothing here knows of gaps.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-_RUNS: Final = 6  # runs of candles whose ends are cut at, where a market has many holes
+_RUNS: Final = 6  # runs of candles whose ends are cut at, where a market has many gaps
 _MIDNIGHTS: Final = 4
 _FIRST_VALUES: Final = 2  # runs in which a feature's very first value is looked at
 _ODD: Final = 2  # candles of each odd kind
@@ -32,9 +32,9 @@ class Cuts:
 
     Attributes:
         random: Random rows; rising.
-        edges: Both sides of holes and of UTC midnights, and odd candles; rising.
+        edges: Both sides of gaps and of UTC midnights, and odd candles; rising.
         full: For checks of the whole history; never the last row, so that there is a future to take away.
-        runs: Some runs of candles without a hole, as (first row, rows).
+        runs: Some runs of candles without a gap, as (first row, rows).
     """
 
     random: tuple[int, ...]
@@ -53,11 +53,11 @@ class Cuts:
 
 
 def bars_in_a_row(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: int) -> NDArray[np.int64]:
-    """Count the bars without a hole that end at each row.
+    """Count the bars without a gap that end at each row.
 
     Args:
         ts_ms: Open times, rising.
-        there: Whether whatever else must be there (a leader's candle) is; a row without it is a hole.
+        there: Whether whatever else must be there (a leader's candle) is; a row without it is a gap.
         step_ms: Length of the interval.
 
     >>> bars_in_a_row(np.array([0, 1, 2, 5, 6]), np.array([True, False, True, True, True]), 1)
@@ -72,7 +72,7 @@ def bars_in_a_row(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: i
 
 
 def bars_of(symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFrame], step_ms: int) -> NDArray[np.int64]:
-    """Count, at each row of a symbol, the bars without a hole of any of the symbols that are read."""
+    """Count, at each row of a symbol, the bars without a gap of any of the symbols that are read."""
     ts_ms = times_ms(candles[symbol])
     there = np.ones(ts_ms.size, dtype=np.bool_)
     for other in reads:
@@ -95,7 +95,7 @@ def choose_cuts(
         feature_set: Whose lookback and leaders count.
         symbol: Whose rows.
         candles: Candles by symbol, the leaders' included.
-        points: Random rows; those around holes and midnights come on top.
+        points: Random rows; those around gaps and midnights come on top.
         rng: Makes the choice.
     """
     ts_ms = times_ms(candles[symbol])

@@ -1,7 +1,7 @@
 """future_info: no feature sees a later candle, more candles than it says, or a symbol that it does not name.
 
 For every symbol, every feature's values are computed again, from less and from falsified candles, and compared with
-those of the whole batch. At cuts, which are random rows, rows around holes and UTC midnights, and rows of odd candles
+those of the whole batch. At cuts, which are random rows, rows around gaps and UTC midnights, and rows of odd candles
 (without trades, without a range, the largest ones), the value at the cut t:
 
 - prefix: from all candles up to t, nothing after: every row up to t, bit for bit;
@@ -103,7 +103,7 @@ def future_info(
         candles: Checked candles by symbol; the features of each are audited.
         labels: Gives `ts`, `label_end` (ms) and `y` of each candle of one symbol.
         seed: Of the choice of cuts and of the garbage.
-        points: Random cuts per symbol; those around holes and midnights come on top.
+        points: Random cuts per symbol; those around gaps and midnights come on top.
         compute: What computes features; another one than the library's is for testing the audit itself.
 
     Returns:
@@ -168,7 +168,7 @@ class _Audit:
         subject = open_subject(self._compute, self._features, symbol, self._candles)
         verdicts = Verdicts(self.findings, subject)
         check_again(subject, verdicts, compute=self._compute, candles=self._candles, moved=self._moved)
-        self._check_holes(subject, verdicts)
+        self._check_gaps(subject, verdicts)
         self._warn_of_unseen(subject, cuts)
         for number, row in enumerate(cuts.shared):
             for part in subject.parts:
@@ -186,8 +186,8 @@ class _Audit:
     def _values(self, subject: Subject, part: Part, candles: Candles) -> NDArray[np.float32]:
         return values_of(self._compute, part.features, subject.symbol, candles)
 
-    def _check_holes(self, subject: Subject, verdicts: Verdicts) -> None:
-        """Check every row: no value across a hole; and warn of features without a value elsewhere."""
+    def _check_gaps(self, subject: Subject, verdicts: Verdicts) -> None:
+        """Check every row: no value across a gap; and warn of features without a value elsewhere."""
         gaps = []
         for bars, part in subject.lookbacks:
             in_a_row = bars_of(subject.symbol, part.reads, self._candles, interval_ms(self._features.interval))
@@ -289,7 +289,7 @@ class _Audit:
         self._compare_closely(subject, verdicts, part, row, true)
 
     def _check_lookback(self, subject: Subject, verdicts: Verdicts, part: Part, row: int, bars: int) -> None:
-        """Compute a cut from the declared lookback alone; a window that holds a hole must give no value."""
+        """Compute a cut from the declared lookback alone; a window that holds a gap must give no value."""
         first = max(0, row + 1 - bars)
         named = {symbol: self._candles[symbol] for symbol in part.reads}
         alone = between_all(named, int(subject.ts_ms[first]), int(subject.ts_ms[row]))

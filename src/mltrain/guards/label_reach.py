@@ -80,7 +80,7 @@ class _Reach:
         self._end_ms = table["label_end"].cast(pl.Int64).fill_null(-1).to_numpy()
 
     def check_times(self) -> None:
-        """Check all rows at once: one label per candle, with the horizon's time, and none across a hole or the end."""
+        """Check all rows at once: one label per candle, with the horizon's time, and none across a gap or the end."""
         self._findings.did(LABEL, self._y.size)
         if not self._same_rows:
             self._fail(

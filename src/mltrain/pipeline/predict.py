@@ -75,7 +75,7 @@ def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
     market = SimSource(interval=model.interval)
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
-    # Far enough from the clock's last outage: a hole would have rows refused instead of scored.
+    # Far enough from the clock's last outage: a gap would have rows refused instead of scored.
     window = Window(end_ms - bars * step_ms, end_ms)
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()

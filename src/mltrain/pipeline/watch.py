@@ -3,7 +3,7 @@
 By the source's clock; only the age of candles from files is judged by the machine's clock, because their own clock is
 their last candle. Each look asks for all that is not known yet, from the first candle that is missing, so that an
 outage of any length costs no candle: what closed meanwhile comes in order once the source answers again. A candle that
-is missing is asked for again for some seconds before the hole is believed; a symbol waits as long for its leader.
+is missing is asked for again for some seconds before the gap is believed; a symbol waits as long for its leader.
 Faults of the source are told, and tried again with growing pauses. What has become too old to act on comes as a row
 that is refused as stale.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
 
-GRACE_MS: Final = 10_000  # so long a candle may be late, by the source's clock, before its hole is believed
+GRACE_MS: Final = 10_000  # so long a candle may be late, by the source's clock, before its gap is believed
 LOOKS: Final = 3  # and so many looks it must have been missing in: one answer may lack what the next one has
 PUBLISHED_MS: Final = 250  # after its close a candle takes a moment to appear
 RETRY_S: Final = 1.0  # between two looks for a candle that is late

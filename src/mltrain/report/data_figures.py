@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mltrain.report.figure import Shown
 
 MAX_STRIPS: Final = 40  # symbols that are drawn: of a hundred nobody reads the strips
-MAX_MARKS: Final = 1_200  # holes that are drawn, the largest of each symbol: a page can be mailed
+MAX_MARKS: Final = 1_200  # gaps that are drawn, the largest of each symbol: a page can be mailed
 _COVERAGE: Final = "Coverage"
 _FATE: Final = "What became of the candles"
 _SPLITS: Final = "Splits, to scale"
@@ -24,7 +24,7 @@ _KEPT: Final = ("rows", "no_features", "no_label", "ties")
 
 
 def coverage(card: dict[str, Any]) -> Shown:
-    """Draw where each symbol has candles and where it has holes, and what of that is the holdout."""
+    """Draw where each symbol has candles and where it has gaps, and what of that is the holdout."""
     symbols = [s for s in items_at(card, "data_quality", "symbols") if _range(s) is not None]
     if not symbols:
         return Missing(_COVERAGE, "the card does not tell where the candles begin and end.")
@@ -36,11 +36,11 @@ def coverage(card: dict[str, Any]) -> Shown:
     rows = [
         Strip(
             text_at(s, "symbol") or "?",
-            _holes_note(s),
+            _gaps_note(s),
             (
                 Segment(*r, "fill c1", f"{format_minutes(r[0])} to {format_minutes(r[1])}"),
                 *([] if start is None or end is None else [Segment(start, end, "fill c2", "holdout")]),
-                *_holes(s, most=each),
+                *_gaps(s, most=each),
             ),
         )
         for s, r in zip(symbols[:MAX_STRIPS], ranges, strict=False)
@@ -51,13 +51,13 @@ def coverage(card: dict[str, Any]) -> Shown:
         "coverage",
         _COVERAGE,
         strips(rows, scale),
-        reading="A strip is the time that has candles; a hole is cut out of it and marked, however short it is. No "
+        reading="A strip is the time that has candles; a gap is cut out of it and marked, however short it is. No "
         "candle is ever made up for one."
-        + (f" Of many holes the {each} largest of a symbol are drawn." if _most_holes(symbols) > each else "")
+        + (f" Of many gaps the {each} largest of a symbol are drawn." if _most_gaps(symbols) > each else "")
         + (f" {more} more symbols are in the table below." if more else ""),
         alt=f"{len(symbols)} symbols from {format_minutes(scale.low)} to {format_minutes(scale.high)} UTC; "
         f"{missing:,} candles are missing. " + "; ".join(f"{row.name}: {row.note}" for row in rows[:8]),
-        legend=(("fill c1", "candles to learn from"), ("fill c2", "holdout"), ("fill bad", "hole")),
+        legend=(("fill c1", "candles to learn from"), ("fill c2", "holdout"), ("fill bad", "gap")),
         wide=True,
     )
 
@@ -67,26 +67,26 @@ def _range(symbol: dict[str, Any]) -> tuple[int, int] | None:
     return None if first is None or last is None or last < first else (first, last)
 
 
-def _holes(symbol: dict[str, Any], *, most: int) -> Iterator[Segment]:
-    """Yield the largest holes of a symbol, the largest first."""
-    holes = sorted(items_at(symbol, "largest_holes"), key=lambda hole: -(number_at(hole, "missing") or 0))
-    for hole in holes[:most]:
-        start, end, missing = time_at(hole, "from"), time_at(hole, "to"), number_at(hole, "missing")
+def _gaps(symbol: dict[str, Any], *, most: int) -> Iterator[Segment]:
+    """Yield the largest gaps of a symbol, the largest first."""
+    gaps = sorted(items_at(symbol, "largest_holes"), key=lambda gap: -(number_at(gap, "missing") or 0))
+    for gap in gaps[:most]:
+        start, end, missing = time_at(gap, "from"), time_at(gap, "to"), number_at(gap, "missing")
         if start is not None and end is not None:
             yield Segment(
                 start, end, "fill bad", f"{missing or 0:,.0f} missing from {format_minutes(start)}", mark=True
             )
 
 
-def _most_holes(symbols: list[dict[str, Any]]) -> float:
+def _most_gaps(symbols: list[dict[str, Any]]) -> float:
     return max(number_at(s, "holes") or 0 for s in symbols)
 
 
-def _holes_note(symbol: dict[str, Any]) -> str:
-    holes, missing = number_at(symbol, "holes") or 0, number_at(symbol, "missing_candles") or 0
-    if not holes:
-        return "no hole"
-    return f"{holes:,.0f} hole{'s' if holes != 1 else ''}, {missing:,.0f} missing"
+def _gaps_note(symbol: dict[str, Any]) -> str:
+    gaps, missing = number_at(symbol, "holes") or 0, number_at(symbol, "missing_candles") or 0
+    if not gaps:
+        return "no gap"
+    return f"{gaps:,.0f} gap{'s' if gaps != 1 else ''}, {missing:,.0f} missing"
 
 
 def fate(card: dict[str, Any]) -> Shown:

@@ -167,12 +167,12 @@ def probe_rows(model_text: str, features: int) -> NDArray[np.float32]:
     on = _threshold_rows(model_text, features)
     spread = np.maximum(np.abs(on).max(axis=0), np.float32(1e-6))
     plain = (rng.standard_normal((_PLAIN_ROWS, features)) * spread).astype(np.float32)
-    holed = plain.copy()
-    holed[rng.random(holed.shape) < 0.5] = np.nan
+    gapped = plain.copy()
+    gapped[rng.random(gapped.shape) < 0.5] = np.nan
     edges = [0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(np.float32).max, np.finfo(np.float32).tiny]
     extreme = np.repeat(np.array(edges, np.float32)[:, None], features, axis=1)
     infinity = np.float32(np.inf)
-    return np.concatenate([plain, holed, extreme, on, np.nextafter(on, infinity), np.nextafter(on, -infinity)])
+    return np.concatenate([plain, gapped, extreme, on, np.nextafter(on, infinity), np.nextafter(on, -infinity)])
 
 
 def _threshold_rows(model_text: str, features: int) -> NDArray[np.float32]:

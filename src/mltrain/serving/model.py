@@ -1,7 +1,7 @@
 """Serving: from a version on disk to checked, calibrated probabilities.
 
 The features are computed by the code that training used, from the registry stored in the model, on the last candles
-that they need. Whatever must not be scored is refused with a reason, never guessed: a hole or too few candles in the
+that they need. Whatever must not be scored is refused with a reason, never guessed: a gap or too few candles in the
 window, a stale candle, an unknown symbol, columns by any other name or order, a value that is not finite.
 
 The newest candle is judged by the clock that is passed to `load`; a batch (`rows="all"`) is never stale.

@@ -35,8 +35,10 @@ WhichRows: TypeAlias = Literal["last", "all"]
 UNKNOWN_SYMBOL: Final = "unknown-symbol"  # the model was not trained on it
 STALE: Final = "stale"  # newer candles should be there by now
 TOO_FEW_BARS: Final = "too-few-bars"  # fewer candles than the longest lookback
-HOLE: Final = "hole"  # a candle is missing inside the lookback
-LEADER_HOLE: Final = "leader-hole"  # likewise, of a leader symbol
+# A candle is missing inside the lookback; callers know the code, so it keeps the older word.
+GAP: Final = "hole"
+# The same, of a leader symbol.
+LEADER_GAP: Final = "leader-hole"
 NOT_FINITE: Final = "not-finite"  # a feature is no finite number
 
 #: The same reasons in words.
@@ -44,8 +46,8 @@ REASONS: Final[Mapping[str, str]] = {
     UNKNOWN_SYMBOL: "the model was not trained on it",
     STALE: "newer candles should be there by now",
     TOO_FEW_BARS: "fewer candles are held than the longest lookback",
-    HOLE: "a candle is missing inside the lookback",
-    LEADER_HOLE: "a candle of the leader is missing inside the lookback, or has not arrived yet",
+    GAP: "a candle is missing inside the lookback",
+    LEADER_GAP: "a candle of the leader is missing inside the lookback, or has not arrived yet",
     NOT_FINITE: "a feature is not a finite number",
 }
 
@@ -214,7 +216,7 @@ class _Tape:
         return frame
 
     def window(self, symbol: str) -> pl.DataFrame:
-        """Return as many of a symbol's newest candles as a lookback has bars, checked, so that a hole shows."""
+        """Return as many of a symbol's newest candles as a lookback has bars, checked, so that a gap shows."""
         times = self.times(symbol)
         return self.between(symbol, int(times[-self._question.lookback_bars :][0]), int(times[-1]))
 
@@ -299,6 +301,6 @@ def row_reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Ques
     short = np.arange(ts_ms.size)[-sound.size :] - first + 1 < question.lookback_bars
     no_leader = np.isnan(x).any(axis=1) & bool(question.feature_set.leaders)
     reasons = np.select(
-        [sound, short & (first > 0), short, no_leader], ["", HOLE, TOO_FEW_BARS, LEADER_HOLE], default=NOT_FINITE
+        [sound, short & (first > 0), short, no_leader], ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE
     )
     return [reason or None for reason in reasons.tolist()]

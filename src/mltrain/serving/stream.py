@@ -3,12 +3,12 @@
 The features are computed by the code of `predict_candles`, from the last `lookback` bars alone, so a stream that was
 restarted from its last bars gives the numbers of one that never stopped. The rules for what comes in:
 
-* the next candle of a symbol is taken; where candles between are missing, the hole refuses predictions ("hole") until
+* the next candle of a symbol is taken; where candles between are missing, the gap refuses predictions ("hole") until
   a whole lookback has come in behind it;
 * the newest candle once more, with the same values, is ignored and scored again; with other values it is refused
   ("changed"): a closed candle does not change;
-* an older candle is refused ("late"), whether it was seen before or not; it fills no hole, for training had none to
-  fill; to mend a hole, `warm_up` with candles from the exchange;
+* an older candle is refused ("late"), whether it was seen before or not; it fills no gap, for training had none to
+  fill; to mend a gap, `warm_up` with candles from the exchange;
 * an impossible candle is an error; a candle that is still open by the clock given is refused ("open").
 
 What is refused leaves the stream as it was. A symbol whose leader has not sent the same candle yet is refused
@@ -34,7 +34,7 @@ from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.names import describe, did_you_mean, show
 from mltrain.serving.inputs import candles_by_symbol
 from mltrain.serving.rows import (
-    LEADER_HOLE,
+    LEADER_GAP,
     REASONS,
     STALE,
     TOO_FEW_BARS,
@@ -260,7 +260,7 @@ class Stream:
             raise _refused(symbol, ts_ms, STALE)
         leaders = {leader: self._tape(leader) for leader in feature_set.leaders if leader != symbol}
         if not all(tape.stop for tape in leaders.values()):
-            raise _refused(symbol, ts_ms, LEADER_HOLE)
+            raise _refused(symbol, ts_ms, LEADER_GAP)
         candles, emptied = {}, {}
         for name, tape in {**leaders, symbol: own}.items():
             candles[name], emptied[name] = empty_false_volumes(tape.candles().tail(bars))

@@ -7,7 +7,7 @@ candle file afterwards (its name, its size, its number of rows) rests on it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mltrain.candles.candle_file import Block
 from mltrain.candles.frame import (
     OPTIONAL,
-    Hole,
+    Gap,
     Jump,
     content_sha256,
-    find_holes,
+    find_gaps,
     find_jumps,
     times_ms,
     zero_trade_rows,
@@ -98,7 +98,7 @@ class SymbolFacts:
         rows: How many.
         first_ms: Open time of the first, ms UTC.
         last_ms: Open time of the last, ms UTC.
-        holes: Every run of missing candles of the window, those at its beginning and end included.
+        gaps: Every run of missing candles of the window, those at its beginning and end included.
         zero_trade_rows: Candles in which nothing was traded.
         zero_trade_runs: The longest runs of such candles, MAX_LISTED at the most, by time.
         jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
@@ -115,9 +115,10 @@ class SymbolFacts:
     rows: int
     first_ms: int
     last_ms: int
-    holes: tuple[Hole, ...]
+    # In the JSON of `snapshot` the key is the older word.
+    gaps: tuple[Gap, ...] = field(metadata={"key": "holes"})
     zero_trade_rows: int
-    zero_trade_runs: tuple[Hole, ...]
+    zero_trade_runs: tuple[Gap, ...]
     jumps: tuple[Jump, ...]
     origins: tuple[Origin, ...]
     blocks: tuple[Block, ...]
@@ -129,7 +130,7 @@ class SymbolFacts:
     @property
     def missing(self) -> int:
         """How many candles of the window are missing."""
-        return sum(hole.missing for hole in self.holes)
+        return sum(gap.missing for gap in self.gaps)
 
     @classmethod
     def of(
@@ -156,7 +157,7 @@ class SymbolFacts:
             rows=frame.height,
             first_ms=int(ts_ms[0]),
             last_ms=int(ts_ms[-1]),
-            holes=find_holes(ts_ms, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
+            gaps=find_gaps(ts_ms, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
             zero_trade_rows=zero_trade_rows(frame),
             sha256=entry.sha256,
             content_sha256=content_sha256(frame),
@@ -165,7 +166,7 @@ class SymbolFacts:
 
     def to_dict(self) -> dict[str, Json]:
         """Return what the manifest records beside name, size and hash of the file."""
-        gaps, quiet = (_spell_runs(runs) for runs in (self.holes, self.zero_trade_runs))
+        gaps, quiet = (_spell_runs(runs) for runs in (self.gaps, self.zero_trade_runs))
         return {
             "symbol": self.symbol,
             "rows": self.rows,
@@ -185,7 +186,7 @@ class SymbolFacts:
         }
 
 
-def _spell_runs(runs: tuple[Hole, ...]) -> list[Json]:
+def _spell_runs(runs: tuple[Gap, ...]) -> list[Json]:
     return [[format_ms(run.from_ms), format_ms(run.to_ms), run.missing] for run in runs]
 
 
@@ -340,7 +341,7 @@ def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
         rows=fields.integer("rows", minimum=1, maximum=MAX_ROWS),
         first_ms=_read_time(fields, "first"),
         last_ms=_read_time(fields, "last"),
-        holes=_read_runs(fields, "gaps"),
+        gaps=_read_runs(fields, "gaps"),
         zero_trade_rows=fields.integer("zero_trade_rows", minimum=0),
         zero_trade_runs=_read_runs(fields, "zero_trade_runs"),
         jumps=tuple(_read_rows(fields, "jumps", _read_jump)),
@@ -362,7 +363,7 @@ def _read_time(fields: Fields, key: str) -> int:
         return 0
 
 
-def _read_runs(fields: Fields, key: str) -> tuple[Hole, ...]:
+def _read_runs(fields: Fields, key: str) -> tuple[Gap, ...]:
     return tuple(_read_rows(fields, key, _read_run))
 
 
@@ -381,10 +382,10 @@ def _read_rows(fields: Fields, key: str, read: Callable[[list[Json]], T | None])
         yield value
 
 
-def _read_run(row: list[Json]) -> Hole | None:
+def _read_run(row: list[Json]) -> Gap | None:
     match row:
         case [str(first), str(last), int(missing)] if not isinstance(missing, bool):
-            return Hole(parse_time(first), parse_time(last), missing)
+            return Gap(parse_time(first), parse_time(last), missing)
     return None
 
 
@@ -444,9 +445,9 @@ def _contradictions(record: Record, manifest: Manifest) -> list[str]:
             problems.append(f"{name}: holds the candles of {facts.symbol}")
         if not window.start_ms <= facts.first_ms <= facts.last_ms < window.end_ms:
             problems.append(f"{name}: first and last are not inside {window}")
-        if facts.rows + sum(hole.missing for hole in facts.holes) != expected:
+        if facts.rows + sum(gap.missing for gap in facts.gaps) != expected:
             problems.append(f"{name}: rows and gaps together are not the {expected} candles of its window")
-        runs = (*facts.holes, *facts.zero_trade_runs)
+        runs = (*facts.gaps, *facts.zero_trade_runs)
         if any(run.missing < 1 or run.missing != (run.to_ms - run.from_ms) // step_ms + 1 for run in runs):
             problems.append(f"{name}: a gap or a run is not as long as it says")
         if not _are_blocks(facts.blocks, facts.bytes):

@@ -1,7 +1,7 @@
 """Take a snapshot: closed candles of a window, written once and never changed.
 
 A snapshot is a folder `snapshots/<cut>` of one parquet file per symbol and a manifest, which is written last: no
-manifest, no snapshot. Holes stay holes and are listed; there are no candles but the source's own.
+manifest, no snapshot. Gaps stay gaps and are listed; there are no candles but the source's own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ __all__ = [
 
 _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
-_MAX_HOLES: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
+_MAX_GAPS: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
 _WARN_MISSING: Final = 0.05  # of a symbol's window
 _WARN_FALSE: Final = 0.01  # share of the candles with trades; real markets have none
 
@@ -140,7 +140,7 @@ def take_snapshot(
     ):
         calls = [partial(_write_symbol, stage.path, source, gathered, symbol, window) for symbol in request.symbols]
         facts = run_apart(lambda: in_threads(calls))
-        _check_holes(facts, max_missing)
+        _check_gaps(facts, max_missing)
         record = replace(record, notes=gathered.notes(), facts=facts)
         for warning in (*record.notes, *_tell_odd(facts)):
             progress.warn(warning)
@@ -217,20 +217,20 @@ def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
             yield f"{f.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"
 
 
-def _check_holes(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
+def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
     for f in facts:
         if f.missing > max_missing * (f.rows + f.missing):
-            longest = max(f.holes, key=lambda hole: hole.missing)
+            longest = max(f.gaps, key=lambda gap: gap.missing)
             raise InputError(
                 f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles are missing "
-                f"({f.missing / (f.rows + f.missing):.1%}, at most {max_missing:.1%}); the longest hole is "
+                f"({f.missing / (f.rows + f.missing):.1%}, at most {max_missing:.1%}); the longest gap is "
                 f"{format_ms(longest.from_ms)} to {format_ms(longest.to_ms)}",
                 hint="choose another --end or fewer --days, or allow more by --max-missing",
             )
-    if sum(len(f.holes) for f in facts) > _MAX_HOLES:
-        worst = max(facts, key=lambda f: len(f.holes))
+    if sum(len(f.gaps) for f in facts) > _MAX_GAPS:
+        worst = max(facts, key=lambda f: len(f.gaps))
         raise InputError(
-            f"{worst.symbol} has {len(worst.holes)} holes: more than {_MAX_HOLES} in all cannot be recorded",
+            f"{worst.symbol} has {len(worst.gaps)} gaps: more than {_MAX_GAPS} in all cannot be recorded",
             hint="choose a longer --interval, fewer --days or symbols that are traded more often",
         )
 

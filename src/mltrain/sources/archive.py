@@ -1,7 +1,7 @@
 """The source `archive`: whole days from the exchange's public archive, the rest over REST.
 
 A day is one zip with its `.CHECKSUM` beside it (never a month: monthly files disagree with the daily ones and with
-REST). A day that the archive lacks or gets wrong is taken over REST, and so is the present one; the holes of every day
+REST). A day that the archive lacks or gets wrong is taken over REST, and so is the present one; the gaps of every day
 are asked for over REST before they are believed.
 """
 

@@ -59,7 +59,7 @@ class CachedDay:
         rows: How many candles it has.
         sha256: Of the file; empty where there are no rows, hence no file.
         origin: "rest", or "archive" and the SHA-256 of the zip.
-        holes_asked: Whether its holes were asked for once more, or it has none.
+        gaps_asked: Whether its gaps were asked for once more, or it has none.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
         left_out: How many odd rows were left out; see `mltrain.sources.klines.split_odd`.
         closed_early: How many of its candles closed before their interval ended.
@@ -70,7 +70,7 @@ class CachedDay:
     rows: int
     sha256: str
     origin: str
-    holes_asked: bool
+    gaps_asked: bool
     fetched_ms: int
     left_out: int = 0
     closed_early: int = 0
@@ -95,7 +95,7 @@ class FreshDay:
         day_ms: Its midnight, ms UTC.
         until_ms: The end of what was asked for.
         origin: As of CachedDay.
-        holes_asked: As of CachedDay; that a day without holes has none is found out here.
+        gaps_asked: As of CachedDay; that a day without gaps has none is found out here.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
         left_out: As in CachedDay.
         closed_early: As in CachedDay.
@@ -105,7 +105,7 @@ class FreshDay:
     day_ms: int
     until_ms: int
     origin: str
-    holes_asked: bool
+    gaps_asked: bool
     fetched_ms: int
     left_out: int = 0
     closed_early: int = 0
@@ -120,7 +120,7 @@ def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
         rows=fresh.frame.height,
         sha256=sha256_bytes(data) if data else "",
         origin=fresh.origin,
-        holes_asked=fresh.holes_asked or complete,
+        gaps_asked=fresh.gaps_asked or complete,
         fetched_ms=fresh.fetched_ms // 1000 * 1000,
         left_out=fresh.left_out,
         closed_early=fresh.closed_early,
@@ -232,12 +232,12 @@ class SymbolDays:
         return tuple(known)
 
     def mark_asked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
-        """Note that the holes of these days were asked for once more, in vain.
+        """Note that the gaps of these days were asked for once more, in vain.
 
         Raises:
             MachineError: The machine refuses.
         """
-        known = [replace(day, holes_asked=True) for day in days]
+        known = [replace(day, gaps_asked=True) for day in days]
         self._write_all({}, known)
         return tuple(known)
 
@@ -276,7 +276,7 @@ def _write_note(day: CachedDay, owner: str) -> bytes:
         "rows": day.rows,
         "sha256": day.sha256,
         "origin": day.origin,
-        "holes_asked": day.holes_asked,
+        "holes_asked": day.gaps_asked,
         "fetched_at": format_ms(day.fetched_ms),
     }
     # Written only if not zero, so that the notes of an earlier version, which had neither key, keep their bytes.
@@ -303,7 +303,7 @@ def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDa
         rows=rows,
         sha256=root.text("sha256", pattern=SHA256 if rows else re.compile("")),
         origin=root.text("origin", pattern=ORIGIN),
-        holes_asked=root.flag("holes_asked"),
+        gaps_asked=root.flag("holes_asked"),
         fetched_ms=times["fetched_at"],
         left_out=root.integer("left_out", minimum=0, default=0),
         closed_early=root.integer("closed_early", minimum=0, default=0),

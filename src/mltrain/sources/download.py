@@ -1,6 +1,6 @@
 """Download what the cache lacks: days planned up front, pages fetched side by side, each finished day kept at once.
 
-The plan knows every page before the first is asked for. A day is kept when all its pages have come; its holes are
+The plan knows every page before the first is asked for. A day is kept when all its pages have come; its gaps are
 asked for once more when everything else is there, and only then believed. Whatever ends a download, the days that were
 finished are on the disk.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import Hole, check_candles, find_holes, times_ms
+from mltrain.candles.frame import Gap, check_candles, find_gaps, times_ms
 from mltrain.sources.async_run import in_threads, run_apart
 from mltrain.sources.day_cache import FreshDay, SymbolDays, hold_cache
 from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages
@@ -153,7 +153,7 @@ class _Symbol:
     finished: list[_Day] = field(default_factory=list)
     strays: list[pl.DataFrame] = field(default_factory=list)
     late: list[pl.DataFrame] = field(default_factory=list)
-    doubts: list[Hole] | None = None
+    doubts: list[Gap] | None = None
     cached: int = 0
     fetched_rows: int = 0
     begun_s: float | None = None
@@ -329,7 +329,7 @@ class Download:
     async def _keep_finished(self, pages: Pages) -> None:
         """Write the days that are finished, off the event loop, until there are none to come.
 
-        The holes of a symbol are asked for again as soon as its last day is there, while others are still coming.
+        The gaps of a symbol are asked for again as soon as its last day is there, while others are still coming.
         """
         over = False
         while not over:
@@ -357,7 +357,7 @@ class Download:
                     day.day_ms,
                     day.until_ms,
                     day.origin,
-                    holes_asked=False,
+                    gaps_asked=False,
                     fetched_ms=self._asking.clock_ms,
                     left_out=day.left_out + (0 if day.have is None else day.have.left_out),
                     closed_early=day.closed_early + (0 if day.have is None else day.have.closed_early),
@@ -382,21 +382,21 @@ class Download:
             )
 
     def _plan_doubts(self, symbol: _Symbol, pages: Pages) -> None:
-        """Plan, once, to ask a second time for the holes of a symbol, all of whose days are there."""
+        """Plan, once, to ask a second time for the gaps of a symbol, all of whose days are there."""
         if symbol.doubts is not None:
             return
         symbol.doubts = []
         for day in sorted(symbol.ready.values(), key=lambda d: d.day_ms):
-            if not day.holes_asked:
+            if not day.gaps_asked:
                 ts_ms = times_ms(symbol.days.read(day))
-                symbol.doubts += find_holes(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
+                symbol.doubts += find_gaps(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
         for cluster in _cluster(_runs(symbol.doubts, self._step_ms), self._asking.page_candles * self._step_ms):
             self._jobs.append(partial(self._ask_again, symbol, cluster, pages))
 
-    async def _ask_again(self, symbol: _Symbol, holes: list[Hole], pages: Pages) -> None:
-        """Ask for the candles of holes once more: the answer begins at a hole, and tells what comes after it, too."""
+    async def _ask_again(self, symbol: _Symbol, gaps: list[Gap], pages: Pages) -> None:
+        """Ask for the candles of gaps once more: the answer begins at a gap, and tells what comes after it, too."""
         self._begin(symbol)
-        left = deque(Window(hole.from_ms, hole.to_ms + self._step_ms) for hole in holes)
+        left = deque(Window(gap.from_ms, gap.to_ms + self._step_ms) for gap in gaps)
         while left:
             start_ms = left[0].start_ms
             limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._asking.page_candles)
@@ -407,12 +407,12 @@ class Download:
                 break
             seen_ms = int(times_ms(rows)[-1]) + self._step_ms
             while left and left[0].start_ms < seen_ms:
-                hole = left.popleft()
-                if hole.end_ms > seen_ms:
-                    left.appendleft(Window(seen_ms, hole.end_ms))
+                gap = left.popleft()
+                if gap.end_ms > seen_ms:
+                    left.appendleft(Window(seen_ms, gap.end_ms))
 
     def _fill(self, symbol: _Symbol) -> list[str]:
-        """Put the rows that came late into their days, and note that the holes that stay were asked for twice.
+        """Put the rows that came late into their days, and note that the gaps that stay were asked for twice.
 
         Returns:
             What the user should know.
@@ -436,7 +436,7 @@ class Download:
                 day.day_ms,
                 day.until_ms,
                 "rest",
-                holes_asked=True,
+                gaps_asked=True,
                 fetched_ms=self._asking.clock_ms,
                 left_out=day.left_out,
                 closed_early=day.closed_early,
@@ -544,32 +544,32 @@ def _join(windows: Iterable[Window]) -> list[Window]:
     return joined
 
 
-def _runs(holes: list[Hole], step_ms: int) -> list[Hole]:
-    """Return the holes of days as the holes that they are: those that touch made one."""
-    runs: list[Hole] = []
-    for hole in holes:
-        if runs and runs[-1].to_ms + step_ms == hole.from_ms:
-            runs[-1] = Hole(runs[-1].from_ms, hole.to_ms, runs[-1].missing + hole.missing)
+def _runs(gaps: list[Gap], step_ms: int) -> list[Gap]:
+    """Return the gaps of days as the gaps that they are: those that touch made one."""
+    runs: list[Gap] = []
+    for gap in gaps:
+        if runs and runs[-1].to_ms + step_ms == gap.from_ms:
+            runs[-1] = Gap(runs[-1].from_ms, gap.to_ms, runs[-1].missing + gap.missing)
         else:
-            runs.append(hole)
+            runs.append(gap)
     return runs
 
 
-def _cluster(holes: list[Hole], span_ms: int) -> Iterator[list[Hole]]:
-    """Cut a list of holes into runs that begin less than `span_ms` apart: one question covers each."""
-    cluster: list[Hole] = []
-    for hole in holes:
-        if cluster and hole.from_ms - cluster[0].from_ms >= span_ms:
+def _cluster(gaps: list[Gap], span_ms: int) -> Iterator[list[Gap]]:
+    """Cut a list of gaps into runs that begin less than `span_ms` apart: one question covers each."""
+    cluster: list[Gap] = []
+    for gap in gaps:
+        if cluster and gap.from_ms - cluster[0].from_ms >= span_ms:
             yield cluster
             cluster = []
-        cluster.append(hole)
+        cluster.append(gap)
     if cluster:
         yield cluster
 
 
-def _days_with(holes: list[Hole]) -> list[int]:
-    """Return the midnights of the days that a hole begins in: those of one day end in it."""
-    return sorted({hole.from_ms // DAY_MS * DAY_MS for hole in holes})
+def _days_with(gaps: list[Gap]) -> list[int]:
+    """Return the midnights of the days that a gap begins in: those of one day end in it."""
+    return sorted({gap.from_ms // DAY_MS * DAY_MS for gap in gaps})
 
 
 def _origins(days: list[CachedDay], window: Window) -> Iterator[Origin]:

@@ -50,7 +50,7 @@ def fetch_candles(
 
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
-        `mltrain.candles.frame.CANDLE_SCHEMA`. Holes are left as they are; a frame may be empty. A volume that most
+        `mltrain.candles.frame.CANDLE_SCHEMA`. Gaps are left as they are; a frame may be empty. A volume that most
         candles contradict is null in every row (`mltrain.candles.volumes`).
 
     Raises:

@@ -1,6 +1,6 @@
 """The protocol of a source, what it returns, and `SourceSpec`, which describes one.
 
-A source hands out closed candles only, as `check_candles` returns them, with its holes left as holes. The source's own
+A source hands out closed candles only, as `check_candles` returns them, with its gaps left as gaps. The source's own
 clock decides what has closed; files have none, so the machine's clock is passed to them.
 """
 

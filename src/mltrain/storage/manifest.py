@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-MAX_MANIFEST_BYTES: Final = 16 << 20  # a thousand symbols with a hundred holes each
+MAX_MANIFEST_BYTES: Final = 16 << 20  # a thousand symbols with a hundred gaps each
 MAX_FILE_BYTES: Final = 1 << 32  # what `verify_files` will hash; no file of ours comes near
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

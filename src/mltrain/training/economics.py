@@ -121,14 +121,14 @@ def find_bounce(candles: Mapping[str, pl.DataFrame], *, step_ms: int) -> tuple[S
 
     Args:
         candles: By symbol, sorted by time.
-        step_ms: Length of a bar; neighbours across a hole are not compared.
+        step_ms: Length of a bar; neighbours across a gap are not compared.
     """
     return tuple(_find_symbol_bounce(symbol, candles[symbol], step_ms) for symbol in sorted(candles))
 
 
 def _find_symbol_bounce(symbol: str, frame: pl.DataFrame, step_ms: int) -> SymbolBounce:
     close, opened = (frame[name].to_numpy() for name in ("close", "open"))
-    joined = np.diff(times_ms(frame)) == step_ms  # whether each candle follows the one before without a hole
+    joined = np.diff(times_ms(frame)) == step_ms  # whether each candle follows the one before without a gap
     gap, move = np.abs(opened[1:] - close[:-1])[joined], np.abs(np.diff(close))[joined]
     moved = float(move.mean()) if move.size else 0.0
     returns, pairs = np.diff(np.log(close)), joined[1:] & joined[:-1]

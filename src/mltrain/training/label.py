@@ -1,6 +1,6 @@
 """Labels: what happened next, by time.
 
-Pure. A label joins a candle with the one exactly `horizon_bars` intervals later; where a hole or the end of the data
+Pure. A label joins a candle with the one exactly `horizon_bars` intervals later; where a gap or the end of the data
 lies between, nobody knows what happened, and the label is null: never 0, as `shift` and a comparison would have it.
 """
 

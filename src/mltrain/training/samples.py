@@ -76,7 +76,7 @@ class SymbolQuality:
         symbol: The symbol.
         candles: Candles in the snapshot.
         rows: Those that became rows.
-        no_features: Dropped: in the warm-up behind the start or behind a hole.
+        no_features: Dropped: in the warm-up behind the start or behind a gap.
         no_label: Dropped: the candle at the horizon is missing, or not there yet.
         ties: Dropped: the price did not move.
         tie_share: Share of ties among all candles whose label is known, dropped or not; None without such candles.

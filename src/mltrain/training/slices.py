@@ -88,7 +88,7 @@ def volatility_terciles(
         step_ms: Length of the interval.
 
     Returns:
-        0, 1 or 2, or -1 where the candles before a row are too few or have a hole; shape (n,).
+        0, 1 or 2, or -1 where the candles before a row are too few or have a gap; shape (n,).
     """
     tercile = np.full(samples.ts_ms.size, -1, np.int8)
     for ix, symbol in enumerate(samples.symbols):
@@ -103,7 +103,7 @@ def volatility_terciles(
 
 
 def _volatility(frame: pl.DataFrame, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.float64]:
-    """Return the standard deviation of the last log returns at some candles; NaN across a hole."""
+    """Return the standard deviation of the last log returns at some candles; NaN across a gap."""
     ts = pl.col("ts").dt.timestamp("ms")
     moved = pl.when(ts.diff() == step_ms).then(pl.col("close").log().diff())
     table = frame.select(ts.alias("ts"), moved.rolling_std(VOLATILITY_BARS).alias("volatility"))

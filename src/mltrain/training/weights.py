@@ -60,7 +60,7 @@ def uniqueness(
     """Return how much of each label's time is its own: the mean of 1 / labels of its symbol that run at the time.
 
     Labels of h bars overlap, and rows that share what happened are not as many as they look (Lopez de Prado, Advances
-    in Financial Machine Learning, 4.4). Where no candle is missing it is 1 / h, more at the ends and beside holes.
+    in Financial Machine Learning, 4.4). Where no candle is missing it is 1 / h, more at the ends and beside gaps.
 
     >>> times = np.array([0, 1, 2])
     >>> uniqueness(times, times + 2, np.zeros(3, np.int16)).tolist()

@@ -5,7 +5,7 @@ depends on. What every op promises, and a test over all of them checks:
 
 - finite lookback: the value at t is a function of the last `lookback_bars` candles, to the last bit;
 - total: behind the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
-  value for those cases is stated), so that null means "warm-up or hole" and nothing else;
+  value for those cases is stated), so that null means "warm-up or gap" and nothing else;
 - no unit of its own: ratios, logarithms of ratios, scores; a rescaled price or volume gives the same value.
 
 Columns named `leader_...` are those of the leader symbol's candle of the same time. Notation: c, o, h, l, v are close,
