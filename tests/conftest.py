@@ -28,6 +28,7 @@ for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGH
 LONG = (
     "tests/chaos/",
     "tests/test_cli_contract.py",
+    "tests/test_written_before.py",
     "tests/guards/",
     "tests/pipeline/",
     "tests/docs/",
