@@ -44,6 +44,7 @@ import optuna
 
 from mltrain.card.lineage import available_cores
 from mltrain.config.loading import load_config
+from mltrain.config.train_config import IntRange
 from mltrain.features.registry import load_registry
 from mltrain.pipeline.leakage import split_samples
 from mltrain.progress import Silent
@@ -58,7 +59,7 @@ from mltrain.training.trial import Ground, Proposal, Track
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mltrain.config.train_config import Range, TrainConfig
+    from mltrain.config.train_config import FloatRange, TrainConfig
     from mltrain.training.samples import Samples
     from mltrain.training.search import SearchResult
     from mltrain.training.split import Split
@@ -76,10 +77,10 @@ def read_samples(folder: Path, days: int, symbols: tuple[str, ...], registry: st
     return samples, split_samples(samples, features, load_config(None, overrides={}))
 
 
-def suggest(trial: optuna.Trial, r: Range) -> float:
-    if r.integer:
-        return trial.suggest_int(r.name, int(r.low), int(r.high), log=r.log)
-    return trial.suggest_float(r.name, r.low, r.high, log=r.log)
+def suggest(trial: optuna.Trial, name: str, searched: IntRange | FloatRange) -> float:
+    if isinstance(searched, IntRange):
+        return trial.suggest_int(name, searched.low, searched.high, log=searched.is_log)
+    return trial.suggest_float(name, searched.low, searched.high, log=searched.is_log)
 
 
 def cpu_seconds() -> float:
@@ -107,7 +108,7 @@ def plain_loop(samples: Samples, split: Split, config: TrainConfig) -> tuple[Sto
     """Return what it took, the best loss as the loop tells it, and its parameters."""
 
     def objective(trial: optuna.Trial) -> float:
-        params = {r.name: suggest(trial, r) for r in config.search.space}
+        params = {name: suggest(trial, name, searched) for name, searched in config.search.space.items()}
         fixed = {"objective": "binary", "metric": "binary_logloss", "bagging_freq": 1, "verbosity": -1}
         losses = []
         for fold in split.folds:
@@ -124,7 +125,7 @@ def plain_loop(samples: Samples, split: Split, config: TrainConfig) -> tuple[Sto
         return statistics.fmean(losses)
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=config.seed))
-    study.enqueue_trial({r.name: r.default for r in config.search.space})
+    study.enqueue_trial(config.search.space.defaults())
     watch = Stopwatch()
     with watch.running():
         study.optimize(objective, n_trials=config.search.trials)

@@ -14,7 +14,7 @@ from mltrain.training.search import regrow
 from mltrain.training.split import plan_split
 
 CONFIG = load_config(None, overrides={})
-PARAMS = {r.name: r.default for r in CONFIG.search.space}
+PARAMS = CONFIG.search.space.defaults()
 ROUNDS = 15
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.config.loading import load_config
-from mltrain.config.train_config import Rung
+from mltrain.config.train_config import IntRange, Rung
 from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.progress import Silent
 from mltrain.training.booster import booster_params
@@ -104,10 +104,10 @@ def test_every_trial_is_told_once_in_order(samples, split, tmp_path):
 
 def test_every_parameter_lies_in_its_range(found):
     """The space is what the configuration says."""
-    for searched in configured().search.space:
-        values = [t.params[searched.name] for t in found.trials]
+    for name, searched in configured().search.space.items():
+        values = [t.params[name] for t in found.trials]
         assert all(searched.low <= value <= searched.high for value in values)
-        assert all(isinstance(value, int) for value in values) == searched.integer
+        assert all(isinstance(value, int) for value in values) == isinstance(searched, IntRange)
         assert len(set(values)) > 1
 
 

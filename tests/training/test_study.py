@@ -16,7 +16,7 @@ from mltrain.training.trial import TrialRecord
 
 TRIALS, BATCH = 14, 4
 PLAN = load_config(None, overrides={"search.trials": TRIALS, "search.batch": BATCH}).search
-DEFAULTS = {r.name: r.default for r in PLAN.space}
+DEFAULTS = PLAN.space.defaults()
 IDENTITY = {"set of rows": "these"}
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.config.loading import load_config, study_sha256
+from mltrain.config.loading import load_config
+from mltrain.config.train_config import study_sha256
 from mltrain.progress import Silent
 from mltrain.training.booster import bin_rows, fit_final, predict, subset
 from mltrain.training.metrics import row_log_loss

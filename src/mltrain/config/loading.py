@@ -1,37 +1,18 @@
-"""The training configuration: frozen values, without defaults of their own.
-
-The defaults live in configs/train.yml alone; a user's file overrides it key by key, and options override both. What
-comes out has been checked whole: every violation of a file is told in one message.
-"""
+"""Load the training configuration: the packaged train.yml, the user's file over it, options over both."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from mltrain.config.parsing import read_config
-from mltrain.config.train_config import (
-    CALIBRATIONS,
-    BenchConfig,
-    BoosterConfig,
-    BootstrapConfig,
-    Calibration,
-    ClassWeight,
-    FoldConfig,
-    GateConfig,
-    GuardConfig,
-    Range,
-    Rung,
-    SearchConfig,
-    TrainConfig,
-)
-from mltrain.documents.strict_json import canonical_json
+from mltrain.config.train_config import TrainConfig
+from mltrain.documents.records import read_record
 from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.documents.values import Located
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
-from mltrain.storage.edge import real_path, sha256_bytes
+from mltrain.storage.edge import real_path
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:
@@ -39,29 +20,10 @@ if TYPE_CHECKING:
 
     from mltrain.documents.values import Json
 
-__all__ = [
-    "CALIBRATIONS",
-    "BenchConfig",
-    "BoosterConfig",
-    "BootstrapConfig",
-    "Calibration",
-    "ClassWeight",
-    "FoldConfig",
-    "GateConfig",
-    "GuardConfig",
-    "Range",
-    "Rung",
-    "SearchConfig",
-    "Setting",
-    "TrainConfig",
-    "comment_config",
-    "explain_config",
-    "load_config",
-    "packaged_config",
-    "study_sha256",
-]
-
 MAX_FILE_BYTES: Final = 1 << 20
+
+# No longer used, but still in users' files and in the cards of stored versions.
+_RETIRED: Final = ("gates", "champion_gain_share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +32,9 @@ class Setting:
 
     Attributes:
         key: Its dotted key, such as "search.trials".
-        value: What holds.
-        origin: Who said so last: "default", "file", "environment" or "option".
-        where: The file and line, the variable or the option; None for what the package itself says.
+        value: Its value.
+        origin: Where the value comes from: "default", "file", "environment" or "option".
+        where: The file and line, the variable or the option; None for a packaged default.
     """
 
     key: str
@@ -82,7 +44,7 @@ class Setting:
 
 
 def packaged_config(name: str) -> Path:
-    """Return the path of a configuration that travels with the package.
+    """Return the path of a configuration that is packaged with mltrain.
 
     Args:
         name: A bare file name such as "train.yml".
@@ -100,7 +62,7 @@ def packaged_config(name: str) -> Path:
 
 
 def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainConfig:
-    """Load the configuration: the packaged defaults, a user's file over them, options over both.
+    """Load the configuration: the packaged defaults, the user's file over them, options over both.
 
     Args:
         path: The user's file; None: the defaults alone.
@@ -111,24 +73,11 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
             names every violation with its line.
         UsageError: An override is wrong in such a way.
     """
-    located = _read_yaml(packaged_config("train.yml"))
-    if path is not None:
-        own = _read_own(path)
-        located = Located(_merged(located.value, own.value), own.where, own.lines)
-    config = read_config(located)
-    if not overrides:
-        return config
-    value = located.value
-    for key, override in overrides.items():
-        value = _merged(value, _nested(key, override))
-    try:
-        return read_config(Located(value, "options"))
-    except InputError as err:
-        raise UsageError(err.message, hint=err.hint) from err
+    return _load(None if path is None else _read_user_file(path), overrides)
 
 
 def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
-    """Return every setting that `load_config` would give, each with who said so last.
+    """Return every setting that `load_config` would give, each with its origin.
 
     Args:
         path: The user's file; None: the defaults alone.
@@ -141,82 +90,75 @@ def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple
         InputError: As `load_config`.
         UsageError: As `load_config`.
     """
-    config = load_config(path, overrides=overrides)
-    own = None if path is None else _read_own(path)
-    return tuple(_told(key, value, own, overrides, str(path)) for key, value in _flat(config.to_json()))
+    user = None if path is None else _read_user_file(path)
+    lines = {} if user is None else user.lines
+
+    def explain(key: str, value: Json) -> Setting:
+        place = tuple(key.split("."))
+        if key in overrides:
+            return Setting(key, value, "option", None)
+        if place in lines:
+            return Setting(key, value, "file", f"{path}, line {lines[place]}")
+        return Setting(key, value, "default", None)
+
+    return tuple(explain(key, value) for key, value in _leaves(_load(user, overrides).to_json()))
 
 
 def comment_config() -> str:
-    """Return the packaged train.yml with every setting commented out: a file to begin one's own from."""
+    """Return the packaged train.yml with every setting commented out, as a start for a user's file."""
     text = packaged_config("train.yml").read_text("utf-8")
     return "".join(
         line if line.startswith("#") or not line.strip() else f"# {line}" for line in text.splitlines(keepends=True)
     )
 
 
-def _told(key: str, value: Json, own: Located | None, overrides: Mapping[str, Json], path: str) -> Setting:
-    if key in overrides:
-        return Setting(key, value, "option", None)
-    place = tuple(key.split("."))
-    if own is not None and place in own.lines:
-        return Setting(key, value, "file", f"{path}, line {own.lines[place]}")
-    return Setting(key, value, "default", None)
-
-
-def _flat(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
-    for key, part in value.items():
-        if isinstance(part, dict):
-            yield from _flat(part, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", part
-
-
-def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
-    """Return the hash of all that changes a trial, but for the candles and the seed.
-
-    Args:
-        config: Of it: the split, the folds, the boosters and the search, though not how many trials.
-        registry_sha256: Hash of the feature registry, which holds the label too.
-        warm_start: Parameters that are tried before any is proposed, after the defaults.
-
-    Returns:
-        64 hexadecimal digits. Equal for two trainings whose trials of equal number are equal.
-    """
-    covered: dict[str, Json] = {
-        "registry": registry_sha256,
-        "val_ratio": config.val_ratio,
-        "max_rows": config.max_rows,
-        "class_weight": config.class_weight,
-        "uniqueness": config.uniqueness,
-        "folds": asdict(config.folds),
-        "booster": asdict(config.booster),
-        "search": {k: v for k, v in config.search.to_json().items() if k != "trials"},
-    }
-    if warm_start is not None:
-        covered["warm_start"] = dict(warm_start)
-    return sha256_bytes(canonical_json(covered))
+def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
+    defaults = _read_yaml(packaged_config("train.yml"))
+    merged = defaults if user is None else replace(user, value=_merge(defaults.value, _without_retired(user.value)))
+    config = read_record(merged, TrainConfig)
+    if not overrides:
+        return config
+    value = merged.value
+    for dotted, override in overrides.items():
+        nested = override
+        for key in reversed(dotted.split(".")):
+            nested = {key: nested}
+        value = _merge(value, _without_retired(nested))
+    try:
+        return read_record(Located(value, "options"), TrainConfig)
+    except InputError as err:
+        raise UsageError(err.message, hint=err.hint) from err
 
 
 def _read_yaml(path: Path) -> Located:
     return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
 
 
-def _read_own(path: Path) -> Located:
-    """Return a user's file; one of comments alone says nothing, an empty one is no configuration."""
+def _read_user_file(path: Path) -> Located:
+    """Return a user's file; comments alone change nothing, while an empty file is refused as no configuration."""
     data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration")
-    own = parse_yaml(data, where=str(path))
+    user = parse_yaml(data, where=str(path))
     commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
-    return replace(own, value={}) if commented else own
+    return replace(user, value={}) if commented else user
 
 
-def _merged(base: Json, over: Json) -> Json:
+def _without_retired(value: Json) -> Json:
+    section, retired = _RETIRED
+    if not isinstance(value, dict) or not isinstance(part := value.get(section), dict):
+        return value
+    return {**value, section: {key: item for key, item in part.items() if key != retired}}
+
+
+def _merge(base: Json, over: Json) -> Json:
     """Return `base` with the values of `over`, mapping by mapping."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
-    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in over.items()}}
+    return {**base, **{key: _merge(base[key], value) if key in base else value for key, value in over.items()}}
 
 
-def _nested(dotted: str, value: Json) -> Json:
-    for key in reversed(dotted.split(".")):
-        value = {key: value}
-    return value
+def _leaves(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    for key, part in value.items():
+        if isinstance(part, dict):
+            yield from _leaves(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part

@@ -1,52 +1,121 @@
-"""What a training is configured by: frozen values, without defaults of their own."""
+"""The training configuration: what train.yml may say, with the range of every value and no default.
+
+`read_record(document, TrainConfig)` checks a whole document; `to_json` of a configuration has the layout of train.yml.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from mltrain.documents.records import Limits, RecordError, record, to_json
+from mltrain.documents.strict_json import canonical_json
+from mltrain.storage.edge import sha256_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from mltrain.documents.values import Json
 
-ClassWeight: TypeAlias = Literal["none", "balanced"] | float
+ClassWeight: TypeAlias = Literal["none", "balanced"] | Annotated[float, Limits(0.01, 100)]
 Calibration: TypeAlias = Literal["auto", "isotonic", "sigmoid", "beta", "none"]
-CALIBRATIONS: Final[tuple[Calibration, ...]] = ("auto", "isotonic", "sigmoid", "beta", "none")
+
+Count: TypeAlias = Annotated[int, Limits(1, 100_000)]
+Share: TypeAlias = Annotated[float, Limits(0, 1)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class FoldConfig:
     """The walk-forward folds.
 
     Attributes:
-        count: How many.
+        count: Number of folds.
         start: Share of the inner part's time before the first validation block.
     """
 
-    count: int
-    start: float
+    count: Annotated[int, Limits(2, 20)]
+    start: Annotated[float, Limits(0.1, 0.9)]
 
 
+class _SearchRange:
+    """The rules of `IntRange` and `FloatRange`."""
+
+    __slots__ = ()
+
+    low: float
+    high: float
+    scale: Literal["linear", "log"]
+    default: float
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise RecordError((("low",), f"must not be above high, {self.high}; is {self.low}"))
+        if not self.low <= self.default <= self.high:
+            message = f"must lie from low, {self.low}, to high, {self.high}; is {self.default}"
+            raise RecordError((("default",), message))
+        if self.is_log and self.low == 0:
+            raise RecordError((("low",), "must be above 0 on a logarithmic scale"))
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is searched on a logarithmic scale."""
+        return self.scale == "log"
+
+
+@record
 @dataclass(frozen=True, slots=True)
-class Range:
-    """The range of one searched parameter, both ends included.
+class IntRange(_SearchRange):
+    """The searched range of a whole number, both ends included.
 
     Attributes:
-        name: LightGBM's name of it.
-        integer: Whether it takes whole numbers only.
         low: Least value.
         high: Greatest value; equal to `low` where the parameter is pinned.
-        log: Whether it is searched on a logarithmic scale.
+        scale: On which scale it is searched.
         default: LightGBM's own value, the first to be tried; in the range.
     """
 
-    name: str
-    integer: bool
+    low: int
+    high: int
+    scale: Literal["linear", "log"]
+    default: int
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class FloatRange(_SearchRange):
+    """The searched range of a number; see `IntRange`."""
+
     low: float
     high: float
-    log: bool
+    scale: Literal["linear", "log"]
     default: float
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """The searched hyperparameters, by LightGBM's names, each within the limits that LightGBM and reason set."""
+
+    learning_rate: Annotated[FloatRange, Limits(1e-4, 1)]
+    num_leaves: Annotated[IntRange, Limits(2, 4_096)]
+    min_data_in_leaf: Annotated[IntRange, Limits(1, 1_000_000)]
+    feature_fraction: Annotated[FloatRange, Limits(0.01, 1)]
+    bagging_fraction: Annotated[FloatRange, Limits(0.01, 1)]
+    lambda_l1: Annotated[FloatRange, Limits(0, 1e6)]
+    lambda_l2: Annotated[FloatRange, Limits(0, 1e6)]
+
+    def items(self) -> Iterator[tuple[str, IntRange | FloatRange]]:
+        """Yield name and range of each hyperparameter, in the order in which a sampler draws them."""
+        return ((name, getattr(self, name)) for name in self.__slots__)
+
+    def defaults(self) -> dict[str, float]:
+        """Return LightGBM's own values by name."""
+        return {name: searched.default for name, searched in self.items()}
+
+
+@record
 @dataclass(frozen=True, slots=True)
 class Rung:
     """A point where a trial ends if it is worse than others were.
@@ -58,12 +127,13 @@ class Rung:
         folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
     """
 
-    at: float
-    keep: float
-    most: int
-    folds: int
+    at: Annotated[float, Limits(0.001, 100_000)]
+    keep: Annotated[float, Limits(0.05, 1)]
+    most: Count
+    folds: Annotated[int, Limits(1, 20)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
     """The search for parameters.
@@ -78,23 +148,20 @@ class SearchConfig:
         space: What is searched, in this order.
     """
 
-    trials: int
-    batch: int
-    early_stop: int
-    settle: int
-    max_rounds: int
+    trials: Count
+    batch: Annotated[int, Limits(1, 256)]
+    early_stop: Count
+    settle: Count
+    max_rounds: Count
     rungs: tuple[Rung, ...]
-    space: tuple[Range, ...]
+    space: SearchSpace
 
-    def to_json(self) -> dict[str, Json]:
-        """Return it in the layout of train.yml."""
-        space: dict[str, Json] = {
-            r.name: {"low": r.low, "high": r.high, "scale": "log" if r.log else "linear", "default": r.default}
-            for r in self.space
-        }
-        return {**asdict(self), "rungs": [asdict(rung) for rung in self.rungs], "space": space}
+    def __post_init__(self) -> None:
+        if any((b.at, b.folds) <= (a.at, a.folds) for a, b in pairwise(self.rungs)):
+            raise RecordError((("rungs",), "must rise, in `at` or with more folds at the same"))
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class BoosterConfig:
     """What every booster of a training shares.
@@ -103,9 +170,10 @@ class BoosterConfig:
         max_bin: Histogram bins per feature.
     """
 
-    max_bin: int
+    max_bin: Annotated[int, Limits(3, 255)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class BootstrapConfig:
     """The intervals of the holdout's scores.
@@ -115,10 +183,11 @@ class BootstrapConfig:
         level: Coverage, such as 0.9.
     """
 
-    draws: int
-    level: float
+    draws: Annotated[int, Limits(200, 100_000)]
+    level: Annotated[float, Limits(0.5, 0.99)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
     """The measurement of latency.
@@ -127,9 +196,10 @@ class BenchConfig:
         samples: Measured calls.
     """
 
-    samples: int
+    samples: Annotated[int, Limits(10, 1_000_000)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class GateConfig:
     """What a version must reach to be GO.
@@ -148,18 +218,19 @@ class GateConfig:
         champion_min_days: UTC days below which the two are not compared.
     """
 
-    accuracy_margin_pp: float
-    log_loss_skill_percent: float
-    base_rate_low: float
-    base_rate_high: float
-    ece_max: float
-    ece_excess_max: float
-    latency_p95_ms: float
-    champion_tolerance: float
-    champion_margin: float
-    champion_min_days: int
+    accuracy_margin_pp: Annotated[float, Limits(0, 50)]
+    log_loss_skill_percent: Annotated[float, Limits(0, 100)]
+    base_rate_low: Annotated[float, Limits(0, 0.5)]
+    base_rate_high: Annotated[float, Limits(0.5, 1)]
+    ece_max: Share
+    ece_excess_max: Share
+    latency_p95_ms: Annotated[float, Limits(0.001, 60_000)]
+    champion_tolerance: Share
+    champion_margin: Share
+    champion_min_days: Annotated[int, Limits(2, 3_650)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
     """The guards against leaks.
@@ -170,11 +241,16 @@ class GuardConfig:
         auc_fail: AUC of a single feature above which it is a leak.
     """
 
-    points: int
-    auc_warn: float
-    auc_fail: float
+    points: Count
+    auc_warn: Annotated[float, Limits(0.5, 1)]
+    auc_fail: Annotated[float, Limits(0.5, 1)]
+
+    def __post_init__(self) -> None:
+        if self.auc_warn > self.auc_fail:
+            raise RecordError((("auc_warn",), f"must not be above auc_fail, {self.auc_fail}; is {self.auc_warn}"))
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Everything that configs/train.yml says.
@@ -196,9 +272,9 @@ class TrainConfig:
         guards: The guards against leaks.
     """
 
-    seed: int
-    val_ratio: float
-    max_rows: int
+    seed: Annotated[int, Limits(0, 2**31 - 1)]
+    val_ratio: Annotated[float, Limits(0.05, 0.5)]
+    max_rows: Annotated[int, Limits(0, 2**40)]
     calibration: Calibration
     class_weight: ClassWeight
     uniqueness: bool
@@ -215,6 +291,30 @@ class TrainConfig:
 
         A file that holds it, loaded by `load_config`, gives an equal configuration.
         """
-        value: dict[str, Json] = asdict(self)
-        value["search"] = self.search.to_json()
-        return value
+        return to_json(self)
+
+
+def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
+    """Return the hash of all that changes a trial, but for the candles and the seed.
+
+    Args:
+        config: Of it: the split, the folds, the boosters and the search, though not how many trials.
+        registry_sha256: Hash of the feature registry, which holds the label too.
+        warm_start: Parameters that are tried before any is proposed, after the defaults.
+
+    Returns:
+        64 hexadecimal digits. Equal for two trainings whose trials of equal number are equal.
+    """
+    covered: dict[str, Json] = {
+        "registry": registry_sha256,
+        "val_ratio": config.val_ratio,
+        "max_rows": config.max_rows,
+        "class_weight": config.class_weight,
+        "uniqueness": config.uniqueness,
+        "folds": to_json(config.folds),
+        "booster": to_json(config.booster),
+        "search": {k: v for k, v in to_json(config.search).items() if k != "trials"},
+    }
+    if warm_start is not None:
+        covered["warm_start"] = dict(warm_start)
+    return sha256_bytes(canonical_json(covered))

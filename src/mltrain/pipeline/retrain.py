@@ -11,6 +11,7 @@ from mltrain.card.builder import fitted_rows, last_label_end_ms
 from mltrain.card.lineage import read_lineage
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, read_card
 from mltrain.config.loading import load_config
+from mltrain.config.train_config import IntRange
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
@@ -49,12 +50,12 @@ def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
     card = _card_of(version)
     tuned = card["hyperparameters"]
     params: dict[str, float] = {}
-    for searched in plan.space:
-        value = tuned.get(searched.name)
+    for name, searched in plan.space.items():
+        value = tuned.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"the card of {version.name} does not tell its {searched.name}")
+            raise InputError(f"the card of {version.name} does not tell its {name}")
         value = min(max(value, searched.low), searched.high)
-        params[searched.name] = int(value) if searched.integer else float(value)
+        params[name] = int(value) if isinstance(searched, IntRange) else float(value)
     try:
         blocks = card["splits"]["blocks"]
         start_ms = min(parse_time(block["start"]) for block in blocks)
@@ -115,7 +116,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
     samples, split = cut_samples(samples, feature_set, config, progress)
     progress.stage("fit again")
-    tuned = {r.name: card["hyperparameters"][r.name] for r in config.search.space}
+    tuned = {name: card["hyperparameters"][name] for name, _ in config.search.space.items()}
     rounds = int(card["hyperparameters"]["num_iterations"])
     choice = calibrate(regrow(samples, split, config, params=tuned, rounds=rounds), samples, config)
     final: Literal["inner", "all"] = fitted_rows(card)

@@ -14,7 +14,8 @@ from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.builder import Slices, Training, build_card
 from mltrain.card.lineage import available_memory, read_lineage
 from mltrain.card.validation import CARD_FILE, card_bytes
-from mltrain.config.loading import load_config, study_sha256
+from mltrain.config.loading import load_config
+from mltrain.config.train_config import study_sha256
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import NoGoError
 from mltrain.features.ops.catalogue import ops_sha256

@@ -61,7 +61,7 @@ def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, work
     """
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     track = Track.of(Ground.of(samples, split, config), inner)
-    defaults = Proposal(0, {r.name: r.default for r in config.search.space})
+    defaults = Proposal(0, config.search.space.defaults())
     rounds = min(_PROBE_ROUNDS, config.search.max_rounds)
     start = time.perf_counter()
     track.score(defaults.params, rounds)

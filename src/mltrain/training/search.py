@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.config.loading import study_sha256
+from mltrain.config.train_config import study_sha256
 from mltrain.storage.edge import TEMP_SUFFIX, disk_edge, note_temp, sha256_bytes
 from mltrain.training.booster import bin_rows, load_binned, save_binned
 from mltrain.training.samples import matrix_sha256, take_rows
@@ -137,7 +137,7 @@ def search(
     """
     plan, start = config.search, clock()
     ground = Ground.of(samples, split, config)
-    first = [{r.name: r.default for r in plan.space}, *([] if warm_start is None else [dict(warm_start)])]
+    first = [plan.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     with disk_edge(journal, "clean up beside"):
         _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left

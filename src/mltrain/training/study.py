@@ -12,6 +12,7 @@ import hashlib
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from mltrain.config.train_config import IntRange
 from mltrain.errors import InputError
 from mltrain.training.journal import ANEW, Journal
 from mltrain.training.trial import Proposal, TrialRecord
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages.journal import BaseJournalBackend
 
-    from mltrain.config.train_config import Range, SearchConfig
+    from mltrain.config.train_config import FloatRange, SearchConfig
     from mltrain.progress import Progress
 
 STARTUP_TRIALS: Final = 10  # finished trials before TPE replaces random sampling: half of a search of 20
@@ -50,7 +51,7 @@ class Study:
         import optuna
 
         self._journal, self._plan, self._seed = journal, plan, seed
-        self._distributions = {r.name: _distribution(r) for r in plan.space}
+        self._distributions = {name: _distribution(searched) for name, searched in plan.space.items()}
         self._storage = optuna.storages.JournalStorage(cast("BaseJournalBackend", journal))
         try:
             make = optuna.create_study if journal.empty else optuna.load_study
@@ -219,9 +220,9 @@ def _read_record(trial: optuna.trial.FrozenTrial, name: str) -> TrialRecord:
         raise InputError(f"the study {name} does not tell what became of trial {trial.number}") from err
 
 
-def _distribution(searched: Range) -> BaseDistribution:
+def _distribution(searched: IntRange | FloatRange) -> BaseDistribution:
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    if searched.integer:
-        return IntDistribution(int(searched.low), int(searched.high), log=searched.log)
-    return FloatDistribution(searched.low, searched.high, log=searched.log)
+    if isinstance(searched, IntRange):
+        return IntDistribution(searched.low, searched.high, log=searched.is_log)
+    return FloatDistribution(searched.low, searched.high, log=searched.is_log)
