@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mltrain.candles.frame import times_ms
 from mltrain.features.computation import compute_features
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import draw_feature
+from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, LabelSpec
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -84,7 +84,7 @@ def test_the_default_registry_at_every_edge(symbol, candles):
 def test_registries_at_random(candles, seed, ops, rows, most_bars):
     """Any op with any parameters: a bar of the batch equals the same bar computed from its window, bit for bit."""
     rng = np.random.default_rng(seed)
-    drawn = [draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", most_bars=most_bars) for i, op in enumerate(ops)]
+    drawn = [random_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", most_bars=most_bars) for i, op in enumerate(ops)]
     features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
     if not features.features:
         return
@@ -97,7 +97,7 @@ def test_every_op_can_be_drawn():
     """With parameters inside its ranges, a leader where it reads one, again the same from the same seed."""
     for op in BUILT_IN:
         one, other = (
-            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", most_bars=100) for _ in range(2)
+            random_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", most_bars=100) for _ in range(2)
         )
 
         assert one is not None

@@ -10,9 +10,9 @@ import pytest
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
-from mltrain.features.inspection import AROUND, look_at
+from mltrain.features.inspection import AROUND, inspect_feature
 from mltrain.features.registry import load_registry
-from mltrain.report.feature_plot import draw_look
+from mltrain.report.feature_plot import plot_inspection
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.sources.source import Window as Span
 
@@ -33,7 +33,7 @@ def test_a_look_tells_the_value_and_its_candles(name, candles):
     """The value is the batch's, its lookback alone gives it again, and the inputs are just the columns of that."""
     row = 350
     ts_ms = int(times_ms(candles["ETHUSDT"])[row])
-    look = look_at(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+    look = inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
     expected = compute_features(FEATURES, "ETHUSDT", candles)[name][row]
 
     assert look.value == look.alone == expected
@@ -50,8 +50,8 @@ def test_a_look_tells_the_value_and_its_candles(name, candles):
 def test_a_gap_is_the_reason(candles):
     """Of the symbol or of the leader, with the times of what is missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[411])
-    own = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
-    led = look_at(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+    own = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    led = inspect_feature(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
 
     assert own.value is own.alone is led.value is led.alone is None
     assert own.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
@@ -63,7 +63,10 @@ def test_a_warm_up_is_the_reason(candles):
     """At the very first candle nearly all are missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[0])
 
-    assert "7 of the 8 candles" in look_at(FEATURES, "rsi_7", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms).why_none
+    assert (
+        "7 of the 8 candles"
+        in inspect_feature(FEATURES, "rsi_7", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms).why_none
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, cand
     """A feature by its nearest names, a time by its nearest candles."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[300]) + offset_ms
     with pytest.raises(InputError, match=part) as caught:
-        look_at(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+        inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
 
     assert "rsi_7" in caught.value.hint or "2025-10-15T" in caught.value.hint
 
@@ -82,8 +85,8 @@ def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, cand
 def test_the_picture_is_sound(row, lines, candles):
     """Well-formed, of finite coordinates inside it; a line is broken at gaps, none without a value."""
     ts_ms = int(times_ms(candles["BTCUSDT"])[row])
-    look = look_at(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
-    root = ET.fromstring(draw_look(look, step_ms=STEP_MS))  # noqa: S314 (our own)
+    look = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    root = ET.fromstring(plot_inspection(look, step_ms=STEP_MS))  # noqa: S314 (our own)
     _, _, width, height = map(float, root.get("viewBox").split())
     found = root.findall("{http://www.w3.org/2000/svg}polyline")
 

@@ -10,10 +10,10 @@ from mltrain.errors import InputError, OwnOpsError, UsageError
 from mltrain.features.computation import compute_features
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import FeatureSchemaValidator, describe, parse_registry
-from mltrain.features.user_ops import OwnOps, check_in_use, ops_of, owner_of, reads_of, use_ops
+from mltrain.features.user_ops import UserOps, check_user_ops, import_user_ops, reads_of, user_module_of, user_ops_of
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.sources.source import Window as Span
-from support.user_ops import for_now
+from support.user_ops import temporary_ops
 
 GOOD = '''
 """Mine."""
@@ -53,7 +53,7 @@ def write(tmp_path, monkeypatch):
         names.append(name)
         return path
 
-    with for_now():
+    with temporary_ops():
         yield make
     for name in names:
         sys.modules.pop(name, None)
@@ -74,66 +74,66 @@ def test_an_op_can_be_named_once_it_is_in_use(write, candles):
     write("mine_a")
     with pytest.raises(InputError, match="drift"):
         registry("{name: x, op: drift}")
-    used = use_ops("mine_a")
+    used = import_user_ops("mine_a")
     features = registry("{name: x, op: drift}")
 
-    assert used.module == owner_of("drift") == "mine_a"
-    assert ops_of(spec.op for spec in features.features) == used
+    assert used.module == user_module_of("drift") == "mine_a"
+    assert user_ops_of(spec.op for spec in features.features) == used
     assert describe(features)[0].summary == "Mean body: mean ln(c / o)."
     assert features.features[0].params == {"bars": 5}
     assert compute_features(features, "BTCUSDT", candles)["x"].null_count() == 4
-    assert ops_of(["rsi"]) is None
-    assert owner_of("rsi") is None
+    assert user_ops_of(["rsi"]) is None
+    assert user_module_of("rsi") is None
 
 
 def test_the_hash_is_of_the_source(write):
     """Of the file's bytes; of a package's every Python file, with its name."""
     path = write("mine_b")
-    one = use_ops("mine_b")
+    one = import_user_ops("mine_b")
     write("pack_b.__init__", GOOD.replace('"drift"', '"drift_b"'))
     helper = write("pack_b.helper", "")
-    two = use_ops("pack_b")
+    two = import_user_ops("pack_b")
     helper.write_text("# changed\n")
 
-    assert use_ops("mine_b") == one
+    assert import_user_ops("mine_b") == one
     path.write_text(GOOD + "# changed\n")
     for name in ("mine_b", "pack_b"):
         with pytest.raises(InputError, match="has changed since"):
-            use_ops(name)
+            import_user_ops(name)
     assert len({one.sha256, two.sha256}) == 2
 
 
 def test_a_module_imported_anew_is_taken_anew(write):
     """In a notebook, after `importlib.reload`, the new functions count and dropped ones are gone."""
     path = write("mine_c", GOOD.replace('OPS = {"drift": drift}', 'OPS = {"drift": drift, "old": drift}'))
-    first = use_ops("mine_c")
+    first = import_user_ops("mine_c")
     path.write_text(GOOD + "\n# another text\n")
     del sys.modules["mine_c"]
-    second = use_ops("mine_c")
+    second = import_user_ops("mine_c")
 
     assert second != first
     assert "old" not in OPS
-    assert owner_of("drift") == "mine_c"
+    assert user_module_of("drift") == "mine_c"
 
 
 def test_a_model_knows_its_ops_again(write):
     """The same module and source pass; none, or another source, is refused with what to do."""
     write("mine_d")
     with pytest.raises(OwnOpsError, match="mine_d, a module that is not in use") as caught:
-        check_in_use(OwnOps("mine_d", "0" * 64), where="lgbm.pkl")
+        check_user_ops(UserOps("mine_d", "0" * 64), where="lgbm.pkl")
     assert "--ops mine_d" in caught.value.hint
-    used = use_ops("mine_d")
+    used = import_user_ops("mine_d")
 
-    check_in_use(used, where="lgbm.pkl")
+    check_user_ops(used, where="lgbm.pkl")
     with pytest.raises(OwnOpsError, match="another source of mine_d"):
-        check_in_use(OwnOps("mine_d", "0" * 64), where="lgbm.pkl")
+        check_user_ops(UserOps("mine_d", "0" * 64), where="lgbm.pkl")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x.py/", "-m", "os;x", "é", "a..b", ".a"])
 def test_what_is_no_module_name_is_a_usage_error(name):
     """Nothing is imported for it."""
     with pytest.raises(UsageError, match="not the name of a module"):
-        use_ops(name)
+        import_user_ops(name)
 
 
 BAD = {
@@ -166,7 +166,7 @@ def test_a_module_that_is_none_of_ops_is_refused(name, write):
     write(module, source)
     table = dict(OPS)
     with pytest.raises(InputError) as caught:
-        use_ops(module)
+        import_user_ops(module)
 
     assert part in f"{caught.value.message} {caught.value.hint}"
     assert module in caught.value.message
@@ -177,7 +177,7 @@ def test_a_missing_module_is_told(tmp_path, monkeypatch):
     """With where it was looked for."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"no module nowhere_at_all .*{tmp_path}"):
-        use_ops("nowhere_at_all")
+        import_user_ops("nowhere_at_all")
 
 
 FAULTY = {
@@ -193,7 +193,7 @@ def test_an_op_that_cannot_be_built_is_named(name, write):
     body, part = FAULTY[name]
     module = f"faulty_{list(FAULTY).index(name)}"
     write(module, MINE.format(body))
-    use_ops(module)
+    import_user_ops(module)
 
     with pytest.raises(InputError, match=part):
         registry("{name: x, op: mine}")
@@ -211,7 +211,7 @@ def test_an_op_that_fails_is_named(name, write, candles):
     """Feature, op and module, and what Polars says: the user's mistake, not a bug of mltrain."""
     module = f"failing_{list(FAILING).index(name)}"
     write(module, MINE.format(f"return Window({FAILING[name]}, 1)"))
-    use_ops(module)
+    import_user_ops(module)
 
     with pytest.raises(InputError, match=f"x: op mine of {module} fails on 300 candles"):
         compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
@@ -220,7 +220,7 @@ def test_an_op_that_fails_is_named(name, write, candles):
 def test_a_column_that_no_candle_has_is_told(write, candles):
     """As with any op."""
     write("columns", MINE.format('return Window(pl.col("vwap"), 1)'))
-    use_ops("columns")
+    import_user_ops("columns")
 
     with pytest.raises(InputError, match="lacks vwap"):
         compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
@@ -249,7 +249,7 @@ def test_what_an_op_opens_is_known(write, tmp_path):
     """By op and path; other ops of the module are not accused, nor what Python itself opens for an import."""
     (tmp_path / "factors.json").write_text("[2.0]")
     write("reader", READER.replace("FILE", repr(str(tmp_path / "factors.json"))))
-    use_ops("reader")
+    import_user_ops("reader")
     registry("{name: x, op: mine}")
     registry("{name: x, op: honest}")
 
@@ -262,7 +262,7 @@ def test_what_a_module_does_besides_is_its_own_affair(write, tmp_path):
     """A file that one of its functions opens while nothing is computed is not held against its ops."""
     (tmp_path / "factors.json").write_text("[2.0]")
     write("reader_b", READER.replace("FILE", repr(str(tmp_path / "factors.json"))))
-    use_ops("reader_b")
+    import_user_ops("reader_b")
     sys.modules["reader_b"].table()
 
     assert reads_of("honest") == ()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
-from mltrain.guards.cut_points import bars_in_a_row, choose_cuts
+from mltrain.guards.cut_points import choose_cuts, consecutive_bars
 from mltrain.guards.poison import garbage, poison_after
 from mltrain.times import DAY_MS
 
@@ -28,7 +28,7 @@ def test_bars_in_a_row_equals_counting(rows):
     ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
     there = np.array([is_there for _, is_there in rows], dtype=bool)
 
-    assert bars_in_a_row(ts_ms, there, 1).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
+    assert consecutive_bars(ts_ms, there, 1).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
 
 
 def test_cuts_fall_around_gaps_and_midnights(honest, candles):

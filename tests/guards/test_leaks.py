@@ -11,12 +11,12 @@ from mltrain.candles.frame import times_ms
 from mltrain.features.op import Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import parse_registry
-from mltrain.features.user_ops import use_ops
+from mltrain.features.user_ops import import_user_ops
 from mltrain.guards.future_info import future_info
 from mltrain.training.label import make_labels
 from support import leaks
 from support.markets import simulate, without
-from support.user_ops import for_now
+from support.user_ops import temporary_ops
 
 HEAD = b"""
 version: 1
@@ -36,8 +36,8 @@ def market(tmp_path_factory):
     leaks.MARKET, leaks.STATISTICS = folder / "market.parquet", folder / "statistics.txt"
     whole["BTCUSDT"].write_parquet(leaks.MARKET)
     leaks.STATISTICS.write_text("0.001")
-    with for_now():
-        use_ops("support.leaks")
+    with temporary_ops():
+        import_user_ops("support.leaks")
         yield {
             "BTCUSDT": without(whole["BTCUSDT"], (300, 310), (5500, 5500)),
             "ETHUSDT": without(whole["ETHUSDT"], (700, 700), (4702, 4740)),

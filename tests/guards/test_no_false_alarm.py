@@ -11,7 +11,7 @@ import pytest
 from mltrain.candles.frame import OPTIONAL, check_candles
 from mltrain.candles.tables import read_rows
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import draw_feature
+from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
 from mltrain.guards.future_info import future_info
 from mltrain.times import interval_ms
@@ -67,7 +67,7 @@ def test_every_op_passes_with_any_parameters(number):
     """A feature of each op there is, parameters drawn from its ranges, on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
-    drawn = [draw_feature(op, rng, name=op, leader="BTCUSDT", most_bars=300) for op in BUILT_IN]
+    drawn = [random_feature(op, rng, name=op, leader="BTCUSDT", most_bars=300) for op in BUILT_IN]
     features = replace(DEFAULT, features=tuple(spec for spec in drawn if spec is not None))
 
     assert audit(features, candles, interval).failures == ()

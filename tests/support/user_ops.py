@@ -9,7 +9,7 @@ from mltrain.features.ops.catalogue import OPS
 
 
 @contextmanager
-def for_now():
+def temporary_ops():
     """Forget, at the end, all ops that came into use meanwhile."""
     table, used = dict(OPS), dict(own._in_use)
     try:

@@ -22,7 +22,7 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import SHA256, Located
 from mltrain.errors import InputError
 from mltrain.features.spec import FeatureSet
-from mltrain.features.user_ops import MODULE, OwnOps, check_in_use
+from mltrain.features.user_ops import MODULE, UserOps, check_user_ops
 from mltrain.names import SYMBOL, show
 from mltrain.storage.edge import sha256_bytes
 from mltrain.training.calibration import METHODS, Calibrator, Knots
@@ -48,7 +48,7 @@ _KEYS: Final = (
     "label",
     "hashes",
 )
-_OWN_OPS: Final = "own_ops"  # a last key, where there are any
+_USER_OPS_KEY: Final = "own_ops"  # a last key, where there are any
 _PROTOCOL: Final = 4
 _MAX_OPCODES: Final = 1_000_000  # the largest calibrator has some ten thousand knots
 _MAX_DEPTH: Final = 16
@@ -102,7 +102,7 @@ class Bundle:
         feature_set: The registry that the model was trained with; its names are the booster's columns.
         symbols: What it was trained on, sorted as in training.
         ops_sha256: Identifier of the version of mltrain's feature ops that it was trained with.
-        own_ops: The module of the user's that some ops are from; None: none.
+        user_ops: The module of the user's that some ops are from; None: none.
 
     Raises:
         InputError: The parts are unsound or do not fit together.
@@ -113,7 +113,7 @@ class Bundle:
     feature_set: FeatureSet
     symbols: tuple[str, ...]
     ops_sha256: str
-    own_ops: OwnOps | None = None
+    user_ops: UserOps | None = None
 
     def __post_init__(self) -> None:
         _check_symbols(self.symbols)
@@ -149,7 +149,7 @@ class Bundle:
                     "ops": self.ops_sha256,
                     "model_text": sha256_bytes(self.model_text.encode()),
                 },
-                **({} if self.own_ops is None else {_OWN_OPS: asdict(self.own_ops)}),
+                **({} if self.user_ops is None else {_USER_OPS_KEY: asdict(self.user_ops)}),
             }
         )
 
@@ -175,23 +175,23 @@ class Bundle:
         interval, label = root.text("interval"), root.raw("label")
         hashes = root.fields("hashes")
         registry, ops, text = (hashes.text(name, pattern=SHA256) for name in ("registry", "ops", "model_text"))
-        own_ops = _read_own_ops(root.fields(_OWN_OPS)) if _OWN_OPS in root.value else None
+        user_ops = _read_user_ops(root.fields(_USER_OPS_KEY)) if _USER_OPS_KEY in root.value else None
         root.finish()
-        if list(root.value) != [*_KEYS, *([_OWN_OPS] if own_ops else [])] or _write_plain(root.value) != data:
+        if list(root.value) != [*_KEYS, *([_USER_OPS_KEY] if user_ops else [])] or _write_plain(root.value) != data:
             raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
-        if own_ops is not None:
-            check_in_use(own_ops, where=where)
+        if user_ops is not None:
+            check_user_ops(user_ops, where=where)
         feature_set = FeatureSet.from_json(features, where=where)
         if (interval, label) != (feature_set.interval, _label_of(features)):
             raise InputError(f"{where}: its interval or label is not that of its registry")
         if (registry, text) != (sha256_bytes(canonical_json(features)), sha256_bytes(model_text.encode())):
             raise InputError(f"{where}: its registry or model text does not have the hash that it names")
         knots = Knots(tuple(scores), tuple(probabilities)) if scores or probabilities else None
-        return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops, own_ops)
+        return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops, user_ops)
 
 
-def _read_own_ops(fields: Fields) -> OwnOps:
-    return OwnOps(fields.text("module", pattern=MODULE), fields.text("sha256", pattern=SHA256))
+def _read_user_ops(fields: Fields) -> UserOps:
+    return UserOps(fields.text("module", pattern=MODULE), fields.text("sha256", pattern=SHA256))
 
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:

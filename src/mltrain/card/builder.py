@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mltrain.config.train_config import TrainConfig
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet
-    from mltrain.features.user_ops import OwnOps
+    from mltrain.features.user_ops import UserOps
     from mltrain.gates.latency import Latency
     from mltrain.gates.looks import Looks
     from mltrain.gates.verdict import Loosened, Verdict
@@ -97,7 +97,7 @@ class Training:
         looks: Earlier looks at the holdout.
         lineage: Code, libraries and machine.
         ops_sha256: Identifier of the version of mltrain's feature ops.
-        own_ops: The module of the user's that some ops are from.
+        user_ops: The module of the user's that some ops are from.
         now_ms: When, ms UTC.
         warnings: What the user was warned of.
     """
@@ -130,7 +130,7 @@ class Training:
     looks: Looks
     lineage: Lineage
     ops_sha256: str
-    own_ops: OwnOps | None
+    user_ops: UserOps | None
     now_ms: int
     warnings: tuple[str, ...]
 
@@ -355,7 +355,7 @@ def _lineage(run: Training) -> dict[str, Json]:
         "snapshot_days": run.snapshot.request.days,
         "registry_sha256": run.feature_set.registry_sha256,
         "ops_sha256": run.ops_sha256,
-        "own_ops": None if run.own_ops is None else _plain(run.own_ops),
+        "own_ops": None if run.user_ops is None else _plain(run.user_ops),
         "config_sha256": sha256_bytes(canonical_json(config)),
         "config": config,
         "matrix_sha256": run.matrix_sha256,

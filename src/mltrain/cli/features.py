@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.features.inspection import FeatureLook
+    from mltrain.features.inspection import FeatureInspection
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
     from mltrain.features.spec import FeatureSet
@@ -158,9 +158,9 @@ def features_show(
     ops: Ops = None,
 ) -> Outcome:
     """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
-    from mltrain.features.inspection import check_feature, look_at
+    from mltrain.features.inspection import check_feature_name, inspect_feature
     from mltrain.features.registry import load_registry
-    from mltrain.report.feature_plot import draw_look
+    from mltrain.report.feature_plot import plot_inspection
     from mltrain.snapshots.stored import open_snapshot
     from mltrain.storage.writing import write_outputs
     from mltrain.times import format_ms, interval_ms, parse_time
@@ -168,14 +168,14 @@ def features_show(
     at_ms = parse_time(at)
     read_ops(ops)
     chosen = load_registry(features)
-    check_feature(chosen, name)
+    check_feature_name(chosen, name)
     snap = open_snapshot(session.data_dir, ref)
     whose = _one_symbol(symbol, snap.symbols)
     wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
     candles = {s: snap.candles(s) for s in sorted(wanted)}
-    look = look_at(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
+    look = inspect_feature(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
     if plot is not None:
-        write_outputs(plot.parent, {plot.name: draw_look(look, step_ms=interval_ms(chosen.interval)).encode()})
+        write_outputs(plot.parent, {plot.name: plot_inspection(look, step_ms=interval_ms(chosen.interval)).encode()})
     data = {
         "snapshot": snap.id,
         "symbol": whose,
@@ -214,7 +214,7 @@ def _figure(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def _view_look(look: FeatureLook, data: dict[str, Any]) -> Iterator[RenderableType]:
+def _view_look(look: FeatureInspection, data: dict[str, Any]) -> Iterator[RenderableType]:
     info = look.info
     yield f"{info.name} of {look.symbol} at {data['time']}: {_told(look.value)}"
     if look.why_none:

@@ -24,10 +24,10 @@ def read_ops(module: str | None) -> None:
     """
     if module is None:
         return
-    from mltrain.features.user_ops import use_ops
+    from mltrain.features.user_ops import import_user_ops
 
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a module may print when imported
-        use_ops(module)
+        import_user_ops(module)

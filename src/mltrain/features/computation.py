@@ -19,7 +19,7 @@ from mltrain.errors import InputError
 from mltrain.features.op import LEADER_PREFIX
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
-from mltrain.features.user_ops import computing, owner_of
+from mltrain.features.user_ops import computing, user_module_of
 from mltrain.times import INTERVALS_MS, format_ms, interval_ms, interval_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _ROWS_FOR_THREADS: Final = 10_000
 # computed once.
 _SHARE_INPUTS: Final = pl.QueryOptFlags.none(simplify_expression=True, comm_subexpr_elim=True)
 
-_BARS_IN_A_ROW: Final = "bars_in_a_row"
+_CONSECUTIVE_BARS: Final = "consecutive_bars"
 _WAY_OUT: Final = "`--features features-ohlcv.yml` needs open, high, low, close and volume of one symbol alone"
 
 
@@ -65,7 +65,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     frame = candles[symbol]
     step_ms = interval_ms(feature_set.interval)
     # Columns are put side by side as they are: each `select` of one frame costs as much as a feature of 300 rows.
-    own = frame.hstack([pl.Series(_BARS_IN_A_ROW, bars_in_a_row(times_ms(frame), step_ms))])
+    own = frame.hstack([pl.Series(_CONSECUTIVE_BARS, consecutive_bars(times_ms(frame), step_ms))])
     columns: dict[str, pl.Series] = {}
     for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
         specs = [spec for spec in feature_set.features if spec.leader == leader]
@@ -179,13 +179,13 @@ def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero:
         raise
     except (Exception, pl.exceptions.PanicException):
         for spec, expr in zip(specs, exprs, strict=True):
-            module = owner_of(spec.op)
+            module = user_module_of(spec.op)
             if module is not None:
-                _try_own(source, expr, f"{spec.name}: op {spec.op} of {module}")
+                _try_user_op(source, expr, f"{spec.name}: op {spec.op} of {module}")
         raise
 
 
-def _try_own(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
+def _try_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
     try:
         evaluate(source, [expr])
     except (Exception, pl.exceptions.PanicException) as err:
@@ -201,18 +201,18 @@ def _key(spec: FeatureSpec) -> tuple[str, Op, tuple[tuple[str, Param], ...]]:
 def _column(name: str, op: Op, params: tuple[tuple[str, Param], ...], *, zero: bool) -> pl.Expr:
     window = build_window(op, params)
     value = pl.lit(0.0) if zero else window.expr
-    return pl.when(pl.col(_BARS_IN_A_ROW) >= window.lookback_bars).then(value).cast(pl.Float32).alias(name)
+    return pl.when(pl.col(_CONSECUTIVE_BARS) >= window.lookback_bars).then(value).cast(pl.Float32).alias(name)
 
 
 def _join_leader(own: pl.DataFrame, leader: pl.DataFrame, specs: Sequence[FeatureSpec], step_ms: int) -> pl.DataFrame:
     """Put the leader's columns beside the symbol's own rows, and count bars in a row where both are there."""
     names = sorted({name for spec in specs for name in columns_read(spec, leader=True)} - {"ts"})
-    columns, in_a_row = follow_leader(own, leader, names, step_ms)
-    kept = [column for column in own.get_columns() if column.name != _BARS_IN_A_ROW]
-    return pl.DataFrame([*kept, *columns.values(), pl.Series(_BARS_IN_A_ROW, in_a_row)])
+    columns, in_a_row = take_leader_columns(own, leader, names, step_ms)
+    kept = [column for column in own.get_columns() if column.name != _CONSECUTIVE_BARS]
+    return pl.DataFrame([*kept, *columns.values(), pl.Series(_CONSECUTIVE_BARS, in_a_row)])
 
 
-def follow_leader(
+def take_leader_columns(
     own: pl.DataFrame, leader: pl.DataFrame, names: Sequence[str], step_ms: int
 ) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
     """Return the leader's columns at the symbol's own rows, and how many bars in a row end there of both.
@@ -228,7 +228,7 @@ def follow_leader(
     at = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
     there = leader_ms[at] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
     in_a_row = np.zeros(own.height, dtype=np.int64)
-    in_a_row[there] = bars_in_a_row(own_ms[there], step_ms)
+    in_a_row[there] = consecutive_bars(own_ms[there], step_ms)
     taken = {LEADER_PREFIX + name: _taken(leader[name].to_numpy(), at, there) for name in names}
     return {name: pl.Series(name, values) for name, values in taken.items()}, in_a_row
 
@@ -239,7 +239,7 @@ def _taken(values: NDArray[Any], at: NDArray[np.int64], there: NDArray[np.bool_]
     return np.where(there, values[at], 1) if values.size else np.ones(at.size, values.dtype)
 
 
-def bars_in_a_row(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
+def consecutive_bars(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
     """Count, at each row, the candles without a gap that end there, itself included."""
     bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])

@@ -27,7 +27,7 @@ AROUND: Final = 5  # bars before and after the asked one whose values are told, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureLook:
+class FeatureInspection:
     """One feature of one symbol at one time.
 
     Attributes:
@@ -53,7 +53,7 @@ class FeatureLook:
     history: pl.DataFrame
 
 
-def check_feature(feature_set: FeatureSet, name: str) -> None:
+def check_feature_name(feature_set: FeatureSet, name: str) -> None:
     """Refuse a name that no feature of the registry has.
 
     Raises:
@@ -64,9 +64,9 @@ def check_feature(feature_set: FeatureSet, name: str) -> None:
         raise InputError(f"there is no feature {show(name)} in the registry", hint=hint)
 
 
-def look_at(
+def inspect_feature(
     feature_set: FeatureSet, name: str, *, symbol: str, candles: Mapping[str, pl.DataFrame], ts_ms: int
-) -> FeatureLook:
+) -> FeatureInspection:
     """Look at a feature.
 
     Args:
@@ -79,7 +79,7 @@ def look_at(
     Raises:
         InputError: There is no such feature or candle, or the candles lack what the feature reads.
     """
-    check_feature(feature_set, name)
+    check_feature_name(feature_set, name)
     at = feature_set.names.index(name)
     one = replace(feature_set, features=feature_set.features[at : at + 1])
     info = describe(one)[0]
@@ -92,7 +92,7 @@ def look_at(
     values = compute_features(one, symbol, reads)[name]
     alone = compute_features(one, symbol, window)[name][-1]
     first, stop = max(0, row - AROUND), min(frame.height, row + AROUND + 1)
-    return FeatureLook(
+    return FeatureInspection(
         info=info,
         symbol=symbol,
         ts_ms=ts_ms,

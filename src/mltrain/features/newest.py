@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.computation import bars_in_a_row, check_inputs, compute_features, evaluate, follow_leader
+from mltrain.features.computation import check_inputs, compute_features, consecutive_bars, evaluate, take_leader_columns
 from mltrain.features.spec import columns_read
 from mltrain.features.user_ops import computing
 from mltrain.times import interval_ms
@@ -90,7 +90,7 @@ class NewestFeatures:
             if not own.height:
                 continue
             if symbol == group.leader:
-                whole = bars_in_a_row(times_ms(own), self._step_ms)[-1] >= group.lookbacks
+                whole = consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
                 x[row, group.at[whole]] = 0.0
                 continue
             parts.append(self._part(own, group, candles))
@@ -104,8 +104,8 @@ class NewestFeatures:
     def _part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
         columns = {name: own[name] for name in group.columns}
         if group.leader is None:
-            return _Part(columns, own.height, int(bars_in_a_row(times_ms(own), self._step_ms)[-1]))
-        led, bars = follow_leader(own, candles[group.leader], group.led, self._step_ms)
+            return _Part(columns, own.height, int(consecutive_bars(times_ms(own), self._step_ms)[-1]))
+        led, bars = take_leader_columns(own, candles[group.leader], group.led, self._step_ms)
         return _Part(columns | led, own.height, int(bars[-1]))
 
 

@@ -21,7 +21,7 @@ _ATTEMPTS: Final = 40  # where two parameters have to be in order, half of the d
 _ANY: Final = Limits(1, 20)  # of a number whose op declares no range
 
 
-def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, most_bars: int) -> FeatureSpec | None:
+def random_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, most_bars: int) -> FeatureSpec | None:
     """Return a feature of an op with parameters drawn at random; None where no draw fits together.
 
     Args:
@@ -43,7 +43,7 @@ def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, m
     return None
 
 
-def readable(specs: Iterable[FeatureSpec], columns: Iterable[str]) -> tuple[FeatureSpec, ...]:
+def readable_features(specs: Iterable[FeatureSpec], columns: Iterable[str]) -> tuple[FeatureSpec, ...]:
     """Return the features that read none but these candle columns, of a leader's candles neither."""
     have = set(columns)
     return tuple(

@@ -14,7 +14,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.schema_validation import find_problems, read_feature_frame
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
-from mltrain.features.user_ops import use_ops
+from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe as describe_value
 from mltrain.storage.edge import real_path
 from mltrain.storage.reading import read_file
@@ -134,7 +134,7 @@ class FeatureSchemaValidator:
 
     def __init__(self, path: Path | str | None = None, *, ops: str | None = None) -> None:
         if ops is not None:
-            use_ops(ops)
+            import_user_ops(ops)
         if not isinstance(path, Path | str | None):
             raise UsageError(f"path is {describe_value(path)}: expected the path of a registry, or None")
         self._feature_set = load_registry(None if path is None else Path(path))

@@ -20,7 +20,7 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import Located
 from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Limits, Window
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.user_ops import computing, ops_of, owner_of
+from mltrain.features.user_ops import computing, user_module_of, user_ops_of
 from mltrain.names import FEATURE, SYMBOL
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import INTERVALS_MS
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mltrain.documents.values import Json
     from mltrain.features.op import Op
-    from mltrain.features.user_ops import OwnOps
+    from mltrain.features.user_ops import UserOps
 
 Param: TypeAlias = int | float | str
 
@@ -125,13 +125,13 @@ class FeatureSet:
         """Return the expression and lookback of each feature, in column order."""
         return tuple(spec.window() for spec in self.features)
 
-    def own_ops(self) -> OwnOps | None:
+    def user_ops(self) -> UserOps | None:
         """Return the user's module that some ops are from; None where all are mltrain's.
 
         Raises:
             InputError: They come from several modules.
         """
-        return ops_of(spec.op for spec in self.features)
+        return user_ops_of(spec.op for spec in self.features)
 
     def to_json(self) -> Json:
         """Return the registry as plain values; see `from_json`."""
@@ -261,9 +261,9 @@ def _check_built(item: Fields, spec: FeatureSpec) -> None:
         item.problem("params", str(err))
         return
     except Exception as err:
-        if owner_of(spec.op) is None:
+        if user_module_of(spec.op) is None:
             raise
-        item.problem("op", f"{spec.op} of {owner_of(spec.op)} fails: {type(err).__name__}: {err}")
+        item.problem("op", f"{spec.op} of {user_module_of(spec.op)} fails: {type(err).__name__}: {err}")
         return
     if reads_leader and spec.leader is None:
         item.problem("leader", f"is missing: {spec.op} reads a leader's candles, such as those of BTCUSDT")

@@ -33,7 +33,7 @@ _MOST_SOURCE_BYTES: Final = 64 << 20  # of all files of a module: more is no sou
 
 
 @dataclass(frozen=True, slots=True)
-class OwnOps:
+class UserOps:
     """By what a model knows the user's ops again that it was trained with.
 
     Attributes:
@@ -49,7 +49,7 @@ class OwnOps:
 class _Used:
     """A module whose ops are in use: its source, where that was found, and its ops by name."""
 
-    source: OwnOps
+    source: UserOps
     file: Path
     functions: Mapping[str, Op]
 
@@ -64,7 +64,7 @@ _reads: Final[dict[tuple[str, str], list[str]]] = {}  # of module and top-level 
 _computing: Final[set[object]] = set()  # computations under way: what a module does at other times is its own affair
 
 
-def use_ops(name: str) -> OwnOps:
+def import_user_ops(name: str) -> UserOps:
     """Import a module and let registries name the ops in its `OPS`, a dictionary of functions by name.
 
     Args:
@@ -86,7 +86,7 @@ def use_ops(name: str) -> OwnOps:
     before = _in_use.get(name)
     if before is not None and before.source.sha256 != sha256 and before.functions == functions:
         raise InputError(f"{file} has changed since {name} was imported", hint="start again, so that it is read anew")
-    source = OwnOps(name, sha256)
+    source = UserOps(name, sha256)
     OPS.update(functions)
     for op in before.functions if before else ():
         if op not in functions:
@@ -97,19 +97,19 @@ def use_ops(name: str) -> OwnOps:
     return source
 
 
-def ops_of(ops: Iterable[str]) -> OwnOps | None:
+def user_ops_of(ops: Iterable[str]) -> UserOps | None:
     """Return the user's module that some of these ops come from; None where all are mltrain's.
 
     Raises:
         InputError: They come from several modules: a model has one.
     """
-    found = {module: _in_use[module].source for op in ops if (module := owner_of(op)) in _in_use}
+    found = {module: _in_use[module].source for op in ops if (module := user_module_of(op)) in _in_use}
     if len(found) > 1:
         raise InputError(f"features use ops of several modules: {', '.join(map(str, found))}", hint="put them into one")
     return next(iter(found.values()), None)
 
 
-def check_in_use(ops: OwnOps, *, where: str) -> None:
+def check_user_ops(ops: UserOps, *, where: str) -> None:
     """Check that the ops that a model was trained with are in use, and are what they were.
 
     Args:
@@ -133,7 +133,7 @@ def check_in_use(ops: OwnOps, *, where: str) -> None:
         )
 
 
-def owner_of(op: str) -> str | None:
+def user_module_of(op: str) -> str | None:
     """Return the module of the user's that an op comes from; None for one of mltrain's."""
     function = OPS[op]
     for used in _in_use.values():
@@ -148,7 +148,7 @@ def reads_of(op: str) -> tuple[str, ...]:
 
     What no single op has opened, as a function of the module's that several may call, is told of all of them.
     """
-    module = owner_of(op)
+    module = user_module_of(op)
     if module is None:
         return ()
     root = str(getattr(OPS[op], "__qualname__", op)).partition(".")[0]
@@ -240,7 +240,7 @@ def _op_problems(op: object, function: object, name: str) -> list[str]:
         return [f"{op} is {type(function).__name__}, not a function"]
     before = _in_use.get(name)
     if op in OPS and not (before and op in before.functions):
-        return [f"there is an op {op} already, of {owner_of(op) or 'mltrain'}: give it another name"]
+        return [f"there is an op {op} already, of {user_module_of(op) or 'mltrain'}: give it another name"]
     try:
         parameters = inspect.signature(function).parameters
         hints = typing.get_type_hints(function, include_extras=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.frame import times_ms
-from mltrain.guards.evidence import Failure, tell_names
+from mltrain.guards.evidence import Failure, format_names
 from mltrain.times import DAY_MS, MINUTE_MS, interval_ms
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
     for leader, symbol in read:
         shift = _check_pair(findings, candles, (leader, symbol), step_ms)
         if shift is not None:
-            names = tell_names(spec.name for spec in feature_set.features if spec.leader == leader)
+            names = format_names(spec.name for spec in feature_set.features if spec.leader == leader)
             why = f"its returns correlate with those of its leader {leader} at the wrong time"
             expected = f"{shift.limit:.2f} at most, for {shift.at_zero:.2f} at lag 0"
             failure = Failure(names, symbol, shift.start_ms, expected, shift.tell(step_ms), why, HINT)

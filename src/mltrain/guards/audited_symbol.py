@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.user_ops import owner_of
+from mltrain.features.user_ops import user_module_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def open_subject(compute: Compute, features: FeatureSet, symbol: str, candles: C
     by_reads: dict[tuple[str | None, bool], list[int]] = {}
     by_lookback: dict[tuple[str | None, bool, int], list[int]] = {}
     for i, (spec, window) in enumerate(zip(features.features, features.windows(), strict=True)):
-        reads = None if spec.leader == symbol else spec.leader, owner_of(spec.op) is not None
+        reads = None if spec.leader == symbol else spec.leader, user_module_of(spec.op) is not None
         by_reads.setdefault(reads, []).append(i)
         by_lookback.setdefault((*reads, window.lookback_bars), []).append(i)
     return Subject(

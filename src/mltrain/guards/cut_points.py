@@ -52,7 +52,7 @@ class Cuts:
         return tuple(first + bars - 1 for first, rows in self.runs if rows >= bars)[:_FIRST_VALUES]
 
 
-def bars_in_a_row(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: int) -> NDArray[np.int64]:
+def consecutive_bars(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: int) -> NDArray[np.int64]:
     """Count the bars without a gap that end at each row.
 
     Args:
@@ -60,7 +60,7 @@ def bars_in_a_row(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: i
         there: Whether whatever else must be there (a leader's candle) is; a row without it is a gap.
         step_ms: Length of the interval.
 
-    >>> bars_in_a_row(np.array([0, 1, 2, 5, 6]), np.array([True, False, True, True, True]), 1)
+    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), np.array([True, False, True, True, True]), 1)
     array([1, 0, 1, 1, 2])
     """
     rows = np.arange(ts_ms.size)
@@ -78,7 +78,7 @@ def bars_of(symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFram
     for other in reads:
         if other != symbol:
             there &= np.isin(ts_ms, times_ms(candles[other]))
-    return bars_in_a_row(ts_ms, there, step_ms)
+    return consecutive_bars(ts_ms, there, step_ms)
 
 
 def choose_cuts(

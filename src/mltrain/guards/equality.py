@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from mltrain.guards.audited_symbol import CANARY, differ
-from mltrain.guards.evidence import Failure, tell_value
+from mltrain.guards.evidence import Failure, format_value
 from mltrain.times import format_ms
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class Verdicts:
             feature=feature,
             symbol=subject.symbol,
             time_ms=int(subject.ts_ms[row]),
-            expected=tell_value(float(subject.batch[row, column]) if expected is None else expected),
-            got=tell_value(got),
+            expected=format_value(float(subject.batch[row, column]) if expected is None else expected),
+            got=format_value(got),
             why=WHY[why or check].format(bars=part.features.features[index].window().lookback_bars),
         )
         self._findings.fail(check, failure)

@@ -167,12 +167,12 @@ class Findings:
         )
 
 
-def tell_value(value: float) -> str:
+def format_value(value: float) -> str:
     """Return a feature's value so that two different ones never look alike; NaN stands for none."""
     return NO_VALUE if math.isnan(value) else repr(float(value))
 
 
-def tell_names(names: Iterable[str], *, shown: int = 5) -> str:
+def format_names(names: Iterable[str], *, shown: int = 5) -> str:
     """Return the first names, and how many more there are."""
     names = list(names)
     more = len(names) - shown

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.features.spec import FeatureSet
-from mltrain.guards.evidence import Failure, Findings, SuspectFeature, tell_names
+from mltrain.guards.evidence import Failure, Findings, SuspectFeature, format_names
 from mltrain.training.lightgbm_import import import_lightgbm
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def feature_audit(
             )
         ]
         if few:
-            findings.warnings.append(f"too few rows to judge single features: {tell_names(few)}")
+            findings.warnings.append(f"too few rows to judge single features: {format_names(few)}")
         _check_shuffled_labels(findings, x, y, seed=seed)
     return findings.result(details)
 
@@ -216,7 +216,7 @@ def _check_constant(findings: Findings, matrix: _Matrix) -> None:
     constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
     findings.did("constant", len(matrix.names), len(constant) / len(matrix.names))
     if constant:
-        findings.warnings.append(f"constant in training: {tell_names(constant, shown=len(constant))}")
+        findings.warnings.append(f"constant in training: {format_names(constant, shown=len(constant))}")
 
 
 def _check_single_features(

@@ -42,7 +42,7 @@ from mltrain.guards.alignment import check_alignment
 from mltrain.guards.audited_symbol import differ, open_subject, values_of
 from mltrain.guards.cut_points import bars_of, choose_cuts
 from mltrain.guards.equality import Canary, Verdicts, compare_closely
-from mltrain.guards.evidence import Findings, tell_names
+from mltrain.guards.evidence import Findings, format_names
 from mltrain.guards.label_reach import DETAIL as LABEL_DETAIL
 from mltrain.guards.label_reach import check_label
 from mltrain.guards.poison import between_all, garbage, poison_after, until
@@ -204,14 +204,16 @@ class _Audit:
                 subject.names[part.columns[i]] for i in np.flatnonzero((~has & (in_a_row >= bars)[:, None]).any(axis=0))
             ]
         if gaps:
-            self.findings.warnings.append(f"{subject.symbol}: candles but no value for some rows of {tell_names(gaps)}")
+            self.findings.warnings.append(
+                f"{subject.symbol}: candles but no value for some rows of {format_names(gaps)}"
+            )
 
     def _warn_of_unseen(self, subject: Subject, cuts: Cuts) -> None:
         rows = [*cuts.shared, *cuts.full]
         unseen = np.isnan(subject.batch[rows, :-1]).all(axis=0)
         names = [subject.names[i] for i in np.flatnonzero(unseen).tolist()]
         if rows and names:
-            self.findings.warnings.append(f"{subject.symbol}: no cut found a value of {tell_names(names)}")
+            self.findings.warnings.append(f"{subject.symbol}: no cut found a value of {format_names(names)}")
 
     def _check_prefix(self, subject: Subject, verdicts: Verdicts, row: int) -> None:
         moment_ms = int(subject.ts_ms[row])

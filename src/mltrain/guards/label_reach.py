@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import PRICES, times_ms
-from mltrain.guards.cut_points import bars_in_a_row
+from mltrain.guards.cut_points import consecutive_bars
 from mltrain.guards.evidence import NO_VALUE, Failure
 from mltrain.guards.poison import garbage, poison_after, until
 from mltrain.times import format_ms, interval_ms
@@ -92,7 +92,7 @@ class _Reach:
         for row in np.flatnonzero(has & (self._end_ms != end_ms))[:1].tolist():
             why = f"its end is not {self.horizon_bars} bars later"
             self._fail(row, format_ms(int(end_ms[row])), format_ms(int(self._end_ms[row])), why)
-        counts = bars_in_a_row(self._ts_ms, np.ones(self._ts_ms.size, dtype=np.bool_), self._step_ms)
+        counts = consecutive_bars(self._ts_ms, np.ones(self._ts_ms.size, dtype=np.bool_), self._step_ms)
         ahead = np.zeros(counts.size, dtype=np.int64)
         ahead[: -self.horizon_bars] = counts[self.horizon_bars :]
         for row in np.flatnonzero(has & (ahead <= self.horizon_bars))[:1].tolist():

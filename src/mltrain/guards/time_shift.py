@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.features.user_ops import owner_of, reads_of
+from mltrain.features.user_ops import reads_of, user_module_of
 from mltrain.guards.audited_symbol import differ, values_of
 from mltrain.guards.evidence import Failure
 
@@ -63,7 +63,7 @@ def check_again(subject: Subject, verdicts: Verdicts, *, compute: Compute, candl
 
 def check_reading(findings: Findings, features: FeatureSet) -> None:
     """Check that no op of the user's own has read anything but its candles, so far."""
-    own = [spec for spec in features.features if owner_of(spec.op)]
+    own = [spec for spec in features.features if user_module_of(spec.op)]
     findings.did("reading", len(own))
     for spec in own:
         for what in reads_of(spec.op)[:1]:

@@ -10,7 +10,7 @@ import numpy as np
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.features.computation import check_inputs
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import draw_feature, readable
+from mltrain.features.random_features import random_feature, readable_features
 from mltrain.guards.feature_audit import feature_audit
 from mltrain.guards.future_info import future_info
 from mltrain.guards.time_split import BlockArrays, time_split
@@ -198,7 +198,9 @@ def _other_ops(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, 
     used = {spec.op for spec in feature_set.features}
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))
     drawn = [
-        draw_feature(op, rng, name=op, leader=leader, most_bars=_OTHER_OPS_BARS) for op in sorted(OPS) if op not in used
+        random_feature(op, rng, name=op, leader=leader, most_bars=_OTHER_OPS_BARS)
+        for op in sorted(OPS)
+        if op not in used
     ]
     full = [{c.name for c in frame.get_columns() if not c.has_nulls()} for frame in candles.values()]
-    return readable((spec for spec in drawn if spec is not None), set.intersection(*full))
+    return readable_features((spec for spec in drawn if spec is not None), set.intersection(*full))

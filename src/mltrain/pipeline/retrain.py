@@ -126,7 +126,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
-        own_ops=feature_set.own_ops(),
+        user_ops=feature_set.user_ops(),
     )
     now = {
         "snapshot_manifest_sha256": snapshot.manifest_sha256,
@@ -175,13 +175,13 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
 
 def _facts(request: TrainRequest) -> dict[str, Json]:
     """Return the lineage that the card of such a training would have, as far as it decides the result."""
-    lineage, own_ops = read_lineage(), request.feature_set.own_ops()
+    lineage, user_ops = read_lineage(), request.feature_set.user_ops()
     return {
         "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
         "registry_sha256": request.feature_set.registry_sha256,
         "config_sha256": sha256_bytes(canonical_json(request.config.to_json())),
         "ops_sha256": ops_sha256(),
-        "own_ops": None if own_ops is None else asdict(own_ops),
+        "own_ops": None if user_ops is None else asdict(user_ops),
         "package_sha256": lineage.package_sha256,
         "dependencies": dict(lineage.dependencies),
         "python": lineage.python,

@@ -187,7 +187,7 @@ def _name_study(request: TrainRequest) -> str:
 def _hash_study(request: TrainRequest) -> str:
     """Return the hash of everything except the candles and the seed that changes a trial."""
     warm = None if request.warm_start is None else request.warm_start.params
-    registry, own = request.feature_set.registry_sha256, request.feature_set.own_ops()
+    registry, own = request.feature_set.registry_sha256, request.feature_set.user_ops()
     if own is not None:
         registry = sha256_bytes(f"{registry} {own.module} {own.sha256}".encode())
     return study_sha256(request.config, registry_sha256=registry, warm_start=warm)
@@ -337,7 +337,7 @@ def _learn(
         looks=looks,
         lineage=read_lineage(),
         ops_sha256=bundle.ops_sha256,
-        own_ops=bundle.own_ops,
+        user_ops=bundle.user_ops,
         now_ms=now_ms,
         warnings=tuple(progress.warnings),
     )
@@ -422,7 +422,7 @@ def learn_model(
         feature_set=feature_set,
         symbols=samples.symbols,
         ops_sha256=ops_sha256(),
-        own_ops=feature_set.own_ops(),
+        user_ops=feature_set.user_ops(),
     )
     return found, choice, bundle
 

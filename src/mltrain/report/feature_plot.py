@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.features.inspection import FeatureLook
+    from mltrain.features.inspection import FeatureInspection
 
 _WIDTH: Final = 960
 _PANEL: Final = 200  # height of each of the two
@@ -25,7 +25,7 @@ _LEAST_BARS: Final = 60  # shown before the asked one; otherwise twice its lookb
 _AFTER_BARS: Final = 20
 
 
-def draw_look(look: FeatureLook, *, step_ms: int) -> str:
+def plot_inspection(look: FeatureInspection, *, step_ms: int) -> str:
     """Return the picture: the lookback shaded, the asked time marked, a line broken wherever there is no value.
 
     Args:

@@ -25,7 +25,7 @@ import polars as pl
 
 from mltrain.candles.conversion import as_frame, is_columns
 from mltrain.errors import InputError, UsageError
-from mltrain.features.user_ops import use_ops
+from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.serving.explanation import explain_matrix, explain_rows
 from mltrain.serving.follow import Follower, look
@@ -368,7 +368,7 @@ def load(
     if not isinstance(require_signature, str | os.PathLike | None):
         raise UsageError(f"require_signature is {describe(require_signature)}: expected the path of a public key")
     if ops is not None:
-        use_ops(ops)
+        import_user_ops(ops)
     place = Path(path).absolute()  # the pointer is followed even where the process changes its folder
     pointer = place.parent / BEST if place.name in {BEST, *LINKS} else None
     mark = None if pointer is None else look(pointer)  # before the reading: a move meanwhile is seen by the first use
