@@ -27,7 +27,7 @@ from mltrain.progress import Silent
 from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import interval_ms
 from mltrain.training.label import make_labels

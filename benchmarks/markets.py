@@ -52,9 +52,9 @@ from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
-from mltrain.times import DAY_MS, MINUTE_MS
+from mltrain.times import DAY_MS, MINUTE_MS, TimeRange
 from mltrain.training.bootstrap import Estimate
 from mltrain.training.search import Manner
 
@@ -101,7 +101,7 @@ def make_candles(kind: str, seed: int, days: int) -> dict[str, pl.DataFrame]:
         source, size, opens = BOUNCES[seed % len(BOUNCES)]
         draws = np.random.default_rng(seed)
         return {s: bounce_candles(draws, days * 1440, source=source, size=size, opens=opens) for s in SYMBOLS}
-    window = Window(CLOCK_MS - days * DAY_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - days * DAY_MS, CLOCK_MS)
     return {
         symbol: SimSource(seed=seed, signal=signal).candles(symbol, window)
         for symbol, signal in zip(SYMBOLS, SIGNALS[kind], strict=True)

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mltrain.sources.simulated import SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS
+from mltrain.times import DAY_MS, TimeRange
 
 MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 MLTRAIN = Path(sys.executable).with_name("mltrain")
@@ -70,7 +69,7 @@ def write_candles(folder: Path, count: int, days: int) -> list[str]:
     source = SimSource(seed=1, signal="weak")
     names = [MARKETS[0], *(f"S{k:03}USDT" for k in range(1, count))]
     end_ms = source.clock_ms(MARKETS)
-    window = Window(end_ms - days * DAY_MS, end_ms)
+    window = TimeRange(end_ms - days * DAY_MS, end_ms)
     for market in MARKETS:
         frame = source.candles(market, window)
         for name in names[MARKETS.index(market) :: len(MARKETS)]:

@@ -49,8 +49,8 @@ from mltrain.features.registry import load_registry
 from mltrain.pipeline.leakage import split_samples
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, TimeRange
 from mltrain.training.booster import bin_rows
 from mltrain.training.samples import build_samples
 from mltrain.training.search import Manner, search, set_bar
@@ -71,7 +71,7 @@ THREADS = 2
 def read_samples(folder: Path, days: int, symbols: tuple[str, ...], registry: str) -> tuple[Samples, Split]:
     source = open_source(SourceSpec(name="files", folder=folder))
     end_ms = source.clock_ms(symbols)
-    candles = {s: source.candles(s, Window(end_ms - days * DAY_MS, end_ms)) for s in symbols}
+    candles = {s: source.candles(s, TimeRange(end_ms - days * DAY_MS, end_ms)) for s in symbols}
     features = load_registry(Path(registry))
     samples, _ = build_samples(features, candles)
     return samples, split_samples(samples, features, load_config(None, overrides={}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import numbers
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
@@ -54,6 +55,18 @@ _SECONDS_BELOW: Final = 100_000_000_000
 _MICROS_FROM: Final = 100_000_000_000_000
 # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold.
 LAST_MS: Final = 253_402_300_799_999
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """A half-open range of times, [start_ms, end_ms), ms UTC; of open times where candles are meant."""
+
+    start_ms: int
+    end_ms: int
+
+    def __str__(self) -> str:
+        """Return both ends as ISO 8601."""
+        return f"{format_ms(self.start_ms)} to {format_ms(self.end_ms)}"
 
 
 def interval_ms(interval: str) -> int:

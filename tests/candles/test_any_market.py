@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
 from mltrain.progress import Silent
-from mltrain.sources.download import Asking, Connected, gather_days
+from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import MachineClock, Traffic
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import Window
 from mltrain.sources.throttle import Throttle
-from mltrain.times import DAY_MS
+from mltrain.times import DAY_MS, TimeRange
 
 STEP_MS = 15 * 60_000
 SLOTS = 5 * 96  # five days of quarters of an hour
@@ -72,14 +71,14 @@ class Manners:
         return self.candles.filter(times_ms(self.candles) >= start_ms).head(limit)
 
 
-def gather(manners, folder, window, clock_ms):
+def download(manners, folder, window, clock_ms):
     """Return the candles of a window as a download gathers them."""
 
     @asynccontextmanager
     async def connect():
-        yield Connected(manners)
+        yield DownloadSession(manners)
 
-    asking = Asking(
+    job = DownloadJob(
         host="here",
         interval="15m",
         cache_name="binance",
@@ -91,8 +90,8 @@ def gather(manners, folder, window, clock_ms):
         traffic=Traffic(),
         page_candles=manners.limit,
     )
-    with gather_days(asking, ("AB",), window, data_dir=folder, refresh=False, progress=Silent()) as gathered:
-        return gathered.candles("AB").frame
+    with download_days(job, ("AB",), window, data_dir=folder, refresh=False, progress=Silent()) as downloaded:
+        return downloaded.candles("AB").frame
 
 
 @settings(max_examples=60)
@@ -112,11 +111,11 @@ def test_what_is_gathered_is_the_market(seed, share, gaps, limit, cuts, days):
         for cut in sorted(cuts):
             clock_ms = BEGIN_MS + cut * STEP_MS
             closed = candles.filter(times_ms(candles) < clock_ms)
-            window = Window(max(clock_ms - days * DAY_MS, BEGIN_MS), clock_ms)
+            window = TimeRange(max(clock_ms - days * DAY_MS, BEGIN_MS), clock_ms)
             manners = Manners(closed, rng, limit=limit)
-            found = gather(manners, Path(folder), window, clock_ms)
+            found = download(manners, Path(folder), window, clock_ms)
             asked_twice = Manners(closed, rng, limit=limit)
-            again = gather(asked_twice, Path(folder), window, clock_ms)
+            again = download(asked_twice, Path(folder), window, clock_ms)
 
             expected = closed.filter(times_ms(closed) >= window.start_ms)
             assert found.equals(expected)

@@ -14,8 +14,7 @@ from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, unc
 from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, INTERVALS_MS
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
 
 DAY_OF_CLOCK = CLOCK_MS // DAY_MS * DAY_MS
 
@@ -51,7 +50,7 @@ frames = st.sampled_from(list(INTERVALS_MS)).flatmap(
 @pytest.fixture(scope="module")
 def written():
     """Return six days of simulated minutes, the first and the last not whole, and their file."""
-    frame = SimSource(seed=5).candles("BTCUSDT", Window(CLOCK_MS - 5 * DAY_MS, CLOCK_MS))
+    frame = SimSource(seed=5).candles("BTCUSDT", TimeRange(CLOCK_MS - 5 * DAY_MS, CLOCK_MS))
     return frame, write_candles(frame, INTERVALS_MS["1m"])
 
 

@@ -22,12 +22,12 @@ from mltrain.sources.fetch import fetch_candles
 from mltrain.sources.files import FilesSource
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, LAST_CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, format_ms
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
 from support.program import call
 
 NOW_MS = CLOCK_MS + 2_000  # two seconds into the newest minute
-ALL = Window(0, 1 << 42)
+ALL = TimeRange(0, 1 << 42)
 LEFT_OUT = "1 candle left out, not closed yet by this machine's clock, 2025-10-15T12:00:02Z: "
 
 
@@ -233,7 +233,7 @@ def test_the_simulator_has_its_own_clock():
     ahead_ms = LAST_CLOCK_MS
     source = open_source(SourceSpec("sim", end_ms=ahead_ms), now_ms=NOW_MS)
 
-    assert source.candles("BTCUSDT", Window(ahead_ms - 3 * MINUTE_MS, ahead_ms)).height == 3
+    assert source.candles("BTCUSDT", TimeRange(ahead_ms - 3 * MINUTE_MS, ahead_ms)).height == 3
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_the_simulator_has_its_own_clock():
 
 def write_days(path, last_open_ms):
     """Write a day of simulated candles of which the last one opens at a time."""
-    frame = SimSource().candles("BTCUSDT", Window(CLOCK_MS - 26 * HOUR_MS, CLOCK_MS))
+    frame = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - 26 * HOUR_MS, CLOCK_MS))
     shift_ms = last_open_ms - int(times_ms(frame)[-1])
     path.mkdir()
     frame.with_columns(pl.col("ts") + pl.duration(milliseconds=shift_ms)).write_parquet(path / "BTCUSDT.parquet")

@@ -13,11 +13,10 @@ from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import MINUTE_MS, check_time_ms, time_ms
+from mltrain.times import MINUTE_MS, TimeRange, check_time_ms, time_ms
 
 UTC_MINUTE = dt.datetime(2025, 10, 15, 12, tzinfo=dt.UTC)
-FRAME = SimSource().candles("BTCUSDT", Window(CLOCK_MS - 5 * MINUTE_MS, CLOCK_MS))
+FRAME = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - 5 * MINUTE_MS, CLOCK_MS))
 OHLCV = FRAME.select(list(CANDLE_SCHEMA)[:6])
 
 

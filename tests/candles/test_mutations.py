@@ -15,7 +15,7 @@ from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from support.program import call
 
 MUTATIONS = 300

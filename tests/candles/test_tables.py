@@ -16,8 +16,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.tables import read_binance_csv, read_rows
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import MINUTE_MS, interval_ms
+from mltrain.times import MINUTE_MS, TimeRange, interval_ms
 
 HEADER = "ts,open,high,low,close,volume"
 
@@ -30,7 +29,7 @@ def read(data, *, name="BTCUSDT.csv", interval="1m"):
 @pytest.fixture(scope="module")
 def candles():
     """Return two hours of simulated candles with every column."""
-    return SimSource(seed=9).candles("BTCUSDT", Window(CLOCK_MS - 120 * MINUTE_MS, CLOCK_MS))
+    return SimSource(seed=9).candles("BTCUSDT", TimeRange(CLOCK_MS - 120 * MINUTE_MS, CLOCK_MS))
 
 
 def as_binance(frame, unit=1):

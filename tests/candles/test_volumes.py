@@ -18,7 +18,7 @@ from mltrain.sources.fetch import fetch_candles
 from mltrain.sources.files import read_candle_file
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import format_ms
 
 BARS = 60

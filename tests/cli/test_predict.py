@@ -18,7 +18,7 @@ import pytest
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.simulator.server import SimServer
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
+from mltrain.times import TimeRange
 from support.program import MLTRAIN, NEUTRAL, call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -41,7 +41,7 @@ HOSTILE = hostile_parquet()
 
 @pytest.fixture(scope="module")
 def table():
-    source, window = SimSource(signal="strong"), Window(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    source, window = SimSource(signal="strong"), TimeRange(CLOCK_MS - 300 * 60_000, CLOCK_MS)
     frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in SYMBOLS]
     return pl.concat(frames).sort("ts", maintain_order=True)  # interleaved, as a feed would write them
 

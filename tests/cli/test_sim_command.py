@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import parse_time
+from mltrain.times import TimeRange, parse_time
 from support.program import MLTRAIN, NEUTRAL, call
 
 PAGE = {"symbol": "BTCUSDT", "interval": "1m", "startTime": parse_time("2025-01-31T10:00")}
@@ -71,7 +70,7 @@ def test_it_serves_the_market_clock_faults_and_limit_that_were_asked_for(tmp_pat
                 client.get(path).status_code for path in ("/ping", "/time", "/klines", "/exchangeInfo", "/time")
             ]
         assert end(run, signal.SIGTERM) == (143, "", "")
-    candle = SimSource(seed=3, signal="strong").candles("BTCUSDT", Window(PAGE["startTime"], PAGE["startTime"] + 1))
+    candle = SimSource(seed=3, signal="strong").candles("BTCUSDT", TimeRange(PAGE["startTime"], PAGE["startTime"] + 1))
     kept, *lines = [json.loads(line) for line in log.read_text().splitlines()]
 
     assert document["schema"] == "mltrain/sim/1"

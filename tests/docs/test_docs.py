@@ -16,7 +16,7 @@ import typer
 from mltrain.cli.app import with_commands
 from mltrain.simulator.server import SimServer
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
+from mltrain.times import TimeRange
 from support.program import QUICK, call
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ feed = [(symbol, frame.row(-1, named=True)) for symbol, frame in candles.items()
 def test_the_page_on_serving_works(data_dir):
     """Its shell lines end with 0 on a trained folder, but for the watch, which never ends; so does its Python."""
     here, source = data_dir.parent, SimSource(signal="strong")
-    window = Window(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - 300 * 60_000, CLOCK_MS)
     frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in ("BTCUSDT", "ETHUSDT")]
     pl.concat(frames).write_parquet(here / "candles.parquet")
     pl.concat(frames).with_columns(pl.col("ts").dt.timestamp("ms")).write_csv(here / "candles.csv")

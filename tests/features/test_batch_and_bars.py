@@ -15,7 +15,7 @@ from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, LabelSpec
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
+from mltrain.times import TimeRange
 
 STEP_MS = 60_000
 BARS = 5_000
@@ -26,7 +26,7 @@ BUILT_IN = tuple(sorted(OPS))
 @pytest.fixture(scope="module")
 def candles():
     """Return 5,000 bars of two symbols, with gaps of one candle and of many, not the same ones."""
-    span = Span(CLOCK_MS - BARS * STEP_MS, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - BARS * STEP_MS, CLOCK_MS)
     rng = np.random.default_rng(0)
     market = {}
     for symbol in ("BTCUSDT", "ETHUSDT"):

@@ -17,7 +17,7 @@ from mltrain.features.computation import check_inputs, compute_features
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
+from mltrain.times import TimeRange
 
 STEP_MS = 60_000
 DEFAULT = load_registry()
@@ -39,7 +39,7 @@ NEEDS = {"range": 1, "lead": 3, "mean": 4, "leader": 1}
 
 def simulate(rows, *, seed=0):
     source = SimSource(seed=seed)
-    span = Span(CLOCK_MS - rows * STEP_MS, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - rows * STEP_MS, CLOCK_MS)
     return {symbol: source.candles(symbol, span) for symbol in ("BTCUSDT", "ETHUSDT")}
 
 

@@ -14,7 +14,7 @@ from mltrain.features.inspection import AROUND, inspect_feature
 from mltrain.features.registry import load_registry
 from mltrain.report.feature_plot import plot_inspection
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
+from mltrain.times import TimeRange
 
 STEP_MS = 60_000
 FEATURES = load_registry()
@@ -23,7 +23,7 @@ FEATURES = load_registry()
 @pytest.fixture(scope="module")
 def candles():
     """Return some hours of two symbols, ten candles missing in one of them."""
-    span = Span(CLOCK_MS - 700 * STEP_MS, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - 700 * STEP_MS, CLOCK_MS)
     whole = {symbol: SimSource().candles(symbol, span) for symbol in ("BTCUSDT", "ETHUSDT")}
     return whole | {"BTCUSDT": whole["BTCUSDT"].filter(~pl.int_range(pl.len()).is_between(400, 409))}
 

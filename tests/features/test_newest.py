@@ -10,7 +10,8 @@ from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.registry import load_registry
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec, Window
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import TimeRange
 
 END_MS = 1_760_529_600_000
 SYMBOLS = ("BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -24,7 +25,7 @@ def feature_set():
 @pytest.fixture(scope="module")
 def candles():
     source = open_source(SourceSpec(name="sim", seed=5, end_ms=END_MS))
-    window = Window(END_MS - 700 * 60_000, END_MS)
+    window = TimeRange(END_MS - 700 * 60_000, END_MS)
     return {symbol: source.candles(symbol, window) for symbol in SYMBOLS if symbol in source.symbols()}
 
 

@@ -12,14 +12,14 @@ from mltrain.features.computation import compute_features
 from mltrain.features.profile import BINS, LEVELS, _profile, profile_features
 from mltrain.features.registry import load_registry
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
+from mltrain.times import TimeRange
 
 FEATURES = load_registry()
 
 
 @pytest.fixture(scope="module")
 def candles():
-    span = Span(CLOCK_MS - 600 * 60_000, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - 600 * 60_000, CLOCK_MS)
     return {symbol: SimSource().candles(symbol, span) for symbol in ("BTCUSDT", "ETHUSDT")}
 
 

@@ -12,7 +12,7 @@ from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import FeatureSchemaValidator, describe, parse_registry
 from mltrain.features.user_ops import UserOps, check_user_ops, import_user_ops, reads_of, user_module_of, user_ops_of
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
+from mltrain.times import TimeRange
 from support.user_ops import temporary_ops
 
 GOOD = '''
@@ -65,7 +65,7 @@ def registry(line):
 
 @pytest.fixture(scope="module")
 def candles():
-    span = Span(CLOCK_MS - 300 * 60_000, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - 300 * 60_000, CLOCK_MS)
     return {"BTCUSDT": SimSource().candles("BTCUSDT", span)}
 
 

@@ -14,8 +14,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError
 from mltrain.pipeline.candle_table import MAX_TABLE_ROWS, read_table
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import HOUR_MS
+from mltrain.times import HOUR_MS, TimeRange
 
 
 def written(frame, **options):
@@ -26,7 +25,7 @@ def written(frame, **options):
 
 @pytest.fixture(scope="module")
 def candles():
-    frame = SimSource().candles("BTCUSDT", Window(CLOCK_MS - HOUR_MS, CLOCK_MS))
+    frame = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - HOUR_MS, CLOCK_MS))
     return frame.with_columns(symbol=pl.lit("BTCUSDT"))
 
 

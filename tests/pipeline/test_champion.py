@@ -21,7 +21,7 @@ from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.leakage import read_candles
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import parse_time
 from mltrain.training.metrics import row_log_loss

@@ -17,8 +17,8 @@ from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, TimeRange
 from support.workshop import NOW_MS, Workshop
 
 READING = b"""
@@ -45,7 +45,7 @@ class Told(Silent):
 def in_base(tmp_path_factory):
     """Return a data folder and a snapshot of candles whose quote volume is in the base asset."""
     folder = tmp_path_factory.mktemp("in_base")
-    market = SimSource(signal="strong").candles("BTCUSDT", Window(CLOCK_MS - 4 * DAY_MS, CLOCK_MS))
+    market = SimSource(signal="strong").candles("BTCUSDT", TimeRange(CLOCK_MS - 4 * DAY_MS, CLOCK_MS))
     market.with_columns(quote_volume=pl.col("volume")).write_parquet(folder / "BTCUSDT.parquet")
     spec, request = SourceSpec("files", folder=folder), Request(("BTCUSDT",), 4)
     data = folder / "data"
@@ -79,7 +79,7 @@ def test_any_other_registry_is_trained_and_the_card_tells_it(in_base):
 def test_a_snapshot_of_an_earlier_version_is_judged_when_it_is_read(in_base):
     """Its file still holds what no one had looked at."""
     _, snapshot = in_base
-    old = {"BTCUSDT": SimSource(signal="strong").candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))}
+    old = {"BTCUSDT": SimSource(signal="strong").candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS))}
     old = {symbol: frame.with_columns(quote_volume=pl.col("volume")) for symbol, frame in old.items()}
 
     class Old:

@@ -20,7 +20,7 @@ from mltrain.pipeline.predict import (
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import parse_time
 
 

@@ -16,8 +16,8 @@ from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, TimeRange
 from mltrain.training.samples import build_samples
 from support.workshop import NOW_MS, Workshop
 
@@ -50,7 +50,7 @@ def take(folder, bars, *, end_ms=CLOCK_MS, days=DAYS):
     candles.mkdir()
     market = SimSource(signal="strong", end_ms=end_ms)
     for name, count in bars.items():
-        frame = market.candles(name, Window(end_ms - days * DAY_MS, end_ms)).tail(count)
+        frame = market.candles(name, TimeRange(end_ms - days * DAY_MS, end_ms)).tail(count)
         frame.write_parquet(candles / f"{name}.parquet")
     spec = SourceSpec("files", folder=candles)
     request = Request(tuple(bars), days)

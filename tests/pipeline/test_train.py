@@ -19,9 +19,9 @@ from mltrain.pipeline.train import learn_model
 from mltrain.progress import Silent
 from mltrain.serving.model import load, model_of_bundle
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec, Window
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
-from mltrain.times import DAY_MS, parse_time
+from mltrain.times import DAY_MS, TimeRange, parse_time
 from mltrain.training.metrics import row_log_loss, score
 from mltrain.training.samples import build_samples
 from mltrain.training.search import Manner
@@ -238,7 +238,7 @@ def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     """Holdout AUC of the default registry on real BTCUSDT lies where it was always found: no leak, and not broken."""
     source = open_source(SourceSpec(name="files", folder=real_data / "spot_1m"))
     end_ms = source.clock_ms(("BTCUSDT",))
-    candles = {"BTCUSDT": source.candles("BTCUSDT", Window(end_ms - 90 * DAY_MS, end_ms))}
+    candles = {"BTCUSDT": source.candles("BTCUSDT", TimeRange(end_ms - 90 * DAY_MS, end_ms))}
     feature_set, config = load_registry(None), load_config(None, overrides={"search.trials": 1})
     samples, _ = build_samples(feature_set, candles)
     split = split_samples(samples, feature_set, config)

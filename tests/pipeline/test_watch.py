@@ -20,8 +20,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.http_client import NetworkRules
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import MINUTE_MS
+from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -84,7 +83,7 @@ def expected_rows(model, minutes):
     source = SimSource(signal="strong")
     bars = model.lookback_bars + minutes
     first_ms = START_MS - MINUTE_MS
-    window = Window(first_ms - bars * MINUTE_MS, first_ms + minutes * MINUTE_MS)
+    window = TimeRange(first_ms - bars * MINUTE_MS, first_ms + minutes * MINUTE_MS)
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
     table = model.predict_candles({symbol: source.candles(symbol, window) for symbol in wanted}, rows="all")
     return table.filter(pl.col("ts").dt.timestamp("ms") >= first_ms).to_dicts()

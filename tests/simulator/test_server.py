@@ -23,8 +23,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.simulator.weight_meter import BAN_S, GRACE_S, Meter
 from mltrain.simulator.wire import MICROS_FROM_MS, write_number, write_page
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 
 FLOATS = [name for name in CANDLE_SCHEMA if name not in {"ts", "trades"}]
 PLACES = dict(
@@ -88,7 +87,7 @@ def assert_same_values(rows, frame, step_ms, *, scale=1):
 def test_pages_hold_exactly_the_markets_candles(klines, interval):
     """Page after page, each closed candle is there once, and every value reads back bit for bit."""
     step = INTERVALS_MS[interval]
-    window = Window(CLOCK_MS // step * step - min(2500 * step, 500 * DAY_MS), CLOCK_MS // step * step)
+    window = TimeRange(CLOCK_MS // step * step - min(2500 * step, 500 * DAY_MS), CLOCK_MS // step * step)
     rows = page_through(klines, "SOLUSDT", interval, window.start_ms, window.end_ms)
     frame = SimSource(seed=3, interval=interval).candles("SOLUSDT", window)
 
@@ -100,7 +99,7 @@ def test_pages_hold_exactly_the_markets_candles(klines, interval):
 
 def test_an_outage_is_a_gap_in_a_page(klines):
     """Missing candles are missing, and a page of 1000 rows then reaches further."""
-    opens = times_ms(SimSource(seed=3).candles("BTCUSDT", Window(CLOCK_MS - 20 * DAY_MS, CLOCK_MS - DAY_MS)))
+    opens = times_ms(SimSource(seed=3).candles("BTCUSDT", TimeRange(CLOCK_MS - 20 * DAY_MS, CLOCK_MS - DAY_MS)))
     gap = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])  # the last candle before one
     rows = klines(startTime=gap - 10 * MINUTE_MS, limit=1000)
 
@@ -146,7 +145,7 @@ def test_any_page_is_a_part_of_the_whole(first, last, limit, has_start):
             source, "BTCUSDT", first_ms=start if has_start else None, last_ms=end, limit=limit, clock_ms=clock
         )
     )  # fmt: skip
-    window = Window(start if has_start else GENESIS_MS, min(end, clock) + 1)
+    window = TimeRange(start if has_start else GENESIS_MS, min(end, clock) + 1)
     opens = times_ms(SimSource(seed=3, end_ms=LAST_CLOCK_MS).candles("BTCUSDT", window)).tolist()
 
     assert [row[0] for row in page] == (opens[:limit] if has_start else opens[-limit:])
@@ -158,12 +157,12 @@ def test_the_open_candle_is_handed_out_as_far_as_it_is(past_ms):
     with open_client(seed=3, clock_ms=CLOCK_MS + past_ms) as (_, client):
         rows = client.get("/api/v3/klines", params={"symbol": "BTCUSDT", "interval": "1m", "limit": 3}).json()
     later = SimSource(seed=3, end_ms=CLOCK_MS + DAY_MS)
-    final = later.candles("BTCUSDT", Window(CLOCK_MS, CLOCK_MS + MINUTE_MS)).row(0, named=True)
+    final = later.candles("BTCUSDT", TimeRange(CLOCK_MS, CLOCK_MS + MINUTE_MS)).row(0, named=True)
     open_, high, low, close, volume = map(float, rows[-1][1:6])
 
     assert rows[-1][0] == CLOCK_MS
     assert rows[-1][6] >= CLOCK_MS + past_ms
-    assert_same_values(rows[:-1], later.candles("BTCUSDT", Window(CLOCK_MS - 2 * MINUTE_MS, CLOCK_MS)), MINUTE_MS)
+    assert_same_values(rows[:-1], later.candles("BTCUSDT", TimeRange(CLOCK_MS - 2 * MINUTE_MS, CLOCK_MS)), MINUTE_MS)
     assert final["low"] <= low <= min(open_, close) <= max(open_, close) <= high <= final["high"]
     assert (open_, volume < final["volume"], rows[-1][8] < final["trades"]) == (final["open"], True, True)
 
@@ -308,7 +307,7 @@ def test_an_archive_holds_the_days_rows_and_its_checksum(served, klines, interva
         members = archive.namelist()
         rows = [line.split(",") for line in archive.read(members[0]).decode().splitlines()]
     scale = 1000 if start >= MICROS_FROM_MS else 1
-    frame = SimSource(seed=3, interval=interval).candles("ETHUSDT", Window(start, start + DAY_MS))
+    frame = SimSource(seed=3, interval=interval).candles("ETHUSDT", TimeRange(start, start + DAY_MS))
 
     assert checksum == f"{hashlib.sha256(data).hexdigest()}  {name}.zip\n"
     assert members == [f"{name}.csv"]

@@ -17,8 +17,8 @@ from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS, format_ms
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.downloads import download, pages_asked, spec_of
 from support.program import call
 
@@ -75,7 +75,7 @@ def test_a_harmed_file_is_put_back_byte_for_byte(served, harm, cached):
 def test_every_source_can_rebuild(tmp_path, name):
     """A folder of files and the simulated exchange, too."""
     market = SimSource(signal="weak")
-    candles = market.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
+    candles = market.candles("BTCUSDT", TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
     (tmp_path / "mine").mkdir()
     candles.write_parquet(tmp_path / "mine" / "BTCUSDT.parquet")
     spec = SourceSpec(name, folder=tmp_path / "mine") if name == "files" else SourceSpec(name, signal="weak")

@@ -25,7 +25,8 @@ from mltrain.snapshots.record import (
     snapshot_id,
 )
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import Origin, SourceSpec
+from mltrain.sources.source import Origin
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import Manifest
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, interval_ms
 

@@ -31,7 +31,7 @@ def sound(tmp_path_factory):
     from mltrain.snapshots.record import Request
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
-    from mltrain.sources.source import SourceSpec
+    from mltrain.sources.source_spec import SourceSpec
 
     data_dir = tmp_path_factory.mktemp("sound") / "data"
     spec = SourceSpec(name="sim", seed=1)

@@ -19,9 +19,10 @@ from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, SimSource
-from mltrain.sources.source import Fetched, Gathered, SourceSpec, Window
+from mltrain.sources.source import DownloadResult, SymbolCandles
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
-from mltrain.times import DAY_MS, MINUTE_MS, format_ms
+from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, format_ms
 
 ID = "2025-10-15T12-00-00Z"
 
@@ -30,7 +31,7 @@ def test_a_snapshot_holds_exactly_the_closed_candles_of_its_window(take, tmp_pat
     """What is read is what the source gave; the id is the cut; `latest` points to it."""
     taken = take(days=2)
     snapshot = taken.snapshot
-    window = Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
 
     assert taken.created
     assert snapshot.id == ID
@@ -234,8 +235,8 @@ def take_from(answer, tmp_path):
         interval="1m",
         clock_ms=lambda _: CLOCK_MS,
         check_symbols=lambda _: None,
-        extent=lambda _: Window(0, CLOCK_MS),
-        gather=lambda *_, **__: nullcontext(Gathered(lambda _: Fetched(answer), lambda: ())),
+        extent=lambda _: TimeRange(0, CLOCK_MS),
+        download=lambda *_, **__: nullcontext(DownloadResult(lambda _: SymbolCandles(answer), lambda: ())),
     )
     request = Request(symbols=("BTCUSDT",), days=1)
     return take_snapshot(tmp_path / "data", source, SourceSpec(name="sim"), request, now_ms=CLOCK_MS, progress=Silent())

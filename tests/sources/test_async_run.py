@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from mltrain.errors import SourceError
-from mltrain.sources.async_run import run_apart
+from mltrain.sources.async_run import run_async
 
 
 def test_the_answer_is_returned_and_an_error_leaves():
@@ -24,9 +24,9 @@ def test_the_answer_is_returned_and_an_error_leaves():
         await asyncio.sleep(0)
         raise SourceError("no answer")
 
-    assert run_apart(answer) == 7
+    assert run_async(answer) == 7
     with pytest.raises(SourceError, match="no answer") as caught:
-        run_apart(fail)
+        run_async(fail)
     assert caught.value.__context__ is None
 
 
@@ -39,7 +39,7 @@ def test_it_runs_inside_a_running_loop():
 
     async def notebook():
         await asyncio.sleep(0)
-        return run_apart(answer)
+        return run_async(answer)
 
     assert asyncio.run(notebook()) is False
 
@@ -58,7 +58,7 @@ def test_ctrl_c_cleans_up_and_is_a_keyboard_interrupt():
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_apart(question)
+            run_async(question)
     finally:
         signal.signal(signal.SIGINT, before)
 

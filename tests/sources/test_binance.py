@@ -24,12 +24,12 @@ from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.day_cache import SymbolDays
-from mltrain.sources.download import Asking, Connected, gather_days
+from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import MachineClock, NetworkRules, Traffic
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, SimSource
-from mltrain.sources.source import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec, Window
+from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
 from mltrain.sources.throttle import Throttle
-from mltrain.times import DAY_MS, MINUTE_MS, format_ms
+from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, format_ms
 
 
 class JumpingClock:
@@ -118,9 +118,9 @@ def test_an_open_candle_is_never_taken(tmp_path, into_ms):
     """Wherever the exchange's clock stands in a minute: what is not closed by it is not there."""
     with SimServer(clock_ms=CLOCK_MS + into_ms) as server:
         taken = snapshot(server, tmp_path)
-        direct = open_at(server).candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
+        direct = open_at(server).candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
 
-    true = SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))
+    true = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS))
     assert taken.candles("BTCUSDT").equals(true)
     assert direct.equals(true)
 
@@ -130,7 +130,7 @@ def test_a_window_without_a_closed_candle_is_empty():
     with SimServer(clock_ms=CLOCK_MS + 30_000) as server:
         source = open_at(server)
         frames = [
-            source.candles("BTCUSDT", Window(CLOCK_MS + start_ms, CLOCK_MS + end_ms))
+            source.candles("BTCUSDT", TimeRange(CLOCK_MS + start_ms, CLOCK_MS + end_ms))
             for start_ms, end_ms in ((0, MINUTE_MS), (DAY_MS, 2 * DAY_MS), (-MINUTE_MS, -MINUTE_MS))
         ]
         asked = [record for record in server.log if record.path.endswith("klines")]
@@ -242,9 +242,9 @@ def test_an_unknown_symbol_is_met_by_the_nearest(tmp_path, symbol):
 
 def test_the_extent_reaches_from_the_first_candle_to_the_last_closed_one():
     """By the exchange's own answers."""
-    first = SimSource().candles("BTCUSDT", Window(GENESIS_MS, GENESIS_MS + DAY_MS))
+    first = SimSource().candles("BTCUSDT", TimeRange(GENESIS_MS, GENESIS_MS + DAY_MS))
     with SimServer(clock_ms=CLOCK_MS + 30_000) as server:
-        assert open_at(server).extent("BTCUSDT") == Window(int(times_ms(first)[0]), CLOCK_MS)
+        assert open_at(server).extent("BTCUSDT") == TimeRange(int(times_ms(first)[0]), CLOCK_MS)
 
 
 # --- gaps -----------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ MIDNIGHT_MS = CLOCK_MS // DAY_MS * DAY_MS
 
 def grid(missing):
     """Return a market of half a day in quarters of an hour, without some slots."""
-    candles = SimSource(interval="15m").candles("BTCUSDT", Window(MIDNIGHT_MS, CLOCK_MS))
+    candles = SimSource(interval="15m").candles("BTCUSDT", TimeRange(MIDNIGHT_MS, CLOCK_MS))
     gone = [MIDNIGHT_MS + slot * STEP_MS for slot in missing]
     return candles.filter(~pl.col("ts").dt.timestamp("ms").is_in(gone))
 
@@ -279,12 +279,12 @@ class Late:
         return self.change(self.candles.filter(times_ms(self.candles) >= start_ms).head(limit), len(self.again))
 
 
-def gather(pages, *, page_candles=8):
+def download(pages, *, page_candles=8):
     @asynccontextmanager
     async def connect():
-        yield Connected(pages)
+        yield DownloadSession(pages)
 
-    asking = Asking(
+    job = DownloadJob(
         host="here",
         interval="15m",
         cache_name="binance",
@@ -296,13 +296,13 @@ def gather(pages, *, page_candles=8):
         traffic=Traffic(),
         page_candles=page_candles,
     )
-    window = Window(MIDNIGHT_MS, CLOCK_MS)
+    window = TimeRange(MIDNIGHT_MS, CLOCK_MS)
     options = {"refresh": False, "progress": Silent()}
     with (
         tempfile.TemporaryDirectory() as folder,
-        gather_days(asking, ("BTCUSDT",), window, data_dir=Path(folder), **options) as gathered,
+        download_days(job, ("BTCUSDT",), window, data_dir=Path(folder), **options) as downloaded,
     ):
-        return gathered.candles("BTCUSDT").frame
+        return downloaded.candles("BTCUSDT").frame
 
 
 slots = st.lists(st.integers(0, 47), unique=True, max_size=20)
@@ -315,7 +315,7 @@ def test_every_gap_is_asked_for_again_however_short_the_answers(missing, late, s
     assume(candles.height)
     pages = Late(candles, [MIDNIGHT_MS + slot * STEP_MS for slot in late], lambda rows, _: rows.head(share))
 
-    assert gather(pages).equals(candles)
+    assert download(pages).equals(candles)
     assert len(set(pages.again)) == len(pages.again)
 
 
@@ -330,5 +330,5 @@ def test_the_open_candle_is_no_contradiction():
     late = [MIDNIGHT_MS + slot * STEP_MS for slot in (10, 11, 12, 30, 47)]
     pages = Late(candles, late, with_open)
 
-    assert gather(pages).equals(candles)
+    assert download(pages).equals(candles)
     assert len(pages.again) >= 2

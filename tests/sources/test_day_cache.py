@@ -23,9 +23,8 @@ from mltrain.simulator.server import SimServer
 from mltrain.snapshots.stored import verify_snapshot
 from mltrain.sources.day_cache import CacheRow, FreshDay, Pruned, SymbolDays, hold_cache, list_cache, prune_cache
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
 from mltrain.storage.edge import sha256_bytes
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 from support import disk_faults
 from support.downloads import TODAY_MS, download, minutes_asked, pages_asked
 from support.program import call
@@ -38,7 +37,7 @@ HOST = "binance@127.0.0.1_9"
 def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0, keep=slice(None), **told):
     """Return the candles of a day as they are downloaded."""
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
-    frame = SimSource(seed=seed, interval=interval).candles(symbol, Window(day_ms, until_ms))[keep]
+    frame = SimSource(seed=seed, interval=interval).candles(symbol, TimeRange(day_ms, until_ms))[keep]
     told = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **told}
     return FreshDay(frame=frame, day_ms=day_ms, until_ms=until_ms, **told)
 
@@ -567,7 +566,7 @@ def test_a_snapshot_from_the_cache_is_the_same_candles(server, tmp_path):
         download(server, tmp_path / "pieces", days=1, end_ms=CLOCK_MS - hours * 60 * MINUTE_MS)
     pieced = download(server, tmp_path / "pieces").snapshot
     whole = download(server, tmp_path / "whole").snapshot
-    truth = SimSource(seed=2).candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
+    truth = SimSource(seed=2).candles("BTCUSDT", TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
 
     assert pieced.candles("BTCUSDT").equals(truth)
     assert [f.sha256 for f in pieced.facts] == [f.sha256 for f in whole.facts]
@@ -622,7 +621,7 @@ def test_the_present_day_is_extended_by_what_is_missing(server, tmp_path):
 
     asked = minutes_asked(server.log, "BTCUSDT")
     assert asked == list(range(TODAY_MS - DAY_MS, TODAY_MS + DAY_MS, MINUTE_MS))
-    window = Window(TODAY_MS, TODAY_MS + DAY_MS)
+    window = TimeRange(TODAY_MS, TODAY_MS + DAY_MS)
     assert taken.snapshot.candles("BTCUSDT").equals(SimSource(seed=2, end_ms=clocks[-1]).candles("BTCUSDT", window))
 
 
@@ -691,7 +690,7 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
 
 def hourly(day_ms, length_ms, seed=1):
     """Return the beginning of a day of hours."""
-    frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", Window(day_ms, day_ms + length_ms))
+    frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", TimeRange(day_ms, day_ms + length_ms))
     return FreshDay(frame, day_ms, day_ms + length_ms, "rest", gaps_asked=False, fetched_ms=day_ms)
 
 
@@ -709,7 +708,7 @@ import sys
 from pathlib import Path
 from mltrain.sources.day_cache import FreshDay, SymbolDays, hold_cache
 from mltrain.sources.simulated import SimSource
-from mltrain.sources.source import Window
+from mltrain.times import TimeRange
 
 DAY, DAY_MS = {DAY}, {DAY_MS}
 {inspect.getsource(hourly)}

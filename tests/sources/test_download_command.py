@@ -11,8 +11,7 @@ from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, format_ms
+from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.program import call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -98,7 +97,7 @@ def snapshot(server, data_dir, case):
 
 
 def true_content(days):
-    window = Window(CLOCK_MS - days * DAY_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - days * DAY_MS, CLOCK_MS)
     return [content_sha256(SimSource().candles(symbol, window)) for symbol in SYMBOLS]
 
 

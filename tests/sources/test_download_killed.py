@@ -17,8 +17,7 @@ from mltrain.candles.frame import content_sha256
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS
+from mltrain.times import DAY_MS, TimeRange
 from support.downloads import pages_asked
 from support.program import MLTRAIN, NEUTRAL, call
 
@@ -81,7 +80,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
         again = days_of(pages_asked(server.log[asked:])) & before
         assert done.code == 0, done.err
     snapshot = open_snapshot(data_dir, "latest")
-    window = Window(CLOCK_MS - DAYS * DAY_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - DAYS * DAY_MS, CLOCK_MS)
 
     assert killed == KILLS
     assert not again

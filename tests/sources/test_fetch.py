@@ -12,10 +12,10 @@ from mltrain.errors import InputError, UsageError
 from mltrain.simulator.server import SimServer
 from mltrain.sources.fetch import fetch_candles
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS, MINUTE_MS
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, MINUTE_MS, TimeRange
 
-EXPECTED = SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS))
+EXPECTED = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS))
 START = "2025-10-14T12:00:00Z"
 
 
@@ -36,7 +36,9 @@ def test_candles_come_by_time(served):
     )
 
     assert whole["BTCUSDT"].equals(EXPECTED)
-    assert part["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS - 60 * MINUTE_MS)))
+    assert part["BTCUSDT"].equals(
+        SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS - 60 * MINUTE_MS))
+    )
 
 
 def test_a_date_and_a_single_symbol(served):
@@ -45,7 +47,7 @@ def test_a_date_and_a_single_symbol(served):
     found = fetch_candles("BTCUSDT", start=dt.date(2025, 10, 14), end=dt.date(2025, 10, 15), spec=spec)
     midnight_ms = CLOCK_MS - DAY_MS // 2
 
-    assert found["BTCUSDT"].equals(SimSource().candles("BTCUSDT", Window(midnight_ms - DAY_MS, midnight_ms)))
+    assert found["BTCUSDT"].equals(SimSource().candles("BTCUSDT", TimeRange(midnight_ms - DAY_MS, midnight_ms)))
 
 
 def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
@@ -118,12 +120,3 @@ def test_arguments_of_the_public_names_are_checked(call, told):
     """Another type is a usage error that names the argument, not an error from inside."""
     with pytest.raises(UsageError, match=told):
         call()
-
-
-def test_the_public_names_are_there():
-    """Each is found in its module, and no other is."""
-    for name in mltrain.candles.__all__:
-        assert getattr(mltrain.candles, name).__name__ == name
-    assert set(mltrain.candles.__all__) <= set(dir(mltrain.candles))
-    with pytest.raises(AttributeError, match="no attribute 'fetch_candle'"):
-        _ = mltrain.candles.fetch_candle

@@ -19,11 +19,11 @@ from mltrain.errors import InputError, UsageError
 from mltrain.sources.files import FilesSource, read_candle_file
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec, Window
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.edge import sha256_bytes
-from mltrain.times import MINUTE_MS, format_ms
+from mltrain.times import MINUTE_MS, TimeRange, format_ms
 
-ALL = Window(0, 2 * CLOCK_MS)
+ALL = TimeRange(0, 2 * CLOCK_MS)
 
 
 def at(minute):
@@ -55,7 +55,7 @@ def test_any_shuffle_with_repetitions_gives_the_same_candles(tmp_path_factory, m
         part = minutes[i::files]
         if part:
             _plain(part).write_csv(folder / f"A1-{i}.csv")
-    window = Window(at(bounds[0]), at(bounds[1]))
+    window = TimeRange(at(bounds[0]), at(bounds[1]))
     source = FilesSource(folder, "1m")
     inside = sorted({m for m in minutes if bounds[0] <= m < bounds[1]})
     dropped = sum(bounds[0] <= m < bounds[1] for m in minutes) - len(inside)
@@ -67,7 +67,7 @@ def test_any_shuffle_with_repetitions_gives_the_same_candles(tmp_path_factory, m
         return
     assert times_ms(frame).tolist() == [at(m) for m in inside]
     assert source.notes() == ((f"A1: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped",) if dropped else ())
-    assert source.extent("A1") == Window(at(min(minutes)), at(max(minutes) + 1))
+    assert source.extent("A1") == TimeRange(at(min(minutes)), at(max(minutes) + 1))
     assert source.clock_ms(("A1",)) == at(max(minutes) + 1)
 
 
@@ -95,7 +95,7 @@ def test_two_different_candles_of_one_time_are_refused(tmp_path, make_candles):
     with pytest.raises(InputError) as err:
         source.candles("ETHUSDT", ALL)
     assert err.value.message.startswith(f"{tmp_path / 'ETHUSDT.parquet'}: ETHUSDT at {time}: volume is 8.0 and 9.0: ")
-    assert source.candles("BTCUSDT", Window(at(8), at(30))).height == 22
+    assert source.candles("BTCUSDT", TimeRange(at(8), at(30))).height == 22
 
 
 def test_a_column_that_only_some_files_have_is_refused(tmp_path, make_candles):
@@ -108,7 +108,7 @@ def test_a_column_that_only_some_files_have_is_refused(tmp_path, make_candles):
         source.candles("BTCUSDT", ALL)
     lacking, having = tmp_path / "BTCUSDT-b.csv", tmp_path / "BTCUSDT-a.csv"
     assert err.value.message.startswith(f"BTCUSDT: {lacking} has no trades, {having} has: ")
-    assert source.candles("BTCUSDT", Window(at(30), at(60))).height == 30
+    assert source.candles("BTCUSDT", TimeRange(at(30), at(60))).height == 30
 
 
 def test_a_column_that_only_some_rows_have_is_refused(tmp_path, make_candles):
@@ -136,7 +136,7 @@ def test_an_impossible_row_is_named_with_its_file(tmp_path, make_candles):
     expected = f"{tmp_path / 'BTCUSDT-b.csv'}: BTCUSDT at {format_ms(at(33))}: low is -1.0: "
     assert err.value.message.startswith(expected)
     assert err.value.hint == "mend or remove that row, or fetch the file again"
-    assert source.candles("BTCUSDT", Window(at(0), at(33))).height == 33
+    assert source.candles("BTCUSDT", TimeRange(at(0), at(33))).height == 33
 
 
 def test_the_clock_is_the_last_close_of_the_symbols_asked_for(tmp_path, make_candles):
@@ -154,7 +154,7 @@ def test_a_window_without_candles_is_empty(tmp_path, make_candles):
     """Nothing there is no error: whether it may be is asked by whoever takes a snapshot."""
     make_candles(range(10)).write_csv(tmp_path / "BTCUSDT.csv")
 
-    assert FilesSource(tmp_path, "1m").candles("BTCUSDT", Window(at(50), at(60))).is_empty()
+    assert FilesSource(tmp_path, "1m").candles("BTCUSDT", TimeRange(at(50), at(60))).is_empty()
 
 
 def test_unknown_symbols_list_those_there(tmp_path, make_candles):
@@ -366,6 +366,6 @@ def test_files_outside_the_window_are_not_read_again(tmp_path, make_candles):
     source.extent("BTCUSDT")
     (tmp_path / "BTCUSDT-a.csv").unlink()
 
-    assert source.candles("BTCUSDT", Window(at(30), at(60))).height == 30
+    assert source.candles("BTCUSDT", TimeRange(at(30), at(60))).height == 30
     with pytest.raises(InputError, match="is not there"):
-        source.candles("BTCUSDT", Window(at(29), at(60)))
+        source.candles("BTCUSDT", TimeRange(at(29), at(60)))

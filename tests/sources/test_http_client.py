@@ -25,7 +25,7 @@ from mltrain.cli.sources import read_rules
 from mltrain.errors import SourceError, UsageError
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
-from mltrain.sources.async_run import side_by_side
+from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.http_client import (
     MAX_RETRIES,
@@ -407,7 +407,7 @@ def test_where_one_of_several_fails_the_others_are_ended_first(failing):
     tasks = []
 
     async def ask(client, query):
-        async with side_by_side() as group:
+        async with task_group() as group:
             tasks.extend(group.create_task(plainly(client, query)) for _ in range(4))
 
     hanging = saying(200, "that never end")

@@ -17,8 +17,7 @@ from mltrain.errors import InputError
 from mltrain.sources.http_client import MalformedError
 from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages, read_page
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import Window
-from mltrain.times import INTERVALS_MS, MINUTE_MS, format_ms
+from mltrain.times import INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
 
 FIELDS = (
     *("ts", "open", "high", "low", "close", "volume", "close_time"),
@@ -364,7 +363,7 @@ def test_two_writings_of_one_number_are_no_contradiction():
 )
 def test_pages_cover_the_window_exactly_once(start, count, step_ms, candles):
     """In order, without a gap or an overlap, none empty or longer than a page."""
-    window = Window(start * step_ms, (start + count) * step_ms)
+    window = TimeRange(start * step_ms, (start + count) * step_ms)
     planned = list(plan_pages(window, step_ms, candles=candles))
 
     assert len(planned) == math.ceil(count / candles)

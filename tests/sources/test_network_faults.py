@@ -24,8 +24,8 @@ from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.http_client import NetworkRules
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import DAY_MS, format_ms
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.downloads import pages_asked
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -235,7 +235,7 @@ def take(server, data_dir, *, archive=False, days=2, progress=None, refresh=Fals
 
 
 def true_content(days=2, end_ms=CLOCK_MS):
-    window = Window(end_ms - days * DAY_MS, end_ms)
+    window = TimeRange(end_ms - days * DAY_MS, end_ms)
     return [content_sha256(SimSource(end_ms=end_ms).candles(symbol, window)) for symbol in SYMBOLS]
 
 

@@ -15,8 +15,7 @@ from mltrain.sources.binance import RestPages
 from mltrain.sources.files import FilesSource
 from mltrain.sources.http_client import Answer
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange
 from support.downloads import TODAY_MS, download, pages_asked
 
 AT_MS = TODAY_MS - 3 * DAY_MS // 2  # a noon; its day is in the archive by now
@@ -53,7 +52,7 @@ def take(tmp_path, faults, *, archive=False, **rest):
 
 
 def true_times():
-    return times_ms(SimSource().candles("BTCUSDT", Window(CLOCK_MS - 3 * DAY_MS, CLOCK_MS))).tolist()
+    return times_ms(SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - 3 * DAY_MS, CLOCK_MS))).tolist()
 
 
 @SOURCES
@@ -177,7 +176,7 @@ def test_files_of_the_exchange_are_read_past_its_odd_rows(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     source = FilesSource(tmp_path, "1h")
 
-    assert times_ms(source.candles("BTCUSDT", Window(0, 1 << 42))).tolist() == ON_GRID
+    assert times_ms(source.candles("BTCUSDT", TimeRange(0, 1 << 42))).tolist() == ON_GRID
     (note,) = source.notes()
     assert note.startswith(
         "BTCUSDT: 2 rows of the exchange's history left out, off the 1h grid, from 2018-02-09T09:28:14"
@@ -204,4 +203,4 @@ def test_a_row_of_a_file_off_the_grid_by_itself_is_refused(tmp_path, closed):
 
     for symbol in ("BTCUSDT", "ETHUSDT"):
         with pytest.raises(InputError, match=f"{symbol} at 2018-02-09T09:28:14.789Z: .*not on the grid of 1h candles"):
-            FilesSource(tmp_path, "1h").candles(symbol, Window(0, 1 << 42))
+            FilesSource(tmp_path, "1h").candles(symbol, TimeRange(0, 1 << 42))

@@ -23,11 +23,10 @@ from mltrain.sources.simulated import (
     _moves,
     _shocks,
 )
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 
-YEAR = Window(CLOCK_MS - 400 * DAY_MS, CLOCK_MS)
-BASE = Window(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)
+YEAR = TimeRange(CLOCK_MS - 400 * DAY_MS, CLOCK_MS)
+BASE = TimeRange(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def next_moves(frame, step_ms=MINUTE_MS):
 def test_candles_of_every_interval_are_valid(interval):
     """Whatever the interval, the exchange hands out what `check_candles` would return."""
     source = SimSource(interval=interval, seed=1, signal="weak")
-    frame = source.candles("ETHUSDT", Window(GENESIS_MS, GENESIS_MS + 8 * DAY_MS))
+    frame = source.candles("ETHUSDT", TimeRange(GENESIS_MS, GENESIS_MS + 8 * DAY_MS))
 
     assert dict(frame.schema) == dict(CANDLE_SCHEMA)
     assert check_candles(frame, symbol="ETHUSDT", interval=interval, where="sim").equals(frame)
@@ -81,7 +80,7 @@ def test_any_range_holds_the_same_candles(forty_days, first_minute, minutes):
     """A range is exactly the part of a longer one that it covers, bit for bit."""
     source = SimSource(seed=5, signal="strong")
     start = BASE.start_ms + first_minute * MINUTE_MS
-    part = source.candles("SOLUSDT", Window(start, start + minutes * MINUTE_MS))
+    part = source.candles("SOLUSDT", TimeRange(start, start + minutes * MINUTE_MS))
     whole = forty_days.filter(
         pl.col("ts").dt.timestamp("ms").is_between(start, start + minutes * MINUTE_MS, closed="left")
     )
@@ -100,16 +99,16 @@ def test_a_later_clock_adds_candles_and_changes_none():
 def test_only_closed_candles_are_given(end_ms):
     """A candle that closes after the clock is not there, however far the window reaches."""
     source = SimSource(end_ms=end_ms)
-    frame = source.candles("BTCUSDT", Window(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
+    frame = source.candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
 
     assert times_ms(frame)[-1] + MINUTE_MS == CLOCK_MS
     assert source.clock_ms(("BTCUSDT",)) == end_ms
-    assert source.extent("BTCUSDT") == Window(GENESIS_MS, CLOCK_MS)
+    assert source.extent("BTCUSDT") == TimeRange(GENESIS_MS, CLOCK_MS)
 
 
 def test_markets_differ_by_seed_symbol_signal_and_interval():
     """Each of the four makes another market."""
-    window = Window(CLOCK_MS - DAY_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS)
     frames = [
         SimSource().candles("BTCUSDT", window),
         SimSource(seed=1).candles("BTCUSDT", window),
@@ -191,7 +190,7 @@ def test_no_simple_rule_knows_the_signal(interval):
     """Persistence and its opposite are right half of the time, a linear model hardly more often; the truth is."""
     source = SimSource(seed=3, signal="strong", interval=interval)
     step_ms = INTERVALS_MS[interval]
-    frame = source.candles("BTCUSDT", Window(CLOCK_MS - 150_000 * step_ms, CLOCK_MS))
+    frame = source.candles("BTCUSDT", TimeRange(CLOCK_MS - 150_000 * step_ms, CLOCK_MS))
     ts, rose = next_moves(frame, step_ms)
     returns = np.log(frame["close"].to_numpy() / frame["open"].to_numpy())
     at = np.flatnonzero(np.isin(times_ms(frame), ts))
@@ -252,7 +251,7 @@ def test_prices_stay_sane_for_400_days(symbol):
 def test_each_week_has_one_outage_of_all_symbols():
     """The gaps of all symbols are the same: one a week, 15 to 60 minutes long."""
     start = GENESIS_MS + 3 * DAY_MS  # a Thursday: weeks are counted from the epoch, which was one
-    weeks = Window(start, start + 70 * DAY_MS)
+    weeks = TimeRange(start, start + 70 * DAY_MS)
     source = SimSource(seed=2)
     gaps = [
         find_gaps(times_ms(source.candles(s, weeks)), MINUTE_MS, start_ms=weeks.start_ms, end_ms=weeks.end_ms)
@@ -266,7 +265,11 @@ def test_each_week_has_one_outage_of_all_symbols():
 
 def test_windows_outside_history_are_empty():
     """Before the first candle and after the clock there is nothing, with the right columns."""
-    for window in (Window(0, GENESIS_MS), Window(CLOCK_MS, LAST_CLOCK_MS), Window(CLOCK_MS, CLOCK_MS - DAY_MS)):
+    for window in (
+        TimeRange(0, GENESIS_MS),
+        TimeRange(CLOCK_MS, LAST_CLOCK_MS),
+        TimeRange(CLOCK_MS, CLOCK_MS - DAY_MS),
+    ):
         frame = SimSource().candles("BTCUSDT", window)
 
         assert frame.is_empty()
@@ -302,7 +305,7 @@ def test_impossible_exchanges_are_refused(options):
 )
 def test_the_market_is_the_one_that_was_released(signal, closes):
     """The same seed gives the same candles in every release, machine and process; change these lines knowingly."""
-    frame = SimSource(seed=42, signal=signal).candles("BTCUSDT", Window(GENESIS_MS, GENESIS_MS + 2 * DAY_MS))
+    frame = SimSource(seed=42, signal=signal).candles("BTCUSDT", TimeRange(GENESIS_MS, GENESIS_MS + 2 * DAY_MS))
 
     assert frame["close"].gather([0, 1, 1000, 2800]).to_list() == pytest.approx(closes, rel=1e-12)
     assert frame["trades"].gather([0, 1, 1000, 2800]).to_list() == [827, 761, 1390, 477]

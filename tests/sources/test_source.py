@@ -16,8 +16,8 @@ from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
-from mltrain.sources.source import SIGNALS, SOURCES, SourceSpec, Window
-from mltrain.times import DAY_MS, INTERVALS_MS
+from mltrain.sources.source_spec import SIGNALS, SOURCES, SourceSpec
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
 
 specs = st.one_of(
     st.builds(
@@ -90,7 +90,7 @@ def source(request, tmp_path):
         case "sim":
             yield sim
         case "files":
-            candles = sim.candles("BTCUSDT", Window(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
+            candles = sim.candles("BTCUSDT", TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
             candles.write_parquet(tmp_path / "BTCUSDT.parquet")
             yield open_source(SourceSpec(name="files", folder=tmp_path))
         case name:
@@ -103,12 +103,12 @@ def test_every_source_keeps_the_protocol(source, request, tmp_path):
     """Name, host, clock and extent agree; candles are checked, closed, and inside the window asked for."""
     source.check_symbols(("BTCUSDT",))
     clock = source.clock_ms(("BTCUSDT",))
-    window = Window(clock - DAY_MS, clock + DAY_MS)
+    window = TimeRange(clock - DAY_MS, clock + DAY_MS)
     frame = source.candles("BTCUSDT", window)
-    closed = Window(clock - DAY_MS, clock)
+    closed = TimeRange(clock - DAY_MS, clock)
     asked = {"data_dir": tmp_path / "data", "refresh": False, "progress": Silent()}
-    with source.gather(("BTCUSDT",), closed, **asked) as gathered:
-        assert gathered.candles("BTCUSDT").frame.equals(frame)
+    with source.download(("BTCUSDT",), closed, **asked) as downloaded:
+        assert downloaded.candles("BTCUSDT").frame.equals(frame)
 
     assert source.name in request.node.name
     assert source.host == "" or source.host.startswith("127.0.0.1:")
@@ -123,7 +123,7 @@ def test_every_source_keeps_the_protocol(source, request, tmp_path):
 
 def test_every_source_names_the_symbol_it_lacks(source):
     """And the nearest one that it has."""
-    for ask in (source.extent, lambda s: source.candles(s, Window(0, 1)), lambda s: source.check_symbols((s,))):
+    for ask in (source.extent, lambda s: source.candles(s, TimeRange(0, 1)), lambda s: source.check_symbols((s,))):
         with pytest.raises(InputError) as err:
             ask("BTCUSDX")
         assert "BTCUSDT" in err.value.hint

@@ -11,7 +11,7 @@ from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import MINUTE_MS
 
 NOW_MS = CLOCK_MS + 1_234_567

@@ -9,7 +9,7 @@ from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.http_client import NetworkRules
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, MINUTE_MS
 
 TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS

@@ -6,13 +6,12 @@ import numpy as np
 import polars as pl
 
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window as Span
-from mltrain.times import DAY_MS
+from mltrain.times import DAY_MS, TimeRange
 
 
 def simulate(*symbols, days=2, seed=0, signal="strong"):
     source = SimSource(seed=seed, signal=signal)
-    return {symbol: source.candles(symbol, Span(CLOCK_MS - days * DAY_MS, CLOCK_MS)) for symbol in symbols}
+    return {symbol: source.candles(symbol, TimeRange(CLOCK_MS - days * DAY_MS, CLOCK_MS)) for symbol in symbols}
 
 
 def without(frame, *ranges):
@@ -32,7 +31,7 @@ def odd_market(number):
     interval = "5m" if number % 5 == 4 else "1m"
     source = SimSource(seed=number, signal=("none", "weak", "strong")[number % 3], interval=interval)
     days = int(rng.integers(2, 6)) * (5 if interval == "5m" else 1)
-    span = Span(CLOCK_MS - days * DAY_MS, CLOCK_MS)
+    span = TimeRange(CLOCK_MS - days * DAY_MS, CLOCK_MS)
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")[: int(rng.integers(1, 4))]
     return interval, {symbol: _spoil(source.candles(symbol, span), rng, number) for symbol in symbols}
 

@@ -95,7 +95,7 @@ def main():
     from mltrain.snapshots.stored import open_snapshot
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
-    from mltrain.sources.source import SourceSpec
+    from mltrain.sources.source_spec import SourceSpec
     from mltrain.store.store import Store
     from mltrain.training.search import Manner
 

@@ -11,8 +11,9 @@ from mltrain.artifact.bundle import Bundle
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import parse_registry
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec, Window
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
+from mltrain.times import TimeRange
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator, Knots
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -44,7 +45,7 @@ def feature_set():
 def candles():
     """Return the newest candles of the exchange, up to its clock, without a gap."""
     source = open_source(SourceSpec(name="sim", seed=3, signal="strong", end_ms=END_MS))
-    window = Window(END_MS - BARS * 60_000, END_MS)
+    window = TimeRange(END_MS - BARS * 60_000, END_MS)
     found = {symbol: source.candles(symbol, window) for symbol in SYMBOLS}
     assert all(frame.height == BARS for frame in found.values())
     return found

@@ -10,7 +10,7 @@ from mltrain.progress import Silent
 from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import parse_time
 from mltrain.training.search import Manner

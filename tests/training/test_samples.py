@@ -11,8 +11,7 @@ from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.sources.source import Window
-from mltrain.times import MINUTE_MS
+from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.label import make_labels
 from mltrain.training.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows
 
@@ -31,7 +30,7 @@ FEATURES = FeatureSet(
 @pytest.fixture(scope="module")
 def candles():
     """Eight days of two simulated symbols, an outage inside."""
-    window = Window(CLOCK_MS - 8 * 1_440 * MINUTE_MS, CLOCK_MS)
+    window = TimeRange(CLOCK_MS - 8 * 1_440 * MINUTE_MS, CLOCK_MS)
     return {s: SimSource(signal="strong").candles(s, window) for s in ("ETHUSDT", "BTCUSDT")}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 _MOVED: Final = {
     "Request": "mltrain.snapshots.record",
-    "SourceSpec": "mltrain.sources.source",
+    "SourceSpec": "mltrain.sources.source_spec",
     "fetch_candles": "mltrain.sources.fetch",
     "list_snapshots": "mltrain.snapshots.stored",
     "open_snapshot": "mltrain.snapshots.stored",

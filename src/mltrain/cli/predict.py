@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from mltrain.pipeline.candle_table import Format
     from mltrain.serving.model import Model
-    from mltrain.sources.source import Source, SourceSpec
+    from mltrain.sources.source import Source
+    from mltrain.sources.source_spec import SourceSpec
 
 STREAM: Final = "-"  # stands for stdin or stdout
 TOP: Final = 5  # features shown of an explanation

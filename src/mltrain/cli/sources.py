@@ -13,7 +13,7 @@ from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
     from mltrain.sources.http_client import NetworkRules
-    from mltrain.sources.source import SourceSpec
+    from mltrain.sources.source_spec import SourceSpec
 
 BASE_URL_VARIABLE: Final = "MLTRAIN_BASE_URL"
 ARCHIVE_URL_VARIABLE: Final = "MLTRAIN_ARCHIVE_URL"
@@ -81,7 +81,7 @@ def read_source(
 
     Without a name, the options of a source mean that source, and none of them the exchange.
     """
-    from mltrain.sources.source import SourceSpec
+    from mltrain.sources.source_spec import SourceSpec
     from mltrain.times import parse_time
 
     if name is None:

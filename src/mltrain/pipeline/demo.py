@@ -17,7 +17,7 @@ from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
-from mltrain.sources.source import SourceSpec
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.folders import make_folder
 from mltrain.storage.writing import atomic_write
 from mltrain.store.store import Store

@@ -12,16 +12,16 @@ from mltrain.serving.model import MAX_AGE_BARS, load, open_model
 from mltrain.serving.rows import REASONS, STALE, TOO_FEW_BARS
 from mltrain.snapshots.stored import open_snapshot
 from mltrain.sources.simulated import SimSource
-from mltrain.sources.source import Window
 from mltrain.store.pointer import BEST
 from mltrain.store.store import Store
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mltrain.serving.model import Model
-    from mltrain.sources.source import Source, SourceSpec
+    from mltrain.sources.source import Source
+    from mltrain.sources.source_spec import SourceSpec
     from mltrain.store.versions import StoredVersion
 
 
@@ -76,7 +76,7 @@ def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
     # Far enough from the clock's last outage: a gap would have rows refused instead of scored.
-    window = Window(end_ms - bars * step_ms, end_ms)
+    window = TimeRange(end_ms - bars * step_ms, end_ms)
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()
     return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(wanted)}
@@ -121,7 +121,7 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
     now_ms = clock_ms if now_ms is None else now_ms
     end_ms = min(clock_ms, now_ms) // step_ms * step_ms
     # A newest candle that is late, but not yet stale, needs its lookback too.
-    window = Window(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
+    window = TimeRange(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
     candles = source.candles_of(dict.fromkeys(wanted, window))
     score = model.explain if explain else model.predict_candles
     return score(candles, now_ms=now_ms)

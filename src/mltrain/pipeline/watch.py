@@ -19,8 +19,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError
 from mltrain.serving.model import MAX_AGE_BARS
 from mltrain.serving.rows import STALE
-from mltrain.sources.source import Window
-from mltrain.times import interval_ms
+from mltrain.times import TimeRange, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,14 +121,14 @@ class Watch:
     def _no_rows(self) -> pl.DataFrame:
         return self._model.predict_candles({})
 
-    def _unknown(self, symbol: str, end_ms: int) -> Window | None:
+    def _unknown(self, symbol: str, end_ms: int) -> TimeRange | None:
         """Return the window of what is not known of a symbol yet; None where nothing is missing."""
         bars = self._bars + MAX_AGE_BARS
         first_ms = self._whole_ms.setdefault(symbol, end_ms - bars * self._step_ms)
         self._told_ms.setdefault(symbol, end_ms - self._step_ms)
-        return Window(first_ms, end_ms) if first_ms < end_ms else None
+        return TimeRange(first_ms, end_ms) if first_ms < end_ms else None
 
-    def _extend(self, symbol: str, asked: Window, found: pl.DataFrame, clock_ms: int) -> None:
+    def _extend(self, symbol: str, asked: TimeRange, found: pl.DataFrame, clock_ms: int) -> None:
         """Take in what the source had of a symbol, and say up to where it is whole."""
         first_ms, end_ms = asked.start_ms, asked.end_ms
         held = self._held.get(symbol)

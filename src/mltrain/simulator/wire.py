@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import times_ms
 from mltrain.sources.simulated import GENESIS_MS
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, day_name, interval_ms
+from mltrain.times import DAY_MS, TimeRange, day_name, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,7 +121,7 @@ def day_rows(source: SimSource, symbol: str, day: int) -> DayRows:
 
 
 def _day(source: SimSource, symbol: str, day: int) -> pl.DataFrame:
-    return source.candles(symbol, Window(day * DAY_MS, (day + 1) * DAY_MS))
+    return source.candles(symbol, TimeRange(day * DAY_MS, (day + 1) * DAY_MS))
 
 
 def _row_values(frame: pl.DataFrame, *, step: int, scale: int = 1) -> Iterator[tuple[object, ...]]:
@@ -149,7 +148,7 @@ def _write_column(values: list[float]) -> list[str]:
 def _open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int) -> bytes:
     """Return the row of a candle that is not closed yet: the part of its way that it has gone, in proportion."""
     step = interval_ms(source.interval)
-    row = source.candles(symbol, Window(open_ms, open_ms + step)).row(0, named=True)
+    row = source.candles(symbol, TimeRange(open_ms, open_ms + step)).row(0, named=True)
     part = (clock_ms - open_ms) / step
     open_ = row["open"]
     close = round(open_ + (row["close"] - open_) * part, _DECIMALS)

@@ -85,12 +85,12 @@ def rebuild_snapshot(
     )
     window = snapshot.request.window(snapshot.cut_ms)
     with (
-        source.gather(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as gathered,
+        source.download(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as downloaded,
         lock,
     ):
         sweep_temps(snapshot.path)  # a temp of a killed rebuild would be a file that the manifest does not list
-        done = tuple(_rebuild(snapshot, facts, gathered.candles(facts.symbol).frame) for facts in snapshot.facts)
-        for note in gathered.notes():
+        done = tuple(_rebuild(snapshot, facts, downloaded.candles(facts.symbol).frame) for facts in snapshot.facts)
+        for note in downloaded.notes():
             progress.warn(note)
         return done
 

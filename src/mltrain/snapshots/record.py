@@ -30,9 +30,10 @@ from mltrain.documents.fields import Fields
 from mltrain.documents.values import SHA256, Located
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT, SYMBOL, describe, read_symbols, show
-from mltrain.sources.source import ORIGIN, Origin, SourceSpec, Window
+from mltrain.sources.source import ORIGIN, Origin
+from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
-from mltrain.times import DAY_MS, INTERVALS_MS, format_ms, interval_ms, parse_time
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,9 +85,9 @@ class Request:
             raise UsageError(f"{self.days} days of {self.interval} are more than {MAX_ROWS} candles of a symbol")
         object.__setattr__(self, "symbols", symbols)
 
-    def window(self, cut_ms: int) -> Window:
+    def window(self, cut_ms: int) -> TimeRange:
         """Return the open times that the request covers when it is cut at `cut_ms`, on the grid."""
-        return Window(cut_ms - self.days * DAY_MS, cut_ms)
+        return TimeRange(cut_ms - self.days * DAY_MS, cut_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class SymbolFacts:
         entry: FileEntry,
         *,
         symbol: str,
-        window: Window,
+        window: TimeRange,
         step_ms: int,
         origins: tuple[Origin, ...] = (),
         blocks: tuple[Block, ...] = (),

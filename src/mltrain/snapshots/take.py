@@ -31,7 +31,7 @@ from mltrain.snapshots.stored import (
     open_snapshot,
     verify_snapshot,
 )
-from mltrain.sources.async_run import in_threads, run_apart
+from mltrain.sources.async_run import run_async, run_in_threads
 from mltrain.storage.folders import make_folder, staging, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.progress import Progress
-    from mltrain.sources.source import Gathered, Source, SourceSpec, TrafficReport, Window
+    from mltrain.sources.source import DownloadResult, Source, TrafficReport
+    from mltrain.sources.source_spec import SourceSpec
     from mltrain.storage.folders import Stage
+    from mltrain.times import TimeRange
 
 __all__ = [
     "Request",
@@ -134,17 +136,17 @@ def take_snapshot(
         facts=(),
     )
     with (
-        source.gather(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as gathered,
+        source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
         hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
         _staged(folder) as stage,
     ):
-        calls = [partial(_write_symbol, stage.path, source, gathered, symbol, window) for symbol in request.symbols]
-        facts = run_apart(lambda: in_threads(calls))
+        calls = [partial(_write_symbol, stage.path, source, downloaded, symbol, window) for symbol in request.symbols]
+        facts = run_async(lambda: run_in_threads(calls))
         _check_gaps(facts, max_missing)
-        record = replace(record, notes=gathered.notes(), facts=facts)
+        record = replace(record, notes=downloaded.notes(), facts=facts)
         for warning in (*record.notes, *_tell_odd(facts)):
             progress.warn(warning)
-        return replace(_publish(folder, stage, record, progress), traffic=gathered.traffic)
+        return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
 def _find_cut(source: Source, request: Request) -> int:
@@ -171,9 +173,11 @@ def _staged(folder: Path) -> Iterator[Stage]:
         yield stage
 
 
-def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, window: Window) -> SymbolFacts:
+def _write_symbol(
+    stage: Path, source: Source, downloaded: DownloadResult, symbol: str, window: TimeRange
+) -> SymbolFacts:
     """Write the file of a symbol, and tell what is in it; its candles are not held any longer."""
-    fetched = gathered.candles(symbol)
+    fetched = downloaded.candles(symbol)
     frame, step_ms = _check_fetched(source, symbol, fetched.frame, window), interval_ms(source.interval)
     frame, volumes = empty_false_volumes(frame)
     file = write_candles(frame, step_ms)
@@ -191,7 +195,7 @@ def _write_symbol(stage: Path, source: Source, gathered: Gathered, symbol: str, 
     )
 
 
-def _check_fetched(source: Source, symbol: str, frame: pl.DataFrame, window: Window) -> pl.DataFrame:
+def _check_fetched(source: Source, symbol: str, frame: pl.DataFrame, window: TimeRange) -> pl.DataFrame:
     where = f"the source {source.name}"
     frame = check_candles(frame, symbol=symbol, interval=source.interval, where=where)
     if frame.is_empty():

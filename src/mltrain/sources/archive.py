@@ -15,12 +15,12 @@ from mltrain.candles.compression import parse_checksum, unzip_single
 from mltrain.candles.frame import check_candles, times_ms
 from mltrain.candles.tables import read_binance_csv
 from mltrain.errors import InputError
-from mltrain.sources.async_run import side_by_side
+from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource, RestPages, folder_of
-from mltrain.sources.download import Connected
+from mltrain.sources.download import DownloadSession
 from mltrain.sources.http_client import HostClock, HttpClient, Query, check_base_url
 from mltrain.sources.klines import add_odd, split_odd
-from mltrain.sources.source import PUBLIC_ARCHIVE, PUBLIC_REST
+from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST
 from mltrain.sources.throttle import Throttle
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import DAY_MS, day_name, interval_ms
@@ -84,7 +84,7 @@ class ArchiveSource(BinanceSource):
         return f"{self.name}@{folder_of(f'{self.host} {self.archive_url}')}"
 
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Connected]:
+    async def _connect(self) -> AsyncIterator[DownloadSession]:
         patience_ms = round(self._rules.max_wait_s * 1000)
         archive = HttpClient(
             self.archive_url,
@@ -96,7 +96,7 @@ class ArchiveSource(BinanceSource):
         )
         async with self._client() as rest, archive:
             pages = RestPages(rest, self.interval)
-            yield Connected(pages, DayZips(archive, self.interval, pages.odd), pages.odd)
+            yield DownloadSession(pages, DayZips(archive, self.interval, pages.odd), pages.odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class DayZips:
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
         path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
-        async with side_by_side() as group:
+        async with task_group() as group:
             file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
             checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
         zipped, said = file.result(), checksum.result()

@@ -15,7 +15,7 @@ T = TypeVar("T")
 _FEW: Final = 6
 
 
-def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_async(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
@@ -28,7 +28,7 @@ def run_apart(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 @asynccontextmanager
-async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """Give a group for tasks; where one fails, the others are ended first, and then its error goes on by itself."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -38,7 +38,7 @@ async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from first.__cause__
 
 
-async def in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
+async def run_in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
     """Run functions off the event loop and return what they return, in their order.
 
     A few run two at once, for two cores. Of many each runs alone: what threads have freed is not soon given back, and
@@ -50,6 +50,6 @@ async def in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
         async with turns:
             return await asyncio.to_thread(call)
 
-    async with side_by_side() as group:
+    async with task_group() as group:
         tasks = [group.create_task(run(call)) for call in calls]
     return tuple(task.result() for task in tasks)

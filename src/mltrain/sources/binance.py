@@ -19,8 +19,8 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, SourceError
-from mltrain.sources.async_run import run_apart, side_by_side
-from mltrain.sources.download import Asking, Connected, gather_days
+from mltrain.sources.async_run import run_async, task_group
+from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import (
     HostClock,
     HttpClient,
@@ -33,10 +33,11 @@ from mltrain.sources.http_client import (
     error_code,
 )
 from mltrain.sources.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
-from mltrain.sources.source import PUBLIC_REST, Window, refuse_unknown
+from mltrain.sources.source import check_known
+from mltrain.sources.source_spec import PUBLIC_REST
 from mltrain.sources.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
 from mltrain.storage.edge import sha256_bytes
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.sources.http_client import Answer, Clock
     from mltrain.sources.klines import OddDays, Page
-    from mltrain.sources.source import Gathered
+    from mltrain.sources.source import DownloadResult
 
 T = TypeVar("T")
 
@@ -131,15 +132,15 @@ class BinanceSource:
         self._ask(lambda client: self._check_symbols(client, symbols))
 
     async def _check_symbols(self, client: HttpClient, symbols: tuple[str, ...]) -> None:
-        async with side_by_side() as group:
+        async with task_group() as group:
             time_task = group.create_task(self._server_time(client))
             info_task = group.create_task(self._info(client, symbols))
         told, info = time_task.result(), info_task.result()
         if info is None:
             known = await self._info(client, ())
-            refuse_unknown(symbols, known.symbols if known else (), f"{self.host}")
+            check_known(symbols, known.symbols if known else (), f"{self.host}")
             raise SourceError(f"{self.host}: it takes none of {', '.join(symbols)}, though it lists them")
-        refuse_unknown(symbols, info.symbols, self.host)
+        check_known(symbols, info.symbols, self.host)
         if abs(info.server_ms - told) > _CLOCKS_APART_MS:
             raise SourceError(
                 f"{self.host}: its clocks disagree: {format_ms(told)} and {format_ms(info.server_ms)}",
@@ -173,7 +174,7 @@ class BinanceSource:
         info = self._ask(lambda client: self._info(client, ()))
         return info.symbols if info else ()
 
-    def extent(self, symbol: str) -> Window:
+    def extent(self, symbol: str) -> TimeRange:
         """Return the range of open times that the exchange has of a symbol.
 
         Raises:
@@ -184,9 +185,9 @@ class BinanceSource:
         rows = self._ask(lambda client: RestPages(client, self.interval).first(symbol, 0, limit=1))
         if rows.is_empty():
             raise InputError(f"{self.host} has no candles of {symbol}")
-        return Window(int(times_ms(rows)[0]), self.clock_ms((symbol,)) // self._step_ms * self._step_ms)
+        return TimeRange(int(times_ms(rows)[0]), self.clock_ms((symbol,)) // self._step_ms * self._step_ms)
 
-    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+    def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window, asked for now; nothing is kept on the disk.
 
         Raises:
@@ -195,7 +196,7 @@ class BinanceSource:
         """
         return self.candles_of({symbol: window})[symbol]
 
-    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
+    def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
         """Return what `candles` gives, of many symbols at the same time, over connections opened once.
 
         Raises:
@@ -205,21 +206,21 @@ class BinanceSource:
         for symbol in windows:
             self._check_listed(symbol)
         end_ms = self.clock_ms(tuple(windows)) // self._step_ms * self._step_ms
-        closed = {s: Window(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
+        closed = {s: TimeRange(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
         plans = {
             s: plan_pages(window, self._step_ms) for s, window in closed.items() if window.start_ms < window.end_ms
         }
 
         async def all_pages(client: HttpClient) -> dict[str, list[pl.DataFrame]]:
             pages = RestPages(client, self.interval)
-            async with side_by_side() as group:
+            async with task_group() as group:
                 tasks = {s: [group.create_task(pages.page(s, page)) for page in plan] for s, plan in plans.items()}
             return {s: [task.result() for task in asked] for s, asked in tasks.items()}
 
         found = self._ask(all_pages) if plans else {}
         return {s: self._closed(s, window, found.get(s)) for s, window in closed.items()}
 
-    def _closed(self, symbol: str, window: Window, pages: list[pl.DataFrame] | None) -> pl.DataFrame:
+    def _closed(self, symbol: str, window: TimeRange, pages: list[pl.DataFrame] | None) -> pl.DataFrame:
         if pages is None:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
@@ -227,12 +228,12 @@ class BinanceSource:
         return check_candles(rows, symbol=symbol, interval=self.interval, where=self.host)
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing: what a download has to tell, `gather` gives with the candles."""
+        """Return nothing: what a download has to tell, `download` gives with the candles."""
         return ()
 
-    def gather(
-        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
-    ) -> AbstractContextManager[Gathered]:
+    def download(
+        self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[DownloadResult]:
         """Download what the cache lacks, and give the candles of each symbol while the block lasts.
 
         Raises:
@@ -241,7 +242,7 @@ class BinanceSource:
             LockedError: Another mltrain is downloading.
             MachineError: The machine refuses.
         """
-        asking = Asking(
+        job = DownloadJob(
             host=self.host,
             interval=self.interval,
             cache_name=self.cache_name,
@@ -252,13 +253,13 @@ class BinanceSource:
             throttle=self._throttle,
             traffic=self._traffic,
         )
-        return gather_days(asking, symbols, window, data_dir=data_dir, refresh=refresh, progress=progress)
+        return download_days(job, symbols, window, data_dir=data_dir, refresh=refresh, progress=progress)
 
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Connected]:
+    async def _connect(self) -> AsyncIterator[DownloadSession]:
         async with self._client() as client:
             pages = RestPages(client, self.interval)
-            yield Connected(pages, odd=pages.odd)
+            yield DownloadSession(pages, odd=pages.odd)
 
     def _check_listed(self, symbol: str) -> None:
         if symbol not in self._listed:
@@ -284,7 +285,7 @@ class BinanceSource:
             async with self._client() as client:
                 return await question(client)
 
-        return run_apart(ask)
+        return run_async(ask)
 
     async def _server_time(self, client: HttpClient) -> int:
         def parse(answer: Answer) -> int:
@@ -323,7 +324,7 @@ class RestPages:
     interval: str
     odd: OddDays = field(default_factory=lambda: defaultdict(OddRows))
 
-    async def page(self, symbol: str, window: Window) -> pl.DataFrame:
+    async def page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the rows that the host gives for a window of at most PAGE_CANDLES candles, in its order.
 
         Rows outside the window are left in; an answer with only such rows is requested again. Odd rows are left out.
@@ -344,13 +345,15 @@ class RestPages:
         """
         while True:
             params = {"startTime": start_ms, "limit": limit}
-            page = await self._get(symbol, f"{symbol} from {format_ms(start_ms)}", params, Window(start_ms, _NEVER_MS))
+            page = await self._get(
+                symbol, f"{symbol} from {format_ms(start_ms)}", params, TimeRange(start_ms, _NEVER_MS)
+            )
             rows = page.rows.filter(times_ms(page.rows) >= start_ms)
             if rows.height or not page.ts_ms.size:
                 return merge_rows([rows], symbol=symbol, where=self.client.host)
             start_ms, limit = int(page.ts_ms.max()) + 1, PAGE_CANDLES
 
-    async def _get(self, symbol: str, subject: str, params: dict[str, int], window: Window) -> Page:
+    async def _get(self, symbol: str, subject: str, params: dict[str, int], window: TimeRange) -> Page:
         def parse(answer: Answer) -> Page:
             page = read_page(answer.body, symbol=symbol, interval=self.interval, where=self.client.host)
             inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)

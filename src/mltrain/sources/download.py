@@ -19,11 +19,11 @@ import polars as pl
 
 from mltrain.candles.diff import compare_frames, tell_change
 from mltrain.candles.frame import Gap, check_candles, find_gaps, times_ms
-from mltrain.sources.async_run import in_threads, run_apart
+from mltrain.sources.async_run import run_async, run_in_threads
 from mltrain.sources.day_cache import FreshDay, SymbolDays, hold_cache
 from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages
-from mltrain.sources.source import Fetched, Gathered, Origin, SymbolTraffic, TrafficReport, Window
-from mltrain.times import DAY_MS, day_name, format_seconds, interval_ms
+from mltrain.sources.source import DownloadResult, Origin, SymbolCandles, SymbolTraffic, TrafficReport
+from mltrain.times import DAY_MS, TimeRange, day_name, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -42,7 +42,7 @@ _BATCH_DAYS: Final = 32  # written with one sync of their folder
 class Pages(Protocol):
     """Asks an exchange for candles."""
 
-    async def page(self, symbol: str, window: Window) -> pl.DataFrame:
+    async def page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the rows of a page, in the order that they came."""
 
     async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
@@ -57,7 +57,7 @@ class Zips(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class DownloadSession:
     """An exchange that can be asked, and perhaps its archive.
 
     Attributes:
@@ -72,7 +72,7 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class DownloadJob:
     """How an exchange is asked.
 
     Attributes:
@@ -93,7 +93,7 @@ class Asking:
     cache_name: str
     clock_ms: int
     workers: int
-    connect: Callable[[], AbstractAsyncContextManager[Connected]]
+    connect: Callable[[], AbstractAsyncContextManager[DownloadSession]]
     clock: Clock
     throttle: Throttle
     traffic: Traffic
@@ -101,14 +101,14 @@ class Asking:
 
 
 @contextmanager
-def gather_days(
-    asking: Asking, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
-) -> Iterator[Gathered]:
-    """Download what the cache lacks, as `Source.gather` does; the cache is held while the block lasts."""
-    with hold_cache(data_dir, f"downloading from {asking.host}") as cache:
-        download = Download(asking, symbols, window, cache=cache, refresh=refresh, progress=progress)
-        run_apart(download.run)
-        yield Gathered(download.candles, lambda: tuple(download.notes), download.report())
+def download_days(
+    job: DownloadJob, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
+) -> Iterator[DownloadResult]:
+    """Download what the cache lacks, as `Source.download` does; the cache is held while the block lasts."""
+    with hold_cache(data_dir, f"downloading from {job.host}") as cache:
+        download = Download(job, symbols, window, cache=cache, refresh=refresh, progress=progress)
+        run_async(download.run)
+        yield DownloadResult(download.candles, lambda: tuple(download.notes), download.report())
 
 
 @dataclass(slots=True)
@@ -138,9 +138,9 @@ class _Day:
     closed_early: int = 0
 
     @property
-    def missing(self) -> Window:
+    def missing(self) -> TimeRange:
         """What is to be asked for."""
-        return Window(self.day_ms if self.have is None else self.have.until_ms, self.until_ms)
+        return TimeRange(self.day_ms if self.have is None else self.have.until_ms, self.until_ms)
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ class Download:
         notes: What the user should know.
 
     Args:
-        asking: How the exchange is asked.
+        job: How the exchange is asked.
         symbols: Whose candles.
         window: Their open times.
         cache: The folder of the cache, held by the caller.
@@ -182,26 +182,26 @@ class Download:
 
     def __init__(
         self,
-        asking: Asking,
+        job: DownloadJob,
         symbols: tuple[str, ...],
-        window: Window,
+        window: TimeRange,
         *,
         cache: Path,
         refresh: bool,
         progress: Progress,
     ) -> None:
         self.notes: list[str] = []
-        self._asking = asking
+        self._job = job
         self._window = window
-        self._step_ms = interval_ms(asking.interval)
+        self._step_ms = interval_ms(job.interval)
         self._refresh = refresh
         self._progress = progress
-        self._symbols = {s: _Symbol(SymbolDays(cache, asking.cache_name, s, asking.interval)) for s in symbols}
+        self._symbols = {s: _Symbol(SymbolDays(cache, job.cache_name, s, job.interval)) for s in symbols}
         self._odd: Mapping[tuple[str, int], OddRows] = {}
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         self._news = asyncio.Event()
         self._over = False
-        self._begun_s = asking.clock.monotonic_s()
+        self._begun_s = job.clock.monotonic_s()
 
     async def run(self) -> None:
         """Download what is missing.
@@ -213,7 +213,7 @@ class Download:
         """
         for symbol in self._symbols.values():
             self._plan(symbol)
-        async with self._asking.connect() as line:
+        async with self._job.connect() as line:
             self._odd = line.odd
             for symbol in self._symbols.values():
                 self._plan_jobs(symbol, line)
@@ -221,14 +221,14 @@ class Download:
             for symbol in self._symbols.values():
                 self._plan_doubts(symbol, line.pages)
             await self._work(line.pages)
-        late = await in_threads([partial(self._fill, symbol) for symbol in self._symbols.values()])
+        late = await run_in_threads([partial(self._fill, symbol) for symbol in self._symbols.values()])
         self.notes += [note for notes in late for note in notes]
         self.notes += [note for symbol in self._symbols.values() for note in self._odd_notes(symbol)]
 
     def _plan(self, symbol: _Symbol) -> None:
         """Tell which days are there and which are missing."""
         symbol.days.open_for_writing()
-        closed_ms = self._asking.clock_ms // self._step_ms * self._step_ms
+        closed_ms = self._job.clock_ms // self._step_ms * self._step_ms
         for day_ms in range(self._window.start_ms // DAY_MS * DAY_MS, self._window.end_ms, DAY_MS):
             end_ms = day_ms + DAY_MS
             until_ms = end_ms if end_ms <= closed_ms else min(end_ms, self._window.end_ms)
@@ -243,7 +243,7 @@ class Download:
             else:
                 symbol.missing[day_ms] = _Day(day_ms, until_ms, have=found)
 
-    def _plan_jobs(self, symbol: _Symbol, line: Connected) -> None:
+    def _plan_jobs(self, symbol: _Symbol, line: DownloadSession) -> None:
         for day in list(symbol.missing.values()):
             whole = day.have is None and day.until_ms == day.day_ms + DAY_MS
             if line.zips is not None and whole:
@@ -253,13 +253,13 @@ class Download:
         for run in runs:
             self._plan_pages(symbol, run, line.pages)
 
-    def _plan_pages(self, symbol: _Symbol, run: Window, pages: Pages) -> None:
-        for page in plan_pages(run, self._step_ms, candles=self._asking.page_candles):
+    def _plan_pages(self, symbol: _Symbol, run: TimeRange, pages: Pages) -> None:
+        for page in plan_pages(run, self._step_ms, candles=self._job.page_candles):
             for day in self._days_of(symbol, page):
                 day.awaited += 1
             self._jobs.append(partial(self._take_page, symbol, page, pages))
 
-    def _days_of(self, symbol: _Symbol, window: Window) -> Iterator[_Day]:
+    def _days_of(self, symbol: _Symbol, window: TimeRange) -> Iterator[_Day]:
         for day_ms in range(window.start_ms // DAY_MS * DAY_MS, window.end_ms, DAY_MS):
             yield symbol.missing[day_ms]
 
@@ -267,7 +267,7 @@ class Download:
         """Do all jobs, several at once, and keep the days that they finish; the first error ends it."""
         self._over = False
         keeper = asyncio.create_task(self._keep_finished(pages))
-        workers = [asyncio.create_task(self._work_off()) for _ in range(min(self._asking.workers, len(self._jobs)))]
+        workers = [asyncio.create_task(self._work_off()) for _ in range(min(self._job.workers, len(self._jobs)))]
         pending: set[asyncio.Task[None]] = {keeper, *workers}
         try:
             while pending - {keeper}:
@@ -288,7 +288,7 @@ class Download:
         while self._jobs:
             await self._jobs.popleft()()
 
-    async def _take_page(self, symbol: _Symbol, page: Window, pages: Pages) -> None:
+    async def _take_page(self, symbol: _Symbol, page: TimeRange, pages: Pages) -> None:
         self._begin(symbol)
         rows = await pages.page(symbol.name, page)
         ts_ms = times_ms(rows)
@@ -296,14 +296,14 @@ class Download:
         if not inside.all():
             symbol.strays.append(rows.filter(~inside).unique())
             rows = rows.filter(inside)
-        rows = merge_rows([rows], symbol=symbol.name, where=self._asking.host)
+        rows = merge_rows([rows], symbol=symbol.name, where=self._job.host)
         ts_ms = times_ms(rows)
         for day in list(self._days_of(symbol, page)):
             begin, end = np.searchsorted(ts_ms, [day.day_ms, day.day_ms + DAY_MS]).tolist()
             self._add(symbol, day, rows[begin:end])
         self._report(symbol, (page.end_ms - page.start_ms) // self._step_ms, rows.height)
 
-    async def _take_zip(self, symbol: _Symbol, day: _Day, line: Connected) -> None:
+    async def _take_zip(self, symbol: _Symbol, day: _Day, line: DownloadSession) -> None:
         self._begin(symbol)
         assert line.zips is not None  # noqa: S101 -- the job was planned for it
         found = await line.zips.day(symbol.name, day.day_ms)
@@ -345,7 +345,7 @@ class Download:
 
     def _keep(self, symbol: _Symbol, finished: list[_Day]) -> None:
         """Check finished days and write them into the cache."""
-        where = self._asking.host
+        where = self._job.host
         fresh, frames = [], []
         for day in sorted(finished, key=lambda d: d.day_ms):
             parts = day.parts if day.have is None else [symbol.days.read(day.have), *day.parts]
@@ -358,12 +358,12 @@ class Download:
                     day.until_ms,
                     day.origin,
                     gaps_asked=False,
-                    fetched_ms=self._asking.clock_ms,
+                    fetched_ms=self._job.clock_ms,
                     left_out=day.left_out + (0 if day.have is None else day.have.left_out),
                     closed_early=day.closed_early + (0 if day.have is None else day.have.closed_early),
                 )
             )
-        check_candles(pl.concat(frames), symbol=symbol.name, interval=self._asking.interval, where=where)
+        check_candles(pl.concat(frames), symbol=symbol.name, interval=self._job.interval, where=where)
         for day, frame in zip(sorted(finished, key=lambda d: d.day_ms), frames, strict=True):
             self._compare(symbol, day, frame)
         for known in symbol.days.write(fresh):
@@ -390,26 +390,26 @@ class Download:
             if not day.gaps_asked:
                 ts_ms = times_ms(symbol.days.read(day))
                 symbol.doubts += find_gaps(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
-        for cluster in _cluster(_runs(symbol.doubts, self._step_ms), self._asking.page_candles * self._step_ms):
+        for cluster in _cluster(_runs(symbol.doubts, self._step_ms), self._job.page_candles * self._step_ms):
             self._jobs.append(partial(self._ask_again, symbol, cluster, pages))
 
     async def _ask_again(self, symbol: _Symbol, gaps: list[Gap], pages: Pages) -> None:
         """Ask for the candles of gaps once more: the answer begins at a gap, and tells what comes after it, too."""
         self._begin(symbol)
-        left = deque(Window(gap.from_ms, gap.to_ms + self._step_ms) for gap in gaps)
+        left = deque(TimeRange(gap.from_ms, gap.to_ms + self._step_ms) for gap in gaps)
         while left:
             start_ms = left[0].start_ms
-            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._asking.page_candles)
+            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._job.page_candles)
             rows = await pages.first(symbol.name, start_ms, limit=limit)
             # The candle that is still open comes too, and says something else each time.
-            symbol.late.append(rows.filter(times_ms(rows) < self._asking.clock_ms // self._step_ms * self._step_ms))
+            symbol.late.append(rows.filter(times_ms(rows) < self._job.clock_ms // self._step_ms * self._step_ms))
             if rows.is_empty():
                 break
             seen_ms = int(times_ms(rows)[-1]) + self._step_ms
             while left and left[0].start_ms < seen_ms:
                 gap = left.popleft()
                 if gap.end_ms > seen_ms:
-                    left.appendleft(Window(seen_ms, gap.end_ms))
+                    left.appendleft(TimeRange(seen_ms, gap.end_ms))
 
     def _fill(self, symbol: _Symbol) -> list[str]:
         """Put the rows that came late into their days, and note that the gaps that stay were asked for twice.
@@ -420,24 +420,24 @@ class Download:
         if not symbol.doubts:
             return []
         ts = pl.col("ts").dt.timestamp("ms")
-        rows = merge_rows(symbol.late, symbol=symbol.name, where=self._asking.host)
+        rows = merge_rows(symbol.late, symbol=symbol.name, where=self._job.host)
         filled, empty, notes = [], [], []
         for day_ms in _days_with(symbol.doubts):
             day = symbol.ready[day_ms]
             of_day = rows.filter(ts.is_between(day.day_ms, day.until_ms, closed="left"))
             before = symbol.days.read(day)
-            frame = merge_rows([before, of_day], symbol=symbol.name, where=self._asking.host)
+            frame = merge_rows([before, of_day], symbol=symbol.name, where=self._job.host)
             if frame.height == before.height:
                 empty.append(day)
                 continue
-            check_candles(frame, symbol=symbol.name, interval=self._asking.interval, where=self._asking.host)
+            check_candles(frame, symbol=symbol.name, interval=self._job.interval, where=self._job.host)
             fresh = FreshDay(
                 frame,
                 day.day_ms,
                 day.until_ms,
                 "rest",
                 gaps_asked=True,
-                fetched_ms=self._asking.clock_ms,
+                fetched_ms=self._job.clock_ms,
                 left_out=day.left_out,
                 closed_early=day.closed_early,
             )
@@ -455,7 +455,7 @@ class Download:
             rows = sum(day.left_out for day in off)
             yield (
                 f"{symbol.name}: {rows:,} row{'s' * (rows > 1)} of the exchange's history left out, off the "
-                f"{self._asking.interval} grid ({_span(off)}): their candles are missing"
+                f"{self._job.interval} grid ({_span(off)}): their candles are missing"
             )
         if early := [day for day in days if day.closed_early]:
             rows = sum(day.closed_early for day in early)
@@ -466,34 +466,34 @@ class Download:
 
     def _begin(self, symbol: _Symbol) -> None:
         if symbol.begun_s is None:
-            symbol.begun_s = self._asking.clock.monotonic_s()
+            symbol.begun_s = self._job.clock.monotonic_s()
             wanted = sum(day.until_ms - day.missing.start_ms for day in symbol.missing.values())
             self._progress.stage(symbol.name, total=wanted // self._step_ms, beside=True)
 
     def _report(self, symbol: _Symbol, steps: int, rows: int) -> None:
-        now_s = self._asking.clock.monotonic_s()
+        now_s = self._job.clock.monotonic_s()
         symbol.fetched_rows += rows
         symbol.ended_s = now_s
         total = sum(s.fetched_rows for s in self._symbols.values())
         rate = total / max(now_s - self._begun_s, 1e-3)
-        used, limit = self._asking.throttle.used, self._asking.throttle.weight_limit
+        used, limit = self._job.throttle.used, self._job.throttle.weight_limit
         self._progress.advance(steps, stage=symbol.name, note=f"{rate:,.0f} rows/s, weight {used} of {limit}")
 
-    def candles(self, name: str) -> Fetched:
+    def candles(self, name: str) -> SymbolCandles:
         """Return the candles of a symbol inside the window, once `run` has ended.
 
         Raises:
             InputError: The cache was changed meanwhile; or a row cannot be a candle, or an answer contradicts another.
             MachineError: The machine refuses to read.
         """
-        symbol, where = self._symbols[name], self._asking.host
+        symbol, where = self._symbols[name], self._job.host
         if symbol.missing or symbol.finished:
             raise RuntimeError(f"{name}: days of the download are not there")
         days = [symbol.ready[day_ms] for day_ms in sorted(symbol.ready)]
-        frame = check_candles(self._read(symbol.days, days), symbol=name, interval=self._asking.interval, where=where)
+        frame = check_candles(self._read(symbol.days, days), symbol=name, interval=self._job.interval, where=where)
         for strays in symbol.strays:  # what came unasked must not say something else
             merge_rows([frame, strays.join(frame, on="ts", how="semi")], symbol=name, where=where)
-        return Fetched(frame, tuple(_origins(days, self._window)))
+        return SymbolCandles(frame, tuple(_origins(days, self._window)))
 
     def _read(self, folder: SymbolDays, days: list[CachedDay]) -> pl.DataFrame:
         """Return the rows of days in order that are inside the window; only its first and last day can reach beyond."""
@@ -505,15 +505,15 @@ class Download:
 
     def report(self) -> TrafficReport:
         """Return what the download took."""
-        asking = self._asking
-        traffic = asking.traffic
+        job = self._job
+        traffic = job.traffic
         return TrafficReport(
             requests=traffic.requests.total(),
             bytes=traffic.bytes,
-            seconds=round(asking.clock.monotonic_s() - self._begun_s, 3),
-            peak_weight=asking.throttle.peak_weight,
-            weight_limit=asking.throttle.weight_limit,
-            waited_s=asking.throttle.waited_ms / 1000,
+            seconds=round(job.clock.monotonic_s() - self._begun_s, 3),
+            peak_weight=job.throttle.peak_weight,
+            weight_limit=job.throttle.weight_limit,
+            waited_s=job.throttle.waited_ms / 1000,
             symbols=tuple(
                 SymbolTraffic(
                     symbol=s.name,
@@ -533,12 +533,12 @@ def _span(days: list[CachedDay]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _join(windows: Iterable[Window]) -> list[Window]:
+def _join(windows: Iterable[TimeRange]) -> list[TimeRange]:
     """Return windows in order, those that touch made one."""
-    joined: list[Window] = []
+    joined: list[TimeRange] = []
     for window in windows:
         if joined and joined[-1].end_ms == window.start_ms:
-            joined[-1] = Window(joined[-1].start_ms, window.end_ms)
+            joined[-1] = TimeRange(joined[-1].start_ms, window.end_ms)
         else:
             joined.append(window)
     return joined
@@ -572,7 +572,7 @@ def _days_with(gaps: list[Gap]) -> list[int]:
     return sorted({gap.from_ms // DAY_MS * DAY_MS for gap in gaps})
 
 
-def _origins(days: list[CachedDay], window: Window) -> Iterator[Origin]:
+def _origins(days: list[CachedDay], window: TimeRange) -> Iterator[Origin]:
     """Yield where the candles of a window came from; neighbours of one origin are one range."""
     last: Origin | None = None
     for day in days:

@@ -11,8 +11,8 @@ from mltrain.errors import UsageError
 from mltrain.names import read_symbols
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
-from mltrain.sources.source import SourceSpec, Window
-from mltrain.times import interval_ms, time_ms
+from mltrain.sources.source_spec import SourceSpec
+from mltrain.times import TimeRange, interval_ms, time_ms
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -67,15 +67,15 @@ def fetch_candles(
     source.check_symbols(names)
     clock_ms = source.clock_ms(names)
     end_ms = clock_ms if wanted_ms is None else min(wanted_ms, clock_ms)
-    window = Window(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
+    window = TimeRange(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
     if window.start_ms >= window.end_ms:
         raise UsageError(f"no candle opens and closes from {window}")
     with tempfile.TemporaryDirectory() as unkept:
         folder = Path(unkept if data_dir is None else data_dir)
         told = progress or Silent()
-        with source.gather(names, window, data_dir=folder, refresh=False, progress=told) as gathered:
-            frames = {name: gathered.candles(name).frame for name in names}
-            for note in gathered.notes():
+        with source.download(names, window, data_dir=folder, refresh=False, progress=told) as downloaded:
+            frames = {name: downloaded.candles(name).frame for name in names}
+            for note in downloaded.notes():
                 told.warn(note)
     for name in names:
         frames[name], found = empty_false_volumes(frames[name])

@@ -26,20 +26,17 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candl
 from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
-from mltrain.sources.source import LocalSource, Window, hand_out, refuse_unknown
+from mltrain.sources.source import LocalSource, check_known
 from mltrain.storage.edge import disk_edge, real_path, sha256_bytes
 from mltrain.storage.reading import read_file
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mltrain.progress import Progress
-    from mltrain.sources.source import Gathered
 
 _CHECKSUM: Final = ".CHECKSUM"  # as the exchange's archive calls it
 _MAX_CHECKSUM_BYTES: Final = 1 << 16
@@ -79,7 +76,7 @@ class FilesSource(LocalSource):
         self.now_ms = now_ms
         self._step_ms = interval_ms(interval)
         self._named = _list_files(folder, interval)
-        self._spans: dict[str, dict[Path, Window | None]] = {}  # of each file; None: it has no rows
+        self._spans: dict[str, dict[Path, TimeRange | None]] = {}  # of each file; None: it has no rows
         self._dropped: dict[str, int] = {}
         self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
         self._odd: dict[str, set[int]] = {}  # open times of a symbol's rows that are off the grid
@@ -117,9 +114,9 @@ class FilesSource(LocalSource):
         Raises:
             InputError: One is unknown.
         """
-        refuse_unknown(symbols, self.symbols(), f"the source files ({self.folder})")
+        check_known(symbols, self.symbols(), f"the source files ({self.folder})")
 
-    def extent(self, symbol: str) -> Window:
+    def extent(self, symbol: str) -> TimeRange:
         """Return the range of open times of the closed candles in the files of a symbol.
 
         Raises:
@@ -127,9 +124,9 @@ class FilesSource(LocalSource):
             MachineError: The machine refuses to read a file.
         """
         spans = [span for span in self._spans_of(symbol).values() if span is not None]
-        return Window(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
+        return TimeRange(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
 
-    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+    def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window.
 
         Raises:
@@ -155,18 +152,6 @@ class FilesSource(LocalSource):
             notes.append(tell_open(first, candles, now_ms=self.now_ms))
         return tuple(notes)
 
-    def gather(
-        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
-    ) -> AbstractContextManager[Gathered]:
-        """Give the candles of each symbol; there is nothing to download.
-
-        Raises:
-            InputError: As of `candles`, while the block lasts.
-            MachineError: The machine refuses to read a file.
-        """
-        del data_dir, refresh
-        return hand_out(self, symbols, window, progress)
-
     def _notes_of(self, symbol: str) -> Iterator[str]:
         if dropped := self._dropped.get(symbol, 0):
             yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
@@ -180,7 +165,7 @@ class FilesSource(LocalSource):
         if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
             yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
 
-    def _spans_of(self, symbol: str) -> dict[Path, Window | None]:
+    def _spans_of(self, symbol: str) -> dict[Path, TimeRange | None]:
         """Return the range of open times of each file of a symbol, which are all read once for it."""
         if symbol not in self._spans:
             self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
@@ -192,12 +177,12 @@ class FilesSource(LocalSource):
             self._spans[symbol] = spans
         return self._spans[symbol]
 
-    def _span(self, rows: pl.DataFrame) -> Window | None:
+    def _span(self, rows: pl.DataFrame) -> TimeRange | None:
         if rows.is_empty():
             return None
         ts_ms = times_ms(rows)
         start, last = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
-        return Window(start, last + self._step_ms)
+        return TimeRange(start, last + self._step_ms)
 
     def _find(self, symbol: str) -> list[Path]:
         if symbol not in self._named:

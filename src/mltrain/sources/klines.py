@@ -24,8 +24,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.sources.http_client import MalformedError
-from mltrain.sources.source import Window
-from mltrain.times import DAY_MS, INTERVALS_MS, format_ms
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,7 +74,7 @@ class OddRows:
     left_out: set[int] = field(default_factory=set)
     closed_early: set[int] = field(default_factory=set)
 
-    def count(self, window: Window) -> tuple[int, int]:
+    def count(self, window: TimeRange) -> tuple[int, int]:
         """Return how many rows that open inside a window were left out, and how many closed early."""
         inside = range(window.start_ms, window.end_ms)
         left_out, closed_early = (sum(ts in inside for ts in rows) for rows in (self.left_out, self.closed_early))
@@ -94,14 +93,14 @@ def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
         days[symbol, ts_ms // DAY_MS * DAY_MS].closed_early.add(ts_ms)
 
 
-def plan_pages(window: Window, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[Window]:
+def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[TimeRange]:
     """Cut a window on the grid into pages of at most so many candles.
 
-    >>> [page.end_ms - page.start_ms for page in plan_pages(Window(0, 2500), 1)]
+    >>> [page.end_ms - page.start_ms for page in plan_pages(TimeRange(0, 2500), 1)]
     [1000, 1000, 500]
     """
     for start in range(window.start_ms, window.end_ms, candles * step_ms):
-        yield Window(start, min(start + candles * step_ms, window.end_ms))
+        yield TimeRange(start, min(start + candles * step_ms, window.end_ms))
 
 
 def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:

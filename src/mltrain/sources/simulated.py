@@ -39,18 +39,15 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
-from mltrain.sources.source import SIGNALS, LocalSource, Window, hand_out, refuse_unknown
-from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, format_ms, interval_ms
+from mltrain.sources.source import LocalSource, check_known
+from mltrain.sources.source_spec import SIGNALS
+from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mltrain.progress import Progress
-    from mltrain.sources.source import Gathered
 
 GENESIS_MS: Final = 1_704_067_200_000  # 2024-01-01T00:00:00Z, the first candle
 CLOCK_MS: Final = 1_760_529_600_000  # 2025-10-15T12:00:00Z, the time unless one is given
@@ -137,9 +134,9 @@ class SimSource(LocalSource):
         Raises:
             InputError: One is unknown.
         """
-        refuse_unknown(symbols, self.symbols(), "the simulated exchange")
+        check_known(symbols, self.symbols(), "the simulated exchange")
 
-    def extent(self, symbol: str) -> Window:
+    def extent(self, symbol: str) -> TimeRange:
         """Return the range of open times of its closed candles.
 
         Raises:
@@ -147,9 +144,9 @@ class SimSource(LocalSource):
         """
         self._market(symbol)
         step = interval_ms(self.interval)
-        return Window(GENESIS_MS, self.clock_ms() // step * step)
+        return TimeRange(GENESIS_MS, self.clock_ms() // step * step)
 
-    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+    def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window.
 
         Raises:
@@ -169,13 +166,6 @@ class SimSource(LocalSource):
     def notes(self) -> tuple[str, ...]:
         """Return nothing: there is nothing to mend in its candles."""
         return ()
-
-    def gather(
-        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
-    ) -> AbstractContextManager[Gathered]:
-        """Give the candles of each symbol; there is nothing to download."""
-        del data_dir, refresh
-        return hand_out(self, symbols, window, progress)
 
     def true_probabilities(self, symbol: str, ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return P(close[t+1] > close[t] | it moved), given everything up to the candle that opens at t.

@@ -1,7 +1,7 @@
-"""The protocol of a source, what it returns, and `SourceSpec`, which describes one.
+"""The `Source` protocol, and what a source returns.
 
-A source hands out closed candles only, as `check_candles` returns them, with its gaps left as gaps. The source's own
-clock decides what has closed; files have none, so the machine's clock is passed to them.
+A source returns closed candles only, as `check_candles` returns them; gaps are left as they are. The source's own clock
+decides which candles are closed. Files have no clock, so the machine's time is passed to them.
 """
 
 from __future__ import annotations
@@ -9,44 +9,23 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
-from mltrain.sources.http_client import check_base_url
-from mltrain.times import format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import polars as pl
 
-    from mltrain.documents.fields import Fields
-    from mltrain.documents.values import Json
     from mltrain.progress import Progress
+    from mltrain.times import TimeRange
 
-PUBLIC_REST: Final = "https://data-api.binance.vision"
-SOURCES: Final = ("binance", "archive", "files", "sim")
-PUBLIC_ARCHIVE: Final = "https://data.binance.vision"
-ORIGIN: Final = re.compile(r"rest|archive [0-9a-f]{64}")  # where a day came from
-SIGNALS: Final = ("none", "weak", "strong")
-
-NETWORKED: Final = ("binance", "archive")
-_MAX_SEED: Final = 2**63 - 1  # what JSON readers and 64-bit generators both hold
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A half-open range of open times, [start_ms, end_ms), ms UTC."""
-
-    start_ms: int
-    end_ms: int
-
-    def __str__(self) -> str:
-        return f"{format_ms(self.start_ms)} to {format_ms(self.end_ms)}"
+#: How `Origin.origin` is spelled.
+ORIGIN: Final = re.compile(r"rest|archive [0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +33,8 @@ class Origin:
     """Where a range of candles came from.
 
     Attributes:
-        from_ms: Its beginning, ms UTC.
-        to_ms: Its end, which is not part of it, ms UTC.
+        from_ms: Its start, ms UTC.
+        to_ms: Its end, exclusive, ms UTC.
         origin: "rest", or "archive" and the SHA-256 of the day's zip.
     """
 
@@ -65,12 +44,12 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class SymbolCandles:
     """The candles of one symbol.
 
     Attributes:
         frame: As `check_candles` returns them.
-        origins: Where they came from, by time; empty where the source has but one place.
+        origins: Where they came from, by time; empty for a source that is one place.
     """
 
     frame: pl.DataFrame
@@ -79,13 +58,13 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class SymbolTraffic:
-    """What it took to get one symbol.
+    """The traffic of one symbol.
 
     Attributes:
-        symbol: Which.
-        requests: Sent for it, retries included.
-        seconds: From its first request to its last candle.
-        days_cached: Days that were there already.
+        symbol: The symbol.
+        requests: Requests sent, retries included.
+        seconds: From the first request to the last candle.
+        days_cached: Days that were in the cache.
         days_fetched: Days that were downloaded, wholly or in part.
     """
 
@@ -98,16 +77,16 @@ class SymbolTraffic:
 
 @dataclass(frozen=True, slots=True)
 class TrafficReport:
-    """What a download took.
+    """The traffic of a download.
 
     Attributes:
-        requests: Sent in all, retries included.
-        bytes: Received.
-        seconds: From beginning to end.
-        peak_weight: The most of the exchange's weight that was used in a minute.
-        weight_limit: What it allows.
-        waited_s: How long it ordered to wait.
-        symbols: What each took.
+        requests: Requests sent, retries included.
+        bytes: Bytes received.
+        seconds: Duration of the download.
+        peak_weight: Highest request weight that the exchange reported for a minute.
+        weight_limit: Request weight that the exchange allows per minute.
+        waited_s: Time spent waiting because the exchange ordered it.
+        symbols: The traffic of each symbol.
     """
 
     requests: int
@@ -120,86 +99,86 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """Candles that are at hand.
+class DownloadResult:
+    """Candles that are on this machine and ready to be read.
 
     Attributes:
-        candles: Returns those of a symbol.
-        notes: Returns what the user should know about the candles handed out so far.
-        traffic: What it took; None where no network was asked.
+        candles: Returns the candles of a symbol.
+        notes: Returns what the user should know about the candles read so far.
+        traffic: None if no network was used.
     """
 
-    candles: Callable[[str], Fetched]
+    candles: Callable[[str], SymbolCandles]
     notes: Callable[[], tuple[str, ...]]
     traffic: TrafficReport | None = None
 
 
 class Source(Protocol):
-    """Something that gives candles of one interval."""
+    """A place that candles of one interval come from."""
 
     @property
     def name(self) -> str:
-        """What `open_source` calls it."""
+        """One of SOURCES."""
 
     @property
     def host(self) -> str:
-        """The host that answered; empty where no network was asked."""
+        """The host that answers; empty if no network is used."""
 
     @property
     def interval(self) -> str:
-        """The interval of its candles."""
+        """The interval of the candles."""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return the source's own time: no candle of these symbols that it gives closes later.
+        """Return the source's time, ms UTC: no candle that it returns of these symbols closes later.
 
         Raises:
-            InputError: A symbol is unknown there, or its candles cannot be read.
+            InputError: A symbol is unknown, or its candles cannot be read.
         """
 
     def renew_clock(self) -> None:
-        """Have the next `clock_ms` tell what the clock shows then; one run of a command otherwise has one time."""
+        """Make the next `clock_ms` read the clock again; until then, the time of a run stays the same."""
 
     def symbols(self) -> tuple[str, ...]:
-        """Return every symbol that it has, sorted."""
+        """Return every symbol that the source has, sorted."""
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Refuse symbols that it does not have.
+        """Check that the source has these symbols.
 
         Raises:
-            InputError: One is unknown; says which ones are meant, perhaps.
+            InputError: A symbol is unknown; suggests similar ones.
         """
 
-    def extent(self, symbol: str) -> Window:
-        """Return the range of open times that it has of a symbol.
+    def extent(self, symbol: str) -> TimeRange:
+        """Return the range of open times that the source has of a symbol.
 
         Raises:
-            InputError: The symbol is unknown there, or its candles cannot be read.
+            InputError: The symbol is unknown, or its candles cannot be read.
         """
 
-    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
-        """Return the closed candles that open inside the window, as `check_candles` does; perhaps none.
+    def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
+        """Return the closed candles that open inside the window, as `check_candles` does; may be empty.
 
         Raises:
-            InputError: The symbol is unknown there, or a candle is damaged or impossible.
+            InputError: The symbol is unknown, or a candle is damaged or impossible.
         """
 
-    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
-        """Return what `candles` gives, of many symbols, each with its window; over a network all at the same time."""
+    def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
+        """Return what `candles` returns for each symbol and window; over a network, fetched concurrently."""
 
     def notes(self) -> tuple[str, ...]:
-        """Return what the user should know about the candles handed out so far."""
+        """Return what the user should know about the candles returned so far."""
 
-    def gather(
-        self, symbols: tuple[str, ...], window: Window, *, data_dir: Path, refresh: bool, progress: Progress
-    ) -> AbstractContextManager[Gathered]:
-        """Get the candles of a window to hand; they can be read while the block lasts.
+    def download(
+        self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> AbstractContextManager[DownloadResult]:
+        """Bring the candles of a window to this machine; they can be read while the block lasts.
 
         Args:
-            symbols: Whose candles; all known to the source.
-            window: Their open times.
-            data_dir: Where the cache of downloads is or will be.
-            refresh: Whether what the cache has is downloaded again, and compared.
-            progress: Told of each symbol.
+            symbols: Symbols that the source has.
+            window: Open times.
+            data_dir: The folder that holds the `cache` folder.
+            refresh: Download cached days again, and compare them.
+            progress: Receives the progress of each symbol.
 
         Raises:
             InputError: A candle is damaged or impossible.
@@ -209,133 +188,43 @@ class Source(Protocol):
         """
 
 
-@contextmanager
-def hand_out(source: LocalSource, symbols: tuple[str, ...], window: Window, progress: Progress) -> Iterator[Gathered]:
-    """Give the candles of a source that needs no download, as `Source.gather` does."""
-    progress.stage("read candles", total=len(symbols))
-
-    def candles(symbol: str) -> Fetched:
-        fetched = Fetched(source.candles(symbol, window))
-        progress.advance(note=symbol)
-        return fetched
-
-    yield Gathered(candles, source.notes)
-
-
 class LocalSource(Protocol):
-    """What needs no download: asking for one symbol after the other loses nothing."""
+    """Base of the sources that need no network: `download` only reads."""
 
-    def candles_of(self, windows: Mapping[str, Window]) -> dict[str, pl.DataFrame]:
-        """Return the closed candles of many symbols, as `Source.candles_of`."""
-        return {symbol: self.candles(symbol, window) for symbol, window in windows.items()}
-
-    def candles(self, symbol: str, window: Window) -> pl.DataFrame:
+    def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window."""
 
     def notes(self) -> tuple[str, ...]:
-        """Return what the user should know about the candles handed out so far, such as duplicates dropped."""
+        """Return what the user should know about the candles returned so far, such as duplicates dropped."""
+
+    def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
+        """Return the closed candles of many symbols, read one after another."""
+        return {symbol: self.candles(symbol, window) for symbol, window in windows.items()}
+
+    @contextmanager
+    def download(
+        self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
+    ) -> Iterator[DownloadResult]:
+        """Return the candles as `Source.download` does; each symbol is read when it is asked for."""
+        del data_dir, refresh
+        progress.stage("read candles", total=len(symbols))
+
+        def read(symbol: str) -> SymbolCandles:
+            candles = SymbolCandles(self.candles(symbol, window))
+            progress.advance(note=symbol)
+            return candles
+
+        yield DownloadResult(read, self.notes)
 
 
-def refuse_unknown(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
-    """Refuse symbols that are not among the known ones.
+def check_known(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
+    """Check that symbols are among the known ones.
 
     Raises:
-        InputError: One is not; says which ones are meant, perhaps.
+        InputError: A symbol is unknown; suggests similar ones.
     """
     have = set(known)
     for symbol in symbols:
         if symbol not in have:
             few = f"it has {', '.join(known[:5])}" + (f" and {len(known) - 5} others" if len(known) > 5 else "")
             raise InputError(f"{where} has no symbol {show(symbol)}", hint=did_you_mean(symbol, known) or few)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """Which source, and how to open it: all that is needed to ask it again. `from_fields` reads what `to_dict` gave.
-
-    Attributes:
-        name: One of SOURCES.
-        folder: Of `files`: where they are, made absolute.
-        seed: Of `sim`: which market, 0 to 2**63 - 1.
-        signal: Of `sim`: how predictable, one of SIGNALS.
-        interval: Interval of the candles.
-        end_ms: Of `sim`: what its clock shows; None: its fixed time.
-        base_url: Of `binance` and `archive`: address of the exchange's REST host; "" for the public one.
-        archive_url: Of `archive`: address of the archive; "" for the public one.
-    """
-
-    name: str
-    folder: Path | None = None
-    seed: int = 0
-    signal: str = "none"
-    interval: str = "1m"
-    end_ms: int | None = None
-    base_url: str = ""
-    archive_url: str = ""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            UsageError: A field is outside its range; names all that are.
-        """
-        interval_ms(self.interval)
-        if problems := list(self._problems()):
-            raise UsageError("; ".join(problems))
-        if self.folder is not None:
-            object.__setattr__(self, "folder", Path(self.folder).absolute())
-        if self.name in NETWORKED:
-            object.__setattr__(self, "base_url", check_base_url(self.base_url or PUBLIC_REST))
-        if self.name == "archive":
-            object.__setattr__(self, "archive_url", check_base_url(self.archive_url or PUBLIC_ARCHIVE))
-
-    def _problems(self) -> Iterator[str]:
-        if self.name not in SOURCES:
-            yield f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}"
-        if (self.folder is None) == (self.name == "files"):
-            yield "the source files needs the folder to read (--from DIR), and no other source takes one"
-        if self.end_ms is not None and self.name != "sim":
-            yield f"the clock of the source {self.name} is its own: no other can be set"
-        if not isinstance(self.seed, Integral) or not 0 <= self.seed <= _MAX_SEED:
-            yield f"seed {self.seed}: must be 0 to {_MAX_SEED}"
-        if self.signal not in SIGNALS:
-            yield f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}"
-        if (self.base_url and self.name not in NETWORKED) or (self.archive_url and self.name != "archive"):
-            yield f"the source {self.name} takes no such address"
-
-    def to_dict(self) -> dict[str, Json]:
-        """Return what a manifest keeps of it; the interval stands beside it in the request."""
-        match self.name:
-            case "files":
-                return {"name": self.name, "folder": str(self.folder)}
-            case "binance":
-                return {"name": self.name, "base_url": self.base_url}
-            case "archive":
-                return {"name": self.name, "base_url": self.base_url, "archive_url": self.archive_url}
-        clock = None if self.end_ms is None else format_ms(self.end_ms)
-        return {"name": self.name, "seed": self.seed, "signal": self.signal, "clock": clock}
-
-    @classmethod
-    def from_fields(cls, fields: Fields, *, interval: str) -> SourceSpec:
-        """Read what `to_dict` wrote; violations are collected by `fields`.
-
-        Raises:
-            UsageError: A value is outside its range.
-        """
-        name = fields.text("name", choices=SOURCES)
-        match name:
-            case "files":
-                return cls(name=name, interval=interval, folder=Path(fields.text("folder")))
-            case "binance":
-                return cls(name=name, interval=interval, base_url=fields.text("base_url"))
-            case "archive":
-                base_url, archive_url = fields.text("base_url"), fields.text("archive_url")
-                return cls(name=name, interval=interval, base_url=base_url, archive_url=archive_url)
-        clock = fields.raw("clock", default=None)
-        return cls(
-            name=name,
-            interval=interval,
-            seed=fields.integer("seed", minimum=0, maximum=_MAX_SEED),
-            signal=fields.text("signal", choices=SIGNALS),
-            end_ms=None if clock is None else parse_time(fields.text("clock")),
-        )
