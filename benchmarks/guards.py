@@ -31,7 +31,7 @@ from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import interval_ms
 from mltrain.training.label import make_labels
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 from support.markets import odd_market
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -72,7 +72,7 @@ def cost(days: int, trials: int) -> int:
             snapshot=taken.snapshot,
             feature_set=load_registry(),
             config=load_config(None, overrides={"search.trials": trials}),
-            manner=Manner(workers=available_cores()),
+            execution=ExecutionOptions(workers=available_cores()),
             promote=False,
             by="benchmark",
         )

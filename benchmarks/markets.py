@@ -56,7 +56,7 @@ from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange
 from mltrain.training.bootstrap import Estimate
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +168,7 @@ def try_market(
             snapshot=taken.snapshot,
             feature_set=feature_set,
             config=load_config(None, overrides=dict(overrides)),
-            manner=Manner(workers=1),
+            execution=ExecutionOptions(workers=1),
             promote=True,
             by="the benchmark",
         )

@@ -53,8 +53,8 @@ from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange
 from mltrain.training.booster import bin_rows
 from mltrain.training.samples import build_samples
-from mltrain.training.search import Manner, search, set_bar
-from mltrain.training.trial import Ground, Proposal, Track
+from mltrain.training.search import ExecutionOptions, pruning_thresholds, search
+from mltrain.training.trial import FoldData, FoldRunner, Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,15 +136,15 @@ def our_search(samples: Samples, split: Split, config: TrainConfig, workers: int
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder, watch.running():
         journal = Path(folder) / "study.journal"
-        found = search(samples, split, config, journal=journal, manner=Manner(workers), progress=Silent())
+        found = search(samples, split, config, journal=journal, execution=ExecutionOptions(workers), progress=Silent())
     return watch, found
 
 
 def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dict[str, float]) -> float:
     """Return the loss of parameters with one number of rounds for all folds."""
-    ground = Ground.of(samples, split, config)
-    track = Track.of(ground, bin_rows(samples, split, config, rows=split.inner.span))
-    record = track.run(Proposal(0, params), set_bar([], config.search))
+    fold_data = FoldData.of(samples, split, config)
+    runner = FoldRunner(fold_data, bin_rows(samples, split, config, rows=split.inner.span))
+    record = runner.run(Proposal(0, params), pruning_thresholds([], config.search))
     assert record is not None
     return record.loss
 

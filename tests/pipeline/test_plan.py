@@ -9,14 +9,14 @@ import pytest
 from mltrain.errors import MachineError
 from mltrain.pipeline.plan import _peak, fit_memory, plan_training
 from mltrain.progress import Silent
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 
 
 @pytest.fixture
 def request_of(trained):
     """Return the request of the trained version."""
     workshop, report = trained
-    return workshop.request(report.training.snapshot, manner=Manner(workers=3))
+    return workshop.request(report.training.snapshot, execution=ExecutionOptions(workers=3))
 
 
 def test_the_plan_is_what_the_training_does(trained, request_of):
@@ -40,7 +40,7 @@ def test_fewer_workers_where_memory_is_short(request_of):
         progress = Silent()
         fitted = fit_memory(request_of, available=size, progress=progress)
 
-        assert fitted == replace(request_of, manner=Manner(workers=workers))
+        assert fitted == replace(request_of, execution=ExecutionOptions(workers=workers))
         assert len(progress.warnings) == (workers < 3)
 
 

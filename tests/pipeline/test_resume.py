@@ -163,7 +163,7 @@ def test_nothing_to_resume_is_said(words, data_dir):
     done = call(*words, "--resume", "--trials", "1", data_dir=data_dir)
 
     assert done.code in {0, 4}
-    assert "to resume: it begins now" in done.err
+    assert "to resume: a new one begins" in done.err
 
 
 def test_a_damaged_study_is_one_message(words, data_dir):

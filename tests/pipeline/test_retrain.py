@@ -25,7 +25,7 @@ from mltrain.snapshots.stored import open_snapshot
 from mltrain.storage.edge import sha256_bytes
 from mltrain.store.signature import open_signer
 from mltrain.store.store import Store
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 from support.workshop import NOW_MS, Workshop
 
 
@@ -54,7 +54,7 @@ def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
     workshop, first = trained
     options = {"search.trials": 50, "seed": 11}
     report = workshop.train(
-        first.training.snapshot, promote=False, manner=Manner(workers=1, timeout_s=0.001), **options
+        first.training.snapshot, promote=False, execution=ExecutionOptions(workers=1, timeout_s=0.001), **options
     )
     search = card_of(report)["search"]
 
@@ -75,12 +75,12 @@ class TestSame:
         workshop, report = trained
         snapshot = report.training.snapshot
         before = {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")}
-        manner = Manner(workers=2, resume=True, timeout_s=60)
+        execution = ExecutionOptions(workers=2, resume=True, timeout_s=60)
         again = train(workshop.request(snapshot), workshop.store, now_ms=NOW_MS, progress=Silent())
 
         assert again.name == report.version
         assert self.found(workshop, snapshot) == report.version
-        assert self.found(workshop, snapshot, promote=False, manner=manner) == report.version
+        assert self.found(workshop, snapshot, promote=False, execution=execution) == report.version
         assert {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")} == before
 
     @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class TestSame:
     def test_a_search_that_a_timeout_ended_is_never_the_same(self, workshop):
         """It might get further the next time."""
         snapshot = workshop.snapshot()
-        options = {"search.trials": 50, "manner": Manner(workers=1, timeout_s=0.001), "promote": False}
+        options = {"search.trials": 50, "execution": ExecutionOptions(workers=1, timeout_s=0.001), "promote": False}
         workshop.train(snapshot, **options)
 
         assert self.found(workshop, snapshot, **options) is None

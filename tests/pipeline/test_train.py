@@ -24,9 +24,9 @@ from mltrain.storage.locks import hold_lock
 from mltrain.times import DAY_MS, TimeRange, parse_time
 from mltrain.training.metrics import row_log_loss, score
 from mltrain.training.samples import build_samples
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 
-ALONE = Manner(workers=1)
+IN_PROCESS = ExecutionOptions(workers=1)
 
 
 def tree(folder):
@@ -76,7 +76,7 @@ def test_poisoned_holdout_rows_change_no_byte_of_the_model(trained, tmp_path):
         run.feature_set,
         run.config,
         journal=tmp_path / "study.journal",
-        manner=ALONE,
+        execution=IN_PROCESS,
         progress=Silent(),
     )
 
@@ -244,7 +244,7 @@ def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     split = split_samples(samples, feature_set, config)
 
     _, _, bundle = learn_model(
-        samples, split, feature_set, config, journal=tmp_path / "study.journal", manner=ALONE, progress=Silent()
+        samples, split, feature_set, config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent()
     )
     _, p = model_of_bundle(bundle).score(samples.x[split.holdout.span])
 

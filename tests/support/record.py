@@ -97,7 +97,7 @@ def main():
     from mltrain.sources.opening import open_source
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.store.store import Store
-    from mltrain.training.search import Manner
+    from mltrain.training.search import ExecutionOptions
 
     silent, data = Silent(), Path("data")
     spec = SourceSpec(name="sim", signal="strong")
@@ -110,7 +110,7 @@ def main():
         snapshot=snapshot,
         feature_set=registry,
         config=config,
-        manner=Manner(workers=2),
+        execution=ExecutionOptions(workers=2),
         promote=True,
         by="ada@desk",
     )

@@ -13,7 +13,7 @@ from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import parse_time
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 
 REGISTRY = b"""
 version: 1
@@ -26,7 +26,7 @@ features:
   - {name: rsi_7, op: rsi, params: {bars: 7}}
   - {name: quarter, op: clock, params: {period: quarter, wave: saw}}
 """
-ALONE = Manner(workers=1)
+IN_PROCESS = ExecutionOptions(workers=1)
 NOW_MS = parse_time("2025-10-20T09:30:00Z")
 
 
@@ -44,13 +44,13 @@ class Workshop:
         taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
         return taken.snapshot
 
-    def request(self, snapshot, *, promote=True, manner=ALONE, final="inner", warm_start=None, **overrides):
+    def request(self, snapshot, *, promote=True, execution=IN_PROCESS, final="inner", warm_start=None, **overrides):
         options = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "bootstrap.draws": 200}
         return TrainRequest(
             snapshot=snapshot,
             feature_set=parse_registry(REGISTRY % snapshot.interval.encode(), where="the test's registry"),
             config=load_config(None, overrides={**options, **overrides}),
-            manner=manner,
+            execution=execution,
             promote=promote,
             by="the test",
             final=final,

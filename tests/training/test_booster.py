@@ -176,15 +176,15 @@ from mltrain.config.loading import load_config
 from mltrain.training.calibration import fit_calibrator
 from mltrain.training.booster import fit_final, predict
 from mltrain.training.bootstrap import plan_bootstrap, score_intervals
-from mltrain.training.search import Manner, search
+from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
 from mltrain.progress import Silent
 
 samples = make_samples()
 config = load_config(None, overrides={{"search.trials": 3, "search.batch": 2, "search.max_rounds": 20}})
 split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
-journal, manner = pathlib.Path({journal!r}), Manner(workers={threads})
-found = search(samples, split, config, journal=journal, manner=manner, progress=Silent())
+journal, execution = pathlib.Path({journal!r}), ExecutionOptions(workers={threads})
+found = search(samples, split, config, journal=journal, execution=execution, progress=Silent())
 text = fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds)
 y = samples.y[found.oof_rows]
 calibrators = [fit_calibrator(m, found.oof_scores, y) for m in ("sigmoid", "beta", "isotonic")]

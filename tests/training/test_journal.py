@@ -23,7 +23,7 @@ def path(tmp_path):
 
 
 def test_what_was_committed_is_read_back(path):
-    """Every record of every step, in order, to the last digit; nothing had to be cut off."""
+    """All records come back in order and unchanged; nothing is cut off."""
     journal, cut = Journal.open(path)
 
     assert list(journal.read_logs(0)) == [log for step in STEPS for log in step]
@@ -44,7 +44,7 @@ def test_what_was_not_committed_is_not_written(path):
 
 
 def test_a_torn_tail_of_any_length_gives_the_whole_steps(path):
-    """Cut off anywhere, what is left are the steps that were whole; the file is cut there, and goes on from there."""
+    """A file cut anywhere is reduced to its whole steps, and continues to the same bytes."""
     data = path.read_bytes()
     ends = [0]
     for step in STEPS:
@@ -64,8 +64,8 @@ def test_a_torn_tail_of_any_length_gives_the_whole_steps(path):
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 200, b"garbage\n", b'{"op":9}\n{"op":10}\n', b"[" * 5000 + b"\n", b"[]\n"])
-def test_what_is_no_step_is_cut_off(path, tail):
-    """Blocks of zeros after a power cut, foreign lines, lines without a mark: none of them ever happened."""
+def test_a_tail_without_a_step_is_cut_off(path, tail):
+    """Zeros after a power cut, foreign lines and lines without a step hash are removed."""
     data = path.read_bytes()
     path.write_bytes(data + tail)
     _, cut = Journal.open(path)
@@ -75,7 +75,7 @@ def test_what_is_no_step_is_cut_off(path, tail):
 
 
 def test_every_changed_byte_is_found(path):
-    """A line that was changed is damage, and is never taken for a torn tail: the file stands as it was."""
+    """A changed line is damage, never mistaken for a torn tail; the file stays unchanged."""
     data = path.read_bytes()
     last = data[:-1].rindex(b"\n") + 1
     for at in range(last):
@@ -89,17 +89,17 @@ def test_every_changed_byte_is_found(path):
 
 @pytest.mark.parametrize("content", [b"", b"what was here\n", b"torn"])
 def test_a_file_without_a_step_is_left_alone(path, content):
-    """There is nothing to go on from, and nothing of it is cut off."""
+    """It is opened as empty, and its bytes stay."""
     path.write_bytes(content)
-    journal, passed_over = Journal.open(path)
+    journal, dropped = Journal.open(path)
 
     assert journal.empty
-    assert passed_over == len(content)
+    assert dropped == len(content)
     assert path.read_bytes() == content
 
 
-def test_begun_anew_keeps_what_was_there(path):
-    """The earlier journal stands beside the new one."""
+def test_a_new_journal_keeps_the_old_one(path):
+    """The earlier journal is kept as `.old`."""
     data = path.read_bytes()
     Journal.begin(path)
 
@@ -108,7 +108,7 @@ def test_begun_anew_keeps_what_was_there(path):
 
 
 def test_optunas_own_tools_read_it(tmp_path):
-    """The file is a journal of Optuna's: the hash stands under a key that it passes over."""
+    """Optuna reads the file as its own journal: it ignores the key of the hash."""
     path = tmp_path / "study.journal"
     journal = Journal.begin(path)
     study = optuna.create_study(storage=optuna.storages.JournalStorage(journal), study_name="s")

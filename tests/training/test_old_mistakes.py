@@ -10,7 +10,7 @@ import pytest
 from mltrain.config.loading import load_config
 from mltrain.training.calibration import choose_calibrator
 from mltrain.training.metrics import ece
-from mltrain.training.search import regrow
+from mltrain.training.search import refit_out_of_fold
 from mltrain.training.split import plan_split
 
 CONFIG = load_config(None, overrides={})
@@ -31,8 +31,8 @@ def test_no_score_that_is_calibrated_on_knows_its_row(samples, split, fold):
     """
     y = samples.y.copy()
     y[split.folds[fold].valid.first_row :] ^= 1
-    before = regrow(samples, split, CONFIG, params=PARAMS, rounds=ROUNDS)
-    after = regrow(replace(samples, y=y), split, CONFIG, params=PARAMS, rounds=ROUNDS)
+    before = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=ROUNDS)
+    after = refit_out_of_fold(replace(samples, y=y), split, CONFIG, params=PARAMS, rounds=ROUNDS)
     told = before.oof_fold <= fold
 
     assert np.array_equal(before.oof_scores[told], after.oof_scores[told])
@@ -43,7 +43,7 @@ def test_scores_of_learned_rows_would_be_found_out(new_samples):
     """On noise, scores of the booster's own rows calibrate to skill that is not there; those out of fold to none."""
     samples = new_samples(signal=0.0)
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
-    found = regrow(samples, split, CONFIG, params=PARAMS, rounds=100)
+    found = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=100)
     choice = choose_calibrator(found.oof_scores, samples.y[found.oof_rows], found.oof_fold)
 
     assert np.ptp(found.oof_scores) > 0.4  # the booster itself is sure of much

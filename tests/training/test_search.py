@@ -18,17 +18,17 @@ from mltrain.errors import InputError, MachineError, MltrainError
 from mltrain.progress import Silent
 from mltrain.training.booster import booster_params
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.search import Manner, search, set_bar
+from mltrain.training.search import ExecutionOptions, pruning_thresholds, search
 from mltrain.training.split import plan_split
-from mltrain.training.study import told_before
-from mltrain.training.trial import Bar, TrialRecord, rounds_at
+from mltrain.training.study import completed_before
+from mltrain.training.trial import PruningThresholds, TrialRecord, rounds_at
 
-ALONE = Manner(workers=1)
+IN_PROCESS = ExecutionOptions(workers=1)
 RUNGS = [{"at": 0.3, "keep": 0.6, "most": 9, "folds": 1}, {"at": 1.0, "keep": 0.34, "most": 3, "folds": 5}]
 
 
-class Told(Silent):
-    """A progress that keeps what it was told."""
+class RecordingProgress(Silent):
+    """A progress that keeps its stages and notes."""
 
     def __init__(self):
         super().__init__()
@@ -53,13 +53,13 @@ def split(samples):
     return plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
 
 
-def run(samples, split, config, folder, *, progress=None, manner=ALONE, **options):
+def run(samples, split, config, folder, *, progress=None, execution=IN_PROCESS, **options):
     return search(
         samples,
         split,
         config,
         journal=folder / "study.journal",
-        manner=manner,
+        execution=execution,
         progress=progress or Silent(),
         **options,
     )
@@ -71,8 +71,21 @@ def found(samples, split, tmp_path_factory):
     return run(samples, split, configured(), tmp_path_factory.mktemp("found"))
 
 
+@pytest.fixture(scope="module")
+def with_rungs(samples, split, tmp_path_factory):
+    """Sixteen trials with two rungs, and the folder of the study."""
+    folder = tmp_path_factory.mktemp("with_rungs")
+    return run(samples, split, configured(trials=16, rungs=RUNGS), folder), folder
+
+
+def stored_study(folder):
+    """Return the study of a journal, opened by Optuna's own tools."""
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+    return optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
+
+
 def test_first_trial_is_lightgbms_defaults(found):
-    """Nothing is searched before what everybody starts from."""
+    """The search starts from LightGBM's default parameters."""
     assert found.trials[0].params == {
         "learning_rate": 0.1,
         "num_leaves": 31,
@@ -84,9 +97,9 @@ def test_first_trial_is_lightgbms_defaults(found):
     }
 
 
-def test_every_trial_is_told_once_in_order(samples, split, tmp_path):
+def test_every_trial_is_reported_once_in_order(samples, split, tmp_path):
     """Records, progress and journal agree on every trial; the best is the complete one of least loss."""
-    progress = Told()
+    progress = RecordingProgress()
 
     found = run(samples, split, configured(), tmp_path, progress=progress)
 
@@ -95,15 +108,13 @@ def test_every_trial_is_told_once_in_order(samples, split, tmp_path):
     assert progress.notes[-1][1] == f"best {found.best.loss:.5f}"
     assert [t.number for t in found.trials] == list(range(6))
     assert found.best.loss == min(t.loss for t in found.trials)
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
-    )
-    kept = optuna.load_study(study_name="study", storage=storage).trials[:6]  # the others were asked ahead
-    assert [(t.number, t.value, t.params) for t in kept] == [(t.number, t.loss, dict(t.params)) for t in found.trials]
+    # The study proposes further trials ahead.
+    stored = stored_study(tmp_path).trials[:6]
+    assert [(t.number, t.value, t.params) for t in stored] == [(t.number, t.loss, dict(t.params)) for t in found.trials]
 
 
 def test_every_parameter_lies_in_its_range(found):
-    """The space is what the configuration says."""
+    """Parameters keep the type and range that the configuration gives; each is varied."""
     for name, searched in configured().search.space.items():
         values = [t.params[name] for t in found.trials]
         assert all(searched.low <= value <= searched.high for value in values)
@@ -112,7 +123,7 @@ def test_every_parameter_lies_in_its_range(found):
 
 
 def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
-    """A trial's loss and rounds, computed again by plain training and prediction, fold by fold, round by round."""
+    """Plain training and prediction, fold by fold and round by round, give the same loss and rounds."""
     trial = found.best
     params = booster_params(configured(), trial.params)
     curves = []
@@ -138,8 +149,8 @@ def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
     assert trial.loss == pytest.approx(curve.min(), abs=1e-12)
 
 
-def test_a_trial_ends_after_the_rounds_without_gain(found):
-    """Ten rounds behind the least point of the mean curve, four where a trial told when it was asked was better."""
+def test_a_trial_ends_after_rounds_without_improvement(found):
+    """It ends ten rounds after its least mean loss; four if a trial completed before it was proposed is better."""
     patiences = set()
     for trial in found.trials:
         behind = any(t.loss < trial.loss for t in found.trials[: max(0, trial.number - 2)])
@@ -151,7 +162,7 @@ def test_a_trial_ends_after_the_rounds_without_gain(found):
 
 
 def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
-    """Every validation row once, in order; their mean loss over the folds is the trial's loss."""
+    """They cover every validation row once, in order, and their mean loss over the folds is the trial's loss."""
     rows = np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds])
     losses = row_log_loss(found.oof_scores, samples.y[found.oof_rows])
 
@@ -164,14 +175,14 @@ def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
 
 
 def test_a_longer_search_begins_like_a_shorter_one(samples, split, found, tmp_path):
-    """The number of trials changes no trial: not even where it ends inside a batch."""
+    """The number of trials requested changes no trial, even when the search ends inside a batch."""
     shorter = run(samples, split, configured(trials=4), tmp_path)
 
     assert shorter.trials == found.trials[:4]
 
 
 def test_the_same_search_twice_is_the_same(samples, split, found, tmp_path):
-    """Equal seeds give equal trials and equal scores to the bit; another seed gives other trials."""
+    """Equal seeds give bit-identical trials and scores; another seed gives other trials."""
     again = run(samples, split, configured(), tmp_path)
     other = run(samples, split, replace(configured(), seed=1), tmp_path)
 
@@ -180,8 +191,8 @@ def test_the_same_search_twice_is_the_same(samples, split, found, tmp_path):
     assert other.trials[1].params != found.trials[1].params
 
 
-def test_the_holdout_is_never_looked_at(samples, split, found, tmp_path):
-    """With every row behind the inner part poisoned, all trials are the same."""
+def test_the_holdout_is_never_read(samples, split, found, tmp_path):
+    """Corrupting every row after the inner part changes no trial."""
     x, y = samples.x.copy(), samples.y.copy()
     x[split.inner.stop_row :] = 1e6
     y[split.inner.stop_row :] ^= 1
@@ -193,11 +204,11 @@ def record(number, rung_losses, state="complete"):
     return TrialRecord(number, {}, 1, rung_losses[-1], 1, tuple(rung_losses), state, 0.0)
 
 
-def test_the_bar_by_hand():
-    """At least the best four pass; of more, rung by rung the share to keep, or the most; the best that is complete."""
+def test_pruning_thresholds_by_hand():
+    """The best four pass; of more trials the share `keep`, at most `most`; the best loss is a complete trial's."""
     rungs = (Rung(1, 0.5, 9, 1), Rung(2, 0.34, 9, 1), Rung(2, 1.0, 2, 5), Rung(3, 1.0, 9, 5))
-    plan = replace(configured().search, rungs=rungs)
-    told = [
+    search_config = replace(configured().search, rungs=rungs)
+    completed = [
         record(0, [0.5, 0.4, 0.3]),
         record(1, [0.6, 0.5, 0.5]),
         record(2, [0.9], "pruned"),
@@ -206,11 +217,12 @@ def test_the_bar_by_hand():
     ]
     many = [record(n, [n / 10, n / 10, n / 10, n / 10]) for n in range(1, 13)]
 
-    assert set_bar(told, plan) == Bar((0.7, 0.6, math.inf, math.inf), 0.1)
-    assert set_bar(told[:3], plan) == Bar((math.inf,) * 4, 0.3)
-    assert set_bar(told[2:3], plan) == Bar((math.inf,) * 4, math.inf)
-    assert set_bar([], plan) == Bar((math.inf,) * 4, math.inf)
-    assert set_bar(many, plan) == Bar((0.6, 0.5, 0.4, 0.9), 0.1)  # 12 x .5; 12 x .34, rounded up; four, not two; nine
+    assert pruning_thresholds(completed, search_config) == PruningThresholds((0.7, 0.6, math.inf, math.inf), 0.1)
+    assert pruning_thresholds(completed[:3], search_config) == PruningThresholds((math.inf,) * 4, 0.3)
+    assert pruning_thresholds(completed[2:3], search_config) == PruningThresholds((math.inf,) * 4, math.inf)
+    assert pruning_thresholds([], search_config) == PruningThresholds((math.inf,) * 4, math.inf)
+    # Of twelve: .5 of them; .34 of them, rounded up; four instead of two; nine.
+    assert pruning_thresholds(many, search_config) == PruningThresholds((0.6, 0.5, 0.4, 0.9), 0.1)
 
 
 @given(
@@ -220,52 +232,27 @@ def test_the_bar_by_hand():
     most=st.integers(1, 30),
 )
 def test_a_trial_is_pruned_only_by_enough_better_ones(losses, loss, keep, most):
-    """At least four earlier trials must have been better at the rung; counted one by one, ties and all."""
-    plan = replace(configured().search, rungs=(Rung(1, keep, most, 1),))
+    """A trial is pruned if at least four, and as many as may pass, of the earlier trials were better at the rung."""
+    search_config = replace(configured().search, rungs=(Rung(1, keep, most, 1),))
     better = sum(other < loss for other in losses)
     allowed = min(most, math.ceil(keep * len(losses)))
 
-    passes = loss <= set_bar([record(n, [other]) for n, other in enumerate(losses)], plan).rungs[0]
+    passes = (
+        loss <= pruning_thresholds([record(n, [other]) for n, other in enumerate(losses)], search_config).rung_losses[0]
+    )
 
     assert passes == (better < 4 or better < allowed)
 
 
-def test_the_number_of_trials_asked_for_prunes_none(samples, split, tmp_path):
-    """A search of more trials begins with those of a shorter one, and prunes the same."""
-    found = []
-    for trials in (24, 13):
-        (tmp_path / str(trials)).mkdir()
-        found.append(run(samples, split, configured(trials=trials, rungs=RUNGS), tmp_path / str(trials)).trials)
-
-    assert found[0][:13] == found[1]
-    assert any(t.state == "pruned" for t in found[1])
-
-
-def test_no_trial_that_was_among_the_best_four_at_a_rung_is_pruned_there(samples, split, tmp_path):
-    """Even where the configuration lets only one pass: a pruned trial had four better ones before it."""
-    strict = [{"at": at, "keep": 0.05, "most": 1, "folds": folds} for at, folds in ((0.3, 1), (1.0, 5))]
-    config = configured(trials=16, rungs=strict)
-    found = run(samples, split, config, tmp_path)
-    pruned = [t for t in found.trials if t.state == "pruned"]
-
-    assert pruned
-    for trial in pruned:
-        before = found.trials[: told_before(trial.number, config.search.batch)]
-        rung = len(trial.rung_losses) - 1
-        assert sum(len(t.rung_losses) > rung and t.rung_losses[rung] < trial.loss for t in before) >= 4
-
-
-def test_a_study_says_how_it_was_searched(samples, split, tmp_path):
-    """Its identity names the trials that always pass and those at random: under another rule it is another study."""
+def test_the_study_records_the_search_method(samples, split, tmp_path):
+    """Its identity holds the trials that always pass and the random ones: another rule makes another study."""
     run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
 
-    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
-    study = optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
-    assert study.user_attrs["identity"]["search method"] == "4 always pass, 10 at random"
+    assert stored_study(tmp_path).user_attrs["identity"]["search method"] == "4 always pass, 10 at random"
 
 
-def test_rungs_lie_where_trials_have_come_equally_far():
-    """Half the rate, or a quarter of the leaves, doubles the rounds; a rung is never before the first round."""
+def test_rungs_lie_at_equal_progress():
+    """Half the learning rate or a quarter of the leaves doubles the rounds; a rung is never before round 1."""
     rung = Rung(at=2, keep=0.5, most=9, folds=1)
 
     assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 31}) == 20
@@ -274,25 +261,25 @@ def test_rungs_lie_where_trials_have_come_equally_far():
     assert rounds_at(replace(rung, at=0.001), {"learning_rate": 0.1, "num_leaves": 31}) == 1
 
 
-def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(samples, split, tmp_path):
-    """Once enough are told, at the round of a rung, with a loss above what those told when it was asked allow."""
-    config = configured(trials=16, rungs=RUNGS)
-    found = run(samples, split, config, tmp_path)
+def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(with_rungs):
+    """A trial is pruned at the round of the first rung where its loss exceeds the threshold, and only there."""
+    found, _ = with_rungs
+    search_config = configured(trials=16, rungs=RUNGS).search
 
-    ended_at = {len(t.rung_losses) for t in found.trials if t.state == "pruned"}
-    assert ended_at == {1, 2}
+    assert {len(t.rung_losses) for t in found.trials if t.state == "pruned"} == {1, 2}
     for trial in found.trials:
-        bar = set_bar(found.trials[: told_before(trial.number, config.search.batch)], config.search)
-        passed = [a <= b for a, b in zip(trial.rung_losses, bar.rungs, strict=False)]
+        before = found.trials[: completed_before(trial.number, search_config.batch)]
+        thresholds = pruning_thresholds(before, search_config)
+        passed = [a <= b for a, b in zip(trial.rung_losses, thresholds.rung_losses, strict=False)]
         assert passed == [True] * (len(passed) - 1) + [trial.state == "complete"]
         if trial.state == "pruned":
-            assert trial.curve_rounds == rounds_at(config.search.rungs[len(passed) - 1], trial.params)
+            assert trial.curve_rounds == rounds_at(search_config.rungs[len(passed) - 1], trial.params)
         else:
             assert len(passed) == 2
 
 
-def test_a_rung_looks_at_its_folds_alone(samples, split, tmp_path):
-    """The loss at a rung of one fold is the first fold's own least, by plain training and prediction."""
+def test_a_rung_uses_its_folds_alone(samples, split, tmp_path):
+    """The loss at a rung of one fold is the first fold's least loss by plain training and prediction."""
     config = configured(trials=1, rungs=RUNGS[:1])
     trial = run(samples, split, config, tmp_path).best
     fold, params = split.folds[0], booster_params(config, trial.params)
@@ -305,23 +292,19 @@ def test_a_rung_looks_at_its_folds_alone(samples, split, tmp_path):
     assert trial.rung_losses == (pytest.approx(min(curve), abs=1e-12),)
 
 
-def test_optuna_learns_of_pruned_trials(samples, split, tmp_path):
+def test_optuna_learns_of_pruned_trials(with_rungs):
     """In the journal a pruned trial is pruned, with its loss at the rung where it ended."""
-    config = configured(trials=14, rungs=[{"at": 0.3, "keep": 0.05, "most": 9, "folds": 5}])
-    found = run(samples, split, config, tmp_path)
+    found, folder = with_rungs
+    stored = stored_study(folder).trials
 
-    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
-    kept = optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend)).trials
-    pruned = [t for t in found.trials if t.state == "pruned"]
-    assert pruned
-    for trial in pruned:
-        assert kept[trial.number].state is optuna.trial.TrialState.PRUNED
-        assert kept[trial.number].value == trial.loss
+    for trial in [t for t in found.trials if t.state == "pruned"]:
+        assert stored[trial.number].state is optuna.trial.TrialState.PRUNED
+        assert stored[trial.number].value == trial.loss
     assert found.best.state == "complete"
 
 
 def test_an_earlier_journal_is_kept_aside(samples, split, tmp_path):
-    """A study that is there is no part of a new one, and is not lost."""
+    """An existing file does not enter a new study, and is not lost."""
     (tmp_path / "study.journal").write_bytes(b"what was here\n")
 
     run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
@@ -332,14 +315,14 @@ def test_an_earlier_journal_is_kept_aside(samples, split, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["study.journal", "study.journal.old"]
 
 
-def test_a_folder_that_cannot_be_written_is_the_machines_fault(samples, split, tmp_path):
-    """A journal that has no place ends with the machine's error, not with a traceback of Optuna's."""
+def test_an_unwritable_folder_is_a_machine_error(samples, split, tmp_path):
+    """A journal that cannot be created raises MachineError, not an exception of Optuna."""
     with pytest.raises(MachineError, match=r"study\.journal"):
         run(samples, split, configured(), tmp_path / "missing")
 
 
-def test_the_last_round_is_warned_of(samples, split, tmp_path):
-    """A best trial that still improved at the most rounds says which setting held it."""
+def test_a_best_trial_at_the_last_round_warns(samples, split, tmp_path):
+    """A best trial that was still improving at `max_rounds` names that setting."""
     progress = Silent()
 
     run(samples, split, configured(trials=1, batch=1, max_rounds=3), tmp_path, progress=progress)
@@ -347,8 +330,8 @@ def test_the_last_round_is_warned_of(samples, split, tmp_path):
     assert progress.warnings == ["the best trial was still improving after search.max_rounds = 3 rounds"]
 
 
-def test_optuna_speaks_as_before_afterwards(samples, split, tmp_path, capfd):
-    """The search is silent, and leaves the user's own setting of Optuna's log as it was."""
+def test_the_log_level_of_optuna_is_restored(samples, split, tmp_path, capfd):
+    """The search prints nothing and leaves the user's log level of Optuna unchanged."""
     optuna.logging.set_verbosity(logging.INFO)
 
     run(samples, split, configured(trials=1, batch=1, max_rounds=2), tmp_path)
@@ -365,7 +348,7 @@ def test_pinned_parameters_are_not_searched(samples, split, tmp_path):
 
 
 def test_data_without_signal_ends_early(new_samples, tmp_path):
-    """Noise is no error: the search ends, on few rounds, near the loss of a coin."""
+    """Noise is no error: the search ends after few rounds, near the log loss of a coin."""
     samples = new_samples(signal=0.0)
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
 
@@ -375,8 +358,8 @@ def test_data_without_signal_ends_early(new_samples, tmp_path):
     assert abs(found.best.loss - math.log(2)) < 0.01
 
 
-def test_constant_features_are_told_before_anything_is_written(new_samples, split, tmp_path):
-    """Nothing to learn from: no trial, no journal."""
+def test_constant_features_are_refused_before_anything_is_written(new_samples, split, tmp_path):
+    """Without a varying feature there is no trial and no journal."""
     samples = new_samples()
     samples.x[:] = 0
 
@@ -387,7 +370,7 @@ def test_constant_features_are_told_before_anything_is_written(new_samples, spli
 
 
 def test_a_planted_symlink_is_not_followed(samples, split, tmp_path):
-    """A journal's name that points elsewhere ends the search before anything is written there."""
+    """A journal that is a symlink ends the search before anything is written to its target."""
     (tmp_path / "study.journal").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(MltrainError, match=r"study\.journal"):
@@ -397,7 +380,7 @@ def test_a_planted_symlink_is_not_followed(samples, split, tmp_path):
 
 
 class Clock:
-    """Tells one second more whenever it is asked."""
+    """Advances by one second per call."""
 
     def __init__(self):
         self.now_s = 0.0
@@ -409,12 +392,14 @@ class Clock:
 
 
 def test_a_search_that_runs_out_of_time_is_one_of_fewer_trials(samples, split, found, tmp_path):
-    """Wherever the time ends it, it is the search that was asked for the trials that it told; one at least."""
+    """A search stopped after n trials, at least one, equals a search for n trials."""
     counts = set()
     for timeout_s in (0.5, 60.0, 100.0, 1e9):
         folder = tmp_path / str(timeout_s)
         folder.mkdir()
-        timed = run(samples, split, configured(), folder, manner=Manner(1, timeout_s=timeout_s), clock=Clock())
+        timed = run(
+            samples, split, configured(), folder, execution=ExecutionOptions(1, timeout_s=timeout_s), clock=Clock()
+        )
         counts.add(len(timed.trials))
 
         assert timed.trials == found.trials[: len(timed.trials)]
@@ -426,16 +411,16 @@ def test_a_search_that_runs_out_of_time_is_one_of_fewer_trials(samples, split, f
 
 
 def test_time_ends_workers_too(samples, split, found, tmp_path):
-    """With the first trial told and no time left, the other processes are ended, and what is told is the result."""
-    timed = run(samples, split, configured(), tmp_path, manner=Manner(2, timeout_s=0.001))
+    """Once the first trial has completed, a timeout ends the workers; the completed trials are the result."""
+    timed = run(samples, split, configured(), tmp_path, execution=ExecutionOptions(2, timeout_s=0.001))
 
     assert timed.trials == found.trials[: len(timed.trials)]
     assert 1 <= len(timed.trials) < 6
     assert timed.timed_out
 
 
-def test_a_finished_search_is_told_again_without_running(samples, split, found, tmp_path):
-    """The same study a second time: the same records, scores and best trial, from the journal."""
+def test_a_finished_search_is_read_from_its_journal(samples, split, found, tmp_path):
+    """Searching again returns the same trials and scores without running a trial."""
     first = run(samples, split, configured(), tmp_path)
     again = run(samples, split, configured(), tmp_path)
     fewer = run(samples, split, configured(trials=4), tmp_path)
@@ -446,18 +431,17 @@ def test_a_finished_search_is_told_again_without_running(samples, split, found, 
     assert np.array_equal(again.oof_scores, found.oof_scores)
 
 
-def test_a_resumed_search_is_the_uninterrupted_one(samples, split, tmp_path):
-    """Rungs and all: ended after any number of trials and resumed, it prunes and finds the same."""
-    options = {"trials": 14, "rungs": RUNGS}
-    (tmp_path / "whole").mkdir()
-    whole = run(samples, split, configured(**options), tmp_path / "whole")
-    assert {t.state for t in whole.trials} == {"complete", "pruned"}
-    for told in (1, 8, 12):
-        folder = tmp_path / str(told)
+def test_a_resumed_search_equals_the_uninterrupted_one(samples, split, with_rungs, tmp_path):
+    """Stopped after any number of trials, with pruning, it has the same trials, and resumed it ends the same."""
+    whole, _ = with_rungs
+    for completed in (1, 8, 13):
+        folder = tmp_path / str(completed)
         folder.mkdir()
-        run(samples, split, configured(**options | {"trials": told}), folder)
-        resumed = run(samples, split, configured(**options), folder, manner=Manner(1, resume=True))
+        shorter = run(samples, split, configured(trials=completed, rungs=RUNGS), folder)
+        config = configured(trials=16, rungs=RUNGS)
+        resumed = run(samples, split, config, folder, execution=ExecutionOptions(1, resume=True))
 
-        assert resumed.resumed == told
+        assert shorter.trials == whole.trials[:completed]
+        assert resumed.resumed == completed
         assert resumed.trials == whole.trials
         assert np.array_equal(resumed.oof_scores, whole.oof_scores)

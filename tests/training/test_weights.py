@@ -13,7 +13,7 @@ from mltrain.config.train_config import study_sha256
 from mltrain.progress import Silent
 from mltrain.training.booster import bin_rows, fit_final, predict, subset
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.search import Manner, search
+from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
 from mltrain.training.weights import row_weights, undo_up_weight, uniqueness, up_weight
 
@@ -117,7 +117,9 @@ def test_the_search_judges_what_is_served(rare, tmp_path):
     """Losses and out-of-fold scores are of probabilities with the weight taken out: the last fold's, fitted again."""
     samples, split = rare
     config = configured("balanced")
-    found = search(samples, split, config, journal=tmp_path / "a.journal", manner=Manner(workers=1), progress=Silent())
+    found = search(
+        samples, split, config, journal=tmp_path / "a.journal", execution=ExecutionOptions(workers=1), progress=Silent()
+    )
     fold = split.folds[-1]
     as_final = replace(split, inner=fold.train)
     text = fit_final(samples, as_final, config, tuned=found.best.params, rounds=found.best.rounds)

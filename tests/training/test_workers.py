@@ -13,7 +13,7 @@ import pytest
 from mltrain.config.loading import load_config
 from mltrain.errors import MachineError
 from mltrain.progress import Silent
-from mltrain.training.search import Manner, search
+from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
 from support.processes import workers_of
 
@@ -55,7 +55,7 @@ def run(samples, folder, *, workers, progress=None):
         split,
         CONFIG,
         journal=folder / "study.journal",
-        manner=Manner(workers=workers),
+        execution=ExecutionOptions(workers=workers),
         progress=progress or Silent(),
     )
     assert workers_of() == []
@@ -82,7 +82,7 @@ def test_the_number_of_workers_changes_no_bit(samples, alone, tmp_path):
 
 
 def test_trials_whose_worker_dies_are_run_again(samples, alone, tmp_path):
-    """Workers killed three times, whatever they have in hand: nothing is lost and nothing differs."""
+    """WorkerPool killed three times, whatever they have in hand: nothing is lost and nothing differs."""
     killer = Killer(after={1, 5, 9})
     found = run(samples, tmp_path, workers=2, progress=killer)
 
@@ -102,7 +102,7 @@ def test_a_trial_whose_worker_dies_twice_is_named(samples, tmp_path):
     killer = threading.Thread(target=kill_all)
     killer.start()
     try:
-        with pytest.raises(MachineError, match=r"trial \d was run twice") as caught:
+        with pytest.raises(MachineError, match=r"trial \d died twice") as caught:
             run(samples, tmp_path, workers=2)
     finally:
         over.set()

@@ -114,7 +114,7 @@ def train(
     from mltrain.store.signature import open_signer
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
-    from mltrain.training.search import Manner
+    from mltrain.training.search import ExecutionOptions
 
     read_ops(ops)
     settings = load_config(
@@ -128,7 +128,7 @@ def train(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
         config=settings,
-        manner=Manner(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
+        execution=ExecutionOptions(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=who(),
         final="all" if final is FittedRows.ALL else "inner",

@@ -140,7 +140,7 @@ class SearchConfig:
 
     Attributes:
         trials: How many parameter sets are tried.
-        batch: How many are on their way at once, at most: see `mltrain.training.study.on_their_way`.
+        batch: Trials in flight at most, see `mltrain.training.study.in_flight`.
         early_stop: Rounds without a better mean loss after which a trial ends.
         settle: The same where its loss is above that of a trial told before.
         max_rounds: Boosting rounds at most.

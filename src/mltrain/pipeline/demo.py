@@ -22,7 +22,7 @@ from mltrain.storage.folders import make_folder
 from mltrain.storage.writing import atomic_write
 from mltrain.store.store import Store
 from mltrain.times import DAY_MS
-from mltrain.training.search import Manner
+from mltrain.training.search import ExecutionOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,8 +84,8 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         taken = take_snapshot(folder, open_source(spec), spec, request, now_ms=now_ms, progress=progress)
         snapshots.append(taken.snapshot.id)
         config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})
-        manner = Manner(workers=available_cores())
-        wanted = TrainRequest(taken.snapshot, load_registry(None), config, manner, promote=True, by=by)
+        execution = ExecutionOptions(workers=available_cores())
+        wanted = TrainRequest(taken.snapshot, load_registry(None), config, execution, promote=True, by=by)
         trainings.append(train_anew(wanted, store, now_ms=now_ms, progress=progress))
     # Two days later there are fewer than ten new days to compare on, so the second version is held.
     second = trainings[-1]

@@ -62,7 +62,7 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
     progress.stage("features and labels")
     samples, split = cut_samples(build_samples(request.feature_set, candles)[0], request.feature_set, config, progress)
     progress.stage("probe")
-    workers = request.manner.workers
+    workers = request.execution.workers
     return Plan(
         snapshot=request.snapshot.id,
         candles=_candles(request),
@@ -88,7 +88,7 @@ def fit_memory(request: TrainRequest, *, available: int | None, progress: Progre
     Raises:
         MachineError: It is not enough for one.
     """
-    wanted = request.manner.workers
+    wanted = request.execution.workers
     if available is None:
         return request
     fitting = next((n for n in range(wanted, 0, -1) if _peak(request, n) <= available), 0)
@@ -104,7 +104,7 @@ def fit_memory(request: TrainRequest, *, available: int | None, progress: Progre
             f"{fitting} worker(s) instead of {wanted}: {wanted} need about {_peak(request, wanted) / _GIB:.1f} GiB, "
             f"and {available / _GIB:.1f} GiB are available"
         )
-    return replace(request, manner=replace(request.manner, workers=fitting))
+    return replace(request, execution=replace(request.execution, workers=fitting))
 
 
 def _candles(request: TrainRequest) -> int:

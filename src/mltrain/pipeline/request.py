@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet
     from mltrain.snapshots.stored import Snapshot
-    from mltrain.training.search import Manner
+    from mltrain.training.search import ExecutionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class TrainRequest:
         snapshot: The candles.
         feature_set: The features and the label.
         config: The configuration, options applied.
-        manner: How the search is run.
+        execution: How the search is run.
         final: Which rows the served model is fitted on; with "all", the figures are of its twin, fitted on "inner".
         warm_start: A version whose parameters are tried right after LightGBM's defaults; None: no such.
         promote: Whether a GO promotes.
@@ -58,7 +58,7 @@ class TrainRequest:
     snapshot: Snapshot
     feature_set: FeatureSet
     config: TrainConfig
-    manner: Manner
+    execution: ExecutionOptions
     promote: bool
     by: str
     final: Literal["inner", "all"] = "inner"

@@ -26,7 +26,7 @@ from mltrain.times import parse_time
 from mltrain.training.booster import fit_final
 from mltrain.training.calibrate import calibrate
 from mltrain.training.samples import build_samples, keep_newest, matrix_sha256
-from mltrain.training.search import regrow
+from mltrain.training.search import refit_out_of_fold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +118,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     progress.stage("fit again")
     tuned = {name: card["hyperparameters"][name] for name, _ in config.search.space.items()}
     rounds = int(card["hyperparameters"]["num_iterations"])
-    choice = calibrate(regrow(samples, split, config, params=tuned, rounds=rounds), samples, config)
+    choice = calibrate(refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds), samples, config)
     final: Literal["inner", "all"] = fitted_rows(card)
     bundle = Bundle(
         model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=final),

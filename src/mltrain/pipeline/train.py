@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from mltrain.training.calibration import CalibrationChoice
     from mltrain.training.economics import ForwardReturns
     from mltrain.training.samples import Samples, SymbolQuality
-    from mltrain.training.search import Manner, SearchResult
+    from mltrain.training.search import ExecutionOptions, SearchResult
     from mltrain.training.split import Split
 
 
@@ -250,7 +250,7 @@ def _learn(
         feature_set,
         config,
         journal=journal,
-        manner=request.manner,
+        execution=request.execution,
         progress=progress,
         warm_start=None if request.warm_start is None else request.warm_start.params,
     )
@@ -389,7 +389,7 @@ def learn_model(
     config: TrainConfig,
     *,
     journal: Path,
-    manner: Manner,
+    execution: ExecutionOptions,
     progress: Progress,
     warm_start: Mapping[str, float] | None = None,
 ) -> tuple[SearchResult, CalibrationChoice, Bundle]:
@@ -401,7 +401,7 @@ def learn_model(
         feature_set: What the columns are.
         config: The configuration.
         journal: Where the search keeps its record.
-        manner: How the search is run.
+        execution: How the search is run.
         progress: Told of every trial.
         warm_start: Parameters that are tried right after LightGBM's defaults.
 
@@ -413,7 +413,9 @@ def learn_model(
             that was to be resumed is damaged.
         MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
-    found = search(samples, split, config, journal=journal, manner=manner, progress=progress, warm_start=warm_start)
+    found = search(
+        samples, split, config, journal=journal, execution=execution, progress=progress, warm_start=warm_start
+    )
     progress.stage("final fit")
     choice = calibrate(found, samples, config)
     bundle = Bundle(

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mltrain.training.booster import bin_rows
-from mltrain.training.trial import Ground, Proposal, Track
+from mltrain.training.trial import FoldData, FoldRunner, Proposal
 
 if TYPE_CHECKING:
     from mltrain.config.train_config import FoldConfig, TrainConfig
@@ -60,11 +60,11 @@ def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, work
         MachineError: LightGBM cannot be loaded.
     """
     inner = bin_rows(samples, split, config, rows=split.inner.span)
-    track = Track.of(Ground.of(samples, split, config), inner)
+    runner = FoldRunner(FoldData.of(samples, split, config), inner)
     defaults = Proposal(0, config.search.space.defaults())
     rounds = min(_PROBE_ROUNDS, config.search.max_rounds)
     start = time.perf_counter()
-    track.score(defaults.params, rounds)
+    runner.score(defaults.params, rounds)
     round_s = (time.perf_counter() - start) / rounds
     trials = config.search.trials
     side_by_side = max(1, min(workers, config.search.batch, trials))

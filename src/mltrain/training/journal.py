@@ -1,9 +1,9 @@
-"""The journal of a study: Optuna's own records, one JSON document a line, written in whole steps.
+"""The journal of a study: Optuna's own records, one JSON document per line, written in whole steps.
 
-A step is what happens at once: the study begun and its first trials asked; a trial told and the next one asked. Its
-last line holds the hash of the step and of all before it, under a key that Optuna ignores: its own tools read the file
-as any journal of theirs. What is read back are whole steps and nothing else. A step that a kill or a power cut has torn
-never happened, and is cut off; a line that was changed afterwards is damage, and said to be.
+A step is what must happen together: the study and its first proposals; one trial's result and the next proposals. The
+last line of a step holds a hash of the step and of all steps before it, under a key that Optuna ignores, so its own
+tools can read the file. Only whole steps are read back. A step torn by a kill or a power cut is cut off; a line changed
+afterwards is damage, and an error.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-ANEW: Final = "move its journal out of studies/ in the data folder, then `mltrain train` begins it anew"
+START_OVER: Final = "move the study's journal out of studies/ in the data folder, then run `mltrain train` again"
 _MAX_BYTES: Final = 1 << 30
-_MARK: Final = "step_sha256"
-_MARKED: Final = b'"step_sha256":"'
+_HASH_KEY: Final = "step_sha256"
+_HASH_KEY_JSON: Final = b'"step_sha256":"'
 
 
 class Journal:
-    """A backend of Optuna's journal storage that keeps what it is given until `commit` writes it down.
+    """A backend of Optuna's journal storage that buffers records until `commit` writes them.
 
     The caller holds the study's lock: nobody else writes.
 
     Args:
         path: The file.
-        logs: What stands in it.
+        logs: The records in it.
         chain: Hash of its last step; empty for an empty file.
     """
 
     def __init__(self, path: Path, logs: list[dict[str, Any]], chain: str) -> None:
         self._path, self._logs, self._chain = path, logs, chain
-        self._written = len(logs)
+        self._committed = len(logs)
 
     @classmethod
     def begin(cls, path: Path) -> Journal:
-        """Begin an empty one; one that is there is kept as `<name>.old`.
+        """Begin an empty journal; an existing file is kept as `<name>.old`.
 
         Raises:
-            InputError: Something else than a file has its name.
-            MachineError: The machine refuses.
+            InputError: The path is not a regular file.
+            MachineError: The file cannot be written.
         """
         if path.exists():
             atomic_write(path.with_name(f"{path.name}.old"), _read(path))
@@ -57,50 +57,51 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> tuple[Journal, int]:
-        """Open one that is there and cut off what is no whole step; without any, the file is left as it is.
+        """Open a journal and cut off a torn last step; a file without any whole step is left unchanged.
 
         Returns:
-            The journal, and how many bytes were cut off or, without a whole step, passed over.
+            The journal, and the bytes of the torn step.
 
         Raises:
             InputError: It is damaged.
-            MachineError: The machine refuses.
+            MachineError: The file cannot be read or written.
         """
         data = _read(path)
         logs, chain, end = _whole_steps(data)
-        rest = data[end:]
-        if any(_MARKED in line for line in rest.split(b"\n")[:-1]):
-            line = data[:end].count(b"\n") + 1
-            raise InputError(f"the study {path} is damaged behind line {line - 1}", hint=ANEW)
-        if rest and logs:
+        torn = data[end:]
+        whole_lines = data[:end].count(b"\n")
+        # A line that ends a step follows the last valid step: this is no torn write.
+        if any(_HASH_KEY_JSON in line for line in torn.split(b"\n")[:-1]):
+            raise InputError(f"the study {path} is damaged after line {whole_lines}", hint=START_OVER)
+        if torn and logs:
             atomic_write(path, data[:end])
-        return cls(path, logs, chain), len(rest)
+        return cls(path, logs, chain), len(torn)
 
     @property
     def empty(self) -> bool:
         """Whether it holds no step yet."""
-        return not self._written
+        return not self._committed
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """Return the records from one on."""
+        """Return the records from a position on, buffered ones included."""
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: Iterable[dict[str, Any]]) -> None:
-        """Take records."""
-        # As they will be read back: what Optuna makes of them must not depend on where they come from.
+        """Buffer records."""
+        # Through JSON, so that Optuna gets the same values now and when the file is read back.
         self._logs += [json.loads(json.dumps(log)) for log in logs]
 
     def commit(self) -> None:
-        """Write what was taken since the last commit as one step, down to the disk.
+        """Write the buffered records as one step and flush it to the disk.
 
         Raises:
-            MachineError: The machine refuses; no part of the step is left.
+            MachineError: The file cannot be written; no part of the step is left.
         """
-        step = self._logs[self._written :]
+        step = self._logs[self._committed :]
         if step:
             self._chain = _hash(self._chain, step)
-            append_lines(self._path, [*map(_line, step[:-1]), _line({**step[-1], _MARK: self._chain})])
-            self._written = len(self._logs)
+            append_lines(self._path, [*map(_line, step[:-1]), _line({**step[-1], _HASH_KEY: self._chain})])
+            self._committed = len(self._logs)
 
 
 def _read(path: Path) -> bytes:
@@ -116,24 +117,24 @@ def _hash(chain: str, step: list[dict[str, Any]]) -> str:
 
 
 def _whole_steps(data: bytes) -> tuple[list[dict[str, Any]], str, int]:
-    """Return the records of the whole steps from the start on, the hash of the last one, and where it ends."""
+    """Return the records of all valid steps from the start, the hash of the last one, and the offset of its end."""
     logs: list[dict[str, Any]] = []
     step: list[dict[str, Any]] = []
-    chain, end, at = "", 0, 0
+    chain, end, offset = "", 0, 0
     for line in data.split(b"\n")[:-1]:
-        at += len(line) + 1
+        offset += len(line) + 1
         try:
             log = json.loads(line)
         except (ValueError, RecursionError):
             break
         if not isinstance(log, dict):
             break
-        mark = log.pop(_MARK, None)
+        step_hash = log.pop(_HASH_KEY, None)
         step.append(log)
-        if mark is None:
+        if step_hash is None:
             continue
-        if mark != _hash(chain, step):
+        if step_hash != _hash(chain, step):
             break
         logs += step
-        step, chain, end = [], mark, at
+        step, chain, end = [], step_hash, offset
     return logs, chain, end

@@ -1,20 +1,21 @@
-"""The search: which parameters, and how many rounds, by walk-forward folds inside the inner part.
+"""The search: hyperparameters and number of rounds of least walk-forward log loss inside the inner part.
 
-A trial is a pure function of its parameters and of the bar that earlier trials set; Optuna only proposes. All results
-are told in the order of the trials' numbers, and each of them makes room for the next trials, whose bar is set by those
-told till then. How many are on their way follows from how many were told: two at first, since the first ones have
-nothing to be judged by, and soon a whole batch. So neither the number of workers, nor a kill and a resumption, nor the
-end of the search changes a trial, and nobody waits for the slowest of a batch. A search that ends early, at any trial,
-is the search that was asked for no more trials.
+A trial is a pure function of its parameters and of the pruning thresholds; Optuna only proposes parameters. Results are
+reported in the order of the trials' numbers, and each result makes room for the next trials, whose thresholds follow
+from the results reported until then. The number of trials in flight depends only on how many have completed: two at
+first, when there is nothing to compare with, later a whole batch. So neither the number of workers nor an interruption
+changes a trial, and no worker waits for the slowest trial of a batch. A search that is stopped after n trials equals a
+search for n trials.
 
-A bad trial is pruned at a rung. Rungs are counted in rounds x learning rate x root of the leaves, so that slow and fast
-learners are compared at the same progress; the first ones look at the first fold alone, which costs a sixth of all. A
-trial is pruned there if its best loss so far is not among the best of the earlier trials at that rung; trials that
-stopped improving earlier count with their best loss. The best `ALWAYS_PASS` always pass: the curves of a few trials do
-not show which ones are bad, and a search of twenty would prune nearly all of them. A trial that has passed all rungs
-ends when it stops improving, and sooner if an earlier one was better.
+Trials are pruned by asynchronous successive halving (ASHA, Li et al. 2020) on learning curves. Rungs are measured in
+rounds x learning rate x square root of leaves, so that slow and fast learners are compared at equal progress; the first
+rungs use only the first fold, which costs a sixth of all folds. A trial is pruned at a rung if its best loss so far is
+not among the best of the earlier trials there; trials that stopped improving before it count with their best loss. The
+best `ALWAYS_PASS` always pass: a few learning curves do not show which trials are bad, and a search of twenty would
+prune nearly all of them. A trial that has passed all rungs ends when it stops improving, sooner if an earlier trial was
+better.
 
-Pruning depends on the results of the earlier trials alone, never on how many trials were asked for.
+Pruning depends only on the results of earlier trials, never on the number of trials requested.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from mltrain.config.train_config import study_sha256
 from mltrain.storage.edge import TEMP_SUFFIX, disk_edge, note_temp, sha256_bytes
 from mltrain.training.booster import bin_rows, load_binned, save_binned
 from mltrain.training.samples import matrix_sha256, take_rows
-from mltrain.training.study import STARTUP_TRIALS, open_study, told_before
-from mltrain.training.trial import Bar, Ground, Track
-from mltrain.training.workers import Alone, Workers
+from mltrain.training.study import STARTUP_TRIALS, completed_before, open_study
+from mltrain.training.trial import FoldData, FoldRunner, PruningThresholds
+from mltrain.training.workers import InProcessExecutor, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,23 +49,24 @@ if TYPE_CHECKING:
     from mltrain.training.split import Split
     from mltrain.training.study import Study
     from mltrain.training.trial import TrialRecord
-    from mltrain.training.workers import Crew
+    from mltrain.training.workers import TrialExecutor
 
-#: How many trials, counted from the best, pass every rung whatever its `keep` and `most`. Replayed in 400 orders of 19
-#: trials on 90 days of BTCUSDT, 4 lower the mean loss that pruning costs from 2e-4 to 7e-6 nats, at .66 instead of .24
-#: of the unpruned cost; how soon a trial that has passed all rungs ends (`settle`) makes no difference there.
+# The best trials, which pass every rung whatever its `keep` and `most`. Replayed in 400 orders of 19 trials on 90 days
+# of BTCUSDT, 4 lower the mean loss that pruning costs from 2e-4 to 7e-6 nats, at .66 instead of .24 of the unpruned
+# cost; `settle` makes no difference there.
 ALWAYS_PASS: Final = 4
-_LIBRARIES: Final = ("lightgbm", "optuna", "numpy")  # whose versions a trial depends on
+# Libraries whose version changes a trial.
+_LIBRARIES: Final = ("lightgbm", "optuna", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a search is run: nothing here changes a trial.
+class ExecutionOptions:
+    """How to run a search; no option changes a trial's result.
 
     Attributes:
-        workers: Processes that run trials; with one, they run in this process.
-        resume: Whether a study that was begun goes on.
-        timeout_s: Seconds after which no more trials are told, once there is one; None: no limit.
+        workers: Processes that run trials; 1: this process runs them.
+        resume: Whether to continue an unfinished study.
+        timeout_s: Seconds after which the search ends, but not before one trial has completed; None: no limit.
     """
 
     workers: int
@@ -74,11 +76,11 @@ class Manner:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
-    """What boosters say of rows that they have not learned from.
+    """Scores of the validation rows of all folds, each by the booster fitted on its fold's training rows.
 
     Attributes:
-        oof_scores: Scores of the folds' validation rows, shape (m,).
-        oof_rows: The samples' row of each score, shape (m,), rising.
+        oof_scores: Uncalibrated probabilities, shape (m,).
+        oof_rows: The samples' row of each score, shape (m,), increasing.
         oof_fold: The fold of each score, from 0, shape (m,).
     """
 
@@ -89,13 +91,13 @@ class OutOfFold:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult(OutOfFold):
-    """What the search found: its out-of-fold scores are the best trial's, after `best.rounds` rounds.
+    """The trials of a search, and the out-of-fold scores of the best one after `best.rounds` rounds.
 
     Attributes:
-        best: The complete trial of least loss; the earlier one of equals.
+        best: The complete trial of least loss; of equals, the earlier one.
         trials: All trials, by number.
-        resumed: How many of them had been told before this run.
-        timed_out: Whether the time ended the search.
+        resumed: How many of them had completed before this run.
+        timed_out: Whether the timeout ended the search.
     """
 
     best: TrialRecord
@@ -110,7 +112,7 @@ def search(
     config: TrainConfig,
     *,
     journal: Path,
-    manner: Manner,
+    execution: ExecutionOptions,
     progress: Progress,
     warm_start: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -118,150 +120,156 @@ def search(
     """Search for the parameters and the number of rounds of least walk-forward log loss.
 
     Args:
-        samples: All rows; those of the holdout are not looked at.
-        split: Of these rows.
-        config: Its `seed`, `booster`, `search` and the weights of rows count here.
-        journal: Where the study is kept. The caller holds the study's lock.
-        manner: How it is run.
-        progress: Told of every trial.
-        warm_start: Parameters of the space that are tried right after LightGBM's defaults.
-        clock: Tells seconds; for the timeout alone.
-
-    Returns:
-        The trials, the best of them, and its out-of-fold scores.
+        samples: All rows; those of the holdout are not read.
+        split: The split of these rows.
+        config: Its `seed`, `booster`, `search` and row weights are used.
+        journal: Path of the study's journal. The caller holds the study's lock.
+        execution: Workers, resumption and timeout.
+        progress: Advances with every trial.
+        warm_start: Parameters of the search space to try right after LightGBM's defaults.
+        clock: Returns seconds; used for the timeout alone.
 
     Raises:
-        InputError: Every feature is constant in the first fold's training rows, or a study that was to be resumed is
-            damaged or of other data.
-        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
+        InputError: Every feature is constant in the first fold's training rows, or the study to resume is damaged or
+            depends on other data.
+        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice in one trial.
     """
-    plan, start = config.search, clock()
-    ground = Ground.of(samples, split, config)
-    first = [plan.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
+    search_config, start_s = config.search, clock()
+    fold_data = FoldData.of(samples, split, config)
+    first = [search_config.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
     inner = bin_rows(samples, split, config, rows=split.inner.span)
+    binned_path = journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
     with disk_edge(journal, "clean up beside"):
-        _binned_path(journal).unlink(missing_ok=True)  # what a killed run has left
+        # Left by a killed run.
+        binned_path.unlink(missing_ok=True)
     with _quiet_optuna():
         study = open_study(
             journal,
-            plan,
+            search_config,
             seed=config.seed,
             identity=_identity(samples, split, config, first),
             first=first,
-            resume=manner.resume,
+            resume=execution.resume,
             progress=progress,
         )
-        resumed = min(len(study.told), plan.trials)
+        resumed = min(len(study.completed), search_config.trials)
 
         def left_s() -> float:
-            # Without a trial there is nothing to end with; the first one is never cut short.
-            return math.inf if manner.timeout_s is None or not study.told else start + manner.timeout_s - clock()
+            # A search needs one result: the first trial is never cut short.
+            if execution.timeout_s is None or not study.completed:
+                return math.inf
+            return start_s + execution.timeout_s - clock()
 
-        run = _Run(study, plan, left_s, progress)
-        count = min(manner.workers, plan.batch, plan.trials - resumed)
-        if count <= 1:
-            track = Track.of(ground, inner)
-            del inner  # the folds have their own rows
-            run.to_the_end(Alone(track))
+        workers = min(execution.workers, search_config.batch, search_config.trials - resumed)
+        if workers <= 1:
+            runner = FoldRunner(fold_data, inner)
+            # The folds hold copies of their rows.
+            del inner
+            _run_trials(study, search_config, InProcessExecutor(runner), left_s=left_s, progress=progress)
         else:
-            with _saved(inner, journal) as binned:
-                del inner  # the workers have their own; this process needs its memory for nothing meanwhile
-                with Workers(ground, binned, count=count) as crew:
-                    run.to_the_end(crew)
-                track = Track.of(ground, load_binned(binned, config))
-    told = study.told[: plan.trials]
-    best = find_best(told)
-    if best.rounds == plan.max_rounds:
-        progress.warn(f"the best trial was still improving after search.max_rounds = {plan.max_rounds} rounds")
-    oof = _score(track, split, best.params, best.rounds)
+            with _saved(inner, binned_path):
+                # The workers load the rows from the file: free this copy while they run.
+                del inner
+                with WorkerPool(fold_data, binned_path, count=workers) as executor:
+                    _run_trials(study, search_config, executor, left_s=left_s, progress=progress)
+                runner = FoldRunner(fold_data, load_binned(binned_path, config))
+    trials = study.completed[: search_config.trials]
+    best = find_best(trials)
+    if best.rounds == search_config.max_rounds:
+        progress.warn(f"the best trial was still improving after search.max_rounds = {search_config.max_rounds} rounds")
+    oof = _score_out_of_fold(runner, split, best.params, best.rounds)
     return SearchResult(
         best=best,
-        trials=tuple(told),
+        trials=tuple(trials),
         resumed=resumed,
-        timed_out=len(told) < plan.trials,
+        timed_out=len(trials) < search_config.trials,
         oof_scores=oof.oof_scores,
         oof_rows=oof.oof_rows,
         oof_fold=oof.oof_fold,
     )
 
 
-def regrow(
+def _run_trials(
+    study: Study,
+    search_config: SearchConfig,
+    executor: TrialExecutor,
+    *,
+    left_s: Callable[[], float],
+    progress: Progress,
+) -> None:
+    """Run the remaining trials until all have completed or the time is up."""
+    completed, trials = study.completed, search_config.trials
+
+    def advance(steps: int) -> None:
+        progress.advance(steps, note=f"best {find_best(completed[:trials]).loss:.5f}")
+
+    progress.stage("search", total=trials)
+    if completed:
+        advance(min(len(completed), trials))
+    submitted = len(completed)
+    while len(completed) < trials and left_s() > 0:
+        # The study proposes ahead, also beyond the last trial to run: a longer search would propose the same.
+        for proposal in study.proposed[submitted:trials]:
+            known = completed[: completed_before(proposal.number, search_config.batch)]
+            executor.submit(proposal, pruning_thresholds(known, search_config))
+            submitted += 1
+        record = executor.next_record(left_s=left_s)
+        if record is None:
+            return
+        study.report(record)
+        advance(1)
+
+
+def refit_out_of_fold(
     samples: Samples, split: Split, config: TrainConfig, *, params: Mapping[str, float], rounds: int
 ) -> OutOfFold:
-    """Return the out-of-fold scores of parameters after a number of rounds, as the search that found them has them.
+    """Return the out-of-fold scores of given parameters and rounds, the same as in the search that found them.
 
     Raises:
         InputError: Every feature is constant in the first fold's training rows.
         MachineError: LightGBM cannot be loaded.
     """
     inner = bin_rows(samples, split, config, rows=split.inner.span)
-    return _score(Track.of(Ground.of(samples, split, config), inner), split, params, rounds)
+    return _score_out_of_fold(FoldRunner(FoldData.of(samples, split, config), inner), split, params, rounds)
 
 
-def _score(track: Track, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
+def _score_out_of_fold(runner: FoldRunner, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
     return OutOfFold(
-        oof_scores=np.concatenate(track.score(params, rounds)),
+        oof_scores=np.concatenate(runner.score(params, rounds)),
         oof_rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
         oof_fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The trials of a study."""
-
-    study: Study
-    plan: SearchConfig
-    left_s: Callable[[], float]
-    progress: Progress
-
-    def to_the_end(self, crew: Crew) -> None:
-        """Run what is left of the trials, until all are told or the time is up."""
-        told, plan = self.study.told, self.plan
-        self.progress.stage("search", total=plan.trials)
-        if told:
-            self._advance(min(len(told), plan.trials))
-        given = len(told)
-        while len(told) < plan.trials and self.left_s() > 0:
-            # The study asks ahead, also where fewer trials are left to run: a longer search would ask the same.
-            for proposal in self.study.asked[given : plan.trials]:
-                crew.give(proposal, set_bar(told[: told_before(proposal.number, plan.batch)], plan))
-                given += 1
-            record = crew.take(left_s=self.left_s)
-            if record is None:
-                return
-            self.study.tell(record)
-            self._advance(1)
-
-    def _advance(self, steps: int) -> None:
-        self.progress.advance(steps, note=f"best {find_best(self.study.told[: self.plan.trials]).loss:.5f}")
-
-
-def set_bar(told: Sequence[TrialRecord], plan: SearchConfig) -> Bar:
-    """Return what a trial has to pass.
+def pruning_thresholds(completed: Sequence[TrialRecord], search_config: SearchConfig) -> PruningThresholds:
+    """Return the losses that a trial is judged by.
 
     Args:
-        told: The trials told when it was asked; at a rung that fewer than `ALWAYS_PASS` of them reached, every trial
-            passes.
-        plan: Its rungs count here.
+        completed: The trials that had completed when it was proposed. A rung that fewer than `ALWAYS_PASS` of them
+            reached prunes nothing.
+        search_config: Its rungs are used.
     """
-    bounds = []
-    for k, rung in enumerate(plan.rungs):
-        losses = sorted(t.rung_losses[k] for t in told if len(t.rung_losses) > k)
+    max_losses = []
+    for k, rung in enumerate(search_config.rungs):
+        losses = sorted(t.rung_losses[k] for t in completed if len(t.rung_losses) > k)
         passing = max(ALWAYS_PASS, min(rung.most, math.ceil(rung.keep * len(losses))))
-        bounds.append(losses[passing - 1] if len(losses) >= passing else math.inf)
-    return Bar(tuple(bounds), min((t.loss for t in told if t.state == "complete"), default=math.inf))
+        max_losses.append(losses[passing - 1] if len(losses) >= passing else math.inf)
+    best = min((t.loss for t in completed if t.state == "complete"), default=math.inf)
+    return PruningThresholds(tuple(max_losses), best)
 
 
-def find_best(told: Sequence[TrialRecord]) -> TrialRecord:
-    """Return the complete trial of least loss; the earlier one of equals."""
-    return min((t for t in told if t.state == "complete"), key=lambda t: (t.loss, t.number))
+def find_best(trials: Sequence[TrialRecord]) -> TrialRecord:
+    """Return the complete trial of least loss; of equals, the earlier one."""
+    return min((t for t in trials if t.state == "complete"), key=lambda t: (t.loss, t.number))
 
 
 def _identity(
     samples: Samples, split: Split, config: TrainConfig, first: Sequence[Mapping[str, float]]
 ) -> dict[str, str]:
-    """Return what the trials depend on, each thing under the name that a message gives it."""
+    """Return what the trials depend on, by the name that messages use.
+
+    Journals store these strings: neither the texts nor the `repr` of the split's dataclasses may change.
+    """
     return {
         "configuration": f"{study_sha256(config, registry_sha256='', warm_start=None)}-{config.seed}",
         "start": sha256_bytes(repr(first).encode()),
@@ -273,25 +281,20 @@ def _identity(
 
 
 @contextmanager
-def _saved(inner: Any, journal: Path) -> Iterator[Path]:  # noqa: ANN401 (LightGBM has no types)
-    """Give the file of the binned rows, under a hidden name of the study's own; it vanishes when the block ends."""
-    path = _binned_path(journal)
+def _saved(inner: Any, path: Path) -> Iterator[None]:  # noqa: ANN401 (LightGBM has no types)
+    """Write the binned rows to a temporary file, which is removed when the block ends."""
     note_temp(path)
     try:
         save_binned(inner, path)
         del inner
-        yield path
+        yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def _binned_path(journal: Path) -> Path:
-    return journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
-
-
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from telling of every trial, as long as this search lasts."""
+    """Silence Optuna's line per trial inside the block."""
     import optuna
 
     before = optuna.logging.get_verbosity()

@@ -1,9 +1,9 @@
-"""The study: Optuna proposes, the journal keeps what became of it, and a search that was killed goes on from there.
+"""The study: Optuna proposes trials, the journal stores their results, and an interrupted search resumes from it.
 
-Every trial is proposed by a sampler whose seed is of that trial alone, in the step in which an earlier one is told
-(`on_their_way`), the first ones as the study begins. So what a study proposes depends on neither who runs its trials
-nor when it was interrupted. What was told is kept with the trial, so that the bounds of the rungs and the best trial
-are the same after a resumption, to the last bit.
+Each trial is proposed by a sampler seeded with the trial's number, in the same journal step that records the result of
+an earlier trial (`in_flight`); the first ones are proposed when the study begins. So the proposals depend neither on
+who runs the trials nor on interruptions. The journal stores each trial's result in full, so that pruning thresholds and
+the best trial are the same after a resumption, to the last bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from mltrain.config.train_config import IntRange
 from mltrain.errors import InputError
-from mltrain.training.journal import ANEW, Journal
+from mltrain.training.journal import START_OVER, Journal
 from mltrain.training.trial import Proposal, TrialRecord
 
 if TYPE_CHECKING:
@@ -28,84 +28,88 @@ if TYPE_CHECKING:
     from mltrain.config.train_config import FloatRange, SearchConfig
     from mltrain.progress import Progress
 
-STARTUP_TRIALS: Final = 10  # finished trials before TPE replaces random sampling: half of a search of 20
-_RECORD: Final = "told"  # under this name a trial keeps what was told of it
-_IDENTITY: Final = "identity"
+# Finished trials before TPE replaces random sampling: half of a search of 20.
+STARTUP_TRIALS: Final = 10
+# Optuna user attributes, as written in journals: of a trial, and of the study.
+_RESULT_KEY: Final = "told"
+_IDENTITY_KEY: Final = "identity"
 
 
 class Study:
-    """A search as it is kept.
+    """A search as its journal stores it.
 
     Args:
         journal: Its records.
-        name: Its name among them.
-        plan: Its batch and space count here.
-        seed: Of its proposals.
+        name: Its name in the journal.
+        search_config: Its batch and space are used here.
+        seed: Random seed of the proposals.
 
     Attributes:
-        asked: The trials that have been proposed, by number, from 0: those told, and those on their way.
-        told: What became of the trials, by number, from 0.
+        proposed: The proposed trials, by number, from 0: the completed ones, then those in flight.
+        completed: The results of the completed trials, by number, from 0.
     """
 
-    def __init__(self, journal: Journal, name: str, plan: SearchConfig, *, seed: int) -> None:
+    def __init__(self, journal: Journal, name: str, search_config: SearchConfig, *, seed: int) -> None:
         import optuna
 
-        self._journal, self._plan, self._seed = journal, plan, seed
-        self._distributions = {name: _distribution(searched) for name, searched in plan.space.items()}
+        self._journal, self._batch, self._seed = journal, search_config.batch, seed
+        self._distributions = {name: _distribution(range_) for name, range_ in search_config.space.items()}
         self._storage = optuna.storages.JournalStorage(cast("BaseJournalBackend", journal))
         try:
             make = optuna.create_study if journal.empty else optuna.load_study
             self._study = make(storage=self._storage, study_name=name)
         except KeyError as err:
-            raise InputError(f"the journal does not hold the study {name}", hint=ANEW) from err
-        self._id = self._storage.get_study_id_from_name(name)
-        asked = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
-        self.asked: list[Proposal] = [Proposal(trial.number, trial.params) for trial in asked]
-        self.told: list[TrialRecord] = [_read_record(t, name) for t in asked if t.state.is_finished()]
-        if [t.number for t in self.told] != list(range(len(self.told))):
-            raise InputError(f"the study {name} tells of trials out of their order", hint=ANEW)
+            raise InputError(f"the journal does not hold the study {name}", hint=START_OVER) from err
+        proposed = [trial for trial in self._study.trials if trial.state.name != "WAITING"]
+        self.proposed: list[Proposal] = [Proposal(trial.number, trial.params) for trial in proposed]
+        self.completed: list[TrialRecord] = [_read_record(t, name) for t in proposed if t.state.is_finished()]
+        if [t.number for t in self.completed] != list(range(len(self.completed))):
+            raise InputError(f"the study {name} has completed trials out of order", hint=START_OVER)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Refuse a study whose trials depend on something else.
 
         Raises:
-            InputError: Names what is another.
+            InputError: Names what differs.
         """
-        kept = self._study.user_attrs.get(_IDENTITY)
-        kept = kept if isinstance(kept, dict) else {}
-        other = [name for name in identity if kept.get(name) != identity[name]]
-        if other:
-            raise InputError(f"the study {self._study.study_name} is of another {', '.join(other)}", hint=ANEW)
+        stored = self._study.user_attrs.get(_IDENTITY_KEY)
+        stored = stored if isinstance(stored, dict) else {}
+        different = [name for name in identity if stored.get(name) != identity[name]]
+        if different:
+            raise InputError(
+                f"the study {self._study.study_name} is of another {', '.join(different)}", hint=START_OVER
+            )
 
     def begin(self, identity: Mapping[str, str], first: Sequence[Mapping[str, float]]) -> None:
-        """Write down what its trials depend on, and which parameters are tried before any is proposed."""
-        self._study.set_user_attr(_IDENTITY, dict(identity))
+        """Record what the trials depend on, and the parameters to try before the sampler proposes any."""
+        self._study.set_user_attr(_IDENTITY_KEY, dict(identity))
         for params in first:
             self._study.enqueue_trial(dict(params))
-        self._ask(told=0)
+        self._propose(completed=0)
         self._journal.commit()
 
-    def _ask(self, *, told: int) -> None:
-        """Propose the trials that may be on their way when so many have been told."""
-        while len(self.asked) < told + on_their_way(told, self._plan.batch):
-            self._propose()
-
-    def _propose(self) -> None:
+    def _propose(self, *, completed: int) -> None:
+        """Propose all trials that may be in flight once so many have completed."""
         from optuna.samplers import TPESampler
 
-        own_seed = hashlib.sha256(f"{self._seed}:{len(self.asked)}".encode()).digest()[:4]
-        self._study.sampler = TPESampler(
-            seed=int.from_bytes(own_seed, "big"), n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
-        )
-        trial = self._study.ask(self._distributions)
-        self.asked.append(Proposal(trial.number, trial.params))
+        while len(self.proposed) < completed + in_flight(completed, self._batch):
+            seed = hashlib.sha256(f"{self._seed}:{len(self.proposed)}".encode()).digest()[:4]
+            self._study.sampler = TPESampler(
+                seed=int.from_bytes(seed, "big"), n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
+            )
+            trial = self._study.ask(self._distributions)
+            self.proposed.append(Proposal(trial.number, trial.params))
 
-    def tell(self, record: TrialRecord) -> None:
-        """Tell of a trial, and ask the next ones; of a pruned one, its loss at the last rung, by which TPE ranks it."""
+    def report(self, record: TrialRecord) -> None:
+        """Record a trial's result and propose the next trials, in one step of the journal.
+
+        A pruned trial reports its loss at its last rung, by which TPE ranks it.
+        """
         from optuna.trial import TrialState
 
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, record.number)
-        kept = {
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, record.number)
+        stored = {
             "rounds": record.rounds,
             "loss": record.loss,
             "curve_rounds": record.curve_rounds,
@@ -113,39 +117,39 @@ class Study:
             "state": record.state,
             "seconds": record.seconds,
         }
-        self._storage.set_trial_user_attr(trial_id, _RECORD, kept)
+        self._storage.set_trial_user_attr(trial_id, _RESULT_KEY, stored)
         if record.state == "pruned":
             self._storage.set_trial_intermediate_value(trial_id, len(record.rung_losses), record.loss)
         state = TrialState.COMPLETE if record.state == "complete" else TrialState.PRUNED
         self._storage.set_trial_state_values(trial_id, state, [record.loss])
-        self._ask(told=record.number + 1)
+        self._propose(completed=record.number + 1)
         self._journal.commit()
-        self.told.append(record)
+        self.completed.append(record)
 
 
-def on_their_way(told: int, batch: int) -> int:
-    """Return how many trials run, or wait to be run, when so many have been told.
+def in_flight(completed: int, batch: int) -> int:
+    """Return how many trials are proposed and not yet completed, once so many have completed.
 
-    As many as were told, so that there is something to judge each by, but two at least and a batch at most.
+    As many as have completed, so that each has results to be compared with; at least two, at most a batch.
 
-    >>> [on_their_way(told, 8) for told in (0, 1, 2, 3, 4, 8, 100)]
+    >>> [in_flight(completed, 8) for completed in (0, 1, 2, 3, 4, 8, 100)]
     [2, 2, 2, 3, 4, 8, 8]
     """
-    return min(batch, max(2, told))
+    return min(batch, max(2, completed))
 
 
-def told_before(number: int, batch: int) -> int:
-    """Return how many trials had been told when a trial was asked.
+def completed_before(number: int, batch: int) -> int:
+    """Return how many trials had completed when a trial was proposed.
 
-    >>> [told_before(number, 8) for number in (0, 1, 2, 3, 4, 6, 7, 16, 100)]
+    >>> [completed_before(number, 8) for number in (0, 1, 2, 3, 4, 6, 7, 16, 100)]
     [0, 0, 1, 2, 3, 4, 4, 9, 93]
     """
-    return next(told for told in count(max(0, number - batch)) if told + on_their_way(told, batch) > number)
+    return next(done for done in count(max(0, number - batch)) if done + in_flight(done, batch) > number)
 
 
 def open_study(
     path: Path,
-    plan: SearchConfig,
+    search_config: SearchConfig,
     *,
     seed: int,
     identity: Mapping[str, str],
@@ -157,72 +161,71 @@ def open_study(
 
     Args:
         path: The journal. The caller holds the study's lock.
-        plan: Its trials, batch and space count here.
-        seed: Of its proposals.
-        identity: What its trials depend on: one that is there and depends on something else is not this study.
-        first: Parameters that are tried before any is proposed.
-        resume: Whether an unfinished one goes on. Without it, it is kept as `<name>.old` and begun anew; a finished
-            one is taken as it is either way.
-        progress: Told of what a user may not expect.
+        search_config: Its trials, batch and space are used here.
+        seed: Random seed of the proposals.
+        identity: What the trials depend on; a stored study of another identity is a different study.
+        first: Parameters to try before the sampler proposes any.
+        resume: Whether to continue an unfinished study. Without it, the file is kept as `<name>.old` and a new study
+            begins; a finished study is used as it is either way.
+        progress: Receives warnings.
 
     Raises:
-        InputError: It was to be resumed, and is damaged or of other data.
-        MachineError: The machine refuses.
+        InputError: The study to resume is damaged or depends on other data.
+        MachineError: The journal cannot be read or written.
     """
     if path.exists():
-        study = _open_own(path, plan, seed=seed, identity=identity, resume=resume, progress=progress)
-        if study is not None and (resume or len(study.told) >= plan.trials):
+        study = _open_existing(path, search_config, seed=seed, identity=identity, resume=resume, progress=progress)
+        if study is not None and (resume or len(study.completed) >= search_config.trials):
             return study
     elif resume:
-        progress.warn(f"there is no study {path.stem} to resume: it begins now")
-    study = Study(Journal.begin(path), path.stem, plan, seed=seed)
+        progress.warn(f"there is no study {path.stem} to resume: a new one begins")
+    study = Study(Journal.begin(path), path.stem, search_config, seed=seed)
     study.begin(identity, first)
     return study
 
 
-def _open_own(
-    path: Path, plan: SearchConfig, *, seed: int, identity: Mapping[str, str], resume: bool, progress: Progress
+def _open_existing(
+    path: Path, search_config: SearchConfig, *, seed: int, identity: Mapping[str, str], resume: bool, progress: Progress
 ) -> Study | None:
-    """Return the study that is there; None where it is not this one and need not be."""
+    """Return the stored study; None if it is empty, or is unusable and need not be resumed."""
     try:
-        journal, cut = Journal.open(path)
+        journal, bytes_dropped = Journal.open(path)
         if journal.empty:
             if resume:
-                progress.warn(f"the study {path.stem} had not begun when it was interrupted: it begins now")
+                progress.warn(f"the study {path.stem} was interrupted before its first step: a new one begins")
             return None
-        if cut:
-            progress.warn(f"the study's last step was not written whole: {cut} bytes were cut off")
-        study = Study(journal, path.stem, plan, seed=seed)
+        if bytes_dropped:
+            progress.warn(f"the study's last step was incomplete: {bytes_dropped} bytes were cut off")
+        study = Study(journal, path.stem, search_config, seed=seed)
         study.check_identity(identity)
     except InputError as err:
         if not resume:
             return None
-        raise InputError(
-            err.message, hint=f"without --resume it is begun anew, and what is there kept as {path.name}.old"
-        ) from err
+        hint = f"run the same command without --resume: the old journal is kept as {path.name}.old"
+        raise InputError(err.message, hint=hint) from err
     return study
 
 
 def _read_record(trial: optuna.trial.FrozenTrial, name: str) -> TrialRecord:
-    kept: Any = trial.user_attrs.get(_RECORD)
+    stored: Any = trial.user_attrs.get(_RESULT_KEY)
     try:
         return TrialRecord(
             number=trial.number,
             params=trial.params,
-            rounds=int(kept["rounds"]),
-            loss=float(kept["loss"]),
-            curve_rounds=int(kept["curve_rounds"]),
-            rung_losses=tuple(float(loss) for loss in kept["rung_losses"]),
-            state="complete" if kept["state"] == "complete" else "pruned",
-            seconds=float(kept["seconds"]),
+            rounds=int(stored["rounds"]),
+            loss=float(stored["loss"]),
+            curve_rounds=int(stored["curve_rounds"]),
+            rung_losses=tuple(float(loss) for loss in stored["rung_losses"]),
+            state="complete" if stored["state"] == "complete" else "pruned",
+            seconds=float(stored["seconds"]),
         )
     except (KeyError, TypeError, ValueError) as err:
-        raise InputError(f"the study {name} does not tell what became of trial {trial.number}") from err
+        raise InputError(f"the study {name} has no valid result of trial {trial.number}") from err
 
 
-def _distribution(searched: IntRange | FloatRange) -> BaseDistribution:
+def _distribution(range_: IntRange | FloatRange) -> BaseDistribution:
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    if isinstance(searched, IntRange):
-        return IntDistribution(searched.low, searched.high, log=searched.is_log)
-    return FloatDistribution(searched.low, searched.high, log=searched.is_log)
+    if isinstance(range_, IntRange):
+        return IntDistribution(range_.low, range_.high, log=range_.is_log)
+    return FloatDistribution(range_.low, range_.high, log=range_.is_log)

@@ -1,16 +1,14 @@
-"""Who runs the trials: this process, or as many spawned ones as asked for, each with one OpenMP thread.
+"""Executors of trials: this process, or a pool of spawned processes with one OpenMP thread each.
 
-Which of them runs a trial changes nothing about it. Workers are spawned, never forked: LightGBM's threads do not
-survive a fork. They load the binned rows from a file that is written once, in milliseconds, and cut the folds out of
-it themselves.
+Where a trial runs does not change its result. Workers are spawned, never forked: LightGBM's threads do not survive a
+fork. They load the binned rows from a file that is written once, in milliseconds, and cut out the folds themselves.
 
-Nothing here hangs and nothing is left behind. Each worker has one pipe, whose other end only this process holds. When
-it closes, because the search is over or because this process ended in whatever way, the worker kills itself at once.
-When a worker dies (the kernel ends the largest process when memory runs out), its trial is run once more when nothing
-else runs.
+Nothing hangs and no process is left behind. Each worker has one pipe, whose other end only this process holds. When
+that end closes, because the search is over or because this process ended for whatever reason, the worker kills itself.
+When a worker dies (the kernel kills the largest process when memory runs out), its trial is run again, alone.
 
-There is no executor of the standard library in this: its locks are named semaphores, which outlive a process that ends
-at a signal, and an interruption in the midst of its `wait` leaves locks taken for ever.
+`concurrent.futures` is not used: its locks are named semaphores, which outlive a process that a signal ends, and an
+interrupt inside its `wait` leaves locks held forever.
 """
 
 from __future__ import annotations
@@ -22,17 +20,16 @@ import threading
 import traceback
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
 from mltrain.errors import MachineError
 from mltrain.training.booster import load_binned
 from mltrain.training.lightgbm_import import own_process
-from mltrain.training.trial import Track
+from mltrain.training.trial import FoldRunner, Proposal, PruningThresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,64 +38,65 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from mltrain.training.trial import Bar, Ground, Proposal, TrialRecord
+    from mltrain.training.trial import FoldData, TrialRecord
 
-# The kernel may hand a signal to another thread; Python acts on it when the main thread wakes up.
-_LONGEST_WAIT_S: Final = 0.2
+# The kernel may deliver a signal to another thread; Python handles it when the main thread wakes up.
+_MAX_WAIT_S: Final = 0.2
+
+_Job: TypeAlias = tuple[Proposal, PruningThresholds]
 
 
-class Crew(Protocol):
-    """Whoever runs trials."""
+class TrialExecutor(Protocol):
+    """Runs trials and returns their results in the order of submission."""
 
-    def give(self, proposal: Proposal, bar: Bar) -> None:
-        """Have a trial run; numbers rise."""
+    def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
+        """Add a trial to run; numbers increase."""
 
-    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Return what became of the first trial that was given and not taken yet; None where the time is up.
+    def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Return the result of the earliest trial not yet returned; None once the time is up.
 
         Args:
-            left_s: Tells the seconds that are left; infinite where time does not matter.
+            left_s: Returns the seconds left; infinite without a limit.
         """
 
 
-class Alone:
+class InProcessExecutor:
     """Runs trials one after the other in this process.
 
     Args:
-        track: The folds.
+        runner: The folds to run on.
     """
 
-    def __init__(self, track: Track) -> None:
-        self._track = track
-        self._given: deque[tuple[Proposal, Bar]] = deque()
+    def __init__(self, runner: FoldRunner) -> None:
+        self._runner = runner
+        self._jobs: deque[_Job] = deque()
 
-    def give(self, proposal: Proposal, bar: Bar) -> None:
-        """Note a trial; it is run when it is taken."""
-        self._given.append((proposal, bar))
+    def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
+        """Queue a trial; it runs when its result is asked for."""
+        self._jobs.append((proposal, thresholds))
 
-    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Run a trial as `Crew` says."""
-        proposal, bar = self._given.popleft()
-        return self._track.run(proposal, bar, keep_on=lambda: left_s() > 0)
+    def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Run the next trial, see `TrialExecutor`."""
+        return self._runner.run(*self._jobs.popleft(), should_continue=lambda: left_s() > 0)
 
 
-class Workers:
-    """Runs trials in spawned processes; a context manager, at whose end no process is left.
+class WorkerPool:
+    """Runs trials in spawned processes; a context manager that ends all of them on exit.
 
     Args:
-        ground: What the trials run on.
+        fold_data: Input of every trial.
         binned: The file of the binned inner part.
-        count: How many processes, at least 1.
+        count: Number of processes, at least 1.
     """
 
-    def __init__(self, ground: Ground, binned: Path, *, count: int) -> None:
-        self._ground, self._binned, self._count = ground, binned, count
+    def __init__(self, fold_data: FoldData, binned: Path, *, count: int) -> None:
+        self._fold_data, self._binned, self._count = fold_data, binned, count
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
-        self._untaken: deque[int] = deque()
+        self._order: deque[int] = deque()
         self._waiting: deque[_Job] = deque()
-        # Trials whose worker died: each runs alone, for what killed the worker may be the lack of memory.
-        self._suspects: deque[_Job] = deque()
+        # Trials whose worker died. Each is run again alone: lack of memory may have killed the worker.
+        self._retries: deque[_Job] = deque()
         self._deaths: Counter[int] = Counter()
         self._records: dict[int, TrialRecord] = {}
 
@@ -111,34 +109,34 @@ class Workers:
         _end_all(self._idle)
         _end_all(self._busy)
 
-    def give(self, proposal: Proposal, bar: Bar) -> None:
-        """Have a trial run, as soon as a process is free when one is taken."""
-        self._untaken.append(proposal.number)
-        self._waiting.append(_Job(proposal, bar))
+    def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
+        """Queue a trial; it starts during the next `next_record` that finds a process free."""
+        self._order.append(proposal.number)
+        self._waiting.append((proposal, thresholds))
 
-    def take(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Return what became of a trial as `Crew` says.
+    def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
+        """Wait for the next trial, see `TrialExecutor`.
 
         Raises:
-            MachineError: The process that ran a trial died twice.
+            MachineError: The worker of a trial died twice.
         """
-        while self._untaken[0] not in self._records:
+        while self._order[0] not in self._records:
             left = left_s()
             if left <= 0:
                 return None
             self._start_trials()
-            ready = wait([worker.pipe for worker in self._busy], timeout=min(left, _LONGEST_WAIT_S))
+            ready = wait([worker.pipe for worker in self._busy], timeout=min(left, _MAX_WAIT_S))
             for worker in [worker for worker in self._busy if worker.pipe in ready]:
                 self._busy.remove(worker)
                 self._receive(worker)
-        return self._records.pop(self._untaken.popleft())
+        return self._records.pop(self._order.popleft())
 
     def _start_trials(self) -> None:
-        """Give every free process a trial; while there are suspects, one of them, and nothing else."""
-        if self._suspects:
+        """Give each free process a trial; a retry waits until it can run alone."""
+        if self._retries:
             if not self._busy:
                 _end_all(self._idle)
-                self._start(self._suspects.popleft())
+                self._start(self._retries.popleft())
             return
         while self._waiting and len(self._busy) < self._count:
             self._start(self._waiting.popleft())
@@ -146,74 +144,64 @@ class Workers:
     def _start(self, job: _Job) -> None:
         messages: list[object] = [job]
         while self._idle and not self._idle[-1].process.is_alive():
-            # It died while it had nothing to do.
+            # It died while idle.
             self._idle.pop().end()
         if self._idle:
             worker = self._idle.pop()
         else:
             worker = _Worker()
-            messages.insert(0, (self._ground, self._binned))
+            messages.insert(0, (self._fold_data, self._binned))
         worker.job = job
         self._busy.append(worker)
-        # Where the worker has just died, the next wait finds that out.
+        # If the worker has just died, the next wait reports it.
         with suppress(OSError):
             for message in messages:
                 worker.pipe.send(message)
 
     def _receive(self, worker: _Worker) -> None:
-        """Take what a worker sent: a record, an error, or that it has died.
-
-        Raises:
-            MachineError: The trial's process died for the second time.
-        """
+        """Store the result of a worker's trial, raise its error, or plan a retry if the worker died."""
         job = worker.job
+        number = job[0].number
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError) as err:
             worker.end()
-            number = job.proposal.number
             self._deaths[number] += 1
             if self._deaths[number] > 1:
                 raise MachineError(
-                    f"trial {number} was run twice, and twice its process died, most likely for lack of memory",
+                    f"the process of trial {number} died twice, most likely for lack of memory",
                     hint="free some memory, or train on fewer rows; then continue with --resume --workers 1",
                 ) from err
-            self._suspects.append(job)
+            self._retries.append(job)
             return
         self._idle.append(worker)
         if isinstance(answer, BaseException):
             raise answer
-        self._records[job.proposal.number] = answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    proposal: Proposal
-    bar: Bar
+        self._records[number] = answer
 
 
 class _Worker:
-    """One spawned process that runs the trials sent through its pipe."""
+    """One spawned process, the pipe to it, and the trial it runs."""
 
     job: _Job
 
     def __init__(self) -> None:
         context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_run_trials, args=(theirs,), daemon=True)
-        # The first start of a process starts this helper, which unblocks the signals: so it comes first.
+        self.pipe, child_pipe = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(child_pipe,), daemon=True)
+        # Starting this helper unblocks signals, so it must run before the mask is set.
         resource_tracker.ensure_running()
-        # The process inherits the mask: Ctrl-C reaches the whole group of a terminal, and is for the parent alone.
+        # A child inherits the mask: Ctrl-C reaches all processes of a terminal, and only the parent handles it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with _without_main():
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+            child_pipe.close()
 
     def end(self) -> None:
-        """End the process, whatever it is doing: LightGBM cannot be interrupted, and there is nothing to clean up."""
+        """Kill the process: LightGBM cannot be interrupted, and there is nothing to clean up."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -226,10 +214,10 @@ def _end_all(workers: list[_Worker]) -> None:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the caller's script from a process that is spawned inside the block.
+    """Hide the caller's script from a process spawned inside the block.
 
-    It would run that script again, to find what was pickled from there, which is nothing here: a script without
-    `if __name__ == "__main__"` would begin the search anew in every worker, and never end.
+    A spawned process runs that script again to find what was pickled from it, which is nothing here: a script without
+    `if __name__ == "__main__"` would start the search again in every worker, endlessly.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -239,21 +227,21 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _run_trials(pipe: Connection) -> None:
+def _work(pipe: Connection) -> None:
     """Run trials in a worker until its pipe closes."""
     received: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive_all, args=(pipe, received), daemon=True).start()
     own_process()
-    # Read when LightGBM's library is loaded, which is next.
+    # OpenMP reads it when LightGBM's library is loaded, which happens below.
     os.environ["OMP_NUM_THREADS"] = "1"
-    ground, binned = received.get()
-    track = None
+    fold_data, binned = received.get()
+    runner = None
     while True:
         job: _Job = received.get()
         answer: TrialRecord | Exception | None
         try:
-            track = track or Track.of(ground, load_binned(binned, ground.config))
-            answer = track.run(job.proposal, job.bar)
+            runner = runner or FoldRunner(fold_data, load_binned(binned, fold_data.config))
+            answer = runner.run(*job)
         except Exception as err:  # noqa: BLE001 (raised again in the parent)
             err.add_note(f"in a worker:\n{traceback.format_exc()}")
             answer = err
@@ -261,7 +249,7 @@ def _run_trials(pipe: Connection) -> None:
 
 
 def _receive_all(pipe: Connection, received: SimpleQueue[Any]) -> None:
-    """Pass on what comes through a pipe, and end this process when the other end of the pipe closes."""
+    """Queue everything that arrives, and kill this process when the other end of the pipe closes."""
     try:
         while True:
             received.put(pipe.recv())
