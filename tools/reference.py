@@ -23,7 +23,7 @@ _NOTE: Final = "<!-- Made by `python -m tools.reference`; do not edit. -->\n"
 _COMMANDS: Final = """# Commands
 
 Results go to stdout; progress, warnings and errors to stderr. [Exit codes](exit-codes.md) are the same everywhere, and
-so are these options and `--help`, which stand behind the command; `demo` has a data folder of its own, `mltrain-demo`:
+so are these options and `--help`, which go after the command; `demo` has a data folder of its own, `mltrain-demo`:
 """
 _EXIT_CODES: Final = """# Exit codes
 
@@ -85,7 +85,7 @@ def _record(parameter: Any, command: Any) -> tuple[str, str]:  # noqa: ANN401 (T
     record = parameter.get_help_record(command.context_class(command, info_name="x"))
     words, text = (None, parameter.help or "") if record is None else record
     if parameter.param_type_name == "argument":
-        words = parameter.name.upper() if parameter.required else f"[{parameter.name.upper()}]"
+        words = parameter.metavar if parameter.required else f"[{parameter.metavar}]"
     return str(words or ", ".join(parameter.opts)), re.sub(r"\s{2,}", " ", text)
 
 
@@ -104,6 +104,8 @@ def commands_page() -> str:
         parts += [f"## mltrain {' '.join(words)}\n", f"{_sentence(command.help)}\n"]
         if rows := _parameters(command, without=common):
             parts.append(_table(("argument or option", "meaning"), rows))
+        if command.epilog:
+            parts.append(f"Example: `{command.epilog.removeprefix('Example: ')}`\n")
         if hasattr(command, "commands"):
             names = [f"[`{name}`](#mltrain-{'-'.join([*words, name])})" for name in command.commands]
             parts.append(f"Commands of this group: {', '.join(names)}.\n")
@@ -122,10 +124,7 @@ def _parameters(
     without: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Return how the parameters of a command are written, and what they mean."""
-    from mltrain.cli.settings import SettingsCommand
-
-    if isinstance(command, SettingsCommand):
-        command.add_defaults()
+    command.describe(command.context_class(command, info_name="x"))
     rows = []
     for parameter in command.params:
         hidden = getattr(parameter, "hidden", False) or set(parameter.opts) & set(without)

@@ -18,7 +18,7 @@ def test_the_report_tells_all_that_figures_need(trained_dir):
     assert report["cores"] >= 1
     assert sum(b["calls"] for b in document["latency"]["histogram"]) == 20
     assert {"p50", "p95", "p99", "max"} <= set(document["latency"]["candles"])
-    for word in ("first call ms", "memory MB", "single-row fast call", "█", "within the budget", "load"):
+    for word in ("first call ms", "memory MB", "single-row fast call", "━", "within the budget", "load"):
         assert word in shown.out
 
 

@@ -43,7 +43,7 @@ def test_promotion_and_rollback_move_the_one_pointer(two_versions):
 
     assert promoted.document["moved"] is True
     assert (back.code, forth.code) == (0, 0)
-    assert f"{first} is the best version now, in place of {second}" in back.out
+    assert f"{first} is live now, in place of {second}" in back.out
     assert [e["to_version"] for e in history["entries"]] == [first, second, first, second]
     assert history["problems"] == []
 
@@ -96,9 +96,9 @@ def test_what_shows_the_models_works_without_the_pointer(data_dir):
     assert f"run `mltrain promote {best}`" in listed.err
     assert f"run `mltrain promote {best}`" in history.out
     assert "never happened" not in history.out
-    assert f"{best} is the best version again" in restored.out
+    assert f"{best} is live again" in restored.out
     assert best_of(data_dir) == best
-    assert "the lost pointer was put back" in call("models", "history", data_dir=data_dir).out
+    assert "the lost pointer was restored" in call("models", "history", data_dir=data_dir).out
 
 
 def test_the_best_one_again_writes_nothing(data_dir):
@@ -192,7 +192,7 @@ def test_options_between_a_group_and_its_command_are_refused(data_dir):
     done = call("models", "--json", "history", data_dir=data_dir)
 
     assert done.code == 2
-    assert "behind the command" in done.err
+    assert "after the command" in done.err
 
 
 def test_a_version_is_made_again_on_request(data_dir):

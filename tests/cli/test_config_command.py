@@ -38,8 +38,9 @@ def test_the_help_names_the_defaults_of_the_packaged_file():
     """Each option of train.yml shows what `config show` says; the help itself holds no number."""
     values = {s["key"]: s["value"] for s in call("config", "show", "--json").document["settings"]}
     command = typer.main.get_command(with_commands("train")).commands["train"]
-    command.add_defaults()
-    command.add_defaults()
+    context = command.context_class(command, info_name="train")
+    command.describe(context)
+    command.describe(context)
     texts = {option.opts[0]: option.help for option in command.params}
 
     for key, name in _OPTIONS.items():

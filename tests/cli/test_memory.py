@@ -20,7 +20,7 @@ def test_a_limit_on_addresses_is_exit_8_with_the_need(tmp_path, words):
     done = limited(*words, "--data-dir", tmp_path / "data")
 
     assert (done.returncode, done.stdout) == (8, "")
-    assert f"limited to {LIMIT_MB} MB, and this command takes " in done.stderr
+    assert f"limited to {LIMIT_MB} MB, and this command needs " in done.stderr
     assert "ulimit -v" in done.stderr
     assert not any(tmp_path.iterdir())
 

@@ -55,5 +55,5 @@ def test_options_of_a_page_need_the_page(words, data_dir):
     told = call(*words, data_dir=data_dir, cwd=data_dir)
 
     assert told.code == 2
-    assert "goes with --html" in told.err
+    assert "needs --html" in told.err
     assert not (data_dir / "x.html").exists()

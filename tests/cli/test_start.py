@@ -71,7 +71,7 @@ def test_a_usage_error_tells_what_to_type():
     """Where a message has no hint of its own, it is the command's help, without what was wrong."""
     told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
 
-    assert "hint: `mltrain snapshot --help` tells its options" in told
+    assert "hint: `mltrain snapshot --help` lists its options" in told
 
 
 @pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)

@@ -119,7 +119,7 @@ def test_the_commands_ask_and_warn(store, publish, promote, other_label):
     assert "hint: to promote it anyway, run `mltrain promote 2025-10-15.2 --other-meaning`" in refused.err
     assert re.search(f"warning: .*{changed % (5, 1)}", forced.err)
     assert re.search(f"warning: .*{changed % (1, 5)}", back.err)
-    assert "2025-10-15.2 is the best version now, in place of 2025-10-15" in forced.out
+    assert "2025-10-15.2 is live now, in place of 2025-10-15" in forced.out
     assert store.best().name == "2025-10-15"
 
 

@@ -1,4 +1,4 @@
-"""The command bench: how long a version takes, and whether that is within the budget."""
+"""The command bench: the latency of a version, held against a budget."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_version
+from mltrain.cli.help import add_command
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
@@ -19,32 +20,39 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mltrain.gates.latency import Bin
     from mltrain.pipeline.bench import BenchReport
 
 NO_GO: Final = 4
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("bench")(bench)
+    """Add the commands of this module."""
+    add_command(app, "bench", bench, example="mltrain bench --samples 2000 --budget-ms 50")
 
 
 @command(opens_versions=True, takes_mb=SERVING_MB)
 def bench(
     session: Session,
     ref: DefaultRef = None,
-    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Measured calls.")] = 1000,
+    samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Calls to measure.")] = 1000,
     budget_ms: Annotated[
-        float, typer.Option("--budget-ms", min=0.001, help="Above it, p95 of candles to probability is a NO-GO.")
+        float,
+        typer.Option(
+            "--budget-ms", min=0.001, help="Highest p95, in ms from candles to probability, that is not a NO-GO."
+        ),
     ] = 80.0,
     compare: Annotated[
         str | None,
-        typer.Option("--compare", help="Measure this version, too, side by side.", autocompletion=complete_version),
+        typer.Option(
+            "--compare",
+            metavar="VERSION",
+            help="Measure this version, too, and show both.",
+            autocompletion=complete_version,
+        ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Measure latency: one row, candles to probability, batch throughput; exit 4 where it is over the budget."""
+    """Measure latency: one row, candles to probability, and batch throughput; exit 4 if it is over the budget."""
     from mltrain.pipeline.bench import bench_version
 
     read_ops(ops)
@@ -93,20 +101,15 @@ def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
         )
         for r in reports
     ]
-    columns_ = ("version", "one row goes through", "load ms", "first call ms", "batch rows/s", "memory MB")
+    columns_ = ("version", "path of one row", "load ms", "first call ms", "batch rows/s", "memory MB")
     yield table(None, columns_, cells, kinds=" frrrr")
     for r in reports:
-        yield table(
-            f"{r.version}: candles to probability", ("ms", "calls", ""), _bars(r.latency.histogram), kinds="rrb"
-        )
+        most = max((b.calls for b in r.latency.histogram), default=0) or 1
+        bins = [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", b.calls / most) for b in r.latency.histogram]
+        yield table(f"{r.version}: candles to probability", ("ms", "calls", ""), bins, kinds="rrb")
     last = reports[-1]
     load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"
     yield f"{last.latency.samples:,} samples on {last.latency.cpu}, {last.cores} cores, load {load}"
     for r in reports:
         if r.noise is not None:
-            yield f"NOISY MACHINE ({r.version}): {r.noise}; the figures are worse than the model"
-
-
-def _bars(bins: Sequence[Bin]) -> list[tuple[str, str, str]]:
-    most = max((b.calls for b in bins), default=0) or 1
-    return [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", str(b.calls / most)) for b in bins]
+            yield f"NOISY MACHINE ({r.version}): {r.noise}; these figures are too high"

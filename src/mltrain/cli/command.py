@@ -1,4 +1,4 @@
-"""What every command shares: the common options, the run's one clock reading, and how its result is shown."""
+"""What all commands share: the common options, one reading of the clock, and how the result is shown."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE, log_line, logs_json
+from mltrain.cli.help import COMMON
 from mltrain.cli.memory import check_address_space
 from mltrain.cli.progress import open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
@@ -28,49 +29,48 @@ if TYPE_CHECKING:
 
 
 class LogFormat(StrEnum):
-    """How stderr tells what goes on."""
+    """Format of stderr."""
 
     TEXT = "text"
     JSON = "json"
 
 
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="MLTRAIN_DATA_DIR", help="Folder of snapshots, studies and models.")
+    Path,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        envvar="MLTRAIN_DATA_DIR",
+        help="Folder of snapshots, studies and models.",
+        rich_help_panel=COMMON,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=COMMON)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.", rich_help_panel=COMMON)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=COMMON)]
 Log = Annotated[
-    LogFormat, typer.Option(LOG_OPTION, envvar=LOG_VARIABLE, help="json: stderr is one JSON object a line, for logs.")
+    LogFormat,
+    typer.Option(
+        LOG_OPTION,
+        envvar=LOG_VARIABLE,
+        help="Format of stderr; json: one JSON object per line, for log collectors.",
+        rich_help_panel=COMMON,
+    ),
 ]
-
 RequireSignature = Annotated[
     Path | None,
     typer.Option(
         "--require-signature",
-        help=f"Use no version that this public key has not signed. The variable {REQUIRE_VARIABLE} does the same.",
+        metavar="FILE",
+        help=f"Refuse versions that are not signed with this public key. The variable {REQUIRE_VARIABLE} does the "
+        "same for every command.",
+        rich_help_panel=COMMON,
     ),
 ]
 
 DEFAULT_DIR: Final = Path("data")
-_REQUIRED: Final = "require_signature"
-
-
-def _required_signature() -> list[inspect.Parameter]:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(_REQUIRED, kind, default=None, annotation=RequireSignature)]
-
-
-def _common(default_dir: Path) -> list[inspect.Parameter]:
-    kinds = {"data_dir": (DataDir, default_dir), "as_json": (AsJson, False), "quiet": (Quiet, False)}
-    return [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in {
-            **kinds,
-            "debug": (Debug, False),
-            "log_format": (Log, LogFormat.TEXT),
-        }.items()
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ class Session:
     """One run of one command.
 
     Attributes:
-        data_dir: Where snapshots, studies and models live.
-        as_json: The result goes to stdout as one JSON document.
-        quiet: No progress and no warnings.
-        now_ms: The clock, read once, in milliseconds since the epoch, UTC.
-        progress: Where the library reports what it does; stderr.
+        data_dir: Folder of snapshots, studies and models.
+        as_json: Whether stdout gets the result as one JSON document.
+        quiet: Whether stderr gets no progress and no warnings.
+        now_ms: The clock, read once: milliseconds since the epoch, UTC.
+        progress: Receives stages and warnings; writes to stderr.
     """
 
     data_dir: Path
@@ -98,9 +98,9 @@ def command(
     """Make Typer commands of functions that take a Session and their own options and return an Outcome.
 
     Args:
-        default_dir: The data folder where neither option nor environment names one.
-        takes_mb: What it takes of addresses, as `check_address_space` has it.
-        opens_versions: Offer --require-signature; the variable of that name holds for every command, offered or not.
+        default_dir: The data folder if neither the option nor the environment names one.
+        opens_versions: Whether to offer --require-signature.
+        takes_mb: Address space that the command needs, in MB of 2^20 bytes; see `check_address_space`.
     """
 
     def decorate(function: Callable[..., Outcome | None]) -> Callable[..., None]:
@@ -111,13 +111,29 @@ def command(
         ]
 
         def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, log_format: str, **options: object) -> None:
-            del debug, log_format  # whoever tells an error asks for these itself: it may come before the parsing
+            # Errors may come before the command line is parsed: what shows them reads these two itself.
+            del debug, log_format
             check_address_space(takes_mb)
-            if (key := options.pop(_REQUIRED, None)) is not None:
-                os.environ[REQUIRE_VARIABLE] = str(key)  # the one switch, which holds for whatever is opened
+            if (key := options.pop("require_signature", None)) is not None:
+                # The library reads this variable whenever it opens a version.
+                os.environ[REQUIRE_VARIABLE] = str(key)
             _run(function, options, data_dir=data_dir, as_json=as_json, quiet=quiet)
 
-        parameters = [*own, *(_required_signature() if opens_versions else ()), *_common(default_dir)]
+        common = {
+            **({"require_signature": (RequireSignature, None)} if opens_versions else {}),
+            "data_dir": (DataDir, default_dir),
+            "as_json": (AsJson, False),
+            "quiet": (Quiet, False),
+            "debug": (Debug, False),
+            "log_format": (Log, LogFormat.TEXT),
+        }
+        parameters = [
+            *own,
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for name, (annotation, default) in common.items()
+            ),
+        ]
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -127,8 +143,8 @@ def command(
     return decorate
 
 
-def _pass_on(progress: CommandProgress) -> Callable[..., None]:
-    """Return a hook that shows the library's own Python warnings as ours are shown, and others' not at all."""
+def _warning_hook(progress: CommandProgress) -> Callable[..., None]:
+    """Return a `warnings.showwarning` that shows the warnings of mltrain and drops those of other libraries."""
 
     def show(message: Warning | str, category: type[Warning], *_: object) -> None:
         if category.__module__.partition(".")[0] == "mltrain":
@@ -140,10 +156,10 @@ def _pass_on(progress: CommandProgress) -> Callable[..., None]:
 def _run(
     function: Callable[..., Outcome | None], options: dict[str, object], *, data_dir: Path, as_json: bool, quiet: bool
 ) -> None:
-    """Call a command, show what it found, and end with its exit code."""
+    """Call a command, show its result, and end with its exit code."""
     began = time.monotonic()
     with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
-        warnings.showwarning = _pass_on(progress)
+        warnings.showwarning = _warning_hook(progress)
         session = Session(data_dir, as_json, quiet, time.time_ns() // 1_000_000, progress)
         try:
             outcome = function(session, **options)
@@ -151,7 +167,8 @@ def _run(
             if as_json:
                 show_failure_document(err)
             raise
-    if outcome is None:  # a group whose command follows
+    if outcome is None:
+        # A group whose command follows.
         return
     show_outcome(outcome, as_json=as_json)
     exit_code = outcome.exit_code if outcome.failure is None else outcome.failure.exit_code
@@ -165,21 +182,26 @@ def _run(
 
 
 def refuse_misplaced_options(ctx: typer.Context) -> None:
-    """Refuse options between a group and its command: they would be read and forgotten."""
+    """Refuse options between a group and its command, which would have no effect.
+
+    Raises:
+        UsageError: There are some.
+    """
     given = [p for p in ctx.params if str(ctx.get_parameter_source(p)).endswith("COMMANDLINE")]
     if given:
         raise UsageError(
-            f"options go behind the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
+            f"options go after the command: mltrain {ctx.info_name} {ctx.invoked_subcommand} --option",
         )
 
 
 def who() -> str:
-    """Return who runs this, as user@host, for the log of promotions."""
+    """Return the user as user@host, for the log of promotions."""
     import getpass
     import socket
 
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):
+        # The user of a container may have no name.
         user = "unknown"
     return f"{user}@{socket.gethostname()}"

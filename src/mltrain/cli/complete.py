@@ -1,7 +1,6 @@
-"""What the shell offers when Tab is pressed: versions, snapshots, symbols, features.
+"""Shell completion of versions, snapshots, symbols and features.
 
-Only names of folders and files are read, nothing is opened or checked, nothing heavy is imported; a folder that is not
-there or may not be read offers nothing.
+It only lists the names of folders and files, and imports nothing heavy. A folder that cannot be read completes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mltrain.config.loading import packaged_config
 from mltrain.names import SNAPSHOT, SYMBOL, VERSION
 
 _FEATURE: Final = re.compile(r"\bname: *([a-z][a-z0-9_]*)")
-_KNOWN_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+_DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 
 def _data_dir(ctx: typer.Context) -> Path:
@@ -27,54 +26,54 @@ def _data_dir(ctx: typer.Context) -> Path:
 
 
 def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names in a folder that fit, the newest first."""
+    """Return the matching names in a folder, newest first."""
     with suppress(OSError):
         return sorted((name for name in os.listdir(folder) if pattern.fullmatch(name)), reverse=True)  # noqa: PTH208 (names)
     return []
 
 
-def _fitting(names: list[str], incomplete: str) -> list[str]:
+def _matching(names: list[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer best, latest and the versions, the newest first."""
-    return _fitting(["best", "latest", *_names(_data_dir(ctx) / "models", VERSION)], incomplete)
+    """Complete best, latest and the versions, newest first."""
+    return _matching(["best", "latest", *_names(_data_dir(ctx) / "models", VERSION)], incomplete)
 
 
-def complete_own_version(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer the versions alone, the newest first."""
-    return _fitting(_names(_data_dir(ctx) / "models", VERSION), incomplete)
+def complete_version_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the names of versions, newest first."""
+    return _matching(_names(_data_dir(ctx) / "models", VERSION), incomplete)
 
 
 def complete_snapshot(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer latest and the snapshots, the newest first."""
-    return _fitting(["latest", *_names(_data_dir(ctx) / "snapshots", SNAPSHOT)], incomplete)
+    """Complete latest and the snapshots, newest first."""
+    return _matching(["latest", *_names(_data_dir(ctx) / "snapshots", SNAPSHOT)], incomplete)
 
 
 def _symbols(ctx: typer.Context) -> list[str]:
-    """Return the symbols of the latest snapshot; without one, those that `snapshot` takes by default."""
+    """Return the symbols of the latest snapshot; without one, the default symbols of `snapshot`."""
     stems = []
     with suppress(OSError):
         stems = [Path(name).stem for name in os.listdir(_data_dir(ctx) / "snapshots" / "latest")]  # noqa: PTH208
-    return sorted(stem for stem in stems if SYMBOL.fullmatch(stem)) or list(_KNOWN_SYMBOLS)
+    return sorted(stem for stem in stems if SYMBOL.fullmatch(stem)) or list(_DEFAULT_SYMBOLS)
 
 
 def complete_symbol(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer a symbol."""
-    return _fitting(_symbols(ctx), incomplete)
+    """Complete a symbol."""
+    return _matching(_symbols(ctx), incomplete)
 
 
 def complete_symbols(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer one more symbol of a comma-separated list."""
+    """Complete the last symbol of a comma-separated list."""
     before, comma, last = incomplete.rpartition(",")
     taken = before.split(",")
-    return [f"{before}{comma}{symbol}" for symbol in _fitting(_symbols(ctx), last) if symbol not in taken]
+    return [f"{before}{comma}{symbol}" for symbol in _matching(_symbols(ctx), last) if symbol not in taken]
 
 
 def complete_feature(ctx: typer.Context, incomplete: str) -> list[str]:  # noqa: ARG001 (Typer's signature)
-    """Offer a feature of the packaged registry."""
+    """Complete a feature of the packaged registry."""
     names: list[str] = []
     with suppress(OSError):
         names = _FEATURE.findall(packaged_config("features.yml").read_text("utf-8"))
-    return _fitting(names, incomplete)
+    return _matching(names, incomplete)

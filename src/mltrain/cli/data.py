@@ -1,4 +1,4 @@
-"""Commands that hash again: verify."""
+"""The commands verify snapshot and verify model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.help import add_command, new_group
 from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    verify = typer.Typer(help="Re-hash every byte of a snapshot or a version.", no_args_is_help=True)
-    verify.command("snapshot")(verify_snapshot)
-    verify.command("model")(verify_model)
+    """Add the commands of this module."""
+    verify = new_group("Check every byte of a snapshot or a version.")
+    add_command(verify, "snapshot", verify_snapshot, example="mltrain verify snapshot latest")
+    add_command(verify, "model", verify_model, example="mltrain verify model best --retrain")
     app.add_typer(verify, name="verify")
 
 
@@ -32,12 +33,12 @@ def verify_snapshot(
     session: Session,
     ref: SnapshotArgument = "latest",
 ) -> Outcome:
-    """Re-hash every byte of a snapshot and count its candles again."""
+    """Hash every file of a snapshot and check its candles."""
     from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 
     snap = open_snapshot(session.data_dir, ref)
-    mend = f"mend it with: mltrain snapshot --rebuild {snap.id}"
-    return _verified("snapshot", snap.id, verify_snapshot(snap), mend=mend)
+    repair = f"repair it with: mltrain snapshot --rebuild {snap.id}"
+    return _verified("snapshot", snap.id, verify_snapshot(snap), repair=repair)
 
 
 @command(opens_versions=True, takes_mb=VERIFYING_MB)
@@ -45,11 +46,11 @@ def verify_model(
     session: Session,
     ref: DefaultRef = None,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Fit it again from its snapshot and card, too, and compare the bytes.")
+        bool, typer.Option("--retrain", help="Also fit it again from its snapshot and card, and compare the bytes.")
     ] = False,
     ops: Ops = None,
 ) -> Outcome:
-    """Re-hash every byte of a version, then read card and model through their strict doors."""
+    """Hash every file of a version, then check its card and its model."""
     from mltrain.pipeline.predict import verify_version
     from mltrain.pipeline.retrain import retrain_version
     from mltrain.store.store import Store
@@ -64,12 +65,12 @@ def verify_model(
     return _verified("model", version.name, problems, retrained=retrain)
 
 
-def _verified(kind: str, name: str, problems: tuple[str, ...], *, mend: str = "", retrained: bool = False) -> Outcome:
+def _verified(kind: str, name: str, problems: tuple[str, ...], *, repair: str = "", retrained: bool = False) -> Outcome:
     def view() -> Iterable[RenderableType]:
         if not problems:
-            again = "; made again from its card, lgbm.pkl is the same to the last byte" if retrained else ""
-            return [f"{kind} {name}: every byte is as its manifest says{again}"]
-        return [*problems, mend] if mend else [*problems]
+            again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrained else ""
+            return [f"{kind} {name}: every byte matches the manifest{again}"]
+        return [*problems, repair] if repair else [*problems]
 
     data = {"kind": kind, "name": name, "sound": not problems, "problems": problems}
     return Outcome("verify/1", data, view, exit_code=FAILED_CHECK if problems else 0)

@@ -1,4 +1,4 @@
-"""The command that judges a version on later candles: evaluate."""
+"""The command evaluate: scores a version on later candles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.features import SnapshotRef
+from mltrain.cli.help import add_command
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
@@ -28,16 +29,18 @@ MinSkill = Annotated[
     float | None,
     typer.Option(
         "--min-skill",
-        help="Exit 4 where the log-loss skill (log loss gained over the base rate, in percent) is below this.",
+        metavar="PERCENT",
+        help="Exit 4 if the log-loss skill (gain in log loss over the base rate) is lower.",
     ),
 ]
 
-SHOWN = 10  # features whose drift is shown; the document has all
+# Features whose drift is shown; the JSON document has all.
+SHOWN = 10
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("evaluate")(evaluate)
+    """Add the commands of this module."""
+    add_command(app, "evaluate", evaluate, example="mltrain evaluate 2025-10-15 --snapshot latest")
 
 
 @command(opens_versions=True, takes_mb=LEARNING_MB)
@@ -48,7 +51,7 @@ def evaluate(
     min_skill: MinSkill = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Score a version on candles later than all that it learned from: decay, drift, the champion beside it."""
+    """Score a version on candles later than its training data: decay, drift, comparison with the live version."""
     from mltrain.pipeline.evaluate import evaluate as run
     from mltrain.snapshots.stored import open_snapshot
     from mltrain.store.store import Store
@@ -67,13 +70,13 @@ def evaluate(
         failure = NoGoError(
             f"{found.version} has a log-loss skill of {found.skill_percent:.3f} % on these rows: --min-skill requires "
             f"{min_skill:g} %",
-            hint="train on newer candles; `mltrain rollback` serves an earlier version again",
+            hint="train on newer candles, or return to an earlier version with `mltrain rollback`",
         )
     return Outcome("evaluate/1", found, lambda: view(found), failure=failure)
 
 
 def view(found: Evaluation) -> Iterator[RenderableType]:
-    """Show an evaluation: scores, weeks, drift, the champion."""
+    """Show an evaluation: scores, weeks, drift, champion."""
     scores = found.scores
     yield (
         f"{found.version} on {scores.rows:,} rows of {found.snapshot}, {time_text(found.start_ms)} to "
@@ -89,7 +92,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
     skill = scores.comparison.log_loss_skill
     yield f"log-loss skill: {100 * skill.value:+.3f} % ({100 * skill.low:+.3f} .. {100 * skill.high:+.3f})"
     if found.own_holdout is not None:
-        yield f"{found.own_holdout.rows:,} of the rows are from the version's own holdout: no new evidence"
+        yield f"{found.own_holdout.rows:,} of the rows are from the version's holdout: no new evidence"
     weeks = [
         (w.name, f"{w.rows:,}", *(number(getattr(w.metrics, m, None)) for m in ("accuracy", "auc_roc", "log_loss")))
         for w in found.weeks
@@ -103,7 +106,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
 
 
 def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
-    """Show this version and the champion side by side, on the rows that neither has learned from."""
+    """Compare this version with the champion, on rows that neither was trained on."""
     from mltrain.gates.verdict import NotApplicable, NotEvaluated
 
     champion = found.champion
@@ -117,7 +120,7 @@ def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
             (name, number(a.value), ends(a.low, a.high), number(b.value), ends(b.low, b.high)) for name, a, b in pairs
         ]
         columns = ("metric", found.version, "interval", champion.version, "interval")
-        yield table(f"Beside the champion, on {both.rows:,} rows of {champion.days} days", columns, rows,
+        yield table(f"Compared with the champion, on {both.rows:,} rows of {champion.days} days", columns, rows,
                     kinds=" rrrr")  # fmt: skip
     gain = champion.gain
     yield (

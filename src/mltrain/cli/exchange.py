@@ -1,4 +1,4 @@
-"""The command that serves the simulated exchange: sim."""
+"""The command sim: serves the simulated exchange."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.help import add_command
 from mltrain.cli.render import Outcome, show_outcome
 from mltrain.cli.sources import SimSignal
 
@@ -20,32 +21,43 @@ if TYPE_CHECKING:
 
 MAX_PORT = 65_535
 
+# A signal may reach another thread; Python acts on it when the main thread wakes up.
 _WAKE_S = 0.2
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("sim")(sim)
+    """Add the commands of this module."""
+    add_command(app, "sim", sim, example="mltrain sim --port 8080 --signal strong --ticking")
 
 
 @command()
 def sim(
     session: Session,
-    port: Annotated[int, typer.Option("--port", min=0, max=MAX_PORT, help="Where to listen; 0: any free port.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which simulated market.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=MAX_PORT, help="Port to listen on; 0: any free one.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the simulated market.")] = 0,
     signal: Annotated[
-        SimSignal, typer.Option("--signal", help="How predictable it is (best accuracy 50, 51.4, 60.1 %).")
+        SimSignal,
+        typer.Option(
+            "--signal", help="How predictable the market is; the best possible accuracy is 50, 51.4 or 60.1 %."
+        ),
     ] = SimSignal.NONE,
     clock: Annotated[
-        str | None, typer.Option("--clock", help="Its time, such as 2025-10-15T12:00:00Z, which is the default.")
+        str | None,
+        typer.Option("--clock", metavar="TIME", help="Time of the exchange. Default: 2025-10-15T12:00:00Z."),
     ] = None,
-    ticking: Annotated[bool, typer.Option("--ticking", help="Let its clock run.")] = False,
-    latency_ms: Annotated[float, typer.Option("--latency-ms", min=0, help="How long each answer is held back.")] = 0.0,
-    weight_limit: Annotated[int, typer.Option("--weight-limit", min=1, help="What a minute may cost.")] = 6000,
-    faults: Annotated[Path | None, typer.Option("--faults", help="JSON file of what goes wrong, and when.")] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="File to add a line of JSON to for each request.")] = None,
+    ticking: Annotated[bool, typer.Option("--ticking", help="Let the clock run.")] = False,
+    latency_ms: Annotated[float, typer.Option("--latency-ms", min=0, help="Delay of each response, in ms.")] = 0.0,
+    weight_limit: Annotated[
+        int, typer.Option("--weight-limit", min=1, help="Request weight allowed per minute.")
+    ] = 6000,
+    faults: Annotated[
+        Path | None, typer.Option("--faults", metavar="FILE", help="JSON file of scripted faults.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Append one line of JSON per request to this file.")
+    ] = None,
 ) -> Outcome | None:
-    """Serve the simulated exchange on the loopback until Ctrl-C: candles over HTTP, daily archives, scripted faults."""
+    """Serve the simulated exchange on localhost until Ctrl-C: candles over HTTP, daily archives, scripted faults."""
     from mltrain.simulator.faults import read_faults
     from mltrain.simulator.server import SimServer
     from mltrain.sources.simulated import CLOCK_MS
@@ -79,7 +91,7 @@ def sim(
 
 @contextlib.contextmanager
 def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None] | None, Callable[[], None]]]:
-    """Yield what writes a record, and what waits until a record could not be written: for ever, if all goes well."""
+    """Yield a function that writes a record, and one that waits until writing fails, which it then raises."""
     from mltrain.cli.render import to_plain
     from mltrain.documents.strict_json import json_line
     from mltrain.storage.edge import disk_edge
@@ -93,7 +105,8 @@ def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None]
     def write(record: Answered) -> None:
         try:
             stream.write(f"{json_line(to_plain(record))}\n")
-        except OSError as err:  # in the server's thread: the command's own has to end, and to say why
+        except OSError as err:
+            # This is the server's thread: the main thread has to raise it.
             failures.append(err)
             ended.set()
 
@@ -103,7 +116,6 @@ def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None]
 
 def _waiter(ended: threading.Event, failures: list[OSError]) -> Callable[[], None]:
     def wait() -> None:
-        # A signal may reach another thread of the process: Python then acts on it when this one wakes up.
         while not ended.wait(_WAKE_S):
             pass
         raise failures[0]

@@ -1,4 +1,4 @@
-"""Commands on features: what they are, one looked at closely, a frame checked, a snapshot audited."""
+"""Commands on features: list them, show one at a time, check a frame, audit a snapshot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
+from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command, new_group
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number
@@ -28,24 +29,42 @@ if TYPE_CHECKING:
     from mltrain.guards.evidence import GuardResult
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-INPUTS_SHOWN = 30  # of a lookback's candles, the newest; --json tells all
+# The newest candles of a lookback that are shown; --json has all.
+INPUTS_SHOWN = 30
 
 Features = Annotated[
     Path | None,
-    typer.Option("--features", help="Registry of features; the name of a packaged one works. Default: features.yml."),
+    typer.Option(
+        "--features",
+        metavar="FILE",
+        help="Registry of features: a file, or the name of a packaged one. Default: features.yml.",
+        rich_help_panel=MODEL,
+    ),
 ]
 SnapshotRef = Annotated[
-    str, typer.Option("--snapshot", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+    str,
+    typer.Option(
+        "--snapshot",
+        metavar="SNAPSHOT",
+        help="latest, an id, or a path.",
+        autocompletion=complete_snapshot,
+        rich_help_panel=DATA,
+    ),
 ]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    features = typer.Typer(help="Features: what they are, a frame checked, a snapshot audited.", no_args_is_help=True)
-    features.command("info")(features_info)
-    features.command("show")(features_show)
-    features.command("check")(features_check)
-    features.command("audit")(features_audit)
+    """Add the commands of this module."""
+    features = new_group("List features, show one, check a frame, audit a snapshot.")
+    add_command(features, "info", features_info, example="mltrain features info --snapshot latest")
+    add_command(
+        features,
+        "show",
+        features_show,
+        example="mltrain features show rsi_7 --at 2025-10-15T12:00:00Z --symbol BTCUSDT",
+    )
+    add_command(features, "check", features_check, example="mltrain features check frame.parquet")
+    add_command(features, "audit", features_audit, example="mltrain features audit --report audit.json")
     app.add_typer(features, name="features")
 
 
@@ -57,13 +76,15 @@ def features_info(
         str | None,
         typer.Option(
             "--snapshot",
-            help="latest, an id, or a path: tell how the values are spread, too.",
+            metavar="SNAPSHOT",
+            help="Also show the distribution of the values on this snapshot: latest, an id, or a path.",
             autocompletion=complete_snapshot,
+            rich_help_panel=DATA,
         ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Show the registry: every feature's op, parameters, lookback and columns; with --snapshot its values, too."""
+    """List the features of the registry: op, parameters, lookback, columns; with --snapshot their values, too."""
     from mltrain.features.registry import describe, load_registry
 
     read_ops(ops)
@@ -79,19 +100,15 @@ def features_info(
     }
     if ref is None:
         return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
-    profiles, levels = _profile(session, chosen, ref)
-    data |= {"quantile_levels": levels, "profiles": profiles}
-    return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
-
-
-def _profile(session: Session, chosen: FeatureSet, ref: str) -> tuple[tuple[FeatureProfile, ...], tuple[float, ...]]:
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.leakage import read_candles
     from mltrain.snapshots.stored import open_snapshot
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
-    return profile_features(chosen, candles), LEVELS
+    profiles = profile_features(chosen, candles)
+    data |= {"quantile_levels": LEVELS, "profiles": profiles}
+    return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
 
 
 def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator[RenderableType]:
@@ -123,15 +140,14 @@ def _view_profiles(profiles: Sequence[FeatureProfile]) -> Iterator[RenderableTyp
         q01, _, q25, q50, q75, _, q99 = p.quantiles or [None] * 7
         figures = [figure(value) for value in (p.minimum, q01, q25, q50, q75, q99, p.maximum)]
         rows.append((p.name, f"{p.null_share:.2%}", *figures, _bars(p.histogram)))
-    yield f"{profiles[0].rows:,} candles; the histogram leaves half a percent to each of its ends"
+    yield f"{profiles[0].rows:,} candles; the histogram omits the lowest and the highest 0.5 % of the values"
     columns = ("feature", "null", "min", "1%", "25%", "50%", "75%", "99%", "max", "histogram")
     yield table(None, columns, rows, kinds=" rrrrrrrr")
-    broken = [f"{p.name}: {p.not_finite:,} values are NaN or infinite" for p in profiles if p.not_finite]
-    yield from broken
+    yield from (f"{p.name}: {p.not_finite:,} values are NaN or infinite" for p in profiles if p.not_finite)
 
 
 def _bars(histogram: Histogram | None) -> str:
-    """Return a histogram as blocks; any bin with a value shows.
+    """Return a histogram as block characters; a bin with any value is visible.
 
     >>> from mltrain.features.profile import Histogram
     >>> _bars(Histogram(0.0, 1.0, (0, 1, 50, 100)))
@@ -146,18 +162,30 @@ def _bars(histogram: Histogram | None) -> str:
 @command()
 def features_show(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A feature of the registry.", autocompletion=complete_feature)],
-    at: Annotated[str, typer.Option("--at", help="Opening of the candle, such as 2025-10-15T12:00:00Z.")],
+    name: Annotated[
+        str, typer.Argument(metavar="FEATURE", help="A feature of the registry.", autocompletion=complete_feature)
+    ],
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="Open time of the candle, such as 2025-10-15T12:00:00Z.")
+    ],
     ref: SnapshotRef = "latest",
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="Needed where the snapshot has several.", autocompletion=complete_symbol),
+        typer.Option(
+            "--symbol",
+            metavar="SYMBOL",
+            help="Required if the snapshot has several symbols.",
+            autocompletion=complete_symbol,
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, as an SVG, to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot to this file, as SVG.")
+    ] = None,
     features: Features = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Show one feature around a time, with the candles that it was computed from, or why it has no value."""
+    """Show one feature around a time: its value and the candles it was computed from, or why it has none."""
     from mltrain.features.inspection import check_feature_name, inspect_feature
     from mltrain.features.registry import load_registry
     from mltrain.report.feature_plot import plot_inspection
@@ -199,7 +227,7 @@ def _one_symbol(symbol: str | None, there: Sequence[str]) -> str:
         return there[0]
     if symbol is None:
         raise UsageError(
-            f"the snapshot has {', '.join(there)}", hint=f"say which with --symbol, as --symbol {there[0]}"
+            f"the snapshot has several symbols: {', '.join(there)}", hint=f"choose one, such as --symbol {there[0]}"
         )
     from mltrain.errors import InputError
     from mltrain.names import check_symbol, did_you_mean
@@ -210,44 +238,55 @@ def _one_symbol(symbol: str | None, there: Sequence[str]) -> str:
 
 
 def _figure(value: float | None) -> float | str | None:
-    """Return a value as JSON can hold it: NaN and infinity as texts."""
+    """Return a value that JSON can hold: NaN and infinity as text."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
 def _view_look(look: FeatureInspection, data: dict[str, Any]) -> Iterator[RenderableType]:
     info = look.info
-    yield f"{info.name} of {look.symbol} at {data['time']}: {_told(look.value)}"
+    yield f"{info.name} of {look.symbol} at {data['time']}: {_value_text(look.value)}"
     if look.why_none:
         yield f"no value, because {look.why_none}"
     yield f"op {info.op} {_parameters(info)}: {info.summary}"
-    same = "the same" if data["value"] == data["value_of_the_lookback_alone"] else "NOT the same: run features audit"
-    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_told(look.alone)} ({same})"
-    marks = [(">" if row["time"] == data["time"] else "", row["time"], _told(row["value"])) for row in data["around"]]
+    same = (
+        "the same"
+        if data["value"] == data["value_of_the_lookback_alone"]
+        else "NOT the same: run `mltrain features audit`"
+    )
+    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(look.alone)} ({same})"
+    marks = [
+        (">" if row["time"] == data["time"] else "", row["time"], _value_text(row["value"])) for row in data["around"]
+    ]
     yield table("Around it", ("", "time (UTC)", info.name), marks, kinds="  r")
     inputs = data["inputs"]
     hidden = len(inputs) - INPUTS_SHOWN
-    title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json tells all" if hidden > 0 else "")
+    title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json has all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
     headers = ["time (UTC)" if column == "ts" else column for column in columns]
     yield table(title, headers, rows, kinds=" " + "r" * (len(columns) - 1))
     if data["plot"] is not None:
-        yield f"drawn to {data['plot']}"
+        yield f"plot written to {data['plot']}"
 
 
-def _told(value: float | str | None) -> str:
-    """Return a value as people read it: a feature is float32, which tells no more than seven digits."""
+def _value_text(value: float | str | None) -> str:
+    """Return a value with seven digits, which is all that float32 has."""
     return "no value" if value is None else f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 @command()
 def features_check(
     session: Session,  # noqa: ARG001 (a frame needs no data folder)
-    frame: Annotated[Path, typer.Argument(help="Parquet or CSV: one column a feature, perhaps ts and symbol too.")],
+    frame: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Parquet or CSV with one column per feature, and optionally ts and symbol."
+        ),
+    ],
     features: Features = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Check that a frame holds just the registry's features: names, order, types, finite values."""
+    """Check that a frame has exactly the features of the registry: names, order, types, finite values."""
     from mltrain.features.registry import FeatureSchemaValidator
     from mltrain.features.schema_validation import read_feature_frame
 
@@ -255,7 +294,7 @@ def features_check(
     problems = FeatureSchemaValidator(features).validate_features(read_feature_frame(frame), strict=False)
 
     def view() -> Iterable[RenderableType]:
-        return [*problems] if problems else [f"{frame}: every feature is as the registry says"]
+        return [*problems] if problems else [f"{frame}: every feature matches the registry"]
 
     data = {"file": frame, "sound": not problems, "problems": problems}
     return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
@@ -267,15 +306,23 @@ def features_audit(
     features: Features = None,
     ref: SnapshotRef = "latest",
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Ten times the points, and every op that the registry leaves out, too.")
+        bool,
+        typer.Option(
+            "--thorough", help="Check ten times as many points, and also the ops that the registry does not use."
+        ),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write all that was found to this file, as JSON, and as text beside it."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write all findings to this file as JSON, and as text next to it.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Run the leakage audit of every feature on a snapshot's own candles."""
+    """Audit every feature for leakage, on the candles of a snapshot."""
     from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
     from mltrain.guards.evidence import check_guards
@@ -293,7 +340,7 @@ def features_audit(
     try:
         check_guards(results)
     except LeakageError as err:
-        where = f"; all of it is in {data['report'][1]}" if report is not None else ""
+        where = f"; all findings are in {data['report'][1]}" if report is not None else ""
         raise LeakageError(err.message, hint=f"{err.hint}{where}") from err
     return Outcome("features-audit/1", data, lambda: _view_audit(data))
 
@@ -308,7 +355,7 @@ def _view_audit(data: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def view_guards(results: Sequence[GuardResult]) -> RenderableType:
-    """Return the table of what the guards checked."""
+    """Return a table of the guards' checks."""
     rows = [
         (
             r.name,
@@ -328,11 +375,11 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
 
 
 def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
-    """Write a report as JSON, and as text beside it; return both names."""
+    """Write a report as JSON and as text; return both names."""
     from mltrain.storage.writing import write_outputs
 
-    told = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
-    names = (told.with_name(told.name + ".json"), told.with_name(told.name + ".txt"))
+    stem = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
+    names = (stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".txt"))
     texts = (document("features-audit/1", data), "\n".join(_report_lines(data)) + "\n")
     write_outputs(path.parent, {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
     return names

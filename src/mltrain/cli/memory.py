@@ -1,7 +1,7 @@
-"""Whether this process may have the memory that a command takes; no command is started that cannot end well.
+"""Refuses to start a command that this process has too little address space for.
 
 Under `ulimit -v` numerical libraries do not raise: one prints a line and exits with 1, another aborts, a third cannot
-be loaded and says that it is broken. So the limit is held against what a command takes before any of them is loaded.
+be loaded and says that it is broken. So the limit is checked before any of them is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mltrain.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What commands take at their peak (VmPeak) for 6 days of one symbol on two cores; below it libraries end them, or spin.
+# Peak address space (VmPeak) of commands on 6 days of one symbol and two cores; with less, libraries abort or hang.
 SERVING_MB: Final = 1_300
 VERIFYING_MB: Final = 900
 CANDLES_MB: Final = 2_400
@@ -30,10 +30,10 @@ _SHORT_OF_MEMORY: Final = (
 
 
 def check_address_space(need_mb: int) -> None:
-    """Refuse to start a command that the process's limit on its addresses would end in its midst.
+    """Check that the process may have the address space that a command needs.
 
     Args:
-        need_mb: What it takes, in MB of 2^20 bytes; 0 where it loads nothing large.
+        need_mb: In MB of 2^20 bytes; 0 for a command that loads nothing large.
 
     Raises:
         MachineError: The limit is lower.
@@ -41,13 +41,13 @@ def check_address_space(need_mb: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < need_mb << 20:
         raise MachineError(
-            f"the address space of this process is limited to {limit >> 20} MB, and this command takes {need_mb} MB",
-            hint="raise the limit: `ulimit -v unlimited`; most of it is only reserved, never filled",
+            f"the address space of this process is limited to {limit >> 20} MB, and this command needs {need_mb} MB",
+            hint="raise the limit with `ulimit -v unlimited`; most of the space is only reserved, never used",
         )
 
 
 def is_shortage(err: BaseException) -> bool:
-    """Tell whether an error, or one that it came from, is the system's refusal of memory in other words."""
+    """Return whether an error, or one that caused it, means that the system refused memory."""
     return any(
         isinstance(seen, MemoryError)
         or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM)
@@ -57,7 +57,7 @@ def is_shortage(err: BaseException) -> bool:
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it came from, back to the first one."""
+    """Yield an exception, then its cause or context, back to the first one."""
     seen: BaseException | None = err
     while seen is not None:
         yield seen

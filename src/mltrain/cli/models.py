@@ -9,7 +9,8 @@ import typer
 
 from mltrain.cli import pages
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
-from mltrain.cli.complete import complete_own_version, complete_version
+from mltrain.cli.complete import complete_version, complete_version_name
+from mltrain.cli.help import OUTPUT, add_command, new_group
 from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number
 from mltrain.cli.tables import table
@@ -23,31 +24,42 @@ if TYPE_CHECKING:
     from mltrain.card.validation import CardCheck
     from mltrain.store.store import Move, Store
 
-LISTED = 2  # a listing in place of a choice is a usage error
+# Exit code of a list that is shown because no choice was made: a usage error.
+LISTED = 2
 
-Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.", autocompletion=complete_version)]
-Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
+Ref = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
+]
+Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
 DefaultRef = Annotated[
     str | None,
-    typer.Argument(help="best, latest, a version, or a path. Default: best.", autocompletion=complete_version),
+    typer.Argument(
+        metavar="VERSION",
+        help="best (the live version), latest, a version, or a path. Default: best.",
+        autocompletion=complete_version,
+    ),
 ]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    listing = typer.Typer(help="Versions, verdicts, metrics, and which one is best.", invoke_without_command=True)
-    listing.callback()(models)
-    listing.command("history")(history)
-    listing.command("prune")(models_prune)
+    """Add the commands of this module."""
+    listing = new_group(
+        "List the versions: verdict, metrics, which one is live.",
+        listing=models,
+        example="mltrain models --html --open",
+    )
+    add_command(listing, "history", history, example="mltrain models history")
+    add_command(listing, "prune", models_prune, example="mltrain models prune --keep 10")
     app.add_typer(listing, name="models")
-    app.command("promote")(promote)
-    app.command("rollback")(rollback)
-    card = typer.Typer(help="Model cards: validate, show, report, compare, and the schema.", no_args_is_help=True)
-    card.command("validate")(card_validate)
-    card.command("show")(card_show)
-    card.command("report")(pages.card_report)
-    card.command("diff")(pages.card_diff)
-    card.command("schema")(card_schema)
+    add_command(app, "promote", promote, example="mltrain promote 2025-10-15 --why 'better on October'")
+    add_command(app, "rollback", rollback, example="mltrain rollback --previous")
+    card = new_group("Validate, show and compare model cards.")
+    add_command(card, "validate", card_validate, example="mltrain card validate model_card.json")
+    add_command(card, "show", card_show, example="mltrain card show latest")
+    add_command(card, "report", pages.card_report, example="mltrain card report --open")
+    add_command(card, "diff", pages.card_diff, example="mltrain card diff best latest")
+    add_command(card, "schema", card_schema, example="mltrain card schema")
     app.add_typer(card, name="card")
 
 
@@ -55,11 +67,13 @@ def add_commands(app: typer.Typer) -> None:
 def models(
     session: Session,
     ctx: typer.Context,
-    html: Annotated[bool, typer.Option("--html", help="Write the list as an HTML page with curves.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the list as an HTML page with curves.", rich_help_panel=OUTPUT)
+    ] = False,
     output: pages.Output = None,
     show: pages.Open = False,
 ) -> Outcome | None:
-    """List the versions: verdict, metrics, which one is best."""
+    """List the versions: verdict, metrics, which one is live."""
     from mltrain.store.listing import list_models
     from mltrain.store.store import Store
 
@@ -73,12 +87,13 @@ def models(
     rows = list_models(store)
     try:
         store.check_pointer()
-    except InputError as err:  # the list helps to recover
+    except InputError as err:
+        # The list helps to recover.
         session.progress.warn(f"{err.message}; {err.hint}")
 
     def view() -> Iterator[RenderableType]:
         if not rows:
-            yield f"no versions in {session.data_dir}: make one with `mltrain train`"
+            yield f"no versions in {session.data_dir}: train one with `mltrain train`"
             return
         yield _view_models(rows)
 
@@ -88,7 +103,7 @@ def models(
 def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose module is imported late)
     columns = (
         "version",
-        "best",
+        "live",
         "verdict",
         "trained (UTC)",
         "symbols",
@@ -99,21 +114,17 @@ def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose
         "problem",
     )
     cells = [
-        (r.version, "*" if r.best else "", _verdict_text(r), minute_text(r.created_at), ", ".join(r.symbols),
+        (r.version, "*" if r.best else "", "held" if r.held and not r.promoted else r.verdict,
+         minute_text(r.created_at), ", ".join(r.symbols),
          number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
         for r in rows
     ]  # fmt: skip
     return table(None, columns, cells, kinds="   ofrrrrf")
 
 
-def _verdict_text(row: Any) -> str | None:  # noqa: ANN401 (a ModelRow)
-    """Return the verdict; "held" for a GO that waits for a person."""
-    return "held" if row.held and not row.promoted else row.verdict
-
-
 @command()
 def history(session: Session) -> Outcome:
-    """Show every promotion and rollback, and whether the log is whole."""
+    """Show every promotion and rollback, and check the log."""
     from mltrain.store.store import Store
 
     store = Store(session.data_dir)
@@ -121,13 +132,13 @@ def history(session: Session) -> Outcome:
 
     def view() -> Iterator[RenderableType]:
         if not log.entries:
-            yield f"nothing was promoted yet in {session.data_dir}"
+            yield f"nothing has been promoted yet in {session.data_dir}"
         else:
             columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
                  "never happened: the pointer did not move" if not e.happened
-                 else "the lost pointer was put back" if e.from_version == e.to_version else "")
+                 else "the lost pointer was restored" if e.from_version == e.to_version else "")
                 for e in log.entries
             ]  # fmt: skip
             yield table(None, columns, rows, kinds="r o  fff")
@@ -140,7 +151,7 @@ def history(session: Session) -> Outcome:
 
 @command()
 def models_prune(session: Session, keep: Keep) -> Outcome:
-    """Remove the oldest versions; never the best one, the one before it, the latest, or one that is being read."""
+    """Remove the oldest versions, except the live one, its predecessor, the latest, and those in use."""
     from mltrain.store.store import Store
 
     done = Store(session.data_dir).prune(keep=keep)
@@ -148,7 +159,7 @@ def models_prune(session: Session, keep: Keep) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
         for kept in done.kept:
-            yield f"{kept.version} stays: {kept.why}"
+            yield f"{kept.version} kept: {kept.why}"
 
     return Outcome("models-prune/1", done, view)
 
@@ -161,13 +172,14 @@ def promote(
     other_meaning: Annotated[
         bool,
         typer.Option(
-            "--other-meaning", help="Promote even a version with another label or interval, or that needs more."
+            "--other-meaning",
+            help="Promote even if the label or the interval differs, or if the version needs more columns.",
         ),
     ] = False,
-    why: Annotated[str | None, typer.Option("--why", help="Kept in the log of promotions.")] = None,
+    why: Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Reason, for the log of promotions.")] = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Make a GO version the best one, in one atomic step."""
+    """Make a GO version the live one, in one atomic step."""
     from mltrain.serving.replacement import check_same_meaning
     from mltrain.store.store import Store
 
@@ -192,18 +204,20 @@ def rollback(
     session: Session,
     version: Annotated[
         str | None,
-        typer.Argument(help="A version that was the best one before.", autocompletion=complete_own_version),
+        typer.Argument(metavar="VERSION", help="A version that was live before.", autocompletion=complete_version_name),
     ] = None,
-    previous: Annotated[bool, typer.Option("--previous", help="The one that was best before the present one.")] = False,
-    why: Annotated[str, typer.Option("--why", help="Kept in the log of promotions.")] = "rolled back by hand",
+    previous: Annotated[bool, typer.Option("--previous", help="Return to the previous live version.")] = False,
+    why: Annotated[
+        str, typer.Option("--why", metavar="TEXT", help="Reason, for the log of promotions.")
+    ] = "rolled back by hand",
 ) -> Outcome:
-    """Make an earlier version the best one again, in one atomic step."""
+    """Make an earlier version live again, in one atomic step."""
     from mltrain.store.listing import list_models
     from mltrain.store.store import Store
 
     store = Store(session.data_dir)
     if previous and version is not None:
-        raise UsageError("--previous and a version exclude each other")
+        raise UsageError("give either --previous or a version, not both")
     if previous or version is not None:
         hand: Any = {"why": why, "by": who(), "now_ms": session.now_ms}
         moved = store.rollback_previous(**hand) if version is None else store.rollback(version, **hand)
@@ -213,18 +227,18 @@ def rollback(
     rows = [row for row in list_models(store) if row.promoted]
     if not rows:
         raise InputError(
-            f"no version in {session.data_dir} was ever promoted", hint="`mltrain models` lists what is there"
+            f"no version in {session.data_dir} was ever promoted", hint="`mltrain models` lists the versions"
         )
 
     def view() -> Iterator[RenderableType]:
         yield _view_models(rows)
-        yield "name one of them: mltrain rollback VERSION, or mltrain rollback --previous"
+        yield "choose one: mltrain rollback VERSION, or mltrain rollback --previous"
 
     return Outcome("models/1", {"models": rows}, view, exit_code=LISTED, to_stderr=session.as_json)
 
 
 def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
-    """Warn where the pointer has moved to a version that running services refuse."""
+    """Warn if the pointer has moved to a version that running services refuse."""
     from mltrain.serving.replacement import find_version_differences
 
     before, after = moved.from_version, moved.to_version
@@ -233,36 +247,34 @@ def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
     try:
         differences = find_version_differences(store.open_version(after), store.open_version(before))
     except MltrainError as err:
-        session.progress.warn(f"cannot tell whether {after} is a drop-in replacement for {before}: {err.message}")
+        session.progress.warn(f"cannot check whether {after} is a drop-in replacement for {before}: {err.message}")
         return
     if differences:
         session.progress.warn(
-            f"{after} is no drop-in replacement for {before}: {'; '.join(differences)}. "
-            f"A running service keeps {before} until it loads the model again"
+            f"{after} is not a drop-in replacement for {before}: {'; '.join(differences)}. "
+            f"A running service keeps {before} until it reloads the model"
         )
 
 
 def _moved(moved: Move) -> Outcome:
-    """Tell where the pointer points now."""
     before, after = moved.from_version, moved.to_version
-    told = f"{after} is the best version now"
-    told += f", in place of {before}" if before else ""
+    text = f"{after} is live now" + (f", in place of {before}" if before else "")
     if moved.moved and before == after:
-        told = f"{after} is the best version again: the pointer was missing"
+        text = f"{after} is live again: the pointer was missing"
     if not moved.moved:
-        told = f"{after} is the best version already; nothing was written"
-    return Outcome("move/1", moved, lambda: [told])
+        text = f"{after} is live already; nothing was written"
+    return Outcome("move/1", moved, lambda: [text])
 
 
 @command(opens_versions=True)
 def card_validate(
     session: Session,
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Card files. Default: the card of the best version.")
+        list[Path] | None, typer.Argument(metavar="CARD", help="Card files. Default: the card of the live version.")
     ] = None,
 ) -> Outcome:
-    """Check cards against schema and sense; every violation is told, with its JSON pointer."""
-    checks = _check_given_cards(paths) if paths else _check_own_card(session)
+    """Check cards against the schema and for plausibility; every violation is listed with its JSON pointer."""
+    checks = _check_card_files(paths) if paths else _check_live_card(session)
     passed = all(check.passed for check in checks.values())
 
     def view() -> Iterator[RenderableType]:
@@ -279,8 +291,8 @@ def card_validate(
     return Outcome("card-validate/1", result, view, exit_code=0 if passed else FAILED_CHECK)
 
 
-def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
-    """Check cards anywhere; one that stands under its own name is held against the files beside it, too."""
+def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
+    """Check card files; one named model_card.json is also checked against the files next to it."""
     from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
     from mltrain.storage.edge import real_path
     from mltrain.storage.reading import read_file
@@ -288,7 +300,8 @@ def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
 
     checks = {}
     for path in paths:
-        real = real_path(path)  # best_lgbm_model_card.json is a link, and a path on the command line is its user's
+        # best_lgbm_model_card.json is a link; links on the command line are followed.
+        real = real_path(path)
         data = read_file(real, max_bytes=MAX_CARD_BYTES, what="card")
         if real.name == CARD_FILE:
             checks[str(path)] = check_stored_card(data, where=str(path), folder=real.parent)
@@ -297,8 +310,8 @@ def _check_given_cards(paths: list[Path]) -> dict[str, CardCheck]:
     return checks
 
 
-def _check_own_card(session: Session) -> dict[str, CardCheck]:
-    """Check the best version's card: its hash against the manifest, then schema, sense and the files beside it."""
+def _check_live_card(session: Session) -> dict[str, CardCheck]:
+    """Check the card of the live version: hash, schema, plausibility, and the files next to it."""
     from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
     from mltrain.store.store import Store
 
@@ -311,7 +324,7 @@ def _check_own_card(session: Session) -> dict[str, CardCheck]:
 
 @command(opens_versions=True)
 def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
-    """Show a version's card: its figures in a table, or the whole card with --json."""
+    """Show the card of a version: its figures as tables, or the whole card with --json."""
     from mltrain.store.listing import read_version_card
     from mltrain.store.store import Store
 

@@ -1,4 +1,4 @@
-"""The option --ops: a module with ops of the user's own."""
+"""The option --ops: a module with user-defined ops."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Annotated
 
 import typer
 
+from mltrain.cli.help import MODEL
+
 Ops = Annotated[
     str | None,
-    typer.Option("--ops", metavar="MODULE", help="Python module with ops of your own; importing it runs its code."),
+    typer.Option(
+        "--ops",
+        metavar="MODULE",
+        help="Python module with your own ops; importing it runs its code.",
+        rich_help_panel=MODEL,
+    ),
 ]
 
 
 def read_ops(module: str | None) -> None:
-    """Register the ops of a module; it may be in the working directory, which is searched after installed packages.
-
-    Raises:
-        UsageError: It is not a module name.
-        InputError: There is no such module, or it does not define ops.
-    """
+    """Import and register the ops of a module; the working directory is searched after installed packages."""
     if module is None:
         return
     from mltrain.features.user_ops import import_user_ops
@@ -29,5 +31,6 @@ def read_ops(module: str | None) -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; a module may print when imported
+    # A module may print when it is imported, and stdout is for results.
+    with contextlib.redirect_stdout(sys.stderr):
         import_user_ops(module)

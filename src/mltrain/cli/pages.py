@@ -1,4 +1,4 @@
-"""Pages for a browser: a version's report, two cards compared, the index of all versions."""
+"""HTML pages: the report of a version, the comparison of two cards, the index of all versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.complete import complete_version
+from mltrain.cli.help import OUTPUT
 from mltrain.cli.render import Outcome, number
 from mltrain.cli.tables import table
 from mltrain.errors import UsageError
@@ -19,18 +21,32 @@ if TYPE_CHECKING:
 
     from mltrain.report.card_diff import CardDiff, Difference
 
-SHOWN = 15  # differences of a section that a terminal shows
-LETTERS = 44  # of a value that a terminal shows
+# Differences of one section, and characters of one value, that a terminal shows.
+SHOWN = 15
+LETTERS = 44
 
-Ref = Annotated[str, typer.Argument(help="best, latest, a version, or a path.")]
-DefaultRef = Annotated[str | None, typer.Argument(help="best, latest, a version, or a path. Default: best.")]
-Output = Annotated[Path | None, typer.Option("--output", help="Where the HTML page is written.")]
-Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser, too.")]
+Ref = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
+]
+DefaultRef = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VERSION",
+        help="best (the live version), latest, a version, or a path. Default: best.",
+        autocompletion=complete_version,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", help="Write the HTML page to this file.", rich_help_panel=OUTPUT),
+]
+Open = Annotated[bool, typer.Option("--open", help="Also open the page in the browser.", rich_help_panel=OUTPUT)]
 
 
 @command(opens_versions=True)
 def card_report(session: Session, ref: DefaultRef = None, output: Output = None, show: Open = False) -> Outcome:
-    """Tell where a version's report lies; one that has none, or --output, has it drawn from the stored files."""
+    """Print the path of a version's report; without one, or with --output, make it from the stored files."""
     from mltrain.report.material import read_material
     from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
     from mltrain.store.listing import read_version_card
@@ -53,11 +69,13 @@ def card_diff(
     session: Session,
     first: Ref,
     second: Ref,
-    html: Annotated[bool, typer.Option("--html", help="Write the comparison as an HTML page with figures.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the comparison as an HTML page with figures.", rich_help_panel=OUTPUT)
+    ] = False,
     output: Output = None,
     show: Open = False,
 ) -> Outcome:
-    """Show what differs between two versions: figures, gates, and every value of their cards."""
+    """Show the differences of two versions: figures, gates, and every value of their cards."""
     from mltrain.report.card_diff import compare_versions, render_diff
     from mltrain.store.store import Store
 
@@ -86,13 +104,17 @@ def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome
 
 
 def refuse_without_html(output: Path | None, *, show: bool) -> None:
-    """Refuse options of a page where no page is asked for: they would be read and forgotten."""
+    """Refuse options of a page without --html, which would have no effect.
+
+    Raises:
+        UsageError: There are some.
+    """
     if output is not None or show:
-        raise UsageError(f"{'--open' if output is None else '--output'} goes with --html", hint="add --html")
+        raise UsageError(f"{'--open' if output is None else '--output'} needs --html", hint="add --html")
 
 
 def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, **more: str) -> Outcome:
-    """Write a page, where it is not there yet, and open it, where that is asked for."""
+    """Write a page unless it is stored already, and open it on request."""
     from mltrain.storage.edge import sha256_bytes
     from mltrain.storage.writing import atomic_write
 
@@ -110,7 +132,7 @@ def _open_browser(path: Path, session: Session) -> None:
     from mltrain.storage.edge import real_path
 
     if not webbrowser.open(real_path(path).as_uri()):
-        session.progress.warn(f"found no browser: open {path} yourself")
+        session.progress.warn(f"no browser found: open {path} yourself")
 
 
 def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
@@ -143,5 +165,5 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
 def _short(value: object) -> str:
     from mltrain.report.card_diff import value_text
 
-    told = value_text(value)  # type: ignore[arg-type]
-    return told if len(told) <= LETTERS else f"{told[: LETTERS - 1]}…"
+    text = value_text(value)  # type: ignore[arg-type]
+    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"

@@ -1,4 +1,4 @@
-"""The command predict: of the newest candles, of a file, or of every candle as it closes."""
+"""The command predict: scores the newest candles, a file, or every candle as it closes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mltrain.cli.command import Session, command
+from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command
 from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.models import DefaultRef
 from mltrain.cli.ops import Ops, read_ops
@@ -41,12 +42,14 @@ if TYPE_CHECKING:
     from mltrain.sources.source import Source
     from mltrain.sources.source_spec import SourceSpec
 
-STREAM: Final = "-"  # stands for stdin or stdout
-TOP: Final = 5  # features shown of an explanation
+# Stands for stdin or stdout.
+STREAM: Final = "-"
+# Features shown of an explanation.
+TOP: Final = 5
 
 
 class FailOnRefused(StrEnum):
-    """Which refused rows count as a failure."""
+    """When refused rows are a failure."""
 
     ALL = "all"
     ANY = "any"
@@ -54,7 +57,7 @@ class FailOnRefused(StrEnum):
 
 
 class TableFormat(StrEnum):
-    """How a table is written."""
+    """Formats of a table."""
 
     PARQUET = "parquet"
     CSV = "csv"
@@ -63,46 +66,79 @@ class TableFormat(StrEnum):
 
 Input = Annotated[
     str | None,
-    typer.Option("--input", help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin."),
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin.",
+        rich_help_panel=DATA,
+    ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout."),
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-InputFormat = Annotated[TableFormat | None, typer.Option("--input-format", help="Of stdin. Default: csv.")]
-OutputFormat = Annotated[TableFormat | None, typer.Option("--output-format", help="Of stdout. Default: csv.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Tell what each feature contributed, in log odds.")]
+InputFormat = Annotated[
+    TableFormat | None, typer.Option("--input-format", help="Format of stdin. Default: csv.", rich_help_panel=DATA)
+]
+OutputFormat = Annotated[
+    TableFormat | None, typer.Option("--output-format", help="Format of stdout. Default: csv.", rich_help_panel=OUTPUT)
+]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Show the contribution of each feature, in log odds.", rich_help_panel=OUTPUT),
+]
 Watching = Annotated[
     bool,
-    typer.Option("--watch", help="Go on: one line for each candle as it closes, until Ctrl-C; --json: JSON lines."),
+    typer.Option(
+        "--watch",
+        help="Print one line per candle as it closes, until Ctrl-C; with --json, JSON lines.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 FailOn = Annotated[
     FailOnRefused | None,
     typer.Option(
-        "--fail-on-refused", help="Exit 3 where all rows were refused, where any was, or never. Default: all."
+        "--fail-on-refused",
+        help="Exit 3 if all rows were refused, if any was, or never. Default: all.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 AsOf = Annotated[
     str | None,
     typer.Option(
         "--as-of",
-        help="The current time to assume, such as 2025-10-15T12:00:00Z: later candles are left out, older ones may be "
-        "stale. Default: the source's clock; for files the machine's.",
+        metavar="TIME",
+        help="Current time to assume, such as 2025-10-15T12:00:00Z: later candles are ignored, and older ones may be "
+        "stale. Default: the clock of the source; for files, of the machine.",
+        rich_help_panel=DATA,
     ),
 ]
-NoGo = Annotated[bool, typer.Option("--allow-no-go", help="Serve a version that was never promoted.")]
+NoGo = Annotated[
+    bool,
+    typer.Option("--allow-no-go", help="Serve a version that was never promoted.", rich_help_panel=MODEL),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("predict")(predict)
+    """Add the commands of this module."""
+    add_command(app, "predict", predict, example="mltrain predict --input candles.parquet --output predictions.csv")
 
 
 @command(opens_versions=True, takes_mb=SERVING_MB)
 def predict(
     session: Session,
     ref: DefaultRef = None,
-    source: Annotated[SourceName | None, typer.Option("--source", help="Default: the source of its snapshot.")] = None,
+    source: Annotated[
+        SourceName | None,
+        typer.Option(
+            "--source", help="Source of the candles; by default that of the model's snapshot.", rich_help_panel=DATA
+        ),
+    ] = None,
     folder: Folder = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
@@ -120,13 +156,13 @@ def predict(
     as_of: AsOf = None,
     ops: Ops = None,
 ) -> Outcome:
-    """Score the newest closed candle of each symbol, or a file's candles: calibrated probabilities of going up."""
+    """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.pipeline.candle_table import drop_open, score_table
     from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
     if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
-        raise UsageError("--watch continues after refused candles: it takes no --fail-on-refused and no --as-of")
+        raise UsageError("--watch continues after refused candles: --fail-on-refused and --as-of do not go with it")
     as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
     read_ops(ops)
     model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
@@ -134,7 +170,7 @@ def predict(
         session.progress.warn(warning)
     if input_ is not None:
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
-            raise UsageError("--input is where the candles come from: --source and its options do not go with it")
+            raise UsageError("--input replaces the source: --source and its options do not go with it")
         table, note = drop_open(model, _read_input(input_, forms[0]), now_ms=session.now_ms, where=input_)
         if note:
             session.progress.warn(note)
@@ -177,11 +213,15 @@ def _check_options(
     watch: bool,
     explain: bool,
 ) -> tuple[Format, Format]:
-    """Refuse options that contradict each other before anything is opened; return both formats."""
+    """Return the formats of input and output.
+
+    Raises:
+        UsageError: Options contradict each other.
+    """
     if watch and (given[0] is not None or wanted[0] is not None or explain):
         raise UsageError("--watch prints candles as they close: --input, --output and --explain do not go with it")
     if wanted[0] == STREAM and session.as_json:
-        raise UsageError("--json and --output - both want stdout", hint="--output - --output-format jsonl")
+        raise UsageError("--json and --output - both want stdout", hint="use --output - --output-format jsonl")
     return _form(*given, "--input-format"), _form(*wanted, "--output-format")
 
 
@@ -190,7 +230,7 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
     if form is not None:
         if place is None:
-            raise UsageError(f"{option} goes with {option.removesuffix('-format')}")
+            raise UsageError(f"{option} needs {option.removesuffix('-format')}")
         return form.value
     return "csv" if place in {None, STREAM} else format_of(Path(str(place)).suffix)
 
@@ -218,9 +258,9 @@ def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outc
     path = Path(place)
     write_outputs(path.parent, {path.name: data})
     refused = int(rows["refused"].is_not_null().sum())
-    told = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
-    data_ = {"output": place, "rows": rows.height, "refused": refused}
-    return Outcome("predict-file/1", data_, lambda: [] if session.quiet else [told])
+    text = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
+    written = {"output": place, "rows": rows.height, "refused": refused}
+    return Outcome("predict-file/1", written, lambda: [] if session.quiet else [text])
 
 
 def _open(
@@ -232,7 +272,7 @@ def _open(
     archive_url: str | None,
     use_env_proxy: bool,
 ) -> Source:
-    """Open the source that the options name; without any, the one of the model's snapshot."""
+    """Open the source that the options name; by default that of the model's snapshot."""
     from mltrain.pipeline.predict import source_of_model
     from mltrain.sources.opening import open_recorded, open_source
 
@@ -244,7 +284,7 @@ def _open(
 
 
 def _watch(session: Session, model: Model, source: Source) -> None:
-    """Print each candle's probability as it closes; ends by a signal only."""
+    """Print each candle's probability as it closes, until a signal ends the process."""
     import time
 
     from mltrain.pipeline.watch import Watch, watch
@@ -252,12 +292,12 @@ def _watch(session: Session, model: Model, source: Source) -> None:
     if source.name in {"sim", "archive"}:
         hint = "run `mltrain sim --ticking` and pass --source binance --base-url with its address"
         raise UsageError(
-            f"--watch waits for candles as they close, and the source {source.name} has none that are new",
+            f"--watch waits for new candles, and the source {source.name} has none",
             hint=hint if source.name == "sim" else "pass --source binance",
         )
-    looks = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
-    looks.start()
-    for rows in watch(looks, time.sleep):
+    session_watch = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
+    session_watch.start()
+    for rows in watch(session_watch, time.sleep):
         for row in _plain(rows):
             if session.as_json:
                 line = json.dumps({"version": model.version, **row}, allow_nan=False)

@@ -1,19 +1,20 @@
-"""The options that override train.yml, and the commands on settings: config show, config init."""
+"""Options that override train.yml, and the commands config show and config init."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperOption
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
+from mltrain.cli.help import DATA, MODEL, SEARCH, Command, add_command, new_group
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import table
@@ -39,22 +40,45 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
-Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Parameter sets tried.")]
-EarlyStop = Annotated[int | None, typer.Option("--early-stop", min=1, help="Rounds without a better loss.")]
-CalibrationOption = Annotated[Calibration | None, typer.Option("--calibration", help="auto: by forward log loss.")]
+Trials = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Hyperparameter sets to try.", rich_help_panel=SEARCH)
+]
+EarlyStop = Annotated[
+    int | None,
+    typer.Option("--early-stop", min=1, help="Rounds without improvement before a fit stops.", rich_help_panel=SEARCH),
+]
+CalibrationOption = Annotated[
+    Calibration | None,
+    typer.Option(
+        "--calibration",
+        help="How scores become probabilities; auto takes the method of least out-of-fold log loss.",
+        rich_help_panel=MODEL,
+    ),
+]
 ClassWeight = Annotated[
     str | None,
     typer.Option(
         "--class-weight",
-        help="What a row that went up counts in a fit: none, balanced or a number; "
-        "probabilities are those of unweighted rows.",
+        metavar="none|balanced|NUMBER",
+        help="Weight of the positive class in a fit; probabilities are corrected for it.",
+        rich_help_panel=MODEL,
     ),
 ]
-ValRatio = Annotated[float | None, typer.Option("--val-ratio", help="Share of the time range held out.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random.")]
-MaxRows = Annotated[int | None, typer.Option("--max-rows", min=0, help="Take the newest so many candles; 0 takes all.")]
+ValRatio = Annotated[
+    float | None, typer.Option("--val-ratio", help="Share of the time range held out.", rich_help_panel=DATA)
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed.", rich_help_panel=SEARCH)]
+MaxRows = Annotated[
+    int | None, typer.Option("--max-rows", min=0, help="Use only the newest candles; 0: all.", rich_help_panel=DATA)
+]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="Your own train.yml; it overrides the packaged one key by key.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Your train.yml; its keys override those of the packaged one.",
+        rich_help_panel=MODEL,
+    ),
 ]
 
 _OPTIONS: Final = {
@@ -66,38 +90,30 @@ _OPTIONS: Final = {
     "seed": "--seed",
     "max_rows": "--max-rows",
 }
-_DEFAULT: Final = " Default: "
+# The keys of one searched range.
 _RANGE: Final = re.compile(r"(search\.space\.\w+)\.\w+")
-#: What only the environment can say once for all commands; without it the next.
+#: Settings that only the environment can make for all commands.
 _VARIABLES: Final = {
-    "base_url": (BASE_URL_VARIABLE, None),
-    "archive_url": (ARCHIVE_URL_VARIABLE, None),
-    "require_signature": (REQUIRE_VARIABLE, None),
+    "base_url": BASE_URL_VARIABLE,
+    "archive_url": ARCHIVE_URL_VARIABLE,
+    "require_signature": REQUIRE_VARIABLE,
 }
 
 
-class SettingsCommand(TyperCommand):
-    """A command with options of train.yml, whose help names the defaults that the packaged file gives them."""
+class SettingsCommand(Command):
+    """A command with options of train.yml; its help shows the defaults of the packaged file."""
 
-    def add_defaults(self) -> None:
-        """Write the defaults into the help; the file is read here, not when the command is made or run."""
-        defaults = {_OPTIONS[s.key]: s.value for s in explain_config(None, overrides={}) if s.key in _OPTIONS}
-        for option in self.params:
-            if isinstance(option, TyperOption) and option.opts[0] in defaults:
-                text = (option.help or "").partition(_DEFAULT)[0]
-                option.help = f"{text}{_DEFAULT}{_shown(defaults[option.opts[0]])}."
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (Typer's private classes)
-        """Show the help, with the defaults."""
-        self.add_defaults()
-        super().format_help(ctx, formatter)
+    def defaults(self) -> dict[str, str]:
+        """Read the defaults, which takes time: only when the help is shown."""
+        settings = explain_config(None, overrides={})
+        return {_OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in _OPTIONS}
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    config = typer.Typer(help="Settings: what holds and who says so, and a file to begin from.", no_args_is_help=True)
-    config.command("show", cls=SettingsCommand)(config_show)
-    config.command("init")(config_init)
+    """Add the commands of this module."""
+    config = new_group("Show the settings and their origins, or write a file to start from.")
+    add_command(config, "show", config_show, example="mltrain config show --trials 50", cls=SettingsCommand)
+    add_command(config, "init", config_init, example="mltrain config init train.yml")
     app.add_typer(config, name="config")
 
 
@@ -110,7 +126,7 @@ def given_settings(
     seed: int | None,
     max_rows: int | None,
 ) -> dict[str, Json]:
-    """Return the settings that options give, by their dotted keys."""
+    """Return the settings that the options override, by dotted key."""
     values: tuple[Json, ...] = (
         trials,
         early_stop,
@@ -124,7 +140,6 @@ def given_settings(
 
 
 def _number_or_text(text: str) -> float | str:
-    """Return an option's value as the configuration has it."""
     try:
         return float(text)
     except ValueError:
@@ -144,53 +159,50 @@ def config_show(
     seed: Seed = None,
     max_rows: MaxRows = None,
 ) -> Outcome:
-    """Show every setting that `train` would use with the same options, and who said so last."""
+    """Show every setting that `train` would use with the same options, and where it comes from."""
     overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
-    found = [_named(setting) for setting in explain_config(config, overrides=overrides)]
-    found += _around(session, ctx)
+    found = [
+        replace(s, where=_OPTIONS[s.key]) if s.origin == "option" else s
+        for s in explain_config(config, overrides=overrides)
+    ]
+    found += _settings_outside_files(session, ctx)
 
     def view() -> Iterator[RenderableType]:
         yield table(None, ("setting", "value", "from"), _rows(found), kinds=" ff")
-        own = sum(s.origin != "default" for s in found)
-        yield f"{own} of {len(found)} settings are yours" if own else "all settings are the defaults"
+        changed = sum(s.origin != "default" for s in found)
+        yield f"{changed} of {len(found)} settings are not the default" if changed else "all settings are the defaults"
 
     return Outcome("config-show/1", {"settings": found}, view)
 
 
 def _rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
-    """Yield a row a setting, and one for each searched range whose ends come from the same place."""
+    """Yield one row per setting, and a single one for a searched range if all its keys have the same origin."""
     for key, group in groupby(settings, lambda s: _RANGE.sub(r"\1", s.key)):
         parts = list(group)
         if len(parts) > 1 and len({part.origin for part in parts}) == 1:
-            low, high, scale, default = (_shown(part.value) for part in parts)
-            yield key, f"{low} to {high}, {scale}, default {default}", _who(parts[0])
+            low, high, scale, default = (_value_text(part.value) for part in parts)
+            yield key, f"{low} to {high}, {scale}, default {default}", _origin_text(parts[0])
         else:
-            yield from ((part.key, _shown(part.value), _who(part)) for part in parts)
+            yield from ((part.key, _value_text(part.value), _origin_text(part)) for part in parts)
 
 
-def _who(setting: Setting) -> str:
+def _origin_text(setting: Setting) -> str:
     return setting.origin if setting.where is None else f"{setting.origin}: {setting.where}"
 
 
-def _named(setting: Setting) -> Setting:
-    if setting.origin != "option":
-        return setting
-    return Setting(setting.key, setting.value, setting.origin, _OPTIONS[setting.key])
-
-
-def _around(session: Session, ctx: typer.Context) -> list[Setting]:
-    """Return the settings that stand in no file: those of the commands' common options and of the environment."""
+def _settings_outside_files(session: Session, ctx: typer.Context) -> list[Setting]:
+    """Return the settings of the common options and of the environment."""
     found = [
-        _asked(ctx, "data_dir", "--data-dir", "MLTRAIN_DATA_DIR", str(session.data_dir)),
-        _asked(ctx, "log_format", LOG_OPTION, LOG_VARIABLE, str(ctx.params["log_format"])),
+        _common_setting(ctx, "data_dir", "--data-dir", "MLTRAIN_DATA_DIR", str(session.data_dir)),
+        _common_setting(ctx, "log_format", LOG_OPTION, LOG_VARIABLE, str(ctx.params["log_format"])),
     ]
-    for key, (variable, default) in _VARIABLES.items():
-        value = os.environ.get(variable)
-        found.append(Setting(key, value or default, "environment" if value else "default", variable if value else None))
+    for key, variable in _VARIABLES.items():
+        value = os.environ.get(variable) or None
+        found.append(Setting(key, value, "environment" if value else "default", variable if value else None))
     return found
 
 
-def _asked(ctx: typer.Context, name: str, option: str, variable: str, value: str) -> Setting:
+def _common_setting(ctx: typer.Context, name: str, option: str, variable: str, value: str) -> Setting:
     source = str(ctx.get_parameter_source(name))
     if source.endswith("COMMANDLINE"):
         return Setting(name, value, "option", option)
@@ -199,7 +211,7 @@ def _asked(ctx: typer.Context, name: str, option: str, variable: str, value: str
     return Setting(name, value, "default", None)
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)
+def _value_text(value: Any) -> str:  # noqa: ANN401 (JSON)
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -209,26 +221,26 @@ def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return "; ".join(_shown(v) for v in value)
+        return "; ".join(_value_text(v) for v in value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(v)}" for key, v in value.items())
+        return ", ".join(f"{key} {_value_text(v)}" for key, v in value.items())
     return str(value)
 
 
 @command()
 def config_init(
-    session: Session,  # noqa: ARG001 (a file of the user's, wherever they want it)
-    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("train.yml"),
+    session: Session,  # noqa: ARG001 (the file may be anywhere)
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("train.yml"),
 ) -> Outcome:
-    """Write a train.yml of your own: every setting with its comment, commented out, for you to change what you need."""
+    """Write a train.yml with every setting commented out, ready to be changed."""
     from mltrain.storage.writing import atomic_write
 
     if file.exists() or file.is_symlink():
-        raise UsageError(f"{file} is there already", hint=f"see what it says: mltrain config show --config {file}")
+        raise UsageError(f"{file} already exists", hint=f"to see its settings: mltrain config show --config {file}")
     atomic_write(file.absolute(), comment_config().encode())
     load_config(file, overrides={})
 
     def view() -> Iterator[RenderableType]:
-        yield f"{file}: take the # away from what you change, then: mltrain train --config {file}"
+        yield f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
 
     return Outcome("config-init/1", {"file": file}, view)

@@ -1,4 +1,4 @@
-"""Commands on candles: snapshot, snapshots, cache, verify snapshot."""
+"""Commands on candles: snapshot, snapshots, cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.complete import complete_snapshot, complete_symbols
+from mltrain.cli.help import DATA, add_command, new_group
 from mltrain.cli.memory import CANDLES_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, time_text
 from mltrain.cli.sources import (
@@ -30,7 +31,7 @@ from mltrain.cli.tables import table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import RenderableType
 
@@ -39,21 +40,24 @@ if TYPE_CHECKING:
 
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 
-SnapshotArgument = Annotated[str, typer.Argument(help="latest, an id, or a path.", autocompletion=complete_snapshot)]
-Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest ones stay.")]
+SnapshotArgument = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+]
+Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("snapshot")(snapshot)
-    listing = typer.Typer(help="List the snapshots; compare two; remove old ones.", invoke_without_command=True)
-    listing.callback()(snapshots)
-    listing.command("diff")(snapshots_diff)
-    listing.command("prune")(snapshots_prune)
+    """Add the commands of this module."""
+    add_command(app, "snapshot", snapshot, example="mltrain snapshot --days 90 --symbols BTCUSDT,ETHUSDT")
+    listing = new_group(
+        "List, compare and remove snapshots.", listing=snapshots, example="mltrain snapshots --data-dir data"
+    )
+    add_command(listing, "diff", snapshots_diff, example="mltrain snapshots diff 2025-10-15T12-00-00Z latest")
+    add_command(listing, "prune", snapshots_prune, example="mltrain snapshots prune --keep 5")
     app.add_typer(listing, name="snapshots")
-    cache = typer.Typer(help="The downloaded days that snapshots share.", no_args_is_help=True)
-    cache.command("info")(cache_info)
-    cache.command("prune")(cache_prune)
+    cache = new_group("Show and remove downloaded days, which snapshots share.")
+    add_command(cache, "info", cache_info, example="mltrain cache info")
+    add_command(cache, "prune", cache_prune, example="mltrain cache prune --before 2025-07-01")
     app.add_typer(cache, name="cache")
 
 
@@ -64,29 +68,57 @@ def snapshot(
         SourceName | None,
         typer.Option(
             "--source",
-            help="binance (default): the exchange; archive: its daily files; files: a folder; sim: a simulated market.",
+            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market. "
+            "Default: binance.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     symbols: Annotated[
-        str, typer.Option("--symbols", help="Comma-separated.", autocompletion=complete_symbols)
+        str,
+        typer.Option(
+            "--symbols",
+            metavar="SYMBOLS",
+            help="Comma-separated.",
+            autocompletion=complete_symbols,
+            rich_help_panel=DATA,
+        ),
     ] = DEFAULT_SYMBOLS,
-    days: Annotated[int, typer.Option("--days", min=1, max=5000, help="Days of candles before the cut.")] = 90,
-    interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.")] = "1m",
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=5000, help="Days of candles before the end.", rich_help_panel=DATA)
+    ] = 90,
+    interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.", rich_help_panel=DATA)] = "1m",
     end: Annotated[
-        str | None, typer.Option("--end", help="The cut, such as 2025-10-15T12:00:00Z. Default: the source's clock.")
+        str | None,
+        typer.Option(
+            "--end",
+            metavar="TIME",
+            help="End of the candles, such as 2025-10-15T12:00:00Z. Default: the source's clock.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     max_missing: Annotated[
-        str, typer.Option("--max-missing", help="Refuse where more of a symbol's candles are missing.")
+        str,
+        typer.Option(
+            "--max-missing",
+            metavar="SHARE",
+            help="Fail if a larger share of a symbol's candles is missing.",
+            rich_help_panel=DATA,
+        ),
     ] = "100%",
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Download again what the cache has, and tell what the exchange changed.")
+        bool,
+        typer.Option(
+            "--refresh", help="Download cached days again, and report what the exchange changed.", rich_help_panel=DATA
+        ),
     ] = False,
     rebuild: Annotated[
         str | None,
         typer.Option(
             "--rebuild",
-            help="Make the damaged files of that snapshot again; takes no new one.",
+            metavar="SNAPSHOT",
+            help="Rebuild the damaged files of this snapshot instead of taking a new one.",
             autocompletion=complete_snapshot,
+            rich_help_panel=DATA,
         ),
     ] = None,
     folder: Folder = None,
@@ -98,7 +130,7 @@ def snapshot(
     connections: Connections = CONNECTIONS,
     use_env_proxy: EnvProxy = False,
 ) -> Outcome:
-    """Write one immutable snapshot of closed candles and move `latest` to it."""
+    """Take an immutable snapshot of closed candles and point `latest` to it."""
     from mltrain.snapshots.record import Request
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
@@ -132,7 +164,11 @@ def snapshot(
 
 
 def split_symbols(text: str) -> tuple[str, ...]:
-    """Return the symbols of a comma-separated list, in order; each must fit the grammar and stand once."""
+    """Return the symbols of a comma-separated list, in order.
+
+    Raises:
+        UsageError: There is none, one occurs twice, or one is not a symbol.
+    """
     from mltrain.names import check_symbol
 
     found = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
@@ -144,7 +180,7 @@ def split_symbols(text: str) -> tuple[str, ...]:
 
 
 def _read_share(text: str) -> float:
-    """Return a share such as 5% or 0.05 as a number from 0 to 1."""
+    """Return a share such as 5% or 0.05 as a number in [0, 1]."""
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", text.strip())
     share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
     if not 0 <= share <= 1:
@@ -157,7 +193,6 @@ def _read_share(text: str) -> float:
 def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
-    """Make the files of a snapshot again."""
     from mltrain.snapshots.rebuild import rebuild_snapshot
     from mltrain.snapshots.stored import open_snapshot
     from mltrain.sources.opening import open_recorded
@@ -185,7 +220,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
            (f"{f.zero_trade_rows:,}", f"{f.bytes / 1e6:.1f}")))
         for f in snap.facts
     ]  # fmt: skip
-    last_two = ("asked", "s") if took else ("no trades", "MB")
+    last_two = ("requests", "s") if took else ("no trades", "MB")
     yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "gaps", *last_two), rows, kinds=" r  rrr")
     if missing := sum(f.missing for f in snap.facts):
         yield f"{missing:,} candles are missing in {sum(len(f.gaps) for f in snap.facts)} gaps"
@@ -193,7 +228,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
         cached = sum(t.days_cached for t in traffic.symbols)
         yield (
             f"{traffic.requests:,} requests, {traffic.bytes / 1e6:.1f} MB, {traffic.seconds:.1f} s; {cached} days were "
-            f"in the cache; weight {traffic.peak_weight:,} of {traffic.weight_limit:,} a minute at the most"
+            f"in the cache; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
         )
 
 
@@ -209,7 +244,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
 
     def view() -> Iterator[RenderableType]:
         if not found:
-            yield f"no snapshots in {session.data_dir}: write one with `mltrain snapshot`"
+            yield f"no snapshots in {session.data_dir}: take one with `mltrain snapshot`"
             return
         rows = [
             (r.id, "*" if r.latest else "", ", ".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
@@ -228,7 +263,7 @@ def snapshots_diff(
     before: SnapshotArgument,
     after: SnapshotArgument,
 ) -> Outcome:
-    """Tell which candles two snapshots do not share, and which they tell differently."""
+    """Compare two snapshots: candles that only one has, and candles that differ."""
     from mltrain.candles.diff import tell_change
     from mltrain.snapshots.comparison import compare_snapshots
     from mltrain.snapshots.stored import open_snapshot
@@ -254,7 +289,7 @@ def snapshots_diff(
 
 @command()
 def snapshots_prune(session: Session, keep: Keep) -> Outcome:
-    """Remove the oldest snapshots; never `latest`, one that a version names, or one that is being trained on."""
+    """Remove the oldest snapshots, except `latest`, those of stored versions, and those in use by a training."""
     from mltrain.pipeline.prune import prune_snapshots
 
     done = prune_snapshots(session.data_dir, keep=keep)
@@ -262,14 +297,14 @@ def snapshots_prune(session: Session, keep: Keep) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
         for kept in done.kept:
-            yield f"{kept.id} stays: {kept.why}"
+            yield f"{kept.id} kept: {kept.why}"
 
     return Outcome("snapshots-prune/1", done, view)
 
 
 @command()
 def cache_info(session: Session) -> Outcome:
-    """Show what was downloaded and is kept for later snapshots."""
+    """List the downloaded days in the cache."""
     from mltrain.sources.day_cache import list_cache
 
     found = list_cache(session.data_dir)
@@ -281,7 +316,7 @@ def cache_info(session: Session) -> Outcome:
         rows = [(r.source, r.symbol, r.interval, r.days, r.first, r.last, f"{r.bytes / 1e6:.1f}") for r in found]
         columns = ("source", "symbol", "interval", "days", "first", "last", "MB")
         yield table(None, columns, rows, kinds="f  r  r")
-        yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in all"
+        yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in total"
 
     return Outcome("cache-info/1", {"cached": found}, view)
 
@@ -290,11 +325,11 @@ def cache_info(session: Session) -> Outcome:
 def cache_prune(
     session: Session,
     before: Annotated[
-        str | None, typer.Option("--before", help="Only the days before that one, as 2025-07-01.")
+        str | None, typer.Option("--before", metavar="DAY", help="Remove the days before this one, as 2025-07-01.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All days.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all days.")] = False,
 ) -> Outcome:
-    """Remove downloaded days; snapshots stay as they are, and a later one downloads again what it needs."""
+    """Remove downloaded days; existing snapshots do not change, and later ones download what they need again."""
     from mltrain.sources.day_cache import prune_cache
     from mltrain.times import parse_time
 
@@ -302,7 +337,4 @@ def cache_prune(
         raise UsageError("say what to remove", hint="pass --before 2025-07-01, or --all")
     done = prune_cache(session.data_dir, before_ms=None if before is None else parse_time(before))
 
-    def view() -> Iterable[RenderableType]:
-        return [f"{done.days} days removed, {done.bytes / 1e6:,.1f} MB"]
-
-    return Outcome("cache-prune/1", done, view)
+    return Outcome("cache-prune/1", done, lambda: [f"{done.days} days removed, {done.bytes / 1e6:,.1f} MB"])

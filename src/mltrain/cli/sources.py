@@ -1,4 +1,4 @@
-"""The options that say where candles come from, shared by every command that asks a source."""
+"""Options for the source of candles, shared by the commands that download."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.help import DATA, NETWORK
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy
 
 
 class SourceName(StrEnum):
-    """Where candles can come from."""
+    """Sources of candles."""
 
     BINANCE = "binance"
     ARCHIVE = "archive"
@@ -30,35 +31,69 @@ class SourceName(StrEnum):
 
 
 class SimSignal(StrEnum):
-    """How predictable the simulated exchange is."""
+    """How predictable the simulated market is."""
 
     NONE = "none"
     WEAK = "weak"
     STRONG = "strong"
 
 
-Folder = Annotated[Path | None, typer.Option("--from", help="files: the folder of Parquet, CSV, JSON or zip files.")]
-SimSeed = Annotated[int | None, typer.Option("--sim-seed", min=0, help="sim: which simulated market.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files.", rich_help_panel=DATA
+    ),
+]
+SimSeed = Annotated[
+    int | None, typer.Option("--sim-seed", min=0, help="sim: seed of the simulated market.", rich_help_panel=DATA)
+]
 Signal = Annotated[
-    SimSignal | None, typer.Option("--sim-signal", help="sim: how predictable it is (best accuracy 50, 51.4, 60.1 %).")
+    SimSignal | None,
+    typer.Option(
+        "--sim-signal",
+        help="sim: how predictable the market is; the best possible accuracy is 50, 51.4 or 60.1 %.",
+        rich_help_panel=DATA,
+    ),
 ]
 BaseUrl = Annotated[
     str | None,
-    typer.Option("--base-url", envvar=BASE_URL_VARIABLE, help="binance, archive: address of another REST host."),
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        envvar=BASE_URL_VARIABLE,
+        help="binance, archive: another REST host.",
+        rich_help_panel=DATA,
+    ),
 ]
 ArchiveUrl = Annotated[
     str | None,
-    typer.Option("--archive-url", envvar=ARCHIVE_URL_VARIABLE, help="archive: address of another archive."),
+    typer.Option(
+        "--archive-url",
+        metavar="URL",
+        envvar=ARCHIVE_URL_VARIABLE,
+        help="archive: another archive of daily files.",
+        rich_help_panel=DATA,
+    ),
 ]
 MaxWait = Annotated[
     float,
-    typer.Option("--max-wait", min=0, help="Seconds that the exchange may order to wait before that is an error."),
+    typer.Option(
+        "--max-wait",
+        metavar="SECONDS",
+        min=0,
+        help="Longest wait that the exchange may demand before it counts as an error.",
+        rich_help_panel=NETWORK,
+    ),
 ]
-Connections = Annotated[int, typer.Option("--connections", min=1, max=64, help="Requests under way at once.")]
+Connections = Annotated[
+    int, typer.Option("--connections", min=1, max=64, help="Concurrent requests.", rich_help_panel=NETWORK)
+]
 EnvProxy = Annotated[
     bool,
     typer.Option(
-        "--use-env-proxy", help="Go through the proxy, and trust the certificates, that the environment names."
+        "--use-env-proxy",
+        help="Use the proxy and the certificates that the environment names.",
+        rich_help_panel=NETWORK,
     ),
 ]
 
@@ -77,9 +112,12 @@ def read_source(
     archive_url: str | None,
     end: str | None = None,
 ) -> SourceSpec:
-    """Return the SourceSpec that the options describe; an option of another source is refused.
+    """Return the source that the options describe.
 
-    Without a name, the options of a source mean that source, and none of them the exchange.
+    Without a name, an option that only one source has selects that source; the default is the exchange.
+
+    Raises:
+        UsageError: An option belongs to another source.
     """
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.times import parse_time
@@ -93,7 +131,7 @@ def read_source(
         raise UsageError("--sim-seed and --sim-signal go with --source sim")
     if name is SourceName.FILES and folder is None:
         raise UsageError("--source files needs the folder to read", hint="add --from DIR")
-    # An address in the environment is for the sources that have one, whichever is asked this time.
+    # An address in the environment is meant for the sources that use one; the others ignore it.
     if name in {SourceName.FILES, SourceName.SIM}:
         if base_url not in {None, os.environ.get(BASE_URL_VARIABLE)}:
             raise UsageError("--base-url goes with --source binance or archive")
@@ -118,7 +156,7 @@ def read_source(
 def read_rules(
     *, max_wait: float = MAX_WAIT_S, connections: int = CONNECTIONS, use_env_proxy: bool = False
 ) -> NetworkRules:
-    """Return how the network may be used; the environment is read here and nowhere below."""
+    """Return how the network may be used. Only this function reads the proxy variables."""
     from mltrain.sources.http_client import NetworkRules
 
     proxy = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)

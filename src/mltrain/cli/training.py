@@ -11,6 +11,7 @@ import typer
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
 from mltrain.cli.features import Features, SnapshotRef
+from mltrain.cli.help import MODEL, OUTPUT, SEARCH, add_command
 from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, time_text
@@ -46,16 +47,16 @@ GIB = 1 << 30
 
 
 class FittedRows(StrEnum):
-    """Which rows the served model is fitted on."""
+    """Rows that the served model is fitted on."""
 
     INNER = "inner"
     ALL = "all"
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("train", cls=SettingsCommand)(train)
-    app.command("demo")(demo)
+    """Add the commands of this module."""
+    add_command(app, "train", train, example="mltrain train --trials 50 --workers 2", cls=SettingsCommand)
+    add_command(app, "demo", demo, example="mltrain demo")
 
 
 @command(opens_versions=True, takes_mb=LEARNING_MB)
@@ -71,38 +72,72 @@ def train(
     features: Features = None,
     config: Config = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=256, help="Processes that try parameters. Default: the cores.")
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            max=256,
+            help="Processes that run trials; by default one per core.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a search that was interrupted; without it, begin anew.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue an interrupted search instead of starting anew.", rich_help_panel=SEARCH
+        ),
     ] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", min=0.001, help="Seconds of search, then take the best so far.")
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0.001,
+            help="Stop the search after this time and take the best trial so far.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
             "--warm-start",
-            help="A version whose parameters are tried right after the defaults.",
+            metavar="VERSION",
+            help="Try the hyperparameters of this version right after the defaults.",
             autocompletion=complete_version,
+            rich_help_panel=SEARCH,
         ),
     ] = None,
     final: Annotated[
-        FittedRows, typer.Option("--final", help="all: fit the served model on the holdout's rows, too.")
+        FittedRows,
+        typer.Option(
+            "--final",
+            help="Rows that the served model is fitted on; all: those of the holdout, too.",
+            rich_help_panel=MODEL,
+        ),
     ] = FittedRows.INNER,
     max_rows: MaxRows = None,
     promote: Annotated[
-        bool, typer.Option("--promote/--no-promote", help="Whether a GO becomes the best one, unless it is held.")
+        bool,
+        typer.Option(
+            "--promote/--no-promote", help="Promote the version if it is GO and not held.", rich_help_panel=OUTPUT
+        ),
     ] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell rows, blocks, memory and minutes, and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show rows, blocks, memory and minutes; train nothing.", rich_help_panel=OUTPUT),
     ] = False,
     ops: Ops = None,
     sign: Annotated[
-        Path | None, typer.Option("--sign", help="Sign the version with this private key (Ed25519, PEM).")
+        Path | None,
+        typer.Option(
+            "--sign",
+            metavar="FILE",
+            help="Sign the version with this private key (Ed25519, PEM).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
 ) -> Outcome:
-    """Train, calibrate, judge and document one version; a GO becomes the best one, unless it is held."""
+    """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
     from mltrain.card.lineage import available_cores
     from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
@@ -123,7 +158,8 @@ def train(
     )
     signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
     store = Store(session.data_dir, signer=signer)
-    store.check_pointer()  # first: a copy without links has no latest snapshot either, and this error says why
+    # Before anything else: a copy without links has no latest snapshot either, and this error says why.
+    store.check_pointer()
     request = TrainRequest(
         snapshot=open_snapshot(session.data_dir, ref),
         feature_set=load_registry(features),
@@ -147,7 +183,7 @@ def train(
 
 
 def _already_there(version: StoredVersion) -> Outcome:
-    """Show which version the training would only repeat, and the next step."""
+    """Show the version that this training would only repeat, and the next step."""
     from mltrain.store.listing import read_version_card
 
     gates = read_version_card(version).get("gates", {})
@@ -156,11 +192,11 @@ def _already_there(version: StoredVersion) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
         if version.best:
-            yield "it is the best one now; another seed or newer candles would make another version"
+            yield "it is the live version; another seed or newer candles would make another one"
         elif version.verdict == "GO":
             if gates.get("held"):
                 yield f"held: {gates['held']}"
-            yield f"it is GO and not the best one; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
+            yield f"it is GO and not live; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
@@ -186,7 +222,7 @@ def _view_plan(plan: Plan) -> Iterator[RenderableType]:
 
 
 def training_data(report: TrainReport) -> dict[str, Any]:
-    """Return what a script wants to know of a training; the card tells the rest."""
+    """Return the document of a training; the card has the rest."""
     run = report.training
     return {
         "version": report.version,
@@ -225,7 +261,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         f"({time_text(holdout.start_ms)} to {time_text(holdout.end_ms)} UTC)"
     )
     yield (
-        f"{len(run.search.trials)} trials, {pruned} cut short; best is {best.number} with {best.rounds} rounds, "
+        f"{len(run.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.rounds} rounds, "
         f"out-of-fold log loss {best.loss:.5f}; calibration {run.calibration.calibrator.method}"
     )
     rows = []
@@ -244,7 +280,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
 
 
 def _view_end(report: TrainReport) -> Iterator[RenderableType]:
-    """Show the verdict, what makes it weaker, and what to type next."""
+    """Show the verdict, what weakens it, and the next command."""
     run = report.training
     yield from view_verdict(run.verdict)
     yield view_economics(run.economics)
@@ -256,7 +292,7 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
             "on it before, so the gates require more; take a later snapshot for a fresh holdout"
         )
     if report.promoted:
-        yield "promoted: it is the best one now"
+        yield "promoted: it is live now"
     elif run.verdict.go:
         if report.held is not None and report.held != run.verdict.held:
             yield f"held: {report.held}"
@@ -265,7 +301,7 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
         yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)
-        yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it all the same"
+        yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it anyway"
 
 
 def _promote_line(version: str, *, other_meaning: bool) -> str:
@@ -274,7 +310,7 @@ def _promote_line(version: str, *, other_meaning: bool) -> str:
 
 
 def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
-    """Show the gates, why one did not pass, and each symbol alone."""
+    """Show the gates, why any of them did not pass, and each symbol by itself."""
     rows = [
         (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
         for o in verdict.outcomes
@@ -292,7 +328,7 @@ def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
     columns = ("symbol", "rows", "baseline", "baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %",
                "verdict")  # fmt: skip
     if alone:
-        yield table("Each symbol alone", columns, alone, kinds=" r rrrrf")
+        yield table("Each symbol by itself", columns, alone, kinds=" r rrrrf")
 
 
 def _percent_interval(interval: Interval | None) -> str | None:
@@ -302,7 +338,7 @@ def _percent_interval(interval: Interval | None) -> str | None:
 
 
 def view_economics(found: Economics) -> str:
-    """Return the line on what the calls would have earned before costs."""
+    """Return one line on what the predictions would have earned before costs."""
     days = [(name, value) for name, value in (("weekdays", found.weekdays_bps), ("weekends", found.weekends_bps))]
     parts = "".join(f", {name} {value:+.3f}" for name, value in days if value is not None)
     break_even = "-" if found.break_even_bps is None else f"{found.break_even_bps:.3f}"
@@ -315,7 +351,7 @@ def view_economics(found: Economics) -> str:
 
 @command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
-    """Run the whole loop on the simulated exchange: two cuts, two versions, a promotion, a prediction, a rollback."""
+    """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a prediction, a rollback."""
     from mltrain.pipeline.demo import run_demo
 
     report = run_demo(session.data_dir, by=who(), now_ms=session.now_ms, progress=session.progress)
@@ -340,5 +376,5 @@ def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
         yield f"promoted by hand, as you would after reading why it was held: {report.promoted_by_hand}"
     rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
     yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, kinds="  r")
-    yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that is the best one now"
+    yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that one is live now"
     yield f"look around: mltrain models --data-dir {report.folder}"

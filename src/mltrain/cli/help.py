@@ -1,0 +1,125 @@
+"""How `--help` reads: panels of options, readable types, each range and default said once, an example per command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Panels of long option lists; short lists stay in the panel "Options".
+DATA: Final = "Data"
+NETWORK: Final = "Network"
+SEARCH: Final = "Search"
+MODEL: Final = "Model"
+OUTPUT: Final = "Output"
+COMMON: Final = "Common options"
+
+_TYPES: Final = {
+    "int": "INTEGER",
+    "int range": "INTEGER",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "str": "TEXT",
+    "path": "PATH",
+    "bool": "",
+}
+
+
+class Command(TyperCommand):
+    """A command whose help is written as this module says."""
+
+    def defaults(self) -> Mapping[str, str]:
+        """Return the defaults that the options themselves do not hold, by option."""
+        return {}
+
+    def describe(self, ctx: Any) -> None:  # noqa: ANN401 (Typer's private classes)
+        """Complete the help of the parameters; a second call changes nothing."""
+        _describe(self.get_params(ctx), ctx, self.defaults())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (as above)
+        """Show the help."""
+        self.describe(ctx)
+        super().format_help(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help is written as this module says."""
+
+    def describe(self, ctx: Any) -> None:  # noqa: ANN401 (as above)
+        """Complete the help of the parameters; a second call changes nothing."""
+        _describe(self.get_params(ctx), ctx, {})
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (as above)
+        """Show the help."""
+        self.describe(ctx)
+        super().format_help(ctx, formatter)
+
+
+def add_command(
+    app: typer.Typer, name: str, function: Callable[..., None], *, example: str, cls: type[Command] = Command
+) -> None:
+    """Add a command with an example of its use to an app or a group."""
+    app.command(name, cls=cls, epilog=f"Example: {example}")(function)
+
+
+def new_group(text: str, *, listing: Callable[..., None] | None = None, example: str | None = None) -> typer.Typer:
+    """Return a group of commands.
+
+    Args:
+        text: Its help.
+        listing: What the group does without a command; None: it shows its help.
+        example: Of the listing.
+    """
+    group = typer.Typer(
+        cls=Group,
+        help=text,
+        epilog=None if example is None else f"Example: {example}",
+        invoke_without_command=listing is not None,
+        no_args_is_help=listing is None,
+    )
+    if listing is not None:
+        group.callback()(listing)
+    return group
+
+
+def _describe(parameters: list[Any], ctx: Any, defaults: Mapping[str, str]) -> None:  # noqa: ANN401 (as above)
+    """Give each parameter a readable type, and append its range and its default to its help.
+
+    Typer would show `<int range> [1<=x<=256]`, and `<bool>` for a flag. It reads `min`, `max` and `show_default` for
+    the help alone: values are checked by the annotation.
+    """
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption):
+            label = parameter.display_type(ctx).strip("<>")
+            parameter.metavar = parameter.metavar or _TYPES.get(label, label)
+            if "--help" in parameter.opts:
+                parameter.rich_help_panel = COMMON if any(p.rich_help_panel == COMMON for p in parameters) else None
+        elif isinstance(parameter, TyperArgument):
+            # The name of an argument says what it is.
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # noqa: ARG005
+        if parameter.show_default:
+            default = defaults.get(parameter.opts[0]) or _default_text(parameter)
+            text = (parameter.help or "").removesuffix(".") + _range_text(parameter.min, parameter.max)
+            parameter.help = f"{text}." + (f" Default: {default}." if default else "")
+        parameter.min = parameter.max = None
+        parameter.show_default = False
+
+
+def _range_text(low: float | None, high: float | None) -> str:
+    if low is None:
+        return ""
+    return f" ({low:,} or more)" if high is None else f" ({low:,} to {high:,})"
+
+
+def _default_text(parameter: Any) -> str:  # noqa: ANN401 (as above)
+    """Return a parameter's default; nothing for a flag that is off."""
+    default = parameter.default
+    if parameter.param_type_name == "option" and parameter.secondary_opts:
+        return str((parameter.opts if default else parameter.secondary_opts)[0])
+    if default is None or isinstance(default, bool):
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(getattr(default, "value", default))
