@@ -13,6 +13,8 @@ import pytest
 from mltrain.documents.records import (
     DERIVED,
     OMIT_DEFAULT,
+    RAW,
+    REST,
     ROW,
     Encoded,
     Key,
@@ -24,7 +26,10 @@ from mltrain.documents.records import (
     to_json,
 )
 from mltrain.documents.strict_yaml import parse_yaml
-from mltrain.documents.values import Located
+from mltrain.documents.values import (
+    Json,  # noqa: TC001 -- as above
+    Located,
+)
 from mltrain.errors import UsageError
 from mltrain.times import format_ms, parse_time
 
@@ -60,7 +65,7 @@ class Whole:
     texts: tuple[str, ...]
     numbers: tuple[float, ...]
     names: Mapping[str, int]
-    raw: object
+    raw: Annotated[Json, RAW]
     absent: int | None
     time_ms: Annotated[int, Encoded(str, parse_time, format_ms)]
     class_: Annotated[str, Key("class")]
@@ -255,6 +260,26 @@ def test_an_error_of_a_records_own_checks_joins_the_violations():
         read_record(Located({"inner": {"name": "x"}, "other": "y"}, "d"), Outer)
 
     assert caught.value.message == "d: inner: x is not a name\nd: other: must be an integer, is the text 'y'"
+
+
+@dataclass(frozen=True)
+class Open:
+    """A record with keys of its own and others."""
+
+    name: str
+    others: Annotated[Mapping[str, Json], REST]
+
+
+def test_other_keys_are_kept_where_a_record_takes_them():
+    """They are no violation, come back as they were, and never displace the record's own."""
+    document = {"name": "a", "x": [1], "y": None}
+
+    read = read_record(Located(document, "d"), Open)
+
+    assert read == Open("a", {"x": [1], "y": None})
+    assert to_json(read) == document
+    with pytest.raises(RecordError, match="name: is missing"):
+        read_record(Located({"x": 1}, "d"), Open)
 
 
 def test_arguments_are_read_as_a_function_declares_them():

@@ -17,7 +17,8 @@
 | a record; `Annotated[a record, ROW]` | a mapping; a list of its values in the order of its fields |
 | `T | None` | null too |
 | `Annotated[T, Encoded(U, decode, encode)]` | a `U` that `decode` turns into a `T`, and `encode` back |
-| `object` | any value |
+| `Annotated[Json, RAW]` | any value |
+| `Annotated[Mapping[str, Json], REST]` | the keys that no other field has |
 
 A key may be absent where its field has a default. A rule between fields stands in `__post_init__` and raises
 `RecordError`: whoever builds a record, from a document or in code, gets a sound one.
@@ -101,6 +102,10 @@ class Key:
     name: str
 
 
+#: A value that is not looked into.
+RAW: Final = "raw"
+#: A field that holds all the keys which no other field has.
+REST: Final = "rest"
 #: A record that is written as a list of its values.
 ROW: Final = "row"
 #: A field that is left out of the document where it has its default.
@@ -158,7 +163,11 @@ def read_arguments(value: Json, function: Callable[..., object]) -> dict[str, An
 
 
 def to_json(value: object) -> dict[str, Json]:
-    """Return a record as the mapping that `read_record` reads it from."""
+    """Return a record as the mapping that `read_record` reads it from.
+
+    Raises:
+        ValueError: The other keys that it holds are not all others.
+    """
     cls: Callable[..., object] = type(value)
     return _Record.of(cls, None).write(value)
 
@@ -324,21 +333,25 @@ class _Record:
     target: Callable[..., object]
     fields: tuple[_Field, ...]
     keys: frozenset[str]
+    rest: str | None
 
     @classmethod
     @cache
     def of(cls, target: Callable[..., object], limits: Limits | None) -> _Record:
         """Return the form of a record, or of a function's arguments; `limits` hold for every number in it."""
         hints = get_type_hints(target, include_extras=True)
-        fields = []
+        fields, rest = [], None
         for name, parameter in inspect.signature(target).parameters.items():
             notes = get_args(hints[name])[1:] if get_origin(hints[name]) is Annotated else ()
             if DERIVED in notes:
                 continue
+            if REST in notes:
+                rest = name
+                continue
             key = next((note.name for note in notes if isinstance(note, Key)), name)
             form = _form(hints[name], limits)
             fields.append(_Field(name, key, form, parameter.default, OMIT_DEFAULT in notes))
-        return cls(target, tuple(fields), frozenset(field.key for field in fields))
+        return cls(target, tuple(fields), frozenset(field.key for field in fields), rest)
 
     def read(self, value: Json) -> object:
         found = self.read_fields(value)
@@ -356,17 +369,25 @@ class _Record:
                 bad.append(((field.key,), "is missing"))
             else:
                 found[field.name] = field.default
-        for key in (key for key in value if key not in self.keys):
-            guess = did_you_mean(key, self.keys)
-            bad.append(((key,), "unknown key" + (f"; {guess}" if guess else "")))
+        others = {key: item for key, item in value.items() if key not in self.keys}
+        if self.rest is not None:
+            found[self.rest] = others
+        else:
+            for key in others:
+                guess = did_you_mean(key, self.keys)
+                bad.append(((key,), "unknown key" + (f"; {guess}" if guess else "")))
         return bad or found
 
     def write(self, value: Any) -> dict[str, Json]:  # noqa: ANN401
-        return {
+        written = {
             field.key: field.form.write(item)
             for field in self.fields
             if (item := getattr(value, field.name)) != field.default or not field.omit_default
         }
+        others = {} if self.rest is None else getattr(value, self.rest)
+        if taken := sorted(others.keys() & self.keys):
+            raise ValueError(f"{type(value).__name__} itself uses the key {taken[0]}")
+        return {**others, **written}
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +429,8 @@ def _form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PL
     codec = next((note for note in notes if isinstance(note, Encoded)), None)
     if codec is not None:
         return _Converted(_form(codec.form), codec)
+    if RAW in notes:
+        return _Anything()
     parts = get_args(hint)
     match get_origin(hint):
         case origin if origin is Union or origin is UnionType:
@@ -425,8 +448,6 @@ def _form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PL
 
 
 def _plain(hint: Any, notes: tuple[Any, ...], limits: Limits | None) -> _Form:  # noqa: ANN401
-    if hint is object:
-        return _Anything()
     if hint is int or hint is float:
         return _Scalar(hint, limits)
     if hint is str or hint is bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, final
 
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -24,8 +24,9 @@ _MAX_INT_DIGITS: Final = 20  # more are not even converted: that takes quadratic
 
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
-#: A SHA-256 as it is written, for `Fields.text`.
+#: A SHA-256 as it is written, in lower-case hexadecimal.
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
+Sha256: TypeAlias = Annotated[str, SHA256]
 
 NOT_FINITE: Final = "is not a finite number"
 NOT_64_BITS: Final = "is an integer of more than 64 bits"

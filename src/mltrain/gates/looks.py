@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mltrain.documents.records import record
+from mltrain.documents.values import Sha256
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -22,6 +25,7 @@ NEWER_MS: Final = 43_200_000
 _STUDY_END: Final = re.compile(r"-([0-9a-f]{16}-[0-9]+)")
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Look:
     """One scoring of a holdout.
@@ -39,7 +43,7 @@ class Look:
     end_ms: int
     when: str
     study: str
-    configuration_sha256: str | None = None
+    configuration_sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, slots=True)

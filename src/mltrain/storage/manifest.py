@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import REST, Limits, RecordError, read_record, record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
-from mltrain.documents.values import Located
+from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 from mltrain.storage.edge import disk_edge, sha256_bytes
 from mltrain.storage.reading import hash_file, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from mltrain.documents.values import Json
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
@@ -32,9 +30,6 @@ MAX_MANIFEST_BYTES: Final = 16 << 20  # a thousand symbols with a hundred gaps e
 MAX_FILE_BYTES: Final = 1 << 32  # what `verify_files` will hash; no file of ours comes near
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_OWN_KEYS: Final = ("format", "kind", "self_sha256", "files")
-_ENTRY_KEYS: Final = ("path", "sha256", "bytes")
 _VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
 _OTHERS: Final = {  # what to type where the record itself is lost
     "snapshot": "`mltrain snapshots` tells which ones are sound; `mltrain snapshot` takes a new one",
@@ -42,6 +37,7 @@ _OTHERS: Final = {  # what to type where the record itself is lost
 }
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of a published folder.
@@ -53,10 +49,10 @@ class FileEntry:
         facts: What else is recorded of it, such as the rows of a symbol's candles.
     """
 
-    path: str
-    sha256: str
-    bytes: int
-    facts: Mapping[str, Json] = field(default_factory=dict)
+    path: Annotated[str, _FILE_NAME]
+    sha256: Sha256
+    bytes: Annotated[int, Limits(0)]
+    facts: Annotated[Mapping[str, Json], REST] = field(default_factory=dict)
 
 
 def describe_file(path: str, data: bytes, facts: Mapping[str, Json] | None = None) -> FileEntry:
@@ -64,6 +60,17 @@ def describe_file(path: str, data: bytes, facts: Mapping[str, Json] | None = Non
     return FileEntry(path, sha256_bytes(data), len(data), facts or {})
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    """What `manifest.json` holds besides the manifest."""
+
+    format: Annotated[int, Limits(FORMAT, FORMAT)]
+    self_sha256: Sha256
+    content: Annotated[Mapping[str, Json], REST]
+
+
+@record
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What a published folder holds.
@@ -77,8 +84,19 @@ class Manifest:
     """
 
     kind: str
-    head: Mapping[str, Json]
+    head: Annotated[Mapping[str, Json], REST]
     files: tuple[FileEntry, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for index, entry in enumerate(self.files):
+            name = entry.path.casefold()
+            if name == MANIFEST:
+                raise RecordError((("files", index), "the manifest lists itself"))
+            # One file on a file system that ignores case.
+            if name in seen:
+                raise RecordError((("files", index), f"{show(entry.path)} stands twice"))
+            seen.add(name)
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes of `manifest.json`.
@@ -86,22 +104,12 @@ class Manifest:
         Raises:
             ValueError: A key of the head or of a file's facts is one that the manifest itself uses.
         """
-        return canonical_json({**self._document(), "self_sha256": self.self_sha256})
+        return canonical_json(to_json(_Envelope(FORMAT, self.self_sha256, to_json(self))))
 
     @property
     def self_sha256(self) -> str:
         """The SHA-256 of the canonical bytes without this hash: names the folder's whole content."""
-        return sha256_bytes(canonical_json(self._document()))
-
-    def _document(self) -> dict[str, Json]:
-        taken = [key for key in self.head if key in _OWN_KEYS]
-        taken += [key for entry in self.files for key in entry.facts if key in _ENTRY_KEYS]
-        if taken:
-            raise ValueError(f"the manifest itself uses the key {taken[0]}")
-        files: list[Json] = [
-            {**entry.facts, "path": entry.path, "sha256": entry.sha256, "bytes": entry.bytes} for entry in self.files
-        ]
-        return {**self.head, "format": FORMAT, "kind": self.kind, "files": files}
+        return sha256_bytes(canonical_json({**to_json(self), "format": FORMAT}))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, kind: str, where: str) -> Manifest:
@@ -116,22 +124,14 @@ class Manifest:
             InputError: It is malformed, of another kind or format, not in canonical form, does not match its own
                 hash, or names a file that no folder of ours holds.
         """
-        root = Fields(Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where))
-        found_format = root.integer("format")
-        if found_format > FORMAT:
-            raise InputError(
-                f"{where}: is of format {found_format}, written by a newer mltrain", hint="upgrade mltrain"
-            )
-        if found_format != FORMAT:
-            root.problem("format", f"must be {FORMAT}, is {found_format}")
-        root.text("kind", choices=(kind,))
-        root.text("self_sha256", pattern=_SHA256)
-        files = tuple(_read_entry(item) for item in root.items("files"))
-        head = {key: root.raw(key) for key in root.value if key not in _OWN_KEYS}
-        for problem in _name_problems([entry.path for entry in files]):
-            root.problem("files", problem)
-        root.finish()
-        manifest = cls(kind, head, files)
+        value = parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES)
+        found = value.get("format") if isinstance(value, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise InputError(f"{where}: is of format {found}, written by a newer mltrain", hint="upgrade mltrain")
+        envelope = read_record(Located(value, where), _Envelope)
+        manifest = read_record(Located(dict(envelope.content), where), cls)
+        if manifest.kind != kind:
+            raise InputError(f"{where}: is the manifest of a {show(manifest.kind)}, expected that of a {kind}")
         if data != manifest.to_bytes():
             raise InputError(
                 f"{where}: does not match its own hash: it was changed after it was written", hint=_OTHERS.get(kind)
@@ -141,26 +141,6 @@ class Manifest:
     def entry(self, name: str) -> FileEntry | None:
         """Return the entry of a file; None where the manifest does not list it."""
         return next((entry for entry in self.files if entry.path == name), None)
-
-
-def _read_entry(item: Fields) -> FileEntry:
-    return FileEntry(
-        path=item.text("path", pattern=_FILE_NAME),
-        sha256=item.text("sha256", pattern=_SHA256),
-        bytes=item.integer("bytes", minimum=0),
-        facts={key: item.raw(key) for key in item.value if key not in _ENTRY_KEYS},
-    )
-
-
-def _name_problems(names: list[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for name in names:
-        folded = name.casefold()
-        if folded == MANIFEST:
-            yield "the manifest lists itself"
-        if folded in seen:  # one file on a file system that ignores case
-            yield f"{show(name)} stands twice"
-        seen.add(folded)
 
 
 def read_manifest(folder: Path, *, kind: str) -> Manifest:

@@ -12,12 +12,13 @@ detected, in its last line too; that lines were cut off its end is not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import DERIVED, REST, Key, read_record, record, to_json
 from mltrain.documents.strict_json import json_line, parse_json
-from mltrain.documents.values import SHA256, Located
+from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.gates.looks import Look
 from mltrain.names import VERSION
@@ -27,14 +28,11 @@ from mltrain.times import format_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mltrain.documents.values import Json
-
 Verdict = Literal["GO", "NO-GO"]
 
-VERDICTS: Final = ("GO", "NO-GO")
 _MAX_LINE_BYTES: Final = 1 << 16
-_SEAL: Final = "self_sha256"
 _BROKEN_SEAL: Final = "does not match its own hash: it was changed after it was written"
+_BROKEN_CHAIN: Final = "does not continue the line before: the log was changed after it was written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class Note:
     now_ms: int
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Promotion:
     """One line of `promotions.jsonl`.
@@ -72,14 +71,23 @@ class Promotion:
 
     serial: int
     when: str
-    from_version: str | None
-    to_version: str
+    from_version: Annotated[Annotated[str, VERSION] | None, Key("from")]
+    to_version: Annotated[str, VERSION, Key("to")]
     verdict: Verdict
     why: str
     by: str
-    card_sha256: str
-    prev_sha256: str | None
-    happened: bool = False
+    card_sha256: Sha256
+    prev_sha256: Annotated[Sha256 | None, Key("prev")]
+    happened: Annotated[bool, DERIVED] = False
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a log: a document, and the hash of that document."""
+
+    self_sha256: Sha256
+    document: Annotated[Mapping[str, Json], REST]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +132,18 @@ def promotion_line(
         note: Why, by whom and when.
     """
     lines, _ = _split(log)
-    return _seal(
-        {
-            "serial": len(lines) + 1,
-            "prev": sha256_bytes(lines[-1]) if lines else None,
-            "when": format_seconds(note.now_ms),
-            "from": from_version,
-            "to": to_version,
-            "verdict": verdict,
-            "why": note.why,
-            "by": note.by,
-            "card_sha256": card_sha256,
-        }
+    promotion = Promotion(
+        serial=len(lines) + 1,
+        when=format_seconds(note.now_ms),
+        from_version=from_version,
+        to_version=to_version,
+        verdict=verdict,
+        why=note.why,
+        by=note.by,
+        card_sha256=card_sha256,
+        prev_sha256=sha256_bytes(lines[-1]) if lines else None,
     )
+    return _seal(to_json(promotion))
 
 
 def read_history(log: bytes, *, best: str | None, staged: str | None = None, where: str) -> History:
@@ -153,15 +160,20 @@ def read_history(log: bytes, *, best: str | None, staged: str | None = None, whe
     problems: list[str] = []
     before = None
     for number, line in enumerate(lines, start=1):
+        place = f"{where}: line {number}"
         try:
-            entry = _read_promotion(line, where=f"{where}: line {number}")
+            document, sealed = _unseal(line, place)
+            entry = read_record(Located(document, place), Promotion)
         except InputError as err:
             problems.append(err.message)
         else:
             entries.append(entry)
-            problems += _chain_problems(entry, number, before, where)
-            if not _is_sealed(line):
-                problems.append(f"{where}: line {number}: {_BROKEN_SEAL}")
+            if entry.serial != number:
+                problems.append(f"{place}: has the serial {entry.serial}")
+            if entry.prev_sha256 != before:
+                problems.append(f"{place}: {_BROKEN_CHAIN}")
+            if not sealed:
+                problems.append(f"{place}: {_BROKEN_SEAL}")
         before = sha256_bytes(line)
     notes = (f"{where}: the last line is torn and counts for nothing",) if torn else ()
     lost = entries[-1].to_version if best is None and entries and not _is_cut_off(entries, staged) else None
@@ -185,89 +197,41 @@ def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
         InputError: A line cannot be read, or was changed: how often a holdout was looked at is never guessed.
     """
     lines, _ = _split(log)
-    befores = (None, *map(sha256_bytes, lines))
-    return tuple(
-        _read_look(line, before, where=f"{where}: line {number}")
-        for number, (line, before) in enumerate(zip(lines, befores, strict=False), start=1)
-    )
+    looks = []
+    before = None
+    for number, line in enumerate(lines, start=1):
+        place = f"{where}: line {number}"
+        document, sealed = _unseal(line, place)
+        prev = document.pop("prev", None)
+        looks.append(read_record(Located(document, place), Look))
+        if not sealed:
+            raise InputError(f"{place}: {_BROKEN_SEAL}")
+        if prev != before:
+            raise InputError(f"{place}: {_BROKEN_CHAIN}")
+        before = sha256_bytes(line)
+    return tuple(looks)
 
 
 def look_line(log: bytes, look: Look) -> str:
     """Return the line that tells of a look and continues a log of looks; `read_looks` gives the look back."""
     lines, _ = _split(log)
-    return _seal(
-        {
-            "prev": sha256_bytes(lines[-1]) if lines else None,
-            "start_ms": look.start_ms,
-            "end_ms": look.end_ms,
-            "when": look.when,
-            "study": look.study,
-            "configuration_sha256": look.configuration_sha256,
-        }
-    )
+    return _seal({"prev": sha256_bytes(lines[-1]) if lines else None, **to_json(look)})
 
 
 def _seal(document: dict[str, Json]) -> str:
-    return json_line({**document, _SEAL: sha256_bytes(json_line(document).encode())})
+    return json_line(to_json(_Line(sha256_bytes(json_line(document).encode()), document)))
 
 
-def _is_sealed(line: bytes) -> bool:
-    """Tell whether a line that can be read is the very line that was written."""
-    document = parse_json(line, where="", max_bytes=_MAX_LINE_BYTES)
-    return isinstance(document, dict) and line == _seal({k: v for k, v in document.items() if k != _SEAL}).encode()
+def _unseal(line: bytes, where: str) -> tuple[dict[str, Json], bool]:
+    """Return a line's document, and whether the line is the very one that was written."""
+    found = read_record(Located(parse_json(line, where=where, max_bytes=_MAX_LINE_BYTES), where), _Line)
+    document = dict(found.document)
+    return document, line == _seal(document).encode()
 
 
 def _split(log: bytes) -> tuple[list[bytes], bytes]:
     *lines, torn = log.split(b"\n")
     return lines, torn
-
-
-def _read_line(line: bytes, where: str) -> Fields:
-    return Fields(Located(parse_json(line, where=where, max_bytes=_MAX_LINE_BYTES), where))
-
-
-def _read_promotion(line: bytes, *, where: str) -> Promotion:
-    fields = _read_line(line, where)
-    entry = Promotion(
-        serial=fields.integer("serial"),
-        when=fields.text("when"),
-        from_version=fields.text("from", pattern=VERSION, default=None),
-        to_version=fields.text("to", pattern=VERSION),
-        verdict="GO" if fields.text("verdict", choices=VERDICTS) == "GO" else "NO-GO",
-        why=fields.text("why"),
-        by=fields.text("by"),
-        card_sha256=fields.text("card_sha256", pattern=SHA256),
-        prev_sha256=fields.text("prev", pattern=SHA256, default=None),
-    )
-    fields.text(_SEAL, pattern=SHA256)
-    fields.finish()
-    return entry
-
-
-def _read_look(line: bytes, before_sha256: str | None, *, where: str) -> Look:
-    fields = _read_line(line, where)
-    look = Look(
-        fields.integer("start_ms"),
-        fields.integer("end_ms"),
-        fields.text("when"),
-        fields.text("study"),
-        fields.text("configuration_sha256", pattern=SHA256, default=None),
-    )
-    found_before = fields.text("prev", pattern=SHA256, default=None)
-    fields.text(_SEAL, pattern=SHA256)
-    fields.finish()
-    if not _is_sealed(line):
-        raise InputError(f"{where}: {_BROKEN_SEAL}")
-    if found_before != before_sha256:
-        raise InputError(f"{where}: does not continue the line before: the log was changed after it was written")
-    return look
-
-
-def _chain_problems(entry: Promotion, number: int, before_sha256: str | None, where: str) -> Iterator[str]:
-    if entry.serial != number:
-        yield f"{where}: line {number}: has the serial {entry.serial}"
-    if entry.prev_sha256 != before_sha256:
-        yield f"{where}: line {number}: does not continue the line before: the log was changed after it was written"
 
 
 def _is_cut_off(entries: list[Promotion], staged: str | None) -> bool:

@@ -14,11 +14,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import Limits, read_record, record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
-from mltrain.documents.values import SHA256, Located
+from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError, MachineError, UsageError
 from mltrain.storage.edge import real_path, sha256_bytes
 from mltrain.storage.reading import read_file
@@ -30,11 +30,23 @@ SIGNATURE: Final = "signature.json"
 REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 
 _FORMAT: Final = 1
-_ALGORITHM: Final = "ed25519"
-_HEX: Final = re.compile(r"[0-9a-f]{128}")  # bytes.fromhex takes capitals and blanks, too
-MAX_SIGNATURE_BYTES: Final = 1 << 14  # limit for a key and for a signature.json
+# bytes.fromhex takes capitals and blanks, too.
+_HEX: Final = re.compile(r"[0-9a-f]{128}")
+# Limit for a key and for a signature.json.
+MAX_SIGNATURE_BYTES: Final = 1 << 14
 _NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
 _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """A `signature.json`."""
+
+    format: Annotated[int, Limits(_FORMAT, _FORMAT)]
+    algorithm: Literal["ed25519"]
+    key_id: Sha256
+    signature: Annotated[str, _HEX]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,8 @@ class Signer:
 
     def sign(self, manifest: Manifest) -> bytes:
         """Return the bytes of `signature.json` for a version's manifest."""
-        return _to_bytes(self.key_id, self.key.sign(manifest.to_bytes()))
+        signature = self.key.sign(manifest.to_bytes()).hex()
+        return canonical_json(to_json(_Signature(_FORMAT, "ed25519", self.key_id, signature)))
 
 
 def open_signer(path: Path, *, data_dir: Path) -> Signer:
@@ -115,15 +128,15 @@ def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None
     if not os.path.lexists(path):
         raise InputError(f"{folder} is not signed", hint=hint)
     data = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
-    key_id, signature = _read_signature(data, str(path))
-    if key_id != _key_id(required):
+    found = _read_signature(data, str(path))
+    if found.key_id != _key_id(required):
         raise InputError(
-            f"{path}: is of another key, {key_id[:16]}, than the required {_key_id(required)[:16]}", hint=hint
+            f"{path}: is of another key, {found.key_id[:16]}, than the required {_key_id(required)[:16]}", hint=hint
         )
     from cryptography.exceptions import InvalidSignature
 
     try:
-        required.verify(signature, manifest.to_bytes())
+        required.verify(bytes.fromhex(found.signature), manifest.to_bytes())
     except InvalidSignature as err:
         raise InputError(f"{path}: is not the signature of the manifest beside it", hint=hint) from err
 
@@ -133,20 +146,12 @@ def is_required() -> bool:
     return REQUIRE_VARIABLE in os.environ
 
 
-def _read_signature(data: bytes, where: str) -> tuple[str, bytes]:
-    root = Fields(Located(parse_json(data, where=where, max_bytes=MAX_SIGNATURE_BYTES), where))
-    root.integer("format", minimum=_FORMAT, maximum=_FORMAT)
-    root.text("algorithm", choices=(_ALGORITHM,))
-    key_id, text = root.text("key_id", pattern=SHA256), root.text("signature", pattern=_HEX)
-    root.finish()
-    signature = bytes.fromhex(text)
-    if data != _to_bytes(key_id, signature):  # one spelling of a signature: any change of the file shows
+def _read_signature(data: bytes, where: str) -> _Signature:
+    signature = read_record(Located(parse_json(data, where=where, max_bytes=MAX_SIGNATURE_BYTES), where), _Signature)
+    # One spelling of a signature: any change of the file shows.
+    if data != canonical_json(to_json(signature)):
         raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
-    return key_id, signature
-
-
-def _to_bytes(key_id: str, signature: bytes) -> bytes:
-    return canonical_json({"format": _FORMAT, "algorithm": _ALGORITHM, "key_id": key_id, "signature": signature.hex()})
+    return signature
 
 
 def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)

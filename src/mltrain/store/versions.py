@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE, check_card
-from mltrain.documents.fields import Fields
-from mltrain.documents.values import SHA256, Located
+from mltrain.documents.records import Limits, read_record, record, to_json
+from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError
 from mltrain.names import VERSION
 from mltrain.storage.edge import disk_edge, sha256_bytes
 from mltrain.storage.locks import hold_folder
 from mltrain.storage.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
-from mltrain.store.history import VERDICTS
+from mltrain.store.history import Verdict
 from mltrain.store.signature import SIGNATURE, check_signature, is_required
 from mltrain.times import format_seconds
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mltrain.card.validation import CardCheck
-    from mltrain.documents.values import Json
-    from mltrain.store.history import History, Verdict
+    from mltrain.store.history import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,18 @@ class VersionRow:
     problem: str | None
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a version's manifest records of the whole folder."""
+
+    version: Annotated[str, VERSION]
+    serial: Annotated[int, Limits(1)]
+    created_at: str
+    verdict: Verdict
+    card_sha256: Sha256
+
+
 def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
     """Return the manifest of a version to be.
 
@@ -113,14 +124,8 @@ def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verd
     """
     entries = tuple(describe_file(path, data) for path, data in files.items())
     card = next(entry for entry in entries if entry.path == CARD_FILE)
-    head: dict[str, Json] = {
-        "version": name,
-        "serial": serial,
-        "created_at": format_seconds(now_ms),
-        "verdict": verdict,
-        "card_sha256": card.sha256,
-    }
-    return Manifest("version", head, entries)
+    head = _Head(name, serial, format_seconds(now_ms), verdict, card.sha256)
+    return Manifest("version", to_json(head), entries)
 
 
 def open_folder(folder: Path, *, best: str | None, history: History | None = None) -> StoredVersion:
@@ -140,28 +145,22 @@ def open_folder(folder: Path, *, best: str | None, history: History | None = Non
     manifest = read_manifest(folder, kind="version")
     check_signature(folder, manifest)
     where = str(folder / MANIFEST)
-    head = Fields(Located(dict(manifest.head), where))
-    name = head.text("version", pattern=VERSION)
-    serial = head.integer("serial", minimum=1)
-    created_at = head.text("created_at")
-    verdict: Verdict = "GO" if head.text("verdict", choices=VERDICTS) == "GO" else "NO-GO"
-    card_sha256 = head.text("card_sha256", pattern=SHA256)
-    head.finish()
+    head = read_record(Located(dict(manifest.head), where), _Head)
     hashes = {entry.path: entry.sha256 for entry in manifest.files}
-    if name != folder.name:
-        raise InputError(f"{where}: was published as version {name}")
-    if MODEL_FILE not in hashes or hashes.get(CARD_FILE) != card_sha256:
+    if head.version != folder.name:
+        raise InputError(f"{where}: was published as version {head.version}")
+    if MODEL_FILE not in hashes or hashes.get(CARD_FILE) != head.card_sha256:
         raise InputError(f"{where}: lists no model, or not the card that it was published with")
     return StoredVersion(
-        name=name,
+        name=head.version,
         folder=folder,
         manifest=manifest,
-        serial=serial,
-        created_at=created_at,
-        verdict=verdict,
-        card_sha256=card_sha256,
-        promoted=name == best or (history is not None and history.was_promoted(name, card_sha256)),
-        best=name == best,
+        serial=head.serial,
+        created_at=head.created_at,
+        verdict=head.verdict,
+        card_sha256=head.card_sha256,
+        promoted=head.version == best or (history is not None and history.was_promoted(head.version, head.card_sha256)),
+        best=head.version == best,
     )
 
 
