@@ -29,7 +29,7 @@ from mltrain.artifact.bundle import Bundle
 from mltrain.card.lineage import cpu_name
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import load_registry, parse_registry
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.model import model_from_bundle
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator, Knots
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -142,7 +142,7 @@ def one_row(samples: int) -> None:
     """Compare the ways to score one row."""
     feature_set = parse_registry(small_registry(), where="registry")
     text = grow(list(feature_set.names), 1)
-    model = model_of_bundle(Bundle(text, calibrator(), feature_set, ("BTCUSDT",), ops_sha256()))
+    model = model_from_bundle(Bundle(text, calibrator(), feature_set, ("BTCUSDT",), ops_sha256()))
     served = model._current()  # noqa: SLF001 -- the call itself is measured, too
     rows = np.random.default_rng(2).standard_normal((1_000, FEATURES)).astype(np.float32)
     named = [dict(zip(feature_set.names, row.tolist(), strict=True)) for row in rows]
@@ -178,7 +178,7 @@ def from_candles(samples: int, many: int) -> None:
     feature_set = load_registry(CONFIGS / "features.yml")
     symbols = tuple(sorted({"BTCUSDT", *(f"S{i:03d}USDT" for i in range(1, many))}))
     bundle = Bundle(grow(list(feature_set.names), 3), calibrator(), feature_set, symbols, ops_sha256())
-    model = model_of_bundle(bundle)
+    model = model_from_bundle(bundle)
     bars = model.lookback_bars
     moments = min(samples, 400)
     tape = {symbol: walk(i, bars + moments) for i, symbol in enumerate(symbols)}

@@ -198,7 +198,7 @@ def test_the_model_is_read_once(trained_dir, words):
         ("x.csv", b"a,b\n1,2\n", "ts missing"),
         ("x.csv", b"ts,symbol,open\n2025,BTCUSDT,abc\n", "open is 'abc'"),
         ("x.csv", b"ts,symbol\nyesterday,BTCUSDT\n", "ts is 'yesterday'"),
-        ("x.csv", b"ts,open,high,low,close,volume\n1760529600000,1,1,1,1,1\n", "whose candles"),
+        ("x.csv", b"ts,open,high,low,close,volume\n1760529600000,1,1,1,1,1\n", "name no symbol"),
         ("x.parquet", b"PAR1 no", "not a readable parquet file"),
         ("x.parquet", HOSTILE, "not a readable parquet file"),
         ("x.jsonl", b"{", "no table in jsonl"),

@@ -182,7 +182,7 @@ def test_a_refusal_says_which_why_and_when():
 
     assert found.exit_code == 3
     assert found.message == (
-        "every row was refused: stale (A, B): newer candles should be there by now (the newest is from "
+        "every row was refused: stale (A, B): a newer candle should have arrived by now (the newest is from "
         "2025-10-15T11:58:00Z, judged at 2025-10-15T12:00:00Z); hole (C): a candle is missing inside the lookback"
     )
     assert "--as-of" in found.hint

@@ -17,7 +17,7 @@ from mltrain.features.registry import load_registry
 from mltrain.pipeline.leakage import read_candles, split_samples
 from mltrain.pipeline.train import learn_model
 from mltrain.progress import Silent
-from mltrain.serving.model import load, model_of_bundle
+from mltrain.serving.model import load, model_from_bundle
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
@@ -246,6 +246,6 @@ def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     _, _, bundle = learn_model(
         samples, split, feature_set, config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent()
     )
-    _, p = model_of_bundle(bundle).score(samples.x[split.holdout.span])
+    _, p = model_from_bundle(bundle).score(samples.x[split.holdout.span])
 
     assert 0.54 < score(p, samples.y[split.holdout.span]).auc_roc < 0.58

@@ -14,7 +14,7 @@ from mltrain.features.registry import parse_registry
 from mltrain.pipeline.predict import open_default_model
 from mltrain.pipeline.watch import MAX_PAUSE_S, Watch, watch
 from mltrain.progress import Silent
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.model import model_from_bundle
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import BinanceSource
@@ -182,7 +182,7 @@ def test_a_promotion_with_more_symbols_and_a_longer_lookback_is_followed(model):
     short = parse_registry(SHORT.replace(b"LAST", b"{name: other, op: log_return, params: {bars: 3}}"), where="short")
     long = parse_registry(SHORT.replace(b"LAST", text.encode()), where="long")
     first, second = (
-        model_of_bundle(
+        model_from_bundle(
             replace(
                 bundle, model_text=grow(found), feature_set=found, calibrator=Calibrator("none", None), symbols=names
             )

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, RefusedError, UsageError
-from mltrain.serving.model import load, model_of_bundle, open_model
+from mltrain.serving.model import load, model_from_bundle, open_model
 from mltrain.training.calibration import Calibrator
 
 END_MS = 1_760_529_600_000
@@ -24,7 +24,7 @@ NOT_CANDLES = [None, 5, "BTCUSDT", object(), [1, 2]]
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return model_of_bundle(bundle)
+    return model_from_bundle(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ class TestTables:
 
     def test_no_candles_are_refused_not_raised(self, bundle):
         """An empty list holds too few of them."""
-        alone = model_of_bundle(replace(bundle, symbols=("BTCUSDT",)))
+        alone = model_from_bundle(replace(bundle, symbols=("BTCUSDT",)))
 
         assert alone.predict_candles([])["refused"].to_list() == ["too-few-bars"]
 

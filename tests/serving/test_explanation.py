@@ -6,13 +6,13 @@ import pytest
 
 from mltrain.errors import InputError
 from mltrain.serving.explanation import explain_matrix, mean_contributions
-from mltrain.serving.loaded_model import serve_bundle
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.loaded_model import load_bundle
+from mltrain.serving.model import model_from_bundle
 
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return model_of_bundle(bundle)
+    return model_from_bundle(bundle)
 
 
 def contributions(table):
@@ -55,7 +55,7 @@ def test_other_columns_are_refused(model, samples):
 @pytest.mark.parametrize("rows", [1, 40, 1_800])
 def test_the_mean_contribution_is_that_of_rows_at_equal_distances(bundle, samples, rows):
     """Of few rows all count, of many some, the first and the last among them; every feature has a figure."""
-    served, x = serve_bundle("", bundle, {}), samples.x[:rows]
+    served, x = load_bundle(bundle), samples.x[:rows]
     found = mean_contributions(served, x)
     taken = np.linspace(0, rows - 1, {1: 1, 40: 40, 1_800: 72}[rows]).astype(int)
     each = explain_matrix(served, x[taken])

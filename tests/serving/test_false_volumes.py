@@ -9,7 +9,7 @@ import pytest
 
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.model import model_from_bundle
 
 # Under the names that the trees of the small model know.
 READING = b"""
@@ -29,7 +29,7 @@ SENTENCE = "quote_volume / volume lies outside low..high in"
 @pytest.fixture(scope="module")
 def reader(bundle):
     """Return a model that reads quote volume, and of the leader what takers bought."""
-    return model_of_bundle(replace(bundle, feature_set=parse_registry(READING, where="registry")))
+    return model_from_bundle(replace(bundle, feature_set=parse_registry(READING, where="registry")))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_false_volume_that_a_feature_reads_is_refused(reader, in_base, rows):
 @pytest.mark.parametrize("rows", ["last", "all"])
 def test_a_false_volume_that_no_feature_reads_changes_nothing(bundle, candles, in_base, rows):
     """The other registry reads neither."""
-    model = model_of_bundle(bundle)
+    model = model_from_bundle(bundle)
 
     assert model.predict_candles(in_base, rows=rows).equals(model.predict_candles(candles, rows=rows))
 

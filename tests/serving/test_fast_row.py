@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from mltrain.serving.fast_row import FAST, FastRow, SlowPathWarning, find_doubt, open_fast_row, probe_rows
-from mltrain.serving.loaded_model import Calibration
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.fast_row import FAST, FastRow, SlowPathWarning, find_mismatch, open_fast_row, probe_rows
+from mltrain.serving.loaded_model import CalibrationMap
+from mltrain.serving.model import model_from_bundle
 from mltrain.training.calibration import Calibrator, Knots
 from mltrain.training.lightgbm_import import import_lightgbm
 
@@ -41,8 +41,8 @@ class TestFastRow:
 
     def test_every_row_has_the_boosters_bits(self, booster, fast, samples):
         """Rows of training, and probes on thresholds, beside them, missing and infinite ones."""
-        assert find_doubt(fast.score, booster, samples.x) is None
-        assert find_doubt(fast.score, booster, probe_rows(booster.model_to_string(), 5)) is None
+        assert find_mismatch(fast.score, booster, samples.x) is None
+        assert find_mismatch(fast.score, booster, probe_rows(booster.model_to_string(), 5)) is None
 
     def test_the_probes_tell_a_threshold_from_its_neighbours(self, booster, model_text):
         """Rows on a threshold, and a step of float32 beside it, reach other leaves: a wrong comparison would show."""
@@ -71,13 +71,13 @@ class TestFastRow:
 
     def test_a_model_says_which_path_it_uses(self, bundle):
         """What is benchmarked must be told."""
-        assert model_of_bundle(bundle).path == FAST
+        assert model_from_bundle(bundle).path == FAST
 
     def test_without_the_call_a_model_scores_the_same(self, bundle, samples, monkeypatch):
         """Slower, not otherwise."""
-        expected = model_of_bundle(bundle).predict_one(samples.x[0])
+        expected = model_from_bundle(bundle).predict_one(samples.x[0])
         monkeypatch.setattr("mltrain.serving.loaded_model.open_fast_row", lambda *_: None)
-        slow = model_of_bundle(bundle)
+        slow = model_from_bundle(bundle)
 
         assert slow.path == "Booster.predict"
         assert slow.predict_one(samples.x[0]) == expected
@@ -107,7 +107,7 @@ class TestFastRow:
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
     def test_a_forked_child_scores_the_same(self, bundle, samples):
         """A model that was loaded before a fork serves in parent and child."""
-        model = model_of_bundle(bundle)
+        model = model_from_bundle(bundle)
         expected = [model.predict_one(row) for row in samples.x[:50]], model.predict_proba(samples.x[:50]).tolist()
         child = os.fork()
         if child == 0:
@@ -119,7 +119,7 @@ class TestFastRow:
 
     def test_memory_stays_flat(self, bundle, samples):
         """Tens of thousands of predictions, and hundreds of threads that end, leave nothing behind."""
-        model = model_of_bundle(bundle)
+        model = model_from_bundle(bundle)
         rows = list(samples.x[:100])
 
         def work(times):
@@ -170,8 +170,8 @@ class TestCalibration:
         rng = np.random.default_rng(0)
         knots = np.array(calibrator.knots.scores) if calibrator.knots else np.array([0.5])
         raw = np.concatenate([rng.random(2_000), knots, np.nextafter(knots, 0), np.nextafter(knots, 1), [0.0, 1.0]])
-        calibration = Calibration(calibrator)
+        calibration = CalibrationMap(calibrator)
         expected = calibrator.apply(raw)
 
-        assert calibration.many(raw).tobytes() == expected.tobytes()
-        assert np.array([calibration.one(value) for value in raw.tolist()]).tobytes() == expected.tobytes()
+        assert calibration.apply(raw).tobytes() == expected.tobytes()
+        assert np.array([calibration.apply_one(value) for value in raw.tolist()]).tobytes() == expected.tobytes()

@@ -7,7 +7,7 @@ import pytest
 
 from mltrain.errors import InputError
 from mltrain.serving.latency_bench import BATCH_ROWS, WARM_UP, measure
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.model import model_from_bundle
 
 MS = 1_000_000
 
@@ -51,7 +51,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return model_of_bundle(bundle)
+    return model_from_bundle(bundle)
 
 
 def test_percentiles_are_those_of_the_clock(model, candles):

@@ -16,7 +16,7 @@ from mltrain.features.computation import compute_features
 from mltrain.serving import follow
 from mltrain.serving.follow import SwapFailedWarning
 from mltrain.serving.loaded_model import OtherCodeWarning
-from mltrain.serving.model import check_round_trip, load, model_of_bundle, open_model
+from mltrain.serving.model import check_round_trip, load, model_from_bundle, open_model
 from mltrain.times import MINUTE_MS
 from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -27,13 +27,13 @@ LOOKBACK = 31  # of volatility_30: thirty returns
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return model_of_bundle(bundle)
+    return model_from_bundle(bundle)
 
 
 @pytest.fixture(scope="module")
 def alone(bundle):
     """Return the model as if it had been trained on one symbol alone."""
-    return model_of_bundle(replace(bundle, symbols=("BTCUSDT",)))
+    return model_from_bundle(replace(bundle, symbols=("BTCUSDT",)))
 
 
 def one(table):
@@ -155,7 +155,7 @@ class TestCandles:
 
     def test_a_leader_that_the_model_does_not_know_is_only_read(self, bundle, candles):
         """A symbol that was given to lead another one gets no row."""
-        model = model_of_bundle(replace(bundle, symbols=("ETHUSDT",)))
+        model = model_from_bundle(replace(bundle, symbols=("ETHUSDT",)))
 
         assert model.predict_candles(candles)["symbol"].to_list() == ["ETHUSDT"]
 
@@ -224,7 +224,7 @@ class TestCandles:
     def test_one_frame_without_symbols_serves_a_model_of_one(self, alone, model, candles):
         """Where the model knows one symbol, a frame needs no name."""
         assert alone.predict_candles(candles["BTCUSDT"]).equals(model.predict_candles({"BTCUSDT": candles["BTCUSDT"]}))
-        with pytest.raises(InputError, match="whose candles"):
+        with pytest.raises(InputError, match="name no symbol"):
             model.predict_candles(candles["BTCUSDT"])
 
     def test_a_symbol_column_must_name_symbols(self, model, candles):
@@ -316,7 +316,7 @@ class TestFeatures:
             (lambda f: f.drop("return_5"), "'return_5' missing"),
             (lambda f: f.rename({"return_5": "return_6"}), "'return_5' missing, 'return_6' unknown"),
             (lambda f: f.with_columns(extra=pl.lit(1.0)), "'extra' unknown"),
-            (lambda f: f.select(reversed(f.columns)), "out of order: leader_return_3 stands where return_1 belongs"),
+            (lambda f: f.select(reversed(f.columns)), "out of order: expected return_1, got leader_return_3"),
             (lambda f: f.with_columns(pl.col("return_1").cast(pl.Int64)), "return_1 is Int64"),
             (lambda f: f.with_columns(pl.col("return_1").cast(pl.String)), "return_1 is String"),
             (lambda f: f.with_columns(return_1=pl.lit(None, pl.Float32)), "return_1 of row 0 is nan"),
@@ -378,9 +378,9 @@ class TestFeatures:
 
     def test_the_calibrator_is_applied(self, bundle, samples):
         """Without a calibrator the probability is the raw score, with one it is not."""
-        plain = model_of_bundle(replace(bundle, calibrator=Calibrator("none", None)))
+        plain = model_from_bundle(replace(bundle, calibrator=Calibrator("none", None)))
         raw, p = plain.score(samples.x)
-        _, calibrated = model_of_bundle(bundle).score(samples.x)
+        _, calibrated = model_from_bundle(bundle).score(samples.x)
 
         assert np.array_equal(raw, p)
         assert np.array_equal(calibrated, bundle.calibrator.apply(raw))
@@ -501,7 +501,7 @@ class TestLoading:
     def test_what_was_written_reads_back(self, publish, bundle, model):
         """The probe passes for the model that was published, and fails for any other."""
         version = publish()
-        other = model_of_bundle(replace(bundle, calibrator=Calibrator("none", None)))
+        other = model_from_bundle(replace(bundle, calibrator=Calibrator("none", None)))
 
         check_round_trip(version, model)
         with pytest.raises(RuntimeError, match="does not score"):
@@ -556,7 +556,7 @@ class TestFollowing:
         promote(two[1])
         (two[1].folder / "model_card.json").rename(two[1].folder / "aside")
 
-        with pytest.warns(SwapFailedWarning, match=r"2025-10-15 goes on.*2025-10-15\.2") as told:
+        with pytest.warns(SwapFailedWarning, match=r"2025-10-15 stays in use.*2025-10-15\.2") as told:
             answers = [model.predict_candles(candles) for _ in range(3)]
 
         assert len(told) == 1
@@ -616,7 +616,7 @@ class TestFollowing:
         before = model.predict_candles(candles)
         (store.models / "best_lgbm").unlink()
 
-        with pytest.warns(SwapFailedWarning, match="2025-10-15 goes on"):
+        with pytest.warns(SwapFailedWarning, match="2025-10-15 stays in use"):
             after = model.predict_candles(candles)
 
         assert two

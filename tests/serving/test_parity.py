@@ -17,7 +17,7 @@ from mltrain.errors import InputError, RefusedError
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import load_registry
-from mltrain.serving.model import model_of_bundle
+from mltrain.serving.model import model_from_bundle
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator, Knots
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -45,7 +45,7 @@ def trained_on(real):
     data = lightgbm.Dataset(samples.x, samples.y, feature_name=list(samples.names))
     text = normalise_model_text(lightgbm.train(params, data, 40).model_to_string())
     calibrator = Calibrator("sigmoid", Knots((0.05, 0.5, 0.95), (0.2, 0.45, 0.8)))
-    return model_of_bundle(Bundle(text, calibrator, feature_set, (SYMBOL,), ops_sha256())), samples
+    return model_from_bundle(Bundle(text, calibrator, feature_set, (SYMBOL,), ops_sha256())), samples
 
 
 def outcome(call):
@@ -86,7 +86,7 @@ def test_every_bar_is_scored_as_in_training(trained_on, real):
 
 def test_wrong_columns_are_refused_each_time(bundle, samples):
     """A hundred frames with permuted, missing, extra, renamed or wrongly typed columns: not one is scored."""
-    model, rng = model_of_bundle(bundle), np.random.default_rng(0)
+    model, rng = model_from_bundle(bundle), np.random.default_rng(0)
     frame, names = pl.DataFrame(samples.x[:5], schema=list(samples.names)), list(samples.names)
     refused = 0
     for number in range(100):

@@ -10,7 +10,7 @@ import pytest
 
 from mltrain.errors import InputError, RefusedError
 from mltrain.serving.follow import SwapFailedWarning
-from mltrain.serving.model import load, model_of_bundle, open_model
+from mltrain.serving.model import load, model_from_bundle, open_model
 from mltrain.times import MINUTE_MS
 
 LOOKBACK = 31
@@ -18,7 +18,7 @@ LOOKBACK = 31
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return model_of_bundle(bundle)
+    return model_from_bundle(bundle)
 
 
 @pytest.fixture

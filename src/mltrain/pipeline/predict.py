@@ -8,8 +8,8 @@ import polars as pl
 
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError
-from mltrain.serving.model import MAX_AGE_BARS, load, open_model
-from mltrain.serving.rows import REASONS, STALE, TOO_FEW_BARS
+from mltrain.serving.model import load, open_model
+from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS
 from mltrain.snapshots.stored import open_snapshot
 from mltrain.sources.simulated import SimSource
 from mltrain.store.pointer import BEST

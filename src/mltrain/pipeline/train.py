@@ -39,8 +39,8 @@ from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Materia
 from mltrain.report.page import REPORT_FILE, draft_report
 from mltrain.serving.explanation import mean_contributions
 from mltrain.serving.latency_bench import measure
-from mltrain.serving.loaded_model import serve_bundle
-from mltrain.serving.model import check_round_trip, model_of_bundle
+from mltrain.serving.loaded_model import load_bundle
+from mltrain.serving.model import check_round_trip, model_from_bundle
 from mltrain.snapshots.stored import FOLDER, open_snapshot
 from mltrain.storage.edge import real_path, sha256_bytes
 from mltrain.storage.folders import make_folder, sweep_temps
@@ -254,7 +254,7 @@ def _learn(
         progress=progress,
         warm_start=None if request.warm_start is None else request.warm_start.params,
     )
-    model = model_of_bundle(bundle)
+    model = model_from_bundle(bundle)
     served = bundle if request.final == "inner" else _refit(request, examined, found, bundle)
     progress.stage("holdout")
     holdout = take_rows(samples, split.holdout.span)
@@ -321,7 +321,7 @@ def _learn(
         warm_start=None if request.warm_start is None else request.warm_start.to_json(),
         calibration=choice,
         importance=feature_gains(served.model_text),
-        contributions=mean_contributions(serve_bundle("", bundle, {}), holdout.x),
+        contributions=mean_contributions(load_bundle(bundle), holdout.x),
         priors=priors,
         scores=scores,
         economics=economics,
@@ -517,7 +517,7 @@ def _publish(
         verdict=training.verdict.word,
         named=lambda name: {REPORT_FILE: report.finish(name)},
     )
-    check_round_trip(version, model_of_bundle(bundle))
+    check_round_trip(version, model_from_bundle(bundle))
     held = training.verdict.held
     promoted = request.promote and training.verdict.go and held is None
     if promoted:

@@ -17,8 +17,7 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError
-from mltrain.serving.model import MAX_AGE_BARS
-from mltrain.serving.rows import STALE
+from mltrain.serving.rows import MAX_AGE_BARS, STALE
 from mltrain.times import TimeRange, interval_ms
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
-"""One row through LightGBM's C API: a quarter of the time of `Booster.predict`, and the same bits or not at all.
+"""Score one row through LightGBM's C API, in a quarter of the time of `Booster.predict`.
 
 `LGBM_BoosterPredictForMatSingleRowFastInit` parses the parameters once; `LGBM_BoosterPredictForMatSingleRowFast` then
 walks the trees on the calling thread, without OpenMP. A configuration holds buffers, so each thread has its own. The
-call passes bare addresses: where a type or a size were wrong it would answer with garbage and no error, so it is used
-only once it has given, row by row, exactly what `Booster.predict` gives: on plain rows, on rows that lie on the trees'
-thresholds and a step of float32 beside them, on missing and on extreme values. Where there is the least doubt it is
-left alone, with a warning, and rows go through `Booster.predict`.
+call passes bare addresses: with a wrong type or size it would return garbage without an error. It is therefore used
+only after it has returned the same bits as `Booster.predict` on probe rows: random values, values on the trees'
+thresholds and one float32 step above and below, missing and extreme values. If a single probe differs, there is a
+warning, and rows are scored by `Booster.predict`.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ _THRESHOLDS: Final = re.compile(r"^threshold=(.*)$", re.MULTILINE)
 
 
 class SlowPathWarning(UserWarning):
-    """LightGBM's single-row call is not used, and why."""
+    """LightGBM's single-row call is not used; the message says why."""
 
 
 class FastRow:
-    """Scores single rows of one booster; safe to use from many threads, each with a configuration of its own."""
+    """Scores single rows of one booster; safe for several threads, each of which gets its own configuration."""
 
     def __init__(self, booster: Any, features: int) -> None:  # noqa: ANN401 (a lightgbm.Booster)
         """Look for the C functions.
 
         Args:
-            booster: The booster; kept for as long as this lives.
-            features: How many features a row has.
+            booster: The booster; kept alive by this object.
+            features: Number of features of a row.
 
         Raises:
-            AttributeError: This LightGBM has no such function, or keeps its library elsewhere.
+            AttributeError: This LightGBM lacks the functions, or keeps its library elsewhere.
         """
         self._booster = booster
         self._features = features
         self._library = import_lightgbm().basic._LIB  # noqa: SLF001 -- the wheel offers the C API by no other name
-        self._handle = booster._handle  # noqa: SLF001 -- likewise
+        self._handle = booster._handle  # noqa: SLF001 -- the same
         for name in ("FastInit", "Fast"):
             getattr(self._library, f"LGBM_BoosterPredictForMatSingleRow{name}")
         self._library.LGBM_FastConfigFree  # noqa: B018 -- looked up, so that a library without it fails here
-        self._own = threading.local()
+        self._thread = threading.local()
 
     def score(self, row: NDArray[np.float32]) -> float:
         """Return the raw score of one row of float32, shape (f,).
@@ -72,14 +72,14 @@ class FastRow:
             ValueError: The row has another length.
         """
         try:
-            call: _Call = self._own.call
+            call: _ThreadCall = self._thread.call
         except AttributeError:
-            call = self._own.call = _Call(self._library, self._handle, self._features)
+            call = self._thread.call = _ThreadCall(self._library, self._handle, self._features)
         return call.score(row)
 
 
-class _Call:
-    """One thread's configuration, with the buffers that it reads and writes."""
+class _ThreadCall:
+    """The configuration of one thread, with its input and output buffers."""
 
     __slots__ = ("__weakref__", "_arguments", "_buffer", "_function", "_result")
 
@@ -91,8 +91,9 @@ class _Call:
             library.LGBM_BoosterPredictForMatSingleRowFastInit(
                 handle,
                 ctypes.c_int(_PREDICT_NORMAL),
-                ctypes.c_int(0),  # from the first tree
-                ctypes.c_int(0),  # to the last
+                # From the first tree to the last.
+                ctypes.c_int(0),
+                ctypes.c_int(0),
                 ctypes.c_int(_DTYPE_FLOAT32),
                 ctypes.c_int32(features),
                 ctypes.c_char_p(_PARAMETERS),
@@ -116,38 +117,38 @@ def _check(code: int) -> None:
 
 
 def open_fast_row(booster: Any, features: int, model_text: str) -> FastRow | None:  # noqa: ANN401 (a lightgbm.Booster)
-    """Return the fast way to score a row, proved on probes; None where it is not there or not exactly the same.
+    """Return the single-row call, proved on probe rows; None if it is missing or any score differs.
 
     Args:
         booster: The booster.
-        features: How many features a row has.
-        model_text: Its text, whose thresholds are probed.
+        features: Number of features of a row.
+        model_text: The booster's text, whose thresholds are probed.
 
     Warns:
-        SlowPathWarning: There is none, and why.
+        SlowPathWarning: The call is not used.
     """
     probes = probe_rows(model_text, features)
     try:
         fast = FastRow(booster, features)
-        doubt = find_doubt(fast.score, booster, probes)
+        problem = find_mismatch(fast.score, booster, probes)
     except (AttributeError, RuntimeError, ValueError, TypeError, ctypes.ArgumentError) as err:
-        doubt = f"{type(err).__name__}: {err}"
-    if doubt is None:
+        problem = f"{type(err).__name__}: {err}"
+    if problem is None:
         return fast
     warnings.warn(
-        f"rows are scored by Booster.predict, which is slower: LightGBM's single-row call is not usable here: {doubt}",
+        f"rows are scored by Booster.predict, which is slower: cannot use LightGBM's single-row call: {problem}",
         SlowPathWarning,
         stacklevel=2,
     )
     return None
 
 
-def find_doubt(
+def find_mismatch(
     score: Callable[[NDArray[np.float32]], float],
     booster: Any,  # noqa: ANN401 (a lightgbm.Booster)
     probes: NDArray[np.float32],
 ) -> str | None:
-    """Return how a way to score one row differs from `Booster.predict`; None where every probe has the same bits."""
+    """Say how the scores of single rows differ from `Booster.predict`; None if every probe has the same bits."""
     expected = np.asarray(booster.predict(probes, num_threads=1))
     found = np.array([score(row) for row in probes])
     if found.shape == expected.shape and found.tobytes() == expected.tobytes():
@@ -157,26 +158,26 @@ def find_doubt(
 
 
 def probe_rows(model_text: str, features: int) -> NDArray[np.float32]:
-    """Return rows to prove a way of scoring on, shape (n, f): plain, on thresholds and beside them, missing, extreme.
+    """Return probe rows, shape (n, f): random, missing, extreme, on thresholds, and one step above and below.
 
     Args:
-        model_text: LightGBM's model text, structure checked.
-        features: How many features a row has.
+        model_text: LightGBM's model text, already checked.
+        features: Number of features of a row.
     """
     rng = np.random.default_rng(0)
     on = _threshold_rows(model_text, features)
     spread = np.maximum(np.abs(on).max(axis=0), np.float32(1e-6))
     plain = (rng.standard_normal((_PLAIN_ROWS, features)) * spread).astype(np.float32)
-    gapped = plain.copy()
-    gapped[rng.random(gapped.shape) < 0.5] = np.nan
+    missing = plain.copy()
+    missing[rng.random(missing.shape) < 0.5] = np.nan
     edges = [0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(np.float32).max, np.finfo(np.float32).tiny]
     extreme = np.repeat(np.array(edges, np.float32)[:, None], features, axis=1)
     infinity = np.float32(np.inf)
-    return np.concatenate([plain, gapped, extreme, on, np.nextafter(on, infinity), np.nextafter(on, -infinity)])
+    return np.concatenate([plain, missing, extreme, on, np.nextafter(on, infinity), np.nextafter(on, -infinity)])
 
 
 def _threshold_rows(model_text: str, features: int) -> NDArray[np.float32]:
-    """Return rows each of whose values is a threshold of its feature, 0 where a feature is split nowhere."""
+    """Return rows, shape (_THRESHOLD_ROWS, features), whose values are thresholds; 0: the feature has no split."""
     split = np.array(" ".join(_SPLITS.findall(model_text)).split(), np.int64)
     threshold = np.array(" ".join(_THRESHOLDS.findall(model_text)).split(), np.float64)
     rows = np.zeros((_THRESHOLD_ROWS, features), np.float32)

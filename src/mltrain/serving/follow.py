@@ -1,14 +1,14 @@
-"""Following the pointer to the best version: a look at each use, a swap between two uses, the old one where in doubt.
+"""Follow the pointer to the live version, and swap the loaded model when it moves.
 
-The look is one `lstat`: a pointer moves by a rename, so a moved one is another file. A new version is loaded aside, by
-the thread that noticed first, while the others go on with the old one; it takes its place in one assignment. A version
-that fails its checks is not served: the old one goes on, and says so in one warning; the new one is tried again when
-the pointer moves again, and now and then, because what failed may have been the machine and not the version. Neither a
-torn pointer nor a damaged file ever leaves a service without a model that it had.
+Each use costs one `lstat`: a pointer moves by a rename, so a moved one is a different file. The thread that notices
+first loads the new version while the others go on with the old one; the swap is one assignment. A version that fails
+its checks is not taken: the old one stays in use, with one warning. It is tried again when the pointer moves, and every
+RETRY_S seconds, because the machine may have failed and not the version. So neither a torn pointer nor a damaged file
+takes away a model that a service already had.
 
-A version whose `p` means something else, or that needs other candles, is not served either (see
-`mltrain.artifact.meaning`): the caller was written for the one that was loaded. One warning per version says so; a
-later version with the same meaning is followed.
+A version whose `p` means something else, or that needs other candles, is not taken either (see
+`mltrain.artifact.meaning`), because the caller was written for the version it loaded. There is one warning per such
+version; a later version with the same meaning is followed.
 """
 
 from __future__ import annotations
@@ -21,107 +21,113 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mltrain.artifact.meaning import Meaning, find_differences
 from mltrain.errors import MltrainError
-from mltrain.serving.loaded_model import read_served
+from mltrain.serving.loaded_model import load_version
 from mltrain.store.signature import check_signature
 from mltrain.store.store import open_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mltrain.serving.loaded_model import Served
+    from mltrain.serving.loaded_model import LoadedModel
 
-RETRY_S: Final = 30.0  # how long a version that failed is left alone
+# Seconds until a version that failed is tried again.
+RETRY_S: Final = 30.0
 
-Mark: TypeAlias = tuple[int, int, int] | None
+# Inode, modification time and change time, both ns; None: there is no pointer.
+PointerState: TypeAlias = tuple[int, int, int] | None
 
 
 class SwapFailedWarning(UserWarning):
-    """The pointer moved to a version that cannot be served or means something else; the previous one stays in use."""
+    """The pointer moved to a version that is damaged or means something else; the previous one stays in use."""
 
 
 class Follower:
-    """Holds the version to serve, and follows the pointer where there is one.
+    """Holds the loaded model, and replaces it when the pointer moves.
 
-    May be used from many threads, and in a process that was forked after loading: a lock that another thread held at
-    that moment is made anew.
+    Safe for several threads, and for a process that was forked after loading: the lock, which another thread may have
+    held at the fork, is then created anew.
     """
 
-    def __init__(self, served: Served, *, pointer: Path | None, mark: Mark, key: Path | None) -> None:
-        self._served = served
-        self._pointer = None if pointer is None else os.fspath(pointer)
-        self._place = pointer
-        self._mark = mark
+    def __init__(self, loaded: LoadedModel, *, pointer: Path | None, state: PointerState, key: Path | None) -> None:
+        self._loaded = loaded
+        self._pointer = pointer
+        # `lstat` of a string is faster than of a path.
+        self._pointer_text = None if pointer is None else os.fspath(pointer)
+        self._state = state
         self._key = key
-        self._retry_s: float | None = None  # on the steady clock; None: nothing failed
-        self._refused: set[str] = set()  # versions of another meaning that have been warned about
+        # On the monotonic clock; None: nothing failed.
+        self._retry_at_s: float | None = None
+        # Versions with another meaning that a warning has named.
+        self._rejected: set[str] = set()
         self._lock, self._pid = threading.Lock(), os.getpid()
 
-    def current(self) -> Served:
-        """Return the version to serve now.
+    def current(self) -> LoadedModel:
+        """Return the model to use now.
 
         Warns:
-            SwapFailedWarning: The pointer has moved to a version that cannot be served.
+            SwapFailedWarning: The pointer moved to a version that was not taken.
         """
-        if self._pointer is not None and (look(self._pointer) != self._mark or self._is_due()):
+        if self._pointer_text is not None and (pointer_state(self._pointer_text) != self._state or self._retry_due()):
             self._swap()
-        return self._served
+        return self._loaded
 
-    def _is_due(self) -> bool:
-        return self._retry_s is not None and time.monotonic() >= self._retry_s
+    def _retry_due(self) -> bool:
+        return self._retry_at_s is not None and time.monotonic() >= self._retry_at_s
 
     def _swap(self) -> None:
         if self._pid != os.getpid():
             self._lock, self._pid = threading.Lock(), os.getpid()
-        if not self._lock.acquire(blocking=False):
-            return  # another thread is at it; until it is done the old version answers
-        try:
-            self._follow()
-        finally:
-            self._lock.release()
+        # While another thread is loading, the old model answers.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._follow()
+            finally:
+                self._lock.release()
 
     def _follow(self) -> None:
-        assert self._place is not None  # noqa: S101 -- `current` has seen to it
-        mark = look(self._place)  # before the reading: where the pointer moves meanwhile, the next use sees it
-        if mark == self._mark and not self._is_due():
+        assert self._pointer is not None  # noqa: S101 -- `current` swaps only if there is a pointer
+        # Read before the version: if the pointer moves during the load, the next use notices.
+        state = pointer_state(self._pointer)
+        is_retry = state == self._state
+        if is_retry and not self._retry_due():
             return
-        told = mark == self._mark
         try:
-            version = open_path(self._place)
-            if version.name != self._served.version:
+            version = open_path(self._pointer)
+            if version.name != self._loaded.version:
                 if self._key is not None:
                     check_signature(version.folder, version.manifest, key=self._key)
-                self._take(read_served(version))
-            self._retry_s = None
+                self._take_if_same_meaning(load_version(version))
+            self._retry_at_s = None
         except MltrainError as err:
-            self._retry_s = time.monotonic() + RETRY_S
-            if not told:
+            self._retry_at_s = time.monotonic() + RETRY_S
+            if not is_retry:
                 warnings.warn(
-                    f"{self._place} leads to what cannot be served, so {self._served.version} goes on: {err.message}",
+                    f"cannot load what {self._pointer} points to, so {self._loaded.version} stays in use: "
+                    f"{err.message}",
                     SwapFailedWarning,
                     stacklevel=5,
                 )
         finally:
-            self._mark = mark
+            self._state = state
 
-    def _take(self, new: Served) -> None:
-        """Serve a version that was read, if it means what the present one means."""
-        old = self._served
-        meanings = [Meaning.of(s.bundle.feature_set, s.bundle.symbols) for s in (new, old)]
+    def _take_if_same_meaning(self, new: LoadedModel) -> None:
+        old = self._loaded
+        meanings = [Meaning.of(m.bundle.feature_set, m.bundle.symbols) for m in (new, old)]
         differences = find_differences(*meanings)
         if not differences:
-            self._served = new
-        elif new.version not in self._refused:
-            self._refused.add(new.version)
+            self._loaded = new
+        elif new.version not in self._rejected:
+            self._rejected.add(new.version)
             warnings.warn(
-                f"{self._place} is now {new.version}, which is no drop-in replacement, so {old.version} stays in use: "
-                f"{'; '.join(differences)}. Load the model again to serve it",
+                f"{self._pointer} is now {new.version}, which is no drop-in replacement, so {old.version} stays in "
+                f"use: {'; '.join(differences)}. Load the model again to use the new version",
                 SwapFailedWarning,
                 stacklevel=6,
             )
 
 
-def look(pointer: str | Path) -> Mark:
-    """Return what tells a pointer from the one that it was before; None where there is none."""
+def pointer_state(pointer: str | Path) -> PointerState:
+    """Return a value that changes whenever the pointer is replaced; None: there is no pointer."""
     try:
         found = os.lstat(pointer)
     except OSError:

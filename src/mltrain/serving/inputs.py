@@ -1,7 +1,7 @@
-"""The doors of serving: candles and features as callers have them, checked, and as arrays.
+"""Read the candles and features that callers pass to a model.
 
-Features are taken by name, exactly the model's, or by position where the positions are known to be the model's.
-Nothing is filled in, reordered or guessed: what does not fit is an error that names it.
+Features are read by name, if the names are exactly the model's, or by position, if the positions are known to be the
+model's. Nothing is filled in, reordered or guessed; the error names what does not fit.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str =
     """Return candles by symbol from any accepted input.
 
     Args:
-        candles: A mapping of symbol to table, or one table, with a column `symbol` where the model knows several
-            symbols. A table is whatever `mltrain.candles.conversion.as_frame` converts.
-        symbols: Those of the model.
+        candles: A mapping of symbol to table, or one table, which needs a column `symbol` if the model knows several
+            symbols. A table is anything that `mltrain.candles.conversion.as_frame` converts.
+        symbols: The model's symbols.
         argument: Name of the argument, for messages.
 
     Raises:
         UsageError: It is neither, or a value is not a table.
-        InputError: The symbol of the candles is missing, or its columns cannot be read as candles.
+        InputError: The symbol is missing, or the columns cannot be read as candles.
     """
     if isinstance(candles, Mapping) and not is_columns(candles):
         found = {}
@@ -54,27 +54,27 @@ def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str =
         return {str(key[0]): part for key, part in frame.partition_by("symbol", as_dict=True).items()}
     if len(symbols) > 1:
         raise InputError(
-            f"whose candles are these? The model knows {', '.join(symbols)}",
-            hint="add a column `symbol`, or pass a mapping of symbol to candles",
+            f"the candles name no symbol (the model knows {', '.join(symbols)}): expected a column `symbol`",
+            hint="add the column, or pass a mapping of symbol to candles",
         )
     return {symbols[0]: frame}
 
 
 def _check_names(found: Iterable[str], names: tuple[str, ...], what: str) -> None:
-    """Refuse names that are not exactly the model's, in any order."""
-    have = list(found)
-    problems = [f"{show(name)} missing" for name in names if name not in set(have)]
-    problems += [f"{show(str(name))} unknown" for name in have if name not in set(names)]
+    """Raise unless the names are exactly the model's, in any order."""
+    given = list(found)
+    problems = [f"{show(name)} missing" for name in names if name not in set(given)]
+    problems += [f"{show(str(name))} unknown" for name in given if name not in set(names)]
     if problems:
         raise InputError(f"{what}: {', '.join(problems)}")
 
 
 def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
-    """Return one row of features by name, or by position where it has no names.
+    """Return one row of features: a mapping if it has names, else an array.
 
     Raises:
         UsageError: It is neither.
-        InputError: It is a table with no row or several.
+        InputError: It is a table without exactly one row.
     """
     if isinstance(features, Mapping | np.ndarray):
         return features
@@ -90,22 +90,27 @@ def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
 
 
 def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[], None]) -> NDArray[np.float32]:
-    """Return features as a matrix, shape (n, f): by name where they have names, else by position.
+    """Return features as a matrix, shape (n, f): read by name if they have names, else by position.
 
     Args:
         x: An array, a list of rows, or a table.
         names: The model's features in order.
-        positions: Called before positions are relied on.
+        positions: Raises if positions mean nothing; called before they are used.
 
     Raises:
         UsageError: It is none of these.
         InputError: Columns are missing, unknown, out of order or of another type.
     """
-    by_record = False  # the order of a dict's keys does not matter, the order of a table's columns is checked
+    # The order of a dict's keys does not matter; the order of a table's columns is checked.
+    by_record = False
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
         by_record = len(x) > 0 and all(isinstance(row, Mapping) for row in x)
         if not by_record:
-            x = _matrix_of_lists(x, names)
+            try:
+                rows: list[list[float]] = [[float(value) for value in row] for row in x]
+                x = np.array(rows, np.float64).reshape(len(rows), -1 if rows else len(names))
+            except (TypeError, ValueError) as err:
+                raise InputError(f"x: a list of rows must hold {len(names)} numbers in each: {err}") from err
     elif not hasattr(type(x), "columns") and hasattr(x, "__array__"):
         x = np.asarray(x)
     if isinstance(x, np.ndarray) and x.dtype.names is None:
@@ -118,19 +123,11 @@ def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[],
     return matrix_by_name(frame, names)
 
 
-def _matrix_of_lists(rows: Sequence[Any], names: tuple[str, ...]) -> NDArray[np.float64]:
-    try:
-        found: list[list[float]] = [[float(value) for value in row] for row in rows]
-        return np.array(found, np.float64).reshape(len(found), -1 if found else len(names))
-    except (TypeError, ValueError) as err:
-        raise InputError(f"x: a list of rows must hold {len(names)} numbers in each: {err}") from err
-
-
 def row_by_name(features: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return one row in order, shape (f,).
+    """Return one row of named features in the model's order, shape (f,).
 
     Raises:
-        InputError: A name is missing or unknown, or a value is no number.
+        InputError: A name is missing or unknown, or a value is not a number.
     """
     try:
         values = [features[name] for name in names]
@@ -139,21 +136,21 @@ def row_by_name(features: Mapping[str, float], names: tuple[str, ...]) -> NDArra
     if len(values) != len(features):
         _check_names(features, names, "features")
     if any(type(value) is not float for value in values):
-        wrong = [n for n, v in zip(names, values, strict=True) if not _is_number(v)]
+        wrong = [
+            name
+            for name, value in zip(names, values, strict=True)
+            if isinstance(value, bool) or not isinstance(value, float | int | np.number)
+        ]
         if wrong:
             raise InputError(f"features: {', '.join(wrong)} must be numbers")
     return _to_float32(np.array(values, np.float64))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float | int | np.number) and not isinstance(value, bool)
 
 
 def matrix_in_order(x: object, names: tuple[str, ...]) -> NDArray[np.float32]:
     """Return positional features as a matrix, shape (n, f).
 
     Raises:
-        InputError: It is no array of floats of the model's width.
+        InputError: It is not a two-dimensional array of floats with one column per feature.
     """
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind != "f":
         what = f"an array of {x.dtype} with shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
@@ -167,7 +164,7 @@ def row_in_order(features: object, names: tuple[str, ...]) -> NDArray[np.float32
     """Return one row of positional features, shape (f,).
 
     Raises:
-        InputError: It is no row of floats of the model's width.
+        InputError: It is not a one-dimensional array of floats with one value per feature.
     """
     row: NDArray[Any] = np.asarray(features)
     if row.dtype == np.float32 and row.shape == (len(names),):
@@ -188,7 +185,7 @@ def matrix_by_name(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.fl
     if tuple(frame.columns) != names:
         at = next(i for i, name in enumerate(names) if frame.columns[i] != name)
         raise InputError(
-            f"columns are out of order: {frame.columns[at]} stands where {names[at]} belongs",
+            f"columns are out of order: expected {names[at]}, got {frame.columns[at]}",
             hint="select them as `frame.select(model.feature_names_in_)`",
         )
     wrong = [f"{name} is {dtype}" for name, dtype in frame.schema.items() if not dtype.is_float()]
@@ -198,28 +195,29 @@ def matrix_by_name(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.fl
 
 
 def _to_float32(x: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as that
+    # A value that overflows becomes infinite, and is then refused as not finite.
+    with np.errstate(over="ignore"):
         return np.ascontiguousarray(x, np.float32)
 
 
 def check_finite_row(row: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the row as it is, shape (f,), once every value has proved finite; see `check_finite`."""
-    # A sum of squares that is finite has finite terms only; one that is not may have overflowed.
+    """Return the row unchanged, shape (f,), if every value is finite; see `check_finite`."""
+    # A finite sum of squares proves that every value is finite; an infinite one may be an overflow.
     if not math.isfinite(row.dot(row)):
         check_finite(row[None, :], names)
     return row
 
 
 def check_finite(x: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the rows as they are, shape (n, f), once every value has proved finite.
+    """Return the rows unchanged, shape (n, f), if every value is finite.
 
     Raises:
-        RefusedError: One has not.
+        RefusedError: A value is NaN or infinite.
     """
     bad = ~np.isfinite(x)
     if bad.any():
         row, column = np.argwhere(bad)[0].tolist()
         raise RefusedError(
-            f"feature {names[column]} of row {row} is {x[row, column]}: nothing is filled in for it", reason=NOT_FINITE
+            f"feature {names[column]} of row {row} is {x[row, column]}: expected a finite number", reason=NOT_FINITE
         )
     return x

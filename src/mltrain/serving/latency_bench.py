@@ -1,7 +1,7 @@
-"""Latency: how long from candles to a probability, measured with the very model that is judged.
+"""Measure the latency from candles to a probability.
 
-The clock is an argument. What is timed is what a caller would call (`Model`), checks and calibration included; each
-sample is another moment of the candles, and the first calls, which fill caches, are not counted.
+The timed calls are those that a caller makes (`Model`), checks and calibration included. Each sample ends at another
+candle; the first calls, which fill caches, are not counted. The clock is an argument.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.card.lineage import cpu_name
 from mltrain.errors import InputError
 from mltrain.gates.latency import Bin, Latency, Percentiles
-from mltrain.serving.rows import Question, read_rows
+from mltrain.serving.rows import ScoringRequest, read_rows
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from mltrain.serving.model import Model
 
-MOMENTS: Final = 500  # different candles that the samples walk through, again and again
+# Newest candles that the samples cycle through.
+CANDLES: Final = 500
 WARM_UP: Final = 20
 BATCH_ROWS: Final = 10_000
 BATCH_RUNS: Final = 5
@@ -50,19 +51,20 @@ def measure(
 
     Args:
         model: The model.
-        candles: Candles by symbol, those of leaders too; only the newest are used.
+        candles: Candles by symbol, leaders included; only the newest are used.
         samples: Calls of each kind, at least 1.
-        clock: A steady clock, in ns.
+        clock: A monotonic clock, in ns.
 
     Raises:
-        InputError: The candles do not hold one row that the model can score.
+        InputError: The model can score no row of these candles.
     """
-    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the measuring loads the machine
-    windows, matrix = _moments(model, candles)
-    before = _interruptions()
+    # Read before the measurement itself loads the machine.
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    windows, matrix = _sample_inputs(model, candles)
+    before = _preemptions()
     by_candles = _time_calls(model.predict_candles, windows, samples, clock)
     by_row = _time_calls(model.predict_one, list(matrix), samples, clock)
-    after = _interruptions()
+    after = _preemptions()
     batch = np.resize(matrix, (BATCH_ROWS, matrix.shape[1]))
     by_batch = _time_calls(model.predict_proba, [batch], BATCH_RUNS, clock)
     return Latency(
@@ -77,8 +79,8 @@ def measure(
     )
 
 
-def _interruptions() -> int | None:
-    """Return how often this process had to make room for another; None where the system does not tell."""
+def _preemptions() -> int | None:
+    """Return the number of involuntary context switches of this process; None if the system does not count them."""
     try:
         import resource
     except ImportError:
@@ -87,7 +89,7 @@ def _interruptions() -> int | None:
 
 
 def _histogram(spent_ns: Sequence[int]) -> tuple[Bin, ...]:
-    """Count calls in bins of equal ratio, from the shortest call to the longest."""
+    """Count the calls in BINS bins of equal ratio, from the shortest call to the longest."""
     ms = np.maximum(np.array(spent_ns) / _NS_PER_MS, 1e-6)
     edges = np.geomspace(ms.min(), max(ms.max(), ms.min() * 1.01), BINS + 1)
     edges[0], edges[-1] = min(edges[0], ms.min()), max(edges[-1], ms.max())
@@ -95,33 +97,29 @@ def _histogram(spent_ns: Sequence[int]) -> tuple[Bin, ...]:
     return tuple(Bin(*pair, calls) for pair, calls in zip(itertools.pairwise(edges.tolist()), counts, strict=True))
 
 
-def _moments(
+def _sample_inputs(
     model: Model, candles: Mapping[str, pl.DataFrame]
 ) -> tuple[list[dict[str, pl.DataFrame]], NDArray[np.float32]]:
-    """Return what is passed to the model at each of the newest moments, as candles and as features.
-
-    Raises:
-        InputError: There is no moment that the model can score.
-    """
+    """Return the input that ends at each of the newest candles, as candles and as features, shape (n, f)."""
     feature_set, bars = model.feature_set, model.lookback_bars
     for symbol in (name for name in model.symbols if name in candles):
         leaders = {k: candles[k] for k in feature_set.leaders if k in candles and k != symbol}
-        read = {symbol: candles[symbol].tail(bars + MOMENTS), **leaders}
-        question = Question(feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0)
-        found = next(rows for rows in read_rows(read, question) if rows.symbol == symbol)
-        good = [i for i, reason in enumerate(found.refused) if reason is None]
-        if good:
+        read = {symbol: candles[symbol].tail(bars + CANDLES), **leaders}
+        request = ScoringRequest(feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0)
+        found = next(rows for rows in read_rows(read, request) if rows.symbol == symbol)
+        accepted = [i for i, reason in enumerate(found.refused) if reason is None]
+        if accepted:
             step_ms = interval_ms(feature_set.interval)
-            ends_ms = [int(found.ts_ms[i] or 0) for i in good]
-            return [_cut(read, end - (bars - 1) * step_ms, end) for end in ends_ms], found.x[good]
+            ends_ms = [int(found.ts_ms[i] or 0) for i in accepted]
+            return [_cut(read, end - (bars - 1) * step_ms, end) for end in ends_ms], found.x[accepted]
     raise InputError(
-        f"cannot measure: no row of these candles has the {bars} bars in a row that the model reads",
+        f"cannot measure the latency: no candle has the {bars} consecutive bars that the model reads",
         hint="take a longer snapshot",
     )
 
 
 def _cut(candles: Mapping[str, pl.DataFrame], first_ms: int, last_ms: int) -> dict[str, pl.DataFrame]:
-    """Return the candles that open in a range of times, both ends included."""
+    """Return the candles that open in a time range, ms UTC, both ends included."""
     cut = {}
     for symbol, frame in candles.items():
         start, stop = np.searchsorted(times_ms(frame), [first_ms, last_ms + 1]).tolist()
@@ -130,7 +128,7 @@ def _cut(candles: Mapping[str, pl.DataFrame], first_ms: int, last_ms: int) -> di
 
 
 def _time_calls(call: Callable[[T], object], inputs: Sequence[T], samples: int, clock: Callable[[], int]) -> list[int]:
-    """Return how long each call took, in ns, after some that are not counted."""
+    """Return the duration of each call, ns, after WARM_UP calls that are not counted."""
     spent = []
     for number in range(WARM_UP + samples):
         given = inputs[number % len(inputs)]

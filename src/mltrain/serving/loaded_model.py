@@ -1,7 +1,7 @@
-"""One version, loaded and ready to score: read through the strict doors, its ways of scoring proved, never changed.
+"""A loaded version, ready to score.
 
-What is loaded is replaced whole or not at all, so whoever holds one `Served` for the length of a call gets an answer
-of one version. Nothing here knows of pointers and promotions: see `mltrain.serving.follow`.
+A `LoadedModel` never changes. It is replaced as a whole, so a call that holds one gets the answer of one version.
+Pointers and promotions are the subject of `mltrain.serving.follow`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _PROBE_SCORES: Final = 257
 
 
 class OtherCodeWarning(UserWarning):
-    """The feature ops that run are of another version than those that the model was trained with."""
+    """The model was trained with other feature code than this installation has."""
 
 
-class Calibration:
-    """A calibrator, laid out for use: arrays for many scores, one binary search for a single one."""
+class CalibrationMap:
+    """A calibrator prepared for speed: `np.interp` for arrays, a binary search for a single score."""
 
-    __slots__ = ("_plain", "_probabilities", "_scores", "_slopes", "_table")
+    __slots__ = ("_probabilities", "_scores", "_search_is_exact", "_slopes", "_table")
 
     def __init__(self, calibrator: Calibrator) -> None:
         knots = calibrator.knots
@@ -62,17 +62,17 @@ class Calibration:
         self._probabilities: list[float] = [] if self._table is None else self._table[1].tolist()
         pairs = zip(self._scores, self._scores[1:], self._probabilities, self._probabilities[1:], strict=False)
         self._slopes: list[float] = [(after - before) / (high - low) for low, high, before, after in pairs]
-        self._plain = self._proves_plain()
+        self._search_is_exact = self._check_search()
 
-    def many(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map raw scores, shape (n,), to probabilities, shape (n,), as `Calibrator.apply` does."""
         return raw if self._table is None else np.interp(raw, *self._table)
 
-    def one(self, raw: float) -> float:
-        """Map one raw score to its probability, to the same bits."""
+    def apply_one(self, raw: float) -> float:
+        """Map one raw score to its probability, with the same bits as `apply`."""
         if self._table is None:
             return raw
-        return self._search(raw) if self._plain else float(self.many(np.array([raw]))[0])
+        return self._search(raw) if self._search_is_exact else float(self.apply(np.array([raw]))[0])
 
     def _search(self, raw: float) -> float:
         at = bisect_right(self._scores, raw) - 1
@@ -82,30 +82,30 @@ class Calibration:
             return self._probabilities[-1]
         return self._slopes[at] * (raw - self._scores[at]) + self._probabilities[at]
 
-    def _proves_plain(self) -> bool:
-        """Tell whether the search agrees with numpy, whose compiler may fuse the multiplication and the sum."""
+    def _check_search(self) -> bool:
+        """Compare the search with numpy, whose compiler may fuse the multiplication and the addition."""
         if self._table is None:
             return True
         scores = self._table[0]
         near = [scores, np.nextafter(scores, 0), np.nextafter(scores, 1), (scores[1:] + scores[:-1]) / 2]
         probes = np.concatenate([np.linspace(0, 1, _PROBE_SCORES), *near])
-        return np.array([self._search(raw) for raw in probes.tolist()]).tobytes() == self.many(probes).tobytes()
+        return np.array([self._search(raw) for raw in probes.tolist()]).tobytes() == self.apply(probes).tobytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """One version, loaded: never changed, only replaced whole.
+class LoadedModel:
+    """One version, loaded.
 
     Attributes:
-        version: Its name; empty for a model that was not published.
-        bundle: What was read.
-        card: Its Model Card; empty for a model that was not published.
-        booster: LightGBM's booster.
-        fast: The proved way to score one row; None: rows go through the booster.
-        calibration: From score to probability.
-        names: The features in order.
-        lookback_bars: Candles in a row that a prediction needs.
-        newest: Computes the features of newest candles.
+        version: The version's name; empty: the model was not published.
+        bundle: The contents of `lgbm.pkl`.
+        card: The Model Card; empty: the model was not published.
+        booster: A lightgbm.Booster.
+        fast: Scores one row through the C API; None: every row goes through the booster.
+        calibration: Maps raw scores to probabilities.
+        names: Names of the features, in column order.
+        lookback_bars: Consecutive candles that a prediction needs.
+        newest: Computes the features of the newest candles.
     """
 
     version: str
@@ -113,40 +113,38 @@ class Served:
     card: Mapping[str, Any]
     booster: Any
     fast: FastRow | None
-    calibration: Calibration
+    calibration: CalibrationMap
     names: tuple[str, ...]
     lookback_bars: int
     newest: NewestFeatures
 
     @property
     def path(self) -> str:
-        """How one row is scored."""
+        """How one row is scored: FAST or SLOW."""
         return SLOW if self.fast is None else FAST
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return raw scores and probabilities of finite rows in the model's order, shapes (n,)."""
+        """Return raw scores and probabilities, shapes (n,), of finite rows in column order, shape (n, f)."""
         if not x.shape[0]:
             return np.empty(0), np.empty(0)
         if x.shape[0] == 1:
             raw, p = self.score_one(x[0])
             return np.array([raw]), np.array([p])
-        found = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
-        return found, self.calibration.many(found)
+        scores = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
+        return scores, self.calibration.apply(scores)
 
     def score_one(self, row: NDArray[np.float32]) -> tuple[float, float]:
-        """Return raw score and probability of one finite row in the model's order, shape (f,)."""
+        """Return raw score and probability of one finite row in column order, shape (f,)."""
         fast = self.fast
         raw = float(self.booster.predict(row[None, :], num_threads=1)[0]) if fast is None else fast.score(row)
-        return raw, self.calibration.one(raw)
+        return raw, self.calibration.apply_one(raw)
 
 
-def read_served(version: StoredVersion) -> Served:
-    """Read a version: the very bytes that are parsed are those whose hashes were checked.
+def load_version(version: StoredVersion) -> LoadedModel:
+    """Load a stored version; the bytes that are parsed are the bytes whose hashes were checked.
 
     Raises:
-        InputError: It is damaged.
-        OwnOpsError: It was trained with a module of ops that was not named, or whose source was another.
-        MachineError: LightGBM's system library is missing, or the disk refused.
+        InputError: The version is damaged.
     """
     with version.held():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
@@ -155,21 +153,23 @@ def read_served(version: StoredVersion) -> Served:
     card = parse_json(card_data, where=where, max_bytes=MAX_CARD_BYTES)
     if not isinstance(card, dict):
         raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
-    return serve_bundle(version.name, Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE)), card)
+    return load_bundle(Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE)), version=version.name, card=card)
 
 
-def serve_bundle(version: str, bundle: Bundle, card: Mapping[str, Any]) -> Served:
-    """Make a bundle ready to score.
+def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | None = None) -> LoadedModel:
+    """Prepare a bundle for scoring; without a version and a card for a model that was not published.
 
     Raises:
-        InputError: LightGBM refuses the model text.
-        MachineError: LightGBM's system library is missing.
+        InputError: LightGBM rejects the model text.
+
+    Warns:
+        OtherCodeWarning: The model was trained with other feature code than this installation has.
     """
     lightgbm = import_lightgbm()
     try:
         booster = lightgbm.Booster(model_str=bundle.model_text)
     except lightgbm.basic.LightGBMError as err:
-        raise InputError(f"{version or 'the model'}: LightGBM refuses the model text: {err}") from err
+        raise InputError(f"{version or 'the model'}: LightGBM rejects the model text: {err}") from err
     if bundle.ops_sha256 != ops_sha256():
         warnings.warn(
             f"{version}: the feature code has changed since this model was trained: its features may differ from those "
@@ -178,28 +178,28 @@ def serve_bundle(version: str, bundle: Bundle, card: Mapping[str, Any]) -> Serve
             stacklevel=4,
         )
     names = bundle.feature_set.names
-    return Served(
+    return LoadedModel(
         version=version,
         bundle=bundle,
-        card=card,
+        card=card or {},
         booster=booster,
         fast=open_fast_row(booster, len(names), bundle.model_text),
-        calibration=Calibration(bundle.calibrator),
+        calibration=CalibrationMap(bundle.calibrator),
         names=names,
         lookback_bars=bundle.feature_set.lookback_bars,
         newest=NewestFeatures(bundle.feature_set),
     )
 
 
-def score_rows(served: Served, parts: list[FeatureRows]) -> pl.DataFrame:
-    """Score what was not refused, all symbols in one call; columns as in RESULT_SCHEMA."""
+def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
+    """Score the rows that are not refused, all symbols in one call; returns the columns of RESULT_SCHEMA."""
     refused = [reason for part in parts for reason in part.refused]
-    good = [number for number, reason in enumerate(refused) if reason is None]
+    accepted = [number for number, reason in enumerate(refused) if reason is None]
     raw: list[float | None] = [None] * len(refused)
     p: list[float | None] = [None] * len(refused)
-    if good:
-        scores = served.score(np.concatenate([part.x for part in parts])[good])
-        for number, *both in zip(good, *(column.tolist() for column in scores), strict=True):
+    if accepted:
+        scores = loaded.score(np.concatenate([part.x for part in parts])[accepted])
+        for number, *both in zip(accepted, *(column.tolist() for column in scores), strict=True):
             raw[number], p[number] = both
     ts_ms = [ts for part in parts for ts in part.ts_ms]
     symbols = [part.symbol for part in parts for _ in part.ts_ms]

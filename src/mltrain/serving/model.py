@@ -1,14 +1,14 @@
-"""Serving: from a version on disk to checked, calibrated probabilities.
+"""Load a version from disk and return checked, calibrated probabilities.
 
 The features are computed by the code that training used, from the registry stored in the model, on the last candles
-that they need. Whatever must not be scored is refused with a reason, never guessed: a gap or too few candles in the
-window, a stale candle, an unknown symbol, columns by any other name or order, a value that is not finite.
+that they need. A row that must not be scored is refused with a reason, never guessed: a gap or too few candles in the
+lookback, a stale candle, an unknown symbol, columns with other names or in another order, a value that is not finite.
 
-The newest candle is judged by the clock that is passed to `load`; a batch (`rows="all"`) is never stale.
+The clock that is passed to `load` decides whether the newest candle is stale; a batch (`rows="all"`) never is.
 
-A model that was loaded through the pointer to the best version follows it (`mltrain.serving.follow`): each use first
-looks where the pointer leads, so that a promotion or a rollback is served without a restart. A version that cannot be
-served never takes the place of one that can.
+A model that was loaded through the pointer to the live version follows it (`mltrain.serving.follow`): each call first
+checks where the pointer leads, so a promotion or a rollback takes effect without a restart. A version that fails its
+checks never replaces one that works.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.serving.explanation import explain_matrix, explain_rows
-from mltrain.serving.follow import Follower, look
+from mltrain.serving.follow import Follower, pointer_state
 from mltrain.serving.inputs import (
     candles_by_symbol,
     check_finite,
@@ -39,8 +39,8 @@ from mltrain.serving.inputs import (
     row_by_name,
     row_in_order,
 )
-from mltrain.serving.loaded_model import OtherCodeWarning, read_served, score_rows, serve_bundle
-from mltrain.serving.rows import Question, read_now, read_rows
+from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
+from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
 from mltrain.serving.stream import Stream
 from mltrain.store.pointer import BEST, LINKS
 from mltrain.store.signature import check_signature
@@ -54,15 +54,15 @@ if TYPE_CHECKING:
 
     from mltrain.artifact.bundle import Bundle
     from mltrain.features.spec import FeatureSet, LabelSpec
-    from mltrain.serving.follow import Mark
-    from mltrain.serving.loaded_model import Served
+    from mltrain.serving.follow import PointerState
+    from mltrain.serving.loaded_model import LoadedModel
     from mltrain.serving.rows import FeatureRows, WhichRows
     from mltrain.store.versions import StoredVersion
 
-__all__ = ["MAX_AGE_BARS", "Model", "OtherCodeWarning", "check_round_trip", "load", "model_of_bundle", "open_model"]
+__all__ = ["Model", "OtherCodeWarning", "check_round_trip", "load", "model_from_bundle", "open_model"]
 
-MAX_AGE_BARS: Final = 2  # so long after its close a candle should have had a successor, with a bar to spare
-LOCK: Final = ".lock"  # every models folder has one, since its first version
+# Every models folder has this file, since its first version.
+LOCK: Final = ".lock"
 
 _PROBE_ROWS: Final = 64
 
@@ -70,46 +70,45 @@ _PROBE_ROWS: Final = 64
 class Model:
     """A trained classifier: candles or features in, calibrated probabilities out.
 
-    `mltrain.load` makes it. It has the face of a fitted scikit-learn classifier (`predict_proba`, `predict`,
-    `classes_`, `feature_names_in_`), and may be used from several threads.
+    `mltrain.load` creates it. It has the interface of a fitted scikit-learn classifier (`predict_proba`, `predict`,
+    `classes_`, `feature_names_in_`), and is safe for several threads.
 
-    Pickled or copied (`pickle`, `joblib`, `copy.deepcopy`), it is loaded again from its path, with the same options and
+    A pickle or a copy (`pickle`, `joblib`, `copy.deepcopy`) is loaded again from the path, with the same options and
     all checks; a model that follows the pointer still follows it.
     """
 
     def __init__(
         self,
-        served: Served,
+        loaded: LoadedModel,
         *,
         pointer: Path | None = None,
-        mark: Mark = None,
+        state: PointerState = None,
         key: Path | None = None,
         clock: Callable[[], float] | None = None,
         origin: Callable[[], Model] | None = None,
     ) -> None:
         self._clock = clock
         self._origin = origin
-        self._follower = Follower(served, pointer=pointer, mark=mark, key=key)
-        self._current = self._follower.current
-        self._names_at_load = served.names
+        self._current = Follower(loaded, pointer=pointer, state=state, key=key).current
+        self._names_at_load = loaded.names
 
     def __repr__(self) -> str:
-        served = self._current()
-        return f"<mltrain.Model {served.version or 'unpublished'} of {', '.join(served.bundle.symbols)}>"
+        loaded = self._current()
+        return f"<mltrain.Model {loaded.version or 'unpublished'} of {', '.join(loaded.bundle.symbols)}>"
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
         if self._origin is None:
-            raise UsageError("a model that was not published has no path, so it can be neither pickled nor copied")
+            raise UsageError("a model that was not published has no path: it can be neither pickled nor copied")
         return self._origin, ()
 
     @property
     def version(self) -> str:
-        """The version's name; empty for a model that was not published."""
+        """The version's name; empty: the model was not published."""
         return self._current().version
 
     @property
     def card(self) -> dict[str, Any]:
-        """The version's Model Card v2; empty for a model that was not published."""
+        """The version's Model Card v2; empty: the model was not published."""
         return dict(self._current().card)
 
     @property
@@ -124,22 +123,22 @@ class Model:
 
     @property
     def interval(self) -> str:
-        """Length of its candles, such as "1m"."""
+        """Interval of the candles, such as "1m"."""
         return self._current().bundle.interval
 
     @property
     def label(self) -> LabelSpec:
-        """What the probability is of."""
+        """The label that the probability refers to."""
         return self._current().bundle.label
 
     @property
     def lookback_bars(self) -> int:
-        """Candles in a row that a prediction needs, the newest included."""
+        """Consecutive candles that a prediction needs, the newest included."""
         return self._current().lookback_bars
 
     @property
     def path(self) -> str:
-        """How one row is scored: LightGBM's "single-row fast call", or "Booster.predict" where that one is in doubt."""
+        """How one row is scored: by LightGBM's "single-row fast call", or by "Booster.predict" if the scores differ."""
         return self._current().path
 
     @property
@@ -149,12 +148,12 @@ class Model:
 
     @property
     def feature_names_in_(self) -> NDArray[np.str_]:
-        """The features' names, in column order."""
+        """Names of the features, in column order."""
         return np.array(self._current().names)
 
     @property
     def n_features_in_(self) -> int:
-        """How many features there are."""
+        """Number of features."""
         return len(self._current().names)
 
     def predict_candles(
@@ -168,28 +167,28 @@ class Model:
         """Score candles.
 
         Args:
-            candles: Candles by symbol, those of leaders too; or one table, with a column `symbol` where the model
-                knows several. A table is a Polars frame (lazy ones are collected), a pandas frame (a time index is
-                `ts`), an Arrow table, a list of dicts, or a list of Binance kline rows. Columns as in
-                `mltrain.candles.frame.CANDLE_SCHEMA`; the optional ones are needed only where a feature reads them.
+            candles: Candles by symbol, leaders included; or one table, which needs a column `symbol` if the model
+                knows several symbols. A table is a Polars frame (lazy ones are collected), a pandas frame (a time index
+                becomes `ts`), an Arrow table, a list of dicts, or a list of Binance kline rows. The columns are those
+                of `mltrain.candles.frame.CANDLE_SCHEMA`; an optional one is needed only if a feature reads it.
             rows: "last": the newest closed candle of each symbol; "all": every candle.
-            now_ms: The time, ms UTC: candles that close later are left out, and a newest one that is older than
-                `max_age_bars` is refused. None: for "last" the clock that was passed to `load` (without one
-                every candle counts as closed and none as too old); for "all" no clock is read.
-            max_age_bars: How many bars after its close the newest candle counts as stale.
+            now_ms: The time, ms UTC: candles that close later are left out, and a newest candle that is older than
+                `max_age_bars` is refused. None: with "last" the clock that was passed to `load` (without a clock
+                every candle counts as closed and none as stale); with "all" no clock is read.
+            max_age_bars: Bars after its close at which the newest candle is stale.
 
         Returns:
-            `ts`, `symbol`, `p` (probability of up), `raw` (before calibration), and `refused`: null, or why a row has
-            no `p` and no `raw`: unknown-symbol, stale, too-few-bars, hole, leader-hole or not-finite. In the order of
-            symbols and times given.
+            `ts`, `symbol`, `p` (probability of up), `raw` (score before calibration), and `refused`: null, or why the
+            row has neither `p` nor `raw`: unknown-symbol, stale, too-few-bars, hole, leader-hole or not-finite.
+            Symbols and times are in the given order.
 
         Raises:
             UsageError: An argument is not one of these, or `now_ms` is not a time in ms.
             InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         """
-        served = self._current()
-        given = candles_by_symbol(candles, served.bundle.symbols)
-        return score_rows(served, self._read(served, given, rows, now_ms, max_age_bars))
+        loaded = self._current()
+        given = candles_by_symbol(candles, loaded.bundle.symbols)
+        return score_rows(loaded, self._read(loaded, given, rows, now_ms, max_age_bars))
 
     def explain(
         self,
@@ -199,14 +198,14 @@ class Model:
         now_ms: int | None = None,
         max_age_bars: int = MAX_AGE_BARS,
     ) -> pl.DataFrame:
-        """Tell what each feature contributed to the score.
+        """Return what each feature contributed to the scores.
 
         Args:
-            frame: Candles, as `predict_candles` takes them, with the same options; or a table of features, exactly the
-                model's columns in order.
-            rows: Of candles: "last" or "all".
-            now_ms: For candles: the time.
-            max_age_bars: Of candles: when the newest one is stale.
+            frame: Candles in any form that `predict_candles` takes; or a table of features, with exactly the model's
+                columns in order.
+            rows: As in `predict_candles`; ignored for features, like the options below.
+            now_ms: As in `predict_candles`.
+            max_age_bars: As in `predict_candles`.
 
         Returns:
             For candles the columns of `predict_candles`, for features `p` and `raw`; then `log_odds` (of `raw`),
@@ -214,50 +213,48 @@ class Model:
             raw = 1 / (1 + exp(-log_odds)). Null in refused rows.
 
         Raises:
-            UsageError: As in `predict_candles`.
-            InputError: As `predict_candles` or `predict_proba` does.
             RefusedError: A feature's value is null or not finite.
         """
-        served = self._current()
+        loaded = self._current()
         if not isinstance(frame, Mapping) or is_columns(frame):
             features = as_frame(frame, "frame", index=False)
-            if not {"ts", "open"} & set(features.columns) and set(served.names) & set(features.columns):
-                x = check_finite(matrix_by_name(features, served.names), served.names)
-                raw, p = served.score(x)
-                return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(served, x))
-        given = candles_by_symbol(frame, served.bundle.symbols, "frame")
-        return explain_rows(served, self._read(served, given, rows, now_ms, max_age_bars))
+            if not {"ts", "open"} & set(features.columns) and set(loaded.names) & set(features.columns):
+                x = check_finite(matrix_by_name(features, loaded.names), loaded.names)
+                raw, p = loaded.score(x)
+                return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
+        given = candles_by_symbol(frame, loaded.bundle.symbols, "frame")
+        return explain_rows(loaded, self._read(loaded, given, rows, now_ms, max_age_bars))
 
     def predict_one(self, features: object) -> float:
         """Return the probability of up for one row of features.
 
         Args:
-            features: By name, exactly the model's (a mapping, a frame of one row, or a row of a pandas frame); or their
-                values in its order.
+            features: Exactly the model's features by name (a mapping, a frame of one row, or a row of a pandas frame),
+                or their values in the model's order.
 
         Raises:
             UsageError: It is not a row of features.
-            InputError: A feature is missing, unknown or no number.
+            InputError: A feature is missing, unknown or not a number.
             RefusedError: A value is not finite.
         """
-        served = self._current()
+        loaded = self._current()
         given = feature_row(features)
         if isinstance(given, Mapping):
-            row = row_by_name(given, served.names)
+            row = row_by_name(given, loaded.names)
         else:
-            self._check_positions(served)
-            row = row_in_order(given, served.names)
-        return served.score_one(check_finite_row(row, served.names))[1]
+            self._check_positions(loaded)
+            row = row_in_order(given, loaded.names)
+        return loaded.score_one(check_finite_row(row, loaded.names))[1]
 
     def stream(self, symbols: Iterable[str] | None = None) -> Stream:
         """Return a stream that takes candles one by one; see `mltrain.serving.stream` for its rules.
 
         Args:
-            symbols: Whose candles are to be scored; None: of all that the model knows. Leaders are held, too.
+            symbols: The symbols to score; None: all that the model knows. Leaders are always held.
 
         Raises:
             UsageError: `symbols` is not a list of names.
-            RefusedError: The model does not know a symbol.
+            RefusedError: A symbol is unknown to the model.
         """
         return Stream(self._current, self.symbols if symbols is None else symbols, clock=self._clock)
 
@@ -276,48 +273,48 @@ class Model:
             InputError: Columns are missing, unknown, out of order or of another type.
             RefusedError: A value is null or not finite.
         """
-        served = self._current()
-        matrix = feature_matrix(x, served.names, positions=lambda: self._check_positions(served))
-        _, p = served.score(check_finite(matrix, served.names))
+        loaded = self._current()
+        matrix = feature_matrix(x, loaded.names, positions=lambda: self._check_positions(loaded))
+        _, p = loaded.score(check_finite(matrix, loaded.names))
         return np.stack([1 - p, p], axis=1)
 
     def predict(self, x: object) -> NDArray[np.int64]:
-        """Return 1 where up is more probable than down, else 0; see `predict_proba`."""
+        """Return 1 for each row where up is more probable than down, else 0; arguments as in `predict_proba`."""
         return predict_up(self.predict_proba(x)[:, 1]).astype(np.int64)
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return raw scores and probabilities of rows in the model's order, shapes (n,), for those who know their rows.
+        """Return raw scores and probabilities, shapes (n,), without checking the rows.
 
         Args:
-            x: Features as training made them, shape (n, f), finite.
+            x: Features in the model's order, shape (n, f), finite.
         """
         return self._current().score(x)
 
     def _read(
         self,
-        served: Served,
+        loaded: LoadedModel,
         candles: Mapping[str, pl.DataFrame],
         rows: WhichRows,
         now_ms: int | None,
         max_age_bars: int,
     ) -> list[FeatureRows]:
-        question = Question(
-            feature_set=served.bundle.feature_set,
-            symbols=served.bundle.symbols,
-            lookback_bars=served.lookback_bars,
+        request = ScoringRequest(
+            feature_set=loaded.bundle.feature_set,
+            symbols=loaded.bundle.symbols,
+            lookback_bars=loaded.lookback_bars,
             rows=rows,
             now_ms=read_now(now_ms, self._clock if rows == "last" else None),
             max_age_bars=max_age_bars,
-            newest=served.newest,
+            newest=loaded.newest,
         )
-        return list(read_rows(candles, question))
+        return list(read_rows(candles, request))
 
-    def _check_positions(self, served: Served) -> None:
-        """Refuse positional features once other ones are served: positions then mean nothing."""
-        if served.names is not self._names_at_load and served.names != self._names_at_load:
+    def _check_positions(self, loaded: LoadedModel) -> None:
+        """Refuse positional features if a promotion has brought other features."""
+        if loaded.names is not self._names_at_load and loaded.names != self._names_at_load:
             raise InputError(
-                f"version {served.version} has other features than the one that was loaded here: "
-                "an array in the old order would score wrongly",
+                f"version {loaded.version} has other features than the version that was loaded here: "
+                "an array in the old order would be scored wrongly",
                 hint="pass features by name, or load the model again",
             )
 
@@ -335,27 +332,27 @@ def load(
     Args:
         path: `data/models/best_lgbm.pkl` (or `best_lgbm`), which is followed from then on; a version's folder; or the
             `lgbm.pkl` in it.
-        allow_no_go: Take a version that was never promoted, too.
-        ops: The module of ops of your own that the model was trained with, as you would import it. **Importing it runs
-            its code**; nothing but this argument has it imported.
-        require_signature: A public key (PEM): serve no version that it has not signed, now and after each promotion.
-            The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
-        clock: Returns seconds since 1970, UTC. In calls for the newest candle without a `now_ms`, candles that
-            close later are left out, and a newest one that is too old is refused as stale. None: every candle counts
-            as closed and none as stale, as for a replay.
+        allow_no_go: Accept a version that was never promoted.
+        ops: The module of user ops that the model was trained with, as in an import statement. **Importing it runs its
+            code**; only this argument imports it.
+        require_signature: Path of a public key (PEM): accept only versions that it has signed, now and after each
+            promotion. The variable MLTRAIN_REQUIRE_SIGNATURE does the same for the whole process.
+        clock: Returns seconds since 1970, UTC. In calls for the newest candle without `now_ms`, candles that close
+            later are left out, and a newest candle that is too old is refused as stale. None: every candle counts as
+            closed and none as stale, as in a replay.
 
     Returns:
-        The model, every byte of it checked against the hash that its version's manifest names.
+        The model; each of its files has the hash in its version's manifest.
 
     Raises:
-        UsageError: The path names something else, or the clock cannot be called.
-        InputError: There is no such version, it is damaged, or it was never promoted; the module fails.
-        OwnOpsError: The model was trained with a module of ops that was not named, or whose source was another.
-        MachineError: LightGBM's system library is missing, or the disk refused.
+        UsageError: An argument is of the wrong type, or the path does not name a model.
+        InputError: There is no such version, it is damaged, or it was never promoted; or the module of ops fails.
+        OwnOpsError: The model was trained with user ops that `ops` does not name, or whose source has changed.
+        MachineError: LightGBM's system library is missing, or the disk cannot be read.
 
     Warns:
-        OtherCodeWarning: The model was trained with other feature code than runs now.
-        SlowPathWarning: LightGBM's single-row call does not give its exact scores here, and is not used.
+        OtherCodeWarning: The model was trained with another version of the feature ops.
+        SlowPathWarning: LightGBM's single-row call does not return the exact scores here, and is not used.
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(
@@ -369,9 +366,11 @@ def load(
         raise UsageError(f"require_signature is {describe(require_signature)}: expected the path of a public key")
     if ops is not None:
         import_user_ops(ops)
-    place = Path(path).absolute()  # the pointer is followed even where the process changes its folder
+    # Absolute, so that the pointer is followed even if the process changes its folder.
+    place = Path(path).absolute()
     pointer = place.parent / BEST if place.name in {BEST, *LINKS} else None
-    mark = None if pointer is None else look(pointer)  # before the reading: a move meanwhile is seen by the first use
+    # Read before the version: if the pointer moves during the load, the first use notices.
+    state = None if pointer is None else pointer_state(pointer)
     version = open_path(place)
     key = None if require_signature is None else Path(require_signature).absolute()
     if key is not None:
@@ -386,54 +385,41 @@ def load(
         require_signature=None if key is None else str(key),
         clock=clock,
     )
-    return Model(read_served(version), pointer=pointer, mark=mark, key=key, clock=clock, origin=origin)
+    return Model(load_version(version), pointer=pointer, state=state, key=key, clock=clock, origin=origin)
 
 
 def open_model(version: StoredVersion) -> Model:
-    """Load the model of a version, promoted or not; it has no clock.
-
-    Raises:
-        InputError: It is damaged.
-        MachineError: LightGBM's system library is missing, or the disk refused.
-
-    Warns:
-        OtherCodeWarning: The model was trained with other feature code than runs now.
-    """
+    """Load the model of a version, promoted or not, without a clock; errors and warnings as in `load`."""
     origin = partial(load, str(version.folder.absolute()), allow_no_go=True, clock=None)
-    return Model(read_served(version), origin=origin)
+    return Model(load_version(version), origin=origin)
 
 
-def model_of_bundle(bundle: Bundle) -> Model:
-    """Return the model of a bundle that was not published; it has no version and no card.
-
-    Raises:
-        InputError: LightGBM refuses the model text.
-        MachineError: LightGBM's system library is missing.
-    """
-    return Model(serve_bundle("", bundle, {}))
+def model_from_bundle(bundle: Bundle) -> Model:
+    """Return the model of a bundle that was not published; it has neither a version nor a card."""
+    return Model(load_bundle(bundle))
 
 
 def check_round_trip(version: StoredVersion, model: Model) -> None:
-    """Load a version back from disk and compare its probabilities with those of the model that was written.
+    """Load a version from disk and compare its scores with those of the model that was written.
 
     Raises:
-        InputError: It does not read back.
-        RuntimeError: It reads back, and scores otherwise: a bug.
+        InputError: The version cannot be loaded.
+        RuntimeError: The scores differ: a bug.
     """
     probe = np.random.default_rng(0).standard_normal((_PROBE_ROWS, model.n_features_in_), np.float32)
     probe[0], probe[1] = 0.0, np.finfo(np.float32).max
     for written, read in zip(model.score(probe), open_model(version).score(probe), strict=True):
         if written.tobytes() != read.tobytes():
-            raise RuntimeError(f"the model in {version.folder} does not score as the one that was written there")
+            raise RuntimeError(f"the model in {version.folder} does not score like the model that was written there")
 
 
 def _check_servable(version: StoredVersion) -> None:
-    """Refuse a version that nobody promoted; one that was copied out of its models folder has its verdict alone."""
-    alone = not any(os.path.lexists(version.folder.parent / name) for name in (BEST, LOCK, PROMOTIONS))
-    if version.promoted or (alone and version.verdict == "GO"):
+    """Raise unless the version was promoted; a copy outside of a models folder is judged by its verdict."""
+    copied = not any(os.path.lexists(version.folder.parent / name) for name in (BEST, LOCK, PROMOTIONS))
+    if version.promoted or (copied and version.verdict == "GO"):
         return
-    what = "was never promoted" if version.verdict == "GO" else f"is {version.verdict} and was never promoted"
+    problem = "was never promoted" if version.verdict == "GO" else f"is {version.verdict} and was never promoted"
     raise InputError(
-        f"{version.name} {what}",
-        hint=f"run `mltrain promote {version.name}`, or take it as it is with --allow-no-go (allow_no_go=True)",
+        f"{version.name} {problem}",
+        hint=f"run `mltrain promote {version.name}`, or accept it with --allow-no-go (allow_no_go=True)",
     )

@@ -1,6 +1,6 @@
-"""Whether one stored version is a drop-in replacement for another.
+"""Decide whether a stored version is a drop-in replacement for another.
 
-Two versions with the same registry and symbols are compared by their cards alone, so that a rollback stays fast.
+Versions with the same registry and symbols are recognised from their cards alone, so that a rollback stays fast.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
     """Return why the new version is no drop-in replacement for the old one; see `meaning.find_differences`.
 
     Raises:
-        InputError: One of them is damaged.
-        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
-        MachineError: The machine refuses to read.
+        InputError: A version is damaged.
+        OwnOpsError: They differ, and one was trained with user ops that are not loaded.
     """
-    facts = _facts(new)
-    if facts is not None and facts == _facts(old):
+    facts = _facts_in_card(new)
+    if facts is not None and facts == _facts_in_card(old):
         return ()
     from mltrain.artifact.meaning import find_differences
 
@@ -34,13 +33,10 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
-    """Refuse a version that is no drop-in replacement for the best one; for `Store.promote`.
+    """Raise unless the new version is a drop-in replacement for the live one; `Store.promote` takes it as its check.
 
     Raises:
-        NoGoError: It is not; the message names every difference.
-        InputError: One of them is damaged.
-        OwnOpsError: They differ, and one was trained with ops of the user's own that are not in use.
-        MachineError: The machine refuses to read.
+        NoGoError: It is no replacement; the message lists every difference.
     """
     if differences := find_version_differences(new, old):
         raise NoGoError(
@@ -50,8 +46,8 @@ def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
         )
 
 
-def _facts(version: StoredVersion) -> tuple[Any, ...] | None:
-    """Return what determines the meaning, from the card; None if the card lacks it."""
+def _facts_in_card(version: StoredVersion) -> tuple[Any, ...] | None:
+    """Return the card's fields that determine the model's meaning; None if the card lacks one."""
     data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     card: Any = parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES)
     try:

@@ -1,7 +1,7 @@
-"""From candles to rows of features, each with the reason why it must not be scored, where there is one.
+"""Turn candles into rows of features, each with the reason if it must not be scored.
 
 Pure. The features come from `mltrain.features.computation`, as in training. Only the bars that a row depends on are
-looked at, so that the cost of the newest row does not grow with the history that the caller happens to hold.
+read, so that the cost of the newest row does not grow with the length of the history passed in.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ if TYPE_CHECKING:
 
 WhichRows: TypeAlias = Literal["last", "all"]
 
-#: Why a row is not scored.
-UNKNOWN_SYMBOL: Final = "unknown-symbol"  # the model was not trained on it
-STALE: Final = "stale"  # newer candles should be there by now
-TOO_FEW_BARS: Final = "too-few-bars"  # fewer candles than the longest lookback
-# A candle is missing inside the lookback; callers know the code, so it keeps the older word.
-GAP: Final = "hole"
-# The same, of a leader symbol.
-LEADER_GAP: Final = "leader-hole"
-NOT_FINITE: Final = "not-finite"  # a feature is no finite number
+# A candle that closed two bars ago should have a successor, with one bar to spare.
+MAX_AGE_BARS: Final = 2
 
-#: The same reasons in words.
+# Why a row is not scored: the codes in the column `refused`.
+UNKNOWN_SYMBOL: Final = "unknown-symbol"
+STALE: Final = "stale"
+TOO_FEW_BARS: Final = "too-few-bars"
+# Callers know these two codes, so they keep the older word for a gap.
+GAP: Final = "hole"
+LEADER_GAP: Final = "leader-hole"
+NOT_FINITE: Final = "not-finite"
+
 REASONS: Final[Mapping[str, str]] = {
-    UNKNOWN_SYMBOL: "the model was not trained on it",
-    STALE: "newer candles should be there by now",
-    TOO_FEW_BARS: "fewer candles are held than the longest lookback",
+    UNKNOWN_SYMBOL: "the model was not trained on this symbol",
+    STALE: "a newer candle should have arrived by now",
+    TOO_FEW_BARS: "there are fewer candles than the longest lookback",
     GAP: "a candle is missing inside the lookback",
     LEADER_GAP: "a candle of the leader is missing inside the lookback, or has not arrived yet",
     NOT_FINITE: "a feature is not a finite number",
@@ -55,20 +56,20 @@ _WHERE: Final = "the candles given"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be scored.
+class ScoringRequest:
+    """Which rows to score, for which model, at what time.
 
     Attributes:
         feature_set: The model's registry.
-        symbols: What the model was trained on.
-        lookback_bars: Candles in a row that a row depends on, its own included.
+        symbols: The symbols that the model was trained on.
+        lookback_bars: Consecutive candles that a row depends on, its own included.
         rows: "last": the newest closed candle of each symbol; "all": every candle.
-        now_ms: The time, ms UTC: candles that close later are left out; None: all candles are closed.
-        max_age_bars: With a time, and for the newest candle: how many bars after its close it counts as stale.
-        newest: Computes newest rows of that registry; None: it is made for this question.
+        now_ms: The time, ms UTC: candles that close later are left out. None: all candles count as closed.
+        max_age_bars: Bars after its close at which the newest candle is stale; needs `now_ms`.
+        newest: Computes the newest rows of that registry; None: one is made for this request.
 
     Raises:
-        UsageError: `rows` is neither, or `max_age_bars` is not a number of bars.
+        UsageError: `rows` or `max_age_bars` is invalid.
     """
 
     feature_set: FeatureSet
@@ -88,11 +89,11 @@ class Question:
 
 
 def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
-    """Return the time by which newest candles are judged, ms UTC; None if there is none.
+    """Return the current time, ms UTC; None if there is neither a time nor a clock.
 
     Args:
-        now_ms: What the caller gave, in ms since 1970; None: the clock is read.
-        clock: Returns seconds since 1970, as `time.time` does; None: there is no clock.
+        now_ms: The caller's time, ms since 1970; None: read the clock.
+        clock: Returns seconds since 1970, as `time.time` does.
 
     Raises:
         UsageError: `now_ms` is not a time in ms, or the clock does not return a time in seconds.
@@ -116,9 +117,9 @@ class FeatureRows:
 
     Attributes:
         symbol: The symbol.
-        ts_ms: Open times; None in place of a newest candle where there is none at all.
+        ts_ms: Open times, ms UTC; a single None stands for a newest candle that does not exist.
         x: Features, shape (n, f); meaningless in refused rows.
-        refused: The reason for each row; None where it may be scored.
+        refused: The reason code of each row; None: the row may be scored.
     """
 
     symbol: str
@@ -127,25 +128,39 @@ class FeatureRows:
     refused: list[str | None]
 
 
-def read_rows(candles: Mapping[str, pl.DataFrame], question: Question) -> Iterator[FeatureRows]:
-    """Give the rows of each symbol, in the order of `candles`; a symbol that only leads others is none of them.
+def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> Iterator[FeatureRows]:
+    """Yield the rows of each symbol, in the order of `candles`; symbols that are only leaders yield none.
 
     Args:
-        candles: Candles by symbol, and those of the leaders.
-        question: What is to be scored.
+        candles: Candles by symbol, leaders included.
+        request: Which rows to score.
 
     Raises:
         InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         UsageError: The registry's interval is unknown.
     """
-    tape = _Tape(candles, question)
-    with explaining(tape.emptied):
-        yield from _read_rows(tape, candles, question)
+    window = _CandleWindow(candles, request)
+    with explaining_emptied_volumes(window.emptied):
+        scored = [s for s in candles if s in request.symbols or s not in request.feature_set.leaders]
+        reasons = {symbol: _early_refusal(symbol, window.times(symbol), request) for symbol in scored}
+        accepted = [symbol for symbol in scored if reasons[symbol] is None]
+        newest = _newest_rows(window, accepted, request) if request.rows == "last" and accepted else {}
+        for symbol in scored:
+            if (reason := reasons[symbol]) is not None:
+                ts_ms: list[int | None] = list(window.times(symbol).tolist())
+                if request.rows == "last":
+                    ts_ms = ts_ms[-1:] or [None]
+                x = np.full((len(ts_ms), len(request.feature_set.names)), np.nan, np.float32)
+                yield FeatureRows(symbol, ts_ms, x, [reason] * len(ts_ms))
+            elif symbol in newest:
+                yield newest[symbol]
+            else:
+                yield _all_rows(window, symbol, request)
 
 
 @contextmanager
-def explaining(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
-    """Extend an error about a missing column by the reason why it was emptied, for each symbol."""
+def explaining_emptied_volumes(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
+    """Extend an error about a missing column by the reason why that column was emptied, for each symbol."""
     try:
         yield
     except InputError as err:
@@ -155,50 +170,34 @@ def explaining(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]
         raise InputError("; ".join([err.message, *why]), hint=err.hint) from err
 
 
-def _read_rows(tape: _Tape, candles: Mapping[str, pl.DataFrame], question: Question) -> Iterator[FeatureRows]:
-    asked = [s for s in candles if s in question.symbols or s not in question.feature_set.leaders]
-    early = {symbol: _refuse_early(symbol, tape.times(symbol), question) for symbol in asked}
-    sound = [symbol for symbol in asked if early[symbol] is None]
-    newest = _newest_rows(tape, sound, question) if question.rows == "last" else {}
-    for symbol in asked:
-        reason = early[symbol]
-        if reason is not None:
-            yield _refused_rows(symbol, tape.times(symbol), reason, question)
-        elif symbol in newest:
-            yield newest[symbol]
-        else:
-            yield _every_row(tape, symbol, question)
-
-
-class _Tape:
-    """The closed candles of all symbols; each is checked once, when it is taken out.
+class _CandleWindow:
+    """The closed candles of all symbols; a range of them is checked once, when it is first read.
 
     Attributes:
         emptied: The volumes of each symbol that contradict its prices; where most do, the column is null.
     """
 
-    def __init__(self, candles: Mapping[str, pl.DataFrame], question: Question) -> None:
+    def __init__(self, candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> None:
         self._candles = candles
-        self._question = question
-        self._step_ms = interval_ms(question.feature_set.interval)
+        self._request = request
+        self._step_ms = interval_ms(request.feature_set.interval)
         self._times: dict[str, NDArray[np.int64]] = {}
         self._checked: dict[tuple[str, int, int], pl.DataFrame] = {}
         self.emptied: dict[str, tuple[FalseVolume, ...]] = {}
 
     def times(self, symbol: str) -> NDArray[np.int64]:
-        """Return the open times of the closed candles, once they have proved sorted."""
+        """Return the open times of the closed candles, ms UTC; raise unless they are sorted."""
         if symbol not in self._times:
-            self._times[symbol] = self._read_times(symbol)
+            frame = self._candles[symbol]
+            ts = frame["ts"] if "ts" in frame.columns else None
+            if ts is None or ts.dtype != TS_DTYPE or ts.null_count() or not ts.is_sorted():
+                # Names the exact fault; the line below is for a fault that it does not know.
+                self._check(frame, symbol)
+                raise InputError(f"{_WHERE}: {symbol}: ts is not a column of rising times")
+            times, now_ms = times_ms(frame), self._request.now_ms
+            closed = times.size if now_ms is None else np.searchsorted(times, now_ms - self._step_ms, side="right")
+            self._times[symbol] = times[:closed]
         return self._times[symbol]
-
-    def _read_times(self, symbol: str) -> NDArray[np.int64]:
-        frame = self._candles[symbol]
-        ts = frame["ts"] if "ts" in frame.columns else None
-        if ts is None or ts.dtype != TS_DTYPE or ts.null_count() or not ts.is_sorted():
-            self._check(frame, symbol)
-            raise InputError(f"{_WHERE}: {symbol}: ts is not a column of rising times")
-        times, now_ms = times_ms(frame), self._question.now_ms
-        return times if now_ms is None else times[: np.searchsorted(times, now_ms - self._step_ms, side="right")]
 
     def between(self, symbol: str, first_ms: int, last_ms: int) -> pl.DataFrame:
         """Return the candles that open in a time range, both ends included, checked."""
@@ -210,97 +209,87 @@ class _Tape:
         return self._checked[key]
 
     def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
-        interval = self._question.feature_set.interval
+        interval = self._request.feature_set.interval
         frame = check_candles(frame, symbol=symbol, interval=interval, where=_WHERE)
         frame, self.emptied[symbol] = empty_false_volumes(frame)
         return frame
 
-    def window(self, symbol: str) -> pl.DataFrame:
-        """Return as many of a symbol's newest candles as a lookback has bars, checked, so that a gap shows."""
+    def newest(self, symbol: str) -> pl.DataFrame:
+        """Return a symbol's newest candles, as many as a lookback has bars, checked; a gap inside stays visible."""
         times = self.times(symbol)
-        return self.between(symbol, int(times[-self._question.lookback_bars :][0]), int(times[-1]))
+        return self.between(symbol, int(times[-self._request.lookback_bars :][0]), int(times[-1]))
 
     def leaders(self, first_ms: int, last_ms: int) -> dict[str, pl.DataFrame]:
-        """Return the candles of those leaders that are there, of a range of open times, both ends included, checked."""
-        there = [leader for leader in self._question.feature_set.leaders if leader in self._candles]
-        return {leader: self.between(leader, first_ms, last_ms) for leader in there}
+        """Return the given leaders' candles that open in a time range, both ends included, checked."""
+        given = [leader for leader in self._request.feature_set.leaders if leader in self._candles]
+        return {leader: self.between(leader, first_ms, last_ms) for leader in given}
 
 
-def _refuse_early(symbol: str, times: NDArray[np.int64], question: Question) -> str | None:
-    """Return the reason that is known without any feature."""
-    if symbol not in question.symbols:
+def _early_refusal(symbol: str, times: NDArray[np.int64], request: ScoringRequest) -> str | None:
+    """Return the reason that is known before any feature is computed."""
+    if symbol not in request.symbols:
         return UNKNOWN_SYMBOL
     if not times.size:
         return TOO_FEW_BARS
-    if question.rows == "last" and question.now_ms is not None:
-        step_ms = interval_ms(question.feature_set.interval)
-        if question.now_ms - (int(times[-1]) + step_ms) >= question.max_age_bars * step_ms:
+    if request.rows == "last" and request.now_ms is not None:
+        step_ms = interval_ms(request.feature_set.interval)
+        if request.now_ms - (int(times[-1]) + step_ms) >= request.max_age_bars * step_ms:
             return STALE
     return None
 
 
-def _refused_rows(symbol: str, times: NDArray[np.int64], reason: str, question: Question) -> FeatureRows:
-    shown: list[int | None] = list(times.tolist())
-    if question.rows == "last":
-        shown = shown[-1:] or [None]
-    x = np.full((len(shown), len(question.feature_set.names)), np.nan, np.float32)
-    return FeatureRows(symbol, shown, x, [reason] * len(shown))
-
-
-def _newest_rows(tape: _Tape, symbols: Sequence[str], question: Question) -> dict[str, FeatureRows]:
-    """Compute the newest row of symbols that have one, all at once."""
-    if not symbols:
-        return {}
-    own = {symbol: tape.window(symbol) for symbol in symbols}
-    last = [int(tape.times(symbol)[-1]) for symbol in symbols]
-    reach_ms = (question.lookback_bars - 1) * interval_ms(question.feature_set.interval)
-    # A symbol that leads others is read over their time, too; its own row is still that of its own last candle. Where
-    # all end together, which is the rule, the tape gives the one frame for both.
-    leaders = tape.leaders(min(last) - reach_ms, max(last))
+def _newest_rows(window: _CandleWindow, symbols: Sequence[str], request: ScoringRequest) -> dict[str, FeatureRows]:
+    """Compute the newest row of each symbol, as many as possible in one call."""
+    candles = {symbol: window.newest(symbol) for symbol in symbols}
+    last_ms = [int(window.times(symbol)[-1]) for symbol in symbols]
+    reach_ms = (request.lookback_bars - 1) * interval_ms(request.feature_set.interval)
+    # A leader is read over the time of all symbols, but its own row is that of its own last candle. Usually all symbols
+    # end at the same time, and the window returns the same frame for both.
+    leaders = window.leaders(min(last_ms) - reach_ms, max(last_ms))
+    separate = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not candles[symbol]]
+    together = [symbol for symbol in symbols if symbol not in separate]
+    newest = request.newest or NewestFeatures(request.feature_set)
     rows: dict[str, FeatureRows] = {}
-    apart = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not own[symbol]]
-    for some in ([symbol for symbol in symbols if symbol not in apart], *([symbol] for symbol in apart)):
-        x = _newest(question).compute(some, {**leaders, **{s: own[s] for s in some}}) if some else ()
-        for symbol, row in zip(some, x, strict=True):
-            ts_ms = times_ms(own[symbol])
-            rows[symbol] = FeatureRows(
-                symbol, [int(ts_ms[-1])], row[None, :], row_reasons(ts_ms, row[None, :], question)
-            )
+    for group in ([together] if together else []) + [[symbol] for symbol in separate]:
+        x = newest.compute(group, {**leaders, **{symbol: candles[symbol] for symbol in group}})
+        for symbol, row in zip(group, x, strict=True):
+            ts_ms = times_ms(candles[symbol])
+            refused = refusal_reasons(ts_ms, row[None, :], request.feature_set, request.lookback_bars)
+            rows[symbol] = FeatureRows(symbol, [int(ts_ms[-1])], row[None, :], refused)
     return rows
 
 
-def _newest(question: Question) -> NewestFeatures:
-    return question.newest or NewestFeatures(question.feature_set)
-
-
-def _every_row(tape: _Tape, symbol: str, question: Question) -> FeatureRows:
-    times = tape.times(symbol)
+def _all_rows(window: _CandleWindow, symbol: str, request: ScoringRequest) -> FeatureRows:
+    times = window.times(symbol)
     first_ms, last_ms = int(times[0]), int(times[-1])
-    candles = {**tape.leaders(first_ms, last_ms), symbol: tape.between(symbol, first_ms, last_ms)}
-    table = compute_features(question.feature_set, symbol, candles)
+    candles = {**window.leaders(first_ms, last_ms), symbol: window.between(symbol, first_ms, last_ms)}
+    table = compute_features(request.feature_set, symbol, candles)
     ts_ms = times_ms(table)
-    # Whole columns, not `select`: each query takes a millisecond on a busy machine, and a prediction has few of them.
+    # Whole columns instead of `select`: a query takes a millisecond on a busy machine.
     x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
-    refused = row_reasons(ts_ms, np.ascontiguousarray(x, np.float32), question)
+    refused = refusal_reasons(ts_ms, np.ascontiguousarray(x, np.float32), request.feature_set, request.lookback_bars)
     return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
 
 
-def row_reasons(ts_ms: NDArray[np.int64], x: NDArray[np.float32], question: Question) -> list[str | None]:
-    """Return why each of the last rows is not to be scored, a lookback that is not whole first; None where it may be.
+def refusal_reasons(
+    ts_ms: NDArray[np.int64], x: NDArray[np.float32], feature_set: FeatureSet, lookback_bars: int
+) -> list[str | None]:
+    """Return why each of the last rows must not be scored; None: it may be. An incomplete lookback goes first.
 
     Args:
-        ts_ms: Open times of all candles that were read, shape (m,).
-        x: Features of the last n of them, shape (n, f); NaN where a feature has no value.
-        question: What is to be scored.
+        ts_ms: Open times of all candles that were read, ms UTC, shape (m,).
+        x: Features of the last n of them, shape (n, f); NaN: the feature has no value.
+        feature_set: The model's registry.
+        lookback_bars: Consecutive candles that a row depends on, its own included.
     """
-    sound = np.isfinite(x).all(axis=1)
-    if sound.all():
-        return [None] * sound.size
-    bounds = segment_bounds(ts_ms, interval_ms(question.feature_set.interval))
-    first = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-sound.size :]
-    short = np.arange(ts_ms.size)[-sound.size :] - first + 1 < question.lookback_bars
-    no_leader = np.isnan(x).any(axis=1) & bool(question.feature_set.leaders)
+    finite = np.isfinite(x).all(axis=1)
+    if finite.all():
+        return [None] * finite.size
+    bounds = segment_bounds(ts_ms, interval_ms(feature_set.interval))
+    first = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-finite.size :]
+    short = np.arange(ts_ms.size)[-finite.size :] - first + 1 < lookback_bars
+    no_leader = np.isnan(x).any(axis=1) & bool(feature_set.leaders)
     reasons = np.select(
-        [sound, short & (first > 0), short, no_leader], ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE
+        [finite, short & (first > 0), short, no_leader], ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE
     )
     return [reason or None for reason in reasons.tolist()]

@@ -1,18 +1,19 @@
-"""Streaming: candle by candle to probabilities, holding no more than the last bars of each symbol.
+"""Score candles one by one, as they close.
 
-The features are computed by the code of `predict_candles`, from the last `lookback` bars alone, so a stream that was
-restarted from its last bars gives the numbers of one that never stopped. The rules for what comes in:
+A stream holds the last bars of each symbol. The features are computed by the code of `predict_candles` from the last
+`lookback_bars` bars, so a stream that was restarted from its last bars returns the same numbers as one that never
+stopped. The rules for an incoming candle:
 
-* the next candle of a symbol is taken; where candles between are missing, the gap refuses predictions ("hole") until
-  a whole lookback has come in behind it;
-* the newest candle once more, with the same values, is ignored and scored again; with other values it is refused
-  ("changed"): a closed candle does not change;
-* an older candle is refused ("late"), whether it was seen before or not; it fills no gap, for training had none to
-  fill; to mend a gap, `warm_up` with candles from the exchange;
-* an impossible candle is an error; a candle that is still open by the clock given is refused ("open").
+* The next candle of a symbol is taken. After a gap, predictions are refused ("hole") until a whole lookback has
+  arrived.
+* The newest candle again, with the same values, is ignored and scored again. With other values it is refused
+  ("changed"), because a closed candle does not change.
+* An older candle is refused ("late"), seen before or not. It does not fill a gap; to fill one, call `warm_up` with
+  candles from the exchange.
+* An impossible candle is an error. A candle that is still open by the given clock is refused ("open").
 
-What is refused leaves the stream as it was. A symbol whose leader has not sent the same candle yet is refused
-("leader-hole"), its own candle being kept: push the leader first, or ask `predict` again.
+A candle that is refused leaves the stream unchanged. If the leader's candle of the same time is missing, the prediction
+is refused ("leader-hole") but the candle is kept: push the leader first, or call `predict` later.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from mltrain.names import describe, did_you_mean, show
 from mltrain.serving.inputs import candles_by_symbol
 from mltrain.serving.rows import (
     LEADER_GAP,
+    MAX_AGE_BARS,
     REASONS,
     STALE,
     TOO_FEW_BARS,
     UNKNOWN_SYMBOL,
-    Question,
-    explaining,
+    explaining_emptied_volumes,
     read_now,
-    row_reasons,
+    refusal_reasons,
 )
 from mltrain.times import EPOCH, format_ms, interval_ms, is_ms
 
@@ -52,12 +53,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.errors import MltrainError
-    from mltrain.serving.loaded_model import Served
+    from mltrain.serving.loaded_model import LoadedModel
 
-#: Why a candle is not taken.
-LATE: Final = "late"  # a newer one is there already
-CHANGED: Final = "changed"  # the newest one once more, with other values
-OPEN: Final = "open"  # it has not closed yet
+# Why a candle is not taken.
+LATE: Final = "late"
+CHANGED: Final = "changed"
+OPEN: Final = "open"
 
 _WHERE: Final = "the candle pushed"
 _VALUES: Final = tuple(name for name in CANDLE_SCHEMA if name != "ts")
@@ -66,15 +67,15 @@ _MS: Final = dt.timedelta(milliseconds=1)
 
 
 @dataclass(slots=True, eq=False)
-class _Tape:
-    """The last bars of one symbol, in an array that is moved to its front when it is full.
+class _RingBuffer:
+    """The last bars of one symbol, in an array of twice the size; when it is full, the newest half moves to its front.
 
     Attributes:
-        bars: How many bars at least are kept.
-        ts_ms: Open times, shape (2 * bars,).
-        values: The other columns, shape (columns, 2 * bars); NaN where a source lacks one.
-        stop: One past the newest.
-        frame: The newest bars as candles; None once more have come in.
+        bars: Number of bars that are kept at least.
+        ts_ms: Open times, ms UTC, shape (2 * bars,).
+        values: The other columns, shape (columns, 2 * bars); NaN: the source lacks the value.
+        stop: Index after the newest bar.
+        frame: The newest bars as candles, cached until the next push.
     """
 
     bars: int
@@ -97,7 +98,7 @@ class _Tape:
         self.frame = None
 
     def grow(self, bars: int) -> None:
-        """Keep more bars from now on."""
+        """Increase the number of bars that are kept."""
         old_ms, old_values = self.ts_ms[: self.stop], self.values[:, : self.stop]
         self.bars, kept = bars, min(self.stop, 2 * bars)
         self.__post_init__()
@@ -105,7 +106,7 @@ class _Tape:
         self.stop = kept
 
     def candles(self) -> pl.DataFrame:
-        """Return the last `bars` bars; a column that any of them lacks is left out."""
+        """Return the last `bars` bars, without the optional columns that lack a value."""
         if self.frame is None:
             kept = slice(max(0, self.stop - self.bars), self.stop)
             columns = [pl.Series("ts", self.ts_ms[kept]).cast(TS_DTYPE)]
@@ -118,78 +119,84 @@ class _Tape:
 
 
 class Stream:
-    """The last bars of some symbols, and the probability of each newest one; `Model.stream` makes it.
+    """The last bars of several symbols, and the probability after each newest bar; `Model.stream` creates it.
 
-    May be used from several threads; candles are taken one at a time. A promotion is followed between two candles;
-    a version with a longer lookback refuses until its bars have come in.
+    Safe for several threads; candles are taken one at a time. A promotion takes effect between two candles; a version
+    with a longer lookback refuses predictions until its bars have come in.
     """
 
     def __init__(
-        self, current: Callable[[], Served], symbols: Iterable[str], *, clock: Callable[[], float] | None = None
+        self, current: Callable[[], LoadedModel], symbols: Iterable[str], *, clock: Callable[[], float] | None = None
     ) -> None:
         self._current = current
         self._clock = clock
         self._lock = threading.RLock()
-        served = current()
+        loaded = current()
         if not isinstance(symbols, Iterable) or isinstance(symbols, str):
             raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT"]')
         wanted = tuple(dict.fromkeys(symbols))
         for symbol in wanted:
-            if symbol not in served.bundle.symbols:
-                raise _unknown(symbol, served.bundle.symbols)
+            if symbol not in loaded.bundle.symbols:
+                raise _unknown_symbol(symbol, loaded.bundle.symbols)
         self.symbols = wanted
-        self._step_ms = interval_ms(served.bundle.interval)
-        held = dict.fromkeys([*wanted, *served.bundle.feature_set.leaders])
-        self._tapes = {symbol: _Tape(served.lookback_bars) for symbol in held}
+        self._step_ms = interval_ms(loaded.bundle.interval)
+        held = dict.fromkeys([*wanted, *loaded.bundle.feature_set.leaders])
+        self._buffers = {symbol: _RingBuffer(loaded.lookback_bars) for symbol in held}
 
     def warm_up(self, candles: object) -> None:
-        """Hold these candles, in place of what was held of their symbols; only the newest are kept.
+        """Replace the bars of the given symbols; only the newest are kept.
 
         Args:
-            candles: Closed candles by symbol, those of leaders too, as in `Model.predict_candles`; those that
-                `candles` returned before a restart, or the exchange's newest ones.
+            candles: Closed candles by symbol, leaders included, in any form that `Model.predict_candles` takes: those
+                that `candles` returned before a restart, or the exchange's newest.
 
         Raises:
             UsageError: They are not candles.
             InputError: A candle is impossible or out of order.
-            RefusedError: A symbol is none of the stream's or of its leaders.
+            RefusedError: A symbol is neither one of the stream's nor a leader.
         """
         with self._lock:
-            given = candles_by_symbol(candles, self._current().bundle.symbols)
-            checked = {symbol: self._checked(symbol, frame) for symbol, frame in given.items()}
+            bundle = self._current().bundle
+            checked = {}
+            for symbol, frame in candles_by_symbol(candles, bundle.symbols).items():
+                # Raises if the symbol is unknown, before any buffer is changed.
+                self._buffer(symbol)
+                checked[symbol] = check_candles(
+                    frame, symbol=symbol, interval=bundle.interval, where="the candles given"
+                )
             for symbol, frame in checked.items():
-                tape = self._tape(symbol)
-                newest = frame.tail(tape.bars)
+                buffer = self._buffer(symbol)
+                newest = frame.tail(buffer.bars)
                 times, columns = times_ms(newest), [newest[name].cast(pl.Float64).to_numpy() for name in _VALUES]
-                tape.stop = newest.height
-                tape.ts_ms[: tape.stop], tape.values[:, : tape.stop] = times, np.array(columns)
-                tape.frame = None
+                buffer.stop = newest.height
+                buffer.ts_ms[: buffer.stop], buffer.values[:, : buffer.stop] = times, np.array(columns)
+                buffer.frame = None
 
     def candles(self, symbol: str) -> pl.DataFrame:
-        """Return the bars that are held of a symbol, to be kept for a restart.
+        """Return the bars held for a symbol; pass them to `warm_up` after a restart.
 
         Raises:
-            RefusedError: The symbol is none of the stream's or of its leaders.
+            RefusedError: The symbol is neither one of the stream's nor a leader.
         """
         with self._lock:
-            return self._tape(symbol).candles()
+            return self._buffer(symbol).candles()
 
     def push(self, symbol: str, candle: object, *, now_ms: int | None = None) -> float:
-        """Take a closed candle and return the probability of up of what follows it.
+        """Take a closed candle and return the probability of up after it.
 
         Args:
-            symbol: Whose.
-            candle: `ts` (a datetime with its zone, ms UTC, or ISO 8601 text), `open`, `high`, `low`, `close`, `volume`,
-                and the optional columns that the features read: as a mapping, a frame of one row, a row of a
-                pandas frame, or one of Binance's kline rows.
-            now_ms: The time, ms UTC: a candle that is still open is not taken, and a stale one is not scored; None:
-                the model's clock is read; without a clock neither is checked.
+            symbol: The candle's symbol.
+            candle: `ts` (a datetime with a time zone, ms UTC, or ISO 8601 text), `open`, `high`, `low`, `close`,
+                `volume`, and the optional columns that the features read: as a mapping, a frame of one row, a row of a
+                pandas frame, or a Binance kline row.
+            now_ms: The time, ms UTC: a candle that is still open is not taken, and a stale one is not scored. None:
+                read the model's clock; without a clock neither is checked.
 
         Raises:
             UsageError: It is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
-            RefusedError: It was not taken (late, changed, open, unknown-symbol), or it was and cannot be scored (hole,
-                too-few-bars, leader-hole, not-finite, stale).
+            RefusedError: The candle was not taken (late, changed, open, unknown-symbol), or it was taken and cannot be
+                scored (hole, too-few-bars, leader-hole, not-finite, stale).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
@@ -197,34 +204,28 @@ class Stream:
             return self._predict(symbol, now_ms)
 
     def take(self, symbol: str, candle: object, *, now_ms: int | None = None) -> None:
-        """Take a closed candle without scoring it, such as that of a leader; see `push`.
-
-        Raises:
-            UsageError: It is not a candle, or `now_ms` is not a time in ms.
-            InputError: The candle is impossible.
-            RefusedError: It was not taken.
-        """
+        """Take a closed candle without scoring it, such as a leader's; arguments and errors as in `push`."""
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
             self._take(symbol, candle, now_ms)
 
     def _take(self, symbol: str, candle: object, now_ms: int | None) -> None:
-        tape = self._tape(symbol)
+        buffer = self._buffer(symbol)
         ts_ms, values = self._read(symbol, candle)
         if now_ms is not None and ts_ms + self._step_ms > now_ms:
             raise RefusedError(f"{symbol} at {format_ms(ts_ms)}: the candle has not closed yet", reason=OPEN)
-        if not tape.stop or ts_ms > (newest_ms := int(tape.ts_ms[tape.stop - 1])):
-            tape.push(ts_ms, values)
+        if not buffer.stop or ts_ms > (newest_ms := int(buffer.ts_ms[buffer.stop - 1])):
+            buffer.push(ts_ms, values)
         elif ts_ms < newest_ms:
             raise RefusedError(
-                f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} has already come in",
+                f"{symbol} at {format_ms(ts_ms)}: too late, the candle of {format_ms(newest_ms)} was already taken",
                 reason=LATE,
             )
-        elif not np.array_equal(tape.values[:, tape.stop - 1], values, equal_nan=True):
+        elif not np.array_equal(buffer.values[:, buffer.stop - 1], values, equal_nan=True):
             raise RefusedError(
-                f"{symbol} at {format_ms(ts_ms)}: already came with other values; a closed candle does not change",
+                f"{symbol} at {format_ms(ts_ms)}: already taken with other values; a closed candle does not change",
                 reason=CHANGED,
-                hint="warm the stream up with the exchange's candles if they are right",
+                hint="if the new values are right, call `warm_up` with the exchange's candles",
             )
 
     def predict(self, symbol: str, *, now_ms: int | None = None) -> float:
@@ -233,69 +234,56 @@ class Stream:
         Raises:
             UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
-            RefusedError: It cannot be scored; see `push`.
+            RefusedError: The candle cannot be scored; see `push`.
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
             return self._predict(symbol, now_ms)
 
     def _predict(self, symbol: str, now_ms: int | None) -> float:
-        served = self._current()
-        if symbol not in served.bundle.symbols:
-            raise _unknown(symbol, served.bundle.symbols)
-        row = self._row(symbol, served, now_ms)
-        return served.score_one(row)[1]
-
-    def _row(self, symbol: str, served: Served, now_ms: int | None) -> NDArray[np.float32]:
-        own = self._tape(symbol)
-        feature_set, bars = served.bundle.feature_set, served.lookback_bars
-        question = Question(feature_set, served.bundle.symbols, bars, rows="last", now_ms=now_ms, max_age_bars=2)
-        if not own.stop:
+        loaded = self._current()
+        if symbol not in loaded.bundle.symbols:
+            raise _unknown_symbol(symbol, loaded.bundle.symbols)
+        buffer = self._buffer(symbol)
+        feature_set, bars = loaded.bundle.feature_set, loaded.lookback_bars
+        if not buffer.stop:
             raise _refused(symbol, None, TOO_FEW_BARS)
-        if own.bars < bars:
-            for tape in self._tapes.values():
-                tape.grow(bars)
-        ts_ms = int(own.ts_ms[own.stop - 1])
-        if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= question.max_age_bars * self._step_ms:
+        if buffer.bars < bars:
+            for held in self._buffers.values():
+                held.grow(bars)
+        ts_ms = int(buffer.ts_ms[buffer.stop - 1])
+        if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= MAX_AGE_BARS * self._step_ms:
             raise _refused(symbol, ts_ms, STALE)
-        leaders = {leader: self._tape(leader) for leader in feature_set.leaders if leader != symbol}
-        if not all(tape.stop for tape in leaders.values()):
+        leaders = {leader: self._buffer(leader) for leader in feature_set.leaders if leader != symbol}
+        if not all(leader.stop for leader in leaders.values()):
             raise _refused(symbol, ts_ms, LEADER_GAP)
         candles, emptied = {}, {}
-        for name, tape in {**leaders, symbol: own}.items():
-            candles[name], emptied[name] = empty_false_volumes(tape.candles().tail(bars))
-        with explaining(emptied):
-            x = served.newest.compute([symbol], candles)
-        reason = row_reasons(times_ms(candles[symbol]), x, question)[0]
+        for name, held in {**leaders, symbol: buffer}.items():
+            candles[name], emptied[name] = empty_false_volumes(held.candles().tail(bars))
+        with explaining_emptied_volumes(emptied):
+            x = loaded.newest.compute([symbol], candles)
+        reason = refusal_reasons(times_ms(candles[symbol]), x, feature_set, bars)[0]
         if reason is not None:
             raise _refused(symbol, ts_ms, reason)
-        newest: NDArray[np.float32] = x[0]
-        return newest
+        return loaded.score_one(x[0])[1]
 
-    def _tape(self, symbol: str) -> _Tape:
-        tape = self._tapes.get(symbol) if isinstance(symbol, str) else None
-        if tape is None:
-            served = self._current()
-            if symbol not in served.bundle.feature_set.leaders:  # of a version promoted since
-                raise _unknown(symbol, tuple(self._tapes))
-            tape = self._tapes[symbol] = _Tape(served.lookback_bars)
-        return tape
+    def _buffer(self, symbol: str) -> _RingBuffer:
+        buffer = self._buffers.get(symbol) if isinstance(symbol, str) else None
+        if buffer is None:
+            loaded = self._current()
+            # A version promoted after the stream was created may have a new leader.
+            if symbol not in loaded.bundle.feature_set.leaders:
+                raise _unknown_symbol(symbol, tuple(self._buffers))
+            buffer = self._buffers[symbol] = _RingBuffer(loaded.lookback_bars)
+        return buffer
 
-    def _checked(self, symbol: str, frame: pl.DataFrame) -> pl.DataFrame:
-        self._tape(symbol)
-        return check_candles(frame, symbol=symbol, interval=self._current().bundle.interval, where="the candles given")
-
-    def _read(self, symbol: str, candle: object) -> tuple[int, tuple[float, ...]]:
-        """Return open time and values, under the rules of `check_candles`.
-
-        A mapping of plain values is read as it is, which takes microseconds; anything else is converted first, which
-        takes a millisecond.
-        """
-        record = as_record(candle, "candle")
-        return self._read_plain(symbol, record if _is_plain(record) else _convert(record))
-
-    def _read_plain(self, symbol: str, candle: Mapping[str, Any]) -> tuple[int, tuple[float, ...]]:
-        ts_ms, values = _time_of(candle.get("ts")), tuple(map(_number, map(candle.get, _VALUES)))
+    def _read(self, symbol: str, given: object) -> tuple[int, tuple[float, ...]]:
+        """Return open time, ms UTC, and values, under the rules of `check_candles`."""
+        candle = as_record(given, "candle")
+        # A mapping of plain values is read in microseconds; the conversion of anything else takes a millisecond.
+        if not _is_plain(candle):
+            candle = as_candles(as_frame([candle], "candle"), _WHERE).row(0, named=True)
+        ts_ms, values = _read_time(candle.get("ts")), tuple(map(_read_number, map(candle.get, _VALUES)))
         open_, high, low, close, volume = values[:_REQUIRED]
         amounts = [v for name, v in zip(_VALUES[4:], values[4:], strict=True) if candle.get(name) is not None]
         # Written so that NaN fails.
@@ -310,21 +298,21 @@ class Stream:
             and (candle.get("trades") is None or values[_VALUES.index("trades")].is_integer())
         )
         if not sound or ts_ms is None:
-            self._refuse_impossible(symbol, candle, ts_ms)
-        assert ts_ms is not None  # noqa: S101 -- as just checked
+            raise self._impossible_candle(symbol, candle, ts_ms)
         return ts_ms, values
 
-    def _refuse_impossible(self, symbol: str, candle: Mapping[str, Any], ts_ms: int | None) -> None:
+    def _impossible_candle(self, symbol: str, candle: Mapping[str, Any], ts_ms: int | None) -> InputError:
+        """Return, or raise from `check_candles`, the error that names what is wrong with a candle."""
         if ts_ms is None:
-            raise InputError(f"{_WHERE}: {symbol}: ts must be a datetime with its zone, or ms UTC as an int")
-        columns = {name: [_shown(name, candle.get(name))] for name in _VALUES if candle.get(name) is not None}
+            return InputError(f"{_WHERE}: {symbol}: ts must be a datetime with a time zone, or ms UTC as an int")
+        columns = {name: [_checkable(name, candle.get(name))] for name in _VALUES if candle.get(name) is not None}
         frame = pl.DataFrame({"ts": pl.Series([ts_ms]).cast(TS_DTYPE), **columns})
         check_candles(frame, symbol=symbol, interval=self._current().bundle.interval, where=_WHERE)
-        raise InputError(f"{_WHERE}: {symbol} at {format_ms(ts_ms)}: a value is no number")
+        return InputError(f"{_WHERE}: {symbol} at {format_ms(ts_ms)}: a value is not a number")
 
 
 def _is_plain(candle: Mapping[str, Any]) -> bool:
-    """Tell whether a candle can be read, or refused, without a conversion."""
+    """Return whether a candle can be read, or refused, without a conversion."""
     ts = candle.get("ts", "")
     if not (ts is None or isinstance(ts, dt.datetime | bool) or (_is_integer(ts) and is_ms(ts))):
         return False
@@ -335,38 +323,34 @@ def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _convert(candle: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a candle with the names and types of CANDLE_SCHEMA."""
-    return as_candles(as_frame([candle], "candle"), _WHERE).row(0, named=True)
-
-
-def _time_of(ts: object) -> int | None:
+def _read_time(ts: object) -> int | None:
+    """Return a time in ms UTC; None if it is neither an int nor a datetime with a time zone."""
     if isinstance(ts, dt.datetime):
         return None if ts.tzinfo is None else (ts - EPOCH) // _MS
     return int(ts) if _is_integer(ts) else None
 
 
-def _number(value: Any) -> float:  # noqa: ANN401 (whatever a caller's candle holds)
-    """Return a value as a number, -0.0 as 0.0; NaN for what is none."""
+def _read_number(value: Any) -> float:  # noqa: ANN401 -- a caller's candle may hold anything
+    """Return a value as a float, -0.0 as 0.0; NaN if it is not a number."""
     if isinstance(value, float | int | np.number) and not isinstance(value, bool):
         return float(value) + 0.0
     return math.nan
 
 
-def _shown(name: str, value: Any) -> float | int | None:  # noqa: ANN401 (likewise)
-    """Return a value as `check_candles` takes it, so that it can say what is wrong."""
-    number = _number(value)
+def _checkable(name: str, value: Any) -> float | int | None:  # noqa: ANN401 -- a caller's candle may hold anything
+    """Return a value in the type that `check_candles` expects, so that its error names the fault."""
+    number = _read_number(value)
     if math.isnan(number) and not isinstance(value, float):
         return None
     return int(number) if name == "trades" and number.is_integer() else number
 
 
-def _unknown(symbol: str, known: tuple[str, ...]) -> MltrainError:
+def _unknown_symbol(symbol: str, known: tuple[str, ...]) -> MltrainError:
     if not isinstance(symbol, str):
         return UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT'")
     few = ", ".join(known[:5]) + (f" and {len(known) - 5} others" if len(known) > 5 else "")
-    hint = did_you_mean(symbol, known) or f"it knows {few}"
-    return RefusedError(f"{show(symbol)} is none of the symbols here", reason=UNKNOWN_SYMBOL, hint=hint)
+    hint = did_you_mean(symbol, known) or f"the symbols are {few}"
+    return RefusedError(f"the symbol {show(symbol)} is unknown", reason=UNKNOWN_SYMBOL, hint=hint)
 
 
 def _refused(symbol: str, ts_ms: int | None, reason: str) -> RefusedError:
