@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from mltrain.features.computation import compute_features
-from mltrain.features.registry import describe, load_registry
+from mltrain.features.registry import describe_features, load_registry
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     registry = load_registry(given.features)
     frames = {"SYMBOL": candles}
     kept = []
-    for feature, info in zip(registry.features, describe(registry), strict=True):
+    for feature, info in zip(registry.features, describe_features(registry), strict=True):
         usable = set(info.columns) <= set(candles.columns)
         if info.leader is not None:
             usable = usable and leader is not None and set(info.leader_columns) <= set(leader.columns)

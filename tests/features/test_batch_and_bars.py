@@ -79,12 +79,12 @@ def test_the_default_registry_at_every_edge(symbol, candles):
     seed=st.integers(0, 2**32 - 1),
     ops=st.lists(st.sampled_from(BUILT_IN), min_size=1, max_size=8),
     rows=st.lists(st.integers(0, BARS - 500), min_size=4, max_size=12, unique=True),
-    most_bars=st.sampled_from([5, 60, 400, 1_440]),
+    max_bars=st.sampled_from([5, 60, 400, 1_440]),
 )
-def test_registries_at_random(candles, seed, ops, rows, most_bars):
+def test_registries_at_random(candles, seed, ops, rows, max_bars):
     """Any op with any parameters: a bar of the batch equals the same bar computed from its window, bit for bit."""
     rng = np.random.default_rng(seed)
-    drawn = [random_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", most_bars=most_bars) for i, op in enumerate(ops)]
+    drawn = [random_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars) for i, op in enumerate(ops)]
     features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
     if not features.features:
         return
@@ -97,7 +97,7 @@ def test_every_op_can_be_drawn():
     """With parameters inside its ranges, a leader where it reads one, again the same from the same seed."""
     for op in BUILT_IN:
         one, other = (
-            random_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", most_bars=100) for _ in range(2)
+            random_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100) for _ in range(2)
         )
 
         assert one is not None

@@ -204,7 +204,7 @@ def test_another_interval_is_refused_with_what_to_do(interval, found, candles):
     every = {"1m": 1, "5m": 5}[found]
     frame = candles["ETHUSDT"].filter(pl.col("ts").dt.minute() % every == 0)
 
-    with pytest.raises(InputError, match=f"{found} candles .* registered for {interval} .*`interval: {found}`"):
+    with pytest.raises(InputError, match=f"{found} candles, the features expect {interval}: .*`interval: {found}`"):
         compute_features(replace(OHLCV, interval=interval), "ETHUSDT", {"ETHUSDT": frame})
     assert compute_features(replace(OHLCV, interval=found), "ETHUSDT", {"ETHUSDT": frame}).height == frame.height
 

@@ -10,7 +10,7 @@ import pytest
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
-from mltrain.features.inspection import AROUND, inspect_feature
+from mltrain.features.inspection import AROUND_BARS, inspect_feature
 from mltrain.features.registry import load_registry
 from mltrain.report.feature_plot import plot_inspection
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -36,15 +36,15 @@ def test_a_look_tells_the_value_and_its_candles(name, candles):
     look = inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
     expected = compute_features(FEATURES, "ETHUSDT", candles)[name][row]
 
-    assert look.value == look.alone == expected
+    assert look.value == look.from_lookback == expected
     assert look.why_none is None
     assert look.inputs.height == look.info.lookback_bars
     assert times_ms(look.inputs)[-1] == ts_ms
     assert {c.removeprefix("leader_") for c in look.inputs.columns} == {
         "ts", *look.info.columns, *look.info.leader_columns
     }  # fmt: skip
-    assert len(look.around) == 2 * AROUND + 1
-    assert look.around[AROUND] == (ts_ms, expected)
+    assert len(look.around) == 2 * AROUND_BARS + 1
+    assert look.around[AROUND_BARS] == (ts_ms, expected)
 
 
 def test_a_gap_is_the_reason(candles):
@@ -53,7 +53,7 @@ def test_a_gap_is_the_reason(candles):
     own = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
     led = inspect_feature(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
 
-    assert own.value is own.alone is led.value is led.alone is None
+    assert own.value is own.from_lookback is led.value is led.from_lookback is None
     assert own.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
     assert led.why_none.startswith("4 of the 6 candles of BTCUSDT")
     assert led.inputs["leader_close"].null_count() == 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.features.computation import compute_features
-from mltrain.features.profile import BINS, LEVELS, _profile, profile_features
+from mltrain.features.profile import BINS, LEVELS, profile, profile_features
 from mltrain.features.registry import load_registry
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
@@ -43,7 +43,7 @@ def test_any_values_have_a_profile(values, nulls):
     """Infinite, missing, equal and no values at all, counted and left out."""
     column = np.array(values + [np.nan] * nulls, dtype=np.float32)
     finite = column[np.isfinite(column)]
-    p = _profile("x", column, nulls)
+    p = profile("x", column, nulls)
 
     assert p.rows == column.size
     assert p.not_finite == column.size - nulls - finite.size

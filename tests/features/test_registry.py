@@ -13,7 +13,7 @@ from mltrain.candles.frame import OPTIONAL
 from mltrain.errors import InputError
 from mltrain.features.op import Window
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.registry import describe, load_registry, parse_registry
+from mltrain.features.registry import describe_features, load_registry, parse_registry
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 
 HEAD = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
@@ -134,7 +134,7 @@ def test_all_violations_stand_in_one_message():
 
 def test_a_name_may_stand_once():
     """The second feature of a name is the wrong one."""
-    with pytest.raises(InputError, match=r"features\[1\].name \(line 6\): a feature a stands above"):
+    with pytest.raises(InputError, match=r"features\[1\].name \(line 6\): a feature a is already defined above"):
         read("{name: a, op: bar_range}", "{name: a, op: open_gap}")
 
 
@@ -166,7 +166,7 @@ def test_ohlcv_registry_needs_one_symbol_and_five_columns():
     features = load_registry(Path("features-ohlcv.yml"))
 
     assert features.leaders == ()
-    assert {name for info in describe(features) for name in info.columns} <= {
+    assert {name for info in describe_features(features) for name in info.columns} <= {
         *("ts", "open", "high", "low", "close", "volume"),
     }
 
@@ -180,7 +180,7 @@ def test_default_registry_is_what_the_documentation_says():
     assert features.lookback_bars <= 241
     assert features.interval == "1m"
     assert features.label == LabelSpec(kind="direction", horizon_bars=1, ties="drop")
-    assert {name for info in describe(features) for name in info.columns} >= set(OPTIONAL) - {"trades"}
+    assert {name for info in describe_features(features) for name in info.columns} >= set(OPTIONAL) - {"trades"}
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -188,7 +188,7 @@ def test_description_tells_what_a_feature_needs(name):
     """Op, formula, lookback and columns, of the leader apart."""
     features = load_registry(Path(name))
 
-    for info, spec, window in zip(describe(features), features.features, features.windows(), strict=True):
+    for info, spec, window in zip(describe_features(features), features.features, features.windows(), strict=True):
         assert (info.name, info.op, info.params) == (spec.name, spec.op, spec.params)
         assert info.lookback_bars == window.lookback_bars
         assert info.summary

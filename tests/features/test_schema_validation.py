@@ -127,7 +127,7 @@ def test_a_column_that_is_moved_is_named_alone(frame):
 
     assert first == (f"out of order: {NAMES[0]} belongs before {NAMES[1]}",)
     assert len(second) == 1
-    assert f"{NAMES[5]} belongs behind {NAMES[4]}" in second[0]
+    assert f"{NAMES[5]} belongs after {NAMES[4]}" in second[0]
     assert NAMES[10] in second[0]
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
-from mltrain.guards.cut_points import choose_cuts, consecutive_bars
-from mltrain.guards.poison import garbage, poison_after
+from mltrain.features.computation import consecutive_bars
+from mltrain.guards.cut_points import choose_cut_points
+from mltrain.guards.false_candles import garbage, replace_after
 from mltrain.times import DAY_MS
 
 
@@ -28,14 +29,14 @@ def test_bars_in_a_row_equals_counting(rows):
     ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
     there = np.array([is_there for _, is_there in rows], dtype=bool)
 
-    assert consecutive_bars(ts_ms, there, 1).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
+    assert consecutive_bars(ts_ms, 1, present=there).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
 
 
 def test_cuts_fall_around_gaps_and_midnights(honest, candles):
     """The first row, both sides of gaps, both sides of midnights, and the asked number of random rows."""
     frame = candles["BTCUSDT"]
     ts_ms = times_ms(frame)
-    cuts = choose_cuts(honest, "BTCUSDT", candles, points=12, rng=np.random.default_rng(0))
+    cuts = choose_cut_points(honest, "BTCUSDT", candles, points=12, rng=np.random.default_rng(0))
     behind_gap = int(np.flatnonzero(np.diff(ts_ms) > 60_000)[0]) + 1
     midnight = int(np.flatnonzero(ts_ms % DAY_MS == 0)[0])
 
@@ -44,7 +45,8 @@ def test_cuts_fall_around_gaps_and_midnights(honest, candles):
     assert len(cuts.edges) <= 32
     assert {int(np.argmax(frame["volume"])), int(np.flatnonzero(frame["volume"] == 0)[0])} & set(cuts.edges)
     assert all(0 <= row < frame.height - 1 for row in cuts.full)
-    assert all(honest.lookback_bars - 1 + first in cuts.first_with(honest.lookback_bars) for first, _ in cuts.runs[:2])
+    bars = honest.lookback_bars
+    assert {first + bars - 1 for first, _ in cuts.segments[:2]} <= set(cuts.first_with(bars))
 
 
 def test_garbage_is_finite_and_possible():
@@ -62,7 +64,7 @@ def test_poison_leaves_the_past_and_the_times_alone(candles):
     """Rows up to the moment keep their bits, later ones differ, every open time stays, an empty column stays empty."""
     frame = candles["BTCUSDT"].with_columns(pl.lit(None, pl.Float64).alias("quote_volume"))
     moment_ms = int(times_ms(frame)[1000])
-    false = poison_after(frame, moment_ms, garbage(np.random.default_rng(0), frame.height, extreme=False))
+    false = replace_after(frame, moment_ms, garbage(np.random.default_rng(0), frame.height, extreme=False))
 
     assert false[:1001].equals(frame[:1001])
     assert false["ts"].equals(frame["ts"])

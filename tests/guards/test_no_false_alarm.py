@@ -67,7 +67,7 @@ def test_every_op_passes_with_any_parameters(number):
     """A feature of each op there is, parameters drawn from its ranges, on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
-    drawn = [random_feature(op, rng, name=op, leader="BTCUSDT", most_bars=300) for op in BUILT_IN]
+    drawn = [random_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300) for op in BUILT_IN]
     features = replace(DEFAULT, features=tuple(spec for spec in drawn if spec is not None))
 
     assert audit(features, candles, interval).failures == ()

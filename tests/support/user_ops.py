@@ -11,10 +11,10 @@ from mltrain.features.ops.catalogue import OPS
 @contextmanager
 def temporary_ops():
     """Forget, at the end, all ops that came into use meanwhile."""
-    table, used = dict(OPS), dict(own._in_use)
+    table, used = dict(OPS), dict(own._modules)
     try:
         yield
     finally:
-        for now, before in ((OPS, table), (own._in_use, used)):
+        for now, before in ((OPS, table), (own._modules, used)):
             now.clear()
             now.update(before)

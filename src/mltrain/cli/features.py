@@ -85,11 +85,11 @@ def features_info(
     ops: Ops = None,
 ) -> Outcome:
     """List the features of the registry: op, parameters, lookback, columns; with --snapshot their values, too."""
-    from mltrain.features.registry import describe, load_registry
+    from mltrain.features.registry import describe_features, load_registry
 
     read_ops(ops)
     chosen = load_registry(features)
-    infos = describe(chosen)
+    infos = describe_features(chosen)
     data: dict[str, Any] = {
         "version": chosen.version,
         "interval": chosen.interval,
@@ -210,7 +210,7 @@ def features_show(
         "time": format_ms(at_ms),
         "feature": look.info,
         "value": _figure(look.value),
-        "value_of_the_lookback_alone": _figure(look.alone),
+        "value_of_the_lookback_alone": _figure(look.from_lookback),
         "why_none": look.why_none,
         "around": [{"time": format_ms(ts), "value": _figure(value)} for ts, value in look.around],
         "inputs": [
@@ -253,7 +253,7 @@ def _view_look(look: FeatureInspection, data: dict[str, Any]) -> Iterator[Render
         if data["value"] == data["value_of_the_lookback_alone"]
         else "NOT the same: run `mltrain features audit`"
     )
-    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(look.alone)} ({same})"
+    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(look.from_lookback)} ({same})"
     marks = [
         (">" if row["time"] == data["time"] else "", row["time"], _value_text(row["value"])) for row in data["around"]
     ]

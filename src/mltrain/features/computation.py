@@ -1,9 +1,8 @@
-"""From candles to the feature matrix: the one path for training and serving.
+"""Compute the feature matrix from candles: the one path for training and serving.
 
-A feature is null where fewer bars in a row than its lookback end at that row, and nowhere else: so that no value
-spans a gap, each contiguous run of candles being a series of its own. The expressions themselves run over the whole
-frame at once, gaps and all, which is sound because an op reads no further back than its lookback; the leakage guard
-proves that for every feature, from the lookback alone, just behind gaps too.
+A feature is null at a row where fewer consecutive bars than its lookback end, and nowhere else, so no value spans a
+gap. The expressions run over the whole frame, gaps included. That is sound because an op reads no further back than
+its lookback; the leakage guards verify this for every feature, also just after gaps.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mltrain.errors import InputError
 from mltrain.features.op import LEADER_PREFIX
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
-from mltrain.features.user_ops import computing, user_module_of
+from mltrain.features.user_ops import user_module_of
 from mltrain.times import INTERVALS_MS, format_ms, interval_ms, interval_name
 
 if TYPE_CHECKING:
@@ -30,41 +29,43 @@ if TYPE_CHECKING:
     from mltrain.features.op import Op
     from mltrain.features.spec import FeatureSet, FeatureSpec, Param
 
-# With fewer rows, candles of the right interval can all lie apart by chance of gaps.
-_ROWS_THAT_TELL_INTERVAL: Final = 10
+# With fewer rows, gaps alone can make candles of the right interval look like those of a longer one.
+_ROWS_TO_TELL_INTERVAL: Final = 10
 
-_FEATURES_NAMED: Final = 3  # in a message, which must stay readable
+# Features named in a message.
+_FEATURES_SHOWN: Final = 3
 
+# A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
 _ROWS_FOR_THREADS: Final = 10_000
 
-# What a `select` of a frame does, and one thing more: what several features read, such as the return of one bar, is
-# computed once.
+# The optimizations of `DataFrame.select`, and one more: an input of several features, such as the return of one bar,
+# is computed once.
 _SHARE_INPUTS: Final = pl.QueryOptFlags.none(simplify_expression=True, comm_subexpr_elim=True)
 
 _CONSECUTIVE_BARS: Final = "consecutive_bars"
-_WAY_OUT: Final = "`--features features-ohlcv.yml` needs open, high, low, close and volume of one symbol alone"
+_HINT: Final = "`--features features-ohlcv.yml` needs only open, high, low, close and volume of one symbol"
 
 
 def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Compute every feature of one symbol.
 
     Args:
-        feature_set: What to compute.
-        symbol: Whose features; a key of `candles`.
+        feature_set: The features.
+        symbol: The symbol; a key of `candles`.
         candles: Checked candles by symbol; only those of `symbol` and of the leaders are read.
 
     Returns:
-        The rows of `candles[symbol]`, in order: `ts`, then each feature as Float32, null in the warm-up behind the
-        start and behind each gap (for a leader's feature, of either symbol). A leader's features are 0 on itself.
+        The rows of `candles[symbol]`, in order: `ts`, then each feature as Float32, null in the warm-up after the
+        start and after each gap (of a leader's feature: in either symbol). A leader's features are 0 on itself.
 
     Raises:
-        InputError: A column or leader is missing, the candles are of another interval or out of order, or an op of
-            the user's own fails.
+        InputError: A column or leader is missing, the candles are of another interval or out of order, or a user op
+            fails.
     """
     check_inputs(feature_set, candles, symbols=[symbol])
     frame = candles[symbol]
     step_ms = interval_ms(feature_set.interval)
-    # Columns are put side by side as they are: each `select` of one frame costs as much as a feature of 300 rows.
+    # hstack, because each `select` of a frame costs as much as a feature of 300 rows.
     own = frame.hstack([pl.Series(_CONSECUTIVE_BARS, consecutive_bars(times_ms(frame), step_ms))])
     columns: dict[str, pl.Series] = {}
     for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
@@ -78,114 +79,110 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
 def check_inputs(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, symbols: Iterable[str] | None = None
 ) -> None:
-    """Check that the candles hold all that the features read.
+    """Check that the candles contain every symbol and column that the features read.
 
     Args:
-        feature_set: What is to be computed.
+        feature_set: The features.
         candles: Candles by symbol.
-        symbols: Whose features are to be computed; None: of every symbol in `candles`.
+        symbols: The symbols whose features will be computed; None: every symbol in `candles`.
 
     Raises:
         InputError: A symbol, leader or column is missing, or the candles are of another interval, out of order or
-            incomplete. One message names every such symbol, column and feature, and the way out.
+            incomplete. One message names every such symbol, column and feature.
     """
-    lacks: list[str] = []
+    missing: list[str] = []
     faults: list[str] = []
     for symbol in sorted(candles) if symbols is None else symbols:
-        for who, specs in _readers(feature_set, symbol):
-            frame, is_leader = candles.get(who), who != symbol
-            lacks += _lacks(who, frame, specs, leader=is_leader)
+        for read, specs in _symbols_read(feature_set, symbol):
+            frame = candles.get(read)
+            missing += _missing_columns(read, frame, specs, leader=read != symbol)
             if frame is not None and "ts" in frame.columns:
-                faults += _grid_faults(who, times_ms(frame), feature_set.interval)
-    if lacks or faults:
-        raise InputError("; ".join(dict.fromkeys([*lacks, *faults])), hint=_WAY_OUT if lacks else None)
+                faults += _time_faults(read, times_ms(frame), feature_set.interval)
+    if missing or faults:
+        raise InputError("; ".join(dict.fromkeys([*missing, *faults])), hint=_HINT if missing else None)
 
 
-def _readers(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, list[FeatureSpec]]]:
-    """Give each symbol whose candles are read for `symbol`, itself first, with the features that read them."""
+def _symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, list[FeatureSpec]]]:
+    """Yield each symbol whose candles the features of `symbol` read, itself first, with the features that read it."""
     yield symbol, list(feature_set.features)
     led = [spec for spec in feature_set.features if spec.leader not in {None, symbol}]
     for leader in dict.fromkeys(str(spec.leader) for spec in led):
         yield leader, [spec for spec in led if spec.leader == leader]
 
 
-def _lacks(who: str, frame: pl.DataFrame | None, specs: Sequence[FeatureSpec], *, leader: bool) -> list[str]:
-    """Say which candles or columns are not there."""
-    what = f"leader {who}" if leader else who
+def _missing_columns(
+    symbol: str, frame: pl.DataFrame | None, specs: Sequence[FeatureSpec], *, leader: bool
+) -> Iterator[str]:
+    """Describe the candles and columns that features read and that are missing, or null in some rows."""
+    what = f"leader {symbol}" if leader else symbol
     if frame is None:
-        return [f"there are no candles of {what}, for {_tell(specs)}"]
+        yield f"there are no candles of {what}, for {_format_features(specs)}"
+        return
     readers: dict[str, list[FeatureSpec]] = {"ts": list(specs)}
     for spec in specs:
         for name in columns_read(spec, leader=leader):
             readers.setdefault(name, []).append(spec)
-    return [
-        f"{what} lacks {name}{_tell_share(frame, name)}, for {_tell(readers[name])}"
-        for name in readers
-        if name not in frame.columns or frame[name].null_count()
-    ]
+    for name, features in readers.items():
+        empty = frame.height if name not in frame.columns else frame[name].null_count()
+        if name not in frame.columns or empty:
+            rows = "" if empty == frame.height else f" in {empty} of {frame.height} rows"
+            yield f"{what} lacks {name}{rows}, for {_format_features(features)}"
 
 
-def _grid_faults(who: str, ts_ms: NDArray[np.int64], interval: str) -> list[str]:
-    """Say what is wrong with the times of the candles."""
+def _time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) -> Iterator[str]:
+    """Describe candles that are out of order or of another interval."""
     steps = np.diff(ts_ms)
     if not steps.size:
-        return []
+        return
     back = np.flatnonzero(steps <= 0)
     if back.size:
-        return [f"{who}: the candle after {format_ms(int(ts_ms[back[0]]))} is not later: sort candles, drop duplicates"]
+        after = format_ms(int(ts_ms[back[0]]))
+        yield f"{symbol}: the candle after {after} is not later: sort the candles, drop duplicates"
+        return
     step_ms, found_ms = interval_ms(interval), int(np.gcd.reduce(steps))
-    if found_ms % step_ms or (found_ms > step_ms and ts_ms.size >= _ROWS_THAT_TELL_INTERVAL):
+    if found_ms % step_ms or (found_ms > step_ms and ts_ms.size >= _ROWS_TO_TELL_INTERVAL):
         found = interval_name(found_ms)
-        own = f", or `--features FILE` with a registry that says `interval: {found}`" if found in INTERVALS_MS else ""
-        told = f"{who} has {found} candles and the features are registered for {interval} ones"
-        return [f"{told}: take {interval} candles{own}"]
-    return []
+        registry = f", or `--features FILE` with a registry of `interval: {found}`" if found in INTERVALS_MS else ""
+        yield f"{symbol} has {found} candles, the features expect {interval}: take {interval} candles{registry}"
 
 
-def _tell_share(frame: pl.DataFrame, name: str) -> str:
-    """Say in how many rows a column is empty, where that is not all of them."""
-    empty = frame.height if name not in frame.columns else frame[name].null_count()
-    return "" if empty == frame.height else f" in {empty} of {frame.height} rows"
-
-
-def _tell(specs: Sequence[FeatureSpec]) -> str:
+def _format_features(specs: Sequence[FeatureSpec]) -> str:
     """Name the first few features."""
-    more = len(specs) - _FEATURES_NAMED
-    names = ", ".join(spec.name for spec in specs[:_FEATURES_NAMED])
+    more = len(specs) - _FEATURES_SHOWN
+    names = ", ".join(spec.name for spec in specs[:_FEATURES_SHOWN])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
-    """Select the expressions, with the same bits however the frame was made.
+    """Select the expressions; the bits of a row do not depend on how many rows the frame has.
 
-    Polars divides by the reciprocal where the divisor is one number for all rows (a literal, or a column that
-    `with_columns` made of one value), and truly where it is a column, or where there is only one row: a single row,
-    and a constant column, would else get other last bits than the same candle in a batch.
+    Where a divisor is one number for all rows (a literal, or a column that `with_columns` made of one value) or there
+    is only one row, Polars multiplies by its reciprocal; where it is a column, Polars divides. Without the measures
+    here, the last bits of a single row would differ from those of the same candle in a batch.
     """
     rows = pl.concat([frame, frame]) if frame.height == 1 else frame
-    plain = pl.DataFrame(rows.get_columns())  # gives a column of one value its rows
-    # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
+    # Gives a column of one value its rows.
+    plain = pl.DataFrame(rows.get_columns())
     query = plain.lazy().select_seq(exprs) if plain.height < _ROWS_FOR_THREADS else plain.lazy().select(exprs)
     return query.collect(engine="in-memory", optimizations=_SHARE_INPUTS).head(frame.height)
 
 
 def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero: bool) -> pl.DataFrame:
-    """Evaluate features that read the same frame; where an op of the user's own fails, say which and how."""
-    exprs = [_column(*_key(spec), zero=zero) for spec in specs]
+    """Evaluate features that read the same frame; where a user op fails, name feature, op and module."""
+    exprs = [_column(spec.name, OPS[spec.op], tuple(spec.params.items()), zero=zero) for spec in specs]
     try:
-        with computing():
-            return evaluate(source, exprs)
+        return evaluate(source, exprs)
     except MemoryError:
         raise
     except (Exception, pl.exceptions.PanicException):
         for spec, expr in zip(specs, exprs, strict=True):
             module = user_module_of(spec.op)
             if module is not None:
-                _try_user_op(source, expr, f"{spec.name}: op {spec.op} of {module}")
+                _check_user_op(source, expr, f"{spec.name}: op {spec.op} of {module}")
         raise
 
 
-def _try_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
+def _check_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
     try:
         evaluate(source, [expr])
     except (Exception, pl.exceptions.PanicException) as err:
@@ -193,54 +190,66 @@ def _try_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
         raise InputError(f"{what} fails on {source.height} candles: {type(err).__name__}: {reason}") from err
 
 
-def _key(spec: FeatureSpec) -> tuple[str, Op, tuple[tuple[str, Param], ...]]:
-    return spec.name, OPS[spec.op], tuple(spec.params.items())
-
-
-@lru_cache(maxsize=4 * MAX_FEATURES)  # for the same reason as build_window
+# Cached for the same reason as build_window.
+@lru_cache(maxsize=4 * MAX_FEATURES)
 def _column(name: str, op: Op, params: tuple[tuple[str, Param], ...], *, zero: bool) -> pl.Expr:
+    """Return the expression of a feature's column, null where its lookback is not complete."""
     window = build_window(op, params)
     value = pl.lit(0.0) if zero else window.expr
     return pl.when(pl.col(_CONSECUTIVE_BARS) >= window.lookback_bars).then(value).cast(pl.Float32).alias(name)
 
 
 def _join_leader(own: pl.DataFrame, leader: pl.DataFrame, specs: Sequence[FeatureSpec], step_ms: int) -> pl.DataFrame:
-    """Put the leader's columns beside the symbol's own rows, and count bars in a row where both are there."""
+    """Join the leader's columns to the symbol's rows, and count the consecutive bars that both have."""
     names = sorted({name for spec in specs for name in columns_read(spec, leader=True)} - {"ts"})
-    columns, in_a_row = take_leader_columns(own, leader, names, step_ms)
+    columns, counts = take_leader_columns(own, leader, names, step_ms)
     kept = [column for column in own.get_columns() if column.name != _CONSECUTIVE_BARS]
-    return pl.DataFrame([*kept, *columns.values(), pl.Series(_CONSECUTIVE_BARS, in_a_row)])
+    return pl.DataFrame([*kept, *columns.values(), pl.Series(_CONSECUTIVE_BARS, counts)])
 
 
 def take_leader_columns(
     own: pl.DataFrame, leader: pl.DataFrame, names: Sequence[str], step_ms: int
 ) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
-    """Return the leader's columns at the symbol's own rows, and how many bars in a row end there of both.
+    """Return the leader's columns at the symbol's rows, and how many consecutive bars of both end at each row.
 
     Args:
         own: The symbol's candles.
-        leader: The leader's, sorted by time, without nulls.
-        names: Which columns, without prefix.
+        leader: The leader's candles, sorted by time, without nulls.
+        names: The leader's columns, without prefix.
         step_ms: The interval.
     """
     own_ms, leader_ms = times_ms(own), times_ms(leader)
-    # By numpy: a join takes three queries, which in serving cost as much as all of the leader's features.
+    # With NumPy, because a join takes three queries, which in serving cost as much as all of the leader's features.
     at = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
-    there = leader_ms[at] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
-    in_a_row = np.zeros(own.height, dtype=np.int64)
-    in_a_row[there] = consecutive_bars(own_ms[there], step_ms)
-    taken = {LEADER_PREFIX + name: _taken(leader[name].to_numpy(), at, there) for name in names}
-    return {name: pl.Series(name, values) for name, values in taken.items()}, in_a_row
+    present = leader_ms[at] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
+    columns = {}
+    for name in names:
+        values: NDArray[Any] = leader[name].to_numpy()
+        # The 1 at missing candles is never seen: every window that contains it is in the warm-up.
+        taken = np.where(present, values[at], 1) if values.size else np.ones(at.size, values.dtype)
+        columns[LEADER_PREFIX + name] = pl.Series(LEADER_PREFIX + name, taken)
+    return columns, consecutive_bars(own_ms, step_ms, present=present)
 
 
-def _taken(values: NDArray[Any], at: NDArray[np.int64], there: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the leader's value at each row, and 1 where it has no bar."""
-    # The 1 is read by no value: every window that holds it is in the warm-up.
-    return np.where(there, values[at], 1) if values.size else np.ones(at.size, values.dtype)
+def consecutive_bars(
+    ts_ms: NDArray[np.int64], step_ms: int, *, present: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Count, at each row, the candles without a gap that end there, itself included.
 
+    Args:
+        ts_ms: Open times, rising, ms UTC, shape (n,).
+        step_ms: Length of the interval.
+        present: Where the candles of other symbols are present as well, shape (n,); elsewhere the count is 0.
 
-def consecutive_bars(ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.int64]:
-    """Count, at each row, the candles without a gap that end there, itself included."""
+    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), 1).tolist()
+    [1, 2, 3, 1, 2]
+    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), 1, present=np.array([True, False, True, True, True])).tolist()
+    [1, 0, 1, 1, 2]
+    """
+    if present is not None:
+        counts = np.zeros(ts_ms.size, dtype=np.int64)
+        counts[present] = consecutive_bars(ts_ms[present], step_ms)
+        return counts
     bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
     return np.arange(1, ts_ms.size + 1, dtype=np.int64) - first

@@ -1,8 +1,9 @@
-"""The features of the newest candles alone, by the expressions of `mltrain.features.computation`.
+"""The features of the newest candles only, computed with the expressions of `mltrain.features.computation`.
 
-A table masks the warm-up of every feature in every row, and a query costs as much for a hundred symbols as for one.
-Here all symbols stand in one frame, one after the other, and only the last row of each is looked at: the values are
-those of the table, because an op reads no further back than its lookback, and a row whose lookback is not whole is NaN.
+`compute_features` masks the warm-up of every feature in every row, with one query per symbol, and a query costs as much
+for a hundred symbols as for one. Here all symbols are stacked in one frame, and only the last row of each is read. The
+values are the same, because an op reads no further back than its lookback, and a row with an incomplete lookback is
+NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.features.computation import check_inputs, compute_features, consecutive_bars, evaluate, take_leader_columns
 from mltrain.features.spec import columns_read
-from mltrain.features.user_ops import computing
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet, FeatureSpec
 
-_SHORT_BARS: Final = 64  # where many rows are stacked, features of at most so many bars get no more of them
+# In a stack, features with lookbacks up to this get only as many rows of each symbol.
+_SHORT_BARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Features that read the same columns of the same leader, and so the same frame.
+    """Features with the same leader, which read the same frame.
 
     Attributes:
-        leader: Whose candles stand beside the symbol's own; None: nobody's.
-        at: Their places in column order, shape (g,).
-        lookbacks: Their lookbacks in bars, shape (g,).
-        exprs: Their expressions, as Float32.
-        columns: What they read of the symbol's own candles.
-        led: What they read of the leader's, without prefix.
+        leader: The leader; None for features that read none.
+        at: Positions in column order, shape (g,).
+        lookbacks: Lookbacks in bars, shape (g,).
+        exprs: Expressions, as Float32.
+        columns: Columns that they read of the symbol.
+        leader_columns: Columns that they read of the leader, without prefix.
     """
 
     leader: str | None
@@ -47,11 +48,11 @@ class _Group:
     lookbacks: NDArray[np.int64]
     exprs: tuple[pl.Expr, ...]
     columns: tuple[str, ...]
-    led: tuple[str, ...]
+    leader_columns: tuple[str, ...]
 
 
 class NewestFeatures:
-    """Computes the newest row of one or many symbols; made once for a registry, and used for every candle."""
+    """Computes the newest row of one or many symbols; create it once per registry."""
 
     def __init__(self, feature_set: FeatureSet) -> None:
         self._feature_set = feature_set
@@ -60,11 +61,11 @@ class NewestFeatures:
         self._groups = [_group(feature_set, leader) for leader in leaders]
 
     def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
-        """Return the features of each symbol's last candle, shape (n, f); NaN where a lookback is not whole.
+        """Return the features of each symbol's last candle, shape (n, f); NaN where a lookback is incomplete.
 
         Args:
-            symbols: Whose features; keys of `candles`.
-            candles: Checked candles by symbol; of each symbol, and of the leaders, the last `lookback_bars` or more.
+            symbols: Keys of `candles`.
+            candles: Checked candles by symbol: at least the last `lookback_bars` of each symbol and leader.
 
         Raises:
             InputError: As in `compute_features`.
@@ -75,7 +76,8 @@ class NewestFeatures:
             for group in self._groups:
                 self._fill(x, group, symbols, candles)
         except (Exception, pl.exceptions.PanicException):
-            for symbol in symbols:  # says which feature of whose it was, where an op of the user's own fails
+            # Raises an error that names the symbol and feature, if a user op failed.
+            for symbol in symbols:
                 compute_features(self._feature_set, symbol, candles)
             raise
         return x
@@ -83,35 +85,35 @@ class NewestFeatures:
     def _fill(
         self, x: NDArray[np.float32], group: _Group, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]
     ) -> None:
-        """Put a group's values into their places."""
+        """Write the values of a group to its columns of `x`."""
         parts, rows = [], []
         for row, symbol in enumerate(symbols):
             own = candles[symbol]
             if not own.height:
                 continue
             if symbol == group.leader:
-                whole = consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
-                x[row, group.at[whole]] = 0.0
+                complete = consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
+                x[row, group.at[complete]] = 0.0
                 continue
             parts.append(self._part(own, group, candles))
             rows.append(row)
         if not parts:
             return
         values = _evaluate(parts, group)
-        whole = np.array([part.bars for part in parts])[:, None] >= group.lookbacks
-        x[np.ix_(np.array(rows), group.at)] = np.where(whole, values, np.float32(np.nan))
+        complete = np.array([part.bars for part in parts])[:, None] >= group.lookbacks
+        x[np.ix_(np.array(rows), group.at)] = np.where(complete, values, np.float32(np.nan))
 
     def _part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
         columns = {name: own[name] for name in group.columns}
         if group.leader is None:
             return _Part(columns, own.height, int(consecutive_bars(times_ms(own), self._step_ms)[-1]))
-        led, bars = take_leader_columns(own, candles[group.leader], group.led, self._step_ms)
-        return _Part(columns | led, own.height, int(bars[-1]))
+        leader, bars = take_leader_columns(own, candles[group.leader], group.leader_columns, self._step_ms)
+        return _Part(columns | leader, own.height, int(bars[-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """One symbol's columns, how many rows they have, and how many bars in a row end at the last of them."""
+    """One symbol's columns, their number of rows, and the number of consecutive bars that end at the last row."""
 
     columns: Mapping[str, pl.Series]
     height: int
@@ -127,7 +129,7 @@ def _group(feature_set: FeatureSet, leader: str | None) -> _Group:
         lookbacks=np.array([window.lookback_bars for window in windows]),
         exprs=tuple(w.expr.cast(pl.Float32).alias(str(i)) for i, w in enumerate(windows)),
         columns=_columns([spec for _, spec in specs], leader=False) or ("ts",),
-        led=_columns([spec for _, spec in specs], leader=True),
+        leader_columns=_columns([spec for _, spec in specs], leader=True),
     )
 
 
@@ -138,20 +140,20 @@ def _columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, ...]:
 
 
 def _evaluate(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
-    """Return the values at the last row of each part, shape (n, g)."""
-    with computing():
-        if len(parts) == 1:
-            return _last_rows(parts, group.exprs, None)
-        values = np.empty((len(parts), len(group.exprs)), np.float32)
-        short = group.lookbacks <= _SHORT_BARS
-        for chosen, bars in ((short, _SHORT_BARS), (~short, None)):
-            exprs = [group.exprs[i] for i in np.flatnonzero(chosen)]
-            if exprs:
-                values[:, chosen] = _last_rows(parts, exprs, bars)
-        return values
+    """Evaluate a group at the last row of each part, shape (n, g)."""
+    if len(parts) == 1:
+        return _last_rows(parts, group.exprs, None)
+    values = np.empty((len(parts), len(group.exprs)), np.float32)
+    short = group.lookbacks <= _SHORT_BARS
+    for chosen, bars in ((short, _SHORT_BARS), (~short, None)):
+        exprs = [group.exprs[i] for i in np.flatnonzero(chosen)]
+        if exprs:
+            values[:, chosen] = _last_rows(parts, exprs, bars)
+    return values
 
 
 def _last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | None) -> NDArray[np.float32]:
+    """Stack the last `bars` rows of each part, all if None, and evaluate at the last row of each."""
     heights = [part.height if bars is None else min(bars, part.height) for part in parts]
     if len(parts) == 1:
         frame = pl.DataFrame(list(parts[0].columns.values()))
@@ -164,6 +166,7 @@ def _last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | Non
 
 
 def _stack(name: str, columns: Sequence[pl.Series], heights: Sequence[int]) -> pl.Series:
+    """Concatenate the last rows of each column."""
     if columns[0].dtype == pl.Datetime:
         return pl.concat([column.tail(height) for column, height in zip(columns, heights, strict=True)]).alias(name)
     arrays: list[NDArray[Any]] = [c.to_numpy()[-height:] for c, height in zip(columns, heights, strict=True)]

@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 LEADER_PREFIX: Final = "leader_"
 
-MAX_BARS: Final = 1_440  # one day of minutes: what a gapped snapshot and a quick restart can still afford
+# One day of minutes: longer lookbacks leave few rows in a snapshot with gaps, and delay the start of serving.
+MAX_BARS: Final = 1_440
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What an op returns.
+    """What an op returns: an expression and its lookback.
 
     Attributes:
-        expr: The value at each bar, from candle columns (`expr.meta.root_names()`).
-        lookback_bars: Bars that the value depends on, the newest included; 1 or more.
+        expr: The value at each bar, computed from candle columns (`expr.meta.root_names()`).
+        lookback_bars: Number of bars that the value depends on, the newest included; 1 or more.
     """
 
     expr: pl.Expr
@@ -29,7 +30,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The inclusive range of a number that an op takes."""
+    """The range of an op's numeric parameter, both ends included."""
 
     minimum: int
     maximum: int
@@ -37,6 +38,7 @@ class Limits:
 
 Op: TypeAlias = Callable[..., Window]
 Bars: TypeAlias = Annotated[int, Limits(1, MAX_BARS)]
-Spread: TypeAlias = Annotated[int, Limits(2, MAX_BARS)]  # for what one value alone does not have
+# Windows of statistics that need two values (a deviation) or three (a skewness).
+Spread: TypeAlias = Annotated[int, Limits(2, MAX_BARS)]
 Shape: TypeAlias = Annotated[int, Limits(3, MAX_BARS)]
 Lag: TypeAlias = Annotated[int, Limits(0, MAX_BARS)]

@@ -1,6 +1,6 @@
-"""What a market's features look like: how many are missing, and how the others are spread.
+"""Feature profiles: how many values are missing, and how the others are distributed.
 
-Pure. All symbols count together, as a learner is handed them.
+Pure. The values of all symbols are pooled, as in the training matrix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LEVELS: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS: Final = 24
-_TAIL: Final = 0.005  # left and right of the histogram; what lies there counts in its first and last bin
+# Share of the values below and above the histogram's range; they count in its first and last bin.
+_TAIL: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ class Histogram:
     """Counts of values in bins of equal width.
 
     Attributes:
-        low: Left end of the first bin, which holds all that is lower, too.
-        high: Right end of the last one, which holds all that is higher, too.
-        counts: Values in each bin.
+        low: Left edge of the first bin; lower values count in it.
+        high: Right edge of the last bin; higher values count in it.
+        counts: Number of values in each bin.
     """
 
     low: float
@@ -42,35 +43,35 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class FeatureProfile:
-    """One feature, of all symbols together.
+    """The distribution of one feature, all symbols pooled.
 
     Attributes:
         name: The feature.
-        rows: How many candles there are.
-        null_share: Share of them without a value: in a warm-up, behind a gap.
-        not_finite: How many values are NaN or infinite; the following leave them out.
-        minimum: The least value; None, as all that follows, where there is none.
-        maximum: The largest value.
-        mean: Their mean.
-        deviation: Their standard deviation.
-        quantiles: Values at LEVELS.
-        histogram: How they are spread, between the outer half percents.
+        rows: Number of candles.
+        null_share: Share of the rows without a value, because of a warm-up or a gap.
+        not_finite: Number of values that are NaN or infinite; the statistics below leave them out.
+        minimum: Smallest finite value; None, like all that follow, if there is no finite value.
+        maximum: Largest finite value.
+        mean: Mean.
+        deviation: Standard deviation.
+        quantiles: Quantiles at LEVELS.
+        histogram: Counts between the quantiles 0.005 and 0.995.
     """
 
     name: str
     rows: int
     null_share: float
     not_finite: int
-    minimum: float | None
-    maximum: float | None
-    mean: float | None
-    deviation: float | None
-    quantiles: tuple[float, ...] | None
-    histogram: Histogram | None
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    quantiles: tuple[float, ...] | None = None
+    histogram: Histogram | None = None
 
 
 def profile_features(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> tuple[FeatureProfile, ...]:
-    """Compute every feature of every symbol and tell how its values are spread, in column order.
+    """Compute every feature of every symbol, and return the profiles in column order.
 
     Raises:
         InputError: The candles lack what a feature reads.
@@ -78,44 +79,44 @@ def profile_features(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame
     check_inputs(feature_set, candles)
     tables = [compute_features(feature_set, symbol, candles) for symbol in sorted(candles)]
     return tuple(
-        _profile(name, np.concatenate([t[name].to_numpy() for t in tables]), sum(t[name].null_count() for t in tables))
+        profile(name, np.concatenate([t[name].to_numpy() for t in tables]), sum(t[name].null_count() for t in tables))
         for name in feature_set.names
     )
 
 
-def _profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfile:
-    """Describe values, NaN where there is none.
+def profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfile:
+    """Profile one feature.
 
     Args:
         name: The feature.
-        values: Its values, shape (rows,).
-        nulls: How many of the NaN stand for no value.
+        values: Its values, shape (rows,); NaN for null.
+        nulls: How many of the NaN stand for null.
     """
     rows = values.size
     finite = values[np.isfinite(values)].astype(np.float64)
-    not_finite = rows - nulls - finite.size
-    share = nulls / rows if rows else 0.0
+    null_share, not_finite = (nulls / rows if rows else 0.0), rows - nulls - finite.size
     if not finite.size:
-        return FeatureProfile(name, rows, share, not_finite, None, None, None, None, None, None)
+        return FeatureProfile(name, rows, null_share, not_finite)
+    minimum, maximum = float(finite.min()), float(finite.max())
     low, *levels, high = np.quantile(finite, [_TAIL, *LEVELS, 1 - _TAIL]).tolist()
     if low == high:
-        low, high = float(finite.min()), float(finite.max())
+        low, high = minimum, maximum
     return FeatureProfile(
         name=name,
         rows=rows,
-        null_share=share,
+        null_share=null_share,
         not_finite=not_finite,
-        minimum=float(finite.min()),
-        maximum=float(finite.max()),
+        minimum=minimum,
+        maximum=maximum,
         mean=float(finite.mean()),
         deviation=float(finite.std()),
         quantiles=tuple(levels),
-        histogram=Histogram(low, high, _counts(finite, low, high)),
+        histogram=Histogram(low, high, _count_bins(finite, low, high)),
     )
 
 
-def _counts(values: NDArray[np.float64], low: float, high: float) -> tuple[int, ...]:
-    """Count values in BINS bins of equal width; equal values are in the middle."""
+def _count_bins(values: NDArray[np.float64], low: float, high: float) -> tuple[int, ...]:
+    """Count the values in BINS bins of equal width; if low == high, all are in the middle bin."""
     share = (np.clip(values, low, high) - low) / (high - low) if high > low else np.full(values.size, 0.5)
     bins = np.minimum((share * BINS).astype(np.int64), BINS - 1)
     return tuple(np.bincount(bins, minlength=BINS).tolist())

@@ -1,4 +1,4 @@
-"""The feature registry: features.yml becomes a FeatureSet; what it holds, and whether a frame is as it says."""
+"""The feature registry: read features.yml, describe its features, and validate frames against it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mltrain.config.loading import packaged_config
 from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.schema_validation import find_problems, read_feature_frame
-from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec, columns_read, read_registry
+from mltrain.features.schema_validation import find_problems
+from mltrain.features.spec import columns_read, read_registry
 from mltrain.features.user_ops import import_user_ops
-from mltrain.names import describe as describe_value
+from mltrain.names import describe
 from mltrain.storage.edge import real_path
 from mltrain.storage.reading import read_file
 
@@ -23,19 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents.values import Json
-    from mltrain.features.spec import Param
-
-__all__ = [
-    "FeatureInfo",
-    "FeatureSchemaValidator",
-    "FeatureSet",
-    "FeatureSpec",
-    "LabelSpec",
-    "describe",
-    "load_registry",
-    "parse_registry",
-    "read_feature_frame",
-]
+    from mltrain.features.spec import FeatureSet, Param
 
 DEFAULT_NAME: Final = "features.yml"
 OHLCV_NAME: Final = "features-ohlcv.yml"
@@ -44,18 +32,18 @@ MAX_FILE_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """What there is to know of a feature without computing it.
+    """The description of one feature.
 
     Attributes:
         name: Its column.
         op: The op's name.
-        summary: First line of the op's description, with its formula.
-        params: The op's arguments.
-        lookback_bars: Bars that a value depends on.
-        columns: Candle columns read, of the symbol itself.
+        summary: First line of the op's docstring, with its formula.
+        params: The op's parameters.
+        lookback_bars: Number of bars that a value depends on, the newest included.
+        columns: Candle columns of the symbol itself that it reads.
         leader: The leader symbol, or None.
-        leader_columns: Candle columns read, of the leader.
-        dtype: Of the column.
+        leader_columns: Candle columns of the leader that it reads.
+        dtype: Type of the column.
     """
 
     name: str
@@ -73,11 +61,11 @@ def load_registry(path: Path | None = None) -> FeatureSet:
     """Read a registry.
 
     Args:
-        path: The file; the bare name of a packaged one (features.yml, features-ohlcv.yml) where no such file is in
-            the working directory; None: the packaged features.yml.
+        path: A file; or the name of a packaged registry (features.yml, features-ohlcv.yml), unless the working
+            directory has a file of that name; None: the packaged features.yml.
 
     Raises:
-        InputError: There is no such file, or it is no valid registry; names every violation with its line.
+        InputError: There is no such file, or it is not a valid registry; lists every violation with its line.
         MachineError: The file cannot be read.
     """
     if path is None:
@@ -90,20 +78,20 @@ def load_registry(path: Path | None = None) -> FeatureSet:
 
 
 def parse_registry(data: bytes, *, where: str) -> FeatureSet:
-    """Return the registry that a YAML document describes.
+    """Parse a registry.
 
     Args:
-        data: The document.
-        where: What it is called in messages.
+        data: A YAML document.
+        where: Its name in messages.
 
     Raises:
-        InputError: It is no valid registry; names every violation with its line.
+        InputError: It is not a valid registry; lists every violation with its line.
     """
     return read_registry(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES))
 
 
-def describe(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
-    """Return what there is to know of each feature, in column order."""
+def describe_features(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
+    """Describe each feature, in column order."""
     return tuple(
         FeatureInfo(
             name=spec.name,
@@ -120,11 +108,11 @@ def describe(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
 
 
 class FeatureSchemaValidator:
-    """Tells whether a frame holds just what a registry says.
+    """Validates frames of features against a registry.
 
     Args:
-        path: The registry, as `load_registry` takes it.
-        ops: The module of ops of your own that the registry names. **Importing it runs its code.**
+        path: The registry, as in `load_registry`.
+        ops: The module of the user ops that the registry names. **Importing it runs its code.**
 
     Raises:
         UsageError: `path` is not a path.
@@ -136,11 +124,11 @@ class FeatureSchemaValidator:
         if ops is not None:
             import_user_ops(ops)
         if not isinstance(path, Path | str | None):
-            raise UsageError(f"path is {describe_value(path)}: expected the path of a registry, or None")
+            raise UsageError(f"path is {describe(path)}: expected the path of a registry, or None")
         self._feature_set = load_registry(None if path is None else Path(path))
 
     def get_schema_info(self) -> dict[str, Json]:
-        """Return the registry as plain values: interval, label, hash, and each feature with op, lookback, columns."""
+        """Return the registry as JSON values: interval, label, hash, and each feature's op, lookback and columns."""
         registry = self._feature_set
         return {
             "version": registry.version,
@@ -148,23 +136,23 @@ class FeatureSchemaValidator:
             "label": registry.label.to_json(),
             "lookback_bars": registry.lookback_bars,
             "registry_sha256": registry.registry_sha256,
-            "features": [_info_to_json(info) for info in describe(registry)],
+            "features": [_info_to_json(info) for info in describe_features(registry)],
         }
 
     def validate_features(self, frame: object, *, strict: bool = True) -> tuple[str, ...]:
-        """Check a frame's columns: missing, extra, reordered, wrongly typed, not finite, constant, all null.
+        """Find columns that are missing, extra, reordered, of a wrong type, not finite, constant or all null.
 
         Args:
-            frame: The features as Float32 in the registry's order; `ts` and `symbol` may be present, too. A Polars
-                frame (lazy ones are collected), a pandas frame, an Arrow table, or a list of dicts. Null is a warm-up
-                or a gap; NaN and infinity are not finite.
-            strict: Whether a problem is an error.
+            frame: The features as Float32 in the registry's order, with or without `ts` and `symbol`: a Polars frame
+                (lazy ones are collected), a pandas frame, an Arrow table, or a list of dicts. Null stands for a warm-up
+                or a gap; NaN and infinity are problems.
+            strict: Whether to raise if there are problems.
 
         Returns:
-            Every problem; empty where there is none.
+            Every problem; empty if there is none.
 
         Raises:
-            InputError: There are problems and `strict` is set; one message names them all.
+            InputError: There are problems and `strict` is set; one message lists them all.
             UsageError: It is not a table.
         """
         problems = find_problems(self._feature_set, as_frame(frame, "frame", index=False))

@@ -1,4 +1,4 @@
-"""Frames of features that somebody else made: read from a file, and held against a registry, name by name."""
+"""Read frames of features that were computed elsewhere, and compare them with a registry."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-MAX_FRAME_BYTES: Final = 1 << 30  # ten million rows of the default features, and what a file may cost in memory
+# Ten million rows of the default features.
+MAX_FRAME_BYTES: Final = 1 << 30
 
-KEYS: Final = ("ts", "symbol")  # columns that may stand beside the features in a frame
+# Columns that a frame may have in addition to the features.
+KEYS: Final = ("ts", "symbol")
 
 _PARQUET: Final = b"PAR1"
 
@@ -31,10 +33,10 @@ _PARQUET: Final = b"PAR1"
 def read_feature_frame(path: Path) -> pl.DataFrame:
     """Read a frame of features from a Parquet or a CSV file.
 
-    Of a CSV, which knows no types, every column of numbers is read as Float32, and an empty field as null.
+    CSV has no types: every column of numbers is read as Float32, and an empty field as null.
 
     Raises:
-        InputError: There is no such file, it is neither, damaged or too large.
+        InputError: There is no such file, or it is neither Parquet nor CSV, damaged or too large.
         MachineError: The file cannot be read.
     """
     data = read_file(real_path(path), max_bytes=MAX_FRAME_BYTES, what="frame of features")
@@ -45,10 +47,10 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
 
 
 def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ...]:
-    """Say how a frame differs from what a registry says.
+    """List the differences between a frame and a registry.
 
     Returns:
-        What is missing, extra, out of order, of another type, not finite, constant or null throughout, each by name.
+        The columns that are missing, extra, out of order, of another type, not finite, constant or all null.
     """
     columns = [name for name in frame.columns if name not in KEYS]
     return (*_name_problems(feature_set.names, columns), *_value_problems(feature_set, frame))
@@ -74,7 +76,7 @@ def _read_csv(data: bytes, where: str) -> pl.DataFrame:
 
 
 def _as_numbers(texts: pl.Series) -> pl.Series:
-    """Return a column as Float32 where it holds nothing but numbers and empty fields."""
+    """Return a column as Float32 if it contains only numbers and empty fields; otherwise return it unchanged."""
     if texts.name in KEYS:
         return texts
     numbers = texts.str.strip_chars().cast(pl.Float32, strict=False)
@@ -98,23 +100,24 @@ def _plain_name(name: str) -> str:
 
 
 def _moved(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
-    """Name the fewest columns that have to be moved, and where each belongs."""
+    """Describe the smallest set of moves that puts the columns in order."""
     places = {name: i for i, name in enumerate(name for name in expected if name in found)}
     order = list(places)
-    stays = _longest_rise([places[name] for name in found])
+    stays = _longest_rising([places[name] for name in found])
     for name in found:
         if places[name] not in stays:
             place = places[name]
-            yield f"{name} belongs before {order[1]}" if place == 0 else f"{name} belongs behind {order[place - 1]}"
+            yield f"{name} belongs before {order[1]}" if place == 0 else f"{name} belongs after {order[place - 1]}"
 
 
-def _longest_rise(numbers: Sequence[int]) -> set[int]:
-    """Return a longest rising subsequence of different numbers.
+def _longest_rising(numbers: Sequence[int]) -> set[int]:
+    """Return a longest rising subsequence of distinct numbers.
 
-    >>> sorted(_longest_rise([3, 0, 1, 2]))
+    >>> sorted(_longest_rising([3, 0, 1, 2]))
     [0, 1, 2]
     """
-    ends: list[int] = []  # the least last number of a rise of each length
+    # The smallest last number of a rising subsequence of each length.
+    ends: list[int] = []
     before: dict[int, int | None] = {}
     for number in numbers:
         at = bisect_left(ends, number)
@@ -137,16 +140,17 @@ def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
         if frame.height and column.null_count() == frame.height:
             problems.append(f"{spec.name} is null in every row")
         elif column.dtype != pl.Float32:
-            problems.append(f"{spec.name} is {column.dtype}, not Float32{_tell_text(column)}")
+            problems.append(f"{spec.name} is {column.dtype}, not Float32{_first_text(column)}")
         elif bad := int((~column.is_finite()).sum()):
             problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
-        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):  # 0 on the leader itself
+        # A leader's features are 0 on the leader itself.
+        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):
             problems.append(f"{spec.name} is {column.drop_nulls()[0]:g} in every row")
     return problems
 
 
-def _tell_text(column: pl.Series) -> str:
-    """Show the first text that is no number, where it is a column of texts."""
+def _first_text(column: pl.Series) -> str:
+    """Describe the first text that is not a number; empty for a column that is not of texts."""
     if column.dtype != pl.String:
         return ""
     wrong = (column.str.strip_chars().cast(pl.Float32, strict=False).is_null() & column.is_not_null()).arg_true()
@@ -154,5 +158,5 @@ def _tell_text(column: pl.Series) -> str:
 
 
 def _is_constant(column: pl.Series) -> bool:
-    """Tell whether two or more rows all have one value."""
+    """Return whether there are two or more values, all equal."""
     return column.len() - column.null_count() > 1 and column.min() == column.max()

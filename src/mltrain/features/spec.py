@@ -1,7 +1,7 @@
-"""What a registry says, as values: features in column order, and the label; and the strict reading of it.
+"""The registry as values: features in column order and the label, and its strict reader.
 
-`FeatureSet.from_json(x.to_json()) == x`, a registry read from `to_yaml` is equal too, and `registry_sha256` is of the
-JSON form: comments, order of keys and layout of a file do not count, the order of the features does.
+`FeatureSet.from_json(x.to_json()) == x`, and a registry read from `to_yaml` is equal as well. `registry_sha256` hashes
+the JSON form, so it depends on the order of the features, but not on comments, order of keys or layout of a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import Located
 from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Limits, Window
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.user_ops import computing, user_module_of, user_ops_of
+from mltrain.features.user_ops import user_module_of, user_ops_of
 from mltrain.names import FEATURE, SYMBOL
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import INTERVALS_MS
@@ -35,22 +35,24 @@ if TYPE_CHECKING:
 Param: TypeAlias = int | float | str
 
 FORMAT: Final = 1
-MAX_FEATURES: Final = 1_000  # more columns than rows can teach, and a line of YAML is quickly repeated
+# More columns than any data set can support; a limit, because a line of YAML is easily repeated.
+MAX_FEATURES: Final = 1_000
 MIN_COST_BPS: Final = 0.01
-MAX_COST_BPS: Final = 1_000.0  # a tenth of the price: more is no cost
+# A tenth of the price.
+MAX_COST_BPS: Final = 1_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSpec:
-    """What is to be predicted.
+    """The label to predict.
 
     Attributes:
-        kind: "direction": whether close[t + horizon] is above close[t]; "threshold": whether it is so by more than
-            `cost_bps`, against below by more than that.
-        horizon_bars: How far ahead, 1 to MAX_BARS.
-        ties: What lies between the two is: "drop" no label, "down" a label of 0. Of "direction" that is
-            close[t + horizon] == close[t], of "threshold" every move that does not exceed the cost.
-        cost_bps: In basis points of close[t], above 0 to MAX_COST_BPS; of "direction" 0.
+        kind: "direction": 1 if close[t + horizon] is above close[t], 0 if below; "threshold": 1 if above by more than
+            `cost_bps`, 0 if below by more than `cost_bps`.
+        horizon_bars: Number of bars that the label looks ahead, 1 to MAX_BARS.
+        ties: "drop": moves in between have no label; "down": their label is 0. For "direction" that is
+            close[t + horizon] == close[t], for "threshold" every move that does not exceed the cost.
+        cost_bps: In basis points of close[t], MIN_COST_BPS to MAX_COST_BPS; 0 for "direction".
     """
 
     kind: Literal["direction", "threshold"]
@@ -71,8 +73,8 @@ class FeatureSpec:
     Attributes:
         name: Its column.
         op: Key of OPS.
-        params: Every argument of the op by name, defaults included.
-        leader: The symbol whose columns the op reads as `leader_...`; None where it reads none.
+        params: Every parameter of the op by name, defaults included.
+        leader: The symbol whose columns the op reads as `leader_...`; None if it reads none.
     """
 
     name: str
@@ -90,10 +92,10 @@ class FeatureSet:
     """A registry as read: features in column order, and the label.
 
     Attributes:
-        version: Of the file's format.
-        interval: Of the candles that the features are meant for, such as "1m".
-        label: What is to be predicted.
-        features: In column order; names are unique.
+        version: Version of the file format.
+        interval: Interval of the candles, such as "1m".
+        label: The label to predict.
+        features: The features in column order; names are unique.
     """
 
     version: int
@@ -108,7 +110,7 @@ class FeatureSet:
 
     @property
     def lookback_bars(self) -> int:
-        """The longest lookback: so many bars in a row give every feature a value."""
+        """The longest lookback: every feature has a value after this many consecutive bars."""
         return max(window.lookback_bars for window in self.windows())
 
     @property
@@ -118,7 +120,7 @@ class FeatureSet:
 
     @property
     def registry_sha256(self) -> str:
-        """The hash of what the registry says, whatever its layout."""
+        """The hash of the JSON form."""
         return sha256_bytes(canonical_json(self.to_json()))
 
     def windows(self) -> tuple[Window, ...]:
@@ -126,7 +128,7 @@ class FeatureSet:
         return tuple(spec.window() for spec in self.features)
 
     def user_ops(self) -> UserOps | None:
-        """Return the user's module that some ops are from; None where all are mltrain's.
+        """Return the user's module that some ops come from; None if all are built in.
 
         Raises:
             InputError: They come from several modules.
@@ -134,7 +136,7 @@ class FeatureSet:
         return user_ops_of(spec.op for spec in self.features)
 
     def to_json(self) -> Json:
-        """Return the registry as plain values; see `from_json`."""
+        """Return the registry as JSON values; the inverse of `from_json`."""
         return {
             "version": self.version,
             "interval": self.interval,
@@ -143,7 +145,7 @@ class FeatureSet:
         }
 
     def to_yaml(self) -> bytes:
-        """Return the registry as a file that `load_registry` reads: one feature a line."""
+        """Return the registry as a YAML file for `load_registry`, one feature per line."""
         label = ", ".join(f"{key}: {value}" for key, value in self.label.to_json().items())
         lines = [
             f"version: {self.version}",
@@ -156,28 +158,33 @@ class FeatureSet:
 
     @classmethod
     def from_json(cls, value: Json, *, where: str) -> FeatureSet:
-        """Return the registry that `to_json` gave; checked as strictly as a file.
+        """Read the result of `to_json`, as strictly as a file.
 
         Raises:
-            InputError: It is no valid registry; names every violation.
+            InputError: It is not a valid registry; lists every violation.
         """
         return read_registry(Located(value=value, where=where, lines={}))
 
 
 def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
-    """Return the candle columns that a feature reads, of its own symbol or of its leader, sorted, without prefix."""
+    """Return the candle columns that a feature reads of its symbol or of its leader, sorted, without prefix."""
     roots = _roots(OPS[spec.op], tuple(spec.params.items()))
     if leader:
         return tuple(name.removeprefix(LEADER_PREFIX) for name in roots if name.startswith(LEADER_PREFIX))
     return tuple(name for name in roots if not name.startswith(LEADER_PREFIX))
 
 
-# Cached, both: an expression takes 20 us to build and 5 us to ask, times every feature, and serving has 10 ms.
+# Both are cached: building an expression takes 20 us and asking for its columns 5 us, for every feature, and serving
+# has 10 ms for a prediction.
 @lru_cache(maxsize=4 * MAX_FEATURES)
 def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
-    """Return what an op gives for these parameters."""
-    with computing():
-        window = op(**dict(params))
+    """Call an op with these parameters.
+
+    Raises:
+        TypeError: It returns something other than a Window.
+        ValueError: Its lookback is below 1, or the parameters contradict each other.
+    """
+    window = op(**dict(params))
     if not isinstance(window, Window) or not isinstance(window.expr, pl.Expr) or type(window.lookback_bars) is not int:
         raise TypeError("it returns no Window of an expression and a lookback in bars")
     if window.lookback_bars < 1:
@@ -200,17 +207,17 @@ def _spec_to_json(spec: FeatureSpec) -> dict[str, Json]:
 
 
 def _flow(value: Json) -> str:
-    """Return a value in YAML's flow style; texts in quotes, so that none of them can be read as something else."""
+    """Return a value in YAML's flow style, with quoted texts, so that none is read as another type."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
 
 
 def read_registry(located: Located) -> FeatureSet:
-    """Return the registry that a document holds.
+    """Read a registry from a parsed document.
 
     Raises:
-        InputError: It is no valid registry; names every violation, with its line where lines are known.
+        InputError: It is not a valid registry; lists every violation, with its line if known.
     """
     root = Fields(located)
     version = root.integer("version", minimum=FORMAT, maximum=FORMAT)
@@ -224,7 +231,7 @@ def read_registry(located: Located) -> FeatureSet:
     seen: set[str] = set()
     for item, spec in zip(items, features, strict=True):
         if spec.name in seen and spec.name:
-            item.problem("name", f"a feature {spec.name} stands above already")
+            item.problem("name", f"a feature {spec.name} is already defined above")
         seen.add(spec.name)
     root.finish()
     return FeatureSet(version=version, interval=interval, label=label, features=features)
@@ -245,11 +252,12 @@ def _read_feature(item: Fields) -> FeatureSpec:
     op = item.text("op", choices=tuple(sorted(OPS)))
     leader = item.text("leader", pattern=SYMBOL, default=None)
     if item.value.get("op") != op:
-        item.raw("params", default=None)  # not an unknown key: only the op could say what it may hold
+        # Accept any `params`: without a known op there is nothing to check them against.
+        item.raw("params", default=None)
         return FeatureSpec(name=name, op=op, params={}, leader=leader)
-    params, sound = _read_params(item, OPS[op])
+    params, valid = _read_params(item, OPS[op])
     spec = FeatureSpec(name=name, op=op, params=params, leader=leader)
-    if sound:
+    if valid:
         _check_built(item, spec)
     return spec
 
@@ -257,7 +265,8 @@ def _read_feature(item: Fields) -> FeatureSpec:
 def _check_built(item: Fields, spec: FeatureSpec) -> None:
     try:
         reads_leader = bool(columns_read(spec, leader=True))
-    except ValueError as err:  # the op's word on arguments that do not go together
+    # Ops raise ValueError for parameters that contradict each other.
+    except ValueError as err:
         item.problem("params", str(err))
         return
     except Exception as err:
@@ -272,7 +281,7 @@ def _check_built(item: Fields, spec: FeatureSpec) -> None:
 
 
 def _read_params(item: Fields, function: Op) -> tuple[dict[str, Param], bool]:
-    """Read what the op's signature asks for, and tell whether all of it was sound."""
+    """Read the op's parameters; return them, and whether all were valid."""
     signature = inspect.signature(function).parameters
     defaults = {name: p.default for name, p in signature.items() if p.default is not p.empty}
     if len(defaults) == len(signature) and "params" not in item.value:
@@ -284,8 +293,9 @@ def _read_params(item: Fields, function: Op) -> tuple[dict[str, Param], bool]:
     return params, all(fields.value.get(name) == params[name] for name in given)
 
 
-def _read_param(fields: Fields, name: str, hint: Any) -> Param:  # noqa: ANN401 -- any annotation an op may have
-    """Read one argument: of type int or float, perhaps with Limits, or a Literal of texts."""
+# Any: an op's parameter may have any annotation.
+def _read_param(fields: Fields, name: str, hint: Any) -> Param:  # noqa: ANN401
+    """Read one parameter: an int or float, perhaps with Limits, or a Literal of texts."""
     if typing.get_origin(hint) is Literal:
         return fields.text(name, choices=typing.get_args(hint))
     kind, limits = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)

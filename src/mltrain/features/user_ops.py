@@ -1,7 +1,7 @@
-"""Ops of the user's own: a module of theirs, named on the command line or in a call, whose `OPS` joins the others.
+"""User ops: a module of the user's, named on the command line or in a call, whose `OPS` extends the built-in ops.
 
-Importing a module runs its code: a name comes from the command line or from an argument, never from a file. What a
-model was trained with is told by the module's name and the hash of its source.
+Importing a module runs its code, so its name comes from the command line or from an argument, never from a file. A
+model records the module's name and the hash of its source.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import hashlib
 import importlib
 import inspect
 import re
-import sys
 import typing
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -22,22 +20,23 @@ from mltrain.features.ops.catalogue import OPS
 from mltrain.names import FEATURE, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from types import FrameType, ModuleType
+    from collections.abc import Iterable, Mapping
+    from types import ModuleType
 
     from mltrain.features.op import Op
 
 MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PACKAGE: Final = "mltrain"
-_MOST_SOURCE_BYTES: Final = 64 << 20  # of all files of a module: more is no source that anybody wrote
+# Of all files of a module together; a larger one is no hand-written source.
+_MAX_SOURCE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class UserOps:
-    """By what a model knows the user's ops again that it was trained with.
+    """Identifies the user ops that a model was trained with.
 
     Attributes:
-        module: The module's name, as it is imported.
+        module: The module's name, as in an import statement.
         sha256: Hash of its source: of the file, or of every `.py` file of the package.
     """
 
@@ -46,185 +45,117 @@ class UserOps:
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
-    """A module whose ops are in use: its source, where that was found, and its ops by name."""
+class _UserModule:
+    """An imported module of user ops: its source, the file it was found in, and its ops by name."""
 
     source: UserOps
     file: Path
     functions: Mapping[str, Op]
 
 
-_in_use: Final[dict[str, _Used]] = {}
-
-# What an op has no business with. Polars' own readers make no such event: what they look up by time shows otherwise.
-_READING: Final = ("open", "os.listdir", "os.scandir", "socket.connect", "sqlite3.connect", "subprocess.Popen")
-# What Python opens by itself: code, source lines for a traceback, time zones.
-_HARMLESS: Final = re.compile(r"\.pyc?$|zoneinfo|tzdata")
-_reads: Final[dict[tuple[str, str], list[str]]] = {}  # of module and top-level function
-_computing: Final[set[object]] = set()  # computations under way: what a module does at other times is its own affair
+_modules: Final[dict[str, _UserModule]] = {}
 
 
 def import_user_ops(name: str) -> UserOps:
-    """Import a module and let registries name the ops in its `OPS`, a dictionary of functions by name.
+    """Import a module and add the ops in its `OPS`, a dictionary of functions by name, to the built-in ones.
 
     Args:
-        name: The module, as an import statement would say it. **Importing it runs its code.**
+        name: The module's name, as in an import statement. **Importing it runs its code.**
 
     Returns:
-        The module's name and source hash, by which a model knows it again.
+        The module's name and source hash.
 
     Raises:
-        UsageError: It is no module name.
+        UsageError: It is not a module name.
         InputError: There is no such module, it fails, its file has changed since it was imported, or its `OPS` is
-            missing, no dictionary of ops, or names an op that there is already; all that is wrong is named.
+            missing, not a dictionary of ops, or has the name of an existing op; one message names every problem.
     """
     if MODULE.fullmatch(name) is None:
         raise UsageError(f"--ops {show(name)} is not the name of a module", hint="write it like my_ops, without .py")
     module = _import(name)
     functions = _read_ops(module, name)
     file, sha256 = _hash_source(module, name)
-    before = _in_use.get(name)
+    before = _modules.get(name)
     if before is not None and before.source.sha256 != sha256 and before.functions == functions:
-        raise InputError(f"{file} has changed since {name} was imported", hint="start again, so that it is read anew")
-    source = UserOps(name, sha256)
+        raise InputError(
+            f"{file} has changed since {name} was imported", hint="start Python again, or reload the module"
+        )
     OPS.update(functions)
+    # A module that was reloaded may have dropped some of its ops.
     for op in before.functions if before else ():
         if op not in functions:
-            del OPS[op]  # imported anew: what it no longer holds is gone
-    if not _in_use:
-        sys.addaudithook(_watch)  # for good: Python has no way to take one away
-    _in_use[name] = _Used(source, file, functions)
+            del OPS[op]
+    source = UserOps(name, sha256)
+    _modules[name] = _UserModule(source, file, functions)
     return source
 
 
 def user_ops_of(ops: Iterable[str]) -> UserOps | None:
-    """Return the user's module that some of these ops come from; None where all are mltrain's.
+    """Return the user's module that some of these ops come from; None if all are built in.
 
     Raises:
-        InputError: They come from several modules: a model has one.
+        InputError: They come from several modules; a model records one.
     """
-    found = {module: _in_use[module].source for op in ops if (module := user_module_of(op)) in _in_use}
+    found = {module: _modules[module].source for op in ops if (module := user_module_of(op)) in _modules}
     if len(found) > 1:
         raise InputError(f"features use ops of several modules: {', '.join(map(str, found))}", hint="put them into one")
     return next(iter(found.values()), None)
 
 
 def check_user_ops(ops: UserOps, *, where: str) -> None:
-    """Check that the ops that a model was trained with are in use, and are what they were.
+    """Check that the user ops that a model was trained with are imported and unchanged.
 
     Args:
-        ops: What the model says of them.
-        where: What the model is called in messages.
+        ops: The module and source hash that the model records.
+        where: The model's name in messages.
 
     Raises:
-        OwnOpsError: They are not.
+        OwnOpsError: The module is not imported, or has another source.
     """
-    used = _in_use.get(ops.module)
-    if used is None:
+    imported = _modules.get(ops.module)
+    if imported is None:
         raise OwnOpsError(
-            f"{where} was trained with the ops of {ops.module}, a module that is not in use: a model holds no code",
-            hint=f'name it, if you trust it: `--ops {ops.module}`, or mltrain.load(..., ops="{ops.module}")',
+            f"{where} was trained with the ops of {ops.module}, which is not imported: a model contains no code",
+            hint=f'name the module, if you trust it: `--ops {ops.module}`, or mltrain.load(..., ops="{ops.module}")',
         )
-    if used.source != ops:
+    if imported.source != ops:
         raise OwnOpsError(
-            f"{where} was trained with another source of {ops.module}: its SHA-256 was {ops.sha256}, "
-            f"that of {used.file} is {used.source.sha256}",
-            hint="put the module back as it was, or train again",
+            f"{where} was trained with another source of {ops.module} ({imported.file}): expected SHA-256 "
+            f"{ops.sha256}, got {imported.source.sha256}",
+            hint="restore the module, or train again",
         )
 
 
 def user_module_of(op: str) -> str | None:
-    """Return the module of the user's that an op comes from; None for one of mltrain's."""
+    """Return the name of the user's module that an op comes from; None for a built-in op."""
     function = OPS[op]
-    for used in _in_use.values():
-        if used.functions.get(op) is function:
-            return used.source.module
+    for imported in _modules.values():
+        if imported.functions.get(op) is function:
+            return imported.source.module
     module: str = getattr(function, "__module__", None) or ""
     return None if module.partition(".")[0] == _PACKAGE else module
-
-
-def reads_of(op: str) -> tuple[str, ...]:
-    """Return what an op of the user's own has ever opened while features were computed, such as "open market.csv".
-
-    What no single op has opened, as a function of the module's that several may call, is told of all of them.
-    """
-    module = user_module_of(op)
-    if module is None:
-        return ()
-    root = str(getattr(OPS[op], "__qualname__", op)).partition(".")[0]
-    ops = {str(getattr(function, "__qualname__", name)).partition(".")[0] for name, function in OPS.items()}
-    return tuple(
-        what
-        for (reader, function), reads in _reads.items()
-        if reader == module and (function == root or function not in ops)
-        for what in reads
-    )
-
-
-@contextmanager
-def computing() -> Iterator[None]:
-    """Tell that ops are at work: what one opens until the block ends is noted."""
-    token = object()
-    _computing.add(token)
-    try:
-        yield
-    finally:
-        _computing.discard(token)
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """Note what the ops in use open; Python calls this for every audit event, from any thread."""
-    if event not in _READING or not _computing:
-        return
-    what = str(arguments[0]) if arguments else ""
-    if event == "open" and _HARMLESS.search(what):
-        return
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the only way to ask who calls)
-    roots: list[tuple[str, str]] = []
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return
-        module = frame.f_globals.get("__name__")
-        if module in _in_use:
-            roots.append((module, frame.f_code.co_qualname.partition(".")[0]))
-        frame = frame.f_back
-    named = [root for root in roots if any(root[1] == f.__qualname__.partition(".")[0] for f in _functions(root[0]))]
-    for root in named or roots[:1]:
-        found = _reads.setdefault(root, [])
-        told = f"{event} {what}"
-        if told not in found:
-            found.append(told)
-
-
-def _functions(module: str) -> list[Any]:
-    return [function for function in _in_use[module].functions.values() if hasattr(function, "__qualname__")]
 
 
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as err:
-        if err.name is not None and (name == err.name or name.startswith(f"{err.name}.")):
+    except (Exception, SystemExit) as err:
+        missing = err.name if isinstance(err, ModuleNotFoundError) else None
+        if missing is not None and (name == missing or name.startswith(f"{missing}.")):
             raise InputError(
                 f"there is no module {name} among the installed ones, nor in {Path.cwd()}",
-                hint="run mltrain where its file lies, or set PYTHONPATH",
+                hint="run mltrain in the folder of its file, or set PYTHONPATH",
             ) from err
-        raise _failed(name, err) from err
-    except (Exception, SystemExit) as err:
-        raise _failed(name, err) from err
-
-
-def _failed(name: str, err: BaseException) -> InputError:
-    line = f", line {err.lineno} of {err.filename}" if isinstance(err, SyntaxError) else ""
-    return InputError(f"{name} cannot be imported: {type(err).__name__}: {err}{line}")
+        line = f", line {err.lineno} of {err.filename}" if isinstance(err, SyntaxError) else ""
+        raise InputError(f"{name} cannot be imported: {type(err).__name__}: {err}{line}") from err
 
 
 def _read_ops(module: ModuleType, name: str) -> dict[str, Op]:
     found = getattr(module, "OPS", None)
     if found is OPS or not isinstance(found, dict) or not found:
         raise InputError(
-            f"{name} has no OPS, a dictionary of ops by their names",
-            hint='end it with OPS = {"my_op": my_op}; docs/own-ops.md shows one',
+            f"{name} has no OPS, a dictionary of ops by name",
+            hint='end it with OPS = {"my_op": my_op}; docs/own-ops.md has an example',
         )
     problems = [problem for op, function in found.items() for problem in _op_problems(op, function, name)]
     if problems:
@@ -233,12 +164,12 @@ def _read_ops(module: ModuleType, name: str) -> dict[str, Op]:
 
 
 def _op_problems(op: object, function: object, name: str) -> list[str]:
-    """Say what keeps an entry of OPS from being an op."""
+    """List the reasons why an entry of a module's OPS is not an op."""
     if not isinstance(op, str) or FEATURE.fullmatch(op) is None:
-        return [f"{show(str(op))} is not a name of small letters, digits and underscores"]
+        return [f"{show(str(op))} is not a name of lower-case letters, digits and underscores"]
     if not callable(function):
         return [f"{op} is {type(function).__name__}, not a function"]
-    before = _in_use.get(name)
+    before = _modules.get(name)
     if op in OPS and not (before and op in before.functions):
         return [f"there is an op {op} already, of {user_module_of(op) or 'mltrain'}: give it another name"]
     try:
@@ -253,7 +184,8 @@ def _op_problems(op: object, function: object, name: str) -> list[str]:
     ]
 
 
-def _is_param(hint: Any) -> bool:  # noqa: ANN401 (any annotation that an op may have)
+# Any: an op's parameter may have any annotation.
+def _is_param(hint: Any) -> bool:  # noqa: ANN401
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is Literal:
@@ -265,14 +197,14 @@ def _hash_source(module: ModuleType, name: str) -> tuple[Path, str]:
     """Return a module's file, and the hash of its source; of a package, of all its Python files with their names."""
     origin = getattr(module, "__file__", None)
     if origin is None or not origin.endswith(".py"):
-        raise InputError(f"{name} has no source file: ops are read from a .py file or from a package of such")
+        raise InputError(f"{name} has no source file: expected a .py file, or a package of .py files")
     file = Path(origin)
     root = file.parent if file.name == "__init__.py" else None
     files = [file] if root is None else sorted(root.rglob("*.py"))
     digest = hashlib.sha256()
     try:
-        if sum(path.stat().st_size for path in files) > _MOST_SOURCE_BYTES:
-            raise InputError(f"{name}: its source is larger than {_MOST_SOURCE_BYTES} bytes")
+        if sum(path.stat().st_size for path in files) > _MAX_SOURCE_BYTES:
+            raise InputError(f"{name}: its source is larger than {_MAX_SOURCE_BYTES} bytes")
         for path in files:
             data = path.read_bytes()
             head = b"" if root is None else f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode()

@@ -1,12 +1,13 @@
-"""The arithmetic of ops: sliding windows whose value is a function of the window alone, to the last bit.
+"""Sliding windows for ops: the value depends only on the rows of the window, to the last bit.
 
-A running sum remembers what has left it: after a volume of 5e8, a sum of thousandths is wrong for ever. Here every
-window is put together from halves (1, 2, 4, ... bars), always in the same order, so that batch, prefix and the last
-`bars` rows alone give the same bits, at log2(bars) passes over the data. Mean, deviation and skewness merge by
-the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008, SAND2008-6212): no difference of large sums,
-and exactly no deviation where all values are equal.
+A running sum keeps the rounding errors of rows that have left it: after a volume of 5e8, a sum of thousandths stays
+wrong. Here every window is combined from blocks of 1, 2, 4, ... bars, always in the same order, so that a batch, a
+prefix and the last `bars` rows give the same bits, with log2(bars) passes over the data. Mean, deviation and skewness
+are merged by the pairwise formulas of Chan, Golub and LeVeque (1983) and Pebay (2008, SAND2008-6212), which subtract no
+large sums and give a deviation of exactly 0 where all values are equal.
 
-A window that reaches before the first row, or holds a missing value, is NaN; nothing here knows of gaps.
+A window that reaches before the first row or contains a missing value is NaN. Gaps are handled by
+`mltrain.features.computation`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
     State: TypeAlias = tuple[Floats, ...]
     Merge: TypeAlias = Callable[[State, int, State, int], State]
-    Kernel: TypeAlias = Callable[..., Floats]  # (bars, one array of n values per input) -> n - bars + 1 values
+    # (bars, one array of n values per input) -> n - bars + 1 values
+    Kernel: TypeAlias = Callable[..., Floats]
 
-# Values whose deviation is below this share of their mean are called equal: at 1e-9, rounding (1e-16 of the mean)
-# can still move a z-score by 1e-7 of itself, which is what float32 resolves.
+# Values whose deviation is below this share of their mean count as equal: at 1e-9, rounding (1e-16 of the mean) can
+# change a z-score by 1e-7 of its size, the resolution of float32.
 EQUAL_SHARE: Final = 1e-9
 
-# Rows worked on at a time: the dozen arrays of a third moment then stay in the processor's second-level cache.
+# Rows per chunk: the dozen arrays of a third moment then fit into the second-level cache of the processor.
 _CHUNK_ROWS: Final = 16_384
 
 
@@ -41,7 +43,7 @@ def window_sum(values: pl.Expr, bars: int) -> pl.Expr:
 
 
 def window_mean(values: pl.Expr, bars: int) -> pl.Expr:
-    """Return the mean of the last `bars` values; exactly the value where all are equal."""
+    """Return the mean of the last `bars` values; exactly their value where all are equal."""
     return _windowed(_means, bars, values)
 
 
@@ -51,7 +53,7 @@ def window_root_mean_square(values: pl.Expr, bars: int) -> pl.Expr:
 
 
 def window_zscore(values: pl.Expr, bars: int) -> pl.Expr:
-    """Return how many deviations the newest of the last `bars` values is above their mean; 0 where they are equal."""
+    """Return the z-score of the newest of the last `bars` values; 0 where they are equal."""
     return _windowed(_zscores, bars, values)
 
 
@@ -81,17 +83,17 @@ def window_scaled(value: pl.Expr, moves: pl.Expr, bars: int) -> pl.Expr:
 
 
 def window_range_position(value: pl.Expr, low: pl.Expr, high: pl.Expr, bars: int) -> pl.Expr:
-    """Return where the newest value stands between the lowest low, 0, and the highest high, 1; 0.5 without a range."""
+    """Return the newest value's position between the lowest low (0) and the highest high (1); 0.5 without a range."""
     return _windowed(_range_positions, bars, value, low, high)
 
 
 def window_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
-    """Compare the means of the last `short` and `long` values of 0 or more, as `contrast` does."""
+    """Return the `contrast` of the means of the last `short` and `long` values, which are 0 or more."""
     return _windowed(partial(_window_contrasts, short=short), long, values)
 
 
 def window_root_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
-    """Compare the roots of the mean squares of the last `short` and `long` values, as `contrast` does."""
+    """Return the `contrast` of the root mean squares of the last `short` and `long` values."""
     return _windowed(partial(_root_contrasts, short=short), long, values)
 
 
@@ -103,16 +105,16 @@ def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
 def window_price_ratio(
     price: pl.Expr, paid: pl.Expr, volume: pl.Expr, low: pl.Expr, high: pl.Expr, *, bars: int
 ) -> pl.Expr:
-    """Return the newest price over the average price sum paid / sum volume of the last `bars` values.
+    """Return the newest price divided by the average price, sum paid / sum volume, of the last `bars` values.
 
-    The average is held between the lowest low and the highest high; the ratio is 1 where the volumes' sum is not
-    above 0.
+    The average is clipped to the lowest low and the highest high; the ratio is 1 where the sum of volumes is not above
+    0.
     """
     return _windowed(_price_ratios, bars, price, paid, volume, low, high)
 
 
 def window_run(signs: pl.Expr, bars: int) -> pl.Expr:
-    """Return how many of the last `bars` signs in a row equal the newest, times that sign."""
+    """Return the length of the run of signs that equal the newest, at most `bars`, times that sign."""
     return _windowed(_runs, bars, signs)
 
 
@@ -122,30 +124,31 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr, *, empty: float = 0.0) -> pl
 
 
 def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
-    """Return part / whole, two plain terms of the same candle; 0 where the whole is not above 0.
+    """Return part / whole, two expressions of the same candle; 0 where the whole is not above 0.
 
-    The same as `ratio` without its call into Python, which costs more than the work where rows are few; but Polars
-    computes the whole twice.
+    Equals `ratio`, without its call into Python, which dominates for few rows; but Polars computes `whole` twice.
     """
     return pl.when(whole > 0).then(part / whole).otherwise(0.0)
 
 
 def contrast(one: pl.Expr, other: pl.Expr) -> pl.Expr:
-    """Compare two amounts of 0 or more: (one - other) / (one + other), in [-1, 1]; 0 where both are 0."""
+    """Return (one - other) / (one + other) of two amounts of 0 or more, in [-1, 1]; 0 where both are 0."""
     return _windowed(_contrasts, 1, one, other)
 
 
 def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr) -> pl.Expr:
-    # A kernel takes each input once; a Polars expression that names a window three times computes it three times.
+    # A Polars expression that uses a window three times computes it three times; a kernel computes it once.
     return pl.map_batches(inputs, partial(_run, bars=bars, kernel=kernel), return_dtype=pl.Float64)
 
 
 def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series:
-    """Apply a kernel, that maps n values to their n - bars + 1 windows, chunk by chunk."""
-    arrays = [series.to_numpy().astype(np.float64, copy=False) for series in inputs]  # null becomes NaN
+    """Apply a kernel, which maps n values to their n - bars + 1 windows, chunk by chunk."""
+    # Null becomes NaN.
+    arrays = [series.to_numpy().astype(np.float64, copy=False) for series in inputs]
     rows = arrays[0].size
     out = np.full(rows, np.nan)
-    with np.errstate(all="ignore"):  # a warm-up is NaN, and an audit's poison may overflow: neither is news
+    # A warm-up is NaN, and the false candles of an audit may overflow.
+    with np.errstate(all="ignore"):
         for start in range(bars - 1, rows, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, rows)
             out[start:stop] = kernel(bars, *(array[start - bars + 1 : stop] for array in arrays))
@@ -153,12 +156,12 @@ def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series
 
 
 def _slide(leaf: State, bars: int, merge: Merge) -> State:
-    """Put every window of `bars` rows together from windows of 1, 2, 4, ... rows.
+    """Combine every window of `bars` rows from windows of 1, 2, 4, ... rows.
 
     Args:
         leaf: The state of each single row, arrays of shape (n,).
         bars: Rows of a window, 1 to n.
-        merge: Joins the states of two neighbouring windows (earlier, its bars, later, its bars).
+        merge: Merges the states of two adjacent windows (earlier, its bars, later, its bars).
 
     Returns:
         The state of each window, arrays of shape (n - bars + 1,), ordered by the window's first row.
@@ -177,7 +180,7 @@ def _slide(leaf: State, bars: int, merge: Merge) -> State:
 
 
 def _fold(values: Floats, bars: int, join: np.ufunc) -> Floats:
-    """Put windows together as `_slide` does, where a window's state is one number that `join` makes of two."""
+    """Combine windows like `_slide`, for a state that is one number, merged by `join`."""
     block, block_bars = values, 1
     whole: Floats | None = None
     whole_bars = 0

@@ -1,16 +1,16 @@
 """Alignment: a leader's candles are not shifted in time against those of the symbols that read it.
 
 Some exchanges label a candle by its close, and some files are in local time. Combined with candles that are labelled by
-their open in UTC, such a file gives one symbol the other's next candle, though every feature is correct. The
-cross-correlation of one-bar returns shows it: at another lag within a day it is far above that at lag 0.
+their open in UTC, such a file gives one symbol the other's next candle, although every feature is correct. The
+cross-correlation of one-bar returns reveals the shift: at some lag within a day it is far above that at lag 0.
 
 The correlation is judged over the whole history and in each part of it separately, so that a shift on some days
 (summer time, one file of many) is not averaged away. Returns are clipped, and a correlation counts only if it is
 significant by a standard error that a single jump inflates as much as the correlation itself, so that neither one
 spike nor chance in a few hundred candles raises an alarm.
 
-What this cannot see: a shift between symbols whose returns hardly correlate, one that all symbols share, one of more
-than a day, and one that lasts for less than about a day (of longer intervals: two hundred candles).
+Shifts that it cannot detect: between symbols whose returns hardly correlate, the same one in all symbols, one of more
+than a day, and one that lasts less than about a day (for longer intervals: two hundred candles).
 """
 
 from __future__ import annotations
@@ -46,19 +46,25 @@ HINT: Final = (
     "in UTC, and take the snapshot again"
 )
 
-# BTC, ETH and SOL of 2025, minutes and five minutes: 0.75 and more at lag 0, below 0.03 at any other; in their single
-# parts 0.45 and more against 0.2 and less.
-_WHOLE_LIMITS: Final = 0.2, 2.0  # smallest correlation that counts, and as a multiple of that at lag 0
-_PART_LIMITS: Final = 0.3, 3.0  # stricter: an illiquid symbol may follow a minute late for a day
-_PART_BARS: Final = 192, 576  # a quarter of the history, within these limits, or a day where that has more bars
+# The smallest correlation that counts as a shift, and the smallest multiple of the correlation at lag 0. For BTC, ETH
+# and SOL of 2025, one and five minutes, it is 0.75 or more at lag 0 and below 0.03 at any other lag; in single parts,
+# 0.45 or more and 0.2 or less.
+_WHOLE_LIMITS: Final = 0.2, 2.0
+# Stricter, because an illiquid symbol may follow a minute late for a day.
+_PART_LIMITS: Final = 0.3, 3.0
+# A part is a quarter of the history, within these limits, or a day if that has more bars.
+_PART_BARS: Final = 192, 576
 
-# In standard errors. By chance 2e-9 of the correlations exceed it: 5e-4 of the pairs over 90 days of minutes, and
-# hardly any of these exceed the limits above, too.
+# In standard errors. By chance 2e-9 of the correlations exceed it, so 5e-4 of the pairs over 90 days of minutes, and
+# hardly any of these also exceed the limits above.
 _SIGNIFICANT: Final = 6.0
-_CLIP_QUANTILE: Final = 0.98  # of the moves that are not 0
-_LEAST_SUM: Final = 1e-6  # of squared clipped returns, the largest being 1; smaller sums are rounding errors of the FFT
+# Quantile of the nonzero absolute returns at which returns are clipped.
+_CLIP_QUANTILE: Final = 0.98
+# Of squared clipped returns, the largest being 1; smaller sums are rounding errors of the FFT.
+_MIN_SUM: Final = 1e-6
 _PARTS_AT_ONCE: Final = 16
-_ALL_PAIRS_UP_TO: Final = 10  # symbols; with more, pairs that no feature reads are compared with one symbol only
+# In a snapshot of more symbols, pairs that no feature reads are compared with one symbol only.
+_MAX_SYMBOLS_FOR_ALL_PAIRS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Shift:
         limit: The limit that `correlation` exceeds in absolute value.
         start_ms: Open time of the first bar of the part of the history where it was found, ms UTC; None for the whole
             history.
-        parts: How many parts are shifted, and how many there are.
+        parts: Number of shifted parts, and of all parts.
     """
 
     lag_bars: int
@@ -82,21 +88,21 @@ class Shift:
     start_ms: int | None
     parts: tuple[int, int]
 
-    def tell(self, step_ms: int) -> str:
-        """Return the correlation, the lag in bars and minutes, and in how many parts of the history it was found."""
+    def describe(self, step_ms: int) -> str:
+        """Format the correlation, the lag in bars and minutes, and the number of parts in which it was found."""
         where = "" if self.start_ms is None else f", in {self.parts[0]} of {self.parts[1]} parts of the history"
-        return f"{self.correlation:.2f} at {_tell_lag(self.lag_bars, step_ms)}{where}"
+        return f"{self.correlation:.2f} at {_format_lag(self.lag_bars, step_ms)}{where}"
 
 
 def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> None:
-    """Fail for each symbol that is shifted against a leader that it reads; warn of others that are shifted.
+    """Fail for each symbol that is shifted against its leader; warn of other pairs that are shifted.
 
-    Pairs that no feature reads are all compared in a snapshot of up to ten symbols. In a larger one each symbol is
-    compared with the first leader or, where there is none, with the first symbol.
+    In a snapshot of up to ten symbols, all pairs are compared. In a larger one, besides the pairs of a leader, each
+    symbol is compared with the first leader or, without leaders, with the first symbol.
 
     Args:
-        findings: Collects the checks and failures, under "alignment".
-        feature_set: Its leaders and its interval.
+        findings: Collects the evidence, under "alignment".
+        feature_set: Defines the leaders and the interval.
         candles: Checked candles by symbol, with all leaders.
     """
     step_ms = interval_ms(feature_set.interval)
@@ -108,18 +114,18 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
             names = format_names(spec.name for spec in feature_set.features if spec.leader == leader)
             why = f"its returns correlate with those of its leader {leader} at the wrong time"
             expected = f"{shift.limit:.2f} at most, for {shift.at_zero:.2f} at lag 0"
-            failure = Failure(names, symbol, shift.start_ms, expected, shift.tell(step_ms), why, HINT)
+            failure = Failure(names, symbol, shift.start_ms, expected, shift.describe(step_ms), why, HINT)
             findings.fail(CHECK, failure)
     reference = min(feature_set.leaders, default=symbols[0])
     for pair in combinations(symbols, 2):
-        compared = len(symbols) <= _ALL_PAIRS_UP_TO or reference in pair
+        compared = len(symbols) <= _MAX_SYMBOLS_FOR_ALL_PAIRS or reference in pair
         shift = None
         if compared and pair not in read and pair[::-1] not in read:
             shift = _check_pair(findings, candles, pair, step_ms)
         if shift is not None:
             findings.warnings.append(
-                f"{pair[1]} seems to be shifted against {pair[0]}: their returns correlate by {shift.tell(step_ms)}, "
-                f"and by {shift.at_zero:.2f} at lag 0; no feature reads both, but {HINT}"
+                f"{pair[1]} seems to be shifted against {pair[0]}: their returns correlate by "
+                f"{shift.describe(step_ms)}, and by {shift.at_zero:.2f} at lag 0; no feature reads both, but {HINT}"
             )
 
 
@@ -129,14 +135,14 @@ def _check_pair(
     sums = sum_products(candles[pair[0]], candles[pair[1]], step_ms)
     correlations, errors = _correlate(sums.by_lag.sum(axis=1))
     significant = np.where(np.abs(errors) > _SIGNIFICANT, np.abs(correlations), 0.0)
-    significant[sums.most_lag] = 0.0
-    lag = int(significant.argmax()) - sums.most_lag
-    case = f"{pair[1]} against {pair[0]} at {_tell_lag(lag, step_ms)}"
-    findings.did(CHECK, sums.by_lag[0].size, float(significant.max()), case=case)
+    significant[sums.max_lag] = 0.0
+    lag = int(significant.argmax()) - sums.max_lag
+    case = f"{pair[1]} against {pair[0]} at {_format_lag(lag, step_ms)}"
+    findings.count(CHECK, sums.by_lag[0].size, float(significant.max()), case=case)
     return find_shift(sums)
 
 
-def _tell_lag(lag_bars: int, step_ms: int) -> str:
+def _format_lag(lag_bars: int, step_ms: int) -> str:
     return f"lag {lag_bars:+d} ({lag_bars * step_ms // MINUTE_MS:+d} min)"
 
 
@@ -146,7 +152,7 @@ class LagSums:
 
     Attributes:
         start_ms: Open time of the first bar of each part, ms UTC, shape (parts,); empty where no part has both.
-        by_lag: Shape (4, parts, lags), from lag -most_lag to most_lag: sums of the product of the first one's return
+        by_lag: Shape (4, parts, lags), from lag -max_lag to max_lag: sums of the product of the first symbol's return
             at t and the second one's at t + lag, of the squares of each, and of the squared product, over all t of
             the part at which both are known.
     """
@@ -155,46 +161,46 @@ class LagSums:
     by_lag: Floats
 
     @property
-    def most_lag(self) -> int:
+    def max_lag(self) -> int:
         """The largest lag in bars."""
         return int(self.by_lag.shape[-1]) // 2
 
 
 def sum_products(one: pl.DataFrame, other: pl.DataFrame, step_ms: int) -> LagSums:
-    """Multiply the clipped returns of two symbols at all lags up to a day, where they have candles at the same time.
+    """Sum the products of two symbols' clipped returns at all lags up to a day, over the time that both cover.
 
     Args:
         one: Candles of the first symbol, checked.
         other: Candles of the second symbol, shifted against them.
         step_ms: Their interval.
     """
-    most_lag = DAY_MS // step_ms
+    max_lag = DAY_MS // step_ms
     one_ms, other_ms = times_ms(one), times_ms(other)
     if not one_ms.size or not other_ms.size:
-        return LagSums(np.empty(0, np.int64), np.zeros((4, 0, 2 * most_lag + 1)))
+        return LagSums(np.empty(0, np.int64), np.zeros((4, 0, 2 * max_lag + 1)))
     start_ms, end_ms = max(int(one_ms[0]), int(other_ms[0])), min(int(one_ms[-1]), int(other_ms[-1]))
     count = max(0, (end_ms - start_ms) // step_ms + 1)
-    bars = min(max(_PART_BARS[0], count // 4), max(_PART_BARS[1], most_lag))
+    bars = min(max(_PART_BARS[0], count // 4), max(_PART_BARS[1], max_lag))
     parts = -(-count // bars)
     first = _clipped_returns(one_ms, one, step_ms, start_ms, parts * bars).reshape(3, parts, bars)
-    window = bars + 2 * most_lag
-    second = _clipped_returns(other_ms, other, step_ms, start_ms - most_lag * step_ms, parts * bars + 2 * most_lag)
+    window = bars + 2 * max_lag
+    second = _clipped_returns(other_ms, other, step_ms, start_ms - max_lag * step_ms, parts * bars + 2 * max_lag)
     windows = np.lib.stride_tricks.sliding_window_view(second, window, axis=1)[:, ::bars] if parts else second
-    by_lag = np.zeros((4, parts, 2 * most_lag + 1))
+    by_lag = np.zeros((4, parts, 2 * max_lag + 1))
     for begin in range(0, parts, _PARTS_AT_ONCE):
         some = slice(begin, begin + _PARTS_AT_ONCE)
-        # A window is a part and the longest lag on both sides, so that the circular correlation does not wrap around.
+        # A window is a part plus the longest lag on both sides, so that the circular correlation does not wrap around.
         a, a_square, a_known = np.conj(np.fft.rfft(first[:, some], window))
         b, b_square, b_known = np.fft.rfft(windows[:, some])
         products = np.stack([a * b, a_square * b_known, a_known * b_square, a_square * b_square])
-        by_lag[:, some] = np.fft.irfft(products, window)[..., : 2 * most_lag + 1]
+        by_lag[:, some] = np.fft.irfft(products, window)[..., : 2 * max_lag + 1]
     return LagSums(start_ms + np.arange(parts) * bars * step_ms, by_lag)
 
 
 def _clipped_returns(ts_ms: NDArray[np.int64], frame: pl.DataFrame, step_ms: int, start_ms: int, bars: int) -> Floats:
-    """Return each bar's clipped return, its square, and 1 where there is one, shape (3, bars); 0 where there is none.
+    """Return each bar's clipped return, its square, and 1, shape (3, bars); 0 for a bar without a return.
 
-    A bar has a return if its candle and the one before it are there.
+    A bar has a return if its candle and the one before it exist.
     """
     at = (ts_ms[1:] - start_ms) // step_ms
     taken = (np.diff(ts_ms) == step_ms) & (at >= 0) & (at < bars)
@@ -210,27 +216,27 @@ def _clipped_returns(ts_ms: NDArray[np.int64], frame: pl.DataFrame, step_ms: int
 
 
 def _correlate(sums: Floats) -> tuple[Floats, Floats]:
-    """Return correlations, and each in standard errors, of sums of shape (4, ...); 0 where nothing moves."""
+    """Return the correlations of sums of shape (4, ...), and each in standard errors; 0 where nothing moves."""
     products, first, second, squares = sums
-    known = np.minimum(np.minimum(first, second), squares) > _LEAST_SUM
+    known = np.minimum(np.minimum(first, second), squares) > _MIN_SUM
     first, second, squares = (np.where(known, values, 1.0) for values in (first, second, squares))
     products = np.where(known, products, 0.0)
     return products / np.sqrt(first * second), products / np.sqrt(squares)
 
 
 def find_shift(sums: LagSums) -> Shift | None:
-    """Return the shift of the whole history or, where there is none, that of the part with the clearest one."""
+    """Return the shift of the whole history or, if it has none, the clearest shift of a part."""
     whole = sums.by_lag.sum(axis=1, keepdims=True)
     for by_lag, (least, times) in ((whole, _WHOLE_LIMITS), (sums.by_lag, _PART_LIMITS)):
         correlations, errors = _correlate(by_lag)
-        at_zero = correlations[:, sums.most_lag]
+        at_zero = correlations[:, sums.max_lag]
         limits = np.maximum(least, times * np.abs(at_zero))
         beyond = np.where(np.abs(errors) > _SIGNIFICANT, np.abs(correlations), 0.0)
         beyond[beyond <= limits[:, None]] = 0.0
         if beyond.any():
             part, lag = np.unravel_index(beyond.argmax(), beyond.shape)
             return Shift(
-                lag_bars=int(lag) - sums.most_lag,
+                lag_bars=int(lag) - sums.max_lag,
                 correlation=float(correlations[part, lag]),
                 at_zero=float(at_zero[part]),
                 limit=float(limits[part]),

@@ -1,9 +1,9 @@
-"""What is under audit: one symbol's features as the whole history gives them, and ways to compute them again."""
+"""One symbol under audit: its features over the whole history, and how recomputed values differ from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -11,6 +11,8 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.user_ops import user_module_of
+from mltrain.guards.evidence import Failure, format_value
+from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,55 +20,215 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.features.spec import FeatureSet
+    from mltrain.guards.evidence import Findings
+
+    Values: TypeAlias = NDArray[np.float32]
 
 Candles: TypeAlias = Mapping[str, pl.DataFrame]
 Compute: TypeAlias = Callable[["FeatureSet", str, Candles], pl.DataFrame]
 
-CANARY: Final = "planted_future"  # ln(close[t+1] / close[t]), where every feature stands
+# A planted feature with a known leak: ln(close[t+1] / close[t]), in the last column of every matrix.
+CANARY: Final = "planted_future"
+
+# The tolerance for values that may carry the rounding of a running sum, in standard deviations of the feature.
+TOLERANCE: Final = 1e-9
+
+_WHY: Final[Mapping[str, str]] = {
+    "repeat": "the same candles give another value the second time",
+    "calendar": "the value changes when all times are moved by 28 years, after which every calendar repeats: the op "
+    "looks something up by time, or uses today's date",
+    "prefix": "the value changes when later candles are taken away",
+    "poison": "the value changes when later candles are changed",
+    "lookback": "the last {bars} bars, its declared lookback, do not give the value",
+    "isolation": "the value changes with symbols that the feature does not name",
+    "gap": "a candle inside the last {bars} bars, its declared lookback, is missing",
+}
+# A feature that fails one of these fails other checks for the same reason, which they would misname.
+_SUFFICIENT: Final = ("repeat", "isolation")
+_CANARY_CHECKS: Final = ("prefix", "poison", "lookback", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FeatureGroup:
     """Features that read the same symbols.
 
     Attributes:
-        features: They alone, as a registry.
-        columns: Where each of them, and at last the canary, stands in the batch.
-        reads: The symbols that they may read.
-        own: Whether their ops are the user's own, which have no tests but the audit's.
+        features: These features, as a registry.
+        columns: Their columns in the batch, then the canary's, shape (features + 1,).
+        reads: The symbols that they may read, the audited one first.
+        user_ops: Whether their ops come from a user's module, so that only the audit tests them.
     """
 
     features: FeatureSet
     columns: NDArray[np.intp]
     reads: tuple[str, ...]
-    own: bool
+    user_ops: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Comparison:
+    """Recomputed values against those of the batch, shape (rows, features).
+
+    Attributes:
+        deviation: Absolute difference in standard deviations of the feature; infinite if only one of them is a value.
+        wrong: Whether it exceeds one unit of float32 and TOLERANCE.
+    """
+
+    deviation: NDArray[np.float64]
+    wrong: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AuditedSymbol:
     """One symbol under audit.
 
     Attributes:
-        symbol: Its name.
-        ts_ms: Open time of each row.
-        names: The features, and at last the canary.
-        batch: What the whole history gives, shape (rows, names); NaN where there is no value.
-        scale: Of each column: its standard deviation, or 1 where it has none.
-        parts: The features, by the symbols that they read, and whether their ops are the user's own.
-        lookbacks: The features, by these and by their declared lookback.
+        symbol: The symbol.
+        ts_ms: Open time of each row, ms UTC, shape (rows,).
+        names: The features, then the canary.
+        batch: Values computed from the whole history, shape (rows, names); NaN for no value.
+        scale: Standard deviation of each column, or 1 where it has none.
+        groups: The features, grouped by the symbols that they read.
+        by_lookback: The same, grouped also by declared lookback, as (bars, group).
+        compute: Computes features.
+        findings: Collects what the checks find.
     """
 
     symbol: str
     ts_ms: NDArray[np.int64]
     names: tuple[str, ...]
-    batch: NDArray[np.float32]
+    batch: Values
     scale: NDArray[np.float64]
-    parts: tuple[Part, ...]
-    lookbacks: tuple[tuple[int, Part], ...]
+    groups: tuple[FeatureGroup, ...]
+    by_lookback: tuple[tuple[int, FeatureGroup], ...]
+    compute: Compute
+    findings: Findings
+
+    def values(self, group: FeatureGroup, candles: Candles) -> Values:
+        """Compute the features of a group and the canary, shape (rows of the symbol's candles, features + 1)."""
+        return _compute_values(self.compute, group.features, self.symbol, candles)
+
+    def compare(self, group: FeatureGroup, rows: NDArray[np.intp], got: Values) -> Comparison:
+        """Compare values with those of the batch to one unit of float32, or TOLERANCE.
+
+        Args:
+            group: The features.
+            rows: Rows of the batch, shape (n,).
+            got: Their recomputed values and the canary's, shape (n, features + 1).
+        """
+        columns = group.columns[:-1]
+        expected, got, scale = self.batch[np.ix_(rows, columns)], got[:, :-1], self.scale[columns]
+        same = ~differ(expected, got)
+        # Infinite features are reported by feature_audit.
+        with np.errstate(invalid="ignore"):
+            gap = np.where(same, 0.0, np.nan_to_num(np.abs(expected.astype(np.float64) - got), nan=np.inf))
+            unit = np.spacing(np.maximum(np.abs(expected), np.abs(got)))
+        return Comparison(gap / scale, ~same & ~(gap <= np.maximum(unit, TOLERANCE * scale)))
+
+    def count(
+        self,
+        check: str,
+        group: FeatureGroup,
+        rows: NDArray[np.intp],
+        deviation: NDArray[np.float64] | NDArray[np.bool_],
+    ) -> None:
+        """Count comparisons, and keep the largest deviation with its feature and time.
+
+        Args:
+            check: The check that compared.
+            group: The features.
+            rows: Rows of the batch, shape (n,).
+            deviation: From the batch, shape (n, features).
+        """
+        if deviation.size:
+            row, i = np.unravel_index(int(np.argmax(deviation)), deviation.shape)
+            when = format_ms(int(self.ts_ms[rows[row]]))
+            case = f"{self.names[group.columns[i]]} of {self.symbol} at {when}"
+            self.findings.count(check, deviation.size, float(deviation[row, i]), case=case)
+
+    def fail(
+        self,
+        check: str,
+        group: FeatureGroup,
+        index: int,
+        row: int,
+        *,
+        got: float,
+        why: str | None = None,
+        expected: float | None = None,
+    ) -> None:
+        """Record that a feature's value at a row is wrong.
+
+        Args:
+            check: The check that found it.
+            group: The features.
+            index: Position of the feature in the group.
+            row: Row of the batch.
+            got: The other value.
+            why: The check whose explanation applies; None: `check`.
+            expected: The right value; None: the batch's.
+        """
+        column = int(group.columns[index])
+        feature = self.names[column]
+        if any(self.findings.has_failed(name, feature, self.symbol) for name in _SUFFICIENT):
+            return
+        failure = Failure(
+            feature=feature,
+            symbol=self.symbol,
+            time_ms=int(self.ts_ms[row]),
+            expected=format_value(float(self.batch[row, column]) if expected is None else expected),
+            got=format_value(got),
+            why=_WHY[why or check].format(bars=group.features.features[index].window().lookback_bars),
+        )
+        self.findings.fail(check, failure)
 
 
-def values_of(compute: Compute, features: FeatureSet, symbol: str, candles: Candles) -> NDArray[np.float32]:
-    """Return a symbol's features and at last the canary, shape (rows, features + 1); NaN where there is no value."""
+def compute_audited_symbol(
+    compute: Compute, features: FeatureSet, symbol: str, candles: Candles, findings: Findings
+) -> AuditedSymbol:
+    """Compute the whole history of one symbol, and group its features by the symbols that they read.
+
+    Raises:
+        InputError: The candles lack a symbol or column that a feature reads.
+    """
+    by_reads: dict[tuple[str | None, bool], list[int]] = {}
+    by_lookback: dict[tuple[str | None, bool, int], list[int]] = {}
+    for i, (spec, window) in enumerate(zip(features.features, features.windows(), strict=True)):
+        leader = None if spec.leader == symbol else spec.leader
+        user_ops = user_module_of(spec.op) is not None
+        by_reads.setdefault((leader, user_ops), []).append(i)
+        by_lookback.setdefault((leader, user_ops, window.lookback_bars), []).append(i)
+
+    def group(leader: str | None, indices: Sequence[int], *, user_ops: bool) -> FeatureGroup:
+        chosen = replace(features, features=tuple(features.features[i] for i in indices))
+        reads = (symbol,) if leader is None else (symbol, leader)
+        return FeatureGroup(chosen, np.array([*indices, len(features.features)]), reads, user_ops)
+
+    batch = _compute_values(compute, features, symbol, candles)
+    return AuditedSymbol(
+        symbol=symbol,
+        ts_ms=times_ms(candles[symbol]),
+        names=(*features.names, CANARY),
+        batch=batch,
+        scale=np.array([_scale(column) for column in batch.T]),
+        groups=tuple(group(leader, at, user_ops=user_ops) for (leader, user_ops), at in by_reads.items()),
+        by_lookback=tuple(
+            (bars, group(leader, at, user_ops=user_ops)) for (leader, user_ops, bars), at in by_lookback.items()
+        ),
+        compute=compute,
+        findings=findings,
+    )
+
+
+def differ(one: Values, other: Values) -> NDArray[np.bool_]:
+    """Return where two arrays of one shape differ in any bit; NaN equals NaN."""
+    same = (one.view(np.uint32) == other.view(np.uint32)) | (np.isnan(one) & np.isnan(other))
+    differs: NDArray[np.bool_] = ~same
+    return differs
+
+
+def _compute_values(compute: Compute, features: FeatureSet, symbol: str, candles: Candles) -> Values:
+    """Compute a symbol's features and the canary, shape (rows, features + 1); NaN for no value."""
     frame = compute(features, symbol, candles)
     close = candles[symbol]["close"].to_numpy()
     planted = np.full(close.size, np.nan, dtype=np.float32)
@@ -74,48 +236,33 @@ def values_of(compute: Compute, features: FeatureSet, symbol: str, candles: Cand
     return np.column_stack([*(frame[name].to_numpy() for name in features.names), planted])
 
 
-def open_subject(compute: Compute, features: FeatureSet, symbol: str, candles: Candles) -> Subject:
-    """Compute the whole history of one symbol, and sort its features by what they may read.
-
-    Raises:
-        InputError: The candles lack what a feature reads.
-    """
-    batch = values_of(compute, features, symbol, candles)
-    by_reads: dict[tuple[str | None, bool], list[int]] = {}
-    by_lookback: dict[tuple[str | None, bool, int], list[int]] = {}
-    for i, (spec, window) in enumerate(zip(features.features, features.windows(), strict=True)):
-        reads = None if spec.leader == symbol else spec.leader, user_module_of(spec.op) is not None
-        by_reads.setdefault(reads, []).append(i)
-        by_lookback.setdefault((*reads, window.lookback_bars), []).append(i)
-    return Subject(
-        symbol=symbol,
-        ts_ms=times_ms(candles[symbol]),
-        names=(*features.names, CANARY),
-        batch=batch,
-        scale=np.array([_scale(column) for column in batch.T]),
-        parts=tuple(_part(features, symbol, *reads, indices) for reads, indices in by_reads.items()),
-        lookbacks=tuple(
-            (bars, _part(features, symbol, leader, own, indices))
-            for (leader, own, bars), indices in by_lookback.items()
-        ),
-    )
-
-
-def _part(features: FeatureSet, symbol: str, leader: str | None, own: bool, indices: Sequence[int]) -> Part:  # noqa: FBT001
-    chosen = replace(features, features=tuple(features.features[i] for i in indices))
-    reads = (symbol,) if leader is None else (symbol, leader)
-    return Part(chosen, np.array([*indices, len(features.features)]), reads, own)
-
-
-def differ(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell where two values have other bits; no value equals no value."""
-    same = (one.view(np.uint32) == other.view(np.uint32)) | (np.isnan(one) & np.isnan(other))
-    differs: NDArray[np.bool_] = ~same
-    return differs
-
-
-def _scale(values: NDArray[np.float32]) -> float:
-    """Return the standard deviation of the values that there are, or 1 where there is none."""
-    found = values[np.isfinite(values)].astype(np.float64)
-    deviation = float(found.std()) if found.size else 0.0
+def _scale(values: Values) -> float:
+    """Return the standard deviation of the finite values, or 1 where it is 0 or overflows."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    deviation = float(finite.std()) if finite.size else 0.0
     return deviation if 0 < deviation < np.inf else 1.0
+
+
+@dataclass(slots=True)
+class Canary:
+    """Counts how often the planted feature had a value, and how often a check caught it."""
+
+    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CANARY_CHECKS, 0))
+    caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CANARY_CHECKS, 0))
+
+    def note(self, check: str, expected: Values, got: Values) -> None:
+        """Count the rows where it has a value, and those where the recomputed one differs, both of shape (n,)."""
+        has_value = ~np.isnan(expected)
+        self.seen[check] += int(has_value.sum())
+        self.caught[check] += int((differ(expected, got) & has_value).sum())
+
+    def judge(self, findings: Findings) -> None:
+        """Fail for each check that did not catch it every time."""
+        for check, seen in self.seen.items():
+            escaped = seen - self.caught[check]
+            findings.count("canary", seen, escaped / seen if seen else 1.0)
+            # A market shorter than a lookback and its gap leaves the sweep nothing to compare.
+            if escaped or not (seen or check == "sweep"):
+                why = f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead"
+                got = f"{self.caught[check]} of {seen} times caught"
+                findings.fail("canary", Failure(CANARY, "all", None, "caught every time", f"{got} ({check})", why))

@@ -1,4 +1,4 @@
-"""Where to cut: rows at which an audit takes the future away."""
+"""Cut points: the rows at which an audit takes the future away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.frame import times_ms
+from mltrain.features.computation import consecutive_bars
 from mltrain.times import DAY_MS, interval_ms
 
 if TYPE_CHECKING:
@@ -18,112 +19,101 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-_RUNS: Final = 6  # runs of candles whose ends are cut at, where a market has many gaps
+# How many of each kind are taken: segments whose ends are cut points, UTC midnights, segments in which a feature's
+# first value is one, unusual candles of each kind, and rows for checks of the whole history.
+_SEGMENTS: Final = 6
 _MIDNIGHTS: Final = 4
-_FIRST_VALUES: Final = 2  # runs in which a feature's very first value is looked at
-_ODD: Final = 2  # candles of each odd kind
+_FIRST_VALUES: Final = 2
+_UNUSUAL: Final = 2
 _FULL: Final = 4
-_SHARE_WITH_VALUES: Final = 2 / 3  # of the random cuts; the others fall anywhere, warm-up included
+# Share of the random cut points at which every feature has a value; the others may fall into a warm-up.
+_SHARE_WITH_VALUES: Final = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
-    """Rows of one symbol to cut at.
+class CutPoints:
+    """The rows of one symbol at which checks take the future away.
 
     Attributes:
-        random: Random rows; rising.
-        edges: Both sides of gaps and of UTC midnights, and odd candles; rising.
-        full: For checks of the whole history; never the last row, so that there is a future to take away.
-        runs: Some runs of candles without a gap, as (first row, rows).
+        random: Random rows, rising.
+        edges: Rows on both sides of gaps and of UTC midnights, and unusual candles, rising.
+        full: Rows for checks of the whole history; never the last row, so that there is a future to take away.
+        segments: Some runs of candles without a gap, as (first row, rows).
     """
 
     random: tuple[int, ...]
     edges: tuple[int, ...]
     full: tuple[int, ...]
-    runs: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...]
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """All rows that every feature is looked at; rising."""
+        """The rows at which every feature is checked, rising."""
         return tuple(sorted({*self.random, *self.edges}))
 
     def first_with(self, bars: int) -> tuple[int, ...]:
-        """Return rows that are the first in their run with `bars` bars behind them, themselves included."""
-        return tuple(first + bars - 1 for first, rows in self.runs if rows >= bars)[:_FIRST_VALUES]
+        """Return the first rows of some segments at which `bars` bars are complete."""
+        return tuple(first + bars - 1 for first, rows in self.segments if rows >= bars)[:_FIRST_VALUES]
 
 
-def consecutive_bars(ts_ms: NDArray[np.int64], there: NDArray[np.bool_], step_ms: int) -> NDArray[np.int64]:
-    """Count the bars without a gap that end at each row.
-
-    Args:
-        ts_ms: Open times, rising.
-        there: Whether whatever else must be there (a leader's candle) is; a row without it is a gap.
-        step_ms: Length of the interval.
-
-    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), np.array([True, False, True, True, True]), 1)
-    array([1, 0, 1, 1, 2])
-    """
-    rows = np.arange(ts_ms.size)
-    begins = np.ones(ts_ms.size, dtype=np.bool_)
-    begins[1:] = (np.diff(ts_ms) != step_ms) | ~there[:-1]
-    first = np.maximum.accumulate(np.where(begins, rows, 0))
-    counts: NDArray[np.int64] = np.where(there, rows - first + 1, 0)
-    return counts
-
-
-def bars_of(symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFrame], step_ms: int) -> NDArray[np.int64]:
-    """Count, at each row of a symbol, the bars without a gap of any of the symbols that are read."""
+def count_bars(
+    symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFrame], step_ms: int
+) -> NDArray[np.int64]:
+    """Count, at each row of a symbol, the bars that end there without a gap in any of the symbols in `reads`."""
     ts_ms = times_ms(candles[symbol])
-    there = np.ones(ts_ms.size, dtype=np.bool_)
+    present = np.ones(ts_ms.size, dtype=np.bool_)
     for other in reads:
         if other != symbol:
-            there &= np.isin(ts_ms, times_ms(candles[other]))
-    return consecutive_bars(ts_ms, there, step_ms)
+            present &= np.isin(ts_ms, times_ms(candles[other]))
+    return consecutive_bars(ts_ms, step_ms, present=present)
 
 
-def choose_cuts(
+def choose_cut_points(
     feature_set: FeatureSet,
     symbol: str,
     candles: Mapping[str, pl.DataFrame],
     *,
     points: int,
     rng: np.random.Generator,
-) -> Cuts:
-    """Choose rows to cut at.
+) -> CutPoints:
+    """Choose the cut points of one symbol.
 
     Args:
-        feature_set: Whose lookback and leaders count.
-        symbol: Whose rows.
-        candles: Candles by symbol, the leaders' included.
-        points: Random rows; those around gaps and midnights come on top.
-        rng: Makes the choice.
+        feature_set: Its lookback and leaders decide where every feature has a value.
+        symbol: The symbol.
+        candles: Candles by symbol, including the leaders.
+        points: Number of random rows.
+        rng: Source of randomness.
     """
     ts_ms = times_ms(candles[symbol])
     if not ts_ms.size:
-        return Cuts((), (), (), ())
-    counts = bars_of(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
+        return CutPoints((), (), (), ())
+    counts = count_bars(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
     complete = np.flatnonzero(counts >= feature_set.lookback_bars)
     anywhere = np.arange(ts_ms.size)
-    with_values = _some(rng, complete, round(points * _SHARE_WITH_VALUES))
+    with_values = _choose(rng, complete, round(points * _SHARE_WITH_VALUES))
     starts = np.flatnonzero(counts == 1)
     lengths = np.diff([*starts, ts_ms.size])
-    chosen = np.unique([0, *_some(rng, np.arange(starts.size), _RUNS)]) if starts.size else np.array([], dtype=np.intp)
-    midnights = _some(rng, np.flatnonzero(ts_ms % DAY_MS == 0), _MIDNIGHTS)
+    chosen = np.array([], dtype=np.intp)
+    if starts.size:
+        chosen = np.unique([0, *_choose(rng, np.arange(starts.size), _SEGMENTS)])
+    midnights = _choose(rng, np.flatnonzero(ts_ms % DAY_MS == 0), _MIDNIGHTS)
     edges = np.concatenate([[0], starts[chosen], starts[chosen] - 1, midnights, midnights - 1]).astype(np.int64)
-    edges = np.concatenate([edges[edges >= 0], *(_some(rng, rows, _ODD) for rows in _odd_rows(candles[symbol]))])
-    random = np.concatenate([with_values, _some(rng, anywhere, points - with_values.size)])
-    long = sorted(chosen.tolist(), key=lambda i: -lengths[i])
-    return Cuts(
+    unusual = [_choose(rng, rows, _UNUSUAL) for rows in _unusual_rows(candles[symbol])]
+    edges = np.concatenate([edges[edges >= 0], *unusual])
+    random = np.concatenate([with_values, _choose(rng, anywhere, points - with_values.size)])
+    longest_first = sorted(chosen.tolist(), key=lambda i: -lengths[i])
+    return CutPoints(
         random=tuple(np.unique(random).tolist()),
         edges=tuple(np.unique(edges).tolist()),
-        full=tuple(_some(rng, complete[complete < ts_ms.size - 1], _FULL).tolist())
-        or tuple(_some(rng, anywhere[:-1], _FULL).tolist()),
-        runs=tuple((int(starts[i]), int(counts[starts[i] : starts[i] + lengths[i]].max())) for i in long),
+        full=tuple(_choose(rng, complete[complete < ts_ms.size - 1], _FULL).tolist())
+        or tuple(_choose(rng, anywhere[:-1], _FULL).tolist()),
+        segments=tuple((int(starts[i]), int(counts[starts[i] : starts[i] + lengths[i]].max())) for i in longest_first),
     )
 
 
-def _odd_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
-    """Give the rows of candles of each odd kind: where a formula divides by nothing, and the largest there are."""
+def _unusual_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows without volume, without range and without move, at which formulas divide by 0, and the largest."""
     close = frame["close"].to_numpy()
     volume, span = frame["volume"].to_numpy(), (frame["high"] - frame["low"]).to_numpy()
     move = np.abs(np.diff(close, prepend=close[:1]))
@@ -132,6 +122,6 @@ def _odd_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
         yield np.array([np.argmax(sizes)])
 
 
-def _some(rng: np.random.Generator, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return up to `count` different ones of the rows, in random order."""
+def _choose(rng: np.random.Generator, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return up to `count` distinct rows, in random order."""
     return rng.permutation(rows)[:count] if rows.size <= 4 * count else rng.choice(rows, count, replace=False)

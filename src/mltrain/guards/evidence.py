@@ -1,4 +1,4 @@
-"""What a guard has found: frozen evidence, fit for a card, and the error that ends a run."""
+"""The evidence of a guard: what it checked, what failed, and the error that ends a run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _HINT: Final = "a score that used future information is worthless: fix or remove
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that a guard did.
+    """The evidence of one check of a guard.
 
     Attributes:
-        name: What was checked.
-        points: How many values were compared.
-        worst: The largest deviation met, finite; its unit is in `detail`.
-        case: The feature, symbol and time of the worst; empty where nothing deviates.
-        detail: What was done, and what `worst` means.
+        name: The check.
+        points: Number of values compared.
+        worst: The largest deviation found, finite; `detail` names its unit.
+        case: Feature, symbol and time of the largest deviation; empty if nothing deviates.
+        detail: What was compared, and what `worst` means.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One leak; of the same kind, feature and symbol only the first is kept.
+    """One leak; only the first of each check, feature and symbol is kept.
 
     Attributes:
-        feature: The feature, or "label", or the block where no feature is at fault.
+        feature: The feature, "label", or the name of a block or array if no single feature is wrong.
         symbol: The symbol, or "all".
-        time_ms: Open time of the candle whose value is wrong, ms UTC; None where no single time is at fault.
-        expected: The value that should be.
-        got: The value that is.
-        why: What that means.
-        hint: What to do, if known.
+        time_ms: Open time of the candle whose value is wrong, ms UTC; None if no single time is wrong.
+        expected: The right value.
+        got: The value found.
+        why: What is wrong.
+        hint: What to do; empty if unknown.
     """
 
     feature: str
@@ -65,12 +65,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class SuspectFeature:
-    """A feature that alone predicts the label of one symbol better than is plausible.
+    """A feature that predicts the label of one symbol implausibly well without any other.
 
     Attributes:
         feature: The feature.
         symbol: The symbol.
-        auc: Its |AUC - 1/2| + 1/2 on this symbol's training rows.
+        auc: |AUC - 1/2| + 1/2 on the symbol's training rows, 0.5 to 1.
     """
 
     feature: str
@@ -80,16 +80,16 @@ class SuspectFeature:
 
 @dataclass(frozen=True, slots=True)
 class GuardResult:
-    """What a guard found.
+    """The result of one guard.
 
     Attributes:
         name: "future_info", "time_split" or "feature_audit".
         passed: Whether there is no failure.
-        checks: What was done, in order.
-        failures: What is wrong, in order of discovery.
-        warnings: What is suspicious.
-        seconds: Time that it took.
-        suspects: The features above `auc_warn`, by symbol, the highest AUC first; empty for the other guards.
+        checks: The evidence of each check, in a fixed order.
+        failures: The leaks, in order of discovery.
+        warnings: Findings that are suspicious, but no proof of a leak.
+        seconds: Run time.
+        suspects: Features above `auc_warn` on a symbol, highest AUC first; empty for guards other than "feature_audit".
     """
 
     name: str
@@ -105,19 +105,17 @@ def check_guards(results: Sequence[GuardResult]) -> None:
     """Check that every guard passed.
 
     Raises:
-        LeakageError: One did not; the message names every failure with feature, symbol, time and both values.
+        LeakageError: One failed; the message lists every failure with feature, symbol, time and both values.
     """
     failures = [f"{result.name}: {failure}" for result in results for failure in result.failures]
-    silent = [
-        f"{result.name}: failed without saying why" for result in results if not (result.passed or result.failures)
-    ]
+    silent = [f"{result.name}: failed without a reason" for result in results if not (result.passed or result.failures)]
     if failures or silent:
         hints = dict.fromkeys(failure.hint or _HINT for result in results for failure in result.failures)
         raise LeakageError("\n".join([*failures, *silent]), hint="; ".join(hints) or _HINT)
 
 
 class Findings:
-    """Collects what one guard does and finds."""
+    """Collects the evidence of one guard."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -128,14 +126,14 @@ class Findings:
         self.warnings: list[str] = []
         self.suspects: list[SuspectFeature] = []
 
-    def did(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
-        """Count `points` more comparisons of a check, and keep the worst deviation (what is not finite counts 1).
+    def count(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
+        """Count comparisons of a check, and keep its largest deviation.
 
         Args:
             check: The check.
-            points: How many values were compared.
-            worst: The largest deviation among them.
-            case: Where that was.
+            points: Number of values compared.
+            worst: The largest deviation among them; infinite or NaN counts as 1.
+            case: Where it was found.
         """
         self._points[check] = self._points.get(check, 0) + points
         worst = worst if math.isfinite(worst) else 1.0
@@ -143,15 +141,15 @@ class Findings:
             self._worst[check] = worst, case
 
     def fail(self, check: str, failure: Failure) -> None:
-        """Record a failure, where that check has not failed for that feature and symbol before."""
+        """Record a failure, unless the check has already failed for this feature and symbol."""
         self._failures.setdefault((check, failure.feature, failure.symbol), failure)
 
     def has_failed(self, check: str, feature: str, symbol: str) -> bool:
-        """Tell whether that check has failed for that feature and symbol."""
+        """Return whether the check has failed for this feature and symbol."""
         return (check, feature, symbol) in self._failures
 
     def result(self, details: Mapping[str, str]) -> GuardResult:
-        """Return the evidence, with a check for each of `details`, in that order."""
+        """Return the evidence, with one Check per key of `details`, in that order."""
         failures = tuple(self._failures.values())
         return GuardResult(
             name=self._name,
@@ -168,12 +166,12 @@ class Findings:
 
 
 def format_value(value: float) -> str:
-    """Return a feature's value so that two different ones never look alike; NaN stands for none."""
+    """Format a feature's value so that different values differ as texts; NaN stands for no value."""
     return NO_VALUE if math.isnan(value) else repr(float(value))
 
 
 def format_names(names: Iterable[str], *, shown: int = 5) -> str:
-    """Return the first names, and how many more there are."""
+    """Format the first names, and the number of further ones."""
     names = list(names)
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

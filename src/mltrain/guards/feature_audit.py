@@ -1,7 +1,7 @@
-"""feature_audit: the matrix is what the registry says, and no column knows the label.
+"""feature_audit: the training matrix matches the registry, and no column contains the label.
 
-Looks at the inner rows only, never at the holdout's. Single features are judged symbol by symbol: in a pool, a leak
-in the rows of one symbol would be diluted by the others.
+Only rows of the inner part are read, none of the holdout. Single features are judged symbol by symbol: in a pool, the
+other symbols would dilute a leak in the rows of one.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ if TYPE_CHECKING:
 
 _ALL: Final = "all"
 
-# Rows that are judged, evenly spread: the AUC of a quarter of a million rows is known to 0.001, of ten thousand to
-# 0.006, of forty thousand test labels to 0.003; a leak is a hundred times that.
-_AUC_ROWS: Final = 250_000  # of all symbols together
-_AUC_SYMBOL_ROWS: Final = 10_000  # of each symbol at least, where it has so many
-# An AUC counts as above a limit if it exceeds it by three of its standard deviations, so that chance in a few rows does
-# not. For 0.7 that takes 15 rows of each class; then an AUC of 1/2 gets there once in 100,000 times.
+# Rows used, evenly spread: all symbols together, and at least this many of each. The standard error of an AUC is 0.001
+# for a quarter of a million rows, 0.006 for ten thousand, 0.003 for forty thousand test labels; a leak is a hundred
+# times as large.
+_AUC_ROWS: Final = 250_000
+_AUC_SYMBOL_ROWS: Final = 10_000
+# An AUC counts as above a limit if it exceeds it by three standard deviations, so that chance in a few rows does not.
+# For 0.7 that takes 15 rows of each class; then a true AUC of 1/2 exceeds it once in 100,000 times.
 _AUC_DEVIATIONS: Final = 3.0
 _CANARY_ROWS: Final = 60_000
 _CANARY_TRAIN_SHARE: Final = 0.6
 _CANARY_ROUNDS: Final = 30
 _CANARY_LEAST_ROWS: Final = 200
 
-# Shuffled labels are exchangeable, so the AUC of any score is normal around 1/2 with the variance of the rank sum:
-# beyond 4.417 of its deviations lies a share of 1e-5 of honest runs.
+# Shuffled labels are exchangeable, so the AUC of any score is normal around 1/2 with the variance of the rank sum
+# (Mann and Whitney 1947): 1e-5 of the runs without a leak are beyond 4.417 standard deviations.
 _CHANCE_DEVIATIONS: Final = 4.417
 
 _DETAILS: Final = {
-    "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share that is wrong",
+    "schema": "values: columns, order, type, finite; labels 0 or 1; rows in order of time; worst: share not finite",
     "registry": "features of the registry that is read back from its stored form; hash {sha256}",
-    "auc": "single features, symbol by symbol; worst: the best one's |AUC - 1/2| + 1/2",
+    "auc": "single features, symbol by symbol; worst: the largest |AUC - 1/2| + 1/2",
     "constant": "columns with more than one value",
     "shuffled_labels": "rows whose labels a model trained on shuffled labels had to predict; worst: |AUC - 1/2|",
 }
@@ -63,7 +64,7 @@ def feature_audit(
     auc_warn: float,
     auc_fail: float,
 ) -> GuardResult:
-    """Check the matrix that the learner is handed.
+    """Check the training matrix.
 
     Args:
         feature_set: The registry.
@@ -73,9 +74,9 @@ def feature_audit(
         ts_ms: Open times of these rows, ms UTC, rising or equal, shape (n,).
         symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
         symbols: The symbols.
-        seed: Of the shuffling, and of the model that is trained on it.
-        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows warns above this.
-        auc_fail: Above this it fails.
+        seed: Seed of the shuffling, and of the model that is trained on it.
+        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows above this is a warning.
+        auc_fail: Above this it is a failure.
 
     Returns:
         The evidence; `suspects` are all features and symbols above `auc_warn`.
@@ -121,7 +122,8 @@ def auc(scores: NDArray[Any], y: NDArray[np.uint8]) -> float:
     """
     order = np.argsort(scores)
     ranked, hits = scores[order], y[order].astype(np.int64)
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each group of equal scores
+    # The first row of each group of equal scores.
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     ones = np.add.reduceat(hits, first)
     zeros = np.diff(np.append(first, hits.size)) - ones
     below = np.cumsum(zeros) - zeros
@@ -140,15 +142,16 @@ def auc_deviation(value: float, ones: float, zeros: float) -> float:
     0.097
     """
     ones, zeros = max(1.0, ones), max(1.0, zeros)
-    above_both = value / (2 - value) - value**2  # two 1s above one 0
-    below_both = 2 * value**2 / (1 + value) - value**2  # two 0s below one 1
+    # Of two 1s above one 0, and of two 0s below one 1.
+    above_both = value / (2 - value) - value**2
+    below_both = 2 * value**2 / (1 + value) - value**2
     variance = (value * (1 - value) + (ones - 1) * above_both + (zeros - 1) * below_both) / (ones * zeros)
     return math.sqrt(max(0.0, variance))
 
 
 def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
     again = FeatureSet.from_json(feature_set.to_json(), where="the registry")
-    findings.did("registry", len(feature_set.features))
+    findings.count("registry", len(feature_set.features))
     if again != feature_set or again.registry_sha256 != feature_set.registry_sha256:
         hashes = feature_set.registry_sha256, again.registry_sha256
         findings.fail("registry", Failure("registry", _ALL, None, *hashes, "its stored form reads back differently"))
@@ -156,7 +159,7 @@ def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Matrix:
-    """What the learner is handed: see `feature_audit`."""
+    """The arrays of the training matrix; see `feature_audit`."""
 
     names: Sequence[str]
     x: NDArray[np.float32]
@@ -166,7 +169,7 @@ class _Matrix:
 
 
 def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failure]:
-    """Compare columns, shapes and types with what they must be."""
+    """Yield wrong columns, shapes and types."""
     for i, (name, found) in enumerate(zip(expected, matrix.names, strict=False)):
         if name != found:
             yield Failure(found, _ALL, None, name, found, f"column {i} is not the registry's")
@@ -184,7 +187,7 @@ def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failu
 
 
 def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Failure]:
-    """Look for values that no learner should see."""
+    """Yield values that a learner must not get."""
     for i in np.flatnonzero(~usable.all(axis=0)).tolist():
         row = int(np.flatnonzero(~usable[:, i])[0])
         got, when = str(matrix.x[row, i]), int(matrix.ts_ms[row])
@@ -201,11 +204,11 @@ def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Fail
 
 
 def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) -> bool:
-    """Check form and values of the arrays; tell whether they can be looked at further."""
+    """Check form and values of the arrays; return whether further checks can run."""
     problems = list(_form_problems(feature_set.names, matrix))
     if not problems:
         usable = np.isfinite(matrix.x)
-        findings.did("schema", usable.size, float(1 - usable.mean()) if usable.size else 0.0)
+        findings.count("schema", usable.size, float(1 - usable.mean()) if usable.size else 0.0)
         problems = list(_value_problems(matrix, usable))
     for failure in problems:
         findings.fail(f"schema: {failure.why}", failure)
@@ -214,7 +217,7 @@ def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) 
 
 def _check_constant(findings: Findings, matrix: _Matrix) -> None:
     constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
-    findings.did("constant", len(matrix.names), len(constant) / len(matrix.names))
+    findings.count("constant", len(matrix.names), len(constant) / len(matrix.names))
     if constant:
         findings.warnings.append(f"constant in training: {format_names(constant, shown=len(constant))}")
 
@@ -229,18 +232,18 @@ def _check_single_features(
     horizon_bars: int,
     limits: tuple[float, float],
 ) -> bool:
-    """Check how well each feature alone predicts one symbol's label; return whether there are enough rows to judge."""
+    """Check how well each single feature predicts one symbol's label; return whether there are enough rows."""
     judged = rows[_spread(rows.size, most_rows)]
     labels = matrix.y[judged]
     ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
-    # Labels overlap: of every `horizon` consecutive ones, only one is independent.
+    # Labels overlap: only one in `horizon_bars` consecutive ones is independent.
     share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
     clearly = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
     if not (ones and zeros) or clearly[0] > 1:
         return False
     for i, name in enumerate(matrix.names):
         value = abs(auc(matrix.x[judged, i], labels) - 0.5) + 0.5
-        findings.did("auc", 1, value, case=f"{name} of {symbol}")
+        findings.count("auc", 1, value, case=f"{name} of {symbol}")
         if value > clearly[0]:
             findings.suspects.append(SuspectFeature(name, symbol, value))
         if value > clearly[1]:
@@ -254,7 +257,7 @@ def _check_single_features(
 
 
 def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArray[np.uint8], *, seed: int) -> None:
-    """Train on shuffled labels, forward in time, and check that the result is chance."""
+    """Train on shuffled labels, forward in time, and check that the AUC is one of chance."""
     rows = _spread(y.size, _CANARY_ROWS)
     labels = np.random.default_rng(seed).permutation(y[rows])
     cut = round(rows.size * _CANARY_TRAIN_SHARE)
@@ -266,10 +269,10 @@ def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArra
     found = auc(_scores(x[rows], labels, cut, seed), test)
     ones = int(test.sum())
     deviation = math.sqrt((test.size + 1) / (12 * ones * (test.size - ones)))
-    findings.did("shuffled_labels", test.size, abs(found - 0.5))
+    findings.count("shuffled_labels", test.size, abs(found - 0.5))
     if abs(found - 0.5) > _CHANCE_DEVIATIONS * deviation:
         expected = f"an AUC of 0.5 within {_CHANCE_DEVIATIONS * deviation:.4f}"
-        why = "a model of shuffled labels predicts them: the way from rows to score leaks"
+        why = "a model trained on shuffled labels predicts them: the order of the rows leaks"
         findings.fail("shuffled_labels", Failure("matrix", _ALL, None, expected, f"{found:.4f}", why))
 
 
@@ -294,5 +297,5 @@ def _scores(x: NDArray[np.float32], labels: NDArray[np.uint8], cut: int, seed: i
 
 
 def _spread(rows: int, most: int) -> NDArray[np.intp]:
-    """Return all row numbers, or `most` evenly spread ones."""
+    """Return all row numbers, or at most `most` evenly spread ones."""
     return np.arange(rows) if rows <= most else np.linspace(0, rows - 1, most).astype(np.intp)

@@ -1,12 +1,12 @@
-"""The sweep: most of a market's rows at once, each with false candles all around its own lookback.
+"""The sweep: check most rows of a market at once, each with false candles all around its lookback.
 
-A cut tests one moment. Where a feature looks ahead at one row of two thousand, thirty cuts would miss it. Here the
-history is laid out in tiles: a feature's lookback of true candles, then some false ones, then again; every row that
-ends a tile must have the value of the batch. Each phase moves the tiles by some rows, so that as many phases as a tile
-and its gap have rows have tested every row. False candles are those of other times, rescaled: plausible ones, so that
-a running sum, which remembers what has passed, is not accused of more than its rounding.
+A cut point tests one row. A feature that looks ahead at one row in two thousand would escape thirty cut points. The
+sweep divides the history into tiles: a feature's lookback of true candles, then a gap of false ones, then the next
+tile. Every row that ends a tile must have the value of the batch. Each phase moves the tiles by some rows; as many
+phases as a tile and its gap have rows would test every row. False candles are those of other times, rescaled: so
+plausible that a running sum, which remembers earlier candles, shows no more than its rounding.
 
-Ops of the user's own get twenty times the phases: mltrain's have their tests, a user's have this.
+User ops get twenty times the phases: the built-in ops have tests, a user's op has only the audit.
 """
 
 from __future__ import annotations
@@ -19,79 +19,74 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import PRICES, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.features.spec import columns_read
-from mltrain.guards.audited_symbol import differ, values_of
-from mltrain.guards.cut_points import bars_of
-from mltrain.guards.equality import compare_closely
+from mltrain.guards.cut_points import count_bars
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from mltrain.features.spec import FeatureSet
-    from mltrain.guards.audited_symbol import Candles, Compute, Part, Subject
-    from mltrain.guards.equality import Canary, Verdicts
+    from mltrain.guards.audited_symbol import AuditedSymbol, Canary, Candles, FeatureGroup, Values
 
 DETAIL: Final = (
     "values of rows spread over the whole history, with false candles before and after each one's lookback; worst: "
-    "deviation in units of the feature's scale"
+    "deviation in standard deviations"
 )
 
 _PHASES_PER_POINT: Final = 0.1
-_OWN_PHASES_PER_POINT: Final = 2
-_LEAST_GAP: Final = 3  # false candles behind a tile: so far ahead is looked at wherever a tile ends
+_USER_OP_PHASES_PER_POINT: Final = 2
+# False candles after a tile; a feature that looks so far ahead is caught at every end of a tile.
+_MIN_GAP: Final = 3
 _GAP_SHARE: Final = 0.25
 _GAP_FACTORS: Final = (1, 4, 16)
-_TURNS: Final = (0, 0, 1, 0, 0, 2)  # which of these gaps comes next
-_FALSE_FACTOR: Final = (0.4, 0.8)  # of a false price or volume, or its inverse: never the true one
+# Indices of _GAP_FACTORS: which gap each phase takes, in turn.
+_TURNS: Final = (0, 0, 1, 0, 0, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep needs to know of a run of the audit.
+    """The sweep over all symbols of a market.
 
     Attributes:
-        compute: What computes features.
         candles: True candles by symbol.
-        false: As many false ones, with the same times.
-        points: How thorough the audit is.
+        false: False candles by symbol, with the same times.
+        points: Random cut points of the audit; the number of phases is proportional.
         rng: Chooses the phases.
     """
 
-    compute: Compute
     candles: Candles
     false: Candles
     points: int
     rng: np.random.Generator
 
-    def run(self, subject: Subject, verdicts: Verdicts, canary: Canary) -> None:
+    def run(self, audited: AuditedSymbol, canary: Canary) -> None:
         """Sweep the features of one symbol."""
-        for bars, part in subject.lookbacks:
-            step_ms = interval_ms(part.features.interval)
-            ready = bars_of(subject.symbol, part.reads, self.candles, step_ms) >= bars
-            tiles = _Tiles(self, subject, part, bars)
+        for bars, group in audited.by_lookback:
+            step_ms = interval_ms(group.features.interval)
+            complete = count_bars(audited.symbol, group.reads, self.candles, step_ms) >= bars
+            tiles = _Tiles(audited, group, bars, self.candles, self.false)
             failed: set[int] = set()
-            for ends in self._phases(ready, part, bars):
-                failed |= tiles.check(ends, verdicts, canary, known=failed)
+            for ends in self._phases(np.flatnonzero(complete), bars, user_ops=group.user_ops):
+                failed |= tiles.check(ends, canary, known=failed)
 
-    def _phases(self, ready: NDArray[np.bool_], part: Part, bars: int) -> Iterator[NDArray[np.intp]]:
-        """Give the rows that end a tile, phase by phase."""
-        share = _OWN_PHASES_PER_POINT if part.own else _PHASES_PER_POINT
-        rows = np.flatnonzero(ready)
-        every = (rows[rows % period == offset] for period, offset in _layouts(bars, self.rng))
-        yield from islice((ends for ends in every if ends.size), max(1, round(share * self.points)))
+    def _phases(self, rows: NDArray[np.intp], bars: int, *, user_ops: bool) -> Iterator[NDArray[np.intp]]:
+        """Yield the rows that end a tile, phase by phase."""
+        per_point = _USER_OP_PHASES_PER_POINT if user_ops else _PHASES_PER_POINT
+        phases = (rows[rows % period == offset] for period, offset in _layouts(bars, self.rng))
+        yield from islice((ends for ends in phases if ends.size), max(1, round(per_point * self.points)))
 
 
 def _layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Give every way to lay out tiles, as (period, offset): mostly of the shortest gap, which looks at most rows.
+    """Yield every layout of tiles as (period, offset) in rows, mostly with the shortest gap, which tests most rows.
 
-    The period is prime: what a feature reads some tiles further back would else be true candles again, in every phase.
+    Periods are prime: otherwise a feature that reads some tiles further back could find true candles in every phase.
     """
-    gap = max(_LEAST_GAP, round(bars * _GAP_SHARE))
-    periods = [_prime(bars + gap * factor) for factor in _GAP_FACTORS]
+    gap = max(_MIN_GAP, round(bars * _GAP_SHARE))
+    periods = [_next_prime(bars + gap * factor) for factor in _GAP_FACTORS]
     waiting = [rng.permutation(period).tolist() for period in periods]
     while any(waiting):
         for turn in _TURNS:
@@ -99,98 +94,75 @@ def _layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
                 yield periods[turn], waiting[turn].pop()
 
 
-def _prime(least: int) -> int:
-    """Return the least prime that is not below a number.
+def _next_prime(minimum: int) -> int:
+    """Return the smallest prime of at least `minimum`.
 
-    >>> _prime(8)
+    >>> _next_prime(8)
     11
     """
-    return next(n for n in count(least) if all(n % d for d in range(2, isqrt(n) + 1)))
-
-
-def false_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Return a market that never was: the candles of other times, each rescaled, at the times of these."""
-    rows = frame.height
-    there = np.roll(np.arange(rows), int(rng.integers(rows // 4, rows - rows // 4 + 1)))
-    price, volume, trades = (_factors(rng, rows) for _ in range(3))
-    factors: Mapping[str, NDArray[np.float64]] = {
-        **dict.fromkeys(PRICES, price),
-        **dict.fromkeys(("volume", "taker_buy_base"), volume),
-        **dict.fromkeys(("quote_volume", "taker_buy_quote"), price * volume),
-        "trades": trades,
-    }
-    columns = [
-        column
-        if column.name not in factors or column.has_nulls()
-        else pl.Series(column.name, column.to_numpy()[there] * factors[column.name]).cast(column.dtype)
-        for column in frame.get_columns()
-    ]
-    return pl.DataFrame(columns)
-
-
-def _factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    factor: NDArray[np.float64] = rng.uniform(*_FALSE_FACTOR, rows)
-    return np.where(rng.random(rows) < 1 / 2, factor, 1 / factor)
+    return next(n for n in count(minimum) if all(n % d for d in range(2, isqrt(n) + 1)))
 
 
 class _Tiles:
-    """One group of features with the same lookback, and frames of true and false candles for them."""
+    """The true and false candles that features of one lookback read."""
 
-    def __init__(self, sweep: Sweep, subject: Subject, part: Part, bars: int) -> None:
-        self._sweep = sweep
-        self._subject = subject
-        self._part = part
+    def __init__(
+        self, audited: AuditedSymbol, group: FeatureGroup, bars: int, candles: Candles, false: Candles
+    ) -> None:
+        self._audited = audited
+        self._group = group
         self._bars = bars
-        self._columns = {symbol: _columns_needed(part.features, symbol, subject.symbol) for symbol in part.reads}
-        self._true = {symbol: sweep.candles[symbol].select(names) for symbol, names in self._columns.items()}
-        self._false = {symbol: sweep.false[symbol].select(names) for symbol, names in self._columns.items()}
-        self._ts_ms = {symbol: times_ms(frame) for symbol, frame in self._true.items()}
+        columns = {symbol: _columns_needed(group.features, symbol, audited.symbol) for symbol in group.reads}
+        self._true = {symbol: candles[symbol].select(names) for symbol, names in columns.items()}
+        self._false = {symbol: false[symbol].select(names) for symbol, names in columns.items()}
 
-    def check(self, ends: NDArray[np.intp], verdicts: Verdicts, canary: Canary, *, known: set[int]) -> set[int]:
-        """Check the rows that end a tile; return the features that fail, those of `known` are not told again."""
-        clean = _tiles(self._subject.ts_ms.size, ends, self._bars)
+    def check(self, ends: NDArray[np.intp], canary: Canary, *, known: set[int]) -> set[int]:
+        """Check the rows that end a tile; return the failing features, and record those that are not yet known."""
+        audited, group = self._audited, self._group
+        clean = _mark_tiles(audited.ts_ms.size, ends, self._bars)
         got = self._values(clean)[ends]
-        expected = self._subject.batch[np.ix_(ends, self._part.columns)]
-        canary.note("sweep", expected[:, -1], differ(expected[:, -1], got[:, -1]))
-        close = compare_closely(expected[:, :-1], got[:, :-1], self._subject.scale[self._part.columns[:-1]])
-        verdicts.did("sweep", self._part, ends, close.gap)
-        failing = set(np.flatnonzero(close.wrong.any(axis=0)).tolist())
+        canary.note("sweep", audited.batch[ends, -1], got[:, -1])
+        comparison = audited.compare(group, ends, got)
+        audited.count("sweep", group, ends, comparison.deviation)
+        failing = set(np.flatnonzero(comparison.wrong.any(axis=0)).tolist())
         for i in sorted(failing - known):
-            at = int(np.flatnonzero(close.wrong[:, i])[0])
-            why, other = self._explain(clean, int(ends[at]), i) or ("lookback", float(got[at, i]))
-            verdicts.fail("sweep", self._part, i, int(ends[at]), got=other, why=why)
+            at = int(np.flatnonzero(comparison.wrong[:, i])[0])
+            why, value = self._find_cause(clean, int(ends[at]), i) or ("lookback", float(got[at, i]))
+            audited.fail("sweep", group, i, int(ends[at]), got=value, why=why)
         return failing
 
-    def _explain(self, clean: NDArray[np.bool_], row: int, index: int) -> tuple[str, float] | None:
-        """Tell whether it is what comes after a row that changes its value, or what lies before its lookback.
+    def _find_cause(self, clean: NDArray[np.bool_], row: int, index: int) -> tuple[str, float] | None:
+        """Find out whether later candles change a value, or candles before its lookback.
 
         Returns:
-            What it is, and the value that it gives; None where it needs both.
+            "poison" or "lookback", and the value that results; None if only both together change it.
         """
-        for why, part in (("poison", slice(None, row + 1)), ("lookback", slice(row + 1, None))):
+        for why, true_rows in (("poison", slice(None, row + 1)), ("lookback", slice(row + 1, None))):
             half = clean.copy()
-            half[part] = True
-            got = self._values(half)[row : row + 1, index : index + 1]
-            column = self._part.columns[index]
-            expected = self._subject.batch[row : row + 1, column : column + 1]
-            if compare_closely(expected, got, self._subject.scale[column : column + 1]).wrong.any():
-                return why, float(got[0, 0])
+            half[true_rows] = True
+            got = self._values(half)[row : row + 1]
+            if self._audited.compare(self._group, np.array([row]), got).wrong[0, index]:
+                return why, float(got[0, index])
         return None
 
-    def _values(self, clean: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Compute with true candles at the rows that are marked, at the same times for other symbols, else false."""
-        kept = self._subject.ts_ms[clean]
+    def _values(self, clean: NDArray[np.bool_]) -> Values:
+        """Compute with true candles at the marked rows (of other symbols: at their times), and false ones elsewhere."""
+        kept_ms = self._audited.ts_ms[clean]
         frames = {}
         for symbol, true in self._true.items():
-            marks = clean if symbol == self._subject.symbol else np.isin(self._ts_ms[symbol], kept)
-            frames[symbol] = _mix(true, self._false[symbol], marks)
-        return values_of(self._sweep.compute, self._part.features, self._subject.symbol, frames)
+            marks = clean if symbol == self._audited.symbol else np.isin(times_ms(true), kept_ms)
+            columns = [
+                one if one.name == "ts" else pl.Series(one.name, np.where(marks, one.to_numpy(), other.to_numpy()))
+                for one, other in zip(true.get_columns(), self._false[symbol].get_columns(), strict=True)
+            ]
+            frames[symbol] = pl.DataFrame(columns)
+        return self._audited.values(self._group, frames)
 
 
-def _tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool_]:
+def _mark_tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool_]:
     """Mark the last `bars` rows up to each of `ends`.
 
-    >>> _tiles(6, np.array([1, 5]), 2).tolist()
+    >>> _mark_tiles(6, np.array([1, 5]), 2).tolist()
     [True, True, False, False, True, True]
     """
     edges = np.zeros(rows + 1, dtype=np.int64)
@@ -200,17 +172,9 @@ def _tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool_]:
     return marks
 
 
-def _mix(true: pl.DataFrame, false: pl.DataFrame, marks: NDArray[np.bool_]) -> pl.DataFrame:
-    columns = [
-        one if one.name == "ts" else pl.Series(one.name, np.where(marks, one.to_numpy(), other.to_numpy()))
-        for one, other in zip(true.get_columns(), false.get_columns(), strict=True)
-    ]
-    return pl.DataFrame(columns)
-
-
-def _columns_needed(features: FeatureSet, symbol: str, of: str) -> list[str]:
-    """Return the columns of a symbol that the features read; its times, and its closes for the canary."""
-    read = {name for spec in features.features for name in columns_read(spec, leader=symbol != of)}
-    if symbol == of:  # on the leader itself its columns are not read, but have to be there
+def _columns_needed(features: FeatureSet, symbol: str, audited: str) -> list[str]:
+    """Return the columns of a symbol that the features read, its times, and the closes that the canary reads."""
+    read = {name for spec in features.features for name in columns_read(spec, leader=symbol != audited)}
+    if symbol == audited:
         read |= {"close"}
     return ["ts", *sorted(read - {"ts"})]

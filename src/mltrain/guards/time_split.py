@@ -1,4 +1,4 @@
-"""time_split: the blocks handed to the learner lie one after another, labels included."""
+"""time_split: the blocks of rows that the learner gets do not overlap in time, labels included."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from mltrain.guards.evidence import GuardResult
 
 _DETAILS: Final[Mapping[str, str]] = {
-    "order": "pairs of blocks: the earlier one's last label is over, and the embargo past, before the later begins",
+    "order": "pairs of blocks: the earlier one's last label and the embargo end before the later block begins",
     "labels": "rows whose label ends after the row itself",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockArrays:
-    """The times of a block's rows, as the learner is handed them; of all symbols together.
+    """The times of the rows of one block, all symbols together.
 
     Attributes:
-        name: What the block is called.
+        name: The block's name in messages.
         ts_ms: Open time of each row's candle, ms UTC, shape (n,).
-        label_end_ms: Open time of the candle that each row's label ends with, ms UTC, shape (n,).
+        label_end_ms: Open time of the last candle of each row's label, ms UTC, shape (n,).
     """
 
     name: str
@@ -39,17 +39,17 @@ class BlockArrays:
 
 
 def time_split(pairs: Sequence[tuple[BlockArrays, BlockArrays]], *, embargo_ms: int) -> GuardResult:
-    """Check that no row of an earlier block knows anything of the later one.
+    """Check that no label of an earlier block reaches into a later block.
 
-    The law for each pair: the earliest candle of the later block opens more than `embargo_ms` after the latest label
-    of the earlier one has ended. It is asserted on the largest and smallest times, so rows in any order are judged.
+    For each pair, the first candle of the later block must open more than `embargo_ms` after the last label of the
+    earlier block has ended, whatever the order of the rows.
 
     Args:
-        pairs: Blocks as (earlier, later); each pair that must be in order stands here.
-        embargo_ms: Time to be left between them on top, 0 or more.
+        pairs: Every (earlier, later) pair of blocks that must be in order.
+        embargo_ms: Additional time between the blocks, 0 or more.
 
     Returns:
-        The evidence; `worst` of the order is 0, as a pair passes or fails.
+        The evidence; `worst` is always 0, because a pair either passes or fails.
     """
     findings = Findings("time_split")
     if not pairs:
@@ -63,7 +63,7 @@ def time_split(pairs: Sequence[tuple[BlockArrays, BlockArrays]], *, embargo_ms: 
 
 
 def _check_pair(findings: Findings, earlier: BlockArrays, later: BlockArrays, embargo_ms: int) -> None:
-    findings.did("order", 1)
+    findings.count("order", 1)
     name = f"{earlier.name} before {later.name}"
     empty = [block.name for block in (earlier, later) if not block.ts_ms.size]
     if empty:
@@ -71,14 +71,12 @@ def _check_pair(findings: Findings, earlier: BlockArrays, later: BlockArrays, em
         return
     last_end, first = int(earlier.label_end_ms.max()), int(later.ts_ms.min())
     if last_end + embargo_ms >= first:
-        why = (
-            f"{earlier.name} reaches into {later.name}: its last label and the embargo of {embargo_ms} ms must be over"
-        )
+        why = f"{earlier.name} reaches into {later.name}: its last label and {embargo_ms} ms of embargo must end first"
         findings.fail("order", Failure(name, "all", first, f"before {format_ms(first)}", format_ms(last_end), why))
 
 
 def _check_labels(findings: Findings, block: BlockArrays) -> None:
-    findings.did("labels", block.ts_ms.size)
+    findings.count("labels", block.ts_ms.size)
     if block.ts_ms.shape != block.label_end_ms.shape:
         shapes = f"{block.ts_ms.size} times", f"{block.label_end_ms.size} label ends"
         findings.fail("labels", Failure(block.name, "all", None, *shapes, "every row needs both"))

@@ -198,7 +198,7 @@ def _other_ops(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, 
     used = {spec.op for spec in feature_set.features}
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))
     drawn = [
-        random_feature(op, rng, name=op, leader=leader, most_bars=_OTHER_OPS_BARS)
+        random_feature(op, rng, name=op, leader=leader, max_bars=_OTHER_OPS_BARS)
         for op in sorted(OPS)
         if op not in used
     ]

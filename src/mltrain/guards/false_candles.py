@@ -1,0 +1,113 @@
+"""False candles: what replaces the candles that a feature or a label must not depend on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain.candles.frame import PRICES, times_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+# Far beyond any market, and far from where squares and sums overflow.
+_EXTREME: Final = 1e30
+_MAX_TRADES: Final = 2**52
+# Factor of a false price or volume, or its inverse: never 1, the true one.
+_FALSE_FACTOR: Final = (0.4, 0.8)
+
+
+def garbage(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFrame:
+    """Return candles without `ts` that resemble no market, but are finite, consistent and of the right types.
+
+    Args:
+        rng: Source of randomness.
+        rows: Number of candles.
+        extreme: Whether every amount is 1e-30 or 1e30, instead of spread over 16 decades.
+    """
+    prices = np.sort(_amounts(rng, (4, rows), extreme=extreme), axis=0)
+    swap = rng.random(rows) < 1 / 2
+    volumes = _amounts(rng, (2, rows), extreme=extreme) * (rng.random(rows) < 3 / 4)
+    bought = rng.random(rows)
+    trades: NDArray[Any] = rng.integers(0, _MAX_TRADES if extreme else 10_000, rows)
+    return pl.DataFrame(
+        {
+            "open": np.where(swap, prices[1], prices[2]),
+            "high": prices[3],
+            "low": prices[0],
+            "close": np.where(swap, prices[2], prices[1]),
+            "volume": volumes[0],
+            "quote_volume": volumes[1],
+            "trades": trades,
+            "taker_buy_base": volumes[0] * bought,
+            "taker_buy_quote": volumes[1] * bought,
+        }
+    )
+
+
+def _amounts(rng: np.random.Generator, shape: tuple[int, int], *, extreme: bool) -> NDArray[np.float64]:
+    if extreme:
+        return np.where(rng.random(shape) < 1 / 2, 1 / _EXTREME, _EXTREME)
+    amounts: NDArray[np.float64] = 10 ** rng.uniform(-8, 8, shape)
+    return amounts
+
+
+def plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """Return the candles of other times, each rescaled, at the times of these; no column keeps a true value."""
+    rows = frame.height
+    order = np.roll(np.arange(rows), int(rng.integers(rows // 4, rows - rows // 4 + 1)))
+    price, volume, trades = (_factors(rng, rows) for _ in range(3))
+    factors: Mapping[str, NDArray[np.float64]] = {
+        **dict.fromkeys(PRICES, price),
+        **dict.fromkeys(("volume", "taker_buy_base"), volume),
+        **dict.fromkeys(("quote_volume", "taker_buy_quote"), price * volume),
+        "trades": trades,
+    }
+    columns = [
+        column
+        if column.name not in factors or column.has_nulls()
+        else pl.Series(column.name, column.to_numpy()[order] * factors[column.name]).cast(column.dtype)
+        for column in frame.get_columns()
+    ]
+    return pl.DataFrame(columns)
+
+
+def _factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+    factor: NDArray[np.float64] = rng.uniform(*_FALSE_FACTOR, rows)
+    return np.where(rng.random(rows) < 1 / 2, factor, 1 / factor)
+
+
+def replace_after(frame: pl.DataFrame, time_ms: int, false: pl.DataFrame) -> pl.DataFrame:
+    """Return the candles with those that open after a time replaced; every open time stays.
+
+    Args:
+        frame: Candles of one symbol.
+        time_ms: Open time of the last candle that stays true, ms UTC.
+        false: At least as many candles as are replaced, without `ts`.
+    """
+    kept = int(np.searchsorted(times_ms(frame), time_ms, side="right"))
+    after = frame[kept:]
+    # A column that the source lacks stays empty, as it would in any candle still to come.
+    columns = [
+        column if column.name not in false.columns or column.has_nulls() else false[column.name].head(after.height)
+        for column in after.get_columns()
+    ]
+    return pl.concat([frame[:kept], pl.DataFrame(columns)])
+
+
+def take_until(frame: pl.DataFrame, time_ms: int) -> pl.DataFrame:
+    """Return the candles that open at or before a time, ms UTC."""
+    return frame[: int(np.searchsorted(times_ms(frame), time_ms, side="right"))]
+
+
+def take_between(candles: Mapping[str, pl.DataFrame], from_ms: int, to_ms: int) -> dict[str, pl.DataFrame]:
+    """Return every symbol's candles that open from one time to another, ms UTC, both included."""
+    found = {}
+    for symbol, frame in candles.items():
+        first, stop = np.searchsorted(times_ms(frame), [from_ms, to_ms + 1])
+        found[symbol] = frame[int(first) : int(stop)]
+    return found
