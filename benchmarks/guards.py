@@ -79,9 +79,9 @@ def cost(days: int, trials: int) -> int:
         began = time.perf_counter()
         report = train_anew(wanted, Store(Path(folder)), now_ms=time.time_ns() // 1_000_000, progress=Silent())
         seconds = time.perf_counter() - began
-    for guard in report.training.guards:
+    for guard in report.training.data.guards:
         print(f"{guard.name:14} {guard.seconds:6.1f} s")
-    guards = sum(guard.seconds for guard in report.training.guards)
+    guards = sum(guard.seconds for guard in report.training.data.guards)
     rest = seconds - guards
     print(f"whole training {seconds:6.1f} s, {len(SYMBOLS)} x {days} days, {trials} trials")
     print(f"the guards cost {guards / rest:.1%} of the rest (budget: 10 % of a training of 200 trials)")

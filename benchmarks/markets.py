@@ -174,7 +174,7 @@ def try_market(
         )
         report = train_anew(wanted, Store(data_dir), now_ms=CLOCK_MS, progress=Silent())
         truth = true_accuracy(pl.read_parquet(report.folder / "holdout.parquet"), kind, seed)
-    scores, verdict = report.training.scores, report.training.verdict
+    scores, verdict = report.training.holdout.scores, report.training.verdict
     unmet = [o for o in verdict.outcomes if o.outcome in {"failed", "held"}]
     accuracy = scores.intervals.accuracy
     return {
@@ -191,7 +191,7 @@ def try_market(
         "margin": scores.comparison.accuracy_margin.value,
         "ece": scores.after.ece,
         "ece_floor_p95": scores.null_floor.p95,
-        "method": report.training.calibration.method,
+        "method": report.training.model.calibration.method,
         "log_loss_auto": scores.after.log_loss,
         "log_loss_none": scores.before.log_loss,
         "seconds": round(time.perf_counter() - started, 1),

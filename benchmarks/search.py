@@ -46,7 +46,7 @@ from mltrain.card.lineage import available_cores
 from mltrain.config.loading import load_config
 from mltrain.config.train_config import IntRange
 from mltrain.features.registry import load_registry
-from mltrain.pipeline.leakage import split_samples
+from mltrain.pipeline.prepare import split_samples
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec

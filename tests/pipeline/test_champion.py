@@ -18,7 +18,7 @@ from mltrain.cli.evaluate import view
 from mltrain.gates.verdict import ChampionEvidence, NotApplicable, NotEvaluated, Origin
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
 from mltrain.pipeline.evaluate import evaluate
-from mltrain.pipeline.leakage import read_candles
+from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
 from mltrain.sources.source_spec import SourceSpec
@@ -65,10 +65,10 @@ def rivals(tmp_path_factory):
 
 def meet(workshop, report, **changes):
     run = report.training
-    holdout = take_rows(run.samples, run.split.holdout.span)
+    holdout = take_rows(run.data.samples, run.data.split.holdout.span)
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
-    given = {"feature_set": run.feature_set, "holdout": holdout, "config": run.config} | changes
-    candles = read_candles(run.snapshot, Silent())
+    given = {"feature_set": run.data.feature_set, "holdout": holdout, "config": run.config} | changes
+    candles = read_candles(run.data.snapshot, Silent())
     champion = open_champion(workshop.store)
     return meet_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
 
@@ -77,7 +77,7 @@ def test_the_champion_is_met_on_fresh_rows_alone(rivals):
     """The evidence is the paired gain over the rows later than the champion's own last training label."""
     workshop, champion, report = rivals
     run = report.training
-    holdout = take_rows(run.samples, run.split.holdout.span)
+    holdout = take_rows(run.data.samples, run.data.split.holdout.span)
     best = open_model(workshop.store.best())
     fresh = holdout.ts_ms > last_label_end_ms(best.card)
     _, mine = open_model(workshop.store.open_version(report.version)).score(holdout.x)
@@ -99,18 +99,20 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
     card = json.loads((report.folder / "model_card.json").read_bytes())
     run = report.training
 
-    assert last_label_end_ms(card) == int(run.samples.label_end_ms[run.split.inner.span].max())
-    assert last_label_end_ms(card) < run.split.holdout.start_ms
+    assert last_label_end_ms(card) == int(run.data.samples.label_end_ms[run.data.split.inner.span].max())
+    assert last_label_end_ms(card) < run.data.split.holdout.start_ms
 
 
 def test_few_fresh_days_are_not_compared(rivals):
     """Fewer than ten UTC days later than the champion's training: the reason says how many there are."""
     workshop, _, report = rivals
     run = report.training
-    holdout = take_rows(run.samples, slice(run.split.holdout.stop_row - 500, run.split.holdout.stop_row))
+    holdout = take_rows(run.data.samples, slice(run.data.split.holdout.stop_row - 500, run.data.split.holdout.stop_row))
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
-    candles = read_candles(run.snapshot, Silent())
-    evidence = meet_champion(open_champion(workshop.store), run.feature_set, candles, holdout, p=p, config=run.config)
+    candles = read_candles(run.data.snapshot, Silent())
+    evidence = meet_champion(
+        open_champion(workshop.store), run.data.feature_set, candles, holdout, p=p, config=run.config
+    )
 
     assert isinstance(evidence, NotEvaluated)
     assert "UTC days, fewer than 10" in evidence.reason
@@ -120,10 +122,10 @@ def test_another_label_interval_or_a_lost_symbol_is_not_compared(rivals):
     """What was trained for something else, or on a symbol that is not here, cannot be met."""
     workshop, _, report = rivals
     run = report.training
-    label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
-    holdout = dataclasses.replace(take_rows(run.samples, run.split.holdout.span), symbols=("ETHUSDT",))
+    label = dataclasses.replace(run.data.feature_set.label, horizon_bars=2)
+    holdout = dataclasses.replace(take_rows(run.data.samples, run.data.split.holdout.span), symbols=("ETHUSDT",))
 
-    assert "label" in meet(workshop, report, feature_set=dataclasses.replace(run.feature_set, label=label)).reason
+    assert "label" in meet(workshop, report, feature_set=dataclasses.replace(run.data.feature_set, label=label)).reason
     assert "BTCUSDT" in meet(workshop, report, holdout=holdout).reason
 
 
@@ -131,15 +133,15 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
     """The rows of a symbol that the champion does not know are left out."""
     workshop, _, report = rivals
     run = report.training
-    holdout = take_rows(run.samples, run.split.holdout.span)
+    holdout = take_rows(run.data.samples, run.data.split.holdout.span)
     other = (np.arange(holdout.ts_ms.size) % 2).astype(np.int16)
     mixed = dataclasses.replace(holdout, symbols=("BTCUSDT", "ETHUSDT"), symbol_ix=other)
-    candles = read_candles(run.snapshot, Silent())
+    candles = read_candles(run.data.snapshot, Silent())
     candles = {"BTCUSDT": candles["BTCUSDT"], "ETHUSDT": candles["BTCUSDT"]}
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
 
     whole = meet(workshop, report)
-    half = meet_champion(open_champion(workshop.store), run.feature_set, candles, mixed, p=p, config=run.config)
+    half = meet_champion(open_champion(workshop.store), run.data.feature_set, candles, mixed, p=p, config=run.config)
 
     assert isinstance(whole, ChampionEvidence)
     assert isinstance(half, ChampionEvidence)
@@ -155,14 +157,14 @@ def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
     """The same registry and symbols mean the same; without a champion there is nothing to differ from."""
     workshop, _, report = rivals
     run = report.training
-    label = dataclasses.replace(run.feature_set.label, horizon_bars=2)
-    champion, other = open_champion(workshop.store), dataclasses.replace(run.feature_set, label=label)
+    label = dataclasses.replace(run.data.feature_set.label, horizon_bars=2)
+    champion, other = open_champion(workshop.store), dataclasses.replace(run.data.feature_set, label=label)
 
-    assert compare_meaning(champion, run.feature_set, run.samples.symbols) == ()
-    (found,) = compare_meaning(champion, other, run.samples.symbols)
+    assert compare_meaning(champion, run.data.feature_set, run.data.samples.symbols) == ()
+    (found,) = compare_meaning(champion, other, run.data.samples.symbols)
     assert "label" in found
     assert open_champion(Store(tmp_path)) is None
-    assert isinstance(compare_meaning(None, run.feature_set, ("BTCUSDT",)), NotApplicable)
+    assert isinstance(compare_meaning(None, run.data.feature_set, ("BTCUSDT",)), NotApplicable)
 
 
 @pytest.mark.usefixtures("rivals")
@@ -192,7 +194,7 @@ def test_a_damaged_champion_is_not_compared(rivals, tmp_path):
 def test_the_origin_of_both_is_told(rivals, tmp_path):
     """Where the candles of both come from is read from the snapshot and from the champion's card."""
     workshop, _, report = rivals
-    simulated = report.training.snapshot
+    simulated = report.training.data.snapshot
     real = dataclasses.replace(simulated, source=SourceSpec(name="files", folder=tmp_path, interval="5m"))
 
     assert find_origin(open_champion(workshop.store), simulated) == Origin(simulated=True, champion="simulated")
@@ -213,7 +215,7 @@ def test_an_evaluation_shows_both_in_full(rivals):
     version = workshop.store.open_version(report.version)
     assert champion.version == workshop.store.best().name != report.version
 
-    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
+    found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
     both = found.champion.side_by_side
 
     assert both.rows == found.scores.rows

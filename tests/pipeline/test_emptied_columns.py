@@ -10,7 +10,7 @@ import pytest
 from mltrain.candles.volumes import QUOTE
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
-from mltrain.pipeline.leakage import read_candles
+from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.serving.model import load
 from mltrain.snapshots.record import Request

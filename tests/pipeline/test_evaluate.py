@@ -23,13 +23,15 @@ def test_only_later_candles_are_scored(trained):
     version = workshop.store.open_version(report.version)
     before = sorted(workshop.folder.rglob("*"))
     looks = workshop.store.looks()
-    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
+    found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
 
     assert found.start_ms > found.learned_until_ms == last_label_end_ms(open_model(version).card)
-    assert 0 <= found.scores.rows - report.training.scores.rows <= 2  # rows that the embargo kept from both blocks
-    assert found.scores.after.accuracy == pytest.approx(report.training.scores.after.accuracy, abs=0.005)
+    assert (
+        0 <= found.scores.rows - report.training.holdout.scores.rows <= 2
+    )  # rows that the embargo kept from both blocks
+    assert found.scores.after.accuracy == pytest.approx(report.training.holdout.scores.after.accuracy, abs=0.005)
     assert sum(week.rows for week in found.weeks) == found.scores.rows
-    assert {d.name for d in found.drift} == set(report.training.samples.names)
+    assert {d.name for d in found.drift} == set(report.training.data.samples.names)
     assert sorted(workshop.folder.rglob("*")) == before
     assert [(k.start_ms, k.end_ms, k.study) for k in workshop.store.looks()[len(looks) :]] == [
         (found.start_ms, found.end_ms + 60_000, f"evaluate {report.version}")
@@ -41,8 +43,8 @@ def test_the_own_holdout_is_named(trained):
     workshop, report = trained
     progress = Silent()
     version = workshop.store.open_version(report.version)
-    found = evaluate(version, report.training.snapshot, workshop.store, now_ms=NOW_MS, progress=progress)
-    holdout = report.training.split.holdout
+    found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=progress)
+    holdout = report.training.data.split.holdout
 
     assert found.own_holdout == OwnHoldout(holdout.rows, holdout.start_ms, holdout.end_ms)
     assert any("own holdout" in warning for warning in progress.warnings)

@@ -46,11 +46,11 @@ def test_its_probabilities_are_honest(report):
     """Rows that went up counted four times, and p still is as high as they are frequent; served from disk, too."""
     _, report = report
     run = report.training
-    rows = run.split.holdout.span
-    p = load(report.folder / "lgbm.pkl", allow_no_go=True).predict_proba(run.samples.x[rows])[:, 1]
+    rows = run.data.split.holdout.span
+    p = load(report.folder / "lgbm.pkl", allow_no_go=True).predict_proba(run.data.samples.x[rows])[:, 1]
 
-    assert p.mean() == pytest.approx(run.samples.y[rows].mean(), abs=0.05)
-    assert run.scores.before.log_loss < run.scores.baselines.base_rate_log_loss
+    assert p.mean() == pytest.approx(run.data.samples.y[rows].mean(), abs=0.05)
+    assert run.holdout.scores.before.log_loss < run.holdout.scores.baselines.base_rate_log_loss
 
 
 def test_it_can_be_made_again_from_its_card(report):

@@ -16,7 +16,7 @@ from mltrain.training.search import ExecutionOptions
 def request_of(trained):
     """Return the request of the trained version."""
     workshop, report = trained
-    return workshop.request(report.training.snapshot, execution=ExecutionOptions(workers=3))
+    return workshop.request(report.training.data.snapshot, execution=ExecutionOptions(workers=3))
 
 
 def test_the_plan_is_what_the_training_does(trained, request_of):
@@ -25,8 +25,8 @@ def test_the_plan_is_what_the_training_does(trained, request_of):
     before = sorted(workshop.folder.rglob("*"))
     told = plan_training(request_of, progress=Silent())
 
-    assert told.blocks == report.training.split.blocks()
-    assert told.rows == report.training.samples.y.size
+    assert told.blocks == report.training.data.split.blocks()
+    assert told.rows == report.training.data.samples.y.size
     assert told.minutes > 0
     assert sorted(workshop.folder.rglob("*")) == before
 

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError
-from mltrain.pipeline.leakage import read_candles
 from mltrain.pipeline.predict import (
     bench_candles,
     find_refusal,
@@ -17,6 +16,7 @@ from mltrain.pipeline.predict import (
     source_of_model,
     verify_version,
 )
+from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
@@ -35,7 +35,7 @@ def test_the_newest_candle_gets_the_probability_of_the_batch(served):
     """Fetched with its lookback alone, the newest candle scores as among all candles."""
     _, report, model = served
     newest = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong")))
-    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all").tail(1)
+    batch = model.predict_candles(read_candles(report.training.data.snapshot, Silent()), rows="all").tail(1)
 
     assert newest.equals(batch)
     assert newest["ts"].dt.timestamp("ms").to_list() == [CLOCK_MS - 60_000]
@@ -60,7 +60,7 @@ def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
 def test_an_outage_is_refused_not_guessed(served):
     """With a gap in the lookback there is a reason in place of a probability."""
     _, report, model = served
-    gap = report.training.snapshot.facts[0].gaps[0]
+    gap = report.training.data.snapshot.facts[0].gaps[0]
     just_after = gap.to_ms + 5 * 60_000
     row = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong", end_ms=just_after))).row(
         0, named=True
@@ -136,7 +136,7 @@ def test_the_time_to_judge_by_can_be_named(served):
     _, report, model = served
     source = open_source(SourceSpec(name="sim", signal="strong"))
     back_ms = CLOCK_MS - 90 * 60_000
-    batch = model.predict_candles(read_candles(report.training.snapshot, Silent()), rows="all")
+    batch = model.predict_candles(read_candles(report.training.data.snapshot, Silent()), rows="all")
     then = batch.filter(pl.col("ts").dt.timestamp("ms") == back_ms - 60_000)
 
     assert predict_newest(model, source, now_ms=back_ms + 30_000).equals(then)

@@ -16,7 +16,7 @@ from mltrain.card.lineage import read_lineage
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.pipeline import retrain as versions
-from mltrain.pipeline.leakage import read_candles
+from mltrain.pipeline.prepare import read_candles
 from mltrain.pipeline.retrain import Retraining, find_same_version, read_warm_start, retrain_version
 from mltrain.pipeline.train import train, train_anew
 from mltrain.progress import Silent
@@ -54,7 +54,7 @@ def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
     workshop, first = trained
     options = {"search.trials": 50, "seed": 11}
     report = workshop.train(
-        first.training.snapshot, promote=False, execution=ExecutionOptions(workers=1, timeout_s=0.001), **options
+        first.training.data.snapshot, promote=False, execution=ExecutionOptions(workers=1, timeout_s=0.001), **options
     )
     search = card_of(report)["search"]
 
@@ -73,7 +73,7 @@ class TestSame:
     def test_the_same_request_finds_its_version(self, trained):
         """However it is run; nothing is written, no look at a holdout either."""
         workshop, report = trained
-        snapshot = report.training.snapshot
+        snapshot = report.training.data.snapshot
         before = {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")}
         execution = ExecutionOptions(workers=2, resume=True, timeout_s=60)
         again = train(workshop.request(snapshot), workshop.store, now_ms=NOW_MS, progress=Silent())
@@ -98,12 +98,12 @@ class TestSame:
         """The whole configuration counts, what only changes the verdict or the figures too."""
         workshop, report = trained
 
-        assert self.found(workshop, report.training.snapshot, **options) is None
+        assert self.found(workshop, report.training.data.snapshot, **options) is None
 
     def test_other_candles_features_and_parameters_make_another_version(self, trained):
         """A snapshot of one more day, a registry of one feature less, a warm start."""
         workshop, report = trained
-        snapshot = report.training.snapshot
+        snapshot = report.training.data.snapshot
         request = workshop.request(snapshot)
         fewer = replace(request.feature_set, features=request.feature_set.features[:-1])
         warm = read_warm_start(workshop.store.open_version(report.version), request.config.search)
@@ -123,14 +123,14 @@ class TestSame:
             replace(lineage, dependencies=(*lineage.dependencies[:-1], ("scipy", "0"))),
         ):
             monkeypatch.setattr(versions, "read_lineage", lambda other=other: other)
-            assert self.found(workshop, report.training.snapshot) is None
+            assert self.found(workshop, report.training.data.snapshot) is None
 
     @pytest.mark.parametrize("place", ["version", "snapshot"])
     def test_a_damaged_file_is_no_reason_to_do_nothing(self, trained, tmp_path, place):
         """Whatever file it is, of the version or of the candles."""
         workshop, report = trained
         copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
-        snapshot = open_snapshot(copy.folder, report.training.snapshot.id)
+        snapshot = open_snapshot(copy.folder, report.training.data.snapshot.id)
         assert self.found(copy, snapshot) == report.version
         file = snapshot.path / "BTCUSDT.parquet"
         if place == "version":
@@ -166,7 +166,7 @@ class TestSame:
         """Or else the newest."""
         workshop, report = trained
         copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
-        snapshot = open_snapshot(copy.folder, report.training.snapshot.id)
+        snapshot = open_snapshot(copy.folder, report.training.data.snapshot.id)
         again = copy.train(snapshot, promote=False)
         assert self.found(copy, snapshot) == report.version
         copy.store.promote(again.version, why="a test", by="pytest", now_ms=NOW_MS, force=True)
@@ -186,7 +186,7 @@ def test_a_snapshot_that_is_gone_is_said(trained, tmp_path):
     """Without the candles nothing can be made again; the message names them."""
     workshop, report = trained
     version = workshop.store.open_version(report.version)
-    with pytest.raises(InputError, match=report.training.snapshot.id):
+    with pytest.raises(InputError, match=report.training.data.snapshot.id):
         retrain_version(version, tmp_path, progress=Silent())
 
 
@@ -198,10 +198,10 @@ def test_a_warm_start_is_the_second_trial_and_recorded(trained):
     config = load_config(None, overrides=tuned)
     warm = read_warm_start(version, config.search)
     looks = len(workshop.store.looks())
-    report = workshop.train(first.training.snapshot, promote=False, warm_start=warm, **tuned)
+    report = workshop.train(first.training.data.snapshot, promote=False, warm_start=warm, **tuned)
 
     assert warm.params["num_leaves"] == min(max(card_of(first)["hyperparameters"]["num_leaves"], 5), 9)
-    assert dict(report.training.search.trials[1].params) == warm.params
+    assert dict(report.training.model.search.trials[1].params) == warm.params
     assert card_of(report)["search"]["warm_start"] == {
         "version": first.version,
         "card_sha256": version.card_sha256,
@@ -209,17 +209,17 @@ def test_a_warm_start_is_the_second_trial_and_recorded(trained):
     }
     assert len(workshop.store.looks()) == looks + 2
     assert card_of(report)["looks"]["earlier"] == looks + 1
-    cold = workshop.train(first.training.snapshot, promote=False, **tuned)
-    assert cold.training.study != report.training.study
+    cold = workshop.train(first.training.data.snapshot, promote=False, **tuned)
+    assert cold.training.provenance.study != report.training.provenance.study
     assert made_again(workshop, report).same
 
 
 def test_the_model_of_everything_has_its_twins_figures(trained):
     """`final="all"`: other trees, the same calibrator and rounds; card and champion's rows tell of it."""
     workshop, first = trained
-    report = workshop.train(first.training.snapshot, promote=False, final="all")
+    report = workshop.train(first.training.data.snapshot, promote=False, final="all")
     ours, theirs = card_of(report), card_of(first)
-    split = report.training.split
+    split = report.training.data.split
 
     assert report.model_sha256 != first.model_sha256
     assert ours["metrics"] == theirs["metrics"]
@@ -229,10 +229,10 @@ def test_the_model_of_everything_has_its_twins_figures(trained):
     assert "twin" in ours["notes"]
     assert "twin" not in theirs["notes"]
     assert last_label_end_ms(theirs) < split.holdout.start_ms
-    assert last_label_end_ms(ours) == report.training.samples.label_end_ms[split.holdout.span].max()
+    assert last_label_end_ms(ours) == report.training.data.samples.label_end_ms[split.holdout.span].max()
     assert made_again(workshop, report).same
     served = load(report.folder / "lgbm.pkl", allow_no_go=True).predict_candles(
-        read_candles(report.training.snapshot, Silent()), rows="all"
+        read_candles(report.training.data.snapshot, Silent()), rows="all"
     )
     assert np.isfinite(served["p"].drop_nulls().to_numpy()).all()
     assert sha256_bytes((report.folder / "lgbm.pkl").read_bytes()) == report.model_sha256
@@ -241,9 +241,9 @@ def test_the_model_of_everything_has_its_twins_figures(trained):
 def test_the_newest_rows_are_a_snapshot_of_their_own(trained):
     """`max_rows` takes the newest candles; the study and the card know, and the model is made again."""
     workshop, first = trained
-    report = workshop.train(first.training.snapshot, promote=False, max_rows=4_000)
+    report = workshop.train(first.training.data.snapshot, promote=False, max_rows=4_000)
 
-    assert sum(q.candles for q in report.training.quality) == 4_000
-    assert report.training.study != first.training.study
-    assert report.training.split.holdout.end_ms == first.training.split.holdout.end_ms
+    assert sum(q.candles for q in report.training.data.quality) == 4_000
+    assert report.training.provenance.study != first.training.provenance.study
+    assert report.training.data.split.holdout.end_ms == first.training.data.split.holdout.end_ms
     assert made_again(workshop, report).same

@@ -7,8 +7,8 @@ import pytest
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
 from mltrain.pipeline.evaluate import evaluate
-from mltrain.pipeline.leakage import audit_snapshot, cut_samples, read_candles, split_samples
 from mltrain.pipeline.plan import plan_training
+from mltrain.pipeline.prepare import audit_snapshot, cut_samples, read_candles, split_samples
 from mltrain.pipeline.retrain import retrain_version
 from mltrain.progress import Silent
 from mltrain.serving.model import load
@@ -72,7 +72,7 @@ def test_samples_card_and_model_agree_on_the_symbols(uneven):
     _, _, _, report = uneven
     model = load(report.folder, allow_no_go=True)
 
-    assert report.training.samples.symbols == ("BTCUSDT",)
+    assert report.training.data.samples.symbols == ("BTCUSDT",)
     assert model.symbols == ("BTCUSDT",)
     assert model.card["train"]["symbols"] == ["BTCUSDT"]
     assert [w for w in model.card["data_quality"]["warnings"] if "training row" in w] == [WARNING]
@@ -99,7 +99,7 @@ def test_every_way_to_a_training_leaves_them_out(uneven):
     audit_snapshot(snapshot, request.feature_set, request.config, progress=told)
     again = retrain_version(workshop.store.open_version(report.version), workshop.folder, progress=told)
 
-    assert plan.rows == report.training.samples.y.size
+    assert plan.rows == report.training.data.samples.y.size
     assert told.warnings == [WARNING] * 3
     assert again.problems == ()
 

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from mltrain.candles.frame import times_ms
+from mltrain.card.training_results import TrainingData
 from mltrain.card.validation import check_card
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError, LockedError
 from mltrain.features.registry import load_registry
-from mltrain.pipeline.leakage import read_candles, split_samples
-from mltrain.pipeline.train import learn_model
+from mltrain.pipeline.prepare import read_candles, split_samples
+from mltrain.pipeline.train import fit_model
 from mltrain.progress import Silent
 from mltrain.serving.model import load, model_from_bundle
 from mltrain.sources.opening import open_source
@@ -40,7 +41,7 @@ def card_of(report):
 def test_a_second_training_makes_the_same_model(trained):
     """Same snapshot, configuration and seed: `lgbm.pkl` of the same bytes, in a version of its own."""
     workshop, first = trained
-    second = workshop.train(first.training.snapshot, promote=False)
+    second = workshop.train(first.training.data.snapshot, promote=False)
 
     assert second.version != first.version
     assert second.model_sha256 == first.model_sha256
@@ -53,8 +54,8 @@ def test_another_seed_makes_another_model(trained):
     workshop, first = trained
     bagged = {"search.space.bagging_fraction.low": 0.5, "search.space.bagging_fraction.high": 0.5}
     bagged |= {"search.space.bagging_fraction.default": 0.5}
-    one = workshop.train(first.training.snapshot, promote=False, seed=7, **bagged)
-    other = workshop.train(first.training.snapshot, promote=False, seed=8, **bagged)
+    one = workshop.train(first.training.data.snapshot, promote=False, seed=7, **bagged)
+    other = workshop.train(first.training.data.snapshot, promote=False, seed=8, **bagged)
 
     assert one.model_sha256 != other.model_sha256
 
@@ -63,24 +64,17 @@ def test_poisoned_holdout_rows_change_no_byte_of_the_model(trained, tmp_path):
     """Garbage in every feature, and the opposite in every label of the holdout: the same lgbm.pkl."""
     _, report = trained
     run = report.training
-    clean, split = run.samples, run.split
+    clean, split = run.data.samples, run.data.split
     x, y = clean.x.copy(), clean.y.copy()
     rows = split.holdout.span
     x[rows] = np.random.default_rng(0).normal(0, 1e6, x[rows].shape).astype(np.float32)
     y[rows] = 1 - y[rows]
     poisoned = dataclasses.replace(clean, x=x, y=y)
 
-    _, _, bundle = learn_model(
-        poisoned,
-        split,
-        run.feature_set,
-        run.config,
-        journal=tmp_path / "study.journal",
-        execution=IN_PROCESS,
-        progress=Silent(),
-    )
+    data = dataclasses.replace(run.data, samples=poisoned)
+    model = fit_model(data, run.config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent())
 
-    assert bundle.to_bytes() == (report.folder / "lgbm.pkl").read_bytes()
+    assert model.served.to_bytes() == (report.folder / "lgbm.pkl").read_bytes()
 
 
 def test_the_card_is_valid_and_its_figures_come_from_the_stored_holdout(trained):
@@ -104,7 +98,7 @@ def test_the_stored_model_gives_the_stored_probabilities(trained):
     """Train and serve agree: the loaded model scores the snapshot's candles as the holdout table says, bit for bit."""
     workshop, report = trained
     model = load(workshop.store.models / "best_lgbm.pkl")
-    candles = read_candles(report.training.snapshot, Silent())
+    candles = read_candles(report.training.data.snapshot, Silent())
 
     served = model.predict_candles(candles, rows="all").filter(pl.col("refused").is_null())
     table = pl.read_parquet(report.folder / "holdout.parquet")
@@ -119,7 +113,7 @@ def test_scores_are_kept_with_what_the_price_did(trained):
     """Out of fold and on the holdout: the label is the sign of the forward return, and the log loss is the search's."""
     _, report = trained
     run = report.training
-    candles = read_candles(run.snapshot, Silent())["BTCUSDT"].sort("ts")
+    candles = read_candles(run.data.snapshot, Silent())["BTCUSDT"].sort("ts")
     after = candles.select(
         "ts",
         close_bps=(pl.col("close").shift(-1) / pl.col("close") - 1) * 1e4,
@@ -135,8 +129,8 @@ def test_scores_are_kept_with_what_the_price_did(trained):
     oof = tables["oof"]
     loss = row_log_loss(oof["raw"].to_numpy(), oof["y"].to_numpy())
     by_fold = pl.DataFrame({"fold": oof["fold"], "loss": loss}).group_by("fold").agg(pl.col("loss").mean())
-    assert by_fold["loss"].mean() == pytest.approx(run.search.best.loss, abs=1e-6)
-    assert oof["p"].to_list() == run.calibration.calibrator.apply(oof["raw"].to_numpy()).tolist()
+    assert by_fold["loss"].mean() == pytest.approx(run.model.search.best.loss, abs=1e-6)
+    assert oof["p"].to_list() == run.model.calibration.calibrator.apply(oof["raw"].to_numpy()).tolist()
     valid = {b["name"]: b for b in card_of(report)["splits"]["blocks"]}
     for (fold,), rows in oof.group_by("fold"):
         block = valid[f"fold {fold} validation"]
@@ -152,7 +146,7 @@ def test_a_strong_signal_is_promoted_and_logged(trained):
 
     assert report.promoted
     assert (entry.from_version, entry.to_version, entry.by) == (None, report.version, "the test")
-    assert looks[0].start_ms == report.training.split.holdout.start_ms
+    assert looks[0].start_ms == report.training.data.split.holdout.start_ms
     assert report.version == "2025-10-20"
 
 
@@ -171,7 +165,7 @@ def test_a_second_look_at_a_holdout_is_counted(trained):
     """The same range scored by another seed says how often it was scored before, and the margin rises."""
     workshop, first = trained
     before = len(workshop.store.looks())
-    again = workshop.train(first.training.snapshot, promote=False, seed=7)
+    again = workshop.train(first.training.data.snapshot, promote=False, seed=7)
     card = card_of(again)
 
     assert card["looks"]["earlier"] == card["looks"]["weighted"] == before
@@ -193,13 +187,13 @@ def test_too_short_a_snapshot_says_how_many_days_and_changes_nothing(workshop):
 def test_one_study_is_trained_once_at_a_time(trained):
     """A second training of the same study ends at once, and leaves the first's journal alone."""
     workshop, first = trained
-    study = first.training.study
+    study = first.training.provenance.study
     before = tree(workshop.folder / "studies")
     with (
         hold_lock(workshop.folder / "studies" / f"{study}.lock", wait_s=0, purpose="the test"),
         pytest.raises(LockedError),
     ):
-        workshop.train(first.training.snapshot)
+        workshop.train(first.training.data.snapshot)
     after = tree(workshop.folder / "studies")
 
     assert {k: v for k, v in before.items() if not k.endswith(".lock")} == {
@@ -226,7 +220,7 @@ def test_the_card_tells_the_holdout_in_parts(trained):
 def test_a_loosened_gate_is_told(trained):
     """The card names it in its notes and its gates; the verdict is by the looser one."""
     workshop, first = trained
-    report = workshop.train(first.training.snapshot, promote=False, **{"gates.ece_max": 0.5})
+    report = workshop.train(first.training.data.snapshot, promote=False, **{"gates.ece_max": 0.5})
     card = card_of(report)
 
     assert card["gates"]["loosened"] == [{"name": "ece_max", "packaged": 0.1, "used": 0.5}]
@@ -240,12 +234,11 @@ def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
     end_ms = source.clock_ms(("BTCUSDT",))
     candles = {"BTCUSDT": source.candles("BTCUSDT", TimeRange(end_ms - 90 * DAY_MS, end_ms))}
     feature_set, config = load_registry(None), load_config(None, overrides={"search.trials": 1})
-    samples, _ = build_samples(feature_set, candles)
+    samples, quality = build_samples(feature_set, candles)
     split = split_samples(samples, feature_set, config)
+    data = TrainingData(None, feature_set, candles, samples, quality, split, guards=())
 
-    _, _, bundle = learn_model(
-        samples, split, feature_set, config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent()
-    )
-    _, p = model_from_bundle(bundle).score(samples.x[split.holdout.span])
+    model = fit_model(data, config, journal=tmp_path / "study.journal", execution=IN_PROCESS, progress=Silent())
+    _, p = model_from_bundle(model.evaluated).score(samples.x[split.holdout.span])
 
     assert 0.54 < score(p, samples.y[split.holdout.span]).auc_roc < 0.58

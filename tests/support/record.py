@@ -85,9 +85,9 @@ def main():
     from mltrain.features.registry import load_registry
     from mltrain.pipeline.bench import bench_version
     from mltrain.pipeline.evaluate import evaluate as run_evaluation
-    from mltrain.pipeline.leakage import audit_snapshot, read_candles
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.predict import open_followed_model, predict_newest
+    from mltrain.pipeline.prepare import audit_snapshot, read_candles
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.train import train_anew
     from mltrain.progress import Silent

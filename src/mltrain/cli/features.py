@@ -101,7 +101,7 @@ def features_info(
     if ref is None:
         return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
     from mltrain.features.profile import LEVELS, profile_features
-    from mltrain.pipeline.leakage import read_candles
+    from mltrain.pipeline.prepare import read_candles
     from mltrain.snapshots.stored import open_snapshot
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
@@ -326,7 +326,7 @@ def features_audit(
     from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
     from mltrain.guards.evidence import check_guards
-    from mltrain.pipeline.leakage import audit_snapshot
+    from mltrain.pipeline.prepare import audit_snapshot
     from mltrain.snapshots.stored import open_snapshot
 
     read_ops(ops)

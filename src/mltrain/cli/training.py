@@ -231,38 +231,38 @@ def training_data(report: TrainReport) -> dict[str, Any]:
         "promoted": report.promoted,
         "held": report.held,
         "model_sha256": report.model_sha256,
-        "snapshot": run.snapshot.id,
-        "trials": len(run.search.trials),
-        "trials_resumed": run.search.resumed,
-        "timed_out": run.search.timed_out,
-        "best_trial": run.search.best.number,
-        "rounds": run.search.best.rounds,
-        "calibration": run.calibration.calibrator.method,
-        "metrics": run.scores.after,
-        "intervals": run.scores.intervals,
-        "baselines": run.scores.baselines,
-        "comparison": run.scores.comparison,
-        "latency_ms": run.latency.candles,
+        "snapshot": run.data.snapshot.id,
+        "trials": len(run.model.search.trials),
+        "trials_resumed": run.model.search.resumed,
+        "timed_out": run.model.search.timed_out,
+        "best_trial": run.model.search.best.number,
+        "rounds": run.model.search.best.rounds,
+        "calibration": run.model.calibration.calibrator.method,
+        "metrics": run.holdout.scores.after,
+        "intervals": run.holdout.scores.intervals,
+        "baselines": run.holdout.scores.baselines,
+        "comparison": run.holdout.scores.comparison,
+        "latency_ms": run.holdout.latency.candles,
         "gates": run.verdict.outcomes,
         "symbols": run.verdict.symbols,
-        "economics": run.economics,
+        "economics": run.holdout.economics,
         "loosened": run.loosened,
-        "looks": run.looks,
-        "warnings": run.warnings,
+        "looks": run.holdout.looks,
+        "warnings": run.provenance.warnings,
     }
 
 
 def _view_training(report: TrainReport) -> Iterator[RenderableType]:
     run = report.training
-    scores, best, holdout = run.scores, run.search.best, run.split.holdout
-    pruned = sum(t.state == "pruned" for t in run.search.trials)
+    scores, best, holdout = run.holdout.scores, run.model.search.best, run.data.split.holdout
+    pruned = sum(t.state == "pruned" for t in run.model.search.trials)
     yield (
-        f"{run.split.inner.rows:,} rows searched, {scores.rows:,} held out "
+        f"{run.data.split.inner.rows:,} rows searched, {scores.rows:,} held out "
         f"({time_text(holdout.start_ms)} to {time_text(holdout.end_ms)} UTC)"
     )
     yield (
-        f"{len(run.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.rounds} rounds, "
-        f"out-of-fold log loss {best.loss:.5f}; calibration {run.calibration.calibrator.method}"
+        f"{len(run.model.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.rounds} rounds, "
+        f"out-of-fold log loss {best.loss:.5f}; calibration {run.model.calibration.calibrator.method}"
     )
     rows = []
     for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece", "f1", "precision", "recall"):
@@ -283,13 +283,13 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     """Show the verdict, what weakens it, and the next command."""
     run = report.training
     yield from view_verdict(run.verdict)
-    yield view_economics(run.economics)
+    yield view_economics(run.holdout.economics)
     for x in run.loosened:
         yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
-    if run.looks.others:
+    if run.holdout.looks.others:
         yield (
-            f"this holdout is not fresh: {run.looks.others:.3g} other configurations or seeds (by overlap) were scored "
-            "on it before, so the gates require more; take a later snapshot for a fresh holdout"
+            f"this holdout is not fresh: {run.holdout.looks.others:.3g} other configurations or seeds (by overlap) "
+            "were scored on it before, so the gates require more; take a later snapshot for a fresh holdout"
         )
     if report.promoted:
         yield "promoted: it is live now"

@@ -16,7 +16,7 @@ from mltrain.errors import InputError
 from mltrain.gates.looks import EVALUATION
 from mltrain.gates.verdict import NotApplicable
 from mltrain.pipeline.champion import meet_champion, open_champion
-from mltrain.pipeline.leakage import read_candles
+from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model
 from mltrain.snapshots.stored import open_snapshot
 from mltrain.times import format_ms, interval_ms, parse_time

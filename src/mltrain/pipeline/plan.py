@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.card.lineage import available_memory
 from mltrain.errors import MachineError
-from mltrain.pipeline.leakage import cut_samples, read_candles
+from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.training.cost import measure_minutes, predict_peak_bytes
 from mltrain.training.samples import build_samples, keep_newest
 

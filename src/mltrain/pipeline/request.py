@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mltrain.config.train_config import study_sha256
+from mltrain.documents.strict_json import canonical_json
+from mltrain.storage.edge import sha256_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -63,3 +67,36 @@ class TrainRequest:
     by: str
     final: Literal["inner", "all"] = "inner"
     warm_start: WarmStart | None = None
+
+    @property
+    def study(self) -> str:
+        """The study's name: two trainings share it if their trials of equal number are equal."""
+        return f"{self.snapshot.id}-{self._study_sha256(self.warm_start)[:16]}-{self.config.seed}"
+
+    def configuration_sha256(self, *, trials: int) -> str:
+        """Return the hash of everything except the time of the cut that a person chooses and the scores depend on.
+
+        The parameters of a warm start are left out, because the version that they are from changes with each
+        promotion.
+
+        Args:
+            trials: Trials that were run; a timeout ends each search at another one.
+        """
+        chosen: dict[str, Json] = {
+            "study": self._study_sha256(None),
+            "warm_start": self.warm_start is not None,
+            "seed": self.config.seed,
+            "trials": trials,
+            "calibration": self.config.calibration,
+            "symbols": [*sorted(facts.symbol for facts in self.snapshot.facts)],
+            "days": self.snapshot.request.days,
+        }
+        return sha256_bytes(canonical_json(chosen))
+
+    def _study_sha256(self, warm_start: WarmStart | None) -> str:
+        """Return the hash of everything except the candles and the seed that changes a trial."""
+        registry, user_ops = self.feature_set.registry_sha256, self.feature_set.user_ops()
+        if user_ops is not None:
+            registry = sha256_bytes(f"{registry} {user_ops.module} {user_ops.sha256}".encode())
+        params = None if warm_start is None else warm_start.params
+        return study_sha256(self.config, registry_sha256=registry, warm_start=params)

@@ -15,7 +15,7 @@ from mltrain.config.train_config import IntRange
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
-from mltrain.pipeline.leakage import cut_samples, read_candles
+from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.pipeline.request import WarmStart
 from mltrain.serving.model import open_model
 from mltrain.snapshots.stored import open_snapshot, verify_snapshot

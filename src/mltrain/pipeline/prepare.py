@@ -1,4 +1,4 @@
-"""The leakage guards, given what each of them must see."""
+"""From a snapshot to rows cut into blocks, with the leakage guards: the same way for training, planning and audits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.volumes import empty_false_volumes
+from mltrain.card.training_results import TrainingData
 from mltrain.features.computation import check_inputs
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature, readable_features
+from mltrain.guards.evidence import check_guards
 from mltrain.guards.feature_audit import feature_audit
 from mltrain.guards.future_info import future_info
 from mltrain.guards.time_split import BlockArrays, time_split
 from mltrain.times import interval_ms
 from mltrain.training.label import make_labels
-from mltrain.training.samples import build_samples, keep_symbols
+from mltrain.training.samples import build_samples, keep_newest, keep_symbols
 from mltrain.training.split import plan_split
 
 if TYPE_CHECKING:
@@ -161,6 +163,26 @@ def audit_samples(
 
 def _arrays(samples: Samples, block: Block) -> BlockArrays:
     return BlockArrays(block.name, samples.ts_ms[block.span], samples.label_end_ms[block.span])
+
+
+def prepare(snapshot: Snapshot, feature_set: FeatureSet, config: TrainConfig, progress: Progress) -> TrainingData:
+    """Turn a snapshot into rows cut into blocks, and stop at anything that must not be trained on.
+
+    Raises:
+        InputError: The snapshot is damaged, too short, or lacks what a feature reads.
+        LeakageError: A guard failed.
+    """
+    candles = keep_newest(read_candles(snapshot, progress), config.max_rows)
+    guards = [audit_candles(feature_set, candles, config, progress)]
+    check_guards(guards)
+    progress.stage("features and labels")
+    samples, quality = build_samples(feature_set, candles)
+    samples, split = cut_samples(samples, feature_set, config, progress)
+    guards += audit_samples(feature_set, samples, split, config, progress)
+    check_guards(guards)
+    for warning in (text for guard in guards for text in guard.warnings):
+        progress.warn(warning)
+    return TrainingData(snapshot, feature_set, candles, samples, quality, split, tuple(guards))
 
 
 def audit_snapshot(

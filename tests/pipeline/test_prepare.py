@@ -10,7 +10,7 @@ from mltrain.config.loading import load_config
 from mltrain.features.op import Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import parse_registry
-from mltrain.pipeline.leakage import _other_ops, audit_snapshot
+from mltrain.pipeline.prepare import _other_ops, audit_snapshot
 from mltrain.progress import Silent
 from support.workshop import REGISTRY
 

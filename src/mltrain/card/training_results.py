@@ -1,0 +1,146 @@
+"""The results of a training that a card is built from, grouped by the step that produced them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
+
+    from mltrain.artifact.bundle import Bundle
+    from mltrain.card.lineage import Lineage
+    from mltrain.config.train_config import TrainConfig
+    from mltrain.documents.values import Json
+    from mltrain.features.spec import FeatureSet
+    from mltrain.gates.latency import Latency
+    from mltrain.gates.looks import Looks
+    from mltrain.gates.verdict import Loosened, Verdict
+    from mltrain.guards.evidence import GuardResult
+    from mltrain.snapshots.stored import Snapshot
+    from mltrain.training.baselines import SymbolPrior
+    from mltrain.training.calibration import CalibrationChoice
+    from mltrain.training.economics import Economics, SymbolBounce
+    from mltrain.training.holdout import HoldoutScores
+    from mltrain.training.logistic import LogisticScore
+    from mltrain.training.samples import Samples, SymbolQuality
+    from mltrain.training.search import SearchResult
+    from mltrain.training.slices import SliceScore
+    from mltrain.training.split import Split
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingData:
+    """Candles that passed the leakage guards, as rows cut into blocks.
+
+    Attributes:
+        snapshot: The source of the candles.
+        feature_set: The features and the label.
+        candles: Candles by symbol, the newest `max_rows` of them.
+        samples: The rows of all symbols.
+        quality: What became of each symbol's candles.
+        split: The blocks of these rows.
+        guards: What the leakage guards found.
+    """
+
+    snapshot: Snapshot
+    feature_set: FeatureSet
+    candles: Mapping[str, pl.DataFrame]
+    samples: Samples
+    quality: tuple[SymbolQuality, ...]
+    split: Split
+    guards: tuple[GuardResult, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedModel:
+    """The search, the calibrator, and the model.
+
+    Attributes:
+        search: The trials and the out-of-fold scores of the best one.
+        calibration: The calibrator and why it was chosen.
+        evaluated: The model fitted on the inner part, which the holdout judges.
+        served: The model that is stored: `evaluated`, or with `final: all` the same parameters fitted on every row.
+        fitted_on: The rows that `served` was fitted on.
+    """
+
+    search: SearchResult
+    calibration: CalibrationChoice
+    evaluated: Bundle
+    served: Bundle
+    fitted_on: Literal["inner", "all"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HoldoutResults:
+    """The measurements of the evaluated model on the holdout.
+
+    Attributes:
+        looks: Earlier looks at the holdout.
+        priors: Base rate and best simple rule of each symbol before the holdout.
+        scores: Metrics, intervals and baselines.
+        weeks: Calibrated scores, week by week.
+        volatility: Calibrated scores in calm, ordinary and wild markets.
+        logistic: A logistic regression on five features, on the same rows.
+        economics: What the calls earn before costs; shown, but not judged.
+        bounce: The bounce between bid and ask in each symbol's candles.
+        contributions: Mean absolute contribution of each feature, in log odds.
+        latency: Measured with this very model.
+    """
+
+    looks: Looks
+    priors: tuple[SymbolPrior, ...]
+    scores: HoldoutScores
+    weeks: tuple[SliceScore, ...]
+    volatility: tuple[SliceScore, ...]
+    logistic: LogisticScore
+    economics: Economics
+    bounce: tuple[SymbolBounce, ...]
+    contributions: Mapping[str, float]
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How to make the version again.
+
+    Attributes:
+        study: Name of the search's journal.
+        configuration_sha256: Hash of everything except the candles that the scores depend on.
+        warm_start: The version and the parameters that the search began with; None without a warm start.
+        lineage: Code, libraries and machine.
+        now_ms: Time of the training, ms UTC.
+        warnings: The warnings that the user saw.
+    """
+
+    study: str
+    configuration_sha256: str
+    warm_start: dict[str, Json] | None
+    lineage: Lineage
+    now_ms: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Everything that a training found out.
+
+    Attributes:
+        config: The configuration, options applied.
+        data: The rows.
+        model: The model.
+        holdout: Its measurements.
+        verdict: What the gates say about them.
+        loosened: Thresholds that are easier to pass than the packaged ones.
+        provenance: How to make the version again.
+    """
+
+    config: TrainConfig
+    data: TrainingData
+    model: FittedModel
+    holdout: HoldoutResults
+    verdict: Verdict
+    loosened: tuple[Loosened, ...]
+    provenance: Provenance

@@ -1,0 +1,115 @@
+"""Store a training as a version: its files, its card and its report."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from mltrain.artifact import MODEL_FILE
+from mltrain.candles.frame import TS_DTYPE
+from mltrain.card.builder import build_card
+from mltrain.card.validation import CARD_FILE, card_bytes
+from mltrain.documents.strict_json import parse_json
+from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.report.page import REPORT_FILE, draft_report
+from mltrain.serving.model import check_round_trip, model_from_bundle
+from mltrain.times import day_name, interval_ms
+from mltrain.training.economics import forward_returns
+from mltrain.training.samples import take_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mltrain.card.training_results import Training
+    from mltrain.pipeline.judge import ScoredRows
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+    from mltrain.training.economics import ForwardReturns
+    from mltrain.training.samples import Samples
+
+
+def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersion:
+    """Store a version whole, load it back from disk, and compare its predictions.
+
+    Args:
+        training: All results; its time names the version.
+        scored: The rows of the holdout with predictions.
+        store: The store of the versions.
+
+    Raises:
+        InputError: The stored model predicts something else than the one in memory.
+        LockedError: The store is locked for longer than the wait.
+        MachineError: The machine refuses to write.
+    """
+    holdout = _score_table(scored.rows, scored.raw, scored.p, scored.moves)
+    trials = pl.DataFrame(
+        [
+            {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.rounds, **t.params}
+            for t in training.model.search.trials
+        ]
+    )
+    files = {
+        MODEL_FILE: training.model.served.to_bytes(),
+        "features.yml": training.data.feature_set.to_yaml(),
+        TRIALS_FILE: _parquet(trials),
+        HOLDOUT_FILE: _parquet(holdout),
+        OOF_FILE: _parquet(_oof_table(training)),
+    }
+    data = card_bytes(build_card(training, files))
+    # Parsed again, so that the report is drawn from what a reader of the files will see.
+    card: Any = parse_json(data, where="the card")
+    report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
+    now_ms = training.provenance.now_ms
+    version = store.publish_version(
+        {**files, CARD_FILE: data},
+        date=day_name(now_ms),
+        now_ms=now_ms,
+        verdict=training.verdict.word,
+        named=lambda name: {REPORT_FILE: report.finish(name)},
+    )
+    check_round_trip(version, model_from_bundle(training.model.served))
+    return version
+
+
+def _oof_table(training: Training) -> pl.DataFrame:
+    """Return the out-of-fold scores of the best trial, with the fold of each row, from 1."""
+    data, search = training.data, training.model.search
+    # Without the features: `take_rows` copies.
+    rows = take_rows(replace(data.samples, x=data.samples.x[:, :0], names=()), search.oof_rows)
+    moves = forward_returns(
+        data.candles,
+        rows,
+        horizon_bars=data.feature_set.label.horizon_bars,
+        step_ms=interval_ms(data.feature_set.interval),
+    )
+    p = training.model.calibration.calibrator.apply(search.oof_scores)
+    fold = pl.Series(search.oof_fold + 1, dtype=pl.Int8)
+    return _score_table(rows, search.oof_scores, p, moves).with_columns(fold=fold)
+
+
+def _score_table(
+    rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns
+) -> pl.DataFrame:
+    """Return rows with their predictions and price moves, from which the reported figures can be recomputed."""
+    return pl.DataFrame(
+        {
+            "ts": pl.Series(rows.ts_ms).cast(TS_DTYPE),
+            "symbol": pl.Series([rows.symbols[ix] for ix in rows.symbol_ix.tolist()], dtype=pl.String),
+            "y": rows.y,
+            "last_move": rows.last_move,
+            "raw": raw,
+            "p": p,
+            "forward_bps": moves.from_close,
+            "forward_open_bps": pl.Series(moves.from_open).fill_nan(None),
+        }
+    )
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
