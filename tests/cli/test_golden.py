@@ -137,8 +137,8 @@ SCENES = {
     "demo": lambda _: training._view_demo(demo()),
     "bench": lambda _: bench._view(read("bench")),
     "evaluate": lambda _: evaluate.view(read("evaluate")),
-    "predict": lambda _: predict._shown("2025-10-15", predictions(), explain=False).view(),
-    "predict --explain": lambda _: predict._shown("2025-10-15", predictions(), explain=True).view(),
+    "predict": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=False).view(),
+    "predict --explain": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=True).view(),
 }
 # sim prints two addresses, and only once they listen; card schema a file of the package, as it is.
 WITHOUT = {"sim", "card schema"}

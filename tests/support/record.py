@@ -129,7 +129,8 @@ def main():
     model, _ = open_followed_model(data, "best", allow_no_go=False)
     rows = predict_newest(model, source, explain=True).with_columns(pl.col("ts").dt.timestamp("ms"))
     (RECORDED / "predict.json").write_text(json.dumps(rows.to_dicts(), indent=1) + "\n", "utf-8")
-    list(predict._shown(model.version, rows.with_columns(pl.col("ts").cast(pl.Datetime("ms"))), explain=True).view())
+    shown = rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
+    list(predict._prediction_outcome(model.version, shown, explain=True).view())
 
 
 if __name__ == "__main__":

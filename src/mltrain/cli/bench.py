@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_version
 from mltrain.cli.help import add_command
 from mltrain.cli.memory import SERVING_MB
-from mltrain.cli.models import DefaultRef
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome
 from mltrain.cli.tables import table
 
@@ -33,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 @command(opens_versions=True, takes_mb=SERVING_MB)
 def bench(
     session: Session,
-    ref: DefaultRef = None,
+    ref: LiveVersionArgument = None,
     samples: Annotated[int, typer.Option("--samples", min=10, max=1_000_000, help="Calls to measure.")] = 1000,
     budget_ms: Annotated[
         float,
@@ -50,7 +49,7 @@ def bench(
             autocompletion=complete_version,
         ),
     ] = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Measure latency: one row, candles to probability, and batch throughput; exit 4 if it is over the budget."""
     from mltrain.pipeline.bench import bench_version

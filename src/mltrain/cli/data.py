@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, new_group
 from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
-from mltrain.cli.models import DefaultRef
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome
-from mltrain.cli.snapshots import SnapshotArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,11 +42,11 @@ def verify_snapshot(
 @command(opens_versions=True, takes_mb=VERIFYING_MB)
 def verify_model(
     session: Session,
-    ref: DefaultRef = None,
+    ref: LiveVersionArgument = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Also fit it again from its snapshot and card, and compare the bytes.")
     ] = False,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Hash every file of a version, then check its card and its model."""
     from mltrain.pipeline.predict import verify_version

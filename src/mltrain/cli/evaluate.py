@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.features import SnapshotRef
 from mltrain.cli.help import add_command
 from mltrain.cli.memory import LEARNING_MB
-from mltrain.cli.models import DefaultRef
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, time_text
 from mltrain.cli.tables import table
 from mltrain.errors import NoGoError, UsageError
@@ -46,10 +44,10 @@ def add_commands(app: typer.Typer) -> None:
 @command(opens_versions=True, takes_mb=LEARNING_MB)
 def evaluate(
     session: Session,
-    ref: DefaultRef = None,
-    snapshot: SnapshotRef = "latest",
+    ref: LiveVersionArgument = None,
+    snapshot: SnapshotOption = "latest",
     min_skill: MinSkill = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Score a version on candles later than its training data: decay, drift, comparison with the live version."""
     from mltrain.pipeline.evaluate import evaluate as run

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
-from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command, new_group
+from mltrain.cli.help import DATA, OUTPUT, add_command, new_group
 from mltrain.cli.memory import LEARNING_MB
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number
 from mltrain.cli.tables import table
 from mltrain.errors import LeakageError, UsageError
@@ -31,26 +31,6 @@ if TYPE_CHECKING:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 # The newest candles of a lookback that are shown; --json has all.
 INPUTS_SHOWN = 30
-
-Features = Annotated[
-    Path | None,
-    typer.Option(
-        "--features",
-        metavar="FILE",
-        help="Registry of features: a file, or the name of a packaged one. Default: features.yml.",
-        rich_help_panel=MODEL,
-    ),
-]
-SnapshotRef = Annotated[
-    str,
-    typer.Option(
-        "--snapshot",
-        metavar="SNAPSHOT",
-        help="latest, an id, or a path.",
-        autocompletion=complete_snapshot,
-        rich_help_panel=DATA,
-    ),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -71,7 +51,7 @@ def add_commands(app: typer.Typer) -> None:
 @command()
 def features_info(
     session: Session,
-    features: Features = None,
+    features: FeaturesOption = None,
     ref: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +62,7 @@ def features_info(
             rich_help_panel=DATA,
         ),
     ] = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """List the features of the registry: op, parameters, lookback, columns; with --snapshot their values, too."""
     from mltrain.features.registry import describe_features, load_registry
@@ -168,7 +148,7 @@ def features_show(
     at: Annotated[
         str, typer.Option("--at", metavar="TIME", help="Open time of the candle, such as 2025-10-15T12:00:00Z.")
     ],
-    ref: SnapshotRef = "latest",
+    ref: SnapshotOption = "latest",
     symbol: Annotated[
         str | None,
         typer.Option(
@@ -182,8 +162,8 @@ def features_show(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot to this file, as SVG.")
     ] = None,
-    features: Features = None,
-    ops: Ops = None,
+    features: FeaturesOption = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Show one feature around a time: its value and the candles it was computed from, or why it has none."""
     from mltrain.features.inspection import check_feature_name, inspect_feature
@@ -283,8 +263,8 @@ def features_check(
             metavar="FILE", help="Parquet or CSV with one column per feature, and optionally ts and symbol."
         ),
     ],
-    features: Features = None,
-    ops: Ops = None,
+    features: FeaturesOption = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Check that a frame has exactly the features of the registry: names, order, types, finite values."""
     from mltrain.features.registry import FeatureSchemaValidator
@@ -303,8 +283,8 @@ def features_check(
 @command(takes_mb=LEARNING_MB)
 def features_audit(
     session: Session,
-    features: Features = None,
-    ref: SnapshotRef = "latest",
+    features: FeaturesOption = None,
+    ref: SnapshotOption = "latest",
     thorough: Annotated[
         bool,
         typer.Option(
@@ -320,7 +300,7 @@ def features_audit(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Audit every feature for leakage, on the candles of a snapshot."""
     from mltrain.config.loading import load_config

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli import pages
+from mltrain.cli.arguments import KeepOption, LiveVersionArgument, OpsOption, VersionArgument, read_ops
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
-from mltrain.cli.complete import complete_version, complete_version_name
+from mltrain.cli.complete import complete_version_name
 from mltrain.cli.help import OUTPUT, add_command, new_group
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number
 from mltrain.cli.tables import table
 from mltrain.errors import InputError, MltrainError, UsageError
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 
 # Exit code of a list that is shown because no choice was made: a usage error.
 LISTED = 2
-
-Ref = Annotated[
-    str,
-    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
-]
-Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
-DefaultRef = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="VERSION",
-        help="best (the live version), latest, a version, or a path. Default: best.",
-        autocompletion=complete_version,
-    ),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -150,7 +136,7 @@ def history(session: Session) -> Outcome:
 
 
 @command()
-def models_prune(session: Session, keep: Keep) -> Outcome:
+def models_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest versions, except the live one, its predecessor, the latest, and those in use."""
     from mltrain.store.store import Store
 
@@ -167,7 +153,7 @@ def models_prune(session: Session, keep: Keep) -> Outcome:
 @command(opens_versions=True)
 def promote(
     session: Session,
-    ref: Ref,
+    ref: VersionArgument,
     force: Annotated[bool, typer.Option("--force", help="Promote a NO-GO version; needs --why.")] = False,
     other_meaning: Annotated[
         bool,
@@ -177,7 +163,7 @@ def promote(
         ),
     ] = False,
     why: Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Reason, for the log of promotions.")] = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Make a GO version the live one, in one atomic step."""
     from mltrain.serving.replacement import check_same_meaning
@@ -323,7 +309,7 @@ def _check_live_card(session: Session) -> dict[str, CardCheck]:
 
 
 @command(opens_versions=True)
-def card_show(session: Session, ref: DefaultRef = None) -> Outcome:
+def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     """Show the card of a version: its figures as tables, or the whole card with --json."""
     from mltrain.store.listing import read_version_card
     from mltrain.store.store import Store

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.arguments import LiveVersionArgument, VersionArgument
 from mltrain.cli.command import Session, command
-from mltrain.cli.complete import complete_version
 from mltrain.cli.help import OUTPUT
 from mltrain.cli.render import Outcome, number
 from mltrain.cli.tables import table
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 SHOWN = 15
 LETTERS = 44
 
-Ref = Annotated[
-    str,
-    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
-]
-DefaultRef = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="VERSION",
-        help="best (the live version), latest, a version, or a path. Default: best.",
-        autocompletion=complete_version,
-    ),
-]
 Output = Annotated[
     Path | None,
     typer.Option("--output", metavar="FILE", help="Write the HTML page to this file.", rich_help_panel=OUTPUT),
@@ -45,7 +33,9 @@ Open = Annotated[bool, typer.Option("--open", help="Also open the page in the br
 
 
 @command(opens_versions=True)
-def card_report(session: Session, ref: DefaultRef = None, output: Output = None, show: Open = False) -> Outcome:
+def card_report(
+    session: Session, ref: LiveVersionArgument = None, output: Output = None, show: Open = False
+) -> Outcome:
     """Print the path of a version's report; without one, or with --output, make it from the stored files."""
     from mltrain.report.material import read_material
     from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
@@ -67,8 +57,8 @@ def card_report(session: Session, ref: DefaultRef = None, output: Output = None,
 @command(opens_versions=True)
 def card_diff(
     session: Session,
-    first: Ref,
-    second: Ref,
+    first: VersionArgument,
+    second: VersionArgument,
     html: Annotated[
         bool, typer.Option("--html", help="Write the comparison as an HTML page with figures.", rich_help_panel=OUTPUT)
     ] = False,

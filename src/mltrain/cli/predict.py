@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command
 from mltrain.cli.memory import SERVING_MB
-from mltrain.cli.models import DefaultRef
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, number
 from mltrain.cli.sources import (
     ArchiveUrl,
@@ -132,7 +131,7 @@ def add_commands(app: typer.Typer) -> None:
 @command(opens_versions=True, takes_mb=SERVING_MB)
 def predict(
     session: Session,
-    ref: DefaultRef = None,
+    ref: LiveVersionArgument = None,
     source: Annotated[
         SourceName | None,
         typer.Option(
@@ -154,7 +153,7 @@ def predict(
     watch: Watching = False,
     fail_on_refused: FailOn = None,
     as_of: AsOf = None,
-    ops: Ops = None,
+    ops: OpsOption = None,
 ) -> Outcome:
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.pipeline.candle_table import drop_open, score_table
@@ -197,12 +196,12 @@ def predict(
             session.progress.warn(note)
     fail_on = FailOnRefused.ALL if fail_on_refused is None else fail_on_refused
     failure = find_refusal(rows, fail_on.value, batch=input_ is not None, now_ms=as_of_ms)
-    shown = (
-        _shown(model.version, rows, explain=explain)
+    outcome = (
+        _prediction_outcome(model.version, rows, explain=explain)
         if output is None
         else _write_output(output, forms[1], rows, session)
     )
-    return replace(shown, failure=failure)
+    return replace(outcome, failure=failure)
 
 
 def _check_options(
@@ -295,10 +294,10 @@ def _watch(session: Session, model: Model, source: Source) -> None:
             f"--watch waits for new candles, and the source {source.name} has none",
             hint=hint if source.name == "sim" else "pass --source binance",
         )
-    session_watch = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
-    session_watch.start()
-    for rows in watch(session_watch, time.sleep):
-        for row in _plain(rows):
+    watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
+    watching.start()
+    for rows in watch(watching, time.sleep):
+        for row in _json_rows(rows):
             if session.as_json:
                 line = json.dumps({"version": model.version, **row}, allow_nan=False)
             else:
@@ -307,15 +306,14 @@ def _watch(session: Session, model: Model, source: Source) -> None:
         sys.stdout.flush()
 
 
-def _plain(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
-    shown = [{**row, "ts": row["ts"].strftime(TIME_FORMAT) if row["ts"] else None} for row in rows.to_dicts()]
-    return list(shown)
+def _json_rows(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
+    return [{**row, "ts": row["ts"].strftime(TIME_FORMAT) if row["ts"] else None} for row in rows.to_dicts()]
 
 
-def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN401 (as above)
+def _prediction_outcome(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN401 (as above)
     from mltrain.serving.explanation import PREFIX
 
-    predictions = _plain(rows)
+    predictions = _json_rows(rows)
 
     def view() -> Iterator[RenderableType]:
         cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
@@ -328,14 +326,13 @@ def _shown(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN40
             parts = {name.removeprefix(PREFIX): value for name, value in p.items() if name.startswith(PREFIX)}
             top = sorted(parts, key=lambda name: -abs(parts[name]))[:TOP]
             rest = p["log_odds"] - p["base"] - sum(parts[name] for name in top)
-            shown = [(name, f"{parts[name]:+.4f}") for name in top]
-            shown = [
+            contributions = [
                 ("base", f"{p['base']:+.4f}"),
-                *shown,
+                *((name, f"{parts[name]:+.4f}") for name in top),
                 ("all others", f"{rest:+.4f}"),
                 ("sum", f"{p['log_odds']:+.4f}"),
             ]
             title = f"{p['symbol']} at {p['ts']}: raw score {p['raw']:.4f}, calibrated {p['p']:.4f}"
-            yield table(title, ("feature", "log odds"), shown, kinds=" r")
+            yield table(title, ("feature", "log odds"), contributions, kinds=" r")
 
     return Outcome("predict/1", {"version": version, "predictions": predictions}, view)

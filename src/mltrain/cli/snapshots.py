@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.arguments import KeepOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.complete import complete_snapshot, complete_symbols
 from mltrain.cli.help import DATA, add_command, new_group
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
     from mltrain.sources.http_client import NetworkRules
 
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
-
-SnapshotArgument = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="latest, an id, or a path.", autocompletion=complete_snapshot)
-]
-Keep = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -288,7 +284,7 @@ def snapshots_diff(
 
 
 @command()
-def snapshots_prune(session: Session, keep: Keep) -> Outcome:
+def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest snapshots, except `latest`, those of stored versions, and those in use by a training."""
     from mltrain.pipeline.prune import prune_snapshots
 

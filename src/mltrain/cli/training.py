@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command, who
 from mltrain.cli.complete import complete_version
-from mltrain.cli.features import Features, SnapshotRef
 from mltrain.cli.help import MODEL, OUTPUT, SEARCH, add_command
 from mltrain.cli.memory import LEARNING_MB
-from mltrain.cli.ops import Ops, read_ops
 from mltrain.cli.render import Outcome, ends, number, time_text
 from mltrain.cli.settings import (
     CalibrationOption,
@@ -62,14 +61,14 @@ def add_commands(app: typer.Typer) -> None:
 @command(opens_versions=True, takes_mb=LEARNING_MB)
 def train(
     session: Session,
-    ref: SnapshotRef = "latest",
+    ref: SnapshotOption = "latest",
     trials: Trials = None,
     early_stop: EarlyStop = None,
     calibration: CalibrationOption = None,
     class_weight: ClassWeight = None,
     val_ratio: ValRatio = None,
     seed: Seed = None,
-    features: Features = None,
+    features: FeaturesOption = None,
     config: Config = None,
     workers: Annotated[
         int | None,
@@ -126,7 +125,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Show rows, blocks, memory and minutes; train nothing.", rich_help_panel=OUTPUT),
     ] = False,
-    ops: Ops = None,
+    ops: OpsOption = None,
     sign: Annotated[
         Path | None,
         typer.Option(

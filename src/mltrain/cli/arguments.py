@@ -1,0 +1,72 @@
+"""Arguments and options that several commands share: versions, snapshots, the feature registry, user ops."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mltrain.cli.complete import complete_snapshot, complete_version
+from mltrain.cli.help import DATA, MODEL
+
+VersionArgument = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
+]
+LiveVersionArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VERSION",
+        help="best (the live version), latest, a version, or a path. Default: best.",
+        autocompletion=complete_version,
+    ),
+]
+KeepOption = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
+SnapshotArgument = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="latest, an id, or a path.", autocompletion=complete_snapshot)
+]
+SnapshotOption = Annotated[
+    str,
+    typer.Option(
+        "--snapshot",
+        metavar="SNAPSHOT",
+        help="latest, an id, or a path.",
+        autocompletion=complete_snapshot,
+        rich_help_panel=DATA,
+    ),
+]
+FeaturesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--features",
+        metavar="FILE",
+        help="Registry of features: a file, or the name of a packaged one. Default: features.yml.",
+        rich_help_panel=MODEL,
+    ),
+]
+OpsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ops",
+        metavar="MODULE",
+        help="Python module with your own ops; importing it runs its code.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
+def read_ops(module: str | None) -> None:
+    """Import and register the ops of a module; the working directory is searched after installed packages."""
+    if module is None:
+        return
+    from mltrain.features.user_ops import import_user_ops
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    # A module may print when it is imported, and stdout is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        import_user_ops(module)
