@@ -21,7 +21,6 @@ from mltrain.snapshots.record import (
     SymbolFacts,
     file_name,
     parse_id,
-    read_record,
     snapshot_id,
 )
 from mltrain.sources.simulated import CLOCK_MS
@@ -90,10 +89,10 @@ def facts(symbol, window, step_ms):
 
 @given(records())
 def test_a_record_survives_its_manifest(record):
-    """`read_record` reads what `to_manifest` wrote, through bytes."""
+    """`from_manifest` reads what `to_manifest` wrote, through bytes."""
     data = record.to_manifest().to_bytes()
 
-    assert read_record(Manifest.from_bytes(data, kind="snapshot", where="here"), where="here") == record
+    assert Record.from_manifest(Manifest.from_bytes(data, kind="snapshot", where="here"), where="here") == record
 
 
 @given(st.integers(0, 4_000_000_000).map(lambda s: s * 1000), st.integers(1, 999_999))
@@ -145,7 +144,7 @@ def test_a_manifest_of_an_earlier_version_tells_no_volumes(record):
         replace(entry, facts={key: value for key, value in entry.facts.items() if key != "volumes"})
         for entry in manifest.files
     ]
-    found = read_record(Manifest("snapshot", manifest.head, tuple(files)), where="here")
+    found = Record.from_manifest(Manifest("snapshot", manifest.head, tuple(files)), where="here")
 
     assert [f.volumes for f in found.facts] == [(), ()]
 
@@ -279,9 +278,9 @@ def test_a_manifest_that_contradicts_itself_is_refused(record, lie):
     lie(document)
     files = tuple(replace(f.pop("entry"), facts=f) for f in document.pop("files"))
 
-    read_record(manifest, where="here")
+    Record.from_manifest(manifest, where="here")
     with pytest.raises(InputError) as err:
-        read_record(Manifest("snapshot", document, files), where="here")
+        Record.from_manifest(Manifest("snapshot", document, files), where="here")
     assert err.value.message.startswith("here: ")
 
 
@@ -291,7 +290,7 @@ def test_all_violations_come_in_one_message(record):
     head = {**manifest.head, "host": 1, "notes": 2, "surprise": 3}
 
     with pytest.raises(InputError) as err:
-        read_record(Manifest("snapshot", head, manifest.files), where="here")
+        Record.from_manifest(Manifest("snapshot", head, manifest.files), where="here")
     assert all(word in err.value.message for word in ("host", "notes", "surprise"))
 
 

@@ -7,13 +7,15 @@ parser sees it. Reading expects exactly the columns and types that were written,
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 
 from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
 from mltrain.candles.parquet import ParquetFile, parquet_options
+from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import DAY_MS
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 _MOST_BLOCKS: Final = 128  # of a file: what the manifest lists of each
 _BLOCK_ROWS: Final = 1440  # a block of fewer would cost more than its candles
-_DIGEST: Final = 16  # hexadecimal digits: it tells where the damage is, the file's own hash that there is some
+# Digits of a block's hash: it shows where the damage is, the file's own hash that there is some.
+_DIGEST: Final = 16
 
 #: The type of each column as pyarrow writes it.
 _TYPES: Final = tuple(
@@ -31,6 +34,7 @@ _TYPES: Final = tuple(
 )
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Block:
     """The candles of some whole UTC days, and where they lie in their file.
@@ -42,10 +46,10 @@ class Block:
         digest: First 16 digits of the SHA-256 of its bytes.
     """
 
-    from_ms: int
-    to_ms: int
+    from_ms: TimeMs
+    to_ms: TimeMs
     end: int
-    digest: str
+    digest: Annotated[str, re.compile(r"[0-9a-f]{16}")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
 import polars as pl
 
+from mltrain.documents.records import Limits, TimeMs, record
 from mltrain.errors import InputError
 from mltrain.times import LAST_MS, format_ms, interval_ms, interval_name
 
@@ -47,6 +48,7 @@ _ROWS_FOR_QUERY: Final = 5_000
 PRICES: Final = ("open", "high", "low", "close")
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Candles that the market or the source did not give.
@@ -57,11 +59,12 @@ class Gap:
         missing: How many are missing, at least 1.
     """
 
-    from_ms: int
-    to_ms: int
-    missing: int
+    from_ms: TimeMs
+    to_ms: TimeMs
+    missing: Annotated[int, Limits(1)]
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Jump:
     """A price that moved further than markets do from one candle to the next.
@@ -72,7 +75,7 @@ class Jump:
         after: Its close.
     """
 
-    ts_ms: int
+    ts_ms: TimeMs
     before: float
     after: float
 

@@ -10,12 +10,13 @@ symbol has the wrong content; it is emptied, so that no feature reads it. If few
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
+from mltrain.documents.records import Limits, OneOf, RecordError, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ _SHARES_AGREE: Final = 0.01  # relative: another unit is far more, a candle's ra
 _MOST_DECIMALS: Final = 8
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class FalseVolume:
     """How often a volume contradicts the prices of its candles.
@@ -51,11 +53,15 @@ class FalseVolume:
         emptied: The columns that were left empty because of it; none where `candles` is not more than half of `traded`.
     """
 
-    what: str
-    candles: int
+    what: Annotated[str, OneOf(tuple(BOUNDS))]
+    candles: Annotated[int, Limits(1)]
     traded: int
     typical: tuple[float, float, float] | None
-    emptied: tuple[str, ...]
+    emptied: tuple[Annotated[str, OneOf(OPTIONAL)], ...]
+
+    def __post_init__(self) -> None:
+        if self.candles > self.traded:
+            raise RecordError((("candles",), f"must not be above traded, {self.traded}; is {self.candles}"))
 
     def __str__(self) -> str:
         bounds = BOUNDS[self.what]

@@ -13,7 +13,7 @@
 | `Literal["a", "b"]`, `Annotated[str, OneOf(names)]` | one of these texts |
 | `Annotated[str, re.compile(...)]` | a text that the pattern matches whole |
 | `Annotated[T, Limits(low, high)]` | every number in it lies in this range |
-| `tuple[T, ...]`, `Mapping[str, T]` | a list; a mapping with any keys |
+| `tuple[T, ...]`, `tuple[T, T]`, `Mapping[str, T]` | a list of any length; of this length; a mapping with any keys |
 | a record; `Annotated[a record, ROW]` | a mapping; a list of its values in the order of its fields |
 | `T | None` | null too |
 | `Annotated[T, Encoded(U, decode, encode)]` | a `U` that `decode` turns into a `T`, and `encode` back |
@@ -51,6 +51,7 @@ from typing import (
 from mltrain.documents.values import spell
 from mltrain.errors import InputError, MltrainError
 from mltrain.names import did_you_mean, show
+from mltrain.times import format_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,8 @@ REST: Final = "rest"
 ROW: Final = "row"
 #: A field that is left out of the document where it has its default.
 OMIT_DEFAULT: Final = "omit default"
+#: A field whose key the document must have although the field has a default.
+REQUIRED: Final = "required"
 #: A field with a default that is no part of the document.
 DERIVED: Final = "derived"
 
@@ -134,6 +137,10 @@ def record(cls: type[T]) -> type[T]:
     """Mark a frozen dataclass that `read_record` reads: its annotations are used at run time."""
     RECORDS.append(cls)
     return cls
+
+
+#: A time, UTC, that is a text such as 2025-10-15T12:00:00Z in the document.
+TimeMs: TypeAlias = Annotated[int, Encoded(str, parse_time, format_ms)]
 
 
 def read_record(located: Located, cls: type[T]) -> T:
@@ -275,10 +282,13 @@ class _OrNull:
 @dataclass(frozen=True, slots=True)
 class _List:
     item: _Form
+    length: int | None
 
     def read(self, value: Json) -> object:
         if not isinstance(value, list):
             return _Violations([((), _must_be("a list", value))])
+        if self.length not in {None, len(value)}:
+            return _Violations([((), f"must be a list of {self.length} values, has {len(value)}")])
         found = [self.item.read(item) for item in value]
         bad = _Violations()
         for index, item in enumerate(found):
@@ -325,6 +335,7 @@ class _Field:
     key: str
     form: _Form
     default: Any
+    required: bool
     omit_default: bool
 
 
@@ -350,7 +361,8 @@ class _Record:
                 continue
             key = next((note.name for note in notes if isinstance(note, Key)), name)
             form = _form(hints[name], limits)
-            fields.append(_Field(name, key, form, parameter.default, OMIT_DEFAULT in notes))
+            required = REQUIRED in notes or parameter.default is inspect.Parameter.empty
+            fields.append(_Field(name, key, form, parameter.default, required, OMIT_DEFAULT in notes))
         return cls(target, tuple(fields), frozenset(field.key for field in fields), rest)
 
     def read(self, value: Json) -> object:
@@ -365,7 +377,7 @@ class _Record:
             if field.key in value:
                 found[field.name] = field.form.read(value[field.key])
                 bad.add(field.key, found[field.name])
-            elif field.default is inspect.Parameter.empty:
+            elif field.required:
                 bad.append(((field.key,), "is missing"))
             else:
                 found[field.name] = field.default
@@ -437,8 +449,8 @@ def _form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PL
             return _union([_form(part, limits) for part in parts if part is not NoneType], null=NoneType in parts)
         case origin if origin is Literal:
             return _Scalar(str, choices=parts)
-        case origin if origin is tuple and parts[1:] == (...,):
-            return _List(_form(parts[0], limits))
+        case origin if origin is tuple:
+            return _List(_form(parts[0], limits), None if parts[-1] is ... else len(parts))
         case origin if origin is Mapping:
             return _Mapping(_form(parts[1], limits))
     if is_dataclass(hint):

@@ -6,15 +6,14 @@ candle file afterwards (its name, its size, its number of rows) rests on it.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Integral
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.candles.candle_file import Block
 from mltrain.candles.frame import (
-    OPTIONAL,
     Gap,
     Jump,
     content_sha256,
@@ -25,33 +24,38 @@ from mltrain.candles.frame import (
     zero_trade_runs,
 )
 from mltrain.candles.parquet import MAX_ROWS
-from mltrain.candles.volumes import BOUNDS, FalseVolume
-from mltrain.documents.fields import Fields
-from mltrain.documents.values import SHA256, Located
+from mltrain.candles.volumes import FalseVolume
+from mltrain.documents.records import (
+    RAW,
+    REQUIRED,
+    ROW,
+    Encoded,
+    Key,
+    Limits,
+    OneOf,
+    TimeMs,
+    read_record,
+    record,
+    to_json,
+)
+from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT, SYMBOL, describe, read_symbols, show
-from mltrain.sources.source import ORIGIN, Origin
+from mltrain.sources.source import Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
 from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import polars as pl
-
-    from mltrain.documents.values import Json
-
-T = TypeVar("T")
 
 KIND: Final = "snapshot"
 MAX_DAYS: Final = 5_000  # thirteen years
 MAX_LISTED: Final = 100  # runs and jumps of one symbol: a manifest is read by people, too
 JUMP_SHARE: Final = 0.5  # of the close before
 
-_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 
-
+@record
 @dataclass(frozen=True, slots=True)
 class Request:
     """Which candles are asked for.
@@ -63,10 +67,10 @@ class Request:
         end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock.
     """
 
-    symbols: tuple[str, ...]
-    days: int
-    interval: str = "1m"
-    end_ms: int | None = None
+    symbols: tuple[Annotated[str, SYMBOL], ...]
+    days: Annotated[int, Limits(1, MAX_DAYS)]
+    interval: Annotated[str, OneOf(tuple(INTERVALS_MS)), REQUIRED] = "1m"
+    end_ms: Annotated[TimeMs | None, Key("end"), REQUIRED] = None
 
     def __post_init__(self) -> None:
         """Check every field and sort the symbols.
@@ -90,6 +94,7 @@ class Request:
         return TimeRange(cut_ms - self.days * DAY_MS, cut_ms)
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class SymbolFacts:
     """What one file of a snapshot holds.
@@ -105,28 +110,28 @@ class SymbolFacts:
         jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
         origins: Where its candles came from, by time; empty where the source has but one place.
         blocks: Where each day lies in the file.
-        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
-            written.
         sha256: Of the file's bytes.
         content_sha256: Of the candles themselves, whatever wrote the file.
         bytes: Size of the file.
+        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
+            written; empty in manifests of earlier versions.
     """
 
-    symbol: str
-    rows: int
-    first_ms: int
-    last_ms: int
+    symbol: Annotated[str, SYMBOL]
+    rows: Annotated[int, Limits(1, MAX_ROWS)]
+    first_ms: Annotated[TimeMs, Key("first")]
+    last_ms: Annotated[TimeMs, Key("last")]
     # In the JSON of `snapshot` the key is the older word.
-    gaps: tuple[Gap, ...] = field(metadata={"key": "holes"})
-    zero_trade_rows: int
-    zero_trade_runs: tuple[Gap, ...]
-    jumps: tuple[Jump, ...]
-    origins: tuple[Origin, ...]
-    blocks: tuple[Block, ...]
-    volumes: tuple[FalseVolume, ...]
-    sha256: str
-    content_sha256: str
+    gaps: tuple[Annotated[Gap, ROW], ...] = field(metadata={"key": "holes"})
+    zero_trade_rows: Annotated[int, Limits(0)]
+    zero_trade_runs: tuple[Annotated[Gap, ROW], ...]
+    jumps: tuple[Annotated[Jump, ROW], ...]
+    origins: tuple[Annotated[Origin, ROW], ...]
+    blocks: tuple[Annotated[Block, ROW], ...]
+    sha256: Sha256
+    content_sha256: Sha256
     bytes: int
+    volumes: tuple[Annotated[FalseVolume, ROW], ...] = ()
 
     @property
     def missing(self) -> int:
@@ -165,35 +170,21 @@ class SymbolFacts:
             bytes=entry.bytes,
         )
 
-    def to_dict(self) -> dict[str, Json]:
-        """Return what the manifest records beside name, size and hash of the file."""
-        gaps, quiet = (_spell_runs(runs) for runs in (self.gaps, self.zero_trade_runs))
-        return {
-            "symbol": self.symbol,
-            "rows": self.rows,
-            "first": format_ms(self.first_ms),
-            "last": format_ms(self.last_ms),
-            "gaps": gaps,
-            "zero_trade_rows": self.zero_trade_rows,
-            "zero_trade_runs": quiet,
-            "jumps": [[format_ms(j.ts_ms), j.before, j.after] for j in self.jumps],
-            "origins": [[format_ms(o.from_ms), format_ms(o.to_ms), o.origin] for o in self.origins],
-            "blocks": [[format_ms(b.from_ms), format_ms(b.to_ms), b.end, b.digest] for b in self.blocks],
-            "volumes": [
-                [v.what, v.candles, v.traded, None if v.typical is None else list(v.typical), list(v.emptied)]
-                for v in self.volumes
-            ],
-            "content_sha256": self.content_sha256,
-        }
+    def to_entry(self) -> FileEntry:
+        """Return the manifest's entry of the file."""
+        facts = to_json(self)
+        del facts["sha256"], facts["bytes"]
+        return FileEntry(file_name(self.symbol), self.sha256, self.bytes, facts)
 
 
-def _spell_runs(runs: tuple[Gap, ...]) -> list[Json]:
-    return [[format_ms(run.from_ms), format_ms(run.to_ms), run.missing] for run in runs]
+def _items(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(tools.items())
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that a snapshot's manifest says. `read_record(r.to_manifest(), where="") == r`.
+    """All that a snapshot's manifest says. `Record.from_manifest(r.to_manifest(), where="") == r`.
 
     Attributes:
         id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
@@ -206,34 +197,36 @@ class Record:
         facts: What is in each file, by symbol in order.
     """
 
-    id: str
-    created_at: str
-    source: SourceSpec
+    id: Annotated[str, SNAPSHOT]
+    created_at: Annotated[str, Encoded(TimeMs, format_ms, parse_time)]
+    source: Annotated[SourceSpec, Encoded(Annotated[Json, RAW], SourceSpec.from_dict, SourceSpec.to_dict)]
     host: str
     request: Request
-    tools: tuple[tuple[str, str], ...]
+    tools: Annotated[tuple[tuple[str, str], ...], Encoded(Mapping[str, str], _items, dict)]
     notes: tuple[str, ...]
-    facts: tuple[SymbolFacts, ...]
+    facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
 
     def to_manifest(self) -> Manifest:
         """Return the manifest that says it."""
-        end_ms = self.request.end_ms
-        head: dict[str, Json] = {
-            "id": self.id,
-            "created_at": self.created_at,
-            "source": self.source.to_dict(),
-            "host": self.host,
-            "request": {
-                "symbols": list(self.request.symbols),
-                "days": self.request.days,
-                "interval": self.request.interval,
-                "end": None if end_ms is None else format_ms(end_ms),
-            },
-            "tools": dict(self.tools),
-            "notes": list(self.notes),
-        }
-        files = (FileEntry(file_name(f.symbol), f.sha256, f.bytes, f.to_dict()) for f in self.facts)
-        return Manifest(KIND, head, tuple(files))
+        head = to_json(self)
+        del head["files"]
+        return Manifest(KIND, head, tuple(facts.to_entry() for facts in self.facts))
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, *, where: str) -> Record:
+        """Return what a manifest says.
+
+        Raises:
+            InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
+        """
+        files: list[Json] = [{**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files]
+        record = read_record(Located({**manifest.head, "files": files}, where), cls)
+        problems = _contradictions(record, manifest)
+        if manifest.head["request"] != to_json(record.request):
+            problems.append("request: its symbols must be sorted and without repetition, and its end be written in UTC")
+        if problems:
+            raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
+        return replace(record, source=replace(record.source, interval=record.request.interval))
 
     @property
     def cut_ms(self) -> int:
@@ -252,35 +245,6 @@ class Record:
     def _request(self) -> tuple[object, ...]:
         # The end asked for and the simulated clock are left out: the cut, which both led to, is compared.
         return self.cut_ms, replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
-
-
-def read_record(manifest: Manifest, *, where: str) -> Record:
-    """Return what a manifest says.
-
-    Raises:
-        InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
-    """
-    document: dict[str, Json] = {**manifest.head, "files": [dict(entry.facts) for entry in manifest.files]}
-    root = Fields(Located(document, where))
-    request = _read_request(root.fields("request"))
-    source = _read_source(root.fields("source"), request.interval)
-    tools = root.fields("tools")
-    facts = tuple(_read_facts(item, entry) for item, entry in zip(root.items("files"), manifest.files, strict=True))
-    record = Record(
-        id=root.text("id", pattern=SNAPSHOT),
-        created_at=format_ms(_read_time(root, "created_at")),
-        source=source,
-        host=root.text("host"),
-        request=request,
-        tools=tuple((name, tools.text(name)) for name in tools.keys()),  # noqa: SIM118 -- `tools` is no mapping
-        notes=tuple(root.texts("notes")),
-        facts=facts,
-    )
-    root.finish()
-    problems = _contradictions(record, manifest)
-    if problems:
-        raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
-    return record
 
 
 def file_name(symbol: str) -> str:
@@ -310,123 +274,6 @@ def parse_id(snapshot: str) -> tuple[int, int]:
         return parse_time(f"{day}T{clock.replace('-', ':')}"), int(number or 1)
     except UsageError:  # the grammar allows a 31st of February
         return 0, int(number or 1)
-
-
-def _read_request(fields: Fields) -> Request:
-    harmless = Request(symbols=("NONE",), days=1)
-    symbols = fields.texts("symbols", pattern=SYMBOL)
-    days = fields.integer("days", minimum=1, maximum=MAX_DAYS)
-    interval = fields.text("interval", choices=tuple(INTERVALS_MS))
-    end_ms = None if fields.raw("end") is None else _read_time(fields, "end")
-    try:
-        request = Request(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
-    except UsageError as err:
-        fields.problem(None, err.message)
-        return harmless
-    if request.symbols != tuple(symbols):
-        fields.problem("symbols", "must be sorted and without repetition")
-    return request
-
-
-def _read_source(fields: Fields, interval: str) -> SourceSpec:
-    try:
-        return SourceSpec.from_fields(fields, interval=interval)
-    except UsageError as err:
-        fields.problem(None, err.message)
-        return SourceSpec(name="sim", interval=interval)
-
-
-def _read_facts(fields: Fields, entry: FileEntry) -> SymbolFacts:
-    return SymbolFacts(
-        symbol=fields.text("symbol", pattern=SYMBOL),
-        rows=fields.integer("rows", minimum=1, maximum=MAX_ROWS),
-        first_ms=_read_time(fields, "first"),
-        last_ms=_read_time(fields, "last"),
-        gaps=_read_runs(fields, "gaps"),
-        zero_trade_rows=fields.integer("zero_trade_rows", minimum=0),
-        zero_trade_runs=_read_runs(fields, "zero_trade_runs"),
-        jumps=tuple(_read_rows(fields, "jumps", _read_jump)),
-        origins=tuple(_read_rows(fields, "origins", _read_origin)),
-        blocks=tuple(_read_rows(fields, "blocks", _read_block)),
-        # Missing in manifests of earlier versions.
-        volumes=tuple(_read_rows(fields, "volumes", _read_volume)) if "volumes" in fields.value else (),
-        sha256=entry.sha256,
-        content_sha256=fields.text("content_sha256", pattern=SHA256),
-        bytes=entry.bytes,
-    )
-
-
-def _read_time(fields: Fields, key: str) -> int:
-    try:
-        return parse_time(fields.text(key))
-    except UsageError as err:
-        fields.problem(key, err.message)
-        return 0
-
-
-def _read_runs(fields: Fields, key: str) -> tuple[Gap, ...]:
-    return tuple(_read_rows(fields, key, _read_run))
-
-
-def _read_rows(fields: Fields, key: str, read: Callable[[list[Json]], T | None]) -> Iterator[T]:
-    """Yield what the rows of a list say; one that has another form is a violation."""
-    rows = fields.raw(key)
-    for row in rows if isinstance(rows, list) else [rows]:
-        try:
-            value = read(row) if isinstance(row, list) else None
-        except UsageError as err:
-            fields.problem(key, err.message)
-            return
-        if value is None:
-            fields.problem(key, f"{show(str(row))} is no row of it")
-            return
-        yield value
-
-
-def _read_run(row: list[Json]) -> Gap | None:
-    match row:
-        case [str(first), str(last), int(missing)] if not isinstance(missing, bool):
-            return Gap(parse_time(first), parse_time(last), missing)
-    return None
-
-
-def _read_jump(row: list[Json]) -> Jump | None:
-    match row:
-        case [str(ts), float(before), float(after)]:
-            return Jump(parse_time(ts), before, after)
-    return None
-
-
-def _read_origin(row: list[Json]) -> Origin | None:
-    match row:
-        case [str(first), str(last), str(origin)] if ORIGIN.fullmatch(origin):
-            return Origin(parse_time(first), parse_time(last), origin)
-    return None
-
-
-def _read_block(row: list[Json]) -> Block | None:
-    match row:
-        case [str(first), str(last), int(end), str(digest)] if _DIGEST.fullmatch(digest):
-            return Block(parse_time(first), parse_time(last), end, digest)
-    return None
-
-
-def _read_volume(row: list[Json]) -> FalseVolume | None:
-    match row:
-        case [str(what), int(candles), int(traded), typical, list(emptied)]:
-            middle = _read_typical(typical)
-            names = tuple(name for name in emptied if isinstance(name, str) and name in OPTIONAL)
-            sound = what in BOUNDS and 1 <= candles <= traded and len(names) == len(emptied)
-            if sound and (typical is None) == (middle is None):
-                return FalseVolume(what, candles, traded, middle, names)
-    return None
-
-
-def _read_typical(value: Json) -> tuple[float, float, float] | None:
-    match value:
-        case [float(found), float(low), float(high)]:
-            return found, low, high
-    return None
 
 
 def _contradictions(record: Record, manifest: Manifest) -> list[str]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.candle_file import damaged_blocks, read_candles
 from mltrain.candles.frame import times_ms
+from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
-from mltrain.snapshots.record import KIND, Record, SymbolFacts, file_name, parse_id, read_record
+from mltrain.snapshots.record import KIND, Record, SymbolFacts, file_name, parse_id
 from mltrain.storage.edge import disk_edge, real_path
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.storage.reading import read_file, read_pointer
@@ -240,8 +241,8 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
         blocks=facts.blocks,
         volumes=facts.volumes,
     )
-    found = counted.to_dict()
-    for key, said in facts.to_dict().items():
+    found = to_json(counted)
+    for key, said in to_json(facts).items():
         if found[key] != said:
             yield f"{where}: {key} is {found[key]}, the manifest says {said}"
     if damaged_blocks(data, facts.blocks):
@@ -263,7 +264,7 @@ def open_folder(path: Path) -> Snapshot:
         MachineError: The machine refuses to read it.
     """
     manifest = read_manifest(path, kind=KIND)
-    record = read_record(manifest, where=str(path / MANIFEST))
+    record = Record.from_manifest(manifest, where=str(path / MANIFEST))
     told = {field.name: getattr(record, field.name) for field in fields(record)}
     return Snapshot(**told, path=path, manifest_sha256=manifest.self_sha256)
 

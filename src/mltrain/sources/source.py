@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
+from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ORIGIN: Final = re.compile(r"rest|archive [0-9a-f]{64}")
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a range of candles came from.
@@ -38,9 +40,9 @@ class Origin:
         origin: "rest", or "archive" and the SHA-256 of the day's zip.
     """
 
-    from_ms: int
-    to_ms: int
-    origin: str
+    from_ms: TimeMs
+    to_ms: TimeMs
+    origin: Annotated[str, ORIGIN]
 
 
 @dataclass(frozen=True, slots=True)

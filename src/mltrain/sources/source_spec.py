@@ -5,17 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
+from mltrain.documents.records import (
+    DERIVED,
+    Encoded,
+    Key,
+    Limits,
+    OneOf,
+    RecordError,
+    TimeMs,
+    read_record,
+    record,
+    to_json,
+)
+from mltrain.documents.values import Located
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
 from mltrain.sources.http_client import check_base_url
-from mltrain.times import format_ms, interval_ms, parse_time
+from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mltrain.documents.fields import Fields
     from mltrain.documents.values import Json
 
 SOURCES: Final = ("binance", "archive", "files", "sim")
@@ -28,9 +40,19 @@ SIGNALS: Final = ("none", "weak", "strong")
 _MAX_SEED: Final = 2**63 - 1
 
 
+# What a manifest keeps of each source.
+_KEYS: Final = {
+    "binance": ("name", "base_url"),
+    "archive": ("name", "base_url", "archive_url"),
+    "files": ("name", "folder"),
+    "sim": ("name", "seed", "signal", "clock"),
+}
+
+
+@record
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Which source, and how to open it: all that is needed to ask it again. `from_fields` reads what `to_dict` gave.
+    """Which source, and how to open it: all that is needed to ask it again. `from_dict` reads what `to_dict` gave.
 
     Attributes:
         name: One of SOURCES.
@@ -43,12 +65,12 @@ class SourceSpec:
         archive_url: Of `archive`: address of the archive; "" for the public one.
     """
 
-    name: str
-    folder: Path | None = None
-    seed: int = 0
-    signal: str = "none"
-    interval: str = "1m"
-    end_ms: int | None = None
+    name: Annotated[str, OneOf(SOURCES)]
+    folder: Annotated[Path, Encoded(str, Path, str)] | None = None
+    seed: Annotated[int, Limits(0, _MAX_SEED)] = 0
+    signal: Annotated[str, OneOf(SIGNALS)] = "none"
+    interval: Annotated[str, DERIVED] = "1m"
+    end_ms: Annotated[TimeMs | None, Key("clock")] = None
     base_url: str = ""
     archive_url: str = ""
 
@@ -83,38 +105,22 @@ class SourceSpec:
             yield f"the source {self.name} takes no such address"
 
     def to_dict(self) -> dict[str, Json]:
-        """Return what a manifest keeps of it; the interval stands beside it in the request."""
-        match self.name:
-            case "files":
-                return {"name": self.name, "folder": str(self.folder)}
-            case "binance":
-                return {"name": self.name, "base_url": self.base_url}
-            case "archive":
-                return {"name": self.name, "base_url": self.base_url, "archive_url": self.archive_url}
-        clock = None if self.end_ms is None else format_ms(self.end_ms)
-        return {"name": self.name, "seed": self.seed, "signal": self.signal, "clock": clock}
+        """Return what a manifest keeps of it; the interval is part of the request."""
+        value = to_json(self)
+        return {key: value[key] for key in _KEYS[self.name]}
 
     @classmethod
-    def from_fields(cls, fields: Fields, *, interval: str) -> SourceSpec:
-        """Read what `to_dict` wrote; violations are collected by `fields`.
+    def from_dict(cls, value: Json) -> SourceSpec:
+        """Return what `to_dict` wrote, without the interval.
 
         Raises:
-            UsageError: A value is outside its range.
+            InputError: A key is missing or unknown, or a value wrong.
+            UsageError: The values do not go together.
         """
-        name = fields.text("name", choices=SOURCES)
-        match name:
-            case "files":
-                return cls(name=name, interval=interval, folder=Path(fields.text("folder")))
-            case "binance":
-                return cls(name=name, interval=interval, base_url=fields.text("base_url"))
-            case "archive":
-                base_url, archive_url = fields.text("base_url"), fields.text("archive_url")
-                return cls(name=name, interval=interval, base_url=base_url, archive_url=archive_url)
-        clock = fields.raw("clock", default=None)
-        return cls(
-            name=name,
-            interval=interval,
-            seed=fields.integer("seed", minimum=0, maximum=_MAX_SEED),
-            signal=fields.text("signal", choices=SIGNALS),
-            end_ms=None if clock is None else parse_time(fields.text("clock")),
-        )
+        spec = read_record(Located(value, ""), cls)
+        given = value if isinstance(value, dict) else {}
+        wrong = [((key,), "is missing") for key in _KEYS[spec.name] if key not in given and key != "clock"]
+        wrong += [((key,), f"the source {spec.name} has no such key") for key in given if key not in _KEYS[spec.name]]
+        if wrong:
+            raise RecordError(*wrong)
+        return spec
