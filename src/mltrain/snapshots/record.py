@@ -110,11 +110,11 @@ class SymbolFacts:
         jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
         origins: Where its candles came from, by time; empty where the source has but one place.
         blocks: Where each day lies in the file.
+        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
+            written.
         sha256: Of the file's bytes.
         content_sha256: Of the candles themselves, whatever wrote the file.
         bytes: Size of the file.
-        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
-            written; empty in manifests of earlier versions.
     """
 
     symbol: Annotated[str, SYMBOL]
@@ -128,10 +128,11 @@ class SymbolFacts:
     jumps: tuple[Annotated[Jump, ROW], ...]
     origins: tuple[Annotated[Origin, ROW], ...]
     blocks: tuple[Annotated[Block, ROW], ...]
+    # Manifests of earlier versions do not have it.
+    volumes: tuple[Annotated[FalseVolume, ROW], ...] = field(default=(), kw_only=True)
     sha256: Sha256
     content_sha256: Sha256
     bytes: int
-    volumes: tuple[Annotated[FalseVolume, ROW], ...] = ()
 
     @property
     def missing(self) -> int:
