@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import check_candles
-from mltrain.documents.fields import Fields
-from mltrain.documents.values import Located
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
@@ -45,11 +44,16 @@ specs = st.one_of(
 
 @given(specs)
 def test_a_specification_survives_its_record(spec):
-    """`from_fields` reads what `to_dict` wrote, and asks for nothing else."""
-    fields = Fields(Located(spec.to_dict(), "here"))
+    """`from_dict` reads what `to_dict` wrote, takes no key less and none more; the interval is kept elsewhere."""
+    value = spec.to_dict()
 
-    assert SourceSpec.from_fields(fields, interval=spec.interval) == spec
-    fields.finish()
+    assert replace(SourceSpec.from_dict(value), interval=spec.interval) == spec
+    for key in value.keys() - {"clock"}:
+        with pytest.raises((InputError, UsageError)):
+            SourceSpec.from_dict({k: v for k, v in value.items() if k != key})
+    for key in {"folder", "seed", "signal", "clock", "base_url", "archive_url", "interval"} - value.keys():
+        with pytest.raises((InputError, UsageError)):
+            SourceSpec.from_dict({**value, key: None})
 
 
 @pytest.mark.parametrize(
