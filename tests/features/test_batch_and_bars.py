@@ -1,4 +1,4 @@
-"""Training and serving agree: a batch over a gapped history gives the values that each bar alone gives."""
+"""Training and serving agree: a batch over a history with gaps equals each bar computed separately."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT_IN = tuple(sorted(OPS))
 
 @pytest.fixture(scope="module")
 def candles():
-    """Return 5,000 bars of two symbols, with gaps of one candle and of many, not the same ones."""
+    """Return 5,000 bars of two symbols with different gaps, short and long."""
     span = TimeRange(CLOCK_MS - BARS * STEP_MS, CLOCK_MS)
     rng = np.random.default_rng(0)
     market = {}
@@ -39,7 +39,7 @@ def candles():
 
 
 def bar_by_bar(features, symbol, candles, rows):
-    """Compute each row as a server does: from the candles of the registry's lookback, and nothing else."""
+    """Compute each row as a server does, from the candles of the registry's lookback only."""
     times = {s: times_ms(frame) for s, frame in candles.items()}
     values = []
     for row in rows:
@@ -53,7 +53,7 @@ def bar_by_bar(features, symbol, candles, rows):
 
 
 def test_five_thousand_bars_one_by_one(candles):
-    """Every bar of the default registry's shorter half, bit for bit, null where the batch has null."""
+    """Features with short lookbacks are equal at every bar, bit for bit."""
     whole = load_registry()
     few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
     features = FeatureSet(1, "1m", LABEL, tuple(few))
@@ -64,7 +64,7 @@ def test_five_thousand_bars_one_by_one(candles):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
 def test_the_default_registry_at_every_edge(symbol, candles):
-    """Around each gap of either symbol and at every 97th bar, all features, bit for bit."""
+    """All features are equal around each gap and at every 97th bar, bit for bit."""
     features = load_registry()
     batch = compute_features(features, symbol, candles)
     edges = [np.flatnonzero(np.diff(times_ms(frame)) > STEP_MS) for frame in candles.values()]
@@ -82,7 +82,7 @@ def test_the_default_registry_at_every_edge(symbol, candles):
     max_bars=st.sampled_from([5, 60, 400, 1_440]),
 )
 def test_registries_at_random(candles, seed, ops, rows, max_bars):
-    """Any op with any parameters: a bar of the batch equals the same bar computed from its window, bit for bit."""
+    """Random features are equal in the batch and computed from their window, bit for bit."""
     rng = np.random.default_rng(seed)
     drawn = [random_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars) for i, op in enumerate(ops)]
     features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
@@ -94,7 +94,7 @@ def test_registries_at_random(candles, seed, ops, rows, max_bars):
 
 
 def test_every_op_can_be_drawn():
-    """With parameters inside its ranges, a leader where it reads one, again the same from the same seed."""
+    """The parameters are within its ranges, it has a leader if it reads one, and a seed gives one feature."""
     for op in BUILT_IN:
         one, other = (
             random_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100) for _ in range(2)

@@ -1,4 +1,4 @@
-"""One path from candles to features: the same bits from any cut, nothing across gaps, clear words when it cannot."""
+"""Features: the same bits from any part of the history, no value across gaps, clear errors for unusable candles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def simulate(rows, *, seed=0):
 
 @pytest.fixture(scope="module")
 def candles():
-    """Return some hours of two symbols without a gap."""
+    """Return 15 hours of two symbols without a gap."""
     return simulate(900)
 
 
@@ -54,7 +54,7 @@ def keep(frame, rows):
 
 
 def test_rows_columns_and_types(candles):
-    """`ts` and the features in order, Float32, one row per candle."""
+    """The table has `ts` and the features in order, as Float32, one row per candle."""
     features = compute_features(DEFAULT, "ETHUSDT", candles)
 
     assert features.columns == ["ts", *DEFAULT.names]
@@ -63,7 +63,7 @@ def test_rows_columns_and_types(candles):
 
 
 def test_null_in_the_warm_up_and_nowhere_else(candles):
-    """A feature has its first value at its lookback and one at every later bar, always finite."""
+    """A feature is null before its lookback is complete, and finite at every later bar."""
     features = compute_features(DEFAULT, "ETHUSDT", candles)
 
     for name, lookback in LOOKBACKS.items():
@@ -73,31 +73,31 @@ def test_null_in_the_warm_up_and_nowhere_else(candles):
 
 @given(st.sets(st.integers(0, 29)), st.sets(st.integers(0, 29)))
 def test_nothing_spans_a_gap_of_either_symbol(own, leader):
-    """Each run of bars is its own series: a value needs its lookback in a row, for a leader's feature of both."""
+    """A value needs its lookback without a gap, for a leader's feature in both symbols."""
     whole = simulate(30)
     candles = {"BTCUSDT": keep(whole["BTCUSDT"], leader), "ETHUSDT": keep(whole["ETHUSDT"], own)}
     features = compute_features(SMALL, "ETHUSDT", candles)
 
     for spec in SMALL.features:
-        there = own & leader if spec.leader else own
-        has = [all(row - back in there for back in range(NEEDS[spec.name])) for row in sorted(own)]
-        assert features[spec.name].is_not_null().to_list() == has
+        present = own & leader if spec.leader else own
+        complete = [all(row - back in present for back in range(NEEDS[spec.name])) for row in sorted(own)]
+        assert features[spec.name].is_not_null().to_list() == complete
 
 
-def test_each_run_gives_the_bits_that_it_gives_alone(candles):
-    """A frame with gaps is no other than its runs, one by one."""
+def test_each_segment_has_the_bits_that_it_has_alone(candles):
+    """A frame with gaps equals its segments, computed separately."""
     rows = [row for row in range(900) if row % 310 > 20]
     gapped = {symbol: keep(frame, rows) for symbol, frame in candles.items()}
     together = compute_features(DEFAULT, "ETHUSDT", gapped)
 
     for first, stop in segment_bounds(times_ms(gapped["ETHUSDT"]), STEP_MS):
-        run = {symbol: frame[first:stop] for symbol, frame in gapped.items()}
-        assert compute_features(DEFAULT, "ETHUSDT", run).equals(together[first:stop])
+        segment = {symbol: frame[first:stop] for symbol, frame in gapped.items()}
+        assert compute_features(DEFAULT, "ETHUSDT", segment).equals(together[first:stop])
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
 def test_the_last_bars_alone_give_the_bits_of_the_batch(symbol, candles):
-    """Serving the newest bar from the longest lookback alone equals training, at any bar."""
+    """A bar computed from the longest lookback equals that of the batch."""
     batch = compute_features(DEFAULT, symbol, candles)
 
     for row in (240, 241, 500, 899):
@@ -107,7 +107,7 @@ def test_the_last_bars_alone_give_the_bits_of_the_batch(symbol, candles):
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_frame_of_one_row_has_the_same_bits(rows, candles):
-    """Polars divides a single row in another way; features must not show it."""
+    """Polars divides a single row differently, which must not change a feature."""
     batch = compute_features(DEFAULT, "ETHUSDT", candles)
     short = [name for name, lookback in LOOKBACKS.items() if lookback <= rows]
 
@@ -117,7 +117,7 @@ def test_a_frame_of_one_row_has_the_same_bits(rows, candles):
 
 
 def test_a_column_made_of_one_value_has_the_same_bits(candles):
-    """Polars keeps a constant column as one number and divides by its reciprocal; features must not show it."""
+    """Polars divides by the reciprocal of a constant column, which must not change a feature."""
     constant = candles["ETHUSDT"].with_columns(volume=pl.lit(3.0), quote_volume=pl.lit(7.0), trades=pl.lit(11))
     written = pl.DataFrame({name: constant[name].to_list() for name in constant.columns}, schema=constant.schema)
 
@@ -126,7 +126,7 @@ def test_a_column_made_of_one_value_has_the_same_bits(candles):
 
 
 def test_leader_features_are_zero_on_the_leader(candles):
-    """From their lookback on, exactly, and null before."""
+    """They are exactly 0 once their lookback is complete, and null before."""
     features = compute_features(DEFAULT, "BTCUSDT", candles)
 
     for spec in DEFAULT.features:
@@ -136,7 +136,7 @@ def test_leader_features_are_zero_on_the_leader(candles):
 
 
 def test_leader_alone_needs_no_other_symbol(candles):
-    """A snapshot of the leader alone can be computed."""
+    """A leader's features can be computed without other symbols."""
     alone = compute_features(DEFAULT, "BTCUSDT", {"BTCUSDT": candles["BTCUSDT"]})
 
     assert alone.equals(compute_features(DEFAULT, "BTCUSDT", candles))
@@ -150,19 +150,19 @@ def test_other_symbols_change_nothing(candles):
 
 
 def test_no_candles_give_no_rows(candles):
-    """An empty frame is no error: a market may not have opened yet."""
+    """An empty frame gives an empty table: a market may not have opened yet."""
     empty = {symbol: frame[:0] for symbol, frame in candles.items()}
 
     assert compute_features(DEFAULT, "ETHUSDT", empty).shape == (0, len(DEFAULT.names) + 1)
 
 
 def lacking(candles, *columns):
-    """Return the candles of ETHUSDT as a source gives them that lacks these columns."""
+    """Return the candles of ETHUSDT with these columns null."""
     return {"ETHUSDT": candles["ETHUSDT"].with_columns(pl.lit(None).cast(pl.Float64).alias(name) for name in columns)}
 
 
-def test_a_missing_column_names_feature_column_and_way_out(candles):
-    """And the leader that is missing too, in the same message."""
+def test_missing_columns_are_named_with_a_hint(candles):
+    """One message names each missing column and leader, with the features that read them."""
     with pytest.raises(InputError) as caught:
         check_inputs(DEFAULT, lacking(candles, *OPTIONAL))
 
@@ -174,7 +174,7 @@ def test_a_missing_column_names_feature_column_and_way_out(candles):
 
 
 def test_a_leader_without_a_column_is_named(candles):
-    """Its own features may not need what its followers' features need of it."""
+    """The leader's features may need fewer columns of it than those of other symbols."""
     bare = {"BTCUSDT": candles["BTCUSDT"].drop("taker_buy_base"), "ETHUSDT": candles["ETHUSDT"]}
     only = replace(DEFAULT, features=tuple(s for s in DEFAULT.features if s.leader))
 
@@ -183,8 +183,8 @@ def test_a_leader_without_a_column_is_named(candles):
         compute_features(only, "ETHUSDT", bare)
 
 
-def test_a_column_that_is_empty_here_and_there_is_missing(candles):
-    """A value that is null inside a window would be a null that is no gap."""
+def test_a_column_with_nulls_is_missing(candles):
+    """Nulls would make features null without a gap."""
     known = pl.when(pl.int_range(pl.len()) != 7).then("taker_buy_base")
     patchy = candles["ETHUSDT"].with_columns(known.alias("taker_buy_base"))
 
@@ -192,15 +192,15 @@ def test_a_column_that_is_empty_here_and_there_is_missing(candles):
         compute_features(DEFAULT, "ETHUSDT", candles | {"ETHUSDT": patchy})
 
 
-def test_an_unknown_symbol_is_told(candles):
-    """By name."""
+def test_an_unknown_symbol_is_refused(candles):
+    """The error names it."""
     with pytest.raises(InputError, match="no candles of SOLUSDT"):
         compute_features(DEFAULT, "SOLUSDT", candles)
 
 
 @pytest.mark.parametrize(("interval", "found"), [("1m", "5m"), ("5m", "1m")])
-def test_another_interval_is_refused_with_what_to_do(interval, found, candles):
-    """In both directions; a registry of that interval takes the candles."""
+def test_another_interval_is_refused_with_a_hint(interval, found, candles):
+    """Longer and shorter intervals are refused; a registry of that interval accepts the candles."""
     every = {"1m": 1, "5m": 5}[found]
     frame = candles["ETHUSDT"].filter(pl.col("ts").dt.minute() % every == 0)
 
@@ -210,7 +210,7 @@ def test_another_interval_is_refused_with_what_to_do(interval, found, candles):
 
 
 def test_a_few_scattered_candles_are_not_another_interval(candles):
-    """Nine candles can lie apart by chance: they give rows, and next to no values."""
+    """Nine candles with gaps between them are accepted, and have no values."""
     frame = candles["ETHUSDT"][::5][:9]
 
     assert compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": frame})["rsi_7"].null_count() == 9
@@ -218,13 +218,13 @@ def test_a_few_scattered_candles_are_not_another_interval(candles):
 
 @pytest.mark.parametrize("spoil", [lambda f: f.reverse(), lambda f: pl.concat([f, f[-1:]])])
 def test_candles_out_of_order_are_refused(spoil, candles):
-    """Unsorted or repeated candles would be a look into the future."""
+    """Unsorted or repeated candles are refused, because they could leak the future."""
     with pytest.raises(InputError, match="is not later"):
         compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": spoil(candles["ETHUSDT"])})
 
 
-def test_thousands_of_short_runs_cost_no_more_than_one(candles):
-    """Two bars out of three: every feature of a longer lookback is null, and the frame is computed as one."""
+def test_many_short_segments_are_computed_at_once(candles):
+    """With every third bar missing, features with a lookback above 2 are null everywhere."""
     rows = np.flatnonzero(np.arange(900) % 3 != 2)
     features = compute_features(OHLCV, "ETHUSDT", {"ETHUSDT": candles["ETHUSDT"][rows.tolist()]})
 
@@ -234,8 +234,8 @@ def test_thousands_of_short_runs_cost_no_more_than_one(candles):
 
 
 @pytest.mark.real_data
-def test_five_minute_candles_with_a_registry_of_their_own(real_data):
-    """Real five-minute candles give finite features."""
+def test_five_minute_candles_with_a_five_minute_registry(real_data):
+    """Real five-minute candles have finite features."""
     frame = pl.read_parquet(real_data / "spot_5m" / "SOLUSDT.parquet")[:3_000]
     features = compute_features(replace(OHLCV, interval="5m"), "SOLUSDT", {"SOLUSDT": frame})
 

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG005 -- an oracle takes every parameter of its op, also where the window already says it
-"""Every registered op against plain Python, and the promises that each must keep."""
+"""Every op equals its formula in plain Python, and has the properties that all ops promise."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ ORACLES = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def frame(request):
-    """Return candles with those of another market beside them as the leader's."""
+    """Return candles joined with those of another market as the leader's columns."""
     leader = market(LEADER_OF[request.param]).drop("ts").rename(lambda name: "leader_" + name)
     return pl.concat([market(request.param), leader], how="horizontal")
 
@@ -244,13 +244,13 @@ def identify(case):
 
 
 def test_every_op_has_cases_and_an_oracle():
-    """No op is registered without being tested."""
+    """Every registered op has a case."""
     assert set(CASES) == set(ORACLES) == set(OPS)
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
 def test_op_equals_plain_python_at_every_bar(case, frame):
-    """From the first bar that has the lookback behind it, the value is that of the formula on that window alone."""
+    """Once the lookback is complete, the value is that of the formula on the window."""
     name, params = case
     got, lookback = values_of(frame, name, params)
     rows = frame.to_dicts()
@@ -265,7 +265,7 @@ def test_op_equals_plain_python_at_every_bar(case, frame):
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
 def test_value_is_made_of_the_lookback_alone(case, frame):
-    """Prefixes, and the last `lookback` bars alone, give the bits of the whole: nothing is remembered or foreseen."""
+    """Prefixes, and the last `lookback` bars only, have the bits of the whole history."""
     name, params = case
     whole, lookback = values_of(frame, name, params)
 
@@ -277,7 +277,7 @@ def test_value_is_made_of_the_lookback_alone(case, frame):
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
 def test_lookback_is_not_overstated(case):
-    """One bar fewer than the lookback is not enough on an ordinary market: the warm-up wastes nothing."""
+    """With one bar fewer than the lookback there is no value: the lookback is minimal."""
     name, params = case
     frame = pl.concat(
         [market("ordinary"), market("ordinary").drop("ts").rename(lambda name: "leader_" + name)], how="horizontal"
@@ -291,7 +291,7 @@ def test_lookback_is_not_overstated(case):
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
 def test_value_has_no_unit_of_its_own(case):
-    """Prices in cents and volumes in thousands give the same value: nothing but ratios reaches the model."""
+    """Rescaled prices and volumes give the same value."""
     name, params = case
     frame = market("ordinary")
     both = pl.concat([frame, frame.drop("ts").rename(lambda name: "leader_" + name)], how="horizontal")
@@ -307,7 +307,7 @@ def test_value_has_no_unit_of_its_own(case):
 
 
 def test_every_op_says_what_it_is():
-    """Each description has a first line that fits a table, and tells the unit."""
+    """Each docstring has a first line that fits a table, and the unit."""
     for function in OPS.values():
         summary, _, rest = inspect.getdoc(function).partition("\n")
         assert 20 < len(summary) < 120

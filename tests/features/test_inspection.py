@@ -1,4 +1,4 @@
-"""A close look at one value: the same number from its lookback alone, the very candles, or why there is none."""
+"""Feature inspection: the same value from its lookback only, with the candles it read, or why it has no value."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ def candles():
 
 
 @pytest.mark.parametrize("name", FEATURES.names)
-def test_a_look_tells_the_value_and_its_candles(name, candles):
-    """The value is the batch's, its lookback alone gives it again, and the inputs are just the columns of that."""
+def test_an_inspection_has_the_value_and_its_candles(name, candles):
+    """The value is the batch's, its lookback gives the same one, and the inputs are the columns that it reads."""
     row = 350
     ts_ms = int(times_ms(candles["ETHUSDT"])[row])
-    look = inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
+    found = inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
     expected = compute_features(FEATURES, "ETHUSDT", candles)[name][row]
 
-    assert look.value == look.from_lookback == expected
-    assert look.why_none is None
-    assert look.inputs.height == look.info.lookback_bars
-    assert times_ms(look.inputs)[-1] == ts_ms
-    assert {c.removeprefix("leader_") for c in look.inputs.columns} == {
-        "ts", *look.info.columns, *look.info.leader_columns
+    assert found.value == found.from_lookback == expected
+    assert found.why_none is None
+    assert found.inputs.height == found.info.lookback_bars
+    assert times_ms(found.inputs)[-1] == ts_ms
+    assert {c.removeprefix("leader_") for c in found.inputs.columns} == {
+        "ts", *found.info.columns, *found.info.leader_columns
     }  # fmt: skip
-    assert len(look.around) == 2 * AROUND_BARS + 1
-    assert look.around[AROUND_BARS] == (ts_ms, expected)
+    assert len(found.around) == 2 * AROUND_BARS + 1
+    assert found.around[AROUND_BARS] == (ts_ms, expected)
 
 
 def test_a_gap_is_the_reason(candles):
     """Of the symbol or of the leader, with the times of what is missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[411])
-    own = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    plain = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
     led = inspect_feature(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
 
-    assert own.value is own.from_lookback is led.value is led.from_lookback is None
-    assert own.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
+    assert plain.value is plain.from_lookback is led.value is led.from_lookback is None
+    assert plain.why_none.startswith("6 of the 8 candles of BTCUSDT that it needs are missing: 2025-10-15T")
     assert led.why_none.startswith("4 of the 6 candles of BTCUSDT")
     assert led.inputs["leader_close"].null_count() == 4
 
@@ -72,8 +72,8 @@ def test_a_warm_up_is_the_reason(candles):
 @pytest.mark.parametrize(
     ("name", "offset_ms", "part"), [("rsi_8", 0, "no feature 'rsi_8'"), ("rsi_7", 1, "no candle that opens at")]
 )
-def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, candles):
-    """A feature by its nearest names, a time by its nearest candles."""
+def test_an_unknown_feature_or_time_is_refused_with_the_nearest_ones(name, offset_ms, part, candles):
+    """A feature with similar names, a time with the nearest candles."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[300]) + offset_ms
     with pytest.raises(InputError, match=part) as caught:
         inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
@@ -82,11 +82,11 @@ def test_what_is_not_there_is_told_with_what_is_near(name, offset_ms, part, cand
 
 
 @pytest.mark.parametrize(("row", "lines"), [(350, 2), (415, 4), (0, 1)])
-def test_the_picture_is_sound(row, lines, candles):
-    """Well-formed, of finite coordinates inside it; a line is broken at gaps, none without a value."""
+def test_the_plot_is_valid(row, lines, candles):
+    """Well-formed, with coordinates inside the picture; lines are broken at gaps, and there is none without a value."""
     ts_ms = int(times_ms(candles["BTCUSDT"])[row])
-    look = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
-    root = ET.fromstring(plot_inspection(look, step_ms=STEP_MS))  # noqa: S314 (our own)
+    found = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
+    root = ET.fromstring(plot_inspection(found, step_ms=STEP_MS))  # noqa: S314
     _, _, width, height = map(float, root.get("viewBox").split())
     found = root.findall("{http://www.w3.org/2000/svg}polyline")
 

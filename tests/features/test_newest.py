@@ -35,7 +35,7 @@ def table_row(feature_set, symbol, candles):
 
 
 def test_a_newest_row_is_the_tables_last(feature_set, candles):
-    """Alone or stacked with others, with a warm-up, a gap or a late leader: the bits of the whole table."""
+    """It has the bits of the table's last row: alone, stacked, with a warm-up, a gap or a late leader."""
     newest, bars = NewestFeatures(feature_set), feature_set.lookback_bars
     gapped = {name: frame[[i for i in range(frame.height) if i != 650]] for name, frame in candles.items()}
     late = {name: frame.head(-1) if name == "BTCUSDT" else frame for name, frame in candles.items()}
@@ -53,7 +53,7 @@ def test_a_newest_row_is_the_tables_last(feature_set, candles):
 
 
 def test_other_symbols_change_nothing_where_their_times_join(feature_set, candles):
-    """A symbol whose candles end where the next one's begin does not lend it its bars."""
+    """Stacked symbols do not share bars, even if one's candles end where the next one's begin."""
     symbols = [name for name in candles if name != "BTCUSDT"][:2]
     given = {
         symbols[0]: candles[symbols[0]].head(400),

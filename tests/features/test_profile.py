@@ -1,4 +1,4 @@
-"""Profiles say what NumPy says of the same values."""
+"""Profiles equal the statistics that NumPy computes from the same values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_profiles_are_of_all_symbols_together(candles):
 
 @given(st.lists(st.floats(width=32), max_size=30), st.integers(0, 3))
 def test_any_values_have_a_profile(values, nulls):
-    """Infinite, missing, equal and no values at all, counted and left out."""
+    """Infinite and missing values are counted and left out; equal values, or none, have a profile."""
     column = np.array(values + [np.nan] * nulls, dtype=np.float32)
     finite = column[np.isfinite(column)]
     p = profile("x", column, nulls)

@@ -1,4 +1,4 @@
-"""A registry is read strictly, survives its stored forms, and says everything that is wrong at once."""
+"""A registry is read strictly, equals its stored forms, and one error lists every violation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def read(*lines, head=HEAD):
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_packaged_registry_survives_both_stored_forms(name):
-    """JSON and YAML give the same registry back, with the same hash."""
+def test_packaged_registry_equals_its_stored_forms(name):
+    """JSON and YAML read back as the same registry, with the same hash."""
     features = load_registry(Path(name))
 
     assert FeatureSet.from_json(features.to_json(), where="x") == features
@@ -43,8 +43,8 @@ LABELS = st.builds(LabelSpec, st.just("direction"), BARS, TIES) | st.builds(
 @given(
     st.lists(st.sampled_from([("rsi", 7), ("gap_to_mean", 20), ("log_return", 3)]), min_size=1, max_size=5), st.data()
 )
-def test_any_registry_survives_both_stored_forms(chosen, data):
-    """So does every other one, whatever its interval, label and order."""
+def test_any_registry_equals_its_stored_forms(chosen, data):
+    """Registries of any interval, label and order read back as the same."""
     features = FeatureSet(
         version=1,
         interval=data.draw(st.sampled_from(["1m", "5m", "1h"])),
@@ -59,8 +59,8 @@ def test_any_registry_survives_both_stored_forms(chosen, data):
     assert parse_registry(features.to_yaml(), where="x") == features
 
 
-def test_hash_ignores_layout_and_nothing_else():
-    """Comments, quotes and order of keys do not count; a parameter, a name and the order of features do."""
+def test_the_hash_ignores_only_the_layout():
+    """Comments, quotes and order of keys do not change it; parameters, names and order of features do."""
     one = read("{name: a, op: rsi, params: {bars: 7}}", "{name: b, op: bar_range}")
     same = read('{op: rsi, params: {"bars": 7}, name: a} # why', "name: b\n    op: 'bar_range'")
     others = [
@@ -77,7 +77,7 @@ def test_hash_ignores_layout_and_nothing_else():
 
 
 def test_a_default_parameter_is_written_out():
-    """A lag left out is a lag of 0: both say the same and have the same hash."""
+    """An omitted lag equals a lag of 0."""
     short = read("{name: a, op: log_return, params: {bars: 1}}")
 
     assert short == read("{name: a, op: log_return, params: {bars: 1, lag: 0}}")
@@ -111,8 +111,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_feature_is_told_with_its_place(name):
-    """Each violation is one line that names the file, the field and the line."""
+def test_a_wrong_feature_is_named_with_its_line(name):
+    """Each violation is one line with the file, the field and the line number."""
     line, parts = WRONG[name]
 
     with pytest.raises(InputError) as caught:
@@ -123,8 +123,8 @@ def test_wrong_feature_is_told_with_its_place(name):
     assert len(caught.value.message.splitlines()) == 1
 
 
-def test_all_violations_stand_in_one_message():
-    """Nobody should have to run three times to mend three mistakes."""
+def test_one_message_lists_all_violations():
+    """Eight violations are eight lines of one message."""
     head = "version: 2\ninterval: 7m\nlabel: {kind: direction, horizon: 0, ties: keep}\nfeature: 1\nfeatures:\n"
     with pytest.raises(InputError) as caught:
         read("{name: a, op: rsi, params: {bars: 0}}", "{name: a, op: nothing}", head=head)
@@ -132,21 +132,21 @@ def test_all_violations_stand_in_one_message():
     assert len(caught.value.message.splitlines()) == 8
 
 
-def test_a_name_may_stand_once():
-    """The second feature of a name is the wrong one."""
+def test_names_are_unique():
+    """The second feature of a name is an error."""
     with pytest.raises(InputError, match=r"features\[1\].name \(line 6\): a feature a is already defined above"):
         read("{name: a, op: bar_range}", "{name: a, op: open_gap}")
 
 
 @pytest.mark.parametrize("features", ["[]", "{}", "null", "7"])
-def test_no_features_are_no_registry(features):
-    """An empty list, or something else in its place, is refused."""
+def test_a_registry_without_features_is_refused(features):
+    """An empty list or another type is refused."""
     with pytest.raises(InputError, match="features"):
         parse_registry(HEAD.replace("features:\n", f"features: {features}\n").encode(), where="mine.yml")
 
 
 def test_a_bare_packaged_name_is_found(tmp_path, monkeypatch):
-    """From any folder; but a file of that name in the working directory comes first."""
+    """It works in any folder, but a file of that name in the working directory takes precedence."""
     monkeypatch.chdir(tmp_path)
     packaged = load_registry(Path("features-ohlcv.yml"))
     (tmp_path / "features-ohlcv.yml").write_text(HEAD + "  - {name: mine, op: bar_range}\n")
@@ -155,14 +155,14 @@ def test_a_bare_packaged_name_is_found(tmp_path, monkeypatch):
     assert load_registry(Path("features-ohlcv.yml")).names == ("mine",)
 
 
-def test_a_missing_file_is_told(tmp_path):
-    """With its path."""
+def test_a_missing_file_is_refused(tmp_path):
+    """The error has its path."""
     with pytest.raises(InputError, match=r"other\.yml"):
         load_registry(tmp_path / "other.yml")
 
 
 def test_ohlcv_registry_needs_one_symbol_and_five_columns():
-    """It is the way out where trades, takers or a leader are missing."""
+    """It can be used where trades, taker volumes or a leader are missing."""
     features = load_registry(Path("features-ohlcv.yml"))
 
     assert features.leaders == ()
@@ -172,7 +172,7 @@ def test_ohlcv_registry_needs_one_symbol_and_five_columns():
 
 
 def test_default_registry_is_what_the_documentation_says():
-    """About sixty features, the leader BTCUSDT, a lookback that a snapshot with gaps can afford."""
+    """It has 50 to 70 features, the leader BTCUSDT, and a lookback of at most 241 bars."""
     features = load_registry()
 
     assert 50 <= len(features.names) <= 70
@@ -184,8 +184,8 @@ def test_default_registry_is_what_the_documentation_says():
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_description_tells_what_a_feature_needs(name):
-    """Op, formula, lookback and columns, of the leader apart."""
+def test_a_description_has_what_a_feature_needs(name):
+    """It has op, formula, lookback and columns, those of the leader separately."""
     features = load_registry(Path(name))
 
     for info, spec, window in zip(describe_features(features), features.features, features.windows(), strict=True):
@@ -196,8 +196,8 @@ def test_description_tells_what_a_feature_needs(name):
         assert bool(info.leader_columns) is (info.leader is not None)
 
 
-def test_a_users_op_may_take_numbers_and_defaults(monkeypatch):
-    """An op with a float and only defaults can be named without params."""
+def test_a_user_op_may_take_numbers_and_defaults(monkeypatch):
+    """An op with a float parameter that has a default can be used without params."""
 
     def damped(*, share: float = 0.5) -> Window:
         return Window(OPS["log_return"](bars=1).expr * share, 2)

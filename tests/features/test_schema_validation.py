@@ -1,4 +1,4 @@
-"""A frame of features is compared with its registry, name by name and value by value."""
+"""Frames of features are compared with a registry, by column and by value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEADER_NAMES = tuple(spec.name for spec in load_registry().features if spec.lead
 
 @pytest.fixture
 def frame():
-    """Return a sound frame, with a warm-up of nulls, and `ts` and `symbol` beside the features."""
+    """Return a valid frame with `ts`, `symbol`, the features, and a warm-up of nulls."""
     rng = np.random.default_rng(0)
     values = pl.DataFrame({name: rng.standard_normal(20).astype(np.float32) for name in NAMES})
     warm = values.with_columns(pl.when(pl.int_range(pl.len()) > 2).then(pl.col(NAMES[0])).alias(NAMES[0]))
@@ -41,14 +41,14 @@ BROKEN = {
 }
 
 
-def test_a_sound_frame_passes(frame):
-    """Nulls of a warm-up and the key columns are no problem."""
+def test_a_valid_frame_passes(frame):
+    """Nulls of a warm-up and the key columns are accepted."""
     assert FeatureSchemaValidator().validate_features(frame) == ()
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_defect_is_named(name, frame):
-    """Strict raises, otherwise the same text is returned."""
+    """Each defect is one problem, which is returned, or raised if strict."""
     change, parts = BROKEN[name]
     broken = change(frame)
     problems = FeatureSchemaValidator().validate_features(broken, strict=False)
@@ -60,8 +60,8 @@ def test_each_defect_is_named(name, frame):
     assert problems[0] in caught.value.message
 
 
-def test_all_defects_stand_in_one_message(frame):
-    """Every one of them, in one error."""
+def test_one_message_lists_all_defects(frame):
+    """Five defects are in one error."""
     broken = frame
     for name in ("other type", "NaN", "constant", "all null", "missing"):
         broken = BROKEN[name][0](broken)
@@ -73,7 +73,7 @@ def test_all_defects_stand_in_one_message(frame):
 
 
 def test_a_leaders_feature_may_be_zero_throughout(frame):
-    """It is, on the leader itself; any other constant is one."""
+    """It is on the leader itself; any other constant is a problem."""
     zeros = frame.with_columns(pl.lit(0.0, pl.Float32).alias(name) for name in LEADER_NAMES)
 
     assert FeatureSchemaValidator().validate_features(zeros) == ()
@@ -82,24 +82,24 @@ def test_a_leaders_feature_may_be_zero_throughout(frame):
 
 
 def test_one_row_is_not_constant(frame):
-    """A single row has one value in each column, and that is right."""
+    """A single row is accepted."""
     assert FeatureSchemaValidator().validate_features(frame[5:6]) == ()
 
 
 def test_an_empty_frame_has_the_right_columns(frame):
-    """Nothing can be said of values that are not there."""
+    """A frame without rows is accepted."""
     assert FeatureSchemaValidator().validate_features(frame[:0]) == ()
 
 
 @pytest.mark.parametrize("given", [None, 5, "frame", [1.0]])
-def test_what_is_no_table_is_named(given):
-    """It is the caller's mistake, and is said to be."""
+def test_other_types_than_tables_are_a_usage_error(given):
+    """The error describes the argument."""
     with pytest.raises(UsageError, match="frame is"):
         FeatureSchemaValidator().validate_features(given)
 
 
 def test_any_table_is_checked(frame):
-    """Lazy, Arrow: the same problems, or none."""
+    """Lazy frames and Arrow tables have the same problems, or none."""
     validator = FeatureSchemaValidator()
 
     for form in (pl.DataFrame.lazy, pl.DataFrame.to_arrow):
@@ -109,7 +109,7 @@ def test_any_table_is_checked(frame):
 
 @pytest.mark.parametrize("name", [None, "features-ohlcv.yml"])
 def test_schema_info_is_plain_and_complete(name):
-    """It names every feature with its op, lookback, columns and type, in order."""
+    """It has every feature with op, lookback, columns and type, in order."""
     info = FeatureSchemaValidator(name).get_schema_info()
 
     assert [feature["name"] for feature in info["features"]] == list(load_registry(name and Path(name)).names)
@@ -118,8 +118,8 @@ def test_schema_info_is_plain_and_complete(name):
     assert info["label"] == {"kind": "direction", "horizon": 1, "ties": "drop"}
 
 
-def test_a_column_that_is_moved_is_named_alone(frame):
-    """One column at the other end is one problem, not fifty-seven; each moved one says where it belongs."""
+def test_only_moved_columns_are_named(frame):
+    """A column moved to the other end is one problem, which says where it belongs."""
     one = frame.select(*NAMES[1:], NAMES[0])
     two = frame.select(NAMES[5], *NAMES[:5], *NAMES[6:10], NAMES[11], NAMES[10], *NAMES[12:])
     first = FeatureSchemaValidator().validate_features(one, strict=False)
@@ -132,8 +132,8 @@ def test_a_column_that_is_moved_is_named_alone(frame):
 
 
 @given(st.permutations(range(8)))
-def test_moving_what_is_named_mends_the_order(order):
-    """The columns that are not named are in order already, and no fewer could be moved."""
+def test_moving_the_named_columns_restores_the_order(order):
+    """The columns that are not named are in order, and no smaller set of moves exists."""
     expected = NAMES[:8]
     found = [expected[i] for i in order]
     moved = [text.split()[0] for text in _moved(expected, found)]
@@ -145,7 +145,7 @@ def test_moving_what_is_named_mends_the_order(order):
 
 
 def test_a_csv_is_read_as_numbers(frame, tmp_path):
-    """It knows no types: numbers are Float32, an empty field is null, and what is written so passes."""
+    """Numbers are read as Float32 and empty fields as null."""
     path = tmp_path / "features.csv"
     frame.write_csv(path)
     read = read_feature_frame(path)
@@ -154,8 +154,8 @@ def test_a_csv_is_read_as_numbers(frame, tmp_path):
     assert FeatureSchemaValidator().validate_features(read) == ()
 
 
-def test_a_csv_with_every_defect_is_told_all(frame, tmp_path):
-    """Texts with their row and content, infinite values, constants, what is missing, extra and moved: one message."""
+def test_all_defects_of_a_csv_are_in_one_message(frame, tmp_path):
+    """Texts (with row and content), infinite values, constants, missing, extra and moved columns are listed."""
     path = tmp_path / "features.csv"
     broken = frame.with_columns(
         pl.lit("inf").alias(NAMES[1]),
@@ -186,8 +186,8 @@ def test_a_csv_with_every_defect_is_told_all(frame, tmp_path):
         (b'a,"b\n1,2', "not a readable CSV|missing"),
     ],
 )
-def test_what_is_no_csv_is_told(content, part, tmp_path):
-    """With the file's name, and no traceback of a parser."""
+def test_an_invalid_csv_is_refused(content, part, tmp_path):
+    """The error is one line with the reason."""
     path = tmp_path / "features.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=part) as caught:
@@ -197,7 +197,7 @@ def test_what_is_no_csv_is_told(content, part, tmp_path):
 
 
 def test_a_frame_is_read_from_parquet(frame, tmp_path):
-    """What was written is what is checked."""
+    """A Parquet file is read unchanged; a damaged one is refused with its name."""
     path = tmp_path / "features.parquet"
     frame.write_parquet(path)
 

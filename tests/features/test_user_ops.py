@@ -1,4 +1,4 @@
-"""Ops of a user's own: taken into use by name alone, known again by their source, named when they fail."""
+"""User ops: imported by module name, identified by their source, named when they fail."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def candles():
     return {"BTCUSDT": SimSource().candles("BTCUSDT", span)}
 
 
-def test_an_op_can_be_named_once_it_is_in_use(write, candles):
-    """With the parameters, defaults and description that its function has; before that, the registry is refused."""
+def test_an_op_can_be_named_once_its_module_is_imported(write, candles):
+    """It has the parameters, defaults and description of its function; without the import the registry is refused."""
     write("mine_a")
     with pytest.raises(InputError, match="drift"):
         registry("{name: x, op: drift}")
@@ -87,7 +87,7 @@ def test_an_op_can_be_named_once_it_is_in_use(write, candles):
 
 
 def test_the_hash_is_of_the_source(write):
-    """Of the file's bytes; of a package's every Python file, with its name."""
+    """It covers the file's bytes; of a package, every Python file and its name."""
     path = write("mine_b")
     one = import_user_ops("mine_b")
     write("pack_b.__init__", GOOD.replace('"drift"', '"drift_b"'))
@@ -103,8 +103,8 @@ def test_the_hash_is_of_the_source(write):
     assert len({one.sha256, two.sha256}) == 2
 
 
-def test_a_module_imported_anew_is_taken_anew(write):
-    """In a notebook, after `importlib.reload`, the new functions count and dropped ones are gone."""
+def test_a_reloaded_module_replaces_its_ops(write):
+    """After `importlib.reload` in a notebook, the new functions count and dropped ones are gone."""
     path = write("mine_c", GOOD.replace('OPS = {"drift": drift}', 'OPS = {"drift": drift, "old": drift}'))
     first = import_user_ops("mine_c")
     path.write_text(GOOD + "\n# another text\n")
@@ -116,8 +116,8 @@ def test_a_module_imported_anew_is_taken_anew(write):
     assert user_module_of("drift") == "mine_c"
 
 
-def test_a_model_knows_its_ops_again(write):
-    """The same module and source pass; none, or another source, is refused with what to do."""
+def test_a_model_needs_the_ops_it_was_trained_with(write):
+    """The same module and source pass; a missing module or another source is refused with a hint."""
     write("mine_d")
     with pytest.raises(OwnOpsError, match="mine_d, which is not imported") as caught:
         check_user_ops(UserOps("mine_d", "0" * 64), where="lgbm.pkl")
@@ -130,8 +130,8 @@ def test_a_model_knows_its_ops_again(write):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x.py/", "-m", "os;x", "é", "a..b", ".a"])
-def test_what_is_no_module_name_is_a_usage_error(name):
-    """Nothing is imported for it."""
+def test_an_invalid_module_name_is_a_usage_error(name):
+    """Nothing is imported."""
     with pytest.raises(UsageError, match="not the name of a module"):
         import_user_ops(name)
 
@@ -140,7 +140,7 @@ BAD = {
     "no OPS": ("x = 1", "has no OPS"),
     "empty": ("OPS = {}", "has no OPS"),
     "a list": ("OPS = [1]", "has no OPS"),
-    "mltrain's own table": ("from mltrain.features.ops.catalogue import OPS", "has no OPS"),
+    "the built-in table": ("from mltrain.features.ops.catalogue import OPS", "has no OPS"),
     "a name that is taken": ('OPS = {"rsi": print}', "an op rsi already, of mltrain"),
     "a bad name": ('OPS = {"My Op": print}', "My Op"),
     "no function": ('OPS = {"mine": 3}', "mine is int"),
@@ -159,8 +159,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_module_that_is_none_of_ops_is_refused(name, write):
-    """In one message that names the module; nothing of it stays in use."""
+def test_a_module_without_valid_ops_is_refused(name, write):
+    """One message names the module and the reason; the table of ops is unchanged."""
     source, part = BAD[name]
     module = f"bad_{list(BAD).index(name)}"
     write(module, source)
@@ -173,8 +173,8 @@ def test_a_module_that_is_none_of_ops_is_refused(name, write):
     assert table == OPS
 
 
-def test_a_missing_module_is_told(tmp_path, monkeypatch):
-    """With where it was looked for."""
+def test_a_missing_module_is_refused(tmp_path, monkeypatch):
+    """The message names the folder that was searched."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"no module nowhere_at_all .*{tmp_path}"):
         import_user_ops("nowhere_at_all")
@@ -189,7 +189,7 @@ FAULTY = {
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_an_op_that_cannot_be_built_is_named(name, write):
-    """By the registry's line."""
+    """The message has the registry's line and the reason."""
     body, part = FAULTY[name]
     module = f"faulty_{list(FAULTY).index(name)}"
     write(module, MINE.format(body))
@@ -208,7 +208,7 @@ FAILING = {
 
 @pytest.mark.parametrize("name", FAILING)
 def test_an_op_that_fails_is_named(name, write, candles):
-    """Feature, op and module, and what Polars says: the user's mistake, not a bug of mltrain."""
+    """An InputError names feature, op and module, with the reason that Polars gives."""
     module = f"failing_{list(FAILING).index(name)}"
     write(module, MINE.format(f"return Window({FAILING[name]}, 1)"))
     import_user_ops(module)
@@ -217,8 +217,8 @@ def test_an_op_that_fails_is_named(name, write, candles):
         compute_features(registry("{name: x, op: mine}"), "BTCUSDT", candles)
 
 
-def test_a_column_that_no_candle_has_is_told(write, candles):
-    """As with any op."""
+def test_an_op_that_reads_an_unknown_column_is_refused(write, candles):
+    """The message names the column, as for a built-in op."""
     write("columns", MINE.format('return Window(pl.col("vwap"), 1)'))
     import_user_ops("columns")
 
@@ -227,7 +227,7 @@ def test_a_column_that_no_candle_has_is_told(write, candles):
 
 
 def test_the_validator_takes_ops(write, tmp_path):
-    """So that a registry of one's own can be described."""
+    """A registry with user ops can be described."""
     write("mine_v")
     path = tmp_path / "features.yml"
     path.write_text(f"{HEAD}  - {{name: x, op: drift}}\n")

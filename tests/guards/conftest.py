@@ -13,7 +13,7 @@ from support.markets import simulate, without
 
 @pytest.fixture(scope="session")
 def candles():
-    """Return two days of two symbols: both lack some candles, not the same ones."""
+    """Return two days of two symbols with different gaps."""
     market = simulate("BTCUSDT", "ETHUSDT")
     return {
         "BTCUSDT": without(market["BTCUSDT"], (300, 310), (1500, 1500)),
@@ -29,7 +29,7 @@ def honest():
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Return a function that makes a registry of one planted op beside two honest ones."""
+    """Return a function that makes a registry of one planted op and two built-in ones."""
 
     def make(expr, lookback_bars, *, leader=None, horizon_bars=1):
         monkeypatch.setitem(OPS, "planted", lambda: Window(expr, lookback_bars))

@@ -1,4 +1,4 @@
-"""Symbols whose candles are not of the same times are found, by how much they are shifted, and honest ones are not."""
+"""Symbols whose candles are shifted in time are found, with the lag; aligned symbols raise no alarm."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES = tuple(f"S{number:02}USDT" for number in range(12))
 
 
 def frame(moves, *, step_ms=MINUTE_MS, start_ms=START_MS):
-    """Return candles, times and closes only, that make these moves."""
+    """Return candles (times and closes only) with these log returns."""
     ts = start_ms + np.arange(len(moves)) * step_ms
     return pl.DataFrame({"ts": pl.Series(ts).cast(pl.Datetime("ms", "UTC")), "close": 100 * np.exp(np.cumsum(moves))})
 
 
 def correlated(bars, count=2, *, rho=0.7, seed=0, step_ms=MINUTE_MS):
-    """Return markets with heavy tails and restless days, each pair of which has about this correlation."""
+    """Return symbols with heavy tails and volatile days, each pair with about this correlation."""
     rng = np.random.default_rng(seed)
     moves = rng.standard_t(4, (count + 1, bars)) * 5e-4
     moves *= np.exp(np.repeat(rng.normal(0, 0.5, bars // 500 + 1), 500)[:bars])
@@ -38,7 +38,7 @@ def correlated(bars, count=2, *, rho=0.7, seed=0, step_ms=MINUTE_MS):
 
 
 def shifted(candles, bars, *, step_ms=MINUTE_MS, share=(0.0, 1.0)):
-    """Label the candles in this part of the rows later, and drop those that are then twice there."""
+    """Shift the times of the candles in this share of the rows, and drop duplicate times."""
     row = pl.int_range(pl.len())
     moved = row.is_between(share[0] * candles.height, share[1] * candles.height, closed="left")
     ts = pl.col("ts") + pl.when(moved).then(bars * step_ms).otherwise(0).cast(pl.Duration("ms"))
@@ -46,7 +46,7 @@ def shifted(candles, bars, *, step_ms=MINUTE_MS, share=(0.0, 1.0)):
 
 
 def registry(*leaders, interval="1m"):
-    """Return one feature of no leader, and two of each of these."""
+    """Return one feature without a leader, and two for each of these leaders."""
     led = [
         FeatureSpec(f"{op}_{leader}", op, {"bars": 1}, leader)
         for leader in leaders
@@ -74,7 +74,7 @@ def check(features, candles):
 )
 @settings(max_examples=40)
 def test_correlations_are_those_of_pairs_of_bars(seed, bars, start, missing):
-    """At each lag, over the pairs of bars that both have a return; gaps and other beginnings included."""
+    """The sums at each lag are those over all pairs of bars that have a return, also with gaps and different starts."""
     rng = np.random.default_rng(seed)
     step_ms = DAY_MS // 6
     one = frame(rng.standard_normal(bars[0]), step_ms=step_ms)
@@ -104,7 +104,7 @@ def sq_both(x, y):
 
 
 def naive_returns(candles, other, step_ms, *, reach=0):
-    """Return a symbol's clipped returns by time, where the other one has candles or some bars further."""
+    """Return a symbol's clipped returns by time, over the time of the other one's candles and `reach` bars more."""
     ts, close = candles["ts"].cast(int).to_list(), candles["close"].to_list()
     both = [max(ts[0], other["ts"].cast(int)[0]), min(ts[-1], other["ts"].cast(int)[-1])] if ts else [0, 0]
     # Of the symbol that stays in place, up to the end of the last part; of the other one, a day more on both sides.
@@ -126,7 +126,7 @@ def naive_returns(candles, other, step_ms, *, reach=0):
 @pytest.mark.parametrize("interval", ["1m", "5m", "1h"])
 @pytest.mark.parametrize("bars", [1, -1, 2, 7, -12, 24])
 def test_a_shift_is_found_with_its_lag(bars, interval):
-    """Whichever of the two is late, and at any interval; the values are the two correlations."""
+    """A shift of either symbol is found, at any interval, with its lag and both correlations."""
     step_ms = interval_ms(interval)
     leader, follower = correlated(4_000, step_ms=step_ms)
     found = find_shift(sum_products(leader, shifted(follower, bars, step_ms=step_ms), step_ms))
@@ -139,7 +139,7 @@ def test_a_shift_is_found_with_its_lag(bars, interval):
 
 @pytest.mark.parametrize("minutes", [*range(3, 61, 19), 61, 719, 1_440])
 def test_minutes_up_to_a_day_are_found(minutes):
-    """A day late is found as one minute is."""
+    """Shifts from one minute to one day are found."""
     leader, follower = correlated(6_000)
 
     assert find_shift(sum_products(leader, shifted(follower, minutes), MINUTE_MS)).lag_bars == minutes
@@ -149,7 +149,7 @@ def test_minutes_up_to_a_day_are_found(minutes):
 @pytest.mark.parametrize("share", [(0.0, 0.5), (0.5, 1.0), (0.4, 0.6)])
 @pytest.mark.parametrize("days", [1, 3, 14, 60])
 def test_a_shift_in_a_part_of_the_history_is_not_averaged_away(days, share):
-    """An hour, as of summer time, in half of the candles or, where that is a day or so, in a fifth."""
+    """An hour (summer time) in half of the candles is found, or in a fifth if that is about a day."""
     if share == (0.4, 0.6) and days < 14:
         return
     leader, follower = correlated(days * 1440)
@@ -163,7 +163,7 @@ def test_a_shift_in_a_part_of_the_history_is_not_averaged_away(days, share):
 
 
 def test_a_single_jump_neither_raises_an_alarm_nor_hides_a_shift():
-    """A jump in one symbol half an hour before one in the other is no shift; with jumps a shift is found still."""
+    """A jump in one symbol half an hour before one in the other raises no alarm; a shift is found despite jumps."""
     rng = np.random.default_rng(3)
     quiet = rng.standard_normal((2, 3_000)) * 1e-4
     quiet[0, 1_000], quiet[1, 1_030] = 0.5, 0.5
@@ -178,14 +178,14 @@ def test_a_single_jump_neither_raises_an_alarm_nor_hides_a_shift():
 @pytest.mark.parametrize("bars", [2, 20, 150, 400, 1_500])
 @pytest.mark.parametrize("rho", [0.0, 0.1, 0.9])
 def test_honest_markets_of_any_length_pass(bars, rho):
-    """A few hundred candles correlate by chance at some lag; that is not held against them."""
+    """A few hundred candles correlate by chance at some lag, which raises no alarm."""
     for seed in range(20):
         one, other = correlated(bars, rho=rho, seed=seed)
         assert find_shift(sum_products(one, other, MINUTE_MS)) is None
 
 
 def test_a_market_that_trades_rarely_passes():
-    """The last price stands for minutes: the follower moves late, and most of it at once."""
+    """A price that stays for minutes, so that the follower moves late and in jumps, raises no alarm."""
     for seed in range(5):
         leader, follower = correlated(8_000, rho=0.8, seed=seed)
         trades = np.random.default_rng(seed).random(8_000) < 0.2
@@ -196,7 +196,7 @@ def test_a_market_that_trades_rarely_passes():
 
 
 def test_prices_that_do_not_move_pass():
-    """Constant and steadily rising prices have nothing to correlate; neither have candles of other years."""
+    """Constant and steadily rising prices, and candles of different years, raise no alarm."""
     leader, _ = correlated(2_000)
     still, rising = frame(np.zeros(2_000)), frame(np.full(2_000, 1e-4))
     later = frame(np.ones(5), start_ms=START_MS + 500 * DAY_MS)
@@ -208,7 +208,7 @@ def test_prices_that_do_not_move_pass():
 
 
 def test_a_pair_that_a_feature_reads_fails():
-    """Once, with all features that read it, the symbol, lag in bars and minutes, both values and what to do."""
+    """One failure names all features that read the leader, the symbol, the lag, both correlations and a hint."""
     one, two, three = correlated(4_000, 3, step_ms=5 * MINUTE_MS)
     late = shifted(two, 1, step_ms=5 * MINUTE_MS)
     features = registry("BTCUSDT", interval="5m")
@@ -228,7 +228,7 @@ def test_a_pair_that_a_feature_reads_fails():
 
 
 def test_a_pair_that_no_feature_reads_is_a_warning():
-    """Both symbols, lag and both values are named; the leader of the others is in step with both."""
+    """The warning names both symbols, the lag and both correlations."""
     one, two, three = correlated(4_000, 3)
     candles = {"ETHUSDT": two, "SOLUSDT": shifted(three, -3)}
     result = check(registry(), candles)
@@ -240,7 +240,7 @@ def test_a_pair_that_no_feature_reads_is_a_warning():
 
 
 def test_many_symbols_are_compared_with_one_only():
-    """Twelve symbols make eleven pairs and not 66; two leaders make their own; a shifted one is found either way."""
+    """Twelve symbols make 11 pairs instead of 66, and 11 per leader; a shifted symbol is found either way."""
     symbols = dict(zip(NAMES, correlated(1_500, len(NAMES)), strict=True))
     pair = check(registry(), {name: symbols[name] for name in NAMES[:2]}).checks[0].points
     points = [check(registry(*leaders), symbols).checks[0].points for leaders in ((), (NAMES[3],), NAMES[3:5])]
@@ -253,8 +253,8 @@ def test_many_symbols_are_compared_with_one_only():
     assert [failure.symbol for failure in led.failures] == [NAMES[7]]
 
 
-def test_future_info_fails_with_an_op_of_the_users_own(plant):
-    """Whatever op reads the leader; of a history shifted in its last quarter the time is told, too."""
+def test_future_info_fails_for_any_op_that_reads_the_leader(plant):
+    """A user op is enough; for a history that is shifted in its last quarter, the failure has the time."""
     leader = simulate("BTCUSDT", days=4)["BTCUSDT"]
     late = without(shifted(leader, 3, share=(0.75, 1.0)), (500, 510))
     features = plant(pl.col("leader_close") / pl.col("close"), 1, leader="BTCUSDT")
@@ -274,7 +274,7 @@ def test_future_info_fails_with_an_op_of_the_users_own(plant):
 @pytest.mark.real_data
 @pytest.mark.parametrize(("folder", "interval"), [("spot_1m", "1m"), ("spot_5m", "5m")])
 def test_real_candles_pass_and_shifted_ones_fail(folder, interval, real_data):
-    """As they are, no pair is accused; by one bar, an hour, or an hour in a tenth of the time, each is."""
+    """Real pairs raise no alarm; shifted by one bar, an hour, or an hour in a tenth of the time, each does."""
     step_ms = interval_ms(interval)
     candles = {path.stem: pl.read_parquet(path) for path in sorted((real_data / folder).glob("*.parquet"))}
     features = registry("BTCUSDT", interval=interval)

@@ -1,4 +1,4 @@
-"""Cuts fall on both sides of every kind of edge, and never outside."""
+"""Cut points cover both sides of every kind of edge; false candles are plausible and only where they must be."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def naive_bars(ts_ms, there, step_ms):
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=40))
 def test_bars_in_a_row_equals_counting(rows):
-    """Bar by bar, a gap of either kind starts the count anew."""
+    """The count equals counting bar by bar: a missing candle of any symbol restarts it."""
     ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
     there = np.array([is_there for _, is_there in rows], dtype=bool)
 
     assert consecutive_bars(ts_ms, 1, present=there).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
 
 
-def test_cuts_fall_around_gaps_and_midnights(honest, candles):
-    """The first row, both sides of gaps, both sides of midnights, and the asked number of random rows."""
+def test_cut_points_are_around_gaps_and_midnights(honest, candles):
+    """They include the first row, both sides of gaps and midnights, and the given number of random rows."""
     frame = candles["BTCUSDT"]
     ts_ms = times_ms(frame)
     cuts = choose_cut_points(honest, "BTCUSDT", candles, points=12, rng=np.random.default_rng(0))
@@ -50,7 +50,7 @@ def test_cuts_fall_around_gaps_and_midnights(honest, candles):
 
 
 def test_garbage_is_finite_and_possible():
-    """Falsified candles are such as a source might give: no NaN, high and low around open and close."""
+    """Garbage has no NaN, open and close lie between low and high, and takers buy no more than the volume."""
     for extreme in (False, True):
         frame = garbage(np.random.default_rng(0), 500, extreme=extreme)
 
@@ -61,7 +61,7 @@ def test_garbage_is_finite_and_possible():
 
 
 def test_poison_leaves_the_past_and_the_times_alone(candles):
-    """Rows up to the moment keep their bits, later ones differ, every open time stays, an empty column stays empty."""
+    """Earlier rows and all times stay, later rows differ, and an empty column stays empty."""
     frame = candles["BTCUSDT"].with_columns(pl.lit(None, pl.Float64).alias("quote_volume"))
     moment_ms = int(times_ms(frame)[1000])
     false = replace_after(frame, moment_ms, garbage(np.random.default_rng(0), frame.height, extreme=False))

@@ -1,4 +1,4 @@
-"""The matrix is the registry's, and no column knows the label."""
+"""The training matrix matches the registry, and no column contains the label."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def audit(*, features=FEATURES, seed=0, **changes):
 
 
 def knowing(share):
-    """Return a change of x after which its third column tells the label in a share of the rows."""
+    """Return a change of x after which its third column contains the label in a share of the rows."""
 
     def change(given):
         x = given["x"].copy()
@@ -50,7 +50,7 @@ def knowing(share):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_passes_without_a_warning(seed):
-    """Features that know nothing pass every check."""
+    """Random features pass every check."""
     result = audit(seed=seed)
 
     assert result.passed
@@ -60,7 +60,7 @@ def test_noise_passes_without_a_warning(seed):
 
 
 def test_a_feature_that_knows_the_label_fails():
-    """Its name, the symbol, its AUC and the limit are in the failure."""
+    """The failure has the feature, the symbol, its AUC and the limit."""
     failures = audit(x=knowing(1.0)).failures
 
     assert [(f.feature, f.symbol, f.got) for f in failures] == [
@@ -70,12 +70,12 @@ def test_a_feature_that_knows_the_label_fails():
 
 
 def test_a_feature_that_knows_the_label_turned_round_fails():
-    """An AUC of 0 tells as much as one of 1."""
+    """An AUC of 0 fails like one of 1."""
     assert not audit(x=lambda given: -knowing(1.0)(given)).passed
 
 
 def test_a_feature_that_knows_half_of_the_labels_warns():
-    """Between the two limits the run goes on, and the card will say so."""
+    """An AUC between the two limits is a warning."""
     result = audit(x=knowing(0.5))
 
     assert result.passed
@@ -84,7 +84,7 @@ def test_a_feature_that_knows_half_of_the_labels_warns():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_feature_that_knows_the_labels_of_one_symbol_is_found(sign):
-    """Of ten symbols one has an AUC of 0.85 or 0.15, all together one of 0.54: the one is named, and no other."""
+    """Of ten symbols, one has an AUC of 0.85 or 0.15 and the pool 0.54: only this symbol is a suspect."""
 
     def change(given):
         x = given["x"].copy()
@@ -106,7 +106,7 @@ def test_a_feature_that_knows_the_labels_of_one_symbol_is_found(sign):
 
 @pytest.mark.parametrize(("rows", "horizon"), [(12, 1), (30, 1), (60, 1), (2_000, 60), (4_000, 240)])
 def test_few_rows_of_a_symbol_raise_no_alarm(rows, horizon):
-    """Neither few rows nor few labels that do not overlap make an AUC of chance suspect, over many seeds."""
+    """With few rows, or few labels that do not overlap, chance makes no feature suspect."""
     features = replace(FEATURES, label=replace(FEATURES.label, horizon_bars=horizon))
     slow = np.repeat(np.arange(ROWS // horizon + 1), horizon)[:ROWS]
     for seed in range(8):
@@ -124,7 +124,7 @@ def test_few_rows_of_a_symbol_raise_no_alarm(rows, horizon):
 
 
 def test_a_symbol_with_too_few_rows_is_named():
-    """What cannot be judged is said."""
+    """A warning names symbols that cannot be judged."""
     result = audit(symbol_ix=lambda _: (np.arange(ROWS) >= 20).astype(np.int16))
 
     assert [text for text in result.warnings if "BTCUSDT (20)" in text] == list(result.warnings)
@@ -132,7 +132,7 @@ def test_a_symbol_with_too_few_rows_is_named():
 
 @pytest.mark.parametrize(("value", "ones", "zeros"), [(0.5, 40, 40), (0.7, 30, 60), (0.9, 200, 100)])
 def test_the_deviation_of_an_auc_is_that_of_many_draws(value, ones, zeros):
-    """Within a seventh of what normal scores of that AUC give."""
+    """It is within a seventh of the deviation of simulated normal scores of that AUC."""
     rng = np.random.default_rng(0)
     apart = 2**0.5 * NormalDist().inv_cdf(value)
     y = np.repeat(np.array([0, 1], dtype=np.uint8), [zeros, ones])
@@ -142,7 +142,7 @@ def test_the_deviation_of_an_auc_is_that_of_many_draws(value, ones, zeros):
 
 
 def test_a_constant_column_warns_by_name():
-    """It is of no use, and of no harm."""
+    """A constant column is a warning, no failure."""
 
     def change(given):
         x = given["x"].copy()
@@ -169,7 +169,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_matrix_that_is_not_the_registrys_fails(name):
-    """Order, count, type, labels and order of time are each named."""
+    """Wrong order, count, type, labels or times fail, with the name of the array or column."""
     changes, feature = BROKEN[name]
     result = audit(**changes)
 
@@ -179,7 +179,7 @@ def test_a_matrix_that_is_not_the_registrys_fails(name):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_fails_with_its_time(value):
-    """Column, time and value are named."""
+    """The failure has column, time and value."""
 
     def change(given):
         x = given["x"].copy()
@@ -192,7 +192,7 @@ def test_a_value_that_is_not_finite_fails_with_its_time(value):
 
 
 def test_a_registry_that_does_not_survive_its_stored_form_fails():
-    """A parameter that JSON reads back as another value would be another model after loading."""
+    """A registry that its JSON form reads back differently would be another model after loading."""
     odd = replace(FEATURES, features=(*FEATURES.features[:-1], FeatureSpec("return_5", "log_return", {"bars": 5})))
 
     assert any(failure.feature == "registry" for failure in audit(features=odd).failures)
@@ -200,14 +200,14 @@ def test_a_registry_that_does_not_survive_its_stored_form_fails():
 
 @pytest.mark.parametrize("rows", [5, 150])
 def test_too_few_rows_fail(rows):
-    """A canary that cannot be judged has not passed."""
+    """Too few rows for the check of shuffled labels are a failure."""
     cut = {name: lambda g, name=name: g[name][:rows] for name in ("x", "y", "ts_ms", "symbol_ix")}
 
     assert not audit(**cut).passed
 
 
 def test_the_shuffled_canary_stays_at_chance():
-    """On strongly related rows and skewed classes the canary is within its bounds, over many seeds."""
+    """With autocorrelated rows and rare labels, the check of shuffled labels passes for many seeds."""
     worst = 0.0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -220,7 +220,7 @@ def test_the_shuffled_canary_stays_at_chance():
 
 
 def test_a_scorer_that_knows_shuffled_labels_is_caught(monkeypatch):
-    """Where the way from rows to score leaks, shuffling does not help, and the canary fails."""
+    """A model that predicts shuffled labels fails."""
     monkeypatch.setattr(
         "mltrain.guards.feature_audit._scores", lambda _x, labels, cut, _seed: labels[cut:].astype(float)
     )
@@ -230,7 +230,7 @@ def test_a_scorer_that_knows_shuffled_labels_is_caught(monkeypatch):
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=60))
 def test_auc_is_the_share_of_pairs_in_order(rows):
-    """It equals the count over all pairs, ties as halves."""
+    """The AUC equals the count over all pairs, ties counted half."""
     scores = np.array([score for score, _ in rows], dtype=np.float32)
     y = np.array([up for _, up in rows], dtype=np.uint8)
     ones, zeros = scores[y == 1], scores[y == 0]

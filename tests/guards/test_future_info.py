@@ -1,4 +1,4 @@
-"""Every planted leak is caught by name, symbol and time; no honest feature is."""
+"""future_info: leaks fail with an explanation, features without a leak pass, and the evidence is complete."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def run(features, candles, *, points=9, seed=0, **more):
 NEXT_CLOSE = (CLOSE.shift(-1) / CLOSE, 2)
 
 
-def test_failures_tell_how_the_leak_works(plant, candles):
-    """A feature of the next close is told by taking the future away, by changing it, and by its lookback."""
+def test_failures_explain_the_leak(plant, candles):
+    """A feature of the next close fails prefix, poison and lookback, each with its explanation."""
     result = run(plant(*NEXT_CLOSE), candles)
 
-    told = {failure.why for failure in result.failures}
-    assert any("later candles are taken away" in why for why in told)
-    assert any("later candles are changed" in why for why in told)
-    assert any("the last 2 bars" in why for why in told)
+    whys = {failure.why for failure in result.failures}
+    assert any("later candles are taken away" in why for why in whys)
+    assert any("later candles are changed" in why for why in whys)
+    assert any("the last 2 bars" in why for why in whys)
 
 
 def test_a_short_lookback_is_no_look_ahead(plant, candles):
-    """A feature that only reads further back than it says is not accused of reading the future."""
+    """A feature that reads further back than it declares does not fail for reading the future."""
     result = run(plant(CLOSE.rolling_mean(20) / CLOSE, 10), candles)
 
     assert not any("later" in failure.why for failure in result.failures)
 
 
 def test_reading_another_symbol_is_caught(plant, candles):
-    """A computation that reads a symbol that the feature does not name fails, and is told apart from look-ahead."""
+    """A computation that reads an undeclared symbol fails, with another explanation than look-ahead."""
 
     def leaky(features, symbol, given):
         frame = compute_features(features, symbol, given)
@@ -67,7 +67,7 @@ def test_reading_another_symbol_is_caught(plant, candles):
 
 
 def test_spanning_a_gap_is_caught(plant, candles):
-    """A computation that does not stop at gaps fails, with the first time that it gives a value it must not have."""
+    """A computation that does not stop at gaps fails, at the first row that must not have a value."""
 
     def careless(features, symbol, given):
         frame = given[symbol]
@@ -81,7 +81,7 @@ def test_spanning_a_gap_is_caught(plant, candles):
 
 
 def test_scaling_by_the_whole_sample_is_caught(honest, candles):
-    """A computation that normalises each column fails for the features, not for the planted canary alone."""
+    """A computation that normalises each column by the whole sample fails for every feature and symbol."""
 
     def scaled(features, symbol, given):
         frame = compute_features(features, symbol, given)
@@ -94,7 +94,7 @@ def test_scaling_by_the_whole_sample_is_caught(honest, candles):
 
 
 def test_an_audit_that_catches_nothing_says_so(honest, candles, monkeypatch):
-    """Where comparisons find nothing at all, the canary escapes, and the guard fails instead of passing."""
+    """If comparisons find no difference at all, the canary escapes, and the guard fails."""
     monkeypatch.setattr("mltrain.guards.audited_symbol.differ", lambda one, _other: np.zeros(one.shape, dtype=bool))
     result = run(replace(honest, features=honest.features[:2]), candles)
 
@@ -103,7 +103,7 @@ def test_an_audit_that_catches_nothing_says_so(honest, candles, monkeypatch):
     assert all("the audit is broken" in failure.why for failure in result.failures)
 
 
-HONEST_OPS = {
+ROLLING_OPS = {
     "a running mean": (CLOSE.rolling_mean(20) / CLOSE, 20),
     "a running sum of volumes": (pl.col("volume").rolling_sum(60) / pl.col("volume").rolling_sum(30), 60),
     "a running correlation": (
@@ -113,16 +113,16 @@ HONEST_OPS = {
 }
 
 
-@pytest.mark.parametrize("name", HONEST_OPS)
+@pytest.mark.parametrize("name", ROLLING_OPS)
 def test_a_running_sum_is_no_leak(name, plant, candles):
-    """Ops whose last bits remember the past, as Polars' rolling sums do, pass: they are honest to 1e-9."""
-    assert run(plant(*HONEST_OPS[name]), candles).failures == ()
+    """Ops whose last bits depend on earlier rows, as in the rolling sums of Polars, pass."""
+    assert run(plant(*ROLLING_OPS[name]), candles).failures == ()
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("registry", ["features.yml", "features-ohlcv.yml"])
 def test_packaged_registries_pass(registry, seed, candles):
-    """No feature of ours fails, whatever the cuts; every check has compared something; the canary was caught."""
+    """No packaged feature fails, every check has compared values, and nothing deviates."""
     features = load_registry(Path(registry))
     result = run(features, candles, seed=seed, points=5)
 
@@ -140,14 +140,14 @@ def test_packaged_registries_pass(registry, seed, candles):
 
 
 def test_same_seed_same_evidence(honest, candles):
-    """Two runs of one seed find the same, apart from the time that they took."""
+    """Two runs with one seed have equal evidence, except for the run time."""
     few = replace(honest, features=honest.features[::7])
 
     assert replace(run(few, candles), seconds=0) == replace(run(few, candles), seconds=0)
 
 
 def test_a_feature_without_values_is_a_warning(plant, candles):
-    """A lookback longer than any run of candles passes, and is named."""
+    """A feature whose lookback is longer than the history passes, with a warning that names it."""
     result = run(plant(CLOSE.shift(1400), 1401), {"ETHUSDT": candles["ETHUSDT"][:900]})
 
     assert result.passed
@@ -155,19 +155,19 @@ def test_a_feature_without_values_is_a_warning(plant, candles):
 
 
 def test_one_candle_cannot_be_audited(honest, candles):
-    """With nothing to take away the guard refuses, instead of passing or failing."""
+    """A single candle is an InputError: there is no future to take away."""
     with pytest.raises(InputError, match="single candle"):
         run(honest, {"BTCUSDT": candles["BTCUSDT"][:1]})
 
 
 @pytest.mark.parametrize("rows", [2, 3, 40])
 def test_few_candles_can(honest, candles, rows):
-    """A market shorter than the lookback is audited without fault."""
+    """A market shorter than the lookback passes."""
     assert run(honest, {s: f[:rows] for s, f in candles.items()}).failures == ()
 
 
 def test_the_error_names_every_failure(plant, candles):
-    """`check_guards` raises one error, exit 5, with feature, symbol, time and both values of each failure."""
+    """`check_guards` raises one LeakageError with feature, symbol, time and both values of each failure."""
     result = run(plant(*NEXT_CLOSE), candles)
 
     with pytest.raises(LeakageError) as caught:
@@ -182,7 +182,7 @@ def test_the_error_names_every_failure(plant, candles):
 
 @pytest.mark.real_data
 def test_real_candles_pass(real_data):
-    """On real candles, whole and gapped, the packaged registries pass."""
+    """The packaged registries pass on real candles, with and without gaps."""
     frames = {s: pl.read_parquet(real_data / "spot_1m" / f"{s}.parquet")[:8_000] for s in ("BTCUSDT", "ETHUSDT")}
     gapped = frames["BTCUSDT"].filter(pl.int_range(pl.len()) % 997 > 5)
 

@@ -1,4 +1,4 @@
-"""The label is decided by the candles up to its horizon, and by nothing else."""
+"""The label depends on the candles up to its horizon, and on no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLOSE = pl.col("close")
 
 
 def rows_ahead(frame, label, up):
-    """Return a label table that counts rows, not time, with the given outcome."""
+    """Return a label table with the given outcomes, whose end is computed from the row's time."""
     end = pl.col("ts").dt.timestamp("ms") + label.horizon_bars * STEP_MS
     return frame.select("ts", end.alias("label_end"), up.cast(pl.UInt8).alias("y"))
 
@@ -75,7 +75,7 @@ def label_failures(features, candles, labels):
 @pytest.mark.parametrize("horizon_bars", [1, 5])
 @pytest.mark.parametrize("labels", WRONG, ids=lambda f: f.__name__)
 def test_wrong_label_is_caught(labels, horizon_bars, plant, candles):
-    """A label that knows less or more than the candles up to its horizon fails, and the reason is given."""
+    """A label that depends on fewer or more candles than those up to its horizon fails with the reason."""
     failures = label_failures(plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=horizon_bars), candles, labels)
 
     assert any(WRONG[labels] in failure.why for failure in failures)
@@ -84,14 +84,14 @@ def test_wrong_label_is_caught(labels, horizon_bars, plant, candles):
 
 @pytest.mark.parametrize("horizon_bars", [1, 5, 60])
 def test_the_direction_label_passes(horizon_bars, plant, candles):
-    """The library's own label passes at each horizon, with ties dropped."""
+    """The direction label passes at each horizon."""
     features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=horizon_bars)
 
     assert label_failures(features, candles, honest_labels) == ()
 
 
 def test_the_threshold_label_passes(plant, candles):
-    """So does the one that drops moves within a cost."""
+    """The threshold label passes."""
     features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=5)
     features = replace(features, label=LabelSpec("threshold", 5, "drop", 3.0))
 
@@ -99,7 +99,7 @@ def test_the_threshold_label_passes(plant, candles):
 
 
 def test_a_horizon_beyond_the_data_passes(plant, candles):
-    """Where no label can be known there is none, and that is right."""
+    """A history shorter than the horizon, without labels, passes."""
     features = plant(CLOSE / CLOSE.shift(1), 2, horizon_bars=60)
 
     assert label_failures(features, {s: f[:50] for s, f in candles.items()}, honest_labels) == ()

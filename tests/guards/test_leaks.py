@@ -1,4 +1,4 @@
-"""Every planted leak of `leaks.py` is caught on a user's own candles: by feature, symbol, time and both values."""
+"""Every planted leak of `leaks.py` is caught, with feature, symbol, time and both values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ features:
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
-    """Return eight days of two symbols with gaps, and write what two leaks read."""
+    """Return eight days of two symbols with gaps, and write the files that two leaks read."""
     whole = simulate("BTCUSDT", "ETHUSDT", days=8)
     folder = tmp_path_factory.mktemp("market")
     leaks.MARKET, leaks.RETURNS = folder / "market.parquet", folder / "returns.npy"
@@ -54,18 +54,18 @@ def audit(market, line, *, seed=42, points=30):
 
 @pytest.fixture(scope="module")
 def audited(market):
-    """Return what the audit finds of a planted leak, by its name; several tests look at the same."""
+    """Return a function that audits a planted leak by name; several tests share the results."""
     return cache(lambda name: audit(market, leaks.LEAKS[name].line))
 
 
 def test_the_kit_is_large():
-    """More than twenty-five ways to know too much, each with a name of its own."""
+    """There are more than fifty planted leaks."""
     assert len(leaks.LEAKS) > 50
 
 
 @pytest.mark.parametrize("name", leaks.LEAKS)
 def test_planted_leak_is_caught(name, market, audited):
-    """The failures name this feature and no other, in each symbol where it leaks, at a time, with two values."""
+    """The failures name only this feature, in each symbol where it leaks, with a time and two different values."""
     leak = leaks.LEAKS[name]
     result = audited(name)
 
@@ -82,8 +82,8 @@ RARE = [name for name in leaks.LEAKS if name.endswith(("_now_and_then", "_memory
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", RARE)
-def test_a_rare_leak_is_caught_whatever_the_cuts(name, seed, market):
-    """One candle in two thousand is enough, with any seed."""
+def test_a_rare_leak_is_caught_with_any_seed(name, seed, market):
+    """A leak at one candle in two thousand does not depend on the cut points."""
     assert not audit(market, leaks.LEAKS[name].line, seed=seed).passed
 
 
@@ -102,8 +102,8 @@ WHY = {
 
 
 @pytest.mark.parametrize("name", WHY)
-def test_a_leak_is_called_by_its_name(name, audited):
-    """Chance, memory, look-ahead and tables are told apart: what has to be mended is another thing each time."""
+def test_a_failure_explains_the_leak(name, audited):
+    """Randomness, a short lookback, look-ahead and look-up by time have different explanations."""
     whys = {failure.why for failure in audited(name).failures}
 
     assert len(whys) == len(WHY[name])
@@ -118,15 +118,15 @@ HONEST = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_an_odd_op_is_no_leak(name, market, monkeypatch):
-    """Months, summer time, and ops that fail on absurd prices are honest."""
+def test_an_unusual_op_without_a_leak_passes(name, market, monkeypatch):
+    """Calendars, summer time, and ops that fail on absurd prices raise no alarm."""
     monkeypatch.setitem(OPS, name, lambda: Window(HONEST[name], 1))
 
     assert audit(market, f"  - {{name: odd, op: {name}}}").failures == ()
 
 
 def test_the_evidence_names_the_worst_case(audited):
-    """Feature, symbol and time of the largest deviation stand beside it."""
+    """A check has the feature, symbol and time of its largest deviation."""
     checks = {check.name: check for check in audited("next_close").checks}
 
     assert checks["sweep"].worst > 0

@@ -1,4 +1,4 @@
-"""Honest features are never accused: on simulated markets of every kind, and on all real candles that there are."""
+"""Features without a leak raise no alarm, on simulated markets of every kind and on real candles."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def audit(features, candles, interval, *, points=10, seed=0):
 
 
 def registries_for(candles):
-    """Return the packaged registries that these candles can feed."""
+    """Return the packaged registries whose columns these candles have."""
     full = all(not frame[name].has_nulls() for frame in candles.values() for name in OPTIONAL)
     return (DEFAULT, OHLCV) if full and "BTCUSDT" in candles else (OHLCV,)
 
 
 @pytest.mark.parametrize("number", range(6))
 def test_simulated_markets_pass(number):
-    """Both packaged registries, on six markets of different kinds; `benchmarks/guards.py` has fifty."""
+    """Both packaged registries pass on six markets of different kinds; `benchmarks/guards.py` has fifty."""
     interval, candles = odd_market(number)
 
     for features in registries_for(candles):
@@ -64,7 +64,7 @@ def test_simulated_markets_pass(number):
 
 @pytest.mark.parametrize("number", range(6, 9))
 def test_every_op_passes_with_any_parameters(number):
-    """A feature of each op there is, parameters drawn from its ranges, on a market with gaps and quiet hours."""
+    """A random feature of each op passes on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
     drawn = [random_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300) for op in BUILT_IN]
@@ -76,7 +76,7 @@ def test_every_op_passes_with_any_parameters(number):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", FILES)
 def test_files_from_the_wild_pass(name, real_data):
-    """Outages, flat minutes, duplicates, every second minute missing: nothing is accused."""
+    """Files with outages, flat minutes, duplicates or every second minute missing raise no alarm."""
     path, interval = real_data / name, FILES[name]
     step_ms = interval_ms(interval)
     rows = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=step_ms)
@@ -91,7 +91,7 @@ def test_files_from_the_wild_pass(name, real_data):
 @pytest.mark.real_data
 @pytest.mark.parametrize("folder", ["spot_1m", "spot_5m"])
 def test_all_real_candles_pass(folder, real_data):
-    """Every symbol whole: ninety days of minutes, fourteen months of five minutes; the default one where it can be."""
+    """Whole histories pass: ninety days of one-minute candles, fourteen months of five-minute candles."""
     interval = folder.removeprefix("spot_")
     candles = {}
     for path in sorted((real_data / folder).glob("*.parquet")):

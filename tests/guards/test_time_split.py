@@ -1,4 +1,4 @@
-"""Blocks lie one after another, labels and embargo included, or the guard fails."""
+"""time_split fails unless blocks follow each other in time, labels and embargo included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def block(name, first, stop, *, horizon=1):
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 20), st.integers(-25, 60))
-def test_passes_just_when_the_gap_is_more_than_horizon_and_embargo(rows, horizon, embargo, gap):
+def test_it_passes_exactly_if_the_gap_is_more_than_horizon_and_embargo(rows, horizon, embargo, gap):
     """The later block must begin more than horizon + embargo bars after the earlier one's last candle."""
     earlier = block("train", 100, 100 + rows, horizon=horizon)
     later = block("valid", 99 + rows + gap, 199 + rows + gap, horizon=horizon)
@@ -27,7 +27,7 @@ def test_passes_just_when_the_gap_is_more_than_horizon_and_embargo(rows, horizon
 
 
 def test_order_of_rows_does_not_hide_an_overlap():
-    """The largest label end counts, wherever it stands: rows of several symbols need not be sorted."""
+    """The largest label end counts, also if rows are not sorted."""
     rng = np.random.default_rng(0)
     earlier, later = block("train", 0, 100), block("valid", 100, 200)
     order = rng.permutation(100)
@@ -47,7 +47,7 @@ def test_a_failure_names_both_blocks_and_both_times():
 
 
 def test_every_pair_is_judged():
-    """One good pair does not speak for the others."""
+    """Each wrong pair fails."""
     good, near, late = block("a", 0, 10), block("b", 20, 30), block("c", 30, 40)
     result = time_split([(good, near), (near, late), (good, late)], embargo_ms=0)
 
@@ -66,6 +66,6 @@ def test_every_pair_is_judged():
     ],
     ids=["nothing", "empty earlier", "empty later", "label without length", "rows without label end"],
 )
-def test_what_cannot_be_judged_fails(pairs):
-    """An empty block, or labels that do not end after they begin, prove nothing."""
+def test_empty_or_inconsistent_blocks_fail(pairs):
+    """No pairs, an empty block, labels without length and missing label ends fail."""
     assert not time_split(pairs, embargo_ms=0).passed

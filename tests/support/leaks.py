@@ -1,6 +1,6 @@
-"""Leaks, as people write them: a module of ops for `--ops leaks`, each of which knows what it must not know.
+"""Planted leaks: a module of user ops, each of which depends on something that it must not know.
 
-Every function here is wrong. `LEAKS` says of each how it is asked for; the tests hold the audit against all of them.
+Every op here is wrong. `LEAKS` has the registry line of each, and the symbols in which the audit must catch it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RETURNS = Path("returns.npy")
 
 
 def python(function, *inputs):
-    """Return an expression that hands NumPy arrays to a function of ours."""
+    """Return an expression that calls a function with NumPy arrays."""
     return pl.map_batches(
         list(inputs),
         lambda columns: pl.Series(function(*(c.to_numpy().astype(float) for c in columns))),
@@ -36,7 +36,7 @@ def python(function, *inputs):
     )
 
 
-# What has not happened yet.
+# Later candles.
 
 
 def next_close():
@@ -64,12 +64,12 @@ def interpolated():
 
 
 def bar_stamped_at_its_start():
-    """Five-minute closes, known from the first of the five minutes on."""
+    """The close of a five-minute bar, used from the first of its minutes on."""
     return Window(CLOSE.last().over(TS.dt.truncate("5m")) / CLOSE, 5)
 
 
 def nearest_in_time():
-    """Join every minute with the nearest of the seven-minute marks, which may be still to come."""
+    """Join every minute with the nearest of the seven-minute marks, which may be in the future."""
 
     def nearest(columns):
         frame = pl.DataFrame({"ts": columns[0], "close": columns[1]})
@@ -92,7 +92,7 @@ def sum_of_what_comes():
     return Window(VOLUME.cum_sum(reverse=True) / VOLUME.sum(), 1)
 
 
-# What only the whole sample tells.
+# Statistics of the whole sample.
 
 
 def sample_zscore():
@@ -112,7 +112,7 @@ def sample_rank():
 
 
 def target_encoding():
-    """How often this minute of the hour was followed by a rise, over all rows."""
+    """The share of rises after this minute of the hour, over all rows."""
     return Window((AHEAD > 0).cast(pl.Float64).mean().over(TS.dt.minute()), 1)
 
 
@@ -133,7 +133,7 @@ def number_of_rows():
 
 
 def long_frames_only():
-    """Whole histories get another value than the few candles that a server has."""
+    """The value depends on whether the frame is a whole history or the few candles of a server."""
     return Window(pl.when(pl.len() > 1_000).then(AHEAD).otherwise(RETURN), 2)
 
 
@@ -145,7 +145,7 @@ def last_row_is_special():
     return Window(pl.when(pl.int_range(pl.len()) == pl.len() - 1).then(0.0).otherwise(RETURN), 2)
 
 
-# What lies further back than the lookback says.
+# Candles before the declared lookback.
 
 
 def lookback_short_by_one():
@@ -153,7 +153,7 @@ def lookback_short_by_one():
 
 
 def long_maximum_short_by_one():
-    """The candle that is not declared decides one value in four hundred."""
+    """The candle that is not declared changes one value in four hundred."""
     return Window(HIGH.rolling_max(400) / CLOSE, 399)
 
 
@@ -178,7 +178,7 @@ def highest_ever():
 
 
 def window_across_a_gap():
-    """Five rows back, whatever time that was."""
+    """Five rows back, across gaps."""
     return Window(CLOSE / CLOSE.shift(5) - 1, 1)
 
 
@@ -186,7 +186,7 @@ def filled_over_a_gap():
     return Window(pl.when(TS.dt.minute() == 0).then(CLOSE).forward_fill() / CLOSE, 30)
 
 
-# What is another symbol's.
+# Other symbols.
 
 
 def leaders_next_close():
@@ -201,17 +201,17 @@ _seen = {}
 
 
 def undeclared_symbol():
-    """The returns of whatever was computed before, which is another symbol as often as not."""
+    """The returns of the previous computation, which is often of another symbol."""
 
-    def remember(own):
-        before = _seen.get("returns", own)
-        _seen["returns"] = own.copy()
-        return own + np.resize(np.nan_to_num(before), own.size)
+    def remember(returns):
+        before = _seen.get("returns", returns)
+        _seen["returns"] = returns.copy()
+        return returns + np.resize(np.nan_to_num(before), returns.size)
 
     return Window(python(remember, RETURN), 2)
 
 
-# What shows only now and then.
+# Leaks in few rows.
 
 
 def next_close_now_and_then():
@@ -231,7 +231,7 @@ def next_close_before_a_gap():
 
 
 def next_close_after_a_gap():
-    """At the first value behind a gap, and nowhere else."""
+    """Only at the first value after a gap."""
     behind = (TS.diff().shift(4) > pl.duration(minutes=1)).fill_null(value=False)
     return Window(pl.when(behind).then(AHEAD).otherwise(RETURN), 5)
 
@@ -245,13 +245,13 @@ def next_close_without_trades():
 
 
 def next_close_where_nothing_divides():
-    """0 / 0 is NaN, and what fills it is the next close."""
+    """0 / 0 is NaN, which is filled with the next close."""
     middle = (CLOSE - LOW) / (HIGH - LOW)
     return Window(middle.fill_nan(0.5 + AHEAD), 1)
 
 
 def next_close_of_one_symbol():
-    """Only where the price is that of one symbol of the market."""
+    """Only where the price is that of one symbol."""
     return Window(pl.when(CLOSE > 20_000).then(AHEAD).otherwise(RETURN), 2)
 
 
@@ -259,18 +259,18 @@ def a_millionth_of_the_next_close():
     return Window(RETURN + 1e-6 * AHEAD, 2)
 
 
-# What does not come from the candles at all.
+# Other inputs than candles.
 
 
 def random():
-    return Window(python(lambda r: r + np.random.random() * 1e-3, RETURN), 2)  # noqa: NPY002 (as people write it)
+    return Window(python(lambda r: r + np.random.random() * 1e-3, RETURN), 2)  # noqa: NPY002
 
 
 _calls = count()
 
 
 def random_now_and_then():
-    """One value in some thousand differs from call to call, and never at the newest row."""
+    """One value in some thousand differs from call to call, never the newest."""
 
     def shake(returns):
         shaken = returns.copy()
@@ -285,12 +285,12 @@ def wall_clock():
 
 
 def age_of_the_candle():
-    """Days between candle and today: the server's today is not the training's."""
+    """Days between the candle and today, which differs between training and serving."""
     return Window((pl.lit(time.time() * 1e3) - TS.dt.epoch("ms")) // 86_400_000 + RETURN, 2)
 
 
 def table_by_time():
-    """The next close, looked up by time in what was downloaded."""
+    """The next return, looked up by time in a file that Polars reads."""
 
     def look_up(columns):
         market = pl.read_parquet(MARKET).with_columns(ahead=AHEAD)
@@ -312,7 +312,7 @@ def file_by_time():
 
 @dataclass(frozen=True)
 class Leak:
-    """How a leak is asked for, and where it must show."""
+    """The registry entry of a leak, and the symbols in which it must be caught."""
 
     op: str
     leader: str | None = None

@@ -15,13 +15,13 @@ def simulate(*symbols, days=2, seed=0, signal="strong"):
 
 
 def without(frame, *ranges):
-    """Return the candles but those of some row ranges."""
+    """Return the candles without those of some row ranges, both ends included."""
     row = pl.int_range(pl.len())
     return frame.filter(pl.all_horizontal(~row.is_between(first, last) for first, last in ranges))
 
 
 def odd_market(number):
-    """Return a market of its own kind for each number, as interval and candles by symbol.
+    """Return a different kind of market for each number, as interval and candles by symbol.
 
     One to three symbols, two to five days, every strength of signal; gaps of each size at places that differ from
     symbol to symbol; thin markets with hours without a trade, tiny and huge prices, single enormous volumes; one in
@@ -52,7 +52,7 @@ def _spoil(frame, rng, number):
 
 
 def _without_trades(frame, rng):
-    """Let nothing happen for some hours: each candle is a dot at the last price."""
+    """Make some hours without trades, in which each candle stays at the last price."""
     quiet = np.zeros(frame.height, dtype=bool)
     for start in rng.integers(1, frame.height, 6):
         quiet[start : start + int(rng.integers(1, 200))] = True

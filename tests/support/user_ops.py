@@ -1,20 +1,20 @@
-"""Ops of a user's own, for the time of a test."""
+"""User ops that last for one test."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 
-from mltrain.features import user_ops as own
+from mltrain.features import user_ops
 from mltrain.features.ops.catalogue import OPS
 
 
 @contextmanager
 def temporary_ops():
-    """Forget, at the end, all ops that came into use meanwhile."""
-    table, used = dict(OPS), dict(own._modules)
+    """Restore the table of ops and the imported modules at the end."""
+    ops, modules = dict(OPS), dict(user_ops._modules)
     try:
         yield
     finally:
-        for now, before in ((OPS, table), (own._modules, used)):
+        for now, before in ((OPS, ops), (user_ops._modules, modules)):
             now.clear()
             now.update(before)

@@ -57,9 +57,9 @@ def window_zscore(values: pl.Expr, bars: int) -> pl.Expr:
     return _windowed(_zscores, bars, values)
 
 
-def window_skew(values: pl.Expr, bars: int, *, least_deviation: float) -> pl.Expr:
-    """Return the skewness of the last `bars` values; 0 where their deviation is not above `least_deviation`."""
-    return _windowed(partial(_skews, least_deviation=least_deviation), bars, values)
+def window_skew(values: pl.Expr, bars: int, *, min_deviation: float) -> pl.Expr:
+    """Return the skewness of the last `bars` values; 0 where their deviation is not above `min_deviation`."""
+    return _windowed(partial(_skews, min_deviation=min_deviation), bars, values)
 
 
 def window_max(values: pl.Expr, bars: int) -> pl.Expr:
@@ -260,11 +260,11 @@ def _zscores(bars: int, values: Floats) -> Floats:
     return _where(deviation > EQUAL_SHARE * np.abs(mean), (values[bars - 1 :] - mean) / deviation, 0.0)
 
 
-def _skews(bars: int, values: Floats, *, least_deviation: float) -> Floats:
+def _skews(bars: int, values: Floats, *, min_deviation: float) -> Floats:
     zeros = np.zeros_like(values)
     _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
     deviation = _root(squares / bars)
-    return _where(deviation > least_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
+    return _where(deviation > min_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
 
 
 def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:

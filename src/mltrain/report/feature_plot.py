@@ -1,4 +1,4 @@
-"""A picture of a close look: the feature around a time, and the price beneath it, as an SVG of plain lines. Pure."""
+"""The plot of a feature inspection: the feature around a time, and the price below, as an SVG. Pure."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ if TYPE_CHECKING:
     from mltrain.features.inspection import FeatureInspection
 
 _WIDTH: Final = 960
-_PANEL: Final = 200  # height of each of the two
+# Height of each of the two panels.
+_PANEL: Final = 200
 _MARGIN: Final = 24
-_LEFT: Final = 96  # room for the figures of the axis
-_LEAST_BARS: Final = 60  # shown before the asked one; otherwise twice its lookback
+# Width of the axis labels.
+_LEFT: Final = 96
+# Bars shown before the inspected one: twice its lookback, at least this many.
+_MIN_BARS: Final = 60
 _AFTER_BARS: Final = 20
 
 
-def plot_inspection(look: FeatureInspection, *, step_ms: int) -> str:
-    """Return the picture: the lookback shaded, the asked time marked, a line broken wherever there is no value.
+def plot_inspection(inspection: FeatureInspection, *, step_ms: int) -> str:
+    """Return the SVG: the lookback shaded, the inspected time marked, lines broken where there is no value.
 
     Args:
-        look: What was looked at.
+        inspection: The inspected feature.
         step_ms: Length of the candles' interval.
     """
-    times = times_ms(look.history)
-    since_ms = look.ts_ms - max(_LEAST_BARS, 2 * look.info.lookback_bars) * step_ms
-    first, stop = np.searchsorted(times, [since_ms, look.ts_ms + _AFTER_BARS * step_ms + 1]).tolist()
-    shown = look.history[first:stop]
+    times = times_ms(inspection.history)
+    since_ms = inspection.ts_ms - max(_MIN_BARS, 2 * inspection.info.lookback_bars) * step_ms
+    first, stop = np.searchsorted(times, [since_ms, inspection.ts_ms + _AFTER_BARS * step_ms + 1]).tolist()
+    shown = inspection.history[first:stop]
     times = times[first:stop]
     span_ms = max(1, int(times[-1] - times[0]))
     x = _LEFT + (times - times[0]) / span_ms * (_WIDTH - _LEFT - _MARGIN)
     pixel_per_ms = (_WIDTH - _LEFT - _MARGIN) / span_ms
     breaks = np.flatnonzero(np.diff(times) > step_ms) + 1
-    told = "no value" if look.value is None else f"{look.value!r}"
-    title = f"{look.info.name} of {look.symbol} at {format_ms(look.ts_ms)}: {told}"
-    window = look.info.lookback_bars * step_ms * pixel_per_ms
-    at = _LEFT + (look.ts_ms - int(times[0])) * pixel_per_ms
+    value = "no value" if inspection.value is None else repr(inspection.value)
+    title = f"{inspection.info.name} of {inspection.symbol} at {format_ms(inspection.ts_ms)}: {value}"
+    window = inspection.info.lookback_bars * step_ms * pixel_per_ms
+    at = _LEFT + (inspection.ts_ms - int(times[0])) * pixel_per_ms
     height = 3 * _MARGIN + 2 * _PANEL + _MARGIN
     left = max(_LEFT, at - window)
     parts = [
@@ -52,7 +55,7 @@ def plot_inspection(look: FeatureInspection, *, step_ms: int) -> str:
         _rect(0, 0, _WIDTH, height, 'fill="white"'),
         _text(_LEFT, _MARGIN - 6, title, 'font-weight="bold"'),
         _rect(left, _MARGIN, at - left, 2 * _PANEL + _MARGIN, 'fill="#fdf0d5"'),
-        *_panel(look.info.name, x, shown["value"].to_numpy(), breaks, top=_MARGIN, colour="#1d4e89"),
+        *_panel(inspection.info.name, x, shown["value"].to_numpy(), breaks, top=_MARGIN, colour="#1d4e89"),
         *_panel("close", x, shown["close"].to_numpy(), breaks, top=2 * _MARGIN + _PANEL, colour="#444444"),
         f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_MARGIN}" y2="{2 * _MARGIN + 2 * _PANEL}" stroke="#c1121f"/>',
         _text(_LEFT, height - _MARGIN, format_ms(int(times[0]))),
@@ -92,7 +95,7 @@ def _panel(
     for piece in np.split(np.arange(x.size), breaks):
         for run in np.split(piece, np.flatnonzero(np.diff(np.isfinite(values[piece]).astype(np.int8))) + 1):
             if run.size and np.isfinite(values[run[0]]):
-                # A value alone is a line to itself, which its round ends make a dot.
+                # A single value is drawn as a line of length 0, which the round line caps make a dot.
                 at = run.tolist() if run.size > 1 else [run[0], run[0]]
                 points = " ".join(f"{x[i]:.1f},{y[i]:.1f}" for i in at)
                 yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-linecap="round"/>'

@@ -1,6 +1,7 @@
-"""Op families, one module each; `mltrain.features.ops.catalogue` lists them all.
+"""Op families, one module each; `mltrain.features.ops.catalogue` has the table of all ops.
 
-The names that were here moved to `mltrain.features.op`; importing them from here warns, and ends with the next release.
+The names that were here have moved to `mltrain.features.op`. Importing them from here raises a DeprecationWarning, and
+will fail in the next release.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import warnings
 from typing import Any
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 -- whatever the name stands for
+# Any: the type of the moved name.
+def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Return a name that has moved, with a DeprecationWarning."""
     from mltrain.features import op
 

@@ -1,12 +1,12 @@
 """Ops: from candles to one stationary number per bar, each with its exact lookback.
 
 An op returns a Polars expression over candle columns, and the number of bars (the newest included) that its value
-depends on. What every op promises, and a test over all of them checks:
+depends on. Every op has these properties, which tests check for all of them:
 
 - finite lookback: the value at t is a function of the last `lookback_bars` candles, to the last bit;
-- total: behind the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
-  value for those cases is stated), so that null means "warm-up or gap" and nothing else;
-- no unit of its own: ratios, logarithms of ratios, scores; a rescaled price or volume gives the same value.
+- total: after the warm-up the value is finite for every valid candle, also without volume, trades or any move (the
+  docstring states the value in those cases), so null always means a warm-up or a gap;
+- scale-free: ratios, logarithms of ratios or scores; a rescaled price or volume gives the same value.
 
 Columns named `leader_...` are those of the leader symbol's candle of the same time. Notation: c, o, h, l, v are close,
 open, high, low and volume of the newest bar, c[k] is the close k bars earlier, r = ln(c / c[1]), and sums, means,
@@ -22,7 +22,7 @@ from mltrain.features.ops import activity, candle, leader, levels, returns
 if TYPE_CHECKING:
     from mltrain.features.op import Op
 
-#: Every op by its name, mltrain's own first; a user's module adds its ops (`mltrain.features.user_ops`).
+#: Every op by name: the built-in ops, and those of imported user modules (`mltrain.features.user_ops`).
 OPS: Final[dict[str, Op]] = {
     **returns.OPS,
     **levels.OPS,
@@ -31,11 +31,11 @@ OPS: Final[dict[str, Op]] = {
     **leader.OPS,
 }
 
-#: Raised when a value of any op changes; a new op raises nothing. Models trained with another version warn.
+#: Increased when a value of any op changes, but not for a new op. Models trained with another version warn.
 OPS_VERSION: Final = 1
 
-# What models and cards keep as `ops_sha256`. Version 1 keeps the hash of the ops' source in mltrain 0.1.0; a later
-# version takes the hash of its recorded values, which tests/features/test_ops_version.py names when one differs.
+# Stored as `ops_sha256` in models and cards. Version 1 keeps the hash of the ops' source in mltrain 0.1.0; a later
+# version takes the hash of its recorded values, which tests/features/test_ops_version.py prints when one differs.
 IDENTIFIERS: Final = {
     1: "dad4d1147feaeda201fa8785b2672b5b73f225280d94ed8de5a4b58402412fef",
 }

@@ -20,16 +20,16 @@ from mltrain.features.windows import (
     window_sum,
 )
 
-# Returns that differ by less are called equal: a price ratio is rounded to 1e-16, so that the shape of a return
-# distribution narrower than this would be the shape of the rounding.
-LEAST_RETURN_DEVIATION: Final = 1e-12
+# Returns with a smaller deviation count as equal: price ratios are rounded to 1e-16, so the skewness of a narrower
+# distribution would be that of the rounding errors.
+MIN_RETURN_DEVIATION: Final = 1e-12
 
-# The range of a random walk's extremes is 4 ln 2 times its variance (Parkinson 1980).
+# The expected squared log range of a random walk is 4 ln 2 times its variance (Parkinson 1980).
 PARKINSON: Final = 4 * math.log(2)
 
 
 def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
-    """Return over `bars` bars, that ended `lag` bars ago: ln(c[lag] / c[lag + bars]).
+    """Return over `bars` bars that ended `lag` bars ago: ln(c[lag] / c[lag + bars]).
 
     Unit: natural logarithm of a price ratio; 0.001 is about 10 basis points.
     """
@@ -76,7 +76,7 @@ def return_skew(*, bars: Shape) -> Window:
 
     Unit: none, within sqrt(bars). 0 where the returns are equal. Source: Pebay (2008) for the moments of a window.
     """
-    return Window(window_skew(log_returns(), bars, least_deviation=LEAST_RETURN_DEVIATION), bars + 1)
+    return Window(window_skew(log_returns(), bars, min_deviation=MIN_RETURN_DEVIATION), bars + 1)
 
 
 def return_autocorrelation(*, bars: Spread) -> Window:

@@ -1,4 +1,4 @@
-"""Expressions that several ops are made of."""
+"""Expressions that several ops share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def log_range() -> pl.Expr:
 
 
 def location(prefix: str = "") -> pl.Expr:
-    """Return where the close stands in its own bar: -1 at the low, 1 at the high, 0 in a bar without range."""
+    """Return the close's position in the bar's range: -1 at the low, 1 at the high, 0 in a bar without range."""
     high, low, close = (pl.col(prefix + name) for name in ("high", "low", "close"))
     return share((close - low) - (high - close), high - low)
 
 
 def imbalance(bars: int, prefix: str = "") -> pl.Expr:
-    """Return what takers bought less what they sold, as a share of the volume."""
+    """Return the volume that takers bought minus that which they sold, as a share of the volume."""
     bought, volume = pl.col(prefix + "taker_buy_base"), pl.col(prefix + "volume")
     return window_ratio(bought - (volume - bought), volume, bars).clip(-1, 1)
 
