@@ -226,7 +226,7 @@ def test_an_evaluation_shows_both_in_full(rivals):
     for part in view(found):
         console.print(part)
     text = console.file.getvalue()
-    assert "Beside the champion" in text
+    assert "Compared with the champion" in text
     assert f"{both.theirs.f1.value:.4f}" in text
 
 

@@ -132,5 +132,5 @@ def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, 
     back = call("rollback", "2025-10-15", data_dir=store.data_dir)
 
     assert back.code == 0
-    assert "cannot tell whether 2025-10-15 is a drop-in replacement for 2025-10-15.2" in back.err
+    assert "cannot check whether 2025-10-15 is a drop-in replacement for 2025-10-15.2" in back.err
     assert store.best().name == "2025-10-15"

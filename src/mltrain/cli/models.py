@@ -237,7 +237,7 @@ def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
         return
     if differences:
         session.progress.warn(
-            f"{after} is not a drop-in replacement for {before}: {'; '.join(differences)}. "
+            f"{after} is no drop-in replacement for {before}: {'; '.join(differences)}. "
             f"A running service keeps {before} until it reloads the model"
         )
 
