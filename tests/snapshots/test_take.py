@@ -236,7 +236,9 @@ def take_from(answer, tmp_path):
         clock_ms=lambda _: CLOCK_MS,
         check_symbols=lambda _: None,
         extent=lambda _: TimeRange(0, CLOCK_MS),
-        download=lambda *_, **__: nullcontext(DownloadResult(lambda _: SymbolCandles(answer), lambda: ())),
+        download=lambda *_, **__: nullcontext(
+            DownloadResult("the source liar", "1m", lambda _: SymbolCandles(answer), lambda: ())
+        ),
     )
     request = Request(symbols=("BTCUSDT",), days=1)
     return take_snapshot(tmp_path / "data", source, SourceSpec(name="sim"), request, now_ms=CLOCK_MS, progress=Silent())

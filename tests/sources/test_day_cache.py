@@ -21,7 +21,7 @@ from mltrain.errors import InputError, MachineError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.stored import verify_snapshot
-from mltrain.sources.day_cache import CacheRow, FreshDay, Pruned, SymbolDays, hold_cache, list_cache, prune_cache
+from mltrain.sources.day_cache import CachedDay, CacheRow, Pruned, SymbolDays, list_cache, lock_cache, prune_cache
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
@@ -39,7 +39,7 @@ def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0,
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
     frame = SimSource(seed=seed, interval=interval).candles(symbol, TimeRange(day_ms, until_ms))[keep]
     told = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **told}
-    return FreshDay(frame=frame, day_ms=day_ms, until_ms=until_ms, **told)
+    return CachedDay(day_ms=day_ms, until_ms=until_ms, **told), frame
 
 
 def open_days(cache, source=HOST, symbol="BTCUSDT", interval="1m"):
@@ -90,7 +90,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
     """Whole days and beginnings of any length, with and without gaps, down to the second of the download."""
     step_ms = INTERVALS_MS[interval]
     until_ms = DAY + max(1, round(part * DAY_MS / step_ms)) * step_ms
-    told = fresh(
+    asked, frame = fresh(
         until_ms=until_ms,
         interval=interval,
         keep=slice(None, None, step),
@@ -99,12 +99,12 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
         fetched_ms=fetched_ms,
     )
     days = open_days(tmp_path_factory.mktemp("cache"), interval=interval)
-    (known,) = days.write([told])
-    complete = told.frame.height == (until_ms - DAY) // step_ms
+    (known,) = days.write([(asked, frame)])
+    complete = frame.height == (until_ms - DAY) // step_ms
 
     assert days.find(DAY) == (known, "")
-    assert days.read(known).equals(told.frame)
-    assert (known.day_ms, known.until_ms, known.rows) == (DAY, until_ms, told.frame.height)
+    assert days.read(known).equals(frame)
+    assert (known.day_ms, known.until_ms, known.rows) == (DAY, until_ms, frame.height)
     assert (known.origin, known.gaps_asked) == (origin, gaps_asked or complete)
     assert known.fetched_ms == fetched_ms // 1000 * 1000
     assert known.whole == (until_ms == DAY + DAY_MS)
@@ -498,7 +498,7 @@ def test_whoever_holds_the_cache_sweeps_it(tmp_path, cached):
     cache = tmp_path / "data" / "cache"
     for folder in (cache, cached.folder):
         (folder / ".write-test.ab12.tmp").touch()
-    with hold_cache(tmp_path / "data", "a test"):
+    with lock_cache(tmp_path / "data", "a test"):
         cached.open_for_writing()
 
     assert not list(cache.rglob(".*.tmp"))
@@ -508,7 +508,7 @@ def test_whoever_holds_the_cache_sweeps_it(tmp_path, cached):
 def test_while_one_downloads_others_are_told_who(tmp_path):
     """A snapshot and a prune: exit 7 with pid and purpose, nothing asked for and nothing removed."""
     data_dir = tmp_path / "data"
-    with SimServer() as server, hold_cache(data_dir, "downloading from a test"), ThreadPoolExecutor() as threads:
+    with SimServer() as server, lock_cache(data_dir, "downloading from a test"), ThreadPoolExecutor() as threads:
         before = look(data_dir / "cache")
         runs = [
             threads.submit(call, "snapshot", "--base-url", server.base_url, "--days", "1", data_dir=data_dir),
@@ -691,12 +691,12 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
 def hourly(day_ms, length_ms, seed=1):
     """Return the beginning of a day of hours."""
     frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", TimeRange(day_ms, day_ms + length_ms))
-    return FreshDay(frame, day_ms, day_ms + length_ms, "rest", gaps_asked=False, fetched_ms=day_ms)
+    return CachedDay(day_ms, day_ms + length_ms, "rest", gaps_asked=False, fetched_ms=day_ms), frame
 
 
 def write_days(folder):
     """Write a day over another one, complete a part, and extend another."""
-    with hold_cache(folder, "a test") as cache:
+    with lock_cache(folder, "a test") as cache:
         days = SymbolDays(cache, "sim", "BTCUSDT", "1h")
         days.open_for_writing()
         days.write([hourly(DAY - 2 * DAY_MS, DAY_MS), hourly(DAY - DAY_MS, DAY_MS)])
@@ -706,7 +706,7 @@ def write_days(folder):
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from mltrain.sources.day_cache import FreshDay, SymbolDays, hold_cache
+from mltrain.sources.day_cache import CachedDay, SymbolDays, lock_cache
 from mltrain.sources.simulated import SimSource
 from mltrain.times import TimeRange
 
@@ -734,7 +734,7 @@ def check_states(folder):
         found, _ = days.find(day_ms)
         if found is None:
             continue
-        is_state = [days.read(found).equals(hourly(day_ms, length, seed).frame) for seed, length in (before, after)]
+        is_state = [days.read(found).equals(hourly(day_ms, length, seed)[1]) for seed, length in (before, after)]
         assert any(is_state), (day_ms, found)
         done += is_state[1]
     return done
@@ -820,5 +820,5 @@ def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path):
 
 
 def hold(data_dir):
-    with hold_cache(data_dir, "a test"):
+    with lock_cache(data_dir, "a test"):
         pytest.fail("it was held")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.candle_file import CandleFile, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import check_candles, content_sha256
+from mltrain.candles.frame import content_sha256
 from mltrain.candles.volumes import empty_columns
 from mltrain.errors import InputError
 from mltrain.snapshots.record import file_name
@@ -98,7 +98,6 @@ def rebuild_snapshot(
 def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:
     name = file_name(facts.symbol)
     path = snapshot.path / name
-    frame = check_candles(frame, symbol=facts.symbol, interval=snapshot.interval, where="the source")
     frame = empty_columns(frame, facts.volumes)  # the same columns as when the snapshot was taken
     file = write_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
     sound = _is_sound(path, facts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from mltrain._version import __version__
 from mltrain.candles.candle_file import read_candles, write_candles
 from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import check_candles, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.snapshots.record import Record, Request, SymbolFacts, file_name, snapshot_id
@@ -31,7 +30,7 @@ from mltrain.snapshots.stored import (
     open_snapshot,
     verify_snapshot,
 )
-from mltrain.sources.async_run import run_async, run_in_threads
+from mltrain.sources.async_run import run_in_threads
 from mltrain.storage.folders import make_folder, staging, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
@@ -42,8 +41,6 @@ from mltrain.times import format_ms, format_seconds, interval_ms
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import polars as pl
 
     from mltrain.progress import Progress
     from mltrain.sources.source import DownloadResult, Source, TrafficReport
@@ -138,15 +135,20 @@ def take_snapshot(
     with (
         source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
         hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
-        _staged(folder) as stage,
     ):
-        calls = [partial(_write_symbol, stage.path, source, downloaded, symbol, window) for symbol in request.symbols]
-        facts = run_async(lambda: run_in_threads(calls))
-        _check_gaps(facts, max_missing)
-        record = replace(record, notes=downloaded.notes(), facts=facts)
-        for warning in (*record.notes, *_tell_odd(facts)):
-            progress.warn(warning)
-        return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
+        sweep_temps(folder)
+        # Again, as the download took its time.
+        read_pointer(folder / LATEST)
+        with staging(folder) as stage:
+            calls = [
+                partial(_write_symbol, stage.path, source, downloaded, symbol, window) for symbol in request.symbols
+            ]
+            facts = run_in_threads(calls)
+            _check_gaps(facts, max_missing)
+            record = replace(record, notes=downloaded.notes(), facts=facts)
+            for warning in (*record.notes, *_tell_odd(facts)):
+                progress.warn(warning)
+            return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
 def _find_cut(source: Source, request: Request) -> int:
@@ -164,24 +166,23 @@ def _find_cut(source: Source, request: Request) -> int:
     return cut_ms
 
 
-@contextmanager
-def _staged(folder: Path) -> Iterator[Stage]:
-    """Give a hidden folder under `snapshots` to fill. The caller holds the lock."""
-    sweep_temps(folder)
-    read_pointer(folder / LATEST)  # again: the download took its time
-    with staging(folder) as stage:
-        yield stage
-
-
 def _write_symbol(
     stage: Path, source: Source, downloaded: DownloadResult, symbol: str, window: TimeRange
 ) -> SymbolFacts:
-    """Write the file of a symbol, and tell what is in it; its candles are not held any longer."""
-    fetched = downloaded.candles(symbol)
-    frame, step_ms = _check_fetched(source, symbol, fetched.frame, window), interval_ms(source.interval)
-    frame, volumes = empty_false_volumes(frame)
+    """Write the file of a symbol and describe it; the candles are freed afterwards."""
+    found = downloaded.candles(symbol)
+    if found.frame.is_empty():
+        raise InputError(
+            f"the source {source.name} has no candles of {symbol} from {window}: "
+            f"it has those from {source.extent(symbol)}",
+            hint="choose another --end, more --days or other --symbols",
+        )
+    ts_ms = times_ms(found.frame)
+    if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
+        raise SourceError(f"the source {source.name} answered with candles of {symbol} outside {window}")
+    frame, volumes = empty_false_volumes(found.frame)
+    step_ms, name = interval_ms(source.interval), file_name(symbol)
     file = write_candles(frame, step_ms)
-    name = file_name(symbol)
     write_new(stage / name, file.data)
     return SymbolFacts.of(
         frame,
@@ -189,24 +190,10 @@ def _write_symbol(
         symbol=symbol,
         window=window,
         step_ms=step_ms,
-        origins=fetched.origins,
+        origins=found.origins,
         blocks=file.blocks,
         volumes=volumes,
     )
-
-
-def _check_fetched(source: Source, symbol: str, frame: pl.DataFrame, window: TimeRange) -> pl.DataFrame:
-    where = f"the source {source.name}"
-    frame = check_candles(frame, symbol=symbol, interval=source.interval, where=where)
-    if frame.is_empty():
-        raise InputError(
-            f"{where} has no candles of {symbol} from {window}: it has those from {source.extent(symbol)}",
-            hint="choose another --end, more --days or other --symbols",
-        )
-    ts_ms = times_ms(frame)
-    if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
-        raise SourceError(f"{where} answered with candles of {symbol} outside {window}")
-    return frame
 
 
 def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Run coroutines from synchronous code, and several tasks concurrently."""
+"""Run coroutines from synchronous code, and several tasks or threads concurrently."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FEW: Final = 6
+# Up to so many calls run on two threads, for two cores. More run on one: memory that threads have freed is not soon
+# given back, and must not grow with the number of calls.
+_FEW_CALLS: Final = 6
 
 
-def run_async(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
+def run_async(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end, even if an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        pass
+        has_loop = False
     else:
-        with ThreadPoolExecutor(1) as threads:
-            return threads.submit(lambda: asyncio.run(question())).result()
-    return asyncio.run(question())
+        has_loop = True
+    # Outside the handler, whose RuntimeError would be the context of every error of the coroutine.
+    if not has_loop:
+        return asyncio.run(start())
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(lambda: asyncio.run(start())).result()
 
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Give a group for tasks; where one fails, the others are ended first, and then its error goes on by itself."""
+    """Open a TaskGroup that raises the first error of its tasks itself, not as an ExceptionGroup."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -38,18 +43,12 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from first.__cause__
 
 
-async def run_in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
-    """Run functions off the event loop and return what they return, in their order.
-
-    A few run two at once, for two cores. Of many each runs alone: what threads have freed is not soon given back, and
-    the memory must not grow with their number.
-    """
-    turns = asyncio.Semaphore(2 if len(calls) <= _FEW else 1)
-
-    async def run(call: Callable[[], T]) -> T:
-        async with turns:
-            return await asyncio.to_thread(call)
-
-    async with task_group() as group:
-        tasks = [group.create_task(run(call)) for call in calls]
-    return tuple(task.result() for task in tasks)
+def run_in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
+    """Run functions in one or two threads and return their results in order; the first error cancels the rest."""
+    with ThreadPoolExecutor(2 if len(calls) <= _FEW_CALLS else 1) as threads:
+        futures = [threads.submit(call) for call in calls]
+        try:
+            return tuple(future.result() for future in futures)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -30,7 +30,7 @@ from mltrain.storage.folders import make_folder, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.storage.reading import read_file
 from mltrain.storage.writing import atomic_write_all
-from mltrain.times import DAY_MS, INTERVALS_MS, day_name, format_ms, interval_ms, parse_time
+from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name, format_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,29 +51,29 @@ _MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
 
 @dataclass(frozen=True, slots=True)
 class CachedDay:
-    """A day of one symbol as the cache's note tells it. `_read_note` reads what `_write_note` gives.
+    """A day of one symbol, or its beginning, as its metadata file describes it.
 
     Attributes:
         day_ms: Its midnight, ms UTC.
-        until_ms: The end of what was asked for: the next midnight where the day is whole.
-        rows: How many candles it has.
-        sha256: Of the file; empty where there are no rows, hence no file.
+        until_ms: End of the requested range, ms UTC: the next midnight if the day is whole.
         origin: "rest", or "archive" and the SHA-256 of the zip.
-        gaps_asked: Whether its gaps were asked for once more, or it has none.
-        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds.
+        gaps_asked: Whether its gaps were requested a second time, or it has none.
+        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds in the cache.
         left_out: How many odd rows were left out; see `mltrain.sources.klines.split_odd`.
         closed_early: How many of its candles closed before their interval ended.
+        rows: How many candles its file has; set when it is written.
+        sha256: SHA-256 of its file; empty without rows, as there is no file then.
     """
 
     day_ms: int
     until_ms: int
-    rows: int
-    sha256: str
     origin: str
     gaps_asked: bool
     fetched_ms: int
     left_out: int = 0
     closed_early: int = 0
+    rows: int = 0
+    sha256: str = ""
 
     @property
     def whole(self) -> bool:
@@ -86,50 +86,8 @@ class CachedDay:
         return day_name(self.day_ms) + ("" if self.whole else ".part")
 
 
-@dataclass(frozen=True, slots=True)
-class FreshDay:
-    """A day of candles, or its beginning, as it was downloaded.
-
-    Attributes:
-        frame: Its candles, as `check_candles` returns them.
-        day_ms: Its midnight, ms UTC.
-        until_ms: The end of what was asked for.
-        origin: As of CachedDay.
-        gaps_asked: As of CachedDay; that a day without gaps has none is found out here.
-        fetched_ms: When it was downloaded, by the exchange's clock, ms UTC.
-        left_out: As in CachedDay.
-        closed_early: As in CachedDay.
-    """
-
-    frame: pl.DataFrame
-    day_ms: int
-    until_ms: int
-    origin: str
-    gaps_asked: bool
-    fetched_ms: int
-    left_out: int = 0
-    closed_early: int = 0
-
-
-def _encode(fresh: FreshDay, step_ms: int) -> tuple[CachedDay, bytes]:
-    data = write_candles(fresh.frame, step_ms).data if fresh.frame.height else b""
-    complete = fresh.frame.height == (fresh.until_ms - fresh.day_ms) // step_ms
-    day = CachedDay(
-        day_ms=fresh.day_ms,
-        until_ms=fresh.until_ms,
-        rows=fresh.frame.height,
-        sha256=sha256_bytes(data) if data else "",
-        origin=fresh.origin,
-        gaps_asked=fresh.gaps_asked or complete,
-        fetched_ms=fresh.fetched_ms // 1000 * 1000,
-        left_out=fresh.left_out,
-        closed_early=fresh.closed_early,
-    )
-    return day, data
-
-
 @contextmanager
-def hold_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
+def lock_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
     """Hold the cache's lock for the length of the block, and give its folder, made where it is missing.
 
     Raises:
@@ -215,21 +173,37 @@ class SymbolDays:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
         return unchecked_candles(self._bytes(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
 
-    def write(self, days: Iterable[FreshDay]) -> tuple[CachedDay, ...]:
-        """Write days and then their notes, and return them as they are now known.
+    def write(self, days: Iterable[tuple[CachedDay, pl.DataFrame]]) -> tuple[CachedDay, ...]:
+        """Write the candles of days, then their metadata.
+
+        Args:
+            days: Each day with its candles, as `check_candles` returns them.
+
+        Returns:
+            The days, with the rows and the hash of their files; one without gaps needs no second request.
 
         Raises:
             MachineError: The machine refuses.
         """
+        step_ms = interval_ms(self.interval)
         files: dict[str, bytes] = {}
-        known = []
-        for fresh in days:
-            day, data = _encode(fresh, interval_ms(self.interval))
+        written = []
+        for day, frame in days:
+            data = write_candles(frame, step_ms).data if frame.height else b""
             if data:
                 files[f"{day.name}.parquet"] = data
-            known.append(day)
-        self._write_all(files, known)
-        return tuple(known)
+            is_complete = frame.height == (day.until_ms - day.day_ms) // step_ms
+            written.append(
+                replace(
+                    day,
+                    gaps_asked=day.gaps_asked or is_complete,
+                    fetched_ms=day.fetched_ms // SECOND_MS * SECOND_MS,
+                    rows=frame.height,
+                    sha256=sha256_bytes(data) if data else "",
+                )
+            )
+        self._write_all(files, written)
+        return tuple(written)
 
     def mark_asked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
         """Note that the gaps of these days were asked for once more, in vain.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
+from mltrain.candles.frame import check_candles
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
@@ -105,14 +106,28 @@ class DownloadResult:
     """Candles that are on this machine and ready to be read.
 
     Attributes:
-        candles: Returns the candles of a symbol.
+        where: The host or the source, for messages.
+        interval: Interval of the candles.
+        read: Returns the rows of a symbol.
         notes: Returns what the user should know about the candles read so far.
         traffic: None if no network was used.
     """
 
-    candles: Callable[[str], SymbolCandles]
+    where: str
+    interval: str
+    read: Callable[[str], SymbolCandles]
     notes: Callable[[], tuple[str, ...]]
     traffic: TrafficReport | None = None
+
+    def candles(self, symbol: str) -> SymbolCandles:
+        """Return the candles of a symbol, as `check_candles` does.
+
+        Raises:
+            InputError: A row cannot be a candle, or the source's files or cache cannot be read.
+            MachineError: The machine refuses to read.
+        """
+        found = self.read(symbol)
+        return replace(found, frame=check_candles(found.frame, symbol=symbol, interval=self.interval, where=self.where))
 
 
 class Source(Protocol):
@@ -191,7 +206,17 @@ class Source(Protocol):
 
 
 class LocalSource(Protocol):
-    """Base of the sources that need no network: `download` only reads."""
+    """Base of the sources that need no network: `download` only reads.
+
+    Attributes:
+        interval: The interval of the candles.
+    """
+
+    interval: str
+
+    @property
+    def name(self) -> str:
+        """One of SOURCES."""
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window."""
@@ -216,7 +241,7 @@ class LocalSource(Protocol):
             progress.advance(note=symbol)
             return candles
 
-        yield DownloadResult(read, self.notes)
+        yield DownloadResult(f"the source {self.name}", self.interval, read, self.notes)
 
 
 def check_known(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
