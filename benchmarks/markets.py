@@ -44,7 +44,7 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.config.loading import load_config
 from mltrain.features.registry import load_registry
-from mltrain.gates.verdict import Selection
+from mltrain.gates.gate_evidence import Selection
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent

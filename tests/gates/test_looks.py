@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mltrain.gates.looks import NEWER_MS, Look, Looks, count_looks
+from mltrain.gates.looks import NEWER_MS, Look, LookCounts, count_looks
 from mltrain.times import DAY_MS
 
 OURS, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
@@ -22,15 +22,15 @@ def count(*looks):
 
 def test_a_fresh_holdout_was_not_looked_at():
     """Ranges that end before it or begin behind it do not count."""
-    assert count() == Looks(0, 0.0, 0.0)
-    assert count(look(0, START), look(END, END + DAY_MS)) == Looks(0, 0.0, 0.0)
+    assert count() == LookCounts(0, 0.0, 0.0)
+    assert count(look(0, START), look(END, END + DAY_MS)) == LookCounts(0, 0.0, 0.0)
 
 
 def test_every_other_configuration_counts_by_its_overlap():
     """Half of the range counts one half; two configurations add up."""
     half = look(START - 20 * DAY_MS, START + 9 * DAY_MS, config=THIRD)
 
-    assert count(look(), half) == Looks(2, 1.5, 1.5)
+    assert count(look(), half) == LookCounts(2, 1.5, 1.5)
 
 
 def test_a_configuration_counts_once():

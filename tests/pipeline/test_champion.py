@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mltrain.card.builder import last_label_end_ms
 from mltrain.cli.evaluate import view
-from mltrain.gates.verdict import ChampionEvidence, NotApplicable, NotEvaluated, Origin
+from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.prepare import read_candles

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from mltrain.gates.verdict import NotApplicable, NotEvaluated
+from mltrain.gates.gate_evidence import NotApplicable, NotEvaluated
 
 TESTS = Path(__file__).parents[1]
 RECORDED = TESTS / "cli" / "recorded"

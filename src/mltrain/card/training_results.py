@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet
     from mltrain.gates.latency import Latency
-    from mltrain.gates.looks import Looks
-    from mltrain.gates.verdict import Loosened, Verdict
+    from mltrain.gates.looks import LookCounts
+    from mltrain.gates.thresholds import LoosenedThreshold
+    from mltrain.gates.verdict import Verdict
     from mltrain.guards.evidence import GuardResult
     from mltrain.snapshots.stored import Snapshot
     from mltrain.training.baselines import SymbolPrior
@@ -90,7 +91,7 @@ class HoldoutResults:
         latency: Measured with this very model.
     """
 
-    looks: Looks
+    looks: LookCounts
     priors: tuple[SymbolPrior, ...]
     scores: HoldoutScores
     weeks: tuple[SliceScore, ...]
@@ -142,5 +143,5 @@ class Training:
     model: FittedModel
     holdout: HoldoutResults
     verdict: Verdict
-    loosened: tuple[Loosened, ...]
+    loosened: tuple[LoosenedThreshold, ...]
     provenance: Provenance

@@ -105,7 +105,7 @@ def view(found: Evaluation) -> Iterator[RenderableType]:
 
 def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
     """Compare this version with the champion, on rows that neither was trained on."""
-    from mltrain.gates.verdict import NotApplicable, NotEvaluated
+    from mltrain.gates.gate_evidence import NotApplicable, NotEvaluated
 
     champion = found.champion
     if isinstance(champion, (NotApplicable, NotEvaluated)):

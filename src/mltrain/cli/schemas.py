@@ -60,11 +60,14 @@ _TRAINING: Final = {
     "baselines": ("mltrain.training.baselines.Baselines", "On the same rows."),
     "comparison": ("mltrain.training.baselines.Comparison", "The model against the baselines, paired by row."),
     "latency_ms": ("mltrain.gates.latency.Percentiles", "From candles to probability of one symbol, in ms."),
-    "gates": ("tuple[mltrain.gates.verdict.GateOutcome, ...]", "Each gate and what it found."),
-    "symbols": ("tuple[mltrain.gates.verdict.SymbolVerdict, ...]", "Each symbol alone."),
+    "gates": ("tuple[mltrain.gates.outcome.GateOutcome, ...]", "Each gate and what it found."),
+    "symbols": ("tuple[mltrain.gates.rules.SymbolVerdict, ...]", "Each symbol alone."),
     "economics": ("mltrain.training.economics.Economics", "What the calls earn before costs; not judged."),
-    "loosened": ("tuple[mltrain.gates.verdict.Loosened, ...]", "Gates that are looser than the packaged ones."),
-    "looks": ("mltrain.gates.looks.Looks", "How often this holdout was scored before."),
+    "loosened": (
+        "tuple[mltrain.gates.thresholds.LoosenedThreshold, ...]",
+        "Gates that are looser than the packaged ones.",
+    ),
+    "looks": ("mltrain.gates.looks.LookCounts", "How often this holdout was scored before."),
     "warnings": ("tuple[str, ...]", "What was odd, and did not end the training."),
 }
 

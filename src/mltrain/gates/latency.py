@@ -1,12 +1,14 @@
-"""The measured latency of a model, as gates and cards read it."""
+"""The measured latency of a model, for the gate and the card."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-BUSY_LOAD: Final = 0.75  # of a core each: more processes than that want to run
-BUSY_SHARE: Final = 0.02  # of the calls interrupted: it reaches p99
+# Per core: with more processes than this ready to run, the machine counts as busy.
+BUSY_LOAD: Final = 0.75
+# Share of the calls interrupted by other processes; from here on it reaches p99.
+BUSY_SHARE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +18,9 @@ class Percentiles:
     Attributes:
         mean: Mean.
         p50: Median.
-        p95: 95 % of the calls took at most so long.
-        p99: 99 % of the calls took at most so long.
-        max: The longest.
+        p95: 95 % of the calls took at most this long.
+        p99: 99 % of the calls took at most this long.
+        max: The longest call.
     """
 
     mean: float
@@ -30,12 +32,12 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bar of a histogram of latencies.
+    """One bin of a histogram of latencies.
 
     Attributes:
-        from_ms: The least that a call of it took, in ms.
-        to_ms: What every call of it took less than; the last bin has its end, too.
-        calls: How many there are.
+        from_ms: Lower edge, in ms, included.
+        to_ms: Upper edge, in ms, excluded except in the last bin.
+        calls: Number of calls.
     """
 
     from_ms: float
@@ -45,18 +47,18 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What was measured, and on what.
+    """A latency measurement and the machine it ran on.
 
     Attributes:
-        candles: From candles to the probability of one symbol; this is what the gate judges.
+        candles: From candles to the probability of one symbol; the gate judges this one.
         one_row: From one row of features to the probability.
-        batch_rows_per_s: Rows of features scored in a second, many at a time, on one thread.
+        batch_rows_per_s: Rows of features scored per second, many at a time, on one thread.
         samples: Calls of each kind.
         cpu: The processor's name.
-        load_average: Processes that wanted to run in the minute before; None where the system does not tell.
-        histogram: Of the calls from candles.
-        preempted: How often another process was given the processor in the midst of the calls; None where the system
-            does not tell.
+        load_average: Mean number of processes ready to run in the minute before; None if the system does not report it.
+        histogram: Histogram of `candles`.
+        preempted: How often another process took the processor during the calls; None if the system does not report
+            it.
     """
 
     candles: Percentiles
@@ -69,10 +71,10 @@ class Latency:
     preempted: int | None = None
 
     def noise(self, *, cores: int) -> str | None:
-        """Say what else the machine did meanwhile, where that may show in the figures; None where it was calm."""
-        told = []
+        """Describe other work on the machine that may have raised the figures; None if it was idle enough."""
+        reasons = []
         if self.load_average is not None and self.load_average > BUSY_LOAD * cores:
-            told.append(f"load {self.load_average:.2f} on {cores} cores")
+            reasons.append(f"load {self.load_average:.2f} on {cores} cores")
         if self.preempted is not None and self.preempted > BUSY_SHARE * 2 * self.samples:
-            told.append(f"interrupted {self.preempted:,} times in {2 * self.samples:,} calls")
-        return ", ".join(told) or None
+            reasons.append(f"interrupted {self.preempted:,} times in {2 * self.samples:,} calls")
+        return ", ".join(reasons) or None

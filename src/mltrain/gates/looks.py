@@ -1,7 +1,7 @@
-"""Which earlier scorings of a holdout make the next one a selection.
+"""Looks: scorings of a holdout's time range, and how many of them make the next one a selection.
 
-Pure. The best of several tries on the same rows looks better than it is. What counts is every other configuration or
-seed that was scored on them; the routine retraining of one configuration on newer candles is no selection.
+Pure. The best of several tries on the same rows looks better than it is. Every other configuration or seed that was
+scored on them counts; the routine retraining of one configuration on newer candles is not a selection.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-EVALUATION: Final = "evaluate "  # how the study of a look by `mltrain evaluate` begins
-WARM_START: Final = "warm start "  # the same, for a look at the rows on which a training's first parameters were chosen
+# How the study of a look begins: a look by `mltrain evaluate`, and one at the rows on which the parameters of a warm
+# start were chosen.
+EVALUATION: Final = "evaluate "
+WARM_START: Final = "warm start "
 
 # Two cuts of one configuration within half a day share nearly all rows: that is trying again, not retraining.
 NEWER_MS: Final = 43_200_000
@@ -34,9 +36,8 @@ class Look:
         start_ms: First open time of its range, ms UTC.
         end_ms: Its end, ms UTC.
         when: UTC, such as 2025-10-15T12:00:00Z.
-        study: By which study.
-        configuration_sha256: Hash of everything except the candles that the study's scores depend on; None where it is
-            not known.
+        study: The study that scored it.
+        configuration_sha256: Hash of everything except the candles that the study's scores depend on; None if unknown.
     """
 
     start_ms: int
@@ -47,7 +48,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class LookCounts:
     """How often the holdout's time range has been scored before.
 
     Attributes:
@@ -61,7 +62,9 @@ class Looks:
     others: float
 
 
-def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str, configuration_sha256: str) -> Looks:
+def count_looks(
+    looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str, configuration_sha256: str
+) -> LookCounts:
     """Count the earlier looks at a holdout.
 
     Looks of the same configuration and seed do not count as others if they are by the same study (its scores are the
@@ -82,21 +85,22 @@ def count_looks(looks: Iterable[Look], *, start_ms: int, end_ms: int, study: str
             continue
         shares.append(share)
         if look.configuration_sha256 is not None:
-            ours, theirs = configuration_sha256, look.configuration_sha256
+            current, earlier = configuration_sha256, look.configuration_sha256
         elif look.study.startswith(EVALUATION):
-            continue  # the training of that version has its own line
+            # The training of that version has its own line.
+            continue
         elif look.study.startswith(WARM_START):
-            ours, theirs = study, look.study
+            current, earlier = study, look.study
         else:
-            # Lines of earlier releases have no configuration hash: the end of the study's name has most of it.
-            ours, theirs = _study_end(study), _study_end(look.study)
-        if ours == theirs:
+            # Lines of earlier releases have no configuration hash; the end of the study's name holds part of it.
+            current, earlier = _study_end(study), _study_end(look.study)
+        if current == earlier:
             fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
             if not fitted or end_ms - look.end_ms >= NEWER_MS:
                 continue
-            theirs = look.study
-        others[theirs] = max(share, others.get(theirs, 0.0))
-    return Looks(earlier=len(shares), weighted=sum(shares), others=sum(others.values()))
+            earlier = look.study
+        others[earlier] = max(share, others.get(earlier, 0.0))
+    return LookCounts(earlier=len(shares), weighted=sum(shares), others=sum(others.values()))
 
 
 def _study_end(study: str) -> str:

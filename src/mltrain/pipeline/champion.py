@@ -13,7 +13,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.card.builder import last_label_end_ms
 from mltrain.errors import InputError, MltrainError, OwnOpsError
 from mltrain.features.computation import check_inputs, compute_features
-from mltrain.gates.verdict import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
+from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
 from mltrain.serving.model import open_model
 from mltrain.store.listing import read_version_card
 from mltrain.times import DAY_MS

@@ -13,8 +13,8 @@ import numpy as np
 from mltrain.card.builder import configuration_of, last_label_end_ms, priors_of
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
+from mltrain.gates.gate_evidence import NotApplicable
 from mltrain.gates.looks import EVALUATION
-from mltrain.gates.verdict import NotApplicable
 from mltrain.pipeline.champion import meet_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from mltrain.gates.verdict import ChampionEvidence, NotEvaluated
+    from mltrain.gates.gate_evidence import ChampionEvidence, NotEvaluated
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
     from mltrain.snapshots.stored import Snapshot

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mltrain.card.training_results import HoldoutResults
-from mltrain.gates.verdict import (
+from mltrain.gates.gate_evidence import (
     BounceEvidence,
     CalibrationEvidence,
     Evidence,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import FittedModel, TrainingData
     from mltrain.config.train_config import TrainConfig
-    from mltrain.gates.looks import Looks
+    from mltrain.gates.looks import LookCounts
     from mltrain.pipeline.champion import Champion
     from mltrain.progress import Progress
     from mltrain.training.bootstrap import Bootstrap
@@ -66,7 +66,7 @@ class ScoredRows:
 
 
 def measure_holdout(
-    data: TrainingData, model: FittedModel, config: TrainConfig, *, looks: Looks, progress: Progress
+    data: TrainingData, model: FittedModel, config: TrainConfig, *, looks: LookCounts, progress: Progress
 ) -> tuple[HoldoutResults, ScoredRows]:
     """Score the holdout and measure the latency of the evaluated model.
 

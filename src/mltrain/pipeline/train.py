@@ -13,10 +13,8 @@ from mltrain.config.loading import load_config
 from mltrain.errors import NoGoError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.looks import WARM_START, count_looks
-from mltrain.gates.verdict import (
-    find_loosened,
-    judge,
-)
+from mltrain.gates.thresholds import loosened_thresholds
+from mltrain.gates.verdict import judge
 from mltrain.pipeline.champion import open_champion
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
 from mltrain.pipeline.plan import fit_memory
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import TrainingData
     from mltrain.config.train_config import TrainConfig
-    from mltrain.gates.looks import Looks
-    from mltrain.gates.verdict import Loosened
+    from mltrain.gates.looks import LookCounts
+    from mltrain.gates.thresholds import LoosenedThreshold
     from mltrain.pipeline.request import TrainRequest
     from mltrain.progress import Progress
     from mltrain.snapshots.stored import Snapshot
@@ -231,7 +229,9 @@ def fit_model(
     return FittedModel(found, choice, evaluated, served, final)
 
 
-def _record_look(request: TrainRequest, split: Split, store: Store, *, configuration_sha256: str, now_ms: int) -> Looks:
+def _record_look(
+    request: TrainRequest, split: Split, store: Store, *, configuration_sha256: str, now_ms: int
+) -> LookCounts:
     """Log that the holdout is about to be scored, and count the earlier looks at its range.
 
     Parameters that were chosen or judged on a part of it have looked at that part. Having been chosen there is a
@@ -256,9 +256,9 @@ def _record_look(request: TrainRequest, split: Split, store: Store, *, configura
     return looks
 
 
-def _find_loosened(config: TrainConfig) -> tuple[Loosened, ...]:
+def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
     packaged = load_config(None, overrides={})
-    return (*find_loosened(config.gates, packaged.gates), *find_loosened(config.guards, packaged.guards))
+    return (*loosened_thresholds(config.gates, packaged.gates), *loosened_thresholds(config.guards, packaged.guards))
 
 
 def _promote(

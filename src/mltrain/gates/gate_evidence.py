@@ -1,0 +1,206 @@
+"""The evidence that the gates judge: frozen figures, measured elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from mltrain.training.bootstrap import JUDGED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mltrain.guards.evidence import GuardResult
+    from mltrain.training.baselines import SymbolSkill
+    from mltrain.training.bootstrap import Estimate, Interval, MetricIntervals
+    from mltrain.training.economics import Economics, SymbolBounce
+
+# Half of the expected maximum of repeated tries is added to the margin; the wider interval covers the other half.
+_MARGIN_FACTOR: Final = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class NotEvaluated:
+    """Takes the place of evidence that could not be measured: its gate fails; the champion gate is held.
+
+    Attributes:
+        reason: Why it could not be measured.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotApplicable:
+    """Takes the place of a comparison with the champion where there is no champion.
+
+    Attributes:
+        reason: Why there is none.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How often other configurations or seeds were tried on this holdout before, and how that tightens the gates.
+
+    The best of several tries looks better than it is. With L earlier looks each interval is widened so that the chance
+    of a lucky end among 1 + L tries is that of a single try (Sidak 1967), and the required margin rises.
+
+    Attributes:
+        looks: L, earlier looks of other configurations or seeds, each weighted by the share of this holdout it covered.
+    """
+
+    looks: float
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of one end of an interval, in (0, 1).
+
+        >>> round(Selection(0).confidence, 4), round(Selection(5).confidence, 4)
+        (0.95, 0.9915)
+        """
+        return float(JUDGED ** (1 / (1 + self.looks)))
+
+    def raised_by(self, se: float) -> float:
+        """Return by how much a required margin rises, in the unit of the standard error `se`.
+
+        >>> round(Selection(5).raised_by(0.6), 2), round(Selection(100).raised_by(0.6), 2)
+        (0.52, 1.04)
+        """
+        from scipy.special import ndtri
+
+        return _MARGIN_FACTOR * se * float(ndtri(0.5 ** (1 / (1 + self.looks))))
+
+
+@dataclass(frozen=True, slots=True)
+class SkillEvidence:
+    """The gain on the holdout over predictions that need no model.
+
+    Attributes:
+        base_rate: Share of the training rows that went up; it decides which of the two gains is judged.
+        accuracy_margin: Accuracy minus that of the symbols' baselines on the same rows, paired; a share, not pp.
+        log_loss_skill: 1 - log loss / log loss of the training base rate, paired; a share, not percent.
+    """
+
+    base_rate: float
+    accuracy_margin: Estimate
+    log_loss_skill: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleModelEvidence:
+    """The gain in log loss over simpler models, paired by row, in nats.
+
+    Attributes:
+        over_logistic: Over a logistic regression on five features.
+        over_base_rate: Over the training base rate.
+    """
+
+    over_logistic: Estimate
+    over_base_rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationEvidence:
+    """The calibration error, and the error that chance alone explains.
+
+    Attributes:
+        ece: Expected calibration error on the holdout, after calibration; its interval is shown, but not judged.
+        floor_p95: 95 % point of the ECE that exact probabilities would show on as many rows.
+    """
+
+    ece: Interval
+    floor_p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class BounceEvidence:
+    """Figures that distinguish a signal from the bounce between bid and ask.
+
+    Attributes:
+        economics: Gross gain of the model's calls, from the close and from the next open.
+        symbols: Opens and returns of each symbol's candles.
+    """
+
+    economics: Economics
+    symbols: tuple[SymbolBounce, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Every score of two models on the same rows and draws, with its interval.
+
+    Attributes:
+        rows: Number of rows.
+        ours: Scores of the new model.
+        theirs: Scores of the champion.
+    """
+
+    rows: int
+    ours: MetricIntervals
+    theirs: MetricIntervals
+
+
+@dataclass(frozen=True, slots=True)
+class ChampionEvidence:
+    """The new model compared with the live version, on rows later than the live version's last training label.
+
+    Attributes:
+        version: The champion.
+        gain: Log loss of the champion minus that of the new model, paired, in nats; above 0 the new one is better.
+        days: UTC days that the rows touch.
+        side_by_side: Every score of both; None if it was not requested.
+    """
+
+    version: str
+    gain: Interval
+    days: int
+    side_by_side: SideBySide | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whether the new model and the champion were trained on real or on simulated candles.
+
+    Attributes:
+        simulated: Whether the new model's candles were simulated.
+        champion: The champion's candles; "none" if nothing was promoted yet.
+    """
+
+    simulated: bool
+    champion: Literal["none", "real", "simulated", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that the gates judge.
+
+    Attributes:
+        skill: Gain over predictions that need no model.
+        simple_model: Gain over simpler models.
+        symbols: Skill on each symbol alone.
+        leaders: Leader symbols of the features.
+        calibration: Whether the probabilities match the observed frequencies.
+        latency_p95_ms: 95th percentile of the time from candles to the probability of one symbol, in ms.
+        guards: Results of the leakage guards.
+        bounce: Whether the gain could be traded at all.
+        champion: Comparison with the live version.
+        meaning: Why the model is not a drop-in replacement for the live version, one sentence each.
+        origin: Simulated or real candles.
+        selection: Earlier tries on this holdout.
+    """
+
+    skill: SkillEvidence | NotEvaluated
+    simple_model: SimpleModelEvidence | NotEvaluated
+    symbols: Sequence[SymbolSkill] | NotEvaluated
+    leaders: tuple[str, ...]
+    calibration: CalibrationEvidence | NotEvaluated
+    latency_p95_ms: float | NotEvaluated
+    guards: Sequence[GuardResult] | NotEvaluated
+    bounce: BounceEvidence | NotEvaluated
+    champion: ChampionEvidence | NotApplicable | NotEvaluated
+    meaning: tuple[str, ...] | NotApplicable
+    origin: Origin
+    selection: Selection

@@ -1,0 +1,49 @@
+"""Thresholds of a training that are easier to pass than the packaged ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from mltrain.config.train_config import GateConfig, GuardConfig
+
+T = TypeVar("T", "GateConfig", "GuardConfig")
+
+# Thresholds that are easier to pass the smaller they are; all others are easier the larger they are.
+# With a smaller `champion_min_days` a version is promoted sooner.
+_MINIMA: Final = ("accuracy_margin_pp", "log_loss_skill_percent", "champion_min_days", "points")
+# Between these base rates accuracy is judged, elsewhere log loss: any other range counts as easier.
+_RANGE: Final = ("base_rate_low", "base_rate_high")
+
+
+@dataclass(frozen=True, slots=True)
+class LoosenedThreshold:
+    """A threshold that is easier to pass than the packaged one.
+
+    Attributes:
+        name: Its name in train.yml, under `gates` or `guards`.
+        packaged: The value that mltrain comes with.
+        used: The value that this training was judged by.
+    """
+
+    name: str
+    packaged: float
+    used: float
+
+
+def loosened_thresholds(used: T, packaged: T) -> tuple[LoosenedThreshold, ...]:
+    """Return the thresholds that are easier to pass than the packaged ones.
+
+    Args:
+        used: The gates or the guards of a training.
+        packaged: Those that mltrain comes with.
+    """
+    pairs = [(name, getattr(packaged, name), getattr(used, name)) for name in packaged.__dataclass_fields__]
+    return tuple(LoosenedThreshold(*pair) for pair in pairs if _is_easier(*pair))
+
+
+def _is_easier(name: str, packaged: float, used: float) -> bool:
+    if name in _RANGE:
+        return used != packaged
+    return used < packaged if name in _MINIMA else used > packaged
