@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mltrain.card.builder import last_label_end_ms
+from mltrain.card.model_card import ModelCard
 from mltrain.cli.evaluate import view
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin
 from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
@@ -79,7 +79,7 @@ def test_the_champion_is_met_on_fresh_rows_alone(rivals):
     run = report.training
     holdout = take_rows(run.data.samples, run.data.split.holdout.span)
     best = open_model(workshop.store.best())
-    fresh = holdout.ts_ms > last_label_end_ms(best.card)
+    fresh = holdout.ts_ms > ModelCard(best.card).last_label_end_ms()
     _, mine = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     _, theirs = best.score(holdout.x)
     gain = row_log_loss(theirs, holdout.y) - row_log_loss(mine, holdout.y)
@@ -99,8 +99,8 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
     card = json.loads((report.folder / "model_card.json").read_bytes())
     run = report.training
 
-    assert last_label_end_ms(card) == int(run.data.samples.label_end_ms[run.data.split.inner.span].max())
-    assert last_label_end_ms(card) < run.data.split.holdout.start_ms
+    assert ModelCard(card).last_label_end_ms() == int(run.data.samples.label_end_ms[run.data.split.inner.span].max())
+    assert ModelCard(card).last_label_end_ms() < run.data.split.holdout.start_ms
 
 
 def test_few_fresh_days_are_not_compared(rivals):
@@ -146,7 +146,7 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
     assert isinstance(whole, ChampionEvidence)
     assert isinstance(half, ChampionEvidence)
     best = open_model(workshop.store.best())
-    own = (holdout.ts_ms > last_label_end_ms(best.card)) & (other == 0)
+    own = (holdout.ts_ms > ModelCard(best.card).last_label_end_ms()) & (other == 0)
     _, theirs = best.score(holdout.x)
     gain = row_log_loss(theirs, holdout.y) - row_log_loss(p, holdout.y)
     assert half.gain.value == pytest.approx(gain[own].mean(), abs=1e-15)
@@ -206,7 +206,7 @@ def test_the_end_of_the_last_label_is_read_from_the_card():
     """It is the inner block's, whatever other blocks there are."""
     blocks = [{"name": "holdout"}, {"name": "inner", "last_label_end": "2025-10-15T12:00:00Z"}]
 
-    assert last_label_end_ms({"splits": {"blocks": blocks}}) == parse_time("2025-10-15T12:00:00Z")
+    assert ModelCard({"splits": {"blocks": blocks}}).last_label_end_ms() == parse_time("2025-10-15T12:00:00Z")
 
 
 def test_an_evaluation_shows_both_in_full(rivals):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mltrain.card.builder import last_label_end_ms
+from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError
 from mltrain.pipeline.evaluate import OwnHoldout, _own_holdout, evaluate
 from mltrain.progress import Silent
@@ -25,7 +25,7 @@ def test_only_later_candles_are_scored(trained):
     looks = workshop.store.looks()
     found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
 
-    assert found.start_ms > found.learned_until_ms == last_label_end_ms(open_model(version).card)
+    assert found.start_ms > found.learned_until_ms == ModelCard(open_model(version).card).last_label_end_ms()
     assert (
         0 <= found.scores.rows - report.training.holdout.scores.rows <= 2
     )  # rows that the embargo kept from both blocks

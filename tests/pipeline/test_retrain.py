@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from mltrain.card.builder import last_label_end_ms
 from mltrain.card.lineage import read_lineage
+from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.pipeline import retrain as versions
@@ -228,8 +228,8 @@ def test_the_model_of_everything_has_its_twins_figures(trained):
     assert (ours["splits"]["fitted_on"], theirs["splits"]["fitted_on"]) == ("all", "inner")
     assert "twin" in ours["notes"]
     assert "twin" not in theirs["notes"]
-    assert last_label_end_ms(theirs) < split.holdout.start_ms
-    assert last_label_end_ms(ours) == report.training.data.samples.label_end_ms[split.holdout.span].max()
+    assert ModelCard(theirs).last_label_end_ms() < split.holdout.start_ms
+    assert ModelCard(ours).last_label_end_ms() == report.training.data.samples.label_end_ms[split.holdout.span].max()
     assert made_again(workshop, report).same
     served = load(report.folder / "lgbm.pkl", allow_no_go=True).predict_candles(
         read_candles(report.training.data.snapshot, Silent()), rows="all"

@@ -28,7 +28,7 @@ def version(trained_dir):
 
 @pytest.fixture(scope="module")
 def card(version):
-    return read_version_card(version)
+    return read_version_card(version).document
 
 
 def places(value, path=()):

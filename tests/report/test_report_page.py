@@ -81,7 +81,7 @@ def stored(version):
 
 @pytest.fixture(scope="module")
 def full_card(version):
-    return read_version_card(version)
+    return read_version_card(version).document
 
 
 def drawn(card, name="2025-10-15"):
@@ -152,7 +152,7 @@ def test_the_page_says_what_the_card_says(version, full_card, stored):
 def test_a_card_of_the_required_fields_alone_has_a_page(publish):
     """What another tool's card does not tell is left out, each thing with the reason; nothing is made up."""
     version = publish()
-    page = draft_report(read_material(version, read_version_card(version))).finish(version.name)
+    page = draft_report(read_material(version, read_version_card(version).document)).finish(version.name)
     text = Page(page).text
 
     assert "No verdict" in text
@@ -304,4 +304,4 @@ def test_a_changed_table_is_refused(version, tmp_path):
     changed = Store(tmp_path / "data").open_version(version.name)
 
     with pytest.raises(InputError, match=r"holdout\.parquet is not the file that was published"):
-        read_material(changed, read_version_card(changed))
+        read_material(changed, read_version_card(changed).document)

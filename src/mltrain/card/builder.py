@@ -7,16 +7,14 @@ result that holds it.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mltrain.card.model_card import ModelCard
 from mltrain.documents.strict_json import canonical_json
-from mltrain.documents.values import SHA256
-from mltrain.errors import InputError, UsageError
 from mltrain.storage.edge import sha256_bytes
-from mltrain.times import format_ms, format_seconds, parse_time
-from mltrain.training.baselines import SymbolPrior
+from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.samples import matrix_sha256
@@ -38,14 +36,14 @@ MODEL_NAME: Final = "mltrain-lgbm"
 MAX_GAPS: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
 
 
-def build_card(training: Training, files: Mapping[str, bytes]) -> dict[str, Json]:
+def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
     """Return the Model Card v2 of a training.
 
     Args:
         training: The results.
         files: The version's other files by name, the card itself left out.
     """
-    return {
+    document: dict[str, Json] = {
         "version": CARD_VERSION,
         "model_name": MODEL_NAME,
         "created_at": format_seconds(training.provenance.now_ms),
@@ -91,6 +89,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> dict[str, Json
         "looks": _plain(training.holdout.looks),
         "data_quality": _data_quality(training),
     }
+    return ModelCard(document)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
@@ -198,46 +197,6 @@ def _splits(split: Split, samples: Samples) -> dict[str, Json]:
             for block in split.blocks()
         ],
     }
-
-
-def fitted_rows(card: Any) -> Literal["inner", "all"]:  # noqa: ANN401 (a card as JSON)
-    """Return which rows a version was fitted on, from its card."""
-    return "all" if card.get("splits", {}).get("fitted_on") == "all" else "inner"
-
-
-def configuration_of(card: Any) -> str | None:  # noqa: ANN401 (a card as JSON)
-    """Return the hash of what a version's scores depend on, from its card; None where the card lacks it."""
-    found = card.get("lineage", {}).get("configuration_sha256")
-    return found if isinstance(found, str) and SHA256.fullmatch(found) else None
-
-
-def priors_of(card: Any, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:  # noqa: ANN401 (a card as JSON)
-    """Return what the training rows of a version say about some symbols, from its card.
-
-    A card of an earlier release lacks it: the base rate of all rows is then used for each symbol's, and the majority
-    for the best rule.
-    """
-    train = card["train"]
-    up_share = train["class_balance"]["pos"] / train["rows"]
-    priors = card.get("baselines", {}).get("priors", [])
-    known = {p["symbol"]: SymbolPrior(p["symbol"], p["up_share"], p["rule"]) for p in priors}
-    return tuple(known.get(symbol, SymbolPrior(symbol, up_share, "majority")) for symbol in symbols)
-
-
-def last_label_end_ms(card: Any) -> int:  # noqa: ANN401 (a card as JSON)
-    """Return the end of the last label that a version was trained on, from its card, ms UTC.
-
-    Of a version that was fitted on everything, that is the end of the holdout's last one.
-
-    Raises:
-        InputError: The card does not tell: another tool wrote it.
-    """
-    try:
-        last = "inner" if fitted_rows(card) == "inner" else "holdout"
-        block = next(block for block in card["splits"]["blocks"] if block["name"] == last)
-        return parse_time(block["last_label_end"])
-    except (KeyError, StopIteration, TypeError, UsageError) as err:
-        raise InputError("the card does not tell which labels the version was trained on") from err
 
 
 def _lineage(training: Training) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from mltrain.card.model_card import ModelCard
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError
 from mltrain.names import nearest, show
@@ -102,7 +103,7 @@ def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCh
     return CardCheck(tuple(_tell(where, p) for p in problems), tuple(_tell(where, p) for p in doubts))
 
 
-def read_card(data: bytes, *, where: str) -> dict[str, Json]:
+def read_card(data: bytes, *, where: str) -> ModelCard:
     """Return a valid card.
 
     Raises:
@@ -113,17 +114,16 @@ def read_card(data: bytes, *, where: str) -> dict[str, Json]:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         raise InputError(f"{violations[0]}{more}", hint="`mltrain card validate` lists all of them")
     card: Any = parse_json(data, where=where, max_bytes=MAX_CARD_BYTES)
-    valid: dict[str, Json] = card
-    return valid
+    return ModelCard(card)
 
 
-def card_bytes(card: Mapping[str, Json]) -> bytes:
+def card_bytes(card: ModelCard) -> bytes:
     """Return the one readable form of a card. `read_card(card_bytes(card), where="") == card`.
 
     Raises:
         ValueError: The card is not valid, or holds a number that JSON cannot.
     """
-    data = canonical_json(dict(card))
+    data = canonical_json(card.document)
     check = check_card(data, where="this card")
     if not check.passed:
         raise ValueError("; ".join(check.violations))

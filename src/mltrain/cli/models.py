@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.card.model_card import ModelCard
     from mltrain.card.validation import CardCheck
     from mltrain.store.store import Move, Store
 
@@ -322,31 +323,34 @@ def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield from _view_card(version.name, card)
 
-    return Outcome("card-show/1", {"ref": version.name, "card": card}, view)
+    return Outcome("card-show/1", {"ref": version.name, "card": card.document}, view)
 
 
-def _view_card(name: str, card: Any) -> Iterator[RenderableType]:  # noqa: ANN401 (a checked card)
-    train, metrics, latency = card["train"], card["metrics"], card["latency_ms"]
-    trained = minute_text(card["created_at"])
-    yield f"{card['model_name']} {name}, trained {trained} UTC on snapshot {train['snapshot_id']}"
+def _view_card(name: str, card: ModelCard) -> Iterator[RenderableType]:
+    start, end = (minute_text(card.text("train", "range", key) or "") for key in ("start", "end"))
+    created = minute_text(card.text("created_at") or "")
+    yield f"{card.text('model_name')} {name}, trained {created} UTC on snapshot {card.snapshot_id}"
     yield (
-        f"{', '.join(train['symbols'])}: {train['rows']:,} rows, {minute_text(train['range']['start'])} to "
-        f"{minute_text(train['range']['end'])} UTC, "
-        f"{train['class_balance']['pos'] / train['rows']:.1%} up"
+        f"{', '.join(card.symbols)}: {card.number('train', 'rows'):,.0f} rows, {start} to {end} UTC, "
+        f"{card.train_up_share:.1%} up"
     )
+    metrics = card.section("metrics").document
     figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]
     yield table("Holdout", ("metric", "value"), figures, kinds=" r")
-    shown = [(key, number(latency[key], 3)) for key in ("mean", "p50", "p95", "p99")]
-    yield table(f"Latency, {latency['samples']:,} samples", ("ms", "value"), shown, kinds=" r")
-    yield table(
-        None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in card["leakage_checks"].items()]
-    )
-    top = [(f["name"], number(f["gain"], 1)) for f in card["feature_importance"][:10]]
+    latency = card.section("latency_ms")
+    shown = [(key, number(latency.number(key), 3)) for key in ("mean", "p50", "p95", "p99")]
+    yield table(f"Latency, {latency.number('samples'):,.0f} samples", ("ms", "value"), shown, kinds=" r")
+    checks = card.section("leakage_checks").document
+    yield table(None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in checks.items()])
+    top = [(f.text("name"), number(f.number("gain"), 1)) for f in card.sections("feature_importance")[:10]]
     yield table("Most useful features", ("feature", "gain"), top, kinds=" r")
-    if "gates" in card:
-        gates = [(o["name"].replace("_", " "), o["outcome"], o.get("reason")) for o in card["gates"]["outcomes"]]
-        yield table(f"Gates: {card['gates']['verdict']}", ("gate", "outcome", "found"), gates, kinds="  f")
-    yield card["notes"]
+    if verdict := card.text("gates", "verdict"):
+        gates = [
+            ((o.text("name") or "?").replace("_", " "), o.text("outcome"), o.text("reason"))
+            for o in card.sections("gates", "outcomes")
+        ]
+        yield table(f"Gates: {verdict}", ("gate", "outcome", "found"), gates, kinds="  f")
+    yield card.text("notes") or ""
 
 
 @command()

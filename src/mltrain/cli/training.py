@@ -185,16 +185,17 @@ def _already_there(version: StoredVersion) -> Outcome:
     """Show the version that this training would only repeat, and the next step."""
     from mltrain.store.listing import read_version_card
 
-    gates = read_version_card(version).get("gates", {})
-    other = any((o.get("name"), o.get("outcome")) == ("meaning", "held") for o in gates.get("outcomes", []))
+    card = read_version_card(version)
+    gates = card.sections("gates", "outcomes")
+    other = any((gate.text("name"), gate.text("outcome")) == ("meaning", "held") for gate in gates)
 
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
         if version.best:
             yield "it is the live version; another seed or newer candles would make another one"
         elif version.verdict == "GO":
-            if gates.get("held"):
-                yield f"held: {gates['held']}"
+            if held := card.text("gates", "held"):
+                yield f"held: {held}"
             yield f"it is GO and not live; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"

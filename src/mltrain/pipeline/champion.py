@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from mltrain.artifact.meaning import Meaning, find_differences
 from mltrain.candles.frame import times_ms
-from mltrain.card.builder import last_label_end_ms
+from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, MltrainError, OwnOpsError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin, SideBySide
@@ -125,7 +125,7 @@ def _compare(
     in_full: bool,
 ) -> ChampionEvidence | NotEvaluated:
     try:
-        seen_until_ms = last_label_end_ms(champion.card)
+        seen_until_ms = ModelCard(champion.card).last_label_end_ms()
     except InputError as err:
         return NotEvaluated(f"{name}: {err.message}")
     features = _features_of_rows(champion.feature_set, candles, holdout, symbols=champion.symbols)
@@ -188,8 +188,9 @@ def find_origin(champion: Champion | None, snapshot: Snapshot) -> Origin:
     if champion is None:
         return Origin(simulated, "none")
     try:
-        source = read_version_card(champion.version)["lineage"]["source"]["name"]
-    except (MltrainError, KeyError, TypeError):
+        source = read_version_card(champion.version).text("lineage", "source", "name")
+    except MltrainError:
+        source = None
+    if source is None:
         return Origin(simulated, "unknown")
-    kind: Literal["real", "simulated"] = "simulated" if source == "sim" else "real"
-    return Origin(simulated, kind)
+    return Origin(simulated, "simulated" if source == "sim" else "real")

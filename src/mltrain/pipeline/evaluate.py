@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mltrain.card.builder import configuration_of, last_label_end_ms, priors_of
+from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.gates.gate_evidence import NotApplicable
@@ -19,7 +19,8 @@ from mltrain.pipeline.champion import meet_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model
 from mltrain.snapshots.stored import open_snapshot
-from mltrain.times import format_ms, interval_ms, parse_time
+from mltrain.times import format_ms, interval_ms
+from mltrain.training.baselines import RULES, SymbolPrior
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.drift import find_drift
 from mltrain.training.holdout import score_holdout
@@ -109,7 +110,8 @@ def evaluate(
         MachineError: The machine refuses.
     """
     model, config = open_model(version), load_config(None, overrides={})
-    learned_until_ms = last_label_end_ms(model.card)
+    card = ModelCard(model.card)
+    learned_until_ms = card.last_label_end_ms()
     samples, candles = _rows(model, snapshot, progress)
     first = int(np.searchsorted(samples.ts_ms, learned_until_ms, side="right"))
     rows = take_rows(samples, slice(first, samples.ts_ms.size))
@@ -126,7 +128,7 @@ def evaluate(
         end_ms=seen_ms,
         study=f"{EVALUATION}{version.name}",
         now_ms=now_ms,
-        configuration_sha256=configuration_of(model.card),
+        configuration_sha256=card.configuration_sha256,
     )
     own_holdout = _own_holdout(model, rows.ts_ms)
     if own_holdout is not None:
@@ -136,13 +138,12 @@ def evaluate(
         )
     progress.stage("score")
     raw, p = model.score(np.ascontiguousarray(rows.x))
-    train = model.card["train"]
     scores = score_holdout(
         rows,
         raw,
         p,
-        priors=priors_of(model.card, rows.symbols),
-        train_up_share=train["class_balance"]["pos"] / train["rows"],
+        priors=_priors(card, rows.symbols),
+        train_up_share=card.train_up_share,
         draws=plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed),
         bootstrap=config.bootstrap,
         seed=config.seed,
@@ -165,12 +166,26 @@ def evaluate(
     )
 
 
+def _priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:
+    """Return the base rate and the best simple rule of some symbols in the training rows of a version.
+
+    A card of an earlier release lacks them: then the base rate of all rows and the majority rule stand for each symbol.
+    """
+    priors = {symbol: SymbolPrior(symbol, card.train_up_share, "majority") for symbol in symbols}
+    for prior in card.sections("baselines", "priors"):
+        symbol, up_share = prior.text("symbol"), prior.number("up_share")
+        rule = next((rule for rule in RULES if rule == prior.text("rule")), None)
+        if symbol in priors and up_share is not None and rule is not None:
+            priors[symbol] = SymbolPrior(symbol, up_share, rule)
+    return tuple(priors.values())
+
+
 def _own_holdout(model: Model, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
     """Return what a version's holdout has in common with rows of these open times, shape (n,)."""
-    block = next((block for block in model.card["splits"]["blocks"] if block["name"] == "holdout"), None)
-    if block is None:
+    block = ModelCard(model.card).block("holdout")
+    start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
+    if start_ms is None or end_ms is None:
         return None
-    start_ms, end_ms = parse_time(block["start"]), parse_time(block["end"])
     rows = int(((ts_ms >= start_ms) & (ts_ms <= end_ms)).sum())
     return OwnHoldout(rows, start_ms, end_ms) if rows else None
 
@@ -196,7 +211,7 @@ def _drift(
     model: Model, store: Store, rows: Samples, learned_until_ms: int, progress: Progress, *, seed: int
 ) -> tuple[FeatureDrift, ...]:
     """Compare with the rows that the version learned from, out of its own snapshot."""
-    name = model.card["train"]["snapshot_id"]
+    name = ModelCard(model.card).snapshot_id
     try:
         learned, _ = _rows(model, open_snapshot(store.data_dir, name), progress)
     except InputError as err:

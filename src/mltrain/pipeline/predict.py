@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError
 from mltrain.serving.model import load, open_model
@@ -88,7 +89,7 @@ def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
     Raises:
         InputError: The snapshot that the card names is not there any more.
     """
-    name = model.card["train"]["snapshot_id"]
+    name = ModelCard(model.card).snapshot_id
     try:
         return open_snapshot(data_dir, name).source
     except InputError as err:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.builder import build_card
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, card_bytes
 from mltrain.documents.strict_json import parse_json
 from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
@@ -61,7 +62,7 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     }
     data = card_bytes(build_card(training, files))
     # Parsed again, so that the report is drawn from what a reader of the files will see.
-    card: Any = parse_json(data, where="the card")
+    card = ModelCard.from_json(parse_json(data, where="the card")).document
     report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
     now_ms = training.provenance.now_ms
     version = store.publish_version(

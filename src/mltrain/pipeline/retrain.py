@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.artifact.bundle import Bundle
-from mltrain.card.builder import fitted_rows, last_label_end_ms
 from mltrain.card.lineage import read_lineage
-from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, read_card
+from mltrain.card.model_card import ModelCard
+from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.config.loading import load_config
 from mltrain.config.train_config import IntRange
 from mltrain.documents.strict_json import canonical_json, parse_json
@@ -21,8 +21,8 @@ from mltrain.serving.model import open_model
 from mltrain.snapshots.stored import open_snapshot, verify_snapshot
 from mltrain.storage.edge import sha256_bytes
 from mltrain.storage.reading import read_file
+from mltrain.store.listing import read_version_card
 from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE
-from mltrain.times import parse_time
 from mltrain.training.booster import fit_final
 from mltrain.training.calibrate import calibrate
 from mltrain.training.samples import build_samples, keep_newest, matrix_sha256
@@ -45,25 +45,25 @@ def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
     """Take a version's parameters as a start; what lies outside of the space is moved to its nearest end.
 
     Raises:
-        InputError: Its card does not tell them.
+        InputError: The card lacks them.
     """
-    card = _card_of(version)
-    tuned = card["hyperparameters"]
+    card = read_version_card(version)
     params: dict[str, float] = {}
     for name, searched in plan.space.items():
-        value = tuned.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"the card of {version.name} does not tell its {name}")
+        value = card.number("hyperparameters", name)
+        if value is None:
+            raise InputError(f"the card of {version.name} lacks its {name}")
         value = min(max(value, searched.low), searched.high)
-        params[name] = int(value) if isinstance(searched, IntRange) else float(value)
-    try:
-        blocks = card["splits"]["blocks"]
-        start_ms = min(parse_time(block["start"]) for block in blocks)
-        chosen_until_ms = max(parse_time(b["last_label_end"]) for b in blocks if b["name"] != "holdout")
-        end_ms = max(parse_time(block["last_label_end"]) for block in blocks)
-    except (KeyError, TypeError, ValueError, UsageError) as err:
-        raise InputError(f"the card of {version.name} does not tell which rows its parameters were chosen on") from err
-    return WarmStart(version.name, version.card_sha256, params, start_ms, chosen_until_ms, end_ms)
+        params[name] = int(value) if isinstance(searched, IntRange) else value
+    blocks = card.sections("splits", "blocks")
+    starts = [block.time_ms("start") for block in blocks]
+    ends = {block.text("name"): block.time_ms("last_label_end") for block in blocks}
+    known_starts = [time for time in starts if time is not None]
+    chosen = [time for name, time in ends.items() if time is not None and name != "holdout"]
+    every = [time for time in ends.values() if time is not None]
+    if not chosen or len(known_starts) < len(blocks) or len(every) < len(ends):
+        raise InputError(f"the card of {version.name} does not say which rows its parameters were chosen on")
+    return WarmStart(version.name, version.card_sha256, params, min(known_starts), max(chosen), max(every))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +106,20 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         InputError: The snapshot is not there any more or is damaged, or the card does not tell enough.
         MachineError: The machine refuses.
     """
-    card = _card_of(version)
-    model = open_model(version)
-    feature_set = model.feature_set
-    lineage, config = card.get("lineage", {}), _config_of(version, card)
-    snapshot = open_snapshot(data_dir, card["train"]["snapshot_id"])
+    card = read_version_card(version)
+    feature_set, config = open_model(version).feature_set, _read_config(version, card)
+    snapshot = open_snapshot(data_dir, card.snapshot_id)
     candles = read_candles(snapshot, progress)
     progress.stage("features and labels")
     samples, _ = build_samples(feature_set, keep_newest(candles, config.max_rows))
     samples, split = cut_samples(samples, feature_set, config, progress)
     progress.stage("fit again")
-    tuned = {name: card["hyperparameters"][name] for name, _ in config.search.space.items()}
-    rounds = int(card["hyperparameters"]["num_iterations"])
+    hyperparameters: Any = card.value("hyperparameters")
+    tuned = {name: hyperparameters[name] for name, _ in config.search.space.items()}
+    rounds = int(hyperparameters["num_iterations"])
     choice = calibrate(refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds), samples, config)
-    final: Literal["inner", "all"] = fitted_rows(card)
     bundle = Bundle(
-        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=final),
+        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=card.fitted_on),
         calibrator=choice.calibrator,
         feature_set=feature_set,
         symbols=samples.symbols,
@@ -137,9 +135,9 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         expected_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
         found_sha256=sha256_bytes(bundle.to_bytes()),
         differences=tuple(
-            f"{name} is {value}, the card says {lineage.get(name)}"
+            f"{name} is {value}, the card says {card.text('lineage', name)}"
             for name, value in now.items()
-            if lineage.get(name) != value
+            if card.text("lineage", name) != value
         ),
     )
 
@@ -196,16 +194,14 @@ def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequ
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:
             return False  # rules out most versions without parsing the card
-        card: Any = parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES)
-        lineage, search = card["lineage"], card["search"]
-        warm_start = None if request.warm_start is None else request.warm_start.to_json()
-        return (
-            {name: lineage.get(name) for name in wanted} == wanted
-            and (fitted_rows(card), search["ended_by"]) == (request.final, "trials")
-            and search.get("warm_start") == warm_start
-        )
-    except (InputError, KeyError, TypeError, AttributeError):
+        card = ModelCard.from_json(parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES))
+    except InputError:
         return False
+    return (
+        {name: card.value("lineage", name) for name in wanted} == wanted
+        and (card.fitted_on, card.text("search", "ended_by")) == (request.final, "trials")
+        and card.value("search", "warm_start") == (request.warm_start and request.warm_start.to_json())
+    )
 
 
 def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
@@ -219,17 +215,11 @@ def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
     return found == signer.sign(version.manifest)  # Ed25519 signatures are deterministic
 
 
-def _card_of(version: StoredVersion) -> dict[str, Any]:
-    where = str(version.folder / CARD_FILE)
-    return read_card(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
-
-
-def _config_of(version: StoredVersion, card: Mapping[str, Any]) -> TrainConfig:
-    kept = card.get("lineage", {}).get("config")
-    if not isinstance(kept, dict):
-        raise InputError(f"the card of {version.name} does not hold the configuration that it was trained with")
+def _read_config(version: StoredVersion, card: ModelCard) -> TrainConfig:
+    config = card.value("lineage", "config")
+    if not isinstance(config, dict):
+        raise InputError(f"the card of {version.name} lacks the configuration that it was trained with")
     try:
-        last_label_end_ms(card)
-        return load_config(None, overrides=kept)
+        return load_config(None, overrides=config)
     except UsageError as err:
         raise InputError(f"the configuration in the card of {version.name}: {err.message}", hint=err.hint) from err

@@ -139,7 +139,7 @@ def compare_versions(a: StoredVersion, b: StoredVersion) -> Compared:
         InputError: A card or a table is not the one that was published.
         MachineError: The machine refuses to read.
     """
-    cards = read_version_card(a), read_version_card(b)
+    cards = read_version_card(a).document, read_version_card(b).document
     holdouts = read_holdout(a, cards[0]), read_holdout(b, cards[1])
     return Compared(compare_cards(*cards, names=(a.name, b.name), paired=_paired(*holdouts)), cards, holdouts)
 

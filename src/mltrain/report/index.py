@@ -67,7 +67,7 @@ def _link(version: StoredVersion | None, beside: Path) -> str | None:
 def _curve(version: StoredVersion) -> str | None:
     """Draw what the version gained over its holdout; None where it does not keep the rows, or not whole."""
     try:
-        rows = read_holdout(version, read_version_card(version))
+        rows = read_holdout(version, read_version_card(version).document)
     except InputError:
         return None  # `list_models` tells what is wrong with a card, and `verify model` with a table
     if rows is None:

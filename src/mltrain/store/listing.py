@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, read_card
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
@@ -61,7 +62,7 @@ def list_models(store: Store) -> tuple[ModelRow, ...]:
     return tuple(_row(row) for row in store.versions())
 
 
-def read_version_card(version: StoredVersion) -> Any:  # noqa: ANN401 (a card as JSON)
+def read_version_card(version: StoredVersion) -> ModelCard:
     """Return a version's card, the bytes checked against the manifest and the content against the schema.
 
     Raises:
@@ -72,13 +73,10 @@ def read_version_card(version: StoredVersion) -> Any:  # noqa: ANN401 (a card as
 
 
 def _row(row: VersionRow) -> ModelRow:
-    version, problem = row.version, row.problem
-    train: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
-    gates: dict[str, Any] = {}
+    version, problem, card = row.version, row.problem, ModelCard({})
     if version is not None:
         try:
-            train, metrics, gates = _glance(version)
+            card = _read_unchecked(version)
         except InputError as err:
             problem = err.message
     return ModelRow(
@@ -87,30 +85,22 @@ def _row(row: VersionRow) -> ModelRow:
         latest=row.latest,
         promoted=version is not None and version.promoted,
         verdict=None if version is None else version.verdict,
-        held=held if isinstance(held := gates.get("held"), str) else None,
+        held=card.text("gates", "held"),
         created_at=None if version is None else version.created_at,
-        snapshot=train.get("snapshot_id"),
-        symbols=tuple(map(str, train.get("symbols", ()))),
-        accuracy=_figure(metrics, "accuracy"),
-        auc_roc=_figure(metrics, "auc_roc"),
-        log_loss=_figure(metrics, "log_loss"),
-        calibration_ece=_figure(metrics, "calibration_ece"),
+        snapshot=card.text("train", "snapshot_id"),
+        symbols=card.symbols,
+        accuracy=card.number("metrics", "accuracy"),
+        auc_roc=card.number("metrics", "auc_roc"),
+        log_loss=card.number("metrics", "log_loss"),
+        calibration_ece=card.number("metrics", "calibration_ece"),
         problem=problem,
     )
 
 
-def _glance(version: StoredVersion) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return sections of a card whose hash is right; checking the schema would take longer than the whole listing."""
+def _read_unchecked(version: StoredVersion) -> ModelCard:
+    """Return a card whose hash is right; checking the schema would take longer than the whole listing."""
     where = str(version.folder / CARD_FILE)
-    card = parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where)
-    sections = [card.get(key) for key in ("train", "metrics")] if isinstance(card, dict) else []
-    found = [section for section in sections if isinstance(section, dict)]
-    if len(found) != 2:
-        raise InputError(f"{where}: is no model card", hint="`mltrain card validate` tells what it lacks")
-    gates = card.get("gates") if isinstance(card, dict) else None
-    return found[0], found[1], gates if isinstance(gates, dict) else {}
-
-
-def _figure(metrics: dict[str, Any], key: str) -> float | None:
-    value = metrics.get(key)
-    return value if isinstance(value, float) else None
+    card = ModelCard.from_json(parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where))
+    if not card.section("train").document or not card.section("metrics").document:
+        raise InputError(f"{where}: is no model card", hint="`mltrain card validate` names what it lacks")
+    return card

@@ -1,0 +1,142 @@
+"""The Model Card v2 with typed accessors: no other module reads the JSON of a card.
+
+A valid card has the sections `train` to `notes`. Other tools may leave out or fill differently everything else:
+`Section` reads leniently, so that what is missing, or has another type, is None or empty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mltrain.documents.values import SHA256
+from mltrain.errors import InputError, UsageError
+from mltrain.times import parse_time
+
+if TYPE_CHECKING:
+    from mltrain.documents.values import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping of a card.
+
+    A path is a series of keys and of indices into lists, such as `("splits", "blocks", 0, "name")`.
+
+    Attributes:
+        document: The mapping as JSON.
+    """
+
+    document: dict[str, Json]
+
+    def value(self, *path: str | int) -> Json:
+        """Return the value at a path; None if there is none."""
+        value: Json = self.document
+        for step in path:
+            if isinstance(step, str):
+                value = value.get(step) if isinstance(value, dict) else None
+            else:
+                value = value[step] if isinstance(value, list) and step < len(value) else None
+        return value
+
+    def number(self, *path: str | int) -> float | None:
+        """Return the finite number at a path; None if there is none.
+
+        >>> Section({"a": [1]}).number("a", 0), Section({"a": True}).number("a"), Section({}).number("a", "b")
+        (1.0, None, None)
+        """
+        value = self.value(*path)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        try:
+            return float(value) if math.isfinite(value) else None
+        except OverflowError:
+            return None
+
+    def text(self, *path: str | int) -> str | None:
+        """Return the text at a path; None if there is none."""
+        value = self.value(*path)
+        return value if isinstance(value, str) else None
+
+    def flag(self, *path: str | int) -> bool | None:
+        """Return the boolean at a path; None if there is none."""
+        value = self.value(*path)
+        return value if isinstance(value, bool) else None
+
+    def time_ms(self, *path: str | int) -> int | None:
+        """Return the time at a path, ms UTC; None if there is none."""
+        text = self.text(*path)
+        try:
+            return None if text is None else parse_time(text)
+        except UsageError:
+            return None
+
+    def texts(self, *path: str | int) -> list[str]:
+        """Return the texts of the list at a path; empty if there is no list."""
+        value = self.value(*path)
+        return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+    def section(self, *path: str | int) -> Section:
+        """Return the mapping at a path; empty if there is none."""
+        value = self.value(*path)
+        return Section(value if isinstance(value, dict) else {})
+
+    def sections(self, *path: str | int) -> list[Section]:
+        """Return the mappings of the list at a path; empty if there is no list."""
+        value = self.value(*path)
+        return [Section(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard(Section):
+    """A valid model card (`mltrain.card.validation.read_card` returns one)."""
+
+    @classmethod
+    def from_json(cls, document: Json) -> ModelCard:
+        """Return the card that a document holds, unchecked; empty if the document is no mapping."""
+        return cls(document if isinstance(document, dict) else {})
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot that the version was trained on."""
+        return self.text("train", "snapshot_id") or ""
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols that the version was trained on."""
+        return tuple(self.texts("train", "symbols"))
+
+    @property
+    def train_up_share(self) -> float:
+        """The share of the rows of the inner part that went up."""
+        return (self.number("train", "class_balance", "pos") or 0) / (self.number("train", "rows") or 1)
+
+    @property
+    def fitted_on(self) -> Literal["inner", "all"]:
+        """The rows that the version was fitted on."""
+        return "all" if self.text("splits", "fitted_on") == "all" else "inner"
+
+    @property
+    def configuration_sha256(self) -> str | None:
+        """The hash of everything except the candles that the scores depend on; None if the card lacks it."""
+        found = self.text("lineage", "configuration_sha256")
+        return found if found is not None and SHA256.fullmatch(found) else None
+
+    def block(self, name: str) -> Section | None:
+        """Return a block of the time split by its name, such as "holdout"; None if the card lacks it."""
+        return next((block for block in self.sections("splits", "blocks") if block.text("name") == name), None)
+
+    def last_label_end_ms(self) -> int:
+        """Return the end of the last label that the version was fitted on, ms UTC.
+
+        For a version that was fitted on every row, that is the end of the last label of the holdout.
+
+        Raises:
+            InputError: The card does not say it: another tool wrote it.
+        """
+        block = self.block("inner" if self.fitted_on == "inner" else "holdout")
+        end_ms = None if block is None else block.time_ms("last_label_end")
+        if end_ms is None:
+            raise InputError("the card does not say which labels the version was trained on")
+        return end_ms
