@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mltrain.artifact import meaning
+from mltrain.artifact import contract
 from mltrain.errors import InputError, NoGoError
 from mltrain.serving.replacement import check_same_meaning, find_version_differences
 from support.program import call
@@ -97,7 +97,7 @@ def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, 
     told["train"]["symbols"] = ["BTCUSDT"]
     other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(told).encode())
     compared = []
-    monkeypatch.setattr(meaning, "find_differences", lambda new, old: compared.append((new, old)) or ("one",))
+    monkeypatch.setattr(contract, "contract_differences", lambda new, old: compared.append((new, old)) or ("one",))
 
     assert find_version_differences(same[1], same[0]) == ()
     assert compared == []

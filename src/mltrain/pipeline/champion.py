@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mltrain.artifact.meaning import Meaning, find_differences
+from mltrain.artifact.contract import ModelContract, contract_differences
 from mltrain.candles.frame import times_ms
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, MltrainError, OwnOpsError
@@ -179,7 +179,9 @@ def compare_meaning(
     model = champion.model
     if isinstance(model, MltrainError):
         return (f"{champion.version.name} cannot be loaded: {model.message}",)
-    return find_differences(Meaning.of(feature_set, symbols), Meaning.of(model.feature_set, model.symbols))
+    return contract_differences(
+        ModelContract.of(feature_set, symbols), ModelContract.of(model.feature_set, model.symbols)
+    )
 
 
 def find_origin(champion: Champion | None, snapshot: Snapshot) -> Origin:

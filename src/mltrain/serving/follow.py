@@ -7,7 +7,7 @@ RETRY_S seconds, because the machine may have failed and not the version. So nei
 takes away a model that a service already had.
 
 A version whose `p` means something else, or that needs other candles, is not taken either (see
-`mltrain.artifact.meaning`), because the caller was written for the version it loaded. There is one warning per such
+`mltrain.artifact.contract`), because the caller was written for the version it loaded. There is one warning per such
 version; a later version with the same meaning is followed.
 """
 
@@ -19,7 +19,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mltrain.artifact.meaning import Meaning, find_differences
+from mltrain.artifact.contract import ModelContract, contract_differences
 from mltrain.errors import MltrainError
 from mltrain.serving.loaded_model import load_version
 from mltrain.store.signature import check_signature
@@ -112,8 +112,8 @@ class Follower:
 
     def _take_if_same_meaning(self, new: LoadedModel) -> None:
         old = self._loaded
-        meanings = [Meaning.of(m.bundle.feature_set, m.bundle.symbols) for m in (new, old)]
-        differences = find_differences(*meanings)
+        contracts = [ModelContract.of(m.bundle.feature_set, m.bundle.symbols) for m in (new, old)]
+        differences = contract_differences(*contracts)
         if not differences:
             self._loaded = new
         elif new.version not in self._rejected:

@@ -13,12 +13,12 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
-    from mltrain.artifact.meaning import Meaning
+    from mltrain.artifact.contract import ModelContract
     from mltrain.store.versions import StoredVersion
 
 
 def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
-    """Return why the new version is no drop-in replacement for the old one; see `meaning.find_differences`.
+    """Return why the new version is no drop-in replacement for the old one; see `contract.contract_differences`.
 
     Raises:
         InputError: A version is damaged.
@@ -27,9 +27,9 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
     facts = _facts_in_card(new)
     if facts is not None and facts == _facts_in_card(old):
         return ()
-    from mltrain.artifact.meaning import find_differences
+    from mltrain.artifact.contract import contract_differences
 
-    return find_differences(_read_meaning(new), _read_meaning(old))
+    return contract_differences(_read_contract(new), _read_contract(old))
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
@@ -56,11 +56,11 @@ def _facts_in_card(version: StoredVersion) -> tuple[Any, ...] | None:
         return None
 
 
-def _read_meaning(version: StoredVersion) -> Meaning:
+def _read_contract(version: StoredVersion) -> ModelContract:
     from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
-    from mltrain.artifact.meaning import Meaning
+    from mltrain.artifact.contract import ModelContract
 
     with version.held():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
     bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
-    return Meaning.of(bundle.feature_set, bundle.symbols)
+    return ModelContract.of(bundle.feature_set, bundle.symbols)

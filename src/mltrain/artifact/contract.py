@@ -1,7 +1,8 @@
-"""What a model's `p` means and what a call needs: compared before one model replaces another.
+"""The contract between a model and its callers: what `p` is the probability of, and which candles a call needs.
 
-A service that follows the pointer keeps calling in the same way with the same candles. A new version may replace the
-served one only if the answer still means the same and the call still works.
+A service that follows the pointer keeps making the same calls with the same candles. A new version is a drop-in
+replacement for the live one only if those calls still work and their answers are still about the same event. The gate
+`meaning` judges this.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a model predicts, for which symbols, and which candles it reads for that.
+class ModelContract:
+    """What a model predicts, for which symbols, and which candles it reads.
 
     Attributes:
-        label: What `p` is the probability of.
+        label: The label that `p` is the probability of.
         interval: Length of a candle, such as "1m".
-        symbols: The symbols that the model was trained on.
+        symbols: The symbols that the model was trained on, in training order.
         columns: The optional candle columns that its features read from every symbol, sorted.
         leader_columns: Leader symbol and column, OHLCV included, for each column that a feature reads from a leader;
             sorted.
@@ -36,12 +37,9 @@ class Meaning:
     leader_columns: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...]) -> Meaning:
-        """Return the meaning of a model with these features that was, or will be, trained on these symbols.
-
-        For a stored version these are `bundle.feature_set` and `bundle.symbols`.
-        """
-        own = {column for spec in feature_set.features for column in columns_read(spec, leader=False)}
+    def of(cls, feature_set: FeatureSet, symbols: tuple[str, ...]) -> ModelContract:
+        """Return the contract of a model with these features, trained on these symbols."""
+        every_symbol = {column for spec in feature_set.features for column in columns_read(spec, leader=False)}
         leaders = {
             (spec.leader, column)
             for spec in feature_set.features
@@ -52,19 +50,15 @@ class Meaning:
             label=feature_set.label,
             interval=feature_set.interval,
             symbols=symbols,
-            columns=tuple(sorted(own.intersection(OPTIONAL))),
+            columns=tuple(sorted(every_symbol.intersection(OPTIONAL))),
             leader_columns=tuple(sorted(leaders)),
         )
 
 
-def find_differences(new: Meaning, old: Meaning) -> tuple[str, ...]:
-    """Return why the new model is no drop-in replacement for the old one, one sentence each; empty if it is.
+def contract_differences(new: ModelContract, old: ModelContract) -> tuple[str, ...]:
+    """Return why the new model is not a drop-in replacement for the old one, one sentence each; empty if it is.
 
     The new one may know more symbols and may read fewer columns.
-
-    Args:
-        new: The model that is to take over.
-        old: The model that is served now.
     """
     found = []
     if new.label != old.label:
@@ -75,13 +69,13 @@ def find_differences(new: Meaning, old: Meaning) -> tuple[str, ...]:
         found.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
     if more := [column for column in new.columns if column not in old.columns]:
         found.append(f"its features also read {', '.join(more)}")
-    fed = {*old.symbols, *(leader for leader, _ in old.leader_columns)}
-    if unknown := sorted({leader for leader, _ in new.leader_columns} - fed):
+    # Symbols whose candles callers of the old model pass.
+    passed = {*old.symbols, *(leader for leader, _ in old.leader_columns)}
+    if unknown := sorted({leader for leader, _ in new.leader_columns} - passed):
         found.append(f"its features also read the candles of {', '.join(unknown)}")
-    needed = {*new.leader_columns} - {*old.leader_columns}
-    for leader, column in sorted(needed):
+    for leader, column in sorted({*new.leader_columns} - {*old.leader_columns}):
         has_column = leader in old.symbols and column in old.columns
-        if leader in fed and column in OPTIONAL and column not in more and not has_column:
+        if leader in passed and column in OPTIONAL and column not in more and not has_column:
             found.append(f"its features also read {column} of {leader}")
     return tuple(found)
 

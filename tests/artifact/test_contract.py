@@ -1,4 +1,4 @@
-"""What one model says in place of another: every difference is named, and less is no difference."""
+"""When a model is a drop-in replacement for another: every difference is named; needing less is no difference."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.artifact.meaning import Meaning, find_differences
+from mltrain.artifact.contract import ModelContract, contract_differences
 from mltrain.features.registry import load_registry, parse_registry
 from mltrain.features.spec import LabelSpec
 
 DIRECTION = LabelSpec("direction", 1, "drop")
-OLD = Meaning(DIRECTION, "1m", ("BTCUSDT", "ETHUSDT"), ("trades",), (("BTCUSDT", "close"),))
+OLD = ModelContract(DIRECTION, "1m", ("BTCUSDT", "ETHUSDT"), ("trades",), (("BTCUSDT", "close"),))
 LABEL = "{kind: direction, horizon: 1, ties: drop}"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         ({"label": LabelSpec("direction", 5, "drop")}, f"its label is {LABEL.replace('1', '5')}, not {LABEL}"),
         ({"label": LabelSpec("direction", 1, "down")}, f"its label is {LABEL.replace('drop', 'down')}, not {LABEL}"),
@@ -32,9 +32,9 @@ LABEL = "{kind: direction, horizon: 1, ties: drop}"
         ({"leader_columns": (("BTCUSDT", "quote_volume"),)}, "its features also read quote_volume of BTCUSDT"),
     ],
 )
-def test_what_differs_is_named_with_both_values(change, said):
-    """One sentence, and nothing else."""
-    assert find_differences(replace(OLD, **change), OLD) == (said,)
+def test_each_difference_is_one_sentence_with_both_values(change, difference):
+    """A changed label or interval, a lost symbol, or another column is one sentence."""
+    assert contract_differences(replace(OLD, **change), OLD) == (difference,)
 
 
 @pytest.mark.parametrize(
@@ -48,29 +48,31 @@ def test_what_differs_is_named_with_both_values(change, said):
         {"leader_columns": (("ETHUSDT", "trades"),)},
     ],
 )
-def test_more_symbols_and_fewer_columns_are_the_same_meaning(change):
-    """Whoever called the old one may go on; the candles of a symbol of the old one are there to be read."""
-    assert find_differences(replace(OLD, **change), OLD) == ()
+def test_more_symbols_and_fewer_columns_are_no_difference(change):
+    """Callers of the old model can go on: they already pass the candles of all its symbols."""
+    assert contract_differences(replace(OLD, **change), OLD) == ()
 
 
-def test_a_leader_that_is_a_new_symbol_is_one_candle_stream_more():
+def test_a_leader_that_is_a_new_symbol_is_a_difference():
     """A caller that knows only the old symbols does not pass its candles."""
     new = replace(OLD, symbols=(*OLD.symbols, "SOLUSDT"), leader_columns=(("SOLUSDT", "close"),))
 
-    assert find_differences(new, OLD) == ("its features also read the candles of SOLUSDT",)
+    assert contract_differences(new, OLD) == ("its features also read the candles of SOLUSDT",)
 
 
 def test_everything_that_differs_is_named():
-    """Not only the first thing that is found."""
-    other = Meaning(LabelSpec("direction", 5, "drop"), "1h", ("SOLUSDT",), ("quote_volume",), (("SOLUSDT", "close"),))
+    """All five differences are listed, not only the first."""
+    other = ModelContract(
+        LabelSpec("direction", 5, "drop"), "1h", ("SOLUSDT",), ("quote_volume",), (("SOLUSDT", "close"),)
+    )
 
-    assert len(find_differences(other, OLD)) == 5
+    assert len(contract_differences(other, OLD)) == 5
 
 
 def test_the_columns_are_those_that_the_features_read():
-    """OHLCV is in every candle and counts only of a leader."""
-    full = Meaning.of(load_registry(None), ("BTCUSDT",))
-    plain = Meaning.of(load_registry(Path("features-ohlcv.yml")), ("BTCUSDT",))
+    """Every candle has OHLCV columns, so they count only for leaders."""
+    full = ModelContract.of(load_registry(None), ("BTCUSDT",))
+    plain = ModelContract.of(load_registry(Path("features-ohlcv.yml")), ("BTCUSDT",))
     registry = b"""
 version: 1
 interval: 5m
@@ -79,9 +81,9 @@ features:
   - {name: volume_z_20, op: zscore, params: {column: trades, bars: 20}}
   - {name: leader_return_3, op: leader_return, params: {bars: 3}, leader: BTCUSDT}
 """
-    small = Meaning.of(parse_registry(registry, where="registry"), ("ETHUSDT",))
+    small = ModelContract.of(parse_registry(registry, where="registry"), ("ETHUSDT",))
 
     assert set(full.columns) == {"quote_volume", "taker_buy_base", "taker_buy_quote"}
     assert plain == replace(full, columns=(), leader_columns=())
     assert {leader for leader, _ in full.leader_columns} == {"BTCUSDT"}
-    assert small == Meaning(DIRECTION, "5m", ("ETHUSDT",), ("trades",), (("BTCUSDT", "close"),))
+    assert small == ModelContract(DIRECTION, "5m", ("ETHUSDT",), ("trades",), (("BTCUSDT", "close"),))
