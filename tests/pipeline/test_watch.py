@@ -18,7 +18,7 @@ from mltrain.serving.model import model_from_bundle
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import BinanceSource
-from mltrain.sources.http_client import NetworkRules
+from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.booster import normalise_model_text

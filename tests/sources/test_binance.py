@@ -25,7 +25,8 @@ from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.day_cache import SymbolDays
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
-from mltrain.sources.http_client import MachineClock, NetworkRules, Traffic
+from mltrain.sources.http_client import MachineClock, Traffic
+from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
 from mltrain.sources.throttle import Throttle
@@ -47,7 +48,7 @@ class JumpingClock:
 
 def open_at(server, **rules):
     chance = random.Random(0)  # noqa: S311 -- repeatable
-    return BinanceSource("1m", server.base_url, rules=NetworkRules(**rules), clock=JumpingClock(), chance=chance)
+    return BinanceSource("1m", server.base_url, rules=NetworkRules(**rules), clock=JumpingClock(), rng=chance)
 
 
 def snapshot(server, data_dir, *, days=1, symbols=("BTCUSDT",), progress=None):

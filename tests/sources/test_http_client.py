@@ -27,17 +27,8 @@ from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource
-from mltrain.sources.http_client import (
-    MAX_RETRIES,
-    HostClock,
-    HttpClient,
-    MalformedError,
-    NetworkRules,
-    Query,
-    Traffic,
-    check_base_url,
-    is_loopback,
-)
+from mltrain.sources.http_client import MAX_RETRIES, HostClock, HttpClient, MalformedError, Query, Traffic
+from mltrain.sources.network_rules import NetworkRules, check_base_url, is_loopback
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.sources.throttle import Throttle
 from support.program import call
@@ -127,7 +118,7 @@ def ask(base_url, *, seed=1, **rules):
     """Ask for the time; return the clock and what was raised."""
     clock = JumpingClock()
     chance = random.Random(seed)  # noqa: S311 -- repeatable
-    source = BinanceSource("1m", base_url, rules=NetworkRules(**rules), clock=clock, chance=chance)
+    source = BinanceSource("1m", base_url, rules=NetworkRules(**rules), clock=clock, rng=chance)
     with pytest.raises(SourceError) as caught:
         source.clock_ms(())
     return clock, caught.value
@@ -259,7 +250,7 @@ def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
             throttle=Throttle(),
             traffic=Traffic(),
             host_clock=HostClock(told.clock),
-            chance=random.Random(1),  # noqa: S311 -- repeatable
+            rng=random.Random(1),  # noqa: S311 -- repeatable
         )
         async with server:
             async with client:

@@ -22,7 +22,7 @@ from mltrain.snapshots.stored import verify_snapshot
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
-from mltrain.sources.http_client import NetworkRules
+from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange, format_ms
@@ -221,7 +221,7 @@ def open_at(server, clock, *, archive, **rules):
     name = "archive" if archive else "binance"
     spec = SourceSpec(name, base_url=server.base_url, archive_url=server.archive_url if archive else "")
     rules = NetworkRules(**{"connections": 3, "deadline_s": 5.0} | rules)
-    options = {"rules": rules, "clock": clock, "chance": random.Random(0)}  # noqa: S311 -- repeatable
+    options = {"rules": rules, "clock": clock, "rng": random.Random(0)}  # noqa: S311 -- repeatable
     if archive:
         return ArchiveSource("1m", spec.base_url, spec.archive_url, **options), spec
     return BinanceSource("1m", spec.base_url, **options), spec

@@ -6,7 +6,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.progress import Silent
 from mltrain.snapshots.record import Request
 from mltrain.snapshots.take import take_snapshot
-from mltrain.sources.http_client import NetworkRules
+from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mltrain.snapshots.take import TakenSnapshot
-    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.network_rules import NetworkRules
 
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 

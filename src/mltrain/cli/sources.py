@@ -13,7 +13,7 @@ from mltrain.cli.help import DATA, NETWORK
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.network_rules import NetworkRules
     from mltrain.sources.source_spec import SourceSpec
 
 BASE_URL_VARIABLE: Final = "MLTRAIN_BASE_URL"
@@ -157,7 +157,7 @@ def read_rules(
     *, max_wait: float = MAX_WAIT_S, connections: int = CONNECTIONS, use_env_proxy: bool = False
 ) -> NetworkRules:
     """Return how the network may be used. Only this function reads the proxy variables."""
-    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.network_rules import NetworkRules
 
     proxy = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)
     authorities = os.environ.get("SSL_CERT_FILE")

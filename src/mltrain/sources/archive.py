@@ -18,8 +18,9 @@ from mltrain.errors import InputError
 from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource, RestPages, folder_of
 from mltrain.sources.download import DownloadSession
-from mltrain.sources.http_client import HostClock, HttpClient, Query, check_base_url
+from mltrain.sources.http_client import HostClock, HttpClient, Query
 from mltrain.sources.klines import add_odd, split_odd
+from mltrain.sources.network_rules import check_base_url
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST
 from mltrain.sources.throttle import Throttle
 from mltrain.storage.edge import sha256_bytes
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from mltrain.sources.http_client import Answer, Clock, NetworkRules
+    from mltrain.sources.http_client import Answer, Clock
     from mltrain.sources.klines import OddDays
+    from mltrain.sources.network_rules import NetworkRules
 
 _MAX_ZIP_BYTES: Final = 4 << 20  # a day of minutes takes 80 kB
 _MAX_CSV_BYTES: Final = 8 << 20  # and 150 kB once unpacked
@@ -50,7 +52,7 @@ class ArchiveSource(BinanceSource):
         archive_url: Address of the archive: `/data/spot/daily/klines/...` follows it.
         rules: How the network may be used.
         clock: The time that passes between requests.
-        chance: Draws the jitter of the pauses.
+        rng: Draws the jitter of the pauses.
 
     Raises:
         UsageError: The interval is unknown, or an address cannot be one.
@@ -64,9 +66,9 @@ class ArchiveSource(BinanceSource):
         *,
         rules: NetworkRules | None = None,
         clock: Clock | None = None,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        super().__init__(interval, base_url, rules=rules, clock=clock, chance=chance)
+        super().__init__(interval, base_url, rules=rules, clock=clock, rng=rng)
         self.archive_url = check_base_url(archive_url)
 
     @property
@@ -92,7 +94,7 @@ class ArchiveSource(BinanceSource):
             throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=patience_ms),
             traffic=self._traffic,
             host_clock=HostClock(self._clock),
-            chance=self._chance,
+            rng=self._rng,
         )
         async with self._client() as rest, archive:
             pages = RestPages(rest, self.interval)

@@ -21,18 +21,9 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, SourceError
 from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
-from mltrain.sources.http_client import (
-    HostClock,
-    HttpClient,
-    MachineClock,
-    MalformedError,
-    NetworkRules,
-    Query,
-    Traffic,
-    check_base_url,
-    error_code,
-)
+from mltrain.sources.http_client import HostClock, HttpClient, MachineClock, MalformedError, Query, Traffic, error_code
 from mltrain.sources.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
+from mltrain.sources.network_rules import NetworkRules, check_base_url
 from mltrain.sources.source import check_known
 from mltrain.sources.source_spec import PUBLIC_REST
 from mltrain.sources.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
@@ -85,7 +76,7 @@ class BinanceSource:
         base_url: As `check_base_url` takes it.
         rules: How the network may be used.
         clock: The time that passes between requests.
-        chance: Draws the jitter of the pauses.
+        rng: Draws the jitter of the pauses.
 
     Raises:
         UsageError: The interval is unknown, or the address cannot be one.
@@ -98,7 +89,7 @@ class BinanceSource:
         *,
         rules: NetworkRules | None = None,
         clock: Clock | None = None,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.interval = interval
         self.base_url = check_base_url(base_url)
@@ -107,7 +98,7 @@ class BinanceSource:
         self._throttle = Throttle(max_wait_ms=round(self._rules.max_wait_s * 1000))
         self._clock = clock or MachineClock()
         self._host_clock = HostClock(self._clock)
-        self._chance = chance or random.Random()  # noqa: S311 -- jitter keeps no secret
+        self._rng = rng or random.Random()  # noqa: S311 -- jitter keeps no secret
         self._traffic = Traffic()
         self._clock_ms: int | None = None
         self._listed: set[str] = set()
@@ -277,7 +268,7 @@ class BinanceSource:
             throttle=self._throttle,
             traffic=self._traffic,
             host_clock=self._host_clock,
-            chance=self._chance,
+            rng=self._rng,
         )
 
     def _ask(self, question: Callable[[HttpClient], Coroutine[Any, Any, T]]) -> T:

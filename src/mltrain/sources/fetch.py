@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.progress import Progress
-    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.network_rules import NetworkRules
 
 
 def fetch_candles(

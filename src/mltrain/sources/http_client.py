@@ -1,17 +1,15 @@
-"""The network edge: one polite HTTP client, the only place that opens a connection.
+"""The HTTP client of the sources: the only place that opens a network connection.
 
-Every request has a deadline as a whole and a cap on its bytes, before and after they are unpacked; no redirect is
-followed, no proxy or certificate is taken from the environment. What may be a passing fault (5xx, a lost connection, a
-cut or garbled answer) is asked for again after a growing, jittered pause; 429 and 418 stop all workers for as long as
-the host orders; anything else the host refuses is not asked twice. Whatever goes wrong leaves as a SourceError.
+Each request has a total deadline and a limit on the size of its answer, packed and unpacked. Redirects are not
+followed; proxies and certificates come from `NetworkRules`, never from the environment. Faults that may pass (5xx, a
+lost connection, a cut or garbled answer) are retried after growing, jittered pauses. 429 and 418 stop all workers for
+as long as the host orders. Any other refusal is final. Every failure leaves as a SourceError.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-import re
 import ssl
 import time
 import zlib
@@ -24,6 +22,7 @@ from urllib.parse import urlsplit
 from mltrain._version import __version__
 from mltrain.errors import SourceError, UsageError
 from mltrain.names import show
+from mltrain.sources.network_rules import is_loopback
 from mltrain.sources.throttle import parse_http_date
 from mltrain.times import format_ms
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from mltrain.sources.network_rules import NetworkRules
     from mltrain.sources.throttle import Throttle
 
 T = TypeVar("T")
@@ -43,114 +43,71 @@ MAX_RETRIES: Final = 5
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 8.0
 _CHUNK_BYTES: Final = 1 << 16
-_GOOD: Final = 200
+_OK: Final = 200
 _STOP_STATUSES: Final = (418, 429)
-_MAX_WORDS_BYTES: Final = 1 << 16  # of an answer that is none: firewalls send whole pages
-_LONGEST_URL: Final = 500
-_HOST_NAME: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)\.?")
-_BRACKETED: Final = re.compile(r"\[[^\[\]]+\](?::[0-9]+)?")
-_TOLD: Final = 200  # characters of what the host says for itself
+# Of an answer with an error status: firewalls send whole pages.
+_MAX_ERROR_BYTES: Final = 1 << 16
+_MAX_SHOWN_CHARACTERS: Final = 200
 _NO_CONNECTION: Final = "cannot connect"
 _WEIGHT_HEADER: Final = "x-mbx-used-weight-1m"
 
 _REFUSED_HINTS: Final = {
-    403: "its firewall refuses this address: wait, or ask from another network",
+    403: "its firewall refuses this address: wait, or use another network",
     404: "check the address given by --base-url",
     451: "it does not serve your region; the public market data host, data-api.binance.vision, serves most",
 }
 
 
 class MalformedError(ValueError):
-    """An answer is not what was asked for, which may pass: raised by the `parse` of `HttpClient.get` to ask again."""
+    """An answer is unusable, which may pass; raised by the `parse` of `HttpClient.get` to have it requested again."""
 
 
 class Clock(Protocol):
-    """The time that passes for the client."""
+    """A monotonic clock that can be waited on."""
 
     def monotonic_s(self) -> float:
-        """Return a time that only goes forward, in seconds."""
+        """Return a time that never goes back, in seconds."""
 
     async def sleep(self, seconds: float) -> None:
-        """Let that much of it pass."""
+        """Wait that long."""
 
 
 class MachineClock:
-    """The machine's own clock."""
+    """The monotonic clock of this machine."""
 
     def monotonic_s(self) -> float:
-        """Return the machine's monotonic time, in seconds."""
+        """Return its time, in seconds."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait that long."""
         await asyncio.sleep(seconds)
 
 
 class HostClock:
-    """What a host's own clock shows, as far as known; all clients of a host share one, as they share its throttle.
+    """The clock of a host, as far as it is known; all clients of a host share one, as they share its throttle.
 
     Args:
-        clock: The time that passes.
+        clock: The clock that runs between the host's answers.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._zero_ms: int | None = None  # what the host's clock showed when ours showed 0
+        # The host's time, ms UTC, when our clock showed 0.
+        self._zero_ms: int | None = None
 
     @property
     def known(self) -> bool:
-        """Whether the host has told its time."""
+        """Whether the host has sent its time."""
         return self._zero_ms is not None
 
     def now_ms(self) -> int:
-        """Return the host's time in ms UTC; before it has told any, our own count from some beginning."""
+        """Return the host's time, ms UTC; before it is known, a time from an arbitrary start."""
         return (self._zero_ms or 0) + round(self.clock.monotonic_s() * 1000)
 
     def set_time(self, host_ms: int) -> None:
-        """Take the time that the host has told."""
+        """Set the host's present time, ms UTC."""
         self._zero_ms = host_ms - round(self.clock.monotonic_s() * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkRules:
-    """How the network may be used.
-
-    Attributes:
-        connections: Requests under way at once, 1 to 64.
-        max_wait_s: The longest wait that the host may order, in seconds.
-        deadline_s: How long one request may take as a whole, in seconds.
-        proxy: Address of the proxy to go through, `http://` where it says nothing else; None for none. Never used for
-            loopback.
-        proxy_unused: The environment names a proxy that `proxy` leaves out: a failed connection says so.
-        ca_file: Certificates to trust in place of the packaged ones.
-    """
-
-    connections: int = 16
-    max_wait_s: float = 120.0
-    deadline_s: float = 30.0
-    proxy: str | None = None
-    proxy_unused: bool = False
-    ca_file: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            UsageError: A field is outside its range; names all that are.
-        """
-        problems = []
-        if not 1 <= self.connections <= 64:
-            problems.append(f"{self.connections} connections: must be 1 to 64")
-        if not 0 <= self.max_wait_s <= 86_400:
-            problems.append(f"a longest wait of {self.max_wait_s} s: must be 0 to 86400")
-        if not 0 < self.deadline_s <= 3600:
-            problems.append(f"a deadline of {self.deadline_s} s: must be above 0, at most 3600")
-        if self.proxy is not None:
-            object.__setattr__(self, "proxy", self.proxy if "://" in self.proxy else f"http://{self.proxy}")
-            if not _is_proxy(self.proxy):  # not shown: it may hold a password
-                problems.append("the proxy must be an address such as http://127.0.0.1:3128")
-        if problems:
-            raise UsageError("; ".join(problems))
 
 
 @dataclass(slots=True)
@@ -158,8 +115,8 @@ class Traffic:
     """What a client has sent and received.
 
     Attributes:
-        requests: Sent, retries included, by symbol; those of none under "".
-        bytes: Of the answers' bodies, as they came over the wire.
+        requests: Requests sent by symbol, retries included; "" counts those for no symbol.
+        bytes: Size of the answers' bodies as received.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -168,15 +125,15 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question to a host.
+    """A request to a host.
 
     Attributes:
         path: Below the base address, with a leading slash.
-        subject: What is asked for, for messages: "BTCUSDT from ... to ...".
-        weight: What it costs.
-        max_bytes: The most that the answer may hold, packed or unpacked.
-        params: Of the query string.
-        symbol: Which symbol it is for, for the count; "" for none.
+        subject: What is requested, for messages: "BTCUSDT from ... to ...".
+        weight: Its request weight.
+        max_bytes: Limit of the answer's body, packed and unpacked.
+        params: The query string.
+        symbol: The symbol that it is counted for; "" for none.
     """
 
     path: str
@@ -189,7 +146,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a host answered.
+    """The answer of a host.
 
     Attributes:
         status: HTTP status.
@@ -202,82 +159,20 @@ class Answer:
     body: bytes
 
 
-def check_base_url(url: str) -> str:
-    """Return the address of a host, the host in small letters, without a trailing slash.
-
-    It is https, or plain http to this machine itself.
-
-    Raises:
-        UsageError: It is no such address.
-
-    >>> check_base_url("https://data-api.binance.vision/")
-    'https://data-api.binance.vision'
-    """
-    why = ""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as err:
-        raise UsageError(f"{show(url)} is not an address: {err}") from err
-    is_plain = url.isascii() and url.isprintable() and not set(url) & {" ", "\\"} and len(url) <= _LONGEST_URL
-    if not is_plain or not _is_host(host, parts.netloc) or port == 0 or parts.netloc.endswith(":"):
-        why = "write it like https://data-api.binance.vision"
-    elif parts.username is not None or set(url) & {"?", "#"}:
-        why = "a user, a query or a fragment has no place in it"
-    elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        why = "only https, or http to 127.0.0.1"
-    elif "testnet" in host:
-        why = "prices on a test network are made up"
-    if why:
-        raise UsageError(f"{show(url)} cannot be the address of an exchange: {why}")
-    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
-
-
-def _is_host(host: str, netloc: str) -> bool:
-    """Tell whether that is a name, or an address as one writes it in a URL: brackets around an IPv6 one alone."""
-    if "[" in netloc:
-        with suppress(ValueError):
-            is_whole = _BRACKETED.fullmatch(netloc.rpartition("@")[2]) is not None
-            return is_whole and ipaddress.IPv6Address(host).scope_id is None
-        return False
-    return len(host) <= 253 and _HOST_NAME.fullmatch(host) is not None
-
-
-def _is_proxy(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and _is_host(parts.hostname or "", parts.netloc) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine itself.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("127.0.0.1.example.com")
-    (True, False)
-    """
-    if host == "localhost":
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
 class HttpClient:
-    """Asks one host; open it by `async with`.
+    """Sends requests to one host; open it by `async with`.
 
     Attributes:
-        host: Name of the host, with its port where it is named.
-        throttle: The budget that all requests share.
+        host: Name of the host, with the port if the address has one.
+        throttle: The weight budget of all requests.
 
     Args:
         base_url: As `check_base_url` returns it.
         rules: How the network may be used.
-        throttle: The budget; another client of the same host shares it.
-        traffic: Counts what is sent and received.
-        host_clock: What the host's clock shows; another client of the same host shares it.
-        chance: Draws the jitter.
+        throttle: The weight budget, shared with other clients of the host.
+        traffic: Counts requests and bytes.
+        host_clock: The host's clock, shared with other clients of the host.
+        rng: Draws the jitter of the pauses.
     """
 
     def __init__(
@@ -288,7 +183,7 @@ class HttpClient:
         throttle: Throttle,
         traffic: Traffic,
         host_clock: HostClock,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self.base_url = base_url
         self.host = urlsplit(base_url).netloc
@@ -297,78 +192,79 @@ class HttpClient:
         self._rules = rules
         self._host_clock = host_clock
         self._clock = host_clock.clock
-        self._chance = chance
-        self._trust: ssl.SSLContext | bool | None = None  # None: not open
+        self._rng = rng
+        # None while the client is closed.
+        self._verify: ssl.SSLContext | bool | None = None
         self._idle: list[httpx.AsyncClient] = []
-        self._turns = asyncio.Semaphore(rules.connections)
+        self._slots = asyncio.Semaphore(rules.connections)
 
     async def __aenter__(self) -> Self:
         """Open the client; no connection is made yet."""
         import httpx
 
         try:
-            httpx.URL(self.base_url).host  # noqa: B018 -- reads it, which is when a wrong "xn--" is found out
+            httpx.URL(self.base_url).host  # noqa: B018 -- parses it, and so finds a wrong "xn--"
         except (httpx.InvalidURL, UnicodeError) as err:
             raise UsageError(f"{show(self.base_url)} cannot be the address of an exchange: {err}") from err
-        self._trust = not self.base_url.startswith("http://") and _trusted(self._rules.ca_file)
+        self._verify = not self.base_url.startswith("http://") and _ssl_context(self._rules.ca_file)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
     ) -> None:
         """Close every connection."""
-        self._trust = None
+        self._verify = None
         while self._idle:
             await self._idle.pop().aclose()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Give a client with one connection of its own.
+        """Lend an httpx client with a single connection.
 
-        One pool of sixteen looks at all sixteen for every request, which costs more than the parsing of a page.
+        A pool of sixteen connections checks all sixteen for every request, which costs more than parsing a page.
         """
-        assert self._trust is not None, "open the client by `async with`"  # noqa: S101 -- our own misuse
-        client = self._idle.pop() if self._idle else self._connect(self._trust)
+        assert self._verify is not None, "open the client by `async with`"  # noqa: S101 -- a bug of the caller
+        client = self._idle.pop() if self._idle else self._connect(self._verify)
         try:
             yield client
         finally:
             self._idle.append(client)
 
-    def _connect(self, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:  # noqa: FBT001 -- as httpx takes it
+    def _connect(self, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:  # noqa: FBT001 -- the type of httpx
         import httpx
 
-        local = is_loopback(urlsplit(self.base_url).hostname or "")
-        # Trust nothing of the environment (proxies, .netrc, SSL_CERT_FILE) but what the rules name.
+        is_local = is_loopback(urlsplit(self.base_url).hostname or "")
+        # trust_env=False: no proxy, .netrc or SSL_CERT_FILE of the environment.
         return httpx.AsyncClient(
             base_url=self.base_url,
             trust_env=False,
             follow_redirects=False,
             timeout=self._rules.deadline_s,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-            proxy=None if local else self._rules.proxy,
-            verify=trust,
+            proxy=None if is_local else self._rules.proxy,
+            verify=verify,
             headers={"User-Agent": f"mltrain/{__version__}", "Accept-Encoding": "gzip"},
         )
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
-        """Ask until there is an answer that `parse` takes, or none is to be had.
+        """Send a request until `parse` takes the answer, at most MAX_RETRIES + 1 times.
 
         Args:
-            query: What to ask.
-            parse: Called with a good answer; may raise MalformedError to have it asked for again.
-            accept: Statuses besides 200 that `parse` understands.
+            query: The request.
+            parse: Reads a good answer; raises MalformedError to have the request sent again.
+            accept: Statuses besides 200 that `parse` can read.
 
         Raises:
-            SourceError: The host refuses, fails again and again, orders too long a wait, or cannot be reached.
+            SourceError: The host refuses, fails every time, orders too long a wait, or cannot be reached.
         """
         for attempt in range(MAX_RETRIES + 1):
             if attempt:
                 pause = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-                await self._clock.sleep(pause * (0.5 + self._chance.random()))
+                await self._clock.sleep(pause * (0.5 + self._rng.random()))
             try:
-                answer = await self._ask_patiently(query)
+                answer = await self._send_throttled(query)
                 if answer.status < 500:
-                    if answer.status != _GOOD and answer.status not in accept:
+                    if answer.status != _OK and answer.status not in accept:
                         raise self._refused(answer, query)
                     return parse(answer)
                 fault = f"HTTP {answer.status}"
@@ -378,25 +274,29 @@ class HttpClient:
             f"{self.host}: {query.subject}: {fault} (asked {MAX_RETRIES + 1} times)", hint=self._hint(fault)
         )
 
-    async def _ask_patiently(self, query: Query) -> Answer:
-        """Ask once, and again after each wait that the host orders.
+    async def _send_throttled(self, query: Query) -> Answer:
+        """Send a request when the throttle allows it, and again after each wait that the host orders.
 
         Raises:
             MalformedError: No whole answer came.
             SourceError: The host orders too long a wait.
         """
         while True:
-            async with self._turns:  # as many as there may be connections, whoever asks
-                minute = await self._turn(query.weight)
+            async with self._slots:
+                while wait_ms := self.throttle.wait_ms(self._host_clock.now_ms(), query.weight):
+                    await self._clock.sleep(wait_ms / 1000)
+                minute = self.throttle.sent(self._host_clock.now_ms(), query.weight)
                 used, succeeded = None, False
                 try:
-                    answer = await self._ask(query)
-                    used = _weight_of(answer)
+                    answer = await self._send(query)
+                    used = _used_weight(answer)
                     succeeded = answer.status < 400
                 finally:
                     self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
             if not self._host_clock.known:
-                self._set_time_by(answer)
+                host_ms = parse_http_date(answer.headers.get("date", ""))
+                if host_ms is not None:
+                    self.set_time(host_ms)
             if answer.status not in _STOP_STATUSES:
                 return answer
             if not self.throttle.stop(self._host_clock.now_ms(), answer.status, answer.headers.get("retry-after")):
@@ -407,28 +307,17 @@ class HttpClient:
                 )
 
     def set_time(self, host_ms: int) -> None:
-        """Take the time that the host has told."""
+        """Set the host's present time, ms UTC."""
         shift_ms = host_ms - self._host_clock.now_ms()
         self._host_clock.set_time(host_ms)
         self.throttle.synchronise(host_ms, shift_ms=shift_ms)
 
-    def _set_time_by(self, answer: Answer) -> None:
-        host_ms = parse_http_date(answer.headers.get("date", ""))
-        if host_ms is not None:
-            self.set_time(host_ms)
-
-    async def _turn(self, weight: int) -> int:
-        """Wait until a request of that weight may go, and count it as sent."""
-        while wait := self.throttle.wait_ms(self._host_clock.now_ms(), weight):
-            await self._clock.sleep(wait / 1000)
-        return self.throttle.sent(self._host_clock.now_ms(), weight)
-
-    async def _ask(self, query: Query) -> Answer:
-        """Send one request and read its whole answer.
+    async def _send(self, query: Query) -> Answer:
+        """Send a request once and read its whole answer.
 
         Raises:
             MalformedError: No whole answer came in time.
-            SourceError: The host's certificate is not to be trusted.
+            SourceError: The host's certificate cannot be trusted.
         """
         import httpx
 
@@ -437,11 +326,11 @@ class HttpClient:
             async with (
                 asyncio.timeout(self._rules.deadline_s),
                 self._connection() as client,
-                client.stream("GET", query.path, params=query.params) as got,
+                client.stream("GET", query.path, params=query.params) as response,
             ):
-                is_good = got.status_code == _GOOD
-                body = await (self._read(got, query.max_bytes) if is_good else self._read_words(got))
-                return Answer(got.status_code, {k.lower(): v for k, v in got.headers.items()}, body)
+                is_ok = response.status_code == _OK
+                body = await (self._read(response, query.max_bytes) if is_ok else self._read_error(response))
+                return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
         except (TimeoutError, httpx.TimeoutException) as err:
             raise MalformedError(f"no whole answer within {self._rules.deadline_s:g} s") from err
         except httpx.TransportError as err:
@@ -452,18 +341,21 @@ class HttpClient:
                     hint="there is no way around the check; is the clock right, and no proxy in between?",
                 ) from err
             what = _NO_CONNECTION if isinstance(err, httpx.ConnectError) else "the connection broke"
-            raise MalformedError(f"{what}: {reason[:200]}") from err
+            raise MalformedError(f"{what}: {reason[:_MAX_SHOWN_CHARACTERS]}") from err
 
-    async def _read(self, got: httpx.Response, max_bytes: int) -> bytes:
-        """Return the body, unpacked, of at most `max_bytes`."""
-        packing = got.headers.get("content-encoding", "identity").lower()
+    async def _read(self, response: httpx.Response, max_bytes: int) -> bytes:
+        """Return the unpacked body of at most `max_bytes`."""
+        packing = response.headers.get("content-encoding", "identity").lower()
         if packing not in {"identity", "gzip"}:
             raise MalformedError(f"the answer is packed by {show(packing)}, which was not asked for")
         unpacker = zlib.decompressobj(wbits=31) if packing == "gzip" else None
         parts, left, raw = [], max_bytes, 0
-        async for chunk in got.aiter_raw(_CHUNK_BYTES):
+        async for chunk in response.aiter_raw(_CHUNK_BYTES):
             raw += len(chunk)
-            part = chunk if unpacker is None else _unpack(unpacker, chunk, left + 1)
+            try:
+                part = chunk if unpacker is None else unpacker.decompress(chunk, left + 1)
+            except zlib.error as err:
+                raise MalformedError(f"the packed answer is damaged: {err}") from err
             left -= len(part)
             if left < 0 or raw > max_bytes:
                 raise MalformedError(f"the answer has more than {max_bytes} bytes")
@@ -473,18 +365,18 @@ class HttpClient:
             raise MalformedError("the packed answer is cut short")
         return b"".join(parts)
 
-    async def _read_words(self, got: httpx.Response) -> bytes:
-        """Return what the host says beside a status other than 200, as far as it can be read: the status counts."""
+    async def _read_error(self, response: httpx.Response) -> bytes:
+        """Return the body of an answer with an error status; empty if it cannot be read, as the status is enough."""
         import httpx
 
-        if got.status_code in _STOP_STATUSES:  # everybody stops at once, not when the last word has come
+        # The other workers must stop now, not when the last byte of this page has come.
+        if response.status_code in _STOP_STATUSES:
             return b""
         with suppress(MalformedError, httpx.TransportError):
-            return await self._read(got, _MAX_WORDS_BYTES)
+            return await self._read(response, _MAX_ERROR_BYTES)
         return b""
 
     def _refused(self, answer: Answer, query: Query) -> SourceError:
-        """Return the error of an answer that will not be better next time."""
         status, where = answer.status, f"{self.host}: {query.subject}"
         if 300 <= status < 400:
             to = show(answer.headers.get("location", "nowhere"))
@@ -492,8 +384,8 @@ class HttpClient:
                 f"{where}: it redirects to {to}, which is not followed", hint="check the address given by --base-url"
             )
         code, text = _binance_error(answer.body)
-        said = f": {code} {ascii(text)[:_TOLD]}" if text else ""
-        return SourceError(f"{where}: HTTP {status}{said}", hint=_REFUSED_HINTS.get(status))
+        detail = f": {code} {ascii(text)[:_MAX_SHOWN_CHARACTERS]}" if text else ""
+        return SourceError(f"{where}: HTTP {status}{detail}", hint=_REFUSED_HINTS.get(status))
 
     def _hint(self, fault: str) -> str:
         if not fault.startswith(_NO_CONNECTION):
@@ -504,33 +396,26 @@ class HttpClient:
 
 
 def _binance_error(body: bytes) -> tuple[int, str]:
-    """Return code and text of `{"code": -1121, "msg": "Invalid symbol."}`; 0 and nothing where it is none."""
+    """Return code and text of `{"code": -1121, "msg": "Invalid symbol."}`; 0 and "" for any other body."""
     try:
-        told = json.loads(body[:2000])
-        return int(told["code"]), str(told["msg"])
+        document = json.loads(body[:2000])
+        return int(document["code"]), str(document["msg"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0, ""
 
 
 def error_code(answer: Answer) -> int:
-    """Return the exchange's own code for what was wrong with the request; 0 where it gives none."""
+    """Return the exchange's error code; 0 if the answer has none."""
     return _binance_error(answer.body)[0]
 
 
-def _weight_of(answer: Answer) -> int | None:
+def _used_weight(answer: Answer) -> int | None:
     text = answer.headers.get(_WEIGHT_HEADER, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _unpack(unpacker: zlib._Decompress, chunk: bytes, most: int) -> bytes:
-    try:
-        return unpacker.decompress(chunk, most)
-    except zlib.error as err:
-        raise MalformedError(f"the packed answer is damaged: {err}") from err
-
-
-def _trusted(ca_file: Path | None) -> ssl.SSLContext:
-    """Return what decides whom to trust, made once for all connections."""
+def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return the context that decides which certificates to trust, made once for all connections."""
     import httpx
 
     if ca_file is None:

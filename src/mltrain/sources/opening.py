@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
-from mltrain.sources.http_client import is_loopback
+from mltrain.sources.network_rules import is_loopback
 from mltrain.sources.source_spec import NETWORKED, PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
 
 if TYPE_CHECKING:
-    from mltrain.sources.http_client import NetworkRules
+    from mltrain.sources.network_rules import NetworkRules
     from mltrain.sources.source import Source
 
 

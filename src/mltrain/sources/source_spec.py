@@ -22,7 +22,7 @@ from mltrain.documents.records import (
 from mltrain.documents.values import Located
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
-from mltrain.sources.http_client import check_base_url
+from mltrain.sources.network_rules import check_base_url
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:

@@ -1,0 +1,127 @@
+"""Which addresses may be reached, and how the network may be used."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from mltrain.errors import UsageError
+from mltrain.names import show
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_CONNECTIONS: Final = 64
+_MAX_WAIT_S: Final = 86_400
+_MAX_DEADLINE_S: Final = 3_600
+_MAX_URL_CHARACTERS: Final = 500
+# RFC 1035, 2.3.4.
+_MAX_HOST_CHARACTERS: Final = 253
+_HOST_NAME: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)\.?")
+_BRACKETED: Final = re.compile(r"\[[^\[\]]+\](?::[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """How the network may be used.
+
+    Attributes:
+        connections: Concurrent requests, 1 to MAX_CONNECTIONS.
+        max_wait_s: The longest wait that the host may order, in seconds.
+        deadline_s: How long one request may take in total, in seconds.
+        proxy: Address of the proxy, `http://` if it has no scheme; None for none. Never used for loopback.
+        proxy_unused: The environment names a proxy that `proxy` leaves out; a failed connection mentions it.
+        ca_file: Certificates to trust instead of the packaged ones.
+    """
+
+    connections: int = 16
+    max_wait_s: float = 120.0
+    deadline_s: float = 30.0
+    proxy: str | None = None
+    proxy_unused: bool = False
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            UsageError: A field is outside its range; names all of them.
+        """
+        problems = []
+        if not 1 <= self.connections <= MAX_CONNECTIONS:
+            problems.append(f"{self.connections} connections: must be 1 to {MAX_CONNECTIONS}")
+        if not 0 <= self.max_wait_s <= _MAX_WAIT_S:
+            problems.append(f"a longest wait of {self.max_wait_s} s: must be 0 to {_MAX_WAIT_S}")
+        if not 0 < self.deadline_s <= _MAX_DEADLINE_S:
+            problems.append(f"a deadline of {self.deadline_s} s: must be above 0, at most {_MAX_DEADLINE_S}")
+        if self.proxy is not None:
+            object.__setattr__(self, "proxy", self.proxy if "://" in self.proxy else f"http://{self.proxy}")
+            if not _is_proxy(self.proxy):
+                # Without the address, which may hold a password.
+                problems.append("the proxy must be an address such as http://127.0.0.1:3128")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+
+def check_base_url(url: str) -> str:
+    """Return the address of a host, in lower case and without a trailing slash; https, or http to this machine.
+
+    Raises:
+        UsageError: It is not such an address.
+
+    >>> check_base_url("https://data-api.binance.vision/")
+    'https://data-api.binance.vision'
+    """
+    why = ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as err:
+        raise UsageError(f"{show(url)} is not an address: {err}") from err
+    is_plain = url.isascii() and url.isprintable() and not set(url) & {" ", "\\"} and len(url) <= _MAX_URL_CHARACTERS
+    if not is_plain or not _is_host(host, parts.netloc) or port == 0 or parts.netloc.endswith(":"):
+        why = "write it like https://data-api.binance.vision"
+    elif parts.username is not None or set(url) & {"?", "#"}:
+        why = "it must not contain a user, a query or a fragment"
+    elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        why = "only https, or http to 127.0.0.1"
+    elif "testnet" in host:
+        why = "prices on a test network are made up"
+    if why:
+        raise UsageError(f"{show(url)} cannot be the address of an exchange: {why}")
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("127.0.0.1.example.com")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _is_host(host: str, netloc: str) -> bool:
+    """Return whether a URL's host is a name or an address; an IPv6 address, and nothing else, has brackets."""
+    if "[" in netloc:
+        with suppress(ValueError):
+            is_whole = _BRACKETED.fullmatch(netloc.rpartition("@")[2]) is not None
+            return is_whole and ipaddress.IPv6Address(host).scope_id is None
+        return False
+    return len(host) <= _MAX_HOST_CHARACTERS and _HOST_NAME.fullmatch(host) is not None
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and _is_host(parts.hostname or "", parts.netloc) and parts.port != 0
+    except ValueError:
+        return False
