@@ -223,7 +223,7 @@ def test_too_many_values_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda d: d.update(format=2), "newer format"),
+        (lambda d: d.update(format=2), "written by a newer mltrain"),
         (lambda d: d.update(format=0), "format"),
         (lambda d: d.update(format=True), "format"),
         (lambda d: d.pop("calibrator"), "calibrator"),

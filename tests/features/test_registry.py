@@ -124,12 +124,12 @@ def test_a_wrong_feature_is_named_with_its_line(name):
 
 
 def test_one_message_lists_all_violations():
-    """Eight violations are eight lines of one message."""
+    """Seven violations are seven lines of one message."""
     head = "version: 2\ninterval: 7m\nlabel: {kind: direction, horizon: 0, ties: keep}\nfeature: 1\nfeatures:\n"
     with pytest.raises(InputError) as caught:
-        read("{name: a, op: rsi, params: {bars: 0}}", "{name: a, op: nothing}", head=head)
+        read("{name: a, op: rsi, params: {bars: 0}}", "{name: b, op: nothing}", head=head)
 
-    assert len(caught.value.message.splitlines()) == 8
+    assert len(caught.value.message.splitlines()) == 7
 
 
 def test_names_are_unique():

@@ -193,7 +193,10 @@ def test_a_value_that_is_not_finite_fails_with_its_time(value):
 
 def test_a_registry_that_does_not_survive_its_stored_form_fails():
     """A registry that its JSON form reads back differently would be another model after loading."""
-    odd = replace(FEATURES, features=(*FEATURES.features[:-1], FeatureSpec("return_5", "log_return", {"bars": 5})))
+    spec = FeatureSpec("return_5", "log_return", {"bars": 5})
+    # As if the default of `lag` had not been filled in.
+    object.__setattr__(spec, "params", {"bars": 5})
+    odd = replace(FEATURES, features=(*FEATURES.features[:-1], spec))
 
     assert any(failure.feature == "registry" for failure in audit(features=odd).failures)
 

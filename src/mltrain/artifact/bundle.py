@@ -12,43 +12,28 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.artifact.model_text import check_model_text
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import OMIT_DEFAULT, RAW, Key, Limits, OneOf, read_record, record, refuse_newer, to_json
 from mltrain.documents.strict_json import canonical_json
-from mltrain.documents.values import SHA256, Located
+from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.features.spec import FeatureSet
-from mltrain.features.user_ops import MODULE, UserOps, check_user_ops
+from mltrain.features.user_ops import UserOps, check_user_ops
 from mltrain.names import SYMBOL, show
 from mltrain.storage.edge import sha256_bytes
-from mltrain.training.calibration import METHODS, Calibrator, Knots
+from mltrain.training.calibration import Calibrator, Knots, Method
 
 if TYPE_CHECKING:
-    from mltrain.documents.values import Json
     from mltrain.features.spec import LabelSpec
-    from mltrain.training.calibration import Method
 
 MAX_BUNDLE_BYTES: Final = 256 << 20
 FORMAT: Final = 1
 
-_NOTICE: Final = "plain data: use mltrain.load"
 _MANUAL: Final = "or lightgbm.Booster(model_str=data['model_text']), then interpolate between the calibrator's knots"
-_KEYS: Final = (
-    _NOTICE,
-    "format",
-    "model_text",
-    "calibrator",
-    "features",
-    "symbols",
-    "interval",
-    "label",
-    "hashes",
-)
-_USER_OPS_KEY: Final = "own_ops"  # a last key, where there are any
 _PROTOCOL: Final = 4
 _MAX_OPCODES: Final = 1_000_000  # the largest calibrator has some ten thousand knots
 _MAX_DEPTH: Final = 16
@@ -88,6 +73,43 @@ _BROKEN_PICKLE: Final = (
     OverflowError,
     MemoryError,
 )
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class _CalibratorDocument:
+    """The calibrator: its method, and its knots as two lists, empty where it has none."""
+
+    method: Method
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class _Hashes:
+    """SHA-256 of the registry's JSON form, of the ops, and of the model text."""
+
+    registry: Sha256
+    ops: Sha256
+    model_text: Sha256
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The dict in `lgbm.pkl`; the order of the keys is part of the format."""
+
+    notice: Annotated[str, OneOf((_MANUAL,)), Key("plain data: use mltrain.load")]
+    format: Annotated[int, Limits(1, FORMAT)]
+    model_text: str
+    calibrator: _CalibratorDocument
+    features: Annotated[Json, RAW]
+    symbols: tuple[Annotated[str, SYMBOL], ...]
+    interval: str
+    label: Annotated[Json, RAW]
+    hashes: _Hashes
+    own_ops: Annotated[UserOps | None, OMIT_DEFAULT] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +156,30 @@ class Bundle:
     def to_bytes(self) -> bytes:
         """Return the canonical bytes of `lgbm.pkl`."""
         features = self.feature_set.to_json()
+        knots = self.calibrator.knots
         return _write_plain(
-            {
-                _NOTICE: _MANUAL,
-                "format": FORMAT,
-                "model_text": self.model_text,
-                "calibrator": _calibrator_to_json(self.calibrator),
-                "features": features,
-                "symbols": list(self.symbols),
-                "interval": self.interval,
-                "label": _label_of(features),
-                "hashes": {
-                    "registry": self.feature_set.registry_sha256,
-                    "ops": self.ops_sha256,
-                    "model_text": sha256_bytes(self.model_text.encode()),
-                },
-                **({} if self.user_ops is None else {_USER_OPS_KEY: asdict(self.user_ops)}),
-            }
+            to_json(
+                _Document(
+                    notice=_MANUAL,
+                    format=FORMAT,
+                    model_text=self.model_text,
+                    calibrator=_CalibratorDocument(
+                        method=self.calibrator.method,
+                        scores=() if knots is None else knots.scores,
+                        probabilities=() if knots is None else knots.probabilities,
+                    ),
+                    features=features,
+                    symbols=self.symbols,
+                    interval=self.interval,
+                    label=features["label"],
+                    hashes=_Hashes(
+                        registry=self.feature_set.registry_sha256,
+                        ops=self.ops_sha256,
+                        model_text=sha256_bytes(self.model_text.encode()),
+                    ),
+                    own_ops=self.user_ops,
+                )
+            )
         )
 
     @classmethod
@@ -165,56 +194,34 @@ class Bundle:
             InputError: They are no bundle, or a damaged, hostile or newer one.
             OwnOpsError: It was trained with ops of the user's own that are not in use, or not as they were.
         """
-        root = Fields(Located(_read_plain(data, where), where))
-        if root.integer("format", minimum=FORMAT) > FORMAT:
-            raise InputError(f"{where}: is of a newer format than this mltrain knows", hint="upgrade mltrain")
-        root.text(_NOTICE, choices=(_MANUAL,))
-        model_text, features = root.text("model_text"), root.raw("features")
-        method, scores, probabilities = _read_calibrator(root.fields("calibrator"))
-        symbols = root.texts("symbols", pattern=SYMBOL)
-        interval, label = root.text("interval"), root.raw("label")
-        hashes = root.fields("hashes")
-        registry, ops, text = (hashes.text(name, pattern=SHA256) for name in ("registry", "ops", "model_text"))
-        user_ops = _read_user_ops(root.fields(_USER_OPS_KEY)) if _USER_OPS_KEY in root.value else None
-        root.finish()
-        if list(root.value) != [*_KEYS, *([_USER_OPS_KEY] if user_ops else [])] or _write_plain(root.value) != data:
+        located = Located(_read_plain(data, where), where)
+        refuse_newer(located, newest=FORMAT)
+        document = read_record(located, _Document)
+        if _write_plain(to_json(document)) != data:
             raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
-        if user_ops is not None:
-            check_user_ops(user_ops, where=where)
-        feature_set = FeatureSet.from_json(features, where=where)
-        if (interval, label) != (feature_set.interval, _label_of(features)):
+        if document.own_ops is not None:
+            check_user_ops(document.own_ops, where=where)
+        feature_set = FeatureSet.from_json(document.features, where=where)
+        if (document.interval, document.label) != (feature_set.interval, to_json(feature_set.label)):
             raise InputError(f"{where}: its interval or label is not that of its registry")
-        if (registry, text) != (sha256_bytes(canonical_json(features)), sha256_bytes(model_text.encode())):
+        registry, text = sha256_bytes(canonical_json(document.features)), sha256_bytes(document.model_text.encode())
+        if (document.hashes.registry, document.hashes.model_text) != (registry, text):
             raise InputError(f"{where}: its registry or model text does not have the hash that it names")
-        knots = Knots(tuple(scores), tuple(probabilities)) if scores or probabilities else None
-        return cls(model_text, Calibrator(method, knots), feature_set, tuple(symbols), ops, user_ops)
-
-
-def _read_user_ops(fields: Fields) -> UserOps:
-    return UserOps(fields.text("module", pattern=MODULE), fields.text("sha256", pattern=SHA256))
+        scores, probabilities = document.calibrator.scores, document.calibrator.probabilities
+        knots = Knots(scores, probabilities) if scores or probabilities else None
+        return cls(
+            model_text=document.model_text,
+            calibrator=Calibrator(document.calibrator.method, knots),
+            feature_set=feature_set,
+            symbols=document.symbols,
+            ops_sha256=document.hashes.ops,
+            user_ops=document.own_ops,
+        )
 
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:
     if not symbols or len(set(symbols)) != len(symbols) or not all(SYMBOL.fullmatch(s) for s in symbols):
         raise InputError(f"{MODEL_FILE}: its symbols are not one or more different symbols")
-
-
-def _read_calibrator(fields: Fields) -> tuple[Method, list[float], list[float]]:
-    method = fields.text("method", choices=METHODS)
-    return next(m for m in METHODS if m == method), fields.numbers("scores"), fields.numbers("probabilities")
-
-
-def _calibrator_to_json(calibrator: Calibrator) -> dict[str, Json]:
-    knots = calibrator.knots
-    return {
-        "method": calibrator.method,
-        "scores": list(knots.scores) if knots else [],
-        "probabilities": list(knots.probabilities) if knots else [],
-    }
-
-
-def _label_of(features: Json) -> Json:
-    return features["label"] if isinstance(features, dict) else None
 
 
 def _write_plain(document: dict[str, Json]) -> bytes:

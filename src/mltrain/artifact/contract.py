@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mltrain.candles.frame import OPTIONAL
+from mltrain.documents.records import to_json
 from mltrain.features.spec import columns_read
 
 if TYPE_CHECKING:
@@ -81,4 +82,4 @@ def contract_differences(new: ModelContract, old: ModelContract) -> tuple[str, .
 
 
 def _label_text(label: LabelSpec) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in label.to_json().items()) + "}"
+    return "{" + ", ".join(f"{key}: {value}" for key, value in to_json(label).items()) + "}"

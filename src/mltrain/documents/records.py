@@ -30,7 +30,8 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from types import NoneType, UnionType
 from typing import (
@@ -68,10 +69,10 @@ RECORDS: Final[list[type]] = []
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The inclusive range of a number."""
+    """The range of a number, both ends included."""
 
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float = -math.inf
+    maximum: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +158,31 @@ def read_record(located: Located, cls: type[T]) -> T:
     return read
 
 
+def refuse_newer(located: Located, *, newest: int) -> None:
+    """Refuse a document of a newer format, whatever else it holds.
+
+    Raises:
+        InputError: Its key `format` is above `newest`.
+    """
+    found = located.value.get("format") if isinstance(located.value, dict) else None
+    if isinstance(found, int) and found > newest:
+        raise InputError(
+            f"{located.where}: has format {found}, written by a newer mltrain: expected at most {newest}",
+            hint="upgrade mltrain",
+        )
+
+
 def read_arguments(value: Json, function: Callable[..., object]) -> dict[str, Any]:
     """Return the arguments of a function that a mapping holds, with the defaults of those that it does not hold.
 
     Raises:
         RecordError: A key is missing or unknown, or a value wrong.
     """
-    found = _Record.of(function, None).read_fields(value)
+    form = _Record.of(function, None)
+    found = form.read_fields(value)
     if isinstance(found, _Violations):
         raise RecordError(*found)
-    return found
+    return {field.name: found.get(field.name, field.default) for field in form.fields}
 
 
 def to_json(value: object) -> dict[str, Json]:
@@ -246,11 +262,10 @@ class _Scalar(_Anything):
             if self.pattern is not None and self.pattern.fullmatch(value) is None:
                 return f"{show(value)} does not have the form {self.pattern.pattern}"
         elif self.limits is not None and isinstance(value, int | float):
-            minimum, maximum = self.limits.minimum, self.limits.maximum
-            if minimum is not None and value < minimum:
-                return f"must be at least {minimum}, is {value}"
-            if maximum is not None and value > maximum:
-                return f"must be at most {maximum}, is {value}"
+            if value < self.limits.minimum:
+                return f"must be at least {self.limits.minimum}, is {value}"
+            if value > self.limits.maximum:
+                return f"must be at most {self.limits.maximum}, is {value}"
         return None
 
 
@@ -351,6 +366,7 @@ class _Record:
     def of(cls, target: Callable[..., object], limits: Limits | None) -> _Record:
         """Return the form of a record, or of a function's arguments; `limits` hold for every number in it."""
         hints = get_type_hints(target, include_extras=True)
+        factories = {f.name: f.default_factory for f in dataclass_fields(target)} if is_dataclass(target) else {}
         fields, rest = [], None
         for name, parameter in inspect.signature(target).parameters.items():
             notes = get_args(hints[name])[1:] if get_origin(hints[name]) is Annotated else ()
@@ -362,7 +378,9 @@ class _Record:
             key = next((note.name for note in notes if isinstance(note, Key)), name)
             form = _form(hints[name], limits)
             required = REQUIRED in notes or parameter.default is inspect.Parameter.empty
-            fields.append(_Field(name, key, form, parameter.default, required, OMIT_DEFAULT in notes))
+            factory = factories.get(name, MISSING)
+            default = parameter.default if factory is MISSING else factory()
+            fields.append(_Field(name, key, form, default, required, OMIT_DEFAULT in notes))
         return cls(target, tuple(fields), frozenset(field.key for field in fields), rest)
 
     def read(self, value: Json) -> object:
@@ -379,8 +397,6 @@ class _Record:
                 bad.add(field.key, found[field.name])
             elif field.required:
                 bad.append(((field.key,), "is missing"))
-            else:
-                found[field.name] = field.default
         others = {key: item for key, item in value.items() if key not in self.keys}
         if self.rest is not None:
             found[self.rest] = others

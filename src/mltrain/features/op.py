@@ -6,8 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
+from mltrain.documents.records import Limits
+
 if TYPE_CHECKING:
     import polars as pl
+
+# `Limits` too: the annotations of a user's op need it.
+__all__ = ["LEADER_PREFIX", "MAX_BARS", "Bars", "Lag", "Limits", "Op", "Shape", "Spread", "Window"]
 
 LEADER_PREFIX: Final = "leader_"
 
@@ -26,14 +31,6 @@ class Window:
 
     expr: pl.Expr
     lookback_bars: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The range of an op's numeric parameter, both ends included."""
-
-    minimum: int
-    maximum: int
 
 
 Op: TypeAlias = Callable[..., Window]

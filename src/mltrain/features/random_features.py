@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from mltrain.features.op import Limits
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.spec import FeatureSpec, build_window, columns_read
+from mltrain.features.spec import FeatureSpec, build_window, columns_read, reads_leader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +41,7 @@ def random_feature(op: str, rng: np.random.Generator, *, name: str, leader: str,
         # Ops raise ValueError for parameters that contradict each other.
         except ValueError:
             continue
-        plain = FeatureSpec(name, op, params)
-        return FeatureSpec(name, op, params, leader) if columns_read(plain, leader=True) else plain
+        return FeatureSpec(name, op, params, leader if reads_leader(OPS[op], params) else None)
     return None
 
 
@@ -54,7 +53,8 @@ def _random_value(hint: Any, rng: np.random.Generator, maximum: int) -> Param:  
     kind, limits = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
     if not isinstance(limits, Limits):
         limits = _DEFAULT_LIMITS
-    number = int(rng.integers(limits.minimum, max(limits.minimum, min(limits.maximum, maximum)) + 1))
+    minimum = int(limits.minimum)
+    number = int(rng.integers(minimum, max(minimum, int(min(limits.maximum, maximum))) + 1))
     return float(number) if kind is float else number
 
 

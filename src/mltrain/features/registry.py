@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.conversion import as_frame
 from mltrain.config.loading import packaged_config
+from mltrain.documents.records import read_record, to_json
 from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.schema_validation import find_problems
-from mltrain.features.spec import columns_read, read_registry
+from mltrain.features.spec import FeatureSet, columns_read
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.storage.edge import real_path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents.values import Json
-    from mltrain.features.spec import FeatureSet, Param
+    from mltrain.features.spec import Param
 
 DEFAULT_NAME: Final = "features.yml"
 OHLCV_NAME: Final = "features-ohlcv.yml"
@@ -87,7 +88,7 @@ def parse_registry(data: bytes, *, where: str) -> FeatureSet:
     Raises:
         InputError: It is not a valid registry; lists every violation with its line.
     """
-    return read_registry(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES))
+    return read_record(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES), FeatureSet)
 
 
 def describe_features(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
@@ -133,7 +134,7 @@ class FeatureSchemaValidator:
         return {
             "version": registry.version,
             "interval": registry.interval,
-            "label": registry.label.to_json(),
+            "label": to_json(registry.label),
             "lookback_bars": registry.lookback_bars,
             "registry_sha256": registry.registry_sha256,
             "features": [_info_to_json(info) for info in describe_features(registry)],

@@ -6,28 +6,36 @@ the JSON form, so it depends on the order of the features, but not on comments, 
 
 from __future__ import annotations
 
-import inspect
 import json
-import typing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import polars as pl
 
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import (
+    OMIT_DEFAULT,
+    RAW,
+    Key,
+    Limits,
+    OneOf,
+    RecordError,
+    read_arguments,
+    read_record,
+    record,
+    to_json,
+)
 from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import Located
-from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Limits, Window
+from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.user_ops import user_module_of, user_ops_of
-from mltrain.names import FEATURE, SYMBOL
+from mltrain.names import FEATURE, SYMBOL, did_you_mean, show
 from mltrain.storage.edge import sha256_bytes
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mltrain.documents.values import Json
     from mltrain.features.op import Op
     from mltrain.features.user_ops import UserOps
@@ -42,6 +50,7 @@ MIN_COST_BPS: Final = 0.01
 MAX_COST_BPS: Final = 1_000.0
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class LabelSpec:
     """The label to predict.
@@ -56,16 +65,18 @@ class LabelSpec:
     """
 
     kind: Literal["direction", "threshold"]
-    horizon_bars: int
+    horizon_bars: Annotated[int, Limits(1, MAX_BARS), Key("horizon")]
     ties: Literal["drop", "down"]
-    cost_bps: float = 0.0
+    cost_bps: Annotated[float, Limits(0, MAX_COST_BPS), OMIT_DEFAULT] = 0.0
 
-    def to_json(self) -> dict[str, Json]:
-        """Return the label in the layout of a registry."""
-        value: dict[str, Json] = {"kind": self.kind, "horizon": self.horizon_bars, "ties": self.ties}
-        return value | {"cost_bps": self.cost_bps} if self.kind == "threshold" else value
+    def __post_init__(self) -> None:
+        if self.kind == "threshold" and self.cost_bps < MIN_COST_BPS:
+            raise RecordError((("cost_bps",), f"must be at least {MIN_COST_BPS} for a threshold, is {self.cost_bps}"))
+        if self.kind == "direction" and self.cost_bps:
+            raise RecordError((("cost_bps",), "belongs to a label of the kind threshold"))
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """One feature.
@@ -77,16 +88,47 @@ class FeatureSpec:
         leader: The symbol whose columns the op reads as `leader_...`; None if it reads none.
     """
 
-    name: str
+    name: Annotated[str, FEATURE]
     op: str
-    params: Mapping[str, Param]
-    leader: str | None = None
+    params: Annotated[Mapping[str, Param], RAW, OMIT_DEFAULT] = field(default_factory=dict)
+    leader: Annotated[Annotated[str, SYMBOL] | None, OMIT_DEFAULT] = None
+
+    def __post_init__(self) -> None:
+        """Fill in the op's defaults, and check that the op takes these parameters and this leader.
+
+        Raises:
+            RecordError: The op is unknown, a parameter wrong, or a leader missing or superfluous.
+        """
+        if self.op not in OPS:
+            guess = did_you_mean(self.op, OPS)
+            raise RecordError((("op",), f"{show(self.op)} is unknown" + (f"; {guess}" if guess else "")))
+        given: Any = self.params
+        try:
+            object.__setattr__(self, "params", read_arguments(given, OPS[self.op]))
+        except RecordError as err:
+            raise RecordError(*((("params", *place), message) for place, message in err.violations)) from err
+        try:
+            needs_leader = reads_leader(OPS[self.op], self.params)
+        # Ops raise ValueError for parameters that contradict each other.
+        except ValueError as err:
+            raise RecordError((("params",), str(err))) from err
+        except Exception as err:
+            module = user_module_of(self.op)
+            if module is None:
+                raise
+            raise RecordError((("op",), f"{self.op} of {module} fails: {type(err).__name__}: {err}")) from err
+        if needs_leader and self.leader is None:
+            message = f"is missing: {self.op} reads a leader's candles, such as those of BTCUSDT"
+            raise RecordError((("leader",), message))
+        if self.leader is not None and not needs_leader:
+            raise RecordError((("leader",), f"{self.op} reads no leader"))
 
     def window(self) -> Window:
         """Return the op's expression and lookback for these parameters."""
         return build_window(OPS[self.op], tuple(self.params.items()))
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
     """A registry as read: features in column order, and the label.
@@ -98,10 +140,19 @@ class FeatureSet:
         features: The features in column order; names are unique.
     """
 
-    version: int
-    interval: str
+    version: Annotated[int, Limits(FORMAT, FORMAT)]
+    interval: Annotated[str, OneOf(tuple(INTERVALS_MS))]
     label: LabelSpec
     features: tuple[FeatureSpec, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.features) <= MAX_FEATURES:
+            raise RecordError((("features",), f"must be 1 to {MAX_FEATURES} features, not {len(self.features)}"))
+        seen: set[str] = set()
+        for index, name in enumerate(self.names):
+            if name in seen:
+                raise RecordError((("features", index, "name"), f"a feature {name} is already defined above"))
+            seen.add(name)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,24 +186,19 @@ class FeatureSet:
         """
         return user_ops_of(spec.op for spec in self.features)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """Return the registry as JSON values; the inverse of `from_json`."""
-        return {
-            "version": self.version,
-            "interval": self.interval,
-            "label": self.label.to_json(),
-            "features": [_spec_to_json(spec) for spec in self.features],
-        }
+        return to_json(self)
 
     def to_yaml(self) -> bytes:
         """Return the registry as a YAML file for `load_registry`, one feature per line."""
-        label = ", ".join(f"{key}: {value}" for key, value in self.label.to_json().items())
+        label = ", ".join(f"{key}: {value}" for key, value in to_json(self.label).items())
         lines = [
             f"version: {self.version}",
             f"interval: {self.interval}",
             f"label: {{{label}}}",
             "features:",
-            *(f"  - {_flow(_spec_to_json(spec))}" for spec in self.features),
+            *(f"  - {_flow(to_json(spec))}" for spec in self.features),
         ]
         return ("\n".join(lines) + "\n").encode()
 
@@ -163,7 +209,12 @@ class FeatureSet:
         Raises:
             InputError: It is not a valid registry; lists every violation.
         """
-        return read_registry(Located(value=value, where=where, lines={}))
+        return read_record(Located(value, where), cls)
+
+
+def reads_leader(op: Op, params: Mapping[str, Param]) -> bool:
+    """Return whether an op with these parameters reads columns of a leader."""
+    return any(name.startswith(LEADER_PREFIX) for name in _roots(op, tuple(params.items())))
 
 
 def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
@@ -197,111 +248,8 @@ def _roots(op: Op, params: tuple[tuple[str, Param], ...]) -> tuple[str, ...]:
     return tuple(sorted(set(build_window(op, params).expr.meta.root_names())))
 
 
-def _spec_to_json(spec: FeatureSpec) -> dict[str, Json]:
-    plain: dict[str, Json] = {"name": spec.name, "op": spec.op}
-    if spec.params:
-        plain["params"] = dict(spec.params)
-    if spec.leader is not None:
-        plain["leader"] = spec.leader
-    return plain
-
-
 def _flow(value: Json) -> str:
     """Return a value in YAML's flow style, with quoted texts, so that none is read as another type."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
-
-
-def read_registry(located: Located) -> FeatureSet:
-    """Read a registry from a parsed document.
-
-    Raises:
-        InputError: It is not a valid registry; lists every violation, with its line if known.
-    """
-    root = Fields(located)
-    version = root.integer("version", minimum=FORMAT, maximum=FORMAT)
-    interval = root.text("interval", choices=tuple(INTERVALS_MS))
-    label = _read_label(root.fields("label"))
-    items = root.items("features")
-    given = root.value.get("features")
-    if isinstance(given, list) and not 1 <= len(given) <= MAX_FEATURES:
-        root.problem("features", f"must be 1 to {MAX_FEATURES} features, not {len(given)}")
-    features = tuple(_read_feature(item) for item in items)
-    seen: set[str] = set()
-    for item, spec in zip(items, features, strict=True):
-        if spec.name in seen and spec.name:
-            item.problem("name", f"a feature {spec.name} is already defined above")
-        seen.add(spec.name)
-    root.finish()
-    return FeatureSet(version=version, interval=interval, label=label, features=features)
-
-
-def _read_label(fields: Fields) -> LabelSpec:
-    kind = fields.text("kind", choices=("direction", "threshold"))
-    horizon_bars = fields.integer("horizon", minimum=1, maximum=MAX_BARS)
-    ties: Literal["drop", "down"] = "down" if fields.text("ties", choices=("drop", "down")) == "down" else "drop"
-    if kind != "threshold":
-        return LabelSpec(kind="direction", horizon_bars=horizon_bars, ties=ties)
-    cost_bps = fields.number("cost_bps", minimum=MIN_COST_BPS, maximum=MAX_COST_BPS)
-    return LabelSpec(kind="threshold", horizon_bars=horizon_bars, ties=ties, cost_bps=cost_bps)
-
-
-def _read_feature(item: Fields) -> FeatureSpec:
-    name = item.text("name", pattern=FEATURE)
-    op = item.text("op", choices=tuple(sorted(OPS)))
-    leader = item.text("leader", pattern=SYMBOL, default=None)
-    if item.value.get("op") != op:
-        # Accept any `params`: without a known op there is nothing to check them against.
-        item.raw("params", default=None)
-        return FeatureSpec(name=name, op=op, params={}, leader=leader)
-    params, valid = _read_params(item, OPS[op])
-    spec = FeatureSpec(name=name, op=op, params=params, leader=leader)
-    if valid:
-        _check_built(item, spec)
-    return spec
-
-
-def _check_built(item: Fields, spec: FeatureSpec) -> None:
-    try:
-        reads_leader = bool(columns_read(spec, leader=True))
-    # Ops raise ValueError for parameters that contradict each other.
-    except ValueError as err:
-        item.problem("params", str(err))
-        return
-    except Exception as err:
-        if user_module_of(spec.op) is None:
-            raise
-        item.problem("op", f"{spec.op} of {user_module_of(spec.op)} fails: {type(err).__name__}: {err}")
-        return
-    if reads_leader and spec.leader is None:
-        item.problem("leader", f"is missing: {spec.op} reads a leader's candles, such as those of BTCUSDT")
-    if spec.leader is not None and not reads_leader:
-        item.problem("leader", f"{spec.op} reads no leader")
-
-
-def _read_params(item: Fields, function: Op) -> tuple[dict[str, Param], bool]:
-    """Read the op's parameters; return them, and whether all were valid."""
-    signature = inspect.signature(function).parameters
-    defaults = {name: p.default for name, p in signature.items() if p.default is not p.empty}
-    if len(defaults) == len(signature) and "params" not in item.value:
-        return defaults, True
-    fields = item.fields("params")
-    hints = typing.get_type_hints(function, include_extras=True)
-    given = [name for name in signature if name not in defaults or name in fields.value]
-    params = {name: _read_param(fields, name, hints[name]) if name in given else defaults[name] for name in signature}
-    return params, all(fields.value.get(name) == params[name] for name in given)
-
-
-# Any: an op's parameter may have any annotation.
-def _read_param(fields: Fields, name: str, hint: Any) -> Param:  # noqa: ANN401
-    """Read one parameter: an int or float, perhaps with Limits, or a Literal of texts."""
-    if typing.get_origin(hint) is Literal:
-        return fields.text(name, choices=typing.get_args(hint))
-    kind, limits = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
-    minimum, maximum = (limits.minimum, limits.maximum) if isinstance(limits, Limits) else (None, None)
-    if kind is int:
-        return fields.integer(name, minimum=minimum, maximum=maximum)
-    if kind is float:
-        return fields.number(name, minimum=minimum, maximum=maximum)
-    raise TypeError(f"parameter {name}: an op takes int, float or Literal, not {hint}")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from mltrain.documents.records import record
+from mltrain.documents.values import Sha256
 from mltrain.errors import InputError, OwnOpsError, UsageError
 from mltrain.features.ops.catalogue import OPS
 from mltrain.names import FEATURE, show
@@ -31,6 +33,7 @@ _PACKAGE: Final = "mltrain"
 _MAX_SOURCE_BYTES: Final = 64 << 20
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class UserOps:
     """Identifies the user ops that a model was trained with.
@@ -40,8 +43,8 @@ class UserOps:
         sha256: Hash of its source: of the file, or of every `.py` file of the package.
     """
 
-    module: str
-    sha256: str
+    module: Annotated[str, MODULE]
+    sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)

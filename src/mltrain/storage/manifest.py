@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
-from mltrain.documents.records import REST, Limits, RecordError, read_record, record, to_json
+from mltrain.documents.records import REST, Limits, RecordError, read_record, record, refuse_newer, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
@@ -124,11 +124,9 @@ class Manifest:
             InputError: It is malformed, of another kind or format, not in canonical form, does not match its own
                 hash, or names a file that no folder of ours holds.
         """
-        value = parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES)
-        found = value.get("format") if isinstance(value, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise InputError(f"{where}: is of format {found}, written by a newer mltrain", hint="upgrade mltrain")
-        envelope = read_record(Located(value, where), _Envelope)
+        located = Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where)
+        refuse_newer(located, newest=FORMAT)
+        envelope = read_record(located, _Envelope)
         manifest = read_record(Located(dict(envelope.content), where), cls)
         if manifest.kind != kind:
             raise InputError(f"{where}: is the manifest of a {show(manifest.kind)}, expected that of a {kind}")
