@@ -1,3 +1,5 @@
+"""The public calibration plot: what it draws, what it rejects, and what its import costs."""
+
 from __future__ import annotations
 
 import io
@@ -8,12 +10,13 @@ import numpy as np
 import pytest
 
 import mltrain
+from mltrain.errors import MachineError
 from mltrain.report.calibration_curve import share_interval
 from mltrain.training.metrics import ece, reliability_table
 
 
 def drawn(rows=4_000, seed=0):
-    """Probabilities that are a little too sure of themselves, and what happened."""
+    """Return labels and slightly overconfident probabilities."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(0.3, 0.7, rows)
     p = np.clip(0.5 + 1.5 * (truth - 0.5), 0, 1)
@@ -21,7 +24,7 @@ def drawn(rows=4_000, seed=0):
 
 
 def test_the_points_are_the_reliability_table():
-    """What is drawn is what the card tells: the same bins, shares, rows and ECE."""
+    """The plot shows the bins, shares, rows and ECE of the model card."""
     y, p = drawn()
     table = reliability_table(p, y)
 
@@ -57,7 +60,7 @@ def test_the_interval_covers_what_it_says(share):
 
 
 def test_one_row_one_class_and_ties_are_drawn():
-    """Whatever has a reliability table has a picture, warnings and all being errors here."""
+    """Every input with a reliability table is drawn without a warning."""
     for y, p in ([1], [0.5]), ([True, True, False], [0.0, 1.0, 1.0]), (np.ones(50), np.full(50, 0.25)):
         buffer = io.BytesIO()
         mltrain.plot_calibration_curve(y, p).savefig(buffer, format="png")
@@ -79,13 +82,23 @@ def test_one_row_one_class_and_ties_are_drawn():
     ],
 )
 def test_what_cannot_be_drawn_is_refused(y, p, bins):
-    """No rows, no pairs, no labels, no probabilities, no bins."""
+    """Missing rows, unequal lengths, invalid labels or probabilities, and no bins are a ValueError."""
     with pytest.raises(ValueError, match="need labels 0 or 1 and probabilities"):
         mltrain.plot_calibration_curve(y, p, bins=bins)
 
 
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    """The plots are optional: the hint is the command that installs them."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    with pytest.raises(MachineError, match="needs matplotlib, which is not installed") as caught:
+        mltrain.plot_calibration_curve([0, 1], [0.4, 0.6])
+
+    assert caught.value.hint == "pip install 'mltrain-lgbm[plots]'"
+
+
 def test_the_name_costs_nothing_and_touches_no_state():
-    """Taking the name imports no drawing library; drawing opens no window and keeps no figure."""
+    """Importing the name does not import matplotlib; drawing does not import pyplot, which keeps figures."""
     script = """
 import sys, mltrain
 plot = mltrain.plot_calibration_curve

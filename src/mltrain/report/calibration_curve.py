@@ -1,7 +1,4 @@
-"""The calibration curve as a picture: what was said against what happened.
-
-Pure: arrays in, a figure out; nothing is shown, saved or kept by the drawing library.
-"""
+"""Draw a calibration curve: predicted probability against observed frequency. Needs the extra `[plots]`."""
 
 from __future__ import annotations
 
@@ -11,44 +8,42 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mltrain.errors import MachineError
 from mltrain.training.metrics import ECE_BINS, ece, reliability_table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-    from mltrain.training.metrics import ReliabilityBin
-
-LEVEL: Final = 0.9  # coverage of each bin's interval, as everywhere else
+# Coverage of each bin's interval, as in the card.
+LEVEL: Final = 0.9
 _SIZE_INCHES: Final = (6.0, 7.0)
 
 
 def plot_calibration_curve(y_true: ArrayLike, y_pred: ArrayLike, *, bins: int = ECE_BINS) -> Figure:
-    """Draw how often "up" came true against the probability that was given for it.
+    """Draw how often "up" came true against its predicted probability.
 
-    The bins are those of the ECE: of about equal mass, equal probabilities always together. A vertical bar is the 90 %
-    Wilson interval of a bin's share, its rows taken as independent; rows of neighbouring minutes are less than that.
-    Below it stands how many rows each bin has, and where it lies.
+    The bins are those of the ECE: of about equal mass, equal probabilities always in the same bin. Vertical bars are
+    90 % Wilson intervals, which treat the rows as independent; labels of neighbouring minutes are less than that. The
+    lower axes show where each bin lies and how many rows it has.
 
     Args:
-        y_true: What happened, shape (n,), n >= 1: 1 or True where the price went up, else 0 or False.
-        y_pred: The probability of "up" of each row, shape (n,), in [0, 1].
-        bins: How many bins at most.
+        y_true: Labels, shape (n,), n >= 1: 1 or True if the price went up, else 0 or False.
+        y_pred: Probabilities of "up", shape (n,), in [0, 1].
+        bins: The largest number of bins.
 
     Returns:
-        A figure of two axes, the curve and the rows of its bins. A notebook shows it; `figure.savefig(path)` writes it.
+        A figure with two axes. A notebook shows it; `figure.savefig(path)` writes it.
 
     Raises:
         ValueError: No rows, unequal lengths, a label that is neither 0 nor 1, a probability outside [0, 1] or NaN, or
             fewer than one bin.
+        MachineError: matplotlib is not installed.
 
     >>> figure = plot_calibration_curve([0, 1, 0, 1], [0.2, 0.8, 0.3, 0.6], bins=2)
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['share that went up', 'rows']
     """
-    from matplotlib.figure import Figure  # here, so that nothing else pays for it
-
     p, y = np.asarray(y_pred, np.float64), np.asarray(y_true)
     fits = p.ndim == 1 and p.shape == y.shape and p.size > 0 and bins >= 1
     # Written so that NaN fails: every comparison with NaN is False.
@@ -58,46 +53,56 @@ def plot_calibration_curve(y_true: ArrayLike, y_pred: ArrayLike, *, bins: int = 
             f"got shapes {y.shape} and {p.shape}, {bins} bins"
         )
         raise ValueError(msg)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise MachineError(
+            "plot_calibration_curve needs matplotlib, which is not installed",
+            hint="pip install 'mltrain-lgbm[plots]'",
+        ) from err
     labels = y.astype(np.uint8)
     table = reliability_table(p, labels, bins=bins)
+    low, high = min(b.low for b in table), max(b.high for b in table)
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     curve, rows = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-    _draw_curve(curve, table)
+
+    curve.plot([low, high], [low, high], color="0.6", linestyle="--", label="perfect")
+    shares = np.array([b.up_share for b in table])
+    intervals = np.array([share_interval(round(b.up_share * b.rows), b.rows) for b in table])
+    # A share may lie outside of its interval by the last bit.
+    below, above = np.maximum(0.0, shares - intervals[:, 0]), np.maximum(0.0, intervals[:, 1] - shares)
+    curve.errorbar(
+        [b.mean_p for b in table],
+        shares,
+        yerr=[below, above],
+        fmt="o-",
+        capsize=2,
+        label=f"share, {LEVEL:.0%} interval",
+    )
     curve.set_title(f"Calibration of {p.size:,} rows, ECE {ece(p, labels, bins=bins):.4f}")
-    _draw_rows(rows, table)
+    curve.set_ylabel("share that went up")
+    curve.legend()
+
+    # A bin of equal probabilities has no width.
+    least = max(1e-3, (high - low) / 200)
+    widths = [max(b.high - b.low, least) for b in table]
+    rows.bar([b.low for b in table], [b.rows for b in table], width=widths, align="edge", edgecolor="white")
+    rows.set_ylabel("rows")
+    rows.set_xlabel("probability of up")
     return figure
 
 
-def _draw_curve(axes: Axes, table: tuple[ReliabilityBin, ...]) -> None:
-    said, happened = [b.mean_p for b in table], [b.up_share for b in table]
-    ends = [share_interval(round(b.up_share * b.rows), b.rows) for b in table]
-    low, high = min(b.low for b in table), max(b.high for b in table)
-    axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="perfect")
-    # The share lies inside its interval, but for the last bit.
-    below = [max(0.0, share - low) for share, (low, _) in zip(happened, ends, strict=True)]
-    above = [max(0.0, high - share) for share, (_, high) in zip(happened, ends, strict=True)]
-    axes.errorbar(said, happened, yerr=[below, above], fmt="o-", capsize=2, label=f"share, {LEVEL:.0%} interval")
-    axes.set_ylabel("share that went up")
-    axes.legend()
-
-
-def _draw_rows(axes: Axes, table: tuple[ReliabilityBin, ...]) -> None:
-    least = max(1e-3, (max(b.high for b in table) - min(b.low for b in table)) / 200)  # a bin of ties has no width
-    widths = [max(b.high - b.low, least) for b in table]
-    axes.bar([b.low for b in table], [b.rows for b in table], width=widths, align="edge", edgecolor="white")
-    axes.set_ylabel("rows")
-    axes.set_xlabel("probability of up")
-
-
 def share_interval(ups: int, rows: int) -> tuple[float, float]:
-    """Return the Wilson interval of a share, of coverage LEVEL: never empty, never outside [0, 1].
+    """Return the Wilson score interval of a proportion, with coverage LEVEL, inside [0, 1].
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
 
     >>> [round(end, 3) for end in share_interval(0, 10)]
     [0.0, 0.213]
 
     Args:
-        ups: How many of the rows went up.
-        rows: How many there are, at least 1.
+        ups: Rows that went up.
+        rows: All rows, at least 1.
     """
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     share, weight = ups / rows, z * z / rows
