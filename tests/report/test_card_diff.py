@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.report.card_diff import _paired, compare_cards, compare_versions, paired_line, render_diff
+from mltrain.report.card_diff import compare_cards, compare_versions, paired_line, paired_loss, render_diff
 from mltrain.report.index import render_index
 from mltrain.report.material import read_holdout
 from mltrain.store.listing import read_version_card
@@ -79,7 +79,7 @@ def test_better_knows_which_way_is_up(card):
     assert pairs["accuracy"].change == pytest.approx(0.9 - card["metrics"]["accuracy"])
 
 
-def test_the_same_rows_are_paired(version, card):
+def test_the_same_rows_arepaired_loss(version, card):
     """On the same rows the difference of the losses has an interval, and none where the rows are others."""
     found = compare_versions(version, version)
     rows = read_holdout(version, card)
@@ -87,9 +87,9 @@ def test_the_same_rows_are_paired(version, card):
     worse = dataclasses.replace(rows, ts_ms=rows.ts_ms + 60_000)
 
     assert (found.diff.paired.value, found.diff.paired.low, found.diff.paired.high) == (0, 0, 0)
-    assert _paired(rows, better).low == pytest.approx(0.01)
-    assert _paired(rows, worse) is None
-    told = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=_paired(rows, better)))
+    assert paired_loss(rows, better).low == pytest.approx(0.01)
+    assert paired_loss(rows, worse) is None
+    told = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=paired_loss(rows, better)))
     assert told.startswith("On the same rows y has the lower log loss, surely")
 
 
@@ -111,7 +111,7 @@ def test_the_index_leads_to_every_report(version, tmp_path):
 
     assert links == [f"models/{version.name}/report.html"]
     assert (store.data_dir / links[0]).is_file()
-    assert "best</span>" in page
+    assert "live</span>" in page
     assert len(re.findall(r'role="img"', page)) == 5
     assert "There is no version yet" in render_index(Store(tmp_path), beside=tmp_path).decode()
 

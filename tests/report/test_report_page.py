@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
-from mltrain.report.facts import limits, percent_text
+from mltrain.report.facts import commands, limits, percent_text
 from mltrain.report.index import render_index
 from mltrain.report.material import Material, read_material
 from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
-from mltrain.report.provenance import commands
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
 
@@ -157,8 +156,8 @@ def test_a_card_of_the_required_fields_alone_has_a_page(publish):
 
     assert "No verdict" in text
     assert text.count("is not shown:") >= 8
-    assert "the card does not tell how the time was cut" in text
-    assert "The card tells no intervals" in text
+    assert "the card does not say where the time range was cut" in text
+    assert "The card has no intervals" in text
     assert "54.12 %" in text
     assert "nan" not in text.lower()
 
@@ -273,7 +272,7 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
     page = draft_report(Material(changed, None, trials)).finish("2025-10-15")
 
     assert len(page) < MAX_REPORT_BYTES * 0.75
-    assert b"the 30 largest of a symbol are drawn. 60 more symbols are in the table below." in page
+    assert b"Only the 30 largest gaps of a symbol are drawn. 60 more symbols are in the table below." in page
 
 
 @pytest.mark.parametrize(
@@ -282,10 +281,10 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
         ({"gates": {"verdict": "NO-GO", "outcomes": [{"name": "skill", "outcome": "failed"}]}}, "Not for use at all"),
         ({"lineage": {"source": {"name": "sim"}}}, "Not for any real market"),
         ({"looks": {"earlier": 3}}, "3 in all"),
-        ({"splits": {"fitted_on": "all", "blocks": []}}, "those of its twin"),
+        ({"splits": {"fitted_on": "all", "blocks": []}}, "fitted without the holdout"),
         ({"gates": {"verdict": "GO", "outcomes": [], "loosened": [{"name": "ece_max", "packaged": 0.1, "used": 0.5}]}},
          "ece max was loosened to 0.5"),
-        ({"data_quality": {"warnings": ["x is constant"]}}, "Warned of in training: x is constant"),
+        ({"data_quality": {"warnings": ["x is constant"]}}, "Warning in training: x is constant"),
     ],
 )  # fmt: skip
 def test_every_weakness_that_the_card_tells_is_a_limit(sections, told):

@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mltrain.report.figure import Missing
+from mltrain.report.data_plots import draw_hyperparameters, draw_trials
 from mltrain.report.material import Material
 from mltrain.report.page import draft_report
-from mltrain.report.search_figures import parameters, trials
+from mltrain.report.svg import Missing
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "data" / "example_card.json").read_bytes())
-PARAMETERS_NOTE = "Each small figure shows the complete trials"
+HYPERPARAMETERS_NOTE = "Each small figure shows the complete trials"
 
 
 def table(*rows):
@@ -45,7 +45,7 @@ def heights(svg):
 
 def test_no_pruned_trial_lies_below_the_best():
     """Dots are complete trials, and the best of them is the lowest; the axis is theirs alone."""
-    shown = trials(MIXED)
+    shown = draw_trials(MIXED)
     found = heights(shown.svg)
 
     assert len(found) == 3
@@ -57,7 +57,7 @@ def test_no_pruned_trial_lies_below_the_best():
 
 def test_a_pruned_trial_is_a_tick_on_the_axis():
     """One each, where it was tried, and the legend and the sentence tell of them; without any neither does."""
-    with_pruned, without = trials(MIXED), trials(MIXED.filter(pl.col("state") == "complete"))
+    with_pruned, without = draw_trials(MIXED), draw_trials(MIXED.filter(pl.col("state") == "complete"))
     ticks = re.findall(r'<line class="whisker c3" x1="([\d.]+)%" x2="\1%" y1="100.00%"', with_pruned.svg)
 
     assert [round(float(x) - 6) for x in ticks] == [47, 94]  # trials 2 and 4 of 4, right of the labels
@@ -70,7 +70,7 @@ def test_a_pruned_trial_is_a_tick_on_the_axis():
 
 def test_worse_trials_at_the_upper_edge_are_complete_ones():
     """Of ten complete trials the worst lies above the axis and is told of; pruned ones are not counted."""
-    shown = trials(table(*(("complete", 0.69 + n * 1e-6) for n in range(9)), ("complete", 0.8), ("pruned", 0.9)))
+    shown = draw_trials(table(*(("complete", 0.69 + n * 1e-6) for n in range(9)), ("complete", 0.8), ("pruned", 0.9)))
 
     assert "; 1 worse one lies at the upper edge." in shown.reading
     assert max(heights(shown.svg)) == 100
@@ -78,14 +78,14 @@ def test_worse_trials_at_the_upper_edge_are_complete_ones():
 
 def test_a_first_trial_without_a_loss_is_not_told_of():
     """A table whose first trial was pruned says nothing of its loss."""
-    shown = trials(table(("pruned", 0.68), ("complete", 0.69)))
+    shown = draw_trials(table(("pruned", 0.68), ("complete", 0.69)))
 
     assert "the first had" not in shown.svg
 
 
 def test_without_a_complete_trial_there_is_no_figure():
     """Pruned trials alone are nothing to draw."""
-    assert isinstance(trials(table(("pruned", 0.68))), Missing)
+    assert isinstance(draw_trials(table(("pruned", 0.68))), Missing)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_the_note_on_the_parameters_stands_with_their_figures_alone(rows, stands
     """Where no parameter is drawn, nothing says how to read it."""
     page = draft_report(Material(copy.deepcopy(EXAMPLE), None, rows)).finish("2025-10-15").decode()
 
-    assert (PARAMETERS_NOTE in page) == stands
+    assert (HYPERPARAMETERS_NOTE in page) == stands
     assert ('id="parameter-num-leaves' in page) == stands
-    assert all(isinstance(item, Missing) for item in parameters(rows, EXAMPLE)) != stands
+    assert all(isinstance(item, Missing) for item in draw_hyperparameters(rows, EXAMPLE)) != stands

@@ -1,3 +1,5 @@
+"""Scales and drawings: positions, ticks, and text that is always escaped."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
@@ -6,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.report.strips import Segment, Strip, bar_rows, dot_rows, strips
-from mltrain.report.svg import Plot, linear_scale, log_scale, picture, sparkline, text, time_scale
+from mltrain.report.scales import linear_scale, log_scale, time_scale
+from mltrain.report.svg import Plot, Segment, Strip, bar_rows, dot_rows, picture, sparkline, strips, text
 from mltrain.times import DAY_MS
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda v: v == 0 or abs(v) > 1e-6)
@@ -82,8 +84,8 @@ def test_no_text_leaves_its_element():
     """Whatever a text holds, it is shown and never read as markup: in a label, a tip, a title, a description."""
     plot = Plot(linear_scale(0, 1, HOSTILE), linear_scale(0, 1, HOSTILE))
     plot.dots([0.5], [0.5], "dot c1", tips=[HOSTILE])
-    plot.level(0.5, HOSTILE, "rule")
-    plot.upright(0.5, HOSTILE, "rule")
+    plot.horizontal(0.5, HOSTILE, "rule")
+    plot.vertical(0.5, HOSTILE, "rule")
     rows = [Strip(HOSTILE, HOSTILE, (Segment(0, 1, "fill c1", HOSTILE, mark=True),))]
     bodies = [
         plot.body(),

@@ -1,7 +1,7 @@
-"""What differs between two cards, figure by figure, and whether the one model is better on the same rows.
+"""Compare two cards value by value, and two models on the same rows.
 
-Pure but for `compare_versions`, which reads. Lists whose items have names are compared by name, so that an order is no
-difference; what differs between any two runs (seconds, single calls, single bins) is left out.
+Pure, except for `compare_versions`, which reads files. Lists of named items are compared by name, so their order does
+not matter; values that differ between any two runs (seconds, single calls, single bins) are left out.
 """
 
 from __future__ import annotations
@@ -11,42 +11,35 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.report.access import items_at, number_at, texts_at, value_at
+from mltrain.report.access import interval_at, items_at, number_at, text_at, texts_at
 from mltrain.report.facts import DASH, figure_text, gates, percent_text
-from mltrain.report.figure import Missing, figure
 from mltrain.report.material import read_holdout
+from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
-from mltrain.report.score_figures import CURVE_POINTS
-from mltrain.report.strips import dot_rows
-from mltrain.report.svg import Plot, linear_scale, span, time_scale
+from mltrain.report.scales import linear_scale, widen
+from mltrain.report.svg import Missing, dot_rows, figure
 from mltrain.store.listing import read_version_card
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mltrain.documents.values import Json
-    from mltrain.report.figure import Shown
     from mltrain.report.material import Holdout
+    from mltrain.report.svg import Shown
     from mltrain.store.versions import StoredVersion
     from mltrain.training.bootstrap import Interval
 
 _RUN_ONLY: Final = frozenset({"seconds", "histogram", "reliability", "reliability_before", "checks", "load_average"})
-_NAMES: Final = ("name", "symbol", "path")  # by which the items of a list are told apart
-_ORDER: Final = (  # what people ask for first
-    *(
-        "model_name",
-        "created_at",
-        "train",
-        "data_quality",
-        "splits",
-        "search",
-        "hyperparameters",
-        "metrics",
-        "baselines",
-    ),
-    *("intervals", "calibration", "gates", "leakage_checks", "evidence", "latency_ms", "feature_importance", "looks"),
+# Keys that identify an item of a list.
+_NAMES: Final = ("name", "symbol", "path")
+# Sections in the order of interest; all others follow by name.
+_SECTIONS: Final = (
+    *("model_name", "created_at", "train", "data_quality", "splits", "search", "hyperparameters", "metrics"),
+    *("baselines", "intervals", "calibration", "gates", "leakage_checks", "evidence", "latency_ms"),
+    *("feature_importance", "looks"),
 )
-_METRICS: Final = {  # title, and whether more is better
+# Title of each metric, and whether a larger value is better.
+_METRICS: Final = {
     "accuracy": ("Accuracy", True),
     "auc_roc": ("AUC", True),
     "log_loss": ("Log loss", False),
@@ -59,14 +52,14 @@ _DRAWN: Final = ("accuracy", "auc_roc", "log_loss", "calibration_ece")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value that is not the same in both cards.
+    """One value that differs between the cards.
 
     Attributes:
         section: The card's section.
-        place: Where in it, names joined by dots; empty for the section itself.
-        a: The value in the first card; None where it has none.
-        b: The value in the second card; likewise.
-        change: b - a, of numbers.
+        place: The path inside the section, joined by dots; empty: the section itself.
+        a: The value in the first card; None: missing.
+        b: The value in the second card; None: missing.
+        change: b - a; None unless both are numbers.
     """
 
     section: str
@@ -82,11 +75,11 @@ class MetricPair:
 
     Attributes:
         name: Its name in the card.
-        title: Its name for people.
-        a: Of the first; None where it has none.
-        b: Of the second.
-        change: b - a.
-        better: Which of the two is better, "a" or "b"; None where they are equal or one is missing.
+        title: Its displayed name.
+        a: The first card's value; None: missing.
+        b: The second card's value; None: missing.
+        change: b - a; None: a value is missing.
+        better: The better one, "a" or "b"; None: they are equal, or a value is missing.
     """
 
     name: str
@@ -99,18 +92,18 @@ class MetricPair:
 
 @dataclass(frozen=True, slots=True)
 class CardDiff:
-    """Two cards held against each other.
+    """The differences between two cards.
 
     Attributes:
         a: Name of the first version.
-        b: Name of the second.
-        verdicts: What the gates said of each; None where a card has no verdict.
-        same_holdout: Whether both were scored on the same symbols and time; None where a card does not tell.
-        paired: Log loss of the first minus that of the second, row by row on the same rows: above zero the second is
-            better. None where the rows are not the same, or not kept.
-        metrics: The main figures of both.
-        gates: Name of each gate, and what it said of the first and of the second; DASH where it did not judge.
-        differences: Everything that differs, section by section.
+        b: Name of the second version.
+        verdicts: The verdict of each; None: the card has none.
+        same_holdout: Whether both were scored on the same symbols and time range; None: a card does not say.
+        paired: Mean difference of the log losses on the same rows, first minus second, nats: above zero the second is
+            better. None: the rows differ, or are not kept.
+        metrics: The main metrics of both.
+        gates: Name of each gate, and its outcome for the first and the second; DASH: it did not judge.
+        differences: All values that differ, section by section.
     """
 
     a: str
@@ -125,7 +118,7 @@ class CardDiff:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """Two versions that were read, and what differs."""
+    """Two versions with their cards and holdouts, and their differences."""
 
     diff: CardDiff
     cards: tuple[dict[str, Any], dict[str, Any]]
@@ -136,12 +129,11 @@ def compare_versions(a: StoredVersion, b: StoredVersion) -> Compared:
     """Read two versions and compare their cards and, where both were scored on the same rows, their losses.
 
     Raises:
-        InputError: A card or a table is not the one that was published.
-        MachineError: The machine refuses to read.
+        InputError: A card or a table is damaged.
     """
     cards = read_version_card(a).document, read_version_card(b).document
     holdouts = read_holdout(a, cards[0]), read_holdout(b, cards[1])
-    return Compared(compare_cards(*cards, names=(a.name, b.name), paired=_paired(*holdouts)), cards, holdouts)
+    return Compared(compare_cards(*cards, names=(a.name, b.name), paired=paired_loss(*holdouts)), cards, holdouts)
 
 
 def compare_cards(
@@ -152,91 +144,75 @@ def compare_cards(
     Args:
         a: The first.
         b: The second.
-        names: Of their versions.
-        paired: What is known of their losses on the same rows.
+        names: Names of their versions.
+        paired: The paired difference of their losses, if known.
     """
+    pairs = []
+    for name, (title, more_is_better) in _METRICS.items():
+        x, y = number_at(a, "metrics", name), number_at(b, "metrics", name)
+        if x is not None and y is not None:
+            better = None if x == y else "b" if (y > x) == more_is_better else "a"
+            pairs.append(MetricPair(name, title, x, y, y - x, better))
+        elif x is not None or y is not None:
+            pairs.append(MetricPair(name, title, x, y, None, None))
+    outcomes = [{gate.name: gate.outcome for gate in gates(card)} for card in (a, b)]
+    holdouts = [_holdout_range(card) for card in (a, b)]
     return CardDiff(
         a=names[0],
         b=names[1],
-        verdicts=(_verdict(a), _verdict(b)),
-        same_holdout=_same_holdout(a, b),
+        verdicts=(text_at(a, "gates", "verdict"), text_at(b, "gates", "verdict")),
+        same_holdout=None if None in holdouts else holdouts[0] == holdouts[1],
         paired=paired,
-        metrics=tuple(_pair(a, b, name) for name in _METRICS if _has(a, name) or _has(b, name)),
-        gates=_gate_rows(a, b),
+        metrics=tuple(pairs),
+        gates=tuple(
+            (gate, outcomes[0].get(gate, DASH), outcomes[1].get(gate, DASH)) for gate in outcomes[0] | outcomes[1]
+        ),
         differences=tuple(_differences(a, b)),
     )
 
 
-def _verdict(card: dict[str, Any]) -> str | None:
-    verdict = value_at(card, "gates", "verdict")
-    return verdict if isinstance(verdict, str) else None
+def _holdout_range(card: dict[str, Any]) -> tuple[Any, Any, list[str]] | None:
+    """Return start, end and symbols of the holdout; None if the card does not say."""
+    block = next((x for x in items_at(card, "splits", "blocks") if x.get("name") == "holdout"), None)
+    return None if block is None else (block.get("start"), block.get("end"), sorted(texts_at(card, "train", "symbols")))
 
 
-def _has(card: dict[str, Any], name: str) -> bool:
-    return number_at(card, "metrics", name) is not None
-
-
-def _pair(a: dict[str, Any], b: dict[str, Any], name: str) -> MetricPair:
-    title, more_is_better = _METRICS[name]
-    x, y = number_at(a, "metrics", name), number_at(b, "metrics", name)
-    if x is None or y is None or x == y:
-        return MetricPair(name, title, x, y, None if x is None or y is None else 0.0, None)
-    return MetricPair(name, title, x, y, y - x, "b" if (y > x) == more_is_better else "a")
-
-
-def _same_holdout(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
-    found = []
-    for card in (a, b):
-        block = next((x for x in items_at(card, "splits", "blocks") if x.get("name") == "holdout"), None)
-        if block is None:
-            return None
-        found.append((block.get("start"), block.get("end"), sorted(texts_at(card, "train", "symbols"))))
-    return found[0] == found[1]
-
-
-def _paired(a: Holdout | None, b: Holdout | None) -> Interval | None:
-    if a is None or b is None or not np.array_equal(a.ts_ms, b.ts_ms) or not np.array_equal(a.symbol, b.symbol):
+def paired_loss(a: Holdout | None, b: Holdout | None) -> Interval | None:
+    """Return the mean difference of the log losses, a minus b, nats; None unless both have the same rows."""
+    if a is None or b is None:
         return None
-    return a.bootstrap.mean(a.loss - b.loss) if np.array_equal(a.y, b.y) else None
-
-
-def _gate_rows(a: dict[str, Any], b: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    found = [{gate.name: gate.outcome for gate in gates(card)} for card in (a, b)]
-    return tuple((name, found[0].get(name, DASH), found[1].get(name, DASH)) for name in found[0] | found[1])
+    same = all(np.array_equal(x, y) for x, y in ((a.ts_ms, b.ts_ms), (a.symbol, b.symbol), (a.y, b.y)))
+    return a.bootstrap.mean(a.loss - b.loss) if same else None
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Difference]:
-    rank = {section: ix for ix, section in enumerate(_ORDER)}
+    rank = {section: ix for ix, section in enumerate(_SECTIONS)}
     for section in sorted(a | b, key=lambda name: (rank.get(name, len(rank)), name)):
         left, right = dict(_leaves(a.get(section))), dict(_leaves(b.get(section)))
         for place in left | right:
             x, y = left.get(place), right.get(place)
-            # True is 1 in Python and not in a card.
+            # True equals 1 in Python, but not in a card.
             if x != y or isinstance(x, bool) != isinstance(y, bool):
                 p, q = number_at(x), number_at(y)
                 yield Difference(section, place, x, y, None if p is None or q is None else q - p)
 
 
 def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (JSON)
-    """Yield every plain value of a section with its place; a list of plain values is one text."""
+    """Yield the path and value of every plain value of a section; a list of plain values is one text."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in _RUN_ONLY:
                 yield from _leaves(item, (*place, key))
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for ix, item in enumerate(value):
-            name = _item_name(item, ix)
+            names = [item[key] for key in _NAMES if isinstance(item.get(key), str)] if isinstance(item, dict) else []
+            name = names[0] if names else str(ix)
             rest = {k: v for k, v in item.items() if k not in _NAMES or v != name} if isinstance(item, dict) else item
             yield from _leaves(rest, (*place, name))
     elif isinstance(value, list):
         yield ".".join(place), ", ".join(map(str, value))
     else:
         yield ".".join(place), value
-
-
-def _item_name(item: Any, ix: int) -> str:  # noqa: ANN401 (JSON)
-    names = [item[key] for key in _NAMES if isinstance(item.get(key), str)] if isinstance(item, dict) else []
-    return names[0] if names else str(ix)
 
 
 def render_diff(found: Compared) -> bytes:
@@ -261,14 +237,14 @@ def render_diff(found: Compared) -> bytes:
 
 
 def value_text(value: Json) -> str:
-    """Return a card's value as text; a dash for none."""
+    """Return a card's value as text, or a dash."""
     if value is None:
         return DASH
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def paired_line(diff: CardDiff) -> str:
-    """Say in one sentence how far the two can be compared."""
+    """State the paired difference of the losses, or why there is none."""
     if diff.paired is not None and diff.paired.low == diff.paired.high == 0:
         return "On the same rows both have the same log loss, row by row."
     if diff.paired is not None:
@@ -280,10 +256,10 @@ def paired_line(diff: CardDiff) -> str:
         )
     if diff.same_holdout is False:
         return (
-            "They were scored on different holdouts: a difference of figures may be one of markets. "
+            "They were scored on different holdouts: a difference may come from the markets. "
             "`mltrain evaluate` scores both on the same newer candles."
         )
-    return "The rows that they were scored on are not both kept: the figures cannot be paired."
+    return "The scored rows are not kept for both: there is no paired difference."
 
 
 def _metric_figure(found: Compared, name: str) -> Shown:
@@ -292,46 +268,34 @@ def _metric_figure(found: Compared, name: str) -> Shown:
     for label, card in zip((found.diff.a, found.diff.b), found.cards, strict=True):
         value = number_at(card, "metrics", name)
         if value is None:
-            return Missing(title, "not both cards have it.")
-        low, high = (number_at(card, "intervals", "metrics", name, key) for key in ("low", "high"))
-        interval = None if low is None or high is None else (low, high)
-        told = percent_text(value) if name == "accuracy" else figure_text(value)
-        rows.append((label, value, interval, told))
+            return Missing(title, "a card lacks it.")
+        note = percent_text(value) if name == "accuracy" else figure_text(value)
+        rows.append((label, value, interval_at(card, "intervals", "metrics", name), note))
     ends = [v for _, value, interval, _ in rows for v in (value, *(interval or ()))]
-    percent = name == "accuracy"
+    scale = linear_scale(*widen(min(ends), max(ends)), "", count=3, percent=name == "accuracy")
     return figure(
         f"metric-{name.replace('_', '-')}",
         title,
-        dot_rows(
-            rows, linear_scale(*span(min(ends), max(ends)), "", count=3, percent=percent), zero=rows[0][1], others="c2"
-        ),
-        reading=f"The upright line is {found.diff.a}."
+        dot_rows(rows, scale, zero=rows[0][1], others="c2"),
+        reading=f"The vertical line is {found.diff.a}."
         + (" Intervals that overlap do not prove a difference." if all(row[2] for row in rows) else ""),
-        alt="; ".join(f"{label} {told}" for label, _, _, told in rows),
+        alt="; ".join(f"{label} {note}" for label, _, _, note in rows),
     )
 
 
 def _gains(found: Compared) -> Shown:
-    title = "Gain over the base rate, as time passes"
+    title = "Gain over the base rate, over time"
     a, b = found.holdouts
     if a is None or b is None:
-        return Missing(title, "not both versions keep their holdout's scores.")
-    totals = [np.cumsum(rows.base - rows.loss) for rows in (a, b)]
-    ends = [0.0, *(float(v) for total in totals for v in (total.min(), total.max()))]
-    times = [int(t) for rows in (a, b) for t in (rows.ts_ms[0], rows.ts_ms[-1])]
-    y = linear_scale(*span(min(ends), max(1e-9, *ends), pad=0.1), "nats gained so far")
-    plot = Plot(time_scale(min(times), max(times)), y, 200)
-    plot.level(0, "base rate", "rule ideal", below=True)
-    for rows, total, css in ((a, totals[0], "line c1"), (b, totals[1], "line c2")):
-        at = np.unique(np.linspace(0, total.size - 1, CURVE_POINTS).astype(np.int64))
-        plot.line(rows.ts_ms[at].tolist(), total[at].tolist(), css)
+        return Missing(title, "a version does not keep its holdout's scores.")
+    gains = [float((rows.base - rows.loss).sum()) for rows in (a, b)]
     return figure(
         "gains",
         title,
-        plot,
-        reading="Each curve begins where that version's holdout does: only where both run over the same time and "
-        "symbols do they tell which is better.",
-        alt=f"{found.diff.a} gains {totals[0][-1]:.1f} nats, {found.diff.b} {totals[1][-1]:.1f}.",
+        plot_gain([(a, "line c1"), (b, "line c2")]),
+        reading="Each curve starts with that version's holdout. The curves can only be compared if both holdouts have "
+        "the same time range and symbols.",
+        alt=f"{found.diff.a} gains {gains[0]:.1f} nats, {found.diff.b} {gains[1]:.1f}.",
         legend=(("line c1", found.diff.a), ("line c2", found.diff.b)),
         wide=True,
     )

@@ -1,15 +1,26 @@
-"""What a report says in words and tables: the verdict, the figures, the evidence, and what the model is not for.
+"""State a card's facts in words and tables: verdict, figures, evidence, limits, lineage, commands.
 
-Pure: a card in, frozen rows of text out. The page escapes them. Nothing is rounded so far that it could mislead, and
-what the card does not tell is a dash, or not there.
+Pure: a card in, frozen rows of text out; the page escapes them, and words of a command are quoted for a shell. A value
+that the card lacks is a dash, or left out.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mltrain.report.access import flag_at, items_at, mapping_at, number_at, text_at, texts_at, time_at
+from mltrain.report.access import (
+    flag_at,
+    interval_at,
+    items_at,
+    mapping_at,
+    number_at,
+    text_at,
+    texts_at,
+    time_at,
+    value_at,
+)
 from mltrain.times import format_minutes
 
 DASH: Final = "\N{EN DASH}"
@@ -28,27 +39,22 @@ _GUARDS: Final = {
     "time_split": "No label of one block ends in a later one",
     "feature_audit": "The features are the registered ones, and none knows too much",
 }
-_SIMULATED: Final = "sim"
+_COUNTS: Final = ("candles", "holes", "missing_candles", "zero_trade_rows", "no_features", "no_label", "ties", "rows")
 _NO_STRATEGY: Final = (
     "Not a trading strategy and no advice: fees, spread, slippage and the size of a move are in none of these "
     "figures, and a better direction than chance can lose money on every trade."
 )
-_NOT_FOR_EVER: Final = (
-    "Not for ever: markets change. Score it on newer candles with `mltrain evaluate` before it is relied on, and "
-    "train again when it decays."
+_NOT_FOREVER: Final = (
+    "Not forever: markets change. Score it on newer candles with `mltrain evaluate` before relying on it, and train "
+    "again when it decays."
 )
-_FEW_DAYS: Final = 10  # of a holdout: below, the intervals are of ten parts of equal length
+# A holdout of fewer days has intervals over ten parts of equal length instead of days.
+_FEW_DAYS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure that stands out.
-
-    Attributes:
-        name: What it is.
-        value: The figure.
-        note: What to hold it against.
-    """
+    """A main figure: its name, its value, and a note to compare it with."""
 
     name: str
     value: str
@@ -57,7 +63,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate: its name, what became of it, its rule, and what was found."""
+    """A gate: its name, its outcome, its rule, and the value or reason."""
 
     name: str
     outcome: str
@@ -67,15 +73,15 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One leakage guard.
+    """A leakage guard.
 
     Attributes:
         name: Its name in the card.
         claim: What it proves.
         passed: Whether it passed.
-        checks: Name, values compared, worst deviation, where that was, and what was done.
-        warnings: What is suspicious.
-        failures: What is wrong.
+        checks: Name, number of values compared, worst deviation, its place, and a description, each as text.
+        warnings: Suspicious findings.
+        failures: Failed checks.
     """
 
     name: str
@@ -87,7 +93,7 @@ class Guard:
 
 
 def figure_text(value: float | None, digits: int = 4) -> str:
-    """Return a figure with fixed digits, or a dash."""
+    """Return a number with fixed digits, or a dash."""
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
@@ -96,53 +102,69 @@ def percent_text(value: float | None, digits: int = 2, *, signed: bool = False) 
     return DASH if value is None else f"{value * 100:{'+' if signed else ''}.{digits}f} %"
 
 
-def span_line(card: dict[str, Any]) -> str:
-    """Say how much was learned from, of which time, and when."""
+def plain_text(value: Any) -> str:  # noqa: ANN401 (JSON)
+    """Return a plain value of a card as text, or a dash."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value) if isinstance(value, str | int) else DASH if value is None else repr(value)
+
+
+def _range_text(interval: tuple[float, float] | None, *, unit: str = "") -> str:
+    """Return an interval as text, as a share of 100 if it has a unit; empty if there is none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"{low * 100:.2f} to {high * 100:.2f} {unit}" if unit else f"{low:.4f} to {high:.4f}"
+
+
+def _metric_range(card: dict[str, Any], name: str, *, unit: str = "") -> str:
+    return _range_text(interval_at(card, "intervals", "metrics", name), unit=unit)
+
+
+def summary_line(card: dict[str, Any]) -> str:
+    """State the number of training rows, their time range, and when the model was trained."""
     start, end = (time_at(card, "train", "range", key) for key in ("start", "end"))
-    made = time_at(card, "created_at")
-    told = [f"{number_at(card, 'train', 'rows') or 0:,.0f} rows"]
+    created = time_at(card, "created_at")
+    parts = [f"{number_at(card, 'train', 'rows') or 0:,.0f} rows"]
     if start is not None and end is not None:
-        told.append(f"{format_minutes(start)} to {format_minutes(end)}")
-    told.append(f"trained {text_at(card, 'created_at') if made is None else format_minutes(made)} UTC")
-    return " · ".join(told)
+        parts.append(f"{format_minutes(start)} to {format_minutes(end)}")
+    parts.append(f"trained {text_at(card, 'created_at') if created is None else format_minutes(created)} UTC")
+    return " · ".join(parts)
 
 
 def tiles(card: dict[str, Any]) -> tuple[Tile, ...]:
-    """Return the figures that decide, each with what it is to be held against."""
-    interval = _interval_text
-    margin = mapping_at(card, "baselines", "accuracy_margin")
-    skill = mapping_at(card, "baselines", "log_loss_skill")
-    gap = number_at(margin, "value")
+    """Return the main figures that the card has."""
+    margin, skill = (number_at(card, "baselines", key, "value") for key in ("accuracy_margin", "log_loss_skill"))
     floor = number_at(card, "calibration", "ece_null_floor", "p95")
     before = number_at(card, "calibration", "before", "calibration_ece")
-    found = [
-        Tile("Accuracy", percent_text(number_at(card, "metrics", "accuracy")),
-             interval(card, "accuracy", percent=True)),
-        Tile("above the baseline", DASH if gap is None else f"{gap * 100:+.2f} pp",
-             _range_text(number_at(margin, "low"), number_at(margin, "high"), scale=100, digits=2, unit=" pp")),
-        Tile("Log-loss skill", percent_text(number_at(skill, "value"), signed=True),
-             _range_text(number_at(skill, "low"), number_at(skill, "high"), scale=100, digits=2, unit=" %")),
-        Tile("AUC", figure_text(number_at(card, "metrics", "auc_roc")), interval(card, "auc_roc")),
-        Tile("Calibration error", figure_text(number_at(card, "metrics", "calibration_ece")),
-             "; ".join([*([f"{before:.4f} before"] if before is not None else []),
-                        *([f"chance alone up to {floor:.4f}"] if floor is not None else [])])),
-        Tile("Latency p95", f"{figure_text(number_at(card, 'latency_ms', 'p95'), 2)} ms",
-             f"p99 {figure_text(number_at(card, 'latency_ms', 'p99'), 2)} ms"),
-    ]  # fmt: skip
+    ece_notes = [] if before is None else [f"{before:.4f} before"]
+    ece_notes += [] if floor is None else [f"chance alone up to {floor:.4f}"]
+    p95, p99 = (figure_text(number_at(card, "latency_ms", key), 2) for key in ("p95", "p99"))
+    found = (
+        Tile(
+            "Accuracy",
+            percent_text(number_at(card, "metrics", "accuracy")),
+            _metric_range(card, "accuracy", unit="%"),
+        ),
+        Tile(
+            "above the baseline",
+            DASH if margin is None else f"{margin * 100:+.2f} pp",
+            _range_text(interval_at(card, "baselines", "accuracy_margin"), unit="pp"),
+        ),
+        Tile(
+            "Log-loss skill",
+            percent_text(skill, signed=True),
+            _range_text(interval_at(card, "baselines", "log_loss_skill"), unit="%"),
+        ),
+        Tile("AUC", figure_text(number_at(card, "metrics", "auc_roc")), _metric_range(card, "auc_roc")),
+        Tile("Calibration error", figure_text(number_at(card, "metrics", "calibration_ece")), "; ".join(ece_notes)),
+        Tile("Latency p95", f"{p95} ms", f"p99 {p99} ms"),
+    )
     return tuple(tile for tile in found if tile.value != DASH)
 
 
-def _interval_text(card: dict[str, Any], name: str, *, percent: bool = False) -> str:
-    low, high = (number_at(card, "intervals", "metrics", name, key) for key in ("low", "high"))
-    return _range_text(low, high, scale=100 if percent else 1, digits=2 if percent else 4, unit=" %" if percent else "")
-
-
-def _range_text(low: float | None, high: float | None, *, scale: float = 1, digits: int = 4, unit: str = "") -> str:
-    return "" if low is None or high is None else f"{low * scale:.{digits}f} to {high * scale:.{digits}f}{unit}"
-
-
 def gates(card: dict[str, Any]) -> tuple[Gate, ...]:
-    """Return the gates in their order."""
+    """Return the gates in the card's order."""
     return tuple(
         Gate(
             str(gate.get("name")).replace("_", " "),
@@ -154,54 +176,8 @@ def gates(card: dict[str, Any]) -> tuple[Gate, ...]:
     )
 
 
-def symbols(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """Return the result of each symbol alone, one row each."""
-    return tuple(
-        (
-            text_at(s, "symbol") or "?",
-            figure_text(number_at(s, "rows"), 0),
-            f"{percent_text(number_at(s, 'baseline_accuracy'))} ({text_at(s, 'baseline') or '?'})",
-            percent_text(number_at(s, "accuracy")),
-            _pp_text(mapping_at(s, "margin")),
-            _pp_text(mapping_at(s, "log_loss_skill"), unit="%"),
-            text_at(s, "verdict") or DASH,
-        )
-        for s in items_at(card, "gates", "symbols")
-    )
-
-
-def _pp_text(interval: dict[str, Any], *, unit: str = "pp") -> str:
-    value = number_at(interval, "value")
-    if value is None:
-        return DASH
-    ends = _range_text(number_at(interval, "low"), number_at(interval, "high"), scale=100, digits=2)
-    return f"{value * 100:+.2f} {unit}{f' ({ends})' if ends else ''}"
-
-
-def economics(card: dict[str, Any]) -> str | None:
-    """Return the line on what the calls would have earned before costs; None where the card lacks it."""
-    found = mapping_at(card, "economics")
-    gross, low, high = (number_at(found, "open_bps", key) for key in ("value", "low", "high"))
-    turnover = number_at(found, "turnover")
-    if gross is None or low is None or high is None or turnover is None:
-        return None
-    break_even = number_at(found, "break_even_bps")
-    parts = [
-        f"{day} {value:+.3f}"
-        for day, value in (
-            ("weekdays", number_at(found, "weekdays_bps")),
-            ("weekends", number_at(found, "weekends_bps")),
-        )
-        if value is not None
-    ]
-    told = f"Economic, shown but not judged: {gross:+.3f} bps per bar from the next open ({low:+.3f} to {high:+.3f}"
-    told += f"; {', '.join(parts)})" if parts else ")"
-    told += f", {turnover:.2f} sides traded per bar"
-    return told + ("." if break_even is None else f", so that a cost of {break_even:.3f} bps per side leaves nothing.")
-
-
 def verdict_line(card: dict[str, Any]) -> str:
-    """Say in one sentence what the verdict rests on."""
+    """Explain the verdict in one or two sentences."""
     verdict, outcomes = text_at(card, "gates", "verdict"), gates(card)
     failed = [gate.name for gate in outcomes if gate.outcome == "failed"]
     skipped = [gate.name for gate in outcomes if gate.outcome == "not applicable"]
@@ -209,7 +185,7 @@ def verdict_line(card: dict[str, Any]) -> str:
         return "The card holds no verdict: no gate of mltrain has judged this model."
     if failed:
         gates_failed = f"{len(failed)} of {len(outcomes)} gates failed: {', '.join(failed)}."
-        return f"{gates_failed} It is kept for the record and is not promoted by itself."
+        return f"{gates_failed} The version is kept for the record and is not promoted automatically."
     aside = f" ({', '.join(skipped)}: not applicable)" if skipped else ""
     held = [gate for gate in outcomes if gate.outcome == "held"]
     if held:
@@ -218,29 +194,70 @@ def verdict_line(card: dict[str, Any]) -> str:
     return f"All {len(outcomes) - len(skipped)} gates that apply passed{aside}."
 
 
-def metrics(card: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
-    """Return name, figure, interval and the figure before calibration of each metric that the card has."""
+def symbol_results(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the result of each symbol, one row each."""
+
+    def change(symbol: dict[str, Any], key: str, unit: str) -> str:
+        value, interval = number_at(symbol, key, "value"), interval_at(symbol, key)
+        if value is None:
+            return DASH
+        ends = "" if interval is None else f" ({interval[0] * 100:.2f} to {interval[1] * 100:.2f})"
+        return f"{value * 100:+.2f} {unit}{ends}"
+
     return tuple(
         (
-            title,
-            figure_text(number_at(card, "metrics", name), 5 if "loss" in name or "brier" in name else 4),
-            _interval_text(card, name) or DASH,
-            figure_text(number_at(card, "calibration", "before", name), 5 if "loss" in name or "brier" in name else 4),
+            text_at(s, "symbol") or "?",
+            figure_text(number_at(s, "rows"), 0),
+            f"{percent_text(number_at(s, 'baseline_accuracy'))} ({text_at(s, 'baseline') or '?'})",
+            percent_text(number_at(s, "accuracy")),
+            change(s, "margin", "pp"),
+            change(s, "log_loss_skill", "%"),
+            text_at(s, "verdict") or DASH,
         )
-        for name, title in _METRICS.items()
-        if number_at(card, "metrics", name) is not None
+        for s in items_at(card, "gates", "symbols")
     )
 
 
+def economics_line(card: dict[str, Any]) -> str | None:
+    """State what the calls would have earned before costs; None if the card lacks it."""
+    found = mapping_at(card, "economics")
+    gross, interval, turnover = (
+        number_at(found, "open_bps", "value"),
+        interval_at(found, "open_bps"),
+        number_at(found, "turnover"),
+    )
+    if gross is None or interval is None or turnover is None:
+        return None
+    parts = [f"{interval[0]:+.3f} to {interval[1]:+.3f}"]
+    days = [f"{day} {value:+.3f}" for day in ("weekdays", "weekends")
+            if (value := number_at(found, f"{day}_bps")) is not None]  # fmt: skip
+    parts += [", ".join(days)] if days else []
+    line = f"Economic, shown but not judged: {gross:+.3f} bps per bar from the next open ({'; '.join(parts)})"
+    line += f", {turnover:.2f} sides traded per bar"
+    break_even = number_at(found, "break_even_bps")
+    return line + ("." if break_even is None else f"; a cost of {break_even:.3f} bps per side would leave nothing.")
+
+
+def metrics(card: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
+    """Return name, value, interval and value before calibration of each metric that the card has."""
+    rows = []
+    for name, title in _METRICS.items():
+        digits = 5 if name in {"log_loss", "brier"} else 4
+        value, before = number_at(card, "metrics", name), number_at(card, "calibration", "before", name)
+        if value is not None:
+            interval = _metric_range(card, name) or DASH
+            rows.append((title, figure_text(value, digits), interval, figure_text(before, digits)))
+    return tuple(rows)
+
+
 def interval_line(card: dict[str, Any]) -> str | None:
-    """Say how the intervals were made; None where there are none."""
-    blocks, draws = number_at(card, "intervals", "blocks"), number_at(card, "intervals", "draws")
-    level = number_at(card, "intervals", "level")
+    """State how the intervals were computed; None if there are none."""
+    blocks, draws, level = (number_at(card, "intervals", key) for key in ("blocks", "draws", "level"))
     if blocks is None or draws is None or level is None:
         return None
     kind = "whole UTC days" if flag_at(card, "intervals", "by_day") else "parts of equal length"
-    few = "; so few blocks make wide intervals" if blocks <= _FEW_DAYS else ""
-    return f"Intervals: {level:.0%}, by {draws:,.0f} draws of {blocks:,.0f} {kind}, all symbols together{few}."
+    few = "; with so few blocks the intervals are wide" if blocks <= _FEW_DAYS else ""
+    return f"Intervals: {level:.0%}, from {draws:,.0f} draws of {blocks:,.0f} {kind}, all symbols together{few}."
 
 
 def guards(card: dict[str, Any]) -> tuple[Guard, ...]:
@@ -272,17 +289,18 @@ def _check(check: dict[str, Any]) -> tuple[str, str, str, str, str]:
 def _failure(failure: dict[str, Any]) -> str:
     time_ms = number_at(failure, "time_ms")
     when = "" if time_ms is None or not 0 <= time_ms < 1e14 else f" at {format_minutes(time_ms)}"
-    told = {key: text_at(failure, key) or "?" for key in ("feature", "symbol", "why", "expected", "got")}
-    return f"{told['feature']} of {told['symbol']}{when}: {told['why']}: expected {told['expected']}, got {told['got']}"
+    feature, symbol, why, expected, got = (
+        text_at(failure, key) or "?" for key in ("feature", "symbol", "why", "expected", "got")
+    )
+    return f"{feature} of {symbol}{when}: {why}: expected {expected}, got {got}"
 
 
-def quality(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """Return what became of each symbol's candles, one row each."""
-    keys = ("candles", "holes", "missing_candles", "zero_trade_rows", "no_features", "no_label", "ties", "rows")
+def candle_counts(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return how each symbol's candles were used, one row each."""
     return tuple(
         (
             text_at(s, "symbol") or "?",
-            *(figure_text(number_at(s, key), 0) for key in keys),
+            *(figure_text(number_at(s, key), 0) for key in _COUNTS),
             percent_text(number_at(s, "tie_share"), 1),
         )
         for s in items_at(card, "data_quality", "symbols")
@@ -294,50 +312,46 @@ def blocks(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             text_at(b, "name") or "?",
-            text_at(b, "start") or DASH,
-            text_at(b, "end") or DASH,
-            text_at(b, "last_label_end") or DASH,
-            figure_text(number_at(b, "rows"), 0),
-            figure_text(number_at(b, "purged_rows"), 0),
+            *(text_at(b, key) or DASH for key in ("start", "end", "last_label_end")),
+            *(figure_text(number_at(b, key), 0) for key in ("rows", "purged_rows")),
         )
         for b in items_at(card, "splits", "blocks")
     )
 
 
 def search_line(card: dict[str, Any]) -> str:
-    """Say how the search went."""
+    """Summarise the search."""
     trials, pruned = number_at(card, "search", "trials"), number_at(card, "search", "pruned")
     if trials is None:
-        return "The card does not tell how the hyperparameters were found."
+        return "The card does not say how the hyperparameters were found."
     best, loss = number_at(card, "search", "best", "number"), number_at(card, "search", "best", "log_loss")
-    told = f"{trials:,.0f} trials, {pruned or 0:,.0f} of them pruned"
+    line = f"{trials:,.0f} trials, {pruned or 0:,.0f} of them pruned"
     if best is not None and loss is not None:
-        told += f"; trial {best:.0f} is the best with {loss:.5f} nats out of fold"
+        line += f"; trial {best:.0f} is the best with {loss:.5f} nats out of fold"
     if text_at(card, "search", "ended_by") == "timeout":
-        told += f"; the time ended it, {number_at(card, 'search', 'trials_asked_for') or 0:,.0f} were asked for"
-    optimism = mapping_at(card, "search", "selection_optimism")
-    oof, held = number_at(optimism, "out_of_fold_skill"), number_at(optimism, "holdout_skill")
-    if oof is not None and held is not None:
-        told += (
-            f". Before calibration its skill was {oof:+.2%} out of fold and {held:+.2%} on the holdout: "
-            "a large drop is the optimism of having chosen"
+        line += f"; stopped by the time limit, of {number_at(card, 'search', 'trials_asked_for') or 0:,.0f} requested"
+    oof, holdout = (
+        number_at(card, "search", "selection_optimism", key) for key in ("out_of_fold_skill", "holdout_skill")
+    )
+    if oof is not None and holdout is not None:
+        line += (
+            f". Before calibration its skill was {oof:+.2%} out of fold and {holdout:+.2%} on the holdout: "
+            "a large drop is the optimism of selection"
         )
-    return f"{told}."
+    return f"{line}."
 
 
 def calibration_line(card: dict[str, Any]) -> str:
-    """Say which calibration was taken, and what the others came to."""
+    """State which calibration was chosen, why, and the log loss of each."""
     method = text_at(card, "calibration", "method")
     if method is None:
-        return "The card does not tell how scores became probabilities."
-    asked = text_at(card, "calibration", "requested")
+        return "The card does not say how scores became probabilities."
     losses = mapping_at(card, "calibration", "forward_log_loss")
-    told = ", ".join(f"{name} {number_at(losses, name):.5f}" for name in losses if number_at(losses, name) is not None)
-    how = {"auto": "chosen by forward log loss on the folds", None: "as the card says"}.get(
-        asked, "as it was asked for"
-    )
-    taken = "none: the booster's own probabilities are served" if method == "none" else method
-    return f"Calibration: {taken}, {how}{f' ({told} nats)' if told else ''}."
+    shown = ", ".join(f"{name} {loss:.5f}" for name in losses if (loss := number_at(losses, name)) is not None)
+    requested = text_at(card, "calibration", "requested")
+    why = {"auto": "chosen by forward log loss on the folds", None: "as the card says"}.get(requested, "as requested")
+    chosen = "none: the booster's probabilities are used as they are" if method == "none" else method
+    return f"Calibration: {chosen}, {why}{f' ({shown} nats)' if shown else ''}."
 
 
 def hyperparameters(card: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -345,48 +359,30 @@ def hyperparameters(card: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, plain_text(value)) for name, value in sorted(mapping_at(card, "hyperparameters").items()))
 
 
-def plain_text(value: Any) -> str:  # noqa: ANN401 (JSON)
-    """Return a plain value of a card as text; a dash for none."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value) if isinstance(value, str | int) else DASH if value is None else repr(value)
-
-
 def limits(card: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the model must not be used for, and what weakens its figures; each follows from the card."""
+    """Return what the model must not be used for, and what weakens its figures."""
     symbols, interval = texts_at(card, "train", "symbols"), text_at(card, "train", "interval")
-    label = mapping_at(card, "train", "label")
-    horizon = number_at(label, "horizon_bars")
+    horizon = number_at(card, "train", "label", "horizon_bars")
     found = []
     if text_at(card, "gates", "verdict") == "NO-GO":
-        found.append("Not for use at all: a gate failed. Only `promote --force` with a reason can serve it.")
-    if text_at(card, "lineage", "source", "name") == _SIMULATED:
-        found.append("Not for any real market: it learned from simulated candles, whose signal was put there.")
+        found.append("Not for use at all: a gate failed. Only `promote --force` with a reason can make it live.")
+    if text_at(card, "lineage", "source", "name") == "sim":
+        found.append("Not for any real market: it was trained on simulated candles with a planted signal.")
     bars = f" of {interval}" if interval else ""
     listed = ", ".join(symbols[:20]) + (f" and {len(symbols) - 20} more" if len(symbols) > 20 else "")
-    found.append(f"Not for other symbols than {listed}, and not for other candles than those{bars}: it has never "
-                 "seen any.")  # fmt: skip
+    found.append(f"Only for {listed} and candles{bars}: it has never seen any others.")
     if horizon is not None:
         found.append(f"Not for another horizon than {horizon:,.0f} bar{'s' if horizon != 1 else ''} ahead.")
-    if text_at(label, "ties") == "drop":
-        found.append(
-            "Its probability is that of a rise given that the price moves at all: it says nothing of whether it will."
-        )
-    found += [
-        _NO_STRATEGY,
-        _NOT_FOR_EVER,
-        *_doubts(card),
-    ]
-    return tuple(found)
-
-
-def _doubts(card: dict[str, Any]) -> list[str]:
-    """Return what weakens the figures themselves."""
-    found = []
+    if text_at(card, "train", "label", "ties") == "drop":
+        found.append("Its probability is of a rise given that the price moves; it does not say whether it will move.")
+    found += [_NO_STRATEGY, _NOT_FOREVER]
     if text_at(card, "splits", "fitted_on") == "all":
-        found.append("The figures are those of its twin: the served model was fitted on the holdout, too.")
+        found.append(
+            "The figures are those of the model fitted without the holdout; this model was fitted on the holdout too."
+        )
     looks, earlier = number_at(card, "looks", "others"), number_at(card, "looks", "earlier")
-    if looks is None and earlier:  # a card of an earlier release
+    # Cards of earlier releases count the looks but not the other configurations among them.
+    if looks is None and earlier:
         found.append(
             f"The holdout's range had been scored before ({earlier:,.0f} in all): each look inflates the figures."
         )
@@ -397,12 +393,64 @@ def _doubts(card: dict[str, Any]) -> list[str]:
             "a fresh holdout."
         )
     found += [
-        f"The gate {str(gate.get('name')).replace('_', ' ')} was loosened to {plain_text(gate.get('used'))}; mltrain "
-        f"comes with {plain_text(gate.get('packaged'))}."
+        f"The gate {str(gate.get('name')).replace('_', ' ')} was loosened to {plain_text(gate.get('used'))}; the "
+        f"default is {plain_text(gate.get('packaged'))}."
         for gate in items_at(card, "gates", "loosened")
     ]
     if number_at(card, "intervals", "blocks") is not None and flag_at(card, "intervals", "by_day") is False:
         found.append(f"The holdout touches fewer than {_FEW_DAYS} days: a single event can make or break its figures.")
     if not mapping_at(card, "intervals"):
-        found.append("The card tells no intervals: nobody knows how sure its figures are.")
-    return found + [f"Warned of in training: {warning}" for warning in texts_at(card, "data_quality", "warnings")]
+        found.append("The card has no intervals: the uncertainty of its figures is unknown.")
+    return (*found, *(f"Warning in training: {warning}" for warning in texts_at(card, "data_quality", "warnings")))
+
+
+def lineage(card: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return code, libraries, machine and hashes that made the model, by name."""
+    found = mapping_at(card, "lineage")
+    rows = [
+        (name.replace("_", " "), plain_text(value))
+        for name, value in found.items()
+        if value is not None and not isinstance(value, dict | list)
+    ]
+    for key, title in (("source", "source"), ("dependencies", "libraries")):
+        rows.append((title, ", ".join(f"{name} {plain_text(value)}" for name, value in mapping_at(found, key).items())))
+    rows.append(("user ops", ", ".join(plain_text(value) for value in mapping_at(found, "own_ops").values())))
+    return tuple(sorted((title, value) for title, value in rows if value))
+
+
+def artifacts(card: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """Return path, size in bytes and SHA-256 of each file that the card names."""
+    return tuple(
+        (text_at(a, "path") or "?", figure_text(number_at(a, "bytes"), 0), text_at(a, "sha256") or "?")
+        for a in items_at(card, "artifacts")
+    )
+
+
+def commands(card: dict[str, Any], name: str) -> tuple[tuple[str, str], ...]:
+    """Return the commands that check, reproduce and use the version, each with what it does."""
+    snapshot = text_at(card, "train", "snapshot_id") or "latest"
+    found = [
+        (f"mltrain verify model {name}", "Compare the hash of every file of this version."),
+        (f"mltrain verify snapshot {shlex.quote(snapshot)}", "Compare the hashes of the candles it was trained on."),
+        (f"mltrain verify model {name} --retrain", "Fit it again from its card and compare byte by byte."),
+    ]
+    source, days = text_at(card, "lineage", "source", "name"), number_at(card, "lineage", "snapshot_days")
+    day, _, clock = snapshot.partition(".")[0].partition("T")
+    end = f"{day}T{clock.replace('-', ':')}"
+    interval = text_at(card, "train", "interval") or "1m"
+    if source is not None and days is not None and time_at({"end": end}, "end") is not None:
+        words = ["mltrain", "snapshot", "--source", source, "--days", f"{days:.0f}"]
+        words += ["--symbols", ",".join(texts_at(card, "train", "symbols")), "--end", end, "--interval", interval]
+        for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
+            if (value := value_at(card, "lineage", "source", key)) is not None:
+                words += [option, str(value)]
+        found.append((shlex.join(words), "Take the snapshot again, if it is gone."))
+    trials, ratio = number_at(card, "search", "trials_asked_for"), number_at(card, "lineage", "config", "val_ratio")
+    seed, method = number_at(card, "lineage", "seed"), text_at(card, "calibration", "requested")
+    if trials is not None and ratio is not None and seed is not None and method is not None:
+        words = ["mltrain", "train", "--snapshot", snapshot, "--trials", f"{trials:.0f}", "--seed", f"{seed:.0f}"]
+        words += ["--val-ratio", f"{ratio:g}", "--calibration", method]
+        words += ["--features", f"data/models/{name}/features.yml"]
+        found.append((shlex.join(words), "Search again; the card's lineage.config has the settings not named here."))
+    found.append((f"mltrain evaluate {name} --snapshot NEWER", "Score it on candles that did not exist yet."))
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The index of all versions: one table, with curves small enough to stand in it."""
+"""Render the index of all versions: one table, with a small curve of each version's gain."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
 
-MAX_CURVES: Final = 100  # of the newest versions: each costs a look at its holdout's rows
-_POINTS: Final = 60  # of a curve as wide as a word
+# Newest versions with a curve, which costs reading a table of scores each.
+MAX_CURVES: Final = 100
+# Points of a curve as wide as a word.
+_POINTS: Final = 60
 _TRENDS: Final = {"accuracy": "Accuracy", "auc_roc": "AUC", "log_loss": "Log loss", "calibration_ece": "ECE"}
 
 
@@ -32,44 +34,38 @@ def render_index(store: Store, *, beside: Path) -> bytes:
 
     Args:
         store: The store.
-        beside: The folder that the page will lie in: its links are relative to it.
+        beside: The folder of the page; links are relative to it.
 
     Raises:
-        InputError: The pointer or the log of promotions is not one.
-        MachineError: The machine refuses to read.
+        InputError: The pointer or the log of promotions is damaged.
     """
     rows = list_models(store)
-    sound = {row.name: row.version for row in store.versions() if row.version is not None}
-    newest = {row.version for row in rows[::-1][:MAX_CURVES]}
+    readable = {row.name: row.version for row in store.versions() if row.version is not None}
     cells = []
-    for row in rows[::-1]:
-        version = sound.get(row.version)
-        curve = None if version is None or row.version not in newest else _curve(version)
-        cells.append((row, _link(version, beside), curve, *_figures(row)))
+    for age, row in enumerate(reversed(rows)):
+        version = readable.get(row.version)
+        link = curve = None
+        if version is not None and version.manifest.entry(REPORT_FILE) is not None:
+            link = quote(os.path.relpath(version.folder / REPORT_FILE, beside).replace(os.sep, "/"))
+        if version is not None and age < MAX_CURVES:
+            curve = _gain_curve(version)
+        figures = (
+            percent_text(row.accuracy),
+            figure_text(row.auc_roc),
+            figure_text(row.log_loss, 5),
+            figure_text(row.calibration_ece),
+        )
+        cells.append((row, link, curve, *figures))
     return render("models.html.j2", rows=cells, trends=_trends(rows), folder=store.models.name)
 
 
-def _figures(row: ModelRow) -> tuple[str, str, str, str]:
-    return (
-        percent_text(row.accuracy),
-        figure_text(row.auc_roc),
-        figure_text(row.log_loss, 5),
-        figure_text(row.calibration_ece),
-    )
-
-
-def _link(version: StoredVersion | None, beside: Path) -> str | None:
-    if version is None or version.manifest.entry(REPORT_FILE) is None:
-        return None
-    return quote(os.path.relpath(version.folder / REPORT_FILE, beside).replace(os.sep, "/"))
-
-
-def _curve(version: StoredVersion) -> str | None:
-    """Draw what the version gained over its holdout; None where it does not keep the rows, or not whole."""
+def _gain_curve(version: StoredVersion) -> str | None:
+    """Draw the log loss gained over the holdout; None if the version does not keep its rows, or they are damaged."""
     try:
         rows = read_holdout(version, read_version_card(version).document)
     except InputError:
-        return None  # `list_models` tells what is wrong with a card, and `verify model` with a table
+        # `list_models` shows what is wrong with a card, and `verify model` what is wrong with a table.
+        return None
     if rows is None:
         return None
     total = np.cumsum(rows.base - rows.loss)
@@ -79,13 +75,13 @@ def _curve(version: StoredVersion) -> str | None:
 
 
 def _trends(rows: tuple[ModelRow, ...]) -> tuple[tuple[str, str, str, str], ...]:
-    """Return title, newest figure, note and curve of each metric over the versions, oldest to newest."""
+    """Return title, newest value, note and curve of each metric over the versions, oldest to newest."""
     found = []
     for name, title in _TRENDS.items():
         values = [value for row in rows if (value := getattr(row, name)) is not None]
         if values:
-            told = percent_text(values[-1]) if name == "accuracy" else figure_text(values[-1])
+            newest = percent_text(values[-1]) if name == "accuracy" else figure_text(values[-1])
             curve = sparkline(f"trend-{name.replace('_', '-')}", f"{title} over the versions", values)
-            among = f"newest of {len(values)}; {min(values):.4f} to {max(values):.4f}"
-            found.append((title, told, among if len(values) > 1 else "the only version", curve))
+            note = f"newest of {len(values)}; {min(values):.4f} to {max(values):.4f}"
+            found.append((title, newest, note if len(values) > 1 else "the only version", curve))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""All that a report is made of: a version's card, and the tables that lie beside it, their hashes checked."""
+"""Read what a report is made of: a version's card and tables, their hashes checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ HOLDOUT_FILE: Final = "holdout.parquet"
 OOF_FILE: Final = "oof.parquet"
 TRIALS_FILE: Final = "trials.parquet"
 MAX_TABLE_BYTES: Final = 1 << 30
-_COLUMNS: Final = {  # of holdout.parquet, as pyarrow writes their types
+# Columns of holdout.parquet, with pyarrow's names of their types.
+_COLUMNS: Final = {
     "ts": ("timestamp[ms, tz=UTC]",),
     "symbol": ("string", "large_string", "string_view"),
     "y": ("uint8",),
@@ -33,25 +34,26 @@ _COLUMNS: Final = {  # of holdout.parquet, as pyarrow writes their types
     "raw": ("double",),
     "p": ("double",),
 }
-_DRAWS: Final = 500  # of the intervals that the report itself computes, where the card tells no number
+# Draws and level of the intervals that the report computes, if the card has none.
+_DRAWS: Final = 500
 _LEVEL: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holdout:
-    """The holdout's rows and what was said of them.
+    """The holdout's rows and their scores.
 
     Attributes:
-        ts_ms: Open times, shape (n,), never falling.
+        ts_ms: Open times, ms UTC, shape (n,), non-decreasing.
         symbol: Symbols, shape (n,).
-        y: Labels, shape (n,).
-        last_move: Sign of the last move, shape (n,).
+        y: Labels, shape (n,), 0 or 1.
+        last_move: Sign of the last price move, shape (n,).
         raw: Probabilities before calibration, shape (n,).
         p: Probabilities, shape (n,).
-        base: Log loss of each row where the training base rate is said of it, shape (n,).
-        loss: Log loss of each row, shape (n,).
-        train_up_share: The training base rate.
-        bootstrap: Blocks of time and draws, as the card's intervals are made.
+        base: Log loss of each row under its symbol's training base rate, nats, shape (n,).
+        loss: Log loss of each row, nats, shape (n,).
+        train_up_share: Base rate of all training rows.
+        bootstrap: Blocks and draws, as for the card's intervals.
         level: Coverage of the intervals.
     """
 
@@ -70,12 +72,12 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """What a report is made of.
+    """The inputs of a report.
 
     Attributes:
-        card: The card, valid.
-        holdout: The holdout's rows; None where the version keeps none.
-        trials: The search's trials; None likewise.
+        card: The valid card.
+        holdout: The holdout's rows; None: the version does not keep them.
+        trials: The search's trials; None: the version does not keep them.
     """
 
     card: dict[str, Any]
@@ -84,25 +86,30 @@ class Material:
 
 
 def read_material(version: StoredVersion, card: dict[str, Any]) -> Material:
-    """Read the tables of a version, each checked against its manifest.
+    """Read the tables of a version, each checked against the manifest.
 
     Args:
         version: The version.
-        card: Its card, valid.
+        card: Its valid card.
 
     Raises:
-        InputError: A table is not the one that was published, or not one.
-        MachineError: The machine refuses to read it.
+        InputError: A table is damaged, or not what mltrain writes.
     """
-    return Material(card, read_holdout(version, card), _read_trials(version))
+    trials = None
+    if version.manifest.entry(TRIALS_FILE) is not None:
+        where = str(version.folder / TRIALS_FILE)
+        file = ParquetFile(version.read(TRIALS_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
+        trials = file.read(list(file.types))
+        if missing := [name for name in ("number", "state", "log_loss", "rounds") if name not in trials.columns]:
+            raise InputError(f"{where}: has no column {missing[0]}")
+    return Material(card, read_holdout(version, card), trials)
 
 
 def read_holdout(version: StoredVersion, card: dict[str, Any]) -> Holdout | None:
-    """Read the holdout's rows of a version; None where it keeps none.
+    """Read the holdout's rows of a version; None if it does not keep them.
 
     Raises:
-        InputError: The table is not the one that was published, or not one.
-        MachineError: The machine refuses to read it.
+        InputError: The table is damaged, or not what mltrain writes.
     """
     if version.manifest.entry(HOLDOUT_FILE) is None:
         return None
@@ -110,20 +117,21 @@ def read_holdout(version: StoredVersion, card: dict[str, Any]) -> Holdout | None
     file = ParquetFile(version.read(HOLDOUT_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
     wrong = [name for name, types in _COLUMNS.items() if file.types.get(name) not in types]
     if wrong:
-        raise InputError(f"{where}: its column {wrong[0]} is not what mltrain writes")
+        expected, got = " or ".join(_COLUMNS[wrong[0]]), file.types.get(wrong[0], "no such column")
+        raise InputError(f"{where}: column {wrong[0]}: expected {expected}, got {got}")
     return holdout_rows(file.read(list(_COLUMNS)), card, where=where)
 
 
 def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Holdout | None:
-    """Take the holdout's rows out of their table; None where the card does not tell the training base rate.
+    """Return the holdout's rows from their stored table; None if the card lacks the training base rate.
 
     Args:
-        table: As it is stored.
+        table: The stored table.
         card: The version's card.
-        where: Its name in messages.
+        where: The table's name in messages.
 
     Raises:
-        InputError: A value is missing or outside of its range, or the rows are out of order.
+        InputError: A value is missing or out of range, or the rows are out of order.
     """
     up = number_at(card, "baselines", "train_up_share")
     if up is None or not 0 < up < 1 or table.height == 0:
@@ -131,15 +139,20 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
     ts_ms, y = times_ms(table), table["y"].to_numpy()
     raw, p = table["raw"].to_numpy(), table["p"].to_numpy()
     moved = table["last_move"].to_numpy()
-    sound = (
+    valid = (
         not any(table.null_count().row(0))
         and bool((np.diff(ts_ms) >= 0).all() and (y <= 1).all() and (np.abs(moved) <= 1).all())
         and all(bool(((v >= 0) & (v <= 1)).all()) for v in (raw, p))
     )
-    if not sound:
+    if not valid:
         raise InputError(f"{where}: its rows are not a holdout's: a value is missing, out of range or out of order")
-    told, draws = number_at(card, "intervals", "level"), number_at(card, "intervals", "draws")
-    level = told if told is not None and 0 < told < 1 else _LEVEL
+    level, draws = number_at(card, "intervals", "level"), number_at(card, "intervals", "draws")
+    level = level if level is not None and 0 < level < 1 else _LEVEL
+    # Cards of earlier releases have no base rates by symbol.
+    priors = {text_at(p, "symbol"): number_at(p, "up_share") for p in items_at(card, "baselines", "priors")}
+    base_rates = table["symbol"].replace_strict(
+        {name: rate for name, rate in priors.items() if rate is not None}, default=up, return_dtype=pl.Float64
+    )
     return Holdout(
         ts_ms=ts_ms,
         symbol=table["symbol"].to_numpy().astype(np.str_),
@@ -147,7 +160,7 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
         last_move=moved,
         raw=raw,
         p=p,
-        base=row_log_loss(_base_rates(table["symbol"], card, up), y),
+        base=row_log_loss(np.clip(base_rates.to_numpy(), 0, 1), y),
         loss=row_log_loss(p, y),
         train_up_share=up,
         bootstrap=plan_bootstrap(
@@ -158,24 +171,3 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
         ),
         level=level,
     )
-
-
-def _base_rates(symbol: pl.Series, card: dict[str, Any], of_all: float) -> NDArray[np.float64]:
-    """Return the training base rate of each row's symbol; that of all where the card of an earlier release has none."""
-    rates = {text_at(p, "symbol"): number_at(p, "up_share") for p in items_at(card, "baselines", "priors")}
-    found = symbol.replace_strict(
-        {name: rate for name, rate in rates.items() if rate is not None}, default=of_all, return_dtype=pl.Float64
-    )
-    base: NDArray[np.float64] = np.clip(found.to_numpy(), 0, 1)
-    return base
-
-
-def _read_trials(version: StoredVersion) -> pl.DataFrame | None:
-    if version.manifest.entry(TRIALS_FILE) is None:
-        return None
-    where = str(version.folder / TRIALS_FILE)
-    file = ParquetFile(version.read(TRIALS_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
-    table = file.read(list(file.types))
-    if missing := [name for name in ("number", "state", "log_loss", "rounds") if name not in table.columns]:
-        raise InputError(f"{where}: has no column {missing[0]}")
-    return table
