@@ -67,7 +67,7 @@ def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
         latency_ms=latency_ms,
     ) as server:
         rules = NetworkRules(max_wait_s=90.0)
-        source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, chance=random.Random(1))  # noqa: S311
+        source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, rng=random.Random(1))  # noqa: S311
         looks = Watch(model, source, progress)
         looks.start()
         rows = []
