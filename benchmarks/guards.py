@@ -24,7 +24,7 @@ from mltrain.guards.future_info import future_info
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
@@ -66,7 +66,7 @@ def cost(days: int, trials: int) -> int:
     """Train once and compare the guards' seconds with those of everything else."""
     with tempfile.TemporaryDirectory() as folder:
         spec = SourceSpec(name="sim", signal="strong")
-        request = Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
+        request = SnapshotRequest(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
         taken = take_snapshot(Path(folder), open_source(spec), spec, request, now_ms=0, progress=Silent())
         wanted = TrainRequest(
             snapshot=taken.snapshot,

@@ -48,7 +48,7 @@ from mltrain.gates.gate_evidence import Selection
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -161,7 +161,7 @@ def try_market(
         for symbol, frame in make_candles(kind, seed, days).items():
             frame.write_parquet(folder / f"{symbol}-1m.parquet")
         spec = SourceSpec(name="files", folder=folder, interval="1m")
-        request = Request(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
+        request = SnapshotRequest(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)
         data_dir = Path(scratch) / "data"
         taken = take_snapshot(data_dir, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent())
         wanted = TrainRequest(

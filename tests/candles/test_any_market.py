@@ -12,7 +12,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.progress import Silent
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import MachineClock, Traffic

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, unchecked_candles, write_candles
-from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
+from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, read_unchecked, write_candles
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
@@ -206,4 +207,4 @@ def test_another_number_of_rows_is_refused(written):
 
     for rows in (0, frame.height - 1, frame.height + 1):
         with pytest.raises(InputError, match=f"{frame.height} rows of .*; {rows} rows of candles were written"):
-            unchecked_candles(file.data, rows=rows, where="x")
+            read_unchecked(file.data, rows=rows, where="x")

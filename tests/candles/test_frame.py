@@ -12,17 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import (
-    CANDLE_SCHEMA,
-    OPTIONAL,
-    Gap,
-    check_candles,
-    content_sha256,
-    find_gaps,
-    segment_bounds,
-    times_ms,
-    zero_trade_rows,
-)
+from mltrain.candles.anomalies import count_zero_trade
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, Gap, content_sha256, find_gaps, segment_bounds, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.times import MINUTE_MS, format_ms
@@ -196,9 +188,9 @@ def test_zero_trade_rows_count_trades_and_else_volume(make_candles):
     """Where trades are not known, a candle without volume had none."""
     frame = make_candles(range(4)).with_columns(volume=pl.Series([0.0, 1.0, 0.0, 2.0]))
 
-    assert zero_trade_rows(check(frame)) == 2
-    assert zero_trade_rows(check(frame.with_columns(trades=pl.Series([0, 0, 0, 5])))) == 3
-    assert zero_trade_rows(check(frame.clear())) == 0
+    assert count_zero_trade(check(frame)) == 2
+    assert count_zero_trade(check(frame.with_columns(trades=pl.Series([0, 0, 0, 5])))) == 3
+    assert count_zero_trade(check(frame.clear())) == 0
 
 
 def test_the_content_hash_does_not_depend_on_the_writer(make_candles, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from mltrain.candles import candle_file
 from mltrain.errors import InputError
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
-from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
     """Return a data folder with one snapshot; tests change copies of it."""
     folder = tmp_path_factory.mktemp("whole") / "data"
     spec = SourceSpec(name="sim", signal="weak")
-    request = Request(("BTCUSDT", "ETHUSDT"), 2)
+    request = SnapshotRequest(("BTCUSDT", "ETHUSDT"), 2)
     take_snapshot(folder, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent())
     return folder
 

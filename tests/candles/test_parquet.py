@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mltrain.candles.candle_file import write_candles
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
 from mltrain.errors import InputError
 from mltrain.times import MINUTE_MS

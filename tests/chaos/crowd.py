@@ -32,7 +32,7 @@ GROWTH = """
 import gc, json, os, sys, warnings
 from pathlib import Path
 import mltrain
-from mltrain.snapshots.stored import open_snapshot
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.store.store import Store
 data, count = Path(sys.argv[1]), int(sys.argv[2])
 store, model = Store(data), mltrain.load(data / "models" / "best_lgbm.pkl", clock=None)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.cli.render import document, number, time_text, to_plain
-from mltrain.snapshots.record import SymbolFacts
+from mltrain.snapshots.snapshot_record import SymbolFacts
 
 
 @dataclass(frozen=True)

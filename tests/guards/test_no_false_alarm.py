@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mltrain.candles.frame import OPTIONAL, check_candles
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import OPTIONAL
 from mltrain.candles.tables import read_rows
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature

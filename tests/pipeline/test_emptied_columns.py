@@ -7,13 +7,13 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from mltrain.candles.volumes import QUOTE
+from mltrain.candles.anomalies import QUOTE
 from mltrain.errors import InputError
 from mltrain.features.registry import parse_registry
 from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.serving.model import load
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -47,7 +47,7 @@ def in_base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("in_base")
     market = SimSource(signal="strong").candles("BTCUSDT", TimeRange(CLOCK_MS - 4 * DAY_MS, CLOCK_MS))
     market.with_columns(quote_volume=pl.col("volume")).write_parquet(folder / "BTCUSDT.parquet")
-    spec, request = SourceSpec("files", folder=folder), Request(("BTCUSDT",), 4)
+    spec, request = SourceSpec("files", folder=folder), SnapshotRequest(("BTCUSDT",), 4)
     data = folder / "data"
     taken = take_snapshot(data, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
     return Workshop(data), taken.snapshot

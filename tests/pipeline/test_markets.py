@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmarks import markets
 
-from mltrain.candles.frame import check_candles
+from mltrain.candles.checks import check_candles
 from mltrain.features.registry import parse_registry
 from support.workshop import REGISTRY
 

@@ -21,7 +21,7 @@ from mltrain.pipeline.retrain import Retraining, find_same_version, read_warm_st
 from mltrain.pipeline.train import train, train_anew
 from mltrain.progress import Silent
 from mltrain.serving.model import load
-from mltrain.snapshots.stored import open_snapshot
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.storage.edge import sha256_bytes
 from mltrain.store.signature import open_signer
 from mltrain.store.store import Store

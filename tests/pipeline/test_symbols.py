@@ -12,7 +12,7 @@ from mltrain.pipeline.prepare import audit_snapshot, cut_samples, read_candles, 
 from mltrain.pipeline.retrain import retrain_version
 from mltrain.progress import Silent
 from mltrain.serving.model import load
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -53,7 +53,7 @@ def take(folder, bars, *, end_ms=CLOCK_MS, days=DAYS):
         frame = market.candles(name, TimeRange(end_ms - days * DAY_MS, end_ms)).tail(count)
         frame.write_parquet(candles / f"{name}.parquet")
     spec = SourceSpec("files", folder=candles)
-    request = Request(tuple(bars), days)
+    request = SnapshotRequest(tuple(bars), days)
     data = folder / "data"
     return take_snapshot(data, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent()).snapshot
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mltrain.errors import InputError
-from mltrain.snapshots.stored import verify_snapshot
+from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.files import FilesSource
 from mltrain.times import format_ms, parse_time
 

@@ -12,8 +12,8 @@ from mltrain.progress import Silent
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.rebuild import rebuild_snapshot
-from mltrain.snapshots.record import Request
-from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, SimSource
@@ -80,7 +80,7 @@ def test_every_source_can_rebuild(tmp_path, name):
     candles.write_parquet(tmp_path / "mine" / "BTCUSDT.parquet")
     spec = SourceSpec(name, folder=tmp_path / "mine") if name == "files" else SourceSpec(name, signal="weak")
     taken = take_snapshot(
-        tmp_path / "data", open_source(spec), spec, Request(("BTCUSDT",), 2), now_ms=CLOCK_MS, progress=Silent()
+        tmp_path / "data", open_source(spec), spec, SnapshotRequest(("BTCUSDT",), 2), now_ms=CLOCK_MS, progress=Silent()
     )
     damage(taken.snapshot.path / "BTCUSDT.parquet")
     (done,) = rebuild_snapshot(taken.snapshot, open_source(spec), data_dir=tmp_path / "data", progress=Silent())

@@ -14,8 +14,8 @@ import pytest
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, MachineError, SourceError, UsageError
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
-from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, SimSource
@@ -240,7 +240,7 @@ def take_from(answer, tmp_path):
             DownloadResult("the source liar", "1m", lambda _: SymbolCandles(answer), lambda: ())
         ),
     )
-    request = Request(symbols=("BTCUSDT",), days=1)
+    request = SnapshotRequest(symbols=("BTCUSDT",), days=1)
     return take_snapshot(tmp_path / "data", source, SourceSpec(name="sim"), request, now_ms=CLOCK_MS, progress=Silent())
 
 

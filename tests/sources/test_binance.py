@@ -19,7 +19,7 @@ from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.progress import Silent
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
@@ -52,7 +52,7 @@ def open_at(server, **rules):
 
 
 def snapshot(server, data_dir, *, days=1, symbols=("BTCUSDT",), progress=None):
-    request, spec = Request(symbols, days, "1m"), SourceSpec("binance", base_url=server.base_url)
+    request, spec = SnapshotRequest(symbols, days, "1m"), SourceSpec("binance", base_url=server.base_url)
     silent = progress or Silent()
     return take_snapshot(data_dir, open_at(server), spec, request, now_ms=CLOCK_MS, progress=silent).snapshot
 

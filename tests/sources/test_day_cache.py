@@ -20,7 +20,7 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError, MachineError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
-from mltrain.snapshots.stored import verify_snapshot
+from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.day_cache import CachedDay, CacheRow, Pruned, SymbolDays, list_cache, lock_cache, prune_cache
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.storage.edge import sha256_bytes

@@ -18,7 +18,7 @@ import pytest
 
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
-from mltrain.snapshots.stored import list_snapshots, open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import list_snapshots, open_snapshot, verify_snapshot
 from mltrain.sources.day_cache import SymbolDays
 from mltrain.times import DAY_MS
 from support import disk_faults

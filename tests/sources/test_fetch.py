@@ -100,17 +100,20 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: mltrain.snapshots.stored.open_snapshot(5, "latest"), "data_dir is 5"),
-        (lambda: mltrain.snapshots.stored.open_snapshot("data", None), "ref is None"),
-        (lambda: mltrain.snapshots.stored.list_snapshots(None), "data_dir is None"),
+        (lambda: mltrain.snapshots.snapshot.open_snapshot(5, "latest"), "data_dir is 5"),
+        (lambda: mltrain.snapshots.snapshot.open_snapshot("data", None), "ref is None"),
+        (lambda: mltrain.snapshots.snapshot.list_snapshots(None), "data_dir is None"),
         (lambda: mltrain.sources.opening.open_source("sim"), "spec is 'sim'"),
-        (lambda: mltrain.snapshots.record.Request(symbols=None, days=3), "symbols is None"),
-        (lambda: mltrain.snapshots.record.Request(symbols=["BTCUSDT"], days="3"), "days is '3'"),
+        (lambda: mltrain.snapshots.snapshot_record.SnapshotRequest(symbols=None, days=3), "symbols is None"),
+        (lambda: mltrain.snapshots.snapshot_record.SnapshotRequest(symbols=["BTCUSDT"], days="3"), "days is '3'"),
         (
-            lambda: mltrain.snapshots.record.Request(symbols=["BTCUSDT"], days=3, interval=5),
+            lambda: mltrain.snapshots.snapshot_record.SnapshotRequest(symbols=["BTCUSDT"], days=3, interval=5),
             "5 is not a candle interval",
         ),
-        (lambda: mltrain.snapshots.record.Request(symbols=["BTCUSDT"], days=3, end_ms="now"), "end_ms is 'now'"),
+        (
+            lambda: mltrain.snapshots.snapshot_record.SnapshotRequest(symbols=["BTCUSDT"], days=3, end_ms="now"),
+            "end_ms is 'now'",
+        ),
         (lambda: SourceSpec(name=None), "source None"),
         (lambda: SourceSpec(name="sim", seed="1"), "seed 1"),
         (lambda: mltrain.FeatureSchemaValidator(5), "path is 5"),

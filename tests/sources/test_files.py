@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import TS_DTYPE, check_candles, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.files import FilesSource, read_candle_file
 from mltrain.sources.opening import open_source

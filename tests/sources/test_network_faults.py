@@ -17,8 +17,8 @@ from mltrain.errors import InputError, SourceError
 from mltrain.progress import Silent
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
-from mltrain.snapshots.record import Request
-from mltrain.snapshots.stored import verify_snapshot
+from mltrain.snapshots.snapshot import verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
@@ -229,7 +229,7 @@ def open_at(server, clock, *, archive, **rules):
 
 def take(server, data_dir, *, archive=False, days=2, progress=None, refresh=False, **rules):
     source, spec = open_at(server, JumpingClock(), archive=archive, **rules)
-    request = Request(SYMBOLS, days, "1m")
+    request = SnapshotRequest(SYMBOLS, days, "1m")
     options = {"now_ms": CLOCK_MS, "progress": progress or Silent(), "refresh": refresh}
     return take_snapshot(data_dir, source, spec, request, **options)
 
@@ -276,7 +276,7 @@ def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
         faults=[status(code, retry_after="20", nth=3)], on_answer=lambda r: asked.append((clock.now_s, r))
     ) as server:
         source, spec = open_at(server, clock, archive=False)
-        take_snapshot(tmp_path, source, spec, Request(SYMBOLS, 3, "1m"), now_ms=CLOCK_MS, progress=Silent())
+        take_snapshot(tmp_path, source, spec, SnapshotRequest(SYMBOLS, 3, "1m"), now_ms=CLOCK_MS, progress=Silent())
 
     (stopped_s,) = [at for at, r in asked if r.status == code]
     after = [at for at, r in asked[asked.index(next(a for a in asked if a[1].status == code)) + 1 :]]
@@ -290,7 +290,9 @@ def test_the_budget_is_kept_whatever_the_size(tmp_path):
     clock = JumpingClock()
     with SimServer(weight_limit=120, monotonic=clock.monotonic_s) as server:
         source, spec = open_at(server, clock, archive=False, connections=8)
-        taken = take_snapshot(tmp_path, source, spec, Request(SYMBOLS, 30, "1m"), now_ms=CLOCK_MS, progress=Silent())
+        taken = take_snapshot(
+            tmp_path, source, spec, SnapshotRequest(SYMBOLS, 30, "1m"), now_ms=CLOCK_MS, progress=Silent()
+        )
         statuses = {record.status for record in server.log}
 
     assert statuses == {200}

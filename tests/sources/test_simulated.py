@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, content_sha256, find_gaps, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256, find_gaps, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.simulated import (
     CLOCK_MS,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import check_candles
+from mltrain.candles.checks import check_candles
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer

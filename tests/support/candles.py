@@ -7,7 +7,7 @@ import pytest
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
@@ -46,7 +46,7 @@ def take(tmp_path):
     def take_one(symbols=("BTCUSDT", "ETHUSDT"), *, days=1, progress=None, end_ms=None, folder=None, interval="1m"):
         name = "sim" if folder is None else "files"
         spec = SourceSpec(name=name, folder=folder, interval=interval, signal="weak")
-        request = Request(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
+        request = SnapshotRequest(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
         return take_snapshot(
             tmp_path / "data", open_source(spec), spec, request, now_ms=NOW_MS, progress=progress or Silent()
         )

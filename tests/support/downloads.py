@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mltrain.candles.frame import times_ms
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_source
@@ -29,7 +29,7 @@ def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, int
         data_dir,
         open_source(spec, NetworkRules(connections=4)),
         spec,
-        Request(tuple(symbols), days, interval, end_ms),
+        SnapshotRequest(tuple(symbols), days, interval, end_ms),
         now_ms=CLOCK_MS + 1,
         progress=rest.pop("progress", None) or Silent(),
         refresh=refresh,

@@ -91,8 +91,8 @@ def main():
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.train import train_anew
     from mltrain.progress import Silent
-    from mltrain.snapshots.record import Request
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
     from mltrain.sources.source_spec import SourceSpec
@@ -102,7 +102,7 @@ def main():
     silent, data = Silent(), Path("data")
     spec = SourceSpec(name="sim", signal="strong")
     source = open_source(spec)
-    asked = Request(symbols=("BTCUSDT", "ETHUSDT"), days=6, interval="1m", end_ms=None)
+    asked = SnapshotRequest(symbols=("BTCUSDT", "ETHUSDT"), days=6, interval="1m", end_ms=None)
     take_snapshot(data, source, spec, asked, now_ms=NOW_MS, progress=silent)
     snapshot, registry = open_snapshot(data, "latest"), load_registry()
     store, config = Store(data), load_config(QUICK, overrides={"search.trials": 8})

@@ -7,7 +7,7 @@ from mltrain.features.registry import parse_registry
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
@@ -40,7 +40,7 @@ class Workshop:
     def snapshot(self, *, days=4, interval="1m", end=None, signal="strong", symbols=("BTCUSDT",)):
         end_ms = None if end is None else parse_time(end)
         spec = SourceSpec(name="sim", signal=signal, interval=interval, end_ms=end_ms)
-        request = Request(symbols=symbols, days=days, interval=interval, end_ms=end_ms)
+        request = SnapshotRequest(symbols=symbols, days=days, interval=interval, end_ms=end_ms)
         taken = take_snapshot(self.folder, open_source(spec), spec, request, now_ms=NOW_MS, progress=Silent())
         return taken.snapshot
 

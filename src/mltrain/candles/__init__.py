@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import Any, Final
 
 _MOVED: Final = {
-    "Request": "mltrain.snapshots.record",
+    "Request": "mltrain.snapshots.snapshot_record",
     "SourceSpec": "mltrain.sources.source_spec",
     "fetch_candles": "mltrain.sources.fetch",
-    "list_snapshots": "mltrain.snapshots.stored",
-    "open_snapshot": "mltrain.snapshots.stored",
+    "list_snapshots": "mltrain.snapshots.snapshot",
+    "open_snapshot": "mltrain.snapshots.snapshot",
     "open_source": "mltrain.sources.opening",
     "take_snapshot": "mltrain.snapshots.take",
-    "verify_snapshot": "mltrain.snapshots.stored",
+    "verify_snapshot": "mltrain.snapshots.snapshot",
 }
 
 
@@ -25,5 +25,6 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 -- whatever the name stands f
     """Return a name that has moved, with a DeprecationWarning."""
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"import {name} from {_MOVED[name]}", DeprecationWarning, stacklevel=2)
-    return getattr(import_module(_MOVED[name]), name)
+    new_name = "SnapshotRequest" if name == "Request" else name
+    warnings.warn(f"import {new_name} from {_MOVED[name]}", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(_MOVED[name]), new_name)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
@@ -112,10 +113,10 @@ def read_candles(data: bytes, *, rows: int, symbol: str, interval: str, where: s
         InputError: It is not the file of so many candles, or a row cannot be a candle.
         MachineError: Not enough memory.
     """
-    return check_candles(unchecked_candles(data, rows=rows, where=where), symbol=symbol, interval=interval, where=where)
+    return check_candles(read_unchecked(data, rows=rows, where=where), symbol=symbol, interval=interval, where=where)
 
 
-def unchecked_candles(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
+def read_unchecked(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
     """Return the rows of a file; columns, types and their number are looked at, the values are not.
 
     Raises:

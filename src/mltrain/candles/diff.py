@@ -1,13 +1,17 @@
-"""What changed between two sets of candles of one symbol: rows that came, went, or say something else. Pure."""
+"""Differences between two sets of candles: rows that were added, removed or changed, by symbol.
+
+Pure, except that `compare_snapshots` reads the candles of what it compares.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
+from mltrain.errors import InputError
 from mltrain.times import format_ms
 
 if TYPE_CHECKING:
@@ -19,13 +23,13 @@ EXAMPLES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One candle that says something else than before.
+    """A candle with another value than before.
 
     Attributes:
         ts: Its open time, ISO 8601 in UTC.
         field: The first column that differs.
-        before: What it said; None where it said nothing.
-        after: What it says.
+        before: The earlier value; None where it was missing.
+        after: The later value; None where it is missing.
     """
 
     ts: str
@@ -36,15 +40,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class FrameDiff:
-    """What changed from one frame to another.
+    """The difference between two frames of candles.
 
     Attributes:
-        added: Candles that only the second has.
-        gone: Candles that only the first has.
-        changed: Candles of one time that differ.
-        added_at: Open times of the first few added, ISO 8601 in UTC.
-        gone_at: Likewise of those gone.
-        examples: The first few changes.
+        added: Number of candles that only the second frame has.
+        gone: Number of candles that only the first frame has.
+        changed: Number of candles whose values differ.
+        added_at: Open times of the first EXAMPLES added candles, ISO 8601 in UTC.
+        gone_at: Open times of the first EXAMPLES candles that are gone, ISO 8601 in UTC.
+        examples: The first EXAMPLES changes.
     """
 
     added: int
@@ -60,8 +64,64 @@ class FrameDiff:
         return not (self.added or self.gone or self.changed)
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolDiff:
+    """The difference between two snapshots in one symbol.
+
+    Attributes:
+        symbol: The symbol.
+        only: The id of the only snapshot that has the symbol; empty where both have it.
+        diff: The difference from the first to the second; None where only one has the symbol.
+    """
+
+    symbol: str
+    only: str
+    diff: FrameDiff | None
+
+
+class Comparable(Protocol):
+    """A snapshot, as far as a comparison needs it."""
+
+    @property
+    def id(self) -> str:
+        """Its name in messages."""
+
+    @property
+    def interval(self) -> str:
+        """The interval of its candles."""
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Its symbols."""
+
+    def candles(self, symbol: str) -> pl.DataFrame:
+        """Return the candles of a symbol."""
+
+
+def compare_snapshots(before: Comparable, after: Comparable) -> tuple[SymbolDiff, ...]:
+    """Return the difference between two snapshots, by symbol.
+
+    Raises:
+        InputError: Their intervals differ, or a file is damaged.
+        MachineError: A file cannot be read.
+    """
+    if before.interval != after.interval:
+        raise InputError(
+            f"snapshots of different intervals cannot be compared: {before.id} has {before.interval} candles, "
+            f"{after.id} has {after.interval}"
+        )
+    found = []
+    for symbol in sorted({*before.symbols, *after.symbols}):
+        owners = [snapshot for snapshot in (before, after) if symbol in snapshot.symbols]
+        if len(owners) == 1:
+            found.append(SymbolDiff(symbol, owners[0].id, None))
+        else:
+            found.append(SymbolDiff(symbol, "", compare_frames(before.candles(symbol), after.candles(symbol))))
+    return tuple(found)
+
+
 def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
-    """Return what changed between two frames that `check_candles` returned."""
+    """Return the difference between two frames that `check_candles` returned."""
     added = after.join(before, on="ts", how="anti").sort("ts")
     gone = before.join(after, on="ts", how="anti").sort("ts")
     both = before.join(after, on="ts", suffix="_after").sort("ts")
@@ -77,8 +137,8 @@ def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
     )
 
 
-def tell_change(diff: FrameDiff) -> str:
-    """Return a diff in one line; that nothing changed, too."""
+def describe_diff(diff: FrameDiff) -> str:
+    """Return a difference in one line; "no change" where there is none."""
     parts = [
         f"{count:,} candle{'s' * (count != 1)} {verb}"
         for count, verb in ((diff.added, "added"), (diff.gone, "gone"), (diff.changed, "changed"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mltrain.card.training_results import Training
     from mltrain.documents.values import Json
     from mltrain.gates.latency import Latency
-    from mltrain.snapshots.record import SymbolFacts
+    from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.training.holdout import HoldoutScores
     from mltrain.training.samples import Samples
     from mltrain.training.split import Split

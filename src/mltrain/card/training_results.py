@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mltrain.gates.thresholds import LoosenedThreshold
     from mltrain.gates.verdict import Verdict
     from mltrain.guards.evidence import GuardResult
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.training.baselines import SymbolPrior
     from mltrain.training.calibration import CalibrationChoice
     from mltrain.training.economics import Economics, SymbolBounce

@@ -32,7 +32,7 @@ def verify_snapshot(
     ref: SnapshotArgument = "latest",
 ) -> Outcome:
     """Hash every file of a snapshot and check its candles."""
-    from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 
     snap = open_snapshot(session.data_dir, ref)
     repair = f"repair it with: mltrain snapshot --rebuild {snap.id}"

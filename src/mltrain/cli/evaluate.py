@@ -51,7 +51,7 @@ def evaluate(
 ) -> Outcome:
     """Score a version on candles later than its training data: decay, drift, comparison with the live version."""
     from mltrain.pipeline.evaluate import evaluate as run
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.store.store import Store
 
     if min_skill is not None and not math.isfinite(min_skill):

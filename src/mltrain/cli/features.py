@@ -82,7 +82,7 @@ def features_info(
         return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.prepare import read_candles
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
@@ -169,7 +169,7 @@ def features_show(
     from mltrain.features.inspection import check_feature_name, inspect_feature
     from mltrain.features.registry import load_registry
     from mltrain.report.feature_plot import plot_inspection
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.storage.writing import write_outputs
     from mltrain.times import format_ms, interval_ms, parse_time
 
@@ -307,7 +307,7 @@ def features_audit(
     from mltrain.features.registry import load_registry
     from mltrain.guards.evidence import check_guards
     from mltrain.pipeline.prepare import audit_snapshot
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
 
     read_ops(ops)
     config = load_config(None, overrides={})

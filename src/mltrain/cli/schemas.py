@@ -274,7 +274,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "snapshots/1": Document(
         ("snapshots",),
         "The snapshots.",
-        fields={"snapshots": ("tuple[mltrain.snapshots.stored.SnapshotRow, ...]", "Oldest first.")},
+        fields={"snapshots": ("tuple[mltrain.snapshots.snapshot.SnapshotRow, ...]", "Oldest first.")},
     ),
     "snapshots-diff/1": Document(
         ("snapshots diff",),
@@ -282,11 +282,13 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         fields={
             "before": ("str", "Id of the one."),
             "after": ("str", "Id of the other."),
-            "symbols": ("tuple[mltrain.snapshots.comparison.SymbolDiff, ...]", "Each symbol of either."),
+            "symbols": ("tuple[mltrain.candles.diff.SymbolDiff, ...]", "Each symbol of either."),
         },
     ),
     "snapshots-prune/1": Document(
-        ("snapshots prune",), "Which snapshots went and stayed.", result="mltrain.pipeline.prune.PrunedSnapshots"
+        ("snapshots prune",),
+        "Which snapshots went and stayed.",
+        result="mltrain.pipeline.snapshot_pruning.PrunedSnapshots",
     ),
     "train/1": Document(("train",), "A training; exit code 0 or 4.", fields=_TRAINING),
     "train-already-there/1": Document(

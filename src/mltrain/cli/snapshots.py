@@ -127,7 +127,7 @@ def snapshot(
     use_env_proxy: EnvProxy = False,
 ) -> Outcome:
     """Take an immutable snapshot of closed candles and point `latest` to it."""
-    from mltrain.snapshots.record import Request
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
     from mltrain.times import parse_time
@@ -145,7 +145,7 @@ def snapshot(
         archive_url=archive_url,
         end=end,
     )
-    request = Request(split_symbols(symbols), days, interval, None if end is None else parse_time(end))
+    request = SnapshotRequest(split_symbols(symbols), days, interval, None if end is None else parse_time(end))
     taken = take_snapshot(
         session.data_dir,
         open_source(spec, rules, now_ms=session.now_ms),
@@ -190,7 +190,7 @@ def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
     from mltrain.snapshots.rebuild import rebuild_snapshot
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.sources.opening import open_recorded
 
     snap = open_snapshot(session.data_dir, ref)
@@ -231,7 +231,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
 @command()
 def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
     """List the snapshots."""
-    from mltrain.snapshots.stored import list_snapshots
+    from mltrain.snapshots.snapshot import list_snapshots
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
@@ -260,9 +260,8 @@ def snapshots_diff(
     after: SnapshotArgument,
 ) -> Outcome:
     """Compare two snapshots: candles that only one has, and candles that differ."""
-    from mltrain.candles.diff import tell_change
-    from mltrain.snapshots.comparison import compare_snapshots
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.candles.diff import compare_snapshots, describe_diff
+    from mltrain.snapshots.snapshot import open_snapshot
 
     one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
     found = compare_snapshots(one, other)
@@ -273,7 +272,7 @@ def snapshots_diff(
             if s.only:
                 yield f"{s.symbol}: only in {s.only}"
             elif s.diff is not None:
-                yield f"{s.symbol}: {tell_change(s.diff)}"
+                yield f"{s.symbol}: {describe_diff(s.diff)}"
         rows = [
             (s.symbol, e.ts, e.field, e.before, e.after) for s in found if s.diff is not None for e in s.diff.examples
         ]
@@ -286,7 +285,7 @@ def snapshots_diff(
 @command()
 def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest snapshots, except `latest`, those of stored versions, and those in use by a training."""
-    from mltrain.pipeline.prune import prune_snapshots
+    from mltrain.pipeline.snapshot_pruning import prune_snapshots
 
     done = prune_snapshots(session.data_dir, keep=keep)
 

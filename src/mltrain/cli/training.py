@@ -144,7 +144,7 @@ def train(
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.retrain import read_warm_start
     from mltrain.pipeline.train import train as run_training
-    from mltrain.snapshots.stored import open_snapshot
+    from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.store.signature import open_signer
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion

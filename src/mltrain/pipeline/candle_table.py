@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.closed_candles import describe_open, find_closed
 from mltrain.candles.conversion import as_candles
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
@@ -108,7 +108,7 @@ def drop_open(model: Model, table: pl.DataFrame, *, now_ms: int, where: str) -> 
             first_ms[symbol] = int(ts_ms[rows][~closed[rows]].min())
     if not first_ms:
         return table, ""
-    return table.filter(closed), tell_open(first_ms, int(np.count_nonzero(~closed)), now_ms=now_ms)
+    return table.filter(closed), describe_open(first_ms, int(np.count_nonzero(~closed)), now_ms=now_ms)
 
 
 def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:

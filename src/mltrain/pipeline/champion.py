@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mltrain.config.train_config import TrainConfig
     from mltrain.features.spec import FeatureSet
     from mltrain.serving.model import Model
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
     from mltrain.training.samples import Samples

@@ -13,7 +13,7 @@ from mltrain.pipeline.predict import predict_newest
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.serving.model import load
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
@@ -80,7 +80,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
     snapshots: list[str] = []
     for cut_ms in CUTS_MS:
         spec = SourceSpec(name="sim", signal="strong", end_ms=cut_ms)
-        request = Request(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
+        request = SnapshotRequest(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
         taken = take_snapshot(folder, open_source(spec), spec, request, now_ms=now_ms, progress=progress)
         snapshots.append(taken.snapshot.id)
         config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})

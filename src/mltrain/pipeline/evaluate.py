@@ -18,7 +18,7 @@ from mltrain.gates.looks import EVALUATION
 from mltrain.pipeline.champion import meet_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model
-from mltrain.snapshots.stored import open_snapshot
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.times import format_ms, interval_ms
 from mltrain.training.baselines import RULES, SymbolPrior
 from mltrain.training.bootstrap import plan_bootstrap
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mltrain.gates.gate_evidence import ChampionEvidence, NotEvaluated
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
     from mltrain.training.drift import FeatureDrift

@@ -11,7 +11,7 @@ from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS
-from mltrain.snapshots.stored import open_snapshot
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.simulated import SimSource
 from mltrain.store.pointer import BEST
 from mltrain.store.store import Store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.candles.volumes import empty_false_volumes
+from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.card.training_results import TrainingData
 from mltrain.features.computation import check_inputs
 from mltrain.features.ops.catalogue import OPS
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mltrain.features.spec import FeatureSet, FeatureSpec
     from mltrain.guards.evidence import GuardResult
     from mltrain.progress import Progress
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.training.samples import Samples
     from mltrain.training.split import Block, Split
 
@@ -42,7 +42,7 @@ _OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has ma
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
     """Return every symbol's candles; each file's bytes are hashed before they are parsed.
 
-    A volume that most candles of a symbol contradict is null in every row, with a warning (`mltrain.candles.volumes`).
+    A volume that most candles of a symbol contradict becomes null, with a warning (`mltrain.candles.anomalies`).
 
     Raises:
         InputError: A file is missing or is not what the manifest says.

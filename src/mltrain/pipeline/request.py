@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mltrain.config.train_config import TrainConfig
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.training.search import ExecutionOptions
 
 

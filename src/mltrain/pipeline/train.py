@@ -21,7 +21,7 @@ from mltrain.pipeline.plan import fit_memory
 from mltrain.pipeline.prepare import prepare
 from mltrain.pipeline.publish import publish
 from mltrain.pipeline.retrain import find_same_version
-from mltrain.snapshots.stored import FOLDER, open_snapshot
+from mltrain.snapshots.snapshot import FOLDER, open_snapshot
 from mltrain.storage.edge import real_path
 from mltrain.storage.folders import make_folder, sweep_temps
 from mltrain.storage.locks import hold_lock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mltrain.gates.thresholds import LoosenedThreshold
     from mltrain.pipeline.request import TrainRequest
     from mltrain.progress import Progress
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
     from mltrain.training.search import ExecutionOptions

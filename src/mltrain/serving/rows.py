@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import TS_DTYPE, check_candles, segment_bounds, times_ms
-from mltrain.candles.volumes import empty_false_volumes
+from mltrain.candles.anomalies import empty_false_volumes
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import TS_DTYPE, segment_bounds, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.candles.volumes import FalseVolume
+    from mltrain.candles.anomalies import FalseVolume
     from mltrain.features.spec import FeatureSet
 
 WhichRows: TypeAlias = Literal["last", "all"]

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 import numpy as np
 import polars as pl
 
+from mltrain.candles.anomalies import empty_false_volumes
+from mltrain.candles.checks import check_candles
 from mltrain.candles.conversion import as_candles, as_frame, as_record
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, times_ms
-from mltrain.candles.volumes import empty_false_volumes
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.names import describe, did_you_mean, show
 from mltrain.serving.inputs import candles_by_symbol

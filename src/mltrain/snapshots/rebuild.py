@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from mltrain.candles.anomalies import empty_columns
 from mltrain.candles.candle_file import CandleFile, write_candles
-from mltrain.candles.diff import compare_frames, tell_change
+from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import content_sha256
-from mltrain.candles.volumes import empty_columns
 from mltrain.errors import InputError
-from mltrain.snapshots.record import file_name
-from mltrain.snapshots.stored import FOLDER
+from mltrain.snapshots.snapshot import FOLDER
+from mltrain.snapshots.snapshot_record import file_name
 from mltrain.storage.edge import real_path, sha256_bytes
 from mltrain.storage.folders import sweep_temps
 from mltrain.storage.locks import hold_lock
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.progress import Progress
-    from mltrain.snapshots.record import SymbolFacts
-    from mltrain.snapshots.stored import Snapshot
+    from mltrain.snapshots.snapshot import Snapshot
+    from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.sources.source import Source
 
 _LOCK: Final = ".lock"
@@ -124,9 +124,8 @@ def _why_other(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame, file
         wrote = dict(snapshot.tools).get("pyarrow", "another version")
         return f"the candles are the same, but pyarrow {version('pyarrow')} packs them otherwise than {wrote} did"
     if sound:
-        return (
-            f"the source tells another story now: {tell_change(compare_frames(snapshot.candles(facts.symbol), frame))}"
-        )
+        diff = compare_frames(snapshot.candles(facts.symbol), frame)
+        return f"the source tells another story now: {describe_diff(diff)}"
     digests = {(b.from_ms, b.to_ms): b.digest for b in file.blocks}
     other = [b for b in facts.blocks if digests.get((b.from_ms, b.to_ms)) != b.digest]
     days = ", ".join(format_ms(b.from_ms)[:10] for b in other[:_BLOCKS_TOLD])

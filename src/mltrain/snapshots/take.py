@@ -14,22 +14,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from mltrain._version import __version__
+from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.candles.candle_file import read_candles, write_candles
-from mltrain.candles.diff import compare_frames, tell_change
+from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
-from mltrain.candles.volumes import empty_false_volumes
 from mltrain.errors import InputError, SourceError, UsageError
-from mltrain.snapshots.record import Record, Request, SymbolFacts, file_name, snapshot_id
-from mltrain.snapshots.stored import (
-    FOLDER,
-    LATEST,
-    Snapshot,
-    SnapshotRow,
-    list_snapshots,
-    open_named,
-    open_snapshot,
-    verify_snapshot,
-)
+from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRecord, SymbolFacts, file_name, snapshot_id
 from mltrain.sources.async_run import run_in_threads
 from mltrain.storage.folders import make_folder, staging, sweep_temps
 from mltrain.storage.locks import hold_lock
@@ -43,22 +34,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mltrain.progress import Progress
+    from mltrain.snapshots.snapshot import Snapshot
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.sources.source import DownloadResult, Source, TrafficReport
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.storage.folders import Stage
     from mltrain.times import TimeRange
-
-__all__ = [
-    "Request",
-    "Snapshot",
-    "SnapshotRow",
-    "SymbolFacts",
-    "TakenSnapshot",
-    "list_snapshots",
-    "open_snapshot",
-    "take_snapshot",
-    "verify_snapshot",
-]
 
 _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
@@ -86,7 +67,7 @@ def take_snapshot(
     data_dir: Path,
     source: Source,
     spec: SourceSpec,
-    request: Request,
+    request: SnapshotRequest,
     *,
     now_ms: int,
     progress: Progress,
@@ -122,7 +103,7 @@ def take_snapshot(
     folder = data_dir / FOLDER
     make_folder(folder)
     read_pointer(folder / LATEST)  # raises where something else stands in its place
-    record = Record(
+    record = SnapshotRecord(
         id=snapshot_id(window.end_ms),
         created_at=format_seconds(now_ms),
         source=spec,
@@ -151,7 +132,7 @@ def take_snapshot(
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
-def _find_cut(source: Source, request: Request) -> int:
+def _find_cut(source: Source, request: SnapshotRequest) -> int:
     """Return the end asked for or the source's clock, rounded down to the interval."""
     clock_ms = source.clock_ms(request.symbols)
     end_ms = clock_ms if request.end_ms is None else request.end_ms
@@ -226,7 +207,7 @@ def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
         )
 
 
-def _publish(folder: Path, stage: Stage, record: Record, progress: Progress) -> TakenSnapshot:
+def _publish(folder: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> TakenSnapshot:
     """Publish the staged files under the first free name, or find the same snapshot there."""
     for number in itertools.count(1):
         path = folder / snapshot_id(record.cut_ms, number)
@@ -245,7 +226,7 @@ def _publish(folder: Path, stage: Stage, record: Record, progress: Progress) -> 
     return TakenSnapshot(_point_to(path), created=True)
 
 
-def _is_the_same(path: Path, stage: Stage, record: Record, progress: Progress) -> bool:
+def _is_the_same(path: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> bool:
     """Tell whether a sound snapshot of the same candles is there; what is wrong with it, or differs, is told."""
     try:
         there = open_named(path)
@@ -261,7 +242,7 @@ def _is_the_same(path: Path, stage: Stage, record: Record, progress: Progress) -
             now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=there.interval, where=str(stage.path))
             diff = compare_frames(there.candles(f.symbol), now)
             if not diff.same:
-                progress.warn(f"{f.symbol} is not what snapshot {path.name} holds: {tell_change(diff)}")
+                progress.warn(f"{f.symbol} is not what snapshot {path.name} holds: {describe_diff(diff)}")
     return there.is_same(record)
 
 

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mltrain.candles.checks import check_candles
 from mltrain.candles.compression import parse_checksum, unzip_single
-from mltrain.candles.frame import check_candles, times_ms
+from mltrain.candles.frame import times_ms
 from mltrain.candles.tables import read_binance_csv
 from mltrain.errors import InputError
 from mltrain.sources.async_run import task_group

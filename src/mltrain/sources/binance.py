@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, check_candles, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, SourceError
 from mltrain.sources.async_run import run_async, task_group

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.candle_file import unchecked_candles, write_candles
+from mltrain.candles.candle_file import read_unchecked, write_candles
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.documents.fields import Fields
 from mltrain.documents.strict_json import canonical_json, parse_json
@@ -171,7 +171,7 @@ class SymbolDays:
 
         if not day.rows:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
-        return unchecked_candles(self._bytes(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
+        return read_unchecked(self._bytes(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
 
     def write(self, days: Iterable[tuple[CachedDay, pl.DataFrame]]) -> tuple[CachedDay, ...]:
         """Write the candles of days, then their metadata.

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mltrain.candles.volumes import empty_false_volumes
+from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.errors import UsageError
 from mltrain.names import read_symbols
 from mltrain.progress import Silent
@@ -51,7 +51,7 @@ def fetch_candles(
     Returns:
         A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
         `mltrain.candles.frame.CANDLE_SCHEMA`. Gaps are left as they are; a frame may be empty. A volume that most
-        candles contradict is null in every row (`mltrain.candles.volumes`).
+        candles contradict is null in every row (`mltrain.candles.anomalies`).
 
     Raises:
         UsageError: A symbol, a time or the interval is none, or the range is empty.

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.closed import find_closed, tell_open
+from mltrain.candles.checks import check_candles
+from mltrain.candles.closed_candles import describe_open, find_closed
 from mltrain.candles.compression import parse_checksum
 from mltrain.candles.filenames import interval_of, symbol_of
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, check_candles, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
 from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
@@ -149,7 +150,7 @@ class FilesSource(LocalSource):
         notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
         if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
-            notes.append(tell_open(first, candles, now_ms=self.now_ms))
+            notes.append(describe_open(first, candles, now_ms=self.now_ms))
         return tuple(notes)
 
     def _notes_of(self, symbol: str) -> Iterator[str]:

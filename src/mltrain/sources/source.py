@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
-from mltrain.candles.frame import check_candles
+from mltrain.candles.checks import check_candles
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mltrain.candles.diff import compare_frames, tell_change
-from mltrain.candles.frame import check_candles, find_gaps, times_ms
+from mltrain.candles.checks import check_candles
+from mltrain.candles.diff import compare_frames, describe_diff
+from mltrain.candles.frame import find_gaps, times_ms
 from mltrain.sources.day_cache import CachedDay
 from mltrain.sources.klines import is_rising, merge_rows
 from mltrain.sources.source import Origin, SymbolCandles
@@ -209,7 +210,7 @@ class SymbolDownload:
         if not diff.same:
             yield (
                 f"{self.symbol} {day_name(old.day_ms)}: the exchange changed its history since "
-                f"{format_seconds(old.fetched_ms)}: {tell_change(diff)}"
+                f"{format_seconds(old.fetched_ms)}: {describe_diff(diff)}"
             )
 
     def plan_recheck(self, *, page_candles: int) -> list[list[TimeRange]]:

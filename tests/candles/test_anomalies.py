@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import OPTIONAL, check_candles
-from mltrain.candles.volumes import BASE, PAIR, QUOTE, TAKER_QUOTE, FalseVolume, empty_false_volumes
+from mltrain.candles.anomalies import BASE, PAIR, QUOTE, TAKER_QUOTE, FalseVolume, empty_false_volumes
+from mltrain.candles.checks import check_candles
+from mltrain.candles.frame import OPTIONAL
 from mltrain.progress import Silent
 from mltrain.snapshots.rebuild import rebuild_snapshot
-from mltrain.snapshots.stored import verify_snapshot
+from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.fetch import fetch_candles
 from mltrain.sources.files import read_candle_file
 from mltrain.sources.opening import open_source

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
-from mltrain.documents.records import Limits, OneOf, RecordError, record
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, Gap, segment_bounds, times_ms
+from mltrain.documents.records import Limits, OneOf, RecordError, TimeMs, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +37,22 @@ BOUNDS: Final = {
 _FLOAT32: Final = 1e-6  # relative: rounding error of prices and volumes that were stored as 32-bit floats
 _SHARES_AGREE: Final = 0.01  # relative: another unit is far more, a candle's range and rounding are less
 _MOST_DECIMALS: Final = 8
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A price that moved further than markets do from one candle to the next.
+
+    Attributes:
+        ts_ms: Open time of the candle that jumped, ms UTC.
+        before: The close before it.
+        after: Its close.
+    """
+
+    ts_ms: TimeMs
+    before: float
+    after: float
 
 
 @record
@@ -72,6 +88,31 @@ class FalseVolume:
         if not self.emptied:
             return f"{text}: kept, because in most of them it does not"
         return f"{text}: {' and '.join(self.emptied)} {'is' if len(self.emptied) == 1 else 'are'} left empty"
+
+
+def count_zero_trade(frame: pl.DataFrame) -> int:
+    """Count the candles in which nothing was traded: no trades, or no volume where trades are not known."""
+    return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
+
+
+def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Gap, ...]:
+    """Return the longest runs of candles in which nothing was traded, `most` of them, by time."""
+    quiet = frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0))
+    ts_ms = times_ms(quiet)
+    runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
+    longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:most]
+    return tuple(sorted(longest, key=lambda run: run.from_ms))
+
+
+def find_jumps(frame: pl.DataFrame, *, share: float, most: int) -> tuple[Jump, ...]:
+    """Return the first `most` moves of more than `share` from one close to the next, by time."""
+    before = pl.col("close").shift(1)
+    moved = frame.select("ts", "close", before=before).filter((pl.col("close") / pl.col("before") - 1).abs() > share)
+    moved = moved.head(most)
+    return tuple(
+        Jump(int(t), b, c)
+        for t, b, c in zip(times_ms(moved), moved["before"].to_list(), moved["close"].to_list(), strict=True)
+    )
 
 
 def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseVolume, ...]]:

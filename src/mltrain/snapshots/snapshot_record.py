@@ -12,19 +12,10 @@ from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Annotated, Final
 
+from mltrain.candles.anomalies import FalseVolume, Jump, count_zero_trade, find_jumps, find_zero_trade_runs
 from mltrain.candles.candle_file import Block
-from mltrain.candles.frame import (
-    Gap,
-    Jump,
-    content_sha256,
-    find_gaps,
-    find_jumps,
-    times_ms,
-    zero_trade_rows,
-    zero_trade_runs,
-)
+from mltrain.candles.frame import Gap, content_sha256, find_gaps, times_ms
 from mltrain.candles.parquet import MAX_ROWS
-from mltrain.candles.volumes import FalseVolume
 from mltrain.documents.records import (
     RAW,
     REQUIRED,
@@ -57,7 +48,7 @@ JUMP_SHARE: Final = 0.5  # of the close before
 
 @record
 @dataclass(frozen=True, slots=True)
-class Request:
+class SnapshotRequest:
     """Which candles are asked for.
 
     Attributes:
@@ -155,7 +146,7 @@ class SymbolFacts:
         """Count a frame of at least one candle, all inside the window, that is kept in the file `entry`."""
         ts_ms = times_ms(frame)
         return cls(
-            zero_trade_runs=zero_trade_runs(frame, step_ms, most=MAX_LISTED),
+            zero_trade_runs=find_zero_trade_runs(frame, step_ms, most=MAX_LISTED),
             jumps=find_jumps(frame, share=JUMP_SHARE, most=MAX_LISTED),
             origins=origins,
             blocks=blocks,
@@ -165,7 +156,7 @@ class SymbolFacts:
             first_ms=int(ts_ms[0]),
             last_ms=int(ts_ms[-1]),
             gaps=find_gaps(ts_ms, step_ms, start_ms=window.start_ms, end_ms=window.end_ms),
-            zero_trade_rows=zero_trade_rows(frame),
+            zero_trade_rows=count_zero_trade(frame),
             sha256=entry.sha256,
             content_sha256=content_sha256(frame),
             bytes=entry.bytes,
@@ -184,8 +175,8 @@ def _items(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 @record
 @dataclass(frozen=True, slots=True)
-class Record:
-    """All that a snapshot's manifest says. `Record.from_manifest(r.to_manifest(), where="") == r`.
+class SnapshotRecord:
+    """All that a snapshot's manifest says. `SnapshotRecord.from_manifest(r.to_manifest(), where="") == r`.
 
     Attributes:
         id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
@@ -202,7 +193,7 @@ class Record:
     created_at: Annotated[str, Encoded(TimeMs, format_ms, parse_time)]
     source: Annotated[SourceSpec, Encoded(Annotated[Json, RAW], SourceSpec.from_dict, SourceSpec.to_dict)]
     host: str
-    request: Request
+    request: SnapshotRequest
     tools: Annotated[tuple[tuple[str, str], ...], Encoded(Mapping[str, str], _items, dict)]
     notes: tuple[str, ...]
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
@@ -214,7 +205,7 @@ class Record:
         return Manifest(KIND, head, tuple(facts.to_entry() for facts in self.facts))
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest, *, where: str) -> Record:
+    def from_manifest(cls, manifest: Manifest, *, where: str) -> SnapshotRecord:
         """Return what a manifest says.
 
         Raises:
@@ -234,12 +225,12 @@ class Record:
         """The end of its window, ms UTC: every candle in it closes at this time or before."""
         return parse_id(self.id)[0]
 
-    def is_same(self, other: Record) -> bool:
+    def is_same(self, other: SnapshotRecord) -> bool:
         """Tell whether both hold the same candles for the same request, whatever wrote them and when."""
         mine, others = ([(f.symbol, f.content_sha256) for f in r.facts] for r in (self, other))
         return self.asks_like(other) and mine == others
 
-    def asks_like(self, other: Record) -> bool:
+    def asks_like(self, other: SnapshotRecord) -> bool:
         """Tell whether both come of the same request to the same source."""
         return self._request() == other._request()
 
@@ -277,7 +268,7 @@ def parse_id(snapshot: str) -> tuple[int, int]:
         return 0, int(number or 1)
 
 
-def _contradictions(record: Record, manifest: Manifest) -> list[str]:
+def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
     """List what cannot be true together."""
     request, step_ms = record.request, interval_ms(record.request.interval)
     cut_ms = record.cut_ms

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mltrain.candles.anomalies import BASE, QUOTE, FalseVolume, Jump
 from mltrain.candles.candle_file import Block
-from mltrain.candles.frame import Gap, Jump, find_gaps
-from mltrain.candles.volumes import BASE, QUOTE, FalseVolume
+from mltrain.candles.frame import Gap, find_gaps
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT
-from mltrain.snapshots.record import (
+from mltrain.snapshots.snapshot_record import (
     MAX_DAYS,
-    Record,
-    Request,
+    SnapshotRecord,
+    SnapshotRequest,
     SymbolFacts,
     file_name,
     parse_id,
@@ -39,13 +39,13 @@ def records(draw):
     step_ms = interval_ms(interval)
     cut_ms = (draw(st.integers(MAX_DAYS * DAY_MS, 4_000_000_000_000)) // step_ms) * step_ms
     symbols = draw(st.sets(st.from_regex(r"[A-Z0-9]{2,20}", fullmatch=True), min_size=1, max_size=3))
-    request = Request(
+    request = SnapshotRequest(
         symbols=tuple(symbols),
         days=draw(st.integers(1, 30)),
         interval=interval,
         end_ms=draw(st.none() | st.integers(cut_ms, cut_ms + step_ms - 1)),
     )
-    return Record(
+    return SnapshotRecord(
         id=snapshot_id(cut_ms, draw(st.integers(1, 20))),
         created_at="2025-10-15T12:20:34Z",
         source=SourceSpec(name="sim", interval=interval, seed=draw(st.integers(0, 9)), signal="weak"),
@@ -92,7 +92,9 @@ def test_a_record_survives_its_manifest(record):
     """`from_manifest` reads what `to_manifest` wrote, through bytes."""
     data = record.to_manifest().to_bytes()
 
-    assert Record.from_manifest(Manifest.from_bytes(data, kind="snapshot", where="here"), where="here") == record
+    assert (
+        SnapshotRecord.from_manifest(Manifest.from_bytes(data, kind="snapshot", where="here"), where="here") == record
+    )
 
 
 @given(st.integers(0, 4_000_000_000).map(lambda s: s * 1000), st.integers(1, 999_999))
@@ -107,7 +109,7 @@ def test_ids_have_their_grammar_and_sort_by_cut(cut_ms, number):
 @pytest.fixture
 def record():
     """Return the record of two symbols, one with a gap."""
-    request = Request(symbols=("ETHUSDT", "BTCUSDT"), days=1)
+    request = SnapshotRequest(symbols=("ETHUSDT", "BTCUSDT"), days=1)
     whole = SymbolFacts(
         symbol="BTCUSDT",
         rows=1440,
@@ -125,7 +127,7 @@ def record():
         bytes=999,
     )
     gap = Gap(CLOCK_MS - 10 * MINUTE_MS, CLOCK_MS - 6 * MINUTE_MS, 5)
-    return Record(
+    return SnapshotRecord(
         id=snapshot_id(CLOCK_MS),
         created_at="2025-10-15T12:20:34Z",
         source=SourceSpec(name="sim"),
@@ -144,14 +146,16 @@ def test_a_manifest_of_an_earlier_version_tells_no_volumes(record):
         replace(entry, facts={key: value for key, value in entry.facts.items() if key != "volumes"})
         for entry in manifest.files
     ]
-    found = Record.from_manifest(Manifest("snapshot", manifest.head, tuple(files)), where="here")
+    found = SnapshotRecord.from_manifest(Manifest("snapshot", manifest.head, tuple(files)), where="here")
 
     assert [f.volumes for f in found.facts] == [(), ()]
 
 
 def test_a_request_sorts_its_symbols():
     """The same symbols in another order are the same request."""
-    assert Request(symbols=("ETHUSDT", "BTCUSDT", "ETHUSDT"), days=1) == Request(symbols=("BTCUSDT", "ETHUSDT"), days=1)
+    assert SnapshotRequest(symbols=("ETHUSDT", "BTCUSDT", "ETHUSDT"), days=1) == SnapshotRequest(
+        symbols=("BTCUSDT", "ETHUSDT"), days=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_a_request_sorts_its_symbols():
 def test_impossible_requests_are_usage_errors(options):
     """They never reach a source or the disk."""
     with pytest.raises(UsageError):
-        Request(**{"symbols": ("BTCUSDT",), "days": 1} | options)
+        SnapshotRequest(**{"symbols": ("BTCUSDT",), "days": 1} | options)
 
 
 def test_the_same_candles_for_the_same_request_are_the_same(record):
@@ -278,9 +282,9 @@ def test_a_manifest_that_contradicts_itself_is_refused(record, lie):
     lie(document)
     files = tuple(replace(f.pop("entry"), facts=f) for f in document.pop("files"))
 
-    Record.from_manifest(manifest, where="here")
+    SnapshotRecord.from_manifest(manifest, where="here")
     with pytest.raises(InputError) as err:
-        Record.from_manifest(Manifest("snapshot", document, files), where="here")
+        SnapshotRecord.from_manifest(Manifest("snapshot", document, files), where="here")
     assert err.value.message.startswith("here: ")
 
 
@@ -290,7 +294,7 @@ def test_all_violations_come_in_one_message(record):
     head = {**manifest.head, "host": 1, "notes": 2, "surprise": 3}
 
     with pytest.raises(InputError) as err:
-        Record.from_manifest(Manifest("snapshot", head, manifest.files), where="here")
+        SnapshotRecord.from_manifest(Manifest("snapshot", head, manifest.files), where="here")
     assert all(word in err.value.message for word in ("host", "notes", "surprise"))
 
 

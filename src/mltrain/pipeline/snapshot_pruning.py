@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError, LockedError
 from mltrain.names import SNAPSHOT
-from mltrain.snapshots.stored import FOLDER, LATEST, list_snapshots
+from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots
 from mltrain.storage.folders import remove_folder, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.storage.reading import read_pointer
@@ -18,7 +18,7 @@ from mltrain.store.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mltrain.snapshots.stored import SnapshotRow
+    from mltrain.snapshots.snapshot import SnapshotRow
 
 # A study is called after its snapshot, as mltrain.pipeline.train names it.
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")

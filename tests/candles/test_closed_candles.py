@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.closed import MAX_SKEW_MS, find_closed, tell_open
+from mltrain.candles.closed_candles import MAX_SKEW_MS, describe_open, find_closed
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.fetch import fetch_candles
 from mltrain.sources.files import FilesSource
@@ -110,8 +110,8 @@ def test_what_was_left_out_is_one_sentence():
     """Of however many symbols."""
     first_ms = dict.fromkeys(("E", "D", "C", "B", "A"), CLOCK_MS)
 
-    assert tell_open({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
-    told = tell_open(first_ms, 7, now_ms=NOW_MS)
+    assert describe_open({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
+    told = describe_open(first_ms, 7, now_ms=NOW_MS)
     assert told.startswith("7 candles left out")
     assert told.endswith("C from 2025-10-15T12:00:00Z on and 2 more")
 
@@ -206,7 +206,7 @@ def test_a_snapshot_says_what_it_left_out(folder, tmp_path):
     """In its manifest, too; and an end later than the last closed candle is refused as before."""
     told = Told()
     spec = SourceSpec("files", folder=folder)
-    request = Request(("BTCUSDT", "ETHUSDT"), 1)
+    request = SnapshotRequest(("BTCUSDT", "ETHUSDT"), 1)
     source = open_source(spec, now_ms=NOW_MS)
     snapshot = take_snapshot(tmp_path / "data", source, spec, request, now_ms=NOW_MS, progress=told).snapshot
 
@@ -215,7 +215,7 @@ def test_a_snapshot_says_what_it_left_out(folder, tmp_path):
     assert snapshot.notes == (note,)
     assert note in told.warnings
     assert int(times_ms(snapshot.candles("BTCUSDT"))[-1]) == CLOCK_MS - MINUTE_MS
-    late = Request(("BTCUSDT",), 1, end_ms=CLOCK_MS + MINUTE_MS)
+    late = SnapshotRequest(("BTCUSDT",), 1, end_ms=CLOCK_MS + MINUTE_MS)
     with pytest.raises(UsageError, match="later than the clock of the source files"):
         take_snapshot(tmp_path / "data", source, spec, late, now_ms=NOW_MS, progress=Silent())
 

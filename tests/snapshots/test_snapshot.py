@@ -15,7 +15,7 @@ import pytest
 
 from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256
 from mltrain.errors import InputError, MltrainError, UsageError
-from mltrain.snapshots.stored import list_snapshots, open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import list_snapshots, open_snapshot, verify_snapshot
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.storage.edge import sha256_bytes
 from mltrain.storage.manifest import Manifest, read_manifest
@@ -28,14 +28,14 @@ ID = "2025-10-15T12-00-00Z"
 def sound(tmp_path_factory):
     """Return the data folder of one snapshot of two symbols, never changed by a test."""
     from mltrain.progress import Silent
-    from mltrain.snapshots.record import Request
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import take_snapshot
     from mltrain.sources.opening import open_source
     from mltrain.sources.source_spec import SourceSpec
 
     data_dir = tmp_path_factory.mktemp("sound") / "data"
     spec = SourceSpec(name="sim", seed=1)
-    request = Request(symbols=("BTCUSDT", "ETHUSDT"), days=1)
+    request = SnapshotRequest(symbols=("BTCUSDT", "ETHUSDT"), days=1)
     take_snapshot(data_dir, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent())
     return data_dir
 

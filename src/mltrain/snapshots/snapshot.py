@@ -17,7 +17,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
-from mltrain.snapshots.record import KIND, Record, SymbolFacts, file_name, parse_id
+from mltrain.snapshots.snapshot_record import KIND, SnapshotRecord, SymbolFacts, file_name, parse_id
 from mltrain.storage.edge import disk_edge, real_path
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.storage.reading import read_file, read_pointer
@@ -38,7 +38,7 @@ _BLOCKS_TOLD: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot(Record):
+class Snapshot(SnapshotRecord):
     """A record that lies in a folder, beside its files.
 
     Attributes:
@@ -264,7 +264,7 @@ def open_folder(path: Path) -> Snapshot:
         MachineError: The machine refuses to read it.
     """
     manifest = read_manifest(path, kind=KIND)
-    record = Record.from_manifest(manifest, where=str(path / MANIFEST))
+    record = SnapshotRecord.from_manifest(manifest, where=str(path / MANIFEST))
     told = {field.name: getattr(record, field.name) for field in fields(record)}
     return Snapshot(**told, path=path, manifest_sha256=manifest.self_sha256)
 

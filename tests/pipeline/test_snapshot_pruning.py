@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from mltrain.errors import InputError, LockedError
-from mltrain.pipeline.prune import prune_snapshots
+from mltrain.pipeline.snapshot_pruning import prune_snapshots
 from mltrain.pipeline.train import _keep_from_pruning
 from mltrain.progress import Silent
-from mltrain.snapshots.record import Request
-from mltrain.snapshots.stored import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
+from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
@@ -24,7 +24,7 @@ from support.program import call
 
 def take(data_dir, hours):
     spec = SourceSpec(name="sim")
-    request = Request(("BTCUSDT",), 1, end_ms=CLOCK_MS - hours * 3_600_000)
+    request = SnapshotRequest(("BTCUSDT",), 1, end_ms=CLOCK_MS - hours * 3_600_000)
     return take_snapshot(data_dir, open_source(spec), spec, request, now_ms=CLOCK_MS, progress=Silent()).snapshot.id
 
 
@@ -121,7 +121,7 @@ def test_killed_at_any_step_no_half_snapshot_is_left():
     """Each one is whole or gone, and the next run ends the job."""
     disk_faults.need_strace()
     program = (
-        "import sys; from pathlib import Path; from mltrain.pipeline.prune import prune_snapshots\n"
+        "import sys; from pathlib import Path; from mltrain.pipeline.snapshot_pruning import prune_snapshots\n"
         "prune_snapshots(Path(sys.argv[1]), keep=1)"
     )
     with disk_faults.memory_folder() as memory:
@@ -144,7 +144,7 @@ def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
     """While a snapshot is being published nothing is removed."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
-    monkeypatch.setattr("mltrain.pipeline.prune._LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("mltrain.pipeline.snapshot_pruning._LOCK_WAIT_S", 0.0)
     with (
         hold_lock(tmp_path / "snapshots" / ".lock", wait_s=0, purpose="a test"),
         pytest.raises(LockedError, match="a test"),

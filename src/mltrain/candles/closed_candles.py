@@ -50,7 +50,7 @@ def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: 
     return closed
 
 
-def tell_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
+def describe_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
     """Return the sentence about candles that were left out because they had not closed.
 
     Args:
