@@ -7,11 +7,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.guards.feature_audit import auc, auc_deviation, feature_audit
+from mltrain.guards.feature_audit import auc_deviation, feature_audit
+from mltrain.training.metrics import auc
 
 ROWS = 4_000
 FEATURES = FeatureSet(
@@ -229,16 +228,3 @@ def test_a_scorer_that_knows_shuffled_labels_is_caught(monkeypatch):
     )
 
     assert any("shuffled labels" in failure.why for failure in audit().failures)
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=60))
-def test_auc_is_the_share_of_pairs_in_order(rows):
-    """The AUC equals the count over all pairs, ties counted half."""
-    scores = np.array([score for score, _ in rows], dtype=np.float32)
-    y = np.array([up for _, up in rows], dtype=np.uint8)
-    ones, zeros = scores[y == 1], scores[y == 0]
-    if not ones.size or not zeros.size:
-        return
-    pairs = (ones[:, None] > zeros).sum() + 0.5 * (ones[:, None] == zeros).sum()
-
-    assert auc(scores, y) == pytest.approx(pairs / (ones.size * zeros.size), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Baselines by hand, and what a model adds to them against a naive count."""
+"""Baselines by hand, and a model's skill against a naive count."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scored(rows, priors, p=None, *, train_up_share=0.5):
 
 
 def test_rules_by_hand():
-    """Where the price did not move, both rules on the last move say what the majority says."""
+    """Without a last move, persistence and contrarian follow the majority."""
     calls = rule_calls(np.array([1, 0, -1, 0], np.int8), up_share=0.6)
 
     assert calls["majority"].tolist() == [True, True, True, True]
@@ -52,7 +52,7 @@ def test_rules_by_hand():
 
 
 def test_the_rows_before_the_holdout_choose_a_rule_per_symbol():
-    """AAA always turns, BBB goes on; the holdout's rows, which say the opposite, are not looked at."""
+    """AAA always reverses, BBB continues; the holdout's rows, which do the opposite, are not used."""
     last = np.tile([1, -1], 20)
     up = np.where(last > 0, 0, 1)
     y = np.concatenate([up[:10], 1 - up[:10], 1 - up[:10], up[:10]])
@@ -64,8 +64,8 @@ def test_the_rows_before_the_holdout_choose_a_rule_per_symbol():
     assert found == (SymbolPrior("AAA", 0.5, "contrarian"), SymbolPrior("BBB", 0.5, "persistence"))
 
 
-def test_few_training_rows_do_not_make_a_base_rate():
-    """Of five rows that all went up nothing follows: the base rate of all weighs as much as 1,000 of its rows."""
+def test_a_base_rate_of_few_rows_is_shrunk():
+    """Five rows that all went up hardly move a symbol's base rate: the overall one counts 1,000 rows."""
     y = np.append(np.tile([0, 1], 500), np.ones(5))
     rows = rows_of(y, np.ones(1_005), np.append(np.zeros(1_000), np.ones(5)))
 
@@ -74,8 +74,8 @@ def test_few_training_rows_do_not_make_a_base_rate():
     assert found.up_share == pytest.approx((5 + 1_000 * 505 / 1_005) / 1_005)
 
 
-def test_to_know_the_symbol_alone_is_no_skill():
-    """A model that only says each symbol's base rate gains nothing over the symbols' base rates."""
+def test_knowing_the_symbol_alone_is_no_skill():
+    """A model that predicts each symbol's base rate has no skill over the symbols' base rates."""
     rng = np.random.default_rng(0)
     symbol_ix = np.tile([0, 1], 600)
     rates = np.array([0.15, 0.5])
@@ -87,8 +87,8 @@ def test_to_know_the_symbol_alone_is_no_skill():
     assert skill.log_loss_skill.value == skill.log_loss_gain.value == 0
 
 
-def test_a_symbol_without_holdout_rows_is_not_left_out():
-    """It is there, and nothing is known of it."""
+def test_a_symbol_without_holdout_rows_is_listed():
+    """It is listed, with the coin as baseline and without figures."""
     rows = rows_of([1, 0] * 60, [1] * 120)
 
     baselines, skill = scored(rows, [SymbolPrior(s, 0.5, "majority") for s in rows.symbols])
@@ -97,7 +97,7 @@ def test_a_symbol_without_holdout_rows_is_not_left_out():
     assert (skill.symbols[1].accuracy, skill.symbols[1].log_loss_skill) == (None, None)
 
 
-def test_a_symbol_without_training_rows_takes_the_base_rate_of_all():
+def test_a_symbol_without_training_rows_gets_the_overall_base_rate():
     """Its rule is the majority."""
     rows = rows_of([1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1])
 
@@ -105,7 +105,7 @@ def test_a_symbol_without_training_rows_takes_the_base_rate_of_all():
 
 
 def test_the_baseline_is_never_below_a_coin():
-    """A rule that was best before and is wrong now leaves one half."""
+    """A rule that was best before and is wrong on the holdout is replaced by the coin."""
     last = np.tile([1, -1], 300)
     rows = rows_of(np.where(last > 0, 1, 0), last, symbols=("AAA",))
     baselines, skill = scored(rows_of(1 - rows.y, last, symbols=("AAA",)), [SymbolPrior("AAA", 0.5, "persistence")])
@@ -124,7 +124,7 @@ def test_the_baseline_is_never_below_a_coin():
 
 
 def test_each_symbol_has_its_own_baseline_weighted_by_rows():
-    """AAA turns at every row and BBB goes on at every row: together 1, though no single rule has more than 0.75."""
+    """AAA always reverses and BBB always continues: together 1, though no single rule exceeds 0.75."""
     last = np.tile([1, -1], 200)
     symbol_ix = np.repeat([0, 1], [300, 100])
     y = np.where((last > 0) == (symbol_ix == 1), 1, 0)
@@ -144,7 +144,7 @@ def test_each_symbol_has_its_own_baseline_weighted_by_rows():
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_margin_and_skill_equal_a_naive_count(seed):
-    """Row by row in plain Python: the model's hits less the baseline's, and log losses summed one by one."""
+    """They equal hits minus the baseline's hits, and log losses, summed row by row."""
     rng = np.random.default_rng(seed)
     n = 240
     rows = rows_of(rng.integers(0, 2, n), rng.integers(-1, 2, n), rng.integers(0, 2, n))
@@ -186,7 +186,7 @@ def test_margin_and_skill_equal_a_naive_count(seed):
 
 
 def test_a_symbol_within_one_block_is_not_judged_alone():
-    """One moment tells nothing of how sure a figure is; the pool still counts its rows."""
+    """Rows of one time have no interval; the pooled figures still count them."""
     rows = rows_of([1, 0] * 60 + [1], [1] * 121, [0] * 120 + [1])
 
     baselines, skill = scored(rows, [SymbolPrior("AAA", 0.5, "majority"), SymbolPrior("BBB", 0.5, "majority")])

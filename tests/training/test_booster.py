@@ -43,7 +43,7 @@ def text(samples, split, config):
 
 
 def poisoned(samples, rows):
-    """Return the samples with impossible features and turned labels in some rows."""
+    """Return the samples with impossible features and inverted labels in some rows."""
     x, y = samples.x.copy(), samples.y.copy()
     x[rows] = x[rows] * 1_000 - 77
     y[rows] = 1 - y[rows]
@@ -51,12 +51,12 @@ def poisoned(samples, rows):
 
 
 def trees(text):
-    """Return the trees of a model text: what it predicts, and nothing of how it was asked for."""
+    """Return the trees of a model text, without its parameters."""
     return text[text.index("\nTree=0") : text.index("end of trees")]
 
 
-def test_booster_learns_what_there_is(samples, split, text):
-    """The holdout's first feature tells something; the final booster has found it, and says so."""
+def test_booster_learns_the_informative_feature(samples, split, text):
+    """Only the first feature is informative: it has the greatest gain, and the booster predicts the holdout."""
     p = predict(text, samples.x[split.holdout.span])
 
     assert auc(p, samples.y[split.holdout.span]) > 0.65
@@ -65,20 +65,20 @@ def test_booster_learns_what_there_is(samples, split, text):
 
 
 def test_same_fit_gives_the_same_text(samples, split, config, text):
-    """A second fit is equal to the last character; another seed is not."""
+    """A second fit gives an identical text; another seed gives other trees."""
     assert fit_final(samples, split, config, tuned=TUNED, rounds=10) == text
     assert trees(fit_final(samples, split, replace(config, seed=7), tuned=TUNED, rounds=10)) != trees(text)
 
 
 def test_holdout_never_reaches_the_booster(samples, split, config, text):
-    """With every row from the holdout on poisoned, and those that the purge gave up, the text is the same."""
+    """Corrupting every row after the inner part, purged rows included, does not change the text."""
     rows = slice(split.inner.stop_row, None)
 
     assert fit_final(poisoned(samples, rows), split, config, tuned=TUNED, rounds=10) == text
 
 
 def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
-    """Poisoned rows behind the first fold's training leave every binned value before them as it was."""
+    """Corrupting every row after the first fold's training rows changes no binned value before them."""
     params = booster_params(config, TUNED)
     start = split.folds[0].train.stop_row
     fold = split.folds[0].train
@@ -94,7 +94,7 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
 
 
 def test_subset_is_the_same_as_binning_anew(samples, split, config):
-    """A fold cut out of the binned inner part gives the booster that its own rows, binned by the same edges, give."""
+    """A fold cut out of the binned inner part gives the same booster as its rows binned by the same edges."""
     params = booster_params(config, TUNED)
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     block = split.folds[2].train
@@ -113,8 +113,8 @@ def test_subset_is_the_same_as_binning_anew(samples, split, config):
     assert boosters[0].model_to_string() == boosters[1].model_to_string()
 
 
-def test_text_holds_no_word_of_the_machine_and_loads(samples, text):
-    """No threads, machines or devices; LightGBM 4 reads it and predicts the same."""
+def test_model_text_does_not_describe_the_machine(samples, text):
+    """Without threads, machines or devices, LightGBM still reads it and predicts the same."""
     parameters = text[text.index("\nparameters:") :]
     booster = lightgbm.Booster(model_str=text)
 
@@ -125,8 +125,8 @@ def test_text_holds_no_word_of_the_machine_and_loads(samples, text):
     assert np.array_equal(booster.predict(samples.x[:100]), predict(text, samples.x[:100]))
 
 
-def test_normalising_changes_nothing_but_the_parameters():
-    """A feature that is named like a parameter stays."""
+def test_normalising_changes_only_the_parameters():
+    """A feature with the name of a parameter stays."""
     text = (
         "tree\nfeature_names=num_threads\n[num_threads: 3]\n\nparameters:\n[a: 1]\n[machines: ]\n\nend of parameters\n"
     )
@@ -136,8 +136,8 @@ def test_normalising_changes_nothing_but_the_parameters():
     assert normalise_model_text(text) == expected
 
 
-def test_constant_features_do_no_harm(new_samples, config):
-    """A column that never moves gets no split, and one that moves only later does no harm."""
+def test_constant_features_get_no_split(new_samples, config):
+    """A constant column has no gain; one that is constant in the first fold has little."""
     samples = new_samples()
     samples.x[:, 1] = 5
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
@@ -149,8 +149,8 @@ def test_constant_features_do_no_harm(new_samples, config):
     assert gains["f0"] > 10 * gains["f2"]
 
 
-def test_nothing_but_constants_is_an_error(new_samples, split, config):
-    """Without a feature that moves there is nothing to learn: said before LightGBM says something else."""
+def test_only_constant_features_are_an_error(new_samples, split, config):
+    """If all features are constant, our error comes before LightGBM's."""
     samples = new_samples()
     samples.x[:] = 1.5
 
@@ -159,7 +159,7 @@ def test_nothing_but_constants_is_an_error(new_samples, split, config):
 
 
 def test_every_seed_is_set(config):
-    """None is left to LightGBM, and none overflows its 32 bits."""
+    """All of LightGBM's seeds are set, in its 32 bits."""
     params = booster_params(replace(config, seed=2**31 - 1), TUNED)
     seeds = {name: value for name, value in params.items() if name.endswith("seed")}
 

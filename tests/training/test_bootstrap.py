@@ -23,7 +23,7 @@ from mltrain.training.metrics import Metrics, auc, score
 
 
 def market(*, days=12, per_day=40, seed=0):
-    """Rows of several days whose skill differs from day to day, with ties."""
+    """Return rows of several days whose skill differs by day, with ties."""
     rng = np.random.default_rng(seed)
     ts = np.repeat(np.arange(days), per_day) * DAY_MS + np.tile(np.arange(per_day), days) * 60_000
     p = np.clip(rng.normal(0.5, 0.1, ts.size), 0.01, 0.99).round(2)
@@ -33,7 +33,7 @@ def market(*, days=12, per_day=40, seed=0):
 
 
 def test_every_interval_equals_a_naive_bootstrap():
-    """Rows copied out for each draw and scored anew give the same intervals, AUC included; ECE has a law of its own."""
+    """Copying and scoring the rows of each draw gives the same intervals, except for the ECE."""
     ts, p, y = market()
     plan = plan_bootstrap(ts, draws=200, level=0.9, seed=1)
     found = score_intervals(p, y, plan)
@@ -48,7 +48,7 @@ def test_every_interval_equals_a_naive_bootstrap():
 
 
 def test_auc_pairs_are_counted_across_steps():
-    """More distinct scores than one step holds: the wins of all blocks together are still the AUC, exactly."""
+    """With more distinct scores than one step holds, the pairs of all blocks give the exact AUC."""
     ts, p, y = market(per_day=1_000)
     p = p + np.arange(p.size) * 1e-7
     assert np.unique(p).size > 2 * _AUC_CHUNK
@@ -59,7 +59,7 @@ def test_auc_pairs_are_counted_across_steps():
 
 
 def test_ece_interval_holds_its_value():
-    """A draw's own noise only ever adds to an ECE; the interval is moved back onto the value and stays above zero."""
+    """Resampling noise inflates the ECE; the corrected interval contains the value and stays above zero."""
     ts, p, y = market(days=20, per_day=200)
 
     found = score_intervals(p, y, plan_bootstrap(ts, draws=500, level=0.9, seed=1)).ece
@@ -69,7 +69,7 @@ def test_ece_interval_holds_its_value():
 
 @given(st.lists(st.integers(0, 30 * 1_440), min_size=2, max_size=200))
 def test_blocks_are_days_or_ten_equal_parts(minutes):
-    """Ten days or more: a block is a UTC day. Fewer: a tenth of the range. Each block has rows, each row a block."""
+    """From ten days on a block is a UTC day, before a tenth of the range; every block has rows."""
     ts = np.array(minutes, np.int64) * 60_000
     days = np.unique(ts // DAY_MS).size
     if np.unique(ts).size == 1:
@@ -88,7 +88,7 @@ def test_blocks_are_days_or_ten_equal_parts(minutes):
 
 
 def test_two_full_days_become_ten_blocks():
-    """A holdout of two days is drawn from in ten parts, not in two."""
+    """A holdout of two days has ten blocks, not two."""
     plan = plan_bootstrap(np.arange(2 * 1_440) * 60_000, draws=200, level=0.9, seed=0)
 
     assert (plan.blocks, plan.by_day) == (10, False)
@@ -97,22 +97,22 @@ def test_two_full_days_become_ten_blocks():
 
 @pytest.mark.parametrize("ts", [[], [5], [5, 5, 5]])
 def test_fewer_than_two_blocks_are_an_error(ts):
-    """One moment says nothing of how sure a score is."""
+    """Rows of one time have no interval."""
     with pytest.raises(InputError, match="two blocks"):
         plan_bootstrap(np.array(ts, np.int64), draws=200, level=0.9, seed=0)
 
 
 @pytest.mark.parametrize("blocks", [2, 10, 18, 90])
 def test_tail_is_expanded_for_few_blocks(blocks):
-    """The formula, written out."""
+    """The tail follows Hesterberg's formula, with SciPy's distributions."""
     reach = np.sqrt(blocks / (blocks - 1)) * stats.t.ppf(0.95, blocks - 1)
 
     assert expanded_tail(blocks, level=0.9) == pytest.approx(stats.norm.sf(reach))
     assert expanded_tail(blocks, level=0.9) < 0.05
 
 
-def test_intervals_cover_what_they_promise():
-    """With ten blocks that differ, a 90 % interval holds the truth about 90 times of 100; plain percentiles do not."""
+def test_intervals_have_their_nominal_coverage():
+    """With ten heterogeneous blocks, a 90 % interval covers the truth in about 90 %; plain percentiles do not."""
     rng = np.random.default_rng(5)
     ts = np.repeat(np.arange(10), 20) * DAY_MS
     held = plain = 0
@@ -129,7 +129,7 @@ def test_intervals_cover_what_they_promise():
 
 
 def test_the_seed_decides_the_draws():
-    """Equal seeds give equal intervals, other seeds others."""
+    """Equal seeds give equal intervals, other seeds give others."""
     ts, p, y = market()
     one, same, other = (
         score_intervals(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=s)).log_loss for s in (1, 1, 2)
@@ -139,8 +139,8 @@ def test_the_seed_decides_the_draws():
     assert one != other
 
 
-def test_an_estimate_is_the_figure_and_the_spread_of_its_draws():
-    """The standard error is that of block sums (ddof 0, as draws have it); the end at 95 % is Student's."""
+def test_an_estimate_has_the_standard_error_of_its_draws():
+    """The standard error is that of block sums with ddof 0; the end at 95 % follows Student's t."""
     ts, p, y = market()
     plan = plan_bootstrap(ts, draws=20_000, level=0.9, seed=1)
     right = (p > 0.5) == (y == 1)
@@ -157,8 +157,8 @@ def test_an_estimate_is_the_figure_and_the_spread_of_its_draws():
     assert found.scaled(100).low(0.95) == pytest.approx(100 * found.low(0.95))
 
 
-def test_pairing_cancels_what_both_share():
-    """A model against itself is exactly equal, and the paired interval is narrower than either alone."""
+def test_pairing_cancels_shared_noise():
+    """A model minus itself is exactly 0, and a paired interval is narrower than either alone."""
     ts, p, y = market(per_day=300)
     plan = plan_bootstrap(ts, draws=500, level=0.9, seed=1)
     other = np.clip(p + np.where(np.arange(p.size) % 2 == 0, 0.01, -0.01), 0.01, 0.99)
@@ -172,7 +172,7 @@ def test_pairing_cancels_what_both_share():
 
 
 def test_a_draw_of_one_class_has_no_auc():
-    """Where a block holds one class alone, draws of it alone are left out instead of counting as 0 or 1."""
+    """Draws with only one class are left out instead of counting as 0 or 1."""
     ts = np.arange(10).repeat(2) * DAY_MS
     y = np.array([1] + [0] * 19, np.uint8)
     p = np.linspace(0.9, 0.1, 20)

@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from mltrain.errors import InputError
-from mltrain.training.calibration import CLOSE, METHODS, MIN_ROWS, Calibrator, Knots, choose_calibrator, fit_calibrator
+from mltrain.training.calibration import (
+    CLOSE,
+    METHODS,
+    MIN_ROWS,
+    Calibrator,
+    Knots,
+    calibrate,
+    choose_calibrator,
+    fit_calibrator,
+    fit_logistic_regression,
+)
 from mltrain.training.metrics import row_log_loss
 
 FITTED = METHODS[1:]
@@ -24,14 +35,14 @@ def expit(z):
 
 
 def unclipped(knots):
-    """Return the logits of the knots' scores and probabilities, where the latter are not held away from 0 and 1."""
+    """Return the logits of the knots' scores and probabilities, without those clipped near 0 and 1."""
     s, p = np.array(knots.scores), np.array(knots.probabilities)
     inside = (p > 0.01) & (p < 0.99)
     return logit(s[inside]), logit(p[inside])
 
 
 def market(n, *, slope=1.0, offset=0.0, spread=0.4, seed=0):
-    """Scores whose true probability is a logistic line of their logit."""
+    """Return scores, labels and true probabilities, whose logit is linear in the score's logit."""
     rng = np.random.default_rng(seed)
     raw = expit(rng.normal(0, spread, n))
     true = expit(slope * logit(raw) + offset)
@@ -55,8 +66,8 @@ def test_no_method_reverses_two_scores(method, seed, skill, digits):
 
 
 @pytest.mark.parametrize("method", FITTED)
-def test_every_method_mends_an_overconfident_score(method):
-    """Scores twice too far from one half come back to the truth, within what 50,000 rows can tell."""
+def test_every_method_corrects_an_overconfident_score(method):
+    """Scores twice too far from one half become the true probabilities, to the precision of 50,000 rows."""
     raw, y, true = market(50_000, slope=0.5, offset=0.2)
 
     p = fit_calibrator(method, raw, y).apply(raw)
@@ -82,7 +93,7 @@ def test_sigmoid_is_platts_line_in_the_logit():
 
 
 def test_beta_bends_where_sigmoid_cannot():
-    """A map with different slopes at its two ends is found by beta, to what the rows can tell."""
+    """Beta finds a map with different slopes at its two ends; sigmoid does not."""
     rng = np.random.default_rng(3)
     raw = rng.beta(2, 2, 60_000)
     true = expit(0.3 * np.log(raw) - 2.0 * np.log(1 - raw) - 0.5)
@@ -95,7 +106,7 @@ def test_beta_bends_where_sigmoid_cannot():
 
 
 def test_tabulated_curve_is_the_curve():
-    """Linear interpolation between the knots is within 1e-4 of the logistic line itself."""
+    """Linear interpolation between the knots is within 1e-4 of the logistic curve."""
     raw, y, _ = market(5_000, slope=2.5, spread=1.0)
     knots = fit_calibrator("sigmoid", raw, y).knots
     slope, offset = np.polyfit(*unclipped(knots), 1)
@@ -105,8 +116,8 @@ def test_tabulated_curve_is_the_curve():
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "beta"])
-def test_scores_that_know_less_than_nothing_become_the_base_rate(method):
-    """Where higher scores went up less often, a rising map can only be flat."""
+def test_anti_skilled_scores_become_the_base_rate(method):
+    """If higher scores went up less often, the best monotone map is constant."""
     raw, y, _ = market(5_000, slope=-1.0, offset=0.3)
 
     p = fit_calibrator(method, raw, y).apply(raw)
@@ -116,7 +127,7 @@ def test_scores_that_know_less_than_nothing_become_the_base_rate(method):
 
 @pytest.mark.parametrize("method", FITTED)
 def test_scores_that_separate_the_classes_stay_finite(method):
-    """A perfect score is calibrated to nearly, never quite, certain."""
+    """A perfect score is calibrated close to 0 and 1, never to them."""
     raw = np.linspace(0, 1, 2_000)
     y = (raw > 0.5).astype(np.uint8)
 
@@ -129,7 +140,7 @@ def test_scores_that_separate_the_classes_stay_finite(method):
 
 @pytest.mark.parametrize("method", FITTED)
 def test_a_constant_score_becomes_the_base_rate(method):
-    """One score for all rows has one probability: how often they went up."""
+    """One score for all rows gets the share of rows that went up."""
     y = (np.arange(4_000) % 4 == 0).astype(np.uint8)
 
     p = fit_calibrator(method, np.full(4_000, 0.7), y).apply(np.array([0.7]))
@@ -137,7 +148,7 @@ def test_a_constant_score_becomes_the_base_rate(method):
     assert p == pytest.approx(0.25, abs=0.001)
 
 
-def test_isotonic_steps_are_shrunk_by_their_own_rows():
+def test_isotonic_steps_are_shrunk_by_their_number_of_rows():
     """A step of m rows, k of them up, gets (k + 1/2) / (m + 1), at both of its ends."""
     raw = np.repeat([0.2, 0.3, 0.8], 400)
     y = np.concatenate([np.arange(400) < k for k in (100, 200, 400)]).astype(np.uint8)
@@ -149,7 +160,7 @@ def test_isotonic_steps_are_shrunk_by_their_own_rows():
 
 
 def test_isotonic_joins_steps_that_shrinking_put_out_of_order():
-    """One row that never went up is pulled to 1/4: above a large step of 10 %, so the two become one."""
+    """A step of one row shrinks to 1/4, above a large step of 10 %: the two are merged."""
     raw = np.concatenate([[0.1], np.full(1_000, 0.5), np.full(1_000, 0.9)])
     y = np.concatenate([[0], np.arange(1_000) < 100, np.arange(1_000) < 900]).astype(np.uint8)
 
@@ -160,7 +171,7 @@ def test_isotonic_joins_steps_that_shrinking_put_out_of_order():
 
 
 def test_isotonic_follows_the_unshrunk_fit_where_steps_are_large():
-    """With many rows a step, the map is that of scikit-learn to what half a row can move."""
+    """With many rows per step, the map is scikit-learn's up to the shrinkage by half a row."""
     rng = np.random.default_rng(0)
     raw = rng.integers(1, 20, 40_000) / 20
     y = (rng.random(raw.size) < raw).astype(np.uint8)
@@ -168,6 +179,28 @@ def test_isotonic_follows_the_unshrunk_fit_where_steps_are_large():
     p = fit_calibrator("isotonic", raw, y).apply(raw)
 
     assert np.abs(p - IsotonicRegression().fit_transform(raw, y)).max() < 0.001
+
+
+def test_logistic_regression_equals_scikit_learns():
+    """Without a penalty, its probabilities are those of scikit-learn's solver to 1e-9."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3_000, 4))
+    y = (rng.random(3_000) < expit(x @ [1.0, -2.0, 0.0, 0.5] + 0.3)).astype(np.uint8)
+    expected = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12).fit(x, y).predict_proba(x)[:, 1]
+
+    terms = np.vstack([x.T, np.ones(3_000)])
+    assert fit_logistic_regression(terms, y)(terms) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("method", "expected"), [("auto", "sigmoid"), ("isotonic", "isotonic")])
+def test_calibrate_uses_the_given_method_or_chooses(method, expected):
+    """A given method is fitted without a comparison; "auto" compares all."""
+    raw, y, _ = market(5_000, slope=0.4)
+
+    choice = calibrate(method, raw, y, np.repeat(np.arange(5), 1_000))
+
+    assert choice.method == expected
+    assert len(choice.losses) == (len(METHODS) if method == "auto" else 0)
 
 
 @pytest.mark.parametrize("method", FITTED)
@@ -183,7 +216,7 @@ def test_order_of_the_rows_does_not_matter(method):
 
 
 def test_none_keeps_the_scores():
-    """No method, no change: not even a copy, and any number of rows."""
+    """The method "none" returns the scores, for any number of rows."""
     raw = np.array([0.0, 0.3, 1.0])
 
     calibrator = fit_calibrator("none", raw, np.array([0, 0, 0], np.uint8))
@@ -194,8 +227,8 @@ def test_none_keeps_the_scores():
 
 @pytest.mark.parametrize("method", FITTED)
 @pytest.mark.parametrize(("rows", "ups"), [(MIN_ROWS - 1, 300), (MIN_ROWS, 0), (MIN_ROWS, MIN_ROWS)])
-def test_too_few_rows_tell_the_way_out(method, rows, ups):
-    """Below a thousand scores, or with one class, calibration is refused, and says what to pass."""
+def test_too_few_rows_are_refused(method, rows, ups):
+    """Fewer than MIN_ROWS scores, or one class, are an error whose hint names an option."""
     y = (np.arange(rows) < ups).astype(np.uint8)
 
     with pytest.raises(InputError, match=f"{rows} out-of-fold") as caught:
@@ -205,14 +238,14 @@ def test_too_few_rows_tell_the_way_out(method, rows, ups):
 
 
 @pytest.mark.parametrize("raw", [[0.1, np.nan], [0.1, 1.5], [0.1]])
-def test_what_is_no_score_is_our_bug(raw):
-    """NaN, scores outside [0, 1] and unequal lengths are never fitted."""
+def test_invalid_scores_are_refused(raw):
+    """NaN, scores outside [0, 1] and unequal lengths are errors."""
     with pytest.raises(ValueError, match="scores in"):
         fit_calibrator("isotonic", np.array(raw), np.array([0, 1], np.uint8))
 
 
-def test_auto_keeps_scores_that_are_right_already():
-    """Where no method gains more than it could by chance, the simplest one wins."""
+def test_auto_keeps_calibrated_scores():
+    """If no method gains more than by chance, the simplest is chosen."""
     raw, y, _ = market(20_000)
 
     choice = choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000))
@@ -221,8 +254,8 @@ def test_auto_keeps_scores_that_are_right_already():
     assert [loss.method for loss in choice.losses] == list(METHODS)
 
 
-def test_auto_takes_the_simplest_of_those_that_help():
-    """A line in the logit is found by sigmoid, and beta and isotonic gain nothing over it."""
+def test_auto_chooses_the_simplest_method_that_helps():
+    """Sigmoid finds a linear map of the logit; beta and isotonic gain nothing over it."""
     raw, y, _ = market(20_000, slope=0.4)
 
     choice = choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000))
@@ -233,8 +266,8 @@ def test_auto_takes_the_simplest_of_those_that_help():
     assert choice.calibrator == fit_calibrator("sigmoid", raw, y)
 
 
-def test_auto_takes_isotonic_for_a_step():
-    """A jump that no smooth curve follows."""
+def test_auto_chooses_isotonic_for_a_step():
+    """No smooth curve follows a jump."""
     rng = np.random.default_rng(0)
     raw = rng.random(20_000)
     y = (rng.random(raw.size) < np.where(raw > 0.8, 0.9, 0.1)).astype(np.uint8)
@@ -242,8 +275,8 @@ def test_auto_takes_isotonic_for_a_step():
     assert choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000)).method == "isotonic"
 
 
-def test_forward_loss_never_looks_at_a_later_fold():
-    """Fitted on folds 1 to k - 1, scored on fold k, pooled by rows: written out for one method."""
+def test_forward_loss_never_uses_a_later_fold():
+    """It equals fitting on folds 1 to k - 1 and scoring fold k, pooled by rows."""
     raw, y, _ = market(3_600, slope=0.3)
     fold = np.repeat([1, 2, 3], [1_000, 1_600, 1_000])
     rows = [
@@ -257,8 +290,8 @@ def test_forward_loss_never_looks_at_a_later_fold():
     assert losses["none"] == pytest.approx(row_log_loss(raw[fold > 1], y[fold > 1]).mean())
 
 
-def test_auto_waits_until_the_folds_before_are_enough():
-    """Folds of 400 rows: the first three together are too few, so the first that is scored is the fourth."""
+def test_auto_skips_folds_with_too_few_rows_before_them():
+    """With folds of 400 rows, the fourth is the first to have MIN_ROWS rows before it."""
     raw, y, _ = market(2_000)
     fold = np.repeat(np.arange(5), 400)
 
@@ -268,8 +301,8 @@ def test_auto_waits_until_the_folds_before_are_enough():
 
 
 @pytest.mark.parametrize(("rows", "ups"), [(999, 400), (5_000, 0)])
-def test_auto_leaves_scores_alone_where_nothing_can_be_told(rows, ups):
-    """Too few rows or one class: no calibration, and no losses to show for it."""
+def test_auto_keeps_the_scores_without_enough_rows(rows, ups):
+    """Too few rows or one class: the method is "none", without losses."""
     y = (np.arange(rows) < ups).astype(np.uint8)
 
     choice = choose_calibrator(np.linspace(0, 1, rows), y, np.arange(rows) * 5 // rows)
@@ -293,13 +326,13 @@ def test_auto_leaves_scores_alone_where_nothing_can_be_told(rows, ups):
     ],
 )
 def test_damaged_knots_are_refused(scores, probabilities):
-    """A table that is no rising map into (0, 1) never scores a row."""
+    """Knots that are not a rising map into (0, 1) are an error."""
     with pytest.raises(InputError, match="rising map"):
         Knots(scores, probabilities)
 
 
 @pytest.mark.parametrize(("method", "knots"), [("none", Knots((0.5,), (0.5,))), ("beta", None), ("spline", None)])
 def test_method_and_knots_must_agree(method, knots):
-    """A calibrator that says one thing and holds another is refused."""
-    with pytest.raises(InputError, match="contradict"):
+    """Only the method "none" has no knots, and every method is known."""
+    with pytest.raises(InputError, match="does not match"):
         Calibrator(method, knots)

@@ -1,4 +1,4 @@
-"""Forward returns, bid-ask bounce and what calls earn: by hand, and against plain loops."""
+"""Forward returns, bid-ask bounce and gross returns, by hand and against plain loops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows_at(minutes, symbol_ix=None, symbols=("AAA",)):
 
 
 def test_forward_returns_by_hand():
-    """From the close and from the next open to the close at the horizon, in bps, each symbol by its own candles."""
+    """Returns from the close and from the next open to the close at the horizon, in bps, per symbol."""
     table = {"AAA": candles([100, 101, 104], [100, 102, 103]), "BBB": candles([10, 10, 20], [10, 20, 10])}
     rows = rows_at([0, 0, 1], [0, 1, 0], ("AAA", "BBB"))
 
@@ -49,7 +49,7 @@ def test_forward_returns_by_hand():
 
 
 def test_without_a_next_candle_there_is_no_open():
-    """A label that ends behind a gap has a return from the close and none from the open."""
+    """A row before a gap has a return from the close and none from the open."""
     table = {"AAA": candles([1, 1], [1, 2], minutes=[0, 2])}
 
     found = forward_returns(table, rows_at([0]), horizon_bars=2, step_ms=MINUTE_MS)
@@ -59,7 +59,7 @@ def test_without_a_next_candle_there_is_no_open():
 
 
 def test_bounce_by_hand():
-    """Gaps over moves, opens that repeat the close, the correlation of neighbouring returns; nothing across a gap."""
+    """Gap share, repeated opens and autocorrelation of a few candles; nothing is compared across a gap."""
     (found,) = find_bounce(
         {"AAA": candles([1, 1, 2, 9, 9], [1, 2, 1, 9, 10], minutes=[0, 1, 2, 7, 8])}, step_ms=MINUTE_MS
     )
@@ -72,7 +72,7 @@ def test_bounce_by_hand():
 
 
 def test_the_autocorrelation_is_that_of_a_plain_loop():
-    """Pairs of neighbouring returns, none of them across the gap."""
+    """It equals the rank correlation of pairs of neighbouring returns, none across a gap."""
     rng = np.random.default_rng(3)
     closes = np.exp(np.cumsum(rng.normal(0, 0.01, 300)))
     minutes = [m if m < 150 else m + 5 for m in range(300)]
@@ -85,8 +85,8 @@ def test_the_autocorrelation_is_that_of_a_plain_loop():
     assert found.pairs == len(pairs)
 
 
-def test_rolls_bounce_shows():
-    """Half a standard deviation of spread on a random walk turns returns at lag 1 by -1/18 (Roll 1984)."""
+def test_bounce_gives_rolls_autocorrelation():
+    """A spread of half a standard deviation on a random walk gives a lag-1 autocorrelation of -1/18 (Roll 1984)."""
     rng = np.random.default_rng(1)
     middle = np.cumsum(rng.normal(0, 1e-4, 200_000))
     closes = np.exp(middle + 0.25e-4 * rng.choice([-1, 1], middle.size))
@@ -97,7 +97,7 @@ def test_rolls_bounce_shows():
 
 
 def test_a_price_that_never_moves_has_no_bounce():
-    """Nothing is divided by zero."""
+    """A constant price gives zeros instead of a division by zero."""
     (found,) = find_bounce({"AAA": candles([1] * 5, [1] * 5)}, step_ms=MINUTE_MS)
 
     assert (found.gap_share, found.repeated_opens, found.autocorrelation) == (0.0, 1.0, 0.0)
@@ -105,7 +105,7 @@ def test_a_price_that_never_moves_has_no_bounce():
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_economics_equal_a_plain_loop(horizon):
-    """Every row holds its side for the horizon with 1/h of the capital, and trades what that part held before."""
+    """Each row holds its side for the horizon with 1/h of the capital, and trades the change of that part."""
     rng = np.random.default_rng(horizon)
     n, days = 600, 12
     minutes = np.sort(rng.choice(np.arange(days * 1440), n, replace=False))
@@ -131,8 +131,8 @@ def test_economics_equal_a_plain_loop(horizon):
         assert value == pytest.approx(sum(own) / len(own) / horizon)
 
 
-def test_one_call_for_ever_trades_once():
-    """All on one side: one entry, and no weekend where the rows have none."""
+def test_a_constant_prediction_trades_once():
+    """Predictions of one side trade once; without weekend rows there is no weekend figure."""
     table = {"AAA": candles(range(100, 130), range(101, 131))}
     rows = rows_at(range(20))
     moves = forward_returns(table, rows, horizon_bars=1, step_ms=MINUTE_MS)

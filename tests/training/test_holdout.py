@@ -1,4 +1,4 @@
-"""The holdout's scores are those of the parts, on the same rows."""
+"""The holdout's scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mltrain.training.samples import Samples
 
 
 def market(rows=4_000, seed=3):
-    """Return rows over 12 days, with probabilities that are right, and raw scores that are too bold."""
+    """Return rows over 12 days, calibrated probabilities, and overconfident raw scores."""
     rng = np.random.default_rng(seed)
     p = rng.uniform(0.3, 0.7, rows)
     ts_ms = np.sort(rng.integers(0, 12 * 86_400_000, rows))
@@ -47,7 +47,7 @@ def scores(**changes):
 
 
 def test_every_part_is_of_the_same_rows():
-    """Before, after, baselines and symbols are what the single functions say."""
+    """Every figure equals that of the single function on the same rows."""
     samples, raw, p, found = scores()
 
     assert found.before == score(raw, samples.y)
@@ -60,8 +60,8 @@ def test_every_part_is_of_the_same_rows():
     assert (found.blocks, found.by_day, found.draws) == (12, True, 200)
 
 
-def test_calibrated_scores_are_the_better_ones_here():
-    """Right probabilities beat the bold ones in log loss and ECE; the order, and so the AUC, is the same."""
+def test_calibrated_scores_are_better():
+    """Calibration improves log loss and ECE; the AUC is the same."""
     _, _, _, found = scores()
 
     assert found.after.log_loss < found.before.log_loss
@@ -70,6 +70,6 @@ def test_calibrated_scores_are_the_better_ones_here():
 
 
 def test_the_same_seed_gives_the_same_figures():
-    """Nothing is drawn but from the seed."""
+    """All random draws follow from the seed."""
     assert scores()[3] == scores()[3]
     assert scores(seed=2)[3].intervals != scores()[3].intervals

@@ -21,7 +21,7 @@ def labels(minutes, closes, *, horizon=1, ties="drop"):
 
 
 def test_labels_by_hand():
-    """Up, tie, down, and nothing known at the end."""
+    """Up, tie, down, and null at the end."""
     found = labels([0, 1, 2, 3], [10, 11, 11, 9])
 
     assert found["y"].to_list() == [1, None, 0, None]
@@ -37,8 +37,8 @@ def test_labels_by_hand():
     }
 
 
-def test_a_move_below_the_cost_is_a_tie_of_a_threshold():
-    """Up and down are moves beyond the cost, of the price at the candle; what lies between is no label, or a 0."""
+def test_a_move_within_the_cost_is_a_tie():
+    """Only moves beyond the cost, relative to the candle's close, are up or down."""
     closes = [100.0, 100.05, 100.0, 100.2, 99.9, 99.9]
     expected = [None, None, 1, 0, None, None]
     for ties in ("drop", "down"):
@@ -50,7 +50,7 @@ def test_a_move_below_the_cost_is_a_tie_of_a_threshold():
 
 
 def test_ties_can_count_as_down():
-    """With `ties: down` a tie is a 0, and still told apart."""
+    """With `ties: down` a tie has label 0 and is still marked as a tie."""
     found = labels([0, 1, 2], [10, 10, 11], ties="down")
 
     assert found["y"].to_list() == [0, 1, None]
@@ -58,7 +58,7 @@ def test_ties_can_count_as_down():
 
 
 def test_a_gap_is_never_labelled_across():
-    """The candle before a gap has no label, the one behind it no last move, whatever the rows beside them say."""
+    """The candle before a gap has no label, and the one after it no last move."""
     found = labels([0, 1, 5, 6], [10, 11, 12, 13])
 
     assert found["y"].to_list() == [1, None, 1, None]
@@ -66,7 +66,7 @@ def test_a_gap_is_never_labelled_across():
 
 
 def test_a_gap_inside_the_horizon_hides_the_label():
-    """Three bars ahead there is a candle, but one on the way is missing: the label is null."""
+    """A missing candle before the horizon makes the label null, though the one at the horizon exists."""
     found = labels([0, 1, 3, 4, 5], [10, 11, 12, 13, 14], horizon=3)
 
     assert found["y"].to_list() == [None] * 5
@@ -74,7 +74,7 @@ def test_a_gap_inside_the_horizon_hides_the_label():
 
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 def test_the_last_rows_have_no_label(horizon):
-    """As many as the horizon: never a 0 because a comparison with nothing is false."""
+    """As many rows as the horizon have a null label, never 0."""
     found = labels(range(8), range(8), horizon=horizon)
 
     assert found["y"].to_list() == [1] * (8 - horizon) + [None] * horizon
@@ -86,7 +86,7 @@ def test_the_last_rows_have_no_label(horizon):
     st.sampled_from(["drop", "down"]),
 )
 def test_labels_equal_a_naive_lookup(steps, horizon, ties):
-    """Every label and last move, looked up by time in a dictionary."""
+    """Labels and last moves equal those looked up by time in a dictionary."""
     minutes = np.cumsum([gap for gap, _ in steps]).tolist()
     close = dict(zip(minutes, [price for _, price in steps], strict=True))
     found = labels(minutes, list(close.values()), horizon=horizon, ties=ties)
@@ -100,7 +100,7 @@ def test_labels_equal_a_naive_lookup(steps, horizon, ties):
         assert row["last_move"] == (np.sign(close[minute] - close[minute - horizon]) if behind else None)
 
 
-def test_a_label_reacts_to_its_own_horizon_alone():
+def test_a_label_depends_on_its_horizon_alone():
     """Changing a close beyond t + h changes no label at t; changing the one at t + h does."""
     closes = [10.0, 12, 11, 13, 12, 14, 13, 15]
     before = labels(range(8), closes, horizon=2)["y"].to_list()
@@ -116,5 +116,5 @@ def test_a_label_reacts_to_its_own_horizon_alone():
 
 
 def test_no_candles_give_no_labels():
-    """An empty frame is no special case."""
+    """An empty frame has no labels."""
     assert labels([], []).height == 0

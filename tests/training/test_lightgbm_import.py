@@ -10,14 +10,14 @@ from mltrain.training.lightgbm_import import import_lightgbm
 
 
 def test_lightgbm_is_imported():
-    """The module that comes back is LightGBM itself."""
+    """The function returns the LightGBM module."""
     lightgbm = import_lightgbm()
 
     assert hasattr(lightgbm, "Booster")
 
 
 def test_a_missing_system_library_says_what_to_install(tmp_path, monkeypatch):
-    """A machine without the OpenMP runtime gets one line with the library's name and a command."""
+    """Without the OpenMP runtime, the error is one line that names the library, with an install command as hint."""
     (tmp_path / "lightgbm.py").write_text("import ctypes\nctypes.CDLL('libgomp-that-is-absent.so.1')\n", "utf-8")
     for name in [m for m in sys.modules if m.split(".")[0] == "lightgbm"]:
         monkeypatch.delitem(sys.modules, name)
@@ -31,23 +31,23 @@ def test_a_missing_system_library_says_what_to_install(tmp_path, monkeypatch):
 
 
 def run_alone(program):
-    """Run a program in a process of its own and return what it printed."""
+    """Run a program in a new process and return the words that it printed."""
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
 IMPORT = "import sys; from mltrain.training.lightgbm_import import *; lightgbm = import_lightgbm();"
 
 
-def test_another_programs_process_has_the_whole_of_lightgbm():
-    """Who uses the library beside LightGBM's own classifier finds that as ever."""
+def test_a_library_user_gets_all_of_lightgbm():
+    """In a process that uses mltrain as a library, LightGBM's own classifier works."""
     made = run_alone(f"{IMPORT} print('sklearn' in sys.modules, type(lightgbm.LGBMClassifier()).__name__)")
 
     assert made == ["True", "LGBMClassifier"]
 
 
-def test_a_process_of_our_own_has_it_without_scikit_learn():
-    """What is hidden while LightGBM is imported can be imported afterwards; what was there before stays."""
-    own = IMPORT.replace("import *;", "import *; own_process();")
+def test_a_process_of_mltrain_skips_scikit_learn():
+    """LightGBM comes without scikit-learn, which can be imported afterwards, and stays if it was imported before."""
+    own = IMPORT.replace("import *;", "import *; skip_scikit_learn();")
     after = "print('sklearn' in sys.modules, hasattr(lightgbm, 'Booster'))"
 
     assert run_alone(f"{own} {after}; import sklearn; print(sklearn.__name__)") == ["False", "True", "sklearn"]

@@ -29,13 +29,13 @@ FEATURES = FeatureSet(
 
 @pytest.fixture(scope="module")
 def candles():
-    """Eight days of two simulated symbols, an outage inside."""
+    """Eight days of two simulated symbols, with an outage."""
     window = TimeRange(CLOCK_MS - 8 * 1_440 * MINUTE_MS, CLOCK_MS)
     return {s: SimSource(signal="strong").candles(s, window) for s in ("ETHUSDT", "BTCUSDT")}
 
 
 def test_rows_are_features_and_labels_of_one_candle(candles):
-    """Every row, looked up again by time and symbol: nothing is shifted, nothing is made up."""
+    """Every row equals the features and label looked up by time and symbol."""
     samples, _ = build_samples(FEATURES, candles)
 
     assert samples.symbols == ("BTCUSDT", "ETHUSDT")
@@ -53,7 +53,7 @@ def test_rows_are_features_and_labels_of_one_candle(candles):
 
 
 def test_rows_are_in_the_order_of_time_then_symbol(candles):
-    """Sorted over all symbols at once, as 32-bit C-ordered arrays without a gap."""
+    """Rows are sorted over all symbols, in C-contiguous float32 arrays."""
     samples, _ = build_samples(FEATURES, candles)
 
     keys = list(zip(samples.ts_ms.tolist(), samples.symbol_ix.tolist(), strict=True))
@@ -66,7 +66,7 @@ def test_rows_are_in_the_order_of_time_then_symbol(candles):
 
 
 def test_order_of_the_symbols_given_does_not_matter(candles):
-    """A mapping in another order is the same matrix."""
+    """A mapping in another order gives the same matrix."""
     one, _ = build_samples(FEATURES, candles)
     other, _ = build_samples(FEATURES, dict(reversed(candles.items())))
 
@@ -74,7 +74,7 @@ def test_order_of_the_symbols_given_does_not_matter(candles):
 
 
 def test_every_candle_is_accounted_for(candles):
-    """Rows and drops by reason add up to the candles, and each reason is counted right."""
+    """Rows and dropped candles by reason add up to all candles, and each reason is counted correctly."""
     samples, quality = build_samples(FEATURES, candles)
 
     for ix, entry in enumerate(quality):
@@ -92,7 +92,7 @@ def test_every_candle_is_accounted_for(candles):
 
 
 def test_ties_kept_as_down_are_rows(candles):
-    """With `ties: down` nothing is dropped as a tie, and the share is told all the same."""
+    """With `ties: down` no tie is dropped, and the share of ties is still reported."""
     kept = replace(FEATURES, label=LabelSpec("direction", 1, "down"))
     _, dropped = build_samples(FEATURES, candles)
     _, quality = build_samples(kept, candles)
@@ -103,8 +103,8 @@ def test_ties_kept_as_down_are_rows(candles):
         assert after.tie_share == before.tie_share
 
 
-def test_an_unknown_last_move_is_none(candles):
-    """Behind a gap the last move is unknown: such a row counts as not moved."""
+def test_an_unknown_last_move_is_zero(candles):
+    """After a gap the last move is unknown: it is 0."""
     only = replace(FEATURES, features=(FeatureSpec("body", "candle_body", {}),))
     samples, _ = build_samples(only, {"ETHUSDT": candles["ETHUSDT"]})
 
@@ -112,8 +112,8 @@ def test_an_unknown_last_move_is_none(candles):
     assert set(samples.last_move.tolist()) == {-1, 0, 1}
 
 
-def test_too_few_candles_say_how_many_are_needed(candles):
-    """Without one whole row there is nothing to train on: the message tells the warm-up."""
+def test_too_few_candles_are_refused(candles):
+    """Without a complete row, the error names the candles that the warm-up needs."""
     short = {s: frame.head(20) for s, frame in candles.items()}
 
     with pytest.raises(InputError, match=r"BTCUSDT, ETHUSDT .* needs 31 candles in a row, the label 1 more"):
@@ -122,7 +122,7 @@ def test_too_few_candles_say_how_many_are_needed(candles):
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_a_feature_that_is_not_finite_is_named(samples, value):
-    """Feature, symbol, time and value of the first one that no learner may see."""
+    """The error names feature, symbol, time and value of the first one."""
     x = samples.x.copy()
     x[1_001, 3] = x[2_000, 3] = value
 
@@ -131,7 +131,7 @@ def test_a_feature_that_is_not_finite_is_named(samples, value):
 
 
 def test_hash_covers_every_value(samples):
-    """One changed value, name, symbol or order of columns is another hash."""
+    """Changing a value, a name, a symbol or the order of columns changes the hash."""
     same = replace(samples, x=samples.x.copy())
     x = samples.x.copy()
     x[17, 2] = np.nextafter(x[17, 2], np.float32(9))
@@ -151,7 +151,7 @@ def test_hash_covers_every_value(samples):
 
 
 def test_taken_rows_are_a_view(samples):
-    """A block of rows, in place: no copy of the matrix."""
+    """Rows of a slice share the memory of the matrix."""
     taken = take_rows(samples, slice(100, 300))
 
     assert np.shares_memory(taken.x, samples.x)
@@ -171,15 +171,15 @@ def test_taken_rows_are_a_view(samples):
         lambda s: {"label_end_ms": s.ts_ms},
     ],
 )
-def test_samples_out_of_order_are_our_bug(samples, change):
-    """Times that fall, labels beyond 0 and 1, other shapes or types never make samples."""
+def test_invalid_samples_are_refused(samples, change):
+    """Decreasing times, labels other than 0 and 1, wrong shapes and types are errors."""
     with pytest.raises(ValueError, match="order of time"):
         replace(samples, **change(samples))
 
 
 @pytest.mark.real_data
 def test_real_candles_become_rows(real_data):
-    """Two real symbols: nearly every candle becomes a row, and the share of ties is what the market has."""
+    """Of two real symbols, nearly every candle becomes a row, and the share of ties is plausible."""
     candles = {}
     for symbol in ("BTCUSDT", "ETHUSDT"):
         frame = pl.read_parquet(real_data / "spot_1m" / f"{symbol}.parquet").head(20_000)
@@ -195,8 +195,8 @@ def test_real_candles_become_rows(real_data):
 
 
 @pytest.mark.parametrize("kept", [("BTCUSDT",), ("ETHUSDT",), ("BTCUSDT", "ETHUSDT")])
-def test_the_rows_of_some_symbols_are_those_that_they_had(candles, kept):
-    """In their order, each under its own symbol, and nothing of the others is left."""
+def test_keeping_symbols_keeps_their_rows(candles, kept):
+    """The rows keep their order and symbol; no other row is left."""
     whole, _ = build_samples(FEATURES, candles)
     rows = [row for row, ix in enumerate(whole.symbol_ix.tolist()) if whole.symbols[ix] in kept]
     expected = {name: getattr(whole, name)[rows].copy() for name in ("x", "y", "ts_ms", "label_end_ms", "last_move")}

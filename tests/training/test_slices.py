@@ -1,4 +1,4 @@
-"""The holdout in parts: whole weeks, and volatility by what was usual before."""
+"""Scores of the holdout by week and by volatility, and the logistic baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60_000
 
 
 def rows(n=3_000, seed=5):
-    """Return rows of one symbol, a minute apart, with six features of which one tells."""
+    """Return rows of one symbol, a minute apart, with six features of which the fourth is informative."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 6)).astype(np.float32)
     ts_ms = 1_760_000_000_000 // MINUTE * MINUTE + np.arange(n) * MINUTE
@@ -39,7 +39,7 @@ def candles(samples, scale, seed=6):
 
 
 def test_weeks_begin_on_monday_and_hold_every_row():
-    """Every row is in the week that its name says, and the scores are those of its rows."""
+    """Every row is in the week of its Monday, whose scores are those of its rows."""
     ts_ms = 1_760_000_000_000 + np.arange(400) * 3_600_000
     rng = np.random.default_rng(1)
     y, p = rng.integers(0, 2, 400).astype(np.uint8), rng.random(400)
@@ -53,19 +53,21 @@ def test_weeks_begin_on_monday_and_hold_every_row():
 
 
 def test_a_week_of_one_class_has_no_scores():
-    """It is told, with its rows, and no figure is made up."""
+    """A week of one class has its number of rows and no metrics."""
     (week,) = score_weeks(np.full(9, 0.6), np.ones(9, np.uint8), 1_760_000_000_000 + np.arange(9))
 
     assert (week.rows, week.up_share, week.metrics) == (9, 1.0, None)
 
 
-def test_wild_is_wilder_than_before():
-    """Where the holdout is ten times as wild as what came before, all of its rows are wild; no row after counts."""
+def test_terciles_follow_from_the_rows_before():
+    """If the holdout is ten times as volatile as the reference rows, all of its rows are in the top tercile."""
     samples = rows()
     scale = np.where(np.arange(3_000) < 2_000, 0.001, 0.01)
-    before, of = slice(0, 2_000), slice(2_100, 3_000)
-    found = volatility_terciles({"AAA": candles(samples, scale)}, samples, before=before, of=of, step_ms=MINUTE)
-    usual = volatility_terciles({"AAA": candles(samples, scale)}, samples, before=before, of=before, step_ms=MINUTE)
+    reference, later = slice(0, 2_000), slice(2_100, 3_000)
+    found, usual = (
+        volatility_terciles({"AAA": candles(samples, scale)}, samples, reference=reference, rows=rows_, step_ms=MINUTE)
+        for rows_ in (later, reference)
+    )
 
     assert (found == 2).all()
     assert (usual[:60] == -1).all()
@@ -74,8 +76,8 @@ def test_wild_is_wilder_than_before():
     assert counts.sum() == 1_940
 
 
-def test_terciles_hold_what_is_known():
-    """Rows of unknown volatility are left out."""
+def test_rows_of_unknown_volatility_are_left_out():
+    """Rows with tercile -1 are in no slice."""
     tercile = np.array([-1, 0, 0, 1, 1, 2, 2], np.int8)
     y = np.array([1, 0, 1, 0, 1, 1, 1], np.uint8)
     found = score_terciles(np.linspace(0.2, 0.8, 7), y, tercile)
@@ -84,8 +86,8 @@ def test_terciles_hold_what_is_known():
     assert found[2].metrics is None
 
 
-def test_the_logistic_regression_finds_what_tells():
-    """It reads five features, the one that tells among them, and nothing of the rows that it is scored on."""
+def test_the_logistic_regression_finds_the_informative_feature():
+    """It uses five features, the informative one among them, and no label of the rows that it is scored on."""
     samples = rows()
     found, p = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
     samples.y[2_000:] ^= 1

@@ -19,7 +19,7 @@ def plan(samples, *, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=MIN
 
 
 def neighbours(split):
-    """Every earlier and later block that are used together."""
+    """Return every pair of an earlier and a later block that are used together."""
     valid = [fold.valid for fold in split.folds]
     yield split.inner, split.holdout
     yield from ((fold.train, fold.valid) for fold in split.folds)
@@ -37,7 +37,7 @@ def neighbours(split):
     ratios=st.tuples(st.floats(0.05, 0.5), st.floats(0.1, 0.9)),
 )
 def test_no_label_of_an_earlier_block_reaches_a_later_one(new_samples, seed, horizon, embargo, count, ratios):
-    """Over any gaps, horizons, embargoes and folds: label end + embargo is before the next block's first time."""
+    """For any gaps, horizon, embargo and folds, label end + embargo is before the next block's first time."""
     whole = new_samples(rows=30_000, symbols=3, horizon_bars=horizon, features=1)
     rng = np.random.default_rng(seed)
     kept = rng.random(30_000) < 0.8
@@ -58,7 +58,7 @@ def test_no_label_of_an_earlier_block_reaches_a_later_one(new_samples, seed, hor
 
 
 def test_blocks_by_hand(new_samples):
-    """Ten thousand minutes of one symbol, horizon and embargo one bar: every bound is where arithmetic puts it."""
+    """The bounds for ten thousand minutes of one symbol, with horizon and embargo of one bar."""
     split = plan(new_samples(rows=10_000, symbols=1))
 
     assert (split.inner.first_row, split.inner.stop_row, split.inner.purged_rows) == (0, 7_998, 2)
@@ -76,7 +76,7 @@ def test_blocks_by_hand(new_samples):
 
 
 def test_holdout_is_cut_by_time_not_by_rows(new_samples):
-    """A symbol that trades only at the end does not shift the bound: the last fifth of the time is held out."""
+    """A symbol that trades only at the end does not shift the bound: the holdout is the last fifth of the time."""
     whole = new_samples(rows=20_000, symbols=2)
     late = (whole.symbol_ix == 0) | (whole.ts_ms > whole.ts_ms[-1] * 0.9)
     arrays = ("x", "y", "ts_ms", "label_end_ms", "symbol_ix", "last_move")
@@ -88,14 +88,14 @@ def test_holdout_is_cut_by_time_not_by_rows(new_samples):
 
 
 def test_symbols_of_one_time_stay_together(new_samples):
-    """All rows of a minute fall into the same block, or into the purge."""
+    """All rows of one minute are in the same block, or purged."""
     samples = new_samples(rows=30_000, symbols=3)
 
     for block in plan(samples).blocks():
         assert block.first_row % 3 == block.stop_row % 3 == block.purged_rows % 3 == 0
 
 
-def test_wider_embargo_gives_up_more_rows(new_samples):
+def test_a_longer_embargo_purges_more_rows(new_samples):
     """The purge grows with the embargo, row by row."""
     samples = new_samples(rows=10_000, symbols=1)
 
@@ -103,8 +103,8 @@ def test_wider_embargo_gives_up_more_rows(new_samples):
 
 
 @pytest.mark.parametrize(("symbols", "days"), [(1, 0.2), (1, 0.9), (1, 1.7), (3, 0.1), (3, 0.5)])
-def test_too_short_says_how_many_days_suffice(new_samples, symbols, days):
-    """The message names the block and the rows; the days that it asks for are enough, and not many too many."""
+def test_too_little_data_says_how_many_days_suffice(new_samples, symbols, days):
+    """The message names block and rows; the days in its hint are enough, and not far too many."""
     per_day = 1_440 * symbols
     whole = new_samples(rows=5 * per_day, symbols=symbols, features=1)
 
@@ -116,15 +116,15 @@ def test_too_short_says_how_many_days_suffice(new_samples, symbols, days):
     plan(take_rows(whole, slice(0, needed * per_day)))
 
 
-def test_every_block_has_the_rows_that_it_needs(new_samples):
-    """The least split that passes has its least rows everywhere."""
+def test_every_block_has_its_minimum_rows(new_samples):
+    """In the smallest valid split, every block has at least its minimum rows."""
     split = plan(new_samples(rows=2_600, symbols=1, features=1))
 
     assert all(fold.train.rows >= MIN_TRAIN_ROWS and fold.valid.rows >= MIN_VALID_ROWS for fold in split.folds)
 
 
 def test_a_single_row_is_too_little(new_samples):
-    """Not even a range of time: the message comes all the same."""
+    """One row has no time range, and gives the same message."""
     with pytest.raises(InputError, match="1 of the 200 rows"):
         plan(take_rows(new_samples(rows=10), slice(0, 1)))
 
@@ -132,7 +132,7 @@ def test_a_single_row_is_too_little(new_samples):
 @pytest.mark.parametrize("value", [0, 1])
 @pytest.mark.parametrize("name", ["holdout", "fold 1 train", "fold 3 validation"])
 def test_a_block_of_one_class_is_named(new_samples, name, value):
-    """A window where every price moved one way would win any search: it is an error that names the window."""
+    """A block in which all prices moved one way is an error that names it."""
     samples = new_samples(rows=10_000, symbols=1)
     block = next(b for b in plan(samples).blocks() if b.name == name)
     y = samples.y.copy()

@@ -29,7 +29,7 @@ def configured(class_weight="none", uniqueness=False, **search):  # noqa: FBT002
 
 @pytest.fixture(scope="module")
 def rare(new_samples):
-    """Rows of which one in six went up, and their blocks."""
+    """Return rows of which one in six went up, and their split."""
     samples = new_samples(rows=8_000)
     rng = np.random.default_rng(5)
     y = (rng.random(8_000) < 1 / (1 + np.exp(2.0 - samples.x[:, 0]))).astype(np.uint8)
@@ -37,8 +37,8 @@ def rare(new_samples):
     return samples, plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
 
 
-def test_balanced_is_read_off_the_first_folds_training_rows(rare):
-    """Both classes weigh alike there; labels behind it do not move the weight."""
+def test_balanced_follows_from_the_first_folds_training_rows(rare):
+    """Both classes have equal total weight there; later labels do not change the weight."""
     samples, split = rare
     first = split.folds[0].train.span
     y = samples.y.copy()
@@ -53,7 +53,7 @@ def test_balanced_is_read_off_the_first_folds_training_rows(rare):
 
 
 def test_weights_of_rows(rare):
-    """None where all count alike; else the class's, times what is a label's own, of mean 1."""
+    """None if all are equal; otherwise the class weight times the uniqueness, whose mean is 1."""
     samples, split = rare
     rows = split.inner.span
 
@@ -66,8 +66,8 @@ def test_weights_of_rows(rare):
     assert own[0] > 1.5 > own[100] > 0.9
 
 
-def test_weights_travel_with_the_rows_of_a_fold(rare):
-    """A fold cut out of the binned rows has just the weights of its rows."""
+def test_a_fold_keeps_the_weights_of_its_rows(rare):
+    """A fold cut out of the binned rows has the weights of its rows."""
     samples, split = rare
     inner = bin_rows(samples, split, configured(3.0), rows=split.inner.span)
     for fold in split.folds:
@@ -78,7 +78,7 @@ def test_weights_travel_with_the_rows_of_a_fold(rare):
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6), st.integers(0, 1)), min_size=1, max_size=30))
 def test_uniqueness_is_the_mean_share_of_its_minutes(labels):
-    """Against counting, minute by minute, how many labels of the symbol run."""
+    """It equals counting, minute by minute, the symbol's running labels."""
     start, bars, symbol = (np.array(column) for column in zip(*labels, strict=True))
     running = np.zeros((2, 50))
     for s, b, k in labels:
@@ -89,16 +89,16 @@ def test_uniqueness_is_the_mean_share_of_its_minutes(labels):
 
 
 @given(st.floats(0.001, 0.999), st.floats(0.01, 100))
-def test_undoing_divides_the_odds(p, up):
-    """What comes back has the odds divided by the weight."""
+def test_undoing_the_weight_divides_the_odds(p, up):
+    """The result has the odds divided by the weight."""
     undone = undo_up_weight(np.array([p]), up)[0]
 
     assert undone / (1 - undone) == pytest.approx(p / (1 - p) / up)
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", 0.2, 12.0])
-def test_a_weighted_fit_gives_honest_probabilities(rare, class_weight):
-    """Whoever reads the model's text gets the base rate right, whatever the weight; without the undoing far from it."""
+def test_a_weighted_fit_gives_unweighted_probabilities(rare, class_weight):
+    """The model text predicts the base rate for any class weight; without the correction it would not."""
     samples, split = rare
     holdout = split.holdout.span
     config = configured(class_weight)
@@ -113,8 +113,8 @@ def test_a_weighted_fit_gives_honest_probabilities(rare, class_weight):
     assert np.allclose(1 / (1 + np.exp(-contributions.sum(axis=1))), p)
 
 
-def test_the_search_judges_what_is_served(rare, tmp_path):
-    """Losses and out-of-fold scores are of probabilities with the weight taken out: the last fold's, fitted again."""
+def test_the_search_scores_unweighted_probabilities(rare, tmp_path):
+    """Losses and out-of-fold scores are those of the last fold fitted again, with the weight removed."""
     samples, split = rare
     config = configured("balanced")
     found = search(
@@ -132,6 +132,6 @@ def test_the_search_judges_what_is_served(rare, tmp_path):
 
 
 def test_weights_make_another_study():
-    """A study of one weight is never taken for that of another."""
+    """A study with one class weight is not resumed with another."""
     configs = [configured(), configured("balanced"), configured(2.0), configured(uniqueness=True)]
     assert len({study_sha256(c, registry_sha256="", warm_start=None) for c in configs}) == 4

@@ -33,16 +33,16 @@ CONFIG = load_config(
 
 
 class Killer(Silent):
-    """Kills every worker there is when a trial has been told; each number once."""
+    """Kills all workers after given numbers of completed trials."""
 
     def __init__(self, after=()):
         super().__init__()
-        self.told, self.after, self.killed = 0, set(after), 0
+        self.completed, self.after, self.killed = 0, set(after), 0
 
     def advance(self, steps=1, *, note="", stage=None):  # noqa: ARG002 (the protocol's signature)
-        """Count, and kill."""
-        self.told += steps
-        if self.told in self.after:
+        """Count completed trials, and kill."""
+        self.completed += steps
+        if self.completed in self.after:
             for pid in workers_of():
                 os.kill(pid, signal.SIGKILL)
                 self.killed += 1
@@ -64,34 +64,34 @@ def run(samples, folder, *, workers, progress=None):
 
 
 @pytest.fixture(scope="module")
-def alone(samples, tmp_path_factory):
-    """Fourteen trials in this process, some of them cut short."""
+def in_process(samples, tmp_path_factory):
+    """Fourteen trials in this process, some of them pruned."""
     found = run(samples, tmp_path_factory.mktemp("alone"), workers=1)
     assert {t.state for t in found.trials} == {"complete", "pruned"}
     return found
 
 
-def test_the_number_of_workers_changes_no_bit(samples, alone, tmp_path):
-    """Two processes, or more than a batch has trials: the same records and the same scores."""
+def test_the_number_of_workers_changes_no_bit(samples, in_process, tmp_path):
+    """Two processes, or more than a batch, give the same records and scores as none."""
     for workers in (2, 5):
         (tmp_path / str(workers)).mkdir()
         found = run(samples, tmp_path / str(workers), workers=workers)
 
-        assert found.trials == alone.trials
-        assert np.array_equal(found.oof_scores, alone.oof_scores)
+        assert found.trials == in_process.trials
+        assert np.array_equal(found.oof_scores, in_process.oof_scores)
 
 
-def test_trials_whose_worker_dies_are_run_again(samples, alone, tmp_path):
-    """WorkerPool killed three times, whatever they have in hand: nothing is lost and nothing differs."""
+def test_trials_whose_worker_dies_are_run_again(samples, in_process, tmp_path):
+    """With all workers killed three times, the trials are the same."""
     killer = Killer(after={1, 5, 9})
     found = run(samples, tmp_path, workers=2, progress=killer)
 
     assert killer.killed >= 3
-    assert found.trials == alone.trials
+    assert found.trials == in_process.trials
 
 
 def test_a_trial_whose_worker_dies_twice_is_named(samples, tmp_path):
-    """Where every worker is killed as soon as it is there, the search ends: it does not hang, and leaves no file."""
+    """If every worker is killed at once, the search ends with an error, without a process or a file left behind."""
     over = threading.Event()
 
     def kill_all():
@@ -114,7 +114,7 @@ def test_a_trial_whose_worker_dies_twice_is_named(samples, tmp_path):
 
 
 def test_an_interruption_ends_the_workers(samples, tmp_path):
-    """Whatever unwinds the search takes its processes and its file along."""
+    """A KeyboardInterrupt, as in a notebook, ends the workers and removes their file."""
 
     class Interrupting(Silent):
         def advance(self, steps=1, *, note="", stage=None):  # noqa: ARG002 (the protocol's signature)
@@ -138,7 +138,7 @@ print(len(run(make_samples(), pathlib.Path({study!r}), workers=2).trials))
 
 
 def test_a_script_without_a_guard_is_run_once(tmp_path):
-    """Its workers do not run it again, though it does not ask whether it is the main module."""
+    """Workers do not run a script again that lacks `if __name__ == "__main__"`."""
     (tmp_path / "study").mkdir()
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED.format(folder=str(Path(__file__).parents[1]), study=str(tmp_path / "study")))

@@ -12,7 +12,7 @@ import typer
 
 from mltrain.cli.help import Group
 from mltrain.errors import MachineError, MltrainError, UsageError
-from mltrain.training.lightgbm_import import own_process
+from mltrain.training.lightgbm_import import skip_scikit_learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ def root(
 
 def run() -> int:
     """Run the command line and return the process's exit code."""
-    own_process()
+    skip_scikit_learn()
     if not sys.stdout.isatty():
         # Typer colours its help even in a pipe where GITHUB_ACTIONS or FORCE_COLOR is set.
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"

@@ -15,6 +15,7 @@ import numpy as np
 from mltrain.features.spec import FeatureSet
 from mltrain.guards.evidence import Failure, Findings, SuspectFeature, format_names
 from mltrain.training.lightgbm_import import import_lightgbm
+from mltrain.training.metrics import auc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,26 +109,6 @@ def feature_audit(
             findings.warnings.append(f"too few rows to judge single features: {format_names(few)}")
         _check_shuffled_labels(findings, x, y, seed=seed)
     return findings.result(details)
-
-
-def auc(scores: NDArray[Any], y: NDArray[np.uint8]) -> float:
-    """Return the probability that a random 1 has a higher score than a random 0, ties counted half.
-
-    Args:
-        scores: Finite numbers, shape (n,).
-        y: 0 or 1, both present, shape (n,).
-
-    >>> auc(np.array([0.1, 0.2, 0.2, 0.9]), np.array([0, 0, 1, 1], dtype=np.uint8))
-    0.875
-    """
-    order = np.argsort(scores)
-    ranked, hits = scores[order], y[order].astype(np.int64)
-    # The first row of each group of equal scores.
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    ones = np.add.reduceat(hits, first)
-    zeros = np.diff(np.append(first, hits.size)) - ones
-    below = np.cumsum(zeros) - zeros
-    return float((ones * (below + zeros / 2)).sum() / (ones.sum() * zeros.sum()))
 
 
 def auc_deviation(value: float, ones: float, zeros: float) -> float:

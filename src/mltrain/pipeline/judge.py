@@ -104,7 +104,7 @@ def measure_holdout(
     thresholds = np.array([THRESHOLD if low <= prior.up_share <= high else prior.up_share for prior in priors])
     calls = p > thresholds[rows.symbol_ix]
     economics = score_economics(calls, rows, moves, bootstrap, horizon_bars=horizon_bars, step_ms=step_ms)
-    terciles = volatility_terciles(data.candles, samples, before=inner, of=held, step_ms=step_ms)
+    terciles = volatility_terciles(data.candles, samples, reference=inner, rows=held, step_ms=step_ms)
     logistic, logistic_p = score_logistic(samples, train=inner, holdout=held)
     bounce = find_bounce(data.candles, step_ms=step_ms)
     progress.stage("latency")

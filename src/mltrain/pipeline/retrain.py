@@ -24,7 +24,7 @@ from mltrain.storage.reading import read_file
 from mltrain.store.listing import read_version_card
 from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from mltrain.training.booster import fit_final
-from mltrain.training.calibrate import calibrate
+from mltrain.training.calibration import calibrate
 from mltrain.training.samples import build_samples, keep_newest, matrix_sha256
 from mltrain.training.search import refit_out_of_fold
 
@@ -117,7 +117,8 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     hyperparameters: Any = card.value("hyperparameters")
     tuned = {name: hyperparameters[name] for name, _ in config.search.space.items()}
     rounds = int(hyperparameters["num_iterations"])
-    choice = calibrate(refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds), samples, config)
+    oof = refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds)
+    choice = calibrate(config.calibration, oof.oof_scores, samples.y[oof.oof_rows], oof.oof_fold)
     bundle = Bundle(
         model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=card.fitted_on),
         calibrator=choice.calibrator,

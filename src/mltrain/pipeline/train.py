@@ -26,7 +26,7 @@ from mltrain.storage.edge import real_path
 from mltrain.storage.folders import make_folder, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.training.booster import fit_final
-from mltrain.training.calibrate import calibrate
+from mltrain.training.calibration import calibrate
 from mltrain.training.search import search
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def fit_model(
         samples, split, config, journal=journal, execution=execution, progress=progress, warm_start=warm_start
     )
     progress.stage("final fit")
-    choice = calibrate(found, samples, config)
+    choice = calibrate(config.calibration, found.oof_scores, samples.y[found.oof_rows], found.oof_fold)
     best = found.best
     evaluated = Bundle(
         model_text=fit_final(samples, split, config, tuned=best.params, rounds=best.rounds),

@@ -1,14 +1,14 @@
-"""Baselines: simple rules that need no model, symbol by symbol, and what a model adds to them on the same rows.
+"""Baselines: rules without a model, per symbol, and a model's skill over them on the same rows.
 
-Pure. Three rules predict each row from the past alone: the side more frequent in training, the last move's sign
-(persistence), and its opposite (contrarian). The baseline of a symbol is the best of
+Pure. Three rules predict each row from the past alone: the side more frequent in training (majority), the last move's
+sign (persistence), and its opposite (contrarian). The baseline of a symbol is the best of
 
 - one half, a coin;
 - the rule that was most accurate on the symbol's rows before the holdout;
-- any rule whose accuracy on the holdout is above one half with its whole interval over blocks of time.
+- any rule whose accuracy on the holdout exceeds one half with its whole bootstrap interval.
 
-The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points a symbol; the rows
-before the holdout alone would miss a rule that has begun to work since.
+The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points per symbol; the
+rows before the holdout alone would miss a rule that has begun to work since.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 Rule: TypeAlias = Literal["majority", "persistence", "contrarian"]
 RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
 COIN: Final = 0.5
-# Rows of the overall base rate that are mixed into each symbol's, which is noise if the symbol has few rows.
+# Rows of the overall base rate that are added to each symbol's, which is noise if the symbol has few rows.
 PRIOR_ROWS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolPrior:
-    """What the rows before the holdout say about one symbol.
+    """Base rate and best rule of one symbol on the rows before the holdout.
 
     Attributes:
         symbol: The symbol.
-        up_share: Base rate: share of those rows that went up, mixed with PRIOR_ROWS rows of the base rate of all.
-        rule: The most accurate rule on them; the first of RULES if several are equal.
+        up_share: Share of those rows that went up, shrunk by PRIOR_ROWS rows of the overall share.
+        rule: The most accurate rule on them; of equals, the first of RULES.
     """
 
     symbol: str
@@ -59,7 +59,7 @@ class SymbolBaseline:
     Attributes:
         symbol: The symbol.
         rows: Its rows.
-        rule: The rule that is the baseline; "coin" where none is better than one half.
+        rule: The rule that is the baseline; "coin" if no rule is better than one half.
         accuracy: Accuracy of that rule on these rows; 0.5 for the coin.
     """
 
@@ -71,15 +71,15 @@ class SymbolBaseline:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Scores of what needs no model, on the same rows.
+    """Scores of the rules without a model.
 
     Attributes:
-        train_up_share: Base rate: share of the training rows that went up.
-        majority: Accuracy of always saying the side that was more frequent in the symbol's training rows.
-        persistence: Accuracy of saying the last move's sign; where it did not move, the majority.
-        contrarian: Accuracy of saying the opposite of the last move's sign; where it did not move, the majority.
+        train_up_share: Share of the training rows that went up.
+        majority: Accuracy of the side more frequent in the symbol's training rows.
+        persistence: Accuracy of the last move's sign; the majority if there was no move.
+        contrarian: Accuracy of the opposite of the last move's sign; the majority if there was no move.
         accuracy: Accuracy of the symbols' baselines, weighted by rows; the model must beat it.
-        base_rate_log_loss: Log loss of always giving the symbol's base rate.
+        base_rate_log_loss: Log loss of the symbols' base rates, in nats.
         symbols: The baseline of each symbol.
     """
 
@@ -94,7 +94,7 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A model compared with what needs no model, on the same rows and draws.
+    """A model compared with the baselines on the same rows and draws.
 
     Attributes:
         accuracy_margin: Accuracy of the model minus that of the symbols' baselines, as a share of the rows.
@@ -112,7 +112,7 @@ class SymbolSkill:
     Attributes:
         baseline: The symbol's baseline.
         accuracy: Accuracy of the model on the symbol's rows; None without rows.
-        margin: That minus the accuracy of the baseline, paired by row; None where the rows fill fewer than two blocks.
+        margin: That minus the accuracy of the baseline, paired by row; None if the rows fill fewer than two blocks.
         log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None in the same case.
     """
 
@@ -124,13 +124,13 @@ class SymbolSkill:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """What a model adds to the baselines.
+    """The skill of a model over the baselines.
 
     Attributes:
         margin: Accuracy of the model minus that of the baseline, paired by row, as a share.
         log_loss_skill: 1 - log loss of the model / log loss of the symbols' training base rates.
         log_loss_gain: Log loss of those base rates minus that of the model, in nats.
-        symbols: The same for each symbol.
+        symbols: The skill on each symbol.
     """
 
     margin: Estimate
@@ -143,7 +143,7 @@ def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, ND
     """Return the prediction of each rule for each row: True for "up".
 
     Args:
-        last_move: Sign of the move that ended with each row's candle, shape (n,); 0 where there was none.
+        last_move: Sign of the move that ended with each row's candle, shape (n,); 0 if there was none.
         up_share: Share of the training rows that went up; above one half the majority is "up".
     """
     majority = np.full(last_move.size, up_share > THRESHOLD)
@@ -155,25 +155,23 @@ def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, ND
 
 
 def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
-    """Return what the rows before the holdout say about each symbol.
+    """Return base rate and best rule of each symbol, in the order of the samples' symbols.
+
+    A symbol without rows before the holdout gets the overall base rate and the rule "majority".
 
     Args:
         samples: All rows.
         inner: The rows before the holdout.
-
-    Returns:
-        One entry per symbol of the samples, in their order. A symbol without such rows gets the base rate of all, and
-        the majority as its rule.
     """
     y, last_move, symbol_ix = samples.y[inner], samples.last_move[inner], samples.symbol_ix[inner]
-    found, of_all = [], float(y.mean())
+    priors, overall = [], float(y.mean())
     for ix, symbol in enumerate(samples.symbols):
         rows = symbol_ix == ix
-        up_share = (float(y[rows].sum()) + PRIOR_ROWS * of_all) / (np.count_nonzero(rows) + PRIOR_ROWS)
+        up_share = (float(y[rows].sum()) + PRIOR_ROWS * overall) / (np.count_nonzero(rows) + PRIOR_ROWS)
         calls = rule_calls(last_move[rows], up_share=up_share)
         right = {rule: int(np.count_nonzero(calls[rule] == y[rows])) for rule in RULES}
-        found.append(SymbolPrior(symbol, up_share, max(RULES, key=lambda rule: right[rule])))
-    return tuple(found)
+        priors.append(SymbolPrior(symbol, up_share, max(RULES, key=lambda rule: right[rule])))
+    return tuple(priors)
 
 
 def score_baselines(
@@ -186,19 +184,19 @@ def score_baselines(
     bootstrap: BootstrapConfig,
     seed: int,
 ) -> tuple[Baselines, Skill]:
-    """Score what needs no model, and a model against it.
+    """Score the baselines, and a model against them.
 
     Args:
         p: Probabilities of the model, shape (n,).
-        rows: The holdout's rows, shape (n,).
-        priors: The prior of each symbol of the rows, in their order.
+        rows: The holdout's rows, n of them.
+        priors: The prior of each of the rows' symbols, in their order.
         train_up_share: Share of all training rows that went up.
-        draws: Made of these rows' times.
-        bootstrap: Draws and level of the intervals of single symbols.
-        seed: Seed of these draws.
+        draws: The bootstrap of these rows.
+        bootstrap: Draws and level of the bootstrap of single symbols.
+        seed: Random seed of the latter.
 
     Raises:
-        ValueError: No rows, or a share that is not strictly between 0 and 1.
+        ValueError: No rows, a missing prior, or a share that is not strictly between 0 and 1.
     """
     if rows.y.size == 0 or not 0 < train_up_share < 1 or len(priors) != len(rows.symbols):
         msg = (
@@ -208,7 +206,8 @@ def score_baselines(
     y, loss = rows.y, row_log_loss(p, rows.y)
     base_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
     right = (predict_up(p) == y).astype(np.float64)
-    baseline = np.full(y.size, COIN)  # how right the baseline is at each row
+    # 1 where the baseline is right, 0 where it is wrong; one half for a coin.
+    baseline = np.full(y.size, COIN)
     hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
     symbols = []
     for ix, prior in enumerate(priors):
@@ -219,16 +218,17 @@ def score_baselines(
         calls = rule_calls(rows.last_move[own], up_share=prior.up_share)
         for rule in RULES:
             hits[rule][own] = calls[rule] == y[own]
-        alone = _plan_symbol(rows.ts_ms[own], bootstrap, seed)
-        found, baseline[own] = _pick(prior, {rule: hits[rule][own] for rule in RULES}, alone)
-        symbols.append(
-            SymbolSkill(
-                found,
-                float(right[own].mean()),
-                margin=None if alone is None else alone.estimate(right[own] - baseline[own]),
-                log_loss_skill=None if alone is None else alone.estimate((base_loss - loss)[own], base_loss[own]),
-            )
-        )
+        ts_ms = rows.ts_ms[own]
+        symbol_draws = None
+        # Rows of one time fill one block, from which nothing can be drawn.
+        if ts_ms[0] < ts_ms[-1]:
+            symbol_draws = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
+        symbol_baseline, baseline[own] = _pick_baseline(prior, {r: hits[r][own] for r in RULES}, symbol_draws)
+        margin = log_loss_skill = None
+        if symbol_draws is not None:
+            margin = symbol_draws.estimate(right[own] - baseline[own])
+            log_loss_skill = symbol_draws.estimate((base_loss - loss)[own], base_loss[own])
+        symbols.append(SymbolSkill(symbol_baseline, float(right[own].mean()), margin, log_loss_skill))
     baselines = Baselines(
         train_up_share=train_up_share,
         majority=float(hits["majority"].mean()),
@@ -246,17 +246,10 @@ def score_baselines(
     )
 
 
-def _plan_symbol(ts_ms: NDArray[np.int64], bootstrap: BootstrapConfig, seed: int) -> Bootstrap | None:
-    """Return the blocks of one symbol's rows; None if all are in one block."""
-    if ts_ms[0] == ts_ms[-1]:
-        return None
-    return plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
-
-
-def _pick(
+def _pick_baseline(
     prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], draws: Bootstrap | None
 ) -> tuple[SymbolBaseline, NDArray[np.float64]]:
-    """Return a symbol's baseline, and how right it is at each of its rows."""
+    """Return a symbol's baseline, and whether it is right at each of its rows (1, 0; one half for a coin)."""
     proven = [] if draws is None else [r for r in RULES if draws.estimate(hits[r]).low(JUDGED) > COIN]
     rule = max((prior.rule, *proven), key=lambda r: float(hits[r].mean()))
     rows, accuracy = hits[rule].size, float(hits[rule].mean())

@@ -1,8 +1,8 @@
-"""Intervals: how sure a figure is, by drawing whole blocks of time with replacement.
+"""Confidence intervals by a block bootstrap (Kuensch 1989): whole blocks of time are drawn with replacement.
 
-Pure: every draw comes from a seed that is an argument. Rows of neighbouring minutes, and of different symbols at one
-minute, are not independent: single rows would give intervals a third too narrow. A block is one UTC day, all symbols
-together. Figures that are compared are read off the same draws.
+Pure; random draws come from a seed argument. Rows of neighbouring minutes, and of different symbols at one minute, are
+dependent: drawing single rows would give intervals a third too narrow. A block is one UTC day of all symbols. Figures
+that are compared use the same draws.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from mltrain.training.metrics import ECE_BINS, equal_mass_bins, predict_up, row_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-JUDGED: Final = 0.95  # confidence of one end of an interval that a gate judges; `bootstrap.level` is what is shown
-MIN_DAYS: Final = 10  # with fewer day blocks the time range is cut into this many blocks of equal length instead
-_AUC_CHUNK: Final = 4_096  # distinct scores per step of the pair counts: bounds the memory, not the result
+# One-sided confidence of the interval ends that gates judge; `bootstrap.level` is for intervals that are shown.
+JUDGED: Final = 0.95
+# With fewer days, the time range is cut into this many blocks of equal length instead.
+MIN_DAYS: Final = 10
+# Distinct scores per step of the pair counts: limits the memory, does not change the result.
+_AUC_CHUNK: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and how far it may be off.
+    """A figure and its confidence interval.
 
     Attributes:
         value: The figure on all rows.
@@ -42,14 +45,14 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its standard error, from which an interval end at any confidence follows.
+    """A figure and its standard error, which give an interval at any confidence.
 
-    Percentiles of draws cannot give an end far out: at a confidence of 99.95 % the tail of 2,000 draws has one draw.
+    Quantiles of draws do not reach that far: at a confidence of 99.95 % the tail of 2,000 draws holds one draw.
 
     Attributes:
         value: The figure on all rows.
         se: Standard deviation of the figure over the draws of blocks.
-        blocks: Blocks of time that were drawn from.
+        blocks: Number of bootstrap blocks.
     """
 
     value: float
@@ -57,9 +60,10 @@ class Estimate:
     blocks: int
 
     def reach(self, confidence: float) -> float:
-        """Return the distance from the value to an end that holds the truth on its side with this confidence.
+        """Return the distance from the value to the end of a one-sided interval of this confidence.
 
-        Student's t with blocks - 1 degrees of freedom; the root corrects a variance that the draws divide by n.
+        Student's t with blocks - 1 degrees of freedom. The factor sqrt(n / (n - 1)) corrects the variance of the draws,
+        which divides by n.
 
         >>> round(Estimate(0.02, 0.01, 10).reach(0.95), 4)
         0.0193
@@ -70,16 +74,16 @@ class Estimate:
         return float(stdtrit(n - 1, confidence)) * self.se * math.sqrt(n / (n - 1))
 
     def low(self, confidence: float) -> float:
-        """Return the lower end, below which the truth lies with a chance of 1 - confidence."""
+        """Return the lower end of the one-sided interval of this confidence."""
         return self.value - self.reach(confidence)
 
     def interval(self, confidence: float) -> Interval:
-        """Return both ends, each at this confidence."""
+        """Return the interval whose two ends each have this one-sided confidence."""
         reach = self.reach(confidence)
         return Interval(self.value, self.value - reach, self.value + reach)
 
     def scaled(self, factor: float) -> Estimate:
-        """Return the estimate in another unit, such as percent for a share."""
+        """Return the estimate in another unit, such as percent instead of a share."""
         return Estimate(self.value * factor, self.se * factor, self.blocks)
 
 
@@ -89,12 +93,12 @@ class MetricIntervals:
 
     Attributes:
         accuracy: Share of rows whose predicted side is right.
-        f1: Harmonic mean of the next two.
-        precision: Share of the rows called "up" that went up.
-        recall: Share of the rows that went up which were called.
-        auc_roc: Chance that a row that went up scores above one that went down.
-        log_loss: Mean negative log probability, in nats.
-        brier: Mean squared distance of the probability from what happened.
+        f1: Harmonic mean of precision and recall.
+        precision: Share of the rows predicted "up" that went up.
+        recall: Share of the rows that went up that were predicted "up".
+        auc_roc: Area under the ROC curve.
+        log_loss: Mean negative log probability of the outcome, in nats.
+        brier: Mean squared difference of probability and outcome.
         ece: Expected calibration error.
     """
 
@@ -110,11 +114,11 @@ class MetricIntervals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bootstrap:
-    """The blocks of some rows, and how often each draw takes each block.
+    """The blocks of some rows, and how often each draw contains each block.
 
     Attributes:
-        block: Block of each row, shape (n,), every number from 0 to blocks - 1 in use.
-        weights: Shape (draws, blocks); each row of it sums to blocks.
+        block: Block of each row, shape (n,), numbered from 0 without gaps.
+        weights: Count of each block in each draw, shape (draws, blocks); each draw sums to `blocks`.
         tail: Share of the draws outside each end of an interval.
         by_day: Whether a block is a UTC day; else one of ten equal parts of the time range.
     """
@@ -126,7 +130,7 @@ class Bootstrap:
 
     @property
     def blocks(self) -> int:
-        """How many blocks hold rows."""
+        """Number of blocks."""
         return int(self.weights.shape[1])
 
     def sums(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -136,7 +140,7 @@ class Bootstrap:
     def ratio(
         self, part: NDArray[np.float64] | NDArray[np.bool_], whole: NDArray[np.float64] | NDArray[np.bool_]
     ) -> Interval:
-        """Return sum of `part` / sum of `whole` over the rows, with its interval; 0 where `whole` sums to 0."""
+        """Return sum of `part` / sum of `whole` over the rows, with its interval; 0 if `whole` sums to 0."""
         parts, wholes = self.sums(part), self.sums(whole)
         drawn = _divide(self.drawn(parts), self.drawn(wholes))
         return self.interval(float(_divide(parts.sum(), wholes.sum())), drawn)
@@ -144,7 +148,7 @@ class Bootstrap:
     def estimate(
         self, part: NDArray[np.float64] | NDArray[np.bool_], whole: NDArray[np.float64] | None = None
     ) -> Estimate:
-        """Return sum of `part` / sum of `whole` (without it: the mean of `part`), with its standard error."""
+        """Return sum of `part` / sum of `whole` (default: the mean of `part`), with its standard error."""
         parts, wholes = self.sums(part), self.sums(np.ones(part.size) if whole is None else whole)
         drawn = _divide(self.drawn(parts), self.drawn(wholes))
         return Estimate(float(_divide(parts.sum(), wholes.sum())), float(drawn.std()), self.blocks)
@@ -160,7 +164,7 @@ class Bootstrap:
         return self.ratio(values, np.ones(values.size))
 
     def interval(self, value: float, drawn: NDArray[np.float64]) -> Interval:
-        """Return a figure with the interval that its values on the draws give; draws without a value are left out."""
+        """Return a figure with the interval between quantiles of its values on the draws; NaN draws are left out."""
         low, high = np.nanquantile(drawn, [self.tail, 1 - self.tail]).tolist()
         return Interval(value, low, high)
 
@@ -174,12 +178,12 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
 
     Args:
         ts_ms: Open times of the rows, shape (n,), any order.
-        draws: How many draws.
+        draws: Number of draws.
         level: Coverage of the intervals, such as 0.9.
-        seed: Of the draws.
+        seed: Random seed of the draws.
 
     Returns:
-        The blocks (UTC days; where the rows touch fewer than ten, ten parts of equal length) and the draws.
+        The blocks (UTC days; ten parts of equal length if the rows are on fewer than ten days) and the draws.
 
     Raises:
         InputError: The rows fill fewer than two blocks.
@@ -191,7 +195,7 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
     used, block = np.unique(key, return_inverse=True)
     if used.size < 2:
         raise InputError(
-            f"cannot tell how sure a score is: the {ts_ms.size} rows lie in fewer than two blocks of time",
+            f"cannot compute confidence intervals: the {ts_ms.size} rows lie in fewer than two blocks of time",
             hint="take a longer snapshot or a larger --val-ratio",
         )
     n = used.size
@@ -200,15 +204,16 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
 
 
 def expanded_tail(blocks: int, *, level: float) -> float:
-    """Return the share of draws to leave outside each end of an interval.
+    """Return the share of draws to leave outside each end of an interval (expanded percentiles, Hesterberg 2015).
 
-    Plain percentiles are too narrow for few blocks: they divide the variance by n where n - 1 is due, and take the
-    normal distribution where Student's is due. Both are mended by reading the draws further out (Hesterberg 2015).
+    Plain percentiles are too narrow for few blocks: the variance of the draws divides by n instead of n - 1, and their
+    distribution is normal instead of Student's t. Quantiles further out correct both.
 
     >>> round(expanded_tail(10, level=0.9), 4), round(expanded_tail(100_000, level=0.9), 4)
     (0.0267, 0.05)
     """
-    from scipy.special import ndtr, stdtrit  # of which scipy.stats makes its distributions, a second later
+    # scipy.stats has the same distributions, and takes a second to import.
+    from scipy.special import ndtr, stdtrit
 
     return float(ndtr(-math.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, (1 + level) / 2)))
 
@@ -219,21 +224,17 @@ def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Boo
     Args:
         p: Probabilities, shape (n,), in [0, 1].
         y: Labels, shape (n,).
-        bootstrap: Made of these rows' times, in their order.
-
-    Raises:
-        InputError: The labels hold fewer than two classes.
-        ValueError: Unequal lengths, a probability outside [0, 1] or NaN, a label that is not 0 or 1.
+        bootstrap: The bootstrap of these rows, in their order.
     """
     exact = score(p, y)
-    called, went = predict_up(p), y == 1
-    hits = called & went
+    predicted, went_up = predict_up(p), y == 1
+    hits = predicted & went_up
     return MetricIntervals(
-        accuracy=bootstrap.mean(called == went),
-        # 2 hits / (called + went) is the harmonic mean of precision and recall.
-        f1=bootstrap.ratio(2.0 * hits, called.astype(np.float64) + went),
-        precision=bootstrap.ratio(hits, called),
-        recall=bootstrap.ratio(hits, went),
+        accuracy=bootstrap.mean(predicted == went_up),
+        # 2 hits / (predicted + went up) is the harmonic mean of precision and recall.
+        f1=bootstrap.ratio(2.0 * hits, predicted.astype(np.float64) + went_up),
+        precision=bootstrap.ratio(hits, predicted),
+        recall=bootstrap.ratio(hits, went_up),
         auc_roc=bootstrap.interval(exact.auc_roc, _drawn_auc(p, y, bootstrap)),
         log_loss=bootstrap.mean(row_log_loss(p, y)),
         brier=bootstrap.mean(np.square(p - y)),
@@ -244,15 +245,15 @@ def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Boo
 def log_loss_gain(
     p: NDArray[np.float64], other: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap
 ) -> Interval:
-    """Return the log loss of `other` minus that of `p`, paired by row: above zero `p` is the better."""
+    """Return the log loss of `other` minus that of `p`, paired by row: positive if `p` is better."""
     return bootstrap.mean(row_log_loss(other, y) - row_log_loss(p, y))
 
 
 def _ece_interval(value: float, p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> Interval:
-    """Return the interval of the ECE, its bins held where they are.
+    """Return the interval of the ECE with fixed bins.
 
-    A draw of blocks adds its own noise to every bin's gap, and a mean of absolute gaps can only grow by that: the
-    draws are moved back by their mean excess, and stay at zero or above.
+    Resampling adds noise to every bin's gap, which can only increase a mean of absolute gaps: the draws are shifted
+    back by their mean excess and clipped at zero.
     """
     cell = bootstrap.block * ECE_BINS + equal_mass_bins(p, ECE_BINS)
     gaps = np.bincount(cell, weights=p - y, minlength=bootstrap.blocks * ECE_BINS).astype(np.float64)
@@ -263,10 +264,10 @@ def _ece_interval(value: float, p: NDArray[np.float64], y: NDArray[np.uint8], bo
 
 
 def _drawn_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Return the AUC of every draw, NaN where a draw has one class alone.
+    """Return the AUC of every draw, NaN if a draw has only one class.
 
-    AUC is a share of (up, down) pairs, so the wins between each two blocks are counted once; a draw weighs them. All
-    of these are halves of whole numbers below 2**53: exact, in whatever order BLAS adds them.
+    AUC is a share of (up, down) pairs, so the wins between each two blocks are counted once and weighted by each draw.
+    All terms are multiples of 1/2 below 2**53: their sums are exact in any order, also in BLAS.
     """
     wins = _pair_wins(p, y, bootstrap)
     ups, downs = bootstrap.sums(y == 1), bootstrap.sums(y == 0)
@@ -277,7 +278,7 @@ def _drawn_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstra
 
 
 def _pair_wins(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Return, for blocks (a, b), how many pairs of an up row of a and a down row of b have the up row score higher."""
+    """Return, for blocks (a, b), the number of pairs of an up row of a and a down row of b with the up row higher."""
     n = bootstrap.blocks
     order = np.argsort(p)
     _, group = np.unique(p, return_inverse=True)
@@ -288,6 +289,7 @@ def _pair_wins(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstra
         cell = (group[rows] - start) * n + block[rows]
         counts = [np.bincount(cell[up[rows] == side], minlength=n * _AUC_CHUNK) for side in (True, False)]
         ups, downs = (c.reshape(-1, n).astype(np.float64) for c in counts)
-        wins += ups.T @ (below + np.cumsum(downs, axis=0) - downs / 2)  # ties count one half
+        # Ties count half.
+        wins += ups.T @ (below + np.cumsum(downs, axis=0) - downs / 2)
         below += downs.sum(axis=0)
     return wins

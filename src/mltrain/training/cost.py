@@ -1,7 +1,7 @@
-"""What a training costs: memory before any of it is taken, and time from a few rounds that are measured.
+"""The cost of a training: its peak memory, predicted from sizes, and its time, from a few measured rounds.
 
-Both are estimates. Memory is counted from what the parts hold at the same time; the constants were measured on
-200,000 rows of 30 features, where a worker holds 290 MB.
+Both are estimates. The constants of the memory were measured on 200,000 rows of 30 features, where a worker holds
+290 MB.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from mltrain.training.samples import Samples
     from mltrain.training.split import Split
 
-_PROCESS_BYTES: Final = 240 << 20  # Python, LightGBM, SciPy, Polars, Optuna
-_CANDLE_BYTES: Final = 80  # ten columns of eight bytes
-_ROW_BYTES: Final = 32  # label, times, symbol and last move of a row, and the order that they were sorted by
-_TRAIN_ROW_BYTES: Final = 28  # label, gradient, hessian, score and index of a training row of a fold
-_MARGIN: Final = 1.15  # what allocators hold beyond; 1.3 million candles took 1.10 times what is counted here
+# Python, LightGBM, SciPy, Polars, Optuna.
+_PROCESS_BYTES: Final = 240 << 20
+# Ten columns of eight bytes.
+_CANDLE_BYTES: Final = 80
+# Label, times, symbol and last move of a row, and its position in the order of time.
+_ROW_BYTES: Final = 32
+# Label, gradient, hessian, score and index of a training row of a fold.
+_TRAIN_ROW_BYTES: Final = 28
+# Overhead of allocators: 1.3 million candles took 1.10 times the sum of the parts.
+_MARGIN: Final = 1.15
 _PROBE_ROUNDS: Final = 10
 # Rounds of all folds per trial of the packaged search on real one-minute candles, pruned trials included. The first 20
 # have few trials to be compared with, so most of them run to their end (five searches: 27 to 87 rounds).
@@ -31,11 +36,11 @@ _ROUNDS_PER_TRIAL: Final = 25
 
 
 def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio: float, workers: int) -> int:
-    """Return what all processes of a training hold at once, at most.
+    """Return the peak memory of all processes of a training together, in bytes.
 
     Args:
-        rows: Candles, all symbols together.
-        features: How many there are.
+        rows: Number of candles of all symbols.
+        features: Number of features.
         folds: The walk-forward folds.
         val_ratio: Share of the holdout.
         workers: Processes that run trials.
@@ -43,7 +48,7 @@ def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio
     inner = rows * (1 - val_ratio)
     shares = [folds.start + (1 - folds.start) * k / folds.count for k in range(folds.count)]
     trained, validated = sum(shares), 1 - folds.start
-    # One byte a cell in each fold's own Dataset, and till those are cut in the binned inner part.
+    # One byte per cell in each fold's Dataset, and in the binned inner part until the folds are cut out of it.
     folded = features * (trained + validated)
     worker = inner * (folded + max(features, _TRAIN_ROW_BYTES * trained))
     parent = rows * (4 * features + _CANDLE_BYTES + _ROW_BYTES)
@@ -53,12 +58,7 @@ def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio
 
 
 def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, workers: int) -> float:
-    """Return the minutes that the search may take, from a few rounds of LightGBM's defaults.
-
-    Raises:
-        InputError: Every feature is constant in the first fold's training rows.
-        MachineError: LightGBM cannot be loaded.
-    """
+    """Return the expected time of the search in minutes, from a few rounds of LightGBM's default parameters."""
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     runner = FoldRunner(FoldData.of(samples, split, config), inner)
     defaults = Proposal(0, config.search.space.defaults())
@@ -67,12 +67,12 @@ def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, work
     runner.score(defaults.params, rounds)
     round_s = (time.perf_counter() - start) / rounds
     trials = config.search.trials
-    side_by_side = max(1, min(workers, config.search.batch, trials))
-    return _expected_rounds(trials, config.search.max_rounds) * round_s / side_by_side / 60
+    parallel = max(1, min(workers, config.search.batch, trials))
+    return _expected_rounds(trials, config.search.max_rounds) * round_s / parallel / 60
 
 
 def _expected_rounds(trials: int, max_rounds: int) -> int:
-    """Return the rounds of all trials together.
+    """Return the expected total number of rounds of all trials.
 
     >>> _expected_rounds(10, 1000), _expected_rounds(220, 1000), _expected_rounds(10, 3)
     (550, 6100, 30)

@@ -1,13 +1,13 @@
-"""What a model's calls earn before costs, and whether that is only the bounce between bid and ask.
+"""The gross returns of a model's predictions, and how much of them may be bid-ask bounce.
 
-Pure. A call is the side with a probability above one half or, where up and down are not about equally frequent, above
-the base rate, because otherwise nearly all calls would be for one side. Nothing here is a strategy, and no cost is
+Pure. The predicted side is "up" above a probability of one half or, if up and down are not about equally frequent,
+above the base rate: otherwise nearly all predictions would be for one side. This is not a strategy, and no cost is
 charged.
 
-Trades that alternate between bid and ask make a price look as if it reversed after every move, though nobody can trade
-at both ends of it (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse
-at lag 1 where opens merely repeat that close, and calls that earn much less from the next candle's open than from the
-close at which they were made.
+Trades that alternate between bid and ask make a price seem to reverse after every move, though nobody can trade at both
+prices (Roll 1984). It shows in three ways: opens that differ from the previous close, returns that reverse at lag 1
+when opens repeat that close, and predictions that earn much less from the next candle's open than from the close at
+which they were made.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _WEEKDAYS: Final = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardReturns:
-    """How far the price of each row moved until the end of its label, in bps.
+    """The return from each row to the end of its label, in bps.
 
     Attributes:
         from_close: From the close of the row's candle, shape (n,).
-        from_open: From the open of the next candle, where a call could be traded at the earliest, shape (n,); NaN where
-            that candle is missing.
+        from_open: From the open of the next candle, the first price at which one could trade, shape (n,); NaN if that
+            candle is missing.
     """
 
     from_close: NDArray[np.float64]
@@ -49,14 +49,14 @@ class ForwardReturns:
 
 @dataclass(frozen=True, slots=True)
 class SymbolBounce:
-    """What the candles of one symbol say about the bounce between bid and ask.
+    """Signs of bid-ask bounce in the candles of one symbol.
 
     Attributes:
         symbol: The symbol.
-        gap_share: Mean |open - previous close| over mean |close - previous close|; 0 where the price never moves.
+        gap_share: Mean |open - previous close| over mean |close - previous close|; 0 if the price never moves.
         repeated_opens: Share of opens that equal the previous close.
-        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 where there is none. With
-            Pearson's, one crash and its rebound would outweigh the calm hours, where a bounce is largest.
+        autocorrelation: Rank correlation (Spearman) of neighbouring one-bar returns; 0 if it is undefined. In
+            Pearson's, one crash and its rebound would outweigh the calm hours, when the bounce is largest.
         pairs: Number of pairs of neighbouring returns.
     """
 
@@ -69,15 +69,15 @@ class SymbolBounce:
 
 @dataclass(frozen=True, slots=True)
 class Economics:
-    """What the calls earn on the holdout, before costs.
+    """The gross returns of predictions on the holdout.
 
-    Each row's call is held for the label's horizon of h bars, with 1/h of the capital.
+    Each row's position is held for the label's horizon of h bars, with 1/h of the capital.
 
     Attributes:
-        close_bps: Mean forward return from the close in the direction of the call, per bar, in bps.
-        open_bps: The same from the open of the next candle, the first price at which a call can be traded.
-        turnover: Capital traded per bar, as a multiple of the position: 2 where every bar reverses it.
-        break_even_bps: Cost per side at which nothing is left of `open_bps`; None where nothing is traded.
+        close_bps: Mean return from the close in the predicted direction, per bar, in bps.
+        open_bps: The same from the open of the next candle, the first price at which one could trade.
+        turnover: Capital traded per bar, as a multiple of the position: 2 if every bar reverses it.
+        break_even_bps: Cost per side, in bps, that consumes `open_bps`; None if nothing is traded.
         weekdays_bps: `open_bps` from Monday to Friday UTC; None without such rows.
         weekends_bps: The same on Saturday and Sunday; None without such rows.
     """
@@ -93,10 +93,10 @@ class Economics:
 def forward_returns(
     candles: Mapping[str, pl.DataFrame], rows: Samples, *, horizon_bars: int, step_ms: int
 ) -> ForwardReturns:
-    """Return how far the price moved until the end of each row's label.
+    """Return the price moves from each row to the end of its label.
 
     Args:
-        candles: By symbol; they include those of every row and of its label's end.
+        candles: By symbol; they include the candle of every row and of its label's end.
         rows: The rows, n of them.
         horizon_bars: Bars to the end of the label.
         step_ms: Length of a bar.
@@ -117,33 +117,36 @@ def forward_returns(
 
 
 def find_bounce(candles: Mapping[str, pl.DataFrame], *, step_ms: int) -> tuple[SymbolBounce, ...]:
-    """Return what the candles of each symbol say about the bounce between bid and ask, in the order of names.
+    """Return the signs of bid-ask bounce of each symbol, by name.
 
     Args:
         candles: By symbol, sorted by time.
         step_ms: Length of a bar; neighbours across a gap are not compared.
     """
-    return tuple(_find_symbol_bounce(symbol, candles[symbol], step_ms) for symbol in sorted(candles))
-
-
-def _find_symbol_bounce(symbol: str, frame: pl.DataFrame, step_ms: int) -> SymbolBounce:
-    close, opened = (frame[name].to_numpy() for name in ("close", "open"))
-    joined = np.diff(times_ms(frame)) == step_ms  # whether each candle follows the one before without a gap
-    gap, move = np.abs(opened[1:] - close[:-1])[joined], np.abs(np.diff(close))[joined]
-    moved = float(move.mean()) if move.size else 0.0
-    returns, pairs = np.diff(np.log(close)), joined[1:] & joined[:-1]
-    both = (pl.Series(r[pairs]).rank().to_numpy() for r in (returns[1:], returns[:-1]))
-    return SymbolBounce(
-        symbol,
-        gap_share=float(gap.mean()) / moved if moved > 0 else 0.0,
-        repeated_opens=float(np.mean(gap == 0)) if gap.size else 0.0,
-        autocorrelation=_correlation(*both),
-        pairs=int(np.count_nonzero(pairs)),
-    )
+    bounces = []
+    for symbol in sorted(candles):
+        frame = candles[symbol]
+        close, opened = (frame[name].to_numpy() for name in ("close", "open"))
+        # Whether each candle follows the one before without a gap.
+        adjacent = np.diff(times_ms(frame)) == step_ms
+        gap, move = np.abs(opened[1:] - close[:-1])[adjacent], np.abs(np.diff(close))[adjacent]
+        mean_move = float(move.mean()) if move.size else 0.0
+        returns, pairs = np.diff(np.log(close)), adjacent[1:] & adjacent[:-1]
+        ranks = (pl.Series(r[pairs]).rank().to_numpy() for r in (returns[1:], returns[:-1]))
+        bounces.append(
+            SymbolBounce(
+                symbol,
+                gap_share=float(gap.mean()) / mean_move if mean_move > 0 else 0.0,
+                repeated_opens=float(np.mean(gap == 0)) if gap.size else 0.0,
+                autocorrelation=_correlation(*ranks),
+                pairs=int(np.count_nonzero(pairs)),
+            )
+        )
+    return tuple(bounces)
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Pearson's correlation; 0 if one of the two does not vary."""
+    """Return Pearson's correlation; 0 if one array does not vary."""
     if a.size < 2:
         return 0.0
     a, b = a - a.mean(), b - b.mean()
@@ -160,13 +163,13 @@ def score_economics(
     horizon_bars: int,
     step_ms: int,
 ) -> Economics:
-    """Return what the calls earn before costs.
+    """Return the gross returns of predictions.
 
     Args:
-        up: Which rows are called "up", shape (n,).
+        up: Which rows are predicted "up", shape (n,).
         rows: The rows, n of them.
         moves: The price moves after these rows.
-        draws: Made of these rows' times.
+        draws: The bootstrap of these rows.
         horizon_bars: Bars to the end of the label.
         step_ms: Length of a bar.
     """
@@ -191,9 +194,9 @@ def score_economics(
 
 
 def _traded(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -> NDArray[np.float64]:
-    """Return what each call trades: its side minus that of the call that ends when it begins.
+    """Return how much each row trades: its side minus the side of the position that ends when it begins.
 
-    That one is the symbol's last call at or before one horizon ago; the first calls start without a position.
+    That is the symbol's last position at or before one horizon ago; the first rows start without a position.
     """
     traded = np.abs(side)
     for ix in range(len(rows.symbols)):

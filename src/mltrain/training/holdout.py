@@ -1,4 +1,4 @@
-"""The holdout's scores: everything that is said of a model on rows that nothing before has seen.
+"""The holdout's scores: every figure of a model on rows that its training has not seen.
 
 Pure: scores, labels and times in, one frozen result out.
 """
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutScores:
-    """What a model scored on the holdout.
+    """The scores of a model on the holdout.
 
     Attributes:
-        rows: Rows scored.
+        rows: Number of rows scored.
         up_share: Share of them that went up.
-        before: Scores of the booster's own probabilities.
-        after: Scores of the calibrated ones: the reported figures.
-        intervals: Of the calibrated scores.
-        baselines: What needs no model, on the same rows.
-        comparison: The model against those, paired.
+        before: Scores of the uncalibrated probabilities.
+        after: Scores of the calibrated probabilities: the reported figures.
+        intervals: Confidence intervals of `after`.
+        baselines: Scores of the rules without a model on the same rows.
+        comparison: The model minus the baselines, paired by row.
         skill: The same with standard errors, and for each symbol alone.
-        null_floor: The ECE that perfect calibration would read here by chance.
+        null_floor: The ECE to expect by chance under perfect calibration.
         brier: The calibrated Brier score in its parts.
-        reliability_before: Reliability table of the booster's own probabilities.
-        reliability_after: Reliability table of the calibrated ones.
+        reliability_before: Reliability table of the uncalibrated probabilities.
+        reliability_after: Reliability table of the calibrated probabilities.
         symbols: Calibrated scores per symbol.
-        blocks: Blocks of time that the intervals draw from.
+        blocks: Number of bootstrap blocks.
         by_day: Whether a block is a UTC day; else one of ten equal parts of the holdout.
-        draws: How many draws.
+        draws: Number of bootstrap draws.
         level: Nominal coverage of the intervals.
     """
 
@@ -82,22 +82,20 @@ def score_holdout(
     """Score probabilities on the holdout's rows.
 
     Args:
-        holdout: The rows, with labels and last moves.
-        raw: The booster's own probabilities, shape (n,), in the order of the rows.
+        holdout: The rows.
+        raw: The uncalibrated probabilities, shape (n,), in row order.
         p: The calibrated probabilities, shape (n,).
-        priors: What the rows before the holdout say about each symbol.
+        priors: Base rate and best rule of each symbol before the holdout.
         train_up_share: Share of the inner part's rows that went up.
         draws: The bootstrap of these rows.
-        bootstrap: The configuration that it was planned from.
-        seed: Of the draws and of the simulated floor.
-
-    Raises:
-        InputError: The rows hold one class alone.
+        bootstrap: The configuration of the bootstrap.
+        seed: Random seed of the draws and of the simulated floor.
     """
     baselines, skill = score_baselines(
         p, holdout, priors, train_up_share=train_up_share, draws=draws, bootstrap=bootstrap, seed=seed
     )
-    confidence = (1 + bootstrap.level) / 2  # of either end of an interval
+    # One-sided confidence of each end of an interval.
+    confidence = (1 + bootstrap.level) / 2
     return HoldoutScores(
         rows=int(holdout.y.size),
         up_share=float(holdout.y.mean()),

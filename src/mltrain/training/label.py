@@ -1,7 +1,7 @@
-"""Labels: what happened next, by time.
+"""Labels: the direction of the price move after each candle.
 
-Pure. A label joins a candle with the one exactly `horizon_bars` intervals later; where a gap or the end of the data
-lies between, nobody knows what happened, and the label is null: never 0, as `shift` and a comparison would have it.
+Pure. A label compares a candle with the one exactly `horizon_bars` intervals later. If a gap or the end of the data
+lies between them, the label is null; `shift` and a comparison would give 0.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import LabelSpec
 
-_BPS: Final = 10_000  # basis points in one
+# Basis points in one.
+_BPS: Final = 10_000
 
 
 def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataFrame:
-    """Label every candle with the move that follows it: up, down, or too little to tell.
+    """Label every candle with the direction of the move that follows it.
 
     Args:
         frame: Candles of one symbol, sorted and unique by `ts`, on the grid of `step_ms`; `ts` and `close` are read.
-        label: Horizon, cost, and what a tie is.
+        label: Horizon, cost, and treatment of ties.
         step_ms: Length of the interval.
 
     Returns:
         One row per candle, in order: `ts`; `label_end` (Int64), the open time in ms of the candle at the horizon;
-        `y` (UInt8), 1 where its close is above this one's by more than the cost, null where it is unknown or a dropped
-        tie; `tie` (Boolean), whether the two closes lie no further apart than the cost, null where unknown;
-        `last_move` (Int8), the sign of the move of the same length that ends here, null where unknown.
+        `y` (UInt8), 1 if its close is above this one's by more than the cost, null if unknown or a dropped tie;
+        `tie` (Boolean), whether the two closes differ by no more than the cost, null if unknown; `last_move` (Int8),
+        the sign of the move of the same length that ends here, null if unknown.
     """
     h = label.horizon_bars
     ts_ms, close = times_ms(frame), frame["close"].to_numpy()
-    # Unique times on a grid: h rows later is h intervals later exactly where no candle is missing in between.
+    # On a grid, h rows later is h intervals later exactly if no candle is missing between them.
     whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
     moves = np.where(whole, close[h:] - close[:-h], np.nan)
     unknown = np.full(min(h, ts_ms.size), np.nan)

@@ -1,6 +1,6 @@
-"""Samples: the rows that a learner sees, of all symbols, in the order of time.
+"""Samples: the rows of a training, of all symbols, in the order of time.
 
-Pure. Features and labels meet here, once, for training; whatever cannot be a row is counted by its reason.
+Pure. Features and labels are joined here, for training; candles that do not become rows are counted by reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-_MOVED_ROWS: Final = 65_536  # rows of the matrix that are moved in one step: what is held twice
+# Rows of the matrix that are moved in one step, and held twice.
+_MOVED_ROWS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +39,7 @@ class Samples:
         ts_ms: Open time of each row's candle, shape (n,), never falling.
         label_end_ms: Open time of the candle that decided the label, shape (n,).
         symbol_ix: Position of the row's symbol in `symbols`, shape (n,).
-        last_move: Sign of the move that ended with the row's candle, shape (n,); 0 too where it is unknown.
+        last_move: Sign of the move that ended with the row's candle, shape (n,); 0 also if it is unknown.
         symbols: The symbols, sorted.
         names: The features, in the order of the columns.
     """
@@ -61,7 +62,8 @@ class Samples:
             and self.x.flags.c_contiguous
             and all(c.shape == (n,) for c in columns)
             and bool((np.diff(self.ts_ms) >= 0).all() and (self.label_end_ms > self.ts_ms).all())
-            and bool((self.y <= 1).all())  # LightGBM would take any other label without a word
+            # LightGBM would accept other labels silently.
+            and bool((self.y <= 1).all())
         )
         if not sound:
             msg = f"samples of shape {self.x.shape} with {n} times are not rows in the order of time"
@@ -70,16 +72,16 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class SymbolQuality:
-    """What became of one symbol's candles. A candle that lacks several things counts under the first.
+    """How many of one symbol's candles became rows, and why not the others; the first reason counts.
 
     Attributes:
         symbol: The symbol.
         candles: Candles in the snapshot.
-        rows: Those that became rows.
-        no_features: Dropped: in the warm-up behind the start or behind a gap.
-        no_label: Dropped: the candle at the horizon is missing, or not there yet.
+        rows: Candles that became rows.
+        no_features: Dropped: in the warm-up after the start or after a gap.
+        no_label: Dropped: the candle at the horizon is missing or in the future.
         ties: Dropped: the price did not move.
-        tie_share: Share of ties among all candles whose label is known, dropped or not; None without such candles.
+        tie_share: Share of ties among all candles with a known outcome, dropped or not; None without such candles.
     """
 
     symbol: str
@@ -94,26 +96,27 @@ class SymbolQuality:
 def build_samples(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]
 ) -> tuple[Samples, tuple[SymbolQuality, ...]]:
-    """Compute features and labels of every symbol and join them to rows.
+    """Compute features and labels of every symbol and join them.
 
     Args:
         feature_set: Features, label and interval.
-        candles: Checked candles by symbol; each of them becomes rows, a leader too.
+        candles: Checked candles by symbol; leaders become rows, too.
 
     Returns:
-        The rows, and what was dropped of each symbol, in the order of their names.
+        The rows, and the counts of each symbol by name.
 
     Raises:
-        InputError: Candles lack what a feature reads, a feature is infinite, or no row remains.
+        InputError: No row has all features and a label.
     """
     check_inputs(feature_set, candles)
     symbols = tuple(sorted(candles))
     times = [times_ms(candles[symbol]) for symbol in symbols]
     ts_ms = np.concatenate(times)
     symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [t.size for t in times])
-    order = np.argsort(ts_ms, kind="stable")  # symbols stay in their order within each time
+    # Stable: symbols keep their order within each time.
+    order = np.argsort(ts_ms, kind="stable")
     samples = Samples(
-        # One matrix, filled in place: with a hundred symbols a second copy would not fit.
+        # One matrix, filled in place: a second copy of a hundred symbols would not fit in memory.
         x=np.empty((ts_ms.size, len(feature_set.names)), np.float32),
         y=np.zeros(ts_ms.size, np.uint8),
         ts_ms=ts_ms[order],
@@ -143,12 +146,13 @@ def _fill_symbol(
     candles: Mapping[str, pl.DataFrame],
     symbol_ix: int,
 ) -> SymbolQuality:
-    """Write one symbol's features and labels into its rows, mark those to keep, and count the others."""
+    """Write one symbol's features and labels into its rows, mark the complete rows, and count the others."""
     symbol = samples.symbols[symbol_ix]
     features = compute_features(feature_set, symbol, candles).drop("ts")
     labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
     rows = np.flatnonzero(samples.symbol_ix == symbol_ix)
-    samples.x[rows] = features.to_numpy()  # a null becomes NaN, in a row that is not kept
+    # A null becomes NaN, in a row that is not kept.
+    samples.x[rows] = features.to_numpy()
     samples.y[rows] = labels["y"].fill_null(0).to_numpy()
     samples.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
     featured = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
@@ -166,11 +170,12 @@ def _fill_symbol(
 
 
 def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
-    """Return the rows to keep; the matrix is moved together in place."""
+    """Return the rows to keep; the matrix is compacted in place."""
     rows = np.flatnonzero(kept)
     for start in range(0, rows.size, _MOVED_ROWS):
         part = rows[start : start + _MOVED_ROWS]
-        samples.x[start : start + part.size] = samples.x[part]  # a row only ever moves towards the front
+        # Rows only move towards the front.
+        samples.x[start : start + part.size] = samples.x[part]
     return replace(
         samples,
         x=samples.x[: rows.size],
@@ -183,9 +188,9 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
 
 
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
-    """Return the rows of some symbols; the other symbols are removed.
+    """Return the rows of some symbols.
 
-    The matrix is compacted in place, because with a hundred symbols a copy would not fit: do not use `samples`
+    The matrix is compacted in place, because a copy of a hundred symbols would not fit in memory: do not use `samples`
     afterwards.
 
     Args:
@@ -204,7 +209,7 @@ def check_finite(samples: Samples) -> None:
     Raises:
         InputError: Names feature, symbol, time and value of the first.
     """
-    # The sum of a column is finite only where each of its values is; it needs no mask of the size of x.
+    # The sum of a column is finite only if each value is; this needs no mask of the size of x.
     sums = samples.x.sum(axis=0, dtype=np.float64)
     if np.isfinite(sums).all():
         return
@@ -218,23 +223,24 @@ def check_finite(samples: Samples) -> None:
 
 
 def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str, pl.DataFrame]:
-    """Return the newest candles of every symbol, from one time on, so that together they are no more than asked for.
+    """Return every symbol's candles from one time on, the earliest time that gives no more rows than requested.
 
     Args:
         candles: Candles by symbol.
-        max_rows: How many at most; 0: all.
+        max_rows: Candles of all symbols together, at most; 0: all.
     """
     if not 0 < max_rows < sum(frame.height for frame in candles.values()):
         return dict(candles)
     times = np.sort(np.concatenate([times_ms(frame) for frame in candles.values()]))
     start_ms = times[times.size - max_rows]
-    if np.count_nonzero(times >= start_ms) > max_rows:  # the first time would be cut in two
+    # All candles of one time, or none.
+    if np.count_nonzero(times >= start_ms) > max_rows:
         start_ms = times[np.searchsorted(times, start_ms, side="right")]
     return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
 
 
 def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
-    """Return some rows, in the order of time, as new samples; a slice is not copied."""
+    """Return some rows, in the order of time; a slice is not copied."""
     return replace(
         samples,
         x=samples.x[rows],
@@ -247,7 +253,7 @@ def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
 
 
 def matrix_sha256(samples: Samples) -> str:
-    """Return the hash of everything that a learner sees: names, symbols, shapes and the bytes of each array."""
+    """Return the SHA-256 of names, symbols, shapes and the bytes of each array."""
     digest = hashlib.sha256()
     for text in ("samples 1", *samples.names, "", *samples.symbols):
         digest.update(text.encode() + b"\n")

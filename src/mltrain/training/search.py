@@ -139,7 +139,7 @@ def search(
     first = [search_config.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     binned_path = journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
-    with disk_edge(journal, "clean up beside"):
+    with disk_edge(journal, "clean up next to"):
         # Left by a killed run.
         binned_path.unlink(missing_ok=True)
     with _quiet_optuna():

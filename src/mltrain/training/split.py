@@ -1,7 +1,8 @@
-"""The split: blocks of time over all symbols at once, purged so that no label of one block ends in the next.
+"""The split: blocks of time over all symbols, purged so that no label of one block ends in the next.
 
 Pure. The last part of the time range is the holdout, scored once. The rest, the inner part, is searched by expanding
-walk-forward folds. A block gives up its last rows: those whose label ends less than the embargo before the next block.
+walk-forward folds. The purge removes a block's last rows: those whose label ends less than the embargo before the next
+block (Lopez de Prado 2018, Advances in Financial Machine Learning, 7.4).
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ from mltrain.times import DAY_MS
 if TYPE_CHECKING:
     from mltrain.training.samples import Samples
 
-MIN_TRAIN_ROWS: Final = 1_000  # below, a booster learns its rows by heart
-MIN_VALID_ROWS: Final = 200  # below, the log loss of a fold is noise (standard error above .04 of an accuracy)
+# Below this, a booster memorises its rows.
+MIN_TRAIN_ROWS: Final = 1_000
+# Below this, a fold's log loss is noise (the standard error of an accuracy is above .035).
+MIN_VALID_ROWS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows first_row to stop_row, without the latter, of the samples.
+    """Consecutive rows of the samples. A study's identity hashes the `repr`: names and fields must not change.
 
     Attributes:
         name: Such as "inner", "holdout", "fold 2 train".
         start_ms: Open time of its first row.
         end_ms: Open time of its last row, after the purge.
         first_row: Position of its first row.
-        stop_row: One behind its last row.
-        purged_rows: Rows given up before the next block.
+        stop_row: Position after its last row.
+        purged_rows: Number of rows removed before the next block.
     """
 
     name: str
@@ -45,18 +48,18 @@ class Block:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return self.stop_row - self.first_row
 
     @property
     def span(self) -> slice:
-        """Its rows, to index arrays with."""
+        """Its rows, as an index of arrays."""
         return slice(self.first_row, self.stop_row)
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One step of the walk: all rows before, and the block that follows them."""
+    """One walk-forward step: all rows before a block, and the block. A study's identity hashes the `repr`."""
 
     train: Block
     valid: Block
@@ -67,10 +70,10 @@ class Split:
     """All blocks of a training.
 
     Attributes:
-        inner: What the final booster is fitted on; every fold lies inside it.
-        holdout: What the reported scores are of.
-        folds: In the order of time; each begins its training block with the inner part.
-        embargo_ms: Least distance from the end of a block's labels to the next block.
+        inner: The rows that the final booster is fitted on; every fold lies inside it.
+        holdout: The rows of the reported scores.
+        folds: In the order of time; every training block starts where the inner part starts.
+        embargo_ms: Minimum distance from the end of a block's labels to the next block.
     """
 
     inner: Block
@@ -79,7 +82,7 @@ class Split:
     embargo_ms: int
 
     def blocks(self) -> tuple[Block, ...]:
-        """Return every block, the folds' by pairs."""
+        """Return every block: inner, holdout, then training and validation block of each fold."""
         return (self.inner, self.holdout, *(block for fold in self.folds for block in (fold.train, fold.valid)))
 
 
@@ -88,55 +91,53 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
 
     Args:
         samples: All rows, in the order of time.
-        val_ratio: Share of the time range that the holdout takes, at its end.
-        fold_count: How many folds.
+        val_ratio: Share of the time range, at its end, that is the holdout.
+        fold_count: Number of folds.
         fold_start: Share of the inner part's time before the first validation block; the rest is cut evenly.
-        embargo_ms: Least distance from the end of a block's labels to the next block.
+        embargo_ms: Minimum distance from the end of a block's labels to the next block.
 
     Returns:
-        The blocks. For every earlier and later block that are used together, the label end of every earlier row plus
-        the embargo lies before the first open time of the later one.
+        The blocks. In every pair of blocks that are used together, the label end of every row of the earlier one plus
+        the embargo is before the first open time of the later one.
 
     Raises:
-        InputError: A block has too few rows, which says how many days are needed, or only one class.
+        InputError: A block has too few rows (the message says how many days are needed) or only one class.
     """
     first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
     inner_end = first + (last - first) * (1 - val_ratio)
     starts = [
         first + (inner_end - first) * (fold_start + (1 - fold_start) * k / fold_count) for k in range(fold_count + 1)
     ]
-    # The first row at or behind a bound: rows of one time always fall on the same side of it.
+    # The first row at or after each start: rows of one time are always on the same side.
     bounds = [int(b) for b in np.searchsorted(samples.ts_ms, np.ceil(starts))]
-    cut = _Cutter(samples, embargo_ms)
+
+    def block(name: str, first_row: int, next_row: int) -> Block:
+        return _purged_block(samples, name, first_row, next_row, embargo_ms=embargo_ms)
+
     folds = tuple(
-        Fold(cut.block(f"fold {k + 1} train", 0, a), cut.block(f"fold {k + 1} validation", a, b))
+        Fold(block(f"fold {k + 1} train", 0, a), block(f"fold {k + 1} validation", a, b))
         for k, (a, b) in enumerate(pairwise(bounds))
     )
     n = samples.ts_ms.size
-    split = Split(cut.block("inner", 0, bounds[-1]), cut.block("holdout", bounds[-1], n), folds, embargo_ms)
+    split = Split(block("inner", 0, bounds[-1]), block("holdout", bounds[-1], n), folds, embargo_ms)
     _check_rows(samples, split, shares=_shares(split, val_ratio=val_ratio, fold_start=fold_start))
     _check_classes(samples, split)
     return split
 
 
-@dataclass(frozen=True, slots=True)
-class _Cutter:
-    samples: Samples
-    embargo_ms: int
-
-    def block(self, name: str, first_row: int, next_row: int) -> Block:
-        """Return the rows before `next_row`, less those whose label ends too near to it."""
-        ts = self.samples.ts_ms
-        stop = next_row
-        if first_row < next_row < ts.size:
-            late = self.samples.label_end_ms[first_row:next_row] + self.embargo_ms >= ts[next_row]
-            stop = first_row + int(late.argmax()) if late.any() else next_row
-        bounds = (int(ts[first_row]), int(ts[stop - 1])) if first_row < stop else (0, 0)
-        return Block(name, *bounds, first_row, stop, next_row - stop)
+def _purged_block(samples: Samples, name: str, first_row: int, next_row: int, *, embargo_ms: int) -> Block:
+    """Return the rows from `first_row` to `next_row` without those whose label ends less than the embargo before it."""
+    ts = samples.ts_ms
+    stop = next_row
+    if first_row < next_row < ts.size:
+        late = samples.label_end_ms[first_row:next_row] + embargo_ms >= ts[next_row]
+        stop = first_row + int(late.argmax()) if late.any() else next_row
+    bounds = (int(ts[first_row]), int(ts[stop - 1])) if first_row < stop else (0, 0)
+    return Block(name, *bounds, first_row, stop, next_row - stop)
 
 
 def _shares(split: Split, *, val_ratio: float, fold_start: float) -> dict[Block, float]:
-    """Return the share of the time range that each block was given."""
+    """Return the share of the time range of each block before the purge."""
     inner, step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
     shares = {split.inner: inner, split.holdout: val_ratio}
     for k, fold in enumerate(split.folds):
@@ -166,5 +167,5 @@ def _check_classes(samples: Samples, split: Split) -> None:
         if ups in {0, block.rows}:
             raise InputError(
                 f"{block.name}: all {block.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
-                hint="take a longer snapshot; prices that never turn cannot be learned from",
+                hint="take a longer snapshot: a price that moves in one direction only cannot be learned",
             )

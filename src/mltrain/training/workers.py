@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
 from mltrain.errors import MachineError
 from mltrain.training.booster import load_binned
-from mltrain.training.lightgbm_import import own_process
+from mltrain.training.lightgbm_import import skip_scikit_learn
 from mltrain.training.trial import FoldRunner, Proposal, PruningThresholds
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _work(pipe: Connection) -> None:
     """Run trials in a worker until its pipe closes."""
     received: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive_all, args=(pipe, received), daemon=True).start()
-    own_process()
+    skip_scikit_learn()
     # OpenMP reads it when LightGBM's library is loaded, which happens below.
     os.environ["OMP_NUM_THREADS"] = "1"
     fold_data, binned = received.get()

@@ -1,4 +1,4 @@
-"""Mistakes of earlier systems of this kind that no other test is about, each as a law that would find it again."""
+"""Known pitfalls of such systems that no other test covers, each as a law."""
 
 from __future__ import annotations
 
@@ -24,23 +24,20 @@ def split(samples):
 
 
 @pytest.mark.parametrize("fold", [0, 2, 4])
-def test_no_score_that_is_calibrated_on_knows_its_row(samples, split, fold):
-    """With the labels of a validation block and of all behind it turned round, its scores and those before stay.
-
-    A calibrator fitted on scores of the booster's own training rows always looks good.
-    """
+def test_out_of_fold_scores_do_not_depend_on_their_labels(samples, split, fold):
+    """Inverting the labels of a validation block and of all later rows changes no score up to that block."""
     y = samples.y.copy()
     y[split.folds[fold].valid.first_row :] ^= 1
     before = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=ROUNDS)
     after = refit_out_of_fold(replace(samples, y=y), split, CONFIG, params=PARAMS, rounds=ROUNDS)
-    told = before.oof_fold <= fold
+    earlier = before.oof_fold <= fold
 
-    assert np.array_equal(before.oof_scores[told], after.oof_scores[told])
-    assert fold == 4 or not np.array_equal(before.oof_scores[~told], after.oof_scores[~told])
+    assert np.array_equal(before.oof_scores[earlier], after.oof_scores[earlier])
+    assert fold == 4 or not np.array_equal(before.oof_scores[~earlier], after.oof_scores[~earlier])
 
 
-def test_scores_of_learned_rows_would_be_found_out(new_samples):
-    """On noise, scores of the booster's own rows calibrate to skill that is not there; those out of fold to none."""
+def test_in_sample_scores_would_be_noticed(new_samples):
+    """On noise, in-sample scores calibrate to false skill, out-of-fold scores to none."""
     samples = new_samples(signal=0.0)
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
     found = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=100)
@@ -51,7 +48,7 @@ def test_scores_of_learned_rows_would_be_found_out(new_samples):
 
 
 def test_certainty_and_small_bins_count_in_the_ece():
-    """A certain p is in a bin like any other, and a bin of few rows counts by its rows: neither is skipped."""
+    """A probability of 0 or 1 is in a bin, and a small bin counts by its rows: neither is skipped."""
     p = np.concatenate([np.full(990, 0.5), np.ones(10)])
     y = np.concatenate([np.tile([0, 1], 495), np.zeros(10)]).astype(np.uint8)
 
