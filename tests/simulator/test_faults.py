@@ -548,7 +548,7 @@ def test_a_file_of_faults_is_read_as_it_says(tmp_path):
     ("text", "said"),
     [
         ("{}", "faults: must be a list"),
-        ("[3]", "faults: item 0 must be a mapping"),
+        ("[3]", "faults[0]: must be a mapping"),
         ("[{}]", "faults[0].kind: is missing"),
         ('[{"kind": "hangs"}]', "faults[0].kind: 'hangs' is unknown; did you mean hang"),
         ('[{"kind": "hang", "endpoint": "kline"}]', "faults[0].endpoint: 'kline' is unknown"),
@@ -579,7 +579,7 @@ def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, said):
     ("options", "said"),
     [
         ({"kind": "hangs"}, "did you mean hang"),
-        ({"kind": "hang", "endpoint": "x"}, "endpoint 'x' is unknown; known: any, archive"),
+        ({"kind": "hang", "endpoint": "x"}, "endpoint: 'x' is unknown; known: any, archive"),
         ({"kind": "stuck", "endpoint": "time"}, "stuck acts on klines"),
         ({"kind": "restate", "field": "closed"}, "did you mean close"),
     ],

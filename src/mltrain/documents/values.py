@@ -1,4 +1,4 @@
-"""What a document may be made of, and why a value is refused; both doors and `Fields` share it."""
+"""What a document may be made of, and why a value is refused; shared by the readers of JSON, YAML and records."""
 
 from __future__ import annotations
 

@@ -7,22 +7,23 @@ answer is in `distort`, and what it does to the bytes on their way in `delivery`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import Limits, RecordError, read_record, record
 from mltrain.documents.strict_json import parse_json
 from mltrain.documents.values import Located
-from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 from mltrain.simulator.exchange import read_archive_path
 from mltrain.storage.reading import read_file
 from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mltrain.documents.records import Violation
     from mltrain.simulator.exchange import Request
 
 #: Columns of a row in the order of the wire; the twelfth is ignored.
@@ -103,6 +104,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
 KINDS: Final[Mapping[str, str]] = {name: kind.about for name, kind in _KINDS.items()}
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One scripted fault: the kind, the requests that it hits, and its parameters.
@@ -129,31 +131,37 @@ class Fault:
     kind: str
     endpoint: str = "any"
     symbol: str = ""
-    nth: int = 1
-    times: int = 1
-    at_ms: int | None = None
-    status: int = 503
+    nth: Annotated[int, Limits(1)] = 1
+    times: Annotated[int, Limits(0)] = 1
+    at_ms: Annotated[int, Limits(0)] | None = None
+    status: Annotated[int, Limits(200, 599)] = 503
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: str | None = None
     field: str | None = None
     value: str | None = None
-    count: int | None = None
-    seconds: float | None = None
+    count: Annotated[int, Limits(0, 1 << 30)] | None = None
+    seconds: Annotated[float, Limits(-1e6, 1e6)] | None = None
 
     def __post_init__(self) -> None:
         """Check the names, and that they go together."""
-        named = [("kind", self.kind, tuple(KINDS)), ("endpoint", self.endpoint, ENDPOINTS)]
-        if self.field is not None:
-            named.append(("field", self.field, FIELDS))
-        problems = [
-            f"{name} {show(value)} is unknown; {did_you_mean(value, known)}"
-            for name, value, known in named
-            if value not in known
+        problems: list[Violation] = [
+            ((name,), f"{show(value)} is unknown; {did_you_mean(value, known)}")
+            for name, value, known in (
+                ("kind", self.kind, KINDS),
+                ("endpoint", self.endpoint, ENDPOINTS),
+                ("field", self.field, FIELDS),
+            )
+            if value is not None and value not in known
         ]
         if not problems and self.endpoint not in ("any", *_KINDS[self.kind].on):
-            problems.append(f"endpoint {self.endpoint}: {_where_it_acts(self.kind)}")
+            problems.append((("endpoint",), _where_it_acts(self.kind)))
+        problems += [
+            (("headers", name), "must be printable ASCII, the name too")
+            for name, value in self.headers.items()
+            if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable())
+        ]
         if problems:
-            raise InputError(f"fault {show(self.kind)}: {'; '.join(problems)}")
+            raise RecordError(*problems)
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -258,38 +266,12 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
     """
     where = str(path)
     value = parse_json(read_file(path, max_bytes=_MAX_FILE_BYTES, what="list of faults"), where=where)
-    root = Fields(Located({"faults": value}, where))
-    read = [_read_one(item) for item in root.items("faults")]
-    root.finish()
-    return tuple(Fault(**options) for options in read)  # type: ignore[arg-type]
+    return read_record(Located({"faults": value}, where), _Faults).faults
 
 
-def _read_one(fields: Fields) -> dict[str, object]:
-    kind = fields.text("kind", choices=tuple(KINDS))
-    endpoint = fields.text("endpoint", choices=ENDPOINTS, default="any")
-    if kind in KINDS and endpoint not in ("any", *_KINDS[kind].on):
-        fields.problem("endpoint", _where_it_acts(kind))
-    return {
-        "kind": kind,
-        "endpoint": endpoint,
-        "symbol": fields.text("symbol", default=""),
-        "nth": fields.integer("nth", minimum=1, default=1),
-        "times": fields.integer("times", minimum=0, default=1),
-        "at_ms": fields.integer("at_ms", minimum=0, default=None),
-        "status": fields.integer("status", minimum=200, maximum=599, default=503),
-        "headers": _read_headers(fields) if "headers" in fields.value else {},
-        "body": fields.text("body", default=None),
-        "field": fields.text("field", choices=FIELDS, default=None),
-        "value": fields.text("value", default=None),
-        "count": fields.integer("count", minimum=0, maximum=1 << 30, default=None),
-        "seconds": fields.number("seconds", minimum=-1e6, maximum=1e6, default=None),
-    }
+@record
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """A file of faults, under a key that gives its violations a place."""
 
-
-def _read_headers(fields: Fields) -> dict[str, str]:
-    headers = fields.fields("headers")
-    found = {name: headers.text(name) for name in headers.keys()}  # noqa: SIM118 -- Fields is no mapping
-    for name, value in found.items():
-        if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
-            headers.problem(name, "must be printable ASCII, the name too")
-    return found
+    faults: tuple[Fault, ...]

@@ -12,16 +12,28 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.candles.candle_file import read_unchecked, write_candles
 from mltrain.candles.frame import CANDLE_SCHEMA
-from mltrain.documents.fields import Fields
+from mltrain.documents.records import (
+    OMIT_DEFAULT,
+    REQUIRED,
+    REST,
+    Encoded,
+    Key,
+    Limits,
+    TimeMs,
+    read_record,
+    record,
+    to_json,
+)
 from mltrain.documents.strict_json import canonical_json, parse_json
-from mltrain.documents.values import SHA256, Located
+from mltrain.documents.values import SHA256, Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SYMBOL
 from mltrain.sources.source import ORIGIN
@@ -30,14 +42,12 @@ from mltrain.storage.folders import make_folder, sweep_temps
 from mltrain.storage.locks import hold_lock
 from mltrain.storage.reading import read_file
 from mltrain.storage.writing import atomic_write_all
-from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name, format_ms, interval_ms, parse_time
+from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import polars as pl
-
-    from mltrain.documents.values import Json
 
 FOLDER: Final = "cache"
 
@@ -49,6 +59,7 @@ _MAX_NOTE_BYTES: Final = 4096
 _MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class CachedDay:
     """A day of one symbol, or its beginning, as its metadata file describes it.
@@ -65,15 +76,16 @@ class CachedDay:
         sha256: SHA-256 of its file; empty without rows, as there is no file then.
     """
 
-    day_ms: int
-    until_ms: int
-    origin: str
-    gaps_asked: bool
-    fetched_ms: int
-    left_out: int = 0
-    closed_early: int = 0
-    rows: int = 0
-    sha256: str = ""
+    day_ms: Annotated[int, Encoded(str, parse_time, day_name), Key("day")]
+    until_ms: Annotated[TimeMs, Key("until")]
+    origin: Annotated[str, ORIGIN]
+    gaps_asked: Annotated[bool, Key("holes_asked")]
+    fetched_ms: Annotated[TimeMs, Key("fetched_at")]
+    # Left out if zero, so that metadata of an earlier version, which had neither key, keeps its bytes.
+    left_out: Annotated[int, Limits(0), OMIT_DEFAULT] = 0
+    closed_early: Annotated[int, Limits(0), OMIT_DEFAULT] = 0
+    rows: Annotated[int, Limits(0), REQUIRED] = 0
+    sha256: Annotated[str, re.compile(f"{SHA256.pattern}|"), REQUIRED] = ""
 
     @property
     def whole(self) -> bool:
@@ -242,51 +254,33 @@ class SymbolDays:
         return data
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """A day's metadata file: whose day it is, the day, and the hash of both."""
+
+    of: str
+    self_sha256: Sha256
+    day: Annotated[Mapping[str, Json], REST]
+
+
 def _write_note(day: CachedDay, owner: str) -> bytes:
-    note: dict[str, Json] = {
-        "of": owner,
-        "day": day_name(day.day_ms),
-        "until": format_ms(day.until_ms),
-        "rows": day.rows,
-        "sha256": day.sha256,
-        "origin": day.origin,
-        "holes_asked": day.gaps_asked,
-        "fetched_at": format_ms(day.fetched_ms),
-    }
-    # Written only if not zero, so that the notes of an earlier version, which had neither key, keep their bytes.
-    note |= {key: rows for key, rows in (("left_out", day.left_out), ("closed_early", day.closed_early)) if rows}
-    return canonical_json({**note, "self_sha256": sha256_bytes(canonical_json(note))})
+    described = to_json(day)
+    self_sha256 = sha256_bytes(canonical_json({"of": owner, **described}))
+    return canonical_json(to_json(_Metadata(owner, self_sha256, described)))
 
 
 def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
-    root = Fields(Located(parse_json(data, where=where, max_bytes=_MAX_NOTE_BYTES), where))
-    if root.text("of") != owner:
+    metadata = read_record(Located(parse_json(data, where=where, max_bytes=_MAX_NOTE_BYTES), where), _Metadata)
+    if metadata.of != owner:
         raise InputError(f"{where}: is not a note of {owner}")
-    root.text("self_sha256", pattern=SHA256)
-    rows = root.integer("rows", minimum=0, maximum=DAY_MS // step_ms)
-    times = {}
-    for key in ("day", "until", "fetched_at"):
-        try:
-            times[key] = parse_time(root.text(key))
-        except UsageError as err:
-            root.problem(key, err.message)
-            times[key] = 0
-    day = CachedDay(
-        day_ms=times["day"],
-        until_ms=times["until"],
-        rows=rows,
-        sha256=root.text("sha256", pattern=SHA256 if rows else re.compile("")),
-        origin=root.text("origin", pattern=ORIGIN),
-        gaps_asked=root.flag("holes_asked"),
-        fetched_ms=times["fetched_at"],
-        left_out=root.integer("left_out", minimum=0, default=0),
-        closed_early=root.integer("closed_early", minimum=0, default=0),
-    )
+    day = read_record(Located(dict(metadata.day), where), CachedDay)
     if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
-        root.problem("until", "must be a time of the day, on the grid of its candles")
-    elif rows > (day.until_ms - day.day_ms) // step_ms:
-        root.problem("rows", "are more than there is time for")
-    root.finish()
+        raise InputError(f"{where}: until: must be a time of the day, on the grid of its candles")
+    if day.rows > (day.until_ms - day.day_ms) // step_ms:
+        raise InputError(f"{where}: rows: are more than there is time for")
+    if bool(day.rows) != bool(day.sha256):
+        raise InputError(f"{where}: sha256: must be that of a file with rows, and empty without rows")
     if data != _write_note(day, owner):
         raise InputError(f"{where}: does not match its own hash: it was changed after it was written")
     return day
