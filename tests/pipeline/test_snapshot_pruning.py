@@ -112,7 +112,7 @@ def test_what_is_no_folder_stays(tmp_path):
     done = prune_snapshots(tmp_path, keep=1)
 
     assert done.removed == ()
-    assert [kept.why for kept in done.kept] == ["it is no folder"] * 2
+    assert [kept.why for kept in done.kept] == ["it is not a folder"] * 2
     assert len(ids(tmp_path)) == 3
     assert len(list(elsewhere.iterdir())) == 2
 

@@ -1,4 +1,4 @@
-"""Laws of watching: no candle is lost or told twice, whatever the exchange does meanwhile."""
+"""Laws of watching: no candle is lost or returned twice, whatever the exchange does."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
     ) as server:
         rules = NetworkRules(max_wait_s=90.0)
         source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, rng=random.Random(1))  # noqa: S311
-        looks = Watch(model, source, progress)
-        looks.start()
+        watching = Watch(model, source, progress)
+        watching.start()
         rows = []
-        for table in watch(looks, pacer.wait):
+        for table in watch(watching, pacer.wait):
             rows += table.to_dicts()
             if len({row["ts"] for row in rows}) >= minutes:
                 break
@@ -99,18 +99,18 @@ def test_each_candle_comes_once_with_its_probability(model):
 
 def test_files_grow_stale_by_another_clock(model):
     """The clock of files ends with their last candle: how old that is, another clock says."""
-    looks = Watch(model, SimSource(signal="strong"), Silent(), clock=lambda: CLOCK_MS / 1000 + 120)
-    looks.start()
+    watching = Watch(model, SimSource(signal="strong"), Silent(), clock=lambda: CLOCK_MS / 1000 + 120)
+    watching.start()
 
-    assert looks.look().rows["refused"].to_list() == ["stale"] * len(model.symbols)
-    assert Watch(model, SimSource(signal="strong"), Silent()).look().rows["refused"].to_list() == [None]
+    assert watching.poll().rows["refused"].to_list() == ["stale"] * len(model.symbols)
+    assert Watch(model, SimSource(signal="strong"), Silent()).poll().rows["refused"].to_list() == [None]
 
 
 FAULTS = {
     "refused for minutes": [Fault("status", "klines", nth=4, times=40, status=503)],
     "cut and reset": [Fault("reset", "klines", nth=3, times=2), Fault("short", "klines", nth=7, times=3)],
     "garbage": [Fault("garbage", "time", nth=4, times=9), Fault("html", "klines", nth=5, times=9)],
-    "told to wait": [Fault("status", "klines", nth=4, times=1, status=429, headers={"Retry-After": "80"})],
+    "ordered to wait": [Fault("status", "klines", nth=4, times=1, status=429, headers={"Retry-After": "80"})],
     "a bad value": [Fault("bad_value", "klines", nth=4, times=8, value="abc")],
     "rows left out": [Fault("drop_rows", "klines", nth=4, times=2, count=1)],
     "all of it": [
@@ -150,7 +150,7 @@ def test_a_gap_of_the_market_is_believed(model):
     assert set(refused[3:]) == {"hole"}
 
 
-def test_faults_are_told_and_tried_again_with_growing_pauses(model):
+def test_faults_are_reported_and_retried_with_growing_pauses(model):
     """One line for each failure, and one when it is over."""
     _, warnings = watched(model, FAULTS["refused for minutes"], 8)
 

@@ -1,4 +1,4 @@
-"""Benchmarking a version as it is served: loading, the first call, the calls after it, memory."""
+"""Benchmark a version as it is served: loading, the first call, later calls, memory."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ _BYTES_PER_MB: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What a version costs to serve.
+    """The cost of serving a version.
 
     Attributes:
         version: Its name.
-        path: How one row is scored.
-        load_ms: From its name to a checked model; of the first version in a process with the import of LightGBM.
-        first_ms: The first call from candles.
-        latency: The calls after it.
-        memory_mb: What the process holds with the model loaded; None where the system does not tell.
-        cores: How many cores the process may use.
-        noise: What else the machine did meanwhile; None where it was calm.
+        path: The way in which one row is scored.
+        load_ms: From the reference to a checked model; for the first version of a process including the import of
+            LightGBM.
+        first_ms: Duration of the first call from candles.
+        latency: The later calls.
+        memory_mb: Resident memory of the process; None if the system does not report it.
+        cores: Cores that the process may use.
+        noise: Other load on the machine during the measurement; None if there was none.
     """
 
     version: str
@@ -52,12 +53,12 @@ def bench_version(
 
     Args:
         data_dir: The data folder.
-        ref: best, latest, a version, or a path; None: the best, and where nothing was promoted the latest.
+        ref: best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest.
         samples: Calls of each kind.
         clock: A steady clock, in ns.
 
     Returns:
-        What was measured, and what the user should know about the choice of the version.
+        The measurement, and a warning about the choice of the version, if any.
 
     Raises:
         InputError: There is no such version, or it is damaged.

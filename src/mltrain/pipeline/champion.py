@@ -1,4 +1,4 @@
-"""The new model against the one that is served now, on rows that the latter cannot have seen."""
+"""Compare a new model with the live version, on rows that the live version was not trained on."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The present best version, opened once.
+    """The live version, opened once.
 
     Attributes:
         version: The version.
-        model: Its model, or why it cannot be loaded.
+        model: Its model, or the error of loading it.
     """
 
     version: StoredVersion
@@ -47,7 +47,7 @@ class Champion:
 
 
 def open_champion(store: Store) -> Champion | None:
-    """Open the present best version and load its model; None where nothing is promoted yet.
+    """Open the live version and load its model; None if nothing is promoted yet.
 
     Raises:
         InputError: The pointer does not name a sound version, or was lost.
@@ -72,18 +72,18 @@ def meet_champion(
     config: TrainConfig,
     in_full: bool = False,
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
-    """Score the present best version on the holdout rows later than its own last training label, paired with `p`.
+    """Score the live version on the holdout rows later than its own last training label, paired with `p`.
 
-    Only rows of the champion's symbols are compared: a new model may know more of them.
+    Only rows of the champion's symbols are compared; a new model may have more symbols.
 
     Args:
-        champion: The present best version; None where there is none.
+        champion: The live version; None if there is none.
         feature_set: Of the new model.
         candles: The snapshot's candles; the champion's features are computed from them.
         holdout: The new model's holdout rows.
         p: Its calibrated probabilities there, shape (n,).
         config: Draws and seed of the interval.
-        in_full: Whether every score of both is told, side by side.
+        in_full: Whether to return every score of both, side by side.
     """
     if champion is None:
         return NotApplicable("nothing is promoted yet")
@@ -154,23 +154,24 @@ def _compare(
 def _features_of_rows(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], rows: Samples, *, symbols: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    """Return another registry's features of some symbols at the rows' times, shape (n, f); NaN where there is none."""
+    """Return the features of another registry for some symbols at the times of rows, shape (n, f); NaN if missing."""
     features = np.full((rows.ts_ms.size, len(feature_set.names)), np.nan, np.float32)
-    for symbol in symbols:  # one by one: all candles of many symbols at once would not fit
-        own = np.flatnonzero(rows.symbol_ix == rows.symbols.index(symbol))
+    # One by one: the features of many symbols at once would not fit into memory.
+    for symbol in symbols:
+        mine = np.flatnonzero(rows.symbol_ix == rows.symbols.index(symbol))
         table = compute_features(feature_set, symbol, candles)
-        found = np.searchsorted(times_ms(table), rows.ts_ms[own])
-        features[own] = table.select(pl.col(feature_set.names).fill_null(float("nan")).gather(found)).to_numpy()
+        found = np.searchsorted(times_ms(table), rows.ts_ms[mine])
+        features[mine] = table.select(pl.col(feature_set.names).fill_null(float("nan")).gather(found)).to_numpy()
     return features
 
 
 def compare_meaning(
     champion: Champion | None, feature_set: FeatureSet, symbols: tuple[str, ...]
 ) -> tuple[str, ...] | NotApplicable:
-    """Return why a new model is no drop-in replacement for the present best version, one sentence each.
+    """Return why a new model is not a drop-in replacement for the live version, one sentence each.
 
     Args:
-        champion: The present best version; None where there is none.
+        champion: The live version; None if there is none.
         feature_set: Of the new model.
         symbols: Of the new model.
     """
@@ -185,7 +186,7 @@ def compare_meaning(
 
 
 def find_origin(champion: Champion | None, snapshot: Snapshot) -> Origin:
-    """Tell whether the candles, and those that the present best version learned from, are simulated."""
+    """Return whether the candles, and those that the live version was trained on, are simulated."""
     simulated = snapshot.source.name == "sim"
     if champion is None:
         return Origin(simulated, "none")

@@ -30,26 +30,28 @@ if TYPE_CHECKING:
     from mltrain.pipeline.train import TrainReport
     from mltrain.progress import Progress
 
-MARKER: Final = ".mltrain-demo"  # tells an earlier demo's folder from one that holds something dear
+# Marks a folder that the demo created, so that it never writes into anything else.
+MARKER: Final = ".mltrain-demo"
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 DAYS: Final = 14
 CUTS_MS: Final = (CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
 TRIALS: Final = 8
-BENCH_SAMPLES: Final = 200  # enough for a p95, and done in seconds
+# Enough for a p95, and measured in seconds.
+BENCH_SAMPLES: Final = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DemoReport:
-    """What the demo did.
+    """The result of the demo.
 
     Attributes:
-        folder: Where it did it.
-        snapshots: The two cuts.
-        trainings: How the two trainings ended.
+        folder: The data folder.
+        snapshots: Ids of the two snapshots.
+        trainings: The reports of the two trainings.
         promoted_by_hand: The second version, if its verdict was GO and it was held; else None.
         predictions: Symbol, open time in ms and probability of the newest closed candles.
-        rolled_back_from: The version that was best before the rollback.
-        rolled_back_to: The one that is best now, read back from the disk.
+        rolled_back_from: The live version before the rollback.
+        rolled_back_to: The live version after it, read back from disk.
     """
 
     folder: Path
@@ -65,13 +67,13 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
     """Take two snapshots, train on each, promote the second as a person would, predict, roll back.
 
     Args:
-        folder: Absent, empty, or an earlier demo's; it is added to, never cleared.
-        by: Who asked, for the log of promotions.
+        folder: Absent, empty, or created by an earlier demo; it is added to, never cleared.
+        by: The user, for the log of promotions.
         now_ms: The clock, ms UTC.
-        progress: Told of every stage.
+        progress: Receives every stage.
 
     Raises:
-        UsageError: The folder holds something else.
+        UsageError: The folder holds anything else.
         MachineError: The machine refused a file.
     """
     claim_folder(folder)
@@ -92,7 +94,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
     held = second.held
     if held is not None:
         store.promote(second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
-    best = second.version
+    live = second.version
     table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))
     back = store.rollback_previous(by=by, why="the demo shows a rollback", now_ms=now_ms)
     return DemoReport(
@@ -101,18 +103,22 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         trainings=tuple(trainings),
         promoted_by_hand=None if held is None else second.version,
         predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
-        rolled_back_from=best,
+        rolled_back_from=live,
         rolled_back_to=back.to_version,
     )
 
 
 def claim_folder(folder: Path) -> None:
-    """Mark the folder as the demo's; whatever holds something else is left alone."""
+    """Mark the folder as created by the demo.
+
+    Raises:
+        UsageError: The folder holds anything else.
+    """
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder} holds something that no demo has made",
-            hint="name an empty or new folder with --data-dir, or none: the demo then takes mltrain-demo/",
+            f"{folder} holds files that the demo did not create",
+            hint="name an empty or new folder with --data-dir, or leave it out to use mltrain-demo/",
         )
     make_folder(folder)
     if not marker.is_file():

@@ -1,6 +1,6 @@
-"""An evaluation: what a version is worth on candles later than everything that it learned from.
+"""Evaluate a version on candles later than everything that it was trained on.
 
-Only one thing is written: that the range was looked at, which later trainings on it have to tell.
+The look at the time range is logged, because later trainings must count it; nothing else is written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class OwnHoldout:
     """The part of the scored rows that lies in the version's own holdout, which its gates have judged.
 
     Attributes:
-        rows: How many of the rows that were scored lie in its range.
+        rows: Number of scored rows in its range.
         start_ms: Its first open time, ms UTC.
         end_ms: Its last open time, ms UTC.
     """
@@ -60,18 +60,18 @@ class OwnHoldout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What a version is worth on later candles.
+    """The scores of a version on later candles.
 
     Attributes:
         version: The version.
-        snapshot: Whose candles.
-        learned_until_ms: End of the last label that it learned from, ms UTC.
-        start_ms: First open time that was scored.
-        end_ms: Last open time that was scored.
-        scores: As those of a holdout.
-        weeks: The same, week by week.
-        drift: Of each feature, the greatest first; empty where the snapshot that it learned from is not there.
-        champion: The best version on the same rows, as far as it has not learned from them either.
+        snapshot: Id of the snapshot.
+        learned_until_ms: End of the last label that it was trained on, ms UTC.
+        start_ms: First scored open time, ms UTC.
+        end_ms: Last scored open time, ms UTC.
+        scores: Metrics, intervals and baselines, as of a holdout.
+        weeks: Scores week by week.
+        drift: Drift of each feature, largest first; empty if the snapshot of the training is missing.
+        champion: The live version on the same rows, as far as it was not trained on them.
         own_holdout: Which of these rows are in the version's own holdout; None if none are.
     """
 
@@ -100,13 +100,13 @@ def evaluate(
     Args:
         version: The version, of any verdict.
         snapshot: The candles.
-        store: Where the champion lives, and where looks are written down.
-        now_ms: The time of the run; recorded.
-        progress: Told of every stage.
+        store: The store with the champion and the log of looks.
+        now_ms: The time of the run, ms UTC, for the log.
+        progress: Receives every stage.
 
     Raises:
         InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
-        LockedError: The store is held for longer than the wait.
+        LockedError: The store is locked for longer than the wait.
         MachineError: The machine refuses.
     """
     model, config = open_model(version), load_config(None, overrides={})
@@ -159,7 +159,7 @@ def evaluate(
         scores=scores,
         weeks=score_weeks(p, rows.y, rows.ts_ms),
         drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
-        champion=NotApplicable("it is the best one itself")
+        champion=NotApplicable("it is the live version itself")
         if same
         else meet_champion(champion, model.feature_set, candles, rows, p=p, config=config, in_full=True),
         own_holdout=own_holdout,
@@ -181,7 +181,7 @@ def _priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...
 
 
 def _own_holdout(model: Model, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
-    """Return what a version's holdout has in common with rows of these open times, shape (n,)."""
+    """Return the overlap of a version's holdout with rows of these open times, shape (n,)."""
     block = ModelCard(model.card).block("holdout")
     start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
     if start_ms is None or end_ms is None:
@@ -210,12 +210,12 @@ def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples
 def _drift(
     model: Model, store: Store, rows: Samples, learned_until_ms: int, progress: Progress, *, seed: int
 ) -> tuple[FeatureDrift, ...]:
-    """Compare with the rows that the version learned from, out of its own snapshot."""
+    """Compare with the rows that the version was trained on, from its own snapshot."""
     name = ModelCard(model.card).snapshot_id
     try:
         learned, _ = _rows(model, open_snapshot(store.data_dir, name), progress)
     except InputError as err:
-        progress.warn(f"no drift is told: {err.message}")
+        progress.warn(f"no drift is computed: {err.message}")
         return ()
     kept = int(np.searchsorted(learned.ts_ms, learned_until_ms))
     x = np.concatenate([learned.x[:kept], rows.x])

@@ -1,4 +1,4 @@
-"""What a training would do: rows, blocks, memory and minutes, told before any of it is done."""
+"""Plan a training without running it: rows, blocks, memory and minutes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _GIB: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a training would do.
+    """The plan of a training.
 
     Attributes:
-        snapshot: Its candles' name.
-        candles: How many are taken, all symbols together.
-        rows: How many of them become rows.
-        features: How many there are.
+        snapshot: Id of the snapshot.
+        candles: Number of candles, all symbols together.
+        rows: Number of rows that they give.
+        features: Number of features.
         blocks: Every block of the split.
-        trials: Parameter sets that are tried.
-        workers: Processes that run them.
-        peak_bytes: Memory of all processes together, at most, as predicted.
-        available_bytes: What the machine has to give; None where it does not tell.
-        minutes: Of the search, from a measured probe.
+        trials: Number of trials.
+        workers: Processes that run the trials.
+        peak_bytes: Predicted peak memory of all processes together.
+        available_bytes: Available memory; None if the machine does not report it.
+        minutes: Predicted duration of the search, from a measured probe.
     """
 
     snapshot: str
@@ -78,15 +78,15 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
 
 
 def fit_memory(request: TrainRequest, *, available: int | None, progress: Progress) -> TrainRequest:
-    """Return the request with as many workers as the memory is enough for; their number changes no result.
+    """Return the request with as many workers as the memory allows; their number changes no result.
 
     Args:
         request: The training.
-        available: Bytes that it may take; None where the machine does not tell.
-        progress: Told where it is fewer workers than asked for.
+        available: Available bytes; None if the machine does not report them.
+        progress: Receives a warning if there are fewer workers than requested.
 
     Raises:
-        MachineError: It is not enough for one.
+        MachineError: The memory is not enough for one worker.
     """
     wanted = request.execution.workers
     if available is None:

@@ -1,4 +1,4 @@
-"""Serving from the command line: which model, source and candles, and which refusals count as a failure."""
+"""Predict from a data folder: the choice of model, source and candles, and which refusals count as a failure."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 FailOn: TypeAlias = Literal["all", "any", "never"]
 
 BEST_REF: Final = "best"
-BENCH_BARS: Final = 2_000  # more than any lookback needs; what the batch throughput is measured on
+# More than the lookback of any packaged registry; the batch throughput is measured on them.
+BENCH_BARS: Final = 2_000
 
 
 def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open the model that a reference names; without one the best, and where nothing was promoted the latest.
+    """Open the model that a reference names; by default the live one or, if nothing was promoted, the latest.
 
     Args:
         data_dir: The data folder.
         ref: best, latest, a version, or a path.
-        allow_no_go: Take a version that was never promoted, too.
+        allow_no_go: Accept a version that was never promoted.
 
     Returns:
-        The model, and what the user should know about the choice.
+        The model, and a warning about the choice, if any.
 
     Raises:
         InputError: There is no such version, it is damaged, or it was never promoted.
@@ -51,7 +52,7 @@ def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) ->
 
 
 def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open a model as `open_default_model` does; the best one so that it follows promotions from then on."""
+    """Open a model as `open_default_model` does; the live one so that it follows later promotions."""
     store = Store(data_dir)
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     pointer = store.models / BEST
@@ -66,17 +67,17 @@ def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -
     if not (version.promoted or allow_no_go):
         raise InputError(
             f"{version.name} was never promoted: its verdict is {version.verdict}",
-            hint=f"serve it all the same with --allow-no-go, or `mltrain promote {version.name}` first",
+            hint=f"serve it anyway with --allow-no-go, or `mltrain promote {version.name}` first",
         )
     return version, warning
 
 
 def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
-    """Return simulated candles under the model's symbols: what they cost does not depend on the market."""
+    """Return simulated candles under the names of the model's symbols: their cost does not depend on the market."""
     market = SimSource(interval=model.interval)
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
-    # Far enough from the clock's last outage: a gap would have rows refused instead of scored.
+    # This range lies behind the last outage of the market: rows after a gap would be refused instead of scored.
     window = TimeRange(end_ms - bars * step_ms, end_ms)
     wanted = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()
@@ -87,14 +88,14 @@ def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
     """Return the source that the model's snapshot was taken from.
 
     Raises:
-        InputError: The snapshot that the card names is not there any more.
+        InputError: The snapshot that the card names does not exist any more.
     """
     name = ModelCard(model.card).snapshot_id
     try:
         return open_snapshot(data_dir, name).source
     except InputError as err:
         raise InputError(
-            f"the source of {model.version} is not known: {err.message}", hint="name one with --source"
+            f"the source of {model.version} is unknown: {err.message}", hint="name one with --source"
         ) from err
 
 
@@ -106,10 +107,10 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
         source: Where the candles come from.
         now_ms: The current time, ms UTC: candles that close later are left out, and older ones may be stale. None: the
             source's clock; that of files is their last candle, so nothing is ever stale.
-        explain: Add what each feature contributed; see `Model.explain`.
+        explain: Add the contribution of each feature; see `Model.explain`.
 
     Returns:
-        One row a symbol: ts, symbol, p, raw, refused, and what `explain` adds.
+        One row per symbol: ts, symbol, p, raw, refused, and the columns of `explain`.
 
     Raises:
         InputError: The source lacks a symbol, or its candles are of another interval.
@@ -172,14 +173,15 @@ def _few(symbols: list[str]) -> str:
 
 
 def verify_version(version: StoredVersion) -> tuple[str, ...]:
-    """Hash every file of a version, then read card and model through their strict doors; return every problem.
+    """Hash every file of a version, check its card and load its model; return every problem.
 
     Raises:
         MachineError: The machine refuses to read.
     """
     problems = version.verify()
     if problems:
-        return problems  # what the doors would say of changed bytes is no news
+        # Parsing changed bytes would add nothing to the hash mismatch.
+        return problems
     card = version.folder / CARD_FILE
     problems = check_card(
         version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=str(card), folder=version.folder

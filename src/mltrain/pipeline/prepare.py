@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from mltrain.training.samples import Samples
     from mltrain.training.split import Block, Split
 
-THOROUGH: Final = 10  # times the points
-_OTHER_OPS_BARS: Final = 120  # two hours of minutes: a snapshot of a day has many such
+# Factor of the points of a thorough audit.
+THOROUGH: Final = 10
+# Two hours of minutes: a snapshot of a day has many such windows.
+_OTHER_OPS_BARS: Final = 120
 
 
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
@@ -45,7 +47,7 @@ def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFra
     A volume that most candles of a symbol contradict becomes null, with a warning (`mltrain.candles.anomalies`).
 
     Raises:
-        InputError: A file is missing or is not what the manifest says.
+        InputError: A file is missing or does not match the manifest.
     """
     progress.stage("read candles", total=len(snapshot.symbols))
     candles = {}
@@ -93,12 +95,14 @@ def cut_samples(
         InputError: The samples are too few for the folds.
     """
     asked = samples.symbols
-    while True:  # removing a symbol's rows moves the ends of the blocks
+    # Repeated, because removing the rows of a symbol moves the ends of the blocks.
+    while True:
         first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
         trained = _symbols_of(samples, samples.ts_ms < first + (last - first) * (1 - config.val_ratio))
         if trained == set(samples.symbols):
             split = split_samples(samples, feature_set, config)
-            trained = _symbols_of(samples, split.inner.span)  # the purge removes rows, too
+            # The purge may have removed the last rows of a symbol.
+            trained = _symbols_of(samples, split.inner.span)
             if trained == set(samples.symbols):
                 break
         samples = keep_symbols(samples, trained)
@@ -118,7 +122,7 @@ def _symbols_of(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]:
 def audit_candles(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], config: TrainConfig, progress: Progress
 ) -> GuardResult:
-    """Run the guard that needs no samples: no feature and no label sees what it must not.
+    """Run the guard that needs no samples: no feature and no label reads the future.
 
     Raises:
         InputError: The candles lack what a feature reads.
@@ -138,7 +142,7 @@ def audit_candles(
 def audit_samples(
     feature_set: FeatureSet, samples: Samples, split: Split, config: TrainConfig, progress: Progress
 ) -> list[GuardResult]:
-    """Run the guards on the arrays that the learner is handed; the holdout's rows are only ever looked at for time."""
+    """Run the guards on the arrays that the learner receives; of the rows of the holdout, only the times are read."""
     progress.stage("guard: time_split")
     pairs = [(split.inner, split.holdout), *((fold.train, fold.valid) for fold in split.folds)]
     pairs += [(a.valid, b.valid) for a, b in zip(split.folds, split.folds[1:], strict=False)]
@@ -194,7 +198,7 @@ def audit_snapshot(
         snapshot: The candles.
         feature_set: The features and the label.
         config: Seed, folds and limits of the guards.
-        progress: Told of every stage.
+        progress: Receives every stage.
         thorough: Ten times the points, and a fourth result, `other_ops`: of every op that the registry leaves out, a
             feature with parameters at random, where the snapshot has the columns that it reads.
 
@@ -215,7 +219,7 @@ def audit_snapshot(
 
 
 def _other_ops(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, seed: int) -> tuple[FeatureSpec, ...]:
-    """Return a feature of each op that the registry does not use, and that these candles can feed."""
+    """Return a feature for each op that the registry does not use, as far as the candles have its columns."""
     rng = np.random.default_rng(seed)
     used = {spec.op for spec in feature_set.features}
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))

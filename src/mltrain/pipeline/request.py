@@ -40,7 +40,7 @@ class WarmStart:
     end_ms: int
 
     def to_json(self) -> dict[str, Json]:
-        """Return what the card of a training tells of it."""
+        """Return the entry in the card of a training."""
         return {"version": self.version, "card_sha256": self.card_sha256, "params": dict(self.params)}
 
 

@@ -1,4 +1,4 @@
-"""How a training uses an earlier version: as a start, to make it again, or as the result itself."""
+"""Uses of an earlier version in training: as a warm start, to retrain it, or as the result itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
-    """Take a version's parameters as a start; what lies outside of the space is moved to its nearest end.
+    """Read the hyperparameters of a version as a warm start, each clipped to its range in the search space.
 
     Raises:
         InputError: The card lacks them.
@@ -68,12 +68,12 @@ def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
 
 @dataclass(frozen=True, slots=True)
 class Retraining:
-    """A version made again from what its card tells.
+    """The result of retraining a version from its card.
 
     Attributes:
         expected_sha256: Hash of its lgbm.pkl.
-        found_sha256: Hash of the one that was made now.
-        differences: What is not as it was when the version was made, one sentence each.
+        found_sha256: Hash of the retrained lgbm.pkl.
+        differences: What has changed since the version was trained, one sentence each.
     """
 
     expected_sha256: str
@@ -82,28 +82,28 @@ class Retraining:
 
     @property
     def same(self) -> bool:
-        """Whether it is the same, to the last byte."""
+        """Whether both are equal, to the last byte."""
         return self.expected_sha256 == self.found_sha256
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What a user is told of it, one sentence each; empty where it is the same."""
+        """The differences, one sentence each; empty if both are equal."""
         if self.same:
             return ()
-        told = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
-        return (told, *self.differences)
+        mismatch = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
+        return (mismatch, *self.differences)
 
 
 def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progress) -> Retraining:
-    """Fit a version again, from its snapshot and its card's parameters and number of rounds: no search, no clock.
+    """Refit a version from its snapshot and from the hyperparameters and rounds in its card, without a search.
 
     Args:
         version: The version.
-        data_dir: Where its snapshot lies.
-        progress: Told of every stage.
+        data_dir: The data folder with its snapshot.
+        progress: Receives every stage.
 
     Raises:
-        InputError: The snapshot is not there any more or is damaged, or the card does not tell enough.
+        InputError: The snapshot is missing or damaged, or the card lacks what is needed.
         MachineError: The machine refuses.
     """
     card = read_version_card(version)
@@ -156,7 +156,7 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
         store: Where versions live; where it signs what is published, the version must have that signature.
 
     Returns:
-        If there are several, the best version, or else the newest.
+        If there are several, the live version, or else the newest.
 
     Raises:
         InputError: The pointer or a log is not one, or the pointer was lost.
@@ -164,16 +164,16 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
     """
     store.check_pointer()
     store.looks()
-    wanted = _facts(request)
+    wanted = _expected_lineage(request)
     versions = [row.version for row in store.versions() if row.version is not None]
     for version in sorted(versions, key=lambda v: (v.best, v.serial), reverse=True):
-        if _says(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
+        if _card_matches(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
             return None if verify_snapshot(request.snapshot) else version
     return None
 
 
-def _facts(request: TrainRequest) -> dict[str, Json]:
-    """Return the lineage that the card of such a training would have, as far as it decides the result."""
+def _expected_lineage(request: TrainRequest) -> dict[str, Json]:
+    """Return the fields that the card's lineage would have after this training and that decide the result."""
     lineage, user_ops = read_lineage(), request.feature_set.user_ops()
     return {
         "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
@@ -189,8 +189,8 @@ def _facts(request: TrainRequest) -> dict[str, Json]:
     }
 
 
-def _says(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
-    """Return whether a version's card has these facts; False if it cannot be read."""
+def _card_matches(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
+    """Return whether the lineage in a version's card has these values; False if the card cannot be read."""
     try:
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:

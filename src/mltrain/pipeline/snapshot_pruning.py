@@ -1,4 +1,4 @@
-"""Remove old snapshots, but none that somebody still needs."""
+"""Remove old snapshots, except those that a version or a running training needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mltrain.snapshots.snapshot import SnapshotRow
 
-# A study is called after its snapshot, as mltrain.pipeline.train names it.
+# The name of a study begins with the id of its snapshot (`TrainRequest.study`).
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
 _LOCK: Final = ".lock"
 _LOCK_WAIT_S: Final = 10.0
@@ -31,8 +31,8 @@ class KeptSnapshot:
     """An old snapshot that was not removed.
 
     Attributes:
-        id: Which.
-        why: Who needs it.
+        id: Its id.
+        why: Why it is still needed.
     """
 
     id: str
@@ -41,11 +41,11 @@ class KeptSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PrunedSnapshots:
-    """What `prune_snapshots` did.
+    """The result of `prune_snapshots`.
 
     Attributes:
         removed: Ids, oldest first.
-        kept: Older ones that somebody still needs.
+        kept: Old ones that are still needed.
     """
 
     removed: tuple[str, ...]
@@ -53,14 +53,14 @@ class PrunedSnapshots:
 
 
 def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
-    """Remove all but the `keep` newest snapshots; one that does not open is not counted.
+    """Remove all but the `keep` newest snapshots; damaged ones do not count.
 
-    Never removed are `latest`, one that a version's card names (its numbers could not be recomputed any more), one
-    that is being trained on, and what is no folder.
+    Never removed are `latest`, a snapshot that the card of a version names (its figures could not be recomputed any
+    more), one that is being trained on, and anything that is not a folder.
 
     Raises:
-        InputError: A version is damaged, so that the snapshot that it names is not known; `latest` is no pointer; or
-            the pointer to the best version was lost.
+        InputError: A damaged version hides which snapshot it needs, `latest` is not a pointer, or the pointer to the
+            live version was lost.
         LockedError: Another mltrain is publishing a snapshot.
         MachineError: The machine refuses.
     """
@@ -69,12 +69,13 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
         return PrunedSnapshots((), ())
     with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose="pruning snapshots"):
         sweep_temps(folder)
-        read_pointer(folder / LATEST)  # raises where it cannot be told which one is the latest
+        # Raises if `latest` is damaged: it would be unknown which snapshot to keep.
+        read_pointer(folder / LATEST)
         old = _older(list_snapshots(data_dir), keep)
         needed = {
             **_trained_on(data_dir),
             **{row.id: "it is the latest" for row in old if row.latest},
-            **{row.id: "it is no folder" for row in old if not _is_folder(folder / row.id)},
+            **{row.id: "it is not a folder" for row in old if not _is_folder(folder / row.id)},
         }
         removed = tuple(row.id for row in old if row.id not in needed)
         for name in removed:
@@ -83,7 +84,7 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
 
 
 def _older(rows: tuple[SnapshotRow, ...], keep: int) -> tuple[SnapshotRow, ...]:
-    """Return what is older than the `keep` newest ones that open."""
+    """Return the snapshots that are older than the `keep` newest sound ones."""
     sound = [place for place, row in enumerate(rows) if row.problem is None]
     if keep == 0:
         return rows
@@ -102,14 +103,14 @@ def _trained_on(data_dir: Path) -> dict[str, str]:
     for row in list_models(store):
         if row.snapshot is None:
             raise InputError(
-                f"version {row.version} is damaged, so that the snapshot that it names is not known: {row.problem}",
-                hint="nothing was removed; mend or remove that version first",
+                f"version {row.version} is damaged, so the snapshot that it needs is unknown: {row.problem}",
+                hint="nothing was removed; repair or remove that version first",
             )
         needed[row.snapshot] = f"version {row.version} was trained on it"
     studies = data_dir / "studies"
     for lock in sorted(studies.glob("*.lock")) if studies.is_dir() else ():
         try:
-            with hold_lock(lock, wait_s=0, purpose="looking whether it is held"):
+            with hold_lock(lock, wait_s=0, purpose="checking whether it is held"):
                 continue
         except LockedError:
             found = _SNAPSHOT_OF_STUDY.match(lock.name)
