@@ -1,4 +1,4 @@
-"""What the leakage guards cost, and whether they ever accuse an honest feature.
+"""The run time of the leakage guards, and their false alarms on features without a leak.
 
     python benchmarks/guards.py alarms [--markets 50]   both packaged registries on simulated markets of every kind
     python benchmarks/guards.py cost [--days 30] [--trials 20]       the guards' seconds beside those of a training
@@ -38,7 +38,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
 
 def alarms(count: int) -> int:
-    """Audit both registries on `count` markets, with the points of a training; return how many audits failed."""
+    """Audit both registries on `count` markets, as a training does; return the number of audits that failed."""
     failed = audits = values = 0
     began = time.perf_counter()
     for number in range(count):
@@ -63,7 +63,7 @@ def alarms(count: int) -> int:
 
 
 def cost(days: int, trials: int) -> int:
-    """Train once and compare the guards' seconds with those of everything else."""
+    """Train once, and compare the run time of the guards with the rest."""
     with tempfile.TemporaryDirectory() as folder:
         spec = SourceSpec(name="sim", signal="strong")
         request = SnapshotRequest(symbols=SYMBOLS, days=days, interval="1m", end_ms=None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.guards.feature_audit import auc_deviation, feature_audit
+from mltrain.guards.feature_audit import TrainingMatrix, auc_deviation, feature_audit
 from mltrain.training.metrics import auc
 
 ROWS = 4_000
@@ -32,7 +32,7 @@ def audit(*, features=FEATURES, seed=0, **changes):
         "symbols": ("BTCUSDT", "ETHUSDT"),
     }
     given |= {name: change(given) for name, change in changes.items()}
-    return feature_audit(features, **given, seed=seed, auc_warn=0.7, auc_fail=0.9)
+    return feature_audit(features, TrainingMatrix(**given), seed=seed, auc_warn=0.7, auc_fail=0.9)
 
 
 def knowing(share):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -137,7 +137,10 @@ class FeatureSchemaValidator:
             "label": to_json(registry.label),
             "lookback_bars": registry.lookback_bars,
             "registry_sha256": registry.registry_sha256,
-            "features": [_info_to_json(info) for info in describe_features(registry)],
+            "features": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items()}
+                for info in describe_features(registry)
+            ],
         }
 
     def validate_features(self, frame: object, *, strict: bool = True) -> tuple[str, ...]:
@@ -160,17 +163,3 @@ class FeatureSchemaValidator:
         if problems and strict:
             raise InputError("the features are not as the registry says: " + "; ".join(problems))
         return problems
-
-
-def _info_to_json(info: FeatureInfo) -> dict[str, Json]:
-    return {
-        "name": info.name,
-        "op": info.op,
-        "summary": info.summary,
-        "params": dict(info.params),
-        "lookback_bars": info.lookback_bars,
-        "columns": list(info.columns),
-        "leader": info.leader,
-        "leader_columns": list(info.leader_columns),
-        "dtype": info.dtype,
-    }

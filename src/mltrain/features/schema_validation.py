@@ -72,15 +72,11 @@ def _read_csv(data: bytes, where: str) -> pl.DataFrame:
     except pl.exceptions.PolarsError as err:
         reason = str(err).partition("\n")[0]
         raise InputError(f"{where}: not a readable CSV file: {reason}") from err
-    return texts.select(_as_numbers(column) for column in texts.get_columns())
-
-
-def _as_numbers(texts: pl.Series) -> pl.Series:
-    """Return a column as Float32 if it contains only numbers and empty fields; otherwise return it unchanged."""
-    if texts.name in KEYS:
-        return texts
-    numbers = texts.str.strip_chars().cast(pl.Float32, strict=False)
-    return numbers if numbers.null_count() == texts.null_count() else texts
+    numbers = texts.with_columns(pl.exclude(KEYS).str.strip_chars().cast(pl.Float32, strict=False))
+    # A column that contains another text than numbers and empty fields stays as it is.
+    return texts.with_columns(
+        column for column in numbers.get_columns() if column.null_count() == texts[column.name].null_count()
+    )
 
 
 def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
@@ -88,15 +84,12 @@ def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
     extra = [name for name in columns if name not in expected]
     problems = [f"missing: {', '.join(missing)}"] if missing else []
     if extra:
-        problems.append(f"not in the registry: {', '.join(map(_plain_name, extra))}")
+        shown = [name if name.isidentifier() and name.isascii() else show(name) for name in extra]
+        problems.append(f"not in the registry: {', '.join(shown)}")
     moved = list(_moved(expected, [name for name in columns if name in expected]))
     if moved:
         problems.append(f"out of order: {', '.join(moved)}")
     return problems
-
-
-def _plain_name(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else show(name)
 
 
 def _moved(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
@@ -137,15 +130,16 @@ def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
         if spec.name not in frame.columns:
             continue
         column = frame[spec.name]
-        if frame.height and column.null_count() == frame.height:
+        values = column.drop_nulls()
+        if frame.height and not values.len():
             problems.append(f"{spec.name} is null in every row")
         elif column.dtype != pl.Float32:
             problems.append(f"{spec.name} is {column.dtype}, not Float32{_first_text(column)}")
-        elif bad := int((~column.is_finite()).sum()):
+        elif bad := int((~values.is_finite()).sum()):
             problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
         # A leader's features are 0 on the leader itself.
-        elif _is_constant(column) and not (spec.leader is not None and column.max() == 0):
-            problems.append(f"{spec.name} is {column.drop_nulls()[0]:g} in every row")
+        elif values.len() > 1 and values.min() == values.max() and not (spec.leader is not None and values[0] == 0):
+            problems.append(f"{spec.name} is {values[0]:g} in every row")
     return problems
 
 
@@ -155,8 +149,3 @@ def _first_text(column: pl.Series) -> str:
         return ""
     wrong = (column.str.strip_chars().cast(pl.Float32, strict=False).is_null() & column.is_not_null()).arg_true()
     return f" (row {wrong[0]} is {show(column[int(wrong[0])])})" if wrong.len() else ""
-
-
-def _is_constant(column: pl.Series) -> bool:
-    """Return whether there are two or more values, all equal."""
-    return column.len() - column.null_count() > 1 and column.min() == column.max()

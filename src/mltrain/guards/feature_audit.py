@@ -34,10 +34,10 @@ _AUC_SYMBOL_ROWS: Final = 10_000
 # An AUC counts as above a limit if it exceeds it by three standard deviations, so that chance in a few rows does not.
 # For 0.7 that takes 15 rows of each class; then a true AUC of 1/2 exceeds it once in 100,000 times.
 _AUC_DEVIATIONS: Final = 3.0
-_CANARY_ROWS: Final = 60_000
-_CANARY_TRAIN_SHARE: Final = 0.6
-_CANARY_ROUNDS: Final = 30
-_CANARY_LEAST_ROWS: Final = 200
+_SHUFFLED_ROWS: Final = 60_000
+_SHUFFLED_TRAIN_SHARE: Final = 0.6
+_SHUFFLED_ROUNDS: Final = 30
+_SHUFFLED_MIN_ROWS: Final = 200
 
 # Shuffled labels are exchangeable, so the AUC of any score is normal around 1/2 with the variance of the rank sum
 # (Mann and Whitney 1947): 1e-5 of the runs without a leak are beyond 4.417 standard deviations.
@@ -52,29 +52,35 @@ _DETAILS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingMatrix:
+    """The rows of the inner part, as the learner gets them.
+
+    Attributes:
+        names: The columns of `x`.
+        x: Features, shape (n, features), float32.
+        y: Labels, 0 or 1, shape (n,).
+        ts_ms: Open time of each row's candle, ms UTC, not falling, shape (n,).
+        symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
+        symbols: The symbols.
+    """
+
+    names: Sequence[str]
+    x: NDArray[np.float32]
+    y: NDArray[np.uint8]
+    ts_ms: NDArray[np.int64]
+    symbol_ix: NDArray[np.int16]
+    symbols: Sequence[str]
+
+
 def feature_audit(
-    feature_set: FeatureSet,
-    *,
-    names: Sequence[str],
-    x: NDArray[np.float32],
-    y: NDArray[np.uint8],
-    ts_ms: NDArray[np.int64],
-    symbol_ix: NDArray[np.int16],
-    symbols: Sequence[str],
-    seed: int,
-    auc_warn: float,
-    auc_fail: float,
+    feature_set: FeatureSet, matrix: TrainingMatrix, *, seed: int, auc_warn: float, auc_fail: float
 ) -> GuardResult:
     """Check the training matrix.
 
     Args:
         feature_set: The registry.
-        names: The matrix's columns.
-        x: Features of the inner rows, shape (n, features), float32.
-        y: Labels of these rows, 0 or 1, shape (n,).
-        ts_ms: Open times of these rows, ms UTC, rising or equal, shape (n,).
-        symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
-        symbols: The symbols.
+        matrix: The training matrix.
         seed: Seed of the shuffling, and of the model that is trained on it.
         auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows above this is a warning.
         auc_fail: Above this it is a failure.
@@ -87,28 +93,18 @@ def feature_audit(
     """
     findings = Findings("feature_audit")
     _check_registry(findings, feature_set)
-    details = {**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)}
-    matrix = _Matrix(names, x, y, ts_ms, symbol_ix)
     if _check_schema(findings, feature_set, matrix):
         _check_constant(findings, matrix)
-        horizon_bars = feature_set.label.horizon_bars
-        few = [
-            f"{symbol} ({int((symbol_ix == ix).sum())})"
-            for ix, symbol in enumerate(symbols)
-            if not _check_single_features(
-                findings,
-                matrix,
-                symbol,
-                np.flatnonzero(symbol_ix == ix),
-                most_rows=max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(symbols)),
-                horizon_bars=horizon_bars,
-                limits=(auc_warn, auc_fail),
-            )
-        ]
+        horizon_bars, limits = feature_set.label.horizon_bars, (auc_warn, auc_fail)
+        few = []
+        for ix, symbol in enumerate(matrix.symbols):
+            rows = np.flatnonzero(matrix.symbol_ix == ix)
+            if not _check_single_features(findings, matrix, symbol, rows, horizon_bars=horizon_bars, limits=limits):
+                few.append(f"{symbol} ({rows.size})")
         if few:
             findings.warnings.append(f"too few rows to judge single features: {format_names(few)}")
-        _check_shuffled_labels(findings, x, y, seed=seed)
-    return findings.result(details)
+        _check_shuffled_labels(findings, matrix.x, matrix.y, seed=seed)
+    return findings.result({**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)})
 
 
 def auc_deviation(value: float, ones: float, zeros: float) -> float:
@@ -138,18 +134,7 @@ def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
         findings.fail("registry", Failure("registry", _ALL, None, *hashes, "its stored form reads back differently"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Matrix:
-    """The arrays of the training matrix; see `feature_audit`."""
-
-    names: Sequence[str]
-    x: NDArray[np.float32]
-    y: NDArray[np.uint8]
-    ts_ms: NDArray[np.int64]
-    symbol_ix: NDArray[np.int16]
-
-
-def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failure]:
+def _form_problems(expected: tuple[str, ...], matrix: TrainingMatrix) -> Iterator[Failure]:
     """Yield wrong columns, shapes and types."""
     for i, (name, found) in enumerate(zip(expected, matrix.names, strict=False)):
         if name != found:
@@ -167,7 +152,7 @@ def _form_problems(expected: tuple[str, ...], matrix: _Matrix) -> Iterator[Failu
         yield Failure("matrix", _ALL, None, "float32", str(matrix.x.dtype), why)
 
 
-def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Failure]:
+def _value_problems(matrix: TrainingMatrix, usable: NDArray[np.bool_]) -> Iterator[Failure]:
     """Yield values that a learner must not get."""
     for i in np.flatnonzero(~usable.all(axis=0)).tolist():
         row = int(np.flatnonzero(~usable[:, i])[0])
@@ -176,7 +161,7 @@ def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Fail
     classes = np.unique(matrix.y).tolist()
     if classes != [0, 1]:
         yield Failure(
-            "label", _ALL, None, "both 0 and 1, and nothing else", str(classes), "the labels are no two classes"
+            "label", _ALL, None, "both 0 and 1, and nothing else", str(classes), "the labels are not two classes"
         )
     back = np.flatnonzero(np.diff(matrix.ts_ms) < 0)
     if back.size:
@@ -184,7 +169,7 @@ def _value_problems(matrix: _Matrix, usable: NDArray[np.bool_]) -> Iterator[Fail
         yield Failure("rows", _ALL, when, "rising times", "a step back", "rows are not in order of time")
 
 
-def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) -> bool:
+def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: TrainingMatrix) -> bool:
     """Check form and values of the arrays; return whether further checks can run."""
     problems = list(_form_problems(feature_set.names, matrix))
     if not problems:
@@ -196,7 +181,7 @@ def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: _Matrix) 
     return not problems
 
 
-def _check_constant(findings: Findings, matrix: _Matrix) -> None:
+def _check_constant(findings: Findings, matrix: TrainingMatrix) -> None:
     constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
     findings.count("constant", len(matrix.names), len(constant) / len(matrix.names))
     if constant:
@@ -205,47 +190,46 @@ def _check_constant(findings: Findings, matrix: _Matrix) -> None:
 
 def _check_single_features(
     findings: Findings,
-    matrix: _Matrix,
+    matrix: TrainingMatrix,
     symbol: str,
     rows: NDArray[np.intp],
     *,
-    most_rows: int,
     horizon_bars: int,
     limits: tuple[float, float],
 ) -> bool:
     """Check how well each single feature predicts one symbol's label; return whether there are enough rows."""
-    judged = rows[_spread(rows.size, most_rows)]
+    judged = rows[_spread(rows.size, max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(matrix.symbols)))]
     labels = matrix.y[judged]
     ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
     # Labels overlap: only one in `horizon_bars` consecutive ones is independent.
     share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
-    clearly = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
-    if not (ones and zeros) or clearly[0] > 1:
+    thresholds = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
+    if not (ones and zeros) or thresholds[0] > 1:
         return False
     for i, name in enumerate(matrix.names):
         value = abs(auc(matrix.x[judged, i], labels) - 0.5) + 0.5
         findings.count("auc", 1, value, case=f"{name} of {symbol}")
-        if value > clearly[0]:
+        if value > thresholds[0]:
             findings.suspects.append(SuspectFeature(name, symbol, value))
-        if value > clearly[1]:
+        if value > thresholds[1]:
             why = "alone it predicts the label implausibly well"
             findings.fail("auc", Failure(name, symbol, None, f"an AUC of {limits[1]:g} at most", f"{value:.4f}", why))
-        elif value > clearly[0]:
+        elif value > thresholds[0]:
             findings.warnings.append(
-                f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it know the label?"
+                f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it contain the label?"
             )
     return True
 
 
 def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArray[np.uint8], *, seed: int) -> None:
     """Train on shuffled labels, forward in time, and check that the AUC is one of chance."""
-    rows = _spread(y.size, _CANARY_ROWS)
+    rows = _spread(y.size, _SHUFFLED_ROWS)
     labels = np.random.default_rng(seed).permutation(y[rows])
-    cut = round(rows.size * _CANARY_TRAIN_SHARE)
+    cut = round(rows.size * _SHUFFLED_TRAIN_SHARE)
     test = labels[cut:]
-    if rows.size < _CANARY_LEAST_ROWS or np.unique(labels[:cut]).size < 2 or np.unique(test).size < 2:
-        why = "too few rows for the canary of shuffled labels"
-        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, str(_CANARY_LEAST_ROWS), str(rows.size), why))
+    if rows.size < _SHUFFLED_MIN_ROWS or np.unique(labels[:cut]).size < 2 or np.unique(test).size < 2:
+        why = "too few rows to train on shuffled labels"
+        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, str(_SHUFFLED_MIN_ROWS), str(rows.size), why))
         return
     found = auc(_scores(x[rows], labels, cut, seed), test)
     ones = int(test.sum())
@@ -272,7 +256,7 @@ def _scores(x: NDArray[np.float32], labels: NDArray[np.uint8], cut: int, seed: i
         "seed": seed,
         "verbosity": -1,
     }
-    booster = lgb.train(dict(params), lgb.Dataset(x[:cut], labels[:cut]), _CANARY_ROUNDS)
+    booster = lgb.train(dict(params), lgb.Dataset(x[:cut], labels[:cut]), _SHUFFLED_ROUNDS)
     scores: NDArray[np.float64] = booster.predict(x[cut:], num_threads=1)
     return scores
 

@@ -13,7 +13,7 @@ from mltrain.features.computation import check_inputs
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature, readable_features
 from mltrain.guards.evidence import check_guards
-from mltrain.guards.feature_audit import feature_audit
+from mltrain.guards.feature_audit import TrainingMatrix, feature_audit
 from mltrain.guards.future_info import future_info
 from mltrain.guards.time_split import BlockArrays, time_split
 from mltrain.times import interval_ms
@@ -150,18 +150,16 @@ def audit_samples(
     checked = time_split(ordered, embargo_ms=split.embargo_ms)
     progress.stage("guard: feature_audit")
     inner = split.inner.span
-    audited = feature_audit(
-        feature_set,
+    matrix = TrainingMatrix(
         names=samples.names,
         x=samples.x[inner],
         y=samples.y[inner],
         ts_ms=samples.ts_ms[inner],
         symbol_ix=samples.symbol_ix[inner],
         symbols=samples.symbols,
-        seed=config.seed,
-        auc_warn=config.guards.auc_warn,
-        auc_fail=config.guards.auc_fail,
     )
+    limits = config.guards
+    audited = feature_audit(feature_set, matrix, seed=config.seed, auc_warn=limits.auc_warn, auc_fail=limits.auc_fail)
     return [checked, audited]
 
 
