@@ -201,8 +201,8 @@ def test_the_model_is_read_once(trained_dir, words):
         ("x.csv", b"ts,open,high,low,close,volume\n1760529600000,1,1,1,1,1\n", "name no symbol"),
         ("x.parquet", b"PAR1 no", "not a readable parquet file"),
         ("x.parquet", HOSTILE, "not a readable parquet file"),
-        ("x.jsonl", b"{", "no table in jsonl"),
-        ("x.csv", b"", "no table in csv"),
+        ("x.jsonl", b"{", "not readable JSON lines"),
+        ("x.csv", b"", "not a readable CSV file: nothing is in it"),
     ],
 )
 def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content, told):

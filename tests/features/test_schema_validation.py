@@ -179,10 +179,11 @@ def test_all_defects_of_a_csv_are_in_one_message(frame, tmp_path):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "is empty"),
+        (b"", "nothing is in it"),
         (b"a,b,a\n1,2,3\n", "two columns of one name: 'a'"),
-        (b"a,b\n1,2\n1,2,3\n", "not a readable CSV"),
-        (b"\xff\xfe\x00", "not a readable CSV"),
+        (b"a,b\n1,2\n1,2,3\n", "line 3 has 3 fields, the first line 2"),
+        (b"\xff\xfe\x00", "is UTF-16"),
+        (b"a,b\n1,\xff\n", "not a readable CSV"),
         (b'a,"b\n1,2', "not a readable CSV|missing"),
     ],
 )

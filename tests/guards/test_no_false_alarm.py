@@ -10,7 +10,7 @@ import pytest
 
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import OPTIONAL
-from mltrain.candles.tables import read_rows
+from mltrain.candles.layouts import read_rows
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
@@ -80,7 +80,7 @@ def test_files_from_the_wild_pass(name, real_data):
     """Files with outages, flat minutes, duplicates or every second minute missing raise no alarm."""
     path, interval = real_data / name, FILES[name]
     step_ms = interval_ms(interval)
-    rows = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=step_ms)
+    rows, _ = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=step_ms)
     rows = rows.unique("ts", keep="last").sort("ts")
     symbol = "SOLUSDT" if "SOL" in name else "BTCUSDT"
     candles = {symbol: check_candles(rows, symbol=symbol, interval=interval, where=name)}
@@ -96,7 +96,7 @@ def test_all_real_candles_pass(folder, real_data):
     interval = folder.removeprefix("spot_")
     candles = {}
     for path in sorted((real_data / folder).glob("*.parquet")):
-        rows = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=interval_ms(interval))
+        rows, _ = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=interval_ms(interval))
         candles[path.stem] = check_candles(rows, symbol=path.stem, interval=interval, where=path.name)
 
     assert audit(OHLCV, candles, interval, points=30).failures == ()

@@ -33,16 +33,18 @@ class Cells:
     """A table as it was found, and how to name a place in it.
 
     Attributes:
-        frame: Columns that are called as in CANDLE_SCHEMA, `ts` among them; text or numbers, null where empty.
+        frame: Text, numbers or times, null where empty.
         where: The name of its file in messages.
         unit: What a row is called in messages: "line" of a text, "row" of anything else.
         first: The number of the first row, in that unit.
+        named: Whether the file names its columns; if not, only their place says which is which.
     """
 
     frame: pl.DataFrame
     where: str
     unit: str = "row"
     first: int = 1
+    named: bool = True
 
     def place(self, row: int) -> str:
         """Return the name of a row, counted from 0, for messages."""
@@ -50,6 +52,8 @@ class Cells:
 
     def to_rows(self) -> pl.DataFrame:
         """Return the rows in their order with the columns of CANDLE_SCHEMA; empty cells and absent columns are null.
+
+        The columns must already have names of CANDLE_SCHEMA, `ts` among them.
 
         Raises:
             InputError: A cell is no number, or no time; names its place, column and value.

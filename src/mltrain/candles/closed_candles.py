@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from mltrain.errors import InputError
 from mltrain.times import HOUR_MS, MINUTE_MS, format_ms, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
+    import polars as pl
     from numpy.typing import NDArray
 
 #: A candle that opens at most this far ahead of the machine's clock is left out; one that opens later is refused.
@@ -80,3 +82,38 @@ def _way_out(ahead_ms: int, step_ms: int) -> str:
         f"convert the times to UTC: the offset looks like +{offset_ms / HOUR_MS:g} h; if they are UTC, ts must be the "
         "time at which a candle opens, and this machine's clock must be right (`date -u`)"
     )
+
+
+def drop_open(
+    table: pl.DataFrame, *, symbols: Sequence[str], step_ms: int, now_ms: int, where: str
+) -> tuple[pl.DataFrame, str]:
+    """Leave out the candles of a table that have not closed yet.
+
+    Args:
+        table: Candles with `ts`, and with a column `symbol` if they are of several symbols.
+        symbols: The symbols that the candles are of where there is no such column, for messages.
+        step_ms: Length of the interval.
+        now_ms: The machine's clock, ms UTC.
+        where: The name of the table's file, for messages.
+
+    Returns:
+        The closed candles, in their order, and a sentence about those left out; empty if none were.
+
+    Raises:
+        InputError: A symbol's times are hours ahead of the clock.
+    """
+    ts_ms = table["ts"].dt.timestamp("ms").fill_null(0).to_numpy()
+    if not ts_ms.size or ts_ms.max() + step_ms <= now_ms:
+        return table, ""
+    named = "symbol" in table.columns
+    owners = table["symbol"].fill_null("").to_numpy() if named else np.full(ts_ms.size, ", ".join(symbols))
+    closed = np.ones(ts_ms.size, np.bool_)
+    first_ms: dict[str, int] = {}
+    for symbol in sorted(set(owners.tolist())):
+        rows = np.flatnonzero(owners == symbol)
+        closed[rows] = find_closed(ts_ms[rows], step_ms=step_ms, now_ms=now_ms, symbol=symbol, where=where)
+        if not closed[rows].all():
+            first_ms[symbol] = int(ts_ms[rows][~closed[rows]].min())
+    if not first_ms:
+        return table, ""
+    return table.filter(closed), describe_open(first_ms, int(np.count_nonzero(~closed)), now_ms=now_ms)

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
 from mltrain.candles.cells import Cells
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE
-from mltrain.candles.tables import BY_PLACE, name_columns
+from mltrain.candles.layouts import BY_PLACE, name_columns
+from mltrain.candles.parquet import MAX_ROWS
+from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
 
+if TYPE_CHECKING:
+    from mltrain.candles.tables import Format
+
 ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
+
+MAX_TABLE_BYTES: Final = 4 << 30
+#: A table holds many symbols: a year of one-minute candles of ninety.
+MAX_TABLE_ROWS: Final = 4 * MAX_ROWS
 
 _ROW_FIELDS: Final = (6, 12)  # how many fields a candle row without names may have: ccxt's OHLCV, Binance's kline
 _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError)
@@ -209,3 +218,21 @@ def _with_text_symbols(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if dtype != pl.Categorical and not isinstance(dtype, pl.Enum):
         raise InputError(f"{where}: column symbol is {dtype}: expected text")
     return frame.with_columns(pl.col("symbol").cast(pl.String))
+
+
+def read_candle_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
+    """Return the candles of a table in a file as `as_candles` does, with the column `symbol` where it has one.
+
+    Raises:
+        InputError: It cannot be read, has no times or too many rows, or a cell is not a number or not a time.
+        MachineError: Not enough memory.
+    """
+    cells = read_cells(data, name=f".{form}", where=where, columns=_candle_columns, max_rows=MAX_TABLE_ROWS)
+    return as_candles(cells.frame, where)
+
+
+def _candle_columns(names: Sequence[str]) -> list[str]:
+    """Return the columns that describe candles; all of them where none holds times, so that the message names them."""
+    columns = name_columns(names)
+    wanted = {*CANDLE_SCHEMA, "symbol", *columns.values()} if "ts" in columns else {*names}
+    return [name for name in names if name in wanted]

@@ -29,14 +29,14 @@ from mltrain.cli.sources import (
 )
 from mltrain.cli.tables import table
 from mltrain.errors import UsageError
-from mltrain.times import TIME_FORMAT, check_time_ms, parse_time
+from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from mltrain.pipeline.candle_table import Format
+    from mltrain.candles.tables import Format
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
     from mltrain.sources.source_spec import SourceSpec
@@ -156,8 +156,8 @@ def predict(
     ops: OpsOption = None,
 ) -> Outcome:
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
-    from mltrain.pipeline.candle_table import drop_open, score_table
-    from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest
+    from mltrain.candles.closed_candles import drop_open
+    from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest, score_table
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
     if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
@@ -170,7 +170,13 @@ def predict(
     if input_ is not None:
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
             raise UsageError("--input replaces the source: --source and its options do not go with it")
-        table, note = drop_open(model, _read_input(input_, forms[0]), now_ms=session.now_ms, where=input_)
+        table, note = drop_open(
+            _read_input(input_, forms[0]),
+            symbols=model.symbols,
+            step_ms=interval_ms(model.interval),
+            now_ms=session.now_ms,
+            where=input_,
+        )
         if note:
             session.progress.warn(note)
         rows = score_table(model, table, explain=explain, as_of_ms=as_of_ms)
@@ -225,7 +231,7 @@ def _check_options(
 
 
 def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
-    from mltrain.pipeline.candle_table import format_of
+    from mltrain.candles.tables import format_of
 
     if form is not None:
         if place is None:
@@ -235,18 +241,18 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
 
 def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
-    from mltrain.pipeline.candle_table import MAX_TABLE_BYTES, read_table
+    from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
     from mltrain.storage.edge import real_path
     from mltrain.storage.reading import read_file
 
     if place == STREAM:
-        return read_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
+        return read_candle_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
     data = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles")
-    return read_table(data, form, where=place)
+    return read_candle_table(data, form, where=place)
 
 
 def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
-    from mltrain.pipeline.candle_table import write_table
+    from mltrain.candles.tables import write_table
     from mltrain.storage.writing import write_outputs
 
     data = write_table(rows, form)

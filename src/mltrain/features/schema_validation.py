@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from mltrain.candles.parquet import ParquetFile
+from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.storage.edge import real_path
@@ -33,17 +31,27 @@ _PARQUET: Final = b"PAR1"
 def read_feature_frame(path: Path) -> pl.DataFrame:
     """Read a frame of features from a Parquet or a CSV file.
 
-    CSV has no types: every column of numbers is read as Float32, and an empty field as null.
+    CSV has no types: every column that contains only numbers is read as Float32, and an empty field as null.
 
     Raises:
         InputError: There is no such file, or it is neither Parquet nor CSV, damaged or too large.
         MachineError: The file cannot be read.
     """
     data = read_file(real_path(path), max_bytes=MAX_FRAME_BYTES, what="frame of features")
-    if data.startswith(_PARQUET) or path.suffix.lower() != ".csv":
-        file = ParquetFile(data, where=str(path))
-        return file.read(list(file.types))
-    return _read_csv(data, str(path))
+    # A file that is not called .csv is read as Parquet.
+    is_csv = path.suffix.lower() == ".csv" and not data.startswith(_PARQUET)
+    frame = read_cells(data, name=".csv" if is_csv else ".parquet", where=str(path)).frame
+    if not is_csv:
+        return frame
+    # Polars calls the second column `a` `a_duplicated_0`.
+    names = {name.rpartition("_duplicated_")[0] for name in frame.columns} - {""}
+    if twice := sorted(names.intersection(frame.columns)):
+        raise InputError(f"{path}: two columns of one name: {', '.join(map(show, twice))}")
+    numbers = frame.with_columns(pl.exclude(KEYS).str.strip_chars().cast(pl.Float32, strict=False))
+    # A column that contains another text than numbers and empty fields stays as it is.
+    return frame.with_columns(
+        column for column in numbers.get_columns() if column.null_count() == frame[column.name].null_count()
+    )
 
 
 def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ...]:
@@ -54,29 +62,6 @@ def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ..
     """
     columns = [name for name in frame.columns if name not in KEYS]
     return (*_name_problems(feature_set.names, columns), *_value_problems(feature_set, frame))
-
-
-def _read_csv(data: bytes, where: str) -> pl.DataFrame:
-    try:
-        text = data.decode("utf-8-sig")
-        header = next(csv.reader(io.StringIO(text)), [])
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise InputError(f"{where}: not a readable CSV file: {err}") from err
-    if not header:
-        raise InputError(f"{where}: is empty: the first line of a CSV names its columns")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise InputError(f"{where}: two columns of one name: {', '.join(map(show, twice))}")
-    try:
-        texts = pl.read_csv(text.encode(), infer_schema=False)
-    except pl.exceptions.PolarsError as err:
-        reason = str(err).partition("\n")[0]
-        raise InputError(f"{where}: not a readable CSV file: {reason}") from err
-    numbers = texts.with_columns(pl.exclude(KEYS).str.strip_chars().cast(pl.Float32, strict=False))
-    # A column that contains another text than numbers and empty fields stays as it is.
-    return texts.with_columns(
-        column for column in numbers.get_columns() if column.null_count() == texts[column.name].null_count()
-    )
 
 
 def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:

@@ -191,3 +191,34 @@ def verify_version(version: StoredVersion) -> tuple[str, ...]:
     except InputError as err:
         problems = (*problems, err.message)
     return problems
+
+
+def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:
+    """Score every candle of a table; the rows come in the order of the table.
+
+    Args:
+        model: The model.
+        table: As `mltrain.candles.conversion.read_candle_table` returns it.
+        explain: Add what each feature contributed; see `Model.explain`.
+        as_of_ms: Leave out candles that close later, ms UTC; None: leave out none. No candle of a table is stale.
+
+    Returns:
+        ts, symbol, p, raw, refused, and what `explain` adds. A symbol that only leads others has no rows.
+
+    Raises:
+        InputError: The candles are impossible, or a column, a leader or the symbol is missing.
+    """
+    if as_of_ms is not None:
+        table = table.filter(pl.col("ts").dt.timestamp("ms") <= as_of_ms - interval_ms(model.interval))
+    if "symbol" not in table.columns:
+        score = model.explain if explain else model.predict_candles
+        return score(table, rows="all")
+    if table["symbol"].null_count():
+        raise InputError("the column symbol must name a symbol in every row")
+    row = "row of the table"
+    numbered = table.with_row_index(row)
+    parts = {str(key[0]): part for key, part in numbered.partition_by("symbol", as_dict=True).items()}
+    candles = {symbol: part.drop(row, "symbol") for symbol, part in parts.items()}
+    scored = model.explain(candles, rows="all") if explain else model.predict_candles(candles, rows="all")
+    there = [parts[symbol][row] for symbol in scored["symbol"].unique(maintain_order=True)]
+    return scored.with_columns(pl.concat(there).alias(row)).sort(row).drop(row) if there else scored

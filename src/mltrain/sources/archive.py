@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.checks import check_candles
 from mltrain.candles.compression import parse_checksum, unzip_single
 from mltrain.candles.frame import times_ms
-from mltrain.candles.tables import read_binance_csv
+from mltrain.candles.layouts import read_binance_csv
 from mltrain.errors import InputError
 from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource, RestPages, folder_of

@@ -24,7 +24,8 @@ from mltrain.candles.closed_candles import describe_open, find_closed
 from mltrain.candles.compression import parse_checksum
 from mltrain.candles.filenames import interval_of, symbol_of
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
-from mltrain.candles.tables import MAX_FILE_BYTES, SUFFIXES, read_rows, read_rows_and_closes
+from mltrain.candles.layouts import SUFFIXES, read_rows
+from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 from mltrain.sources.source import LocalSource, check_known
@@ -202,7 +203,7 @@ class FilesSource(LocalSource):
     def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
-        rows, closes_ms = read_rows_and_closes(data, name=path.name, where=where, step_ms=self._step_ms)
+        rows, closes_ms = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
         if rows.is_empty() and path.name not in self._empty[symbol]:
             self._empty[symbol].append(path.name)
         if closes_ms is not None:
@@ -252,7 +253,7 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
         MachineError: The machine refuses to read it.
         UsageError: The interval is unknown.
     """
-    rows = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
+    rows, _ = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
     if rows.is_empty():
         raise InputError(f"{path}: {symbol}: no rows")
     return _join([(path, rows)], symbol, interval)[0]

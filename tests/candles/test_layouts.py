@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
-from mltrain.candles.tables import read_binance_csv, read_rows
+from mltrain.candles.layouts import read_binance_csv, read_rows
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange, interval_ms
@@ -23,7 +23,7 @@ HEADER = "ts,open,high,low,close,volume"
 
 def read(data, *, name="BTCUSDT.csv", interval="1m"):
     data = data if isinstance(data, bytes) else data.encode()
-    return read_rows(data, name=name, where=f"{name}: BTCUSDT", step_ms=interval_ms(interval))
+    return read_rows(data, name=name, where=f"{name}: BTCUSDT", step_ms=interval_ms(interval))[0]
 
 
 @pytest.fixture(scope="module")

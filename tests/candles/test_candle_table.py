@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mltrain.candles.conversion import MAX_TABLE_ROWS, read_candle_table
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError
-from mltrain.pipeline.candle_table import MAX_TABLE_ROWS, read_table
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import HOUR_MS, TimeRange
 
@@ -34,9 +34,9 @@ def test_parquet_of_any_writer_gives_the_same_candles(candles):
     lists = candles.with_columns(more=pl.concat_list("open", "close"))
     named = candles.rename({"ts": "Open time", "open": "Open"}).with_columns(pl.col("symbol").cast(pl.Categorical))
 
-    assert read_table(written(candles), "parquet", where="x").equals(candles)
-    assert read_table(written(lists), "parquet", where="x").equals(candles)
-    assert read_table(written(named), "parquet", where="x").select(candles.columns).equals(candles)
+    assert read_candle_table(written(candles), "parquet", where="x").equals(candles)
+    assert read_candle_table(written(lists), "parquet", where="x").equals(candles)
+    assert read_candle_table(written(named), "parquet", where="x").select(candles.columns).equals(candles)
 
 
 def test_any_damage_is_an_input_error_or_changes_values_alone(candles):
@@ -50,7 +50,7 @@ def test_any_damage_is_an_input_error_or_changes_values_alone(candles):
     messages = []
     for changed in damaged:
         try:
-            assert read_table(changed, "parquet", where="x").height <= candles.height
+            assert read_candle_table(changed, "parquet", where="x").height <= candles.height
         except InputError as err:
             messages.append(err.message)
     assert len(messages) > 100
@@ -60,7 +60,7 @@ def test_any_damage_is_an_input_error_or_changes_values_alone(candles):
 def test_a_table_without_times_is_refused_with_its_columns(candles):
     """The message names what the file has."""
     with pytest.raises(InputError, match="column ts missing; the columns are 'open', 'mood'"):
-        read_table(written(candles.select("open", mood=pl.lit("good"))), "parquet", where="x")
+        read_candle_table(written(candles.select("open", mood=pl.lit("good"))), "parquet", where="x")
 
 
 def test_a_small_file_of_many_rows_is_refused_unread():
@@ -70,4 +70,4 @@ def test_a_small_file_of_many_rows_is_refused_unread():
     pq.write_table(pa.table({"close": np.zeros(rows, np.int8)}), sink)
 
     with pytest.raises(InputError, match=f"{rows} rows, at most"):
-        read_table(sink.getvalue(), "parquet", where="x")
+        read_candle_table(sink.getvalue(), "parquet", where="x")
