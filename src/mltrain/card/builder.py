@@ -1,7 +1,6 @@
-"""The record of a training: what its results say, put down as a Model Card v2.
+"""Build the Model Card v2 from the results of a training.
 
-Pure: frozen results in, one plain document out. Nothing is measured or guessed here: every figure is copied from the
-result that holds it.
+Pure: nothing is measured here, every figure is copied from the result that holds it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 
 CARD_VERSION: Final = "2"
 MODEL_NAME: Final = "mltrain-lgbm"
-MAX_GAPS: Final = 100  # of one symbol: a card is read by people, and the snapshot's manifest has them all
+# Gaps listed per symbol: a card is read by people, and the snapshot's manifest lists all of them.
+MAX_GAPS: Final = 100
 
 
 def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
@@ -41,7 +41,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
 
     Args:
         training: The results.
-        files: The version's other files by name, the card itself left out.
+        files: The other files of the version, by name.
     """
     document: dict[str, Json] = {
         "version": CARD_VERSION,
@@ -92,7 +92,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
     return ModelCard(document)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
+def _plain(value: Any) -> Any:  # noqa: ANN401 -- any frozen result
     """Return a frozen result as JSON's own types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -115,7 +115,7 @@ def _train(training: Training) -> dict[str, Json]:
     }
 
 
-def _metrics(scores: Any) -> dict[str, Json]:  # noqa: ANN401 (Metrics, or their intervals under the same names)
+def _metrics(scores: Any) -> dict[str, Json]:  # noqa: ANN401 -- Metrics or MetricIntervals
     plain = _plain(scores)
     return {"calibration_ece" if name == "ece" else name: value for name, value in plain.items()}
 
@@ -131,8 +131,8 @@ def _intervals(scores: HoldoutScores) -> dict[str, Json]:
 
 
 def _latency(latency: Latency) -> dict[str, Json]:
-    """The required figures are those from candles to probability; the others stand beside them."""
     return {
+        # The schema requires these figures, from candles to probability, at this level.
         **_plain(latency.candles),
         "samples": latency.samples,
         "histogram": _plain(latency.histogram),
@@ -236,15 +236,12 @@ def _search(training: Training) -> dict[str, Json]:
 
 
 def _optimism(training: Training, best_minus_median: float) -> dict[str, Json]:
-    """Tell how much better the search looks than the holdout: raw log-loss skill over the base rate of each."""
-    rows = training.model.search.oof_rows
-    y, up = (
-        training.data.samples.y[rows],
-        np.array([prior.up_share for prior in training.holdout.priors])[training.data.samples.symbol_ix[rows]],
-    )
-    base = float(row_log_loss(up, y).mean())
-    out_of_fold = 1 - training.model.search.best.loss / base
-    holdout = 1 - training.holdout.scores.before.log_loss / training.holdout.scores.baselines.base_rate_log_loss
+    """Compare the skill of the raw scores out of fold and on the holdout: 1 - log loss / log loss of the base rates."""
+    samples, search, scores = training.data.samples, training.model.search, training.holdout.scores
+    up_shares = np.array([prior.up_share for prior in training.holdout.priors])
+    base = row_log_loss(up_shares[samples.symbol_ix[search.oof_rows]], samples.y[search.oof_rows])
+    out_of_fold = 1 - search.best.loss / float(base.mean())
+    holdout = 1 - scores.before.log_loss / scores.baselines.base_rate_log_loss
     return {
         "best_minus_median": best_minus_median,
         "out_of_fold_skill": out_of_fold,
@@ -270,7 +267,7 @@ def _data_quality(training: Training) -> dict[str, Json]:
 
 
 def _coverage(facts: SymbolFacts) -> dict[str, Json]:
-    """Tell where a symbol has candles and where it has none; of many gaps the largest, in the order of time."""
+    """Return where a symbol has candles and gaps; of many gaps the largest, in order of time."""
     largest = sorted(facts.gaps, key=lambda gap: -gap.missing)[:MAX_GAPS]
     return {
         "first": format_ms(facts.first_ms),

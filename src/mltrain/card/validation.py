@@ -1,8 +1,8 @@
-"""Model Card v2: what a card must hold, whether it makes sense, and whether the files beside it are the ones it names.
+"""Validate a Model Card v2 against its schema, its consistency rules, and the hashes of the files that it names.
 
-A card is untrusted input, perhaps of another tool: it comes in through the strict JSON door, is held against the
-schema, and only then read for sense. Every violation is told, each with its JSON pointer. Keys that nobody knows are
-warnings, because a card may say more than this version understands.
+A card is untrusted input, perhaps from another tool: it is parsed strictly, checked against the schema, and only then
+checked for consistency. Every violation is reported with its JSON pointer. Unknown keys are warnings, because a card
+may say more than this version understands.
 """
 
 from __future__ import annotations
@@ -45,17 +45,18 @@ _TYPES: Final[Mapping[str, str]] = {
     "null": "null",
 }
 
-Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root
+# Keys and indices from the root.
+Place: TypeAlias = tuple[str | int, ...]
 Problem: TypeAlias = tuple[Place, str]
 
 
 @dataclass(frozen=True, slots=True)
 class CardCheck:
-    """What is wrong with a card.
+    """The result of validating a card.
 
     Attributes:
         violations: One line each: "where: /json/pointer: what".
-        warnings: Likewise, of what is allowed and yet worth a look.
+        warnings: Unknown keys, in the same form.
     """
 
     violations: tuple[str, ...]
@@ -74,40 +75,40 @@ def schema() -> dict[str, Any]:
 
 
 def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCheck:
-    """Check a card against schema and sense.
+    """Check a card against its schema and its consistency rules.
 
     Args:
         data: The bytes of the card.
         where: Its name in messages, usually the path.
-        folder: Where the files lie that its `artifacts` name; None: no hashes are checked.
+        folder: The folder of the files that its `artifacts` name; None: their hashes are not checked.
 
     Returns:
         Every violation and every warning.
 
     Raises:
-        MachineError: The machine refuses to read a file beside the card.
+        MachineError: The machine refuses to read a file in the folder.
     """
     try:
         card: Any = parse_json(data, where=where, max_bytes=MAX_CARD_BYTES)
     except InputError as err:
         return CardCheck((err.message,), ())
     problems = _schema_problems(card)
-    # Sense is read of what the schema found sound, so that a rule can rely on the types; the rest is told all the same.
+    # A consistency rule reads only what the schema accepts, so that it can rely on the types.
     unsound = [place for place, _ in problems]
-    for places, rule in _SENSE:
+    for places, rule in _CONSISTENCY:
         if all(_is_sound(place, card, unsound) for place in places):
             problems += [((*places[0], *place), what) for place, what in rule(*(_at(card, p) for p in places))]
     if folder is not None and _is_sound(("artifacts",), card, [place for place, _ in problems]):
         problems += _artifact_problems(_at(card, ("artifacts",)), folder)
-    doubts = _unknown_keys(card, schema(), ())
-    return CardCheck(tuple(_tell(where, p) for p in problems), tuple(_tell(where, p) for p in doubts))
+    unknown = _unknown_keys(card, schema(), ())
+    return CardCheck(tuple(_line(where, p) for p in problems), tuple(_line(where, p) for p in unknown))
 
 
 def read_card(data: bytes, *, where: str) -> ModelCard:
     """Return a valid card.
 
     Raises:
-        InputError: It violates schema or sense; the message names the first violation and counts the others.
+        InputError: It is invalid; the message has the first violation and the number of the others.
     """
     violations = check_card(data, where=where).violations
     if violations:
@@ -118,7 +119,7 @@ def read_card(data: bytes, *, where: str) -> ModelCard:
 
 
 def card_bytes(card: ModelCard) -> bytes:
-    """Return the one readable form of a card. `read_card(card_bytes(card), where="") == card`.
+    """Return the canonical bytes of a card: `read_card(card_bytes(card), where="") == card`.
 
     Raises:
         ValueError: The card is not valid, or holds a number that JSON cannot.
@@ -130,29 +131,26 @@ def card_bytes(card: ModelCard) -> bytes:
     return data
 
 
-def _at(card: Any, place: Place) -> Any:  # noqa: ANN401 (a card's values)
-    """Return what is at a place; None where there is nothing."""
+def _at(card: Any, place: Place) -> Any:  # noqa: ANN401 -- JSON
+    """Return the value at a place; None if there is none."""
     for step in place:
         card = card.get(step) if isinstance(card, dict) else None
     return card
 
 
 def _is_sound(place: Place, card: Json, unsound: list[Place]) -> bool:
-    """Tell whether there is something at a place, and nothing wrong with what it is in, with it, or with what is in it.
-
-    What is merely missing beside it does not matter.
-    """
+    """Return whether a place holds a value, and the schema found nothing wrong above, at or below it."""
     wrong = any(p[: len(place)] == place or place[: len(p)] == p for p in unsound)
     return not wrong and _at(card, place) is not None
 
 
-def _tell(where: str, problem: Problem) -> str:
+def _line(where: str, problem: Problem) -> str:
     place, what = problem
     return ": ".join(part for part in (where, _pointer(place), what) if part)
 
 
 def _pointer(place: Place) -> str:
-    """Return the JSON pointer (RFC 6901) to a place, with what no terminal should see escaped.
+    """Return the JSON pointer (RFC 6901) to a place, with unprintable characters escaped.
 
     >>> _pointer(("gates", 2, "a/b"))
     '/gates/2/a~1b'
@@ -174,7 +172,7 @@ def _schema_problems(card: Json) -> list[Problem]:
 
 
 def _explain(error: ValidationError) -> Iterator[Problem]:
-    """Tell where an error lies and what it is, without repeating a value of any length."""
+    """Return the place and the description of an error, without repeating long values."""
     place: Place = tuple(error.absolute_path)
     rule: Any = error.validator_value
     value: Any = error.instance
@@ -184,7 +182,7 @@ def _explain(error: ValidationError) -> Iterator[Problem]:
         yield place, f"must be {_describe_rule(str(error.validator), rule)}, is {_describe(value)}"
 
 
-def _describe_rule(keyword: str, rule: Any) -> str:  # noqa: ANN401 -- whatever the schema has there
+def _describe_rule(keyword: str, rule: Any) -> str:  # noqa: ANN401 -- JSON
     match keyword:
         case "type":
             return " or ".join(_TYPES[kind] for kind in ([rule] if isinstance(rule, str) else rule))
@@ -206,7 +204,7 @@ def _describe(value: Json) -> str:
 
 
 def _unknown_keys(value: Json, rule: dict[str, Any], place: Place) -> Iterator[Problem]:
-    """Find keys that the schema does not list, but for mappings that it leaves open."""
+    """Find keys that the schema does not list, except in mappings that it leaves open."""
     if "$ref" in rule:
         rule = _validator().schema["$defs"][rule["$ref"].rpartition("/")[2]]
     known: dict[str, Any] = rule.get("properties", {})
@@ -223,7 +221,7 @@ def _unknown_keys(value: Json, rule: dict[str, Any], place: Place) -> Iterator[P
 
 
 def _parse_time(text: str) -> datetime | None:
-    """Return an ISO 8601 time, in UTC where it names no zone; None where it is none."""
+    """Return an ISO 8601 time, in UTC if it has no zone; None if it is not a time."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -250,7 +248,7 @@ def _repeats(names: Iterable[Hashable], place_of: Callable[[int], Place]) -> Ite
     seen: set[Hashable] = set()
     for index, name in enumerate(names):
         if name in seen:
-            yield place_of(index), f"{show(str(name))} stands twice"
+            yield place_of(index), f"{show(str(name))} appears twice"
         seen.add(name)
 
 
@@ -323,8 +321,8 @@ def _artifact_problems(artifacts: list[dict[str, Any]], folder: Path) -> Iterato
 
 _LATENCIES: Final = ("p50", "p95", "p99", "max")
 
-#: What has to make sense: places of a card that a rule reads, and the rule, which tells of places below the first.
-_SENSE: Final[tuple[tuple[tuple[Place, ...], Callable[..., Iterator[Problem]]], ...]] = (
+# The places of a card that a rule reads, and the rule, which yields problems relative to the first place.
+_CONSISTENCY: Final[tuple[tuple[tuple[Place, ...], Callable[..., Iterator[Problem]]], ...]] = (
     ((("created_at",),), _created_at_problems),
     ((("train", "range"),), partial(_range_problems, place=())),
     ((("train", "symbols"),), _symbol_problems),

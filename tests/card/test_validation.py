@@ -190,11 +190,11 @@ def test_the_schema_names_the_place_and_the_law(pointer, value, told):
         ("/train/range/end", "2025-07-17T11:59:59Z", "/train/range: ends at"),
         ("/train/range/end", "2025-07-17T14:00:00+02:01", "/train/range: ends at"),
         ("/train/range/start", "17 July 2025", "/train/range/start: '17 July 2025' is not a time"),
-        ("/train/symbols", ["BTCUSDT", "ETHUSDT", "BTCUSDT"], "/train/symbols/2: 'BTCUSDT' stands twice"),
+        ("/train/symbols", ["BTCUSDT", "ETHUSDT", "BTCUSDT"], "/train/symbols/2: 'BTCUSDT' appears twice"),
         ("/latency_ms/p50", 5.3, "/latency_ms/p50: 5.3 is more than p95, 5.2"),
         ("/latency_ms/p99", 5.1, "/latency_ms/p95: 5.2 is more than p99, 5.1"),
         ("/latency_ms/max", 7.7, "/latency_ms/p99: 7.8 is more than max, 7.7"),
-        ("/feature_importance/1/name", "log_return_1", "/feature_importance/1/name: 'log_return_1' stands twice"),
+        ("/feature_importance/1/name", "log_return_1", "/feature_importance/1/name: 'log_return_1' appears twice"),
         ("/intervals/metrics/accuracy/low", 0.6, "/intervals/metrics/accuracy: low 0.6 is more than high"),
         ("/gates/verdict", "GO", "/gates/verdict: is GO, and 'skill' failed"),
         ("/gates/outcomes", [], "/gates/verdict: is NO-GO, and no gate failed"),
@@ -365,7 +365,7 @@ class TestArtifacts:
         twin = MORE["artifacts"][0] | {"path": "LGBM.pkl"}
         card = example(**MORE | {"artifacts": [*MORE["artifacts"], twin]})
 
-        assert "stands twice" in check(card, folder).violations[0]
+        assert "appears twice" in check(card, folder).violations[0]
 
 
 @settings(max_examples=50)
