@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mltrain.artifact import bundle as bundle_module
 from mltrain.artifact.bundle import Bundle, _write_plain
 from mltrain.errors import InputError
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
 

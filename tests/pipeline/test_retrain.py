@@ -22,7 +22,7 @@ from mltrain.pipeline.train import train, train_anew
 from mltrain.progress import Silent
 from mltrain.serving.model import load
 from mltrain.snapshots.snapshot import open_snapshot
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.store.signature import open_signer
 from mltrain.store.store import Store
 from mltrain.training.search import ExecutionOptions

@@ -144,7 +144,7 @@ def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
     """While a snapshot is being published nothing is removed."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
-    monkeypatch.setattr("mltrain.pipeline.snapshot_pruning._LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("mltrain.storage.locks.FOLDER_WAIT_S", 0.0)
     with (
         hold_lock(tmp_path / "snapshots" / ".lock", wait_s=0, purpose="a test"),
         pytest.raises(LockedError, match="a test"),

@@ -23,7 +23,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.day_cache import CachedDay, CacheRow, Pruned, SymbolDays, list_cache, lock_cache, prune_cache
 from mltrain.sources.simulated import CLOCK_MS, SimSource
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 from support import disk_faults
 from support.downloads import TODAY_MS, download, minutes_asked, pages_asked

@@ -21,7 +21,7 @@ from mltrain.sources.files import FilesSource, read_candle_file
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import MINUTE_MS, TimeRange, format_ms
 
 ALL = TimeRange(0, 2 * CLOCK_MS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.manifest import (
     MANIFEST,
     FileEntry,

@@ -1,4 +1,4 @@
-"""The disk edge: what it writes survives, what it reads cannot hurt, and what it refuses says why."""
+"""Storage: what it writes survives, what it reads cannot hurt, and what it refuses says why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.errors import InputError, LockedError, MachineError
-from mltrain.storage import edge, folders, locks, reading, writing
+from mltrain.storage import descriptors, disk_errors, folders, hashing, locks, reading, temps, writing
 from support import disk_faults
 
 
@@ -69,11 +69,11 @@ class TestRead:
         path.touch()
         os.truncate(path, 10 << 30)
 
-        for read in (reading.read_file, reading.hash_file):
+        for read in (reading.read_file, hashing.hash_file):
             with pytest.raises(InputError, match="too large"):
                 read(path, max_bytes=1 << 20, what="the model")
 
-    @pytest.mark.parametrize("read", [reading.read_file, reading.hash_file])
+    @pytest.mark.parametrize("read", [reading.read_file, hashing.hash_file])
     @pytest.mark.parametrize("kind", ODDITIES)
     def test_what_is_no_regular_file_is_refused_at_once(self, tmp_path, kind, read):
         """Nothing is followed and nothing blocks; the message names the role and the path."""
@@ -102,11 +102,11 @@ class TestRead:
         (tmp_path / "f").symlink_to("g")
         (tmp_path / "loop").symlink_to("loop")
 
-        assert edge.real_path(tmp_path / "f") == edge.real_path(tmp_path) / "g"
+        assert descriptors.real_path(tmp_path / "f") == descriptors.real_path(tmp_path) / "g"
         with pytest.raises(InputError, match=r"the card .* is a symbolic link"):
-            reading.read_file(edge.real_path(tmp_path / "loop"), max_bytes=10, what="the card")
+            reading.read_file(descriptors.real_path(tmp_path / "loop"), max_bytes=10, what="the card")
         with pytest.raises(InputError, match="cannot be a path"):
-            edge.real_path(tmp_path / "a\0b")
+            descriptors.real_path(tmp_path / "a\0b")
 
     @given(st.binary(max_size=3_000))
     def test_hashes_agree(self, tmp_path_factory, data):
@@ -114,8 +114,8 @@ class TestRead:
         path = tmp_path_factory.mktemp("hash") / "f"
         path.write_bytes(data)
 
-        assert reading.hash_file(path, max_bytes=3_000, what="the file") == edge.sha256_bytes(data)
-        assert edge.sha256_bytes(data) == hashlib.sha256(data).hexdigest()
+        assert hashing.hash_file(path, max_bytes=3_000, what="the file") == hashing.sha256_bytes(data)
+        assert hashing.sha256_bytes(data) == hashlib.sha256(data).hexdigest()
 
 
 class TestWrite:
@@ -175,18 +175,18 @@ class TestWrite:
                 write(path, b"")
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
-    def test_disk_edge_says_what_where_and_why(self, tmp_path, code):
+    def test_disk_errors_says_what_where_and_why(self, tmp_path, code):
         """Every refusal of the system is exit 8; a full disk tells the bytes left."""
-        with pytest.raises(MachineError) as caught, edge.disk_edge(tmp_path / "f", "write"):
+        with pytest.raises(MachineError) as caught, disk_errors.disk_errors(tmp_path / "f", "write"):
             raise OSError(code, os.strerror(code))
 
         assert caught.value.message.startswith(f"cannot write {tmp_path / 'f'}: {os.strerror(code)}")
         assert ("bytes free" in caught.value.message) == (code in {errno.ENOSPC, errno.EDQUOT})
 
-    def test_disk_edge_lets_other_errors_through(self, tmp_path):
+    def test_disk_errors_lets_other_errors_through(self, tmp_path):
         """A bug stays a bug, and our own errors stay what they are."""
         for error in (ValueError("bug"), InputError("bad"), KeyboardInterrupt()):
-            with pytest.raises(type(error)), edge.disk_edge(tmp_path, "write"):
+            with pytest.raises(type(error)), disk_errors.disk_errors(tmp_path, "write"):
                 raise error
 
 
@@ -420,7 +420,7 @@ class TestFolders:
         (folder / ".log.ef.tmp").touch()
         for name in ("a.tmp", ".lock", ".tmpx", "2025-10-15"):
             (folder / name).touch()
-        folders.sweep_temps(folder)
+        temps.sweep_temps(folder)
 
         assert sorted(tree(folder)) == [".lock", ".tmpx", "2025-10-15", "a.tmp"]
         assert tree(outside) == {"keep": b""}
@@ -437,7 +437,7 @@ class TestFolders:
         """Whoever holds the lock of one study removes nothing of another that is being written."""
         for name in (".a.journal.1f.tmp", ".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"):
             (tmp_path / name).touch()
-        folders.sweep_temps(tmp_path, of="a.")
+        temps.sweep_temps(tmp_path, of="a.")
 
         assert sorted(tree(tmp_path)) == [".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"]
 
@@ -467,11 +467,11 @@ class TestFolders:
 def replace_all(folder):
     """Use every writer once, as a rerun that completes what is missing."""
     with locks.hold_lock(folder / ".lock", wait_s=5, purpose="a test"):
-        folders.sweep_temps(folder)
+        temps.sweep_temps(folder)
         writing.atomic_write(folder / "file", b"new")
         if not (folder / "new").exists():
             with folders.staged_folder(folder / "new") as staged:
-                with edge.disk_edge(staged, "write"):
+                with disk_errors.disk_errors(staged, "write"):
                     (staged / "sub").mkdir()
                     (staged / "sub" / "a").write_bytes(b"1")  # as another library would, without a sync
                 writing.write_new(staged / "manifest", b"2")
@@ -483,7 +483,7 @@ def replace_all(folder):
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from mltrain.storage import edge, folders, locks, reading, writing
+from mltrain.storage import descriptors, disk_errors, folders, hashing, locks, reading, temps, writing
 {inspect.getsource(replace_all)}
 replace_all(Path(sys.argv[1]))
 """

@@ -12,7 +12,7 @@ import pytest
 
 from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError, LockedError, NoGoError, UsageError
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import hold_lock
 from mltrain.store.store import Store, open_path
 from support import disk_faults

@@ -24,7 +24,7 @@ from mltrain.errors import InputError
 from mltrain.features.spec import FeatureSet
 from mltrain.features.user_ops import UserOps, check_user_ops
 from mltrain.names import SYMBOL, show
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.training.calibration import Calibrator, Knots, Method
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.candles.parquet import ParquetFile, parquet_options
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mltrain.card.model_card import ModelCard
 from mltrain.documents.strict_json import canonical_json
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
 from mltrain.training.metrics import row_log_loss

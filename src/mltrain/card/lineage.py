@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mltrain import _version as version_module
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 
 DEPENDENCIES: Final = (
     "filelock",

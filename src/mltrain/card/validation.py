@@ -20,7 +20,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.errors import InputError
 from mltrain.names import nearest, show
-from mltrain.storage.reading import hash_file
+from mltrain.storage.hashing import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping

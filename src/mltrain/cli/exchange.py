@@ -94,7 +94,7 @@ def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None]
     """Yield a function that writes a record, and one that waits until writing fails, which it then raises."""
     from mltrain.cli.render import to_plain
     from mltrain.documents.strict_json import json_line
-    from mltrain.storage.edge import disk_edge
+    from mltrain.storage.disk_errors import disk_errors
 
     ended = threading.Event()
     if path is None:
@@ -110,7 +110,7 @@ def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None]
             failures.append(err)
             ended.set()
 
-    with disk_edge(path, "write"), path.open("a", encoding="utf-8", buffering=1) as stream:
+    with disk_errors(path, "write"), path.open("a", encoding="utf-8", buffering=1) as stream:
         yield write, _waiter(ended, failures)
 
 

@@ -281,7 +281,7 @@ def card_validate(
 def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
     """Check card files; one named model_card.json is also checked against the files next to it."""
     from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
-    from mltrain.storage.edge import real_path
+    from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
     from mltrain.store.versions import check_stored_card
 

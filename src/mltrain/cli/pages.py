@@ -105,7 +105,7 @@ def refuse_without_html(output: Path | None, *, show: bool) -> None:
 
 def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, **more: str) -> Outcome:
     """Write a page unless it is stored already, and open it on request."""
-    from mltrain.storage.edge import sha256_bytes
+    from mltrain.storage.hashing import sha256_bytes
     from mltrain.storage.writing import atomic_write
 
     if written:
@@ -119,7 +119,7 @@ def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, se
 def _open_browser(path: Path, session: Session) -> None:
     import webbrowser
 
-    from mltrain.storage.edge import real_path
+    from mltrain.storage.descriptors import real_path
 
     if not webbrowser.open(real_path(path).as_uri()):
         session.progress.warn(f"no browser found: open {path} yourself")

@@ -242,7 +242,7 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
 
 def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
-    from mltrain.storage.edge import real_path
+    from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
 
     if place == STREAM:

@@ -33,6 +33,6 @@ def _end(signum: int, _: FrameType | None) -> None:
     if "rich.live" in sys.modules and os.isatty(_STDERR):
         os.write(_STDERR, _SHOW_CURSOR)
     # Looked up, not imported: what has not been loaded yet has written nothing.
-    if (files := sys.modules.get("mltrain.storage.edge")) is not None:
-        files.discard_temps()
+    if (temps := sys.modules.get("mltrain.storage.temps")) is not None:
+        temps.discard_temps()
     os._exit(128 + signum)

@@ -12,7 +12,7 @@ from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.documents.values import Located
 from mltrain.errors import InputError, UsageError
 from mltrain.names import did_you_mean, show
-from mltrain.storage.edge import real_path
+from mltrain.storage.descriptors import real_path
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from mltrain.documents.records import Limits, RecordError, record, to_json
 from mltrain.documents.strict_json import canonical_json
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

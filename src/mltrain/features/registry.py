@@ -17,7 +17,7 @@ from mltrain.features.schema_validation import find_problems
 from mltrain.features.spec import FeatureSet, columns_read
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
-from mltrain.storage.edge import real_path
+from mltrain.storage.descriptors import real_path
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import polars as pl
 from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.storage.edge import real_path
+from mltrain.storage.descriptors import real_path
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:

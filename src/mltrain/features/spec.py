@@ -32,7 +32,7 @@ from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.user_ops import user_module_of, user_ops_of
 from mltrain.names import FEATURE, SYMBOL, did_you_mean, show
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:

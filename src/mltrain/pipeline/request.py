@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mltrain.config.train_config import study_sha256
 from mltrain.documents.strict_json import canonical_json
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.pipeline.request import WarmStart
 from mltrain.serving.model import open_model
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.store.listing import read_version_card
 from mltrain.store.signature import MAX_SIGNATURE_BYTES, SIGNATURE

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.errors import InputError, LockedError
+from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT
 from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots
-from mltrain.storage.folders import remove_folder, sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.folders import remove_folder
+from mltrain.storage.locks import is_locked, lock_folder
 from mltrain.storage.reading import read_pointer
 from mltrain.store.listing import list_models
 from mltrain.store.store import Store
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # The name of a study begins with the id of its snapshot (`TrainRequest.study`).
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
-_LOCK: Final = ".lock"
-_LOCK_WAIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +65,7 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
     folder = data_dir / FOLDER
     if not folder.is_dir():
         return PrunedSnapshots((), ())
-    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose="pruning snapshots"):
-        sweep_temps(folder)
+    with lock_folder(folder, purpose="pruning snapshots"):
         # Raises if `latest` is damaged: it would be unknown which snapshot to keep.
         read_pointer(folder / LATEST)
         old = _older(list_snapshots(data_dir), keep)
@@ -109,11 +106,7 @@ def _trained_on(data_dir: Path) -> dict[str, str]:
         needed[row.snapshot] = f"version {row.version} was trained on it"
     studies = data_dir / "studies"
     for lock in sorted(studies.glob("*.lock")) if studies.is_dir() else ():
-        try:
-            with hold_lock(lock, wait_s=0, purpose="checking whether it is held"):
-                continue
-        except LockedError:
-            found = _SNAPSHOT_OF_STUDY.match(lock.name)
-            if found is not None:
-                needed.setdefault(found[0], "it is being trained on")
+        found = _SNAPSHOT_OF_STUDY.match(lock.name)
+        if found is not None and is_locked(lock):
+            needed.setdefault(found[0], "it is being trained on")
     return needed

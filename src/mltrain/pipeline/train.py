@@ -22,9 +22,10 @@ from mltrain.pipeline.prepare import prepare
 from mltrain.pipeline.publish import publish
 from mltrain.pipeline.retrain import find_same_version
 from mltrain.snapshots.snapshot import FOLDER, open_snapshot
-from mltrain.storage.edge import real_path
-from mltrain.storage.folders import make_folder, sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.folders import make_folder
+from mltrain.storage.locks import hold_lock, lock_folder
+from mltrain.storage.temps import sweep_temps
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
 from mltrain.training.search import search
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 
 _STUDY_WAIT_S: Final = 1.0  # a prune holds the lock for a moment, only to see whether it is held
-_SNAPSHOTS_WAIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +177,7 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
     folder = store.data_dir / FOLDER
     if real_path(snapshot.path.parent) != real_path(folder):
         return  # elsewhere nothing is pruned, and no lock file belongs there
-    with hold_lock(folder / ".lock", wait_s=_SNAPSHOTS_WAIT_S, purpose=f"reopening the snapshot {snapshot.id}"):
+    with lock_folder(folder, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
 
 

@@ -17,11 +17,11 @@ from mltrain.candles.frame import content_sha256
 from mltrain.errors import InputError
 from mltrain.snapshots.snapshot import FOLDER
 from mltrain.snapshots.snapshot_record import file_name
-from mltrain.storage.edge import real_path, sha256_bytes
-from mltrain.storage.folders import sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.hashing import hash_file, sha256_bytes
+from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MAX_FILE_BYTES
-from mltrain.storage.reading import hash_file
+from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write
 from mltrain.times import format_ms, interval_ms
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.sources.source import Source
 
-_LOCK: Final = ".lock"
-_LOCK_WAIT_S: Final = 10.0
 _BLOCKS_TOLD: Final = 3
 
 
@@ -79,7 +77,7 @@ def rebuild_snapshot(
     folder = snapshot.path.parent
     # Only among the published ones does anybody publish or prune; beside a copy elsewhere no lock file is left.
     lock = (
-        hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"rebuilding {snapshot.id}")
+        lock_folder(folder, purpose=f"rebuilding {snapshot.id}")
         if real_path(folder) == real_path(data_dir / FOLDER)
         else nullcontext()
     )

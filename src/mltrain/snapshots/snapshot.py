@@ -18,7 +18,8 @@ from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
 from mltrain.snapshots.snapshot_record import KIND, SnapshotRecord, SymbolFacts, file_name, parse_id
-from mltrain.storage.edge import disk_edge, real_path
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.storage.reading import read_file, read_pointer
 from mltrain.times import format_ms, interval_ms
@@ -303,7 +304,7 @@ def _names(folder: Path) -> list[str]:
     """Return the ids in a folder, oldest cut first."""
     if not _is_folder(folder):
         return []
-    with disk_edge(folder, "list"):
+    with disk_errors(folder, "list"):
         found = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]  # noqa: PTH208 -- names, not paths
     return sorted(found, key=parse_id)
 

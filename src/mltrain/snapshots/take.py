@@ -22,8 +22,8 @@ from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRecord, SymbolFacts, file_name, snapshot_id
 from mltrain.sources.async_run import run_in_threads
-from mltrain.storage.folders import make_folder, staging, sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.folders import make_folder, staging
+from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
 from mltrain.storage.reading import read_file, read_pointer
 from mltrain.storage.writing import swap_pointer, write_new
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from mltrain.storage.folders import Stage
     from mltrain.times import TimeRange
 
-_LOCK: Final = ".lock"
-_LOCK_WAIT_S: Final = 10.0
 _MAX_GAPS: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
 _WARN_MISSING: Final = 0.05  # of a symbol's window
 _WARN_FALSE: Final = 0.01  # share of the candles with trades; real markets have none
@@ -115,9 +113,8 @@ def take_snapshot(
     )
     with (
         source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
-        hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=f"publishing the snapshot {record.id}"),
+        lock_folder(folder, purpose=f"publishing the snapshot {record.id}"),
     ):
-        sweep_temps(folder)
         # Again, as the download took its time.
         read_pointer(folder / LATEST)
         with staging(folder) as stage:

@@ -24,7 +24,7 @@ from mltrain.sources.klines import add_odd, split_odd
 from mltrain.sources.network_rules import check_base_url
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST
 from mltrain.sources.throttle import Throttle
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, day_name, interval_ms
 
 if TYPE_CHECKING:

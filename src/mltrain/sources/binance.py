@@ -28,7 +28,7 @@ from mltrain.sources.network_rules import NetworkRules, check_base_url
 from mltrain.sources.source import check_known
 from mltrain.sources.source_spec import PUBLIC_REST
 from mltrain.sources.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:

@@ -37,10 +37,12 @@ from mltrain.documents.values import SHA256, Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SYMBOL
 from mltrain.sources.source import ORIGIN
-from mltrain.storage.edge import disk_edge, sha256_bytes
-from mltrain.storage.folders import make_folder, sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.folders import make_folder
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.locks import lock_folder
 from mltrain.storage.reading import read_file
+from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write_all
 from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name, interval_ms, parse_time
 
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "cache"
 
-_LOCK: Final = ".lock"
-_LOCK_WAIT_S: Final = 10.0
 _SOURCE: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
 _MAX_NOTE_BYTES: Final = 4096
@@ -108,15 +108,8 @@ def lock_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
     """
     folder = data_dir / FOLDER
     make_folder(folder)
-    with _locked(folder, purpose):
+    with lock_folder(folder, purpose=purpose):
         yield folder
-
-
-@contextmanager
-def _locked(folder: Path, purpose: str) -> Iterator[None]:
-    with hold_lock(folder / _LOCK, wait_s=_LOCK_WAIT_S, purpose=purpose):
-        sweep_temps(folder)
-        yield
 
 
 class SymbolDays:
@@ -145,7 +138,7 @@ class SymbolDays:
         """
         make_folder(self.folder)
         sweep_temps(self.folder)
-        with disk_edge(self.folder, "list"), os.scandir(self.folder) as entries:
+        with disk_errors(self.folder, "list"), os.scandir(self.folder) as entries:
             for entry in entries:
                 if _is_day(entry.name) and entry.is_dir(follow_symlinks=False):
                     raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
@@ -341,7 +334,7 @@ def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
     days, freed, cache = 0, 0, data_dir / FOLDER
     if not cache.is_dir():
         return Pruned(0, 0)
-    with _locked(cache, "pruning the cache"):
+    with lock_folder(cache, purpose="pruning the cache"):
         for folder, files in _walk(cache):
             sweep_temps(folder)
             old = {name: size for name, size in files.items() if before_ms is None or _day_of(name) < before_ms}
@@ -369,7 +362,7 @@ def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
     for source in _folders(cache, _SOURCE):
         for symbol in _folders(source, SYMBOL):
             for interval in _folders(symbol, re.compile("|".join(INTERVALS_MS))):
-                with disk_edge(interval, "list"), os.scandir(interval) as entries:
+                with disk_errors(interval, "list"), os.scandir(interval) as entries:
                     found = {e.name: e.stat(follow_symlinks=False) for e in entries if _is_day(e.name)}
                 yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
 
@@ -377,7 +370,7 @@ def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
 def _folders(folder: Path, names: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    with disk_edge(folder, "list"), os.scandir(folder) as entries:
+    with disk_errors(folder, "list"), os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries if names.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
@@ -391,5 +384,5 @@ def _row_of(folder: Path, files: dict[str, int]) -> CacheRow:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         if os.path.lexists(path):  # asking is cheaper than trying in vain, which most days do
-            with disk_edge(path, "remove"):
+            with disk_errors(path, "remove"):
                 path.unlink(missing_ok=True)

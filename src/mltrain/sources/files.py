@@ -29,7 +29,9 @@ from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
 from mltrain.sources.source import LocalSource, check_known
-from mltrain.storage.edge import disk_edge, real_path, sha256_bytes
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.times import TimeRange, format_ms, interval_ms
 
@@ -282,7 +284,7 @@ def _check_published(path: Path, data: bytes) -> None:
 def _list_files(folder: Path, interval: str) -> dict[str, _Named]:
     """Return the candle files of each symbol."""
     found: dict[str, list[Path]] = {}
-    with disk_edge(folder, "list"):
+    with disk_errors(folder, "list"):
         if not folder.is_dir():
             what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
             raise InputError(f"the folder of candle files {folder} {what}")

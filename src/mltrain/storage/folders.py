@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
-from mltrain.storage.edge import CREATE, OPEN_NO_WAIT, READ, TEMP_SUFFIX, disk_edge, sync, sync_folder, temp_beside
+from mltrain.storage.descriptors import CREATE, OPEN_NO_WAIT, READ, sync, sync_folder
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.temps import TEMP_SUFFIX, temp_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,7 @@ class Stage:
             InputError: Something called `final` is already there.
             MachineError: The machine refuses.
         """
-        with disk_edge(final, "publish"):
+        with disk_errors(final, "publish"):
             _sync_tree(self.path)
             _check_free(final)
             self.path.rename(final)
@@ -51,9 +53,9 @@ def staging(parent: Path) -> Iterator[Stage]:
     Raises:
         MachineError: The machine refuses.
     """
-    temp = temp_beside(parent / "stage")
+    temp = temp_path(parent / "stage")
     try:
-        with disk_edge(temp, "make the folder"):
+        with disk_errors(temp, "make the folder"):
             temp.mkdir()
         yield Stage(temp)
     finally:
@@ -83,8 +85,8 @@ def remove_folder(path: Path) -> None:
     Raises:
         MachineError: The machine refuses.
     """
-    temp = temp_beside(path)
-    with disk_edge(path, "remove"):
+    temp = temp_path(path)
+    with disk_errors(path, "remove"):
         path.rename(temp)
         sync_folder(path.parent)
         shutil.rmtree(temp)
@@ -105,26 +107,6 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def sweep_temps(folder: Path, *, of: str = "") -> None:
-    """Remove what a killed writer left in `folder`: every `.*.tmp`.
-
-    Args:
-        folder: The folder; the caller holds its lock, or the one that guards the names that begin with `of`.
-        of: Only temps of files whose names begin so.
-
-    Raises:
-        MachineError: The machine refuses.
-    """
-    with disk_edge(folder, "clean up"), os.scandir(folder) as entries:
-        for entry in entries:
-            if not (entry.name.startswith(f".{of}") and entry.name.endswith(TEMP_SUFFIX)):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                Path(entry.path).unlink(missing_ok=True)
-
-
 def make_folder(path: Path) -> None:
     """Make a folder and its parents where they are missing, and make sure that it can be written into.
 
@@ -133,10 +115,10 @@ def make_folder(path: Path) -> None:
     Raises:
         MachineError: It cannot be made or written into.
     """
-    with disk_edge(path, "make the folder"):
+    with disk_errors(path, "make the folder"):
         _make_missing(path)
     trial = path / _TRIAL
-    with disk_edge(path, "write into"):
+    with disk_errors(path, "write into"):
         trial.unlink(missing_ok=True)
         os.close(os.open(trial, CREATE & ~os.O_EXCL | OPEN_NO_WAIT, 0o666))
         trial.unlink(missing_ok=True)

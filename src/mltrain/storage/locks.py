@@ -9,16 +9,21 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import LockedError
-from mltrain.storage.edge import disk_edge
-from mltrain.storage.writing import opened_for_update
+from mltrain.storage.descriptors import opened_for_update
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.temps import sweep_temps
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Writers hold the lock of a folder for some milliseconds.
+FOLDER_WAIT_S: Final = 10.0
+
 _POLL_S: Final = 0.05
-_HOLDER_BYTES: Final = 300  # of the lock file's text: pid, host, time, purpose
+# Largest size of the lock file's text: pid, host, time, purpose.
+_HOLDER_BYTES: Final = 300
 
 
 @contextmanager
@@ -28,7 +33,7 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
     Args:
         path: The lock file, in a folder that exists. It stays after the release.
         wait_s: How long to wait for another holder, in seconds; 0 tries once.
-        purpose: What the lock is held for, told to whoever waits in vain.
+        purpose: What the lock is held for; another process that waits in vain shows it.
 
     Raises:
         LockedError: Another holder has it still; the message names pid, host, time and purpose.
@@ -39,20 +44,56 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
 
     deadline_s = time.monotonic() + wait_s
     with opened_for_update(path) as fd:
-        with disk_edge(path, "lock"):
+        with disk_errors(path, "lock"):
             while not lock_descriptor(fd, blocking=False):
                 if time.monotonic() >= deadline_s:
                     raise LockedError(
-                        f"another mltrain holds {path}: {_holder(fd)}", hint="wait until it ends, then run this again"
+                        f"another mltrain holds {path}: {_read_holder(fd)}",
+                        hint="wait until it ends, then run this again",
                     )
                 time.sleep(_POLL_S)
-        with suppress(OSError):  # on a full disk the lock has to work without its text: pruning is the way out
-            _sign(fd, purpose)
+        # On a full disk the lock has to work without its text: pruning is the way out.
+        with suppress(OSError):
+            _write_holder(fd, purpose)
         try:
             yield
         finally:
-            with suppress(OSError):  # closing the descriptor releases the lock whatever its text says
+            # Closing the descriptor releases the lock whatever its text says.
+            with suppress(OSError):
                 os.ftruncate(fd, 0)
+
+
+@contextmanager
+def lock_folder(folder: Path, *, purpose: str, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the writers' lock of a folder, the file `.lock` in it, and remove what killed writers left.
+
+    Args:
+        folder: The folder.
+        purpose: As for `hold_lock`.
+        wait_s: As for `hold_lock`; None: FOLDER_WAIT_S.
+
+    Raises:
+        LockedError: Another process holds it still.
+        InputError: The lock file is a symbolic link or not a regular file.
+        MachineError: The machine refuses.
+    """
+    with hold_lock(folder / ".lock", wait_s=FOLDER_WAIT_S if wait_s is None else wait_s, purpose=purpose):
+        sweep_temps(folder)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds a lock file; holds it for a moment to find out.
+
+    Raises:
+        InputError: `path` is a symbolic link or not a regular file.
+        MachineError: The machine refuses.
+    """
+    try:
+        with hold_lock(path, wait_s=0, purpose="checking whether it is held"):
+            return False
+    except LockedError:
+        return True
 
 
 @contextmanager
@@ -84,7 +125,7 @@ def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
         os.close(fd)
 
 
-def _sign(fd: int, purpose: str) -> None:
+def _write_holder(fd: int, purpose: str) -> None:
     # The clock is read here and nowhere else below the CLI: the time is for people and decides nothing.
     since = format_seconds(time.time_ns() // 1_000_000)
     text = f"pid {os.getpid()} on {os.uname().nodename} since {since}, {purpose}\n"
@@ -92,6 +133,6 @@ def _sign(fd: int, purpose: str) -> None:
     os.pwrite(fd, text.encode("ascii", "replace")[:_HOLDER_BYTES], 0)
 
 
-def _holder(fd: int) -> str:
+def _read_holder(fd: int) -> str:
     text = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
     return "".join(c if c.isprintable() else "?" for c in text) or "it does not say who it is"

@@ -18,8 +18,9 @@ from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, show
-from mltrain.storage.edge import disk_edge, sha256_bytes
-from mltrain.storage.reading import hash_file, read_file
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.hashing import hash_file, sha256_bytes
+from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +203,7 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: tuple[str, ...] = 
         MachineError: The machine refuses to read the folder or a file.
     """
     problems = [problem for entry in manifest.files if (problem := _file_problem(folder, entry))]
-    with disk_edge(folder, "list"):
+    with disk_errors(folder, "list"):
         present = {path.name for path in folder.iterdir()}
     extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *beside}
     return (*problems, *(f"{folder}: {show(name)} is not in the manifest" for name in sorted(extra)))

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mltrain.errors import InputError
-from mltrain.storage.edge import (
-    CHUNK_BYTES,
-    CREATE,
-    OPEN_NO_WAIT,
-    discard,
-    disk_edge,
-    real_path,
-    refused,
-    sync_folder,
-    temp_beside,
-)
+from mltrain.storage.descriptors import CHUNK_BYTES, CREATE, opened_for_update, real_path, sync_folder
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.temps import discard, temp_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -32,7 +23,7 @@ def write_new(path: Path, data: bytes) -> None:
     Raises:
         MachineError: It cannot be written, or is already there. No part of it is left.
     """
-    with disk_edge(path, "write"):
+    with disk_errors(path, "write"):
         _create(path, data)
 
 
@@ -75,7 +66,7 @@ def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     places = {real_path(folder / name): data for name, data in files.items()}
     for path in places:
-        with disk_edge(path, "write"):
+        with disk_errors(path, "write"):
             if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
                 raise InputError(
                     f"the output {path} is not a regular file", hint="name a file; where `-` is taken, it is stdout"
@@ -95,19 +86,19 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         MachineError: One cannot be written; it and those after it stand as they were.
     """
-    temps = {folder / name: temp_beside(folder / name) for name in files}
+    temps = {folder / name: temp_path(folder / name) for name in files}
     try:
         for path, temp in temps.items():
-            with disk_edge(path, "write"):
+            with disk_errors(path, "write"):
                 _create(temp, files[path.name])
         for path, temp in temps.items():
-            with disk_edge(path, "write"):
+            with disk_errors(path, "write"):
                 temp.replace(path)
     except BaseException:
         for temp in temps.values():
             discard(temp)
         raise
-    with disk_edge(folder, "write into"):
+    with disk_errors(folder, "write into"):
         sync_folder(folder)
 
 
@@ -124,7 +115,7 @@ def swap_pointer(link: Path, target: str) -> None:
     """
     if Path(target).is_absolute() or ".." in Path(target).parts:
         raise ValueError(f"a pointer's target stays in its folder: {target}")
-    with disk_edge(link, "move the pointer"):
+    with disk_errors(link, "move the pointer"):
         before = str(link.readlink()) if link.is_symlink() else None
         _point(link, target)
         try:
@@ -147,7 +138,7 @@ def place_pointer(staged: Path, link: Path) -> None:
     Raises:
         MachineError: The machine refuses; `staged` is still there.
     """
-    with disk_edge(link, "move the pointer"):
+    with disk_errors(link, "move the pointer"):
         staged.rename(link)
         try:
             sync_folder(link.parent)
@@ -158,7 +149,7 @@ def place_pointer(staged: Path, link: Path) -> None:
 
 
 def _point(link: Path, target: str) -> None:
-    temp = temp_beside(link)
+    temp = temp_path(link)
     try:
         temp.symlink_to(target)
         temp.replace(link)
@@ -194,7 +185,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     """
     if any("\n" in line for line in lines):
         raise ValueError("a line has no newline in it")
-    with opened_for_update(path, os.O_APPEND) as fd, disk_edge(path, "append to"):
+    with opened_for_update(path, os.O_APPEND) as fd, disk_errors(path, "append to"):
         end = _end_of_last_line(fd)
         os.ftruncate(fd, end)
         try:
@@ -205,23 +196,6 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
                 os.ftruncate(fd, end)
             raise
         sync_folder(path.parent)
-
-
-@contextmanager
-def opened_for_update(path: Path, flags: int = 0) -> Iterator[int]:
-    """Open a regular file for reading and writing, made where absent, and give its descriptor."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | OPEN_NO_WAIT | flags, 0o666)
-    except OSError as err:
-        if err.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
-            raise InputError(f"{path} is not a regular file") from err
-        raise refused(err, path, "open") from err
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InputError(f"{path} is not a regular file")
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _end_of_last_line(fd: int) -> int:

@@ -22,7 +22,7 @@ from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.gates.looks import Look
 from mltrain.names import VERSION
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:

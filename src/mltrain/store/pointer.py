@@ -13,7 +13,7 @@ from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError
 from mltrain.names import VERSION, show
-from mltrain.storage.edge import disk_edge
+from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.reading import read_pointer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def staged_name(models: Path) -> str | None:
 def strays(models: Path) -> tuple[Path, ...]:
     """Return files and folders with the name of the pointer or of a link; a copy that followed links leaves them."""
     places = [models / name for name in (BEST, *LINKS)]
-    with disk_edge(models, "read"):
+    with disk_errors(models, "read"):
         return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())
 
 
@@ -61,7 +61,7 @@ def has_link(link: Path) -> bool:
         MachineError: The machine refuses to read it.
     """
     wanted = LINKS[link.name]
-    with disk_edge(link, "read"):
+    with disk_errors(link, "read"):
         if not os.path.lexists(link):
             return False
         found = str(link.readlink()) if link.is_symlink() else None

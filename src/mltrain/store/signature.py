@@ -20,7 +20,8 @@ from mltrain.documents.records import Limits, read_record, record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
 from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError, MachineError, UsageError
-from mltrain.storage.edge import real_path, sha256_bytes
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 
 if TYPE_CHECKING:

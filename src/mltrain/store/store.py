@@ -16,7 +16,6 @@ moment of writing only, so that a rollback never waits for a training. A command
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -27,9 +26,10 @@ from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError, MachineError, NoGoError, UsageError
 from mltrain.gates.looks import Look
 from mltrain.names import VERSION, check_version, nearest, show
-from mltrain.storage.edge import disk_edge, real_path
-from mltrain.storage.folders import make_folder, staged_folder, sweep_temps
-from mltrain.storage.locks import hold_lock
+from mltrain.storage.descriptors import real_path
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.folders import make_folder, staged_folder
+from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.manifest import MANIFEST, read_manifest, verify_files
 from mltrain.storage.reading import read_file
 from mltrain.storage.writing import append_line, place_pointer, swap_pointer, write_new
@@ -41,7 +41,8 @@ from mltrain.store.versions import VersionRow, describe_version, open_folder
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from mltrain.store.history import History, Verdict
     from mltrain.store.signature import Signer
@@ -51,7 +52,6 @@ _FILES: Final = (MODEL_FILE, CARD_FILE)  # a path to a version may end with one 
 
 PROMOTIONS: Final = "promotions.jsonl"
 MAX_NUMBER: Final = 1_000_000  # of a day's versions: the grammar has six digits
-LOCK_WAIT_S: Final = 10.0  # writers hold the lock for some milliseconds
 _MAX_LOG_BYTES: Final = 1 << 24  # some forty thousand lines
 _REFERENCES: Final = "write best, latest, a version such as 2025-10-15, or a path with a / in it"
 _SHOWN: Final = 3  # versions that a refusal names
@@ -82,7 +82,7 @@ class Store:
         signer: Signs what is published; None: it is not signed.
     """
 
-    def __init__(self, data_dir: Path, *, lock_wait_s: float = LOCK_WAIT_S, signer: Signer | None = None) -> None:
+    def __init__(self, data_dir: Path, *, lock_wait_s: float = FOLDER_WAIT_S, signer: Signer | None = None) -> None:
         self.data_dir = data_dir
         self.models = data_dir / "models"
         self._lock_wait_s = lock_wait_s
@@ -418,15 +418,12 @@ class Store:
     def _looks(self) -> Path:
         return self.models / "looks.jsonl"
 
-    @contextmanager
-    def _locked(self, purpose: str) -> Iterator[None]:
-        with hold_lock(self.models / ".lock", wait_s=self._lock_wait_s, purpose=purpose):
-            sweep_temps(self.models)
-            yield
+    def _locked(self, purpose: str) -> AbstractContextManager[None]:
+        return lock_folder(self.models, purpose=purpose, wait_s=self._lock_wait_s)
 
     def _names(self) -> list[str]:
         """Return everything that is called like a version, whatever it is, in the order of names."""
-        with disk_edge(self.models, "list"):
+        with disk_errors(self.models, "list"):
             try:
                 return sorted(path.name for path in self.models.iterdir() if VERSION.fullmatch(path.name))
             except FileNotFoundError:

@@ -18,7 +18,8 @@ from mltrain.documents.records import Limits, read_record, record, to_json
 from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError
 from mltrain.names import VERSION
-from mltrain.storage.edge import disk_edge, sha256_bytes
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import hold_folder
 from mltrain.storage.manifest import MANIFEST, Manifest, describe_file, read_listed, read_manifest, verify_files
 from mltrain.store.history import Verdict
@@ -193,7 +194,7 @@ def check_stored_card(data: bytes, *, where: str, folder: Path) -> CardCheck:
 
 
 def _check_folder(folder: Path) -> None:
-    with disk_edge(folder, "read"):
+    with disk_errors(folder, "read"):
         try:
             mode = folder.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError) as err:

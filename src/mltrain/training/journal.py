@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.errors import InputError
-from mltrain.storage.edge import sha256_bytes
+from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.storage.writing import append_lines, atomic_write, write_new
 

@@ -30,7 +30,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.config.train_config import study_sha256
-from mltrain.storage.edge import TEMP_SUFFIX, disk_edge, note_temp, sha256_bytes
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.temps import TEMP_SUFFIX, note_temp
 from mltrain.training.booster import bin_rows, load_binned, save_binned
 from mltrain.training.samples import matrix_sha256, take_rows
 from mltrain.training.study import STARTUP_TRIALS, completed_before, open_study
@@ -139,7 +141,7 @@ def search(
     first = [search_config.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     binned_path = journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
-    with disk_edge(journal, "clean up next to"):
+    with disk_errors(journal, "clean up next to"):
         # Left by a killed run.
         binned_path.unlink(missing_ok=True)
     with _quiet_optuna():
