@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from support.program import QUICK, call
@@ -55,13 +56,20 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def trained_dir(tmp_path_factory) -> Path:
     """Return a data folder with one simulated snapshot and one promoted version; read it, never change it."""
-    folder = tmp_path_factory.mktemp("trained") / "data"
-    for words in (
-        ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
-        ["train", "--trials", "2", "--config", QUICK],
-    ):
-        done = call(*words, data_dir=folder)
-        assert done.code == 0, done.err
+    # Parallel workers share the parent of their base folders; the first one trains.
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained" / "data"
+    with FileLock(f"{folder.parent}.lock"):
+        if folder.with_name("complete").exists():
+            return folder
+        folder.parent.mkdir()
+        for words in (
+            ["snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
+            ["train", "--trials", "2", "--config", QUICK],
+        ):
+            done = call(*words, data_dir=folder)
+            assert done.code == 0, done.err
+        folder.with_name("complete").touch()
     return folder
 
 

@@ -1,8 +1,8 @@
-"""The pages as a browser draws them: nothing is asked for, nothing goes wrong, everything can be seen and read.
+"""The pages in a browser: no requests, no errors, and everything is visible and legible.
 
-`MLTRAIN_TEST_PICTURES=DIR` keeps a picture of every page in every width and scheme, to be looked at. `MLTRAIN_AXE`
-names an `axe.min.js`, against whose rules the pages are held then (docs/report.md has the command);
-`MLTRAIN_TEST_REPORT` a report that takes the place of the one of real candles.
+`MLTRAIN_TEST_PICTURES=DIR` saves a screenshot of every page in every width and scheme. `MLTRAIN_AXE` names an
+`axe.min.js`, with whose rules the pages are checked (docs/report.md has the command). `MLTRAIN_TEST_REPORT` names a
+report that replaces the one of real candles.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from support.chrome import Chrome, find_browser
 from support.program import QUICK, call
 
 pytestmark = pytest.mark.browser
-LOOK = Path(__file__).with_name("look.js").read_text("utf-8")
+CHECKS = Path(__file__).with_name("check_page.js").read_text("utf-8")
 WIDTHS = (400, 800, 1400)
 PAGES = ("report", "real", "models", "diff")
 SERIOUS = ("serious", "critical")
@@ -42,8 +42,8 @@ def chrome():
 
 
 @pytest.fixture(scope="session")
-def pages(chrome, trained_dir, tmp_path_factory):  # noqa: ARG001 (without a browser nothing is made)
-    """Return the pages by name; of real candles only where there are some."""
+def pages(chrome, trained_dir, tmp_path_factory):  # noqa: ARG001 (skips without a browser)
+    """Return the folder of the pages of a simulated training."""
     folder = tmp_path_factory.mktemp("pages")
     for words in (
         ["card", "report", "--output", folder / "report.html"],
@@ -57,7 +57,7 @@ def pages(chrome, trained_dir, tmp_path_factory):  # noqa: ARG001 (without a bro
 
 @pytest.fixture(scope="session")
 def real(pages, real_data):
-    """Return the report of a training on real candles."""
+    """Return the path of the report of a training on real candles."""
     named = os.environ.get("MLTRAIN_TEST_REPORT")
     if named:
         return Path(named)
@@ -79,12 +79,12 @@ def page(request, pages):
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)
-def test_a_page_is_drawn_well_at_every_width(chrome, page):
-    """At 400, 800 and 1400 px, light and dark: every figure visible, text at 4.5:1 or more, headings in order."""
+def test_a_page_is_legible_at_every_width(chrome, page):
+    """At 400, 800 and 1400 px, light and dark, figures are visible, contrast is 4.5:1 or more, headings in order."""
     for dark in (False, True):
         for width in WIDTHS:
             chrome.open(page, width=width, dark=dark)
-            found = chrome.run(LOOK)
+            found = chrome.run(CHECKS)
 
             assert found["wrong"] == [], (width, dark)
             assert found["figures"] >= 5
@@ -96,8 +96,8 @@ def test_a_page_is_drawn_well_at_every_width(chrome, page):
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)
-def test_a_page_asks_for_nothing_and_the_console_is_silent(chrome, page):
-    """The file itself is all that is read, and the browser has nothing to complain of."""
+def test_a_page_requests_nothing_and_the_console_is_empty(chrome, page):
+    """The browser reads only the file itself, and logs no message."""
     chrome.open(page)
     chrome.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
@@ -105,8 +105,8 @@ def test_a_page_asks_for_nothing_and_the_console_is_silent(chrome, page):
     assert chrome.complaints() == []
 
 
-def test_the_looking_finds_what_is_wrong(chrome, tmp_path):
-    """A page with a script that fails, an image of another host, pale letters and a wide figure is found out."""
+def test_the_checks_find_faults(chrome, tmp_path):
+    """A failing script, an image from another host, low contrast and a wide figure are all found."""
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<!DOCTYPE html><html lang=en><body style='background:#fff'><h1>a</h1><h3>b</h3><p style='color:#aaa'>pale</p>"
@@ -114,16 +114,16 @@ def test_the_looking_finds_what_is_wrong(chrome, tmp_path):
         "<script>console.error('no'); throw new Error('x')</script></body></html>"
     )
     chrome.open(bad, width=400)
-    wrong = " / ".join(chrome.run(LOOK)["wrong"])
+    wrong = " / ".join(chrome.run(CHECKS)["wrong"])
 
     assert "http://127.0.0.1:9/x.png" in chrome.asked_for()
     assert len(chrome.complaints()) >= 2
-    assert all(told in wrong for told in ("wider than the window", "outside of the window", "contrast 2.3", "H3 b"))
+    assert all(fault in wrong for fault in ("wider than the window", "outside of the window", "contrast 2.3", "H3 b"))
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)
 def test_axe_finds_nothing_serious(chrome, page):
-    """The rules of axe-core, light and dark, have no serious or critical finding."""
+    """The rules of axe-core find nothing serious or critical, light and dark."""
     named = os.environ.get("MLTRAIN_AXE")
     if named is None:
         pytest.skip("no axe-core: set MLTRAIN_AXE to an axe.min.js")

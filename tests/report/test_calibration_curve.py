@@ -38,7 +38,7 @@ def test_the_points_are_the_reliability_table():
 
 
 def test_the_bars_are_the_intervals():
-    """Each bin's bar goes from the lower to the upper end of its Wilson interval."""
+    """The error bar of each bin spans its Wilson interval."""
     y, p = drawn()
     table = reliability_table(p, y, bins=7)
 
@@ -51,7 +51,7 @@ def test_the_bars_are_the_intervals():
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_the_interval_covers_what_it_says(share):
-    """About 90 of 100 samples of 200 rows have the true share inside."""
+    """About 90 % of samples of 200 rows have the true share inside the interval."""
     ups = np.random.default_rng(1).binomial(200, share, 2_000)
     ends = np.array([share_interval(int(n), 200) for n in ups])
 
@@ -81,7 +81,7 @@ def test_one_row_one_class_and_ties_are_drawn():
         ([0, 1], [0.5, 0.5], 0),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(y, p, bins):
+def test_invalid_input_is_refused(y, p, bins):
     """Missing rows, unequal lengths, invalid labels or probabilities, and no bins are a ValueError."""
     with pytest.raises(ValueError, match="need labels 0 or 1 and probabilities"):
         mltrain.plot_calibration_curve(y, p, bins=bins)

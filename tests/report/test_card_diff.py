@@ -1,4 +1,4 @@
-"""Two cards compared, and the index of all versions."""
+"""The comparison of two cards, and the index of all versions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def card(version):
 
 
 def places(value, path=()):
-    """Yield the path of every plain value that a comparison looks at."""
+    """Yield the path of every plain value that is compared."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         if key not in {"seconds", "histogram", "reliability", "reliability_before", "checks", "load_average"}:
@@ -42,7 +42,7 @@ def places(value, path=()):
 
 
 def test_a_card_does_not_differ_from_itself(card):
-    """Compared with a copy whose lists of named things stand in another order nothing differs."""
+    """A copy whose lists of named items are in another order has no differences."""
     other = copy.deepcopy(card)
     other["feature_importance"].reverse()
     other["artifacts"].reverse()
@@ -54,7 +54,7 @@ def test_a_card_does_not_differ_from_itself(card):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_every_change_is_found_and_no_other(card, data):
-    """One value changed anywhere is one difference, in its section, with both values."""
+    """Changing any one value gives exactly one difference, in its section, with both values."""
     path = data.draw(st.sampled_from([p for p in places(card) if p[-1] not in {"name", "symbol", "path"}]))
     other = copy.deepcopy(card)
     at = other
@@ -70,7 +70,7 @@ def test_every_change_is_found_and_no_other(card, data):
 
 
 def test_better_knows_which_way_is_up(card):
-    """More accuracy is better, less loss is better."""
+    """A higher accuracy and a lower loss are better; equal values are neither."""
     other = copy.deepcopy(card)
     other["metrics"] |= {"accuracy": 0.9, "log_loss": 9.0}
     pairs = {m.name: m for m in compare_cards(card, other, names=NAMES).metrics}
@@ -80,7 +80,7 @@ def test_better_knows_which_way_is_up(card):
 
 
 def test_the_same_rows_arepaired_loss(version, card):
-    """On the same rows the difference of the losses has an interval, and none where the rows are others."""
+    """On the same rows the difference of the losses has an interval; on other rows there is none."""
     found = compare_versions(version, version)
     rows = read_holdout(version, card)
     better = dataclasses.replace(rows, loss=rows.loss - 0.01)
@@ -89,12 +89,12 @@ def test_the_same_rows_arepaired_loss(version, card):
     assert (found.diff.paired.value, found.diff.paired.low, found.diff.paired.high) == (0, 0, 0)
     assert paired_loss(rows, better).low == pytest.approx(0.01)
     assert paired_loss(rows, worse) is None
-    told = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=paired_loss(rows, better)))
-    assert told.startswith("On the same rows y has the lower log loss, surely")
+    line = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=paired_loss(rows, better)))
+    assert line.startswith("On the same rows y has the lower log loss, surely")
 
 
 def test_the_page_of_a_comparison_shows_both(version, card):
-    """Both names, every main figure and the curves stand on it."""
+    """The page shows both names, the main metrics and the figures."""
     page = render_diff(compare_versions(version, version)).decode()
 
     assert page.count(version.name) > 10
@@ -103,31 +103,31 @@ def test_the_page_of_a_comparison_shows_both(version, card):
     assert len(re.findall(r'role="img"', page)) == 5
 
 
-def test_the_index_leads_to_every_report(version, tmp_path):
-    """Its links are relative to where it lies, and lead to files that are there."""
+def test_the_index_links_to_every_report(version, tmp_path):
+    """Links are relative to the page's folder and lead to existing files."""
     store = Store(version.folder.parents[1])
-    page = render_index(store, beside=store.data_dir).decode()
+    page = render_index(store, folder=store.data_dir).decode()
     links = [html.unescape(link) for link in re.findall(r'<a href="([^"]+)"', page)]
 
     assert links == [f"models/{version.name}/report.html"]
     assert (store.data_dir / links[0]).is_file()
     assert "live</span>" in page
     assert len(re.findall(r'role="img"', page)) == 5
-    assert "There is no version yet" in render_index(Store(tmp_path), beside=tmp_path).decode()
+    assert "There is no version yet" in render_index(Store(tmp_path), folder=tmp_path).decode()
 
 
-def test_the_index_tells_what_is_damaged(data_dir):
-    """A version whose card was changed keeps its row, with what is wrong in place of figures."""
+def test_the_index_names_damage(data_dir):
+    """A version with a changed card keeps its row, with the problem in place of its metrics."""
     folder = Store(data_dir).open_version("best").folder
     (folder / "model_card.json").write_bytes(b"{}")
-    page = render_index(Store(data_dir), beside=data_dir).decode()
+    page = render_index(Store(data_dir), folder=data_dir).decode()
 
     assert folder.name in page
     assert "is not the file that was published" in page
 
 
 def test_intervals_that_are_not_drawn_are_not_explained(version, card):
-    """The sentence on overlapping intervals stands only below a figure that has them."""
+    """The note on overlapping intervals appears only with figures that have intervals."""
     found = compare_versions(version, version)
     bare = {key: value for key, value in card.items() if key != "intervals"}
 
@@ -136,7 +136,7 @@ def test_intervals_that_are_not_drawn_are_not_explained(version, card):
 
 
 def test_gains_end_where_the_card_says(version, card):
-    """The curve's last point is the mean gain of the card's log-loss skill, times the rows."""
+    """The total gain agrees with the card's log-loss skill, and the mean loss with its log loss."""
     rows = read_holdout(version, card)
     skill = card["baselines"]["log_loss_skill"]["value"]
 

@@ -1,4 +1,4 @@
-"""The report of a version: whole from its files, safe whatever they hold, honest about what they do not tell."""
+"""The report of a version: reproducible from its files, safe whatever they hold, open about what is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from mltrain.store.store import Store
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "data" / "example_card.json").read_bytes())
 HOSTILE = "\"'></style><script>alert(1)</script><img src=//x.example onerror=alert(2)>"
-VOID = {"meta", "link", "img", "br"}  # of HTML; what SVG has none of ends with "/>"
+# Elements of HTML without an end tag; those of SVG end with "/>".
+VOID = {"meta", "link", "img", "br"}
 SECTIONS = (
     *("intervals", "baselines", "calibration", "gates", "splits", "evidence", "lineage", "search", "looks"),
     *("data_quality", "metrics", "latency_ms", "feature_importance", "train"),
@@ -38,7 +39,7 @@ JUNK = st.sampled_from(
 
 
 class Page(HTMLParser):
-    """Every element of a page, and whether it is closed in order."""
+    """The elements and the text of a page; raises unless all elements are closed in order."""
 
     def __init__(self, data):
         super().__init__()
@@ -91,20 +92,20 @@ def example(**sections):
     return copy.deepcopy(EXAMPLE) | sections
 
 
-def test_a_report_can_be_computed_from_the_files_again(version, full_card, stored):
-    """Drawn from the stored card and tables it is the page that the training wrote, to the last byte."""
+def test_a_report_can_be_reproduced_from_the_files(version, full_card, stored):
+    """Drawn from the stored card and tables, the report has the bytes that the training wrote."""
     assert draft_report(read_material(version, full_card)).finish(version.name) == stored
 
 
-def test_the_manifest_vouches_for_the_report_and_the_card_does_not(version, full_card):
-    """It is one of the version's files; the card, which it shows, cannot name it."""
+def test_the_manifest_lists_the_report_and_the_card_does_not(version, full_card):
+    """The report's hash is in the manifest; the card, which the report shows, cannot contain it."""
     assert version.manifest.entry(REPORT_FILE) is not None
     assert REPORT_FILE not in {a["path"] for a in full_card["artifacts"]}
     assert version.verify() == ()
 
 
-def test_the_page_needs_nothing_else(stored):
-    """No script, no address, no file of another: links lead into the page, and it is small."""
+def test_the_page_is_self_contained(stored):
+    """The page has no scripts and loads nothing; its links stay inside it, and it is small."""
     page = Page(stored)
     addresses = [a[key] for _, a in page.elements for key in ("src", "href", "xlink:href", "action") if key in a]
     ids = [a["id"] for _, a in page.elements if "id" in a]
@@ -118,14 +119,15 @@ def test_the_page_needs_nothing_else(stored):
 
 
 def test_the_page_can_be_read_aloud(stored):
-    """Every figure has a name, a description and a sentence on how to read it; headings go down step by step."""
+    """Every figure has a name, a description and a caption; headings descend step by step."""
     page = Page(stored)
     ids = [a["id"] for _, a in page.elements if "id" in a]
     figures = [a for a in page.all("svg") if a.get("role") == "img"]
     levels = [int(tag[1]) for tag, _ in page.elements if tag in {"h1", "h2", "h3"}]
 
     assert len(set(ids)) == len(ids)
-    assert len(figures) >= 14  # a search of two trials has no figure of its parameters
+    # A search of two trials has no figures of hyperparameters.
+    assert len(figures) >= 14
     assert all(set(a["aria-labelledby"].split()) <= set(ids) for a in figures)
     assert len(page.all("figcaption")) == len(page.all("figure")) == len(figures)
     assert levels[0] == 1
@@ -134,7 +136,7 @@ def test_the_page_can_be_read_aloud(stored):
 
 
 def test_the_page_says_what_the_card_says(version, full_card, stored):
-    """Verdict, gates, figures, hashes and the version's own name stand on it as the card has them."""
+    """The page shows the card's verdict, gates, metrics and hashes, and the version's name."""
     text = Page(stored).text
 
     assert f"{full_card['gates']['verdict']} All" in text
@@ -148,8 +150,8 @@ def test_the_page_says_what_the_card_says(version, full_card, stored):
     assert full_card["notes"] in text
 
 
-def test_a_card_of_the_required_fields_alone_has_a_page(publish):
-    """What another tool's card does not tell is left out, each thing with the reason; nothing is made up."""
+def test_a_card_with_only_the_required_fields_has_a_page(publish):
+    """Each figure that another tool's card does not allow is replaced by the reason."""
     version = publish()
     page = draft_report(read_material(version, read_version_card(version).document)).finish(version.name)
     text = Page(page).text
@@ -162,13 +164,13 @@ def test_a_card_of_the_required_fields_alone_has_a_page(publish):
     assert "nan" not in text.lower()
 
 
-def test_an_index_without_curves_explains_none(publish, tmp_path):
-    """Of a version that keeps no rows and no report nothing says how to read its curve or where its name leads."""
+def test_an_index_without_curves_does_not_explain_them(publish, tmp_path):
+    """Notes on curves and links appear only if a version has them."""
     version = publish()
     store = Store(version.folder.parents[1])
-    page = render_index(store, beside=tmp_path).decode()
+    page = render_index(store, folder=tmp_path).decode()
     (version.folder / "model_card.json").write_bytes(b"{}")
-    damaged = render_index(store, beside=tmp_path).decode()
+    damaged = render_index(store, folder=tmp_path).decode()
 
     assert "rows not kept" in page
     assert "The last column" not in page
@@ -177,8 +179,8 @@ def test_an_index_without_curves_explains_none(publish, tmp_path):
     assert "From the oldest version" not in damaged
 
 
-def test_a_card_that_names_the_holdout_alone_has_a_page(full_card):
-    """Without the block before it there is no gap to draw."""
+def test_a_card_with_only_the_holdout_block_has_a_page(full_card):
+    """Without the block before the holdout there is no purge to draw."""
     blocks = [block for block in full_card["splits"]["blocks"] if block["name"] == "holdout"]
     page = drawn(full_card | {"splits": {"blocks": blocks}}).decode()
 
@@ -186,7 +188,7 @@ def test_a_card_that_names_the_holdout_alone_has_a_page(full_card):
 
 
 def test_nothing_in_a_card_becomes_markup(full_card):
-    """Symbols, notes, names, warnings and guards' words of an attacker are text, and no element or attribute."""
+    """Hostile symbols, notes, names, warnings and evidence are shown as text, never as elements or attributes."""
 
     def poison(value):
         if isinstance(value, dict):
@@ -209,8 +211,8 @@ def test_nothing_in_a_card_becomes_markup(full_card):
     section=st.sampled_from(SECTIONS),
     data=st.data(),
 )
-def test_whatever_a_valid_card_holds_there_is_a_page(full_card, section, data):
-    """A card that the schema passes never ends a report, whatever stands in what the schema leaves open."""
+def test_every_valid_card_has_a_page(full_card, section, data):
+    """Any value in the sections that the schema leaves open still gives a page."""
     changed = copy.deepcopy(full_card)
     at, key = changed, section
     while isinstance(at[key], dict | list) and at[key] and data.draw(st.booleans()):
@@ -222,7 +224,7 @@ def test_whatever_a_valid_card_holds_there_is_a_page(full_card, section, data):
 
 
 def test_gaps_are_drawn_where_they_are(full_card):
-    """A gap is marked on the time line with its length, and told in the description."""
+    """A gap is marked on the strip with its length, and counted in the description."""
     changed = copy.deepcopy(full_card)
     symbol = changed["data_quality"]["symbols"][0]
     symbol |= {
@@ -237,8 +239,8 @@ def test_gaps_are_drawn_where_they_are(full_card):
     assert 'class="mark fill bad" x1="1.000%"' in page
 
 
-def test_commands_can_be_pasted_whatever_the_card_holds(full_card):
-    """The snapshot's command asks for the very snapshot again, and what an attacker wrote stays one quoted word."""
+def test_commands_can_be_pasted_safely(full_card):
+    """The snapshot's command requests the same snapshot, and each hostile value stays one quoted word."""
     honest = [shlex.split(line) for line, _ in commands(full_card, "2025-10-15")]
     changed = copy.deepcopy(full_card)
     evil = "x; rm -rf ~ $(id)"
@@ -256,7 +258,7 @@ def test_commands_can_be_pasted_whatever_the_card_holds(full_card):
 
 
 def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
-    """However many symbols, gaps and trials there are, the page stays under its size, and says what it leaves out."""
+    """With many symbols, gaps and trials the page stays below its size limit and says what it omits."""
     changed = copy.deepcopy(full_card)
     (symbol, *_), (score, *_) = changed["data_quality"]["symbols"], changed["metrics"]["per_symbol"].values()
     names = [f"COIN{k}USDT" for k in range(100)]
@@ -276,7 +278,7 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
 
 
 @pytest.mark.parametrize(
-    ("sections", "told"),
+    ("sections", "limit"),
     [
         ({"gates": {"verdict": "NO-GO", "outcomes": [{"name": "skill", "outcome": "failed"}]}}, "Not for use at all"),
         ({"lineage": {"source": {"name": "sim"}}}, "Not for any real market"),
@@ -287,14 +289,14 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
         ({"data_quality": {"warnings": ["x is constant"]}}, "Warning in training: x is constant"),
     ],
 )  # fmt: skip
-def test_every_weakness_that_the_card_tells_is_a_limit(sections, told):
-    """Each doubt that the card allows stands among the limits, and not without that section."""
-    assert any(told in limit for limit in limits(example(**sections)))
-    assert not any(told in limit for limit in limits(example()))
+def test_every_weakness_in_the_card_is_a_limit(sections, limit):
+    """Each weakness in the card is listed among the limits, and only then."""
+    assert any(limit in line for line in limits(example(**sections)))
+    assert not any(limit in line for line in limits(example()))
 
 
 def test_a_changed_table_is_refused(version, tmp_path):
-    """A holdout that is not the one that was published is an error with its name, never a figure."""
+    """A damaged table is an error that names the file."""
     folder = tmp_path / "data" / "models" / version.name
     shutil.copytree(version.folder, folder)
     data = bytearray((folder / "holdout.parquet").read_bytes())

@@ -1,4 +1,4 @@
-"""The figures of the search: complete trials alone share an axis, and no sentence stands without its figure."""
+"""Figures of the search: only complete trials share an axis, and captions match what is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HYPERPARAMETERS_NOTE = "Each small figure shows the complete trials"
 
 
 def table(*rows):
-    """Return trials of these states and losses; of a pruned one the loss is of its first fold."""
+    """Return a table of trials with these states and losses; a pruned one has the loss of its first fold."""
     return pl.DataFrame(
         [
             {"number": n, "state": state, "log_loss": loss, "rounds": 9, "num_leaves": 8 + n}
@@ -32,35 +32,37 @@ def table(*rows):
 MIXED = table(
     ("complete", 0.6930),
     ("complete", 0.6920),
-    ("pruned", 0.6800),  # of the first fold alone, an easier one
+    # The loss of the first fold, an easier one.
+    ("pruned", 0.6800),
     ("complete", 0.6925),
     ("pruned", 0.7100),
 )
 
 
 def heights(svg):
-    """Return the heights of all dots, 0 at the bottom."""
+    """Return the heights of all dots in percent, 0 at the bottom."""
     return [100 - float(cy) for cy in re.findall(r'<circle [^>]*cy="([\d.]+)%"', svg)]
 
 
 def test_no_pruned_trial_lies_below_the_best():
-    """Dots are complete trials, and the best of them is the lowest; the axis is theirs alone."""
+    """Dots are complete trials, the best one is the lowest, and the axis starts just below it."""
     shown = draw_trials(MIXED)
     found = heights(shown.svg)
 
     assert len(found) == 3
     assert found.index(min(found)) == 1
-    assert min(found) == pytest.approx(100 * 0.12 / 1.24, abs=3)  # of the least loss: the axis begins just below it
+    assert min(found) == pytest.approx(100 * 0.12 / 1.24, abs=3)
     assert "0.68000" not in shown.svg
     assert "The best is trial 1 with a log loss of 0.69200; the first had 0.69300." in shown.svg
 
 
 def test_a_pruned_trial_is_a_tick_on_the_axis():
-    """One each, where it was tried, and the legend and the sentence tell of them; without any neither does."""
+    """Each pruned trial is one tick; legend and caption mention pruned trials only if there are any."""
     with_pruned, without = draw_trials(MIXED), draw_trials(MIXED.filter(pl.col("state") == "complete"))
     ticks = re.findall(r'<line class="whisker c3" x1="([\d.]+)%" x2="\1%" y1="100.00%"', with_pruned.svg)
 
-    assert [round(float(x) - 6) for x in ticks] == [47, 94]  # trials 2 and 4 of 4, right of the labels
+    # Trials 2 and 4 of 4, right of the labels.
+    assert [round(float(x) - 6) for x in ticks] == [47, 94]
     assert "pruned" in dict(map(reversed, with_pruned.legend))
     assert "tick on the axis" in with_pruned.reading
     assert "whisker" not in without.svg
@@ -69,38 +71,39 @@ def test_a_pruned_trial_is_a_tick_on_the_axis():
 
 
 def test_worse_trials_at_the_upper_edge_are_complete_ones():
-    """Of ten complete trials the worst lies above the axis and is told of; pruned ones are not counted."""
+    """Complete trials above the axis are counted in the caption, pruned ones are not."""
     shown = draw_trials(table(*(("complete", 0.69 + n * 1e-6) for n in range(9)), ("complete", 0.8), ("pruned", 0.9)))
 
     assert "; 1 worse one lies at the upper edge." in shown.reading
     assert max(heights(shown.svg)) == 100
 
 
-def test_a_first_trial_without_a_loss_is_not_told_of():
-    """A table whose first trial was pruned says nothing of its loss."""
+def test_a_pruned_first_trial_has_no_loss_in_the_description():
+    """The description gives the loss of the first trial only if it is complete."""
     shown = draw_trials(table(("pruned", 0.68), ("complete", 0.69)))
 
     assert "the first had" not in shown.svg
 
 
 def test_without_a_complete_trial_there_is_no_figure():
-    """Pruned trials alone are nothing to draw."""
+    """Without a complete trial the figure is missing."""
     assert isinstance(draw_trials(table(("pruned", 0.68))), Missing)
 
 
 @pytest.mark.parametrize(
-    ("rows", "stands"),
+    ("rows", "drawn"),
     [
-        (MIXED, False),  # three complete trials are too few to compare parameters
+        # Three complete trials are too few to compare hyperparameters.
+        (MIXED, False),
         (table(*[("complete", 0.69 + n / 1000) for n in range(5)]), True),
-        (table(*[("complete", 0.69 + n / 1000) for n in range(5)]).drop("num_leaves"), False),  # none was searched
+        (table(*[("complete", 0.69 + n / 1000) for n in range(5)]).drop("num_leaves"), False),
         (None, False),
     ],
 )
-def test_the_note_on_the_parameters_stands_with_their_figures_alone(rows, stands):
-    """Where no parameter is drawn, nothing says how to read it."""
+def test_the_note_on_hyperparameters_needs_their_figures(rows, drawn):
+    """The note on how to read the figures of hyperparameters appears only with them."""
     page = draft_report(Material(copy.deepcopy(EXAMPLE), None, rows)).finish("2025-10-15").decode()
 
-    assert (HYPERPARAMETERS_NOTE in page) == stands
-    assert ('id="parameter-num-leaves' in page) == stands
-    assert all(isinstance(item, Missing) for item in draw_hyperparameters(rows, EXAMPLE)) != stands
+    assert (HYPERPARAMETERS_NOTE in page) == drawn
+    assert ('id="parameter-num-leaves' in page) == drawn
+    assert all(isinstance(item, Missing) for item in draw_hyperparameters(rows, EXAMPLE)) != drawn

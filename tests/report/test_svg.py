@@ -25,7 +25,7 @@ def parsed(svg):
 @settings(max_examples=100)
 @given(low=NUMBERS, width=st.floats(1e-5, 1e9), value=NUMBERS, other=NUMBERS)
 def test_places_keep_the_order_and_stay_inside(low, width, value, other):
-    """A larger value never lies before a smaller one, and nothing lies outside of the plot."""
+    """Positions are non-decreasing in the value and inside [0, 1]."""
     scale = linear_scale(low, low + width, "x")
     a, b = sorted((value, other))
 
@@ -34,8 +34,8 @@ def test_places_keep_the_order_and_stay_inside(low, width, value, other):
 
 @settings(max_examples=100)
 @given(low=NUMBERS, width=st.floats(1e-4, 1e6))
-def test_ticks_are_few_inside_and_told_apart(low, width):
-    """Ticks lie on the scale at equal distances, are no more than a narrow page holds, and no two read alike."""
+def test_ticks_are_few_inside_and_distinct(low, width):
+    """Ticks lie inside the scale, are at most seven, and no two have the same text."""
     scale = linear_scale(low, low + width, "x")
     values, texts = [v for v, _ in scale.ticks], [t for _, t in scale.ticks]
 
@@ -47,7 +47,7 @@ def test_ticks_are_few_inside_and_told_apart(low, width):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "percent", "told"),
+    ("low", "high", "percent", "texts"),
     [
         (0, 1, True, ["0 %", "25 %", "50 %", "75 %", "100 %"]),
         (0.49, 0.55, True, ["50 %", "52 %", "54 %"]),
@@ -56,15 +56,15 @@ def test_ticks_are_few_inside_and_told_apart(low, width):
         (3, 3, False, ["2.9", "3", "3.1"]),
     ],
 )
-def test_ticks_read_as_people_write_them(low, high, percent, told):
-    """Round steps, as many digits as they need, thousands apart; a range of nothing is widened."""
-    assert [t for _, t in linear_scale(low, high, "x", percent=percent).ticks] == told
+def test_ticks_are_round_numbers(low, high, percent, texts):
+    """Ticks have round steps, no needless digits, and commas; an empty range is widened."""
+    assert [t for _, t in linear_scale(low, high, "x", percent=percent).ticks] == texts
 
 
 @settings(max_examples=100)
 @given(low=st.integers(0, 2_000_000_000_000), span=st.integers(1, 4_000 * DAY_MS))
 def test_ticks_of_time_are_whole_hours_inside(low, span):
-    """Ticks of time lie on whole hours UTC, inside, and are at most a handful."""
+    """Ticks of time are whole hours UTC, inside the range, and at most six."""
     scale = time_scale(low, low + span)
 
     assert len(scale.ticks) <= 6
@@ -73,7 +73,7 @@ def test_ticks_of_time_are_whole_hours_inside(low, span):
 
 @pytest.mark.parametrize(("low", "high"), [(3.0, 4.0), (0.001, 10), (1e-7, 1e7), (5, 5)])
 def test_a_logarithmic_scale_always_has_ticks(low, high):
-    """A range below a decade has ticks, too, and one of many decades not too many."""
+    """Ranges below a decade have ticks, and ranges of many decades at most 16."""
     ticks = log_scale(low, high, "x").ticks
 
     assert 1 <= len(ticks) <= 16
@@ -81,7 +81,7 @@ def test_a_logarithmic_scale_always_has_ticks(low, high):
 
 
 def test_no_text_leaves_its_element():
-    """Whatever a text holds, it is shown and never read as markup: in a label, a tip, a title, a description."""
+    """Hostile text in labels, tooltips, titles and descriptions is shown as text, never read as markup."""
     plot = Plot(linear_scale(0, 1, HOSTILE), linear_scale(0, 1, HOSTILE))
     plot.dots([0.5], [0.5], "dot c1", tips=[HOSTILE])
     plot.horizontal(0.5, HOSTILE, "rule")
@@ -102,7 +102,7 @@ def test_no_text_leaves_its_element():
 
 
 def test_a_screen_reader_reads_one_picture():
-    """A figure is one image, named by its title and described by its description, which are in it."""
+    """A figure has the role of an image, and is labelled by the title and description inside it."""
     whole = parsed(sparkline("spark", "Accuracy", [0.5, 0.52, 0.51]))
     ids = {e.get("id"): e.text for e in whole.iter() if e.get("id")}
 
@@ -111,7 +111,7 @@ def test_a_screen_reader_reads_one_picture():
 
 
 def test_bars_and_dots_lie_where_their_values_are():
-    """A bar reaches from the bottom to its value; a dot's centre is its value; a gap is also marked as a line."""
+    """A bar reaches from the bottom to its value, a dot is centred on its value, and a marked segment has a line."""
     plot = Plot(linear_scale(0, 10, "x"), linear_scale(0, 4, "y"))
     plot.bars([(0, 5, 1)], "fill c1")
     plot.dots([2.5], [3], "dot c1")

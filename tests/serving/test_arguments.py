@@ -1,4 +1,4 @@
-"""What a caller passes to a model: tables of every kind, times, clocks, and a pickle of the model itself."""
+"""Arguments of a model: tables of every kind, times, clocks; and pickles of the model."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def stacked(candles):
 
 @pytest.fixture
 def at(publish):
-    """Return a function that loads the model with a clock that stands."""
+    """Return a function that loads the model with a clock that always shows the given time."""
     folder = publish().folder
     return lambda seconds: load(folder, allow_no_go=True, clock=lambda: seconds)
 
 
 class TestTables:
-    """Every entry point converts by the same function."""
+    """Every method accepts every kind of table."""
 
     @pytest.mark.parametrize(
         "form",
@@ -67,8 +67,8 @@ class TestTables:
         assert stream.predict("BTCUSDT") == model.predict_candles(stacked)["p"][0]
 
     @pytest.mark.parametrize("given", NOT_CANDLES)
-    def test_what_are_no_candles_is_named(self, model, given):
-        """In the words of the caller's own argument."""
+    def test_a_wrong_type_of_candles_is_named(self, model, given):
+        """The error names the argument and what was passed."""
         with pytest.raises(UsageError, match="candles is"):
             model.predict_candles(given)
         with pytest.raises(UsageError, match=r"candles\['BTCUSDT'\] is"):
@@ -79,18 +79,18 @@ class TestTables:
             model.stream().warm_up(given)
 
     def test_a_mapping_has_symbols_for_keys(self, model, candles):
-        """A number is none."""
+        """A key that is not a text is an error."""
         with pytest.raises(UsageError, match="candles has the key 5"):
             model.predict_candles({5: candles["BTCUSDT"]})
 
-    def test_no_candles_are_refused_not_raised(self, bundle):
-        """An empty list holds too few of them."""
+    def test_an_empty_list_of_candles_is_refused(self, bundle):
+        """No candles are too few, and not an error."""
         alone = model_from_bundle(replace(bundle, symbols=("BTCUSDT",)))
 
         assert alone.predict_candles([])["refused"].to_list() == ["too-few-bars"]
 
     def test_features_in_every_form(self, model, samples):
-        """By name from any table, by position from lists; the order of a dict's keys says nothing."""
+        """Tables are read by name, lists by position; the order of a dict's keys does not matter."""
         x = samples.x[:4]
         frame = pl.DataFrame(x, schema=list(samples.names))
         expected = model.predict_proba(x)
@@ -105,15 +105,15 @@ class TestTables:
         assert model.explain(frame.lazy())["p"].to_list() == expected[:, 1].tolist()
 
     @pytest.mark.parametrize("given", [None, 5, "x", object()])
-    def test_what_are_no_features_is_named(self, model, given):
-        """Both for many rows and for one."""
+    def test_a_wrong_type_of_features_is_named(self, model, given):
+        """The error names the argument, for many rows and for one."""
         with pytest.raises(UsageError, match="x is"):
             model.predict_proba(given)
         with pytest.raises(UsageError, match="features is"):
             model.predict_one(given)
 
     def test_a_candle_in_every_form(self, model, candles):
-        """A stream takes a frame of one row, a kline row, text for numbers and times, and the same bits come out."""
+        """A frame of one row, a kline row, and texts for numbers and times give the same bits in a stream."""
         frame = candles["BTCUSDT"]
         row = frame.row(-1, named=True)
         ts = int(row["ts"].timestamp() * 1000)
@@ -131,8 +131,8 @@ class TestTables:
             assert stream.push("BTCUSDT", form) == expected
 
     @pytest.mark.parametrize("given", [None, 5, "x", object()])
-    def test_what_is_no_candle_is_named(self, model, given):
-        """And leaves the stream as it was."""
+    def test_a_wrong_type_of_candle_is_named(self, model, given):
+        """The error names the argument: candle, symbol or symbols."""
         stream = model.stream()
         with pytest.raises(UsageError, match="candle is"):
             stream.push("BTCUSDT", given)
@@ -147,7 +147,7 @@ class TestTables:
 
 
 def test_pandas_features_leave_a_time_index_out(model, samples):
-    """A frame of features, a row of it, and a frame of one row, all indexed by time as notebooks have them."""
+    """In a frame, a row and a frame of one row, an index of times is not read as a feature."""
     pandas = pytest.importorskip("pandas", reason="pandas is not installed: it is no dependency of mltrain")
     times = pandas.date_range("2025-10-15", periods=4, freq="min", tz="UTC")
     frame = pandas.DataFrame(samples.x[:4], columns=list(samples.names), index=times)
@@ -159,19 +159,19 @@ def test_pandas_features_leave_a_time_index_out(model, samples):
     assert model.explain(frame)["p"].to_list() == expected[:, 1].tolist()
 
 
-class TestWords:
+class TestOptions:
     """`rows`, `now_ms` and `max_age_bars`."""
 
     @pytest.mark.parametrize("rows", ["newest", "", None, 1])
     def test_rows(self, model, candles, rows):
-        """Anything but the two words is refused; it used to mean "all"."""
+        """Any value except "last" and "all" is an error."""
         for call in (model.predict_candles, model.explain):
             with pytest.raises(UsageError, match=r'rows is .*: expected "last" or "all"'):
                 call(candles, rows=rows)
 
     @pytest.mark.parametrize("now_ms", [END_S, int(END_S), END_MS * 1000, "now", dt.datetime.now(dt.UTC)])
     def test_now_ms(self, model, candles, now_ms):
-        """Seconds and microseconds are told by their size, everywhere."""
+        """Seconds, microseconds and other types are errors in every method."""
         stream = model.stream()
         for call in (
             lambda: model.predict_candles(candles, now_ms=now_ms),
@@ -186,15 +186,15 @@ class TestWords:
 
     @pytest.mark.parametrize("bars", [None, -1, 1.5, "2", True])
     def test_max_age_bars(self, model, candles, bars):
-        """A whole number of bars."""
+        """A value that is not a whole number of bars is an error."""
         with pytest.raises(UsageError, match="max_age_bars is"):
             model.predict_candles(candles, max_age_bars=bars)
 
 
 class TestClock:
-    """Where the newest candle is asked for, the clock that `load` was given judges it."""
+    """The clock that was passed to `load` decides whether the newest candle is closed or stale."""
 
-    def test_the_machine_judges_by_default(self, publish, candles):
+    def test_the_clock_of_the_machine_is_the_default(self, publish, candles):
         """Candles of 2025 are stale today, in a table and in a stream."""
         model = load(publish().folder, allow_no_go=True)
         stream = model.stream()
@@ -207,7 +207,7 @@ class TestClock:
         assert caught.value.reason == "stale"
 
     def test_a_batch_is_never_stale(self, publish, candles):
-        """Its rows are all there, whatever the clock shows, which is not even read."""
+        """A batch scores old rows and does not read the clock."""
 
         def unread():
             raise AssertionError
@@ -223,23 +223,23 @@ class TestClock:
         [(END_S, -1, None), (END_S + 119.999, -1, None), (END_S + 120, -1, "stale"), (END_S - 0.001, -2, None)],
     )
     def test_a_clock_counts_as_now_ms_does(self, at, candles, seconds, bar, refused):
-        """A candle counts once it has closed, and is stale two bars later."""
+        """A candle counts once its close time is reached, and is stale two bars later."""
         (row,) = at(seconds).predict_candles({"BTCUSDT": candles["BTCUSDT"]}).to_dicts()
 
         assert (row["ts"], row["refused"]) == (candles["BTCUSDT"]["ts"][bar], refused)
 
-    def test_what_is_passed_goes_before_the_clock(self, at, candles):
-        """`now_ms` is the caller's own word."""
+    def test_now_ms_overrides_the_clock(self, at, candles):
+        """With `now_ms` the clock is not used."""
         assert at(time.time()).predict_candles(candles, now_ms=END_MS)["refused"].to_list() == [None, None]
 
-    def test_no_clock_no_judgement(self, publish, candles):
-        """For a replay."""
+    def test_without_a_clock_nothing_is_stale(self, publish, candles):
+        """With `clock=None` old candles are scored, as in a replay."""
         model = load(publish().folder, allow_no_go=True, clock=None)
 
         assert model.predict_candles(candles)["refused"].to_list() == [None, None]
 
     def test_an_open_candle_is_not_taken_by_a_stream(self, at, candles):
-        """Nor is one scored that is old."""
+        """By the model's clock a stream refuses open and stale candles."""
         row = candles["BTCUSDT"].row(-1, named=True)
         for seconds, reason in ((END_S - 1, "open"), (END_S + 120, "stale")):
             stream = at(seconds).stream(["BTCUSDT"])
@@ -250,23 +250,23 @@ class TestClock:
             assert caught.value.reason == reason
 
     @pytest.mark.parametrize("clock", [5, "now", END_MS])
-    def test_a_clock_can_be_called(self, publish, clock):
-        """`time.time()` for `time.time` is told at once."""
+    def test_a_clock_must_be_callable(self, publish, clock):
+        """`time.time()` in place of `time.time` is an error when loading."""
         with pytest.raises(UsageError, match="clock is"):
             load(publish().folder, allow_no_go=True, clock=clock)
 
     @pytest.mark.parametrize("shown", [END_MS, 5.0, None, "now", float("nan")])
     def test_a_clock_returns_seconds(self, at, candles, shown):
-        """Milliseconds, and the seconds since the machine started, are not."""
+        """A clock that returns milliseconds, or seconds since the machine started, is an error."""
         with pytest.raises(UsageError, match="clock returned"):
             at(shown).predict_candles(candles)
 
 
 class TestPickle:
-    """A model is pickled as the path and the options that it was loaded with."""
+    """A pickle of a model holds the path and the options that it was loaded with."""
 
     def test_by_its_version(self, publish, candles, samples):
-        """Small, the same bits, and again judged by the same clock."""
+        """A pickle or copy scores the same bits, keeps the clock, and is small."""
         model = load(publish().folder, allow_no_go=True)
         data = pickle.dumps(model)
         for other in (pickle.loads(data), copy.deepcopy(model), copy.copy(model)):
@@ -275,8 +275,8 @@ class TestPickle:
             assert other.predict_candles(candles)["refused"].to_list() == ["stale", "stale"]
         assert len(data) < 1_000
 
-    def test_options_come_along(self, publish, candles):
-        """Without a clock it stays without one; what an internal caller opened does, too."""
+    def test_options_are_kept(self, publish, candles):
+        """A model without a clock has none after unpickling, also if it came from `open_model`."""
         version = publish()
         for model in (load(version.folder, allow_no_go=True, clock=None), open_model(version)):
             other = pickle.loads(pickle.dumps(model))
@@ -284,7 +284,7 @@ class TestPickle:
             assert other.predict_candles(candles)["refused"].to_list() == [None, None]
 
     def test_a_follower_follows(self, store, publish, promote, bundle, monkeypatch):
-        """A model of the pointer is what the pointer names when it is unpickled, and goes on following it."""
+        """Unpickled, a model that follows the pointer loads what the pointer names then, and follows it."""
         first, second = publish(), publish(model=replace(bundle, calibrator=Calibrator("none", None)))
         promote(first)
         monkeypatch.chdir(store.models)
@@ -298,7 +298,7 @@ class TestPickle:
         assert [*found, other.version] == [second.name, first.name]
 
     def test_every_check_is_made_again(self, publish):
-        """A version that is gone, or changed, is one clear error."""
+        """Unpickling a version that is missing or changed is an error."""
         version = publish()
         data = pickle.dumps(load(version.folder, allow_no_go=True))
         path = version.folder / "lgbm.pkl"
@@ -311,8 +311,8 @@ class TestPickle:
         with pytest.raises(InputError, match="2025-10-15"):
             pickle.loads(data)
 
-    def test_a_version_that_may_not_be_served_may_not_be_unpickled(self, store, publish, promote):
-        """What was allowed at loading is asked again."""
+    def test_a_version_that_load_rejects_cannot_be_unpickled(self, store, publish, promote):
+        """Whether the version was promoted is checked again when unpickling."""
         version = publish(verdict="NO-GO")
         promote(version, force=True)
         data = pickle.dumps(load(version.folder))
@@ -324,13 +324,13 @@ class TestPickle:
             pickle.loads(data)
 
     def test_an_unpublished_model_has_no_path(self, model):
-        """And says so."""
+        """Pickling a model that was not published is an error."""
         with pytest.raises(UsageError, match="neither pickled nor copied"):
             pickle.dumps(model)
 
 
 @pytest.mark.parametrize("path", [None, 5, b"data/models/best_lgbm"])
 def test_a_path_is_a_path(path):
-    """Anything else is named."""
+    """A path of another type is an error."""
     with pytest.raises(UsageError, match="path is"):
         load(path)

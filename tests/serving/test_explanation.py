@@ -1,3 +1,5 @@
+"""Explanations: contributions that sum to the log odds of the raw score."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -20,7 +22,7 @@ def contributions(table):
 
 
 def test_contributions_sum_to_the_raw_score(model, samples):
-    """With the base they are the log odds of the raw score, whose probability is told before and after calibration."""
+    """Base and contributions sum to the log odds of the raw score; `p` and `raw` are those of `score`."""
     frame = pl.DataFrame(samples.x[:200], schema=list(samples.names))
     table = model.explain(frame)
     raw, p = model.score(samples.x[:200])
@@ -33,7 +35,7 @@ def test_contributions_sum_to_the_raw_score(model, samples):
 
 
 def test_candles_are_explained_where_they_are_scored(model, candles):
-    """The rows of `predict_candles`, with nulls where one is refused."""
+    """The rows are those of `predict_candles`, with nulls in refused rows."""
     given = {"DOGEUSDT": candles["ETHUSDT"], **candles}
     table = model.explain(given)
     scored = model.predict_candles(given)
@@ -47,18 +49,18 @@ def test_candles_are_explained_where_they_are_scored(model, candles):
 
 
 def test_other_columns_are_refused(model, samples):
-    """As in `predict_proba`."""
+    """A table with an unknown feature is an error, as in `predict_proba`."""
     with pytest.raises(InputError, match="unknown"):
         model.explain(pl.DataFrame(samples.x, schema=[*samples.names[:-1], "other"]))
 
 
 @pytest.mark.parametrize("rows", [1, 40, 1_800])
 def test_the_mean_contribution_is_that_of_rows_at_equal_distances(bundle, samples, rows):
-    """Of few rows all count, of many some, the first and the last among them; every feature has a figure."""
-    served, x = load_bundle(bundle), samples.x[:rows]
-    found = mean_contributions(served, x)
+    """All of a few rows count, and equally spaced ones of many, the first and the last included."""
+    loaded, x = load_bundle(bundle), samples.x[:rows]
+    found = mean_contributions(loaded, x)
     taken = np.linspace(0, rows - 1, {1: 1, 40: 40, 1_800: 72}[rows]).astype(int)
-    each = explain_matrix(served, x[taken])
+    each = explain_matrix(loaded, x[taken])
 
     assert found == pytest.approx(
         {name: np.abs(each[f"contribution_{name}"].to_numpy()).mean() for name in samples.names}

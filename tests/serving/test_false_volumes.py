@@ -1,4 +1,4 @@
-"""Serving refuses volumes that the prices of their own candles contradict, exactly where a feature reads them."""
+"""A model refuses volumes that contradict the prices of their candles, if a feature reads them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_base(candles):
 
 @pytest.mark.parametrize("rows", ["last", "all"])
 def test_a_false_volume_that_a_feature_reads_is_refused(reader, in_base, rows):
-    """By the error of a missing column, which names the feature and the way out, and with the figures."""
+    """The error is that of a missing column: it names the feature, the evidence, and a registry that works."""
     with pytest.raises(InputError) as caught:
         reader.predict_candles(in_base, rows=rows)
 
@@ -52,14 +52,14 @@ def test_a_false_volume_that_a_feature_reads_is_refused(reader, in_base, rows):
 
 @pytest.mark.parametrize("rows", ["last", "all"])
 def test_a_false_volume_that_no_feature_reads_changes_nothing(bundle, candles, in_base, rows):
-    """The other registry reads neither."""
+    """A model whose registry does not read the column scores as before."""
     model = model_from_bundle(bundle)
 
     assert model.predict_candles(in_base, rows=rows).equals(model.predict_candles(candles, rows=rows))
 
 
 def test_a_false_volume_of_the_leader_is_refused(reader, candles):
-    """It feeds the other symbol's features."""
+    """A false volume of the leader reaches the features of the other symbols."""
     doubled = candles["BTCUSDT"].with_columns(taker_buy_base=pl.col("volume") * 2)
     with pytest.raises(InputError) as caught:
         reader.predict_candles({**candles, "BTCUSDT": doubled})
@@ -68,8 +68,8 @@ def test_a_false_volume_of_the_leader_is_refused(reader, candles):
     assert "BTCUSDT: taker_buy_base lies outside 0..volume in" in caught.value.message
 
 
-def test_a_few_false_candles_are_served(reader, candles):
-    """Most candles decide: one odd candle in the window is no other unit."""
+def test_a_few_false_candles_are_scored(reader, candles):
+    """The majority of the candles decides: a single odd one does not change the unit of a column."""
     newest = pl.int_range(pl.len()) == pl.len() - 1
     odd = candles["ETHUSDT"].with_columns(quote_volume=pl.when(newest).then("volume").otherwise("quote_volume"))
 
@@ -77,7 +77,7 @@ def test_a_few_false_candles_are_served(reader, candles):
 
 
 def test_a_stream_refuses_a_false_volume(reader, candles, in_base):
-    """As the same candles at once are."""
+    """A stream refuses a false volume as `predict_candles` does."""
     stream = reader.stream()
     stream.warm_up(candles)
     assert 0 < stream.predict("ETHUSDT") < 1

@@ -1,3 +1,5 @@
+"""The fast single row: the bits of `Booster.predict` and of `Calibrator.apply`, or not used."""
+
 from __future__ import annotations
 
 import gc
@@ -25,14 +27,15 @@ def fast(booster):
 
 
 class Broken:
-    """A booster that answers as another one, a last bit above."""
+    """A booster whose scores are one bit above those of another."""
 
     def __init__(self, booster):
-        self._handle = booster._handle  # what the C API is called with
+        # The C API is called with this handle.
+        self._handle = booster._handle
         self._booster = booster
 
     def predict(self, x, **options):
-        """Score rows, almost."""
+        """Return the scores, each one bit higher."""
         return np.nextafter(self._booster.predict(x, **options), 1)
 
 
@@ -40,27 +43,27 @@ class TestFastRow:
     """The single-row call: the same bits as `Booster.predict`, from any thread, or not used."""
 
     def test_every_row_has_the_boosters_bits(self, booster, fast, samples):
-        """Rows of training, and probes on thresholds, beside them, missing and infinite ones."""
+        """Training rows and probe rows (thresholds and their neighbours, missing, infinite) have the same bits."""
         assert find_mismatch(fast.score, booster, samples.x) is None
         assert find_mismatch(fast.score, booster, probe_rows(booster.model_to_string(), 5)) is None
 
     def test_the_probes_tell_a_threshold_from_its_neighbours(self, booster, model_text):
-        """Rows on a threshold, and a step of float32 beside it, reach other leaves: a wrong comparison would show."""
+        """Rows on a threshold and one float32 step away reach different leaves, so a wrong comparison is detected."""
         on, above, below = np.split(probe_rows(model_text, 5)[-192:], 3)
         scores = [booster.predict(rows, num_threads=1) for rows in (on, above, below)]
 
         assert (scores[0] != scores[1]).any()
         assert (scores[0] != scores[2]).any() or (scores[1] != scores[2]).any()
 
-    def test_a_last_bit_is_a_doubt(self, booster, model_text):
-        """Where one score differs by one bit the call is left alone, and it is said."""
+    def test_one_wrong_bit_disables_the_call(self, booster, model_text):
+        """If one score differs by one bit, the call is not used, with a warning."""
         with pytest.warns(SlowPathWarning, match="probe rows have another score"):
             found = open_fast_row(Broken(booster), 5, model_text)
 
         assert found is None
 
-    def test_a_library_without_the_call_is_a_doubt(self, model_text):
-        """A LightGBM whose insides lie elsewhere is served by what it offers to everyone."""
+    def test_a_library_without_the_call_is_accepted(self, model_text):
+        """If LightGBM keeps its library elsewhere, the call is not used, with a warning."""
 
         class Elsewhere:
             def predict(self, x, **_):
@@ -69,12 +72,12 @@ class TestFastRow:
         with pytest.warns(SlowPathWarning, match="AttributeError"):
             assert open_fast_row(Elsewhere(), 5, model_text) is None
 
-    def test_a_model_says_which_path_it_uses(self, bundle):
-        """What is benchmarked must be told."""
+    def test_a_model_names_its_path(self, bundle):
+        """`Model.path` names how single rows are scored."""
         assert model_from_bundle(bundle).path == FAST
 
     def test_without_the_call_a_model_scores_the_same(self, bundle, samples, monkeypatch):
-        """Slower, not otherwise."""
+        """Without the single-row call a model returns the same probability."""
         expected = model_from_bundle(bundle).predict_one(samples.x[0])
         monkeypatch.setattr("mltrain.serving.loaded_model.open_fast_row", lambda *_: None)
         slow = model_from_bundle(bundle)
@@ -83,7 +86,7 @@ class TestFastRow:
         assert slow.predict_one(samples.x[0]) == expected
 
     def test_threads_do_not_share_buffers(self, booster, fast, samples):
-        """Each of four threads gets its own rows' scores."""
+        """Each of four threads gets the scores of its own rows."""
         expected = booster.predict(samples.x[:400], num_threads=1)
         wrong = []
 
@@ -100,13 +103,13 @@ class TestFastRow:
         assert wrong == []
 
     def test_a_row_of_another_length_is_refused(self, fast):
-        """Nothing is read past an end."""
+        """A row with too few features is an error."""
         with pytest.raises(ValueError, match="broadcast"):
             fast.score(np.zeros(4, np.float32))
 
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
     def test_a_forked_child_scores_the_same(self, bundle, samples):
-        """A model that was loaded before a fork serves in parent and child."""
+        """A model that was loaded before a fork scores the same in parent and child."""
         model = model_from_bundle(bundle)
         expected = [model.predict_one(row) for row in samples.x[:50]], model.predict_proba(samples.x[:50]).tolist()
         child = os.fork()
@@ -118,7 +121,7 @@ class TestFastRow:
         assert [model.predict_one(row) for row in samples.x[:50]] == expected[0]
 
     def test_memory_stays_flat(self, bundle, samples):
-        """Tens of thousands of predictions, and hundreds of threads that end, leave nothing behind."""
+        """After tens of thousands of predictions and hundreds of threads the memory has not grown."""
         model = model_from_bundle(bundle)
         rows = list(samples.x[:100])
 
@@ -145,7 +148,7 @@ class TestFastRow:
 
 
 def resident_kib():
-    """Return the memory of this process."""
+    """Return the resident memory of this process, KiB."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
@@ -154,7 +157,7 @@ def resident_kib():
 
 
 class TestCalibration:
-    """One score through a binary search: numpy's bits."""
+    """The binary search for one score gives the bits of `np.interp`."""
 
     @pytest.mark.parametrize(
         "calibrator",
@@ -166,7 +169,7 @@ class TestCalibration:
         ],
     )
     def test_one_is_as_many(self, calibrator):
-        """On knots, beside them, between them and outside of them."""
+        """Scores on knots, next to them, between them and outside of them have the calibrator's bits."""
         rng = np.random.default_rng(0)
         knots = np.array(calibrator.knots.scores) if calibrator.knots else np.array([0.5])
         raw = np.concatenate([rng.random(2_000), knots, np.nextafter(knots, 0), np.nextafter(knots, 1), [0.0, 1.0]])

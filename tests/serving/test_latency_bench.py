@@ -1,3 +1,5 @@
+"""The latency measurement: which calls are timed, and what is computed from their durations."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,7 +15,7 @@ MS = 1_000_000
 
 
 class Clock:
-    """A clock whose every second reading is so many ns later than the one before it, by a given series."""
+    """A clock that advances by the next of given durations, ns, at every second reading."""
 
     def __init__(self, spent_ns):
         self.spent_ns = itertools.chain(spent_ns, itertools.repeat(MS))
@@ -29,7 +31,7 @@ class Clock:
 
 
 class Recorder:
-    """A model that keeps what it is asked, and asks the real one."""
+    """A model that records its calls and passes them on to the real one."""
 
     def __init__(self, model):
         self.model = model
@@ -45,7 +47,7 @@ class Recorder:
         self.rows.append(self.model.predict_one(row))
 
     def predict_proba(self, x):
-        """Score a batch, for nothing."""
+        """Record the shape of a batch without scoring it."""
         self.batches.append(x.shape)
 
 
@@ -55,7 +57,7 @@ def model(bundle):
 
 
 def test_percentiles_are_those_of_the_clock(model, candles):
-    """One to a hundred ms give their mean and percentiles, in ms; the warm-up, however slow, does not count."""
+    """Durations of 1 to 100 ms give their mean and percentiles, in ms; the warm-up does not count."""
     clock = Clock([10_000 * MS] * WARM_UP + [ms * MS for ms in range(100, 0, -1)])
     latency = measure(model, candles, samples=100, clock=clock)
 
@@ -65,8 +67,8 @@ def test_percentiles_are_those_of_the_clock(model, candles):
     assert latency.samples == 100
 
 
-def test_each_kind_of_call_has_its_own_figures(model, candles):
-    """What comes after the candles' calls is one row's: its warm-up and samples, then the batches."""
+def test_each_kind_of_call_is_measured_separately(model, candles):
+    """Calls with candles, with one row and with a batch each have their own warm-up and durations."""
     clock = Clock([2 * MS] * (WARM_UP + 30) + [MS // 2] * (WARM_UP + 30) + [10 * MS] * 100)
     latency = measure(model, candles, samples=30, clock=clock)
 
@@ -75,8 +77,8 @@ def test_each_kind_of_call_has_its_own_figures(model, candles):
     assert latency.batch_rows_per_s == pytest.approx(BATCH_ROWS / 0.010)
 
 
-def test_what_is_timed_is_what_is_served(model, candles):
-    """Every timed call from candles is one symbol's, at another moment, and none is refused; rows agree with them."""
+def test_timed_calls_are_real_predictions(model, candles):
+    """Each timed call scores another candle of one symbol, none is refused, and single rows score the same."""
     recorder = Recorder(model)
     measure(recorder, candles, samples=25, clock=Clock([]))
     answers = [table.to_dicts()[0] for table in recorder.tables]
@@ -88,8 +90,8 @@ def test_what_is_timed_is_what_is_served(model, candles):
     assert set(recorder.batches) == {(BATCH_ROWS, 5)}
 
 
-def test_a_symbol_that_cannot_be_scored_makes_room_for_the_next(model, candles, without):
-    """Where the first symbol has no whole window the second is timed, its leader's candles with it."""
+def test_a_symbol_that_cannot_be_scored_is_skipped(model, candles, without):
+    """If the first symbol has no complete lookback, the second is timed, with its leader's candles."""
     recorder = Recorder(model)
     gapped = {"BTCUSDT": without(candles["BTCUSDT"], *range(0, 1_000, 20)), "ETHUSDT": candles["ETHUSDT"]}
     measure(recorder, gapped, samples=2, clock=Clock([]))
@@ -98,8 +100,8 @@ def test_a_symbol_that_cannot_be_scored_makes_room_for_the_next(model, candles, 
     assert all(table["refused"][0] is None for table in recorder.tables)
 
 
-def test_the_machine_is_told(model, candles):
-    """Figures without the processor and its load mean little."""
+def test_the_machine_is_recorded(model, candles):
+    """The result names the processor and the load average."""
     latency = measure(model, candles, samples=1, clock=Clock([]))
 
     assert latency.cpu
@@ -108,19 +110,19 @@ def test_the_machine_is_told(model, candles):
 
 @pytest.mark.parametrize("rows", [0, 10])
 def test_too_few_candles_are_an_error(model, candles, rows):
-    """Without one row to score there is nothing to time."""
+    """Without a row that can be scored, there is an error."""
     with pytest.raises(InputError, match="cannot measure"):
         measure(model, {symbol: frame.head(rows) for symbol, frame in candles.items()}, samples=1, clock=Clock([]))
 
 
 def test_a_missing_leader_is_an_error(model, candles):
-    """As in serving, the leader's candles are needed."""
+    """Without the leader's candles, there is an error that names it."""
     with pytest.raises(InputError, match="BTCUSDT"):
         measure(model, {"ETHUSDT": candles["ETHUSDT"]}, samples=1, clock=Clock([]))
 
 
 def test_the_real_clock_runs(model, candles):
-    """With the machine's own clock every figure is above zero, and the percentiles are in order."""
+    """With the machine's clock every duration is above zero, and the percentiles are in order."""
     latency = measure(model, candles, samples=5)
 
     for figures in (latency.candles, latency.one_row):
@@ -129,7 +131,7 @@ def test_the_real_clock_runs(model, candles):
 
 
 def test_the_histogram_counts_every_call(model, candles):
-    """Bins of equal ratio from the shortest call to the longest, each call in one of them."""
+    """Bins of equal ratio reach from the shortest call to the longest, and count each call once."""
     clock = Clock([MS] * WARM_UP + [ms * MS for ms in (1, 1, 1, 2, 4, 64)])
     bins = measure(model, candles, samples=6, clock=clock).histogram
 
@@ -140,7 +142,7 @@ def test_the_histogram_counts_every_call(model, candles):
 
 
 @pytest.mark.parametrize(
-    ("load", "preempted", "told"),
+    ("load", "preempted", "noise"),
     [
         (0.4, 0, None),
         (None, None, None),
@@ -148,8 +150,8 @@ def test_the_histogram_counts_every_call(model, candles):
         (0.1, 50, "interrupted 50 times in 200 calls"),
     ],
 )
-def test_a_noisy_machine_is_said(model, candles, load, preempted, told):
-    """Other work shows in the figures, so it is named."""
+def test_other_load_on_the_machine_is_named(model, candles, load, preempted, noise):
+    """The load average and preemptions are reported if they may have changed the durations."""
     calm = measure(model, candles, samples=100, clock=Clock([]))
 
-    assert replace(calm, load_average=load, preempted=preempted).noise(cores=2) == told
+    assert replace(calm, load_average=load, preempted=preempted).noise(cores=2) == noise

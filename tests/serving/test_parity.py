@@ -1,6 +1,6 @@
-"""Parity on real candles: training, the batch, one bar at a time and the stream agree.
+"""Parity on real candles: training, the batch, single candles and the stream agree.
 
-Some hundred bars here; MLTRAIN_TEST_PARITY_BARS=5000 makes it long.
+Runs on 700 bars; MLTRAIN_TEST_PARITY_BARS=5000 makes it longer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYMBOL = "BTCUSDT"
 
 @pytest.fixture(scope="module")
 def real(real_data):
-    """Return real minutes with gaps of one bar, of a few, and of more than a lookback of some features."""
+    """Return real candles with gaps of one bar, of a few, and of more than the lookback of some features."""
     frame = pl.read_parquet(real_data / "spot_1m" / f"{SYMBOL}.parquet")[40_000 : 40_000 + BARS]
     gone = {350, 351, 352, 600, *range(1_200, 1_260), *range(3_000, 3_400), 4_000}
     return frame[[i for i in range(frame.height) if i not in gone]]
@@ -37,7 +37,7 @@ def real(real_data):
 
 @pytest.fixture(scope="module")
 def trained_on(real):
-    """Return a model on the default registry, and the rows that it was trained on."""
+    """Return a model of the default registry, and its training rows."""
     feature_set = load_registry(Path("features.yml"))
     samples = build_samples(feature_set, {SYMBOL: real})[0]
     params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 15, "min_data_in_leaf": 5}
@@ -49,7 +49,7 @@ def trained_on(real):
 
 
 def outcome(call):
-    """Return a probability, or the reason why there is none."""
+    """Return a probability, or the reason of the refusal."""
     try:
         return call()
     except RefusedError as err:
@@ -58,7 +58,7 @@ def outcome(call):
 
 @pytest.mark.real_data
 def test_every_bar_is_scored_as_in_training(trained_on, real):
-    """Matrix through the booster, all rows, last rows, stream: the same bits; refusals are the same, too."""
+    """The booster on the matrix, the batch, single candles and the stream give the same bits and refusals."""
     model, samples = trained_on
     booster = import_lightgbm().Booster(model_str=model._current().bundle.model_text)
     raw = dict(zip(samples.ts_ms.tolist(), booster.predict(samples.x, num_threads=1).tolist(), strict=True))
@@ -85,7 +85,7 @@ def test_every_bar_is_scored_as_in_training(trained_on, real):
 
 
 def test_wrong_columns_are_refused_each_time(bundle, samples):
-    """A hundred frames with permuted, missing, extra, renamed or wrongly typed columns: not one is scored."""
+    """A hundred frames with permuted, missing, extra, renamed or wrongly typed columns are all errors."""
     model, rng = model_from_bundle(bundle), np.random.default_rng(0)
     frame, names = pl.DataFrame(samples.x[:5], schema=list(samples.names)), list(samples.names)
     refused = 0

@@ -1,4 +1,4 @@
-"""A version of another meaning takes the place of the best one only where that was asked for."""
+"""A version with another meaning replaces the live one only with --other-meaning."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HAND = {"why": "a test", "by": "me@host", "now_ms": 1_760_529_600_000}
 
 @pytest.fixture
 def other_label(bundle):
-    """Return the model with a label of five bars."""
+    """Return the model with a horizon of five bars."""
     label = replace(bundle.label, horizon_bars=5)
     return replace(bundle, feature_set=replace(bundle.feature_set, label=label))
 
 
 def test_another_label_is_refused_and_nothing_moves(store, publish, promote, other_label):
-    """The message has both labels, the hint the command for those who mean it."""
+    """The error names both labels and the option to promote anyway; pointer and log are unchanged."""
     promote(publish())
     publish(model=other_label)
     log = (store.models / "promotions.jsonl").read_bytes()
@@ -38,7 +38,7 @@ def test_another_label_is_refused_and_nothing_moves(store, publish, promote, oth
 
 
 def test_lost_symbols_are_refused_and_more_are_not(store, publish, promote, bundle):
-    """One that knows more symbols may follow; back to fewer is a loss."""
+    """A version with more symbols is promoted, one with fewer is an error."""
     promote(publish(model=replace(bundle, symbols=("BTCUSDT",))))
     publish()
     publish(model=replace(bundle, symbols=("BTCUSDT",)))
@@ -49,7 +49,7 @@ def test_lost_symbols_are_refused_and_more_are_not(store, publish, promote, bund
 
 
 def test_the_first_one_and_the_same_one_need_no_comparison(store, publish, other_label):
-    """Nor does a lost pointer that is put back."""
+    """The first version, the same one, and a restored pointer are promoted without a comparison."""
     publish(model=other_label)
     for moved in (True, False):
         assert store.promote("latest", check=check_same_meaning, **HAND).moved is moved
@@ -59,8 +59,8 @@ def test_the_first_one_and_the_same_one_need_no_comparison(store, publish, other
     assert store.promote("2025-10-15", check=check_same_meaning, **HAND).moved
 
 
-def test_a_lost_pointer_has_a_meaning_still(store, publish, promote, other_label):
-    """Services were written for the version that it named."""
+def test_a_lost_pointer_still_has_a_meaning(store, publish, promote, other_label):
+    """If the pointer is lost, the new version is compared with the one that it named."""
     promote(publish())
     publish(model=other_label)
     (store.models / "best_lgbm").unlink()
@@ -69,8 +69,8 @@ def test_a_lost_pointer_has_a_meaning_still(store, publish, promote, other_label
         store.promote("2025-10-15.2", check=check_same_meaning, **HAND)
 
 
-def test_a_best_version_that_cannot_be_opened_is_no_obstacle(store, publish, promote, other_label):
-    """There is nothing to compare with, and the pointer has to be mended."""
+def test_a_live_version_that_cannot_be_opened_is_no_obstacle(store, publish, promote, other_label):
+    """If the live version is damaged, the new one is promoted without a comparison."""
     first = publish()
     promote(first)
     publish(model=other_label)
@@ -80,7 +80,7 @@ def test_a_best_version_that_cannot_be_opened_is_no_obstacle(store, publish, pro
 
 
 def test_a_damaged_model_is_an_error(publish, other_label):
-    """What it means is not guessed."""
+    """The meaning of a damaged model is an error that names the file."""
     versions = publish(), publish(model=other_label)
     (versions[1].folder / "lgbm.pkl").write_bytes(b"x")
 
@@ -89,13 +89,13 @@ def test_a_damaged_model_is_an_error(publish, other_label):
 
 
 def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, bundle, card, monkeypatch):
-    """A rollback reads no model for it."""
-    told = json.loads(card)
-    told["lineage"] = {"registry_sha256": bundle.feature_set.registry_sha256, "own_ops": None}
-    told["train"]["symbols"] = list(bundle.symbols)
-    same = [publish(card=json.dumps(told).encode()) for _ in range(2)]
-    told["train"]["symbols"] = ["BTCUSDT"]
-    other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(told).encode())
+    """Equal registries and symbols are recognised from the cards; no model is read."""
+    fields = json.loads(card)
+    fields["lineage"] = {"registry_sha256": bundle.feature_set.registry_sha256, "own_ops": None}
+    fields["train"]["symbols"] = list(bundle.symbols)
+    same = [publish(card=json.dumps(fields).encode()) for _ in range(2)]
+    fields["train"]["symbols"] = ["BTCUSDT"]
+    other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(fields).encode())
     compared = []
     monkeypatch.setattr(contract, "contract_differences", lambda new, old: compared.append((new, old)) or ("one",))
 
@@ -105,8 +105,8 @@ def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, 
     assert [m.symbols for m in compared[0]] == [("BTCUSDT",), ("BTCUSDT", "ETHUSDT")]
 
 
-def test_the_commands_ask_and_warn(store, publish, promote, other_label):
-    """`promote` exits 4 without --other-meaning; with it, and for a rollback, what changed is a warning."""
+def test_the_commands_require_the_option_and_warn(store, publish, promote, other_label):
+    """`promote` exits with 4 without --other-meaning; with it, and for a rollback, the changes are a warning."""
     promote(publish())
     publish(model=other_label)
     refused = call("promote", "2025-10-15.2", data_dir=store.data_dir)
@@ -124,7 +124,7 @@ def test_the_commands_ask_and_warn(store, publish, promote, other_label):
 
 
 def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, promote, other_label):
-    """Whether the meaning is another one is then not known, and said."""
+    """A rollback from a damaged version succeeds, with a warning that the meaning could not be compared."""
     promote(publish())
     second = publish(model=other_label)
     promote(second)

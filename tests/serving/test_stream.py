@@ -1,3 +1,5 @@
+"""Streams: the numbers of the batch, and the rules for candles that are late, repeated, open or impossible."""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -31,7 +33,7 @@ def dicts(frame):
 
 
 def outcome(call):
-    """Return a probability, or the reason why there is none."""
+    """Return a probability, or the reason of the refusal."""
     try:
         return call()
     except RefusedError as err:
@@ -39,10 +41,10 @@ def outcome(call):
 
 
 def replay(stream, candles, bars):
-    """Push the last bars of both symbols, the leader first; return what each push gave."""
-    tapes = {symbol: dicts(frame.tail(bars)) for symbol, frame in candles.items()}
+    """Push the last bars of both symbols, the leader first; return the outcome of each push."""
+    given = {symbol: dicts(frame.tail(bars)) for symbol, frame in candles.items()}
     return [
-        (symbol, outcome(lambda s=symbol, i=i: stream.push(s, tapes[s][i]))) for i in range(bars) for symbol in tapes
+        (symbol, outcome(lambda s=symbol, i=i: stream.push(s, given[s][i]))) for i in range(bars) for symbol in given
     ]
 
 
@@ -50,10 +52,10 @@ class TestNumbers:
     """A stream gives what `predict_candles` gives."""
 
     def test_each_push_is_the_batch(self, model, stream, candles):
-        """Bar by bar the probability of the table of all rows, bit for bit, through several moves of the buffers."""
-        batch = model.predict_candles({s: f.tail(200) for s, f in candles.items()}, rows="all")
+        """Each push returns the probability of the batch, bit for bit, through several moves of the buffers."""
+        batch = model.predict_candles({s: f.tail(140) for s, f in candles.items()}, rows="all")
         expected = {s: batch.filter(pl.col("symbol") == s) for s in candles}
-        found = replay(stream, candles, 200)
+        found = replay(stream, candles, 140)
 
         for symbol in candles:
             rows = zip(expected[symbol]["p"], expected[symbol]["refused"], strict=True)
@@ -66,9 +68,9 @@ class TestNumbers:
             "ETHUSDT": without(candles["ETHUSDT"].tail(160), 110),
         }
         batch = model.predict_candles(given, rows="all").sort("ts", maintain_order=True)
-        tapes = {s: {row["ts"]: row for row in dicts(f)} for s, f in given.items()}
+        by_time = {s: {row["ts"]: row for row in dicts(f)} for s, f in given.items()}
         found = [
-            outcome(lambda s=s, ts=ts: stream.push(s, tapes[s][ts]))
+            outcome(lambda s=s, ts=ts: stream.push(s, by_time[s][ts]))
             for ts, s in zip(batch["ts"], batch["symbol"], strict=True)
         ]
 
@@ -76,25 +78,26 @@ class TestNumbers:
         assert {"hole", "leader-hole"} <= set(batch["refused"].drop_nulls())
 
     def test_a_restart_changes_nothing(self, model, stream, candles):
-        """Warmed up with what another stream held, a new one goes on with the same numbers."""
+        """A new stream, warmed up with the bars of another, continues with the same numbers."""
         early = {s: f.head(900) for s, f in candles.items()}
-        late = {s: f.tail(100) for s, f in candles.items()}
-        replay(stream, early, 300)
+        late = {s: f[900:940] for s, f in candles.items()}
+        # The buffers hold 62 bars and are moved once.
+        replay(stream, early, 70)
         other = model.stream()
         other.warm_up({s: stream.candles(s) for s in candles})
 
         assert stream.candles("BTCUSDT").height == LOOKBACK
-        assert replay(other, late, 100) == replay(stream, late, 100)
+        assert replay(other, late, 40) == replay(stream, late, 40)
 
     def test_only_read_columns_are_needed(self, model, stream, candles):
-        """A candle without trades and takers serves a model that never looks at them."""
+        """Candles without trades and taker volumes are enough for a model that does not read them."""
         optional = ("quote_volume", "trades", "taker_buy_base", "taker_buy_quote")
         short = {s: f.drop(optional) for s, f in candles.items()}
 
         assert replay(model.stream(), short, 60) == replay(stream, candles, 60)
 
-    def test_times_may_be_numbers_or_moments(self, model, stream, candles):
-        """A datetime in any zone, and ms UTC, are the same time."""
+    def test_times_may_be_numbers_or_datetimes(self, model, stream, candles):
+        """A datetime in any time zone and its ms UTC are the same time."""
         stream.warm_up({s: f.head(-1) for s, f in candles.items()})
         row = dicts(candles["BTCUSDT"].tail(1))[0]
         ms = int(candles["BTCUSDT"]["ts"].dt.timestamp("ms")[-1])
@@ -108,15 +111,15 @@ class TestNumbers:
 
 
 class TestRules:
-    """What comes late, twice, changed, open or impossible."""
+    """Candles that are late, repeated, changed, open or impossible."""
 
     @pytest.fixture
     def warm(self, stream, candles):
         stream.warm_up(candles)
         return stream
 
-    def test_the_newest_once_more_is_ignored(self, warm, candles):
-        """The same candle again changes nothing and is scored again."""
+    def test_the_newest_candle_again_is_ignored(self, warm, candles):
+        """The newest candle pushed again changes nothing and is scored again."""
         row = dicts(candles["BTCUSDT"].tail(1))[0]
         before = warm.candles("BTCUSDT")
 
@@ -132,8 +135,8 @@ class TestRules:
             (900, {}, "late"),
         ],
     )
-    def test_what_is_refused_leaves_the_stream_as_it_was(self, warm, candles, back, change, reason):
-        """A candle that came before, with other values, or one that is older, is refused with its reason."""
+    def test_a_refused_candle_leaves_the_stream_unchanged(self, warm, candles, back, change, reason):
+        """A known candle with other values, or an older one, is refused with its reason."""
         row = dicts(candles["BTCUSDT"])[-1 - back] | change
         before = warm.candles("BTCUSDT"), warm.predict("BTCUSDT")
 
@@ -153,7 +156,7 @@ class TestRules:
         assert 0 < stream.predict("BTCUSDT") < 1
 
     def test_an_open_candle_is_not_taken_and_a_stale_one_not_scored(self, stream, candles):
-        """The clock, where it is given, is the source's."""
+        """By the given time, an open candle is refused before it is taken, and a stale one after."""
         stream.warm_up({"BTCUSDT": candles["BTCUSDT"].head(-1)})
         row = dicts(candles["BTCUSDT"].tail(1))[0]
         close_ms = int(row["ts"].timestamp() * 1000) + MINUTE_MS
@@ -162,8 +165,8 @@ class TestRules:
         assert outcome(lambda: stream.push("BTCUSDT", row, now_ms=close_ms + 2 * MINUTE_MS)) == "stale"
         assert 0 < stream.push("BTCUSDT", row, now_ms=close_ms) < 1
 
-    def test_a_symbol_waits_for_its_leader(self, stream, candles):
-        """Its candle is kept; once the leader's is there it is scored."""
+    def test_a_symbol_is_scored_once_its_leader_has_arrived(self, stream, candles):
+        """Without the leader's candle of the same time the prediction is refused, but the candle is kept."""
         stream.warm_up({s: f.head(-1) for s, f in candles.items()})
         rows = {s: dicts(f.tail(1))[0] for s, f in candles.items()}
 
@@ -173,14 +176,14 @@ class TestRules:
 
     @pytest.mark.parametrize("symbol", ["DOGEUSDT", ""])
     def test_an_unknown_symbol_is_refused(self, model, stream, candles, symbol):
-        """By the stream, and by the model that is asked for one."""
+        """Both the stream and `Model.stream` refuse a symbol that the model does not know."""
         row = dicts(candles["BTCUSDT"].tail(1))[0]
 
         assert outcome(lambda: stream.push(symbol, row)) == "unknown-symbol"
         assert outcome(lambda: model.stream([symbol])) == "unknown-symbol"
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             ({"close": float("nan")}, "close"),
             ({"close": None}, "close"),
@@ -199,19 +202,19 @@ class TestRules:
             ({"ts": None}, "ts must be"),
         ],
     )
-    def test_an_impossible_candle_is_an_error_that_names_the_field(self, warm, candles, change, told):
-        """What no exchange gives is an input to mend, and the stream stays as it was."""
+    def test_an_impossible_candle_is_an_error_that_names_the_field(self, warm, candles, change, message):
+        """The error names the invalid field, and the stream is unchanged."""
         before = warm.candles("BTCUSDT")
         ts = candles["BTCUSDT"]["ts"][-1] + dt.timedelta(minutes=1)
 
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             warm.push("BTCUSDT", dicts(candles["BTCUSDT"].tail(1))[0] | {"ts": ts} | change)
 
         assert warm.candles("BTCUSDT").equals(before)
 
 
 def test_a_promotion_is_followed_between_two_candles(store, publish, promote, bundle, candles):
-    """The bars stay, the version changes."""
+    """After a promotion the stream scores the bars that it holds with the new version."""
     promote(publish())
     calm = replace(bundle, calibrator=replace(bundle.calibrator, method="none", knots=None))
     stream = load(store.models / "best_lgbm", clock=None).stream()
@@ -224,8 +227,8 @@ def test_a_promotion_is_followed_between_two_candles(store, publish, promote, bu
     assert stream.predict("BTCUSDT") != before
 
 
-def test_a_promotion_of_another_meaning_leaves_the_stream_as_it_was(store, publish, promote, bundle, candles):
-    """The old version goes on with the next candles, and says so."""
+def test_a_promotion_with_another_meaning_is_not_followed(store, publish, promote, bundle, candles):
+    """The old version scores the next candles, with a warning."""
     promote(publish())
     label = replace(bundle.label, ties="down")
     stream = load(store.models / "best_lgbm", clock=None).stream()
@@ -238,7 +241,7 @@ def test_a_promotion_of_another_meaning_leaves_the_stream_as_it_was(store, publi
 
 
 def test_threads_share_a_stream(model, candles):
-    """Four threads push and ask; every answer is that of a whole window."""
+    """Four threads that predict at the same time get the same numbers as one."""
     stream = model.stream()
     stream.warm_up(candles)
     expected = {s: stream.predict(s) for s in candles}

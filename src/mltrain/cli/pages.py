@@ -89,7 +89,7 @@ def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome
     from mltrain.store.store import Store
 
     path = output or session.data_dir / "models.html"
-    data = render_index(Store(session.data_dir), beside=path.parent)
+    data = render_index(Store(session.data_dir), folder=path.parent)
     return _page("models-page/1", path, data, written=True, show=show, session=session)
 
 

@@ -29,12 +29,12 @@ _POINTS: Final = 60
 _TRENDS: Final = {"accuracy": "Accuracy", "auc_roc": "AUC", "log_loss": "Log loss", "calibration_ece": "ECE"}
 
 
-def render_index(store: Store, *, beside: Path) -> bytes:
+def render_index(store: Store, *, folder: Path) -> bytes:
     """Return the page of all versions, the newest first.
 
     Args:
         store: The store.
-        beside: The folder of the page; links are relative to it.
+        folder: The folder of the page; links are relative to it.
 
     Raises:
         InputError: The pointer or the log of promotions is damaged.
@@ -46,7 +46,7 @@ def render_index(store: Store, *, beside: Path) -> bytes:
         version = readable.get(row.version)
         link = curve = None
         if version is not None and version.manifest.entry(REPORT_FILE) is not None:
-            link = quote(os.path.relpath(version.folder / REPORT_FILE, beside).replace(os.sep, "/"))
+            link = quote(os.path.relpath(version.folder / REPORT_FILE, folder).replace(os.sep, "/"))
         if version is not None and age < MAX_CURVES:
             curve = _gain_curve(version)
         figures = (

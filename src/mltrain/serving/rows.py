@@ -244,7 +244,7 @@ def _newest_rows(window: _CandleWindow, symbols: Sequence[str], request: Scoring
     candles = {symbol: window.newest(symbol) for symbol in symbols}
     last_ms = [int(window.times(symbol)[-1]) for symbol in symbols]
     reach_ms = (request.lookback_bars - 1) * interval_ms(request.feature_set.interval)
-    # A leader is read over the time of all symbols, but its own row is that of its own last candle. Usually all symbols
+    # A leader is read over the time of all symbols, but its own row is that of its last candle. Usually all symbols
     # end at the same time, and the window returns the same frame for both.
     leaders = window.leaders(min(last_ms) - reach_ms, max(last_ms))
     separate = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not candles[symbol]]

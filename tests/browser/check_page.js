@@ -1,4 +1,4 @@
-// Looks at a page as it is drawn, and returns what is wrong with it, one line each.
+// Checks a page as it is drawn; returns its faults, one line each, and what was counted.
 (() => {
   const wrong = [];
   const width = document.documentElement.clientWidth;
