@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.computation import compute_features
+from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
@@ -52,14 +53,19 @@ def bar_by_bar(features, symbol, candles, rows):
     return pl.concat(values)
 
 
-def test_five_thousand_bars_one_by_one(candles):
-    """Features with short lookbacks are equal at every bar, bit for bit."""
+def test_five_thousand_bars_as_served(candles):
+    """Each bar that serving computes from its window equals the batch, bit for bit, NaN where the batch has null."""
     whole = load_registry()
     few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
     features = FeatureSet(1, "1m", LABEL, tuple(few))
-    batch = compute_features(features, "ETHUSDT", candles)
+    frame, times = candles["ETHUSDT"], times_ms(candles["ETHUSDT"])
+    firsts = np.searchsorted(times, times - (features.lookback_bars - 1) * STEP_MS).tolist()
+    windows = {f"BAR{row}": frame[first : row + 1] for row, first in enumerate(firsts)}
 
-    assert bar_by_bar(features, "ETHUSDT", candles, range(batch.height)).equals(batch)
+    served = NewestFeatures(features).compute(list(windows), windows | {"BTCUSDT": candles["BTCUSDT"]})
+
+    batch = compute_features(features, "ETHUSDT", candles).select(pl.col(features.names).fill_null(float("nan")))
+    assert np.array_equal(served, batch.to_numpy(), equal_nan=True)
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
