@@ -1,16 +1,15 @@
-"""Samples made at random."""
+"""Random samples for the tests of training."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mltrain.times import MINUTE_MS
 from mltrain.training.samples import Samples
-
-MINUTE_MS = 60_000
 
 
 def make_samples(*, rows=6_000, features=5, symbols=2, signal=1.0, step_ms=MINUTE_MS, horizon_bars=1, seed=0):
-    """Rows of some symbols at the same times; the first feature moves the odds, the others do not."""
+    """Return rows of some symbols at the same times; only the first feature changes the odds of "up"."""
     rng = np.random.default_rng(seed)
     ts = np.arange(rows) // symbols * step_ms
     x = rng.standard_normal((rows, features)).astype(np.float32)

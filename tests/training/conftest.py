@@ -15,5 +15,5 @@ def new_samples():
 
 @pytest.fixture(scope="session")
 def samples():
-    """Return 6,000 rows of two symbols and five features, the first of which tells something."""
+    """Return 6,000 rows of two symbols and five features, of which the first is informative."""
     return make_samples()

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from mltrain.config.train_config import BootstrapConfig
 from mltrain.times import DAY_MS
-from mltrain.training.baselines import RULES, SymbolPrior, find_priors, rule_calls, score_baselines
+from mltrain.training.baselines import (
+    LOGISTIC_FEATURES,
+    RULES,
+    SymbolPrior,
+    find_priors,
+    rule_calls,
+    score_baselines,
+    score_logistic,
+)
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.samples import Samples
@@ -203,3 +211,20 @@ def test_a_base_rate_of_one_class_is_refused(share):
 
     with pytest.raises(ValueError, match="share"):
         scored(rows, [SymbolPrior("AAA", 0.5, "majority")], train_up_share=share)
+
+
+def test_the_logistic_regression_finds_the_informative_feature(new_samples):
+    """It uses five features, the informative one among them, and no label of the rows that it is scored on."""
+    samples = new_samples(rows=3_000, features=6, symbols=1, signal=2.0)
+    train, holdout = slice(0, 2_000), slice(2_000, 3_000)
+    scores, p = score_logistic(samples, train=train, holdout=holdout)
+    samples.y[holdout] ^= 1
+    inverted, same_p = score_logistic(samples, train=train, holdout=holdout)
+
+    assert "f0" in scores.features
+    assert len(scores.features) == LOGISTIC_FEATURES
+    assert scores.accuracy > 0.7
+    assert inverted.features == scores.features
+    assert scores.log_loss == row_log_loss(p, samples.y[holdout] ^ 1).mean()
+    assert (p == same_p).all()
+    assert inverted.auc_roc == pytest.approx(1 - scores.auc_roc, abs=1e-9)

@@ -93,12 +93,12 @@ def test_bin_edges_come_from_the_first_fold_alone(samples, split, config):
     assert texts[0].count("[max_bin: 63]") == 1
 
 
-def test_subset_is_the_same_as_binning_anew(samples, split, config):
+def test_subset_equals_binning_separately(samples, split, config):
     """A fold cut out of the binned inner part gives the same booster as its rows binned by the same edges."""
     params = booster_params(config, TUNED)
     inner = bin_rows(samples, split, config, rows=split.inner.span)
     block = split.folds[2].train
-    anew = lightgbm.Dataset(
+    separate = lightgbm.Dataset(
         samples.x[block.span],
         samples.y[block.span],
         reference=inner,
@@ -106,7 +106,7 @@ def test_subset_is_the_same_as_binning_anew(samples, split, config):
         params=dict(params),
     )
 
-    boosters = [lightgbm.Booster(params, rows) for rows in (subset(inner, split, block), anew)]
+    boosters = [lightgbm.Booster(params, rows) for rows in (subset(inner, split, block), separate)]
     for booster in boosters:
         booster.update()
 
@@ -186,12 +186,12 @@ split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo
 journal, execution = pathlib.Path({journal!r}), ExecutionOptions(workers={threads})
 found = search(samples, split, config, journal=journal, execution=execution, progress=Silent())
 text = fit_final(samples, split, config, tuned=found.best.params, rounds=found.best.rounds)
-y = samples.y[found.oof_rows]
-calibrators = [fit_calibrator(m, found.oof_scores, y) for m in ("sigmoid", "beta", "isotonic")]
+y = samples.y[found.oof.rows]
+calibrators = [fit_calibrator(m, found.oof.scores, y) for m in ("sigmoid", "beta", "isotonic")]
 rows = split.holdout.span
 p = calibrators[1].apply(predict(text, samples.x[rows]))
 scores = score_intervals(p, samples.y[rows], plan_bootstrap(samples.ts_ms[rows], draws=500, level=0.9, seed=1))
-result = repr((found.trials, found.oof_scores.tolist(), text, calibrators, scores))
+result = repr((found.trials, found.oof.scores.tolist(), text, calibrators, scores))
 print(hashlib.sha256(result.encode()).hexdigest())
 """
 

@@ -30,10 +30,10 @@ def test_out_of_fold_scores_do_not_depend_on_their_labels(samples, split, fold):
     y[split.folds[fold].valid.first_row :] ^= 1
     before = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=ROUNDS)
     after = refit_out_of_fold(replace(samples, y=y), split, CONFIG, params=PARAMS, rounds=ROUNDS)
-    earlier = before.oof_fold <= fold
+    earlier = before.fold <= fold
 
-    assert np.array_equal(before.oof_scores[earlier], after.oof_scores[earlier])
-    assert fold == 4 or not np.array_equal(before.oof_scores[~earlier], after.oof_scores[~earlier])
+    assert np.array_equal(before.scores[earlier], after.scores[earlier])
+    assert fold == 4 or not np.array_equal(before.scores[~earlier], after.scores[~earlier])
 
 
 def test_in_sample_scores_would_be_noticed(new_samples):
@@ -41,10 +41,10 @@ def test_in_sample_scores_would_be_noticed(new_samples):
     samples = new_samples(signal=0.0)
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
     found = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=100)
-    choice = choose_calibrator(found.oof_scores, samples.y[found.oof_rows], found.oof_fold)
+    choice = choose_calibrator(found.scores, samples.y[found.rows], found.fold)
 
-    assert np.ptp(found.oof_scores) > 0.4  # the booster itself is sure of much
-    assert np.std(choice.calibrator.apply(found.oof_scores)) < 0.02  # what is served is not
+    assert np.ptp(found.scores) > 0.4  # the booster itself is sure of much
+    assert np.std(choice.calibrator.apply(found.scores)) < 0.02  # what is served is not
 
 
 def test_certainty_and_small_bins_count_in_the_ece():

@@ -164,14 +164,14 @@ def test_a_trial_ends_after_rounds_without_improvement(found):
 def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
     """They cover every validation row once, in order, and their mean loss over the folds is the trial's loss."""
     rows = np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds])
-    losses = row_log_loss(found.oof_scores, samples.y[found.oof_rows])
+    losses = row_log_loss(found.oof.scores, samples.y[found.oof.rows])
 
-    assert np.array_equal(found.oof_rows, rows)
-    assert np.array_equal(np.unique(found.oof_fold), np.arange(5))
+    assert np.array_equal(found.oof.rows, rows)
+    assert np.array_equal(np.unique(found.oof.fold), np.arange(5))
     assert all(
-        np.isin(found.oof_rows[found.oof_fold == k], np.r_[f.valid.span]).all() for k, f in enumerate(split.folds)
+        np.isin(found.oof.rows[found.oof.fold == k], np.r_[f.valid.span]).all() for k, f in enumerate(split.folds)
     )
-    assert np.mean([losses[found.oof_fold == k].mean() for k in range(5)]) == pytest.approx(found.best.loss, abs=1e-15)
+    assert np.mean([losses[found.oof.fold == k].mean() for k in range(5)]) == pytest.approx(found.best.loss, abs=1e-15)
 
 
 def test_a_longer_search_begins_like_a_shorter_one(samples, split, found, tmp_path):
@@ -187,7 +187,7 @@ def test_the_same_search_twice_is_the_same(samples, split, found, tmp_path):
     other = run(samples, split, replace(configured(), seed=1), tmp_path)
 
     assert again.trials == found.trials
-    assert np.array_equal(again.oof_scores, found.oof_scores)
+    assert np.array_equal(again.oof.scores, found.oof.scores)
     assert other.trials[1].params != found.trials[1].params
 
 
@@ -406,7 +406,7 @@ def test_a_search_that_runs_out_of_time_is_one_of_fewer_trials(samples, split, f
         assert timed.timed_out == (len(timed.trials) < 6)
         again = run(samples, split, configured(trials=len(timed.trials)), folder)
         assert again.trials == timed.trials
-        assert np.array_equal(again.oof_scores, timed.oof_scores)
+        assert np.array_equal(again.oof.scores, timed.oof.scores)
     assert {1, 6} < counts
 
 
@@ -428,7 +428,7 @@ def test_a_finished_search_is_read_from_its_journal(samples, split, found, tmp_p
     assert (first.resumed, again.resumed, fewer.resumed) == (0, 6, 4)
     assert first.trials == again.trials == found.trials
     assert fewer.trials == found.trials[:4]
-    assert np.array_equal(again.oof_scores, found.oof_scores)
+    assert np.array_equal(again.oof.scores, found.oof.scores)
 
 
 def test_a_resumed_search_equals_the_uninterrupted_one(samples, split, with_rungs, tmp_path):
@@ -444,4 +444,4 @@ def test_a_resumed_search_equals_the_uninterrupted_one(samples, split, with_rung
         assert shorter.trials == whole.trials[:completed]
         assert resumed.resumed == completed
         assert resumed.trials == whole.trials
-        assert np.array_equal(resumed.oof_scores, whole.oof_scores)
+        assert np.array_equal(resumed.oof.scores, whole.oof.scores)

@@ -1,4 +1,4 @@
-"""Scores of the holdout by week and by volatility, and the logistic baseline."""
+"""Scores of the holdout by week and by volatility."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import TS_DTYPE
-from mltrain.training.logistic import score_logistic
-from mltrain.training.metrics import row_log_loss, score
-from mltrain.training.samples import Samples
+from mltrain.times import MINUTE_MS
+from mltrain.training.metrics import score
 from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
-
-MINUTE = 60_000
-
-
-def rows(n=3_000, seed=5):
-    """Return rows of one symbol, a minute apart, with six features of which the fourth is informative."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 6)).astype(np.float32)
-    ts_ms = 1_760_000_000_000 // MINUTE * MINUTE + np.arange(n) * MINUTE
-    return Samples(
-        x=x,
-        y=(rng.random(n) < 1 / (1 + np.exp(-2 * x[:, 3]))).astype(np.uint8),
-        ts_ms=ts_ms,
-        label_end_ms=ts_ms + MINUTE,
-        symbol_ix=np.zeros(n, np.int16),
-        last_move=np.ones(n, np.int8),
-        symbols=("AAA",),
-        names=tuple("abcdef"),
-    )
 
 
 def candles(samples, scale, seed=6):
@@ -59,14 +39,15 @@ def test_a_week_of_one_class_has_no_scores():
     assert (week.rows, week.up_share, week.metrics) == (9, 1.0, None)
 
 
-def test_terciles_follow_from_the_rows_before():
+def test_terciles_follow_from_the_rows_before(new_samples):
     """If the holdout is ten times as volatile as the reference rows, all of its rows are in the top tercile."""
-    samples = rows()
+    samples = new_samples(rows=3_000, features=1, symbols=1)
     scale = np.where(np.arange(3_000) < 2_000, 0.001, 0.01)
     reference, later = slice(0, 2_000), slice(2_100, 3_000)
+    by_symbol = {"SYM0": candles(samples, scale)}
     found, usual = (
-        volatility_terciles({"AAA": candles(samples, scale)}, samples, reference=reference, rows=rows_, step_ms=MINUTE)
-        for rows_ in (later, reference)
+        volatility_terciles(by_symbol, samples, reference=reference, rows=rows, step_ms=MINUTE_MS)
+        for rows in (later, reference)
     )
 
     assert (found == 2).all()
@@ -84,19 +65,3 @@ def test_rows_of_unknown_volatility_are_left_out():
 
     assert [(s.name, s.rows) for s in found] == [("calm", 2), ("ordinary", 2), ("wild", 2)]
     assert found[2].metrics is None
-
-
-def test_the_logistic_regression_finds_the_informative_feature():
-    """It uses five features, the informative one among them, and no label of the rows that it is scored on."""
-    samples = rows()
-    found, p = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
-    samples.y[2_000:] ^= 1
-    turned, same = score_logistic(samples, train=slice(0, 2_000), holdout=slice(2_000, 3_000))
-
-    assert "d" in found.features
-    assert len(found.features) == 5
-    assert found.accuracy > 0.7
-    assert turned.features == found.features
-    assert found.log_loss == row_log_loss(p, samples.y[2_000:] ^ 1).mean()
-    assert (p == same).all()
-    assert abs(turned.auc_roc - (1 - found.auc_roc)) < 1e-9

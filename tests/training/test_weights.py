@@ -123,12 +123,12 @@ def test_the_search_scores_unweighted_probabilities(rare, tmp_path):
     fold = split.folds[-1]
     as_final = replace(split, inner=fold.train)
     text = fit_final(samples, as_final, config, tuned=found.best.params, rounds=found.best.rounds)
-    scores = found.oof_scores[found.oof_fold == len(split.folds) - 1]
+    scores = found.oof.scores[found.oof.fold == len(split.folds) - 1]
 
     assert np.allclose(scores, predict(text, samples.x[fold.valid.span]), atol=1e-12)
-    assert abs(found.oof_scores.mean() - samples.y[found.oof_rows].mean()) < 0.03
-    as_it_is = undo_up_weight(found.oof_scores, 1 / up_weight(samples, split, config))
-    assert row_log_loss(as_it_is, samples.y[found.oof_rows]).mean() > found.best.loss + 0.05
+    assert abs(found.oof.scores.mean() - samples.y[found.oof.rows].mean()) < 0.03
+    as_it_is = undo_up_weight(found.oof.scores, 1 / up_weight(samples, split, config))
+    assert row_log_loss(as_it_is, samples.y[found.oof.rows]).mean() > found.best.loss + 0.05
 
 
 def test_weights_make_another_study():

@@ -78,7 +78,7 @@ def test_the_number_of_workers_changes_no_bit(samples, in_process, tmp_path):
         found = run(samples, tmp_path / str(workers), workers=workers)
 
         assert found.trials == in_process.trials
-        assert np.array_equal(found.oof_scores, in_process.oof_scores)
+        assert np.array_equal(found.oof.scores, in_process.oof.scores)
 
 
 def test_trials_whose_worker_dies_are_run_again(samples, in_process, tmp_path):

@@ -239,7 +239,7 @@ def _optimism(training: Training, best_minus_median: float) -> dict[str, Json]:
     """Compare the skill of the raw scores out of fold and on the holdout: 1 - log loss / log loss of the base rates."""
     samples, search, scores = training.data.samples, training.model.search, training.holdout.scores
     up_shares = np.array([prior.up_share for prior in training.holdout.priors])
-    base = row_log_loss(up_shares[samples.symbol_ix[search.oof_rows]], samples.y[search.oof_rows])
+    base = row_log_loss(up_shares[samples.symbol_ix[search.oof.rows]], samples.y[search.oof.rows])
     out_of_fold = 1 - search.best.loss / float(base.mean())
     holdout = 1 - scores.before.log_loss / scores.baselines.base_rate_log_loss
     return {

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from mltrain.gates.verdict import Verdict
     from mltrain.guards.evidence import GuardResult
     from mltrain.snapshots.snapshot import Snapshot
-    from mltrain.training.baselines import SymbolPrior
+    from mltrain.training.baselines import LogisticScore, SymbolPrior
     from mltrain.training.calibration import CalibrationChoice
     from mltrain.training.economics import Economics, SymbolBounce
     from mltrain.training.holdout import HoldoutScores
-    from mltrain.training.logistic import LogisticScore
     from mltrain.training.samples import Samples, SymbolQuality
     from mltrain.training.search import SearchResult
     from mltrain.training.slices import SliceScore

@@ -22,11 +22,10 @@ from mltrain.serving.latency_bench import measure
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import model_from_bundle
 from mltrain.times import interval_ms
-from mltrain.training.baselines import find_priors
+from mltrain.training.baselines import find_priors, score_logistic
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.economics import find_bounce, forward_returns, score_economics
 from mltrain.training.holdout import score_holdout
-from mltrain.training.logistic import score_logistic
 from mltrain.training.metrics import THRESHOLD, row_log_loss
 from mltrain.training.samples import take_rows
 from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles

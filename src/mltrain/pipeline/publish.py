@@ -80,16 +80,16 @@ def _oof_table(training: Training) -> pl.DataFrame:
     """Return the out-of-fold scores of the best trial, with the fold of each row, from 1."""
     data, search = training.data, training.model.search
     # Without the features: `take_rows` copies.
-    rows = take_rows(replace(data.samples, x=data.samples.x[:, :0], names=()), search.oof_rows)
+    rows = take_rows(replace(data.samples, x=data.samples.x[:, :0], names=()), search.oof.rows)
     moves = forward_returns(
         data.candles,
         rows,
         horizon_bars=data.feature_set.label.horizon_bars,
         step_ms=interval_ms(data.feature_set.interval),
     )
-    p = training.model.calibration.calibrator.apply(search.oof_scores)
-    fold = pl.Series(search.oof_fold + 1, dtype=pl.Int8)
-    return _score_table(rows, search.oof_scores, p, moves).with_columns(fold=fold)
+    p = training.model.calibration.calibrator.apply(search.oof.scores)
+    fold = pl.Series(search.oof.fold + 1, dtype=pl.Int8)
+    return _score_table(rows, search.oof.scores, p, moves).with_columns(fold=fold)
 
 
 def _score_table(

@@ -118,7 +118,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     tuned = {name: hyperparameters[name] for name, _ in config.search.space.items()}
     rounds = int(hyperparameters["num_iterations"])
     oof = refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds)
-    choice = calibrate(config.calibration, oof.oof_scores, samples.y[oof.oof_rows], oof.oof_fold)
+    choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
     bundle = Bundle(
         model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=card.fitted_on),
         calibrator=choice.calibrator,

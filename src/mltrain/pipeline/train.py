@@ -212,7 +212,7 @@ def fit_model(
         samples, split, config, journal=journal, execution=execution, progress=progress, warm_start=warm_start
     )
     progress.stage("final fit")
-    choice = calibrate(config.calibration, found.oof_scores, samples.y[found.oof_rows], found.oof_fold)
+    choice = calibrate(config.calibration, found.oof.scores, samples.y[found.oof.rows], found.oof.fold)
     best = found.best
     evaluated = Bundle(
         model_text=fit_final(samples, split, config, tuned=best.params, rounds=best.rounds),

@@ -9,6 +9,10 @@ sign (persistence), and its opposite (contrarian). The baseline of a symbol is t
 
 The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points per symbol; the
 rows before the holdout alone would miss a rule that has begun to work since.
+
+The logistic baseline is a regression on five features, which a model of trees must also beat. Its features are chosen,
+scaled and weighted on the rows before the holdout. The fit is that of the calibrators: scikit-learn's solvers use BLAS,
+whose last digits depend on the number of threads, and a card's must not.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import numpy as np
 
 from mltrain.training.bootstrap import JUDGED, plan_bootstrap
-from mltrain.training.metrics import THRESHOLD, predict_up, row_log_loss
+from mltrain.training.calibration import fit_logistic_regression
+from mltrain.training.metrics import THRESHOLD, auc, predict_up, row_log_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +40,12 @@ RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
 COIN: Final = 0.5
 # Rows of the overall base rate that are added to each symbol's, which is noise if the symbol has few rows.
 PRIOR_ROWS: Final = 1_000
+# Features of the logistic regression.
+LOGISTIC_FEATURES: Final = 5
+# Training rows at most, evenly spread: plenty for six weights.
+LOGISTIC_ROWS: Final = 200_000
+# Values are clipped at this many standard deviations, so that one spike does not decide the fit.
+_CLIP_DEVIATIONS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,24 +222,26 @@ def score_baselines(
     hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
     symbols = []
     for ix, prior in enumerate(priors):
-        own = np.flatnonzero(rows.symbol_ix == ix)
-        if not own.size:
+        symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
+        if not symbol_rows.size:
             symbols.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
             continue
-        calls = rule_calls(rows.last_move[own], up_share=prior.up_share)
+        calls = rule_calls(rows.last_move[symbol_rows], up_share=prior.up_share)
         for rule in RULES:
-            hits[rule][own] = calls[rule] == y[own]
-        ts_ms = rows.ts_ms[own]
+            hits[rule][symbol_rows] = calls[rule] == y[symbol_rows]
+        ts_ms = rows.ts_ms[symbol_rows]
         symbol_draws = None
         # Rows of one time fill one block, from which nothing can be drawn.
         if ts_ms[0] < ts_ms[-1]:
             symbol_draws = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
-        symbol_baseline, baseline[own] = _pick_baseline(prior, {r: hits[r][own] for r in RULES}, symbol_draws)
+        symbol_baseline, baseline[symbol_rows] = _pick_baseline(
+            prior, {r: hits[r][symbol_rows] for r in RULES}, symbol_draws
+        )
         margin = log_loss_skill = None
         if symbol_draws is not None:
-            margin = symbol_draws.estimate(right[own] - baseline[own])
-            log_loss_skill = symbol_draws.estimate((base_loss - loss)[own], base_loss[own])
-        symbols.append(SymbolSkill(symbol_baseline, float(right[own].mean()), margin, log_loss_skill))
+            margin = symbol_draws.estimate(right[symbol_rows] - baseline[symbol_rows])
+            log_loss_skill = symbol_draws.estimate((base_loss - loss)[symbol_rows], base_loss[symbol_rows])
+        symbols.append(SymbolSkill(symbol_baseline, float(right[symbol_rows].mean()), margin, log_loss_skill))
     baselines = Baselines(
         train_up_share=train_up_share,
         majority=float(hits["majority"].mean()),
@@ -256,3 +269,64 @@ def _pick_baseline(
     if accuracy <= COIN:
         return SymbolBaseline(prior.symbol, rows, "coin", COIN), np.full(rows, COIN)
     return SymbolBaseline(prior.symbol, rows, rule, accuracy), hits[rule].astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticScore:
+    """The scores of the logistic regression on the holdout.
+
+    Attributes:
+        features: Its features: those most correlated with the label on the training rows.
+        accuracy: Share of rows whose predicted side is right.
+        auc_roc: Area under the ROC curve.
+        log_loss: In nats.
+    """
+
+    features: tuple[str, ...]
+    accuracy: float
+    auc_roc: float
+    log_loss: float
+
+
+def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> tuple[LogisticScore, NDArray[np.float64]]:
+    """Fit on the training rows and score the holdout.
+
+    Args:
+        samples: All rows.
+        train: Rows to choose, scale and fit on; they hold both classes.
+        holdout: Rows to score.
+
+    Returns:
+        The scores, and the probabilities of the holdout's rows.
+    """
+    step = -(-(train.stop - train.start) // LOGISTIC_ROWS)
+    x, y = samples.x[train][::step], samples.y[train][::step]
+    chosen = _most_correlated(x, y)
+    mean, spread = x[:, chosen].mean(axis=0, dtype=np.float64), x[:, chosen].std(axis=0, dtype=np.float64)
+    spread[spread == 0] = 1.0
+
+    def terms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        scaled = np.clip((rows[:, chosen] - mean) / spread, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
+        return np.vstack([scaled.T, np.ones(len(rows))])
+
+    p = fit_logistic_regression(terms(x), y)(terms(samples.x[holdout]))
+    y = samples.y[holdout]
+    scores = LogisticScore(
+        features=tuple(samples.names[i] for i in chosen),
+        accuracy=float(np.mean(predict_up(p) == y)),
+        auc_roc=auc(p, y),
+        log_loss=float(row_log_loss(p, y).mean()),
+    )
+    return scores, p
+
+
+def _most_correlated(x: NDArray[np.float32], y: NDArray[np.uint8]) -> list[int]:
+    """Return the columns most correlated with the label, in column order."""
+    centred_y = y - y.mean()
+    correlation = np.zeros(x.shape[1])
+    for i in range(x.shape[1]):
+        column = x[:, i].astype(np.float64)
+        spread = column.std()
+        # Not `@`: BLAS rounds differently for other thread counts, and a card must not.
+        correlation[i] = abs(np.sum((column - column.mean()) * centred_y)) / spread if spread > 0 else 0.0
+    return sorted(np.argsort(-correlation, kind="stable")[:LOGISTIC_FEATURES].tolist())

@@ -4,7 +4,7 @@ Pure functions: arrays in, a frozen map out. Fit on out-of-fold scores only (`ml
 calibrator evaluated on the rows it was fitted on always looks good. Every method yields the same type, an increasing
 table of knots, so serving needs none of the fitting code.
 
-The fits are our own or SciPy's: scikit-learn's logistic regression has neither bounds nor Platt's soft targets, and its
+The fits use NumPy and SciPy: scikit-learn's logistic regression has neither bounds nor Platt's soft targets, and its
 last digits depend on the number of BLAS threads. Its isotonic regression is SciPy's.
 """
 

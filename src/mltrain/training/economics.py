@@ -20,6 +20,7 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.times import DAY_MS, FIRST_MONDAY_MS
+from mltrain.training.label import BPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mltrain.training.bootstrap import Bootstrap, Interval
     from mltrain.training.samples import Samples
 
-BPS: Final = 10_000.0
 _WEEKDAYS: Final = 5
 
 
@@ -103,16 +103,16 @@ def forward_returns(
     """
     from_close, from_open = np.full((2, rows.ts_ms.size), np.nan)
     for ix, symbol in enumerate(rows.symbols):
-        own = np.flatnonzero(rows.symbol_ix == ix)
-        if not own.size:
+        symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
+        if not symbol_rows.size:
             continue
         frame, ts_ms = candles[symbol], times_ms(candles[symbol])
         close, opened = (frame[name].to_numpy() for name in ("close", "open"))
-        now, end = (np.searchsorted(ts_ms, rows.ts_ms[own] + bars * step_ms) for bars in (0, horizon_bars))
+        now, end = (np.searchsorted(ts_ms, rows.ts_ms[symbol_rows] + bars * step_ms) for bars in (0, horizon_bars))
         after = np.minimum(now + 1, ts_ms.size - 1)
-        traded = ts_ms[after] == rows.ts_ms[own] + step_ms
-        from_close[own] = (close[end] / close[now] - 1) * BPS
-        from_open[own] = np.where(traded, (close[end] / opened[after] - 1) * BPS, np.nan)
+        traded = ts_ms[after] == rows.ts_ms[symbol_rows] + step_ms
+        from_close[symbol_rows] = (close[end] / close[now] - 1) * BPS
+        from_open[symbol_rows] = np.where(traded, (close[end] / opened[after] - 1) * BPS, np.nan)
     return ForwardReturns(from_close, from_open)
 
 
@@ -132,26 +132,19 @@ def find_bounce(candles: Mapping[str, pl.DataFrame], *, step_ms: int) -> tuple[S
         gap, move = np.abs(opened[1:] - close[:-1])[adjacent], np.abs(np.diff(close))[adjacent]
         mean_move = float(move.mean()) if move.size else 0.0
         returns, pairs = np.diff(np.log(close)), adjacent[1:] & adjacent[:-1]
-        ranks = (pl.Series(r[pairs]).rank().to_numpy() for r in (returns[1:], returns[:-1]))
+        neighbours = pl.DataFrame({"earlier": returns[:-1][pairs], "later": returns[1:][pairs]})
+        # NaN without pairs, or if one side does not vary.
+        correlation = neighbours.select(pl.corr("earlier", "later", method="spearman").fill_nan(0.0)).item()
         bounces.append(
             SymbolBounce(
                 symbol,
                 gap_share=float(gap.mean()) / mean_move if mean_move > 0 else 0.0,
                 repeated_opens=float(np.mean(gap == 0)) if gap.size else 0.0,
-                autocorrelation=_correlation(*ranks),
+                autocorrelation=correlation,
                 pairs=int(np.count_nonzero(pairs)),
             )
         )
     return tuple(bounces)
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Pearson's correlation; 0 if one array does not vary."""
-    if a.size < 2:
-        return 0.0
-    a, b = a - a.mean(), b - b.mean()
-    spread = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
-    return float((a * b).sum()) / spread if spread > 0 else 0.0
 
 
 def score_economics(
@@ -200,8 +193,8 @@ def _traded(side: NDArray[np.float64], rows: Samples, *, horizon_ms: int) -> NDA
     """
     traded = np.abs(side)
     for ix in range(len(rows.symbols)):
-        own = np.flatnonzero(rows.symbol_ix == ix)
-        before = np.searchsorted(rows.ts_ms[own], rows.ts_ms[own] - horizon_ms, side="right") - 1
+        symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
+        before = np.searchsorted(rows.ts_ms[symbol_rows], rows.ts_ms[symbol_rows] - horizon_ms, side="right") - 1
         has = before >= 0
-        traded[own[has]] = np.abs(side[own[has]] - side[own[before[has]]])
+        traded[symbol_rows[has]] = np.abs(side[symbol_rows[has]] - side[symbol_rows[before[has]]])
     return traded

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mltrain.features.spec import LabelSpec
 
 # Basis points in one.
-_BPS: Final = 10_000
+BPS: Final = 10_000
 
 
 def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataFrame:
@@ -43,7 +43,7 @@ def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataF
     moves = np.where(whole, close[h:] - close[:-h], np.nan)
     unknown = np.full(min(h, ts_ms.size), np.nan)
     ahead, behind = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
-    cost = close * (label.cost_bps / _BPS)
+    cost = close * (label.cost_bps / BPS)
     known, tie = ~np.isnan(ahead), np.abs(ahead) <= cost
     has_y = known & ~tie if label.ties == "drop" else known
     return pl.DataFrame(

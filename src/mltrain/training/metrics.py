@@ -211,9 +211,9 @@ def score_symbols(
     """
     scores = []
     for i, symbol in enumerate(symbols):
-        own = symbol_ix == i
-        up_share = float(y[own].mean()) if own.any() else None
-        scores.append(SymbolScore(symbol, int(np.count_nonzero(own)), up_share, score_if_possible(p[own], y[own])))
+        symbol_p, symbol_y = p[symbol_ix == i], y[symbol_ix == i]
+        up_share = float(symbol_y.mean()) if symbol_y.size else None
+        scores.append(SymbolScore(symbol, symbol_y.size, up_share, score_if_possible(symbol_p, symbol_y)))
     return tuple(scores)
 
 

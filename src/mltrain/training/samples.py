@@ -176,15 +176,7 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
         part = rows[start : start + _MOVED_ROWS]
         # Rows only move towards the front.
         samples.x[start : start + part.size] = samples.x[part]
-    return replace(
-        samples,
-        x=samples.x[: rows.size],
-        y=samples.y[rows],
-        ts_ms=samples.ts_ms[rows],
-        label_end_ms=samples.label_end_ms[rows],
-        symbol_ix=samples.symbol_ix[rows],
-        last_move=samples.last_move[rows],
-    )
+    return _with_rows(samples, samples.x[: rows.size], rows)
 
 
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
@@ -241,9 +233,14 @@ def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str,
 
 def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
     """Return some rows, in the order of time; a slice is not copied."""
+    return _with_rows(samples, samples.x[rows], rows)
+
+
+def _with_rows(samples: Samples, x: NDArray[np.float32], rows: slice | NDArray[np.int64]) -> Samples:
+    """Return samples with a new matrix and some rows of all other columns."""
     return replace(
         samples,
-        x=samples.x[rows],
+        x=x,
         y=samples.y[rows],
         ts_ms=samples.ts_ms[rows],
         label_end_ms=samples.label_end_ms[rows],

@@ -81,31 +81,33 @@ class OutOfFold:
     """Scores of the validation rows of all folds, each by the booster fitted on its fold's training rows.
 
     Attributes:
-        oof_scores: Uncalibrated probabilities, shape (m,).
-        oof_rows: The samples' row of each score, shape (m,), increasing.
-        oof_fold: The fold of each score, from 0, shape (m,).
+        scores: Uncalibrated probabilities, shape (m,).
+        rows: The samples' row of each score, shape (m,), increasing.
+        fold: The fold of each score, from 0, shape (m,).
     """
 
-    oof_scores: NDArray[np.float64]
-    oof_rows: NDArray[np.int64]
-    oof_fold: NDArray[np.int8]
+    scores: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    fold: NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SearchResult(OutOfFold):
-    """The trials of a search, and the out-of-fold scores of the best one after `best.rounds` rounds.
+class SearchResult:
+    """The trials of a search and the scores of the best one.
 
     Attributes:
         best: The complete trial of least loss; of equals, the earlier one.
         trials: All trials, by number.
         resumed: How many of them had completed before this run.
         timed_out: Whether the timeout ended the search.
+        oof: Out-of-fold scores of the best trial after `best.rounds` rounds.
     """
 
     best: TrialRecord
     trials: tuple[TrialRecord, ...]
     resumed: int
     timed_out: bool
+    oof: OutOfFold
 
 
 def search(
@@ -179,15 +181,12 @@ def search(
     best = find_best(trials)
     if best.rounds == search_config.max_rounds:
         progress.warn(f"the best trial was still improving after search.max_rounds = {search_config.max_rounds} rounds")
-    oof = _score_out_of_fold(runner, split, best.params, best.rounds)
     return SearchResult(
         best=best,
         trials=tuple(trials),
         resumed=resumed,
         timed_out=len(trials) < search_config.trials,
-        oof_scores=oof.oof_scores,
-        oof_rows=oof.oof_rows,
-        oof_fold=oof.oof_fold,
+        oof=_score_out_of_fold(runner, split, best.params, best.rounds),
     )
 
 
@@ -237,9 +236,9 @@ def refit_out_of_fold(
 
 def _score_out_of_fold(runner: FoldRunner, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
     return OutOfFold(
-        oof_scores=np.concatenate(runner.score(params, rounds)),
-        oof_rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
-        oof_fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
+        scores=np.concatenate(runner.score(params, rounds)),
+        rows=np.concatenate([np.arange(f.valid.first_row, f.valid.stop_row) for f in split.folds]),
+        fold=np.repeat(np.arange(len(split.folds), dtype=np.int8), [f.valid.rows for f in split.folds]),
     )
 
 

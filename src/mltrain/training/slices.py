@@ -91,12 +91,12 @@ def volatility_terciles(
     """
     tercile = np.full(samples.ts_ms.size, -1, np.int8)
     for ix, symbol in enumerate(samples.symbols):
-        own = np.flatnonzero(samples.symbol_ix == ix)
-        volatility = _volatility(candles[symbol], samples.ts_ms[own], step_ms)
-        known = volatility[(own >= reference.start) & (own < reference.stop) & np.isfinite(volatility)]
+        symbol_rows = np.flatnonzero(samples.symbol_ix == ix)
+        volatility = _volatility(candles[symbol], samples.ts_ms[symbol_rows], step_ms)
+        known = volatility[(symbol_rows >= reference.start) & (symbol_rows < reference.stop) & np.isfinite(volatility)]
         if known.size:
             edges = np.quantile(known, [1 / 3, 2 / 3])
-            tercile[own] = np.where(np.isfinite(volatility), np.searchsorted(edges, volatility), -1)
+            tercile[symbol_rows] = np.where(np.isfinite(volatility), np.searchsorted(edges, volatility), -1)
     return tercile[rows]
 
 

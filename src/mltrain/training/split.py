@@ -120,8 +120,14 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
     )
     n = samples.ts_ms.size
     split = Split(block("inner", 0, bounds[-1]), block("holdout", bounds[-1], n), folds, embargo_ms)
-    _check_rows(samples, split, shares=_shares(split, val_ratio=val_ratio, fold_start=fold_start))
-    _check_classes(samples, split)
+    _check_rows(samples, split, val_ratio=val_ratio, fold_start=fold_start)
+    for b in split.blocks():
+        ups = np.count_nonzero(samples.y[b.span])
+        if ups in {0, b.rows}:
+            raise InputError(
+                f"{b.name}: all {b.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
+                hint="take a longer snapshot: a price that moves in one direction only cannot be learned",
+            )
     return split
 
 
@@ -136,36 +142,23 @@ def _purged_block(samples: Samples, name: str, first_row: int, next_row: int, *,
     return Block(name, *bounds, first_row, stop, next_row - stop)
 
 
-def _shares(split: Split, *, val_ratio: float, fold_start: float) -> dict[Block, float]:
-    """Return the share of the time range of each block before the purge."""
+def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start: float) -> None:
+    """Refuse a split with a block below its minimum, and estimate the days that would suffice."""
+    minimum = {b: MIN_TRAIN_ROWS if b.name.endswith("train") else MIN_VALID_ROWS for b in split.blocks()}
+    short = next((b for b in split.blocks() if b.rows < minimum[b]), None)
+    if short is None:
+        return
+    # The share of the time range of each block before the purge.
     inner, step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
     shares = {split.inner: inner, split.holdout: val_ratio}
     for k, fold in enumerate(split.folds):
         shares |= {fold.train: inner * (fold_start + k * step), fold.valid: inner * step}
-    return shares
-
-
-def _check_rows(samples: Samples, split: Split, *, shares: dict[Block, float]) -> None:
-    least = {block: MIN_TRAIN_ROWS if block.name.endswith("train") else MIN_VALID_ROWS for block in shares}
-    short = next((block for block in split.blocks() if block.rows < least[block]), None)
-    if short is None:
-        return
     days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / DAY_MS
-    purged = max(block.purged_rows for block in shares)
-    rows_needed = max((least[block] + purged + 1) / share for block, share in shares.items())
+    purged = max(b.purged_rows for b in shares)
+    rows_needed = max((minimum[b] + purged + 1) / share for b, share in shares.items())
     rows = samples.ts_ms.size
     raise InputError(
-        f"too little data: {short.name} has {short.rows:,} of the {least[short]:,} rows that it needs, "
+        f"too little data: {short.name} has {short.rows:,} of the {minimum[short]:,} rows that it needs, "
         f"from {rows:,} rows over {days:.1f} days in all",
         hint=f"take a snapshot of at least {max(1, math.ceil(rows_needed * days / rows))} days, or of more symbols",
     )
-
-
-def _check_classes(samples: Samples, split: Split) -> None:
-    for block in split.blocks():
-        ups = np.count_nonzero(samples.y[block.span])
-        if ups in {0, block.rows}:
-            raise InputError(
-                f"{block.name}: all {block.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
-                hint="take a longer snapshot: a price that moves in one direction only cannot be learned",
-            )
