@@ -153,7 +153,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
 
 
 def _short(value: object) -> str:
-    from mltrain.report.card_diff import value_text
+    from mltrain.report.facts import plain_text
 
-    text = value_text(value)  # type: ignore[arg-type]
+    text = plain_text(value)
     return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.report.access import interval_at, items_at, number_at, text_at, texts_at
-from mltrain.report.facts import DASH, figure_text, gates, percent_text
+from mltrain.report.facts import DASH, figure_text, gates, percent_text, plain_text
 from mltrain.report.material import read_holdout
 from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mltrain.store.versions import StoredVersion
     from mltrain.training.bootstrap import Interval
 
+# Keys whose values differ between any two runs.
 _RUN_ONLY: Final = frozenset({"seconds", "histogram", "reliability", "reliability_before", "checks", "load_average"})
 # Keys that identify an item of a list.
 _NAMES: Final = ("name", "symbol", "path")
@@ -221,26 +222,20 @@ def render_diff(found: Compared) -> bytes:
     sections: dict[str, list[tuple[str, str, str, str]]] = {}
     for d in diff.differences:
         change = "" if d.change is None else f"{d.change:+.6g}"
-        sections.setdefault(d.section, []).append((d.place or d.section, value_text(d.a), value_text(d.b), change))
+        sections.setdefault(d.section, []).append((d.place or d.section, plain_text(d.a), plain_text(d.b), change))
+    metrics = []
+    for m in diff.metrics:
+        change = DASH if m.change is None else f"{m.change:+.5f}"
+        better = {"a": diff.a, "b": diff.b}.get(m.better or "", DASH)
+        metrics.append((m.title, figure_text(m.a, 5), figure_text(m.b, 5), change, better))
     return render(
         "diff.html.j2",
         diff=diff,
-        metrics=[
-            (m.title, figure_text(m.a, 5), figure_text(m.b, 5), DASH if m.change is None else f"{m.change:+.5f}",
-             {"a": diff.a, "b": diff.b}.get(m.better or "", DASH))
-            for m in diff.metrics
-        ],
+        metrics=metrics,
         paired_line=paired_line(diff),
         figures=[*(_metric_figure(found, name) for name in _DRAWN), _gains(found)],
         sections=sections,
-    )  # fmt: skip
-
-
-def value_text(value: Json) -> str:
-    """Return a card's value as text, or a dash."""
-    if value is None:
-        return DASH
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    )
 
 
 def paired_line(diff: CardDiff) -> str:

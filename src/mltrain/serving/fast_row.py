@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 FAST: Final = "single-row fast call"
 SLOW: Final = "Booster.predict"
 
-_DTYPE_FLOAT32: Final = 0  # C_API_DTYPE_FLOAT32
-_PREDICT_NORMAL: Final = 0  # C_API_PREDICT_NORMAL
+# C_API_DTYPE_FLOAT32 and C_API_PREDICT_NORMAL of LightGBM's c_api.h.
+_DTYPE_FLOAT32: Final = 0
+_PREDICT_NORMAL: Final = 0
 _PARAMETERS: Final = b"num_threads=1"
 _PLAIN_ROWS: Final = 32
 _THRESHOLD_ROWS: Final = 64
