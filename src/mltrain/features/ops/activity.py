@@ -12,7 +12,7 @@ from mltrain.features.windows import contrast, ratio, window_contrast, window_co
 
 
 def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
-    """How unusual the newest value of a column is: (x - mean x) / s, s the population deviation, newest bar included.
+    """Z-score of a column: (x - mean x) / s, s the population standard deviation, newest bar included.
 
     Unit: deviations, within sqrt(bars - 1). 0 where s is below 1e-9 of the mean.
     """
@@ -20,7 +20,7 @@ def zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars
 
 
 def activity_ratio(*, column: Literal["volume", "quote_volume", "trades"], short: Bars, long: Spread) -> Window:
-    """Activity now against before: (a - b) / (a + b), a and b the column's mean over `short` and `long` bars.
+    """Recent against longer-term activity: (a - b) / (a + b), a and b the column's mean over `short` and `long` bars.
 
     Unit: share, in [-1, 1]. 0 where nothing was traded.
     """
@@ -37,7 +37,7 @@ def money_flow(*, bars: Bars) -> Window:
 
 
 def return_volume_correlation(*, bars: Spread) -> Window:
-    """Whether rises or falls carry the volume: sum r v / sqrt(sum r^2 sum v^2).
+    """Correlation of returns with volume: sum r v / sqrt(sum r^2 sum v^2).
 
     Unit: correlation about zero, in [-1, 1]. 0 where nothing moved or nothing was traded.
     """
@@ -45,7 +45,7 @@ def return_volume_correlation(*, bars: Spread) -> Window:
 
 
 def taker_imbalance(*, bars: Bars) -> Window:
-    """Aggressive buying less aggressive selling: (2 sum b - sum v) / sum v, b the volume that takers bought.
+    """Share of taker buys minus that of taker sells: (2 sum b - sum v) / sum v, b the volume that takers bought.
 
     Unit: share, in [-1, 1]. 0 where nothing was traded. Source: Chordia, Roll and Subrahmanyam (2002).
     """
@@ -68,16 +68,16 @@ def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
 
 
 def taker_spread(*, bars: Bars) -> Window:
-    """Average price of takers who bought over that of takers who sold: ln(p_buy / p_sell).
+    """Average price of taker buys against that of taker sells: ln(p_buy / p_sell).
 
-    Unit: log return. Who traded nothing is taken to have traded at the close. Both are held inside the bars' range.
+    Unit: log return. A side without trades counts as trading at the close. Both are held inside the bars' range.
     """
     buy, sell = (gap_to_average(*_traded(side), bars) for side in ("buy", "sell"))
     return Window(sell - buy, bars)
 
 
 def taker_price_gap() -> Window:
-    """Whether takers bought above the bar's average price: ln(q_b / b / (q / v)), q_b, b the takers' quote and base.
+    """Price that takers paid against the bar's average: ln(q_b / b / (q / v)), q_b, b the takers' quote and base.
 
     Unit: log return. 0 where takers bought nothing. Both prices are held inside the bar's range.
     """
@@ -89,7 +89,7 @@ def taker_price_gap() -> Window:
 
 
 def trade_size_ratio(*, bars: Spread) -> Window:
-    """Size of the newest bar's trades against the usual: (a - b) / (a + b), a = v / n, b = sum v / sum n, n trades.
+    """Trade size of the newest bar against the window's: (a - b) / (a + b), a = v / n, b = sum v / sum n, n trades.
 
     Unit: share, in [-1, 1]; 0 where nothing was traded.
     """

@@ -43,7 +43,7 @@ def lower_shadow(*, lag: Lag = 0) -> Window:
 
 
 def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
-    """Where closes stand in `bars` bars that ended `lag` bars ago: mean of ((c - l) - (h - c)) / (h - l).
+    """Position of closes in their ranges, `bars` bars that ended `lag` bars ago: mean of ((c - l) - (h - c)) / (h - l).
 
     Unit: share, in [-1, 1]; -1 at the low. A bar without range counts 0. Source: Chaikin's close location value.
     """
@@ -51,7 +51,7 @@ def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
 
 
 def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
-    """Room from the close to the bar's high or low in units of usual moves: ln(h / c) / s above, ln(c / l) / s below.
+    """Distance from the close to the bar's high or low in volatilities: ln(h / c) / s above, ln(c / l) / s below.
 
     Here s = sqrt(mean r^2) over `window`. Unit: deviations, 0 or more. 0 where no bar of the window moved.
     """
@@ -68,7 +68,7 @@ def bar_range() -> Window:
 
 
 def range_ratio(*, bars: Spread) -> Window:
-    """Range of the bar against the usual: (a - b) / (a + b), a = ln(h / l), b its mean over `bars`.
+    """Range of the bar against its mean: (a - b) / (a + b), a = ln(h / l), b its mean over `bars`.
 
     Unit: share, in [-1, 1]. 0 where no bar has a range.
     """
@@ -76,7 +76,7 @@ def range_ratio(*, bars: Spread) -> Window:
 
 
 def open_gap() -> Window:
-    """Jump between the bars: ln(o / c[1]).
+    """Jump from the last close to the open: ln(o / c[1]).
 
     Unit: log return.
     """

@@ -12,7 +12,7 @@ from mltrain.features.windows import window_sum, window_zscore
 
 
 def leader_return(*, bars: Bars, lag: Lag = 0) -> Window:
-    """Leader's return over `bars` bars, that ended `lag` bars ago.
+    """Leader's return over `bars` bars that ended `lag` bars ago.
 
     Unit: log return.
     """
@@ -20,7 +20,7 @@ def leader_return(*, bars: Bars, lag: Lag = 0) -> Window:
 
 
 def leader_lead(*, bars: Bars) -> Window:
-    """What the leader has moved and this symbol has not: the leader's return over `bars` bars less this one's.
+    """Leader's return over `bars` bars minus this symbol's.
 
     Unit: log return.
     """
@@ -36,7 +36,7 @@ def leader_close_location(*, bars: Bars) -> Window:
 
 
 def leader_zscore(*, column: Literal["close", "volume", "quote_volume", "trades"], bars: Spread) -> Window:
-    """How unusual the leader's newest value of a column is; see zscore.
+    """Z-score of a column of the leader; see zscore.
 
     Unit: deviations, within sqrt(bars - 1).
     """

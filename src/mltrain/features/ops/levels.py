@@ -21,7 +21,7 @@ def gap_to_mean(*, bars: Spread) -> Window:
 
 
 def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
-    """How far the close is above its moving average against the usual: ln(c / mean c) / (s sqrt(bars)).
+    """How far the close is above its moving average, in volatilities: ln(c / mean c) / (s sqrt(bars)).
 
     Here s = sqrt(mean r^2) over `window`. Unit: deviations. 0 where no bar of the window moved.
     """
@@ -49,7 +49,7 @@ def gap_to_traded_vwap(*, bars: Bars) -> Window:
 
 
 def range_position(*, bars: Bars) -> Window:
-    """Where the close stands between the lowest low and the highest high: (c - min l) / (max h - min l).
+    """Position of the close between the lowest low and the highest high: (c - min l) / (max h - min l).
 
     Unit: share, in [0, 1]. 0.5 where there is no range. Source: Lane's stochastic oscillator (%K).
     """

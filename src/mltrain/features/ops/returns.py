@@ -37,7 +37,7 @@ def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
 
 
 def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
-    """Return over `bars` bars, `lag` bars ago, against the usual: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
+    """Return over `bars` bars, `lag` bars ago, in volatilities: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
 
     Here s = sqrt(mean r^2) over the last `window` bars. Unit: deviations. 0 where no bar of the window moved.
     """
@@ -55,7 +55,7 @@ def realised_volatility(*, bars: Bars) -> Window:
 
 
 def volatility_ratio(*, short: Bars, long: Spread) -> Window:
-    """Volatility now against before: (a - b) / (a + b), a and b the realised volatility over `short` and `long` bars.
+    """Short against long volatility: (a - b) / (a + b), a and b the realised volatility over `short` and `long` bars.
 
     Unit: share, in [-1, 1]. 0 where nothing moved.
     """
@@ -80,15 +80,15 @@ def return_skew(*, bars: Shape) -> Window:
 
 
 def return_autocorrelation(*, bars: Spread) -> Window:
-    """Whether moves go on or turn: sum r r[1] / sqrt(sum r^2 sum r[1]^2).
+    """Autocorrelation of returns at lag 1: sum r r[1] / sqrt(sum r^2 sum r[1]^2).
 
-    Unit: correlation about zero, in [-1, 1]; below 0 the price bounces. 0 where nothing moved. Source: Roll (1984).
+    Unit: correlation about zero, in [-1, 1]; below 0: moves reverse. 0 where nothing moved. Source: Roll (1984).
     """
     return Window(window_correlation(log_returns(), log_returns(lag=1), bars), bars + 2)
 
 
 def direction_balance(*, bars: Bars) -> Window:
-    """Share of bars that rose less share that fell, by close against the close before.
+    """Share of bars that rose minus the share that fell, close to close.
 
     Unit: share, in [-1, 1]. 0 where nothing moved.
     """
@@ -105,9 +105,9 @@ def flat_share(*, bars: Bars) -> Window:
 
 
 def run_length(*, bars: Bars) -> Window:
-    """How many bars in a row went the way of the newest one, as a share of `bars` at most; below 0 where they fell.
+    """Length of the run in the direction of the newest bar, as a share of `bars`; negative for falls.
 
-    Unit: share, in [-1, 1]; 1 / bars is the newest bar alone. 0 where the newest bar closed where the one before had.
+    Unit: share, in [-1, 1]; 1 / bars is a run of one bar. 0 where the newest bar did not move.
     """
     return Window(window_run(directions(), bars) / bars, bars + 1)
 
