@@ -52,7 +52,7 @@ EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # As ms in 1973, as seconds in 5138: a smaller number is seconds.
 _SECONDS_BELOW: Final = 100_000_000_000
 # As ms in 5138: a larger number is microseconds or smaller units.
-_MICROS_FROM: Final = 100_000_000_000_000
+MICROS_FROM: Final = 100_000_000_000_000
 # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold.
 LAST_MS: Final = 253_402_300_799_999
 
@@ -206,7 +206,7 @@ def check_time_ms(time: object, argument: str) -> int:
     number = float(time)
     if not is_ms(number):
         unit = (
-            "seconds" if 0 < number < _SECONDS_BELOW else "microseconds or smaller" if number >= _MICROS_FROM else None
+            "seconds" if 0 < number < _SECONDS_BELOW else "microseconds or smaller" if number >= MICROS_FROM else None
         )
         raise UsageError(f"{argument} is {time}{f', which reads as {unit}' if unit else ''}: {expected}")
     return int(number)
@@ -218,4 +218,4 @@ def is_ms(time: float) -> bool:
     >>> is_ms(1_760_529_600_000), is_ms(1_760_529_600)
     (True, False)
     """
-    return _SECONDS_BELOW <= time < _MICROS_FROM
+    return _SECONDS_BELOW <= time < MICROS_FROM

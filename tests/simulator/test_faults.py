@@ -15,7 +15,7 @@ import pytest
 
 from mltrain.errors import InputError
 from mltrain.simulator.exchange import Request
-from mltrain.simulator.faults import ENDPOINTS, FIELDS, KINDS, Fault, Script, read_faults
+from mltrain.simulator.faults import ENDPOINTS, FIELDS, KINDS, Fault, FaultScript, read_faults
 from mltrain.simulator.server import SimServer
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.times import DAY_MS, MINUTE_MS
@@ -453,7 +453,7 @@ def ask(endpoint="klines", **query):
 )
 def test_a_fault_hits_from_the_nth_request_on(nth, times, hit):
     """`nth` counts matching requests from 1, `times` says how many follow, 0 that all do; others are not counted."""
-    script = Script([Fault("html", endpoint="klines", symbol="ETHUSDT", nth=nth, times=times)])
+    script = FaultScript([Fault("html", endpoint="klines", symbol="ETHUSDT", nth=nth, times=times)])
     seen = []
     for number in range(1, 6):
         assert script.take(ask(symbol="BTCUSDT")) is None
@@ -493,7 +493,7 @@ def test_a_time_picks_the_pages_and_files_that_cover_it():
 def test_the_first_of_several_faults_acts_and_all_are_counted():
     """Two faults of one request: the first in the list acts; the other has had its turn."""
     first, second = Fault("html"), Fault("garbage", times=2)
-    script = Script([first, second])
+    script = FaultScript([first, second])
 
     assert [script.take(ask()).fault, script.take(ask()).fault, script.take(ask())] == [first, second, None]
 

@@ -20,7 +20,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.errors import MachineError, UsageError
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
-from mltrain.simulator.weight_meter import BAN_S, GRACE_S, Meter
+from mltrain.simulator.weight_meter import BAN_S, GRACE_S, WeightMeter
 from mltrain.simulator.wire import MICROS_FROM_MS, write_number, write_page
 from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
@@ -280,7 +280,7 @@ def test_the_archive_asks_for_no_weight(served):
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 40))), st.integers(1, 60))
 def test_the_meter_lets_no_minute_cost_more_than_its_limit(steps, limit):
     """What was answered with 200 in a minute never weighs more than the limit; a refusal ends with a minute."""
-    meter, now_s, spent = Meter(limit), 1000.0, {}
+    meter, now_s, spent = WeightMeter(limit), 1000.0, {}
     for weight, after_s in steps:
         now_s += after_s
         charge = meter.charge(weight, now_s)

@@ -21,7 +21,8 @@ from mltrain.errors import InputError, MachineError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import verify_snapshot
-from mltrain.sources.day_cache import CachedDay, CacheRow, Pruned, SymbolDays, list_cache, lock_cache, prune_cache
+from mltrain.sources.cache_upkeep import CacheRow, Pruned, list_cache, prune_cache
+from mltrain.sources.day_cache import CachedDay, SymbolDays, lock_cache
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
@@ -264,7 +265,7 @@ def test_the_day_of_another_symbol_interval_or_host_is_absent(cached, other):
     found, damage = stranger.find(DAY)
 
     assert found is None
-    assert "is not a note of" in damage
+    assert "is not metadata of" in damage
 
 
 def test_a_part_is_not_a_whole_day_under_its_name(days):
@@ -273,7 +274,7 @@ def test_a_part_is_not_a_whole_day_under_its_name(days):
     for ending in ("json", "parquet"):
         (days.folder / f"{NAME}.part.{ending}").rename(days.folder / f"{NAME}.{ending}")
 
-    assert days.find(DAY) == (None, f"{days.folder / NAME}.json: is the note of {NAME}.part")
+    assert days.find(DAY) == (None, f"{days.folder / NAME}.json: is the metadata of {NAME}.part")
 
 
 def seal(note):
@@ -785,7 +786,7 @@ def test_a_full_disk_does_not_keep_the_cache_from_being_pruned(tmp_path):
     folder = tmp_path / "data"
     write_old(folder)
     program = (
-        "import sys; from pathlib import Path; from mltrain.sources.day_cache import prune_cache\n"
+        "import sys; from pathlib import Path; from mltrain.sources.cache_upkeep import prune_cache\n"
         "print(prune_cache(Path(sys.argv[1]), before_ms=None).days)"
     )
     done, operations = disk_faults.run(program, folder, "-e", "inject=pwrite64:error=ENOSPC")

@@ -123,8 +123,12 @@ CASES = {
     "reset in the body": Case([klines("reset", times=2, count=5000)]),
     "reset for ever": Case([klines("reset", times=0, symbol="BTCUSDT")], *GIVEN_UP),
     "empty": Case([klines("empty_body", times=3)]),
-    "empty for ever": Case([klines("empty_body", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "no list")),
-    "cut for ever": Case([klines("no_length_cut", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "no JSON")),
+    "empty for ever": Case(
+        [klines("empty_body", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a list of rows")
+    ),
+    "cut for ever": Case(
+        [klines("no_length_cut", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a JSON list")
+    ),
     "exchangeInfo in HTML": Case([Fault("html", endpoint="exchangeInfo", times=5)]),
     "exchangeInfo of nothing": Case(
         [Fault("garbage", endpoint="exchangeInfo", body="{}", times=0)],
@@ -132,12 +136,14 @@ CASES = {
         ("exchangeInfo: ", "asked 6 times"),
     ),
     "a time that is none": Case(
-        [Fault("garbage", endpoint="time", body='{"serverTime":true}', times=0)], SourceError, ("its time: ", "no time")
+        [Fault("garbage", endpoint="time", body='{"serverTime":true}', times=0)],
+        SourceError,
+        ("its time: ", "has no time"),
     ),
     "big head": Case([klines("big_header", times=2)]),
     # Of N7, other content
     "html": Case([klines("html", times=3)]),
-    "html for ever": Case([klines("html", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "no JSON")),
+    "html for ever": Case([klines("html", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a JSON list")),
     "garbage": Case([klines("garbage", times=3)]),
     "an object": Case([klines("garbage", body='{"code":0}')]),
     "a list of nothing": Case([klines("garbage", body="[null]")]),

@@ -15,13 +15,11 @@ import polars as pl
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import MINUTE_MS
+from mltrain.times import MICROS_FROM, MINUTE_MS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# In ms that would be the year 5138: a larger number is microseconds.
-MICROS_FROM: Final = 100_000_000_000_000
 _ISO: Final = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?"
     r"\s*(?:Z|UTC|([+-])([0-9]{2}):?([0-9]{2}))?$"

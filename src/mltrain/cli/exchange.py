@@ -17,7 +17,7 @@ from mltrain.cli.sources import SimSignal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mltrain.simulator.server import Answered
+    from mltrain.simulator.server import RequestRecord
 
 MAX_PORT = 65_535
 
@@ -90,7 +90,7 @@ def sim(
 
 
 @contextlib.contextmanager
-def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None] | None, Callable[[], None]]]:
+def _request_log(path: Path | None) -> Iterator[tuple[Callable[[RequestRecord], None] | None, Callable[[], None]]]:
     """Yield a function that writes a record, and one that waits until writing fails, which it then raises."""
     from mltrain.cli.render import to_plain
     from mltrain.documents.strict_json import json_line
@@ -102,7 +102,7 @@ def _request_log(path: Path | None) -> Iterator[tuple[Callable[[Answered], None]
         return
     failures: list[OSError] = []
 
-    def write(record: Answered) -> None:
+    def write(record: RequestRecord) -> None:
         try:
             stream.write(f"{json_line(to_plain(record))}\n")
         except OSError as err:

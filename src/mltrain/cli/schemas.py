@@ -104,9 +104,11 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "cache-info/1": Document(
         ("cache info",),
         "What was downloaded and is kept.",
-        fields={"cached": ("tuple[mltrain.sources.day_cache.CacheRow, ...]", "A row a source, symbol and interval.")},
+        fields={
+            "cached": ("tuple[mltrain.sources.cache_upkeep.CacheRow, ...]", "A row a source, symbol and interval.")
+        },
     ),
-    "cache-prune/1": Document(("cache prune",), "What was removed.", result="mltrain.sources.day_cache.Pruned"),
+    "cache-prune/1": Document(("cache prune",), "What was removed.", result="mltrain.sources.cache_upkeep.Pruned"),
     "card-diff/1": Document(
         ("card diff",), "What differs between two versions.", result="mltrain.report.card_diff.CardDiff"
     ),

@@ -300,7 +300,7 @@ def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
 @command()
 def cache_info(session: Session) -> Outcome:
     """List the downloaded days in the cache."""
-    from mltrain.sources.day_cache import list_cache
+    from mltrain.sources.cache_upkeep import list_cache
 
     found = list_cache(session.data_dir)
 
@@ -325,7 +325,7 @@ def cache_prune(
     everything: Annotated[bool, typer.Option("--all", help="Remove all days.")] = False,
 ) -> Outcome:
     """Remove downloaded days; existing snapshots do not change, and later ones download what they need again."""
-    from mltrain.sources.day_cache import prune_cache
+    from mltrain.sources.cache_upkeep import prune_cache
     from mltrain.times import parse_time
 
     if (before is None) == (not everything):

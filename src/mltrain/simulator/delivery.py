@@ -1,4 +1,4 @@
-"""How the bytes of an answer travel: all at once, or lost, late or too many where a fault says so."""
+"""Send the bytes of an answer: all at once, or cut, late or too many if a fault says so."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _REASONS: Final[Mapping[int, str]] = {status.value: status.phrase for status in 
 
 
 class Delivery:
-    """One answer on its way.
+    """The transfer of one answer.
 
     Args:
         writer: The connection.
-        answer: What to send.
-        fault: What goes wrong; None: nothing.
+        answer: The answer.
+        fault: The fault to act out; None for none.
 
     Attributes:
-        status: Of the answer; 0 where none will be sent.
-        planned_bytes: How long its body is.
-        sent_bytes: Bytes of the body handed to the connection so far.
-        keeps_open: Whether the connection can take another request afterwards.
+        status: HTTP status of the answer; 0 if none will be sent.
+        planned_bytes: Size of its body.
+        sent_bytes: Bytes of the body written to the connection so far.
+        keeps_open: Whether the connection can be used for another request.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, answer: Answer, fault: Fault | None) -> None:
@@ -46,18 +46,18 @@ class Delivery:
         self.keeps_open = True
 
     async def send(self) -> None:
-        """Send it.
+        """Send the answer.
 
         Raises:
-            ConnectionError: The other side has left.
+            ConnectionError: The client closed the connection.
         """
-        if self._fault is None or self._fault.kind not in _WAYS:
+        if self._fault is None or self._fault.kind not in _SENDERS:
             await self.whole()
         else:
-            await _WAYS[self._fault.kind](self, self._fault)
+            await _SENDERS[self._fault.kind](self, self._fault)
 
     def head(self, *more: str) -> bytes:
-        """Return the head, with further lines."""
+        """Return the head with additional lines."""
         answer = self.answer
         lines = [
             f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Unknown')}",
@@ -67,13 +67,13 @@ class Delivery:
         ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
-    def promised(self, *more: str) -> bytes:
-        """Return the head that promises the whole body."""
+    def full_head(self, *more: str) -> bytes:
+        """Return the head that announces the length of the whole body."""
         return self.head(*more, f"Content-Length: {len(self.answer.body)}")
 
     async def whole(self) -> None:
-        """Send head and body in one piece."""
-        self.writer.write(self.promised() + self.answer.body)
+        """Send head and body in one write."""
+        self.writer.write(self.full_head() + self.answer.body)
         self.sent_bytes = len(self.answer.body)
         await self.writer.drain()
 
@@ -84,14 +84,14 @@ class Delivery:
         await self.writer.drain()
 
     async def cut(self, head: bytes, size: int) -> None:
-        """Send the head and `size` bytes of the body (0: half of it), and nothing more on this connection."""
+        """Send the head and `size` bytes of the body (0: half of it), then close the connection."""
         self.keeps_open = False
         self.writer.write(head)
         await self.part(self.answer.body[: size or len(self.answer.body) // 2])
 
 
 async def _short(delivery: Delivery, fault: Fault) -> None:
-    await delivery.cut(delivery.promised(), fault.amount)
+    await delivery.cut(delivery.full_head(), fault.amount)
 
 
 async def _cut_chunk(delivery: Delivery, fault: Fault) -> None:
@@ -106,9 +106,10 @@ async def _no_length_cut(delivery: Delivery, fault: Fault) -> None:
 async def _reset(delivery: Delivery, fault: Fault) -> None:
     delivery.keeps_open = False
     if fault.amount:
-        await delivery.cut(delivery.promised(), fault.amount)
+        await delivery.cut(delivery.full_head(), fault.amount)
     connection = delivery.writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing then sends RST
+    # With a linger time of 0, closing sends RST.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     delivery.writer.transport.abort()
 
 
@@ -123,7 +124,7 @@ async def _slow(delivery: Delivery, fault: Fault) -> None:
 
 
 async def _drip_header(delivery: Delivery, fault: Fault) -> None:
-    for byte in delivery.promised():
+    for byte in delivery.full_head():
         delivery.writer.write(bytes([byte]))
         await delivery.writer.drain()
         await asyncio.sleep(fault.duration_s)
@@ -131,14 +132,14 @@ async def _drip_header(delivery: Delivery, fault: Fault) -> None:
 
 
 async def _drip_body(delivery: Delivery, fault: Fault) -> None:
-    delivery.writer.write(delivery.promised())
+    delivery.writer.write(delivery.full_head())
     for byte in delivery.answer.body:
         await delivery.part(bytes([byte]))
         await asyncio.sleep(fault.duration_s)
 
 
 async def _big_header(delivery: Delivery, fault: Fault) -> None:
-    delivery.writer.write(delivery.promised(f"X-Padding: {'x' * fault.amount}"))
+    delivery.writer.write(delivery.full_head(f"X-Padding: {'x' * fault.amount}"))
     await delivery.part(delivery.answer.body)
 
 
@@ -155,7 +156,7 @@ async def _big_body(delivery: Delivery, fault: Fault) -> None:
     await delivery.part(b"1\r\n]\r\n0\r\n\r\n")
 
 
-_WAYS: Final[Mapping[str, Callable[[Delivery, Fault], Awaitable[None]]]] = {
+_SENDERS: Final[Mapping[str, Callable[[Delivery, Fault], Awaitable[None]]]] = {
     "short": _short,
     "cut_chunk": _cut_chunk,
     "no_length_cut": _no_length_cut,
@@ -172,7 +173,7 @@ _WAYS: Final[Mapping[str, Callable[[Delivery, Fault], Awaitable[None]]]] = {
 
 @lru_cache(maxsize=4)
 def blank_gzip(megabytes: int) -> bytes:
-    """Return a gzip of an empty JSON array that many megabytes of blanks long."""
+    """Return the gzip of an empty JSON array with so many megabytes of blanks."""
     packer = zlib.compressobj(level=9, wbits=31)
     blank = b" " * _MB
     parts = [packer.compress(b"["), *(packer.compress(blank) for _ in range(megabytes)), packer.compress(b"]")]

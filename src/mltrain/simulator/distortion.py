@@ -1,7 +1,6 @@
-"""What faults make of an answer before it is sent: other statuses, other bodies, other rows, other archives.
+"""Apply faults to an answer before it is sent: another status, body, rows or archive file.
 
-Pure: the true answer goes in, the distorted one comes out. Kinds that only disturb the bytes on their way change
-nothing here.
+Pure functions of the true answer. Kinds that only disturb the transfer change nothing here.
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ if TYPE_CHECKING:
     from mltrain.documents.values import Json
     from mltrain.simulator.faults import Fault, Hit
 
-Rows: TypeAlias = "list[list[Any]]"  # numbers and text from a page; text alone from a CSV
+# Numbers and texts from a page; texts from a CSV.
+Rows: TypeAlias = "list[list[Any]]"
 
 _US_PER_MS: Final = 1000
 _MB: Final = 1_000_000
-_FLIPPED: Final = 16  # bytes of a corrupt zip
+# Of a corrupt zip.
+_FLIPPED_BYTES: Final = 16
 _HTML: Final = "<!DOCTYPE html>\n<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>\n"
 _GARBAGE: Final = '[[1760529540000,"26893.79",,}\x00\x01 not JSON'
 _RESTRICTED: Final = (
@@ -48,7 +49,7 @@ _REFUSALS: Final[Mapping[int, tuple[int, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a distortion may look at.
+    """A request that a fault hits.
 
     Attributes:
         hit: The fault, and the first request that it hit.
@@ -69,7 +70,7 @@ class Case:
 
 
 def distort(case: Case) -> Answer:
-    """Return the answer that the fault makes of the true one."""
+    """Return the answer that the fault turns the true answer into."""
     kind = case.fault.kind
     if kind in _ANSWERS:
         return _ANSWERS[kind](case)
@@ -81,7 +82,7 @@ def distort(case: Case) -> Answer:
 
 
 def changes_archive(fault: Fault) -> bool:
-    """Tell whether it changes the bytes of a file of the archive, so that its checksum must follow."""
+    """Return whether a fault changes the bytes of an archive file, so that its checksum must change too."""
     return fault.kind in _ROW_CHANGES or fault.kind in _ARCHIVES
 
 
@@ -178,14 +179,14 @@ def _open_ms(row: list[Any]) -> int:
 
 
 def _place(rows: Rows, case: Case) -> int:
-    """Return the row to act on: the first that opens at `at_ms` or later, or the one in the middle."""
+    """Return the index of the row to change: the first that opens at `at_ms` or later, or the one in the middle."""
     if case.fault.at_ms is None:
         return len(rows) // 2
     return next((i for i, row in enumerate(rows) if _open_ms(row) >= (case.fault.at_ms or 0)), len(rows))
 
 
 def _earlier(rows: Rows, case: Case) -> Rows:
-    """Return the last rows before the first one, or before what was asked for."""
+    """Return the rows before the first one, or before the requested range."""
     count = case.fault.amount
     file = read_archive_path(case.request.path)
     if file is not None:
@@ -201,7 +202,7 @@ def _earlier(rows: Rows, case: Case) -> Rows:
 
 
 def _changed(row: list[Any], fault: Fault) -> list[Any]:
-    """Return a row with another value of one field: the fault's, or one more than it was."""
+    """Return a row with one field changed: to the value of the fault, or by adding one."""
     old = row[fault.column]
     new = fault.value
     if new is None:
@@ -279,7 +280,7 @@ def _truncated_rows(case: Case) -> Answer:
 def _corrupt_zip(case: Case) -> Answer:
     body = bytearray(case.answer.body)
     middle = len(body) // 2
-    body[middle : middle + _FLIPPED] = bytes(b ^ 0xFF for b in body[middle : middle + _FLIPPED])
+    body[middle : middle + _FLIPPED_BYTES] = bytes(b ^ 0xFF for b in body[middle : middle + _FLIPPED_BYTES])
     return replace(case.answer, body=bytes(body))
 
 

@@ -1,7 +1,7 @@
-"""What the simulated exchange answers over HTTP: the REST endpoints and the archive, as pure functions of the time.
+"""The answers of the simulated exchange, REST endpoints and archive, as pure functions of the time.
 
-The manners are the real exchange's: `endTime` counts and means open times, the candle still open is handed out, errors
-are a code and a message, an archive appears some days after its day is over.
+They behave like those of the real exchange: `endTime` is inclusive and means open times, the candle that is still open
+is included, errors are a code and a message, and an archive file appears some days after its day is over.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Request:
 
     @property
     def endpoint(self) -> str:
-        """Whom it asks: time, ping, klines, exchangeInfo, archive, checksum, or other."""
+        """One of time, ping, klines, exchangeInfo, archive, checksum, other."""
         if self.path.startswith(_API):
             name = self.path.removeprefix(_API)
             return name if name in WEIGHTS else "other"
@@ -62,14 +62,14 @@ class Request:
 
     @property
     def symbol(self) -> str:
-        """The one symbol that it asks for; empty where it names none or several."""
+        """The requested symbol; empty without one or with several."""
         found = read_archive_path(self.path)
         return self.query.get("symbol", "") if found is None else found.symbol
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, before any fault: what a well-behaved server would send."""
+    """An answer without any fault."""
 
     status: int
     body: bytes
@@ -79,7 +79,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ArchivePath:
-    """Which file of the archive a path names."""
+    """The file of the archive that a path names."""
 
     symbol: str
     interval: str
@@ -94,7 +94,7 @@ class ArchivePath:
 
 @lru_cache(maxsize=4096)
 def read_archive_path(path: str) -> ArchivePath | None:
-    """Return what a path of the archive names; None where it is no such path."""
+    """Parse a path of the archive; None for any other path."""
     match = _ARCHIVE.fullmatch(path)
     if match is None or match["interval"] not in INTERVALS_MS:
         return None
@@ -105,7 +105,7 @@ def read_archive_path(path: str) -> ArchivePath | None:
     return ArchivePath(match["symbol"], match["interval"], day, match["checksum"] is not None)
 
 
-class _Refused(Exception):  # noqa: N818 -- an answer, not an error of ours
+class _Refused(Exception):  # noqa: N818 -- becomes an answer
     """A request that the exchange answers with 400."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -114,12 +114,12 @@ class _Refused(Exception):  # noqa: N818 -- an answer, not an error of ours
 
 
 def refuse(code: int, message: str, *, status: int = 400) -> Answer:
-    """Return the exchange's way of saying no."""
+    """Return an error answer of the exchange."""
     return answer_json({"code": code, "msg": message}, status=status)
 
 
 def answer_json(value: Json, *, status: int = 200) -> Answer:
-    """Return a document as the exchange sends it, without spaces."""
+    """Return the answer with a JSON document, without spaces as from the exchange."""
     return Answer(status, json.dumps(value, separators=(",", ":")).encode())
 
 
@@ -130,8 +130,8 @@ class Exchange:
     Attributes:
         seed: Which market.
         signal: How predictable the market is: a key of STRENGTH.
-        weight_limit: What it says a minute may cost.
-        archive_lag_days: How many of the newest closed days the archive does not have yet.
+        weight_limit: Weight per minute that exchangeInfo states.
+        archive_lag_days: How many of the newest closed days the archive lacks.
     """
 
     seed: int = 0
@@ -140,7 +140,7 @@ class Exchange:
     archive_lag_days: int = 1
 
     def answer(self, request: Request, clock_ms: int) -> Answer:
-        """Return the answer to a request at that time."""
+        """Return the answer to a request at a time, ms UTC."""
         try:
             return self._answer(request, clock_ms)
         except _Refused as refused:
@@ -161,7 +161,7 @@ class Exchange:
         return Answer(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
 
     def market(self, interval: str) -> SimSource:
-        """Return the market of an interval, its clock at the end of its life."""
+        """Return the market of an interval, with its clock at the end of its life."""
         return _market(interval, self.seed, self.signal)
 
     def _klines(self, query: Mapping[str, str], clock_ms: int) -> Answer:
@@ -238,12 +238,12 @@ class Exchange:
 
 
 def missing_file() -> Answer:
-    """Return the archive's answer where it has no such file."""
+    """Return the archive's answer for a missing file."""
     return Answer(404, _NO_SUCH_KEY.encode(), "application/xml")
 
 
 def write_checksum(data: bytes, file_name: str) -> Answer:
-    """Return the answer with the checksum of a file of the archive, as `sha256sum` writes it."""
+    """Return the answer with the checksum of an archive file, as `sha256sum` writes it."""
     return Answer(200, f"{hashlib.sha256(data).hexdigest()}  {file_name}\n".encode(), "text/plain")
 
 

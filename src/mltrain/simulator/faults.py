@@ -1,7 +1,7 @@
-"""Scripted faults of the simulated exchange: what goes wrong, and in which requests.
+"""Scripted faults of the simulated exchange: their kinds, and which requests they hit.
 
-A fault picks requests by endpoint, symbol and time, counts them, and acts from the nth on. What it then does to an
-answer is in `distort`, and what it does to the bytes on their way in `delivery`. KINDS tells all kinds.
+A fault selects requests by endpoint, symbol and time, counts them, and acts from the nth on. Its effect on an answer is
+in `distortion`, its effect on the transfer in `delivery`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FILES: Final = ("archive", "checksum")
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of fault: what it does, on which endpoints it can, and what stands where a parameter was left out."""
+    """A kind of fault: its effect, the endpoints on which it can act, and the defaults of its parameters."""
 
     about: str
     on: tuple[str, ...] = _EVERY
@@ -53,7 +53,7 @@ class _Kind:
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
-    # The answer is another one.
+    # Another answer.
     "status": _Kind("answers with `status`, `headers`, and `body` or what the exchange says with that status"),
     "header": _Kind("adds or replaces `headers` in the true answer"),
     "html": _Kind("answers 200 with a page of HTML"),
@@ -62,7 +62,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "redirect": _Kind("answers 302 to `value`", value="http://127.0.0.1:9/elsewhere"),
     "wrong_type": _Kind("sends the true body as the content type `value`", value="text/html"),
     "clock_skew": _Kind("shows a clock that is `seconds` fast", on=("time", "exchangeInfo"), seconds=3600.0),
-    # The bytes are lost, late or too many on their way.
+    # Bytes are lost, late or too many.
     "short": _Kind("closes after `count` bytes (0: half) of a body that promised them all"),
     "cut_chunk": _Kind("closes after `count` bytes (0: half) of a chunk that promised them all"),
     "no_length_cut": _Kind("promises no length and closes after `count` bytes (0: half) of the body"),
@@ -74,21 +74,21 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "big_header": _Kind("adds a header of `count` bytes", count=1 << 20),
     "gzip_bomb": _Kind("sends `count` MB of blanks as a small gzip body", count=300),
     "big_body": _Kind("sends `count` MB of blanks in chunks", count=1024),
-    # The rows are wrong. `at_ms` picks the row by its open time; without it, it is the one in the middle.
+    # Wrong rows. `at_ms` selects the row by its open time; the default is the row in the middle.
     "duplicate_rows": _Kind("sends `count` rows twice", on=_ROWS, count=1),
     "shuffle_rows": _Kind("sends every second row first, then the others", on=_ROWS),
     "overlap": _Kind("sends the `count` rows before the first one, too", on=_ROWS, count=10),
     "overlap_conflict": _Kind(
         "as overlap, the last of them with another `field`: `value`, or one more", on=_ROWS, count=10, field="volume"
     ),
-    "stuck": _Kind("answers whatever it answered to the first request that it hit", on=("klines",)),
+    "stuck": _Kind("repeats its answer to the first request that it hit", on=("klines",)),
     "drop_rows": _Kind("leaves `count` rows out", on=_ROWS, count=10),
     "drop_day": _Kind("leaves the UTC day of `at_ms` (without it: of the first row) out", on=("klines",)),
     "restate": _Kind("gives a row another `field`: `value`, or one more", on=_ROWS, field="volume"),
     "bad_value": _Kind("gives a row the text `value` as its `field`", on=_ROWS, value="abc"),
     "columns_11": _Kind("leaves the last of the twelve columns out", on=_ROWS),
     "micros": _Kind("counts the times of rows in microseconds", on=("klines",)),
-    # The archive is wrong; its checksum fits what is sent, but for the first three.
+    # Wrong archive files. Except for the first three kinds, the checksum fits the file that is sent.
     "not_found": _Kind("has no such file", on=_FILES),
     "bad_checksum": _Kind("gives another checksum than the file's", on=("checksum",)),
     "wrong_checksum_name": _Kind("gives the checksum under another file's name", on=("checksum",)),
@@ -107,25 +107,25 @@ KINDS: Final[Mapping[str, str]] = {name: kind.about for name, kind in _KINDS.ite
 @record
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One scripted fault: the kind, the requests that it hits, and its parameters.
+    """One scripted fault: its kind, the requests that it hits, and its parameters.
 
     Attributes:
-        kind: One of KINDS, which says which of the parameters it reads.
+        kind: One of KINDS, which says which of the parameters it uses.
         endpoint: One of ENDPOINTS; any: every endpoint on which the kind can act.
-        symbol: Only requests of this symbol; empty: of any or none.
+        symbol: Only requests for this symbol; empty: any request.
         nth: The first matching request that it hits, counted from 1.
         times: How many matching requests it hits; 0: all from the nth on.
-        at_ms: Only pages and files whose range of open times covers this; row kinds act on that very row.
-        status: Of the answer.
-        headers: Of the answer.
-        body: Of the answer; None: the kind's own.
-        field: Which of FIELDS; None: the kind's own.
-        value: A text; None: the kind's own.
-        count: How many; None: the kind's own.
-        seconds: How long; None: the kind's own.
+        at_ms: Only pages and files whose open times include this, ms UTC; row kinds act on the row that opens then.
+        status: HTTP status of the answer.
+        headers: Headers of the answer.
+        body: Body of the answer; None: the kind's default.
+        field: One of FIELDS; None: the kind's default.
+        value: A text; None: the kind's default.
+        count: A number; None: the kind's default.
+        seconds: A duration; None: the kind's default.
 
     Raises:
-        InputError: The kind, the endpoint or the field is unknown, or they do not go together.
+        RecordError: The kind, the endpoint or the field is unknown, or they do not go together.
     """
 
     kind: str
@@ -143,7 +143,7 @@ class Fault:
     seconds: Annotated[float, Limits(-1e6, 1e6)] | None = None
 
     def __post_init__(self) -> None:
-        """Check the names, and that they go together."""
+        """Check the names, that they go together, and the headers."""
         problems: list[Violation] = [
             ((name,), f"{show(value)} is unknown; {did_you_mean(value, known)}")
             for name, value, known in (
@@ -154,7 +154,7 @@ class Fault:
             if value is not None and value not in known
         ]
         if not problems and self.endpoint not in ("any", *_KINDS[self.kind].on):
-            problems.append((("endpoint",), _where_it_acts(self.kind)))
+            problems.append((("endpoint",), f"{self.kind} acts on {' and '.join(_KINDS[self.kind].on)}"))
         problems += [
             (("headers", name), "must be printable ASCII, the name too")
             for name, value in self.headers.items()
@@ -165,46 +165,42 @@ class Fault:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints whose requests it can hit."""
+        """The endpoints that it can hit."""
         return _KINDS[self.kind].on if self.endpoint == "any" else (self.endpoint,)
 
     @property
     def amount(self) -> int:
-        """`count`, or the kind's own."""
+        """`count`, or the kind's default."""
         return _KINDS[self.kind].count if self.count is None else self.count
 
     @property
     def duration_s(self) -> float:
-        """`seconds`, or the kind's own."""
+        """`seconds`, or the kind's default."""
         return _KINDS[self.kind].seconds if self.seconds is None else self.seconds
 
     @property
     def text(self) -> str:
-        """`value`, or the kind's own."""
+        """`value`, or the kind's default."""
         return _KINDS[self.kind].value if self.value is None else self.value
 
     @property
     def column(self) -> int:
-        """Where `field`, or the kind's own, stands in a row."""
+        """Index in a row of `field`, or of the kind's default."""
         return FIELDS.index(self.field or _KINDS[self.kind].field)
 
     def matches(self, request: Request) -> bool:
-        """Tell whether a request is one of those that it counts."""
+        """Return whether it counts a request."""
         if request.endpoint not in self.endpoints or (self.symbol and request.symbol != self.symbol):
             return False
         return self.at_ms is None or _covers(request, self.at_ms)
 
     def hits(self, number: int) -> bool:
-        """Tell whether it acts on the matching request of that number, counted from 1."""
+        """Return whether it acts on the matching request of that number, counted from 1."""
         return self.nth <= number and (self.times == 0 or number < self.nth + self.times)
 
 
-def _where_it_acts(kind: str) -> str:
-    return f"{kind} acts on {' and '.join(_KINDS[kind].on)}"
-
-
 def _covers(request: Request, at_ms: int) -> bool:
-    """Tell whether the open times that a request asks for include one; a request without such a range does."""
+    """Return whether the requested open times include a time; a request without a range includes every time."""
     file = read_archive_path(request.path)
     if file is not None:
         return at_ms // DAY_MS == file.day
@@ -218,15 +214,15 @@ class Hit:
 
     Attributes:
         fault: The fault.
-        first: The first request that it hit, of the same symbol; perhaps this one.
+        first: The first request for the same symbol that it hit, which may be this one.
     """
 
     fault: Fault
     first: Request
 
 
-class Script:
-    """The faults of one server, with their counts. Where several hit one request, the first of them acts."""
+class FaultScript:
+    """The faults of one server, with their counts. If several hit a request, the first of them acts."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = tuple(faults)
@@ -234,7 +230,7 @@ class Script:
         self._first: dict[tuple[int, str], Request] = {}
 
     def __bool__(self) -> bool:
-        """Tell whether there is any fault."""
+        """Return whether there is any fault."""
         return bool(self._faults)
 
     def take(self, request: Request) -> Hit | None:
@@ -248,7 +244,7 @@ class Script:
         return found
 
     def foresee(self, request: Request) -> Hit | None:
-        """Return the fault that would act on a request, and count nothing."""
+        """Return the fault that would act on a request, without counting it."""
         return next(
             (Hit(self._faults[i], request) for i in self._matching(request) if self._faults[i].hits(self._seen[i] + 1)),
             None,
@@ -259,10 +255,10 @@ class Script:
 
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
-    """Return the faults of a JSON file: a list of objects with the attributes of `Fault`; only `kind` is needed.
+    """Read the faults of a JSON file: a list of objects with the attributes of `Fault`, of which only `kind` is needed.
 
     Raises:
-        InputError: The file is not there or not JSON, or an attribute is unknown or wrong; names each one.
+        InputError: The file is missing or not JSON, or an attribute is unknown or wrong; names each one.
     """
     where = str(path)
     value = parse_json(read_file(path, max_bytes=_MAX_FILE_BYTES, what="list of faults"), where=where)

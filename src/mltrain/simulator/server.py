@@ -4,8 +4,8 @@
         httpx.get(f"{server.base_url}/api/v3/time")
         server.log[-1].weight_used
 
-One thread with an event loop of its own serves every connection; the log may be read from any thread. It never binds
-to anything but 127.0.0.1, and stopping it closes every connection, also one that a fault holds open.
+One thread with an event loop serves every connection; the log can be read from any thread. The server binds to
+127.0.0.1 only, and stopping it closes every connection, even one that a fault holds open.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from mltrain.simulator.delivery import Delivery
 from mltrain.simulator.distortion import Case, changes_archive, distort
 from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, refuse, write_checksum
-from mltrain.simulator.faults import Script
-from mltrain.simulator.server_thread import HOST, Runner
-from mltrain.simulator.weight_meter import Charge, Meter
+from mltrain.simulator.faults import FaultScript
+from mltrain.simulator.server_thread import HOST, ServerThread
+from mltrain.simulator.weight_meter import Charge, WeightMeter
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import SECOND_MS
 
@@ -34,23 +34,24 @@ if TYPE_CHECKING:
     from mltrain.simulator.exchange import Answer
     from mltrain.simulator.faults import Fault, Hit
 
-_KEPT: Final = 1_000_000  # records of the log; the oldest are dropped
+# Records in the log; the oldest are dropped.
+_MAX_RECORDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """One request and how it was answered.
+class RequestRecord:
+    """A request and its answer.
 
     Attributes:
-        at_s: When it came, on the server's monotonic clock.
+        at_s: When the request arrived, on the server's monotonic clock.
         path: Its path.
         query: Its query.
-        symbol: The symbol that it asks for; empty where it names none.
-        status: Of the answer; 0 where none was sent.
-        weight_used: What the minute had cost then, this request included; 0 for the archive.
-        retry_after: The header of that name; empty where it was not sent.
-        sent_bytes: Bytes of the body handed to the connection.
-        fault: The kind of fault that was acted out; empty where none was.
+        symbol: The requested symbol; empty without one.
+        status: HTTP status of the answer; 0 if none was sent.
+        weight_used: Weight used in the minute, this request included; 0 for the archive.
+        retry_after: The header of that name; empty without it.
+        sent_bytes: Bytes of the body written to the connection.
+        fault: The kind of the fault that was acted out; empty without one.
     """
 
     at_s: float
@@ -70,15 +71,15 @@ class SimServer:
     Args:
         seed: Which market.
         signal: How predictable the market is: a key of STRENGTH.
-        clock_ms: What its clock shows at the start.
-        ticking: Its clock runs; otherwise it stands. The minutes of the request weight pass in either case.
-        latency_ms: How long every answer is held back.
-        weight_limit: What a minute may cost; see `mltrain.simulator.weight_meter`.
-        archive_lag_days: How many of the newest closed days the archive does not have yet.
-        faults: What goes wrong, and when.
-        port: Where to listen; 0: any free port.
+        clock_ms: Time of its clock at the start, ms UTC.
+        ticking: Whether its clock runs. The minutes of the request weight pass in either case.
+        latency_ms: Delay of every answer.
+        weight_limit: Weight allowed per minute; see `mltrain.simulator.weight_meter`.
+        archive_lag_days: How many of the newest closed days the archive lacks.
+        faults: Scripted faults.
+        port: Port to listen on; 0: any free port.
         monotonic: The clock of waits, weights and the log, in seconds.
-        on_answer: Called in the server's thread with the record of each answer once it has ended.
+        on_answer: Called in the server's thread with the record of each finished answer.
 
     Raises:
         UsageError: The clock is outside the exchange's life, or the signal is unknown.
@@ -97,45 +98,47 @@ class SimServer:
         faults: Sequence[Fault] = (),
         port: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
-        on_answer: Callable[[Answered], None] | None = None,
+        on_answer: Callable[[RequestRecord], None] | None = None,
     ) -> None:
-        SimSource(seed=seed, signal=signal, end_ms=clock_ms)  # checks them
+        # Checks the arguments.
+        SimSource(seed=seed, signal=signal, end_ms=clock_ms)
         self._exchange = Exchange(seed, signal, weight_limit, archive_lag_days)
         self._monotonic = monotonic
         self._started_s = monotonic()
         self._started_ms = clock_ms
-        self._clock = (clock_ms, self._started_s)  # a time, and when it was
+        # The time that the clock was set to, ms UTC, and when it was set, monotonic.
+        self._clock = (clock_ms, self._started_s)
         self._ticking = ticking
         self._latency_s = latency_ms / SECOND_MS
-        self._meter = Meter(weight_limit)
-        self._script = Script(faults)
-        self._pairs = _Pairs()
+        self._meter = WeightMeter(weight_limit)
+        self._script = FaultScript(faults)
+        self._pairs = _ChecksumPairs()
         self._log = _Log(on_answer)
         self._port = port
-        self._runner = Runner(self._converse)
+        self._runner = ServerThread(self._converse)
 
     @property
     def base_url(self) -> str:
-        """Where the REST endpoints are: base_url + "/api/v3/klines"."""
+        """Address of the REST endpoints: base_url + "/api/v3/klines"."""
         return f"http://{HOST}:{self._port}"
 
     @property
     def archive_url(self) -> str:
-        """Where the archive is: archive_url + "/data/spot/daily/klines/..."."""
+        """Address of the archive: archive_url + "/data/spot/daily/klines/..."."""
         return f"{self.base_url}{ARCHIVE_ROOT}"
 
     @property
-    def log(self) -> list[Answered]:
-        """The requests so far, oldest first; each stands here before its answer is sent."""
+    def log(self) -> list[RequestRecord]:
+        """The requests so far, oldest first; each is recorded before its answer is sent."""
         return self._log.records()
 
     def clock_ms(self) -> int:
-        """Return what the exchange's clock shows."""
+        """Return the time of the exchange's clock, ms UTC."""
         shown_ms, at_s = self._clock
         return shown_ms + int((self._monotonic() - at_s) * SECOND_MS) if self._ticking else shown_ms
 
     def set_clock(self, clock_ms: int) -> None:
-        """Set the exchange's clock; the minutes of the request weight take no notice.
+        """Set the exchange's clock; the minutes of the request weight do not change.
 
         Raises:
             UsageError: The time is outside the exchange's life.
@@ -144,7 +147,7 @@ class SimServer:
         self._clock = (clock_ms, self._monotonic())
 
     def __enter__(self) -> Self:
-        """Begin to serve.
+        """Start to serve.
 
         Raises:
             MachineError: The port is taken or not allowed.
@@ -200,7 +203,8 @@ class SimServer:
         answer = self._true_answer(request)
         if hit is None or hit.fault.kind != "header":
             answer = _with_weight(answer if hit is None else self._distort(hit, request, answer), charge)
-        else:  # it may replace the weight, too
+        else:
+            # After the weight, which the fault may replace.
             answer = self._distort(hit, request, _with_weight(answer, charge))
         if request.endpoint == "archive" and self._script:
             is_other = hit is not None and changes_archive(hit.fault) and answer.status == 200
@@ -211,7 +215,7 @@ class SimServer:
         return distort(Case(hit, request, answer, self._true_answer))
 
     def _true_answer(self, request: Request) -> Answer:
-        """Return the answer without this request's own fault; a checksum is that of the file that it goes with."""
+        """Return the answer without this request's fault; a checksum is that of the file that is or will be sent."""
         answer = self._exchange.answer(request, self.clock_ms())
         if request.endpoint != "checksum" or answer.status != 200 or not self._script:
             return answer
@@ -222,7 +226,7 @@ class SimServer:
         return answer if data is None else write_checksum(data, file.path.rpartition("/")[2])
 
     def _foreseen_file(self, file: Request) -> bytes | None:
-        """Return what a fault will make of a file at its next request; None where none changes it."""
+        """Return the file as a fault will change it at its next request; None without such a fault."""
         hit = self._script.foresee(file)
         if hit is None or not changes_archive(hit.fault):
             return None
@@ -236,8 +240,8 @@ def _with_weight(answer: Answer, charge: Charge) -> Answer:
     return replace(answer, headers=(("x-mbx-used-weight", used), ("x-mbx-used-weight-1m", used), *answer.headers))
 
 
-def _record(at_s: float, request: Request, charge: Charge, delivery: Delivery, hit: Hit | None) -> Answered:
-    return Answered(
+def _record(at_s: float, request: Request, charge: Charge, delivery: Delivery, hit: Hit | None) -> RequestRecord:
+    return RequestRecord(
         at_s=at_s,
         path=request.path,
         query=request.query,
@@ -251,17 +255,15 @@ def _record(at_s: float, request: Request, charge: Charge, delivery: Delivery, h
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the next request up to its empty line; None where there is none."""
+    """Return the head of the next request; None if the connection has ended."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    except asyncio.LimitOverrunError:
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return None
 
 
 def _parse_head(head: bytes) -> tuple[Request | None, bool]:
-    """Return the request, None where it is not one that this server takes, and whether the connection stays open."""
+    """Return the request, None if the server does not support it, and whether the connection stays open."""
     line, _, headers = head.decode("latin-1").partition("\r\n")
     words = line.split(" ")
     if len(words) != 3 or words[0] != "GET":
@@ -271,45 +273,47 @@ def _parse_head(head: bytes) -> tuple[Request | None, bool]:
     return request, "connection: close" not in headers.lower()
 
 
-class _Pairs:
-    """Which checksum goes with which sending of a file of the archive, whichever of the two is asked for first."""
+class _ChecksumPairs:
+    """Pairs each sent archive file with a checksum, in either order of the two requests."""
 
     def __init__(self) -> None:
-        self._alone: dict[str, bytes | None] = {}  # files without their checksum yet; None: as they truly are
-        self._ahead: set[str] = set()  # files whose checksum has gone before them
+        # Files sent before their checksum; None if no fault changed them.
+        self._files: dict[str, bytes | None] = {}
+        # Files whose checksum was sent before them.
+        self._checksums: set[str] = set()
 
     def send_file(self, path: str, data: bytes | None) -> None:
-        if path in self._ahead:
-            self._ahead.discard(path)
+        if path in self._checksums:
+            self._checksums.discard(path)
         else:
-            self._alone[path] = data
+            self._files[path] = data
 
     def send_checksum(self, path: str) -> tuple[bool, bytes | None]:
-        """Return whether the file was sent already, and what a fault made of it."""
-        if path in self._alone:
-            return True, self._alone.pop(path)
-        self._ahead.add(path)
+        """Return whether the file was sent already, and its bytes if a fault changed them."""
+        if path in self._files:
+            return True, self._files.pop(path)
+        self._checksums.add(path)
         return False, None
 
 
 class _Log:
-    """The records, by serial number, under a lock."""
+    """The records by serial number, under a lock."""
 
-    def __init__(self, on_answer: Callable[[Answered], None] | None) -> None:
+    def __init__(self, on_answer: Callable[[RequestRecord], None] | None) -> None:
         self._lock = threading.Lock()
         self._on_answer = on_answer
-        self._records: dict[int, Answered] = {}
+        self._records: dict[int, RequestRecord] = {}
         self._serial = 0
 
-    def records(self) -> list[Answered]:
+    def records(self) -> list[RequestRecord]:
         with self._lock:
             return list(self._records.values())
 
-    def begin(self, record: Answered) -> int:
+    def begin(self, record: RequestRecord) -> int:
         with self._lock:
             self._serial += 1
             self._records[self._serial] = record
-            if len(self._records) > _KEPT:
+            if len(self._records) > _MAX_RECORDS:
                 del self._records[next(iter(self._records))]
             return self._serial
 

@@ -1,4 +1,4 @@
-"""The thread in which the simulated exchange holds its connections, and how it is ended."""
+"""The thread that serves the connections of the simulated exchange."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 
-_TURNS_TO_BEGIN: Final = 10  # of the loop, until the task of a new connection has begun: it takes three or four
-_MAX_HEAD: Final = 65_536  # bytes of a request
+# Iterations of the loop until the task of a new connection has started; it takes three or four.
+_TURNS_TO_START: Final = 10
+_MAX_HEAD_BYTES: Final = 65_536
 
 
-class Runner:
+class ServerThread:
     """A thread that serves connections until it is stopped.
 
     Args:
-        converse: Holds one connection; what it raises for a peer that has gone is no error.
+        converse: Serves one connection; may raise ConnectionError when the peer leaves.
     """
 
     def __init__(self, converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
@@ -36,7 +37,7 @@ class Runner:
         self._open: set[asyncio.Task[None]] = set()
 
     def start(self, port: int) -> int:
-        """Begin to listen; return the port.
+        """Start to listen; return the port.
 
         Raises:
             MachineError: The port is taken or not allowed.
@@ -59,7 +60,7 @@ class Runner:
 
     async def _serve(self) -> None:
         try:
-            server = await asyncio.start_server(self._hold, HOST, self._port, limit=_MAX_HEAD, backlog=1024)
+            server = await asyncio.start_server(self._hold, HOST, self._port, limit=_MAX_HEAD_BYTES, backlog=1024)
         except OSError as err:
             self._failure = err
             self._ready.set()
@@ -68,10 +69,10 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._ready.set()
         await self._stop.wait()
-        # A connection that was taken a moment ago needs the server until it has a task, by which it can be ended.
+        # A connection accepted just now needs the server until its task has started, which can then be cancelled.
         for listener in server.sockets:
             self._loop.remove_reader(listener.fileno())
-        for _ in range(_TURNS_TO_BEGIN):
+        for _ in range(_TURNS_TO_START):
             await asyncio.sleep(0)
         server.close()
         for task in self._open:
@@ -84,7 +85,7 @@ class Runner:
         assert task is not None  # noqa: S101 -- for the type checker: streams run their callback in a task
         self._open.add(task)
         try:
-            # A peer that leaves is its own affair; a cancelled task is one that `stop` has ended.
+            # The peer may leave at any time; `stop` cancels the task.
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await self._converse(reader, writer)
         finally:

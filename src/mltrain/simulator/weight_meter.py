@@ -1,8 +1,8 @@
-"""The simulated exchange's request weight: what a minute has cost, and who is sent away for how long.
+"""The request weight of the simulated exchange: counts each minute, and refuses or bans a client above the limit.
 
-A state machine that is told the time. Above the limit a request is refused with 429 until the minute is over; whoever
-keeps asking then is banned with 418, for longer, as the real exchange does. Nobody is banned for a request that may
-have been on its way before the 429 could be read.
+A state machine; the caller passes the time. Above the limit, requests are refused with 429 until the minute is over. A
+client that goes on is banned with 418, for longer, as by the real exchange, but not for a request that it may have sent
+before it could read the 429.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 MINUTE_S: Final = 60
-BAN_S: Final = 120  # the shortest ban of the real exchange
-GRACE_S: Final = 0.5  # how long a request may have been on its way when a 429 is answered
+# The shortest ban of the real exchange.
+BAN_S: Final = 120
+# How long after a 429 a request may arrive that was sent before it.
+GRACE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What the meter says to one request.
+    """The decision on one request.
 
     Attributes:
-        weight_used: What the present minute has cost, this request included.
+        weight_used: Weight used in the present minute, this request included.
         status: 200, 429 or 418.
-        retry_after_s: Whole seconds until a request is welcome again; 0 for 200.
+        retry_after_s: Whole seconds until requests are allowed again; 0 for 200.
     """
 
     weight_used: int
@@ -31,11 +33,11 @@ class Charge:
     retry_after_s: int = 0
 
 
-class Meter:
+class WeightMeter:
     """Counts the weight of one client.
 
     Args:
-        limit: The most that a minute may cost.
+        limit: Weight allowed per minute.
     """
 
     def __init__(self, limit: int) -> None:
@@ -47,7 +49,7 @@ class Meter:
         self._banned = False
 
     def charge(self, weight: int, now_s: float) -> Charge:
-        """Count a request of `weight`, sent at `now_s`, in seconds of which every 60th begins a minute."""
+        """Count a request of `weight` at `now_s`, in seconds; minutes start at multiples of 60."""
         minute = int(now_s // MINUTE_S)
         if minute != self._minute:
             self._minute, self._used = minute, 0

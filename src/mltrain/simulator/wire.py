@@ -1,8 +1,8 @@
-"""How the simulated exchange writes candles: rows of JSON, and daily archives of CSV.
+"""Candles in the formats of the simulated exchange: rows of JSON, and daily archives of CSV.
 
-Pure. A day is written once and then cut: a page is a slice of at most a few days' bytes, so that a server of pages
-costs copies and no formatting. Every number is written so that it reads back as exactly the double that `SimSource`
-gives: with eight decimals as exchanges do, and in full where those would not do.
+Pure. A day is formatted once; a page is a slice of at most a few days' bytes, so that serving it costs a copy only.
+Every number reads back as exactly the double that `SimSource` returns: it has eight decimals, as from exchanges, or all
+its digits if eight decimals are not enough.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
 
     from mltrain.sources.simulated import SimSource
 
-#: From here on the archive counts microseconds, as the real one does; before, milliseconds. 2025-01-01T00:00:00Z.
+#: From 2025-01-01T00:00:00Z on, the archive has microseconds, as the real one; before, milliseconds.
 MICROS_FROM_MS: Final = 1_735_689_600_000
 
 _JSON_ROW: Final = '[%d,"%s","%s","%s","%s","%s",%d,"%s",%d,"%s","%s","0"]'
 _CSV_ROW: Final = "%d,%s,%s,%s,%s,%s,%d,%s,%d,%s,%s,0"
 _DECIMALS: Final = 8
 _US_PER_MS: Final = 1000
-_ZIP_TIME: Final = (2025, 1, 1, 0, 0, 0)  # a member's own time: equal candles are equal bytes
+# A fixed time for all members, so that equal candles give equal bytes.
+_ZIP_TIME: Final = (2025, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class DayRows:
-    """The candles of one day as rows of JSON, joined by commas.
+    """The candles of one day as rows of JSON, separated by commas.
 
     Attributes:
-        open_ms: Open time of each row, rising.
+        open_ms: Open time of each row, ms UTC, ascending.
         text: The rows.
-        ends: Where each row ends in `text`, before the comma.
+        ends: Offset in `text` of the end of each row, before the comma.
     """
 
     open_ms: list[int]
@@ -55,7 +56,7 @@ class DayRows:
 
 
 def write_number(value: float) -> str:
-    """Return a number with eight decimals, or in full where those would not read back as the same double.
+    """Return a number with eight decimals, or with all digits if eight would not read back as the same double.
 
     >>> write_number(0.1), write_number(1e-12)
     ('0.10000000', '1e-12')
@@ -70,12 +71,12 @@ def write_page(
     """Return the rows that open from `first_ms` to `last_ms`, both included, as a JSON array.
 
     Args:
-        source: The market, its clock at the end of its life: what is open is decided here.
+        source: The market, with its clock at the end of its life; `clock_ms` decides which candles are closed.
         symbol: One of its symbols.
-        first_ms: Where to begin; None: as late as `limit` allows.
-        last_ms: The last open time wanted.
-        limit: The most rows; the earliest ones where `first_ms` is given, else the latest.
-        clock_ms: The exchange's time. The candle that is still open then comes with what it has so far.
+        first_ms: First open time, ms UTC; None: as late as `limit` allows.
+        last_ms: Last open time, ms UTC.
+        limit: The most rows: the earliest if `first_ms` is given, else the latest.
+        clock_ms: The exchange's time, ms UTC; the candle that is open then is included with its values so far.
     """
     step = interval_ms(source.interval)
     last_ms = min(last_ms, clock_ms)
@@ -91,7 +92,7 @@ def write_page(
 def _cut_days(
     source: SimSource, symbol: str, first_ms: int | None, last_ms: int, limit: int
 ) -> list[tuple[DayRows, int, int]]:
-    """Return which rows of which days make a page, in order of time; no piece is empty."""
+    """Return the rows of each day that make a page, by time: day, first row, end row; none is empty."""
     forward = first_ms is not None
     first_ms = max(first_ms or 0, GENESIS_MS)
     days = range(first_ms // DAY_MS, last_ms // DAY_MS + 1)
@@ -108,13 +109,15 @@ def _cut_days(
     return pieces if forward else pieces[::-1]
 
 
-@lru_cache(maxsize=512)  # a quarter of a megabyte each at one minute
+# A quarter of a megabyte each for 1m candles.
+@lru_cache(maxsize=512)
 def day_rows(source: SimSource, symbol: str, day: int) -> DayRows:
     """Return the rows of a UTC day, counted from the epoch."""
     frame = _day(source, symbol, day)
     rows = [_JSON_ROW % values for values in _row_values(frame, step=interval_ms(source.interval))]
     ends, end = [], -1
-    for row in rows:  # plain ASCII: characters are bytes
+    # ASCII: characters are bytes.
+    for row in rows:
         end += len(row) + 1
         ends.append(end)
     return DayRows(times_ms(frame).tolist(), ",".join(rows).encode(), ends)
@@ -125,7 +128,7 @@ def _day(source: SimSource, symbol: str, day: int) -> pl.DataFrame:
 
 
 def _row_values(frame: pl.DataFrame, *, step: int, scale: int = 1) -> Iterator[tuple[object, ...]]:
-    """Yield the eleven values of each row; times are multiplied by `scale`, and a candle closes one unit early."""
+    """Yield the eleven values of each row; times are multiplied by `scale`, and a close time is one unit early."""
     texts = {name: _write_column(frame[name].to_list()) for name in frame.columns if name not in {"ts", "trades"}}
     opens: list[int] = times_ms(frame).tolist()
     return zip(
@@ -146,7 +149,7 @@ def _write_column(values: list[float]) -> list[str]:
 
 
 def _open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int) -> bytes:
-    """Return the row of a candle that is not closed yet: the part of its way that it has gone, in proportion."""
+    """Return the row of a candle that is still open: its price moves and volumes in proportion to the elapsed time."""
     step = interval_ms(source.interval)
     row = source.candles(symbol, TimeRange(open_ms, open_ms + step)).row(0, named=True)
     part = (clock_ms - open_ms) / step
@@ -164,7 +167,7 @@ def _open_row(source: SimSource, symbol: str, open_ms: int, clock_ms: int) -> by
 
 
 def day_csv(source: SimSource, symbol: str, day: int) -> bytes:
-    """Return the CSV of a UTC day as the archive holds it: twelve columns, no header."""
+    """Return the CSV of a UTC day in the archive: twelve columns, no header."""
     scale = _US_PER_MS if day * DAY_MS >= MICROS_FROM_MS else 1
     values = _row_values(_day(source, symbol, day), step=interval_ms(source.interval), scale=scale)
     return "".join(f"{_CSV_ROW % row}\n" for row in values).encode()
@@ -178,7 +181,7 @@ def day_zip(source: SimSource, symbol: str, day: int) -> bytes:
 
 
 def write_zip(members: Sequence[tuple[str, bytes]]) -> bytes:
-    """Return a zip of the members, the same bytes for the same members."""
+    """Return a zip of the members; equal members give equal bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in members:

@@ -1,8 +1,7 @@
 """The source `archive`: whole days from the exchange's public archive, the rest over REST.
 
-A day is one zip with its `.CHECKSUM` beside it (never a month: monthly files disagree with the daily ones and with
-REST). A day that the archive lacks or gets wrong is taken over REST, and so is the present one; the gaps of every day
-are asked for over REST before they are believed.
+A day is one zip with a `.CHECKSUM` file. Monthly files are not used: they disagree with the daily ones and with REST. A
+day that the archive lacks or has damaged is requested over REST, as are the present day and the gaps of every day.
 """
 
 from __future__ import annotations
@@ -37,11 +36,13 @@ if TYPE_CHECKING:
     from mltrain.sources.klines import OddDays
     from mltrain.sources.network_rules import NetworkRules
 
-_MAX_ZIP_BYTES: Final = 4 << 20  # a day of minutes takes 80 kB
-_MAX_CSV_BYTES: Final = 8 << 20  # and 150 kB once unpacked
+# A day of minutes takes 80 kB, and 150 kB unpacked.
+_MAX_ZIP_BYTES: Final = 4 << 20
+_MAX_CSV_BYTES: Final = 8 << 20
 _MAX_CHECKSUM_BYTES: Final = 4096
-_NOT_THERE: Final = 404
-_UNLIMITED: Final = 10**9  # the archive counts no weight
+_NOT_FOUND: Final = 404
+# The archive counts no weight.
+_UNLIMITED: Final = 10**9
 
 
 class ArchiveSource(BinanceSource):
@@ -52,11 +53,11 @@ class ArchiveSource(BinanceSource):
         base_url: Address of the REST host.
         archive_url: Address of the archive: `/data/spot/daily/klines/...` follows it.
         rules: How the network may be used.
-        clock: The time that passes between requests.
+        clock: The clock that runs between requests.
         rng: Draws the jitter of the pauses.
 
     Raises:
-        UsageError: The interval is unknown, or an address cannot be one.
+        UsageError: The interval is unknown, or an address is invalid.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class ArchiveSource(BinanceSource):
 
     @property
     def name(self) -> str:
-        """Its name among the sources."""
+        """One of SOURCES."""
         return "archive"
 
     @property
     def cache_name(self) -> str:
-        """The folder of the cache for these hosts."""
+        """Name of the folder in the cache."""
         if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
             return self.name
         if self.archive_url.startswith(self.base_url):
@@ -88,11 +89,10 @@ class ArchiveSource(BinanceSource):
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
-        patience_ms = round(self._rules.max_wait_s * 1000)
         archive = HttpClient(
             self.archive_url,
             rules=self._rules,
-            throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=patience_ms),
+            throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=round(self._rules.max_wait_s * 1000)),
             traffic=self._traffic,
             host_clock=HostClock(self._clock),
             rng=self._rng,
@@ -104,12 +104,12 @@ class ArchiveSource(BinanceSource):
 
 @dataclass(frozen=True, slots=True)
 class DayZips:
-    """Asks the archive for the zips of whole days.
+    """Requests the zips of whole days from the archive.
 
     Attributes:
-        client: The connection.
+        client: The open client.
         interval: Interval of the candles.
-        odd: Where the odd rows are added; see `split_odd`.
+        odd: Receives the odd rows; see `split_odd`.
     """
 
     client: HttpClient
@@ -117,7 +117,7 @@ class DayZips:
     odd: OddDays
 
     async def day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
-        """Return the rows of a day and the SHA-256 of its zip; or why it cannot be had there.
+        """Return the rows of a day and the SHA-256 of its zip; or the reason why the archive cannot supply it.
 
         Raises:
             SourceError: The archive did not answer.
@@ -127,11 +127,11 @@ class DayZips:
         async with task_group() as group:
             file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
             checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
-        zipped, said = file.result(), checksum.result()
-        if zipped is None or said is None:
+        zipped, published = file.result(), checksum.result()
+        if zipped is None or published is None:
             return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
         try:
-            expected = parse_checksum(said, file_name=name, where=f"{name}.CHECKSUM")
+            expected = parse_checksum(published, file_name=name, where=f"{name}.CHECKSUM")
             if (found := sha256_bytes(zipped)) != expected:
                 return f"{name} has SHA-256 {found}, its checksum file says {expected}"
             text = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
@@ -149,7 +149,7 @@ class DayZips:
 
     async def _get(self, path: str, subject: str, symbol: str, max_bytes: int) -> bytes | None:
         def parse(answer: Answer) -> bytes | None:
-            return None if answer.status == _NOT_THERE else answer.body
+            return None if answer.status == _NOT_FOUND else answer.body
 
         query = Query(path, subject, 0, max_bytes, symbol=symbol)
-        return await self.client.get(query, parse, accept=(_NOT_THERE,))
+        return await self.client.get(query, parse, accept=(_NOT_FOUND,))

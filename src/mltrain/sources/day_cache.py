@@ -1,21 +1,19 @@
 """The cache of downloaded days, shared by all snapshots: `cache/<source>/<SYMBOL>/<interval>/<UTC day>.parquet`.
 
-A day lies beside its note (`<UTC day>.json`), which is written after it, tells whose day it is, and holds the hash of
-its file and of itself. Nothing is trusted because it is there: a day whose bytes and note do not agree counts as absent
-and is downloaded again. The present day, not over yet, is kept apart as `<UTC day>.part.parquet` until it is whole.
+Each day has a metadata file, `<UTC day>.json`, which is written after it, names its source, symbol and interval, and
+holds the hash of the day's file and of itself. A day whose bytes and metadata do not agree counts as absent and is
+downloaded again. A day that is not over is kept as `<UTC day>.part.parquet` until it is whole.
 
-Whoever writes or removes holds `cache/.lock`, for a whole download.
+Writing and removing need the lock `cache/.lock`, held for a whole download.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.candles.candle_file import read_unchecked, write_candles
@@ -44,19 +42,21 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.reading import read_file
 from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write_all
-from mltrain.times import DAY_MS, INTERVALS_MS, SECOND_MS, day_name, interval_ms, parse_time
+from mltrain.times import DAY_MS, SECOND_MS, day_name, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     import polars as pl
 
 FOLDER: Final = "cache"
 
-_SOURCE: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
-_MAX_NOTE_BYTES: Final = 4096
-_MAX_DAY_BYTES: Final = 1 << 20  # 1,440 candles take 70 kB
+SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
+_DAY_FILE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
+_MAX_METADATA_BYTES: Final = 4096
+# 1,440 candles take 70 kB.
+_MAX_DAY_BYTES: Final = 1 << 20
 
 
 @record
@@ -100,7 +100,7 @@ class CachedDay:
 
 @contextmanager
 def lock_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
-    """Hold the cache's lock for the length of the block, and give its folder, made where it is missing.
+    """Hold the lock of the cache for the length of the block, and return its folder, which is made if missing.
 
     Raises:
         LockedError: Another mltrain holds it.
@@ -113,16 +113,16 @@ def lock_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
 
 
 class SymbolDays:
-    """The cached days of one symbol at one interval. Writing expects that the caller holds the cache.
+    """The cached days of one symbol at one interval. Writing needs the lock of the cache.
 
     Attributes:
-        folder: Where they lie.
-        symbol: Whose candles.
-        interval: Their interval.
+        folder: Their folder.
+        symbol: The symbol.
+        interval: Interval of the candles.
     """
 
     def __init__(self, cache: Path, source: str, symbol: str, interval: str) -> None:
-        if _SOURCE.fullmatch(source) is None or SYMBOL.fullmatch(symbol) is None:
+        if SOURCE_FOLDER.fullmatch(source) is None or SYMBOL.fullmatch(symbol) is None:
             raise ValueError(f"{source!r} and {symbol!r} do not name a folder of the cache")
         self._owner = f"{source}/{symbol}/{interval}"
         self.folder = cache / self._owner
@@ -130,24 +130,24 @@ class SymbolDays:
         self.interval = interval
 
     def open_for_writing(self) -> None:
-        """Make the folder where it is missing, and remove what a killed writer left there.
+        """Make the folder if it is missing, and remove the temporary files of a killed writer.
 
         Raises:
-            InputError: A folder lies where a day will be written.
+            InputError: A folder is in the place of a day.
             MachineError: The machine refuses.
         """
         make_folder(self.folder)
         sweep_temps(self.folder)
         with disk_errors(self.folder, "list"), os.scandir(self.folder) as entries:
             for entry in entries:
-                if _is_day(entry.name) and entry.is_dir(follow_symlinks=False):
+                if is_day_file(entry.name) and entry.is_dir(follow_symlinks=False):
                     raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
 
     def find(self, day_ms: int) -> tuple[CachedDay | None, str]:
-        """Return what is known of a day, the whole one before the part, once its bytes have proved to be its own.
+        """Find a day, whole or in part, and check its bytes against its metadata.
 
         Returns:
-            The day, or None; and what is damaged, in words, or nothing.
+            The day, or None; and a description of the damage, or "".
 
         Raises:
             MachineError: The machine refuses to read it.
@@ -157,7 +157,7 @@ class SymbolDays:
             if not os.path.lexists(self.folder / f"{name}.json"):
                 continue
             try:
-                day = self._note(name)
+                day = self._metadata(name)
                 self._bytes(day)
             except InputError as err:
                 damage = err.message.partition("\n")[0]
@@ -166,10 +166,10 @@ class SymbolDays:
         return None, damage
 
     def read(self, day: CachedDay) -> pl.DataFrame:
-        """Return the rows of a day that `find` found or `write` wrote; the hash says that they are those.
+        """Return the rows of a day that `find` or `write` returned, after a check of its hash.
 
         Raises:
-            InputError: The file is not what it was.
+            InputError: The file was changed.
             MachineError: The machine refuses to read it.
         """
         import polars as pl
@@ -211,30 +211,30 @@ class SymbolDays:
         return tuple(written)
 
     def mark_asked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
-        """Note that the gaps of these days were asked for once more, in vain.
+        """Record that the gaps of days were requested a second time and remain.
 
         Raises:
             MachineError: The machine refuses.
         """
-        known = [replace(day, gaps_asked=True) for day in days]
-        self._write_all({}, known)
-        return tuple(known)
+        marked = [replace(day, gaps_asked=True) for day in days]
+        self._write_all({}, marked)
+        return tuple(marked)
 
     def _write_all(self, files: dict[str, bytes], days: list[CachedDay]) -> None:
-        # Notes after files: between the two a day's note does not fit, and the day counts as absent.
+        # Metadata after files: a day that is killed in between has metadata that does not match, and counts as absent.
         if files:
             atomic_write_all(self.folder, files)
         if days:
-            atomic_write_all(self.folder, {f"{day.name}.json": _write_note(day, self._owner) for day in days})
+            atomic_write_all(self.folder, {f"{day.name}.json": _write_metadata(day, self._owner) for day in days})
         over = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.whole for end in ("json", "parquet")]
-        _remove(self.folder / name for name in (*over, *(f"{day.name}.parquet" for day in days if not day.rows)))
+        remove_files(self.folder / name for name in (*over, *(f"{day.name}.parquet" for day in days if not day.rows)))
 
-    def _note(self, name: str) -> CachedDay:
+    def _metadata(self, name: str) -> CachedDay:
         path = self.folder / f"{name}.json"
-        data = read_file(path, max_bytes=_MAX_NOTE_BYTES, what="the cache's note")
-        day = _read_note(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
+        data = read_file(path, max_bytes=_MAX_METADATA_BYTES, what="the metadata of a cached day")
+        day = _read_metadata(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
         if day.name != name:
-            raise InputError(f"{path}: is the note of {day.name}")
+            raise InputError(f"{path}: is the metadata of {day.name}")
         return day
 
     def _bytes(self, day: CachedDay) -> bytes:
@@ -250,23 +250,23 @@ class SymbolDays:
 @record
 @dataclass(frozen=True, slots=True)
 class _Metadata:
-    """A day's metadata file: whose day it is, the day, and the hash of both."""
+    """The metadata file of a day: its source, symbol and interval, the day, and the hash of both."""
 
     of: str
     self_sha256: Sha256
     day: Annotated[Mapping[str, Json], REST]
 
 
-def _write_note(day: CachedDay, owner: str) -> bytes:
+def _write_metadata(day: CachedDay, owner: str) -> bytes:
     described = to_json(day)
     self_sha256 = sha256_bytes(canonical_json({"of": owner, **described}))
     return canonical_json(to_json(_Metadata(owner, self_sha256, described)))
 
 
-def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
-    metadata = read_record(Located(parse_json(data, where=where, max_bytes=_MAX_NOTE_BYTES), where), _Metadata)
+def _read_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
+    metadata = read_record(Located(parse_json(data, where=where, max_bytes=_MAX_METADATA_BYTES), where), _Metadata)
     if metadata.of != owner:
-        raise InputError(f"{where}: is not a note of {owner}")
+        raise InputError(f"{where}: is not metadata of {owner}")
     day = read_record(Located(dict(metadata.day), where), CachedDay)
     if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
         raise InputError(f"{where}: until: must be a time of the day, on the grid of its candles")
@@ -274,115 +274,28 @@ def _read_note(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDa
         raise InputError(f"{where}: rows: are more than there is time for")
     if bool(day.rows) != bool(day.sha256):
         raise InputError(f"{where}: sha256: must be that of a file with rows, and empty without rows")
-    if data != _write_note(day, owner):
+    if data != _write_metadata(day, owner):
         raise InputError(f"{where}: does not match its own hash: it was changed after it was written")
     return day
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRow:
-    """What the cache holds of one symbol.
-
-    Attributes:
-        source: Which source's folder.
-        symbol: Whose candles.
-        interval: Their interval.
-        days: Files of whole days.
-        first: The earliest day, such as 2025-10-15; empty where there is none.
-        last: The latest day.
-        bytes: Of all its files.
-    """
-
-    source: str
-    symbol: str
-    interval: str
-    days: int
-    first: str
-    last: str
-    bytes: int
-
-
-def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
-    """List what the cache holds, by source, symbol and interval; nothing is hashed.
-
-    Raises:
-        MachineError: The machine refuses to read a folder.
-    """
-    return tuple(_row_of(folder, files) for folder, files in _walk(data_dir / FOLDER) if files)
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was removed.
-
-    Attributes:
-        days: How many whole days and beginnings of days.
-        bytes: That they took.
-    """
-
-    days: int
-    bytes: int
-
-
-def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
-    """Remove the cached days before a time; None: all of them. A later snapshot downloads them again.
-
-    Raises:
-        LockedError: Another mltrain is downloading.
-        MachineError: The machine refuses.
-    """
-    days, freed, cache = 0, 0, data_dir / FOLDER
-    if not cache.is_dir():
-        return Pruned(0, 0)
-    with lock_folder(cache, purpose="pruning the cache"):
-        for folder, files in _walk(cache):
-            sweep_temps(folder)
-            old = {name: size for name, size in files.items() if before_ms is None or _day_of(name) < before_ms}
-            # Notes first: a day without one is absent, a note without its day would be called damaged.
-            _remove(folder / name for name in sorted(old, key=lambda n: (not n.endswith(".json"), n)))
-            days += sum(name.endswith(".json") for name in old)
-            freed += sum(old.values())
-    return Pruned(days, freed)
-
-
-def _is_day(name: str) -> bool:
+def is_day_file(name: str) -> bool:
+    """Return whether a file is named like a cached day or its metadata."""
     try:
-        return _DAY.fullmatch(name) is not None and _day_of(name) >= 0
-    except UsageError:  # a 31st of February
+        return _DAY_FILE.fullmatch(name) is not None and parse_time(name[:10]) >= 0
+    except UsageError:
+        # Such as a 31st of February.
         return False
 
 
-def _day_of(name: str) -> int:
-    """Return the midnight that the name of a day's file or note begins with."""
-    return parse_time(name[:10])
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove the files that are there.
 
-
-def _walk(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
-    """Yield the folders of days, each with its files and their sizes; what is not ours is left out."""
-    for source in _folders(cache, _SOURCE):
-        for symbol in _folders(source, SYMBOL):
-            for interval in _folders(symbol, re.compile("|".join(INTERVALS_MS))):
-                with disk_errors(interval, "list"), os.scandir(interval) as entries:
-                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if _is_day(e.name)}
-                yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
-
-
-def _folders(folder: Path, names: re.Pattern[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    with disk_errors(folder, "list"), os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if names.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
-
-
-def _row_of(folder: Path, files: dict[str, int]) -> CacheRow:
-    days = sorted(name[:10] for name in files if name.endswith(".parquet") and ".part." not in name)
-    source, symbol, interval = folder.parts[-3:]
-    first, last = (days[0], days[-1]) if days else ("", "")
-    return CacheRow(source, symbol, interval, len(days), first, last, sum(files.values()))
-
-
-def _remove(paths: Iterable[Path]) -> None:
+    Raises:
+        MachineError: The machine refuses.
+    """
     for path in paths:
-        if os.path.lexists(path):  # asking is cheaper than trying in vain, which most days do
+        # Asking is cheaper than a failing unlink, and most files are absent.
+        if os.path.lexists(path):
             with disk_errors(path, "remove"):
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Candles for those who want nothing else: asked for by time, given as Polars frames."""
+"""`fetch_candles`: the candles of a time range as Polars frames, without a snapshot."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def fetch_candles(
         symbols: Such as ["BTCUSDT", "ETHUSDT"]; a single symbol may be a string.
         start: A time such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date, which is its midnight in UTC;
             rounded down to the interval.
-        end: Likewise; None, or a time that has not come: the source's clock.
-        spec: Which source, and of which interval; None: one-minute candles of Binance's public host.
-        data_dir: Where downloaded days are kept for the next call, in a folder `cache`; None: they are not kept.
-        rules: How the network may be used; None: by the defaults.
-        progress: Told of each symbol; None: nobody is.
-        now_ms: The machine's clock, ms UTC: candles of the source `files` closing later are left out; None: none are.
+        end: As `start`; None, or a time in the future, means the time of the source's clock.
+        spec: Source and interval; None for one-minute candles of Binance's public host.
+        data_dir: Downloaded days are kept in its folder `cache` for the next call; None: they are not kept.
+        rules: How the network may be used; None for the defaults.
+        progress: Receives the progress of each symbol.
+        now_ms: The machine's time, ms UTC: candles of the source `files` that close later are left out; None: none are.
 
     Returns:
-        A frame of each symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
+        A frame per symbol, sorted by `ts` (open time, UTC, ms), unique, on the interval's grid, with the columns of
         `mltrain.candles.frame.CANDLE_SCHEMA`. Gaps are left as they are; a frame may be empty. A volume that most
         candles contradict is null in every row (`mltrain.candles.anomalies`).
 
     Raises:
-        UsageError: A symbol, a time or the interval is none, or the range is empty.
+        UsageError: A symbol, a time or the interval is invalid, or the range is empty.
         InputError: The source lacks a symbol, or a candle is damaged or impossible.
         SourceError: The exchange or the network failed; with `data_dir`, the finished days are kept.
         LockedError: Another mltrain is downloading into that folder.
@@ -70,16 +70,16 @@ def fetch_candles(
     window = TimeRange(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
     if window.start_ms >= window.end_ms:
         raise UsageError(f"no candle opens and closes from {window}")
-    with tempfile.TemporaryDirectory() as unkept:
-        folder = Path(unkept if data_dir is None else data_dir)
-        told = progress or Silent()
-        with source.download(names, window, data_dir=folder, refresh=False, progress=told) as downloaded:
+    progress = progress or Silent()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary if data_dir is None else data_dir)
+        with source.download(names, window, data_dir=folder, refresh=False, progress=progress) as downloaded:
             frames = {name: downloaded.candles(name).frame for name in names}
             for note in downloaded.notes():
-                told.warn(note)
+                progress.warn(note)
     for name in names:
         frames[name], found = empty_false_volumes(frames[name])
         for false in found:
             if false.emptied:
-                told.warn(f"{name}: {false}")
+                progress.warn(f"{name}: {false}")
     return frames

@@ -1,13 +1,13 @@
 """The source `files`: a folder of parquet, CSV and JSON files, plain or packed, one or several per symbol.
 
-A file's symbol stands in its name, and often the interval of its candles: `BTCUSDT.parquet`,
-`BTCUSDT-1m-2025-01-01.zip`, `BTC_USDT-1m.json.gz`. What such files may look like inside, `tables` says. A file that is
-named as of another interval is left out, one without rows passed over, rows are sorted and exact duplicates dropped:
-`notes` tells each. Nothing else is mended: a row that contradicts another, or cannot be a candle, is refused by file,
-symbol, time, field, value. A checksum that was published beside a file is held against it. A candle that closes after
-the machine's clock, which the caller passes, is left out; times hours ahead of it are refused (see `closed`).
+The name of a file states its symbol, and often its interval: `BTCUSDT.parquet`, `BTCUSDT-1m-2025-01-01.zip`,
+`BTC_USDT-1m.json.gz`; `mltrain.candles.tables` describes their contents. Files of another interval and files without
+rows are left out, rows are sorted, exact duplicates are dropped, and `notes` lists all of it. Nothing else is repaired:
+a row that contradicts another or cannot be a candle is an error that names file, symbol, time, field and value. A file
+with a `.CHECKSUM` file must match it. A candle that closes after the machine's time, which the caller passes, is left
+out; times hours ahead of it are an error (see `mltrain.candles.closed`).
 
-Files are read again for each question; the candles of one symbol are in memory at a time.
+Files are read again for each call; only one symbol's candles are in memory at a time.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_CHECKSUM: Final = ".CHECKSUM"  # as the exchange's archive calls it
+# The name that the exchange's archive uses.
+_CHECKSUM: Final = ".CHECKSUM"
 _MAX_CHECKSUM_BYTES: Final = 1 << 16
-_MEND_HINT: Final = "mend or remove that row, or fetch the file again"
+_REPAIR_HINT: Final = "correct or remove that row, or fetch the file again"
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
-    """The files that are named after one symbol, each list sorted by name.
+class _SymbolFiles:
+    """The files of one symbol, sorted by name.
 
     Attributes:
-        files: Those whose name states the source's interval, or none.
-        others: Those of other intervals, with what their names state.
+        files: Files whose name states the source's interval or none.
+        others: Files of other intervals, with the interval that their name states.
     """
 
     files: list[Path]
@@ -64,12 +65,12 @@ class FilesSource(LocalSource):
     """A folder of candle files as a Source.
 
     Attributes:
-        folder: Where the files are.
+        folder: The folder of the files.
         interval: Interval that their candles must have.
-        now_ms: The machine's clock, ms UTC; None: every candle has closed.
+        now_ms: The machine's time, ms UTC; None: every candle is closed.
 
     Raises:
-        InputError: The folder is not there, is no folder, or holds no candle file.
+        InputError: The folder is missing, is not a folder, or has no candle file.
         MachineError: The machine refuses to list it.
         UsageError: The interval is unknown.
     """
@@ -79,41 +80,43 @@ class FilesSource(LocalSource):
         self.interval = interval
         self.now_ms = now_ms
         self._step_ms = interval_ms(interval)
-        self._named = _list_files(folder, interval)
-        self._spans: dict[str, dict[Path, TimeRange | None]] = {}  # of each file; None: it has no rows
+        self._files = _list_files(folder, interval)
+        # By symbol: the range of each file, None without rows; the number of duplicates dropped; the open times of
+        # candles that are not closed and of rows off the grid; the names of files without rows.
+        self._spans: dict[str, dict[Path, TimeRange | None]] = {}
         self._dropped: dict[str, int] = {}
-        self._open: dict[str, set[int]] = {}  # open times of a symbol's candles that have not closed
-        self._odd: dict[str, set[int]] = {}  # open times of a symbol's rows that are off the grid
-        self._empty: dict[str, list[str]] = {}  # names of a symbol's files without rows
+        self._open: dict[str, set[int]] = {}
+        self._odd: dict[str, set[int]] = {}
+        self._empty: dict[str, list[str]] = {}
 
     @property
     def name(self) -> str:
-        """Its name among the sources."""
+        """One of SOURCES."""
         return "files"
 
     @property
     def host(self) -> str:
-        """No host: the files are here."""
+        """Empty: the files are on this machine."""
         return ""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return when the last candle of these symbols closed.
+        """Return when the last candle of these symbols closed, ms UTC.
 
         Raises:
-            InputError: A symbol is not there, or one of its files cannot be read.
+            InputError: A symbol is unknown, or one of its files cannot be read.
             MachineError: The machine refuses to read a file.
         """
         return max(self.extent(symbol).end_ms for symbol in symbols)
 
     def renew_clock(self) -> None:
-        """Do nothing: files are read again for each question."""
+        """Do nothing: files are read again for each call."""
 
     def symbols(self) -> tuple[str, ...]:
-        """Return every symbol that a file is named after, sorted."""
-        return tuple(sorted(self._named))
+        """Return the symbols of all files, sorted."""
+        return tuple(sorted(self._files))
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Refuse symbols that no file is named after.
+        """Check that each symbol has a file.
 
         Raises:
             InputError: One is unknown.
@@ -124,7 +127,7 @@ class FilesSource(LocalSource):
         """Return the range of open times of the closed candles in the files of a symbol.
 
         Raises:
-            InputError: The symbol is not there, one of its files cannot be read, or its times are hours ahead.
+            InputError: The symbol is unknown, one of its files cannot be read, or its times are hours ahead.
             MachineError: The machine refuses to read a file.
         """
         spans = [span for span in self._spans_of(symbol).values() if span is not None]
@@ -134,7 +137,7 @@ class FilesSource(LocalSource):
         """Return the closed candles that open inside the window.
 
         Raises:
-            InputError: The symbol is not there; a row cannot be a candle, or contradicts another one; or the times are
+            InputError: The symbol is unknown; a row cannot be a candle, or contradicts another one; or the times are
                 hours ahead.
             MachineError: The machine refuses to read a file.
         """
@@ -149,7 +152,7 @@ class FilesSource(LocalSource):
         return frame
 
     def notes(self) -> tuple[str, ...]:
-        """Return what was dropped, passed over and left out of the symbols asked for, in their order."""
+        """Return what was dropped and left out of the symbols read so far, by symbol."""
         notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
         if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
@@ -166,18 +169,18 @@ class FilesSource(LocalSource):
             )
         if empty := self._empty[symbol]:
             yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
-        if others := [f"{path.name} ({stated})" for path, stated in self._named[symbol].others]:
+        if others := [f"{path.name} ({stated})" for path, stated in self._files[symbol].others]:
             yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
 
     def _spans_of(self, symbol: str) -> dict[Path, TimeRange | None]:
-        """Return the range of open times of each file of a symbol, which are all read once for it."""
+        """Return the range of open times of each file of a symbol; reads all of them the first time."""
         if symbol not in self._spans:
             self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
             spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
             if not any(spans.values()):
-                none = "no candle has closed" if self._open[symbol] else "no rows"
-                none = f"no row opens on the {self.interval} grid" if self._odd[symbol] else none
-                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {none}")
+                why = "no candle has closed" if self._open[symbol] else "no rows"
+                why = f"no row opens on the {self.interval} grid" if self._odd[symbol] else why
+                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {why}")
             self._spans[symbol] = spans
         return self._spans[symbol]
 
@@ -189,10 +192,10 @@ class FilesSource(LocalSource):
         return TimeRange(start, last + self._step_ms)
 
     def _find(self, symbol: str) -> list[Path]:
-        if symbol not in self._named:
-            hint = did_you_mean(symbol, self._named) or f"it has {', '.join(self.symbols()[:12])}"
+        if symbol not in self._files:
+            hint = did_you_mean(symbol, self._files) or f"it has {', '.join(self.symbols()[:12])}"
             raise InputError(f"{self.folder} has no candle file of {show(symbol)}", hint=hint)
-        named = self._named[symbol]
+        named = self._files[symbol]
         if not named.files:
             stated = sorted({interval for _, interval in named.others})
             raise InputError(
@@ -220,10 +223,10 @@ class FilesSource(LocalSource):
         return rows.filter(closed)
 
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
-        """Return the rows without those of the exchange's history that open off the grid; see `split_odd`.
+        """Leave out the odd rows of the exchange's history that open off the grid; see `split_odd`.
 
-        Only rows whose close time shows that they are candles of this interval are left out; `check_candles` refuses
-        any other, as in a file without close times.
+        Only rows whose close time shows that they are candles of this interval are left out. `check_candles` refuses
+        any other row off the grid, and any in a file without close times.
         """
         ts_ms = times_ms(rows)
         off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
@@ -243,10 +246,10 @@ def _some(names: list[str]) -> str:
 
 
 def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
-    """Return the candles of one file, as `check_candles` does.
+    """Read the candles of one file, as `check_candles` returns them.
 
     Args:
-        path: A parquet, CSV or JSON file, plain or packed, whatever its name states.
+        path: A parquet, CSV or JSON file, plain or packed; its name is not used.
         symbol: For messages.
         interval: Interval that its candles must have.
 
@@ -268,21 +271,21 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _check_published(path: Path, data: bytes) -> None:
-    """Hold a file against the checksum that lies beside it, where one does."""
-    beside = path.with_name(path.name + _CHECKSUM)
-    if not os.path.lexists(beside):
+    """Check a file against its `.CHECKSUM` file, if there is one."""
+    checksum_path = path.with_name(path.name + _CHECKSUM)
+    if not os.path.lexists(checksum_path):
         return
-    text = read_file(real_path(beside), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
-    expected, found = parse_checksum(text, file_name=path.name, where=str(beside)), sha256_bytes(data)
+    text = read_file(real_path(checksum_path), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
+    expected, found = parse_checksum(text, file_name=path.name, where=str(checksum_path)), sha256_bytes(data)
     if found != expected:
         raise InputError(
-            f"{path}: its SHA-256 is {found}, but {beside.name} beside it says {expected}",
+            f"{path}: its SHA-256 is {found}, but {checksum_path.name} says {expected}",
             hint="one of the two is damaged or out of date: fetch both again",
         )
 
 
-def _list_files(folder: Path, interval: str) -> dict[str, _Named]:
-    """Return the candle files of each symbol."""
+def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
+    """Return the candle files of each symbol in a folder."""
     found: dict[str, list[Path]] = {}
     with disk_errors(folder, "list"):
         if not folder.is_dir():
@@ -298,10 +301,10 @@ def _list_files(folder: Path, interval: str) -> dict[str, _Named]:
     return {symbol: _sort_out(files, interval) for symbol, files in found.items()}
 
 
-def _sort_out(paths: list[Path], interval: str) -> _Named:
+def _sort_out(paths: list[Path], interval: str) -> _SymbolFiles:
     names = [path.name for path in paths]
     stated = [(path, interval_of(path.name, beside=names)) for path in paths]
-    return _Named(
+    return _SymbolFiles(
         files=[path for path, their in stated if their in {None, interval}],
         others=[(path, their) for path, their in stated if their is not None and their != interval],
     )
@@ -317,7 +320,7 @@ def _no_candle_file(folder: Path, paths: list[Path]) -> InputError:
 
 
 def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str) -> tuple[pl.DataFrame, int]:
-    """Return the rows of all parts as `check_candles` does, and how many exact duplicates were dropped.
+    """Merge the rows of all parts and check them; return the candles and the number of exact duplicates dropped.
 
     Raises:
         InputError: A row cannot be a candle, or contradicts another one; or a part lacks a column that others have.
@@ -341,11 +344,11 @@ def _check_part(path: Path, rows: pl.DataFrame, symbol: str, interval: str) -> N
     try:
         check_candles(frame, symbol=symbol, interval=interval, where=str(path))
     except InputError as err:
-        raise InputError(err.message, hint=err.hint or _MEND_HINT) from err
+        raise InputError(err.message, hint=err.hint or _REPAIR_HINT) from err
 
 
 def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> None:
-    """Refuse an optional column that some rows have and some lack: features of it would be null in the middle."""
+    """Check that an optional column is in all rows or in none, as features would be null in the middle."""
     for name in OPTIONAL:
         for path, rows in parts:
             empty = rows[name].is_null().arg_true()
@@ -366,7 +369,7 @@ def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> N
 
 
 def _merge(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> tuple[pl.DataFrame, int]:
-    """Return the rows of all parts sorted by time, and how many exact duplicates were dropped.
+    """Return the rows of all parts sorted by time, and the number of exact duplicates dropped.
 
     Raises:
         InputError: Two rows of one time differ; names both values and both files.

@@ -1,12 +1,11 @@
-"""Pages of the exchange's candles: which to ask for, and what an answer holds.
+"""Pages of the exchange's candles: plan them, read their JSON, merge their rows. Pure.
 
-Pure. Pages are planned as windows of time before any is asked for, so that a short or an empty one is simply what the
-market gave. An answer is read as a table, not row by row; what is no JSON of rows may be asked for again, a row that
-cannot be a candle is refused by symbol, time and field.
+All pages of a time range are planned before the first is requested, so that a short or empty page is no special case:
+the market has no more candles there. Whether a row can be a candle is checked later.
 
-The exchange's history has a few odd rows that it will never correct (see `split_odd`): after restarts in 2017
-and 2018 candles opened off the grid for hours or days, and where trading stopped a candle closed early. Such rows are
-either left out or kept, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
+The exchange's history has a few odd rows that it will never correct (see `split_odd`): after restarts in 2017 and 2018,
+candles opened off the grid for hours or days, and a candle closed early when trading stopped. Such rows are left out or
+kept, and counted. https://github.com/binance/binance-public-data/issues/77 lists some.
 """
 
 from __future__ import annotations
@@ -19,22 +18,24 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.cells import MICROS_FROM, whole_ms
+from mltrain.candles.cells import whole_ms
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.sources.http_client import MalformedError
-from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms
+from mltrain.times import DAY_MS, INTERVALS_MS, MICROS_FROM, TimeRange, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-PAGE_CANDLES: Final = 1000  # the most that one answer holds
-MAX_PAGE_BYTES: Final = 4 << 20  # thirty times an honest page
+#: The most candles that one answer holds.
+PAGE_CANDLES: Final = 1000
+#: Thirty times an honest page.
+MAX_PAGE_BYTES: Final = 4 << 20
 
-#: The twelve fields of a row, by the name of their column; the last is not used.
+# The twelve fields of a row; the last is not used.
 _FIELDS: Final = (
     *("ts", "open", "high", "low", "close", "volume", "close_time"),
     *("quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "unused"),
@@ -42,9 +43,10 @@ _FIELDS: Final = (
 _TYPES: Final = {"ts": pl.Int64(), "close_time": pl.Int64(), "trades": pl.Int64()}
 _ROWS: Final = pl.List(pl.List(pl.String))
 _BLANKS: Final = r"[ \t\r\n]*"
-# The reader alone takes no text at all for an empty list, and 3 for [[3]].
+# Polars alone reads an empty text as an empty list, and 3 as [[3]].
 _LIST_OF_ROWS: Final = re.compile(rf"{_BLANKS}\[{_BLANKS}[\[\]]")
-_ROWS_THAT_TELL: Final = 3  # with fewer, a candle that closed early may be most of them
+# With fewer rows, a candle that closed early may be most of them.
+_MIN_ROWS_FOR_INTERVAL: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,9 @@ class Page:
     """The rows of one answer.
 
     Attributes:
-        rows: The rows that can be taken, in the order that they came, with the columns of CANDLE_SCHEMA.
-        ts_ms: Open times of all rows, those left out included, ms UTC, shape (n,).
-        odd: Which rows were left out or closed early.
+        rows: The rows that are not left out, in the order received, with the columns of CANDLE_SCHEMA.
+        ts_ms: Open times of all rows received, ms UTC, shape (n,).
+        odd: The rows that were left out or closed early.
     """
 
     rows: pl.DataFrame
@@ -67,26 +69,26 @@ class OddRows:
     """Rows of the exchange's history that differ from its documentation.
 
     Attributes:
-        left_out: Open times of rows that were left out, ms UTC: off the grid, or another row opens inside the candle.
-        closed_early: Open times of candles that were taken although they close before their interval ends, ms UTC.
+        left_out: Open times, ms UTC, of rows left out: off the grid, or another row opens inside their interval.
+        closed_early: Open times, ms UTC, of candles kept although they close before their interval ends.
     """
 
     left_out: set[int] = field(default_factory=set)
     closed_early: set[int] = field(default_factory=set)
 
     def count(self, window: TimeRange) -> tuple[int, int]:
-        """Return how many rows that open inside a window were left out, and how many closed early."""
+        """Return the numbers of rows left out and of candles closed early that open inside a window."""
         inside = range(window.start_ms, window.end_ms)
         left_out, closed_early = (sum(ts in inside for ts in rows) for rows in (self.left_out, self.closed_early))
         return left_out, closed_early
 
 
-#: Odd rows by symbol and UTC day (its midnight, ms UTC); a row that comes several times counts once.
+#: Odd rows by symbol and midnight, ms UTC; a row received several times counts once.
 OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
 
 
 def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
-    """Add the odd rows of an answer to those of their days."""
+    """Add the odd rows of an answer to their days."""
     for ts_ms in odd.left_out:
         days[symbol, ts_ms // DAY_MS * DAY_MS].left_out.add(ts_ms)
     for ts_ms in odd.closed_early:
@@ -94,7 +96,7 @@ def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
 
 
 def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[TimeRange]:
-    """Cut a window on the grid into pages of at most so many candles.
+    """Cut a window on the grid into pages of at most `candles` candles.
 
     >>> [page.end_ms - page.start_ms for page in plan_pages(TimeRange(0, 2500), 1)]
     [1000, 1000, 500]
@@ -104,7 +106,7 @@ def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) 
 
 
 def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
-    """Return the rows of an answer; whether they can be candles is not checked here.
+    """Read the rows of an answer.
 
     Args:
         body: JSON: a list of rows of twelve fields.
@@ -113,23 +115,23 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
         where: The host, for messages.
 
     Raises:
-        MalformedError: It is no JSON, or no list of rows.
-        InputError: A row has another number of fields, a field that is no number, or is of another interval.
+        MalformedError: It is not JSON, or not a list of rows.
+        InputError: A row has another number of fields, a field that is not a number, or is of another interval.
     """
     try:
         text = body.decode()
         rows = pl.Series([text]).str.json_decode(_ROWS).explode(empty_as_null=False)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as err:
-        raise MalformedError("the answer is no JSON list of candles") from err
+        raise MalformedError("the answer is not a JSON list of candles") from err
     if _LIST_OF_ROWS.match(text) is None or rows.null_count():
-        raise MalformedError("the answer is no list of rows")
+        raise MalformedError("the answer is not a list of rows")
     if rows.is_empty():
         return Page(pl.DataFrame(schema=CANDLE_SCHEMA), np.empty(0, np.int64), OddRows())
-    _check_lengths(rows, symbol, where)
+    _check_field_counts(rows, symbol, where)
     texts = rows.list.to_struct(fields=_FIELDS).struct.unnest()
     numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
     if any(column.null_count() for column in numbers):
-        raise _no_number(texts, numbers, symbol, where)
+        raise _not_a_number(texts, numbers, symbol, where)
     ts_ms, closes_ms = (whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
     kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
     ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
@@ -140,11 +142,11 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
 def split_odd(
     ts_ms: NDArray[np.int64], closes_ms: NDArray[np.int64], *, symbol: str, interval: str, where: str
 ) -> tuple[NDArray[np.bool_], OddRows]:
-    """Tell which rows can be taken, and which are odd, as in a few places of the exchange's history.
+    """Split off the odd rows, which occur in a few places of the exchange's history.
 
-    A row that opens off the grid is left out: its prices are of two intervals. A candle is also left out if such a row
-    opens inside its interval: it ended there, and its close is not that of its interval. A candle on the grid that
-    merely closes early is taken: trading stopped, and nothing came after it.
+    A row that opens off the grid is left out: its prices belong to two intervals. A candle is also left out if such a
+    row opens inside its interval, as its close is not that of the interval. A candle on the grid that only closes early
+    is kept: trading stopped, and nothing followed it.
 
     Args:
         ts_ms: Open times, shape (n,).
@@ -154,17 +156,17 @@ def split_odd(
         where: The host or file, for messages.
 
     Returns:
-        Which rows can be taken, shape (n,), and the odd ones.
+        Which rows to keep, shape (n,), and the odd rows.
 
     Raises:
-        InputError: A row closes before it opens or after its interval ends, or most close early: they are candles of
-            another interval.
+        InputError: A row closes before it opens or after its interval ends, or most rows close early: the candles are
+            of another interval.
     """
     step_ms = INTERVALS_MS[interval]
     # Subtracted from the close: near the limits of 64 bits, open time plus interval would overflow and pass the check.
     wrong = (ts_ms < 0) | (ts_ms >= MICROS_FROM) | (closes_ms < ts_ms) | (closes_ms - ts_ms >= step_ms)
     early = ~wrong & (closes_ms - ts_ms < step_ms - 1)
-    if ts_ms.size >= _ROWS_THAT_TELL and 2 * np.count_nonzero(early) > ts_ms.size:
+    if ts_ms.size >= _MIN_ROWS_FOR_INTERVAL and 2 * np.count_nonzero(early) > ts_ms.size:
         wrong |= early
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -179,7 +181,7 @@ def split_odd(
 
 
 def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl.DataFrame:
-    """Return the rows of all frames by time, exact duplicates once.
+    """Return the rows of all frames, sorted by time and without exact duplicates.
 
     Raises:
         InputError: Two rows of one time differ; names time, field and both values.
@@ -200,30 +202,30 @@ def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl
     return rows
 
 
-def _check_lengths(rows: pl.Series, symbol: str, where: str) -> None:
+def _check_field_counts(rows: pl.Series, symbol: str, where: str) -> None:
     wrong = (rows.list.len() != len(_FIELDS)).arg_true()
     if wrong.len():
         row = rows[wrong[0]].to_list()
-        begin = _begin(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
-        raise InputError(f"{where}: {symbol} {begin}: the row has {len(row)} fields, not {len(_FIELDS)}")
+        place = _place(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
+        raise InputError(f"{where}: {symbol} {place}: the row has {len(row)} fields, not {len(_FIELDS)}")
 
 
 def is_rising(ts_ms: NDArray[np.int64]) -> bool:
-    """Tell whether times are sorted and unique."""
+    """Return whether times are sorted and unique."""
     return bool((ts_ms[1:] > ts_ms[:-1]).all())
 
 
-def _no_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
+def _not_a_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
     name = next(column for column in numbers.columns if numbers[column].null_count())
     at = numbers[name].is_null().arg_true()[0]
-    value, begin = texts[name][at], _begin(numbers["ts"][at], at)
+    value, place = texts[name][at], _place(numbers["ts"][at], at)
     return InputError(
-        f"{where}: {symbol} {begin}: {name} is {'missing' if value is None else show(value)}: not a number"
+        f"{where}: {symbol} {place}: {name} is {'missing' if value is None else show(value)}: not a number"
     )
 
 
-def _begin(ts: int | None, row: int) -> str:
-    """Return where a row stands: its time, or its number where it tells none."""
+def _place(ts: int | None, row: int) -> str:
+    """Return the place of a row: its time, or its number if it has none."""
     if ts is None:
         return f"in row {row + 1}"
     return f"at {format_ms(ts // 1000 if ts >= MICROS_FROM else ts)}"

@@ -1,4 +1,4 @@
-"""Open a source by its description: the one place that knows every implementation."""
+"""Open the source that a `SourceSpec` describes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
 
     Args:
         spec: Which source.
-        rules: How the network may be used, where the source needs one; None: by the defaults.
-        now_ms: The machine's clock, ms UTC, which decides which candles of `files` have closed; None: all have. Every
-            other source has its own clock.
+        rules: How the network may be used; None for the defaults.
+        now_ms: The machine's time, ms UTC, which decides which candles of `files` are closed; None: all are. Every
+            other source has a clock.
 
     Raises:
         UsageError: `spec` is not a SourceSpec.
-        InputError: The folder of `files` is not there, is no folder, or holds no candle file.
+        InputError: The folder of `files` is missing, is not a folder, or has no candle file.
     """
     if not isinstance(spec, SourceSpec):
         raise UsageError(f"spec is {describe(spec)}: expected a SourceSpec", hint='such as SourceSpec(name="binance")')
@@ -58,18 +58,18 @@ def open_recorded(
     archive_url: str | None = None,
     now_ms: int | None = None,
 ) -> Source:
-    """Open the source that a snapshot's manifest names; a file must not choose which host this machine talks to.
+    """Open the source that a snapshot's manifest names; a file must not choose which host this machine connects to.
 
     Args:
-        spec: What the manifest tells.
+        spec: From the manifest.
         rules: How the network may be used.
-        base_url: Address of the REST host in place of the recorded one; chosen by the user, so any is taken.
-        archive_url: Likewise of the archive.
+        base_url: The user's address of the REST host, which replaces the recorded one.
+        archive_url: The user's address of the archive, which replaces the recorded one.
         now_ms: As in `open_source`.
 
     Raises:
-        InputError: The recorded host is neither the source's public one nor this machine; or as of `open_source`.
-        UsageError: An address cannot be one.
+        InputError: The recorded host is neither the source's public one nor this machine; or as in `open_source`.
+        UsageError: An address is invalid.
     """
     if spec.name not in NETWORKED:
         return open_source(spec, rules, now_ms=now_ms)
@@ -84,7 +84,7 @@ def open_recorded(
         if given or recorded in {"", public} or is_loopback(urlsplit(recorded).hostname or ""):
             continue
         raise InputError(
-            f"the snapshot was taken from {show(recorded)}, which a file alone may not have this machine talk to",
+            f"the snapshot was taken from {show(recorded)}, and a file alone cannot make this machine connect to it",
             hint=f"pass --{option.replace('_', '-')} {recorded} if you trust it",
         )
     return open_source(chosen, rules)

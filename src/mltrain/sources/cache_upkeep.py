@@ -1,0 +1,110 @@
+"""List and prune the cache of downloaded days."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mltrain.names import SYMBOL
+from mltrain.sources.day_cache import FOLDER, SOURCE_FOLDER, is_day_file, lock_cache, remove_files
+from mltrain.storage.disk_errors import disk_errors
+from mltrain.storage.temps import sweep_temps
+from mltrain.times import INTERVALS_MS, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRow:
+    """What the cache holds of one symbol.
+
+    Attributes:
+        source: Folder of the source.
+        symbol: The symbol.
+        interval: Interval of the candles.
+        days: Number of whole days.
+        first: The earliest whole day, such as 2025-10-15; empty without any.
+        last: The latest whole day.
+        bytes: Size of all its files.
+    """
+
+    source: str
+    symbol: str
+    interval: str
+    days: int
+    first: str
+    last: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed from the cache.
+
+    Attributes:
+        days: Number of days, whole or in part.
+        bytes: Size of their files.
+    """
+
+    days: int
+    bytes: int
+
+
+def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
+    """List what the cache holds, by source, symbol and interval; nothing is hashed.
+
+    Raises:
+        MachineError: The machine refuses to read a folder.
+    """
+    rows = []
+    for folder, sizes in _day_folders(data_dir / FOLDER):
+        if not sizes:
+            continue
+        days = sorted(name[:10] for name in sizes if name.endswith(".parquet") and ".part." not in name)
+        source, symbol, interval = folder.parts[-3:]
+        first, last = (days[0], days[-1]) if days else ("", "")
+        rows.append(CacheRow(source, symbol, interval, len(days), first, last, sum(sizes.values())))
+    return tuple(rows)
+
+
+def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
+    """Remove the cached days before a time, ms UTC, or all of them; a later snapshot downloads them again.
+
+    Raises:
+        LockedError: Another mltrain is downloading.
+        MachineError: The machine refuses.
+    """
+    days, freed = 0, 0
+    if not (data_dir / FOLDER).is_dir():
+        return Pruned(0, 0)
+    with lock_cache(data_dir, "pruning the cache") as cache:
+        for folder, sizes in _day_folders(cache):
+            sweep_temps(folder)
+            old = [name for name in sizes if before_ms is None or parse_time(name[:10]) < before_ms]
+            # Metadata first: a day without metadata is absent, metadata without its day would be reported as damaged.
+            remove_files(folder / name for name in sorted(old, key=lambda name: (not name.endswith(".json"), name)))
+            days += sum(name.endswith(".json") for name in old)
+            freed += sum(sizes[name] for name in old)
+    return Pruned(days, freed)
+
+
+def _day_folders(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
+    """Yield the folders of days, each with the names and sizes of its files; other files are left out."""
+    for source in _subfolders(cache, SOURCE_FOLDER):
+        for symbol in _subfolders(source, SYMBOL):
+            for interval in _subfolders(symbol, re.compile("|".join(INTERVALS_MS))):
+                with disk_errors(interval, "list"), os.scandir(interval) as entries:
+                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if is_day_file(e.name)}
+                yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
+
+
+def _subfolders(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with disk_errors(folder, "list"), os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if names.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
