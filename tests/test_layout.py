@@ -55,6 +55,8 @@ LIGHT = (
     "store/store.py",
     "store/pointer.py",
     "store/pruning.py",
+    "store/promotion.py",
+    "store/publishing.py",
     "cli",
 )
 LEARNERS = {"lightgbm", "sklearn", "scipy", "optuna", "jsonschema", "httpx", "matplotlib", "jinja2"}

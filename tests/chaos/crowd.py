@@ -20,7 +20,7 @@ from pathlib import Path
 from mltrain.store.store import Store
 store, until, reads = Store(Path(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < until:
-    version = store.best()
+    version = store.live_version()
     model = version.read("lgbm.pkl", max_bytes=1 << 26)
     card = json.loads(version.read("model_card.json", max_bytes=1 << 26))
     told = next(a["sha256"] for a in card["artifacts"] if a["path"] == "lgbm.pkl")
@@ -34,6 +34,7 @@ from pathlib import Path
 import mltrain
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.store.store import Store
+from mltrain.store.promotion import roll_back
 data, count = Path(sys.argv[1]), int(sys.argv[2])
 store, model = Store(data), mltrain.load(data / "models" / "best_lgbm.pkl", clock=None)
 snapshot = open_snapshot(data, "latest")
@@ -45,7 +46,7 @@ def measure():
     return {"rss_kb": rss, "fds": len(os.listdir("/proc/self/fd"))}
 marks = {}
 for i in range(count):
-    store.rollback(names[i % len(names)], why="chaos", by="chaos", now_ms=1_760_529_600_000)
+    roll_back(store,names[i % len(names)], why="chaos", by="chaos", now_ms=1_760_529_600_000)
     table = model.predict_candles(candles)
     assert model.version == names[i % len(names)] and table["refused"].null_count() == table.height
     if i + 1 in (count // 2, count):

@@ -79,7 +79,7 @@ def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, wo
     refused = call(*words, data_dir=data_dir)
 
     assert refused.code == 3
-    assert f"best_lgbm is missing, and {best} was the best version" in refused.err
+    assert f"best_lgbm is missing, and {best} was the live version" in refused.err
     assert f"hint: run `mltrain promote {best}`" in refused.err
     assert {path for path in data_dir.rglob("*") if path.name != ".lock"} == {p for p in before if p.name != ".lock"}
 

@@ -23,6 +23,8 @@ from mltrain.cli.command import Session
 from mltrain.cli.progress import Warnings
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal, SourceName
+from mltrain.store.promotion import promote_version
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from support.record import NOW_MS, read
 
@@ -48,12 +50,12 @@ def shelf(tmp_path_factory):
             b'"accuracy": 0.5', b'"accuracy": 0.4' if verdict == "NO-GO" else b'"accuracy": 0.5'
         )
         files = {"lgbm.pkl": model, "model_card.json": card}
-        store.publish_version(files, verdict=verdict, date="2025-10-15", now_ms=NOW_MS)
+        publish_version(store, files, verdict=verdict, date="2025-10-15", now_ms=NOW_MS)
     for version, why in (
         ("2025-10-15", "its gates say GO"),
         ("2025-10-15.2", "its gates say GO, and it was the better"),
     ):
-        store.promote(version, why=why, by="ada@desk", now_ms=NOW_MS, force=False)
+        promote_version(store, version, why=why, by="ada@desk", now_ms=NOW_MS, force=False)
     Path("good.json").write_bytes(CARD.read_bytes())
     Path("bad.json").write_bytes(CARD.read_bytes().replace(b'"accuracy": 0.', b'"accuracy": 7.'))
     Path("frame.csv").write_text("return_1,rsi_7\n0.1,50\n")
@@ -114,7 +116,7 @@ SCENES = {
     "models history": lambda s: models.history.outcome(s.session).view(),
     "models prune": lambda s: models.models_prune.outcome(s.session, keep=3).view(),
     "promote": lambda s: models._moved(
-        s.store.promote("2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
+        promote_version(s.store, "2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
     ).view(),
     "rollback": lambda s: models.rollback.outcome(s.session).view(),
     "card diff": lambda s: pages.card_diff.outcome(s.session, "2025-10-15", "2025-10-15.3").view(),

@@ -22,6 +22,8 @@ from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
 from mltrain.sources.source_spec import SourceSpec
+from mltrain.store.promotion import promote_version
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from mltrain.times import parse_time
 from mltrain.training.metrics import row_log_loss
@@ -78,7 +80,7 @@ def test_the_champion_is_met_on_fresh_rows_alone(rivals):
     workshop, champion, report = rivals
     run = report.training
     holdout = take_rows(run.data.samples, run.data.split.holdout.span)
-    best = open_model(workshop.store.best())
+    best = open_model(workshop.store.live_version())
     fresh = holdout.ts_ms > ModelCard(best.card).last_label_end_ms()
     _, mine = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     _, theirs = best.score(holdout.x)
@@ -145,7 +147,7 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
 
     assert isinstance(whole, ChampionEvidence)
     assert isinstance(half, ChampionEvidence)
-    best = open_model(workshop.store.best())
+    best = open_model(workshop.store.live_version())
     own = (holdout.ts_ms > ModelCard(best.card).last_label_end_ms()) & (other == 0)
     _, theirs = best.score(holdout.x)
     gain = row_log_loss(theirs, holdout.y) - row_log_loss(p, holdout.y)
@@ -213,7 +215,7 @@ def test_an_evaluation_shows_both_in_full(rivals):
     """Every score of both with its interval, on the rows that neither has learned from; shown in one table."""
     workshop, champion, report = rivals
     version = workshop.store.open_version(report.version)
-    assert champion.version == workshop.store.best().name != report.version
+    assert champion.version == workshop.store.live_version().name != report.version
 
     found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
     both = found.champion.side_by_side
@@ -233,16 +235,15 @@ def test_an_evaluation_shows_both_in_full(rivals):
 def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monkeypatch):
     """The gates judged against nothing; meanwhile a person promoted another version: the GO is held."""
     first = workshop.train(workshop.snapshot(), promote=False)
-    publish = Store.publish_version
 
     def promote_meanwhile(store, *args, **options):
-        Store(store.data_dir).promote(first.version, why="by hand", by="a person", now_ms=NOW_MS)
-        return publish(store, *args, **options)
+        promote_version(Store(store.data_dir), first.version, why="by hand", by="a person", now_ms=NOW_MS)
+        return publish_version(store, *args, **options)
 
-    monkeypatch.setattr(Store, "publish_version", promote_meanwhile)
+    monkeypatch.setattr("mltrain.pipeline.publish.publish_version", promote_meanwhile)
     report = workshop.train(workshop.snapshot(), seed=7)
 
     assert report.training.verdict.go
     assert not report.promoted
     assert first.version in report.held
-    assert workshop.store.best().name == first.version
+    assert workshop.store.live_version().name == first.version

@@ -24,7 +24,7 @@ def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_
     assert [t.training.verdict.word for t in report.trainings] == ["GO", "GO"]
     assert [e.to_version for e in history.entries if e.happened] == [first.version, second.version, first.version]
     assert (report.rolled_back_from, report.rolled_back_to) == (second.version, first.version)
-    assert store.best().name == first.version
+    assert store.live_version().name == first.version
     assert history.problems == ()
     for training in report.trainings:
         card = training.folder / "model_card.json"

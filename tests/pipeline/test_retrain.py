@@ -23,6 +23,7 @@ from mltrain.progress import Silent
 from mltrain.serving.model import load
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.storage.hashing import sha256_bytes
+from mltrain.store.promotion import promote_version
 from mltrain.store.signature import open_signer
 from mltrain.store.store import Store
 from mltrain.training.search import ExecutionOptions
@@ -169,7 +170,7 @@ class TestSame:
         snapshot = open_snapshot(copy.folder, report.training.data.snapshot.id)
         again = copy.train(snapshot, promote=False)
         assert self.found(copy, snapshot) == report.version
-        copy.store.promote(again.version, why="a test", by="pytest", now_ms=NOW_MS, force=True)
+        promote_version(copy.store, again.version, why="a test", by="pytest", now_ms=NOW_MS, force=True)
 
         assert self.found(copy, snapshot) == again.version
 

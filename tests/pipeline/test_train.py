@@ -157,7 +157,7 @@ def test_no_signal_is_an_honest_no_go(workshop):
     assert report.training.verdict.word == "NO-GO"
     assert "skill" in {o.name for o in report.training.verdict.failed}
     assert not report.promoted
-    assert workshop.store.best() is None
+    assert workshop.store.live_version() is None
     assert report.folder.is_dir()
 
 

@@ -19,6 +19,7 @@ from mltrain.serving import follow
 from mltrain.serving.follow import SwapFailedWarning
 from mltrain.serving.loaded_model import OtherCodeWarning
 from mltrain.serving.model import check_round_trip, load, model_from_bundle, open_model
+from mltrain.store.promotion import roll_back
 from mltrain.times import MINUTE_MS
 from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
@@ -527,7 +528,7 @@ class TestFollowing:
         promote(two[1])
         after = model.predict_candles(candles)
         promoted = model.version
-        store.rollback("2025-10-15", why="a test", by="pytest", now_ms=END_MS)
+        roll_back(store, "2025-10-15", why="a test", by="pytest", now_ms=END_MS)
 
         assert promoted == "2025-10-15.2"
         assert after.equals(open_model(two[1]).predict_candles(candles))

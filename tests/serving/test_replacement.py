@@ -11,6 +11,7 @@ import pytest
 from mltrain.artifact import contract
 from mltrain.errors import InputError, NoGoError
 from mltrain.serving.replacement import check_same_meaning, find_version_differences
+from mltrain.store.promotion import promote_version
 from support.program import call
 
 HAND = {"why": "a test", "by": "me@host", "now_ms": 1_760_529_600_000}
@@ -30,11 +31,11 @@ def test_another_label_is_refused_and_nothing_moves(store, publish, promote, oth
     log = (store.models / "promotions.jsonl").read_bytes()
 
     with pytest.raises(NoGoError, match=r"horizon: 5.*horizon: 1") as caught:
-        store.promote("2025-10-15.2", check=check_same_meaning, **HAND)
+        promote_version(store, "2025-10-15.2", check=check_same_meaning, **HAND)
     assert "mltrain promote 2025-10-15.2 --other-meaning" in caught.value.hint
-    assert store.best().name == "2025-10-15"
+    assert store.live_version().name == "2025-10-15"
     assert (store.models / "promotions.jsonl").read_bytes() == log
-    assert store.promote("2025-10-15.2", **HAND).moved
+    assert promote_version(store, "2025-10-15.2", **HAND).moved
 
 
 def test_lost_symbols_are_refused_and_more_are_not(store, publish, promote, bundle):
@@ -43,20 +44,20 @@ def test_lost_symbols_are_refused_and_more_are_not(store, publish, promote, bund
     publish()
     publish(model=replace(bundle, symbols=("BTCUSDT",)))
 
-    assert store.promote("2025-10-15.2", check=check_same_meaning, **HAND).moved
+    assert promote_version(store, "2025-10-15.2", check=check_same_meaning, **HAND).moved
     with pytest.raises(NoGoError, match="without ETHUSDT"):
-        store.promote("2025-10-15.3", check=check_same_meaning, **HAND)
+        promote_version(store, "2025-10-15.3", check=check_same_meaning, **HAND)
 
 
 def test_the_first_one_and_the_same_one_need_no_comparison(store, publish, other_label):
     """The first version, the same one, and a restored pointer are promoted without a comparison."""
     publish(model=other_label)
     for moved in (True, False):
-        assert store.promote("latest", check=check_same_meaning, **HAND).moved is moved
+        assert promote_version(store, "latest", check=check_same_meaning, **HAND).moved is moved
     (store.models / "best_lgbm").unlink()
     (store.models / "2025-10-15" / "lgbm.pkl").touch()
 
-    assert store.promote("2025-10-15", check=check_same_meaning, **HAND).moved
+    assert promote_version(store, "2025-10-15", check=check_same_meaning, **HAND).moved
 
 
 def test_a_lost_pointer_still_has_a_meaning(store, publish, promote, other_label):
@@ -66,7 +67,7 @@ def test_a_lost_pointer_still_has_a_meaning(store, publish, promote, other_label
     (store.models / "best_lgbm").unlink()
 
     with pytest.raises(NoGoError, match="horizon"):
-        store.promote("2025-10-15.2", check=check_same_meaning, **HAND)
+        promote_version(store, "2025-10-15.2", check=check_same_meaning, **HAND)
 
 
 def test_a_live_version_that_cannot_be_opened_is_no_obstacle(store, publish, promote, other_label):
@@ -76,7 +77,7 @@ def test_a_live_version_that_cannot_be_opened_is_no_obstacle(store, publish, pro
     publish(model=other_label)
     (first.folder / "manifest.json").unlink()
 
-    assert store.promote("2025-10-15.2", check=check_same_meaning, **HAND).moved
+    assert promote_version(store, "2025-10-15.2", check=check_same_meaning, **HAND).moved
 
 
 def test_a_damaged_model_is_an_error(publish, other_label):
@@ -120,7 +121,7 @@ def test_the_commands_require_the_option_and_warn(store, publish, promote, other
     assert re.search(f"warning: .*{changed % (5, 1)}", forced.err)
     assert re.search(f"warning: .*{changed % (1, 5)}", back.err)
     assert "2025-10-15.2 is live now, in place of 2025-10-15" in forced.out
-    assert store.best().name == "2025-10-15"
+    assert store.live_version().name == "2025-10-15"
 
 
 def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, promote, other_label):
@@ -133,4 +134,4 @@ def test_a_rollback_from_a_damaged_version_is_done_all_the_same(store, publish, 
 
     assert back.code == 0
     assert "cannot check whether 2025-10-15 is a drop-in replacement for 2025-10-15.2" in back.err
-    assert store.best().name == "2025-10-15"
+    assert store.live_version().name == "2025-10-15"

@@ -14,6 +14,9 @@ from mltrain.documents.strict_json import canonical_json
 from mltrain.errors import InputError, LockedError, NoGoError, UsageError
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import hold_lock
+from mltrain.store.promotion import promote_version, roll_back, roll_back_previous
+from mltrain.store.pruning import prune_versions
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store, open_path
 from support import disk_faults
 
@@ -28,7 +31,7 @@ def files_of(mark):
 
 def publish(store, mark, *, verdict="GO", date="2025-10-15"):
     """Publish one version and return it."""
-    return store.publish_version(files_of(mark), verdict=verdict, date=date, now_ms=NOON_MS)
+    return publish_version(store, files_of(mark), verdict=verdict, date=date, now_ms=NOON_MS)
 
 
 def tree(folder):
@@ -50,8 +53,8 @@ def made(tmp_path_factory):
     publish(store, b"two")
     publish(store, b"three", verdict="NO-GO")
     publish(store, b"four", date="2025-10-13")
-    store.promote("2025-10-14", **HAND)
-    store.promote("2025-10-15", **HAND)
+    promote_version(store, "2025-10-14", **HAND)
+    promote_version(store, "2025-10-15", **HAND)
     return store.data_dir
 
 
@@ -78,7 +81,7 @@ class TestPublish:
 
         assert {name: version.read(name, max_bytes=99) for name in files_of(b"three")} == files_of(b"three")
         assert (version.serial, version.verdict, version.created_at) == (3, "NO-GO", "2025-10-15T12:00:00Z")
-        assert (version.promoted, version.best) == (False, False)
+        assert (version.promoted, version.live) == (False, False)
         assert version.verify() == ()
 
     def test_names_count_up_and_serials_do_not_follow_the_clock(self, store):
@@ -120,7 +123,7 @@ class TestPublish:
     def test_a_failure_leaves_nothing(self, store):
         """A name that no version can hold is refused before the folder has its name."""
         with pytest.raises(InputError):
-            store.publish_version({**files_of(b"x"), ".hidden": b""}, verdict="GO", date="2025-10-15", now_ms=NOON_MS)
+            publish_version(store, {**files_of(b"x"), ".hidden": b""}, verdict="GO", date="2025-10-15", now_ms=NOON_MS)
 
     def test_a_killed_writers_leavings_are_swept(self, store):
         """By whoever holds the lock next."""
@@ -137,11 +140,11 @@ class TestReferences:
         """By `best`, by name, and by every path that leads there."""
         paths = ["best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "best_lgbm/lgbm.pkl", "2025-10-15"]
         paths += ["2025-10-15/model_card.json", "../models/2025-10-15/"]
-        versions = [store.open_version("best"), store.open_version("2025-10-15"), store.best()]
+        versions = [store.open_version("best"), store.open_version("2025-10-15"), store.live_version()]
         versions += [store.open_version(f"{store.models}/{path}") for path in paths]
         versions += [open_path(store.models / path) for path in paths]
 
-        assert {(v.name, v.best, v.promoted) for v in versions} == {("2025-10-15", True, True)}
+        assert {(v.name, v.live, v.promoted) for v in versions} == {("2025-10-15", True, True)}
         assert {v.folder for v in versions} == {store.models / "2025-10-15"}
 
     def test_a_link_of_the_users_own_is_followed(self, store, tmp_path):
@@ -184,13 +187,13 @@ class TestReferences:
             with pytest.raises(InputError) as caught:
                 store.open_version(ref)
             assert "mltrain train" in caught.value.hint
-        for call in (store.open_default, lambda: store.rollback("2025-10-15", **HAND)):
+        for call in (store.open_default, lambda: roll_back(store, "2025-10-15", **HAND)):
             with pytest.raises(InputError):
                 call()
-        with pytest.raises(InputError, match="no version was the best one yet"):
-            store.rollback_previous(**HAND)
+        with pytest.raises(InputError, match="no version was live yet"):
+            roll_back_previous(store, **HAND)
 
-        assert (store.versions(), store.best(), store.looks(), store.history().entries) == ((), None, (), ())
+        assert (store.versions(), store.live_version(), store.looks(), store.history().entries) == ((), None, (), ())
         assert not store.data_dir.exists()
 
     def test_the_default_is_best_and_else_latest_with_a_warning(self, store):
@@ -266,7 +269,7 @@ class TestForgery:
         path.write_bytes(canonical_json({**document, "self_sha256": sha256_bytes(canonical_json(document))}))
 
         with pytest.raises(InputError, match=r"manifest\.json"):
-            store.best()
+            store.live_version()
 
 
 class TestPromote:
@@ -274,13 +277,13 @@ class TestPromote:
 
     def test_the_pointer_moves_and_the_log_tells(self, store):
         """Both links lead through the one pointer, and the line names both versions."""
-        move = store.promote("2025-10-13", **HAND)
+        move = promote_version(store, "2025-10-13", **HAND)
         last = store.history().entries[-1]
 
         assert (move.moved, move.from_version, move.to_version) == (True, "2025-10-15", "2025-10-13")
         assert (last.from_version, last.to_version, last.happened, last.serial) == ("2025-10-15", "2025-10-13", True, 3)
         assert (last.why, last.by, last.when) == ("a test", "me@host", "2025-10-15T12:00:00Z")
-        assert last.card_sha256 == store.best().card_sha256
+        assert last.card_sha256 == store.live_version().card_sha256
         links = {name: str((store.models / name).readlink()) for name in tree(store.models) if name.startswith("best")}
         assert links == {
             "best_lgbm": "2025-10-13",
@@ -294,35 +297,35 @@ class TestPromote:
         edit(store.models / "2025-10-15" / "lgbm.pkl", b"two", b"twp")
         before = tree(store.data_dir)
 
-        for call in (store.rollback, store.promote):
+        for call in (roll_back, promote_version):
             with pytest.raises(InputError, match="2025-10-15 is damaged"):
-                call("2025-10-15", **HAND)
+                call(store, "2025-10-15", **HAND)
         assert tree(store.data_dir) == before
 
     @pytest.mark.parametrize("ref", ["best", "2025-10-15", "latest"])
     def test_the_best_version_again_writes_nothing(self, store, ref):
         """Not even under the lock, which another may hold."""
-        store.promote(ref, **HAND)
+        promote_version(store, ref, **HAND)
         before = tree(store.data_dir)
         with hold_lock(store.models / ".lock", wait_s=0, purpose="a test"):
-            move = store.promote(ref, **HAND)
+            move = promote_version(store, ref, **HAND)
 
         assert not move.moved
-        assert move.to_version == store.best().name
+        assert move.to_version == store.live_version().name
         assert tree(store.data_dir) == before
 
     @pytest.mark.usefixtures("unchanged")
     def test_a_no_go_version_is_refused(self, store):
         """The hint tells how it could be done all the same."""
         with pytest.raises(NoGoError, match=r"2025-10-15\.2 is NO-GO") as caught:
-            store.promote("2025-10-15.2", **HAND)
+            promote_version(store, "2025-10-15.2", **HAND)
         assert "--force --why" in caught.value.hint
 
     def test_a_no_go_version_is_promoted_by_force_and_the_log_says_so(self, store):
         """From then on a rollback to it is allowed, too."""
-        store.promote("2025-10-15.2", force=True, **HAND)
-        store.promote("2025-10-14", **HAND)
-        store.rollback("2025-10-15.2", **HAND)
+        promote_version(store, "2025-10-15.2", force=True, **HAND)
+        promote_version(store, "2025-10-14", **HAND)
+        roll_back(store, "2025-10-15.2", **HAND)
 
         assert [(e.to_version, e.verdict) for e in store.history().entries[2:]] == [
             *(("2025-10-15.2", "NO-GO"), ("2025-10-14", "GO"), ("2025-10-15.2", "NO-GO"))
@@ -335,12 +338,12 @@ class TestPromote:
         publish(other, b"x")
 
         with pytest.raises(UsageError, match="is not in"):
-            store.promote(f"{other.models}/2025-10-15", **HAND)
+            promote_version(store, f"{other.models}/2025-10-15", **HAND)
 
     def test_links_that_are_missing_are_made_again(self, store):
         """A first promotion that was cut off is completed by the next run."""
         (store.models / "best_lgbm.pkl").unlink()
-        move = store.promote("best", **HAND)
+        move = promote_version(store, "best", **HAND)
 
         assert not move.moved
         assert (store.models / "best_lgbm.pkl").read_bytes() == b"model two"
@@ -357,7 +360,7 @@ class TestPromote:
             link.symlink_to("/etc/passwd" if kind == "absolute" else "2025-10-14/lgbm.pkl")
         before = tree(store.data_dir)
 
-        for call in (lambda: store.promote("2025-10-13", **HAND), lambda: open_path(link)):
+        for call in (lambda: promote_version(store, "2025-10-13", **HAND), lambda: open_path(link)):
             with pytest.raises(InputError, match=name) as caught:
                 call()
             assert "remove" in caught.value.hint
@@ -369,16 +372,16 @@ class TestRollback:
 
     def test_an_earlier_best_version_comes_back(self, store):
         """By name; the log keeps every step."""
-        move = store.rollback("2025-10-14", **HAND)
+        move = roll_back(store, "2025-10-14", **HAND)
 
         assert (move.moved, move.from_version, move.to_version) == (True, "2025-10-15", "2025-10-14")
-        assert store.best().name == "2025-10-14"
+        assert store.live_version().name == "2025-10-14"
         assert [e.to_version for e in store.history().entries] == ["2025-10-14", "2025-10-15", "2025-10-14"]
         assert store.history().problems == ()
 
     def test_previous_is_the_best_before_the_present_one(self, store):
         """Asked twice it comes back, as the one before the present one is then the one left."""
-        moves = [store.rollback_previous(**HAND), store.rollback_previous(**HAND)]
+        moves = [roll_back_previous(store, **HAND), roll_back_previous(store, **HAND)]
 
         assert [move.to_version for move in moves] == ["2025-10-14", "2025-10-15"]
 
@@ -386,16 +389,16 @@ class TestRollback:
         """Nothing was the best one before it."""
         store = Store(tmp_path)
         publish(store, b"one")
-        store.promote("latest", **HAND)
+        promote_version(store, "latest", **HAND)
 
-        with pytest.raises(InputError, match="no version was the best one before 2025-10-15"):
-            store.rollback_previous(**HAND)
+        with pytest.raises(InputError, match="no version was live before 2025-10-15"):
+            roll_back_previous(store, **HAND)
 
     @pytest.mark.usefixtures("unchanged")
     def test_the_best_version_again_writes_nothing(self, store):
         """It is there already; the lock is not asked for."""
         with hold_lock(store.models / ".lock", wait_s=0, purpose="a test"):
-            assert not store.rollback("2025-10-15", **HAND).moved
+            assert not roll_back(store, "2025-10-15", **HAND).moved
 
     @pytest.mark.usefixtures("unchanged")
     @pytest.mark.parametrize(
@@ -408,19 +411,19 @@ class TestRollback:
     def test_a_version_that_was_never_promoted_is_refused_with_the_command(self, store, name, commands):
         """The promoted one of the same day is offered first."""
         with pytest.raises(InputError, match="was never promoted") as caught:
-            store.rollback(name, **HAND)
+            roll_back(store, name, **HAND)
         assert all(command in caught.value.hint for command in commands)
 
     def test_a_promotion_that_never_happened_gives_no_right(self, store):
         """The line was written, the pointer did not move: the version was never the best one."""
         pointer = store.models / "best_lgbm"
-        store.promote("2025-10-13", **HAND)
+        promote_version(store, "2025-10-13", **HAND)
         pointer.unlink()
         pointer.symlink_to("2025-10-15")
 
         assert not store.history().entries[-1].happened
         with pytest.raises(InputError, match="2025-10-13 was never promoted"):
-            store.rollback("2025-10-13", **HAND)
+            roll_back(store, "2025-10-13", **HAND)
 
     def test_a_later_version_of_the_same_name_has_no_right(self, store):
         """The log means the version with the card that it names."""
@@ -430,14 +433,14 @@ class TestRollback:
         (other.models / "2025-10-14").rename(store.models / "2025-10-14")
 
         with pytest.raises(InputError, match="2025-10-14 was never promoted"):
-            store.rollback("2025-10-14", **HAND)
+            roll_back(store, "2025-10-14", **HAND)
 
     @pytest.mark.usefixtures("unchanged")
     @pytest.mark.parametrize("name", ["best", "latest", "../2025-10-14", "x" * 10_000, "", "-rf"])
     def test_what_is_no_version_is_a_usage_error(self, store, name):
         """Only a version's own name will do."""
         with pytest.raises(UsageError):
-            store.rollback(name, **HAND)
+            roll_back(store, name, **HAND)
 
     DAMAGES = {  # noqa: RUF012 (read only)
         "one byte of the model": lambda folder: (folder / "lgbm.pkl").write_bytes(b"Model one"),
@@ -459,14 +462,14 @@ class TestRollback:
         self.DAMAGES[damage](store.models / "2025-10-14")
         before = tree(store.data_dir)
 
-        for call in (store.rollback, store.promote):
+        for call in (roll_back, promote_version):
             with pytest.raises(InputError, match="2025-10-14") as caught:
-                call("2025-10-14", **HAND)
+                call(store, "2025-10-14", **HAND)
             others = caught.value.hint.partition("the nearest: ")[2].split(", ")
             assert "2025-10-15" in others
             assert "2025-10-14" not in others
         assert tree(store.data_dir) == before
-        assert store.best().name == "2025-10-15"
+        assert store.live_version().name == "2025-10-15"
 
     def test_a_damaged_best_version_is_not_what_to_promote(self, store):
         """The hint names what else there is; alone, there is nothing but to make another."""
@@ -474,7 +477,7 @@ class TestRollback:
         edit(best / "manifest.json", b'"GO"', b'"NO-GO"')
 
         with pytest.raises(InputError, match="leads to 2025-10-15") as caught:
-            store.best()
+            store.live_version()
         others = caught.value.hint.removeprefix("run `mltrain promote VERSION`: ").split(", ")
         assert "2025-10-14" in others
         assert "2025-10-15" not in others
@@ -483,7 +486,7 @@ class TestRollback:
             if row.name != best.name:
                 shutil.rmtree(store.models / row.name)
         with pytest.raises(InputError) as caught:
-            store.best()
+            store.live_version()
         assert caught.value.hint == "make one with `mltrain train`"
 
 
@@ -522,7 +525,7 @@ class TestPointer:
             pointer.symlink_to(self.TARGETS[kind])
         before = tree(store.data_dir)
 
-        for call in (store.best, store.open_default, lambda: open_path(store.models / "best_lgbm.pkl")):
+        for call in (store.live_version, store.open_default, lambda: open_path(store.models / "best_lgbm.pkl")):
             with pytest.raises(InputError, match="best_lgbm") as caught:
                 call()
             assert (self.TARGETS[kind] or "not a symbolic link") in caught.value.message
@@ -533,9 +536,9 @@ class TestPointer:
         """The list and the log can be read meanwhile."""
         shutil.rmtree(store.models / "2025-10-15")
 
-        assert [row.version.best for row in store.versions()] == [False, False, False]
-        assert store.rollback("2025-10-14", **HAND).from_version == "2025-10-15"
-        assert store.best().name == "2025-10-14"
+        assert [row.version.live for row in store.versions()] == [False, False, False]
+        assert roll_back(store, "2025-10-14", **HAND).from_version == "2025-10-15"
+        assert store.live_version().name == "2025-10-14"
         assert store.history().problems == ()
 
     def test_a_damaged_log_of_looks_stops_a_long_run_at_its_start(self, store):
@@ -566,19 +569,19 @@ class TestLostPointer:
         return store
 
     CALLS = {  # noqa: RUF012 (read only)
-        "best": lambda store: store.best(),
+        "best": lambda store: store.live_version(),
         "default": lambda store: store.open_default(),
         "by name": lambda store: store.open_version("best"),
         "by path": lambda store: open_path(store.models / "best_lgbm.pkl"),
         "by folder": lambda store: open_path(store.models / "best_lgbm"),
-        "rollback": lambda store: store.rollback("2025-10-14", **HAND),
-        "rollback to the lost one": lambda store: store.rollback("2025-10-15", **HAND),
-        "rollback_previous": lambda store: store.rollback_previous(**HAND),
-        "prune": lambda store: store.prune(keep=0),
+        "rollback": lambda store: roll_back(store, "2025-10-14", **HAND),
+        "rollback to the lost one": lambda store: roll_back(store, "2025-10-15", **HAND),
+        "rollback_previous": lambda store: roll_back_previous(store, **HAND),
+        "prune": lambda store: prune_versions(store, keep=0),
         "prepare": lambda store: store.prepare(),
         "publish": lambda store: publish(store, b"five"),
         "look": lambda store: store.record_look(start_ms=1, end_ms=2, study="a", now_ms=NOON_MS),
-        "promote best": lambda store: store.promote("best", **HAND),
+        "promote best": lambda store: promote_version(store, "best", **HAND),
     }
 
     @pytest.mark.parametrize("call", CALLS)
@@ -586,7 +589,7 @@ class TestLostPointer:
         """The last target and the way back are named, and nothing is changed."""
         before = tree(copy.data_dir)
 
-        with pytest.raises(InputError, match="best_lgbm is missing, and 2025-10-15 was the best version") as caught:
+        with pytest.raises(InputError, match="best_lgbm is missing, and 2025-10-15 was the live version") as caught:
             self.CALLS[call](copy)
         assert caught.value.hint == "run `mltrain promote 2025-10-15`"
         assert tree(copy.data_dir) == before
@@ -595,7 +598,7 @@ class TestLostPointer:
         """Every line stays true; a version that is named is opened as ever."""
         history = copy.history()
 
-        assert [(row.name, row.version.promoted, row.version.best) for row in copy.versions()] == [
+        assert [(row.name, row.version.promoted, row.version.live) for row in copy.versions()] == [
             *(("2025-10-14", True, False), ("2025-10-15", True, False)),
             *(("2025-10-15.2", False, False), ("2025-10-13", False, False)),
         ]
@@ -606,35 +609,35 @@ class TestLostPointer:
 
     def test_the_command_puts_everything_back(self, copy):
         """Pointer, links and a line from the version to itself, so that a rollback goes where it would have gone."""
-        move = copy.promote("2025-10-15", **HAND)
+        move = promote_version(copy, "2025-10-15", **HAND)
 
         assert (move.moved, move.from_version, move.to_version) == (True, "2025-10-15", "2025-10-15")
-        assert copy.best().name == "2025-10-15"
+        assert copy.live_version().name == "2025-10-15"
         assert (copy.models / "best_lgbm.pkl").read_bytes() == b"model two"
         assert (copy.history().lost, copy.history().problems) == (None, ())
-        assert not copy.promote("2025-10-15", **HAND).moved
-        assert copy.rollback_previous(**HAND).to_version == "2025-10-14"
+        assert not promote_version(copy, "2025-10-15", **HAND).moved
+        assert roll_back_previous(copy, **HAND).to_version == "2025-10-14"
         assert all(entry.happened for entry in copy.history().entries)
 
     def test_another_version_may_be_promoted_instead(self, copy):
         """Its line starts from the last target, which a rollback then goes back to."""
-        move = copy.promote("2025-10-13", **HAND)
+        move = promote_version(copy, "2025-10-13", **HAND)
 
         assert (move.from_version, move.to_version) == ("2025-10-15", "2025-10-13")
         assert copy.history().problems == ()
-        assert copy.rollback_previous(**HAND).to_version == "2025-10-15"
+        assert roll_back_previous(copy, **HAND).to_version == "2025-10-15"
 
     def test_a_forced_version_comes_back_by_force_only(self, store):
         """The command that is named is the one that works."""
-        store.promote("2025-10-15.2", force=True, **HAND)
+        promote_version(store, "2025-10-15.2", force=True, **HAND)
         (store.models / "best_lgbm").unlink()
 
         with pytest.raises(InputError) as caught:
-            store.best()
+            store.live_version()
         assert caught.value.hint == 'run `mltrain promote 2025-10-15.2 --force --why "the pointer was lost"`'
         with pytest.raises(NoGoError):
-            store.promote("2025-10-15.2", **HAND)
-        assert store.promote("2025-10-15.2", force=True, **HAND).moved
+            promote_version(store, "2025-10-15.2", **HAND)
+        assert promote_version(store, "2025-10-15.2", force=True, **HAND).moved
 
     @pytest.mark.parametrize("loss", ["removed", "damaged", "replaced"])
     def test_a_last_target_that_is_not_there_is_no_command(self, copy, loss):
@@ -649,8 +652,8 @@ class TestLostPointer:
             publish(other, b"impostor")
             (other.models / "2025-10-15").rename(folder)
 
-        with pytest.raises(InputError, match="2025-10-15 was the best version") as caught:
-            copy.best()
+        with pytest.raises(InputError, match="2025-10-15 was the live version") as caught:
+            copy.live_version()
         assert caught.value.hint.startswith("2025-10-15 ")
         assert "run `mltrain promote VERSION`: 2025-10-13, 2025-10-14, 2025-10-15.2" in caught.value.hint
 
@@ -660,7 +663,7 @@ class TestLostPointer:
             shutil.rmtree(copy.models / row.name)
 
         with pytest.raises(InputError) as caught:
-            copy.best()
+            copy.live_version()
         assert f"move {copy.models / 'promotions.jsonl'} away" in caught.value.hint
         (copy.models / "promotions.jsonl").rename(copy.models / "aside")
         assert publish(copy, b"new").name == "2025-10-15"
@@ -669,11 +672,11 @@ class TestLostPointer:
         """It is not taken for one that was cut off."""
         store = Store(tmp_path)
         publish(store, b"one")
-        store.promote("latest", **HAND)
+        promote_version(store, "latest", **HAND)
         (store.models / "best_lgbm").unlink()
 
-        with pytest.raises(InputError, match="2025-10-15 was the best version"):
-            store.best()
+        with pytest.raises(InputError, match="2025-10-15 was the live version"):
+            store.live_version()
         assert store.history().entries[0].happened
 
     def test_a_torn_last_line_counts_for_nothing(self, copy):
@@ -681,18 +684,18 @@ class TestLostPointer:
         log = copy.models / "promotions.jsonl"
         log.write_bytes(log.read_bytes() + b'{"serial":3,"from":"2025-10-15","to":"2025-10-14"')
 
-        with pytest.raises(InputError, match="2025-10-15 was the best version"):
-            copy.best()
-        assert copy.promote("2025-10-15", **HAND).moved
+        with pytest.raises(InputError, match="2025-10-15 was the live version"):
+            copy.live_version()
+        assert promote_version(copy, "2025-10-15", **HAND).moved
         assert copy.history().problems == ()
 
     def test_a_torn_first_line_is_no_promotion(self, tmp_path):
-        """Nothing was the best version yet."""
+        """Nothing was the live version yet."""
         store = Store(tmp_path)
         publish(store, b"one")
         (store.models / "promotions.jsonl").write_bytes(b'{"serial":1,"from":null,"to":"2025-10-15"')
 
-        assert store.best() is None
+        assert store.live_version() is None
         assert store.open_default()[0].name == "2025-10-15"
 
     @pytest.mark.parametrize("damage", ["all", "last"])
@@ -702,9 +705,9 @@ class TestLostPointer:
         log.write_bytes(b"x\n" if damage == "all" else log.read_bytes() + b"x\n")
 
         with pytest.raises(InputError, match="cannot be read" if damage == "all" else "as far as the log can be read"):
-            copy.best()
-        assert copy.promote("2025-10-15", **HAND).moved
-        assert copy.best().name == "2025-10-15"
+            copy.live_version()
+        assert promote_version(copy, "2025-10-15", **HAND).moved
+        assert copy.live_version().name == "2025-10-15"
 
     def test_a_copy_that_followed_the_links_names_all_that_is_in_the_way(self, store, tmp_path):
         """Folders and files in the links' places are removed by hand: they may be dear."""
@@ -712,7 +715,12 @@ class TestLostPointer:
         before = tree(copy.data_dir)
         places = [copy.models / name for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json")]
 
-        for call in (copy.best, copy.prepare, copy.history, lambda: copy.promote("2025-10-15", **HAND)):
+        for call in (
+            copy.live_version,
+            copy.prepare,
+            copy.history,
+            lambda: promote_version(copy, "2025-10-15", **HAND),
+        ):
             with pytest.raises(InputError, match="best_lgbm is not a symbolic link") as caught:
                 call()
             assert caught.value.hint == (f"remove {', '.join(map(str, places))}; then run `mltrain promote 2025-10-15`")
@@ -720,17 +728,17 @@ class TestLostPointer:
         shutil.rmtree(places[0])
         for place in places[1:]:
             place.unlink()
-        copy.promote("2025-10-15", **HAND)
+        promote_version(copy, "2025-10-15", **HAND)
         assert tree(copy.data_dir).keys() == tree(store.data_dir).keys()
 
     def test_without_the_log_the_pointer_decides(self, store):
         """The best version is known, which one was best before it is not."""
         (store.models / "promotions.jsonl").unlink()
 
-        assert store.best().name == "2025-10-15"
+        assert store.live_version().name == "2025-10-15"
         assert store.history().problems
-        with pytest.raises(InputError, match="no version was the best one before"):
-            store.rollback_previous(**HAND)
+        with pytest.raises(InputError, match="no version was live before"):
+            roll_back_previous(store, **HAND)
 
     def test_readers_never_take_a_first_promotion_for_a_lost_pointer(self, tmp_path):
         """They see nothing promoted, or the version."""
@@ -739,7 +747,7 @@ class TestLostPointer:
         def read(store):
             while not stop.is_set():
                 try:
-                    best = store.best()
+                    best = store.live_version()
                     seen.add(best and best.name)
                     seen.add(store.history().lost)
                 except InputError as err:
@@ -752,7 +760,7 @@ class TestLostPointer:
             readers = [threading.Thread(target=read, args=(store,)) for _ in range(3)]
             for thread in readers:
                 thread.start()
-            store.promote("latest", **HAND)
+            promote_version(store, "latest", **HAND)
             stop.set()
             for thread in readers:
                 thread.join()
@@ -764,12 +772,12 @@ class TestLostPointer:
         store = Store(tmp_path)
         publish(store, b"one", date="2025-10-14")
         publish(store, b"two")
-        store.promote(staged_for, **HAND)
+        promote_version(store, staged_for, **HAND)
         (store.models / "best_lgbm").rename(store.models / ".best_lgbm.next")
 
-        assert store.best() is None
+        assert store.live_version() is None
         assert (store.history().lost, store.history().problems) == (None, ())
-        assert store.promote("2025-10-15", **HAND).from_version is None
+        assert promote_version(store, "2025-10-15", **HAND).from_version is None
         assert [entry.happened for entry in store.history().entries] == [False, True]
         assert not os.path.lexists(store.models / ".best_lgbm.next")
 
@@ -782,35 +790,35 @@ class TestPrune:
         publish(store, b"five", date="2025-10-12")
         publish(store, b"six", date="2025-10-11")
         logs = (store.models / "promotions.jsonl").read_bytes()
-        done = store.prune(keep=1)
+        done = prune_versions(store, keep=1)
 
         assert done.removed == ("2025-10-15.2", "2025-10-13", "2025-10-12")
         assert {kept.version for kept in done.kept} == {"2025-10-14", "2025-10-15"}
         assert [row.name for row in store.versions()] == ["2025-10-14", "2025-10-15", "2025-10-11"]
         assert (store.models / "promotions.jsonl").read_bytes() == logs
         assert not list(store.models.glob(".*.tmp"))
-        assert store.rollback_previous(**HAND).to_version == "2025-10-14"
+        assert roll_back_previous(store, **HAND).to_version == "2025-10-14"
 
     def test_the_newest_are_kept_and_the_latest_always(self, store):
         """So that its serial is not given twice."""
-        assert store.prune(keep=4).removed == ()
-        assert store.prune(keep=0).removed == ("2025-10-15.2",)
+        assert prune_versions(store, keep=4).removed == ()
+        assert prune_versions(store, keep=0).removed == ("2025-10-15.2",)
         assert publish(store, b"five").serial == 5
 
     def test_the_name_of_a_removed_version_is_not_given_again(self, store):
         """Whoever kept the name would find another model under it."""
         publish(store, b"five", date="2025-11-01")
         publish(store, b"six", date="2025-11-01")
-        store.prune(keep=1)
+        prune_versions(store, keep=1)
 
         assert not (store.models / "2025-11-01").exists()
         assert publish(store, b"seven", date="2025-11-01").name == "2025-11-01.3"
 
     def test_a_version_that_is_being_read_stays(self, store):
         """Until its reader has ended."""
-        with store.open_version("2025-10-15.2").held():
-            kept = store.prune(keep=0).kept
-        again = store.prune(keep=0)
+        with store.open_version("2025-10-15.2").in_use():
+            kept = prune_versions(store, keep=0).kept
+        again = prune_versions(store, keep=0)
 
         assert {k.version: k.why for k in kept}["2025-10-15.2"] == "a running mltrain is reading it"
         assert again.removed == ("2025-10-15.2",)
@@ -820,14 +828,14 @@ class TestPrune:
         (store.models / "2025-10-13" / "manifest.json").unlink()
         (store.models / "2025-10-01").symlink_to("/etc")
         before = tree(store.models / "2025-10-13")
-        done = store.prune(keep=0)
+        done = prune_versions(store, keep=0)
 
         assert {k.version for k in done.kept} >= {"2025-10-13", "2025-10-01"}
         assert tree(store.models / "2025-10-13") == before
 
     def test_without_models_nothing_is_made(self, tmp_path):
         """There is nothing to remove."""
-        assert Store(tmp_path / "none").prune(keep=1).removed == ()
+        assert prune_versions(Store(tmp_path / "none"), keep=1).removed == ()
         assert not (tmp_path / "none").exists()
 
 
@@ -868,8 +876,8 @@ def test_a_held_lock_is_an_error_that_names_its_holder(store):
     with hold_lock(store.models / ".lock", wait_s=0, purpose="a test"):
         for write in (
             lambda: publish(store, b"x"),
-            lambda: store.promote("2025-10-13", **HAND),
-            lambda: store.rollback("2025-10-14", **HAND),
+            lambda: promote_version(store, "2025-10-13", **HAND),
+            lambda: roll_back(store, "2025-10-14", **HAND),
             lambda: store.record_look(start_ms=1, end_ms=2, study="a", now_ms=3),
         ):
             with pytest.raises(LockedError, match=f"pid {os.getpid()} .* a test"):
@@ -883,11 +891,11 @@ def test_readers_never_see_a_mixed_or_missing_version_while_writers_swap(store):
 
     def swap(name):
         for _ in range(15):
-            patient.rollback(name, **HAND)
+            roll_back(patient, name, **HAND)
 
     def read():
         while any(writer.is_alive() for writer in writers):
-            version = patient.best()
+            version = patient.live_version()
             mark = version.read("lgbm.pkl", max_bytes=99).removeprefix(b"model ")
             if mark not in version.read("model_card.json", max_bytes=99):
                 broken.append(version.name)
@@ -910,15 +918,17 @@ def whole_way(folder):
     hand = {"why": "a test", "by": "me@host", "now_ms": 1_760_529_600_000}
     files = {"lgbm.pkl": b"model new", "model_card.json": b'{"mark": "new"}', "report.html": b""}
     if all(row.name != "2025-10-15" for row in store.versions()):
-        store.publish_version(files, verdict="GO", date="2025-10-15", now_ms=1_760_529_600_000)
+        publish_version(store, files, verdict="GO", date="2025-10-15", now_ms=1_760_529_600_000)
     store.record_look(start_ms=1, end_ms=2, study="a", now_ms=1_760_529_600_000)
-    store.promote("2025-10-14", **hand)
-    store.promote("2025-10-15", **hand)
+    promote_version(store, "2025-10-14", **hand)
+    promote_version(store, "2025-10-15", **hand)
 
 
 PROGRAM = f"""
 import sys
 from pathlib import Path
+from mltrain.store.promotion import promote_version
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 {inspect.getsource(whole_way)}
 whole_way(Path(sys.argv[1]))
@@ -928,7 +938,7 @@ whole_way(Path(sys.argv[1]))
 def check_store(folder):
     """Check that all that can be read is whole, and return the best version's name."""
     store = Store(folder)
-    best = store.best()
+    best = store.live_version()
     for row in store.versions():
         assert row.problem is None
         assert row.version.verify() == ()

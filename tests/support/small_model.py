@@ -12,6 +12,8 @@ from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import parse_registry
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
+from mltrain.store.promotion import promote_version
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 from mltrain.times import TimeRange
 from mltrain.training.booster import normalise_model_text
@@ -107,13 +109,13 @@ def published(tmp_path_factory, bundle, card):
     folders = {}
     for verdict in ("GO", "NO-GO"):
         folders[verdict] = tmp_path_factory.mktemp("published") / "data"
-        publish_version(Store(folders[verdict]), bundle, card, verdict)
+        publish_small(Store(folders[verdict]), bundle, card, verdict)
     return folders
 
 
-def publish_version(store, model, card, verdict):
+def publish_small(store, model, card, verdict):
     files = {"lgbm.pkl": model.to_bytes(), "model_card.json": card}
-    return store.publish_version(files, verdict=verdict, date="2025-10-15", now_ms=END_MS)
+    return publish_version(store, files, verdict=verdict, date="2025-10-15", now_ms=END_MS)
 
 
 @pytest.fixture
@@ -131,16 +133,16 @@ def publish(store, published, bundle, card):
         if model is bundle and card is own_card and not store.data_dir.exists():
             shutil.copytree(published[verdict], store.data_dir)  # a copy waits for no disk
             return store.open_version("latest")
-        return publish_version(store, model, card, verdict)
+        return publish_small(store, model, card, verdict)
 
     return publish_one
 
 
 @pytest.fixture
 def promote(store):
-    """Return a function that makes a version the best one."""
+    """Return a function that makes a version live."""
 
     def promote_one(version, *, force=False):
-        store.promote(version.name, why="a test", by="pytest", now_ms=END_MS, force=force)
+        promote_version(store, version.name, why="a test", by="pytest", now_ms=END_MS, force=force)
 
     return promote_one

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from mltrain.card.model_card import ModelCard
     from mltrain.card.validation import CardCheck
-    from mltrain.store.store import Move, Store
+    from mltrain.store.promotion import Move
+    from mltrain.store.store import Store
 
 # Exit code of a list that is shown because no choice was made: a usage error.
 LISTED = 2
@@ -139,9 +140,10 @@ def history(session: Session) -> Outcome:
 @command()
 def models_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest versions, except the live one, its predecessor, the latest, and those in use."""
+    from mltrain.store.pruning import prune_versions
     from mltrain.store.store import Store
 
-    done = Store(session.data_dir).prune(keep=keep)
+    done = prune_versions(Store(session.data_dir), keep=keep)
 
     def view() -> Iterator[RenderableType]:
         yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
@@ -168,13 +170,15 @@ def promote(
 ) -> Outcome:
     """Make a GO version the live one, in one atomic step."""
     from mltrain.serving.replacement import check_same_meaning
+    from mltrain.store.promotion import promote_version
     from mltrain.store.store import Store
 
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
     read_ops(ops)
     store = Store(session.data_dir)
-    moved = store.promote(
+    moved = promote_version(
+        store,
         ref,
         force=force,
         why=why or "promoted by hand",
@@ -200,6 +204,7 @@ def rollback(
 ) -> Outcome:
     """Make an earlier version live again, in one atomic step."""
     from mltrain.store.listing import list_models
+    from mltrain.store.promotion import roll_back, roll_back_previous
     from mltrain.store.store import Store
 
     store = Store(session.data_dir)
@@ -207,7 +212,7 @@ def rollback(
         raise UsageError("give either --previous or a version, not both")
     if previous or version is not None:
         hand: Any = {"why": why, "by": who(), "now_ms": session.now_ms}
-        moved = store.rollback_previous(**hand) if version is None else store.rollback(version, **hand)
+        moved = roll_back_previous(store, **hand) if version is None else roll_back(store, version, **hand)
         _warn_of_other_meaning(session, store, moved)
         return _moved(moved)
     store.check_pointer()

@@ -232,7 +232,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "models-prune/1": Document(
         ("models prune",), "Which versions went and stayed.", result="mltrain.store.pruning.PrunedVersions"
     ),
-    "move/1": Document(("promote", "rollback"), "Where the pointer points now.", result="mltrain.store.store.Move"),
+    "move/1": Document(("promote", "rollback"), "Where the pointer points now.", result="mltrain.store.promotion.Move"),
     "predict/1": Document(
         ("predict",),
         "Probabilities of the newest candles or of a file's; exit code 3 where they were refused.",

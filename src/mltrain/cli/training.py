@@ -191,7 +191,7 @@ def _already_there(version: StoredVersion) -> Outcome:
 
     def view() -> Iterator[RenderableType]:
         yield f"already there: {version.name}, same bytes"
-        if version.best:
+        if version.live:
             yield "it is the live version; another seed or newer candles would make another one"
         elif version.verdict == "GO":
             if held := card.text("gates", "held"):
@@ -204,7 +204,7 @@ def _already_there(version: StoredVersion) -> Outcome:
         "version": version.name,
         "folder": version.folder,
         "verdict": version.verdict,
-        "best": version.best,
+        "best": version.live,
         "promoted": False,
         "already_there": True,
     }

@@ -53,7 +53,7 @@ def open_champion(store: Store) -> Champion | None:
         InputError: The pointer does not name a sound version, or was lost.
         MachineError: The machine refuses to read.
     """
-    best = store.best()
+    best = store.live_version()
     if best is None:
         return None
     try:

@@ -20,6 +20,7 @@ from mltrain.sources.simulated import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.folders import make_folder
 from mltrain.storage.writing import atomic_write
+from mltrain.store.promotion import promote_version, roll_back_previous
 from mltrain.store.store import Store
 from mltrain.times import DAY_MS
 from mltrain.training.search import ExecutionOptions
@@ -93,10 +94,10 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
     second = trainings[-1]
     held = second.held
     if held is not None:
-        store.promote(second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
+        promote_version(store, second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
     live = second.version
     table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))
-    back = store.rollback_previous(by=by, why="the demo shows a rollback", now_ms=now_ms)
+    back = roll_back_previous(store, by=by, why="the demo shows a rollback", now_ms=now_ms)
     return DemoReport(
         folder=folder,
         snapshots=tuple(snapshots),

@@ -13,7 +13,7 @@ from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.simulated import SimSource
-from mltrain.store.pointer import BEST
+from mltrain.store.pointer import POINTER
 from mltrain.store.store import Store
 from mltrain.times import TimeRange, format_ms, interval_ms
 
@@ -55,7 +55,7 @@ def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -
     """Open a model as `open_default_model` does; the live one so that it follows later promotions."""
     store = Store(data_dir)
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
-    pointer = store.models / BEST
+    pointer = store.models / POINTER
     if ref in {None, BEST_REF} and pointer.is_symlink():
         # Without a clock: the command line reads it itself.
         return load(pointer, clock=None), warning

@@ -17,6 +17,7 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
 from mltrain.report.page import REPORT_FILE, draft_report
 from mltrain.serving.model import check_round_trip, model_from_bundle
+from mltrain.store.publishing import publish_version
 from mltrain.times import day_name, interval_ms
 from mltrain.training.economics import forward_returns
 from mltrain.training.samples import take_rows
@@ -65,7 +66,8 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     card = ModelCard.from_json(parse_json(data, where="the card")).document
     report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
     now_ms = training.provenance.now_ms
-    version = store.publish_version(
+    version = publish_version(
+        store,
         {**files, CARD_FILE: data},
         date=day_name(now_ms),
         now_ms=now_ms,

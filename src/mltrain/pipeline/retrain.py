@@ -166,7 +166,7 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
     store.looks()
     wanted = _expected_lineage(request)
     versions = [row.version for row in store.versions() if row.version is not None]
-    for version in sorted(versions, key=lambda v: (v.best, v.serial), reverse=True):
+    for version in sorted(versions, key=lambda v: (v.live, v.serial), reverse=True):
         if _card_matches(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
             return None if verify_snapshot(request.snapshot) else version
     return None

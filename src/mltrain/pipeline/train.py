@@ -26,6 +26,7 @@ from mltrain.storage.descriptors import real_path
 from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import hold_lock, lock_folder
 from mltrain.storage.temps import sweep_temps
+from mltrain.store.promotion import promote_version
 from mltrain.training.booster import fit_final
 from mltrain.training.calibration import calibrate
 from mltrain.training.search import search
@@ -115,7 +116,7 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
         MachineError: The machine refused a file, or has not enough memory.
     """
     # A dangling pointer must not be found only after the search.
-    store.best()
+    store.live_version()
     recorder = _WarningRecorder(progress)
     request = fit_memory(request, available=available_memory(), progress=progress)
     data = prepare(request.snapshot, request.feature_set, request.config, recorder)
@@ -277,7 +278,7 @@ def _promote(
             )
 
     try:
-        store.promote(version.name, why="its gates say GO", by=by, now_ms=now_ms, check=check)
+        promote_version(store, version.name, why="its gates say GO", by=by, now_ms=now_ms, check=check)
     except NoGoError as err:
         return False, err.message
     return True, None

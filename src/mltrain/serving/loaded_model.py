@@ -146,7 +146,7 @@ def load_version(version: StoredVersion) -> LoadedModel:
     Raises:
         InputError: The version is damaged.
     """
-    with version.held():
+    with version.in_use():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
         card_data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     where = str(version.folder / CARD_FILE)

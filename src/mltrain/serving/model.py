@@ -42,7 +42,7 @@ from mltrain.serving.inputs import (
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
 from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
 from mltrain.serving.stream import Stream
-from mltrain.store.pointer import BEST, LINKS
+from mltrain.store.pointer import LINKS, POINTER
 from mltrain.store.signature import check_signature
 from mltrain.store.store import PROMOTIONS, open_path
 from mltrain.training.metrics import predict_up
@@ -368,7 +368,7 @@ def load(
         import_user_ops(ops)
     # Absolute, so that the pointer is followed even if the process changes its folder.
     place = Path(path).absolute()
-    pointer = place.parent / BEST if place.name in {BEST, *LINKS} else None
+    pointer = place.parent / POINTER if place.name in {POINTER, *LINKS} else None
     # Read before the version: if the pointer moves during the load, the first use notices.
     state = None if pointer is None else pointer_state(pointer)
     version = open_path(place)
@@ -415,7 +415,7 @@ def check_round_trip(version: StoredVersion, model: Model) -> None:
 
 def _check_servable(version: StoredVersion) -> None:
     """Raise unless the version was promoted; a copy outside of a models folder is judged by its verdict."""
-    copied = not any(os.path.lexists(version.folder.parent / name) for name in (BEST, LOCK, PROMOTIONS))
+    copied = not any(os.path.lexists(version.folder.parent / name) for name in (POINTER, LOCK, PROMOTIONS))
     if version.promoted or (copied and version.verdict == "GO"):
         return
     problem = "was never promoted" if version.verdict == "GO" else f"is {version.verdict} and was never promoted"

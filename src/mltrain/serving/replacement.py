@@ -33,7 +33,7 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
-    """Raise unless the new version is a drop-in replacement for the live one; `Store.promote` takes it as its check.
+    """Raise unless the new version is a drop-in replacement for the live one; `promote_version` takes it as its check.
 
     Raises:
         NoGoError: It is no replacement; the message lists every difference.
@@ -60,7 +60,7 @@ def _read_contract(version: StoredVersion) -> ModelContract:
     from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
     from mltrain.artifact.contract import ModelContract
 
-    with version.held():
+    with version.in_use():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
     bundle = Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE))
     return ModelContract.of(bundle.feature_set, bundle.symbols)

@@ -1,13 +1,13 @@
-"""The two logs of the models folder: who became the best version when, and which holdouts were looked at.
+"""The two logs of the models folder: which version became live when, and which holdouts were looked at.
 
-Pure: bytes of a log in, entries or the next line out. Both logs only grow, one JSON document a line; what stands after
-the last newline is the torn end of a write that was cut off, and counts for nothing.
+Pure: bytes of a log in, entries or the next line out. Both logs are append-only, one JSON document per line; bytes
+after the last newline are the torn end of an interrupted write and are ignored.
 
-A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened where the
-next one starts from its target, or, for the last line, where the pointer stands on its target. A lost pointer
-changes nothing in this: the last line still holds, and the line of the promotion that restores the pointer starts from
-its target. Each line of either log has the SHA-256 of the line before and of itself: a damaged or edited log is
-detected, in its last line too; that lines were cut off its end is not.
+A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened if the next
+line starts from its target, or, for the last line, if the pointer names its target. A lost pointer does not change
+this: the last line still counts, and the promotion that restores the pointer starts from its target. Each line of
+either log holds the SHA-256 of the line before and of itself: any damaged or edited line is detected, the last one
+included. Lines removed from the end are not detected.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _BROKEN_CHAIN: Final = "does not continue the line before: the log was changed a
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """What a line of `promotions.jsonl` tells of the hand that moved the pointer.
+class Attribution:
+    """Why, by whom and when the pointer was moved.
 
     Attributes:
         why: The reason.
         by: Who asked.
-        now_ms: When, ms UTC.
+        now_ms: Time, ms UTC.
     """
 
     why: str
@@ -58,13 +58,13 @@ class Promotion:
     Attributes:
         serial: Its number, from 1.
         when: UTC, such as 2025-10-15T12:00:00Z.
-        from_version: The best version before; None where there was none. The same as `to_version` where a lost pointer
-            was restored.
-        to_version: The best version after.
-        verdict: What the gates said of `to_version`.
+        from_version: The live version before; None if there was none. The same as `to_version` if a lost pointer was
+            restored.
+        to_version: The live version after.
+        verdict: The verdict on `to_version`.
         why: The reason, as given.
         by: Who asked, as given.
-        card_sha256: Hash of the card of `to_version`: tells a version from a later one of the same name.
+        card_sha256: Hash of the card of `to_version`: distinguishes a version from a later one of the same name.
         prev_sha256: Hash of the line before; None in the first.
         happened: Whether the pointer moved; read from the lines after and the pointer, not from the line itself.
     """
@@ -92,14 +92,14 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The log of promotions, judged.
+    """The log of promotions, checked against the pointer.
 
     Attributes:
-        best: The version that the pointer names now; None where there is no pointer.
+        best: The live version: the one that the pointer names; None if there is no pointer.
         lost: The version that the pointer named last, if there was a pointer and it is missing; otherwise None.
         entries: The readable lines, oldest first.
-        problems: What is wrong with the log; empty where it is whole.
-        notes: What is worth knowing and no damage.
+        problems: Damage of the log, one sentence each; empty if it is whole.
+        notes: Remarks that are no damage.
     """
 
     best: str | None
@@ -109,37 +109,43 @@ class History:
     notes: tuple[str, ...]
 
     def was_promoted(self, version: str, card_sha256: str) -> bool:
-        """Return whether this very version, not merely one of its name, was ever the best one."""
+        """Return whether the version with this name and card was ever live."""
         return any((e.to_version, e.card_sha256) == (version, card_sha256) for e in self.entries if e.happened)
 
     def previous(self) -> str | None:
-        """Return the version that was best before the present one; None where the log tells of none."""
+        """Return the version that was live before the present one; None if the log names none."""
         moves = [e for e in self.entries if e.happened and e.from_version != e.to_version]
         return moves[-1].from_version if moves and moves[-1].to_version == self.best else None
 
 
 def promotion_line(
-    log: bytes, *, from_version: str | None, to_version: str, verdict: Verdict, card_sha256: str, note: Note
+    log: bytes,
+    *,
+    from_version: str | None,
+    to_version: str,
+    verdict: Verdict,
+    card_sha256: str,
+    attribution: Attribution,
 ) -> str:
     """Return the line that continues a log of promotions.
 
     Args:
         log: The log so far.
-        from_version: The best version now; None where there is none.
-        to_version: The best version to be.
-        verdict: What the gates said of it.
+        from_version: The live version now; None if there is none.
+        to_version: The live version after the move.
+        verdict: The verdict on it.
         card_sha256: Hash of its card.
-        note: Why, by whom and when.
+        attribution: Why, by whom and when.
     """
     lines, _ = _split(log)
     promotion = Promotion(
         serial=len(lines) + 1,
-        when=format_seconds(note.now_ms),
+        when=format_seconds(attribution.now_ms),
         from_version=from_version,
         to_version=to_version,
         verdict=verdict,
-        why=note.why,
-        by=note.by,
+        why=attribution.why,
+        by=attribution.by,
         card_sha256=card_sha256,
         prev_sha256=sha256_bytes(lines[-1]) if lines else None,
     )
@@ -147,12 +153,12 @@ def promotion_line(
 
 
 def read_history(log: bytes, *, best: str | None, staged: str | None = None, where: str) -> History:
-    """Read a log of promotions as far as it can be read, and judge it by the pointer.
+    """Read a log of promotions as far as it can be read, and check it against the pointer.
 
     Args:
         log: The log's bytes.
-        best: The version that the pointer names; None where there is no pointer.
-        staged: The version that a first promotion was about to point to when it was cut off; None where none was.
+        best: The version that the pointer names; None if there is no pointer.
+        staged: The version that an interrupted first promotion was about to make live; None if there was none.
         where: The log's name in messages, usually the path.
     """
     lines, torn = _split(log)
@@ -175,14 +181,14 @@ def read_history(log: bytes, *, best: str | None, staged: str | None = None, whe
             if not sealed:
                 problems.append(f"{place}: {_BROKEN_SEAL}")
         before = sha256_bytes(line)
-    notes = (f"{where}: the last line is torn and counts for nothing",) if torn else ()
-    lost = entries[-1].to_version if best is None and entries and not _is_cut_off(entries, staged) else None
-    judged = tuple(_judge(entries, best or lost))
+    notes = (f"{where}: the last line is torn and is ignored",) if torn else ()
+    lost = entries[-1].to_version if best is None and entries and not _was_interrupted(entries, staged) else None
+    judged = tuple(_mark_happened(entries, best or lost))
     happened = [entry.to_version for entry in judged if entry.happened]
     if best is not None and happened[-1:] != [best]:
-        problems.append(f"{where}: no line tells how {best} became the best version")
+        problems.append(f"{where}: no line says how {best} became the live version")
     if lost is not None:
-        problems.append(f"{where}: {lost} was the best version, and the pointer to it is missing")
+        problems.append(f"{where}: {lost} was the live version, and the pointer to it is missing")
     return History(best, lost, judged, tuple(problems), notes)
 
 
@@ -194,7 +200,7 @@ def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
         where: The log's name in messages, usually the path.
 
     Raises:
-        InputError: A line cannot be read, or was changed: how often a holdout was looked at is never guessed.
+        InputError: A line cannot be read, or was changed: the number of looks is never guessed.
     """
     lines, _ = _split(log)
     looks = []
@@ -213,7 +219,7 @@ def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
 
 
 def look_line(log: bytes, look: Look) -> str:
-    """Return the line that tells of a look and continues a log of looks; `read_looks` gives the look back."""
+    """Return the line that continues a log of looks; `read_looks` returns the look again."""
     lines, _ = _split(log)
     return _seal({"prev": sha256_bytes(lines[-1]) if lines else None, **to_json(look)})
 
@@ -223,7 +229,7 @@ def _seal(document: dict[str, Json]) -> str:
 
 
 def _unseal(line: bytes, where: str) -> tuple[dict[str, Json], bool]:
-    """Return a line's document, and whether the line is the very one that was written."""
+    """Return a line's document, and whether the line is unchanged since it was written."""
     found = read_record(Located(parse_json(line, where=where, max_bytes=_MAX_LINE_BYTES), where), _Line)
     document = dict(found.document)
     return document, line == _seal(document).encode()
@@ -234,12 +240,13 @@ def _split(log: bytes) -> tuple[list[bytes], bytes]:
     return lines, torn
 
 
-def _is_cut_off(entries: list[Promotion], staged: str | None) -> bool:
-    """Return whether every line belongs to a first promotion that was cut off before the pointer was in place."""
+def _was_interrupted(entries: list[Promotion], staged: str | None) -> bool:
+    """Return whether every line belongs to a first promotion that was interrupted before the pointer was in place."""
     return all(e.from_version is None for e in entries) and any(e.to_version == staged for e in entries)
 
 
-def _judge(entries: list[Promotion], stands: str | None) -> Iterator[Promotion]:
-    stands_on = [*(entry.from_version for entry in entries), stands][1:]  # what the next line, or the pointer, found
-    for entry, found in zip(entries, stands_on, strict=True):
+def _mark_happened(entries: list[Promotion], live: str | None) -> Iterator[Promotion]:
+    # The live version when the next line was written; for the last line, now.
+    live_after = [*(entry.from_version for entry in entries), live][1:]
+    for entry, found in zip(entries, live_after, strict=True):
         yield replace(entry, happened=entry.to_version == found)

@@ -1,4 +1,4 @@
-"""What a list of versions shows of each: the store's own facts, and the figures of its card."""
+"""The list of versions: name, state and verdict of each from the store, and figures from its card."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One version in a list; what a damaged one cannot tell is None.
+    """One version in a list; fields that a damaged version does not give are None.
 
     Attributes:
         version: Its name.
-        best: Whether it is the best one now.
+        best: Whether it is live now.
         latest: Whether it is the newest one.
-        promoted: Whether it is or ever was the best one.
-        verdict: What the gates said.
-        held: Why a GO was not promoted automatically; None where nothing was against it.
-        created_at: When it was trained, UTC.
+        promoted: Whether it is or ever was live.
+        verdict: The verdict of the gates.
+        held: Why a GO was not promoted automatically; None if it was not held.
+        created_at: Time of training, UTC.
         snapshot: The snapshot that it was trained on.
-        symbols: What it was trained on.
-        accuracy: On its holdout.
-        auc_roc: On its holdout.
+        symbols: The symbols that it was trained on.
+        accuracy: On its holdout, 0 to 1.
+        auc_roc: On its holdout, 0 to 1.
         log_loss: On its holdout, in nats.
-        calibration_ece: On its holdout.
-        problem: What is wrong with it; None where nothing is.
+        calibration_ece: Expected calibration error on its holdout, 0 to 1.
+        problem: What is wrong with it; None if it is sound.
     """
 
     version: str
@@ -53,10 +53,10 @@ class ModelRow:
 
 
 def list_models(store: Store) -> tuple[ModelRow, ...]:
-    """List every version, oldest first, damaged ones last; of each, the card alone is read and its hash checked.
+    """List every version, oldest first, damaged ones last; of each only the card is read, and its hash checked.
 
     Raises:
-        InputError: The pointer or the log of promotions is not one.
+        InputError: The pointer or the log of promotions is damaged.
         MachineError: The machine refuses to read.
     """
     return tuple(_row(row) for row in store.versions())
@@ -76,12 +76,12 @@ def _row(row: VersionRow) -> ModelRow:
     version, problem, card = row.version, row.problem, ModelCard({})
     if version is not None:
         try:
-            card = _read_unchecked(version)
+            card = _read_card_without_schema(version)
         except InputError as err:
             problem = err.message
     return ModelRow(
         version=row.name,
-        best=version is not None and version.best,
+        best=version is not None and version.live,
         latest=row.latest,
         promoted=version is not None and version.promoted,
         verdict=None if version is None else version.verdict,
@@ -97,8 +97,8 @@ def _row(row: VersionRow) -> ModelRow:
     )
 
 
-def _read_unchecked(version: StoredVersion) -> ModelCard:
-    """Return a card whose hash is right; checking the schema would take longer than the whole listing."""
+def _read_card_without_schema(version: StoredVersion) -> ModelCard:
+    """Return a card whose hash is right; a check of its schema would take longer than the whole listing."""
     where = str(version.folder / CARD_FILE)
     card = ModelCard.from_json(parse_json(version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=where))
     if not card.section("train").document or not card.section("metrics").document:

@@ -1,12 +1,14 @@
-"""The one pointer, `best_lgbm`, and the links through it for other tools; `store` alone moves them.
+"""The pointer to the live version, and the links through it for other tools.
 
-A first promotion creates the pointer under a hidden name, writes its line of the log, and then renames the pointer.
-This distinguishes a promotion that was cut off, or is in progress, from a pointer that was lost.
+`promotion` alone moves it. A first promotion creates the pointer under a hidden name, appends its line to the log, and
+then renames the pointer. This distinguishes a first promotion that was interrupted, or is in progress, from a pointer
+that was lost.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.artifact import MODEL_FILE
@@ -19,53 +21,69 @@ from mltrain.storage.reading import read_pointer
 if TYPE_CHECKING:
     from pathlib import Path
 
-BEST: Final = "best_lgbm"
-STAGED: Final = f".{BEST}.next"  # name of the pointer until its first move is done
-LINKS: Final = {f"{BEST}.pkl": f"{BEST}/{MODEL_FILE}", f"{BEST}_{CARD_FILE}": f"{BEST}/{CARD_FILE}"}
+POINTER: Final = "best_lgbm"
+# Each companion link and its target.
+LINKS: Final = {f"{POINTER}.pkl": f"{POINTER}/{MODEL_FILE}", f"{POINTER}_{CARD_FILE}": f"{POINTER}/{CARD_FILE}"}
 
 
-def best_name(models: Path) -> str | None:
-    """Return the version that the pointer of a models folder names; None where there is no pointer.
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The pointer of a models folder.
 
-    Raises:
-        InputError: It names no version.
-        MachineError: The machine refuses to read it.
+    Attributes:
+        models: The folder; it need not exist.
     """
-    link = models / BEST
-    target = read_pointer(link)
-    if target is not None and VERSION.fullmatch(target) is None:
-        raise InputError(f"{link} leads to {show(target)}, which is not a version")
-    return target
 
+    models: Path
 
-def staged_name(models: Path) -> str | None:
-    """Return the version that a first promotion was about to point to when it was cut off; None where none was."""
-    try:
-        return read_pointer(models / STAGED)
-    except InputError:
-        return None
+    @property
+    def path(self) -> Path:
+        """Its path."""
+        return self.models / POINTER
 
+    @property
+    def staged(self) -> Path:
+        """Its path until the first promotion is complete."""
+        return self.models / f".{POINTER}.next"
 
-def strays(models: Path) -> tuple[Path, ...]:
-    """Return files and folders with the name of the pointer or of a link; a copy that followed links leaves them."""
-    places = [models / name for name in (BEST, *LINKS)]
-    with disk_errors(models, "read"):
-        return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())
+    def target(self) -> str | None:
+        """Return the name of the live version; None if there is no pointer.
 
+        Raises:
+            InputError: It is not a symbolic link to the name of a version.
+            MachineError: The machine refuses to read it.
+        """
+        target = read_pointer(self.path)
+        if target is not None and VERSION.fullmatch(target) is None:
+            raise InputError(f"{self.path} leads to {show(target)}, which is not a version")
+        return target
 
-def has_link(link: Path) -> bool:
-    """Return whether a link through the pointer is there.
+    def staged_target(self) -> str | None:
+        """Return the version that an interrupted first promotion was about to make live; None if there was none."""
+        try:
+            return read_pointer(self.staged)
+        except InputError:
+            return None
 
-    Raises:
-        InputError: Something else has its name.
-        MachineError: The machine refuses to read it.
-    """
-    wanted = LINKS[link.name]
-    with disk_errors(link, "read"):
-        if not os.path.lexists(link):
-            return False
-        found = str(link.readlink()) if link.is_symlink() else None
-    if found != wanted:
-        is_what = "is not a symbolic link" if found is None else f"leads to {show(found)}"
-        raise InputError(f"{link} {is_what}, not to {wanted}", hint=f"remove {link}, then run `mltrain promote best`")
-    return True
+    def obstacles(self) -> tuple[Path, ...]:
+        """Return files and folders in the place of the pointer or of a link, as a copy that followed links has them."""
+        places = [self.models / name for name in (POINTER, *LINKS)]
+        with disk_errors(self.models, "read"):
+            return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())
+
+    def has_link(self, name: str) -> bool:
+        """Return whether a companion link exists.
+
+        Raises:
+            InputError: Something else has its name.
+            MachineError: The machine refuses to read it.
+        """
+        link, wanted = self.models / name, LINKS[name]
+        with disk_errors(link, "read"):
+            if not os.path.lexists(link):
+                return False
+            target = str(link.readlink()) if link.is_symlink() else None
+        if target != wanted:
+            found = "is not a symbolic link" if target is None else f"leads to {show(target)}"
+            raise InputError(f"{link} {found}, not to {wanted}", hint=f"remove {link}, then run `mltrain promote best`")
+        return True

@@ -1,4 +1,4 @@
-"""Which old versions go, and who still needs those that stay."""
+"""Pruning: old versions are removed, except those that are still needed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from mltrain.storage.folders import remove_folder
 from mltrain.storage.locks import hold_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from mltrain.store.history import History
-    from mltrain.store.versions import VersionRow
+    from mltrain.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +17,8 @@ class KeptVersion:
     """An old version that was not removed.
 
     Attributes:
-        version: Which.
-        why: Who needs it.
+        version: Its name.
+        why: Why it is still needed.
     """
 
     version: str
@@ -31,42 +27,45 @@ class KeptVersion:
 
 @dataclass(frozen=True, slots=True)
 class PrunedVersions:
-    """What `Store.prune` did.
+    """The result of pruning.
 
     Attributes:
-        removed: Versions, oldest first.
-        kept: Older ones that somebody still needs.
+        removed: Versions that were removed, oldest first.
+        kept: Old versions that are still needed.
     """
 
     removed: tuple[str, ...]
     kept: tuple[KeptVersion, ...]
 
 
-def remove_old(models: Path, rows: Sequence[VersionRow], history: History, *, keep: int) -> PrunedVersions:
-    """Remove all but the newest versions; the caller holds the lock of the folder.
+def prune_versions(store: Store, *, keep: int) -> PrunedVersions:
+    """Remove all but the `keep` newest versions; the logs stay as they are.
 
-    Args:
-        models: The folder.
-        rows: Its versions, oldest first.
-        history: Its promotions.
-        keep: How many of the newest stay.
+    Never removed are the live version, the one that `rollback --previous` would go back to, the latest (its serial
+    must not be used twice), one that a running mltrain is reading, and what cannot be read as a version.
 
     Raises:
+        InputError: The pointer or the log of promotions is damaged, or the pointer was lost.
+        LockedError: The folder is locked for longer than the wait.
         MachineError: The machine refuses.
     """
-    needed = {row.name: "it cannot be read: remove it by hand" for row in rows if row.version is None}
-    needed |= {row.name: "it is the latest" for row in rows if row.latest}
-    if (previous := history.previous()) is not None:
-        needed[previous] = "`rollback --previous` goes back to it"
-    if history.best is not None:
-        needed[history.best] = "it is the best version"
-    removed, kept = [], []
-    for row in rows[: max(len(rows) - keep, 0)]:
-        with hold_folder(models / row.name, alone=True) as alone:
-            why = needed.get(row.name) or (None if alone else "a running mltrain is reading it")
-            if why is None:
-                remove_folder(models / row.name)
-                removed.append(row.name)
-            else:
-                kept.append(KeptVersion(row.name, why))
+    if not store.models.is_dir():
+        return PrunedVersions((), ())
+    with store.lock("removing old versions"):
+        rows, history = store.versions(), store.check_pointer()
+        needed = {row.name: "it cannot be read: remove it by hand" for row in rows if row.version is None}
+        needed |= {row.name: "it is the latest" for row in rows if row.latest}
+        if (previous := history.previous()) is not None:
+            needed[previous] = "`rollback --previous` goes back to it"
+        if history.best is not None:
+            needed[history.best] = "it is the live version"
+        removed, kept = [], []
+        for row in rows[: max(len(rows) - keep, 0)]:
+            with hold_folder(store.models / row.name, alone=True) as alone:
+                why = needed.get(row.name) or (None if alone else "a running mltrain is reading it")
+                if why is None:
+                    remove_folder(store.models / row.name)
+                    removed.append(row.name)
+                else:
+                    kept.append(KeptVersion(row.name, why))
     return PrunedVersions(tuple(removed), tuple(kept))

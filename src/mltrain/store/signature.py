@@ -1,11 +1,11 @@
-"""Signatures: that a version was made by whoever holds a key, and not merely that its files fit its manifest.
+"""Signatures prove that the holder of a key made a version, and not only that its files match its manifest.
 
-Hashes inside a folder stop accidents, not somebody who can write there. `signature.json` holds an Ed25519 signature
-over the bytes of `manifest.json`, which names every other file of the version by its hash; the manifest does not name
-the signature, and the signature nothing but the key. The keys lie outside the data folder: nothing in the data can
-supply one, or switch the check off. Where `MLTRAIN_REQUIRE_SIGNATURE` names a public key, `versions.open_folder` asks
-for it, and that is the one way to any version: to load, predict, bench, verify, promote, roll back, and to be met as
-champion.
+Hashes inside a folder detect accidents, not an attacker who can write there. `signature.json` holds an Ed25519
+signature over the bytes of `manifest.json`, which lists every other file of the version with its hash. The manifest
+does not list the signature, and the signature names nothing but the key. Keys are stored outside the data folder:
+nothing in the data can supply a key, or switch the check off. If `MLTRAIN_REQUIRE_SIGNATURE` names a public key,
+`versions.open_version_folder` requires its signature, and every use of a version opens it there: load, predict, bench,
+verify, promote, roll back, and the comparison with the champion.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SIGNATURE: Final = "signature.json"
 REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 
 _FORMAT: Final = 1
-# bytes.fromhex takes capitals and blanks, too.
+# Stricter than bytes.fromhex, which accepts upper case and spaces.
 _HEX: Final = re.compile(r"[0-9a-f]{128}")
-# Limit for a key and for a signature.json.
+# Of a key file and of a signature.json.
 MAX_SIGNATURE_BYTES: Final = 1 << 14
 _NEW_KEY: Final = "make one with `openssl genpkey -algorithm ed25519 -out FILE`"
 _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
@@ -42,7 +42,7 @@ _PUBLIC_KEY: Final = "make it with `openssl pkey -in KEYFILE -pubout -out FILE`"
 @record
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """A `signature.json`."""
+    """The content of a `signature.json`."""
 
     format: Annotated[int, Limits(_FORMAT, _FORMAT)]
     algorithm: Literal["ed25519"]
@@ -52,11 +52,11 @@ class _Signature:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A private key, to sign versions with.
+    """Signs versions with a private key.
 
     Attributes:
         key_id: SHA-256 of the public key's 32 bytes.
-        key: The key, as `cryptography` holds it.
+        key: The private key, an `Ed25519PrivateKey`.
     """
 
     key_id: str
@@ -76,8 +76,8 @@ def open_signer(path: Path, *, data_dir: Path) -> Signer:
         data_dir: The data folder.
 
     Raises:
-        UsageError: It lies in the data folder.
-        InputError: It is no such key.
+        UsageError: The file is in the data folder.
+        InputError: It is not an Ed25519 private key in PEM form.
         MachineError: `cryptography` is not installed, or the machine refuses to read.
     """
     _check_outside(path, data_dir, "the private key")
@@ -85,7 +85,8 @@ def open_signer(path: Path, *, data_dir: Path) -> Signer:
     serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as err:  # TypeError: it is encrypted
+    # TypeError: the key is encrypted.
+    except (ValueError, TypeError) as err:
         raise InputError(f"{path} is not a private key in PEM form, without a password", hint=_NEW_KEY) from err
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{path} is a key of another kind than Ed25519", hint=_NEW_KEY)
@@ -93,11 +94,11 @@ def open_signer(path: Path, *, data_dir: Path) -> Signer:
 
 
 def check_signer(signer: Signer | None) -> None:
-    """Refuse to make a version that could not be opened where it is made.
+    """Raise if a version published here could not be opened here.
 
     Raises:
-        UsageError: A signature is required here, and there is no key to sign with, or it is another one.
-        InputError: The required public key is none.
+        UsageError: A signature is required, and there is no signer, or it has another key.
+        InputError: The required public key is not an Ed25519 public key.
     """
     required = _required_key()
     if required is None:
@@ -109,16 +110,16 @@ def check_signer(signer: Signer | None) -> None:
 
 
 def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None) -> None:
-    """Refuse a version that the required key has not signed; where none is required, nothing is looked at.
+    """Raise unless the required key has signed a version; if no signature is required, do nothing.
 
     Args:
         folder: The version's folder.
         manifest: Its manifest, as read and checked.
-        key: The public key; None: that of the environment, if there is one.
+        key: File of the public key; None takes the one that the environment requires, if any.
 
     Raises:
-        UsageError: The required public key lies among the data.
-        InputError: There is no signature, or it is damaged, of another key, or of another manifest.
+        UsageError: The required public key is in the data folder.
+        InputError: There is no signature, or it is damaged, by another key, or of another manifest.
         MachineError: `cryptography` is not installed, or the machine refuses to read.
     """
     required = _required_key(folder, key)
@@ -132,35 +133,36 @@ def check_signature(folder: Path, manifest: Manifest, *, key: Path | None = None
     found = _read_signature(data, str(path))
     if found.key_id != _key_id(required):
         raise InputError(
-            f"{path}: is of another key, {found.key_id[:16]}, than the required {_key_id(required)[:16]}", hint=hint
+            f"{path}: is by the key {found.key_id[:16]}, not by the required {_key_id(required)[:16]}", hint=hint
         )
     from cryptography.exceptions import InvalidSignature
 
     try:
         required.verify(bytes.fromhex(found.signature), manifest.to_bytes())
     except InvalidSignature as err:
-        raise InputError(f"{path}: is not the signature of the manifest beside it", hint=hint) from err
+        raise InputError(f"{path}: is not the signature of the manifest in the same folder", hint=hint) from err
 
 
 def is_required() -> bool:
-    """Tell whether a signature is required."""
+    """Return whether the environment requires a signature."""
     return REQUIRE_VARIABLE in os.environ
 
 
 def _read_signature(data: bytes, where: str) -> _Signature:
     signature = read_record(Located(parse_json(data, where=where, max_bytes=MAX_SIGNATURE_BYTES), where), _Signature)
-    # One spelling of a signature: any change of the file shows.
+    # A signature has one spelling, so that any change of the file is detected.
     if data != canonical_json(to_json(signature)):
         raise InputError(f"{where}: is not in canonical form: mltrain has not written it")
     return signature
 
 
 def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  # noqa: ANN401 (a key of `cryptography`)
-    """Return the public key whose signature is required; None where none is."""
+    """Return the public key whose signature is required, an `Ed25519PublicKey`; None if no signature is required."""
     named = os.environ.get(REQUIRE_VARIABLE) if key is None else str(key)
     if named is None:
         return None
-    if not named:  # a variable in a script that was never set must not switch the check off
+    # A variable that a script forgot to fill must not switch the check off.
+    if not named:
         raise UsageError(f"{REQUIRE_VARIABLE} is set and empty", hint="name a public key, or unset it")
     path = Path(named)
     if folder is not None:
@@ -180,7 +182,7 @@ def _required_key(folder: Path | None = None, key: Path | None = None) -> Any:  
 def _check_outside(path: Path, folder: Path, what: str) -> None:
     if real_path(path).is_relative_to(real_path(folder)):
         raise UsageError(
-            f"{what} {path} lies in {folder}: whoever can write there could put another in its place",
+            f"{what} {path} is in {folder}: anyone who can write there could replace it",
             hint="keep keys outside the data folder",
         )
 

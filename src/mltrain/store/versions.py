@@ -1,8 +1,8 @@
-"""What a published version is: a folder of files that its manifest vouches for, never changed once it is there.
+"""A published version: a folder whose manifest lists every file with its hash, and that never changes.
 
-The manifest's head tells name, serial, time and verdict, and the hash of the card. Written and read here alone; a
-folder whose manifest is missing, forged or another version's is refused. Files are hashed when they are read, so that
-listing a thousand versions hashes none.
+The manifest's head holds name, serial, time, verdict, and the hash of the card. A folder whose manifest is missing,
+forged or another version's is refused. Files are hashed when they are read, so that listing a thousand versions hashes
+none.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class StoredVersion:
 
     Attributes:
         name: Such as 2025-10-15 or 2025-10-15.2.
-        folder: Where it lies; never a link.
+        folder: Its folder; never a link.
         manifest: Its files.
-        serial: Its number in the order of publication.
-        created_at: When it was trained, UTC, such as 2025-10-15T12:00:00Z.
-        verdict: What the gates said.
+        serial: Its number in the order of publication, from 1.
+        created_at: Time of training, UTC, such as 2025-10-15T12:00:00Z.
+        verdict: The verdict of the gates.
         card_sha256: Hash of its card.
-        promoted: Whether it is or ever was the best one.
-        best: Whether it is the best one now.
+        promoted: Whether it is or ever was live.
+        live: Whether it is live now.
     """
 
     name: str
@@ -59,28 +59,28 @@ class StoredVersion:
     verdict: Verdict
     card_sha256: str
     promoted: bool
-    best: bool
+    live: bool
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
-        """Return the bytes of one of its files, the very bytes whose hash was checked.
+        """Return the bytes of one of its files, the same bytes whose hash was checked.
 
         Raises:
-            InputError: It has no such file, or the file is not the one that was published.
+            InputError: It has no such file, or the file is not the published one.
             MachineError: The machine refuses to read it.
         """
         return read_listed(self.folder, self.manifest, name, max_bytes=max_bytes)
 
     def verify(self) -> tuple[str, ...]:
-        """Hash every file and return every problem, one sentence each; empty where the version is sound.
+        """Hash every file and return every problem, one sentence each; empty if the version is sound.
 
         Raises:
             MachineError: The machine refuses to read it.
         """
-        with self.held():
+        with self.in_use():
             return verify_files(self.folder, self.manifest, beside=(SIGNATURE,))
 
-    def held(self) -> AbstractContextManager[bool]:
-        """Keep `models prune` from removing it for the length of a block that reads several of its files."""
+    def in_use(self) -> AbstractContextManager[bool]:
+        """Keep `models prune` from removing it during a block that reads several of its files."""
         return hold_folder(self.folder, alone=False)
 
 
@@ -90,9 +90,9 @@ class VersionRow:
 
     Attributes:
         name: Its name.
-        version: The version; None where it is damaged or not complete.
+        version: The version; None if it is damaged or not complete.
         latest: Whether it has the highest serial.
-        problem: What is wrong with it; None where nothing is.
+        problem: What is wrong with it; None if it is sound.
     """
 
     name: str
@@ -104,7 +104,7 @@ class VersionRow:
 @record
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What a version's manifest records of the whole folder."""
+    """The head of a version's manifest."""
 
     version: Annotated[str, VERSION]
     serial: Annotated[int, Limits(1)]
@@ -113,15 +113,15 @@ class _Head:
     card_sha256: Sha256
 
 
-def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
-    """Return the manifest of a version to be.
+def version_manifest(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
+    """Return the manifest of a version that is about to be published.
 
     Args:
         files: Its files by bare name; the model and the card among them.
         name: Its name.
         serial: Its number in the order of publication.
-        verdict: What the gates said.
-        now_ms: When it was trained, ms UTC.
+        verdict: The verdict of the gates.
+        now_ms: Time of training, ms UTC.
     """
     entries = tuple(describe_file(path, data) for path, data in files.items())
     card = next(entry for entry in entries if entry.path == CARD_FILE)
@@ -129,17 +129,17 @@ def describe_version(files: Mapping[str, bytes], *, name: str, serial: int, verd
     return Manifest("version", to_json(head), entries)
 
 
-def open_folder(folder: Path, *, best: str | None, history: History | None = None) -> StoredVersion:
+def open_version_folder(folder: Path, *, live: str | None, history: History | None = None) -> StoredVersion:
     """Open a version's folder.
 
     Args:
-        folder: The folder, called as the version is.
-        best: The version that the pointer names.
-        history: The log of promotions; without it only the best version counts as promoted.
+        folder: The folder; its name is the version's.
+        live: The version that the pointer names.
+        history: The log of promotions; without it only the live version counts as promoted.
 
     Raises:
-        InputError: It is not there, not a folder, not complete, forged, or another version's; or a signature is
-            required, and it has not got it.
+        InputError: It is missing, not a folder, not complete, forged, or another version's; or it lacks a required
+            signature.
         MachineError: The machine refuses to read it.
     """
     _check_folder(folder)
@@ -160,21 +160,21 @@ def open_folder(folder: Path, *, best: str | None, history: History | None = Non
         created_at=head.created_at,
         verdict=head.verdict,
         card_sha256=head.card_sha256,
-        promoted=head.version == best or (history is not None and history.was_promoted(head.version, head.card_sha256)),
-        best=head.version == best,
+        promoted=head.version == live or (history is not None and history.was_promoted(head.version, head.card_sha256)),
+        live=head.version == live,
     )
 
 
 def check_stored_card(data: bytes, *, where: str, folder: Path) -> CardCheck:
-    """Check a card against schema and sense, the files beside it, and the manifest that it was published with.
+    """Check a card against its schema, its own figures, the other files of its folder, and their manifest.
 
     Args:
         data: The bytes of the card.
         where: Its name in messages, usually the path.
-        folder: Where it lies.
+        folder: Its folder.
 
     Returns:
-        Every violation and every warning; a folder without a manifest is none, unless signatures are required.
+        Every violation and every warning; a missing manifest is a violation only if signatures are required.
     """
     check = check_card(data, where=where, folder=folder)
     if not os.path.lexists(folder / MANIFEST) and not is_required():
@@ -188,8 +188,8 @@ def check_stored_card(data: bytes, *, where: str, folder: Path) -> CardCheck:
     found = sha256_bytes(data)
     if entry is not None and entry.sha256 == found:
         return check
-    said = "lists no card" if entry is None else f"says {entry.sha256}"
-    problem = f"{where}: the card has SHA-256 {found}, {MANIFEST} {said}: it was changed after it was published"
+    listed = "lists no card" if entry is None else f"says {entry.sha256}"
+    problem = f"{where}: the card has SHA-256 {found}, {MANIFEST} {listed}: it was changed after it was published"
     return replace(check, violations=(*check.violations, problem))
 
 
@@ -199,7 +199,7 @@ def _check_folder(folder: Path) -> None:
             mode = folder.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError) as err:
             raise InputError(
-                f"there is no version {folder.name} in {folder.parent}", hint="`mltrain models` lists those there are"
+                f"there is no version {folder.name} in {folder.parent}", hint="`mltrain models` lists the versions"
             ) from err
     if not stat.S_ISDIR(mode):
         raise InputError(f"{folder} is not a folder, so it is not a version")
