@@ -105,7 +105,7 @@ def test_a_size_that_lies_does_not_help():
 
     with pytest.raises(InputError, match="a damaged zip file: Bad CRC-32"):
         unzip(lying)
-    with pytest.raises(InputError, match=f"'{NAME}' has {len(PLAIN)} bytes, its head says {len(PLAIN) + 5}"):
+    with pytest.raises(InputError, match=f"'{NAME}' has {len(PLAIN)} bytes, its header says {len(PLAIN) + 5}"):
         unzip(short)
 
 
@@ -189,7 +189,7 @@ def test_checksum_lines_are_understood(text):
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        (f"{HASH}  y.zip", "speaks of 'y.zip', not of 'x.zip'"),
+        (f"{HASH}  y.zip", "lists 'y.zip', not 'x.zip'"),
         (f"{HASH}  ../x.zip", "line 1: .* is not a SHA-256, two spaces and a file name"),
         (f"{HASH}", "line 1: .* is not a SHA-256"),
         (f"{HASH[:-1]}  x.zip", "line 1: .* is not a SHA-256"),

@@ -66,8 +66,17 @@ def test_numbered_parts_are_no_intervals():
     parts = [f"BTCUSDT_{number}.csv" for number in range(1, 7)]
     kraken = [f"XBTUSD_{minutes}.csv" for minutes in (1, 5, 15, 30, 60, 240, 720, 1440)]
 
-    assert {interval_of(name, beside=parts) for name in parts} == {None}
-    assert [interval_of(name, beside=kraken) for name in kraken] == ["1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d"]
+    assert {interval_of(name, siblings=parts) for name in parts} == {None}
+    assert [interval_of(name, siblings=kraken) for name in kraken] == [
+        "1m",
+        "5m",
+        "15m",
+        "30m",
+        "1h",
+        "4h",
+        "12h",
+        "1d",
+    ]
 
 
 @given(st.from_regex(r"[A-Z]{2,8}", fullmatch=True), st.sampled_from(sorted(INTERVALS_MS)), st.dates())

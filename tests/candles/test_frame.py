@@ -154,7 +154,7 @@ def test_a_missing_time_is_refused(make_candles):
 
 def test_missing_columns_are_all_named(make_candles):
     """One message tells every column that is lacking and those that are there."""
-    with pytest.raises(InputError, match="high and close missing; there are ts, open, low, volume"):
+    with pytest.raises(InputError, match="high and close missing; the columns are ts, open, low, volume"):
         check(make_candles([0]).drop("high", "close"))
 
 

@@ -283,7 +283,7 @@ def test_damage_is_told_by_its_days(folder, data_dir, longer):
 
     assert told["flip"].endswith(": damaged are the candles of 2025-10-15")
     assert told["put in"].endswith(": damaged are the candles of 2025-10-15")
-    assert told["behind"].endswith("the damage is outside the candles, in the file's head or foot")
+    assert told["behind"].endswith("the damage is outside the candles, in the file's header or footer")
 
 
 def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
@@ -302,7 +302,7 @@ def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
     forge(folder, (folder / "BTCUSDT.parquet").read_bytes(), blocks=blocks)
 
     (problem,) = verify_snapshot(open_snapshot(data_dir, "latest"))
-    assert "its days do not lie where the manifest says" in problem
+    assert "its days are not where the manifest says" in problem
 
 
 def forge(folder, data, **facts):

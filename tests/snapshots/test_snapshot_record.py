@@ -196,8 +196,8 @@ def test_the_same_candles_for_the_same_request_are_the_same(record):
         replace(record, facts=(btc,)),
     ]
 
-    assert all(record.is_same(r) for r in same)
-    assert not any(record.is_same(r) for r in other)
+    assert all(record.has_same_candles(r) for r in same)
+    assert not any(record.has_same_candles(r) for r in other)
 
 
 LIES = {

@@ -136,7 +136,7 @@ def test_an_impossible_row_is_named_with_its_file(tmp_path, make_candles):
         source.candles("BTCUSDT", ALL)
     expected = f"{tmp_path / 'BTCUSDT-b.csv'}: BTCUSDT at {format_ms(at(33))}: low is -1.0: "
     assert err.value.message.startswith(expected)
-    assert err.value.hint == "correct or remove that row, or fetch the file again"
+    assert err.value.hint == "correct or remove that row, or download the file again"
     assert source.candles("BTCUSDT", TimeRange(at(0), at(33))).height == 33
 
 
@@ -337,7 +337,7 @@ def test_a_checksum_beside_a_file_is_held_against_it(tmp_path, make_candles):
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", ALL).height == 30
     for text, message in (
         (f"{bad}  {path.name}\n", f"{path}: its SHA-256 is {good}, but {beside.name} says {bad}"),
-        (f"{good}  other.zip\n", f"{beside}: speaks of 'other.zip', not of '{path.name}'"),
+        (f"{good}  other.zip\n", f"{beside}: lists 'other.zip', not '{path.name}'"),
         ("404", f"{beside}: line 1: '404' is not a SHA-256, two spaces and a file name"),
         ("0" * 70_000, f"the checksum {beside} is too large: 70000 bytes, at most 65536"),
     ):

@@ -341,7 +341,7 @@ def test_a_changed_history_is_told_and_changes_no_old_snapshot(tmp_path):
     told = " ".join(progress.warnings)
     assert "the exchange changed its history since 2025-10-15T12:00:00Z: 1 candle changed" in told
     assert f"volume at {MIDDLE}" in told
-    assert f"BTCUSDT is not what snapshot {first.snapshot.id} holds" in told
+    assert f"BTCUSDT differs from snapshot {first.snapshot.id}" in told
     assert "ETHUSDT is not" not in told
 
 

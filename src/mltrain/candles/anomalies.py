@@ -1,10 +1,10 @@
-"""Finds volumes that contradict the prices of their own candles, and empties columns where most of them do.
+"""Possible but suspicious candles: without trades, with price jumps, or with volumes that contradict the prices.
 
-Pure. Quote volume divided by volume is an average price: in every candle it lies inside low..high, and takers buy no
-more than is traded. In some files a column has another unit than its name says, and this does not hold: COIN-M futures
-count contracts as volume and coins as quote volume, Poloniex swaps the two, some exporters write zeros. In 309,000 real
-candles of Binance's spot market it never happens. A column that is wrong in more than half of the traded candles of a
-symbol has the wrong content; it is emptied, so that no feature reads it. If fewer are wrong, they are only counted.
+Pure. Quote volume divided by volume is an average price, so it lies inside low..high in every candle, and takers buy no
+more than is traded. This fails in files whose columns have another unit than their names say: COIN-M futures count
+contracts as volume and coins as quote volume, Poloniex swaps the two, some exporters write zeros. In 309,000 real
+candles of Binance's spot market it never fails. A column that is wrong in more than half of a symbol's traded candles
+is emptied, so that no feature reads it. If fewer are wrong, they are only counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.float64]
 
-#: What is checked, and the range in which it must lie.
+#: The ratios and amounts that are checked, and the range in which each must lie.
 BOUNDS: Final = {
     "quote_volume / volume": "low..high",
     "taker_buy_base": "0..volume",
@@ -34,20 +34,22 @@ BOUNDS: Final = {
 }
 (QUOTE, BASE, PAIR, TAKER_QUOTE) = BOUNDS
 
-_FLOAT32: Final = 1e-6  # relative: rounding error of prices and volumes that were stored as 32-bit floats
-_SHARES_AGREE: Final = 0.01  # relative: another unit is far more, a candle's range and rounding are less
-_MOST_DECIMALS: Final = 8
+# Relative rounding error of prices and volumes that were stored as 32-bit floats.
+_FLOAT32: Final = 1e-6
+# Relative. Another unit differs by far more, a candle's range and rounding by less.
+_SHARES_AGREE: Final = 0.01
+_MAX_DECIMALS: Final = 8
 
 
 @record
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """A price that moved further than markets do from one candle to the next.
+    """An implausibly large move from one close to the next.
 
     Attributes:
-        ts_ms: Open time of the candle that jumped, ms UTC.
-        before: The close before it.
-        after: Its close.
+        ts_ms: Open time of the second candle, ms UTC.
+        before: The first close.
+        after: The second close.
     """
 
     ts_ms: TimeMs
@@ -61,12 +63,12 @@ class FalseVolume:
     """How often a volume contradicts the prices of its candles.
 
     Attributes:
-        what: What was checked, such as "quote_volume / volume".
-        candles: Candles in which it lies outside its range, by more than its rounding explains; at least 1.
-        traded: Candles that were checked: those in which something was traded.
-        typical: Medians over `candles` of the value and of the lower and the upper end of its range; None where it has
-            no value because nothing was traded according to the other column.
-        emptied: The columns that were left empty because of it; none where `candles` is not more than half of `traded`.
+        what: The ratio or amount that was checked, a key of BOUNDS.
+        candles: Number of candles in which it lies outside its range by more than rounding explains; at least 1.
+        traded: Number of candles that were checked: those in which something was traded.
+        typical: Medians over `candles` of the value and of the lower and upper end of its range; None where the value
+            is undefined because its divisor is 0.
+        emptied: The columns that are left empty because of it; none unless `candles` is more than half of `traded`.
     """
 
     what: Annotated[str, OneOf(tuple(BOUNDS))]
@@ -91,12 +93,12 @@ class FalseVolume:
 
 
 def count_zero_trade(frame: pl.DataFrame) -> int:
-    """Count the candles in which nothing was traded: no trades, or no volume where trades are not known."""
+    """Count the candles without trades; where `trades` is missing, those without volume."""
     return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
 
 
 def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Gap, ...]:
-    """Return the longest runs of candles in which nothing was traded, `most` of them, by time."""
+    """Return the `most` longest runs of candles without trades, by time; `missing` is their number."""
     quiet = frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0))
     ts_ms = times_ms(quiet)
     runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
@@ -105,7 +107,7 @@ def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tup
 
 
 def find_jumps(frame: pl.DataFrame, *, share: float, most: int) -> tuple[Jump, ...]:
-    """Return the first `most` moves of more than `share` from one close to the next, by time."""
+    """Return the first `most` moves by more than `share` of the previous close, by time."""
     before = pl.col("close").shift(1)
     moved = frame.select("ts", "close", before=before).filter((pl.col("close") / pl.col("before") - 1).abs() > share)
     moved = moved.head(most)
@@ -116,33 +118,32 @@ def find_jumps(frame: pl.DataFrame, *, share: float, most: int) -> tuple[Jump, .
 
 
 def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseVolume, ...]]:
-    """Empty the optional columns that most candles contradict; return the candles and what was found.
+    """Empty the optional columns that contradict the prices in most candles.
 
     Args:
-        frame: Candles of one symbol, as `check_candles` returns them; they are judged as a whole.
+        frame: All candles of one symbol, as `check_candles` returns them.
 
     Returns:
-        The candles, in which such a column is null in every row, and each contradiction, those that emptied nothing
-        included.
+        The candles, with such columns null in every row, and every contradiction, including those that emptied nothing.
     """
-    found = tuple(_judge(frame)) if frame.height else ()
+    found = tuple(_find_contradictions(frame)) if frame.height else ()
     return empty_columns(frame, found), found
 
 
 def empty_columns(frame: pl.DataFrame, found: tuple[FalseVolume, ...]) -> pl.DataFrame:
-    """Return the candles with those columns null that `found` says were emptied."""
+    """Return the candles with the columns null that `found` lists as emptied."""
     names = dict.fromkeys(name for false in found for name in false.emptied)
     return frame.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in names) if names else frame
 
 
-def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
-    there = {
+def _find_contradictions(frame: pl.DataFrame) -> Iterator[FalseVolume]:
+    columns = {
         name: frame[name].to_numpy()
         for name in ("low", "high", "volume", "quote_volume", "taker_buy_base", "taker_buy_quote")
         if name in frame.columns and not frame[name].null_count()
     }
-    low, high, volume = (there[name] for name in ("low", "high", "volume"))
-    quote, base, paid = (there.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote"))
+    low, high, volume = (columns[name] for name in ("low", "high", "volume"))
+    quote, base, paid = (columns.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote"))
     zero, one = np.zeros_like(volume), np.ones_like(volume)
     if quote is not None:
         yield from _compare(QUOTE, (quote, volume, low, high), empties=("quote_volume",))
@@ -159,8 +160,8 @@ def _judge(frame: pl.DataFrame) -> Iterator[FalseVolume]:
         return
     for false in _compare(PAIR, (paid, base, low, high), empties=("taker_buy_base", "taker_buy_quote")):
         # Either of the two may be wrong. If the takers' shares of both volumes agree, the base column is right.
-        vouched = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
-        yield replace(false, emptied=false.emptied[1:]) if base_is_false or vouched else false
+        base_is_right = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
+        yield replace(false, emptied=false.emptied[1:]) if base_is_false or base_is_right else false
 
 
 def _compare(
@@ -189,11 +190,11 @@ def _compare(
 def _outside(
     columns: tuple[Column, Column, Column, Column], halves: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
 ) -> NDArray[np.bool_]:
-    """Tell where first / second lies outside third..fourth by more than rounding explains.
+    """Return where first / second lies outside third..fourth by more than rounding explains, shape (n,).
 
     Args:
         columns: Four, each of shape (n,).
-        halves: Greatest rounding error of each.
+        halves: The greatest rounding error of each.
     """
     (part, whole, low, high), (of_part, of_whole, of_low, of_high) = columns, halves
     least = (low - of_low) * (1 - _FLOAT32) * np.maximum(whole - of_whole, 0)
@@ -204,7 +205,7 @@ def _outside(
 
 def _half_unit(column: Column) -> float:
     """Return half a unit of a column's last decimal; 0 where it has more than eight decimals."""
-    for decimals in range(_MOST_DECIMALS + 1):
+    for decimals in range(_MAX_DECIMALS + 1):
         scaled = column * 10.0**decimals
         if (np.abs(scaled - np.round(scaled)) <= 1e-6 + 1e-15 * scaled).all():
             return float(0.5 * 10.0**-decimals)
@@ -212,10 +213,10 @@ def _half_unit(column: Column) -> float:
 
 
 def _shares_agree(base: tuple[Column, Column], quote: tuple[Column, Column], prices: tuple[Column, Column]) -> bool:
-    """Tell whether takers' share of the volume equals their share of the quote volume, as far as the prices allow.
+    """Return whether takers have the same share of the volume and of the quote volume, as far as the prices allow.
 
     Args:
-        base: What takers bought, and what was traded, in the base asset.
+        base: Volume bought by takers, and all volume, in the base asset.
         quote: The same in the quote asset.
         prices: Low and high.
     """

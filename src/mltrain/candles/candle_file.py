@@ -1,7 +1,7 @@
-"""A parquet file of candles as mltrain writes it: blocks of whole UTC days, one after another.
+"""The Parquet files of candles that mltrain writes: one row group per block of whole UTC days.
 
-Each block lies in one range of bytes whose hash is kept, so that a damaged file tells which days are wrong before any
-parser sees it. Reading expects exactly the columns and types that were written, and the number of rows that was told.
+A block is one range of bytes whose hash is kept, so that the damaged days of a file are known before it is parsed. The
+reader accepts exactly the columns, types and number of rows that were written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from mltrain.times import DAY_MS
 if TYPE_CHECKING:
     import polars as pl
 
-_MOST_BLOCKS: Final = 128  # of a file: what the manifest lists of each
-_BLOCK_ROWS: Final = 1440  # a block of fewer would cost more than its candles
-# Digits of a block's hash: it shows where the damage is, the file's own hash that there is some.
+# Of a file: the manifest lists them all.
+_MAX_BLOCKS: Final = 128
+# A smaller block would take more bytes than its candles.
+_MIN_BLOCK_ROWS: Final = 1440
+# Digits of a block's hash. Few are enough: the file's own hash shows that there is damage, the blocks' only where.
 _DIGEST: Final = 16
 
 #: The type of each column as pyarrow writes it.
@@ -38,13 +40,13 @@ _TYPES: Final = tuple(
 @record
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The candles of some whole UTC days, and where they lie in their file.
+    """The candles of some whole UTC days, and their position in the file.
 
     Attributes:
         from_ms: First midnight, ms UTC.
         to_ms: The midnight after the last day, ms UTC.
-        end: Offset of the byte after its last; it begins where the block before ends, the first one at 4.
-        digest: First 16 digits of the SHA-256 of its bytes.
+        end: Offset of the byte after its last one; it begins where the previous block ends, the first block at 4.
+        digest: The first 16 hexadecimal digits of the SHA-256 of its bytes.
     """
 
     from_ms: TimeMs
@@ -62,7 +64,7 @@ class CandleFile:
 
 
 def write_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
-    """Return the parquet file of a frame that `check_candles` returned and that has at least one row."""
+    """Return the Parquet file of candles that `check_candles` returned, at least one row."""
     import pyarrow.parquet as pq
 
     table, ts_ms = frame.to_arrow(), times_ms(frame)
@@ -77,7 +79,8 @@ def write_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
             ends.append((int(number[start]), sink.tell()))
     data = sink.getvalue()
-    blocks, begin = [], 4  # after the magic number
+    # After the magic number.
+    blocks, begin = [], 4
     for n, end in ends:
         blocks.append(Block(n * length_ms, (n + 1) * length_ms, end, sha256_bytes(data[begin:end])[:_DIGEST]))
         begin = end
@@ -85,12 +88,13 @@ def write_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
 
 
 def _block_ms(first_ms: int, last_ms: int, step_ms: int) -> int:
+    """Return the length of the blocks, in ms: a multiple of a day."""
     days = last_ms // DAY_MS - first_ms // DAY_MS + 1
-    return max(-(-days // _MOST_BLOCKS), _BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
+    return max(-(-days // _MAX_BLOCKS), _MIN_BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
 
 
 def damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-    """Return the blocks whose bytes are not what they were; none where only the file's head or foot was changed."""
+    """Return the blocks whose bytes have changed; none where only the file's header or footer has changed."""
     begins = [4, *(block.end for block in blocks)]
     return tuple(
         block
@@ -100,31 +104,31 @@ def damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
 
 
 def read_candles(data: bytes, *, rows: int, symbol: str, interval: str, where: str) -> pl.DataFrame:
-    """Return the candles of a file whose hash was checked, as `check_candles` does.
+    """Read and check the candles of a file whose hash has been verified.
 
     Args:
-        data: Its bytes.
-        rows: How many it must hold.
+        data: The bytes of the file.
+        rows: The number of rows that it must have.
         symbol: For messages.
         interval: Interval of the candles.
         where: Its name in messages, usually the path.
 
     Raises:
-        InputError: It is not the file of so many candles, or a row cannot be a candle.
+        InputError: Columns, types or number of rows are not those written, or a row is not a possible candle.
         MachineError: Not enough memory.
     """
     return check_candles(read_unchecked(data, rows=rows, where=where), symbol=symbol, interval=interval, where=where)
 
 
 def read_unchecked(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
-    """Return the rows of a file; columns, types and their number are looked at, the values are not.
+    """Read the rows of a file without checking their values.
 
     Raises:
-        InputError: It is not the file of so many candles.
+        InputError: Columns, types or number of rows are not those written.
         MachineError: Not enough memory.
     """
     file = ParquetFile(data, where=where)
     if file.rows != rows or tuple(file.types.items()) != _TYPES:
         columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
-        raise InputError(f"{where}: {file.rows} rows of {columns}; {rows} rows of candles were written")
+        raise InputError(f"{where}: expected {rows} rows of candles, got {file.rows} rows of {columns}")
     return file.read(list(CANDLE_SCHEMA))

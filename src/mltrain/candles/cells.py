@@ -1,7 +1,7 @@
-"""Cells of text or numbers become candles' times and numbers, or one refusal that names line, column and value.
+"""Convert cells of text or numbers to the times and numbers of candles; errors name line, column and value.
 
-Pure. Times may be numbers (seconds, ms, µs or ns, told apart value by value) or ISO 8601; without a zone they are UTC.
-Nothing is guessed that could be read two ways. Whether a row can be a candle is not asked here.
+Pure. Times may be numbers (seconds, ms, µs or ns, distinguished value by value) or ISO 8601; without a zone they are
+UTC. A cell that could be read in two ways is refused. Whether a row is a possible candle is checked elsewhere.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _ISO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """A table as it was found, and how to name a place in it.
+    """The cells of a table in a file, and how to name a place in it.
 
     Attributes:
         frame: Text, numbers or times, null where empty.
         where: The name of its file in messages.
-        unit: What a row is called in messages: "line" of a text, "row" of anything else.
+        unit: The word for a row in messages: "line" for text, "row" for any other format.
         first: The number of the first row, in that unit.
         named: Whether the file names its columns; if not, only their place says which is which.
     """
@@ -54,7 +54,7 @@ class Cells:
         The columns must already have names of CANDLE_SCHEMA, `ts` among them.
 
         Raises:
-            InputError: A cell is no number, or no time; names its place, column and value.
+            InputError: A cell is not a number or not a time; names its place, column and value.
         """
         texts = self.frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
         numbers = self._numbers(texts.drop("ts"))
@@ -62,6 +62,7 @@ class Cells:
         return numbers.with_columns(self._times(texts["ts"]), *absent).select(*CANDLE_SCHEMA)
 
     def _numbers(self, texts: pl.DataFrame) -> pl.DataFrame:
+        """Return all columns but `ts` with the types of CANDLE_SCHEMA."""
         for name, dtype in texts.schema.items():
             if not (dtype.is_numeric() or dtype in {pl.String, pl.Null}):
                 raise InputError(f"{self.where}: column {name} is {dtype}, not numbers")
@@ -76,6 +77,7 @@ class Cells:
         return numbers.cast({name: CANDLE_SCHEMA[name] for name in texts.columns})
 
     def _times(self, texts: pl.Series) -> pl.Series:
+        """Return the column `ts` in TS_DTYPE."""
         if isinstance(texts.dtype, pl.Datetime | pl.Date):
             micros = texts.cast(pl.Datetime("us", getattr(texts.dtype, "time_zone", None))).dt.timestamp("us")
             stamps = (micros // 1000).set(micros % 1000 != 0, None)
@@ -89,21 +91,21 @@ class Cells:
             self._refuse_first(texts, stamps.is_null(), "not an open time")
         return stamps.cast(TS_DTYPE).alias("ts")
 
-    def _refuse_first(self, cells: pl.Series, bad: pl.Series, law: str) -> None:
+    def _refuse_first(self, cells: pl.Series, bad: pl.Series, rule: str) -> None:
         rows = bad.arg_true()
         if rows.len():
             value = cells[rows[0]]
             shown = "missing" if value is None else show(value) if isinstance(value, str) else value
             more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
-            message = f"{self.place(rows[0])}: {cells.name} is {shown}: {law}{more}"
-            raise InputError(message, hint="mend that cell, or fetch the file again")
+            message = f"{self.place(rows[0])}: {cells.name} is {shown}: {rule}{more}"
+            raise InputError(message, hint="correct that cell, or download the file again")
 
 
 def _stamps_of_numbers(numbers: pl.Series) -> pl.Series:
-    """Return ms of seconds, ms, µs or ns, told apart by size; null where that is no whole ms.
+    """Return times in s, ms, µs or ns, distinguished by size, as ms; null where that is not a whole number.
 
-    Between 1973 and 5138 the four ranges do not overlap, and a float holds each of these numbers exactly but the ns,
-    whose last digits are zeros on any grid.
+    Between 1973 and 5138 the four ranges do not overlap. A float holds all of these numbers exactly except ns, whose
+    last digits are zeros on any grid.
     """
     value = pl.col("n")
     size = value.abs()
@@ -121,7 +123,7 @@ def _stamps_of_numbers(numbers: pl.Series) -> pl.Series:
 
 
 def _stamps_of_iso(texts: pl.Series) -> pl.Series:
-    """Return ms of ISO 8601 times, UTC where they name no zone; null where that is no time."""
+    """Return ISO 8601 times as ms UTC; without a zone they are UTC, and null where the text is not a time."""
     names = ("date", "minute", "second", "fraction", "sign", "hours", "minutes")
     groups = texts.str.extract_groups(_ISO).struct.rename_fields(list(names)).struct.unnest()
     clock = pl.col("date") + "T" + pl.col("minute").fill_null("00:00") + pl.col("second").fill_null(":00")
@@ -134,8 +136,8 @@ def _stamps_of_iso(texts: pl.Series) -> pl.Series:
 
 
 def whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return times in ms; those in microseconds are told by their size, each by itself.
+    """Return times in ms or µs, distinguished by size, as ms.
 
-    A close time in microseconds ends in 999: it is rounded down, as the open time is.
+    A close time in µs ends in 999 and is rounded down, as the open time is.
     """
     return np.where(times >= MICROS_FROM, times // 1000, times)

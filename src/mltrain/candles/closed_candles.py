@@ -1,8 +1,8 @@
-"""Which candles of a file have closed, by the machine's clock: a file has none, so the clock is an argument.
+"""Leave out the candles of files that have not closed yet, by the machine's clock, which is an argument.
 
-A dump of an exchange usually ends with a candle that was still open. Such a candle closes after the clock and is left
-out. A candle that opens after the clock should not exist: the machine's clock may be some minutes slow, but a lead of
-hours means that the times are not UTC. Times that are hours behind cannot be distinguished from those of an old file.
+An export of an exchange usually ends with a candle that was still open: it closes after the clock. A candle that opens
+after the clock should not exist. The machine's clock may be some minutes slow, but a lead of hours means that the times
+are not UTC. Times that are hours behind cannot be distinguished from those of an old file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 #: A candle that opens at most this far ahead of the machine's clock is left out; one that opens later is refused.
 MAX_SKEW_MS: Final = 10 * MINUTE_MS
 
-_QUARTER_MS: Final = 15 * MINUTE_MS  # the offset of every time zone is a multiple of it
-_MAX_OFFSET_MS: Final = 14 * HOUR_MS  # Kiribati's, the farthest ahead of UTC
-_NAMED: Final = 3
+# The offset of every time zone is a multiple of it.
+_QUARTER_MS: Final = 15 * MINUTE_MS
+# Kiribati's, the farthest ahead of UTC.
+_MAX_OFFSET_MS: Final = 14 * HOUR_MS
+_MAX_NAMED: Final = 3
 
 
 def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: str, where: str) -> NDArray[np.bool_]:
-    """Tell which candles have closed.
+    """Return which candles have closed, shape (n,).
 
     Args:
         ts_ms: Open times, ms UTC, shape (n,), in any order.
@@ -46,30 +48,30 @@ def find_closed(ts_ms: NDArray[np.int64], *, step_ms: int, now_ms: int, symbol: 
         raise InputError(
             f"{where}: {symbol}: its times are not UTC? The newest candle opens at {format_ms(int(ts_ms.max()))}, "
             f"{ahead_ms / HOUR_MS:.1f} hours after this machine's clock, {format_seconds(now_ms)}",
-            hint=_way_out(ahead_ms, step_ms),
+            hint=_clock_hint(ahead_ms, step_ms),
         )
     closed: NDArray[np.bool_] = ts_ms + step_ms <= now_ms
     return closed
 
 
 def describe_open(first_ms: Mapping[str, int], candles: int, *, now_ms: int) -> str:
-    """Return the sentence about candles that were left out because they had not closed.
+    """Describe in one sentence the candles that were left out because they had not closed.
 
     Args:
         first_ms: Open time of the first such candle of each symbol, ms UTC.
-        candles: How many there are, all symbols together.
+        candles: Their number, all symbols together.
         now_ms: The machine's clock, ms UTC.
     """
     named = [f"{symbol} from {format_ms(ts_ms)} on" for symbol, ts_ms in sorted(first_ms.items())]
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
     return (
         f"{candles} candle{'s' * (candles > 1)} left out, not closed yet by this machine's clock, "
-        f"{format_seconds(now_ms)}: {', '.join(named[:_NAMED])}{more}"
+        f"{format_seconds(now_ms)}: {', '.join(named[:_MAX_NAMED])}{more}"
     )
 
 
-def _way_out(ahead_ms: int, step_ms: int) -> str:
-    """Return what to do, with the offset of the zone where one fits.
+def _clock_hint(ahead_ms: int, step_ms: int) -> str:
+    """Return a hint with the time zone's offset, if one fits.
 
     The newest candle opened up to two intervals ago, so the offset is the next multiple above its lead. Half of the
     allowed skew is subtracted, so that a clock that is some minutes slow does not give the multiple after that.

@@ -1,7 +1,7 @@
-"""Packed candle files: the one file inside a zip or a gzip, and the checksum that is published beside it.
+"""Compressed files: unpack the one file inside a zip or gzip, and read published checksums.
 
-Bytes in, bytes out; nothing is written to the disk. A zip holds exactly one regular file under a bare name, whatever
-else it could say is refused, and no more is unpacked than the caller names.
+Bytes in, bytes out; nothing is written to disk. A zip must hold exactly one regular file under a bare name, and no more
+is unpacked than the caller allows.
 """
 
 from __future__ import annotations
@@ -22,35 +22,40 @@ from mltrain.names import show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MEMBERS: Final = 100  # entries that are even looked at: the list of 20 million would fill the memory by itself
+# Most entries of a zip that is opened: the list of 20 million would fill the memory.
+_MAX_MEMBERS: Final = 100
 _ENTRY: Final = b"PK\x01\x02"
-_ENCRYPTED: Final = 0x41  # both kinds
-_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may ask for 4 GB before its first byte
-_CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64}) [ *]([^/\\]+)")  # as sha256sum prints it, text or binary
+# Flags of both kinds of encryption.
+_ENCRYPTED: Final = 0x41
+# LZMA may allocate 4 GB before its first byte.
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# As sha256sum prints it, in text or binary mode.
+_CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64}) [ *]([^/\\]+)")
 
 
 def unzip_single(data: bytes, *, where: str, max_bytes: int) -> bytes:
-    """Return the one file that a zip holds, its CRC checked.
+    """Return the only file in a zip, after checking its CRC.
 
     Args:
         data: The bytes of the zip.
         where: Its name in messages, usually the path.
-        max_bytes: The most that is unpacked.
+        max_bytes: The largest size after unpacking.
 
     Raises:
-        InputError: It is no zip, is damaged, or holds anything but one regular file under a bare name; or the file is
-            encrypted, packed by a rare method, or larger than `max_bytes`.
+        InputError: It is not a zip, is damaged, or does not hold exactly one regular file under a bare name; or the
+            file is encrypted, packed by an unusual method, or larger than `max_bytes`.
     """
     if not data.startswith(b"PK"):
         raise InputError(f"{where}: not a zip file: it begins with {show(_text(data[:20]))}")
-    if data.count(_ENTRY) > _MEMBERS:
-        raise InputError(f"{where}: holds more than {_MEMBERS} files, not one")
+    if data.count(_ENTRY) > _MAX_MEMBERS:
+        raise InputError(f"{where}: holds more than {_MAX_MEMBERS} files, not one")
     with _zip_edge(where), zipfile.ZipFile(io.BytesIO(data)) as archive:
         member = _single_member(archive, where, max_bytes)
         with archive.open(member) as file:
-            plain = file.read(member.file_size + 1)  # a bare read() would unpack without end before it cuts
+            # A bare read() would unpack everything before it cuts.
+            plain = file.read(member.file_size + 1)
     if len(plain) != member.file_size:
-        raise InputError(f"{where}: {show(member.filename)} has {len(plain)} bytes, its head says {member.file_size}")
+        raise InputError(f"{where}: {show(member.filename)} has {len(plain)} bytes, its header says {member.file_size}")
     return plain
 
 
@@ -60,7 +65,7 @@ def _single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipf
         names = ", ".join(show(member.filename) for member in members[:3])
         raise InputError(
             f"{where}: holds {len(members)} files{': ' if names else ''}{names}, not one",
-            hint="unpack it, and keep the candle files that you want",
+            hint="unpack it, and keep the candle files that you need",
         )
     (member,) = members
     name = show(member.filename)
@@ -81,31 +86,34 @@ def _single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipf
 
 @contextmanager
 def _zip_edge(where: str) -> Iterator[None]:
-    """Translate what Python's reader raises on damage: it promises no single kind of error."""
+    """Translate the many kinds of errors that zipfile raises for damaged files."""
     try:
         yield
     except (
         *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-        *(RuntimeError, ValueError, OverflowError, IndexError),  # NotImplementedError is a RuntimeError
+        # NotImplementedError is a RuntimeError.
+        *(RuntimeError, ValueError, OverflowError, IndexError),
     ) as err:
         reason = str(err)[:200]
-        if reason == "File is not a zip file":  # the reader looks at the end first
+        # The reader looks at the end first.
+        if reason == "File is not a zip file":
             reason = "the list of its files, which should end it, is missing"
-        raise InputError(f"{where}: a damaged zip file: {reason}", hint="fetch it again") from err
+        raise InputError(f"{where}: a damaged zip file: {reason}", hint="download it again") from err
 
 
 def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
-    """Return what a gzip file holds, its CRC checked.
+    """Return the content of a gzip file, after checking its CRC.
 
     Args:
         data: The bytes of the file.
         where: Its name in messages, usually the path.
-        max_bytes: The most that is unpacked.
+        max_bytes: The largest size after unpacking.
 
     Raises:
-        InputError: It is no gzip file, is damaged, or holds more than `max_bytes`.
+        InputError: It is not a gzip file, is damaged, or holds more than `max_bytes`.
     """
-    if not data:  # no member at all, which the reader takes for none
+    # Python reads an empty file as an empty content.
+    if not data:
         raise InputError(f"{where}: not a whole gzip file: it is empty")
     try:
         plain = GzipFile(fileobj=io.BytesIO(data)).read(max_bytes + 1)
@@ -117,15 +125,15 @@ def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
 
 
 def parse_checksum(text: bytes, *, file_name: str, where: str) -> str:
-    """Return the SHA-256 that a checksum file tells of `file_name`, in lower-case hexadecimal.
+    """Return the SHA-256 of `file_name` from a checksum file, in lower-case hexadecimal.
 
     Args:
         text: Lines as `sha256sum` prints them: the hash, two spaces (or a space and a star), the name.
-        file_name: The bare name of the file that it has to be about.
+        file_name: The bare name of the file.
         where: The checksum file's name in messages, usually its path.
 
     Raises:
-        InputError: A line has another form, none is about `file_name`, or two that are differ.
+        InputError: A line has another form, no line names `file_name`, or two lines give it different hashes.
 
     >>> parse_checksum(b"AB" * 32 + b"  BTCUSDT-1m-2025-04-11.zip", file_name="BTCUSDT-1m-2025-04-11.zip", where="demo")
     'abababababababababababababababababababababababababababababababab'
@@ -142,7 +150,7 @@ def parse_checksum(text: bytes, *, file_name: str, where: str) -> str:
             raise InputError(f"{where}: line {number}: a second, different SHA-256 of {show(name)}")
     if file_name not in found:
         others = ", ".join(show(name) for name in list(found)[:3])
-        raise InputError(f"{where}: speaks of {others}, not of {show(file_name)}" if found else f"{where}: is empty")
+        raise InputError(f"{where}: lists {others}, not {show(file_name)}" if found else f"{where}: is empty")
     return found[file_name]
 
 

@@ -1,8 +1,8 @@
-"""Converts the tables that callers pass to Polars frames; no other module does.
+"""Convert the tables of callers, in memory or in a file, to Polars frames of candles.
 
-Accepted are Polars frames (eager and lazy), pandas frames, Arrow tables, other objects with the Arrow PyCapsule or the
-dataframe interchange protocol, mappings of columns, lists of mappings, and candle rows of 12 (Binance) or 6 (ccxt)
-fields. pandas is never imported here: a pandas frame exists only where the caller has imported it.
+In memory, these are Polars frames (eager and lazy), pandas frames, Arrow tables, other objects with the Arrow
+PyCapsule or the dataframe interchange protocol, mappings of columns, lists of mappings, and candle rows of 12 (Binance)
+or 6 (ccxt) fields. pandas is never imported here: only a caller that has imported it can have a pandas frame.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
 
 MAX_TABLE_BYTES: Final = 4 << 30
-#: A table holds many symbols: a year of one-minute candles of ninety.
+#: A table has many symbols: a year of one-minute candles of ninety.
 MAX_TABLE_ROWS: Final = 4 * MAX_ROWS
 
-_ROW_FIELDS: Final = (6, 12)  # how many fields a candle row without names may have: ccxt's OHLCV, Binance's kline
+# Numbers of fields that a candle row without names may have: ccxt's OHLCV, Binance's kline.
+_ROW_FIELDS: Final = (6, 12)
 _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError)
 
 
 def is_columns(given: Mapping[Any, object]) -> bool:
-    """Tell whether a mapping holds the columns of one table, and not one table per symbol."""
+    """Return whether a mapping holds the columns of one table, not one table per symbol."""
     return "open" in given and "close" in given
 
 
@@ -71,7 +72,7 @@ def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
         return given.collect()
     if (pandas := _pandas_of(given, "DataFrame")) is not None:
         return _from_pandas(given, pandas, index=index)
-    if _speaks_arrow(given):
+    if _exports_arrow(given):
         arrow: Any = given
         return pl.DataFrame(arrow)
     if hasattr(given, "__dataframe__"):
@@ -83,20 +84,20 @@ def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
     return _from_rows(given)
 
 
-def _speaks_arrow(given: object) -> bool:
-    """Tell whether it exports a table, not a single column, by the Arrow PyCapsule protocol."""
+def _exports_arrow(given: object) -> bool:
+    """Return whether an object exports a table, not a single column, by the Arrow PyCapsule protocol."""
     if isinstance(given, pl.Series) or _pandas_of(given, "Series") is not None:
         return False
     return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "__arrow_c_array__") and hasattr(given, "columns"))
 
 
-def _pandas_of(given: object, kind: str) -> Any:  # noqa: ANN401 (the module, where there is one)
-    """Return pandas, where the caller uses it and the value is of that class; None otherwise."""
+def _pandas_of(given: object, kind: str) -> Any:  # noqa: ANN401 -- the module
+    """Return the module pandas if the caller has imported it and the value is of that class; None otherwise."""
     pandas = sys.modules.get("pandas")
     return pandas if pandas is not None and isinstance(given, getattr(pandas, kind, ())) else None
 
 
-def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # noqa: ANN401 (of a library not imported)
+def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # noqa: ANN401 -- of a library that is not imported
     if index and isinstance(given.index, pandas.DatetimeIndex):
         if "ts" not in given.columns:
             given = given.rename_axis("ts").reset_index()
@@ -107,7 +108,7 @@ def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # no
 
 
 def _from_rows(rows: object) -> pl.DataFrame | None:
-    """Return the table of a list or array of rows, by name or by position; None if it is not such a list."""
+    """Return the table of a list or array of rows, with or without names; None if it is not such a list."""
     if isinstance(rows, np.ndarray):
         names = rows.dtype.names
         if names is not None:
@@ -130,16 +131,16 @@ def _from_rows(rows: object) -> pl.DataFrame | None:
 
 
 def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[str, Any]:
-    """Return a caller's single row as a mapping: a mapping itself, a pandas row, a frame of one row, a candle row.
+    """Return a caller's single row as a mapping.
 
     Args:
-        given: The row.
+        given: A mapping, a pandas row, a frame of one row, or a candle row without names.
         argument: Name of the argument, for messages.
         index: Whether the time by which a pandas row is indexed becomes its `ts`.
 
     Raises:
         UsageError: It is not a row.
-        InputError: It is a table with no row or several.
+        InputError: It is a table that does not have exactly one row.
     """
     if isinstance(given, Mapping):
         return given
@@ -164,9 +165,9 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
 def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """Return candles with the column names and types of CANDLE_SCHEMA, and `symbol` as text where there is one.
 
-    A frame that has them already is returned as it is; `check_candles` checks whether its rows are possible. Otherwise
-    column names of other programs are renamed, other columns left out, text is read as numbers, and times (with
-    a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, us or ns) are converted to ms UTC.
+    A frame that already has them is returned unchanged; `check_candles` checks whether its rows are possible. Otherwise
+    columns are recognised by the names that other programs use, other columns are dropped, text is read as numbers, and
+    times (with a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, µs or ns) are converted to ms UTC.
 
     Args:
         frame: The candles.
@@ -175,9 +176,14 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     Raises:
         InputError: There are no times, they have no zone, or a cell is not a number or not a time.
     """
-    if not frame.columns:  # an empty list
+    # An empty list.
+    if not frame.columns:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
-    frame = _with_text_symbols(frame, where)
+    symbols = frame.schema.get("symbol")
+    if symbols == pl.Categorical or isinstance(symbols, pl.Enum):
+        frame = frame.with_columns(pl.col("symbol").cast(pl.String))
+    elif symbols not in {None, pl.String}:
+        raise InputError(f"{where}: column symbol is {symbols}: expected text")
     if _is_canonical(frame):
         return frame
     columns = name_columns(frame.columns)
@@ -199,6 +205,7 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def _is_canonical(frame: pl.DataFrame) -> bool:
+    """Return whether the columns have the names of CANDLE_SCHEMA and types that `check_candles` accepts."""
     schema = frame.schema
     if schema.get("ts") != TS_DTYPE:
         return False
@@ -211,17 +218,8 @@ def _is_canonical(frame: pl.DataFrame) -> bool:
     return True
 
 
-def _with_text_symbols(frame: pl.DataFrame, where: str) -> pl.DataFrame:
-    dtype = frame.schema.get("symbol")
-    if dtype is None or dtype == pl.String:
-        return frame
-    if dtype != pl.Categorical and not isinstance(dtype, pl.Enum):
-        raise InputError(f"{where}: column symbol is {dtype}: expected text")
-    return frame.with_columns(pl.col("symbol").cast(pl.String))
-
-
 def read_candle_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
-    """Return the candles of a table in a file as `as_candles` does, with the column `symbol` where it has one.
+    """Return the candles of a table in a file as `as_candles` does, with its column `symbol` if it has one.
 
     Raises:
         InputError: It cannot be read, has no times or too many rows, or a cell is not a number or not a time.
@@ -232,7 +230,7 @@ def read_candle_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
 
 
 def _candle_columns(names: Sequence[str]) -> list[str]:
-    """Return the columns that describe candles; all of them where none holds times, so that the message names them."""
+    """Return the columns to read: those of candles; all if none holds times, so that the error can name them."""
     columns = name_columns(names)
     wanted = {*CANDLE_SCHEMA, "symbol", *columns.values()} if "ts" in columns else {*names}
     return [name for name in names if name in wanted]

@@ -1,6 +1,6 @@
 """Differences between two sets of candles: rows that were added, removed or changed, by symbol.
 
-Pure, except that `compare_snapshots` reads the candles of what it compares.
+Pure, except that `compare_snapshots` reads the candles of both.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
 
 
 def describe_diff(diff: FrameDiff) -> str:
-    """Return a difference in one line; "no change" where there is none."""
+    """Return a difference in one line; "no change" for an empty one."""
     parts = [
         f"{count:,} candle{'s' * (count != 1)} {verb}"
         for count, verb in ((diff.added, "added"), (diff.gone, "gone"), (diff.changed, "changed"))

@@ -1,7 +1,7 @@
-"""The candle frame: its columns, its grid, its gaps, its content hash.
+"""The candle frame: its columns, gaps and content hash.
 
-Pure: frames and arrays in, values out. A frame that passed `check_candles` is sorted and unique by `ts`, lies on the
-grid of its interval, holds finite and possible values, and nothing here ever fills a gap or mends a value.
+Pure: frames and arrays in, values out. Nothing here fills a gap or corrects a value. That a frame is sorted and unique
+by `ts`, lies on the grid of its interval, and holds finite and possible values is what `checks.check_candles` ensures.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ PRICES: Final = ("open", "high", "low", "close")
 @record
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Candles that the market or the source did not give.
+    """A run of missing candles.
 
     Attributes:
         from_ms: Open time of the first missing candle, ms UTC.
         to_ms: Open time of the last missing candle, ms UTC.
-        missing: How many are missing, at least 1.
+        missing: Number of missing candles, at least 1.
     """
 
     from_ms: TimeMs
@@ -60,10 +60,11 @@ class Gap:
 
 
 def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
-    """Return the open times of a candle frame in ms, shape (n,)."""
+    """Return the open times of a candle frame, ms UTC, shape (n,)."""
     ts = frame["ts"]
+    # A query takes 50 times as long, and serving reads the times often.
     if ts.dtype == TS_DTYPE and not ts.null_count():
-        return ts.to_numpy().view(np.int64)  # a query takes 50 times as long, and serving asks for times often
+        return ts.to_numpy().view(np.int64)
     return ts.dt.timestamp("ms").to_numpy()
 
 
@@ -73,13 +74,13 @@ def find_gaps(
     """List the runs of missing candles.
 
     Args:
-        ts_ms: Open times, rising strictly, on the grid of `step_ms`, inside [start_ms, end_ms).
+        ts_ms: Open times, strictly increasing, on the grid of `step_ms`, inside [start_ms, end_ms).
         step_ms: Length of the interval.
-        start_ms: First open time that should be there, on the grid; None: the first that is.
-        end_ms: First open time that should not be there, on the grid; None: just after the last that is.
+        start_ms: First expected open time, on the grid; None: the first in `ts_ms`.
+        end_ms: End of the expected open times, exclusive, on the grid; None: just after the last in `ts_ms`.
 
     Returns:
-        The gaps in order of time, those at both ends included.
+        The gaps by time, including those before the first candle and after the last one.
 
     >>> find_gaps(np.array([0, 1, 4]), 1, end_ms=6)
     (Gap(from_ms=2, to_ms=3, missing=2), Gap(from_ms=5, to_ms=5, missing=1))
@@ -88,7 +89,7 @@ def find_gaps(
     last = ts_ms[-1:] + step_ms if end_ms is None else np.array([end_ms])
     if not first.size or not last.size:
         return ()
-    # A candle is expected at the end of each one that is there, and at the start; another follows, or the end.
+    # After the start and after each candle, the next candle (or the end) is expected at once.
     expected = np.concatenate([first, ts_ms + step_ms])
     found = np.concatenate([ts_ms, last])
     at = np.flatnonzero(found > expected)
@@ -99,7 +100,7 @@ def find_gaps(
 
 
 def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:
-    """Return the half-open row ranges without a gap inside, in order; together they are all rows.
+    """Return the half-open row ranges of the segments, in order; together they cover all rows.
 
     >>> segment_bounds(np.array([0, 1, 4]), 1)
     [(0, 2), (2, 3)]
@@ -111,19 +112,19 @@ def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, in
 
 
 def content_sha256(frame: pl.DataFrame) -> str:
-    """Return the SHA-256 of the candles themselves, whatever library wrote their file.
+    """Return the SHA-256 of the values of candles; it does not depend on the library that wrote their file.
 
-    It covers, column by column in the order of CANDLE_SCHEMA: the name, the type, the number of rows, the validity of
-    each row, and the values as little-endian 64-bit numbers with 0 in place of null.
+    It covers, for each column of CANDLE_SCHEMA in order: name, type, number of rows, which rows are valid, and the
+    values as little-endian 64-bit numbers with 0 in place of null.
 
     Args:
         frame: As `check_candles` returns it.
     """
     digest = hashlib.sha256(b"mltrain candles 1\n")
-    all_there = np.packbits(np.ones(frame.height, dtype=np.bool_)).tobytes()
+    all_valid = np.packbits(np.ones(frame.height, dtype=np.bool_)).tobytes()
     for name in CANDLE_SCHEMA:
         column = frame[name].to_physical()
-        valid = all_there
+        valid = all_valid
         if column.null_count():
             valid = np.packbits(column.is_not_null().to_numpy()).tobytes()
             column = column.fill_null(0)

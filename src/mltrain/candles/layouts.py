@@ -1,6 +1,6 @@
-"""One file of candles as rows: which column is which, by the names that other programs use or by place.
+"""Read a file of candles: find out which column is which, by name or by position.
 
-Pure: bytes in, a frame out. Known by place are the layouts without a header of Binance, Kraken and freqtrade, in CSV
+Pure: bytes in, a frame out. Known by position are the layouts without a header of Binance, Kraken and freqtrade, in CSV
 and in JSON alike; any other file names its columns. Six and seven columns are a guess that every row has to confirm: a
 file that could be read in two ways is refused. So is a file whose candles have another interval.
 """
@@ -33,11 +33,11 @@ SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".zip")
 _OHLCV: Final = ("ts", "open", "high", "low", "close", "volume")
 _BINANCE: Final = (*_OHLCV, "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore")
 
-#: What the columns are where no header names them, by how many there are: freqtrade's, Kraken's, Binance's.
+#: The columns of files without a header, by their number: freqtrade's, Kraken's, Binance's.
 BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
 _HEADER_HINT: Final = f"save it as a CSV whose first line names its columns: {','.join(_OHLCV)}"
 
-#: What each column is called elsewhere, in lower case with one _ for anything but letters and digits; first one wins.
+#: The names that other programs use, in lower case, with one _ for anything but letters and digits; the first wins.
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "ts": (
         *("ts", "open_time", "opentime", "timestamp", "datetime", "date", "time", "unix"),
@@ -60,8 +60,8 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-# Equal steps in a row that no sparse market shows by chance.
-_RUN: Final = 20
+# Equal steps in a row that do not occur by chance even in a sparse market.
+_LONG_RUN: Final = 20
 
 
 def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
@@ -160,13 +160,13 @@ def _rows_by_name(cells: Cells) -> pl.DataFrame:
 
 
 def _rows_by_place(cells: Cells) -> pl.DataFrame:
-    """Return the rows of cells whose columns no header names, after checking that they fit the layout guessed."""
+    """Return the rows of cells without column names, after checking that they fit the guessed layout."""
     found = cells.frame.columns
     names = BY_PLACE.get(len(found))
     if names is None:
         raise InputError(
             f"{cells.where}: no header, and {len(found)} columns: only "
-            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in BY_PLACE.items())} are known by place",
+            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in BY_PLACE.items())} are known by position",
             hint=_HEADER_HINT,
         )
     named = replace(
@@ -187,7 +187,7 @@ def _rows_by_place(cells: Cells) -> pl.DataFrame:
 
 
 def _check_guess(rows: pl.DataFrame, cells: Cells) -> None:
-    """Refuse rows that are no candles in the order guessed: elsewhere close comes second, or an average sixth."""
+    """Refuse rows that are not candles in the guessed order: some exchanges put close second, or an average sixth."""
     highest, lowest = pl.max_horizontal("open", "low", "close"), pl.min_horizontal("open", "close")
     bad = rows.select(((pl.col("high") < highest) | (pl.col("low") > lowest)).fill_null(True).arg_true()).to_series()
     if bad.len():
@@ -199,10 +199,10 @@ def _check_guess(rows: pl.DataFrame, cells: Cells) -> None:
 
 
 def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:
-    """Refuse a file, or a long run inside one, whose candles are of another interval.
+    """Refuse a file, or a long run inside one, whose candles have another interval.
 
     Raises:
-        InputError: Its rows are closer than `step_ms`, or many in a row stand equally far apart beyond it.
+        InputError: Rows are closer than `step_ms`, or many in a row have one larger distance.
     """
     steps_ms = np.diff(ts_ms)
     if steps_ms.size == 0:
@@ -210,7 +210,7 @@ def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:
     typical = int(np.median(steps_ms))
     run_starts = np.flatnonzero(np.diff(steps_ms, prepend=-1))
     run_lengths = np.diff(run_starts, append=steps_ms.size)
-    wide = (steps_ms[run_starts] > step_ms) & (run_lengths >= max(2, min(_RUN, steps_ms.size)))
+    wide = (steps_ms[run_starts] > step_ms) & (run_lengths >= max(2, min(_LONG_RUN, steps_ms.size)))
     if typical >= step_ms and not wide.any():
         return
     at = int(run_starts[wide][0]) if wide.any() else 0

@@ -27,7 +27,7 @@ Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 #: The formats of the tables that a prediction reads and writes, by suffix.
 FORMATS: Final[dict[str, Format]] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-#: Eight years of one-minute candles as CSV are half of it; also the limit of what is unpacked.
+#: Eight years of one-minute candles as CSV are half of it; also the largest size after unpacking.
 MAX_FILE_BYTES: Final = 1 << 30
 
 #: Columns of the widest layout of candles: Binance's.
@@ -130,7 +130,7 @@ def _is_number(field: bytes) -> bool:
 
 
 def _refuse_ragged_line(text: bytes, width: int, begin: int, where: str) -> None:
-    """Refuse the first line that is not as wide as the first one; not where quotes may hide commas."""
+    """Refuse the first line whose number of fields differs from the first line's; quoted text is not checked."""
     if b'"' in text:
         return
     for number, line in enumerate(io.BytesIO(text), start=begin):
@@ -138,7 +138,7 @@ def _refuse_ragged_line(text: bytes, width: int, begin: int, where: str) -> None
         if fields != width:
             raise InputError(
                 f"{where}: line {number} has {fields} field{'s' * (fields > 1)}, the first line {width}",
-                hint="fetch the file again, or mend the line",
+                hint="download the file again, or correct the line",
             )
 
 
@@ -176,11 +176,12 @@ def _read_json(data: bytes, where: str) -> Cells:
 
 
 def _bad_json(text: str, reason: str, where: str) -> InputError:
-    at = re.search(r"at character ([0-9]+)", reason)  # counted from 1
+    # Counted from 1.
+    at = re.search(r"at character ([0-9]+)", reason)
     if at is not None:
         place = int(at[1]) - 1
         row = max(text.count("[", 0, place) - 1, 1)
-        hint = "fetch the file again"
+        hint = "download the file again"
         return InputError(f"{where}: row {row}: not JSON at {show(text[place : place + 30])}", hint=hint)
     nested = _NESTED.search(text, text.index("[") + 1)
     if nested is not None:

@@ -18,8 +18,6 @@ from mltrain.store.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mltrain.snapshots.snapshot import SnapshotRow
-
 # The name of a study begins with the id of its snapshot (`TrainRequest.study`).
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
 
@@ -60,7 +58,7 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
         InputError: A damaged version hides which snapshot it needs, `latest` is not a pointer, or the pointer to the
             live version was lost.
         LockedError: Another mltrain is publishing a snapshot.
-        MachineError: The machine refuses.
+        MachineError: A folder cannot be read or removed.
     """
     folder = data_dir / FOLDER
     if not folder.is_dir():
@@ -68,7 +66,11 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
     with lock_folder(folder, purpose="pruning snapshots"):
         # Raises if `latest` is damaged: it would be unknown which snapshot to keep.
         read_pointer(folder / LATEST)
-        old = _older(list_snapshots(data_dir), keep)
+        rows = list_snapshots(data_dir)
+        intact = [place for place, row in enumerate(rows) if row.problem is None]
+        # Everything before the `keep`-th newest intact snapshot.
+        end = len(rows) if keep == 0 else intact[-keep] if keep <= len(intact) else 0
+        old = rows[:end]
         needed = {
             **_trained_on(data_dir),
             **{row.id: "it is the latest" for row in old if row.latest},
@@ -78,14 +80,6 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
         for name in removed:
             remove_folder(folder / name)
         return PrunedSnapshots(removed, tuple(KeptSnapshot(r.id, needed[r.id]) for r in old if r.id in needed))
-
-
-def _older(rows: tuple[SnapshotRow, ...], keep: int) -> tuple[SnapshotRow, ...]:
-    """Return the snapshots that are older than the `keep` newest sound ones."""
-    sound = [place for place, row in enumerate(rows) if row.problem is None]
-    if keep == 0:
-        return rows
-    return rows[: sound[-keep]] if keep <= len(sound) else ()
 
 
 def _is_folder(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Make the files of a damaged snapshot again, byte for byte, or say precisely why that cannot be done.
+"""Rebuild the files of a damaged snapshot, byte for byte, or explain why that is not possible.
 
-A snapshot never changes: a file is put back only where its bytes have the hash that the manifest tells.
+A snapshot never changes: a file is replaced only by bytes that have the hash in the manifest.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from mltrain.snapshots.snapshot_record import SymbolFacts
     from mltrain.sources.source import Source
 
-_BLOCKS_TOLD: Final = 3
+_MAX_NAMED_BLOCKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RebuiltFile:
-    """What came of one file.
+    """The result for one file.
 
     Attributes:
         file: Its name.
-        outcome: "sound" (it was and is), "rebuilt", or "lost" (the same bytes cannot be made).
-        detail: Why the same bytes cannot be made; else empty.
+        outcome: "sound" (it was not damaged), "rebuilt", or "lost" (the same bytes cannot be made again).
+        detail: Why the same bytes cannot be made again; otherwise empty.
     """
 
     file: str
@@ -56,26 +56,26 @@ class RebuiltFile:
 def rebuild_snapshot(
     snapshot: Snapshot, source: Source, *, data_dir: Path, progress: Progress
 ) -> tuple[RebuiltFile, ...]:
-    """Make every file of a snapshot again from the cache and its source, and put back those that are damaged.
+    """Rebuild every file of a snapshot from the cache and the source, and replace the damaged ones.
 
     Args:
-        snapshot: The snapshot, whose manifest is sound.
-        source: Opened from the snapshot's own spec.
-        data_dir: Where the cache is.
-        progress: Told of each symbol.
+        snapshot: The snapshot; its manifest is intact.
+        source: The source, opened from the snapshot's specification.
+        data_dir: The data folder, which contains the cache.
+        progress: Receives the progress by symbol, and warnings.
 
     Returns:
-        What came of each file, by name.
+        The result for each file, by name.
 
     Raises:
         InputError: The source lacks a symbol, or a candle is damaged.
         SourceError: The exchange or the network failed.
         LockedError: Another mltrain is downloading or publishing.
-        MachineError: The machine refuses.
+        MachineError: A file cannot be read or written.
     """
     source.check_symbols(snapshot.symbols)
     folder = snapshot.path.parent
-    # Only among the published ones does anybody publish or prune; beside a copy elsewhere no lock file is left.
+    # A copy elsewhere needs no lock: only in the data folder are snapshots published and pruned.
     lock = (
         lock_folder(folder, purpose=f"rebuilding {snapshot.id}")
         if real_path(folder) == real_path(data_dir / FOLDER)
@@ -86,7 +86,8 @@ def rebuild_snapshot(
         source.download(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as downloaded,
         lock,
     ):
-        sweep_temps(snapshot.path)  # a temp of a killed rebuild would be a file that the manifest does not list
+        # A temporary file of a killed rebuild would be a file that the manifest does not list.
+        sweep_temps(snapshot.path)
         done = tuple(_rebuild(snapshot, facts, downloaded.candles(facts.symbol).frame) for facts in snapshot.facts)
         for note in downloaded.notes():
             progress.warn(note)
@@ -94,39 +95,39 @@ def rebuild_snapshot(
 
 
 def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:
+    """Write the file of a symbol again if it is damaged and the same bytes can be made."""
     name = file_name(facts.symbol)
     path = snapshot.path / name
-    frame = empty_columns(frame, facts.volumes)  # the same columns as when the snapshot was taken
+    # The same columns as in the snapshot.
+    frame = empty_columns(frame, facts.volumes)
     file = write_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
-    sound = _is_sound(path, facts)
+    try:
+        sound = hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == facts.sha256
+    except InputError:
+        sound = False
     if sha256_bytes(file.data) == facts.sha256:
         if not sound:
             atomic_write(path, file.data)
         return RebuiltFile(name, "sound" if sound else "rebuilt", "")
-    why = _why_other(snapshot, facts, frame, file, sound=sound)
-    return (
-        RebuiltFile(name, "sound", f"but could not be made again: {why}") if sound else RebuiltFile(name, "lost", why)
-    )
+    why = _explain_difference(snapshot, facts, frame, file, sound=sound)
+    if sound:
+        return RebuiltFile(name, "sound", f"but could not be made again: {why}")
+    return RebuiltFile(name, "lost", why)
 
 
-def _is_sound(path: Path, facts: SymbolFacts) -> bool:
-    try:
-        return hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == facts.sha256
-    except InputError:
-        return False
-
-
-def _why_other(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame, file: CandleFile, *, sound: bool) -> str:
-    """Return why other bytes came out."""
+def _explain_difference(
+    snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame, file: CandleFile, *, sound: bool
+) -> str:
+    """Return why the rebuilt file has other bytes."""
     if frame.height and content_sha256(frame) == facts.content_sha256:
         wrote = dict(snapshot.tools).get("pyarrow", "another version")
-        return f"the candles are the same, but pyarrow {version('pyarrow')} packs them otherwise than {wrote} did"
+        return f"the candles are the same, but pyarrow {version('pyarrow')} compresses them differently from {wrote}"
     if sound:
         diff = compare_frames(snapshot.candles(facts.symbol), frame)
-        return f"the source tells another story now: {describe_diff(diff)}"
+        return f"the source now has other candles: {describe_diff(diff)}"
     digests = {(b.from_ms, b.to_ms): b.digest for b in file.blocks}
     other = [b for b in facts.blocks if digests.get((b.from_ms, b.to_ms)) != b.digest]
-    days = ", ".join(format_ms(b.from_ms)[:10] for b in other[:_BLOCKS_TOLD])
-    more = f" and {len(other) - _BLOCKS_TOLD} more" if len(other) > _BLOCKS_TOLD else ""
+    days = ", ".join(format_ms(b.from_ms)[:10] for b in other[:_MAX_NAMED_BLOCKS])
+    more = f" and {len(other) - _MAX_NAMED_BLOCKS} more" if len(other) > _MAX_NAMED_BLOCKS else ""
     rows = f"{frame.height:,} candles, {facts.rows:,} were written"
-    return f"the source tells another story now: {rows}" + (f"; the days {days}{more} differ" if days else "")
+    return f"the source now has other candles: {rows}" + (f"; the days {days}{more} differ" if days else "")

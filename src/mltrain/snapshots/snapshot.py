@@ -1,7 +1,6 @@
-"""Snapshots as they lie on disk: found by reference, listed, verified, read.
+"""Open, list, verify and read snapshots on disk. Nothing here writes.
 
-Whoever reads a file gets the very bytes whose hash was checked, before any parser sees them, and then only if rows,
-columns and types are those that the manifest tells. Nothing here writes.
+The bytes of a file are hashed before they are parsed, and its rows, columns and types must be those in the manifest.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ if TYPE_CHECKING:
 FOLDER: Final = "snapshots"
 LATEST: Final = "latest"
 
-_BLOCKS_TOLD: Final = 10
+_MAX_NAMED_BLOCKS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(SnapshotRecord):
-    """A record that lies in a folder, beside its files.
+    """A snapshot in a folder: its record, and access to its candles.
 
     Attributes:
         path: The folder.
-        manifest_sha256: The manifest's hash of itself: names the whole content.
+        manifest_sha256: The hash in its manifest, which covers the whole content.
     """
 
     path: Path
@@ -61,39 +60,39 @@ class Snapshot(SnapshotRecord):
         return self.request.symbols
 
     def candles(self, symbol: str) -> pl.DataFrame:
-        """Return the candles of a symbol, as `check_candles` does.
+        """Read and check the candles of a symbol.
 
         Raises:
-            InputError: It has no such symbol; its manifest or file is not what it was; or the file contradicts it.
-            MachineError: The machine refuses to read the file, or has not enough memory.
+            InputError: It has no such symbol, its manifest or file has changed, or they contradict each other.
+            MachineError: The file cannot be read, or there is not enough memory.
         """
         facts = next((f for f in self.facts if f.symbol == symbol), None)
         if facts is None:
             raise InputError(
                 f"snapshot {self.id} has no symbol {show(symbol)}", hint=did_you_mean(symbol, self.symbols)
             )
-        data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_most_bytes(facts.rows))
+        data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_max_bytes(facts.rows))
         where = str(self.path / file_name(symbol))
         frame = read_candles(data, rows=facts.rows, symbol=symbol, interval=self.interval, where=where)
         ts_ms = times_ms(frame)
         if (ts_ms[0], ts_ms[-1]) != (facts.first_ms, facts.last_ms):
-            raise InputError(f"{where}: its first and last candle are not those that the manifest says")
+            raise InputError(f"{where}: its first and last candle are not those in the manifest")
         return frame
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """One line of the list of snapshots.
+    """A snapshot in the list of snapshots; its files are not read.
 
     Attributes:
         id: The folder's name.
-        created_at: When it was written; empty where its manifest cannot be read.
+        created_at: When it was written, ISO 8601 in UTC; empty if its manifest cannot be read.
         symbols: Its symbols.
-        rows: Candles of all symbols together.
-        first_ms: Open time of the earliest candle, ms UTC; None where its manifest cannot be read.
-        last_ms: Open time of the latest candle, ms UTC; likewise.
+        rows: Number of candles, all symbols together.
+        first_ms: Open time of the earliest candle, ms UTC; None if its manifest cannot be read.
+        last_ms: Open time of the latest candle, ms UTC; None if its manifest cannot be read.
         latest: Whether `latest` points to it.
-        problem: Why its manifest cannot be read; None where it can. Files are not read for the list.
+        problem: Why its manifest cannot be read; None if it can.
     """
 
     id: str
@@ -107,16 +106,16 @@ class SnapshotRow:
 
 
 def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
-    """Open a snapshot by reference. Only its manifest is read; its files are checked whenever they are.
+    """Open a snapshot by reference. Only its manifest is read; a file is checked when its candles are read.
 
     Args:
-        data_dir: Where `snapshots` is.
-        ref: `latest`, an id, or the path of a folder, which has a / in it.
+        data_dir: The data folder, which contains `snapshots`.
+        ref: `latest`, an id, or the path of a folder, with a / in it.
 
     Raises:
-        UsageError: The reference is none of these.
+        UsageError: It is not a reference.
         InputError: There is no such snapshot, or its manifest is missing or damaged.
-        MachineError: The machine refuses to read it.
+        MachineError: It cannot be read.
     """
     data_dir = read_folder(data_dir, "data_dir")
     if not isinstance(ref, str):
@@ -126,7 +125,7 @@ def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
         if not _is_folder(path):
             raise InputError(
                 f"there is no snapshot at {show(ref)}: no such folder",
-                hint="`mltrain snapshots` lists those there are",
+                hint="run `mltrain snapshots` for a list",
             )
         return open_folder(real_path(path))
     folder = data_dir / FOLDER
@@ -142,11 +141,11 @@ def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
 
 
 def open_named(path: Path) -> Snapshot:
-    """Open the snapshot that a folder under `snapshots` is called after.
+    """Open the snapshot in a folder that is named after its id.
 
     Raises:
-        InputError: It is a link, its manifest is missing or damaged, or it holds another snapshot.
-        MachineError: The machine refuses to read it.
+        InputError: It is a link, its manifest is missing or damaged, or its id is another one.
+        MachineError: It cannot be read.
     """
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link, not a snapshot")
@@ -157,10 +156,10 @@ def open_named(path: Path) -> Snapshot:
 
 
 def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
-    """List the snapshots, oldest cut first; a damaged one with its problem.
+    """List the snapshots, oldest cut first; damaged ones with their problem.
 
     Raises:
-        MachineError: The machine refuses to read the folder or a manifest.
+        MachineError: The folder or a manifest cannot be read.
     """
     folder = read_folder(data_dir, "data_dir") / FOLDER
     try:
@@ -171,13 +170,13 @@ def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
 
 
 def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
-    """Compare a snapshot with its manifest: every byte, and where those are right, every fact.
+    """Compare a snapshot with its manifest: every byte and, if all bytes are right, every fact.
 
     Returns:
-        Every problem, one sentence each; empty where it is sound.
+        Every problem in a sentence; empty if the snapshot is intact.
 
     Raises:
-        MachineError: The machine refuses to read the folder or a file.
+        MachineError: The folder or a file cannot be read.
     """
     try:
         manifest = _unchanged_manifest(snapshot)
@@ -192,38 +191,39 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
         for problem in problems
     ]
     return tuple(
-        problem if facts is None else problem + _tell_damage(snapshot, facts)
+        problem if facts is None else problem + _describe_damage(snapshot, facts)
         for problem, facts in zip(problems, where, strict=True)
     )
 
 
-def _tell_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
-    """Tell which days of a file are not what they were, by the hashes of their bytes alone."""
+def _describe_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
+    """Return which days of a file are damaged, by the hashes of its blocks; for the end of a message."""
     path = snapshot.path / file_name(facts.symbol)
     try:
-        data = read_file(path, max_bytes=_most_bytes(facts.rows), what="the file")
+        data = read_file(path, max_bytes=_max_bytes(facts.rows), what="the file")
     except InputError:
         return ""
     if not facts.blocks:
         return ""
     blocks = damaged_blocks(data, facts.blocks)
     if not blocks:
-        return ": the damage is outside the candles, in the file's head or foot"
-    days = [_tell_days(block) for block in blocks[:_BLOCKS_TOLD]]
-    more = f" and {len(blocks) - _BLOCKS_TOLD} more" if len(blocks) > _BLOCKS_TOLD else ""
+        return ": the damage is outside the candles, in the file's header or footer"
+    days = [_name_days(block) for block in blocks[:_MAX_NAMED_BLOCKS]]
+    more = f" and {len(blocks) - _MAX_NAMED_BLOCKS} more" if len(blocks) > _MAX_NAMED_BLOCKS else ""
     return f": damaged are the candles of {', '.join(days)}{more}"
 
 
-def _tell_days(block: Block) -> str:
+def _name_days(block: Block) -> str:
     first, last = format_ms(block.from_ms)[:10], format_ms(block.to_ms - 1)[:10]
     return first if first == last else f"{first} to {last}"
 
 
 def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
+    """Compute the facts of a file again, and yield the differences from its manifest."""
     where = snapshot.path / file_name(facts.symbol)
     try:
         frame = snapshot.candles(facts.symbol)
-        data = read_file(where, max_bytes=_most_bytes(facts.rows), what="the file")
+        data = read_file(where, max_bytes=_max_bytes(facts.rows), what="the file")
     except InputError as err:
         yield err.message
         return
@@ -243,11 +243,11 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
         volumes=facts.volumes,
     )
     found = to_json(counted)
-    for key, said in to_json(facts).items():
-        if found[key] != said:
-            yield f"{where}: {key} is {found[key]}, the manifest says {said}"
+    for key, recorded in to_json(facts).items():
+        if found[key] != recorded:
+            yield f"{where}: {key} is {found[key]}, the manifest says {recorded}"
     if damaged_blocks(data, facts.blocks):
-        yield f"{where}: its days do not lie where the manifest says"
+        yield f"{where}: its days are not where the manifest says"
 
 
 def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
@@ -258,16 +258,16 @@ def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
 
 
 def open_folder(path: Path) -> Snapshot:
-    """Open the snapshot in a folder, whatever the folder is called.
+    """Open the snapshot in a folder of any name.
 
     Raises:
         InputError: Its manifest is missing or damaged.
-        MachineError: The machine refuses to read it.
+        MachineError: It cannot be read.
     """
     manifest = read_manifest(path, kind=KIND)
     record = SnapshotRecord.from_manifest(manifest, where=str(path / MANIFEST))
-    told = {field.name: getattr(record, field.name) for field in fields(record)}
-    return Snapshot(**told, path=path, manifest_sha256=manifest.self_sha256)
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return Snapshot(**values, path=path, manifest_sha256=manifest.self_sha256)
 
 
 def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
@@ -312,10 +312,11 @@ def _names(folder: Path) -> list[str]:
 def _is_folder(path: Path) -> bool:
     try:
         return stat.S_ISDIR(path.stat().st_mode)
-    except (OSError, ValueError):  # ValueError: a NUL in the path
+    except (OSError, ValueError):
+        # ValueError: a NUL in the path.
         return False
 
 
-def _most_bytes(rows: int) -> int:
-    """Return the most that an honest file of so many candles can take: nothing compressed, and its head."""
+def _max_bytes(rows: int) -> int:
+    """Return an upper limit for the size of a file with so many candles, uncompressed, with its metadata."""
     return (1 << 20) + 100 * rows

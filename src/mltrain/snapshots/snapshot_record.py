@@ -1,7 +1,7 @@
-"""What a snapshot's manifest says: who asked for which candles, where they came from, what is in each file.
+"""The record of a snapshot in its manifest: the request, the source, and the facts of each file.
 
-Pure: manifests in, frozen values out, and back. What is read is checked strictly, because everything that opens a
-candle file afterwards (its name, its size, its number of rows) rests on it.
+Pure: manifests in, frozen values out, and back. Records are checked strictly, because the reader of candle files relies
+on the names, sizes and numbers of rows in them.
 """
 
 from __future__ import annotations
@@ -41,18 +41,21 @@ if TYPE_CHECKING:
     import polars as pl
 
 KIND: Final = "snapshot"
-MAX_DAYS: Final = 5_000  # thirteen years
-MAX_LISTED: Final = 100  # runs and jumps of one symbol: a manifest is read by people, too
-JUMP_SHARE: Final = 0.5  # of the close before
+# Thirteen years.
+MAX_DAYS: Final = 5_000
+# Runs and jumps of one symbol: a manifest should stay readable.
+MAX_LISTED: Final = 100
+# Of the previous close.
+JUMP_SHARE: Final = 0.5
 
 
 @record
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
-    """Which candles are asked for.
+    """The candles that a snapshot should contain.
 
     Attributes:
-        symbols: Without repetition; kept sorted.
+        symbols: Sorted, without repetition.
         days: Length of the window, in days before the cut.
         interval: Interval of the candles.
         end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock.
@@ -75,36 +78,35 @@ class SnapshotRequest:
             if not isinstance(value, Integral | None) or isinstance(value, bool) or (name == "days" and value is None):
                 raise UsageError(f"{name} is {describe(value)}: expected a whole number")
         if not 1 <= self.days <= MAX_DAYS:
-            raise UsageError(f"{self.days} days: must be 1 to {MAX_DAYS}")
+            raise UsageError(f"days is {self.days}: expected 1 to {MAX_DAYS}")
         if self.days * DAY_MS // step_ms > MAX_ROWS:
             raise UsageError(f"{self.days} days of {self.interval} are more than {MAX_ROWS} candles of a symbol")
         object.__setattr__(self, "symbols", symbols)
 
     def window(self, cut_ms: int) -> TimeRange:
-        """Return the open times that the request covers when it is cut at `cut_ms`, on the grid."""
+        """Return the range of open times before the cut `cut_ms`, which is on the grid."""
         return TimeRange(cut_ms - self.days * DAY_MS, cut_ms)
 
 
 @record
 @dataclass(frozen=True, slots=True)
 class SymbolFacts:
-    """What one file of a snapshot holds.
+    """The facts about one file of a snapshot.
 
     Attributes:
-        symbol: Whose candles.
-        rows: How many.
-        first_ms: Open time of the first, ms UTC.
-        last_ms: Open time of the last, ms UTC.
-        gaps: Every run of missing candles of the window, those at its beginning and end included.
-        zero_trade_rows: Candles in which nothing was traded.
-        zero_trade_runs: The longest runs of such candles, MAX_LISTED at the most, by time.
-        jumps: The first MAX_LISTED moves of more than JUMP_SHARE from one close to the next.
-        origins: Where its candles came from, by time; empty where the source has but one place.
-        blocks: Where each day lies in the file.
-        volumes: Volumes that contradict the prices, and which columns were left empty because of it before the file was
-            written.
-        sha256: Of the file's bytes.
-        content_sha256: Of the candles themselves, whatever wrote the file.
+        symbol: The symbol of its candles.
+        rows: Number of candles.
+        first_ms: Open time of the first candle, ms UTC.
+        last_ms: Open time of the last candle, ms UTC.
+        gaps: All gaps in the window, including those at its beginning and end.
+        zero_trade_rows: Number of candles without trades.
+        zero_trade_runs: The MAX_LISTED longest runs of candles without trades, by time.
+        jumps: The first MAX_LISTED moves by more than JUMP_SHARE of the previous close.
+        origins: Where the candles came from, by time; empty where the source has only one place.
+        blocks: The position of the days in the file.
+        volumes: Volumes that contradict the prices, with the columns that were emptied before the file was written.
+        sha256: SHA-256 of the file's bytes.
+        content_sha256: SHA-256 of the candles' values; see `mltrain.candles.frame.content_sha256`.
         bytes: Size of the file.
     """
 
@@ -112,14 +114,14 @@ class SymbolFacts:
     rows: Annotated[int, Limits(1, MAX_ROWS)]
     first_ms: Annotated[TimeMs, Key("first")]
     last_ms: Annotated[TimeMs, Key("last")]
-    # In the JSON of `snapshot` the key is the older word.
+    # The key in the JSON of `snapshot`.
     gaps: tuple[Annotated[Gap, ROW], ...] = field(metadata={"key": "holes"})
     zero_trade_rows: Annotated[int, Limits(0)]
     zero_trade_runs: tuple[Annotated[Gap, ROW], ...]
     jumps: tuple[Annotated[Jump, ROW], ...]
     origins: tuple[Annotated[Origin, ROW], ...]
     blocks: tuple[Annotated[Block, ROW], ...]
-    # Manifests of earlier versions do not have it.
+    # Missing in manifests of earlier versions.
     volumes: tuple[Annotated[FalseVolume, ROW], ...] = field(default=(), kw_only=True)
     sha256: Sha256
     content_sha256: Sha256
@@ -127,7 +129,7 @@ class SymbolFacts:
 
     @property
     def missing(self) -> int:
-        """How many candles of the window are missing."""
+        """Number of candles of the window that are missing."""
         return sum(gap.missing for gap in self.gaps)
 
     @classmethod
@@ -143,7 +145,7 @@ class SymbolFacts:
         blocks: tuple[Block, ...] = (),
         volumes: tuple[FalseVolume, ...] = (),
     ) -> SymbolFacts:
-        """Count a frame of at least one candle, all inside the window, that is kept in the file `entry`."""
+        """Return the facts about the file `entry` and its candles: one or more, all inside the window."""
         ts_ms = times_ms(frame)
         return cls(
             zero_trade_runs=find_zero_trade_runs(frame, step_ms, most=MAX_LISTED),
@@ -163,7 +165,7 @@ class SymbolFacts:
         )
 
     def to_entry(self) -> FileEntry:
-        """Return the manifest's entry of the file."""
+        """Return the file's entry in the manifest."""
         facts = to_json(self)
         del facts["sha256"], facts["bytes"]
         return FileEntry(file_name(self.symbol), self.sha256, self.bytes, facts)
@@ -176,17 +178,17 @@ def _items(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 @record
 @dataclass(frozen=True, slots=True)
 class SnapshotRecord:
-    """All that a snapshot's manifest says. `SnapshotRecord.from_manifest(r.to_manifest(), where="") == r`.
+    """The content of a snapshot's manifest. `SnapshotRecord.from_manifest(r.to_manifest(), where="") == r`.
 
     Attributes:
         id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
         created_at: When it was written, ISO 8601 in UTC.
         source: How to open the source again.
-        host: The host that answered; empty where no network was asked.
-        request: What was asked for.
-        tools: Versions of what wrote it, by name.
-        notes: What the source had to tell, such as duplicates dropped.
-        facts: What is in each file, by symbol in order.
+        host: The host that answered; empty without network.
+        request: The request.
+        tools: Names and versions of mltrain and the libraries that wrote it.
+        notes: Notes of the source, such as duplicates dropped.
+        facts: The facts about each file, sorted by symbol.
     """
 
     id: Annotated[str, SNAPSHOT]
@@ -199,17 +201,17 @@ class SnapshotRecord:
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
 
     def to_manifest(self) -> Manifest:
-        """Return the manifest that says it."""
+        """Return the manifest with this record."""
         head = to_json(self)
         del head["files"]
         return Manifest(KIND, head, tuple(facts.to_entry() for facts in self.facts))
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, *, where: str) -> SnapshotRecord:
-        """Return what a manifest says.
+        """Return the record in a manifest.
 
         Raises:
-            InputError: A field is missing, unknown or of a wrong form, or two contradict each other; names them all.
+            InputError: Fields are missing, unknown, wrong or contradict each other; names every violation.
         """
         files: list[Json] = [{**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files]
         record = read_record(Located({**manifest.head, "files": files}, where), cls)
@@ -222,21 +224,21 @@ class SnapshotRecord:
 
     @property
     def cut_ms(self) -> int:
-        """The end of its window, ms UTC: every candle in it closes at this time or before."""
+        """The end of its window, ms UTC: all its candles close at this time or before."""
         return parse_id(self.id)[0]
 
-    def is_same(self, other: SnapshotRecord) -> bool:
-        """Tell whether both hold the same candles for the same request, whatever wrote them and when."""
+    def has_same_candles(self, other: SnapshotRecord) -> bool:
+        """Return whether both have the same candles for the same request."""
         mine, others = ([(f.symbol, f.content_sha256) for f in r.facts] for r in (self, other))
-        return self.asks_like(other) and mine == others
+        return self.has_same_request(other) and mine == others
 
-    def asks_like(self, other: SnapshotRecord) -> bool:
-        """Tell whether both come of the same request to the same source."""
-        return self._request() == other._request()
-
-    def _request(self) -> tuple[object, ...]:
-        # The end asked for and the simulated clock are left out: the cut, which both led to, is compared.
-        return self.cut_ms, replace(self.request, end_ms=None), replace(self.source, end_ms=None), self.host
+    def has_same_request(self, other: SnapshotRecord) -> bool:
+        """Return whether both are answers to the same request to the same source."""
+        # The cut is compared instead of the requested end and the simulated clock that led to it.
+        mine, others = (
+            (r.cut_ms, replace(r.request, end_ms=None), replace(r.source, end_ms=None), r.host) for r in (self, other)
+        )
+        return mine == others
 
 
 def file_name(symbol: str) -> str:
@@ -255,7 +257,7 @@ def snapshot_id(cut_ms: int, number: int = 1) -> str:
 
 
 def parse_id(snapshot: str) -> tuple[int, int]:
-    """Return cut (ms UTC) and number of an id that has the grammar; sorts ids by time.
+    """Return the cut (ms UTC) and the number of an id that matches the pattern SNAPSHOT; sorts ids by time.
 
     >>> parse_id("2025-10-15T12-00-00Z.2")
     (1760529600000, 2)
@@ -264,20 +266,21 @@ def parse_id(snapshot: str) -> tuple[int, int]:
     day, _, clock = stamp.partition("T")
     try:
         return parse_time(f"{day}T{clock.replace('-', ':')}"), int(number or 1)
-    except UsageError:  # the grammar allows a 31st of February
+    except UsageError:
+        # The pattern allows a 31st of February.
         return 0, int(number or 1)
 
 
 def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
-    """List what cannot be true together."""
+    """List the contradictions between the fields."""
     request, step_ms = record.request, interval_ms(record.request.interval)
     cut_ms = record.cut_ms
     problems = []
     if cut_ms == 0 or cut_ms % step_ms or cut_ms < request.days * DAY_MS:
-        problems.append(f"id: {show(record.id)} is no cut of {request.interval} candles")
+        problems.append(f"id: {show(record.id)} is not a cut of {request.interval} candles")
     names = [entry.path for entry in manifest.files]
     if names != [file_name(symbol) for symbol in request.symbols]:
-        problems.append(f"files: must be those of {', '.join(request.symbols)}, are {', '.join(names)}")
+        problems.append(f"files: expected those of {', '.join(request.symbols)}, got {', '.join(names)}")
     window = request.window(cut_ms)
     for name, facts in zip(names, record.facts, strict=True):
         expected = (window.end_ms - window.start_ms) // step_ms
@@ -286,19 +289,19 @@ def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
         if not window.start_ms <= facts.first_ms <= facts.last_ms < window.end_ms:
             problems.append(f"{name}: first and last are not inside {window}")
         if facts.rows + sum(gap.missing for gap in facts.gaps) != expected:
-            problems.append(f"{name}: rows and gaps together are not the {expected} candles of its window")
+            problems.append(f"{name}: expected rows and gaps to be the {expected} candles of its window together")
         runs = (*facts.gaps, *facts.zero_trade_runs)
         if any(run.missing < 1 or run.missing != (run.to_ms - run.from_ms) // step_ms + 1 for run in runs):
-            problems.append(f"{name}: a gap or a run is not as long as it says")
-        if not _are_blocks(facts.blocks, facts.bytes):
-            problems.append(f"{name}: its blocks do not follow one another inside the file")
+            problems.append(f"{name}: the length of a gap or run does not match its ends")
+        if not _are_consecutive(facts.blocks, facts.bytes):
+            problems.append(f"{name}: its blocks are not consecutive or lie outside the file")
         if facts.zero_trade_rows > facts.rows:
             problems.append(f"{name}: more rows without a trade than rows")
     return problems
 
 
-def _are_blocks(blocks: tuple[Block, ...], size: int) -> bool:
-    """Tell whether blocks can lie one after another, in time and in a file of so many bytes."""
+def _are_consecutive(blocks: tuple[Block, ...], size: int) -> bool:
+    """Return whether blocks are in order, in time and in a file of `size` bytes."""
     bounds_ms = [time_ms for block in blocks for time_ms in (block.from_ms, block.to_ms)]
     ends = [4, *(block.end for block in blocks)]
     return (

@@ -1,7 +1,7 @@
-"""Take a snapshot: closed candles of a window, written once and never changed.
+"""Take a snapshot: the closed candles of a window, written once and never changed.
 
-A snapshot is a folder `snapshots/<cut>` of one parquet file per symbol and a manifest, which is written last: no
-manifest, no snapshot. Gaps stay gaps and are listed; there are no candles but the source's own.
+A snapshot is a folder `snapshots/<cut>` with one Parquet file per symbol and a manifest. The manifest is written last:
+a folder without one is not a snapshot. Gaps are listed and never filled.
 """
 
 from __future__ import annotations
@@ -41,19 +41,22 @@ if TYPE_CHECKING:
     from mltrain.storage.folders import Stage
     from mltrain.times import TimeRange
 
-_MAX_GAPS: Final = 100_000  # of all symbols; with more the manifest would be larger than what reads it
-_WARN_MISSING: Final = 0.05  # of a symbol's window
-_WARN_FALSE: Final = 0.01  # share of the candles with trades; real markets have none
+# Of all symbols together: with more, the manifest would be larger than MAX_MANIFEST_BYTES.
+_MAX_GAPS: Final = 100_000
+# Share of a symbol's window.
+_WARN_MISSING: Final = 0.05
+# Share of the candles with trades; real markets have none.
+_WARN_FALSE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class TakenSnapshot:
-    """What `take_snapshot` did.
+    """The result of `take_snapshot`.
 
     Attributes:
-        snapshot: The snapshot, which `latest` now points to.
-        created: False where the same one was already there.
-        traffic: What the download took; None where no network was asked.
+        snapshot: The snapshot that `latest` now points to.
+        created: False if a snapshot with the same candles existed.
+        traffic: The network traffic of the download; None without network.
     """
 
     snapshot: Snapshot
@@ -72,27 +75,27 @@ def take_snapshot(
     max_missing: float = 1.0,
     refresh: bool = False,
 ) -> TakenSnapshot:
-    """Get the candles asked for, write them as a snapshot, and move `latest` to it.
+    """Download the requested candles, write them as a snapshot, and move `latest` to it.
 
-    Where the same request gave the same candles before, nothing is written and `latest` moves to that snapshot.
+    If an earlier snapshot has the same candles for the same request, nothing is written and `latest` moves to it.
 
     Args:
-        data_dir: Where `snapshots` is or will be.
+        data_dir: The data folder.
         source: The open source.
-        spec: What it was opened from; recorded.
+        spec: The specification that the source was opened from; recorded.
         request: Symbols, days, interval and end.
-        now_ms: The time of the run; recorded.
-        progress: Told of each symbol and of what the user should know.
+        now_ms: The time of the run, ms UTC; recorded.
+        progress: Receives the progress by symbol, and warnings.
         max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
-        refresh: Whether what the cache has is downloaded again, and compared.
+        refresh: Download cached days again, and compare them.
 
     Raises:
-        UsageError: The end asked for is later than the source's clock, or too early for a window.
+        UsageError: The requested end is later than the source's clock, or the window begins before 1970.
         InputError: The source lacks a symbol or has no candle of it in the window, too many are missing, or a candle
             is impossible.
-        SourceError: The exchange or the network failed, or answered with something else than was asked.
+        SourceError: The exchange or the network failed, or the answer does not match the request.
         LockedError: Another mltrain is downloading, or publishing a snapshot.
-        MachineError: The machine refuses; nothing has changed.
+        MachineError: A file cannot be written; nothing has changed.
     """
     if not spec.interval == source.interval == request.interval:
         raise ValueError("source, spec and request are of different intervals")
@@ -100,7 +103,8 @@ def take_snapshot(
     window = request.window(_find_cut(source, request))
     folder = data_dir / FOLDER
     make_folder(folder)
-    read_pointer(folder / LATEST)  # raises where something else stands in its place
+    # Raises if `latest` is not a pointer.
+    read_pointer(folder / LATEST)
     record = SnapshotRecord(
         id=snapshot_id(window.end_ms),
         created_at=format_seconds(now_ms),
@@ -124,19 +128,19 @@ def take_snapshot(
             facts = run_in_threads(calls)
             _check_gaps(facts, max_missing)
             record = replace(record, notes=downloaded.notes(), facts=facts)
-            for warning in (*record.notes, *_tell_odd(facts)):
+            for warning in (*record.notes, *_warnings(facts)):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
 def _find_cut(source: Source, request: SnapshotRequest) -> int:
-    """Return the end asked for or the source's clock, rounded down to the interval."""
+    """Return the requested end or the source's clock, ms UTC, rounded down to the interval."""
     clock_ms = source.clock_ms(request.symbols)
     end_ms = clock_ms if request.end_ms is None else request.end_ms
     if end_ms > clock_ms:
         raise UsageError(
             f"the end {format_ms(end_ms)} is later than the clock of the source {source.name}, {format_ms(clock_ms)}",
-            hint="leave --end out to take all that is there",
+            hint="omit --end to end at that clock",
         )
     cut_ms = end_ms // interval_ms(request.interval) * interval_ms(request.interval)
     if request.window(cut_ms).start_ms < 0:
@@ -174,7 +178,8 @@ def _write_symbol(
     )
 
 
-def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
+def _warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
+    """Yield a warning for many missing candles, false volumes and jumps of a symbol."""
     for f in facts:
         if f.missing > _WARN_MISSING * (f.rows + f.missing):
             yield f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles of the window are missing"
@@ -187,6 +192,7 @@ def _tell_odd(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
 
 
 def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
+    """Refuse more missing candles than allowed, and more gaps than a manifest can hold."""
     for f in facts:
         if f.missing > max_missing * (f.rows + f.missing):
             longest = max(f.gaps, key=lambda gap: gap.missing)
@@ -205,12 +211,12 @@ def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
 
 
 def _publish(folder: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> TakenSnapshot:
-    """Publish the staged files under the first free name, or find the same snapshot there."""
+    """Publish the staged files under the first free id, unless a snapshot with the same candles exists."""
     for number in itertools.count(1):
         path = folder / snapshot_id(record.cut_ms, number)
         if not os.path.lexists(path):
             break
-        if _is_the_same(path, stage, record, progress):
+        if _has_same_candles(path, stage, record, progress):
             return TakenSnapshot(_point_to(path), created=False)
     manifest = replace(record, id=path.name).to_manifest().to_bytes()
     if len(manifest) > MAX_MANIFEST_BYTES:
@@ -223,24 +229,24 @@ def _publish(folder: Path, stage: Stage, record: SnapshotRecord, progress: Progr
     return TakenSnapshot(_point_to(path), created=True)
 
 
-def _is_the_same(path: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> bool:
-    """Tell whether a sound snapshot of the same candles is there; what is wrong with it, or differs, is told."""
+def _has_same_candles(path: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> bool:
+    """Return whether an intact snapshot has the same candles; warn of damage and of differences."""
     try:
-        there = open_named(path)
-        problems = verify_snapshot(there)
+        earlier = open_named(path)
+        problems = verify_snapshot(earlier)
     except InputError as err:
         problems = (err.message,)
     if problems:
-        progress.warn(f"snapshot {path.name} is damaged, a new one takes its place: {problems[0]}")
+        progress.warn(f"snapshot {path.name} is damaged, a new one replaces it: {problems[0]}")
         return False
-    if there.asks_like(record) and not there.is_same(record):
+    if earlier.has_same_request(record) and not earlier.has_same_candles(record):
         for f in record.facts:
             data = read_file(stage.path / file_name(f.symbol), max_bytes=f.bytes, what="the staged file")
-            now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=there.interval, where=str(stage.path))
-            diff = compare_frames(there.candles(f.symbol), now)
+            now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=earlier.interval, where=str(stage.path))
+            diff = compare_frames(earlier.candles(f.symbol), now)
             if not diff.same:
-                progress.warn(f"{f.symbol} is not what snapshot {path.name} holds: {describe_diff(diff)}")
-    return there.is_same(record)
+                progress.warn(f"{f.symbol} differs from snapshot {path.name}: {describe_diff(diff)}")
+    return earlier.has_same_candles(record)
 
 
 def _point_to(path: Path) -> Snapshot:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # The name that the exchange's archive uses.
 _CHECKSUM: Final = ".CHECKSUM"
 _MAX_CHECKSUM_BYTES: Final = 1 << 16
-_REPAIR_HINT: Final = "correct or remove that row, or fetch the file again"
+_REPAIR_HINT: Final = "correct or remove that row, or download the file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +303,7 @@ def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
 
 def _sort_out(paths: list[Path], interval: str) -> _SymbolFiles:
     names = [path.name for path in paths]
-    stated = [(path, interval_of(path.name, beside=names)) for path in paths]
+    stated = [(path, interval_of(path.name, siblings=names)) for path in paths]
     return _SymbolFiles(
         files=[path for path, their in stated if their in {None, interval}],
         others=[(path, their) for path, their in stated if their is not None and their != interval],
