@@ -130,6 +130,6 @@ def test_symbols_are_a_list_of_names():
         "symbols is empty": [],
         "5 is not": [5],
     }
-    for told, symbols in wrong.items():
-        with pytest.raises(UsageError, match=told):
+    for message, symbols in wrong.items():
+        with pytest.raises(UsageError, match=message):
             names.read_symbols(symbols)

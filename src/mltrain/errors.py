@@ -1,14 +1,14 @@
-"""The exception tree: who is at fault, and the exit code that says so.
+"""The exception tree: one class per party at fault, each with its exit code.
 
     MltrainError                 never raised itself
       UsageError        2        the command line, or a name outside its grammar
       InputError        3        data, config, card or model: unreadable, corrupt, unknown
         RefusedError    3        a window of candles that must not be scored; carries a reason code
-        OwnOpsError     3        a model needs ops of the user's own that are not in use, or not as they were
+        OwnOpsError     3        a model needs user ops that are not in use, or have changed
       NoGoError         4        a gate failed, or p would mean something else, and promotion was requested
       LeakageError      5        a leakage guard failed
       SourceError       6        the exchange or the network
-      LockedError       7        another mltrain is at work there
+      LockedError       7        another mltrain holds the lock
       MachineError      8        disk full, permission, memory, a missing system library
 
 Every message says what is wrong and where (file, field, line); `hint` says what to do. Foreign exceptions are
@@ -21,11 +21,11 @@ from typing import ClassVar
 
 
 class MltrainError(Exception):
-    """Base of all errors that a user can cause or mend.
+    """Base of all errors that a user can cause or fix.
 
     Attributes:
         message: What is wrong and where.
-        hint: What to do about it; None where the message says it all.
+        hint: What to do about it; None if the message says enough.
     """
 
     exit_code: ClassVar[int] = 1
@@ -61,7 +61,7 @@ class RefusedError(InputError):
 
 
 class OwnOpsError(InputError):
-    """A model was trained with ops of the user's own, and these are not in use, or their source is another now."""
+    """A model was trained with user ops that are not in use, or whose source has changed."""
 
 
 class NoGoError(MltrainError):

@@ -1,4 +1,4 @@
-"""The grammar of every name that becomes a path or a reference, checks of arguments, and "did you mean".
+"""The grammar of names that become paths or references, checks of arguments, and "did you mean".
 
 A name is checked here before any path is built from it: nothing outside these patterns (ASCII only, matched
 whole) ever reaches the disk. An argument of the wrong type is refused with an error that names it.
@@ -24,11 +24,12 @@ SNAPSHOT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9
 STUDY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.TZ_-]{0,119}")
 FEATURE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-_SHOWN: Final = 40  # characters of a bad name that a message repeats: it may be 10 kB of anything
+# Characters of a bad name that a message repeats: the name may be 10 kB long.
+_SHOWN: Final = 40
 
 
 def show(name: str) -> str:
-    """Return `name` as it may stand in a message: quoted, escaped, cut to a readable length."""
+    """Return `name` for a message: quoted, escaped, cut to a readable length."""
     text = ascii(name)
     return text if len(text) <= _SHOWN + 2 else f"{text[:_SHOWN]}...'"
 
@@ -40,7 +41,7 @@ def _check(name: str, pattern: re.Pattern[str], what: str, example: str) -> str:
 
 
 def check_symbol(name: str) -> str:
-    """Return `name` where it is a symbol such as BTCUSDT.
+    """Return `name` if it is a symbol such as BTCUSDT.
 
     Raises:
         UsageError: It is not 2 to 20 capital letters and digits.
@@ -49,7 +50,7 @@ def check_symbol(name: str) -> str:
 
 
 def check_version(name: str) -> str:
-    """Return `name` where it is a version such as 2025-10-15 or 2025-10-15.2.
+    """Return `name` if it is a version such as 2025-10-15 or 2025-10-15.2.
 
     Raises:
         UsageError: It is not.
@@ -58,7 +59,7 @@ def check_version(name: str) -> str:
 
 
 def check_snapshot_id(name: str) -> str:
-    """Return `name` where it is a snapshot id such as 2025-10-15T12-00-00Z.
+    """Return `name` if it is a snapshot id such as 2025-10-15T12-00-00Z.
 
     Raises:
         UsageError: It is not.
@@ -67,7 +68,7 @@ def check_snapshot_id(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return up to `count` of the known names that look most like `name`, best first.
+    """Return up to `count` of the known names, the most similar to `name` first.
 
     >>> nearest("BTCUSD", ["ETHUSDT", "BTCUSDT"], count=1)
     ['BTCUSDT']
@@ -78,7 +79,7 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the nearest known names; without any, all of them where they are few.
+    """Return a hint with the most similar known names, or with all of them if they are few and none is similar.
 
     >>> did_you_mean("trails", ["trials", "seed"])
     'did you mean trials?'
@@ -135,10 +136,10 @@ def read_folder(folder: object, argument: str) -> Path:
 
 
 def check_choice(value: object, argument: str, allowed: Collection[str]) -> None:
-    """Refuse an argument that is not one of the allowed words.
+    """Raise unless an argument is one of the allowed words.
 
     Raises:
-        UsageError: It is not one of them; the message names the argument and the words.
+        UsageError: It is not one of them.
     """
     if not isinstance(value, str) or value not in allowed:
         words = " or ".join(f'"{word}"' for word in allowed)

@@ -1,4 +1,4 @@
-"""What the library reports while it works; who shows it is the caller's business."""
+"""The protocol by which the library reports progress; the caller decides how to show it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives what a long run does. The library calls it from the main thread only."""
+    """Receives the progress of a long run, on the main thread only."""
 
-    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
-        """Begin a new stage of `total` steps (None: unknown); ends those before, unless it runs `beside` them."""
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
+        """Begin a stage of `total` steps (None: unknown); the earlier ones end unless it is `concurrent`."""
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
         """Report `steps` more steps of a stage (None: the newest) as done, with a note such as "best 0.68311"."""
@@ -28,7 +28,7 @@ class Silent:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
         """Show nothing."""
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:

@@ -49,7 +49,7 @@ _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# As ms in 1973, as seconds in 5138: a smaller number is seconds.
+# 1973 in ms, 5138 in seconds: a smaller number is taken for seconds.
 _SECONDS_BELOW: Final = 100_000_000_000
 # As ms in 5138: a larger number is microseconds or smaller units.
 MICROS_FROM: Final = 100_000_000_000_000
@@ -93,7 +93,7 @@ def interval_name(step_ms: int) -> str:
 
 
 def format_ms(time_ms: int) -> str:
-    """Return a time as ISO 8601 in UTC; one that no calendar holds as its number.
+    """Return a time as ISO 8601 in UTC; outside 1970 to 9999, as its number of ms.
 
     >>> format_ms(1_760_529_600_000)
     '2025-10-15T12:00:00Z'
@@ -166,7 +166,7 @@ def time_ms(time: object, argument: str) -> int:
         argument: Name of the argument, for messages.
 
     Raises:
-        UsageError: It is none of these, has no zone, or is before 1970.
+        UsageError: It is of another type, has no zone, or is before 1970.
 
     >>> time_ms(dt.date(2025, 10, 15), "start")
     1760486400000

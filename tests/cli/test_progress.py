@@ -20,7 +20,7 @@ def test_a_log_tells_each_stage_and_how_it_ended(capsys):
     log = LogLines(warn=True, stages=True)
     log.stage("read", total=2)
     log.advance()
-    log.stage("hash", beside=True)
+    log.stage("hash", concurrent=True)
     log.advance(1, stage="read")
     log.warn("odd candles")  # noqa: G010 (no logger of the standard library)
     log.close(failed=True)

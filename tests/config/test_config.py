@@ -32,7 +32,7 @@ def refused(path, overrides=None):
 
 
 def test_the_defaults_are_what_the_pages_promise():
-    """The packaged file loads, and says what users are told."""
+    """The packaged file loads and has the documented defaults."""
     config = load_config(None, overrides={})
 
     assert (config.seed, config.val_ratio, config.calibration) == (42, 0.2, "auto")
@@ -43,8 +43,8 @@ def test_the_defaults_are_what_the_pages_promise():
     assert (config.guards.auc_warn, config.guards.auc_fail) == (0.7, 0.9)
 
 
-def test_no_default_stands_in_the_code():
-    """A default lives in train.yml alone: no field of any configuration has one."""
+def test_no_default_is_defined_in_the_code():
+    """Defaults are in train.yml alone: no field of the configuration has one."""
     config = load_config(None, overrides={})
     values = [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]
 
@@ -53,8 +53,8 @@ def test_no_default_stands_in_the_code():
             assert field.default is field.default_factory is dataclasses.MISSING, field.name
 
 
-def test_every_default_has_a_comment_beside_or_above_it():
-    """Whoever reads train.yml need not read code."""
+def test_every_default_has_a_comment():
+    """A reader of train.yml need not read code."""
     lines = packaged_config("train.yml").read_text("utf-8").splitlines()
 
     lone = [
@@ -67,7 +67,8 @@ def test_every_default_has_a_comment_beside_or_above_it():
         and not line.rstrip().endswith(":")
         and "#" not in before
     ]
-    assert lone == ["  base_rate_high: 0.6"]  # its comment stands two lines above
+    # Its comment is two lines above.
+    assert lone == ["  base_rate_high: 0.6"]
 
 
 def test_a_users_file_overrides_key_by_key(own):
@@ -179,7 +180,7 @@ def test_all_violations_come_in_one_message_with_their_lines(own):
     ],
 )
 def test_values_without_sense_are_refused(own, text, part):
-    """Each is told with what would be right; none is clipped or ignored."""
+    """Each is refused with the expected value; none is clipped or ignored."""
     assert part in refused(own(text))
 
 
@@ -265,17 +266,17 @@ def test_every_calibration_is_accepted():
         assert load_config(None, overrides={"calibration": name}).calibration == name
 
 
-def test_every_setting_tells_who_said_so_last(own):
+def test_every_setting_has_its_origin(own):
     """A default, a line of the file, an option: each with its place; all keys of train.yml are there, once."""
     path = own("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
-    told = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
+    settings = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
 
-    assert (told["search.trials"].value, told["search.trials"].origin) == (50, "file")
-    assert told["search.trials"].where == f"{path}, line 2"
-    assert (told["seed"].value, told["seed"].origin, told["seed"].where) == (9, "option", None)
-    assert (told["val_ratio"].value, told["val_ratio"].origin) == (0.2, "default")
-    assert told["search.space.num_leaves.high"].value == 128
-    assert len(told) == len(explain_config(None, overrides={}))
+    assert (settings["search.trials"].value, settings["search.trials"].origin) == (50, "file")
+    assert settings["search.trials"].where == f"{path}, line 2"
+    assert (settings["seed"].value, settings["seed"].origin, settings["seed"].where) == (9, "option", None)
+    assert (settings["val_ratio"].value, settings["val_ratio"].origin) == (0.2, "default")
+    assert settings["search.space.num_leaves.high"].value == 128
+    assert len(settings) == len(explain_config(None, overrides={}))
 
 
 def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):

@@ -53,7 +53,7 @@ HOSTILE_YAML = {
     "tag": (b"\na: !!python/object/apply:os.system ['true']\n", "line 2"),
     "local tag": (b"a: !x 1\n", "line 1"),
     "string tag": (b"a: !!str 1\n", "line 1"),
-    "duplicate key": (b"a: 1\nb: 2\na: 3\n", "line 3: the key 'a' stands here and in line 1"),
+    "duplicate key": (b"a: 1\nb: 2\na: 3\n", "line 3: the key 'a' is here and in line 1"),
     "nested duplicate key": (b"x:\n  - a: 1\n    a: 2\n", "line 3"),
     "nan": (b"a: .nan", "line 1"),
     "inf": (b"a: 1\nb: -.INF", "line 2"),

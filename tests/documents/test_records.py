@@ -119,7 +119,7 @@ VALUE = Whole(
 
 
 def test_a_sound_document_becomes_a_record():
-    """Every field has its value in its type; a default stands for an absent key."""
+    """Every field has its value in its type; a default replaces an absent key."""
     read = read_record(parse_yaml(GOOD, where="x"), Whole)
 
     assert read == VALUE
@@ -255,7 +255,7 @@ class Outer:
 
 
 def test_an_error_of_a_records_own_checks_joins_the_violations():
-    """Whatever of ours it raises, the message stands at the record's place."""
+    """The message of any error gets the record's place."""
     with pytest.raises(RecordError) as caught:
         read_record(Located({"inner": {"name": "x"}, "other": "y"}, "d"), Outer)
 
@@ -264,7 +264,7 @@ def test_an_error_of_a_records_own_checks_joins_the_violations():
 
 @dataclass(frozen=True)
 class Open:
-    """A record with keys of its own and others."""
+    """A record that keeps further keys."""
 
     name: str
     others: Annotated[Mapping[str, Json], REST]

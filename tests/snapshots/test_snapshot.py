@@ -110,8 +110,8 @@ def test_without_snapshots_the_way_to_one_is_told(tmp_path):
         ("2025-01-01T00-00-00Z", "leads to 2025-01-01T00-00-00Z, which is not there"),
         ("elsewhere", "leads to 'elsewhere', which is no snapshot"),
         ("latest", "leads to 'latest', which is no snapshot"),
-        ("../snapshots/" + ID, "is not a name beside it"),
-        ("/etc", "is not a name beside it"),
+        ("../snapshots/" + ID, "is not a name in its folder"),
+        ("/etc", "is not a name in its folder"),
     ],
 )
 def test_a_pointer_that_leads_nowhere_is_named(data_dir, target, message):

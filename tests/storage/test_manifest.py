@@ -166,7 +166,7 @@ def test_a_manifest_in_another_form_is_refused(folder):
 
 
 def test_without_a_manifest_a_folder_is_not_complete(folder, tmp_path):
-    """It is the commit record; a link or a FIFO in its place is none."""
+    """It is the commit record; a link or a FIFO in its place does not count."""
     (folder / MANIFEST).unlink()
     with pytest.raises(InputError, match="not a complete version"):
         read_manifest(folder, kind="version")

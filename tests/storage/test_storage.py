@@ -176,7 +176,7 @@ class TestWrite:
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
     def test_disk_errors_says_what_where_and_why(self, tmp_path, code):
-        """Every refusal of the system is exit 8; a full disk tells the bytes left."""
+        """Every refusal of the system is exit 8; for a full disk the message has the bytes left."""
         with pytest.raises(MachineError) as caught, disk_errors.disk_errors(tmp_path / "f", "write"):
             raise OSError(code, os.strerror(code))
 
@@ -227,7 +227,7 @@ class TestPointer:
     """The one symbolic link that decides."""
 
     def test_moves_and_is_read_back(self, tmp_path):
-        """What was set is what is read; before, there is none."""
+        """What was set is read; before, there is no pointer."""
         link = tmp_path / "best"
 
         assert reading.read_pointer(link) is None
@@ -244,7 +244,7 @@ class TestPointer:
         assert tree(tmp_path) == {"best": "-> 2025-10-15"}
 
     @pytest.mark.parametrize("target", ["/etc", "../x", "a/b", "..", "."])
-    def test_a_target_that_is_no_name_beside_it_is_refused(self, tmp_path, target):
+    def test_a_target_outside_its_folder_is_refused(self, tmp_path, target):
         """Nothing is followed out of the folder; the message names the target."""
         link = tmp_path / "best"
         os.symlink(target, link)  # noqa: PTH211 (pathlib would tidy the target)
@@ -329,7 +329,7 @@ class TestAppendLine:
 class TestLock:
     """One writer at a time."""
 
-    def test_a_second_holder_is_told_who_the_first_is(self, tmp_path):
+    def test_the_error_names_the_first_holder(self, tmp_path):
         """Exit 7 names pid, host, time and purpose; after the release it is free."""
         path = tmp_path / ".lock"
         with (
@@ -344,7 +344,7 @@ class TestLock:
         assert f"pid {os.getpid()} on {os.uname().nodename} since 2" in caught.value.message
         assert "publishing a version" in caught.value.message
 
-    def test_waits_as_long_as_it_is_told(self, tmp_path):
+    def test_waits_as_long_as_asked(self, tmp_path):
         """A lock that is released in time is taken, without an error."""
         path = tmp_path / ".lock"
         held, released = threading.Event(), []

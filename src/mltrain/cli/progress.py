@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from rich.text import Text
 
-# In fewer columns there is no room for a bar beside its figures.
+# In fewer columns there is no room for a bar concurrent its figures.
 NARROW: Final = 80
 
 
@@ -38,7 +38,7 @@ class Warnings:
     def __init__(self, *, warn: bool) -> None:
         self._warn = warn
 
-    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
         """Show nothing."""
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
@@ -61,13 +61,13 @@ class LiveBars(Warnings):
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
-        """Begin a stage; earlier ones are shown as finished, unless it runs beside them."""
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
+        """Begin a stage; earlier ones are shown as finished, unless it runs concurrent them."""
         # Loaded with the first stage: a command without stages does not pay for it.
         if self._bars is None:
             self._bars = _open_bars()
             self._bars.start()
-        if not beside:
+        if not concurrent:
             self._finish()
         self._tasks[name] = self._bars.add_task(name, total=total, note="")
 
@@ -107,9 +107,9 @@ class LogLines(Warnings):
         self._stages = stages
         self._open: dict[str, tuple[float, int, int | None]] = {}
 
-    def stage(self, name: str, *, total: int | None = None, beside: bool = False) -> None:
+    def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
         """Log that a stage begins, and that earlier ones have ended."""
-        if not beside:
+        if not concurrent:
             self._end("done")
         self._open[name] = (time.monotonic(), 0, total)
         if self._stages:

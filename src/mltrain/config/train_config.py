@@ -118,10 +118,10 @@ class SearchSpace:
 @record
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A point where a trial ends if it is worse than others were.
+    """A point of progress at which a trial is pruned if it is worse than earlier ones.
 
     Attributes:
-        at: How far the trial has come, in rounds x learning rate x the root of its leaves over 31.
+        at: Progress of the trial: rounds x learning rate x the root of (leaves / 31).
         keep: Share of the earlier trials at this rung that counts as the best; the best four always pass.
         most: Upper limit of that share, in trials; the best four always pass.
         folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
@@ -136,16 +136,16 @@ class Rung:
 @record
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    """The search for parameters.
+    """The hyperparameter search.
 
     Attributes:
-        trials: How many parameter sets are tried.
+        trials: Number of trials.
         batch: Trials in flight at most, see `mltrain.training.study.in_flight`.
-        early_stop: Rounds without a better mean loss after which a trial ends.
-        settle: The same where its loss is above that of a trial told before.
+        early_stop: Rounds without a better mean loss after which a trial stops.
+        settle: The same if its loss is above that of a completed trial.
         max_rounds: Boosting rounds at most.
-        rungs: Where trials are compared, the earliest first.
-        space: What is searched, in this order.
+        rungs: Where trials are compared, the earliest first; none prunes nothing.
+        space: The searched hyperparameters.
     """
 
     trials: Count
@@ -164,7 +164,7 @@ class SearchConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class BoosterConfig:
-    """What every booster of a training shares.
+    """Parameters that all boosters of a training share.
 
     Attributes:
         max_bin: Histogram bins per feature.
@@ -176,10 +176,10 @@ class BoosterConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class BootstrapConfig:
-    """The intervals of the holdout's scores.
+    """The confidence intervals of the holdout's scores.
 
     Attributes:
-        draws: How many draws of whole days.
+        draws: Number of draws of whole days.
         level: Coverage, such as 0.9.
     """
 
@@ -202,7 +202,7 @@ class BenchConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class GateConfig:
-    """What a version must reach to be GO.
+    """The thresholds of GO.
 
     Attributes:
         accuracy_margin_pp: Percentage points of accuracy above the symbols' baselines.
@@ -213,9 +213,9 @@ class GateConfig:
         ece_max: Greatest calibration error.
         ece_excess_max: Greatest calibration error above what chance alone explains.
         latency_p95_ms: Greatest 95th percentile from candles to probability.
-        champion_tolerance: Nats of log loss by which it may be worse than the champion.
+        champion_tolerance: Nats of log loss by which a version may be worse than the champion.
         champion_margin: Nats; the lower end of its gain must be above minus this.
-        champion_min_days: UTC days below which the two are not compared.
+        champion_min_days: Fewest UTC days on which the two are compared.
     """
 
     accuracy_margin_pp: Annotated[float, Limits(0, 50)]
@@ -233,10 +233,10 @@ class GateConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
-    """The guards against leaks.
+    """The leakage guards.
 
     Attributes:
-        points: Cuts per feature and symbol.
+        points: Cut points per feature and symbol.
         auc_warn: AUC of a single feature above which it is suspect.
         auc_fail: AUC of a single feature above which it is a leak.
     """
@@ -253,23 +253,23 @@ class GuardConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that configs/train.yml says.
+    """The settings of train.yml.
 
     Attributes:
-        seed: Of everything random.
+        seed: Random seed of the search, the boosters, the bootstrap and the guards.
         val_ratio: Share of the time range that is the holdout.
-        max_rows: Of how many candles, all symbols together, the newest are taken; 0: all.
-        calibration: One of CALIBRATIONS.
-        class_weight: What a row that went up counts in a fit, where one that went down counts 1; "balanced": as many
-            times as makes both classes count alike. No probability shows it: it is taken out before any loss.
-        uniqueness: Whether a row counts in a fit by how much of its label's time it shares with no other label.
+        max_rows: How many of the newest candles are taken, all symbols together; 0: all.
+        calibration: The method; "auto" takes the one with the least forward log loss.
+        class_weight: Weight of the positive class in a fit, the negative class having 1; "balanced": the ratio of
+            the class counts. Probabilities do not show it: it is taken out before any loss.
+        uniqueness: Whether a row's weight in a fit is the share of its label's time that no other label covers.
         folds: The walk-forward folds.
-        search: The search for parameters.
-        booster: What every booster shares.
-        bootstrap: The intervals.
+        search: The hyperparameter search.
+        booster: Parameters that all boosters share.
+        bootstrap: The confidence intervals.
         bench: The measurement of latency.
-        gates: What GO needs.
-        guards: The guards against leaks.
+        gates: The thresholds of GO.
+        guards: The leakage guards.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
@@ -295,12 +295,12 @@ class TrainConfig:
 
 
 def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
-    """Return the hash of all that changes a trial, but for the candles and the seed.
+    """Return the hash of the settings that change a trial; candles and seed are not part of it.
 
     Args:
-        config: Of it: the split, the folds, the boosters and the search, though not how many trials.
+        config: Covered are split, folds, boosters and search, except for the number of trials.
         registry_sha256: Hash of the feature registry, which holds the label too.
-        warm_start: Parameters that are tried before any is proposed, after the defaults.
+        warm_start: Hyperparameters that are tried after the defaults and before any proposal.
 
     Returns:
         64 hexadecimal digits. Equal for two trainings whose trials of equal number are equal.

@@ -20,8 +20,8 @@
 | `Annotated[Json, RAW]` | any value |
 | `Annotated[Mapping[str, Json], REST]` | the keys that no other field has |
 
-A key may be absent where its field has a default. A rule between fields stands in `__post_init__` and raises
-`RecordError`: whoever builds a record, from a document or in code, gets a sound one.
+A key may be absent where its field has a default. A rule between fields belongs in `__post_init__` and raises
+`RecordError`, so that a record built in code obeys it too. It is checked once each field by itself is valid.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSON: the strict door in, and the one form in which it goes out."""
+"""JSON: a strict parser, and two canonical forms: one readable, one a line."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
-    """Return the value of a JSON document that every reader would read alike.
+    """Parse a JSON document, refusing everything that parsers read differently.
 
     Args:
         data: The document, UTF-8.
         where: Its name in messages, usually the path.
-        max_bytes: The most that it may hold.
+        max_bytes: Largest size of the document.
 
     Raises:
         InputError: It is too large or too deep, has too many values, is not UTF-8 or not JSON, or holds a duplicate
-            key, NaN, an infinite number, an integer of more than 64 bits or a lone surrogate; with line and column or
-            with the place.
+            key, NaN, an infinite number, an integer of more than 64 bits or a lone surrogate. The message gives line
+            and column, or the place.
 
     >>> parse_json(b'{"a": [1, 2.5, null]}', where="demo")
     {'a': [1, 2.5, None]}
@@ -78,13 +78,13 @@ def _check_value(value: object, place: Place, where: str) -> None:
 
 
 def canonical_json(value: Json) -> bytes:
-    r"""Return the one readable form of a document: keys sorted, one space of indent, UTF-8, a newline at the end.
+    r"""Return the canonical, readable form of a document: sorted keys, indent 1, UTF-8, a newline at the end.
 
     Equal values give equal bytes, and `parse_json` of them gives the value back.
 
     Raises:
         ValueError: It holds NaN, an infinite number, a key that is not text or a lone surrogate.
-        TypeError: It holds something that JSON does not know.
+        TypeError: It holds a value of a type that JSON does not have.
 
     >>> canonical_json({"b": 1, "a": [True]})
     b'{\n "a": [\n  true\n ],\n "b": 1\n}\n'
@@ -95,11 +95,11 @@ def canonical_json(value: Json) -> bytes:
 
 
 def json_line(value: Json) -> str:
-    """Return the one form of a document as a line of a log: keys sorted, no spaces, ASCII, no newline.
+    """Return the canonical form of a document as a line of a log: sorted keys, no spaces, ASCII, no newline.
 
     Raises:
         ValueError: It holds NaN, an infinite number or a key that is not text.
-        TypeError: It holds something that JSON does not know.
+        TypeError: It holds a value of a type that JSON does not have.
 
     >>> json_line({"b": 1, "a": [True]})
     '{"a":[true],"b":1}'

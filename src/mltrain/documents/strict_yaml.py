@@ -1,4 +1,4 @@
-"""YAML: the strict door in, which keeps the line of each value."""
+"""YAML: a strict parser that keeps the line of each value."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _YAML_NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)")
 
 
 def parse_yaml(data: bytes, *, where: str, max_bytes: int = 1 << 20) -> Located:
-    """Return the value of a YAML document of plain JSON types, with the line of each value.
+    """Parse a YAML document of plain JSON types, with the line of each value.
 
     Scalars are read by YAML 1.2's core schema: `no`, `on` and dates are text.
 
     Args:
         data: The document, UTF-8.
         where: Its name in messages, usually the path.
-        max_bytes: The most that it may hold.
+        max_bytes: Largest size of the document.
 
     Raises:
         InputError: It is too large or too deep, has too many values, is not UTF-8 or not YAML, or holds more than one
             document, an anchor, an alias, a tag, a duplicate key, a key that is not text, a number that is not finite
-            or has more than 64 bits, or a lone surrogate; with the line.
+            or has more than 64 bits, or a lone surrogate. The message gives the line.
 
     >>> parse_yaml(b"a: [1, no]", where="demo").value
     {'a': [1, 'no']}
@@ -63,12 +63,13 @@ def parse_yaml(data: bytes, *, where: str, max_bytes: int = 1 << 20) -> Located:
     except yaml.MarkedYAMLError as err:
         place = f" line {err.problem_mark.line + 1}, column {err.problem_mark.column + 1}:" if err.problem_mark else ""
         raise InputError(f"{where}:{place} not YAML: {err.problem or err.context}") from err
-    except (yaml.YAMLError, ValueError) as err:  # ValueError: \U00110000, %YAML 1.<5,000 digits>
+    # ValueError: \U00110000, %YAML 1.<5,000 digits>.
+    except (yaml.YAMLError, ValueError) as err:
         raise InputError(f"{where}: not YAML: {show(str(err))}") from err
 
 
 class _YamlReader:
-    """Builds the value from PyYAML's events, which come one by one: what is refused is never parsed to its end."""
+    """Builds the value from PyYAML's events as they come, so that a refused document is not parsed to its end."""
 
     def __init__(self, events: Iterator[Event], where: str) -> None:
         self._events = events
@@ -79,12 +80,14 @@ class _YamlReader:
     def read(self) -> Located:
         from yaml.events import DocumentStartEvent, StreamEndEvent
 
-        self._next()  # the stream's start
+        # The start of the stream.
+        self._next()
         event = self._next()
         value: Json = None
         if isinstance(event, DocumentStartEvent):
             value = self._value(self._next(), ())
-            self._next()  # the document's end
+            # The end of the document.
+            self._next()
             event = self._next()
         if not isinstance(event, StreamEndEvent):
             raise self._refuse(event, "a second document begins")
@@ -111,7 +114,8 @@ class _YamlReader:
     def _check_plain(self, event: Event) -> None:
         from yaml.events import CollectionStartEvent, NodeEvent, ScalarEvent
 
-        if isinstance(event, NodeEvent) and event.anchor is not None:  # an alias has one, too
+        # An alias has an anchor too.
+        if isinstance(event, NodeEvent) and event.anchor is not None:
             raise self._refuse(event, "anchors and aliases are not allowed: write the value out")
         if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
             raise self._refuse(event, f"the tag {show(event.tag)} is not allowed")
@@ -123,7 +127,7 @@ class _YamlReader:
         while not isinstance(event := self._next(), MappingEndEvent):
             key = self._key(event)
             if key in found:
-                raise self._refuse(event, f"the key {show(key)} stands here and in line {self._lines[*place, key]}")
+                raise self._refuse(event, f"the key {show(key)} is here and in line {self._lines[*place, key]}")
             self._lines[*place, key] = _line(event)
             found[key] = self._value(self._next(), (*place, key))
         return found

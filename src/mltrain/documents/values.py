@@ -1,11 +1,11 @@
-"""What a document may be made of, and why a value is refused; shared by the readers of JSON, YAML and records."""
+"""Values of a document, their limits, and the places in it; shared by the readers of JSON, YAML and records."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -14,17 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root of a document to a value
+# Keys and indices from the root of a document to a value.
+Place: TypeAlias = tuple[str | int, ...]
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 1_000_000  # 16 MB of "[],[],..." would otherwise become half a gigabyte of lists
-MAX_YAML_EVENTS: Final = 50_000  # some seconds of parsing; the registry of features has a few hundred
-MAX_INT: Final = 2**63  # integers lie in [-MAX_INT, MAX_INT): what every reader of JSON can hold
-_MAX_INT_DIGITS: Final = 20  # more are not even converted: that takes quadratic time
+# 16 MB of "[],[],..." would otherwise become half a gigabyte of lists.
+MAX_VALUES: Final = 1_000_000
+# Some seconds of parsing; the feature registry has a few hundred.
+MAX_YAML_EVENTS: Final = 50_000
+# Integers lie in [-MAX_INT, MAX_INT): every reader of JSON can hold them.
+MAX_INT: Final = 2**63
+# Longer integers are not converted: that would take quadratic time.
+_MAX_INT_DIGITS: Final = 20
 
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
-#: A SHA-256 as it is written, in lower-case hexadecimal.
+# A SHA-256 as it is written, in lower-case hexadecimal.
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 Sha256: TypeAlias = Annotated[str, SHA256]
 
@@ -34,22 +39,14 @@ NOT_UNICODE: Final = "holds half of a surrogate pair, which is not text"
 TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} levels deep"
 
 
-@final
-class Missing:
-    """The type of `MISSING`: no default, the key has to be there."""
-
-
-MISSING: Final = Missing()
-
-
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A document that passed its door, and where its values stand.
+    """A parsed document, and the line of each value.
 
     Attributes:
         value: The document.
         where: Its name in messages, usually the path.
-        lines: The line of each value, by its place, counted from 1; without lines where they are not known.
+        lines: The line of each value, by its place, counted from 1; empty where lines are unknown.
     """
 
     value: Json
@@ -59,13 +56,17 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Stands in a parsed document for a value that must not pass, until its place is known."""
+    """Stands for an invalid value in a parsed document until its place is known."""
 
     why: str
 
 
 def decode_text(data: bytes, where: str, max_bytes: int) -> str:
-    """Return the text of a document of UTF-8; InputError where it is none, too large, or begins with a mark."""
+    """Decode a document.
+
+    Raises:
+        InputError: It is too large, not UTF-8, or begins with a byte order mark.
+    """
     if len(data) > max_bytes:
         raise InputError(f"{where}: is too large: {len(data)} bytes, at most {max_bytes}")
     if data.startswith(_BYTE_ORDER_MARKS):
@@ -78,12 +79,12 @@ def decode_text(data: bytes, where: str, max_bytes: int) -> str:
 
 
 def small_int(digits: str) -> int | Refused:
-    """Return an integer of 64 bits or little more; of a longer one nothing is computed."""
+    """Return the integer; `Refused` if it has more than 20 digits, which are not converted."""
     return int(digits) if len(digits) <= _MAX_INT_DIGITS else Refused(NOT_64_BITS)
 
 
 def why_refused(value: object) -> str | None:
-    """Return what is wrong with a single value; None where it may pass."""
+    """Return what is wrong with a single value; None if it is valid."""
     match value:
         case Refused():
             return value.why
@@ -97,7 +98,7 @@ def why_refused(value: object) -> str | None:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text is one: half of a surrogate pair is none."""
+    """Return whether a text can be encoded: half of a surrogate pair cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -106,7 +107,7 @@ def is_unicode(text: str) -> bool:
 
 
 def spell(place: Place) -> str:
-    """Return a place as people write it.
+    """Return a place as it is written in messages.
 
     >>> spell(("gates", 2, "value"))
     'gates[2].value'

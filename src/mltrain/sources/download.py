@@ -270,7 +270,7 @@ class _RequestQueue:
         if part.begun_s is None:
             part.begun_s = self._job.clock.monotonic_s()
             wanted_ms = sum(day.until_ms - day.missing.start_ms for day in part.pending.values())
-            self._progress.stage(part.symbol, total=wanted_ms // self._step_ms, beside=True)
+            self._progress.stage(part.symbol, total=wanted_ms // self._step_ms, concurrent=True)
 
     def _received(self, part: SymbolDownload, steps: int, rows: int) -> None:
         if part.finished:

@@ -1,4 +1,4 @@
-"""Folders that appear and vanish whole, and what a killed writer left in them."""
+"""Folders that are published and removed whole, so that a reader or a crash never finds half of one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mltrain.storage.temps import TEMP_SUFFIX, temp_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# One name, so that the next trial removes what a killed one has left: not every folder is ever swept.
-_TRIAL: Final = f".write-test{TEMP_SUFFIX}"
+# One name, so that the next test removes what a killed one left: not every folder is ever swept.
+_WRITE_TEST: Final = f".write-test{TEMP_SUFFIX}"
 
 
 class Stage:
@@ -31,10 +31,10 @@ class Stage:
         self.path = path
 
     def publish(self, final: Path) -> None:
-        """Let the folder become `final`, in the same folder, whole and down to the disk.
+        """Rename the folder to `final`, in the same parent, in one step and down to the disk.
 
         Raises:
-            InputError: Something called `final` is already there.
+            InputError: `final` is already there.
             MachineError: The machine refuses.
         """
         with disk_errors(final, "publish"):
@@ -46,7 +46,7 @@ class Stage:
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Stage]:
-    """Give a hidden folder inside `parent` to fill; what is not published when the block ends vanishes.
+    """Give a hidden folder inside `parent` to fill; it is removed when the block ends unless it was published.
 
     The caller holds the lock of `parent`.
 
@@ -64,12 +64,12 @@ def staging(parent: Path) -> Iterator[Stage]:
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """Give a hidden folder to fill, which becomes `final` whole when the block ends well, and else vanishes.
+    """Give a hidden folder to fill; it becomes `final` when the block succeeds, and is removed otherwise.
 
     The caller holds the lock of the folder that `final` is in, and writes the commit record last.
 
     Raises:
-        InputError: Something called `final` is already there.
+        InputError: `final` is already there.
         MachineError: The machine refuses; nothing is left under either name.
     """
     with staging(final.parent) as stage:
@@ -78,9 +78,9 @@ def staged_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a published folder with all that is in it; the caller holds the lock of the folder around it.
+    """Remove a published folder and its contents; the caller holds the lock of its parent.
 
-    Its name goes first, in one step: a crash leaves hidden remains for `sweep_temps` and never half a folder.
+    It is renamed first, in one step: a crash leaves a hidden folder for `sweep_temps`, never half a published one.
 
     Raises:
         MachineError: The machine refuses.
@@ -93,7 +93,8 @@ def remove_folder(path: Path) -> None:
 
 
 def _check_free(path: Path) -> None:
-    if os.path.lexists(path):  # rename would silently replace an empty folder
+    # A rename would silently replace an empty folder.
+    if os.path.lexists(path):
         raise InputError(f"{path} is already there")
 
 
@@ -108,25 +109,26 @@ def _sync_tree(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents where they are missing, and make sure that it can be written into.
+    """Make a folder and its missing parents, and check that files can be written into it.
 
-    Called before long work starts: a write is tried, because modes alone do not tell (read-only mounts, root, quota).
+    Called before long work. A file is written, because modes alone do not show read-only mounts, root or quotas.
 
     Raises:
         MachineError: It cannot be made or written into.
     """
     with disk_errors(path, "make the folder"):
         _make_missing(path)
-    trial = path / _TRIAL
+    test_file = path / _WRITE_TEST
     with disk_errors(path, "write into"):
-        trial.unlink(missing_ok=True)
-        os.close(os.open(trial, CREATE & ~os.O_EXCL | OPEN_NO_WAIT, 0o666))
-        trial.unlink(missing_ok=True)
+        test_file.unlink(missing_ok=True)
+        os.close(os.open(test_file, CREATE & ~os.O_EXCL | OPEN_NO_WAIT, 0o666))
+        test_file.unlink(missing_ok=True)
 
 
 def _make_missing(path: Path) -> None:
     if path.is_dir():
         return
     _make_missing(path.parent)
-    path.mkdir(exist_ok=True)  # another process may have been faster
+    # Another process may have been faster.
+    path.mkdir(exist_ok=True)
     sync_folder(path.parent)

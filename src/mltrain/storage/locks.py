@@ -1,4 +1,4 @@
-"""Locks, which die with their process."""
+"""Locks of files and folders; the kernel releases them when their process ends."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _HOLDER_BYTES: Final = 300
 
 @contextmanager
 def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
-    """Hold the lock file at `path` for the length of the block. It dies with its process, so it never goes stale.
+    """Hold a lock file for the block. The kernel releases it with its process, so that it never goes stale.
 
     Args:
-        path: The lock file, in a folder that exists. It stays after the release.
+        path: The lock file, in an existing folder. It is not removed afterwards.
         wait_s: How long to wait for another holder, in seconds; 0 tries once.
         purpose: What the lock is held for; another process that waits in vain shows it.
 
     Raises:
-        LockedError: Another holder has it still; the message names pid, host, time and purpose.
+        LockedError: Another process still holds it; the message gives pid, host, time and purpose.
         InputError: `path` is a symbolic link or not a regular file.
         MachineError: The machine refuses.
     """
@@ -73,7 +73,7 @@ def lock_folder(folder: Path, *, purpose: str, wait_s: float | None = None) -> I
         wait_s: As for `hold_lock`; None: FOLDER_WAIT_S.
 
     Raises:
-        LockedError: Another process holds it still.
+        LockedError: Another process still holds it.
         InputError: The lock file is a symbolic link or not a regular file.
         MachineError: The machine refuses.
     """
@@ -98,16 +98,16 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
-    """Hold a published folder for the length of the block: together with other readers, or alone, to remove it.
+    """Hold a published folder for the block: shared with other readers, or alone, to remove it.
 
-    Nobody waits, and nothing is written: the lock is on the folder itself, and works where it is read only.
+    It never waits and writes nothing: the lock is on the folder itself, and works on a read-only file system.
 
     Args:
-        path: The folder; no link is followed.
-        alone: Nobody else may hold it.
+        path: The folder; a link is not followed.
+        alone: Whether to hold it exclusively.
 
     Yields:
-        Whether it is held. A reader goes on without it: the folder is being removed, or is not there, and reads say so.
+        Whether it is held. A reader continues without it: if the folder is being removed or missing, its reads fail.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -135,4 +135,4 @@ def _write_holder(fd: int, purpose: str) -> None:
 
 def _read_holder(fd: int) -> str:
     text = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
-    return "".join(c if c.isprintable() else "?" for c in text) or "it does not say who it is"
+    return "".join(c if c.isprintable() else "?" for c in text) or "it left no name"

@@ -1,4 +1,4 @@
-"""Manifests: which files a published folder holds, by name, size and SHA-256; for snapshots and versions alike.
+"""Manifests: the files of a published folder by name, size and SHA-256, of snapshots and of versions.
 
 `manifest.json` is the commit record of its folder: written last, in canonical form, with a hash of itself. A folder
 without one is not a snapshot and not a version. Names are bare file names of a fixed grammar, so nothing in a manifest
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-MAX_MANIFEST_BYTES: Final = 16 << 20  # a thousand symbols with a hundred gaps each
-MAX_FILE_BYTES: Final = 1 << 32  # what `verify_files` will hash; no file of ours comes near
+# A thousand symbols with a hundred gaps each.
+MAX_MANIFEST_BYTES: Final = 16 << 20
+# The largest file that `verify_files` hashes; no published file comes near it.
+MAX_FILE_BYTES: Final = 1 << 32
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
-_OTHERS: Final = {  # what to type where the record itself is lost
-    "snapshot": "`mltrain snapshots` tells which ones are sound; `mltrain snapshot` takes a new one",
-    "version": "`mltrain models` tells which ones are sound; `mltrain rollback --previous` leaves a damaged best one",
+# Hints for a folder whose manifest is lost.
+_OTHERS: Final = {
+    "snapshot": "`mltrain snapshots` shows which ones are sound; `mltrain snapshot` takes a new one",
+    "version": "`mltrain models` shows which ones are sound; `mltrain rollback --previous` leaves a damaged best one",
 }
 
 
@@ -47,7 +50,7 @@ class FileEntry:
         path: Its bare name.
         sha256: The SHA-256 of its bytes, in lower-case hexadecimal.
         bytes: Its size.
-        facts: What else is recorded of it, such as the rows of a symbol's candles.
+        facts: Further facts, such as the rows of a symbol's candles.
     """
 
     path: Annotated[str, _FILE_NAME]
@@ -64,7 +67,7 @@ def describe_file(path: str, data: bytes, facts: Mapping[str, Json] | None = Non
 @record
 @dataclass(frozen=True, slots=True)
 class _Envelope:
-    """What `manifest.json` holds besides the manifest."""
+    """A `manifest.json`: the manifest, its format and the hash of both."""
 
     format: Annotated[int, Limits(FORMAT, FORMAT)]
     self_sha256: Sha256
@@ -74,13 +77,13 @@ class _Envelope:
 @record
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a published folder holds.
+    """The contents of a published folder.
 
     `Manifest.from_bytes(m.to_bytes(), kind=m.kind, where="") == m` for every manifest.
 
     Attributes:
         kind: "snapshot" or "version".
-        head: What is recorded of the whole folder; none of the keys that the manifest itself uses.
+        head: Facts about the whole folder, under keys that the manifest does not use itself.
         files: Every file of the folder but the manifest, in the order written.
     """
 
@@ -96,7 +99,7 @@ class Manifest:
                 raise RecordError((("files", index), "the manifest lists itself"))
             # One file on a file system that ignores case.
             if name in seen:
-                raise RecordError((("files", index), f"{show(entry.path)} stands twice"))
+                raise RecordError((("files", index), f"{show(entry.path)} is listed twice"))
             seen.add(name)
 
     def to_bytes(self) -> bytes:
@@ -114,11 +117,11 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, kind: str, where: str) -> Manifest:
-        """Return the manifest that these bytes are the canonical form of.
+        """Parse a manifest, and check that the bytes are its canonical form.
 
         Args:
             data: The bytes of a `manifest.json`.
-            kind: What it must be of: "snapshot" or "version".
+            kind: The expected kind, "snapshot" or "version".
             where: Its name in messages, usually the path.
 
         Raises:
@@ -138,7 +141,7 @@ class Manifest:
         return manifest
 
     def entry(self, name: str) -> FileEntry | None:
-        """Return the entry of a file; None where the manifest does not list it."""
+        """Return the entry of a file; None if the manifest does not list it."""
         return next((entry for entry in self.files if entry.path == name), None)
 
 
@@ -146,11 +149,11 @@ def read_manifest(folder: Path, *, kind: str) -> Manifest:
     """Return the manifest of a published folder.
 
     Args:
-        folder: The folder itself, no link to it.
+        folder: The folder; not a link to it.
         kind: "snapshot" or "version".
 
     Raises:
-        InputError: It has none, so it is not complete; or `Manifest.from_bytes` refuses it.
+        InputError: It has no manifest, so it is not complete; or `Manifest.from_bytes` refuses it.
         MachineError: The machine refuses to read it.
     """
     path = folder / MANIFEST
@@ -167,7 +170,7 @@ def read_listed(folder: Path, manifest: Manifest, name: str, *, max_bytes: int) 
         folder: The published folder.
         manifest: Its manifest.
         name: The file's bare name.
-        max_bytes: The most that such a file may hold.
+        max_bytes: Largest size of the file.
 
     Raises:
         InputError: It is not listed, missing, too large, not a regular file, or not the bytes that were published.
@@ -188,16 +191,16 @@ def read_listed(folder: Path, manifest: Manifest, name: str, *, max_bytes: int) 
     return data
 
 
-def verify_files(folder: Path, manifest: Manifest, *, beside: tuple[str, ...] = ()) -> tuple[str, ...]:
+def verify_files(folder: Path, manifest: Manifest, *, unlisted: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Compare a published folder with its manifest, every byte.
 
     Args:
         folder: The published folder.
         manifest: Its manifest.
-        beside: What else may be there: files that speak of the manifest, and that it cannot list.
+        unlisted: Names of other files that may be there, such as the signature of the manifest.
 
     Returns:
-        Every problem, one sentence each: missing, changed, not regular, not listed; empty where it is sound.
+        Every problem, one sentence each: missing, changed, not regular, not listed; empty if the folder is sound.
 
     Raises:
         MachineError: The machine refuses to read the folder or a file.
@@ -205,7 +208,7 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: tuple[str, ...] = 
     problems = [problem for entry in manifest.files if (problem := _file_problem(folder, entry))]
     with disk_errors(folder, "list"):
         present = {path.name for path in folder.iterdir()}
-    extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *beside}
+    extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *unlisted}
     return (*problems, *(f"{folder}: {show(name)} is not in the manifest" for name in sorted(extra)))
 
 

@@ -1,4 +1,4 @@
-"""Opening untrusted files: no symbolic link is followed, no pipe or device opened, none read beyond a size."""
+"""Read untrusted files and pointers: no link is followed, no pipe or device opened, nothing read beyond a limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_file(path: Path, *, max_bytes: int, what: str) -> bytes:
 
     Args:
         path: The file. A symbolic link in its last part is refused.
-        max_bytes: The most that the file may hold.
+        max_bytes: Largest size of the file.
         what: The file's role, such as "the manifest": begins the message.
 
     Raises:
@@ -40,7 +40,7 @@ def read_file(path: Path, *, max_bytes: int, what: str) -> bytes:
 
 
 def read_pointer(link: Path) -> str | None:
-    """Return the name that a pointer names in its own folder; None where there is no pointer.
+    """Return the name that a pointer (a symbolic link) leads to in its folder; None if there is no pointer.
 
     Raises:
         InputError: It is not a symbolic link, or leads out of its folder.
@@ -55,5 +55,5 @@ def read_pointer(link: Path) -> str | None:
             raise InputError(f"{link} is not a symbolic link") from err
         raise machine_error(err, link, "read") from err
     if "/" in target or target in {".", ".."}:
-        raise InputError(f"{link} leads to {show(target)}, which is not a name beside it")
+        raise InputError(f"{link} leads to {show(target)}, which is not a name in its folder")
     return target

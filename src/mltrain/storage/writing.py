@@ -1,4 +1,4 @@
-"""Writing files, logs and pointers: a reader, or the machine after a power cut, sees the old state or the new one."""
+"""Write files, logs and pointers: a reader, or the machine after a power cut, finds the old state or the new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, down to the disk; its folder's entry is not synced.
+    """Write a new file down to the disk; the entry of its folder is not synced.
 
     Raises:
         MachineError: It cannot be written, or is already there. No part of it is left.
@@ -47,21 +47,21 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that any reader sees the old bytes or the new ones, whatever happens in between.
+    """Write a file so that any reader finds the old bytes or the new ones, even after a crash.
 
     Raises:
-        MachineError: It cannot be written; the old file stands.
+        MachineError: It cannot be written; the old file is kept.
     """
     atomic_write_all(path.parent, {path.name: data})
 
 
 def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files that the user named, as `atomic_write_all` does, through the user's own links.
+    """Write files that the user named, as `atomic_write_all` does, and follow the user's links.
 
     A device or a pipe is never replaced by a file: root would lose `/dev/null`.
 
     Raises:
-        InputError: What has the name is not a regular file.
+        InputError: One is there and is not a regular file.
         MachineError: One cannot be written.
     """
     places = {real_path(folder / name): data for name, data in files.items()}
@@ -74,17 +74,18 @@ def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
     if len({path.parent for path in places}) == 1:
         atomic_write_all(next(iter(places)).parent, {path.name: data for path, data in places.items()})
         return
-    for path, data in places.items():  # links into folders of their own
+    # Links lead into different folders.
+    for path, data in places.items():
         atomic_write(path, data)
 
 
 def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files of one folder, each as `atomic_write` does, with one sync of the folder for all.
 
-    They take their places in the order given; after a crash the first ones may be new and the others old.
+    They are replaced in the order given; after a crash the first ones may be new and the others old.
 
     Raises:
-        MachineError: One cannot be written; it and those after it stand as they were.
+        MachineError: One cannot be written; it and those after it are as before.
     """
     temps = {folder / name: temp_path(folder / name) for name in files}
     try:
@@ -103,14 +104,14 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def swap_pointer(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target`, in one step that no reader can catch half done.
+    """Make `link` a symbolic link to `target`, in one atomic step.
 
     Args:
-        link: The pointer. What is there is replaced: check it with `read_pointer` first.
+        link: The pointer. An existing one is replaced: check it with `read_pointer` first.
         target: A path relative to the link's folder, inside it.
 
     Raises:
-        MachineError: The machine refuses; the pointer stands where it stood.
+        MachineError: The machine refuses; the pointer is as before.
         ValueError: `target` leaves the link's folder.
     """
     if Path(target).is_absolute() or ".." in Path(target).parts:
@@ -121,7 +122,7 @@ def swap_pointer(link: Path, target: str) -> None:
         try:
             sync_folder(link.parent)
         except BaseException:
-            # Moved, but perhaps not for long: whoever is told that it failed must find it where it stood.
+            # A power cut may undo the move: after an error, the pointer must be as before.
             with suppress(OSError):
                 if before is None:
                     link.unlink()
@@ -161,16 +162,16 @@ def _point(link: Path, target: str) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line to a file, down to the disk; a torn last line is cut off first.
 
-    The caller holds the lock that guards the file. Whatever happens, the lines before stay as they are.
+    The caller holds the lock that guards the file. Earlier lines are never changed.
 
     Args:
-        path: The file, made where absent. A symbolic link is refused.
+        path: The file, made if absent. A symbolic link is refused.
         line: The text without its newline.
 
     Raises:
         InputError: `path` is a symbolic link or not a regular file.
         MachineError: The machine refuses; no part of the line is left.
-        ValueError: `line` has a newline in it.
+        ValueError: `line` contains a newline.
     """
     append_lines(path, [line])
 
@@ -181,10 +182,10 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     Raises:
         InputError: `path` is a symbolic link or not a regular file.
         MachineError: The machine refuses; no part of any line is left.
-        ValueError: One of them has a newline in it.
+        ValueError: One of them contains a newline.
     """
     if any("\n" in line for line in lines):
-        raise ValueError("a line has no newline in it")
+        raise ValueError("a line must not contain a newline")
     with opened_for_update(path, os.O_APPEND) as fd, disk_errors(path, "append to"):
         end = _end_of_last_line(fd)
         os.ftruncate(fd, end)
@@ -199,7 +200,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def _end_of_last_line(fd: int) -> int:
-    """Return the offset after the last newline; 0 where there is none."""
+    """Return the offset after the last newline; 0 without one."""
     end = os.fstat(fd).st_size
     while end > 0:
         start = max(0, end - CHUNK_BYTES)

@@ -61,7 +61,7 @@ def publish_version(
             if store.signer is not None:
                 write_new(staged / SIGNATURE, store.signer.sign(manifest))
             write_new(staged / MANIFEST, manifest.to_bytes())
-            if verify_files(staged, read_manifest(staged, kind="version"), beside=(SIGNATURE,)):
+            if verify_files(staged, read_manifest(staged, kind="version"), unlisted=(SIGNATURE,)):
                 raise MachineError(f"what was written to {staged} does not read back")
     return store.open_named(name)
 

@@ -77,7 +77,7 @@ class StoredVersion:
             MachineError: The machine refuses to read it.
         """
         with self.in_use():
-            return verify_files(self.folder, self.manifest, beside=(SIGNATURE,))
+            return verify_files(self.folder, self.manifest, unlisted=(SIGNATURE,))
 
     def in_use(self) -> AbstractContextManager[bool]:
         """Keep `models prune` from removing it during a block that reads several of its files."""
