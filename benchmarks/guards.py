@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mltrain.card.lineage import available_cores
+from mltrain.card.machine import available_cores
 from mltrain.config.loading import load_config
 from mltrain.features.registry import load_registry
 from mltrain.guards.future_info import future_info

@@ -42,7 +42,7 @@ import lightgbm
 import numpy as np
 import optuna
 
-from mltrain.card.lineage import available_cores
+from mltrain.card.machine import available_cores
 from mltrain.config.loading import load_config
 from mltrain.config.train_config import IntRange
 from mltrain.features.registry import load_registry

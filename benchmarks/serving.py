@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from features import walk
 from mltrain.artifact.bundle import Bundle
-from mltrain.card.lineage import cpu_name
+from mltrain.card.machine import cpu_name
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.features.registry import load_registry, parse_registry
 from mltrain.serving.model import model_from_bundle

@@ -186,7 +186,7 @@ def test_one_room_alone_renames_and_one_module_alone_unpickles():
     followers = {name for name, t in text.items() if ".resolve(" in t or "realpath(" in t}
 
     assert all(name.startswith("storage/") for name in movers | followers)
-    assert picklers == {"artifact/bundle.py"}
+    assert picklers == {"artifact/plain_pickle.py"}
 
 
 def test_every_path_in_a_list_is_there():

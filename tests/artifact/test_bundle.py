@@ -1,3 +1,5 @@
+"""The bundle: read back as it was written, refused if hostile or damaged."""
+
 from __future__ import annotations
 
 import copy
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.artifact import bundle as bundle_module
-from mltrain.artifact.bundle import Bundle, _write_plain
+from mltrain.artifact import plain_pickle
+from mltrain.artifact.bundle import Bundle
+from mltrain.artifact.plain_pickle import write_plain
 from mltrain.errors import InputError
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.training.calibration import Calibrator
@@ -31,11 +35,11 @@ def read(data):
 
 
 def rewritten(bundle, change):
-    """Return the canonical bytes of a bundle whose document a hostile hand has changed, hashes and all."""
+    """Return the canonical bytes of a bundle with a changed document and a matching hash, as an attacker makes them."""
     document = pickle.loads(bundle.to_bytes())
     change(document)
     document["hashes"]["model_text"] = sha256_bytes(str(document["model_text"]).encode())
-    return _write_plain(document)
+    return write_plain(document)
 
 
 def test_a_bundle_is_read_back(bundle):
@@ -47,14 +51,14 @@ def test_a_bundle_is_read_back(bundle):
 
 
 def test_a_bundle_without_calibration_is_read_back(bundle):
-    """The method "none" has no knots, there and back."""
+    """The method "none" has no knots, before and after."""
     plain = replace(bundle, calibrator=Calibrator("none", None))
 
     assert read(plain.to_bytes()) == plain
 
 
 def test_any_pickle_gives_plain_data(bundle, samples):
-    """Without mltrain the file is a dict that says what it is, and its text works in LightGBM alone."""
+    """Without mltrain the file is a dict that says how to use it, and its model text works in LightGBM alone."""
     document = pickle.loads(bundle.to_bytes())
     booster = import_lightgbm().Booster(model_str=document["model_text"])
 
@@ -68,13 +72,13 @@ def test_the_file_names_no_global_and_refers_to_nothing(bundle):
     """No opcode of the file imports, calls or reads a memo."""
     names = {opcode.name for opcode, _, _ in pickletools.genops(bundle.to_bytes())}
 
-    assert names <= bundle_module._OPCODES
+    assert names <= plain_pickle._OPCODES
     assert not names & {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "PERSID"}
     assert not {name for name in names if "GET" in name or "PUT" in name or "EXT" in name or name == "MEMOIZE"}
 
 
 def test_equal_models_are_equal_bytes(model_text, calibrator, feature_set, bundle):
-    """A bundle put together again, of copies, is the same file."""
+    """A bundle made of copies of the parts is the same file."""
     twin = Bundle(
         model_text="".join(list(model_text)),
         calibrator=copy.deepcopy(calibrator),
@@ -89,28 +93,28 @@ def test_equal_models_are_equal_bytes(model_text, calibrator, feature_set, bundl
 @settings(max_examples=200)
 @given(document=st.dictionaries(st.text(max_size=6), VALUES, max_size=5))
 def test_equal_documents_are_equal_bytes(document):
-    """Which of the equal values inside are one object, and how nested keys are ordered, does not reach the bytes."""
+    """Shared objects and the order of nested keys do not change the bytes."""
 
-    def apart(value):
+    def copied_values(value):
         if isinstance(value, dict):
-            return {"".join(list(k)): apart(v) for k, v in reversed(value.items())}
+            return {"".join(list(k)): copied_values(v) for k, v in reversed(value.items())}
         if isinstance(value, list):
-            return [apart(v) for v in value]
+            return [copied_values(v) for v in value]
         return "".join(list(value)) if isinstance(value, str) else value
 
     shared = {}
 
-    def together(value):
+    def shared_values(value):
         if isinstance(value, dict):
-            return {shared.setdefault(k, k): together(v) for k, v in value.items()}
+            return {shared.setdefault(k, k): shared_values(v) for k, v in value.items()}
         if isinstance(value, list):
-            return [together(v) for v in value]
+            return [shared_values(v) for v in value]
         return shared.setdefault(value, value) if isinstance(value, str) else value
 
-    copied = {"".join(list(key)): apart(value) for key, value in document.items()}
+    copied = {"".join(list(key)): copied_values(value) for key, value in document.items()}
 
-    assert _write_plain(copied) == _write_plain({k: together(v) for k, v in document.items()})
-    assert pickle.loads(_write_plain(document)) == document
+    assert write_plain(copied) == write_plain({k: shared_values(v) for k, v in document.items()})
+    assert pickle.loads(write_plain(document)) == document
 
 
 class Canary:
@@ -124,7 +128,7 @@ class Canary:
 
 
 def hostile_streams(canary):
-    """Yield what an attacker may put in place of a bundle; each would write the canary, or eat the machine."""
+    """Yield streams that, unpickled, would write the canary or exhaust the memory."""
     call = f"(S'{canary}'\nS'w'\n".encode()
     name = str(canary).encode()
     text = b"X" + struct.pack("<I", len(name)) + name
@@ -149,7 +153,7 @@ def hostile_streams(canary):
 
 @pytest.mark.parametrize("number", range(17))
 def test_a_hostile_stream_is_refused_and_never_run(number, tmp_path):
-    """Whatever stands in the file, the answer is one InputError, and no code of it has run."""
+    """A hostile stream is an InputError, and none of its code has run."""
     canary = tmp_path / "canary"
     _, stream = list(hostile_streams(canary))[number]
 
@@ -159,8 +163,8 @@ def test_a_hostile_stream_is_refused_and_never_run(number, tmp_path):
     assert not canary.exists()
 
 
-def test_the_canary_can_sing(tmp_path):
-    """The test above proves something: a plain `pickle.load` of such a stream does write the file."""
+def test_a_plain_unpickler_would_write_the_canary(tmp_path):
+    """The test above proves something: `pickle.loads` of such a stream does write the file."""
     canary = tmp_path / "canary"
     pickle.loads(dict(hostile_streams(canary))["REDUCE"]).close()
 
@@ -169,11 +173,11 @@ def test_the_canary_can_sing(tmp_path):
 
 @pytest.mark.parametrize("opcode", ["GLOBAL", "PERSID"])
 def test_the_unpickler_alone_refuses_too(opcode):
-    """Behind the look at the opcodes stands a reader that can neither import nor fetch."""
+    """Even without the check of opcodes, the unpickler can neither import nor fetch anything."""
     stream = {"GLOBAL": b"cbuiltins\nopen\n.", "PERSID": b"Pcanary\n."}[opcode]
 
     with pytest.raises(pickle.UnpicklingError):
-        bundle_module._PlainUnpickler(io.BytesIO(stream)).load()
+        plain_pickle._PlainUnpickler(io.BytesIO(stream)).load()
 
 
 @pytest.mark.parametrize(
@@ -198,14 +202,14 @@ def test_the_unpickler_alone_refuses_too(opcode):
         b"\x93NUMPY",
     ],
 )
-def test_what_is_no_bundle_is_refused(stream):
-    """Broken, empty and foreign streams are all the same kind of answer."""
+def test_other_streams_are_refused(stream):
+    """Broken, empty and foreign streams are an InputError, too."""
     with pytest.raises(InputError, match=r"^lgbm\.pkl: "):
         read(stream)
 
 
 def test_a_file_over_the_cap_is_refused(monkeypatch):
-    """Size is looked at before content."""
+    """The size is checked before the content."""
     monkeypatch.setattr(bundle_module, "MAX_BUNDLE_BYTES", 10)
 
     with pytest.raises(InputError, match="too large: 11 bytes, at most 10"):
@@ -213,15 +217,15 @@ def test_a_file_over_the_cap_is_refused(monkeypatch):
 
 
 def test_too_many_values_are_refused(monkeypatch):
-    """The reader counts before it builds."""
-    monkeypatch.setattr(bundle_module, "_MAX_OPCODES", 100)
+    """Opcodes are counted before anything is built."""
+    monkeypatch.setattr(plain_pickle, "_MAX_OPCODES", 100)
 
     with pytest.raises(InputError, match="more than 100 opcodes"):
         read(b"\x80\x04" + b"]" * 200 + b".")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda d: d.update(format=2), "written by a newer mltrain"),
         (lambda d: d.update(format=0), "format"),
@@ -230,7 +234,7 @@ def test_too_many_values_are_refused(monkeypatch):
         (lambda d: d.update(loader_module="os"), "loader_module"),
         (lambda d: d["hashes"].update(more="x"), "more"),
         (lambda d: d.update(model_text=5), "model_text"),
-        (lambda d: d.update(model_text=d["model_text"][:-200]), "what follows the trees"),
+        (lambda d: d.update(model_text=d["model_text"][:-200]), "the part after the trees"),
         (lambda d: d.update(model_text=d["model_text"].replace("left_child=", "left_child=9", 1)), "tree 0"),
         (lambda d: d["calibrator"].update(method="magic"), "magic"),
         (lambda d: d["calibrator"].update(method="none"), "method"),
@@ -252,42 +256,42 @@ def test_too_many_values_are_refused(monkeypatch):
         (lambda d: d["hashes"].update(ops="zz"), "ops"),
     ],
 )
-def test_every_field_is_checked(bundle, change, told):
-    """A field that is missing, unknown, of another type or senseless is named, though every hash were forged."""
-    with pytest.raises(InputError, match=told):
+def test_every_field_is_checked(bundle, change, message):
+    """A missing, unknown, mistyped or meaningless field is named, even if every hash is forged."""
+    with pytest.raises(InputError, match=message):
         read(rewritten(bundle, change))
 
 
 def test_a_model_text_with_another_hash_is_refused(bundle):
-    """A digit changed in a leaf gives a sound text, which is not the one that the bundle vouches for."""
+    """A digit changed in a leaf gives a sound text whose hash differs from the one in the bundle."""
     document = pickle.loads(bundle.to_bytes())
     at = document["model_text"].index("leaf_value=") + len("leaf_value=-0.1")
     digit = "1" if document["model_text"][at] != "1" else "2"
     document["model_text"] = document["model_text"][:at] + digit + document["model_text"][at + 1 :]
 
-    with pytest.raises(InputError, match="hash that it names"):
-        read(_write_plain(document))
+    with pytest.raises(InputError, match="does not match its hash"):
+        read(write_plain(document))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_only_the_canonical_form_is_read(bundle, protocol):
-    """The same dict pickled by anybody else is not the file that mltrain wrote."""
+    """The same dict pickled by the ordinary pickler is refused at every protocol."""
     with pytest.raises(InputError):
         read(pickle.dumps(pickle.loads(bundle.to_bytes()), protocol))
 
 
 def test_keys_in_another_order_are_refused(bundle):
-    """The notice stays the first key."""
+    """The order of the keys is part of the format."""
     document = pickle.loads(bundle.to_bytes())
 
     with pytest.raises(InputError, match="canonical"):
-        read(_write_plain(dict(reversed(document.items()))))
+        read(write_plain(dict(reversed(document.items()))))
 
 
 def test_damage_is_refused_or_another_bundle(bundle):
-    """Of a thousand files with a byte changed, lost or doubled, none is read as the original, and none does harm.
+    """Of a thousand files with bytes changed, lost or doubled, none is read as the original.
 
-    What reads well is a knot, a symbol or the ops' hash that is another now: against that stands the file's own hash.
+    The few that are read differ in a knot, a symbol or the ops' hash, which the SHA-256 of the file detects.
     """
     data = bundle.to_bytes()
     rng = random.Random(8)  # noqa: S311 -- damage, not secrets
@@ -313,8 +317,8 @@ def test_damage_is_refused_or_another_bundle(bundle):
     assert refused >= 900
 
 
-def test_parts_that_do_not_fit_make_no_bundle(bundle, feature_set):
-    """Trees over other columns than the registry's, or no symbols, are refused when put together."""
+def test_parts_that_do_not_match_make_no_bundle(bundle, feature_set):
+    """Trees over other columns than the registry's, or no symbols, are refused."""
     fewer = replace(feature_set, features=feature_set.features[:-1])
 
     with pytest.raises(InputError, match="other features"):

@@ -1,4 +1,4 @@
-"""The page on the format: its reader, run as it stands, against mltrain's own."""
+"""The page on the model format: its reader is run as printed and compared with mltrain's own."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PAGE = (Path(__file__).parents[2] / "docs" / "model-format.md").read_text("utf-8
 
 
 def reader():
-    """Return the page's function."""
+    """Return the reader of the page."""
     names = {}
     exec(READER, names)  # noqa: S102 (our own page)
     return names["read_model"]
 
 
 def version_of(data_dir):
-    """Return the one version's folder."""
+    """Return the folder of the only version."""
     return data_dir / "models" / (data_dir / "models" / "best_lgbm").readlink()
 
 
 def test_the_reader_gives_the_same_probabilities(data_dir):
-    """Bit for bit, of a trained version."""
+    """For a trained version, the probabilities are bit-identical to `mltrain.load`'s."""
     model = mltrain.load(version_of(data_dir))
     rows = np.random.default_rng(0).standard_normal((500, model.n_features_in_), np.float32)
 
@@ -36,7 +36,7 @@ def test_the_reader_gives_the_same_probabilities(data_dir):
 
 
 def test_the_reader_refuses_another_file(data_dir):
-    """It checks the hash."""
+    """A file that differs from the published one is refused by its hash."""
     with (version_of(data_dir) / "lgbm.pkl").open("ab") as file:
         file.write(b"x")
 
@@ -45,7 +45,7 @@ def test_the_reader_refuses_another_file(data_dir):
 
 
 def test_the_reader_has_ten_lines_and_needs_no_mltrain():
-    """As the page says."""
+    """The page promises ten lines without mltrain."""
     body = [line for line in READER.splitlines() if line.strip() and not line.startswith("import")]
 
     assert len(body) <= 10
@@ -53,7 +53,7 @@ def test_the_reader_has_ten_lines_and_needs_no_mltrain():
 
 
 def test_the_page_lists_every_key_of_the_file(data_dir):
-    """Each in a row of its table."""
+    """Every key of the file has a row in the page's table."""
     document = pickle.loads((version_of(data_dir) / "lgbm.pkl").read_bytes())
 
     assert document.keys() >= {"format", "hashes"}

@@ -1,3 +1,5 @@
+"""The check of the model text: LightGBM's own texts pass, damaged ones are refused before LightGBM sees them."""
+
 from __future__ import annotations
 
 import json
@@ -52,8 +54,8 @@ def replace_once(text, pattern, replacement):
     return changed
 
 
-def test_what_lightgbm_writes_passes(text):
-    """A real model's text passes and tells its features, trees and leaves."""
+def test_a_trained_model_passes(text):
+    """The text of a trained model passes; its shape gives features, trees and leaves."""
     shape = check(text)
 
     assert shape.feature_names == FEATURES
@@ -61,14 +63,14 @@ def test_what_lightgbm_writes_passes(text):
 
 
 def test_a_tree_of_one_leaf_passes():
-    """A model that found nothing to split is a sound model of one leaf."""
+    """A model that found no split is a sound model of one leaf."""
     shape = check(train(min_gain_to_split=1e9))
 
     assert (shape.trees, shape.max_leaves) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "replacement", "told"),
+    ("pattern", "replacement", "message"),
     [
         (r"^tree$", "three", "head: begins with 'three'"),
         (r"^version=v4", "version=v3", "head: version"),
@@ -98,23 +100,23 @@ def test_a_tree_of_one_leaf_passes():
         (r"^threshold=-?[0-9]\.[0-9]{4}", "threshold=inf   ", "tree 0: threshold|not where"),
         (r"^leaf_value=-?[0-9]\.[0-9]{3}", "leaf_value=nan ", "tree 0: leaf_value|not where"),
         (r"^shrinkage=1", "shrinkage=x", "tree 0: shrinkage"),
-        (r"^end of trees", "end of tries", "what follows the trees"),
-        (r"^\[seed: ", "[seed\\\\: ", "what follows the trees"),
-        (r"^\[data: ", '[data: "]{', "what follows the trees"),
-        (r"^pandas_categorical:null", "pandas_categorical:[[1]]", "what follows the trees"),
+        (r"^end of trees", "end of tries", "the part after the trees"),
+        (r"^\[seed: ", "[seed\\\\: ", "the part after the trees"),
+        (r"^\[data: ", '[data: "]{', "the part after the trees"),
+        (r"^pandas_categorical:null", "pandas_categorical:[[1]]", "the part after the trees"),
         (r"^feature_names=ret_1", "feature_names=r\u00e9t_1", "outside ASCII"),
     ],
 )
-def test_a_damaged_line_is_named(text, pattern, replacement, told):
+def test_a_damaged_line_is_named(text, pattern, replacement, message):
     """One wrong line is refused with the file, the tree and the key."""
-    with pytest.raises(InputError, match=rf"^lgbm\.pkl: .*(?:{told})") as caught:
+    with pytest.raises(InputError, match=rf"^lgbm\.pkl: .*(?:{message})") as caught:
         check(replace_once(text, pattern, replacement))
 
     assert "verify" in caught.value.hint
 
 
 def test_numbers_too_large_are_refused():
-    """A number that overflows a double or 32 bits is refused, whatever its spelling."""
+    """A number that overflows a double or 32 bits is refused."""
     sized = train(max_depth=1, num_leaves=2)
     start = sized.index("Tree=0")
     first = sized[start : sized.index("Tree=1")]
@@ -131,7 +133,7 @@ def test_numbers_too_large_are_refused():
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_text_cut_short_is_refused(text, keep):
-    """No beginning of a model text is a model text."""
+    """No proper prefix of a model text passes."""
     with pytest.raises(InputError):
         check(text[: int(len(text) * keep)])
 
@@ -153,7 +155,7 @@ def mutate(text, rng):
 
 
 def test_what_passes_never_ends_the_process(text):
-    """Of a thousand mutations, those that the checker lets through are loaded and scored without a crash."""
+    """Of a thousand mutations, those that pass the check are loaded and scored without a crash."""
     rng = random.Random(20251015)  # noqa: S311 -- mutations, not secrets
     passed = []
     for _ in range(1_000):
@@ -177,9 +179,9 @@ def test_what_passes_never_ends_the_process(text):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["as grown", "loaded and written again"])
+@pytest.mark.parametrize("again", [False, True], ids=["trained", "loaded and written again"])
 def test_a_tree_of_one_leaf_is_a_tree(again):
-    """Where nothing can be split LightGBM writes lone leaves, with a weight or without: both pass."""
+    """LightGBM writes trees of one leaf with a weight after training and without one after loading: both pass."""
     text = train(min_data_in_leaf=1_000)
     if again:
         text = import_lightgbm().Booster(model_str=text).model_to_string()

@@ -10,7 +10,7 @@ import mltrain
 from mltrain.card.lineage import _git_commit, _hash_package, read_lineage
 
 
-def test_it_tells_what_is_installed():
+def test_it_names_the_installed_distributions():
     """Versions are those of the installed distributions, hashes are hashes, and cores can be counted."""
     lineage = read_lineage()
 
@@ -22,7 +22,7 @@ def test_it_tells_what_is_installed():
 
 
 def test_the_package_hash_covers_names_and_bytes(tmp_path):
-    """Another byte or another name is another hash; files that are no source do not count."""
+    """A changed byte or name changes the hash; files other than sources do not count."""
     (tmp_path / "a.py").write_text("x = 1\n")
     first = _hash_package(tmp_path)
     (tmp_path / "notes.txt").write_text("not source")
@@ -35,7 +35,7 @@ def test_the_package_hash_covers_names_and_bytes(tmp_path):
 
 
 def test_a_commit_is_read_loose_packed_and_detached(tmp_path):
-    """All three forms in which git keeps HEAD give the commit; somebody else's repository gives none."""
+    """All three forms in which git stores HEAD give the commit; another project's repository gives none."""
     package = tmp_path / "src" / "mltrain"
     package.mkdir(parents=True)
     git = tmp_path / ".git"

@@ -214,12 +214,12 @@ def texts(model_text, rng, count):
 
 def with_text(model, text):
     """Return an `lgbm.pkl` in canonical form with another model text, its hash right."""
-    from mltrain.artifact.bundle import _write_plain
+    from mltrain.artifact.plain_pickle import write_plain
 
     data = pickle.loads(model)
     data["model_text"] = text
     data["hashes"]["model_text"] = hashlib.sha256(text.encode()).hexdigest()
-    return _write_plain(data)
+    return write_plain(data)
 
 
 YAML = {

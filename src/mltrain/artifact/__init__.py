@@ -1,4 +1,4 @@
-"""`lgbm.pkl`: the model bundle and the check of its LightGBM text."""
+"""The model file `lgbm.pkl`: the bundle, its pickle, the check of its LightGBM text, and its contract."""
 
 from typing import Final
 

@@ -1,9 +1,9 @@
 """The structure of LightGBM's model text, checked before LightGBM sees it.
 
-LightGBM 4.7 ends the process on most damaged texts (a child index out of range is a write out of bounds), which no
-`try` can catch. So every line is checked here first, in Python: only the texts that mltrain itself writes pass, one
-binary objective, numerical splits, finite numbers, and trees that are trees. A text that passes may still hold other
-numbers than it should: that is what its SHA-256 is for.
+LightGBM 4.7 crashes the process on most damaged texts (a child index out of range is a write out of bounds), which no
+`try` can catch. So every line is checked here first, in Python. Only texts as mltrain writes them pass: a binary
+objective, numerical splits, finite numbers, and child indices that form trees. A text that passes may still hold wrong
+numbers; its SHA-256 detects those.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from mltrain.errors import InputError
 from mltrain.names import FEATURE, show
 
 MAX_TREES: Final = 100_000
-MAX_LEAVES: Final = 131_072  # LightGBM's own limit
+# LightGBM's own limit.
+MAX_LEAVES: Final = 131_072
 MAX_FEATURES: Final = 100_000
-_MAX_INT: Final = 2**31 - 1  # LightGBM reads indices and counts into 32 bits, unchecked
+# LightGBM reads indices and counts into 32 bits, unchecked.
+_MAX_INT: Final = 2**31 - 1
 
-#: The keys of the head and of each tree, in the order in which LightGBM writes them.
+# The keys of the head and of each tree, in the order in which LightGBM writes them.
 _HEAD: Final = (
     "version",
     "num_class",
@@ -59,9 +61,8 @@ _FIXED_HEAD: Final = {
     "objective": "binary sigmoid:1",
 }
 _FIXED_TREE: Final = {"num_cat": "0", "is_linear": "0"}
-_DECISIONS: Final = frozenset(
-    {0, 2, 4, 6, 8, 10}
-)  # bit 0 (categorical) clear; bit 1 default side; bits 2-3 missing type
+# Bit 0 (categorical) is clear; bit 1 is the default side, bits 2 and 3 the missing type.
+_DECISIONS: Final = frozenset({0, 2, 4, 6, 8, 10})
 
 _INT: Final = r"-?[0-9]{1,10}"
 _FLOAT: Final = r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?"
@@ -79,7 +80,7 @@ _TAIL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """What a sound model text holds.
+    """The size of a sound model text.
 
     Attributes:
         feature_names: Names of the columns, in the order in which LightGBM reads them.
@@ -93,14 +94,14 @@ class TextShape:
 
 
 def check_model_text(text: str, *, where: str) -> TextShape:
-    """Return the shape of a model text, once every line of it has proved sound.
+    """Check every line of a model text and return its shape.
 
     Args:
         text: As `Booster.model_to_string` writes it for a binary objective.
         where: The file it came from, for messages.
 
     Raises:
-        InputError: Anything differs from what LightGBM writes; names the tree and the line.
+        InputError: A line differs from the format that LightGBM writes; the message names the tree and the line.
     """
     if not text.isascii():
         raise _damaged(where, "holds characters outside ASCII")
@@ -113,7 +114,7 @@ def check_model_text(text: str, *, where: str) -> TextShape:
         )
         start += size
     if _TAIL.fullmatch(rest, start) is None:
-        raise _damaged(where, "what follows the trees is not LightGBM's importances and parameters")
+        raise _damaged(where, "the part after the trees is not LightGBM's importances and parameters")
     return TextShape(feature_names=names, trees=len(sizes), max_leaves=leaves)
 
 
@@ -122,7 +123,7 @@ def _damaged(where: str, what: str) -> InputError:
 
 
 def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
-    """Return the names of the features and the length of each tree's block."""
+    """Check the head; return the names of the features and the length of each tree's block, in characters."""
     magic, _, body = head.partition("\n")
     if magic != "tree":
         raise _damaged(where, f"begins with {show(magic)}, not with 'tree'")
@@ -143,7 +144,7 @@ def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
 
 
 def _check_tree(block: str, number: int, size: int, feature_count: int, where: str) -> int:
-    """Return the number of leaves of one tree, once its block has proved sound."""
+    """Check the block of one tree and return its number of leaves."""
     title, _, body = block.partition("\n")
     if len(block) != size or title != f"Tree={number}" or not body.endswith("\n\n\n"):
         raise _damaged(where, "is not where tree_sizes says")
@@ -153,7 +154,7 @@ def _check_tree(block: str, number: int, size: int, feature_count: int, where: s
         raise _damaged(where, f"num_leaves is {leaves}")
     nodes = leaves - 1
     lines.check_floats("leaf_value", leaves)
-    # LightGBM writes a lone leaf's weight where it grew the tree, and leaves it out where it loaded it.
+    # A tree of one leaf has a weight if LightGBM grew it, and none if it was loaded and written again.
     lines.check_floats("leaf_weight", leaves if nodes or lines.fields["leaf_weight"] else 0)
     lines.check_floats("shrinkage", 1)
     for key in ("split_gain", "threshold", "internal_value", "internal_weight"):
@@ -172,11 +173,11 @@ def _check_tree(block: str, number: int, size: int, feature_count: int, where: s
 
 
 def _is_tree(left: list[int], right: list[int]) -> bool:
-    """Tell whether every node but the root, and every leaf, is the child of exactly one earlier node.
+    """Return whether every node but the root, and every leaf, is the child of exactly one earlier node.
 
     Args:
-        left: Left child of each inner node: the index of a node, or -1 - the index of a leaf.
-        right: Right child likewise, of the same length n >= 1; there are n + 1 leaves.
+        left: Left child of each of n >= 1 inner nodes: the index of a node, or -1 - the index of a leaf.
+        right: Right child of each inner node, in the same form; there are n + 1 leaves.
     """
     nodes = len(left)
     forward = all(child < 0 or child > node for side in (left, right) for node, child in enumerate(side))
@@ -192,7 +193,7 @@ class _Lines:
 
     @classmethod
     def read(cls, body: str, keys: tuple[str, ...], fixed: dict[str, str], where: str) -> _Lines:
-        """Read lines that must have exactly these keys in this order, some of them one possible value."""
+        """Read lines that must have exactly these keys in this order; the keys in `fixed` have one possible value."""
         lines = body.split("\n")
         if len(lines) != len(keys):
             raise _damaged(where, f"has {len(lines)} lines, not {len(keys)}")
@@ -200,21 +201,21 @@ class _Lines:
         for line, key in zip(lines, keys, strict=True):
             found, equals, value = line.partition("=")
             if found != key or not equals:
-                raise _damaged(where, f"has {show(found)} in place of {key}")
+                raise _damaged(where, f"has {show(found)} instead of {key}")
             if value != fixed.get(key, value):
                 raise _damaged(where, f"{key} is {show(value)}, not {show(fixed[key])}")
             fields[key] = value
         return cls(where, fields)
 
     def ints(self, key: str, count: int) -> list[int]:
-        """Return the `count` whole numbers of 32 bits that the line must hold."""
+        """Return the `count` integers of 32 bits in the line."""
         numbers = [int(number) for number in self._numbers(key, count, _INTS)]
         if numbers and max(map(abs, numbers)) > _MAX_INT:
             raise _damaged(self.where, f"{key} does not fit 32 bits")
         return numbers
 
     def check_floats(self, key: str, count: int) -> None:
-        """Refuse a line that does not hold `count` finite numbers."""
+        """Check that the line holds `count` finite numbers."""
         if not all(map(math.isfinite, map(float, self._numbers(key, count, _FLOATS)))):
             raise _damaged(self.where, f"{key} is not finite")
 

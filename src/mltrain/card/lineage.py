@@ -1,16 +1,15 @@
-"""Where a version comes from: the code, the libraries and the machine that made it."""
+"""Lineage: the code, the libraries and the machine that made a version."""
 
 from __future__ import annotations
 
-import os
 import platform
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from mltrain import _version as version_module
+from mltrain.card.machine import available_cores, cpu_name
 from mltrain.storage.hashing import sha256_bytes
 
 DEPENDENCIES: Final = (
@@ -38,7 +37,7 @@ class Lineage:
         dependencies: Distribution name and version, sorted by name.
         python: Version of the interpreter.
         platform: Operating system and architecture.
-        cpu: The processor's name, as the machine tells it.
+        cpu: The processor's name, as the system reports it.
         cores: Processors that this process may use.
         git_commit: Commit of the checkout that the package runs from; None for an installed wheel.
     """
@@ -54,7 +53,7 @@ class Lineage:
 
 
 def read_lineage() -> Lineage:
-    """Read code, libraries and machine, now."""
+    """Return code, libraries and machine of this process."""
     package = Path(version_module.__file__).parent
     return Lineage(
         mltrain=version_module.__version__,
@@ -66,34 +65,6 @@ def read_lineage() -> Lineage:
         cores=available_cores(),
         git_commit=_git_commit(package),
     )
-
-
-def available_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_memory() -> int | None:
-    """Return the bytes that this process and its children may still take; None where the machine does not tell."""
-    found = []
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        lines = info.read_text("ascii", errors="replace").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with suppress(OSError, ValueError):  # no such group, or "max": no limit
-        found.append(max(0, int(limit.read_text("ascii")) - int(used.read_text("ascii"))))
-    return min(found, default=None)
-
-
-def cpu_name() -> str:
-    """Return the processor's name; the architecture where the machine does not tell it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text("utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str:
@@ -110,9 +81,9 @@ def _hash_package(package: Path) -> str:
 
 
 def _git_commit(package: Path) -> str | None:
-    """Read the commit from .git itself: git may not be installed, and a subprocess costs more than the answer."""
+    """Read the commit from the files in .git: git may not be installed, and a subprocess is slow."""
     git = next((p / ".git" for p in package.parents if (p / ".git").is_dir()), None)
-    # An installed package may lie inside somebody's repository (a .venv): that commit is not ours.
+    # An installed package may be in another project's repository (a .venv), whose commit says nothing about it.
     if git is None or package.parent != git.parent / "src":
         return None
     head = _read_text(git / "HEAD")

@@ -137,7 +137,7 @@ def train(
     ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
-    from mltrain.card.lineage import available_cores
+    from mltrain.card.machine import available_cores
     from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
     from mltrain.pipeline.plan import plan_training

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.card.lineage import available_cores
+from mltrain.card.machine import available_cores
 from mltrain.config.loading import load_config
 from mltrain.errors import UsageError
 from mltrain.features.registry import load_registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from mltrain.card.lineage import available_memory
+from mltrain.card.machine import available_memory
 from mltrain.errors import MachineError
 from mltrain.pipeline.prepare import cut_samples, read_candles
 from mltrain.training.cost import measure_minutes, predict_peak_bytes

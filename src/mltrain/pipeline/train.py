@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.artifact.bundle import Bundle
-from mltrain.card.lineage import available_memory, read_lineage
+from mltrain.card.lineage import read_lineage
+from mltrain.card.machine import available_memory
 from mltrain.card.training_results import FittedModel, Provenance, Training
 from mltrain.config.loading import load_config
 from mltrain.errors import NoGoError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from mltrain.candles.frame import times_ms
-from mltrain.card.lineage import cpu_name
+from mltrain.card.machine import cpu_name
 from mltrain.errors import InputError
 from mltrain.gates.latency import Bin, Latency, Percentiles
 from mltrain.serving.rows import ScoringRequest, read_rows
