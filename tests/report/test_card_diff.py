@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mltrain.card.model_card import ModelCard
 from mltrain.report.card_diff import compare_cards, compare_versions, paired_line, paired_loss, render_diff
 from mltrain.report.index import render_index
 from mltrain.report.material import read_holdout
@@ -47,8 +48,8 @@ def test_a_card_does_not_differ_from_itself(card):
     other["feature_importance"].reverse()
     other["artifacts"].reverse()
 
-    assert compare_cards(card, other, names=NAMES).differences == ()
-    assert compare_cards(card, other, names=NAMES).same_holdout is True
+    assert compare_cards(ModelCard(card), ModelCard(other), names=NAMES).differences == ()
+    assert compare_cards(ModelCard(card), ModelCard(other), names=NAMES).same_holdout is True
 
 
 @settings(max_examples=60)
@@ -61,7 +62,7 @@ def test_every_change_is_found_and_no_other(card, data):
     for step in path[:-1]:
         at = at[step]
     before, at[path[-1]] = at[path[-1]], "something else"
-    (found,) = compare_cards(card, other, names=NAMES).differences
+    (found,) = compare_cards(ModelCard(card), ModelCard(other), names=NAMES).differences
 
     assert found.section == path[0]
     assert "something else" in str(found.b)
@@ -73,7 +74,7 @@ def test_better_knows_which_way_is_up(card):
     """A higher accuracy and a lower loss are better; equal values are neither."""
     other = copy.deepcopy(card)
     other["metrics"] |= {"accuracy": 0.9, "log_loss": 9.0}
-    pairs = {m.name: m for m in compare_cards(card, other, names=NAMES).metrics}
+    pairs = {m.name: m for m in compare_cards(ModelCard(card), ModelCard(other), names=NAMES).metrics}
 
     assert (pairs["accuracy"].better, pairs["log_loss"].better, pairs["f1"].better) == ("b", "a", None)
     assert pairs["accuracy"].change == pytest.approx(0.9 - card["metrics"]["accuracy"])
@@ -82,7 +83,7 @@ def test_better_knows_which_way_is_up(card):
 def test_the_same_rows_arepaired_loss(version, card):
     """On the same rows the difference of the losses has an interval; on other rows there is none."""
     found = compare_versions(version, version)
-    rows = read_holdout(version, card)
+    rows = read_holdout(version, ModelCard(card))
     better = dataclasses.replace(rows, loss=rows.loss - 0.01)
     worse = dataclasses.replace(rows, ts_ms=rows.ts_ms + 60_000)
 
@@ -129,7 +130,7 @@ def test_the_index_names_damage(data_dir):
 def test_intervals_that_are_not_drawn_are_not_explained(version, card):
     """The note on overlapping intervals appears only with figures that have intervals."""
     found = compare_versions(version, version)
-    bare = {key: value for key, value in card.items() if key != "intervals"}
+    bare = ModelCard({key: value for key, value in card.items() if key != "intervals"})
 
     assert "Intervals that overlap" in render_diff(found).decode()
     assert "Intervals that overlap" not in render_diff(dataclasses.replace(found, cards=(bare, bare))).decode()
@@ -137,7 +138,7 @@ def test_intervals_that_are_not_drawn_are_not_explained(version, card):
 
 def test_gains_end_where_the_card_says(version, card):
     """The total gain agrees with the card's log-loss skill, and the mean loss with its log loss."""
-    rows = read_holdout(version, card)
+    rows = read_holdout(version, ModelCard(card))
     skill = card["baselines"]["log_loss_skill"]["value"]
 
     assert np.sum(rows.base - rows.loss) / np.sum(rows.base) == pytest.approx(skill)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
 from mltrain.report.facts import commands, limits, percent_text
@@ -85,7 +86,7 @@ def full_card(version):
 
 
 def drawn(card, name="2025-10-15"):
-    return draft_report(Material(card, None, None)).finish(name)
+    return draft_report(Material(ModelCard(card), None, None)).finish(name)
 
 
 def example(**sections):
@@ -94,7 +95,7 @@ def example(**sections):
 
 def test_a_report_can_be_reproduced_from_the_files(version, full_card, stored):
     """Drawn from the stored card and tables, the report has the bytes that the training wrote."""
-    assert draft_report(read_material(version, full_card)).finish(version.name) == stored
+    assert draft_report(read_material(version, ModelCard(full_card))).finish(version.name) == stored
 
 
 def test_the_manifest_lists_the_report_and_the_card_does_not(version, full_card):
@@ -153,7 +154,7 @@ def test_the_page_says_what_the_card_says(version, full_card, stored):
 def test_a_card_with_only_the_required_fields_has_a_page(publish):
     """Each figure that another tool's card does not allow is replaced by the reason."""
     version = publish()
-    page = draft_report(read_material(version, read_version_card(version).document)).finish(version.name)
+    page = draft_report(read_material(version, read_version_card(version))).finish(version.name)
     text = Page(page).text
 
     assert "No verdict" in text
@@ -241,13 +242,13 @@ def test_gaps_are_drawn_where_they_are(full_card):
 
 def test_commands_can_be_pasted_safely(full_card):
     """The snapshot's command requests the same snapshot, and each hostile value stays one quoted word."""
-    honest = [shlex.split(line) for line, _ in commands(full_card, "2025-10-15")]
+    honest = [shlex.split(line) for line, _ in commands(ModelCard(full_card), "2025-10-15")]
     changed = copy.deepcopy(full_card)
     evil = "x; rm -rf ~ $(id)"
     changed["train"]["symbols"] = [evil]
     changed["lineage"]["source"] |= {"name": evil, "signal": evil}
     changed["calibration"]["requested"] = evil
-    poisoned = [shlex.split(line) for line, _ in commands(changed, "2025-10-15")]
+    poisoned = [shlex.split(line) for line, _ in commands(ModelCard(changed), "2025-10-15")]
 
     assert " ".join(honest[3]) == (
         "mltrain snapshot --source sim --days 6 --symbols BTCUSDT,ETHUSDT --end 2025-10-15T12:00:00Z --interval 1m "
@@ -271,7 +272,7 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
     trials = pl.DataFrame(
         {"number": range(2_000), "state": "complete", "log_loss": 0.69 - rng.random(2_000) / 100, "rounds": 9, **params}
     )
-    page = draft_report(Material(changed, None, trials)).finish("2025-10-15")
+    page = draft_report(Material(ModelCard(changed), None, trials)).finish("2025-10-15")
 
     assert len(page) < MAX_REPORT_BYTES * 0.75
     assert b"Only the 30 largest gaps of a symbol are drawn. 60 more symbols are in the table below." in page
@@ -291,8 +292,8 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
 )  # fmt: skip
 def test_every_weakness_in_the_card_is_a_limit(sections, limit):
     """Each weakness in the card is listed among the limits, and only then."""
-    assert any(limit in line for line in limits(example(**sections)))
-    assert not any(limit in line for line in limits(example()))
+    assert any(limit in line for line in limits(ModelCard(example(**sections))))
+    assert not any(limit in line for line in limits(ModelCard(example())))
 
 
 def test_a_changed_table_is_refused(version, tmp_path):
@@ -305,4 +306,4 @@ def test_a_changed_table_is_refused(version, tmp_path):
     changed = Store(tmp_path / "data").open_version(version.name)
 
     with pytest.raises(InputError, match=r"holdout\.parquet is not the file that was published"):
-        read_material(changed, read_version_card(changed).document)
+        read_material(changed, read_version_card(changed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mltrain.card.model_card import ModelCard
 from mltrain.report.data_plots import draw_hyperparameters, draw_trials
 from mltrain.report.material import Material
 from mltrain.report.page import draft_report
@@ -102,8 +102,8 @@ def test_without_a_complete_trial_there_is_no_figure():
 )
 def test_the_note_on_hyperparameters_needs_their_figures(rows, drawn):
     """The note on how to read the figures of hyperparameters appears only with them."""
-    page = draft_report(Material(copy.deepcopy(EXAMPLE), None, rows)).finish("2025-10-15").decode()
+    page = draft_report(Material(ModelCard(EXAMPLE), None, rows)).finish("2025-10-15").decode()
 
     assert (HYPERPARAMETERS_NOTE in page) == drawn
     assert ('id="parameter-num-leaves' in page) == drawn
-    assert all(isinstance(item, Missing) for item in draw_hyperparameters(rows, EXAMPLE)) != drawn
+    assert all(isinstance(item, Missing) for item in draw_hyperparameters(rows, ModelCard(EXAMPLE))) != drawn

@@ -54,6 +54,11 @@ class Section:
         except OverflowError:
             return None
 
+    def interval(self, *path: str | int) -> tuple[float, float] | None:
+        """Return `low` and `high` of the mapping at a path; None if either is missing."""
+        low, high = self.number(*path, "low"), self.number(*path, "high")
+        return None if low is None or high is None else (low, high)
+
     def text(self, *path: str | int) -> str | None:
         """Return the text at a path; None if there is none."""
         value = self.value(*path)
@@ -77,10 +82,18 @@ class Section:
         value = self.value(*path)
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
+    def entries(self, *path: str | int) -> dict[str, Json]:
+        """Return the mapping at a path as JSON; empty if there is none."""
+        value = self.value(*path)
+        return value if isinstance(value, dict) else {}
+
     def section(self, *path: str | int) -> Section:
         """Return the mapping at a path; empty if there is none."""
-        value = self.value(*path)
-        return Section(value if isinstance(value, dict) else {})
+        return Section(self.entries(*path))
+
+    def named_sections(self, *path: str | int) -> dict[str, Section]:
+        """Return the mappings in the mapping at a path, by key; empty if there is none."""
+        return {name: self.section(*path, name) for name in self.entries(*path)}
 
     def sections(self, *path: str | int) -> list[Section]:
         """Return the mappings of the list at a path; empty if there is no list."""

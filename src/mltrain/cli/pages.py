@@ -50,7 +50,7 @@ def card_report(
         path, data = version.folder / REPORT_FILE, version.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
     else:
         path = output or session.data_dir / f"report-{version.name}.html"
-        data = draft_report(read_material(version, read_version_card(version).document)).finish(version.name)
+        data = draft_report(read_material(version, read_version_card(version))).finish(version.name)
     return _page("card-report/1", path, data, written=not stored, show=show, session=session, version=version.name)
 
 

@@ -63,7 +63,7 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     }
     data = card_bytes(build_card(training, files))
     # Parsed again, so that the report is drawn from what a reader of the files will see.
-    card = ModelCard.from_json(parse_json(data, where="the card")).document
+    card = ModelCard.from_json(parse_json(data, where="the card"))
     report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
     now_ms = training.provenance.now_ms
     version = publish_version(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mltrain.report.access import interval_at, items_at, number_at, text_at, texts_at
+from mltrain.card.model_card import Section
 from mltrain.report.facts import DASH, figure_text, gates, percent_text, plain_text
 from mltrain.report.material import read_holdout
 from mltrain.report.model_plots import plot_gain
@@ -23,6 +23,7 @@ from mltrain.store.listing import read_version_card
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mltrain.card.model_card import ModelCard
     from mltrain.documents.values import Json
     from mltrain.report.material import Holdout
     from mltrain.report.svg import Shown
@@ -122,7 +123,7 @@ class Compared:
     """Two versions with their cards and holdouts, and their differences."""
 
     diff: CardDiff
-    cards: tuple[dict[str, Any], dict[str, Any]]
+    cards: tuple[ModelCard, ModelCard]
     holdouts: tuple[Holdout | None, Holdout | None]
 
 
@@ -132,14 +133,12 @@ def compare_versions(a: StoredVersion, b: StoredVersion) -> Compared:
     Raises:
         InputError: A card or a table is damaged.
     """
-    cards = read_version_card(a).document, read_version_card(b).document
+    cards = read_version_card(a), read_version_card(b)
     holdouts = read_holdout(a, cards[0]), read_holdout(b, cards[1])
     return Compared(compare_cards(*cards, names=(a.name, b.name), paired=paired_loss(*holdouts)), cards, holdouts)
 
 
-def compare_cards(
-    a: dict[str, Any], b: dict[str, Any], *, names: tuple[str, str], paired: Interval | None = None
-) -> CardDiff:
+def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired: Interval | None = None) -> CardDiff:
     """Compare two valid cards.
 
     Args:
@@ -150,7 +149,7 @@ def compare_cards(
     """
     pairs = []
     for name, (title, more_is_better) in _METRICS.items():
-        x, y = number_at(a, "metrics", name), number_at(b, "metrics", name)
+        x, y = a.number("metrics", name), b.number("metrics", name)
         if x is not None and y is not None:
             better = None if x == y else "b" if (y > x) == more_is_better else "a"
             pairs.append(MetricPair(name, title, x, y, y - x, better))
@@ -161,7 +160,7 @@ def compare_cards(
     return CardDiff(
         a=names[0],
         b=names[1],
-        verdicts=(text_at(a, "gates", "verdict"), text_at(b, "gates", "verdict")),
+        verdicts=(a.text("gates", "verdict"), b.text("gates", "verdict")),
         same_holdout=None if None in holdouts else holdouts[0] == holdouts[1],
         paired=paired,
         metrics=tuple(pairs),
@@ -172,10 +171,10 @@ def compare_cards(
     )
 
 
-def _holdout_range(card: dict[str, Any]) -> tuple[Any, Any, list[str]] | None:
+def _holdout_range(card: ModelCard) -> tuple[Any, Any, list[str]] | None:
     """Return start, end and symbols of the holdout; None if the card does not say."""
-    block = next((x for x in items_at(card, "splits", "blocks") if x.get("name") == "holdout"), None)
-    return None if block is None else (block.get("start"), block.get("end"), sorted(texts_at(card, "train", "symbols")))
+    block = card.block("holdout")
+    return None if block is None else (block.value("start"), block.value("end"), sorted(card.symbols))
 
 
 def paired_loss(a: Holdout | None, b: Holdout | None) -> Interval | None:
@@ -186,15 +185,15 @@ def paired_loss(a: Holdout | None, b: Holdout | None) -> Interval | None:
     return a.bootstrap.mean(a.loss - b.loss) if same else None
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Difference]:
+def _differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
     rank = {section: ix for ix, section in enumerate(_SECTIONS)}
-    for section in sorted(a | b, key=lambda name: (rank.get(name, len(rank)), name)):
-        left, right = dict(_leaves(a.get(section))), dict(_leaves(b.get(section)))
+    for section in sorted(a.document | b.document, key=lambda name: (rank.get(name, len(rank)), name)):
+        left, right = dict(_leaves(a.value(section))), dict(_leaves(b.value(section)))
         for place in left | right:
             x, y = left.get(place), right.get(place)
             # True equals 1 in Python, but not in a card.
             if x != y or isinstance(x, bool) != isinstance(y, bool):
-                p, q = number_at(x), number_at(y)
+                p, q = Section({"x": x}).number("x"), Section({"y": y}).number("y")
                 yield Difference(section, place, x, y, None if p is None or q is None else q - p)
 
 
@@ -261,11 +260,11 @@ def _metric_figure(found: Compared, name: str) -> Shown:
     title = _METRICS[name][0]
     rows = []
     for label, card in zip((found.diff.a, found.diff.b), found.cards, strict=True):
-        value = number_at(card, "metrics", name)
+        value = card.number("metrics", name)
         if value is None:
             return Missing(title, "a card lacks it.")
         note = percent_text(value) if name == "accuracy" else figure_text(value)
-        rows.append((label, value, interval_at(card, "intervals", "metrics", name), note))
+        rows.append((label, value, card.interval("intervals", "metrics", name), note))
     ends = [v for _, value, interval, _ in rows for v in (value, *(interval or ()))]
     scale = linear_scale(*widen(min(ends), max(ends)), "", count=3, percent=name == "accuracy")
     return figure(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from mltrain.report.access import items_at, mapping_at, number_at, text_at, time_at
 from mltrain.report.scales import linear_scale, log_scale, time_scale, widen
 from mltrain.report.svg import Missing, Plot, Segment, Strip, figure, strips
 from mltrain.times import MINUTE_MS, format_minutes
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.card.model_card import ModelCard, Section
     from mltrain.report.svg import Shown
 
 # Symbols and gaps that are drawn: nobody reads a hundred strips, and a page must be small enough to be mailed.
@@ -46,26 +46,26 @@ _TICK: Final = 0.04
 _NORMAL_90: Final = 1.645
 
 
-def draw_coverage(card: dict[str, Any]) -> Shown:
+def draw_coverage(card: ModelCard) -> Shown:
     """Draw where each symbol has candles and gaps, and which part is the holdout."""
-    found = [(s, span) for s in items_at(card, "data_quality", "symbols") if (span := _time_span(s)) is not None]
+    found = [(s, span) for s in card.sections("data_quality", "symbols") if (span := _time_span(s)) is not None]
     if not found:
         return Missing(_COVERAGE, "the card does not say when the candles start and end.")
     scale = time_scale(min(start for _, (start, _) in found), max(end for _, (_, end) in found))
-    holdout = next((b for b in items_at(card, "splits", "blocks") if b.get("name") == "holdout"), {})
-    start, end = time_at(holdout, "start"), time_at(holdout, "end")
+    holdout = card.block("holdout")
+    start, end = (None, None) if holdout is None else (holdout.time_ms("start"), holdout.time_ms("end"))
     each = MAX_GAPS // min(len(found), MAX_STRIPS)
     rows = []
     for symbol, span in found[:MAX_STRIPS]:
-        gaps, missing = number_at(symbol, "holes") or 0, number_at(symbol, "missing_candles") or 0
+        gaps, missing = symbol.number("holes") or 0, symbol.number("missing_candles") or 0
         note = f"{gaps:,.0f} gap{'s' if gaps != 1 else ''}, {missing:,.0f} missing" if gaps else "no gap"
         parts = [Segment(*span, "fill c1", f"{format_minutes(span[0])} to {format_minutes(span[1])}")]
         if start is not None and end is not None:
             parts.append(Segment(start, end, "fill c2", "holdout"))
-        rows.append(Strip(text_at(symbol, "symbol") or "?", note, (*parts, *_largest_gaps(symbol, count=each))))
+        rows.append(Strip(symbol.text("symbol") or "?", note, (*parts, *_largest_gaps(symbol, count=each))))
     more = len(found) - len(rows)
-    missing = sum(int(number_at(s, "missing_candles") or 0) for s, _ in found)
-    hidden_gaps = max(number_at(s, "holes") or 0 for s, _ in found) > each
+    missing = sum(int(s.number("missing_candles") or 0) for s, _ in found)
+    hidden_gaps = max(s.number("holes") or 0 for s, _ in found) > each
     return figure(
         "coverage",
         _COVERAGE,
@@ -81,34 +81,34 @@ def draw_coverage(card: dict[str, Any]) -> Shown:
     )
 
 
-def _time_span(item: dict[str, Any]) -> tuple[int, int] | None:
-    first, last = time_at(item, "first"), time_at(item, "last")
+def _time_span(item: Section) -> tuple[int, int] | None:
+    first, last = item.time_ms("first"), item.time_ms("last")
     return None if first is None or last is None or last < first else (first, last)
 
 
-def _largest_gaps(symbol: dict[str, Any], *, count: int) -> Iterator[Segment]:
-    gaps = sorted(items_at(symbol, "largest_holes"), key=lambda gap: -(number_at(gap, "missing") or 0))
+def _largest_gaps(symbol: Section, *, count: int) -> Iterator[Segment]:
+    gaps = sorted(symbol.sections("largest_holes"), key=lambda gap: -(gap.number("missing") or 0))
     for gap in gaps[:count]:
-        start, end, missing = time_at(gap, "from"), time_at(gap, "to"), number_at(gap, "missing")
+        start, end, missing = gap.time_ms("from"), gap.time_ms("to"), gap.number("missing")
         if start is not None and end is not None:
             tip = f"{missing or 0:,.0f} missing from {format_minutes(start)}"
             yield Segment(start, end, "fill bad", tip, mark=True)
 
 
-def draw_row_counts(card: dict[str, Any]) -> Shown:
+def draw_row_counts(card: ModelCard) -> Shown:
     """Draw, for each symbol, the share of candles that became rows, and why the others did not."""
     rows: list[Strip] = []
-    for symbol in items_at(card, "data_quality", "symbols"):
-        counts = {key: value for key in _COUNTS if (value := number_at(symbol, key)) is not None and value >= 0}
+    for symbol in card.sections("data_quality", "symbols"):
+        counts = {key: value for key in _COUNTS if (value := symbol.number(key)) is not None and value >= 0}
         if len(counts) < len(_COUNTS) or len(rows) == MAX_STRIPS:
             continue
         total, at, parts = max(sum(counts.values()), 1.0), 0.0, []
         for key, count in counts.items():
             parts.append(Segment(at, at + count / total, _COUNTS[key][0], f"{count:,.0f}"))
             at += count / total
-        share = number_at(symbol, "tie_share")
+        share = symbol.number("tie_share")
         ties = "ties unknown" if share is None else f"{share:.1%} ties"
-        rows.append(Strip(text_at(symbol, "symbol") or "?", f"{counts['rows']:,.0f} rows, {ties}", tuple(parts)))
+        rows.append(Strip(symbol.text("symbol") or "?", f"{counts['rows']:,.0f} rows, {ties}", tuple(parts)))
     if not rows:
         return Missing(_ROW_COUNTS, "the card does not say how many candles were dropped, and why.")
     return figure(
@@ -122,12 +122,12 @@ def draw_row_counts(card: dict[str, Any]) -> Shown:
     )
 
 
-def draw_class_balance(card: dict[str, Any]) -> Shown:
+def draw_class_balance(card: ModelCard) -> Shown:
     """Draw the classes of the training rows, and of each symbol's holdout rows."""
-    ups, downs = (number_at(card, "train", "class_balance", key) or 0 for key in ("pos", "neg"))
-    parts = [("training", ups / max(ups + downs, 1), number_at(card, "train", "rows") or 0)]
-    for name, score in mapping_at(card, "metrics", "per_symbol").items():
-        share, count = number_at(score, "up_share"), number_at(score, "rows")
+    ups, downs = (card.number("train", "class_balance", key) or 0 for key in ("pos", "neg"))
+    parts = [("training", ups / max(ups + downs, 1), card.number("train", "rows") or 0)]
+    for name, score in card.named_sections("metrics", "per_symbol").items():
+        share, count = score.number("up_share"), score.number("rows")
         if share is not None and count is not None and len(parts) <= MAX_STRIPS:
             parts.append((f"holdout {name}", share, count))
     rows = [
@@ -152,10 +152,10 @@ def draw_class_balance(card: dict[str, Any]) -> Shown:
     )
 
 
-def draw_splits(card: dict[str, Any]) -> Shown:
+def draw_splits(card: ModelCard) -> Shown:
     """Draw the blocks of time to scale: the folds of the search, the inner part, and the holdout."""
-    blocks = {str(b.get("name")): b for b in items_at(card, "splits", "blocks")}
-    spans = {name: (time_at(b, "start"), time_at(b, "end")) for name, b in blocks.items()}
+    blocks = {b.text("name") or "?": b for b in card.sections("splits", "blocks")}
+    spans = {name: (b.time_ms("start"), b.time_ms("end")) for name, b in blocks.items()}
     known = {name: (s, e) for name, (s, e) in spans.items() if s is not None and e is not None and e >= s}
     if not known:
         return Missing(_SPLITS, "the card does not say where the time range was cut.")
@@ -170,18 +170,18 @@ def draw_splits(card: dict[str, Any]) -> Shown:
             Segment(
                 *known[name],
                 css,
-                f"{name}: {number_at(blocks[name], 'rows') or 0:,.0f} rows, "
+                f"{name}: {blocks[name].number('rows') or 0:,.0f} rows, "
                 + " to ".join(format_minutes(t) for t in known[name]),
             )
             for name, css in pair
         ]
-        count, purged = (number_at(blocks[pair[0][0]], key) for key in ("rows", "purged_rows"))
+        count, purged = (blocks[pair[0][0]].number(key) for key in ("rows", "purged_rows"))
         note = "" if count is None else f"{count:,.0f} rows"
         note += "" if purged is None else f", {purged:,.0f} purged"
         if len(pair) > 1:
             parts.append(Segment(known[first][1], known[second][0], "fill bad", note, mark=True))
         rows.append(Strip(title, note, tuple(parts)))
-    embargo = number_at(card, "splits", "embargo_ms")
+    embargo = card.number("splits", "embargo_ms")
     return figure(
         "splits",
         _SPLITS,
@@ -246,7 +246,7 @@ def draw_trials(table: pl.DataFrame | None) -> Shown:
     )
 
 
-def draw_hyperparameters(table: pl.DataFrame | None, card: dict[str, Any]) -> tuple[Shown, ...]:
+def draw_hyperparameters(table: pl.DataFrame | None, card: ModelCard) -> tuple[Shown, ...]:
     """Draw the trials' losses over each hyperparameter, the strongest rank correlation first."""
     if table is None or not table.height:
         return (Missing(_HYPERPARAMETERS, "this version keeps no table of trials."),)
@@ -271,9 +271,9 @@ def draw_hyperparameters(table: pl.DataFrame | None, card: dict[str, Any]) -> tu
     figures = []
     for name, values, rho in sorted(found, key=lambda item: -abs(item[2])):
         low, high = float(values.min()), float(values.max())
-        is_log = text_at(card, "lineage", "config", "search", "space", name, "scale") == "log" and low > 0
+        is_log = card.text("lineage", "config", "search", "space", name, "scale") == "log" and low > 0
         plot = Plot(log_scale(low, high, "log scale") if is_log else linear_scale(low, high, ""), y, 110, inset=0.16)
-        chosen = number_at(card, "hyperparameters", name)
+        chosen = card.number("hyperparameters", name)
         if chosen is not None and low <= chosen <= high:
             plot.vertical(chosen, "", "rule c2")
         shown = _thin_out(values, best) & complete

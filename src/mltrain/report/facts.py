@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mltrain.report.access import (
-    flag_at,
-    interval_at,
-    items_at,
-    mapping_at,
-    number_at,
-    text_at,
-    texts_at,
-    time_at,
-    value_at,
-)
+from mltrain.card.model_card import Section
 from mltrain.times import format_minutes
+
+if TYPE_CHECKING:
+    from mltrain.card.model_card import ModelCard
 
 DASH: Final = "\N{EN DASH}"
 _METRICS: Final = {
@@ -117,68 +110,68 @@ def _range_text(interval: tuple[float, float] | None, *, unit: str = "") -> str:
     return f"{low * 100:.2f} to {high * 100:.2f} {unit}" if unit else f"{low:.4f} to {high:.4f}"
 
 
-def _metric_range(card: dict[str, Any], name: str, *, unit: str = "") -> str:
-    return _range_text(interval_at(card, "intervals", "metrics", name), unit=unit)
+def _metric_range(card: ModelCard, name: str, *, unit: str = "") -> str:
+    return _range_text(card.interval("intervals", "metrics", name), unit=unit)
 
 
-def summary_line(card: dict[str, Any]) -> str:
+def summary_line(card: ModelCard) -> str:
     """State the number of training rows, their time range, and when the model was trained."""
-    start, end = (time_at(card, "train", "range", key) for key in ("start", "end"))
-    created = time_at(card, "created_at")
-    parts = [f"{number_at(card, 'train', 'rows') or 0:,.0f} rows"]
+    start, end = (card.time_ms("train", "range", key) for key in ("start", "end"))
+    created = card.time_ms("created_at")
+    parts = [f"{card.number('train', 'rows') or 0:,.0f} rows"]
     if start is not None and end is not None:
         parts.append(f"{format_minutes(start)} to {format_minutes(end)}")
-    parts.append(f"trained {text_at(card, 'created_at') if created is None else format_minutes(created)} UTC")
+    parts.append(f"trained {card.text('created_at') if created is None else format_minutes(created)} UTC")
     return " · ".join(parts)
 
 
-def tiles(card: dict[str, Any]) -> tuple[Tile, ...]:
+def tiles(card: ModelCard) -> tuple[Tile, ...]:
     """Return the main figures that the card has."""
-    margin, skill = (number_at(card, "baselines", key, "value") for key in ("accuracy_margin", "log_loss_skill"))
-    floor = number_at(card, "calibration", "ece_null_floor", "p95")
-    before = number_at(card, "calibration", "before", "calibration_ece")
+    margin, skill = (card.number("baselines", key, "value") for key in ("accuracy_margin", "log_loss_skill"))
+    floor = card.number("calibration", "ece_null_floor", "p95")
+    before = card.number("calibration", "before", "calibration_ece")
     ece_notes = [] if before is None else [f"{before:.4f} before"]
     ece_notes += [] if floor is None else [f"chance alone up to {floor:.4f}"]
-    p95, p99 = (figure_text(number_at(card, "latency_ms", key), 2) for key in ("p95", "p99"))
+    p95, p99 = (figure_text(card.number("latency_ms", key), 2) for key in ("p95", "p99"))
     found = (
         Tile(
             "Accuracy",
-            percent_text(number_at(card, "metrics", "accuracy")),
+            percent_text(card.number("metrics", "accuracy")),
             _metric_range(card, "accuracy", unit="%"),
         ),
         Tile(
             "above the baseline",
             DASH if margin is None else f"{margin * 100:+.2f} pp",
-            _range_text(interval_at(card, "baselines", "accuracy_margin"), unit="pp"),
+            _range_text(card.interval("baselines", "accuracy_margin"), unit="pp"),
         ),
         Tile(
             "Log-loss skill",
             percent_text(skill, signed=True),
-            _range_text(interval_at(card, "baselines", "log_loss_skill"), unit="%"),
+            _range_text(card.interval("baselines", "log_loss_skill"), unit="%"),
         ),
-        Tile("AUC", figure_text(number_at(card, "metrics", "auc_roc")), _metric_range(card, "auc_roc")),
-        Tile("Calibration error", figure_text(number_at(card, "metrics", "calibration_ece")), "; ".join(ece_notes)),
+        Tile("AUC", figure_text(card.number("metrics", "auc_roc")), _metric_range(card, "auc_roc")),
+        Tile("Calibration error", figure_text(card.number("metrics", "calibration_ece")), "; ".join(ece_notes)),
         Tile("Latency p95", f"{p95} ms", f"p99 {p99} ms"),
     )
     return tuple(tile for tile in found if tile.value != DASH)
 
 
-def gates(card: dict[str, Any]) -> tuple[Gate, ...]:
+def gates(card: ModelCard) -> tuple[Gate, ...]:
     """Return the gates in the card's order."""
     return tuple(
         Gate(
-            str(gate.get("name")).replace("_", " "),
-            text_at(gate, "outcome") or "unknown",
-            text_at(gate, "target") or DASH,
-            text_at(gate, "reason") or figure_text(number_at(gate, "value")),
+            (gate.text("name") or "?").replace("_", " "),
+            gate.text("outcome") or "unknown",
+            gate.text("target") or DASH,
+            gate.text("reason") or figure_text(gate.number("value")),
         )
-        for gate in items_at(card, "gates", "outcomes")
+        for gate in card.sections("gates", "outcomes")
     )
 
 
-def verdict_line(card: dict[str, Any]) -> str:
+def verdict_line(card: ModelCard) -> str:
     """Explain the verdict in one or two sentences."""
-    verdict, outcomes = text_at(card, "gates", "verdict"), gates(card)
+    verdict, outcomes = card.text("gates", "verdict"), gates(card)
     failed = [gate.name for gate in outcomes if gate.outcome == "failed"]
     skipped = [gate.name for gate in outcomes if gate.outcome == "not applicable"]
     if verdict is None:
@@ -194,11 +187,11 @@ def verdict_line(card: dict[str, Any]) -> str:
     return f"All {len(outcomes) - len(skipped)} gates that apply passed{aside}."
 
 
-def symbol_results(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
     """Return the result of each symbol, one row each."""
 
-    def change(symbol: dict[str, Any], key: str, unit: str) -> str:
-        value, interval = number_at(symbol, key, "value"), interval_at(symbol, key)
+    def change(symbol: Section, key: str, unit: str) -> str:
+        value, interval = symbol.number(key, "value"), symbol.interval(key)
         if value is None:
             return DASH
         ends = "" if interval is None else f" ({interval[0] * 100:.2f} to {interval[1] * 100:.2f})"
@@ -206,133 +199,131 @@ def symbol_results(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
     return tuple(
         (
-            text_at(s, "symbol") or "?",
-            figure_text(number_at(s, "rows"), 0),
-            f"{percent_text(number_at(s, 'baseline_accuracy'))} ({text_at(s, 'baseline') or '?'})",
-            percent_text(number_at(s, "accuracy")),
+            s.text("symbol") or "?",
+            figure_text(s.number("rows"), 0),
+            f"{percent_text(s.number('baseline_accuracy'))} ({s.text('baseline') or '?'})",
+            percent_text(s.number("accuracy")),
             change(s, "margin", "pp"),
             change(s, "log_loss_skill", "%"),
-            text_at(s, "verdict") or DASH,
+            s.text("verdict") or DASH,
         )
-        for s in items_at(card, "gates", "symbols")
+        for s in card.sections("gates", "symbols")
     )
 
 
-def economics_line(card: dict[str, Any]) -> str | None:
+def economics_line(card: ModelCard) -> str | None:
     """State what the calls would have earned before costs; None if the card lacks it."""
-    found = mapping_at(card, "economics")
+    found = card.section("economics")
     gross, interval, turnover = (
-        number_at(found, "open_bps", "value"),
-        interval_at(found, "open_bps"),
-        number_at(found, "turnover"),
+        found.number("open_bps", "value"),
+        found.interval("open_bps"),
+        found.number("turnover"),
     )
     if gross is None or interval is None or turnover is None:
         return None
     parts = [f"{interval[0]:+.3f} to {interval[1]:+.3f}"]
     days = [f"{day} {value:+.3f}" for day in ("weekdays", "weekends")
-            if (value := number_at(found, f"{day}_bps")) is not None]  # fmt: skip
+            if (value := found.number(f"{day}_bps")) is not None]  # fmt: skip
     parts += [", ".join(days)] if days else []
     line = f"Economic, shown but not judged: {gross:+.3f} bps per bar from the next open ({'; '.join(parts)})"
     line += f", {turnover:.2f} sides traded per bar"
-    break_even = number_at(found, "break_even_bps")
+    break_even = found.number("break_even_bps")
     return line + ("." if break_even is None else f"; a cost of {break_even:.3f} bps per side would leave nothing.")
 
 
-def metrics(card: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
+def metrics(card: ModelCard) -> tuple[tuple[str, str, str, str], ...]:
     """Return name, value, interval and value before calibration of each metric that the card has."""
     rows = []
     for name, title in _METRICS.items():
         digits = 5 if name in {"log_loss", "brier"} else 4
-        value, before = number_at(card, "metrics", name), number_at(card, "calibration", "before", name)
+        value, before = card.number("metrics", name), card.number("calibration", "before", name)
         if value is not None:
             interval = _metric_range(card, name) or DASH
             rows.append((title, figure_text(value, digits), interval, figure_text(before, digits)))
     return tuple(rows)
 
 
-def interval_line(card: dict[str, Any]) -> str | None:
+def interval_line(card: ModelCard) -> str | None:
     """State how the intervals were computed; None if there are none."""
-    blocks, draws, level = (number_at(card, "intervals", key) for key in ("blocks", "draws", "level"))
+    blocks, draws, level = (card.number("intervals", key) for key in ("blocks", "draws", "level"))
     if blocks is None or draws is None or level is None:
         return None
-    kind = "whole UTC days" if flag_at(card, "intervals", "by_day") else "parts of equal length"
+    kind = "whole UTC days" if card.flag("intervals", "by_day") else "parts of equal length"
     few = "; with so few blocks the intervals are wide" if blocks <= _FEW_DAYS else ""
     return f"Intervals: {level:.0%}, from {draws:,.0f} draws of {blocks:,.0f} {kind}, all symbols together{few}."
 
 
-def guards(card: dict[str, Any]) -> tuple[Guard, ...]:
+def guards(card: ModelCard) -> tuple[Guard, ...]:
     """Return the leakage guards with their evidence."""
     return tuple(
         Guard(
             name=name,
             claim=_GUARDS.get(name, name),
             passed=passed is True,
-            checks=tuple(_check(check) for check in items_at(card, "evidence", name, "checks")),
-            warnings=tuple(texts_at(card, "evidence", name, "warnings")),
-            failures=tuple(_failure(failure) for failure in items_at(card, "evidence", name, "failures")),
+            checks=tuple(_check(check) for check in card.sections("evidence", name, "checks")),
+            warnings=tuple(card.texts("evidence", name, "warnings")),
+            failures=tuple(_failure(failure) for failure in card.sections("evidence", name, "failures")),
         )
-        for name, passed in mapping_at(card, "leakage_checks").items()
+        for name, passed in card.entries("leakage_checks").items()
     )
 
 
-def _check(check: dict[str, Any]) -> tuple[str, str, str, str, str]:
-    worst = number_at(check, "worst")
+def _check(check: Section) -> tuple[str, str, str, str, str]:
+    worst = check.number("worst")
     return (
-        (text_at(check, "name") or "?").replace("_", " "),
-        figure_text(number_at(check, "points"), 0),
+        (check.text("name") or "?").replace("_", " "),
+        figure_text(check.number("points"), 0),
         DASH if worst is None else f"{worst:.3g}",
-        text_at(check, "case") or DASH,
-        text_at(check, "detail") or "",
+        check.text("case") or DASH,
+        check.text("detail") or "",
     )
 
 
-def _failure(failure: dict[str, Any]) -> str:
-    time_ms = number_at(failure, "time_ms")
+def _failure(failure: Section) -> str:
+    time_ms = failure.number("time_ms")
     when = "" if time_ms is None or not 0 <= time_ms < 1e14 else f" at {format_minutes(time_ms)}"
     feature, symbol, why, expected, got = (
-        text_at(failure, key) or "?" for key in ("feature", "symbol", "why", "expected", "got")
+        failure.text(key) or "?" for key in ("feature", "symbol", "why", "expected", "got")
     )
     return f"{feature} of {symbol}{when}: {why}: expected {expected}, got {got}"
 
 
-def candle_counts(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def candle_counts(card: ModelCard) -> tuple[tuple[str, ...], ...]:
     """Return how each symbol's candles were used, one row each."""
     return tuple(
         (
-            text_at(s, "symbol") or "?",
-            *(figure_text(number_at(s, key), 0) for key in _COUNTS),
-            percent_text(number_at(s, "tie_share"), 1),
+            s.text("symbol") or "?",
+            *(figure_text(s.number(key), 0) for key in _COUNTS),
+            percent_text(s.number("tie_share"), 1),
         )
-        for s in items_at(card, "data_quality", "symbols")
+        for s in card.sections("data_quality", "symbols")
     )
 
 
-def blocks(card: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def blocks(card: ModelCard) -> tuple[tuple[str, ...], ...]:
     """Return the blocks of time, one row each."""
     return tuple(
         (
-            text_at(b, "name") or "?",
-            *(text_at(b, key) or DASH for key in ("start", "end", "last_label_end")),
-            *(figure_text(number_at(b, key), 0) for key in ("rows", "purged_rows")),
+            b.text("name") or "?",
+            *(b.text(key) or DASH for key in ("start", "end", "last_label_end")),
+            *(figure_text(b.number(key), 0) for key in ("rows", "purged_rows")),
         )
-        for b in items_at(card, "splits", "blocks")
+        for b in card.sections("splits", "blocks")
     )
 
 
-def search_line(card: dict[str, Any]) -> str:
+def search_line(card: ModelCard) -> str:
     """Summarise the search."""
-    trials, pruned = number_at(card, "search", "trials"), number_at(card, "search", "pruned")
+    trials, pruned = card.number("search", "trials"), card.number("search", "pruned")
     if trials is None:
         return "The card does not say how the hyperparameters were found."
-    best, loss = number_at(card, "search", "best", "number"), number_at(card, "search", "best", "log_loss")
+    best, loss = card.number("search", "best", "number"), card.number("search", "best", "log_loss")
     line = f"{trials:,.0f} trials, {pruned or 0:,.0f} of them pruned"
     if best is not None and loss is not None:
         line += f"; trial {best:.0f} is the best with {loss:.5f} nats out of fold"
-    if text_at(card, "search", "ended_by") == "timeout":
-        line += f"; stopped by the time limit, of {number_at(card, 'search', 'trials_asked_for') or 0:,.0f} requested"
-    oof, holdout = (
-        number_at(card, "search", "selection_optimism", key) for key in ("out_of_fold_skill", "holdout_skill")
-    )
+    if card.text("search", "ended_by") == "timeout":
+        line += f"; stopped by the time limit, of {card.number('search', 'trials_asked_for') or 0:,.0f} requested"
+    oof, holdout = (card.number("search", "selection_optimism", key) for key in ("out_of_fold_skill", "holdout_skill"))
     if oof is not None and holdout is not None:
         line += (
             f". Before calibration its skill was {oof:+.2%} out of fold and {holdout:+.2%} on the holdout: "
@@ -341,46 +332,46 @@ def search_line(card: dict[str, Any]) -> str:
     return f"{line}."
 
 
-def calibration_line(card: dict[str, Any]) -> str:
+def calibration_line(card: ModelCard) -> str:
     """State which calibration was chosen, why, and the log loss of each."""
-    method = text_at(card, "calibration", "method")
+    method = card.text("calibration", "method")
     if method is None:
         return "The card does not say how scores became probabilities."
-    losses = mapping_at(card, "calibration", "forward_log_loss")
-    shown = ", ".join(f"{name} {loss:.5f}" for name in losses if (loss := number_at(losses, name)) is not None)
-    requested = text_at(card, "calibration", "requested")
+    losses = card.section("calibration", "forward_log_loss")
+    shown = ", ".join(f"{name} {loss:.5f}" for name in losses.document if (loss := losses.number(name)) is not None)
+    requested = card.text("calibration", "requested")
     why = {"auto": "chosen by forward log loss on the folds", None: "as the card says"}.get(requested, "as requested")
     chosen = "none: the booster's probabilities are used as they are" if method == "none" else method
     return f"Calibration: {chosen}, {why}{f' ({shown} nats)' if shown else ''}."
 
 
-def hyperparameters(card: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def hyperparameters(card: ModelCard) -> tuple[tuple[str, str], ...]:
     """Return the hyperparameters, by name."""
-    return tuple((name, plain_text(value)) for name, value in sorted(mapping_at(card, "hyperparameters").items()))
+    return tuple((name, plain_text(value)) for name, value in sorted(card.entries("hyperparameters").items()))
 
 
-def limits(card: dict[str, Any]) -> tuple[str, ...]:
+def limits(card: ModelCard) -> tuple[str, ...]:
     """Return what the model must not be used for, and what weakens its figures."""
-    symbols, interval = texts_at(card, "train", "symbols"), text_at(card, "train", "interval")
-    horizon = number_at(card, "train", "label", "horizon_bars")
+    symbols, interval = card.texts("train", "symbols"), card.text("train", "interval")
+    horizon = card.number("train", "label", "horizon_bars")
     found = []
-    if text_at(card, "gates", "verdict") == "NO-GO":
+    if card.text("gates", "verdict") == "NO-GO":
         found.append("Not for use at all: a gate failed. Only `promote --force` with a reason can make it live.")
-    if text_at(card, "lineage", "source", "name") == "sim":
+    if card.text("lineage", "source", "name") == "sim":
         found.append("Not for any real market: it was trained on simulated candles with a planted signal.")
     bars = f" of {interval}" if interval else ""
     listed = ", ".join(symbols[:20]) + (f" and {len(symbols) - 20} more" if len(symbols) > 20 else "")
     found.append(f"Only for {listed} and candles{bars}: it has never seen any others.")
     if horizon is not None:
         found.append(f"Not for another horizon than {horizon:,.0f} bar{'s' if horizon != 1 else ''} ahead.")
-    if text_at(card, "train", "label", "ties") == "drop":
+    if card.text("train", "label", "ties") == "drop":
         found.append("Its probability is of a rise given that the price moves; it does not say whether it will move.")
     found += [_NO_STRATEGY, _NOT_FOREVER]
-    if text_at(card, "splits", "fitted_on") == "all":
+    if card.text("splits", "fitted_on") == "all":
         found.append(
             "The figures are those of the model fitted without the holdout; this model was fitted on the holdout too."
         )
-    looks, earlier = number_at(card, "looks", "others"), number_at(card, "looks", "earlier")
+    looks, earlier = card.number("looks", "others"), card.number("looks", "earlier")
     # Cards of earlier releases count the looks but not the other configurations among them.
     if looks is None and earlier:
         found.append(
@@ -393,60 +384,60 @@ def limits(card: dict[str, Any]) -> tuple[str, ...]:
             "a fresh holdout."
         )
     found += [
-        f"The gate {str(gate.get('name')).replace('_', ' ')} was loosened to {plain_text(gate.get('used'))}; the "
-        f"default is {plain_text(gate.get('packaged'))}."
-        for gate in items_at(card, "gates", "loosened")
+        f"The gate {(gate.text('name') or '?').replace('_', ' ')} was loosened to {plain_text(gate.value('used'))}; "
+        f"the default is {plain_text(gate.value('packaged'))}."
+        for gate in card.sections("gates", "loosened")
     ]
-    if number_at(card, "intervals", "blocks") is not None and flag_at(card, "intervals", "by_day") is False:
+    if card.number("intervals", "blocks") is not None and card.flag("intervals", "by_day") is False:
         found.append(f"The holdout touches fewer than {_FEW_DAYS} days: a single event can make or break its figures.")
-    if not mapping_at(card, "intervals"):
+    if not card.entries("intervals"):
         found.append("The card has no intervals: the uncertainty of its figures is unknown.")
-    return (*found, *(f"Warning in training: {warning}" for warning in texts_at(card, "data_quality", "warnings")))
+    return (*found, *(f"Warning in training: {warning}" for warning in card.texts("data_quality", "warnings")))
 
 
-def lineage(card: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def lineage(card: ModelCard) -> tuple[tuple[str, str], ...]:
     """Return code, libraries, machine and hashes that made the model, by name."""
-    found = mapping_at(card, "lineage")
+    found = card.section("lineage")
     rows = [
         (name.replace("_", " "), plain_text(value))
-        for name, value in found.items()
+        for name, value in found.document.items()
         if value is not None and not isinstance(value, dict | list)
     ]
     for key, title in (("source", "source"), ("dependencies", "libraries")):
-        rows.append((title, ", ".join(f"{name} {plain_text(value)}" for name, value in mapping_at(found, key).items())))
-    rows.append(("user ops", ", ".join(plain_text(value) for value in mapping_at(found, "own_ops").values())))
+        rows.append((title, ", ".join(f"{name} {plain_text(value)}" for name, value in found.entries(key).items())))
+    rows.append(("user ops", ", ".join(plain_text(value) for value in found.entries("own_ops").values())))
     return tuple(sorted((title, value) for title, value in rows if value))
 
 
-def artifacts(card: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def artifacts(card: ModelCard) -> tuple[tuple[str, str, str], ...]:
     """Return path, size in bytes and SHA-256 of each file that the card names."""
     return tuple(
-        (text_at(a, "path") or "?", figure_text(number_at(a, "bytes"), 0), text_at(a, "sha256") or "?")
-        for a in items_at(card, "artifacts")
+        (a.text("path") or "?", figure_text(a.number("bytes"), 0), a.text("sha256") or "?")
+        for a in card.sections("artifacts")
     )
 
 
-def commands(card: dict[str, Any], name: str) -> tuple[tuple[str, str], ...]:
+def commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
     """Return the commands that check, reproduce and use the version, each with what it does."""
-    snapshot = text_at(card, "train", "snapshot_id") or "latest"
+    snapshot = card.text("train", "snapshot_id") or "latest"
     found = [
         (f"mltrain verify model {name}", "Compare the hash of every file of this version."),
         (f"mltrain verify snapshot {shlex.quote(snapshot)}", "Compare the hashes of the candles it was trained on."),
         (f"mltrain verify model {name} --retrain", "Fit it again from its card and compare byte by byte."),
     ]
-    source, days = text_at(card, "lineage", "source", "name"), number_at(card, "lineage", "snapshot_days")
+    source, days = card.text("lineage", "source", "name"), card.number("lineage", "snapshot_days")
     day, _, clock = snapshot.partition(".")[0].partition("T")
     end = f"{day}T{clock.replace('-', ':')}"
-    interval = text_at(card, "train", "interval") or "1m"
-    if source is not None and days is not None and time_at({"end": end}, "end") is not None:
+    interval = card.text("train", "interval") or "1m"
+    if source is not None and days is not None and Section({"end": end}).time_ms("end") is not None:
         words = ["mltrain", "snapshot", "--source", source, "--days", f"{days:.0f}"]
-        words += ["--symbols", ",".join(texts_at(card, "train", "symbols")), "--end", end, "--interval", interval]
+        words += ["--symbols", ",".join(card.texts("train", "symbols")), "--end", end, "--interval", interval]
         for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
-            if (value := value_at(card, "lineage", "source", key)) is not None:
+            if (value := card.value("lineage", "source", key)) is not None:
                 words += [option, str(value)]
         found.append((shlex.join(words), "Take the snapshot again, if it is gone."))
-    trials, ratio = number_at(card, "search", "trials_asked_for"), number_at(card, "lineage", "config", "val_ratio")
-    seed, method = number_at(card, "lineage", "seed"), text_at(card, "calibration", "requested")
+    trials, ratio = card.number("search", "trials_asked_for"), card.number("lineage", "config", "val_ratio")
+    seed, method = card.number("lineage", "seed"), card.text("calibration", "requested")
     if trials is not None and ratio is not None and seed is not None and method is not None:
         words = ["mltrain", "train", "--snapshot", snapshot, "--trials", f"{trials:.0f}", "--seed", f"{seed:.0f}"]
         words += ["--val-ratio", f"{ratio:g}", "--calibration", method]

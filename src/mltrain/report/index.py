@@ -62,7 +62,7 @@ def render_index(store: Store, *, folder: Path) -> bytes:
 def _gain_curve(version: StoredVersion) -> str | None:
     """Draw the log loss gained over the holdout; None if the version does not keep its rows, or they are damaged."""
     try:
-        rows = read_holdout(version, read_version_card(version).document)
+        rows = read_holdout(version, read_version_card(version))
     except InputError:
         # `list_models` shows what is wrong with a card, and `verify model` what is wrong with a table.
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
@@ -11,13 +11,13 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.candles.parquet import ParquetFile
 from mltrain.errors import InputError
-from mltrain.report.access import items_at, number_at, text_at
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.metrics import row_log_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mltrain.card.model_card import ModelCard
     from mltrain.store.versions import StoredVersion
     from mltrain.training.bootstrap import Bootstrap
 
@@ -80,12 +80,12 @@ class Material:
         trials: The search's trials; None: the version does not keep them.
     """
 
-    card: dict[str, Any]
+    card: ModelCard
     holdout: Holdout | None
     trials: pl.DataFrame | None
 
 
-def read_material(version: StoredVersion, card: dict[str, Any]) -> Material:
+def read_material(version: StoredVersion, card: ModelCard) -> Material:
     """Read the tables of a version, each checked against the manifest.
 
     Args:
@@ -105,7 +105,7 @@ def read_material(version: StoredVersion, card: dict[str, Any]) -> Material:
     return Material(card, read_holdout(version, card), trials)
 
 
-def read_holdout(version: StoredVersion, card: dict[str, Any]) -> Holdout | None:
+def read_holdout(version: StoredVersion, card: ModelCard) -> Holdout | None:
     """Read the holdout's rows of a version; None if it does not keep them.
 
     Raises:
@@ -122,7 +122,7 @@ def read_holdout(version: StoredVersion, card: dict[str, Any]) -> Holdout | None
     return holdout_rows(file.read(list(_COLUMNS)), card, where=where)
 
 
-def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Holdout | None:
+def holdout_rows(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdout | None:
     """Return the holdout's rows from their stored table; None if the card lacks the training base rate.
 
     Args:
@@ -133,7 +133,7 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
     Raises:
         InputError: A value is missing or out of range, or the rows are out of order.
     """
-    up = number_at(card, "baselines", "train_up_share")
+    up = card.number("baselines", "train_up_share")
     if up is None or not 0 < up < 1 or table.height == 0:
         return None
     ts_ms, y = times_ms(table), table["y"].to_numpy()
@@ -146,10 +146,10 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
     )
     if not valid:
         raise InputError(f"{where}: its rows are not a holdout's: a value is missing, out of range or out of order")
-    level, draws = number_at(card, "intervals", "level"), number_at(card, "intervals", "draws")
+    level, draws = card.number("intervals", "level"), card.number("intervals", "draws")
     level = level if level is not None and 0 < level < 1 else _LEVEL
     # Cards of earlier releases have no base rates by symbol.
-    priors = {text_at(p, "symbol"): number_at(p, "up_share") for p in items_at(card, "baselines", "priors")}
+    priors = {p.text("symbol"): p.number("up_share") for p in card.sections("baselines", "priors")}
     base_rates = table["symbol"].replace_strict(
         {name: rate for name, rate in priors.items() if rate is not None}, default=up, return_dtype=pl.Float64
     )
@@ -167,7 +167,7 @@ def holdout_rows(table: pl.DataFrame, card: dict[str, Any], *, where: str) -> Ho
             ts_ms,
             draws=int(min(max(draws or _DRAWS, 1), 10_000)),
             level=level,
-            seed=int(number_at(card, "lineage", "seed") or 0) & 0xFFFFFFFF,
+            seed=int(card.number("lineage", "seed") or 0) & 0xFFFFFFFF,
         ),
         level=level,
     )

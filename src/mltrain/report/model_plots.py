@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mltrain.report.access import interval_at, items_at, mapping_at, number_at, text_at
 from mltrain.report.scales import linear_scale, log_scale, time_scale, widen
 from mltrain.report.svg import Missing, Plot, bar_rows, dot_rows, figure
 from mltrain.times import DAY_MS, WEEK_MS
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.card.model_card import ModelCard, Section
     from mltrain.report.material import Holdout
     from mltrain.report.svg import Shown
 
@@ -42,27 +42,27 @@ _IMPORTANCE: Final = "Feature importance"
 _LATENCY: Final = "Latency"
 
 
-def draw_accuracy(card: dict[str, Any]) -> Shown:
+def draw_accuracy(card: ModelCard) -> Shown:
     """Draw the accuracy with its interval next to the baselines'."""
-    accuracy = number_at(card, "metrics", "accuracy")
+    accuracy = card.number("metrics", "accuracy")
     others = [
-        (_LOGISTIC, number_at(card, "baselines", "logistic", "accuracy")),
-        ("contrarian", number_at(card, "baselines", "contrarian")),
-        ("persistence", number_at(card, "baselines", "persistence")),
-        ("majority", number_at(card, "baselines", "majority")),
+        (_LOGISTIC, card.number("baselines", "logistic", "accuracy")),
+        ("contrarian", card.number("baselines", "contrarian")),
+        ("persistence", card.number("baselines", "persistence")),
+        ("majority", card.number("baselines", "majority")),
         ("a coin", 0.5),
     ]
     known = [(name, value) for name, value in others if value is not None]
     if accuracy is None or len(known) == 1:
         return Missing(_ACCURACY, "the card does not say how a baseline scores on the same rows.")
     # Cards of earlier releases lack the baseline's accuracy: the best rule without a model takes its place.
-    zero = number_at(card, "baselines", "accuracy")
+    zero = card.number("baselines", "accuracy")
     zero = max(value for name, value in known if name != _LOGISTIC) if zero is None else zero
-    interval = interval_at(card, "intervals", "metrics", "accuracy")
+    interval = card.interval("intervals", "metrics", "accuracy")
     ends = [accuracy, zero, *(value for _, value in known), *(interval or ())]
     scale = linear_scale(*widen(min(ends), max(ends), pad=0.12), "accuracy on the holdout", count=3, percent=True)
     rows = [("this model", accuracy, interval, f"{accuracy:.2%}"), *((n, v, None, f"{v:.2%}") for n, v in known)]
-    level = number_at(card, "intervals", "level") or 0.9
+    level = card.number("intervals", "level") or 0.9
     return figure(
         "accuracy",
         _ACCURACY,
@@ -116,10 +116,10 @@ def draw_gain(rows: Holdout | None) -> Shown:
     )
 
 
-def draw_reliability(card: dict[str, Any], rows: Holdout | None) -> Shown:
+def draw_reliability(card: ModelCard, rows: Holdout | None) -> Shown:
     """Draw predicted probability against observed frequency, before and after calibration."""
     after = _bins(card, "reliability")
-    same = text_at(card, "calibration", "method") == "none"
+    same = card.text("calibration", "method") == "none"
     before = [] if same else _bins(card, "reliability_before")
     if not after:
         return Missing(_RELIABILITY, "the card holds no reliability table.")
@@ -163,10 +163,10 @@ def draw_reliability(card: dict[str, Any], rows: Holdout | None) -> Shown:
     )
 
 
-def _bins(card: dict[str, Any], key: str) -> list[tuple[float, float, float, float, float]]:
+def _bins(card: ModelCard, key: str) -> list[tuple[float, float, float, float, float]]:
     """Return low, high, mean probability, share that rose and rows of each complete bin."""
     names = ("low", "high", "mean_p", "up_share", "rows")
-    found = [tuple(number_at(b, name) for name in names) for b in items_at(card, "calibration", key)]
+    found = [tuple(b.number(name) for name in names) for b in card.sections("calibration", key)]
     return [(b[0], b[1], b[2], b[3], b[4]) for b in found if None not in b]  # type: ignore[misc]
 
 
@@ -211,7 +211,7 @@ def draw_spread(rows: Holdout | None) -> Shown:
     )
 
 
-def draw_roc(rows: Holdout | None, card: dict[str, Any]) -> Shown:
+def draw_roc(rows: Holdout | None, card: ModelCard) -> Shown:
     """Draw the ROC curve, and persistence as a point."""
     if rows is None:
         return Missing(_ROC, _NO_ROWS)
@@ -226,7 +226,7 @@ def draw_roc(rows: Holdout | None, card: dict[str, Any]) -> Shown:
     plot.line([0.0, *false_rate[keep]], [0.0, *true_rate[keep]], "line c1")
     recall, false_alarms, _ = _persistence(rows)
     plot.dots([false_alarms], [recall], "dot c2", radius=5, tips=[f"persistence: {false_alarms:.1%}, {recall:.1%}"])
-    auc, interval = number_at(card, "metrics", "auc_roc"), interval_at(card, "intervals", "metrics", "auc_roc")
+    auc, interval = card.number("metrics", "auc_roc"), card.interval("intervals", "metrics", "auc_roc")
     value = "" if auc is None else f"AUC {auc:.4f}"
     value += "" if interval is None else f", interval {interval[0]:.4f} to {interval[1]:.4f}"
     return figure(
@@ -296,9 +296,9 @@ def _persistence(rows: Holdout) -> tuple[float, float, float]:
     return float(call[up].mean()) if up.any() else 0.0, float(call[~up].mean()) if (~up).any() else 0.0, right
 
 
-def draw_parts(card: dict[str, Any], rows: Holdout | None) -> Shown:
+def draw_parts(card: ModelCard, rows: Holdout | None) -> Shown:
     """Draw the log-loss skill of each part of the holdout."""
-    up_share = number_at(card, "baselines", "train_up_share")
+    up_share = card.number("baselines", "train_up_share")
     found = [] if up_share is None or not 0 < up_share < 1 else list(_skills(card, up_share, rows))
     if not found:
         return Missing(_PARTS, "the card holds no scores of parts of the holdout.")
@@ -317,26 +317,26 @@ def draw_parts(card: dict[str, Any], rows: Holdout | None) -> Shown:
 
 
 def _skills(
-    card: dict[str, Any], up_share: float, rows: Holdout | None
+    card: ModelCard, up_share: float, rows: Holdout | None
 ) -> Iterator[tuple[str, float, tuple[float, float] | None, str]]:
     """Yield name, skill, interval and number of rows of each part, the whole holdout first."""
-    value = number_at(card, "baselines", "log_loss_skill", "value")
+    value = card.number("baselines", "log_loss_skill", "value")
     if value is not None:
-        count = number_at(card, "metrics", "rows")
-        interval = interval_at(card, "baselines", "log_loss_skill")
+        count = card.number("metrics", "rows")
+        interval = card.interval("baselines", "log_loss_skill")
         yield "all", value, interval, "" if count is None else f"{count:,.0f}"
-    symbols = list(mapping_at(card, "metrics", "per_symbol").items())[:MAX_SYMBOLS]
-    parts: list[tuple[str, Any, NDArray[np.bool_] | None]] = [
+    symbols = list(card.named_sections("metrics", "per_symbol").items())[:MAX_SYMBOLS]
+    parts: list[tuple[str, Section, NDArray[np.bool_] | None]] = [
         *((name, score, None if rows is None else rows.symbol == name) for name, score in symbols),
         *(
-            (f"week of {score.get('name')}", score, None if rows is None else _in_week(rows, score))
-            for score in items_at(card, "metrics", "per_week")
+            (f"week of {score.text('name')}", score, None if rows is None else _in_week(rows, score))
+            for score in card.sections("metrics", "per_week")
         ),
     ]
-    parts += [(f"{score.get('name')} market", score, None) for score in items_at(card, "metrics", "per_volatility")]
+    parts += [(f"{score.text('name')} market", score, None) for score in card.sections("metrics", "per_volatility")]
     for name, score, inside in parts:
         loss, share, count = (
-            number_at(score, "metrics", "log_loss"), number_at(score, "up_share"), number_at(score, "rows"),
+            score.number("metrics", "log_loss"), score.number("up_share"), score.number("rows"),
         )  # fmt: skip
         if loss is not None and share is not None and count is not None:
             base = -(share * float(np.log(up_share)) + (1 - share) * float(np.log(1 - up_share)))
@@ -344,9 +344,9 @@ def _skills(
             yield name, 1 - loss / base, interval, f"{count:,.0f}"
 
 
-def _in_week(rows: Holdout, score: dict[str, Any]) -> NDArray[np.bool_] | None:
+def _in_week(rows: Holdout, score: Section) -> NDArray[np.bool_] | None:
     """Select the rows of the week whose Monday is the score's name; None if it is not a date."""
-    monday = text_at(score, "name")
+    monday = score.text("name")
     if monday is None or len(monday) != len("2025-10-13"):
         return None
     try:
@@ -366,11 +366,11 @@ def _skill_interval(rows: Holdout, inside: NDArray[np.bool_]) -> tuple[float, fl
     return found.low, found.high
 
 
-def draw_importance(card: dict[str, Any]) -> Shown:
+def draw_importance(card: ModelCard) -> Shown:
     """Draw each feature's share of the gain, and of the contributions to the predictions."""
     features = [
-        (text_at(f, "name") or "?", number_at(f, "gain") or 0.0, number_at(f, "contribution"))
-        for f in items_at(card, "feature_importance")
+        (f.text("name") or "?", f.number("gain") or 0.0, f.number("contribution"))
+        for f in card.sections("feature_importance")
     ]
     features.sort(key=lambda f: -f[1])
     gains, moves = sum(gain for _, gain, _ in features), sum(move or 0.0 for _, _, move in features)
@@ -408,20 +408,20 @@ def draw_importance(card: dict[str, Any]) -> Shown:
     )
 
 
-def draw_latency(card: dict[str, Any]) -> Shown:
+def draw_latency(card: ModelCard) -> Shown:
     """Draw the histogram of the calls' durations, with the percentiles and the limit of the gate, ms."""
     bins = [
         (low, high, calls)
-        for item in items_at(card, "latency_ms", "histogram")
-        if (low := number_at(item, "from_ms")) is not None
-        and (high := number_at(item, "to_ms")) is not None
-        and (calls := number_at(item, "calls")) is not None
+        for item in card.sections("latency_ms", "histogram")
+        if (low := item.number("from_ms")) is not None
+        and (high := item.number("to_ms")) is not None
+        and (calls := item.number("calls")) is not None
         and high > low > 0
     ]
     if not bins:
         return Missing(_LATENCY, "the card holds percentiles of the latency, but no histogram.")
-    limit = number_at(card, "lineage", "config", "gates", "latency_p95_ms")
-    p50, p95, p99 = (number_at(card, "latency_ms", key) or 0.0 for key in ("p50", "p95", "p99"))
+    limit = card.number("lineage", "config", "gates", "latency_p95_ms")
+    p50, p95, p99 = (card.number("latency_ms", key) or 0.0 for key in ("p50", "p95", "p99"))
     # A limit far to the right would press the bars into a corner.
     near = limit is not None and limit < 20 * p95
     end = max(bins[-1][1], limit * 1.2 if near and limit is not None else 0.0)
@@ -434,7 +434,7 @@ def draw_latency(card: dict[str, Any]) -> Shown:
         plot.vertical(value, f"{name} {value:.2f}", "rule c2", row=row)
     if near and limit is not None:
         plot.vertical(limit, f"limit {limit:g}", "rule bad", row=3)
-    samples = number_at(card, "latency_ms", "samples") or 0
+    samples = card.number("latency_ms", "samples") or 0
     return figure(
         "latency",
         _LATENCY,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.report import data_plots, facts, model_plots
-from mltrain.report.access import text_at
 from mltrain.report.svg import Figure
 
 if TYPE_CHECKING:
+    from mltrain.card.model_card import ModelCard
     from mltrain.report.material import Material
     from mltrain.report.svg import Shown
 
@@ -36,7 +36,7 @@ class Draft:
         figures: The figures by section.
     """
 
-    card: dict[str, Any]
+    card: ModelCard
     figures: dict[str, tuple[Shown, ...]]
 
     def finish(self, name: str) -> bytes:
@@ -45,9 +45,9 @@ class Draft:
         return render(
             "report.html.j2",
             name=name,
-            card=card,
+            card=card.document,
             figures=self.figures,
-            verdict=text_at(card, "gates", "verdict"),
+            verdict=card.text("gates", "verdict"),
             summary_line=facts.summary_line(card),
             verdict_line=facts.verdict_line(card),
             tiles=facts.tiles(card),
