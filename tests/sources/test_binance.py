@@ -142,7 +142,7 @@ def test_a_window_without_a_closed_candle_is_empty():
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600, -601, 601])
 def test_clocks_that_disagree_stop_everything(tmp_path, skew_s):
-    """Neither can be believed: both times are told, and no candle is asked for."""
+    """Neither is believed: the error names both times, and no candle is requested."""
     with SimServer(faults=[Fault("clock_skew", endpoint="exchangeInfo", times=0, seconds=skew_s)]) as server:
         with pytest.raises(SourceError) as caught:
             snapshot(server, tmp_path)
@@ -164,10 +164,10 @@ def test_the_earlier_of_two_clocks_counts(skew_s):
     assert source.clock_ms(("BTCUSDT",)) == CLOCK_MS + min(skew_s, 0) * 1000
 
 
-@pytest.mark.parametrize("told", ["-1", "0", "true", "1.5", '"1760529600000"', "null", "9" * 30, "[]", "1e400"])
-def test_a_time_that_is_none_is_asked_for_again(told):
+@pytest.mark.parametrize("time_text", ["-1", "0", "true", "1.5", '"1760529600000"', "null", "9" * 30, "[]", "1e400"])
+def test_an_invalid_time_is_requested_again(time_text):
     """And given up after the sixth time."""
-    faults = [Fault("garbage", endpoint="time", body=f'{{"serverTime":{told}}}', times=0)]
+    faults = [Fault("garbage", endpoint="time", body=f'{{"serverTime":{time_text}}}', times=0)]
     with SimServer(faults=faults) as server:
         with pytest.raises(SourceError, match=r"its time: .* \(asked 6 times\)"):
             open_at(server).clock_ms(())

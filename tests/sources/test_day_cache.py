@@ -35,12 +35,12 @@ NAME = "2025-10-14"
 HOST = "binance@127.0.0.1_9"
 
 
-def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0, keep=slice(None), **told):
+def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0, keep=slice(None), **metadata):
     """Return the candles of a day as they are downloaded."""
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
     frame = SimSource(seed=seed, interval=interval).candles(symbol, TimeRange(day_ms, until_ms))[keep]
-    told = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **told}
-    return CachedDay(day_ms=day_ms, until_ms=until_ms, **told), frame
+    metadata = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **metadata}
+    return CachedDay(day_ms=day_ms, until_ms=until_ms, **metadata), frame
 
 
 def open_days(cache, source=HOST, symbol="BTCUSDT", interval="1m"):
@@ -361,14 +361,14 @@ def test_a_note_that_is_no_honest_json_is_absent(cached, kind):
 def test_a_forged_day_whose_hashes_agree_is_refused_when_it_is_read(cached):
     """A note with another number of rows, or bytes that are no candles: the refusal names the file."""
     note, file = cached.folder / f"{NAME}.json", cached.folder / f"{NAME}.parquet"
-    told = json.loads(note.read_bytes())
+    metadata = json.loads(note.read_bytes())
 
     for change, data in (
-        ({"rows": told["rows"] - 1}, file.read_bytes()),
+        ({"rows": metadata["rows"] - 1}, file.read_bytes()),
         ({"sha256": sha256_bytes(b"PAR1 hello PAR1")}, b"PAR1 hello PAR1"),
     ):
         file.write_bytes(data)
-        note.write_bytes(seal({**told, **change}))
+        note.write_bytes(seal({**metadata, **change}))
         found, damage = cached.find(DAY)
         assert found is not None, damage
         with pytest.raises(InputError, match=r"2025-10-14\.parquet"):
@@ -398,7 +398,7 @@ def test_marked_days_are_as_they_were_but_for_the_mark(days):
 
 
 def test_a_whole_day_takes_the_place_of_its_part(days):
-    """The part is gone; where the whole day is damaged and a part is there, the part serves and the damage is told."""
+    """The part is removed; a part next to a damaged whole day is used, and the damage is reported."""
     (part,) = days.write([fresh(until_ms=DAY + DAY_MS // 2)])
     kept = {name: (days.folder / name).read_bytes() for name in names(days.folder)}
     days.write([fresh()])

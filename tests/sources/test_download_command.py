@@ -120,8 +120,8 @@ def test_a_fault_is_overcome_or_told(case, tmp_path):
     else:
         assert done.out == ""
         assert "secret" not in done.err
-        told = " ".join(done.err.split())
-        assert all(word in told for word in case.words), told
+        shown = " ".join(done.err.split())
+        assert all(word in shown for word in case.words), shown
         assert not list(tmp_path.glob("snapshots/[!.]*"))
 
 

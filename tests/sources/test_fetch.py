@@ -98,7 +98,7 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: mltrain.snapshots.snapshot.open_snapshot(5, "latest"), "data_dir is 5"),
         (lambda: mltrain.snapshots.snapshot.open_snapshot("data", None), "ref is None"),
@@ -119,7 +119,7 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
         (lambda: mltrain.FeatureSchemaValidator(5), "path is 5"),
     ],
 )
-def test_arguments_of_the_public_names_are_checked(call, told):
+def test_arguments_of_the_public_names_are_checked(call, message):
     """Another type is a usage error that names the argument, not an error from inside."""
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         call()

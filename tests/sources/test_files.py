@@ -159,7 +159,7 @@ def test_a_window_without_candles_is_empty(tmp_path, make_candles):
 
 
 def test_unknown_symbols_list_those_there(tmp_path, make_candles):
-    """The nearest name is told, or all of them."""
+    """The error suggests the nearest name, or lists all."""
     make_candles(range(10)).write_csv(tmp_path / "BTCUSDT.csv")
     source = FilesSource(tmp_path, "1m")
 
@@ -170,7 +170,7 @@ def test_unknown_symbols_list_those_there(tmp_path, make_candles):
 
 
 def test_folders_that_are_none_are_refused(tmp_path, make_candles):
-    """Absent, a file, empty, or without a candle file: each is told apart, with what is there."""
+    """Absent, a file, empty, or without a candle file: each has its message, with what is there."""
     file = tmp_path / "BTCUSDT.csv"
     make_candles(range(3)).write_csv(file)
     empty, other, below = tmp_path / "empty", tmp_path / "other", tmp_path / "below"

@@ -188,28 +188,28 @@ def refused(rows, **options):
 )
 def test_a_field_that_is_no_number_is_named(name, value, said):
     """Host, symbol, time, field and value, in one short line of ASCII."""
-    told = refused([row_of(), row_of(**{name: value})])
+    message = refused([row_of(), row_of(**{name: value})])
 
-    assert told.startswith(f"host: BTCUSDT at {TIME}: {name} is ")
-    assert said in told
-    assert told.endswith("not a number")
-    assert told.isascii()
-    assert len(told) < 160
+    assert message.startswith(f"host: BTCUSDT at {TIME}: {name} is ")
+    assert said in message
+    assert message.endswith("not a number")
+    assert message.isascii()
+    assert len(message) < 160
 
 
 @pytest.mark.parametrize("name", ["ts", "close_time", "trades"])
 @pytest.mark.parametrize("value", ["1.5", "5.0", "1e3", str(2**63), "NaN", 2**64])
 def test_a_time_or_a_count_is_a_whole_number(name, value):
     """Of 64 bits, without a point."""
-    told = refused([row_of(**{name: value})])
+    message = refused([row_of(**{name: value})])
 
     where = "in row 1" if name == "ts" else f"at {TIME}"
-    assert told == f"host: BTCUSDT {where}: {name} is '{value}': not a number"
+    assert message == f"host: BTCUSDT {where}: {name} is '{value}': not a number"
 
 
 @pytest.mark.parametrize("scale", [1, 1000])
 def test_the_time_of_a_refused_row_is_readable(scale):
-    """Also where the exchange counts microseconds; a row without a time is told by its number."""
+    """Also where the exchange counts microseconds; a row without a time is named by its number."""
     times = {"ts": CLOCK_MS * scale, "close_time": (CLOCK_MS + MINUTE_MS) * scale - 1}
 
     assert f"at {TIME}: close is 'x'" in refused([row_of(**times, close="x")])
@@ -221,9 +221,9 @@ def test_the_time_of_a_refused_row_is_readable(scale):
 @pytest.mark.parametrize("closed", [MINUTE_MS, 2 * MINUTE_MS - 1, -1])
 def test_a_candle_of_another_length_is_refused(closed):
     """A candle closes one millisecond before the next one opens or earlier, or it is of another interval."""
-    told = refused([row_of(), row_of(close_time=CLOCK_MS + closed)])
+    message = refused([row_of(), row_of(close_time=CLOCK_MS + closed)])
 
-    assert told == (f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + closed}: not the end of a 1m candle")
+    assert message == (f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + closed}: not the end of a 1m candle")
 
 
 @pytest.mark.parametrize(("ts", "closed"), [(-(2**63), 2**63 - 1), (2**63 - 1, -(2**63)), (2**63 - 1, 2**63 - 1)])

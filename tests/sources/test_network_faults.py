@@ -1,6 +1,6 @@
 """Under any fault of the network or the exchange: the candles of a clean run, or one clear error and nothing written.
 
-Waits are waited by a clock of the test's own, which jumps, so that no test sleeps; the exchange's own log tells when it
+Waits are waited by a clock of the test, which jumps, so that no test sleeps; the exchange's log shows when it
 was asked by that clock.
 """
 
@@ -263,8 +263,8 @@ def test_a_fault_costs_time_or_ends_clearly(case, tmp_path):
         else:
             with pytest.raises(case.error) as caught:
                 take(server, tmp_path, archive=case.archive, **case.rules)
-            told = f"{caught.value.message} {caught.value.hint}"
-            assert all(word in told for word in case.words), told
+            message = f"{caught.value.message} {caught.value.hint}"
+            assert all(word in message for word in case.words), message
             assert visible(tmp_path) == ([], [])
         assert any(record.fault for record in server.log), "the fault never took effect"
     with SimServer() as server:
@@ -275,7 +275,7 @@ def test_a_fault_costs_time_or_ends_clearly(case, tmp_path):
 
 @pytest.mark.parametrize("code", [429, 418])
 def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
-    """Every worker waits, also those that were not told, until the time is up by the exchange's clock."""
+    """Every worker waits, also those without an order to wait, until the time is up by the exchange's clock."""
     clock = JumpingClock()
     asked = []
     with SimServer(
@@ -338,11 +338,11 @@ def test_a_changed_history_is_told_and_changes_no_old_snapshot(tmp_path):
     assert not unchanged.created
     assert second.snapshot.id == f"{first.snapshot.id}.2"
     assert verify_snapshot(first.snapshot) == ()
-    told = " ".join(progress.warnings)
-    assert "the exchange changed its history since 2025-10-15T12:00:00Z: 1 candle changed" in told
-    assert f"volume at {MIDDLE}" in told
-    assert f"BTCUSDT differs from snapshot {first.snapshot.id}" in told
-    assert "ETHUSDT is not" not in told
+    message = " ".join(progress.warnings)
+    assert "the exchange changed its history since 2025-10-15T12:00:00Z: 1 candle changed" in message
+    assert f"volume at {MIDDLE}" in message
+    assert f"BTCUSDT differs from snapshot {first.snapshot.id}" in message
+    assert "ETHUSDT differs" not in message
 
 
 def test_gaps_are_asked_for_twice_and_then_believed(tmp_path):

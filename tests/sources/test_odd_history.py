@@ -9,6 +9,7 @@ import pytest
 
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError
+from mltrain.progress import Silent
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import RestPages
@@ -23,32 +24,16 @@ DAY = "2025-10-13"
 SOURCES = pytest.mark.parametrize("archive", [False, True], ids=["rest", "archive"])
 
 
-class Told:
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def stage(self, *_, **__):
-        pass
-
-    def advance(self, *_, **__):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-
 def restate(field, value, **rest):
     return Fault("restate", at_ms=rest.pop("at_ms", AT_MS), field=field, value=str(value), times=0, **rest)
 
 
 def take(tmp_path, faults, *, archive=False, **rest):
-    told = Told()
+    progress = Silent()
     with SimServer(faults=faults) as server:
-        taken = download(server, tmp_path, days=3, archive=archive, progress=told, **rest)
+        taken = download(server, tmp_path, days=3, archive=archive, progress=progress, **rest)
     # The archive does not have yesterday yet, which is no oddity.
-    return taken.snapshot, [note for note in told.warnings if "taken over REST" not in note]
+    return taken.snapshot, [note for note in progress.warnings if "taken over REST" not in note]
 
 
 def true_times():

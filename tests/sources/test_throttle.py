@@ -1,4 +1,4 @@
-"""Laws of the throttle, which is told the time and never waits itself."""
+"""Laws of the throttle, which is passed the time and never waits."""
 
 from __future__ import annotations
 
@@ -79,22 +79,22 @@ def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms
 def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
     """Once an answer tells of a minute's use, what goes out keeps the share with it and all that is on its way."""
     throttle = Throttle(weight_limit=limit)
-    in_flight, told, seen = [], 0, None
+    in_flight, reported, seen = [], 0, None
     throttle.synchronise(CLOCK_MS - 2000)
     for now_ms, weight, wanted, answered in bursts:
         minute = (now_ms - 1000) // MINUTE_MS
         for _ in range(wanted):
             if throttle.wait_ms(now_ms, weight) == 0:
-                on_their_way = sum(of_it for _, of_it in in_flight)
-                if seen == minute and told:
-                    assert told + on_their_way + weight <= limit * WEIGHT_SHARE
+                in_flight_weight = sum(of_it for _, of_it in in_flight)
+                if seen == minute and reported:
+                    assert reported + in_flight_weight + weight <= limit * WEIGHT_SHARE
                 in_flight.append((throttle.sent(now_ms, weight), weight))
         for _ in range(min(answered, len(in_flight))):
             token, of_it = in_flight.pop(0)
             used = others.pop() if others else None
             throttle.answered(token, of_it, used=used, succeeded=True)
             if used is not None and token == minute:
-                told, seen = max(told, used) if seen == minute else used, minute
+                reported, seen = max(reported, used) if seen == minute else used, minute
 
 
 @given(
@@ -229,7 +229,7 @@ def test_every_form_of_retry_after_is_a_bounded_wait(text, status, wait_s):
 
 
 def test_patience_is_for_all_waits_until_a_success():
-    """Waits add up; the same wait told by many counts once; a success makes the patience new."""
+    """Waits add up; the same wait ordered by several answers counts once; a success resets the limit."""
     throttle = Throttle(max_wait_ms=100_000)
     now_ms = CLOCK_MS
     assert all(throttle.stop(now_ms, 429, "60") for _ in range(16))

@@ -96,7 +96,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "with_header": _Kind("begins the CSV with the names of its columns", on=("archive",)),
     "corrupt_zip": _Kind("turns bits over in the middle of the zip", on=("archive",)),
     "zip_bomb": _Kind("packs `count` MB of zeros as the CSV", on=("archive",), count=300),
-    "two_members": _Kind("packs a second file beside the CSV", on=("archive",)),
+    "two_members": _Kind("packs a second file after the CSV", on=("archive",)),
     "path_traversal_member": _Kind("names the CSV `../../` and its name", on=("archive",)),
 }
 

@@ -1,8 +1,8 @@
-"""The simulated exchange: a market whose true probabilities are known, for the demo and for tests.
+"""The source `sim`: a simulated market whose true probabilities are known, for the demo and for tests.
 
 Deterministic: a day of a symbol is a pure function of seed, symbol, interval and signal, drawn from counter-based
-random numbers, so that any range asked for holds the same candles. The model, per candle, for a standardised move z
-and an independent standard normal e:
+random numbers, so that every request for a time range returns the same candles. The model, per candle, for a
+standardised move z and an independent standard normal e:
 
     z[t] = 0                                        in a tie, which happens by chance and does not depend on the past
     z[t] = e                                        after a tie
@@ -59,8 +59,10 @@ STRENGTH: Final[Mapping[str, float]] = {"none": 0.0, "weak": 0.05, "strong": 0.3
 
 _QUARTER_MS: Final = 15 * MINUTE_MS
 
-TIE_SHARE: Final = 0.045  # of BTCUSDT's real minutes 5.3 % close where they opened
-_FLAT_SHARE: Final = 0.08  # of the ties: nothing traded at all
+# 5.3 % of BTCUSDT's real minutes close where they opened.
+TIE_SHARE: Final = 0.045
+# Share of the ties without any trade.
+_FLAT_SHARE: Final = 0.08
 
 # First price, standard deviation of a one-minute log return, quote volume of a minute.
 _MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
@@ -69,22 +71,23 @@ _MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
     "SOLUSDT": (150.0, 8.0e-4, 300_000.0),
 } | {f"SIM{n:02d}": (100.0, 6.0e-4, 100_000.0) for n in range(1, 98)}
 
-# A candle forgets: 0.35 ** 64 is 1e-29, far below the last bit of a float, so 64 candles of the past are all of it.
+# 0.35 ** 64 is 1e-29, far below the last bit of a float, so that a candle depends on 64 earlier ones only.
 _MEMORY_BARS: Final = 64
 _CHUNK_DAYS: Final = 64
 _OUTAGE_MINUTES: Final = (15, 60)
-_DECIMALS: Final = 8  # of prices and volumes, as exchanges print them
+# Of prices and volumes, as from exchanges.
+_DECIMALS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class SimSource(LocalSource):
-    """The simulated exchange as a Source.
+    """The simulated market as a Source.
 
     Attributes:
-        interval: Interval of its candles. Each has a market of its own: five 1m candles do not add up to a 5m one.
-        seed: Which market.
+        interval: Interval of its candles. Intervals are separate markets: five 1m candles do not add up to a 5m one.
+        seed: Seed of the market.
         signal: How predictable the market is: a key of STRENGTH.
-        end_ms: What its clock shows; None: CLOCK_MS.
+        end_ms: Time of its clock, ms UTC; None: CLOCK_MS.
     """
 
     interval: str = "1m"
@@ -109,27 +112,27 @@ class SimSource(LocalSource):
 
     @property
     def name(self) -> str:
-        """Its name among the sources."""
+        """One of SOURCES."""
         return "sim"
 
     @property
     def host(self) -> str:
-        """No host: it is inside the package."""
+        """Empty: no network is used."""
         return ""
 
     def clock_ms(self, symbols: tuple[str, ...] = ()) -> int:  # noqa: ARG002 -- one clock for all symbols
-        """Return the exchange's time."""
+        """Return the exchange's time, ms UTC."""
         return CLOCK_MS if self.end_ms is None else self.end_ms
 
     def renew_clock(self) -> None:
-        """Do nothing: this clock stands; that of `mltrain sim --ticking` goes."""
+        """Do nothing: this clock does not run, unlike that of `mltrain sim --ticking`."""
 
     def symbols(self) -> tuple[str, ...]:
         """Return every symbol, sorted."""
         return tuple(sorted(_MARKETS))
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Refuse symbols that it does not have.
+        """Check that each symbol is known.
 
         Raises:
             InputError: One is unknown.
@@ -164,15 +167,15 @@ class SimSource(LocalSource):
         return pl.DataFrame(columns).with_columns(pl.col("ts").cast(TS_DTYPE))
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing: there is nothing to mend in its candles."""
+        """Return nothing: nothing is dropped or left out."""
         return ()
 
     def true_probabilities(self, symbol: str, ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return P(close[t+1] > close[t] | it moved), given everything up to the candle that opens at t.
+        """Return P(close[t+1] > close[t] | it moved), given the candles up to the one that opens at t.
 
         Args:
             symbol: One of `symbols()`.
-            ts_ms: Open times on the grid, from GENESIS_MS on, shape (n,), in any order; outages make no difference.
+            ts_ms: Open times on the grid, ms UTC, from GENESIS_MS on, shape (n,), in any order; may include outages.
 
         Returns:
             Probabilities, shape (n,).
@@ -201,7 +204,7 @@ class SimSource(LocalSource):
 
 @dataclass(frozen=True, slots=True)
 class _Market:
-    """All that a day of candles depends on."""
+    """The parameters of a day of candles."""
 
     symbol: str
     seed: int
@@ -214,7 +217,7 @@ class _Market:
         return DAY_MS // self.step_ms
 
     def reversion(self) -> NDArray[np.float64]:
-        """Return k * v of each candle of a day: how far the move after it tends to reverse it, shape (bars,)."""
+        """Return k * v of each candle of a day, shape (bars,): how strongly the next move tends to reverse it."""
         period = _QUARTER_MS // self.step_ms if self.step_ms < _QUARTER_MS else self.bars
         return self.strength * np.sign(period - 1 - 2 * (np.arange(self.bars) % period))
 
@@ -235,20 +238,22 @@ def _market_draws(market: _Market, stream: int, day: int) -> np.random.Generator
 
 @lru_cache(maxsize=256)
 def _shocks(market: _Market, day: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the normal shocks of a day and which of its candles are ties."""
+    """Return the normal shocks of a day, and whether each candle is a tie, each of shape (bars,)."""
     draws = _market_draws(market, 0, day)
     return draws.standard_normal(market.bars), draws.random(market.bars) < TIE_SHARE
 
 
 def _moves(market: _Market, day: int) -> NDArray[np.float64]:
-    """Return the standardised moves z of a day, 0 in a tie."""
+    """Return the standardised moves z of a day, shape (bars,); 0 in a tie."""
     past_days = -(-_MEMORY_BARS // market.bars)
     days = [_shocks(market, d) for d in range(day - past_days, day + 1)]
     bars = _MEMORY_BARS + market.bars
     moved = ~np.concatenate([tie for _, tie in days])[-bars:]
-    last = np.arange(-_MEMORY_BARS - 1, market.bars - 1)  # the candle before each one
+    # The candle before each one.
+    last = np.arange(-_MEMORY_BARS - 1, market.bars - 1)
     a = -market.reversion()[last % market.bars] * moved
-    a[1:] *= moved[:-1]  # no signal after a tie
+    # No signal after a tie.
+    a[1:] *= moved[:-1]
     z: NDArray[np.float64] = np.sqrt(1 - a**2) * np.concatenate([e for e, _ in days])[-bars:] * moved
     # The recursion z[t] += a[t] * z[t-1], all candles at once: after the pass of span s each knows its last 2s shocks.
     span = 1
@@ -267,14 +272,15 @@ def _swings(market: _Market, day: int) -> tuple[float, NDArray[np.float64]]:
 
 
 def _scale(market: _Market, day: int) -> NDArray[np.float64]:
-    """Return the standard deviation of each candle's log return."""
+    """Return the standard deviation of each candle's log return, shape (bars,)."""
     (level, hours), (next_level, next_hours) = _swings(market, day), _swings(market, day + 1)
     part = np.arange(market.bars) / market.bars
     hour = part * 24
     whole = hour.astype(np.int64)
     knots = np.append(hours, next_hours[0])
     swing = level + (next_level - level) * part + knots[whole] + (knots[whole + 1] - knots[whole]) * (hour - whole)
-    season = 0.25 * np.cos(2 * np.pi * (hour - 15) / 24)  # busiest in the American morning
+    # Busiest in the American morning.
+    season = 0.25 * np.cos(2 * np.pi * (hour - 15) / 24)
     scale: NDArray[np.float64] = np.exp(swing + season)
     return _MARKETS[market.symbol][1] * math.sqrt(market.step_ms / MINUTE_MS) * scale
 
@@ -298,7 +304,7 @@ def _starts(market: _Market, chunk: int) -> tuple[float, ...]:
 
 
 def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """Return the columns of CANDLE_SCHEMA for each candle of a day; outages are not yet left out."""
+    """Return the columns of CANDLE_SCHEMA for all candles of a day, those in outages included."""
     bars = market.bars
     chunk, of_chunk = divmod(day - GENESIS_MS // DAY_MS, _CHUNK_DAYS)
     prices = np.exp(_log_closes(market, day, _starts(market, chunk)[of_chunk])).round(_DECIMALS)
@@ -332,7 +338,7 @@ def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] 
 
 @lru_cache(maxsize=1024)
 def _outage(seed: int, week: int) -> tuple[int, int]:
-    """Return the first and the end of the one outage of a week, ms UTC."""
+    """Return the start and the end of the outage of a week, ms UTC."""
     shortest, longest = _OUTAGE_MINUTES
     draws = _draws(f"{seed}/outages", 0, week)
     minutes = int(draws.integers(shortest, longest, endpoint=True))
@@ -341,9 +347,9 @@ def _outage(seed: int, week: int) -> tuple[int, int]:
 
 
 def _is_out(seed: int, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.bool_]:
-    """Tell which candles lie wholly inside an outage, shape (n,)."""
+    """Return which candles are entirely inside an outage, shape (n,)."""
     out = np.zeros(ts_ms.size, dtype=np.bool_)
-    for week in np.unique(ts_ms // (WEEK_MS)).tolist():
+    for week in np.unique(ts_ms // WEEK_MS).tolist():
         start, end = _outage(seed, week)
         out |= (ts_ms >= start) & (ts_ms + step_ms <= end)
     return out

@@ -1,7 +1,7 @@
-"""How fast an exchange may be asked: the weight budget of each minute, and the waits that it orders.
+"""The request rate that an exchange allows: the weight budget of each minute, and the waits that it orders.
 
-Pure: a state machine that is told the time (the exchange's, in ms) and decides; it never sleeps and asks nobody. All
-workers of a download share one, so that a wait ordered to one stops every one of them.
+A state machine; the caller passes the exchange's time, in ms, and does the waiting. All workers of a download share one
+throttle, so that a wait ordered to one of them stops all.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import Final
 
 from mltrain.times import MINUTE_MS
 
-WEIGHT_SHARE: Final = 0.70  # of the limit: what others behind the same address may need is left to them
-DEFAULT_WEIGHT_LIMIT: Final = 6000  # a minute, of Binance's spot market; exchangeInfo tells the real one
+# Share of the limit that is used; the rest is left to others behind the same address.
+WEIGHT_SHARE: Final = 0.70
+# Weight per minute of Binance's spot market, until exchangeInfo states the real limit.
+DEFAULT_WEIGHT_LIMIT: Final = 6000
 
-# The exchange's minute may begin a little later than ours, or earlier, as its time was old when it came.
+# The exchange's minute may begin a little later or earlier than ours, as its time was old when it arrived.
 _MARGIN_MS: Final = 1000
-_BANNED_MS: Final = 120_000  # the shortest ban that Binance documents; for a 418 without a usable Retry-After
-_SHORTEST_MS: Final = 1000  # an order to wait for no time, again and again, would never end
+# The shortest ban that Binance documents; for a 418 without a usable Retry-After.
+_BANNED_MS: Final = 120_000
+# Repeated orders to wait for no time would never end.
+_SHORTEST_MS: Final = 1000
 _BANNED: Final = 418
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
@@ -28,12 +32,12 @@ class Throttle:
     """Decides when the next request may go.
 
     Attributes:
-        peak_weight: The most that the exchange said was used in a minute, 0 where it never said.
-        waited_ms: How long it was told to wait, all in all.
+        peak_weight: Highest weight that the exchange reported for a minute; 0 without a report.
+        waited_ms: Total of the ordered waits.
 
     Args:
-        weight_limit: What the exchange allows a minute.
-        max_wait_ms: How long an ordered wait may be, together with those before it since the last success.
+        weight_limit: Weight that the exchange allows per minute.
+        max_wait_ms: Limit of the ordered waits since the last success, in total.
     """
 
     def __init__(self, *, weight_limit: int = DEFAULT_WEIGHT_LIMIT, max_wait_ms: int = 120_000) -> None:
@@ -42,14 +46,16 @@ class Throttle:
         self.weight_limit = weight_limit
         self._max_wait_ms = max_wait_ms
         self._minute = 0
-        self._used = 0  # in this minute, sent and not yet answered ones included
+        # Weight used in this minute, requests in flight included.
+        self._used = 0
         self._in_flight = 0
-        self._early = 0  # sent in the margin: ours count the old minute, the exchange perhaps the new one
+        # Weight sent near the turn of the minute, which the exchange may count in the new minute.
+        self._early = 0
         self._released_ms = 0
-        self._patience_ms = max_wait_ms
+        self._wait_left_ms = max_wait_ms
 
     def wait_ms(self, now_ms: int, weight: int) -> int:
-        """Return how long a request of that weight must wait before it asks again; 0: it may go now."""
+        """Return how long a request of that weight must wait before it calls this again, in ms; 0: it may be sent."""
         if now_ms < self._released_ms:
             return self._released_ms - now_ms
         self._turn_minute(now_ms)
@@ -59,7 +65,7 @@ class Throttle:
         return (self._minute + 1) * MINUTE_MS + _MARGIN_MS - now_ms
 
     def sent(self, now_ms: int, weight: int) -> int:
-        """Count a request that goes out now; return the minute to hand back to `answered`."""
+        """Count a request that is sent now; return the minute to pass to `answered`."""
         self._turn_minute(now_ms)
         self._used += weight
         self._in_flight += weight
@@ -68,32 +74,33 @@ class Throttle:
         return self._minute
 
     def answered(self, minute: int, weight: int, *, used: int | None, succeeded: bool) -> None:
-        """Take a request off the list of those on their way.
+        """Count a request as no longer in flight.
 
         Args:
             minute: What `sent` returned.
-            weight: Its weight.
-            used: What the answer says is used of this minute; None where it says nothing, or none came.
-            succeeded: Whether the exchange did what it was asked: its patience is then as new.
+            weight: Weight of the request.
+            used: Weight used in its minute according to the answer; None without that header or answer.
+            succeeded: Whether the request succeeded, which resets the limit of ordered waits.
         """
         self._in_flight -= weight
         if succeeded:
-            self._patience_ms = self._max_wait_ms
+            self._wait_left_ms = self._max_wait_ms
         if used is not None and used >= 0:
             self.peak_weight = max(self.peak_weight, used)
-            if minute == self._minute:  # an answer from the minute before tells of that one
+            # An answer to a request of the minute before reports that minute.
+            if minute == self._minute:
                 self._used = max(self._used, used + self._in_flight)
 
     def stop(self, now_ms: int, status: int, retry_after: str | None) -> bool:
-        """Obey an answer 429 or 418: nothing more goes out before its time.
+        """Stop all requests after an answer 429 or 418.
 
         Args:
-            now_ms: The exchange's time.
+            now_ms: The exchange's time, ms UTC.
             status: 429 (too many requests) or 418 (banned).
-            retry_after: The header as it came; None where there is none.
+            retry_after: The header as received; None without it.
 
         Returns:
-            Whether that is within the patience; `released_ms` tells when the exchange would answer again.
+            Whether the ordered waits stay within their limit; `released_ms` is when the exchange answers again.
         """
         wait = _parse_retry_after(retry_after, now_ms)
         if wait is None:
@@ -102,16 +109,16 @@ class Throttle:
         longer = release - max(now_ms, self._released_ms)
         if longer > 0:
             self._released_ms = release
-            self._patience_ms -= longer
+            self._wait_left_ms -= longer
             self.waited_ms += longer
-        return self._patience_ms >= 0
+        return self._wait_left_ms >= 0
 
     def synchronise(self, now_ms: int, *, shift_ms: int = 0) -> None:
-        """Take the time that the exchange has told for the present one; what was sent so far counts in this minute.
+        """Set the exchange's time; the weight used so far counts in its present minute.
 
         Args:
-            now_ms: The exchange's time.
-            shift_ms: How far that is ahead of what it was taken for; an ordered wait stays as long as it was.
+            now_ms: The exchange's time, ms UTC.
+            shift_ms: How far it is ahead of the time assumed before; ordered waits keep their length.
         """
         self._released_ms += shift_ms
         self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
@@ -119,12 +126,12 @@ class Throttle:
 
     @property
     def released_ms(self) -> int:
-        """When the exchange answers again, its time in ms; in the past where nothing is forbidden."""
+        """When the exchange answers again, its time, ms UTC; in the past if no wait is ordered."""
         return self._released_ms
 
     @property
     def used(self) -> int:
-        """The weight used of the present minute, as far as known."""
+        """Weight used in the present minute, as far as known."""
         return self._used
 
     def _turn_minute(self, now_ms: int) -> None:
@@ -140,7 +147,7 @@ def _is_near_turn(now_ms: int) -> bool:
 
 
 def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
-    """Return how long to wait in ms, from seconds or an HTTP date (RFC 9110, 10.2.3); None where it says nothing.
+    """Return the wait in ms from seconds or an HTTP date (RFC 9110, 10.2.3); None for anything else.
 
     >>> [_parse_retry_after(text, 2000) for text in ("3", "Thu, 01 Jan 1970 00:00:05 GMT", "-1")]
     [3000, 3000, None]
@@ -153,7 +160,7 @@ def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
 
 
 def parse_http_date(text: str) -> int | None:
-    """Return an HTTP date in ms UTC, which is its zone where it names none, too; None where it is no date.
+    """Parse an HTTP date, in UTC unless it names another zone, to ms UTC; None for anything else.
 
     >>> parse_http_date("Thu, 01 Jan 1970 00:00:05 GMT"), parse_http_date("Thu, 01 Jan 1970 00:00:05 -0000")
     (5000, 5000)
