@@ -1,17 +1,28 @@
-"""Laws of volumes that the prices of their own candles contradict."""
+"""Suspicious candles: without trades, or with volumes that their own prices contradict."""
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from statistics import median
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.anomalies import BASE, PAIR, QUOTE, TAKER_QUOTE, FalseVolume, empty_false_volumes
-from mltrain.candles.checks import check_candles
-from mltrain.candles.frame import OPTIONAL
+from mltrain.candles.anomalies import (
+    PAIR,
+    QUOTE,
+    FalseVolume,
+    Jump,
+    count_zero_trade,
+    empty_false_volumes,
+    find_jumps,
+    find_zero_trade_runs,
+)
+from mltrain.candles.frame import OPTIONAL, TS_DTYPE, Gap, times_ms
 from mltrain.progress import Silent
 from mltrain.snapshots.rebuild import rebuild_snapshot
 from mltrain.snapshots.snapshot import verify_snapshot
@@ -20,7 +31,8 @@ from mltrain.sources.files import read_candle_file
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
-from mltrain.times import format_ms
+from mltrain.times import MINUTE_MS, format_ms
+from support.candles import check
 
 BARS = 60
 VOLUMES = ("quote_volume", "taker_buy_base", "taker_buy_quote")
@@ -28,24 +40,21 @@ VOLUMES = ("quote_volume", "taker_buy_base", "taker_buy_quote")
 
 @pytest.fixture
 def full(make_candles):
-    """Return candles with every column, at an average price of 100.5 to 106.5, a little above the middle."""
+    """Return candles with every column, at average prices of 100.5 to 106.5, a little above the middle."""
     frame = make_candles(range(-BARS, 0))
     price = pl.col("low") + 0.6 * (pl.col("high") - pl.col("low"))
-    return check_candles(
+    return check(
         frame.with_columns(
             quote_volume=pl.col("volume") * price,
             trades=pl.lit(7, pl.Int64),
             taker_buy_base=pl.col("volume") * 0.25,
             taker_buy_quote=pl.col("volume") * 0.25 * price,
-        ),
-        symbol="BTCUSDT",
-        interval="1m",
-        where="here",
+        )
     )
 
 
 def emptied(frame):
-    """Return which columns are empty afterwards, and check that nothing else has changed."""
+    """Return the columns that become empty, and check that nothing else changes."""
     after, found = empty_false_volumes(frame)
     gone = [name for name in OPTIONAL if after[name].null_count() == after.height]
     assert after.drop(gone).equals(frame.drop(gone))
@@ -57,7 +66,7 @@ def emptied(frame):
 
 
 def test_candles_that_fit_are_left_as_they_are(full):
-    """Not a byte of them changes, and nothing is told."""
+    """The very same frame comes back, and nothing is reported."""
     after, found = empty_false_volumes(full)
 
     assert after is full
@@ -103,13 +112,13 @@ OTHER_UNITS = {
 
 @pytest.mark.parametrize(("columns", "gone"), OTHER_UNITS.values(), ids=OTHER_UNITS)
 def test_a_column_in_another_unit_is_emptied(full, columns, gone):
-    """Whatever the unit; which of two is false is not guessed, unless the other volumes vouch for one."""
+    """For any unit. If either of two columns may be wrong, both are emptied, unless the other volumes confirm one."""
     assert emptied(full.with_columns(**columns)) == gone
 
 
 @pytest.mark.parametrize("price", [1e-5, 0.5, 1.0, 3e4])
 def test_the_price_level_makes_no_difference(full, price):
-    """Also where a coin costs less than one unit of the quote asset."""
+    """Prices below one unit of the quote asset are judged like any other."""
     scaled = full.with_columns(
         *(pl.col(name) * price / 100 for name in ("open", "high", "low", "close")),
         quote_volume=pl.col("quote_volume") * price / 100,
@@ -123,7 +132,7 @@ def test_the_price_level_makes_no_difference(full, price):
 
 @given(st.integers(0, BARS), st.integers(0, BARS))
 def test_most_traded_candles_decide(false, untraded):
-    """More than half of those with a trade; the others are told with their number and kept."""
+    """A column is emptied if it is wrong in more than half of the traded candles; otherwise it is only counted."""
     prices = pl.DataFrame({"low": [99.0] * BARS, "high": [101.0] * BARS})
     volume = [0.0] * min(untraded, BARS - false) + [2.0] * (BARS - min(untraded, BARS - false))
     quote = [100.0 * v for v in volume]
@@ -147,7 +156,7 @@ def test_most_traded_candles_decide(false, untraded):
     ),
 )
 def test_rounding_is_no_contradiction(decimals, rows):
-    """Prices, volumes and amounts paid, each written with so many decimals, are never called false."""
+    """Prices, volumes and amounts rounded to any number of decimals are never called false."""
     of_price, of_volume, of_quote = decimals
     columns = {name: [] for name in ("low", "high", "volume", *VOLUMES)}
     for low, spread, at, volume, share in rows:
@@ -167,7 +176,7 @@ def test_rounding_is_no_contradiction(decimals, rows):
 
 
 def test_what_32_bits_lose_is_no_contradiction(full):
-    """Many files keep prices so."""
+    """Many files store 32-bit floats."""
     names = ("open", "high", "low", "close", "volume", *VOLUMES)
     flat = full.with_columns(high="close", low="close", open="close", quote_volume=pl.col("close") * pl.col("volume"))
     flat = flat.with_columns(taker_buy_quote=pl.col("close") * pl.col("taker_buy_base"))
@@ -176,7 +185,7 @@ def test_what_32_bits_lose_is_no_contradiction(full):
 
 
 def test_the_figures_are_those_of_the_candles(full):
-    """The medians over the candles at fault, and their number, in one sentence."""
+    """The sentence has the number of wrong candles and their medians."""
     frame = full.with_columns(quote_volume=pl.col("volume") * 3)
     _, (found,) = empty_false_volumes(frame)
 
@@ -189,7 +198,7 @@ def test_the_figures_are_those_of_the_candles(full):
 
 
 def test_a_price_that_has_no_value_is_told_without_one(full):
-    """Something was paid and nothing was bought: no number stands for that."""
+    """Without a divisor, the sentence has no typical value."""
     _, found = empty_false_volumes(full.with_columns(taker_buy_base=pl.lit(0.0)))
 
     (pair,) = [false for false in found if false.what == PAIR]
@@ -197,22 +206,49 @@ def test_a_price_that_has_no_value_is_told_without_one(full):
     assert "typically" not in str(pair)
 
 
+def test_zero_trade_rows_count_trades_and_else_volume(make_candles):
+    """Where `trades` is missing, a candle without volume counts."""
+    frame = make_candles(range(4)).with_columns(volume=pl.Series([0.0, 1.0, 0.0, 2.0]))
+
+    assert count_zero_trade(check(frame)) == 2
+    assert count_zero_trade(check(frame.with_columns(trades=pl.Series([0, 0, 0, 5])))) == 3
+    assert count_zero_trade(check(frame.clear())) == 0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 4))
+def test_the_longest_runs_without_trades_are_listed(quiet, most):
+    """The `most` longest runs, the earlier one of equal length first, sorted by time."""
+    minutes = np.arange(len(quiet))
+    frame = pl.DataFrame(
+        {
+            "ts": pl.Series(minutes * MINUTE_MS).cast(TS_DTYPE),
+            "volume": np.where(quiet, 0.0, 1.0),
+            "trades": pl.Series([None] * len(quiet), dtype=pl.Int64),
+        }
+    )
+    runs = [[m for m, _ in group] for is_quiet, group in groupby(enumerate(quiet), key=itemgetter(1)) if is_quiet]
+    longest = sorted(sorted(runs, key=len, reverse=True)[:most])
+
+    found = find_zero_trade_runs(frame, MINUTE_MS, most=most)
+    assert found == tuple(Gap(run[0] * MINUTE_MS, run[-1] * MINUTE_MS, len(run)) for run in longest)
+
+
+def test_large_moves_are_listed(make_candles):
+    """The first `most` moves by more than a share of the previous close, in either direction."""
+    frame = make_candles(range(6)).with_columns(close=pl.Series([100.0, 151.0, 150.0, 74.0, 111.0, 400.0]))
+    times = times_ms(frame).tolist()
+    jumps = (Jump(times[1], 100.0, 151.0), Jump(times[3], 150.0, 74.0), Jump(times[5], 111.0, 400.0))
+
+    assert find_jumps(frame, share=0.5, most=9) == jumps
+    assert find_jumps(frame, share=0.5, most=2) == jumps[:2]
+
+
 # --- snapshots -------------------------------------------------------------------------------------------------------
-
-
-class Told(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 @pytest.fixture
 def folder(tmp_path, full):
-    """Return a folder with one honest symbol and one whose quote volume is in the base asset."""
+    """Return a folder with one correct symbol and one whose quote volume is in the base asset."""
     path = tmp_path / "candles"
     path.mkdir()
     full.write_parquet(path / "ETHUSDT.parquet")
@@ -221,9 +257,9 @@ def folder(tmp_path, full):
 
 
 def test_a_snapshot_holds_no_false_volume(take, folder, tmp_path):
-    """It is told, recorded beside the file, verified, and made again the same; the other symbol keeps its own."""
-    told = Told()
-    snapshot = take(folder=folder, progress=told).snapshot
+    """It is warned of, recorded, verified and rebuilt the same; the other symbol keeps its quote volume."""
+    progress = Silent()
+    snapshot = take(folder=folder, progress=progress).snapshot
     btc, eth = snapshot.facts
 
     assert snapshot.candles("BTCUSDT")["quote_volume"].is_null().all()
@@ -231,7 +267,7 @@ def test_a_snapshot_holds_no_false_volume(take, folder, tmp_path):
     assert snapshot.candles("ETHUSDT").equals(read_candle_file(folder / "ETHUSDT.parquet", symbol="E", interval="1m"))
     assert [false.what for false in btc.volumes] == [QUOTE]
     assert eth.volumes == ()
-    assert f"BTCUSDT: {btc.volumes[0]}" in told.warnings
+    assert f"BTCUSDT: {btc.volumes[0]}" in progress.warnings
     assert verify_snapshot(snapshot) == ()
     (snapshot.path / "BTCUSDT.parquet").write_bytes(b"")
     done = rebuild_snapshot(snapshot, open_source(snapshot.source), data_dir=tmp_path / "data", progress=Silent())
@@ -239,16 +275,15 @@ def test_a_snapshot_holds_no_false_volume(take, folder, tmp_path):
 
 
 def test_fetched_candles_hold_no_false_volume(folder):
-    """What the library hands out is as in a snapshot."""
-    told = Told()
+    """The library returns the same candles as a snapshot."""
+    progress = Silent()
     start = format_ms(CLOCK_MS - BARS * 60_000)
-    frames = fetch_candles(["BTCUSDT", "ETHUSDT"], start=start, spec=SourceSpec("files", folder=folder), progress=told)
+    frames = fetch_candles(
+        ["BTCUSDT", "ETHUSDT"], start=start, spec=SourceSpec("files", folder=folder), progress=progress
+    )
 
     assert frames["BTCUSDT"]["quote_volume"].is_null().all()
     assert frames["ETHUSDT"]["quote_volume"].null_count() == 0
-    assert any(w.startswith("BTCUSDT: quote_volume / volume lies outside low..high in 60 of 60") for w in told.warnings)
-
-
-def test_the_kinds_are_four():
-    """Each has its words."""
-    assert len({QUOTE, BASE, PAIR, TAKER_QUOTE}) == 4
+    assert any(
+        w.startswith("BTCUSDT: quote_volume / volume lies outside low..high in 60 of 60") for w in progress.warnings
+    )

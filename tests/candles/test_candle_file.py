@@ -1,4 +1,4 @@
-"""Laws of candle files: what is read is what was written, and a damaged byte names its day."""
+"""Candle files return what was written, and a damaged byte names its day."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ranges(file):
 @given(frames)
 @settings(max_examples=60)
 def test_what_is_read_is_what_was_written(made):
-    """Any interval, any gaps, with and without the optional columns."""
+    """For any interval, any gaps, with and without the optional columns."""
     interval, frame = made
     file = write_candles(frame, INTERVALS_MS[interval])
     found = read_candles(file.data, rows=frame.height, symbol="BTCUSDT", interval=interval, where="a test")
@@ -76,7 +76,7 @@ def test_what_is_read_is_what_was_written(made):
 @given(frames)
 @settings(max_examples=60)
 def test_blocks_part_the_bytes_and_the_days(made):
-    """Together they are all bytes up to the foot and all candles; each begins and ends at a midnight of UTC."""
+    """Blocks cover all bytes before the footer and all candles; each begins and ends at midnight UTC."""
     interval, frame = made
     file = write_candles(frame, INTERVALS_MS[interval])
     ts_ms = times_ms(frame)
@@ -96,7 +96,7 @@ def test_blocks_part_the_bytes_and_the_days(made):
 @given(frames)
 @settings(max_examples=30)
 def test_equal_candles_are_equal_bytes(made):
-    """However the frame lies in memory."""
+    """The layout of the frame in memory makes no difference."""
     interval, frame = made
     pieces = pl.concat([frame[i : i + 1] for i in range(frame.height)], rechunk=False)
 
@@ -104,7 +104,7 @@ def test_equal_candles_are_equal_bytes(made):
 
 
 def test_minutes_lie_day_by_day(written):
-    """Of minutes, each UTC day is a block of its own."""
+    """With one-minute candles, every UTC day is one block."""
     _, file = written
     first = DAY_OF_CLOCK - 5 * DAY_MS
 
@@ -114,7 +114,7 @@ def test_minutes_lie_day_by_day(written):
 
 
 def test_a_day_is_the_same_bytes_whatever_stands_beside_it(written):
-    """Other candles on one day change no other day's digest: that is how a restated day is told."""
+    """Other candles on one day change no other day's digest, so a restated day can be named."""
     frame, file = written
     other = frame.with_columns(
         volume=pl.when(pl.col("ts").dt.date() == pl.date(2025, 10, 11)).then(7.25).otherwise(pl.col("volume"))
@@ -126,7 +126,7 @@ def test_a_day_is_the_same_bytes_whatever_stands_beside_it(written):
 
 @pytest.mark.parametrize("k", range(6))
 def test_a_flipped_byte_names_exactly_its_day(written, k):
-    """The first, the last and any byte between; every parser is left out."""
+    """The first byte, the last, and any between, without parsing."""
     _, file = written
     begin, end = ranges(file)[k]
     places = [begin, end - 1, *np.random.default_rng(k).integers(begin, end, 10).tolist()]
@@ -139,7 +139,7 @@ def test_a_flipped_byte_names_exactly_its_day(written, k):
 
 @pytest.mark.parametrize("k", range(6))
 def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
-    """Cut at the last byte of a day, at its first, or inside."""
+    """A cut at the last byte of a day, at its first, or inside."""
     _, file = written
     begin, end = ranges(file)[k]
 
@@ -148,7 +148,7 @@ def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
 
 
 def test_what_was_put_in_between_names_its_day_and_all_after(written):
-    """Bytes that moved are not those that were written."""
+    """Moved bytes are damaged bytes."""
     _, file = written
     begin, end = ranges(file)[2]
     at = (begin + end) // 2
@@ -158,7 +158,7 @@ def test_what_was_put_in_between_names_its_day_and_all_after(written):
 
 
 def test_days_that_changed_places_are_both_named(written):
-    """Each one is sound by itself, and lies where another should."""
+    """Each block is intact but in the wrong position."""
     _, file = written
     parts = [file.data[begin:end] for begin, end in ranges(file)]
     bad = b"".join([file.data[:4], parts[0], parts[2], parts[1], *parts[3:], file.data[file.blocks[-1].end :]])
@@ -170,7 +170,7 @@ def test_days_that_changed_places_are_both_named(written):
 
 @pytest.mark.parametrize("change", ["head", "foot", "longer"])
 def test_damage_outside_the_candles_names_no_day(written, change):
-    """Only the file's own hash tells of it."""
+    """Only the hash of the whole file covers it."""
     _, file = written
     bad = {"head": b"XAR1" + file.data[4:], "foot": file.data[:-9] + b"123456789", "longer": file.data + b"\0"}[change]
 
@@ -183,7 +183,7 @@ def test_without_blocks_no_day_is_named(written):
 
 
 def test_blocks_beyond_the_bytes_are_damaged(written):
-    """A block that ends after the file, or nowhere, is no reason to stop."""
+    """A block that ends after the file is damaged, not an error."""
     _, file = written
     far = Block(0, DAY_MS, 1 << 62, "0" * 16)
 
@@ -191,7 +191,7 @@ def test_blocks_beyond_the_bytes_are_damaged(written):
 
 
 def test_long_files_have_few_blocks():
-    """Twenty years of days or a year of hours: the manifest stays readable."""
+    """Twenty years of days or a year of hours keep the manifest small."""
     daily = make_frame(range(7000), "1d")
     hourly = make_frame(range(24 * 366), "1h")
 
@@ -202,7 +202,7 @@ def test_long_files_have_few_blocks():
 
 
 def test_another_number_of_rows_is_refused(written):
-    """Before any value is read; the message tells both numbers."""
+    """Before any value is read; the message names both numbers."""
     frame, file = written
 
     for rows in (0, frame.height - 1, frame.height + 1):

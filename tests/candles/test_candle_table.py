@@ -1,4 +1,4 @@
-"""Laws of tables of candles in files."""
+"""Tables of candles in files, with a column for the symbol."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from mltrain.candles.conversion import MAX_TABLE_ROWS, read_candle_table
 from mltrain.candles.frame import CANDLE_SCHEMA
+from mltrain.candles.tables import write_table
 from mltrain.errors import InputError
 from mltrain.sources.simulated import CLOCK_MS, SimSource
 from mltrain.times import HOUR_MS, TimeRange
@@ -30,7 +31,7 @@ def candles():
 
 
 def test_parquet_of_any_writer_gives_the_same_candles(candles):
-    """Types, names and further columns of other programs make no difference."""
+    """Types, names and additional columns of other programs make no difference."""
     lists = candles.with_columns(more=pl.concat_list("open", "close"))
     named = candles.rename({"ts": "Open time", "open": "Open"}).with_columns(pl.col("symbol").cast(pl.Categorical))
 
@@ -39,8 +40,25 @@ def test_parquet_of_any_writer_gives_the_same_candles(candles):
     assert read_candle_table(written(named), "parquet", where="x").select(candles.columns).equals(candles)
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_a_table_is_read_as_it_was_written(candles, form):
+    """Every format keeps the candles and their symbol, to the last bit."""
+    read = read_candle_table(write_table(candles, form), form, where="x")
+
+    assert read.select(candles.columns).equals(candles)
+
+
+@pytest.mark.parametrize(("line", "fields"), [("2025-01-01T00:01:00Z,A", 2), ("2025-01-01T00:01:00Z,A,1,2", 4)])
+def test_a_line_of_another_width_is_refused(line, fields):
+    """Missing cells are not read as empty, and surplus cells are not dropped."""
+    data = f"ts,symbol,open\n2025-01-01T00:00:00Z,A,1\n{line}\n".encode()
+
+    with pytest.raises(InputError, match=f"^x: line 3 has {fields} fields, the first line 3$"):
+        read_candle_table(data, "csv", where="x")
+
+
 def test_any_damage_is_an_input_error_or_changes_values_alone(candles):
-    """Every byte of the first page's header, cuts, and random bytes: never another error, never the process's end."""
+    """Any byte of the first page's header, cuts and random bytes: never another error or a crash."""
     data = written(candles.select(list(CANDLE_SCHEMA)), statistics=False)
     rng = np.random.default_rng(1)
     places = [*range(4, 48), *rng.integers(0, len(data), 100).tolist()]
@@ -58,13 +76,13 @@ def test_any_damage_is_an_input_error_or_changes_values_alone(candles):
 
 
 def test_a_table_without_times_is_refused_with_its_columns(candles):
-    """The message names what the file has."""
+    """The message names the columns of the file."""
     with pytest.raises(InputError, match="column ts missing; the columns are 'open', 'mood'"):
         read_candle_table(written(candles.select("open", mood=pl.lit("good"))), "parquet", where="x")
 
 
 def test_a_small_file_of_many_rows_is_refused_unread():
-    """One constant row after the other is nothing on the disk and gigabytes in memory."""
+    """A constant column takes no space on disk and gigabytes in memory."""
     rows = MAX_TABLE_ROWS + 1
     sink = io.BytesIO()
     pq.write_table(pa.table({"close": np.zeros(rows, np.int8)}), sink)

@@ -1,4 +1,4 @@
-"""Laws of turning cells into times and numbers."""
+"""Cells become times and numbers, or are refused by line, column and value."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ TIMES = {
 
 @pytest.mark.parametrize(("text", "expected"), TIMES.items())
 def test_times_in_text_are_understood(text, expected):
-    """Numbers of any unit and ISO 8601, UTC unless a zone stands there."""
+    """Numbers of any unit and ISO 8601, UTC unless a zone is given."""
     assert format_ms(times_ms(rows_of([text]))[0]) == expected
 
 
 def test_numbers_and_iso_times_may_stand_in_one_column():
-    """Each cell is read by itself."""
+    """Each cell is read independently."""
     assert [format_ms(ms) for ms in times_ms(rows_of(list(TIMES)))] == list(TIMES.values())
 
 
@@ -58,7 +58,7 @@ def test_numbers_and_iso_times_may_stand_in_one_column():
              "1760529600000001", "12:00", "2025-10-15 12:00:00.0001"],
 )  # fmt: skip
 def test_other_times_are_refused_by_line(text):
-    """What could be read two ways is not guessed, nothing below a ms is cut off; line and value are named."""
+    """Ambiguous times and fractions of a ms are refused, with line and value."""
     with pytest.raises(InputError, match=rf"here: line 3: ts is ({text!r}|missing): not an open time") as err:
         rows_of(["1760529600000", text])
 
@@ -67,7 +67,7 @@ def test_other_times_are_refused_by_line(text):
 
 @given(st.lists(st.tuples(st.integers(2_000_000, 60_000_000), st.sampled_from([1e-3, 1, 1e3, 1e6])), min_size=1))
 def test_the_unit_of_each_time_is_told_by_itself(minutes_and_units):
-    """From 1973 to 2084, seconds, ms, µs and ns may alternate, as text and as numbers."""
+    """From 1973 to 2084, s, ms, µs and ns may alternate, as text and as numbers."""
     stamps = [int(minute * MINUTE_MS * unit) for minute, unit in minutes_and_units]
     expected = [minute * MINUTE_MS for minute, _ in minutes_and_units]
 
@@ -88,7 +88,7 @@ def test_any_iso_time_is_read_as_python_reads_it(moment, offset):
     "dtype", [pl.Datetime("ns"), pl.Datetime("us", "UTC"), pl.Datetime("ms", "Asia/Tokyo"), pl.Int64]
 )
 def test_times_of_any_type_are_understood(dtype):
-    """Time zones are another way to write the same instant; a time without one is UTC."""
+    """A time zone is another notation of the same instant; without a zone a time is UTC."""
     expected = [1_760_529_600_000, 1_760_529_660_000]
     ts = pl.Series(expected)
     if dtype != pl.Int64:
@@ -99,13 +99,13 @@ def test_times_of_any_type_are_understood(dtype):
 
 
 def test_times_between_two_ms_are_refused_in_any_type():
-    """They are on no grid, and cutting them off would make them so."""
+    """Truncating them would put them on the grid."""
     with pytest.raises(InputError, match=r"line 3: ts is 1970-01-01 00:01:00.000001: not an open time"):
         rows_of(pl.Series([0, 60_000_001]).cast(pl.Datetime("us")))
 
 
 def test_dates_are_midnights():
-    """Daily candles are often keyed by a date."""
+    """Daily candles often have dates."""
     days = pl.Series([20_000, 20_001]).cast(pl.Date)
 
     assert times_ms(rows_of(days)).tolist() == [20_000 * DAY_MS, 20_001 * DAY_MS]
@@ -113,7 +113,7 @@ def test_dates_are_midnights():
 
 @given(st.floats(min_value=0, allow_infinity=False), st.floats(min_value=0, allow_infinity=False))
 def test_any_number_is_the_same_as_text(one, other):
-    """Whatever shortest form Python prints."""
+    """In the shortest form, as Python prints it."""
     as_text = rows_of([60, 120], close=[str(one), f" {other!r} "])
 
     assert as_text.equals(rows_of([60, 120], close=[one, other]))
@@ -143,7 +143,7 @@ def test_cells_that_are_no_numbers_are_refused_with_their_place(columns, message
 
 
 def test_empty_cells_and_absent_columns_are_null():
-    """Whether they may be is asked of the candles, not here; the columns are always the same."""
+    """The columns are always the same; whether a cell may be null is checked later."""
     rows = rows_of(["60", "120"], close=["", "1.5"], volume=[" ", None], trades=["", "7"])
 
     assert dict(rows.schema) == dict(CANDLE_SCHEMA)

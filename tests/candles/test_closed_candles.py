@@ -1,4 +1,4 @@
-"""Laws of candles that have not closed by the machine's clock, and of times that are hours ahead of it."""
+"""Candles that have not closed are left out, and times hours ahead of the clock are refused."""
 
 from __future__ import annotations
 
@@ -26,19 +26,10 @@ from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
 from support.program import call
 
-NOW_MS = CLOCK_MS + 2_000  # two seconds into the newest minute
+# Two seconds into the newest minute.
+NOW_MS = CLOCK_MS + 2_000
 ALL = TimeRange(0, 1 << 42)
 LEFT_OUT = "1 candle left out, not closed yet by this machine's clock, 2025-10-15T12:00:02Z: "
-
-
-class Told(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 def closed(opens_ms, *, step_ms=MINUTE_MS, now_ms=NOW_MS):
@@ -51,7 +42,7 @@ def closed(opens_ms, *, step_ms=MINUTE_MS, now_ms=NOW_MS):
 
 @given(st.sampled_from(sorted(INTERVALS_MS.values())), st.lists(st.integers(-5, 1), min_size=1), st.integers(0, 10**8))
 def test_a_candle_has_closed_once_the_clock_shows_its_close(step_ms, bars, into_ms):
-    """Of any interval, wherever the clock stands: a daily candle of today closes up to 24 hours from now."""
+    """For any interval and clock; today's daily candle may close up to 24 hours from now."""
     now_ms = CLOCK_MS + into_ms % step_ms
     opens_ms = [CLOCK_MS // step_ms * step_ms + bar * step_ms for bar in bars]
     opens_ms = [ts for ts in opens_ms if ts <= now_ms + MAX_SKEW_MS] or [0]
@@ -61,12 +52,12 @@ def test_a_candle_has_closed_once_the_clock_shows_its_close(step_ms, bars, into_
 
 @pytest.mark.parametrize("slow_ms", [0, 1, 30_000, 5 * MINUTE_MS, MAX_SKEW_MS])
 def test_a_clock_that_is_some_minutes_slow_only_costs_candles(slow_ms):
-    """The newest ones are left out, as nobody knows which of them have closed."""
+    """The newest candles are left out, because they may not have closed."""
     assert closed([CLOCK_MS, CLOCK_MS + slow_ms], now_ms=CLOCK_MS) == [False, False]
 
 
 def test_what_opens_later_than_any_slow_clock_is_refused():
-    """One millisecond beyond the limit."""
+    """One millisecond beyond the limit is too much."""
     with pytest.raises(InputError, match=r"here: BTCUSDT: its times are not UTC\? The newest candle opens at "):
         closed([0, NOW_MS + MAX_SKEW_MS + 1])
 
@@ -84,7 +75,7 @@ def test_what_opens_later_than_any_slow_clock_is_refused():
 @pytest.mark.parametrize("last", [0, 1], ids=["ends open", "ends closed"])
 @pytest.mark.parametrize("into_s", [-240, 0.001, 2, 59])
 def test_the_offset_of_the_zone_is_told(zone, hint, last, into_s):
-    """Local time written down as UTC: symbol, newest time, the machine's time, the hours, and the way out."""
+    """The message names symbol, newest time, clock and lead; the hint names the zone's offset."""
     now_ms = CLOCK_MS + round(into_s * 1000)
     newest_ms = CLOCK_MS + zone // timedelta(milliseconds=1) - last * MINUTE_MS
     with pytest.raises(InputError) as caught:
@@ -98,7 +89,7 @@ def test_the_offset_of_the_zone_is_told(zone, hint, last, into_s):
 
 
 def test_no_zone_is_a_day_ahead():
-    """Another unit or a stopped clock is more likely."""
+    """A wrong unit or a stopped clock is more likely."""
     with pytest.raises(InputError) as caught:
         closed([NOW_MS + 24 * HOUR_MS])
 
@@ -107,7 +98,7 @@ def test_no_zone_is_a_day_ahead():
 
 
 def test_what_was_left_out_is_one_sentence():
-    """Of however many symbols."""
+    """For any number of symbols."""
     first_ms = dict.fromkeys(("E", "D", "C", "B", "A"), CLOCK_MS)
 
     assert describe_open({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
@@ -130,7 +121,7 @@ def folder(tmp_path, make_candles):
 
 
 def test_the_candle_still_open_is_left_out(folder, make_candles):
-    """The newest one has closed, and so the source's clock is before the machine's."""
+    """The newest remaining candle has closed, so the source's clock is not ahead of the machine's."""
     source = FilesSource(folder, "1m", now_ms=NOW_MS)
 
     assert source.candles("BTCUSDT", ALL)["ts"].to_list() == make_candles(range(-1440, 0))["ts"].to_list()
@@ -142,7 +133,7 @@ def test_the_candle_still_open_is_left_out(folder, make_candles):
 
 
 def test_a_candle_closes_with_the_clock(folder):
-    """By the millisecond; without a clock all have."""
+    """To the millisecond; without a clock all candles count as closed."""
     at_close = FilesSource(folder, "1m", now_ms=CLOCK_MS + MINUTE_MS)
     before = FilesSource(folder, "1m", now_ms=CLOCK_MS + MINUTE_MS - 1)
     without = FilesSource(folder, "1m")
@@ -152,7 +143,7 @@ def test_a_candle_closes_with_the_clock(folder):
 
 
 def test_two_dumps_of_one_open_candle_are_no_contradiction(folder, make_candles):
-    """It said something else in each; closed candles of one time still must not."""
+    """Two files may differ in an open candle, but not in a closed one."""
     make_candles(range(-5, 1), base=100.0).with_columns(volume=pl.lit(3.0)).tail(1).write_parquet(
         folder / "BTCUSDT-later.parquet"
     )
@@ -163,7 +154,7 @@ def test_two_dumps_of_one_open_candle_are_no_contradiction(folder, make_candles)
 
 
 def test_a_file_of_open_candles_alone_has_none(tmp_path, make_candles):
-    """It is neither damaged nor empty."""
+    """The error says that no candle has closed, not that the file is empty."""
     make_candles([0]).write_parquet(tmp_path / "BTCUSDT.parquet")
     source = FilesSource(tmp_path, "1m", now_ms=NOW_MS)
 
@@ -172,7 +163,7 @@ def test_a_file_of_open_candles_alone_has_none(tmp_path, make_candles):
 
 
 def test_one_symbol_in_local_time_is_refused(folder, make_candles):
-    """Where it is asked for; the others are not judged by it."""
+    """The error appears when that symbol is requested; the others are still read."""
     make_candles(range(-1440 + 540, 541)).write_parquet(folder / "ETHUSDT.parquet")
     source = FilesSource(folder, "1m", now_ms=NOW_MS)
 
@@ -182,7 +173,7 @@ def test_one_symbol_in_local_time_is_refused(folder, make_candles):
 
 
 def test_times_behind_the_clock_are_old_candles(folder, make_candles):
-    """West of UTC: nothing tells them from a file that was taken hours ago."""
+    """Local times west of UTC look like a file that was exported hours ago."""
     make_candles(range(-1440 - 300, -299)).write_parquet(folder / "BTCUSDT.parquet")
 
     assert FilesSource(folder, "1m", now_ms=NOW_MS).candles("BTCUSDT", ALL).height == 1441
@@ -190,7 +181,7 @@ def test_times_behind_the_clock_are_old_candles(folder, make_candles):
 
 @pytest.mark.parametrize("interval", ["1h", "4h", "1d"])
 def test_the_open_candle_of_a_long_interval_is_left_out(tmp_path, make_candles, interval):
-    """It closes hours from now, and that is as it should be."""
+    """It closes hours from now, and is not taken for a local time."""
     step_ms = INTERVALS_MS[interval]
     frame = make_candles(range(-10, 1), step_ms=step_ms).with_columns(
         ts=pl.Series(np.arange(-10, 1) * step_ms + CLOCK_MS // step_ms * step_ms).cast(pl.Datetime("ms", "UTC"))
@@ -203,17 +194,17 @@ def test_the_open_candle_of_a_long_interval_is_left_out(tmp_path, make_candles, 
 
 
 def test_a_snapshot_says_what_it_left_out(folder, tmp_path):
-    """In its manifest, too; and an end later than the last closed candle is refused as before."""
-    told = Told()
+    """In a warning and its manifest; an end after the last closed candle is still refused."""
+    progress = Silent()
     spec = SourceSpec("files", folder=folder)
     request = SnapshotRequest(("BTCUSDT", "ETHUSDT"), 1)
     source = open_source(spec, now_ms=NOW_MS)
-    snapshot = take_snapshot(tmp_path / "data", source, spec, request, now_ms=NOW_MS, progress=told).snapshot
+    snapshot = take_snapshot(tmp_path / "data", source, spec, request, now_ms=NOW_MS, progress=progress).snapshot
 
     note = LEFT_OUT + "BTCUSDT from 2025-10-15T12:00:00Z on"
     assert snapshot.cut_ms == CLOCK_MS
     assert snapshot.notes == (note,)
-    assert note in told.warnings
+    assert note in progress.warnings
     assert int(times_ms(snapshot.candles("BTCUSDT"))[-1]) == CLOCK_MS - MINUTE_MS
     late = SnapshotRequest(("BTCUSDT",), 1, end_ms=CLOCK_MS + MINUTE_MS)
     with pytest.raises(UsageError, match="later than the clock of the source files"):
@@ -221,7 +212,7 @@ def test_a_snapshot_says_what_it_left_out(folder, tmp_path):
 
 
 def test_fetching_takes_the_clock(folder):
-    """From Python the caller says what time it is; without a clock every candle is taken as closed."""
+    """In Python the clock is an argument; without it all candles count as closed."""
     spec, start = SourceSpec("files", folder=folder), format_ms(CLOCK_MS - HOUR_MS)
 
     assert fetch_candles(["BTCUSDT"], start=start, spec=spec, now_ms=NOW_MS)["BTCUSDT"].height == 60
@@ -240,7 +231,7 @@ def test_the_simulator_has_its_own_clock():
 
 
 def write_days(path, last_open_ms):
-    """Write a day of simulated candles of which the last one opens at a time."""
+    """Write a day of simulated candles whose last one opens at `last_open_ms`."""
     frame = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - 26 * HOUR_MS, CLOCK_MS))
     shift_ms = last_open_ms - int(times_ms(frame)[-1])
     path.mkdir()
@@ -249,8 +240,9 @@ def write_days(path, last_open_ms):
 
 
 def test_the_command_goes_by_the_machines_clock(tmp_path):
-    """Whatever zone the machine is set to: the open candle is told and left out, local times are refused."""
-    minute_ms = (int(time.time() * 1000) // MINUTE_MS + 2) * MINUTE_MS  # which will not have closed when it is read
+    """In any time zone of the machine, open candles are left out with a warning, and local times are refused."""
+    # It will not have closed when it is read.
+    minute_ms = (int(time.time() * 1000) // MINUTE_MS + 2) * MINUTE_MS
     dump, local = write_days(tmp_path / "dump", minute_ms), write_days(tmp_path / "local", minute_ms + 9 * HOUR_MS)
     options = {"data_dir": tmp_path / "data", "env": {"TZ": "Asia/Tokyo", "PATH": os.environ["PATH"]}}
     words = ("snapshot", "--source", "files", "--symbols", "BTCUSDT", "--days", "1", "--json", "--from")

@@ -1,4 +1,4 @@
-"""Laws of unpacking."""
+"""Zip and gzip files are unpacked safely, and checksum files are read strictly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def zipped(*members, method=zipfile.ZIP_DEFLATED, mode=0o644 | stat.S_IFREG):
     """Return a zip of (name, content) pairs."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two members of one name
+        # Two members may have one name.
+        warnings.simplefilter("ignore")
         for name, content in members:
             info = zipfile.ZipInfo(name)
             info.compress_type = method
@@ -40,7 +41,7 @@ def unzip(data, max_bytes=LIMIT):
 
 @given(st.binary(max_size=3000), st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
 def test_one_file_comes_out_as_it_went_in(content, method):
-    """Stored or deflated, empty too, up to exactly the limit."""
+    """Stored or deflated, also empty, up to exactly the limit."""
     assert unzip(zipped((NAME, content), method=method), max_bytes=len(content)) == content
 
 
@@ -90,7 +91,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_anything_but_one_plain_file_is_refused(data, message):
-    """Each by what it is."""
+    """The message says what else the zip contains."""
     with pytest.raises(InputError, match=f"^x.zip: .*{message}") as err:
         unzip(data)
 
@@ -98,7 +99,7 @@ def test_anything_but_one_plain_file_is_refused(data, message):
 
 
 def test_a_size_that_lies_does_not_help():
-    """A head that tells a small size of a large file is found out, and no more than told is unpacked."""
+    """A header with too small a size is detected, and no more than that size is unpacked."""
     bomb = zipped((NAME, bytes(8 << 20)))
     lying = patched(bomb, (8 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     short = patched(ONE, len(PLAIN).to_bytes(4, "little"), (len(PLAIN) + 5).to_bytes(4, "little"))
@@ -120,7 +121,7 @@ def test_a_wrong_crc_is_noticed():
 @settings(max_examples=400)
 @given(st.integers(0, len(ONE) - 1), st.integers(1, 255), st.booleans())
 def test_damage_gives_the_file_or_one_error(place, mask, cut):
-    """Any changed byte, any cut: the content as it was, or an InputError that names the zip; never other content."""
+    """Any changed byte, any cut: the original content or an InputError, never other content."""
     data = ONE[:place] if cut else ONE[:place] + bytes([ONE[place] ^ mask]) + ONE[place + 1 :]
 
     try:
@@ -131,13 +132,13 @@ def test_damage_gives_the_file_or_one_error(place, mask, cut):
 
 @given(st.binary(max_size=400))
 def test_any_bytes_after_the_signature_are_one_error(data):
-    """Python's reader has many ways to fail."""
+    """Python's reader raises many kinds of errors."""
     with pytest.raises(InputError):
         unzip(b"PK\x05\x06" + data)
 
 
 def test_gzip_is_unpacked_up_to_the_limit():
-    """Whole ones only, members after one another too; the limit itself is allowed."""
+    """Complete files only, with one or several members; the limit itself is allowed."""
     packed = gzip.compress(PLAIN)
 
     assert gunzip(packed, where="x.gz", max_bytes=len(PLAIN)) == PLAIN
@@ -180,7 +181,7 @@ def checksum(text, file_name="x.zip"):
     ],
 )
 def test_checksum_lines_are_understood(text):
-    """As sha256sum prints them, one file or several."""
+    """As sha256sum prints them, for one file or several."""
     assert checksum(text) == HASH
 
 
@@ -200,13 +201,13 @@ def test_checksum_lines_are_understood(text):
     ],
 )
 def test_other_checksum_files_are_refused(text, message):
-    """By line, and never half understood."""
+    """With the line; never partly read."""
     with pytest.raises(InputError, match=f"^x.zip.CHECKSUM: {message}"):
         checksum(text)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_checksum(data):
-    """Nor do they fail otherwise."""
+    """They are an InputError and nothing else."""
     with pytest.raises(InputError):
         parse_checksum(data, file_name="x.zip", where="x.zip.CHECKSUM")

@@ -1,4 +1,4 @@
-"""Whatever table a caller holds becomes one frame, or one message that names the argument."""
+"""Any table of a caller becomes a frame, or an error that names the argument."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OHLCV = FRAME.select(list(CANDLE_SCHEMA)[:6])
 
 
 def kline_rows():
-    """Return the candles as Binance's REST interface gives them: numbers as text, close times, a field unused."""
+    """Return the candles as Binance's REST API returns them: numbers as text, close times, an unused field."""
     rows = FRAME.with_columns(pl.col("ts").dt.timestamp("ms")).rows()
     return [[ts, *map(str, row[:5]), ts + 59_999, str(row[5]), row[6], *map(str, row[7:]), "0"] for ts, *row in rows]
 
 
 class Capsule:
-    """A table of another library, which speaks the Arrow PyCapsule protocol alone, as a pandas frame does."""
+    """A table of another library with only the Arrow PyCapsule protocol, as a pandas frame has it."""
 
     def __init__(self, frame):
         self._table = frame.to_arrow()
@@ -37,7 +37,7 @@ class Capsule:
 
 
 class Interchange:
-    """A table of another library, which speaks the dataframe interchange protocol alone."""
+    """A table of another library with only the dataframe interchange protocol."""
 
     def __init__(self, frame):
         self._table = frame.to_arrow()
@@ -88,12 +88,12 @@ def test_every_form_is_the_same_candles(form):
     ids=["lists", "array", "structured array"],
 )
 def test_rows_of_six_are_ohlcv(given):
-    """As ccxt and freqtrade have them; the optional columns are absent, not invented."""
+    """As in ccxt and freqtrade; the optional columns are absent."""
     assert_frame_equal(as_candles(as_frame(given, "candles"), "the candles given"), OHLCV, check_exact=True)
 
 
 def test_symbols_may_be_categories():
-    """A Categorical and an Enum column of symbols name symbols as text does."""
+    """A Categorical or Enum column of symbols is read as text."""
     for dtype in (pl.Categorical(), pl.Enum(["BTCUSDT", "ETHUSDT"])):
         frame = FRAME.with_columns(symbol=pl.lit("BTCUSDT").cast(dtype))
 
@@ -101,7 +101,7 @@ def test_symbols_may_be_categories():
 
 
 def test_what_is_canonical_is_not_copied():
-    """Serving asks for this on each call: a frame that needs nothing costs nothing."""
+    """Serving converts on each call: a frame that needs no conversion costs nothing."""
     assert as_candles(as_frame(FRAME, "candles"), "w") is FRAME
 
 
@@ -121,7 +121,7 @@ def test_what_is_canonical_is_not_copied():
     ],
 )
 def test_what_is_no_table_is_named(given, shown):
-    """The message says which argument, what it is, and what is accepted."""
+    """The message names the argument, the value and what is accepted."""
     with pytest.raises(UsageError, match=r"^candles is .*: expected a Polars or pandas frame") as caught:
         as_frame(given, "candles")
 
@@ -138,7 +138,7 @@ def test_what_is_no_table_is_named(given, shown):
     ],
 )
 def test_a_table_that_cannot_be_converted_is_an_input_error(given, told):
-    """Not an exception of another library."""
+    """Errors of other libraries are translated."""
     with pytest.raises(InputError, match=told):
         as_frame(given, "candles")
 
@@ -157,13 +157,13 @@ def test_a_table_that_cannot_be_converted_is_an_input_error(given, told):
     ],
 )
 def test_what_could_be_read_two_ways_is_refused(change, told):
-    """A time without a zone is not guessed to be UTC, and no cell is filled in."""
+    """A time without a zone is not assumed to be UTC, and no cell is filled in."""
     with pytest.raises(InputError, match=told):
         as_candles(change(FRAME), "the candles given")
 
 
 def test_one_row_in_every_form():
-    """A mapping, a frame of one row and a kline row are one record; a longer table is none."""
+    """A mapping, a frame of one row and a kline row are one record; a longer table is refused."""
     last = FRAME.row(-1, named=True)
 
     assert as_record(last, "candle") is last
@@ -177,7 +177,7 @@ def test_one_row_in_every_form():
 
 
 class TestTimes:
-    """Times that a caller gives."""
+    """Times that a caller passes."""
 
     @pytest.mark.parametrize(
         "time",
@@ -189,7 +189,7 @@ class TestTimes:
         ],
     )
     def test_text_and_datetimes(self, time):
-        """One instant, however it is written."""
+        """Every notation of an instant gives the same time."""
         assert time_ms(time, "start") == CLOCK_MS
 
     def test_a_date_is_its_midnight(self):
@@ -224,13 +224,13 @@ class TestTimes:
         ],
     )
     def test_other_units_are_told_by_their_size(self, time, told):
-        """Seconds would be a day in 1970, and refuse every candle as one that has not closed."""
+        """Seconds read as ms would be a day in 1970."""
         with pytest.raises(UsageError, match=told):
             check_time_ms(time, "now_ms")
 
 
 class TestPandas:
-    """pandas frames: needs pandas, which mltrain does not depend on."""
+    """pandas frames; skipped without pandas, which mltrain does not require."""
 
     @pytest.fixture
     def frame(self):
@@ -238,7 +238,7 @@ class TestPandas:
         return FRAME.to_pandas()
 
     def test_columns_and_time_indexes(self, frame):
-        """A time index, whatever it is called, is `ts`; further levels are columns; categories are text."""
+        """A time index of any name is `ts`; other levels are columns; categories are text."""
         unnamed = frame.set_index("ts").rename_axis(None)
         symbols = frame.assign(symbol="BTCUSDT").astype({"symbol": "category"})
         named = FRAME.with_columns(symbol=pl.lit("BTCUSDT"))
@@ -251,13 +251,13 @@ class TestPandas:
             as_candles(as_frame(unnamed.tz_localize(None), "candles"), "w")
 
     def test_a_row_has_the_time_of_its_index(self, frame):
-        """`frame.iloc[-1]` of a frame with a time index is named by its time."""
+        """`frame.iloc[-1]` of a frame with a time index has its time as name."""
         row = as_record(frame.set_index("ts").iloc[-1], "candle")
 
         assert (row["ts"], row["close"]) == (FRAME["ts"][-1], FRAME["close"][-1])
 
     def test_features_leave_the_index_out(self, frame):
-        """An index is no feature."""
+        """An index is not a feature."""
         assert as_frame(frame.set_index("ts"), "x", index=False).columns == FRAME.columns[1:]
         with pytest.raises(UsageError, match=r"pandas.*Series"):
             as_frame(frame["close"], "x")

@@ -1,4 +1,4 @@
-"""What changed between two sets of candles, against a plain dictionary's answer."""
+"""Differences between candles equal those of plain dictionaries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def frame_of(rows, *, with_trades=True):
 
 @given(sides, sides)
 def test_a_diff_is_what_a_dictionary_would_tell(before, after):
-    """Added, gone and changed, with the first few of each by time."""
+    """Added, gone and changed candles, with the first few of each by time."""
     diff = compare_frames(frame_of(before), frame_of(after))
     added, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
     changed = [m for m in sorted(before.keys() & after.keys()) if before[m] != after[m]]
@@ -51,7 +51,7 @@ def test_a_diff_is_what_a_dictionary_would_tell(before, after):
 
 
 def test_a_column_that_came_is_a_change():
-    """Null and a number differ; null and null do not."""
+    """Null differs from a number, and equals null."""
     rows = {1: (1.0, 5), 2: (1.0, 6)}
     diff = compare_frames(frame_of(rows, with_trades=False), frame_of(rows))
     same = compare_frames(frame_of(rows, with_trades=False), frame_of(rows, with_trades=False))
@@ -62,7 +62,7 @@ def test_a_column_that_came_is_a_change():
 
 
 def test_snapshots_are_compared_by_symbol(take):
-    """What only one has, what both have alike, what the later one has more of; through the command, too."""
+    """Symbols of only one snapshot, and added candles; also by the command."""
     one = take(("BTCUSDT", "ETHUSDT")).snapshot
     other = take(("BTCUSDT", "SOLUSDT"), days=2).snapshot
     found = {s.symbol: s for s in compare_snapshots(one, other)}
@@ -77,6 +77,6 @@ def test_snapshots_are_compared_by_symbol(take):
 
 
 def test_snapshots_of_two_intervals_share_nothing(take):
-    """That is said instead of a long list."""
+    """The error says so, instead of a long list of differences."""
     with pytest.raises(InputError, match="cannot be compared"):
         compare_snapshots(take(("BTCUSDT",)).snapshot, take(("BTCUSDT",), interval="1h").snapshot)

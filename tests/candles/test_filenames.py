@@ -1,4 +1,4 @@
-"""Laws of what a file's name says."""
+"""File names state the symbol and the interval."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ NAMES = {
 
 @pytest.mark.parametrize(("name", "says"), NAMES.items())
 def test_symbol_and_interval_stand_in_the_files_name(name, says):
-    """Binance's, freqtrade's and Kraken's manner, and words around them; two intervals are none."""
+    """As Binance, freqtrade and Kraken write them, among other words; two intervals count as none."""
     assert (symbol_of(name), interval_of(name)) == says
 
 
 def test_numbered_parts_are_no_intervals():
-    """One number that is no interval shows that the others are none either."""
+    """One number that is not an interval shows that the others are part numbers too."""
     parts = [f"BTCUSDT_{number}.csv" for number in range(1, 7)]
     kraken = [f"XBTUSD_{minutes}.csv" for minutes in (1, 5, 15, 30, 60, 240, 720, 1440)]
 
@@ -81,7 +81,7 @@ def test_numbered_parts_are_no_intervals():
 
 @given(st.from_regex(r"[A-Z]{2,8}", fullmatch=True), st.sampled_from(sorted(INTERVALS_MS)), st.dates())
 def test_names_of_the_archive_say_what_they_are(base, interval, day):
-    """Whatever the base asset is called."""
+    """For any base asset."""
     name = f"{base}USDT-{interval}-{day}.zip"
 
     assert (symbol_of(name), interval_of(name)) == (f"{base}USDT", interval)
@@ -89,7 +89,7 @@ def test_names_of_the_archive_say_what_they_are(base, interval, day):
 
 @given(st.text(max_size=60))
 def test_any_name_gives_a_symbol_or_none(name):
-    """What comes out may become a path."""
+    """A symbol may become a path, so it always matches the pattern."""
     symbol = symbol_of(name)
 
     assert symbol is None or SYMBOL.fullmatch(symbol)

@@ -1,4 +1,4 @@
-"""Laws of reading one candle file."""
+"""Candle files in the layouts of other programs are read exactly or refused with their place."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_archives_own_layout_is_read(candles, unit):
 
 
 def test_the_unit_is_told_value_by_value(candles):
-    """A file that passes from milliseconds to microseconds, as the archive did on 2025-01-01, is one series."""
+    """A file that changes from ms to µs, as the archive did on 2025-01-01, is one series."""
     assert read(as_binance(candles[:50]) + as_binance(candles[50:], 1000)).equals(candles)
 
 
@@ -160,7 +160,7 @@ def test_six_and_seven_columns_are_known_by_place(candles):
 
 @pytest.mark.parametrize("text", ["[]", "[ ]\n", f"{HEADER}\n", HEADER])
 def test_a_file_that_says_so_has_no_rows(text):
-    """An empty answer of the exchange, and a header alone."""
+    """An empty answer of the exchange, or a header alone."""
     rows = read(text)
 
     assert rows.is_empty()
@@ -264,7 +264,7 @@ def test_the_order_of_other_exchanges_is_not_mistaken(candles, text):
 
 
 def test_the_exchanges_csv_is_read_by_itself(candles):
-    """For what is downloaded: bytes in; no rows is a refusal there."""
+    """A downloaded CSV gives rows and close times; one without rows is refused."""
     plain = as_binance(candles, 1000).encode()
 
     rows, closes_ms = read_binance_csv(plain, where="x.csv", symbol="BTCUSDT", step_ms=MINUTE_MS)
@@ -285,7 +285,7 @@ def test_the_exchanges_csv_is_read_by_itself(candles):
 
 
 def test_the_end_of_a_line_may_be_written_in_two_ways(candles):
-    """And the last line may lack it, or empty ones may follow."""
+    """The last line may lack it, and empty lines may follow."""
     text = as_binance(candles)
 
     for variant in (text.replace("\n", "\r\n"), text.rstrip("\n"), text + "\n\n"):
@@ -330,7 +330,7 @@ def test_any_format_gives_the_same_candles(candles, data):
     ],
 )
 def test_candles_of_another_interval_are_recognised(make_candles, minutes, interval, found):
-    """A file, or a long run in one, whose candles are further apart or closer than asked for is refused."""
+    """A file, or a long run in one, with another interval than requested is refused."""
     with pytest.raises(InputError, match=f"its candles are {found} apart from .* on, not {interval}") as err:
         read(make_candles(minutes).write_csv(), interval=interval)
 
@@ -339,7 +339,7 @@ def test_candles_of_another_interval_are_recognised(make_candles, minutes, inter
 
 @pytest.mark.parametrize("minutes", [[0], [0, 5], [0, 1, 6, 11, 12], [*range(50), *range(60, 98, 2), *range(100, 150)]])
 def test_gaps_are_not_taken_for_another_interval(make_candles, minutes):
-    """Single gaps, and a few equal ones, do not make it a file of another interval."""
+    """Single gaps, and a few equal ones, do not make another interval."""
     assert read(make_candles(minutes).write_csv()).height == len(minutes)
 
 
@@ -350,7 +350,7 @@ def test_gaps_are_not_taken_for_another_interval(make_candles, minutes):
     )
 )
 def test_any_bytes_are_rows_or_one_input_error(data):
-    """Whatever a file holds, the reader ends with rows or with an InputError."""
+    """The reader of any bytes returns rows or raises an InputError."""
     for name, content in (
         ("A1.csv", f"{HEADER}\n".encode() + data),
         ("A2.csv", data),

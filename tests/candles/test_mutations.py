@@ -1,4 +1,4 @@
-"""Three hundred changes to a snapshot's files, each found by its hash before any parser sees the bytes."""
+"""Three hundred changes to a snapshot's files: each is found by a hash before the bytes are parsed."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ def whole(tmp_path_factory):
     return folder
 
 
-def flip(data, chance, _):
-    at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+def flip(data, rng, _):
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
 
 
-def cut(data, chance, _):
-    return data[: chance.randrange(len(data))]
+def cut(data, rng, _):
+    return data[: rng.randrange(len(data))]
 
 
-def splice(data, chance, other):
-    a, b = sorted(chance.randrange(len(data)) for _ in range(2))
-    at = chance.randrange(len(other))
+def splice(data, rng, other):
+    a, b = sorted(rng.randrange(len(data)) for _ in range(2))
+    at = rng.randrange(len(other))
     return data[:a] + other[at : at + 1 + b - a] + data[b + 1 :]
 
 
-def zero(data, chance, _):
-    at = chance.randrange(len(data))
+def zero(data, rng, _):
+    at = rng.randrange(len(data))
     return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
 
 
-def extend(data, chance, _):
-    return data + chance.randbytes(1 + chance.randrange(100))
+def extend(data, rng, _):
+    return data + rng.randbytes(1 + rng.randrange(100))
 
 
 CHANGES = (flip, flip, cut, splice, zero, extend)
 
 
 def mutate(folder, number):
-    """Change one file of a snapshot, or swap two, and tell what was done; never into what it was."""
-    chance = random.Random(number)  # noqa: S311 -- a failure must come back with its number
+    """Change one file of a snapshot, or swap two, and return a description; the bytes always change."""
+    rng = random.Random(number)  # noqa: S311 -- a failure must come back with its number
     if number % 10 == 9:
-        one, other = (folder / name for name in chance.sample(FILES, 2))
+        one, other = (folder / name for name in rng.sample(FILES, 2))
         first, second = one.read_bytes(), other.read_bytes()
         one.write_bytes(second)
         other.write_bytes(first)
@@ -73,14 +73,14 @@ def mutate(folder, number):
     other = (folder / FILES[(number + 1) % 3]).read_bytes()
     changed, change = data, flip
     while changed == data:
-        change = chance.choice(CHANGES)
-        changed = change(data, chance, other)
+        change = rng.choice(CHANGES)
+        changed = change(data, rng, other)
     (folder / name).write_bytes(changed)
     return f"{number}: {change.__name__} {name}"
 
 
 def find(data_dir):
-    """Return what opening, verifying and reading tell of a snapshot; nothing where they find nothing."""
+    """Return the problems that opening, verifying and reading a snapshot find."""
     try:
         snapshot = open_snapshot(data_dir, "latest")
         problems = list(verify_snapshot(snapshot))
@@ -92,15 +92,15 @@ def find(data_dir):
 
 
 def test_every_change_is_found_before_it_is_parsed(whole, tmp_path, monkeypatch):
-    """Flipped, cut, spliced, zeroed, extended, swapped: refused, and no parquet reader has seen a changed byte."""
+    """Flipped, cut, spliced, zeroed, extended and swapped files are refused, and the Parquet reader sees none."""
     good = {(whole / "snapshots" / "latest" / name).read_bytes() for name in FILES}
 
-    class Watched(candle_file.ParquetFile):
+    class CheckedParquetFile(candle_file.ParquetFile):
         def __init__(self, data, *, where):
             assert data in good, f"a parser reached {where}"
             super().__init__(data, where=where)
 
-    monkeypatch.setattr(candle_file, "ParquetFile", Watched)
+    monkeypatch.setattr(candle_file, "ParquetFile", CheckedParquetFile)
     missed = []
     for number in range(MUTATIONS):
         data_dir = tmp_path / "data"
@@ -114,9 +114,9 @@ def test_every_change_is_found_before_it_is_parsed(whole, tmp_path, monkeypatch)
     assert find(whole) == []
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 7, 9, 19])
+@pytest.mark.parametrize("number", [0, 2, 9])
 def test_the_command_finds_them_too(whole, tmp_path, number):
-    """`verify snapshot` ends with 3 and names the file, with nothing but words."""
+    """`verify snapshot` ends with 3 and names the file, without a traceback."""
     data_dir = tmp_path / "data"
     shutil.copytree(whole, data_dir, symlinks=True)
     what = mutate(data_dir / "snapshots" / (whole / "snapshots" / "latest").readlink(), number)

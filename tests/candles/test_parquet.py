@@ -1,4 +1,4 @@
-"""Laws of the parquet door."""
+"""The safe Parquet reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def written(table):
 
 
 def test_candles_survive_the_file(make_candles):
-    """What is written is read, types and nulls included, and the same frame gives the same bytes."""
+    """Types, values and nulls are kept, and equal frames give equal bytes."""
     frame = check_candles(make_candles(range(3000)), symbol="A1", interval="1m", where="here")
     data = write_candles(frame, MINUTE_MS).data
     file = ParquetFile(data, where="here")
@@ -48,7 +48,7 @@ def test_the_file_carries_statistics(make_candles):
 
 
 def test_damage_never_escapes_as_another_error_or_as_other_values(make_candles):
-    """Cut anywhere, flipped anywhere, or no parquet at all: one input error, or (page checksums) the same values."""
+    """Any cut, any flipped byte, any other file: an InputError or (by the page checksums) the same values."""
     frame = check_candles(make_candles(range(200)), symbol="A1", interval="1m", where="here")
     data = write_candles(frame, MINUTE_MS).data
     rng = np.random.default_rng(1)
@@ -73,7 +73,7 @@ def test_damage_never_escapes_as_another_error_or_as_other_values(make_candles):
 
 
 def test_too_many_rows_are_refused_before_any_is_read():
-    """A small file that unpacks to gigabytes is refused by its head."""
+    """A small file that unpacks to gigabytes is refused by its metadata."""
     rows = MAX_ROWS + 1
     data = written(pa.table({"close": np.zeros(rows, dtype=np.int8)}))
 
@@ -83,7 +83,7 @@ def test_too_many_rows_are_refused_before_any_is_read():
 
 
 def test_nested_columns_and_repeated_names_are_refused():
-    """A list in a cell, and two columns of one name, are read by nobody alike."""
+    """A list in a cell, and two columns of one name, are refused."""
     nested = ParquetFile(written(pa.table({"close": [[1.0], [2.0]]})), where="here")
     twice = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0])], names=["close", "close"])
 
@@ -95,7 +95,7 @@ def test_nested_columns_and_repeated_names_are_refused():
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Float32, pl.Decimal(10, 2), pl.Date, pl.Categorical])
 def test_flat_columns_of_any_type_are_read(dtype):
-    """Whether a type makes sense is asked by whoever reads the column."""
+    """Whether a type makes sense is checked by the caller."""
     frame = pl.DataFrame({"x": pl.Series([1, 2]).cast(pl.Int32).cast(dtype if dtype != pl.Categorical else pl.String)})
     data = io.BytesIO()
     frame.cast({"x": dtype}).write_parquet(data)

@@ -1,4 +1,4 @@
-"""Old snapshots go, but none that somebody needs."""
+"""Old snapshots are removed, except those that are still needed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def ids(data_dir):
 
 
 def test_the_newest_stay_and_the_latest_always(tmp_path):
-    """The pointer's target stays, however old its cut."""
+    """The target of `latest` stays, however old its cut is."""
     names = [take(tmp_path, hours) for hours in (1, 2, 3, 4, 5)]
-    take(tmp_path, 5)  # the same again: latest points to the oldest cut
+    # The same snapshot again: `latest` points to the oldest cut.
+    take(tmp_path, 5)
     done = prune_snapshots(tmp_path, keep=2)
 
     assert done.removed == (names[3], names[2])
@@ -46,7 +47,7 @@ def test_the_newest_stay_and_the_latest_always(tmp_path):
 
 
 def test_one_that_is_being_trained_on_stays(tmp_path):
-    """A training holds the lock of its study, which is called after its snapshot."""
+    """A training holds the lock of its study, whose name begins with the snapshot's id."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
     studies = tmp_path / "studies"
@@ -60,7 +61,7 @@ def test_one_that_is_being_trained_on_stays(tmp_path):
 
 
 def test_one_that_a_version_names_stays(data_dir):
-    """Its numbers could not be recomputed any more; a version that cannot be read might name any."""
+    """Its figures could not be reproduced otherwise; a version that cannot be read might need any snapshot."""
     named = open_snapshot(data_dir, "latest").id
     take(data_dir, 1)
     kept = call("snapshots", "prune", "--keep", "0", "--json", data_dir=data_dir)
@@ -77,7 +78,7 @@ def test_one_that_a_version_names_stays(data_dir):
 
 @pytest.mark.parametrize("harm", ["a file", "a way out"])
 def test_where_the_latest_cannot_be_told_nothing_is_removed(tmp_path, harm):
-    """It would be removed like any other."""
+    """If `latest` is damaged, the latest snapshot is unknown."""
     names = [take(tmp_path, hours) for hours in (1, 2)]
     latest = tmp_path / "snapshots" / "latest"
     latest.unlink()
@@ -92,7 +93,7 @@ def test_where_the_latest_cannot_be_told_nothing_is_removed(tmp_path, harm):
 
 
 def test_one_that_does_not_open_is_not_counted(tmp_path):
-    """Of the newest that stay, all can be used."""
+    """The newest snapshots that stay are all usable."""
     names = [take(tmp_path, hours) for hours in (1, 2, 3, 4)]
     (tmp_path / "snapshots" / names[0] / "manifest.json").unlink()
     done = prune_snapshots(tmp_path, keep=2)
@@ -103,7 +104,7 @@ def test_one_that_does_not_open_is_not_counted(tmp_path):
 
 
 def test_what_is_no_folder_stays(tmp_path):
-    """A link or a file called like a snapshot is somebody's; what a link leads to stays, too."""
+    """A link or a file with a snapshot's name stays, and so does the target of a link."""
     newest = take(tmp_path, 1)
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "snapshots" / newest, elsewhere)
@@ -118,7 +119,7 @@ def test_what_is_no_folder_stays(tmp_path):
 
 
 def test_killed_at_any_step_no_half_snapshot_is_left():
-    """Each one is whole or gone, and the next run ends the job."""
+    """Every snapshot is complete or gone, and the next run finishes."""
     disk_faults.need_strace()
     program = (
         "import sys; from pathlib import Path; from mltrain.pipeline.snapshot_pruning import prune_snapshots\n"
@@ -141,7 +142,7 @@ def test_killed_at_any_step_no_half_snapshot_is_left():
 
 
 def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
-    """While a snapshot is being published nothing is removed."""
+    """Nothing is removed while a snapshot is being published."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
     monkeypatch.setattr("mltrain.storage.locks.FOLDER_WAIT_S", 0.0)
@@ -155,14 +156,14 @@ def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
 
 
 def test_nothing_there_is_nothing_done(tmp_path):
-    """No folder is made for it."""
+    """No folder is created."""
     assert prune_snapshots(tmp_path / "none", keep=3).removed == ()
     assert not (tmp_path / "none").exists()
     shutil.rmtree(tmp_path)
 
 
 def test_a_training_whose_snapshot_is_gone_by_the_time_it_holds_its_study_says_so(data_dir):
-    """A prune that looked before the study was locked has removed it: named, and nothing is learned."""
+    """If pruning removed the snapshot before the study was locked, the training ends with its id."""
     snapshot = open_snapshot(data_dir, "latest")
     _keep_from_pruning(snapshot, Store(data_dir))
     shutil.rmtree(snapshot.path)
@@ -172,7 +173,7 @@ def test_a_training_whose_snapshot_is_gone_by_the_time_it_holds_its_study_says_s
 
 
 def test_a_training_leaves_no_lock_beside_a_snapshot_elsewhere(data_dir, tmp_path):
-    """Nobody prunes there."""
+    """Snapshots outside the data folder are never pruned."""
     copy = shutil.copytree(open_snapshot(data_dir, "latest").path, tmp_path / "away" / "copy")
     _keep_from_pruning(open_snapshot(data_dir, str(copy)), Store(data_dir))
 

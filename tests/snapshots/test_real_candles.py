@@ -1,4 +1,4 @@
-"""Real candles, as they are found in the wild: each becomes a snapshot, or a refusal that a person understands."""
+"""Real candle files become snapshots, or are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def ledger(facts):
 
 
 def naive_times(path):
-    """Return the open times of a real file, with nothing but Python: each row's, in the order of the file."""
+    """Return the open times of a real file in order, read with plain Python."""
     data = path.read_bytes()
     if path.suffix == ".parquet":
         return [moment.replace(tzinfo=UTC) for moment in pq.read_table(path, columns=["ts"])["ts"].to_pylist()]
@@ -91,13 +91,14 @@ def naive_times(path):
 def naive_time(text):
     if not text.isdigit():
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    seconds = int(text[:10])  # of ten digits in s, thirteen in ms, sixteen in µs: these years all begin alike
+    # Ten digits in s, thirteen in ms, sixteen in µs: in these years the first ten are the seconds.
+    seconds = int(text[:10])
     assert int(text[10:] or 0) == 0
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def naive_gaps(times, step, end, days):
-    """Return the runs of missing times in the last `days` before `end`, asked one by one."""
+    """Return the runs of missing times in the last `days` before `end`, checked one by one."""
     present = set(times)
     count = timedelta(days=days) // step
     grid = [end - timedelta(days=days) + i * step for i in range(count)]
@@ -111,7 +112,7 @@ STEPS = {"1m": timedelta(minutes=1), "5m": timedelta(minutes=5), "15m": timedelt
 
 @pytest.fixture
 def folder_of(real_data, tmp_path):
-    """Return a function that puts one real file into a folder of its own."""
+    """Return a function that puts one real file into its own folder."""
 
     def put(name, content=None):
         folder = tmp_path / "mine"
@@ -140,7 +141,7 @@ def test_ninety_days_of_minutes(take, real_data):
 
 
 def test_five_minute_candles_that_end_at_different_times(take, real_data):
-    """The cut is the last close of all; what the others lack is a gap at their end."""
+    """The cut is the last close of all; what other symbols lack is a gap at their end."""
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
     snapshot = take(symbols, days=30, interval="5m", folder=real_data / "spot_5m").snapshot
     btc, eth, sol = snapshot.facts
@@ -152,7 +153,7 @@ def test_five_minute_candles_that_end_at_different_times(take, real_data):
 
 
 def test_every_real_file_has_an_outcome_here(real_data):
-    """Each file as it is found has a line in one of the tables."""
+    """Every file of the folder is in one of the tables."""
     found = {
         str(p.relative_to(real_data)) for top in ("raw", "messy") for p in (real_data / top).rglob("*.*") if p.is_file()
     }
@@ -166,7 +167,7 @@ def test_every_real_file_has_an_outcome_here(real_data):
 def test_a_real_file_becomes_a_snapshot(
     take, folder_of, real_data, name, symbol, interval, days, rows, gaps, missing, zero_trades, duplicates
 ):
-    """Rows, gaps and duplicates are as plain Python counts them in the file's own text, to the minute."""
+    """Rows, gaps and duplicates are those that plain Python counts in the file."""
     times, step = naive_times(real_data / name), STEPS[interval]
     end = max(times) + step
     if end - min(times) < timedelta(days=days):
@@ -187,7 +188,7 @@ def test_a_real_file_becomes_a_snapshot(
 
 @pytest.mark.parametrize(("name", "symbol", "interval", "message", "hint"), REFUSED)
 def test_a_real_file_is_refused(take, folder_of, name, symbol, interval, message, hint):
-    """Each refusal names file and reason, in one line, and where it helps what to do."""
+    """The message names file and reason in one line; a hint says what to do where something helps."""
     with pytest.raises(InputError, match=message) as err:
         take((symbol,), interval=interval, days=10, folder=folder_of(name))
 
@@ -196,7 +197,7 @@ def test_a_real_file_is_refused(take, folder_of, name, symbol, interval, message
 
 
 def test_the_outages_stand_where_the_exchange_had_them(take, real_data):
-    """Three known ones, written out: 2019-11-13, 2021-04-25, 2023-03-24."""
+    """Three known outages: 2019-11-13, 2021-04-25 and 2023-03-24."""
     expected = {
         "2021-04-25": [("2021-04-25T04:01:00Z", "2021-04-25T08:44:00Z", 284)],
         "2023-03-24": [("2023-03-24T12:40:00Z", "2023-03-24T13:59:00Z", 80)],
@@ -223,7 +224,7 @@ def test_two_days_across_the_change_of_unit(take, real_data):
 
 
 def test_one_month_in_two_formats_is_one_series(take, folder_of):
-    """The same candles as parquet and as freqtrade wrote them: every row but its first is a duplicate."""
+    """The same candles as Parquet and in freqtrade's format: all rows but the first are duplicates."""
     folder_of(MESSY)
     snapshot = take(("BTCUSDT",), days=30, folder=folder_of(FREQTRADE)).snapshot
 
@@ -232,7 +233,7 @@ def test_one_month_in_two_formats_is_one_series(take, folder_of):
 
 
 def test_answers_of_the_exchange_in_one_folder(take, real_data):
-    """Two weeks of answers and an empty one are one series; the others of the folder do not disturb."""
+    """Two weeks of answers and an empty one are one series; other files of the folder do not matter."""
     snapshot = take(
         ("BTCUSDT",), days=7, interval="15m", end_ms=parse_time("2025-01-06"), folder=real_data / REST
     ).snapshot
@@ -243,7 +244,7 @@ def test_answers_of_the_exchange_in_one_folder(take, real_data):
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_checksum_of_a_real_zip(take, folder_of, real_data, right):
-    """In the form in which the archive publishes it."""
+    """In the format of the archive's checksum files."""
     found = hashlib.sha256((real_data / ZIP).read_bytes()).hexdigest()
     line = (real_data / CHECKSUM).read_text().replace("2025-04-11", "2026-04")
     folder = folder_of(ZIP)
@@ -277,7 +278,7 @@ def test_what_cannot_be_read_is_refused_by_name(take, real_data, source, symbol,
 
 
 def test_a_folder_of_many_exchanges_leaves_out_what_is_named_otherwise(real_data):
-    """The 5m file beside 1m files of the symbol is left out, and told."""
+    """A 5m file among 1m files of the symbol is left out, with a note."""
     source = FilesSource(real_data / OTHER, "1m")
     source.clock_ms(("BTCUSDT",))
 
@@ -287,7 +288,7 @@ def test_a_folder_of_many_exchanges_leaves_out_what_is_named_otherwise(real_data
 
 
 def test_rows_of_two_origins_are_taken_before_they_mix(take, folder_of):
-    """Until the first row from the websocket the file is sound, with a gap before it."""
+    """The file is valid, with a gap, up to the first row from the websocket."""
     folder = folder_of(MIXED)
     snapshot = take(("BTCUSDT",), interval="5m", days=4, end_ms=parse_time("2025-09-21"), folder=folder).snapshot
 

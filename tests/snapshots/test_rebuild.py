@@ -1,4 +1,4 @@
-"""A damaged snapshot is made again byte for byte, or it is said precisely why that cannot be."""
+"""A damaged snapshot is rebuilt byte for byte, or the reason why not is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ YESTERDAY_MS = CLOCK_MS // DAY_MS * DAY_MS - DAY_MS
 
 @pytest.fixture
 def served(tmp_path):
-    """Return a server, a data folder with a snapshot of it, and the bytes of the snapshot's files."""
+    """Return a server, a data folder with a snapshot of it, the snapshot's folder, and the bytes of its files."""
     with SimServer() as server:
         folder = download(server, tmp_path / "data", SYMBOLS, days=3).snapshot.path
         yield server, tmp_path / "data", folder, {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -56,7 +56,7 @@ def cut(path):
 @pytest.mark.parametrize("harm", [damage, remove, cut])
 @pytest.mark.parametrize("cached", [True, False], ids=["from the cache", "from the exchange"])
 def test_a_harmed_file_is_put_back_byte_for_byte(served, harm, cached):
-    """Without a question for candles where the cache has them; and sound files are left alone."""
+    """Without a request for candles if they are cached; intact files are not touched."""
     server, data_dir, folder, files = served
     harm(folder / "BTCUSDT.parquet")
     if not cached:
@@ -73,7 +73,7 @@ def test_a_harmed_file_is_put_back_byte_for_byte(served, harm, cached):
 
 @pytest.mark.parametrize("name", ["files", "sim"])
 def test_every_source_can_rebuild(tmp_path, name):
-    """A folder of files and the simulated exchange, too."""
+    """Also a folder of files and the simulated exchange."""
     market = SimSource(signal="weak")
     candles = market.candles("BTCUSDT", TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS))
     (tmp_path / "mine").mkdir()
@@ -90,7 +90,7 @@ def test_every_source_can_rebuild(tmp_path, name):
 
 
 def test_a_restated_candle_is_told_by_its_day(tmp_path):
-    """The source tells another story now: which day differs, and nothing is written."""
+    """If the source has other candles now, the day is named and nothing is written."""
     restated = Fault("restate", endpoint="klines", at_ms=YESTERDAY_MS + 7 * 3_600_000, symbol="BTCUSDT", times=0)
     with SimServer() as server:
         folder = download(server, tmp_path / "data", SYMBOLS, days=3).snapshot.path
@@ -107,7 +107,7 @@ def test_a_restated_candle_is_told_by_its_day(tmp_path):
 
 
 def test_another_packer_is_named(served, monkeypatch):
-    """The same candles in other bytes cannot stand in for the file whose hash is known; it says so."""
+    """The same candles in other bytes cannot replace the file; the message names pyarrow's versions."""
     server, data_dir, folder, _ = served
     damage(folder / "BTCUSDT.parquet")
     options = candle_file.parquet_options()
@@ -121,7 +121,7 @@ def test_another_packer_is_named(served, monkeypatch):
 
 
 def test_what_a_killed_rebuild_left_is_swept(served):
-    """A temp inside the snapshot would be a file that its manifest does not list."""
+    """A temporary file in a snapshot would be one that its manifest does not list."""
     server, data_dir, folder, files = served
     damage(folder / "BTCUSDT.parquet")
     (folder / ".BTCUSDT.parquet.ab12.tmp").write_bytes(b"half")
@@ -133,7 +133,7 @@ def test_what_a_killed_rebuild_left_is_swept(served):
 
 @pytest.mark.parametrize("thing", ["link", "fifo"])
 def test_what_stands_in_a_files_place_is_replaced_and_not_followed(served, tmp_path, thing):
-    """What a link leads to stays as it was."""
+    """The target of a link is not changed."""
     server, data_dir, folder, files = served
     (tmp_path / "mine").write_bytes(b"mine")
     (folder / "BTCUSDT.parquet").unlink()
@@ -149,7 +149,7 @@ def test_what_stands_in_a_files_place_is_replaced_and_not_followed(served, tmp_p
 
 
 def test_a_file_that_cannot_be_written_is_exit_8(served):
-    """A folder in its place: it is named, it stays, and no temp is left."""
+    """A folder in its place is named and stays, and no temporary file is left."""
     _, data_dir, folder, _ = served
     (folder / "BTCUSDT.parquet").unlink()
     (folder / "BTCUSDT.parquet").mkdir()
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_written_is_exit_8(served):
 
 
 def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
-    """The cache is no more believed than anything else."""
+    """Cached files are verified like any other."""
     server, data_dir, folder, files = served
     damage(next(data_dir.glob("cache/*/BTCUSDT/1m/2025-10-14.parquet")), at=9000)
     (folder / "BTCUSDT.parquet").unlink()
@@ -175,7 +175,7 @@ def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
 
 
 def test_beside_a_copy_elsewhere_no_lock_is_left(served, tmp_path):
-    """Only the data folder's own snapshots are locked; a folder of somebody else's gets its file back and no more."""
+    """Only snapshots in the data folder are locked; a copy elsewhere gets no additional file."""
     server, data_dir, folder, files = served
     copy = tmp_path / "elsewhere" / folder.name
     shutil.copytree(folder, copy)
@@ -190,7 +190,7 @@ def test_beside_a_copy_elsewhere_no_lock_is_left(served, tmp_path):
 
 
 def test_the_command_rebuilds_and_refuses(served):
-    """0 and the files are whole; a manifest that is damaged is no plan to rebuild from: 3."""
+    """Exit 0 with intact files; a damaged manifest cannot be rebuilt from: exit 3."""
     server, data_dir, folder, files = served
     damage(folder / "ETHUSDT.parquet")
     told = call("verify", "snapshot", data_dir=data_dir)
@@ -210,7 +210,7 @@ def test_the_command_rebuilds_and_refuses(served):
 
 
 def test_a_recorded_host_is_not_obeyed():
-    """A file must not choose whom this machine talks to: another host is asked only when the user names it."""
+    """Another host than the exchange's is contacted only if the user names it, never because a file does."""
     from mltrain.errors import InputError
     from mltrain.sources.opening import open_recorded
 

@@ -1,4 +1,4 @@
-"""Laws of reading snapshots: nothing changed is ever read, by any reference."""
+"""Snapshots are read by any reference, and changed bytes are never parsed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID = "2025-10-15T12-00-00Z"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """Return the data folder of one snapshot of two symbols, never changed by a test."""
+    """Return the data folder of one snapshot of two symbols; tests must not change it."""
     from mltrain.progress import Silent
     from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import take_snapshot
@@ -42,7 +42,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def data_dir(sound, tmp_path):
-    """Return a copy of it that a test may damage."""
+    """Return a copy of that folder, which a test may damage."""
     return shutil.copytree(sound, tmp_path / "data", symlinks=True)
 
 
@@ -78,7 +78,7 @@ def test_references_outside_the_grammar_are_usage_errors(sound, ref):
 
 @pytest.mark.parametrize("ref", ["2025-10-14T12-00-00Z", f"{ID}.2", "2199-12-31T23-59-00Z"])
 def test_unknown_ids_list_the_nearest(sound, ref):
-    """The message names what was asked for, the hint what is there."""
+    """The message names the request, the hint the nearest ids."""
     with pytest.raises(InputError, match=f"no {ref} in ") as err:
         open_snapshot(sound, ref)
 
@@ -87,13 +87,13 @@ def test_unknown_ids_list_the_nearest(sound, ref):
 
 @pytest.mark.parametrize("ref", ["/nowhere/at/all", "../../etc", "x/\x00", "/etc/passwd", "a/" + "b" * 5_000, "/"])
 def test_paths_that_hold_no_snapshot_are_input_errors(sound, ref):
-    """Absent, a file, impossible, or a folder without a manifest."""
+    """Missing, a file, impossible, or a folder without a manifest."""
     with pytest.raises(InputError):
         open_snapshot(sound, ref)
 
 
 def test_without_snapshots_the_way_to_one_is_told(tmp_path):
-    """No folder at all, or one without a pointer."""
+    """Without a folder or a pointer, the hint is the command that takes one."""
     with pytest.raises(InputError, match="no latest snapshot") as err:
         open_snapshot(tmp_path, "latest")
     assert "mltrain snapshot" in err.value.hint
@@ -115,7 +115,7 @@ def test_without_snapshots_the_way_to_one_is_told(tmp_path):
     ],
 )
 def test_a_pointer_that_leads_nowhere_is_named(data_dir, target, message):
-    """Absent, dangling, in a circle or out of its folder: never followed."""
+    """A missing, dangling, circular or outside target is never followed."""
     link = data_dir / "snapshots" / "latest"
     link.unlink()
     if target is not None:
@@ -127,7 +127,7 @@ def test_a_pointer_that_leads_nowhere_is_named(data_dir, target, message):
 
 
 def test_a_renamed_copied_or_linked_folder_is_refused_by_id(data_dir, folder):
-    """A copy under another name is no other snapshot; by its path it can be opened."""
+    """A copy under another name can be opened only by its path."""
     for name in (f"{ID}.2", f"{ID}.3"):
         copy = folder.with_name(name)
         shutil.copytree(folder, copy) if name.endswith("2") else copy.symlink_to(ID)
@@ -139,7 +139,7 @@ def test_a_renamed_copied_or_linked_folder_is_refused_by_id(data_dir, folder):
 
 
 def test_the_list_is_sorted_by_cut_and_number(data_dir, folder):
-    """Ten comes after two, and what is no snapshot is passed over."""
+    """Ten comes after two, and other files are ignored."""
     for name in (f"{ID}.10", f"{ID}.2", "2024-10-15T12-00-00Z", "notes", ".x.tmp", "2025-10-15"):
         shutil.copytree(folder, folder.with_name(name))
     (folder.with_name("2023-10-15T12-00-00Z")).mkdir()
@@ -155,7 +155,7 @@ def test_the_list_is_sorted_by_cut_and_number(data_dir, folder):
 
 
 def test_an_unknown_symbol_lists_those_there(sound):
-    """The nearest one is named."""
+    """The hint names the nearest symbol."""
     with pytest.raises(InputError, match="no symbol 'ETHUSD'") as err:
         open_snapshot(sound, "latest").candles("ETHUSD")
 
@@ -163,7 +163,7 @@ def test_an_unknown_symbol_lists_those_there(sound):
 
 
 def damage_bytes(data, kind, n):
-    """Return the data damaged in one of the ways that disks, copies and people have."""
+    """Return the data with typical damage of disks, copies and editors."""
     rng = np.random.default_rng(n)
     at = int(rng.integers(len(data)))
     match kind:
@@ -185,7 +185,7 @@ KINDS = [(kind, n) for kind in ("flip", "cut", "zero", "splice", "append") for n
 
 @pytest.mark.parametrize(("kind", "n"), KINDS)
 def test_a_changed_candle_file_is_found_by_its_hash(folder, data_dir, kind, n):
-    """Before any parser: the refusal names the file and both hashes, and the other symbol can still be read."""
+    """Before parsing: the message names the file and both hashes, and the other symbol can still be read."""
     file = folder / "BTCUSDT.parquet"
     good = file.read_bytes()
     bad = damage_bytes(good, kind, n)
@@ -205,7 +205,7 @@ def test_a_changed_candle_file_is_found_by_its_hash(folder, data_dir, kind, n):
 
 @pytest.mark.parametrize(("kind", "n"), KINDS)
 def test_a_changed_manifest_is_found(folder, data_dir, kind, n):
-    """By its own hash or its form: the snapshot does not open, and one opened before gives no more candles."""
+    """The snapshot does not open, and one that was opened before returns no more candles."""
     opened = open_snapshot(data_dir, "latest")
     file = folder / "manifest.json"
     good = file.read_bytes()
@@ -222,7 +222,7 @@ def test_a_changed_manifest_is_found(folder, data_dir, kind, n):
 
 
 def test_two_files_that_changed_places_are_found(folder, data_dir):
-    """Each is sound by itself, and neither is what the manifest says."""
+    """Each file is intact but not the one in the manifest."""
     (folder / "BTCUSDT.parquet").rename(folder / "x")
     (folder / "ETHUSDT.parquet").rename(folder / "BTCUSDT.parquet")
     (folder / "x").rename(folder / "ETHUSDT.parquet")
@@ -236,7 +236,7 @@ def test_two_files_that_changed_places_are_found(folder, data_dir):
 
 @pytest.mark.parametrize("thing", ["missing", "folder", "fifo", "link to itself elsewhere", "huge"])
 def test_what_is_no_file_of_its_size_is_refused_at_once(folder, data_dir, tmp_path, thing):
-    """Nothing blocks, nothing is followed, nothing is read without end."""
+    """Nothing blocks, no link is followed, and nothing is read without limit."""
     file = folder / "BTCUSDT.parquet"
     file.rename(tmp_path / "real.parquet")
     match thing:
@@ -257,7 +257,7 @@ def test_what_is_no_file_of_its_size_is_refused_at_once(folder, data_dir, tmp_pa
 
 
 def test_what_is_not_listed_is_found(folder, data_dir):
-    """A further file or folder is no part of a snapshot."""
+    """An additional file or folder is a problem."""
     (folder / "SOLUSDT.parquet").write_bytes(b"x")
     (folder / ".hidden").mkdir()
 
@@ -268,7 +268,7 @@ def test_what_is_not_listed_is_found(folder, data_dir):
 
 @pytest.mark.parametrize("longer", [1, 5000])
 def test_damage_is_told_by_its_days(folder, data_dir, longer):
-    """Of a file that has become longer, too."""
+    """Also in a file that has become longer."""
     file = folder / "BTCUSDT.parquet"
     good = file.read_bytes()
     last = open_snapshot(data_dir, "latest").facts[0].blocks[-1]
@@ -287,7 +287,7 @@ def test_damage_is_told_by_its_days(folder, data_dir, longer):
 
 
 def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
-    """Which days are damaged cannot be told then, and is not."""
+    """Without blocks, the damaged days are unknown."""
     forge(folder, (folder / "BTCUSDT.parquet").read_bytes())
     (folder / "BTCUSDT.parquet").write_bytes(b"PAR1 no candles")
 
@@ -297,7 +297,7 @@ def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
 
 
 def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
-    """Else a later damage would be told of the wrong days."""
+    """Otherwise, later damage would be attributed to the wrong days."""
     blocks = [["2025-10-14T00:00:00Z", "2025-10-16T00:00:00Z", 900, "0" * 16]]
     forge(folder, (folder / "BTCUSDT.parquet").read_bytes(), blocks=blocks)
 
@@ -306,7 +306,7 @@ def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
 
 
 def forge(folder, data, **facts):
-    """Put other bytes in place of BTCUSDT's file, with a manifest that agrees with them."""
+    """Replace BTCUSDT's file by other bytes, with a manifest that agrees with them."""
     manifest = read_manifest(folder, kind="snapshot")
     entry = manifest.files[0]
     forged = replace(entry, sha256=sha256_bytes(data), bytes=len(data), facts={**entry.facts, "blocks": [], **facts})
@@ -350,7 +350,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
 def test_a_forged_file_with_a_matching_manifest_is_refused(folder, data_dir, forgery):
-    """Where all hashes agree, rows, columns, types, times and values still have to."""
+    """Even if all hashes agree, rows, columns, types, times and values are checked."""
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
     forge(folder, forgery(frame))
     snapshot = open_snapshot(data_dir, "latest")
@@ -362,7 +362,7 @@ def test_a_forged_file_with_a_matching_manifest_is_refused(folder, data_dir, for
 
 @pytest.mark.parametrize("rows", [200_000_000, 1_500, 0, -1])
 def test_a_manifest_that_promises_impossible_rows_does_not_open(folder, data_dir, rows):
-    """A window of a day has 1,440 minutes: nothing is allocated for more."""
+    """A window of a day has 1,440 minutes: no memory is allocated for more."""
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
     forge(folder, frame_bytes(frame), rows=rows)
 
@@ -379,7 +379,7 @@ def test_a_manifest_that_promises_impossible_rows_does_not_open(folder, data_dir
     ],
 )
 def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
-    """`verify` counts again and says what it found."""
+    """`verify` computes the facts again and names the differences."""
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
     if key == "gaps":
         kept = frame.filter(pl.col("ts").dt.timestamp("ms") != CLOCK_MS - 90 * MINUTE_MS)
@@ -395,7 +395,7 @@ def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
 
 
 def test_a_sound_snapshot_has_no_problem(sound):
-    """Reading it changes nothing either."""
+    """Also after it has been read."""
     before = {p: p.stat().st_mtime_ns for p in sound.rglob("*")}
     snapshot = open_snapshot(sound, "latest")
 
@@ -407,7 +407,7 @@ def test_a_sound_snapshot_has_no_problem(sound):
 
 
 def test_a_manifest_of_a_later_format_says_so(folder, data_dir):
-    """It is not called damaged."""
+    """The message does not call it damaged."""
     file = folder / "manifest.json"
     file.write_bytes(file.read_bytes().replace(b'"format": 1', b'"format": 2'))
 

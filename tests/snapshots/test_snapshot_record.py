@@ -1,4 +1,4 @@
-"""Laws of what a snapshot's manifest says."""
+"""The record in a snapshot's manifest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HASH = "0f" * 32
 
 @st.composite
 def records(draw):
-    """Draw any record that could be written."""
+    """Draw any valid record."""
     interval = draw(st.sampled_from(list(INTERVALS_MS)))
     step_ms = interval_ms(interval)
     cut_ms = (draw(st.integers(MAX_DAYS * DAY_MS, 4_000_000_000_000)) // step_ms) * step_ms
@@ -89,7 +89,7 @@ def facts(symbol, window, step_ms):
 
 @given(records())
 def test_a_record_survives_its_manifest(record):
-    """`from_manifest` reads what `to_manifest` wrote, through bytes."""
+    """`from_manifest` returns the record that `to_manifest` wrote."""
     data = record.to_manifest().to_bytes()
 
     assert (
@@ -99,7 +99,7 @@ def test_a_record_survives_its_manifest(record):
 
 @given(st.integers(0, 4_000_000_000).map(lambda s: s * 1000), st.integers(1, 999_999))
 def test_ids_have_their_grammar_and_sort_by_cut(cut_ms, number):
-    """An id names its cut and number and nothing else."""
+    """An id consists of the cut and the number."""
     name = snapshot_id(cut_ms, number)
 
     assert SNAPSHOT.fullmatch(name)
@@ -140,7 +140,7 @@ def record():
 
 
 def test_a_manifest_of_an_earlier_version_tells_no_volumes(record):
-    """It is read all the same."""
+    """It is still read."""
     manifest = record.to_manifest()
     files = [
         replace(entry, facts={key: value for key, value in entry.facts.items() if key != "volumes"})
@@ -179,7 +179,7 @@ def test_impossible_requests_are_usage_errors(options):
 
 
 def test_the_same_candles_for_the_same_request_are_the_same(record):
-    """Who wrote it, when, under which number and with which libraries makes no difference; all else does."""
+    """Time, number, libraries and notes make no difference; everything else does."""
     btc, eth = record.facts
     same = [
         replace(record, id=snapshot_id(CLOCK_MS, 7), created_at="1999-01-01T00:00:00Z", tools=(), notes=("x",)),
@@ -276,7 +276,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_manifest_that_contradicts_itself_is_refused(record, lie):
-    """Correctly hashed or not: what is not a record that could have been written is never believed."""
+    """Even with a correct hash, only a valid record is accepted."""
     manifest = record.to_manifest()
     document = deepcopy({**manifest.head, "files": [{"entry": e, **e.facts} for e in manifest.files]})
     lie(document)
@@ -289,7 +289,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(record, lie):
 
 
 def test_all_violations_come_in_one_message(record):
-    """Nobody repairs a file one message at a time."""
+    """A user can correct all of them at once."""
     manifest = record.to_manifest()
     head = {**manifest.head, "host": 1, "notes": 2, "surprise": 3}
 
@@ -299,5 +299,5 @@ def test_all_violations_come_in_one_message(record):
 
 
 def test_a_file_is_called_after_its_symbol():
-    """The name is built from a checked symbol alone."""
+    """The name is built from a valid symbol."""
     assert file_name("BTCUSDT") == "BTCUSDT.parquet"

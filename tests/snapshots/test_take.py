@@ -1,4 +1,4 @@
-"""Laws of taking snapshots."""
+"""Taking snapshots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ID = "2025-10-15T12-00-00Z"
 
 
 def test_a_snapshot_holds_exactly_the_closed_candles_of_its_window(take, tmp_path):
-    """What is read is what the source gave; the id is the cut; `latest` points to it."""
+    """They are those of the source; the id is the cut; `latest` points to the snapshot."""
     taken = take(days=2)
     snapshot = taken.snapshot
     window = TimeRange(CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
@@ -51,7 +51,7 @@ def test_a_snapshot_holds_exactly_the_closed_candles_of_its_window(take, tmp_pat
     ("end_ms", "cut_ms"), [(CLOCK_MS - 1, CLOCK_MS - MINUTE_MS), (CLOCK_MS - 61_000, CLOCK_MS - 120_000)]
 )
 def test_the_cut_is_the_end_rounded_down(take, end_ms, cut_ms):
-    """No candle closes after the end that was asked for."""
+    """No candle closes after the requested end."""
     snapshot = take(end_ms=end_ms).snapshot
 
     assert snapshot.cut_ms == cut_ms
@@ -61,7 +61,7 @@ def test_the_cut_is_the_end_rounded_down(take, end_ms, cut_ms):
 
 
 def test_asking_again_writes_nothing(take, tree):
-    """The same request and the same candles: already there, bytes untouched, and `latest` moves back to it."""
+    """The same request and candles: the existing snapshot is not touched, and `latest` moves back to it."""
     first = take()
     before = tree()
     second = take(("ETHUSDT", "BTCUSDT"), end_ms=CLOCK_MS + 0)
@@ -76,7 +76,7 @@ def test_asking_again_writes_nothing(take, tree):
 
 
 def test_other_candles_at_the_same_cut_are_another_snapshot(take, tree):
-    """Other symbols, days or source: `.2`, `.3`; what is there never changes."""
+    """Other symbols, days or source: `.2`, `.3`; existing snapshots never change."""
     take()
     before = tree()
     names = [take(("SOLUSDT",)).snapshot.id, take(days=2).snapshot.id, take(("SOLUSDT",)).snapshot.id]
@@ -86,7 +86,7 @@ def test_other_candles_at_the_same_cut_are_another_snapshot(take, tree):
 
 
 def test_restated_candles_are_another_snapshot(take, tmp_path, make_candles):
-    """A source that changes its past does not change a snapshot; the new candles stand beside it."""
+    """If a source changes its past, the new candles become a second snapshot."""
     folder = tmp_path / "mine"
     folder.mkdir()
     make_candles(range(1500)).write_parquet(folder / "BTCUSDT.parquet")
@@ -103,7 +103,7 @@ def test_restated_candles_are_another_snapshot(take, tmp_path, make_candles):
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "manifest", "rename"])
 def test_a_damaged_snapshot_is_not_taken_for_already_there(take, tmp_path, damage):
-    """The damaged one stays as it is, the user is told, and a sound one is written beside it."""
+    """It stays, with a warning, and an intact one is written next to it."""
     path = take().snapshot.path
     if damage == "flip":
         file = path / "ETHUSDT.parquet"
@@ -126,7 +126,7 @@ def test_a_damaged_snapshot_is_not_taken_for_already_there(take, tmp_path, damag
 
 
 def test_gaps_and_duplicates_are_recorded(take, tmp_path, make_candles):
-    """Gaps at the window's beginning, middle and end are listed; duplicates dropped are noted; the user is told."""
+    """Gaps at the beginning, in the middle and at the end are listed; dropped duplicates are noted, with a warning."""
     folder = tmp_path / "mine"
     folder.mkdir()
     day = [m for m in range(1440) if not 700 <= m < 730 and m != 900]
@@ -149,7 +149,7 @@ def test_gaps_and_duplicates_are_recorded(take, tmp_path, make_candles):
 
 
 def test_columns_that_the_source_lacks_stay_null(take, tmp_path, make_candles):
-    """They are null in the file and when it is read, and nothing is made up."""
+    """They are null in the file and when it is read."""
     folder = tmp_path / "mine"
     folder.mkdir()
     make_candles(range(1440)).write_csv(folder / "BTCUSDT.csv")
@@ -162,7 +162,7 @@ def test_columns_that_the_source_lacks_stay_null(take, tmp_path, make_candles):
 
 @pytest.mark.parametrize("interval", ["5m", "1h", "1d"])
 def test_every_interval_is_cut_on_its_own_grid(take, interval):
-    """The cut of hourly candles is a full hour, of daily ones a midnight."""
+    """The cut of hourly candles is a full hour, of daily candles midnight."""
     snapshot = take(("BTCUSDT",), interval=interval, days=3, end_ms=CLOCK_MS - 1).snapshot
 
     assert (
@@ -187,7 +187,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("options", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_taken_changes_nothing(take, tree, options, error, message):
-    """The message says what is wrong; no snapshot, no temp, no moved pointer."""
+    """The message says what is wrong; there is no snapshot, no temporary file, no moved pointer."""
     take()
     before = tree()
 
@@ -207,7 +207,7 @@ def test_a_wrong_request_makes_no_folder(take, tmp_path, options):
 
 @pytest.mark.parametrize("stage", ["read candles", "BTCUSDT", "ETHUSDT"])
 def test_an_interrupted_run_leaves_nothing(take, tree, stage):
-    """Ctrl-C at any step: the state before, and the next run completes."""
+    """After Ctrl-C at any step the state is as before, and the next run completes."""
 
     class Interrupted(Silent):
         def stage(self, name, **_):
@@ -228,7 +228,7 @@ def test_an_interrupted_run_leaves_nothing(take, tree, stage):
 
 
 def take_from(answer, tmp_path):
-    """Take a snapshot of a source that answers with the same frame, whatever is asked."""
+    """Take a snapshot of a source that always returns the same frame."""
     source = SimpleNamespace(
         name="liar",
         host="example.org",
@@ -245,7 +245,7 @@ def take_from(answer, tmp_path):
 
 
 def test_a_source_is_not_believed(tmp_path, make_candles):
-    """Candles outside the window, impossible ones and unsorted ones never reach the disk."""
+    """Candles outside the window, impossible ones and unsorted ones are never written."""
     good = make_candles(range(-100, 0))
     assert take_from(good, tmp_path).snapshot.host == "example.org"
     before = sorted((tmp_path / "data" / "snapshots").iterdir())
@@ -264,7 +264,7 @@ def test_a_source_is_not_believed(tmp_path, make_candles):
 
 
 def test_what_is_no_pointer_is_not_replaced(take, tmp_path):
-    """A file or a folder called `latest` is somebody's: it is named, and nothing is written."""
+    """A file or folder called `latest` is named, and nothing is written."""
     folder = tmp_path / "data" / "snapshots"
     folder.mkdir(parents=True)
     (folder / "latest").write_text("mine")
@@ -276,7 +276,7 @@ def test_what_is_no_pointer_is_not_replaced(take, tmp_path):
 
 
 def test_temps_of_a_killed_run_are_swept(take, tmp_path):
-    """What a killed writer left is removed by the next one, and never trusted."""
+    """The next run removes the files of a killed one and never uses them."""
     left = tmp_path / "data" / "snapshots" / f".{ID}.deadbeef.tmp"
     left.mkdir(parents=True)
     (left / "BTCUSDT.parquet").write_bytes(b"half")
@@ -286,7 +286,7 @@ def test_temps_of_a_killed_run_are_swept(take, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(take, tmp_path):
-    """Before anything is fetched."""
+    """Before anything is downloaded."""
     (tmp_path / "data").write_text("a file")
     progress = Silent()
     progress.stage = lambda *_, **__: pytest.fail("fetched before looking")
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(take, tmp_path):
 
 
 def test_a_run_waits_for_the_lock(take, tmp_path):
-    """Publishing takes moments, so that a second run waits for the first."""
+    """Publishing is quick, so a second run waits for the first."""
     folder = tmp_path / "data" / "snapshots"
     folder.mkdir(parents=True)
     held, done = threading.Event(), threading.Event()
@@ -316,7 +316,7 @@ def test_a_run_waits_for_the_lock(take, tmp_path):
 
 
 def test_runs_at_once_do_not_disturb_each_other(take, tmp_path):
-    """Four at the same cut: each gets a sound snapshot, equal ones share it."""
+    """Four runs at the same cut: each gets an intact snapshot, and equal ones share it."""
     asked = [("BTCUSDT",), ("ETHUSDT",), ("BTCUSDT",), ("SOLUSDT",)]
     taken = {}
     threads = [threading.Thread(target=lambda i=i, s=s: taken.update({i: take(s)})) for i, s in enumerate(asked)]

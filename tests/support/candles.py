@@ -1,10 +1,11 @@
-"""Small candle frames for the tests of this folder."""
+"""Fixtures with small candle frames and simulated snapshots."""
 
 from __future__ import annotations
 
 import polars as pl
 import pytest
 
+from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
@@ -17,9 +18,14 @@ from mltrain.times import MINUTE_MS
 NOW_MS = CLOCK_MS + 1_234_567
 
 
+def check(frame, interval="1m"):
+    """Return a frame as `check_candles` does."""
+    return check_candles(frame, symbol="BTCUSDT", interval=interval, where="here")
+
+
 @pytest.fixture
 def make_candles():
-    """Return a function that makes plain candles at the given minutes after a fixed time."""
+    """Return a function that makes plain candles at the given minutes after CLOCK_MS."""
 
     def make(minutes, *, base=100.0, step_ms=MINUTE_MS, **columns):
         minutes = list(minutes)
@@ -56,7 +62,7 @@ def take(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Return a function that tells everything that lies under tmp_path/data: bytes, folders, link targets."""
+    """Return a function that returns everything under tmp_path/data: bytes, folders, link targets."""
 
     def look():
         root = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Whatever the market, the pages and the order and manners of the answers: the candles at hand are the market's."""
+"""A download returns the candles of the market, for any market, page size and order of answers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, TimeRange
 
 STEP_MS = 15 * 60_000
-SLOTS = 5 * 96  # five days of quarters of an hour
+# Five days of quarters of an hour.
+SLOTS = 5 * 96
 BEGIN_MS = CLOCK_MS // DAY_MS * DAY_MS - 4 * DAY_MS
 
 
 def market(rng, share, gaps):
-    """Return candles on a random part of the grid, with some long gaps, the last slots always missing."""
+    """Return candles on a random part of the grid, with some long gaps."""
     there = rng.random(SLOTS) < share
     for start, length in gaps:
         there[start : start + length] = False
@@ -43,24 +44,24 @@ def market(rng, share, gaps):
     return check_candles(frame, symbol="AB", interval="15m", where="here")
 
 
-class Manners:
-    """Answers from a market as an exchange of bad manners may: late, out of order, twice, and more than was asked."""
+class UnreliableApi:
+    """An exchange that answers late, out of order, with duplicates, and with more than was requested."""
 
     def __init__(self, candles, rng, *, limit):
         self.candles = candles
         self.rng = rng
         self.limit = limit
-        self.asked = []
+        self.requested = []
 
     async def page(self, symbol, window):
         assert symbol == "AB"
         assert window.end_ms - window.start_ms <= self.limit * STEP_MS
-        self.asked.append(window)
+        self.requested.append(window)
         for _ in range(int(self.rng.integers(4))):
             await asyncio.sleep(0)
         ts_ms = times_ms(self.candles)
-        more = int(self.rng.integers(3)) * STEP_MS
-        rows = self.candles.filter((ts_ms >= window.start_ms - more) & (ts_ms < window.end_ms + more))
+        extra = int(self.rng.integers(3)) * STEP_MS
+        rows = self.candles.filter((ts_ms >= window.start_ms - extra) & (ts_ms < window.end_ms + extra))
         if rows.height:
             order = self.rng.permutation(np.concatenate([np.arange(rows.height), self.rng.integers(0, rows.height, 3)]))
             rows = rows[order.tolist()]
@@ -72,12 +73,12 @@ class Manners:
         return self.candles.filter(times_ms(self.candles) >= start_ms).head(limit)
 
 
-def download(manners, folder, window, clock_ms):
-    """Return the candles of a window as a download gathers them."""
+def download(api, folder, window, clock_ms):
+    """Return the candles of a window as `download_days` returns them."""
 
     @asynccontextmanager
     async def connect():
-        yield DownloadSession(manners)
+        yield DownloadSession(api)
 
     job = DownloadJob(
         host="here",
@@ -89,13 +90,13 @@ def download(manners, folder, window, clock_ms):
         clock=MachineClock(),
         throttle=Throttle(),
         traffic=Traffic(),
-        page_candles=manners.limit,
+        page_candles=api.limit,
     )
     with download_days(job, ("AB",), window, data_dir=folder, refresh=False, progress=Silent()) as downloaded:
         return downloaded.candles("AB").frame
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     share=st.sampled_from([0.02, 0.5, 0.97, 1.0]),
@@ -104,8 +105,8 @@ def download(manners, folder, window, clock_ms):
     cuts=st.lists(st.integers(1, SLOTS), min_size=1, max_size=3),
     days=st.integers(1, 4),
 )
-def test_what_is_gathered_is_the_market(seed, share, gaps, limit, cuts, days):
-    """In one go or in several, from a cache or without one: all candles of the window, and no other."""
+def test_a_download_is_the_market(seed, share, gaps, limit, cuts, days):
+    """In one run or several, with or without a cache: all candles of the window, and no others."""
     rng = np.random.default_rng(seed)
     candles = market(rng, share, gaps)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,14 +114,14 @@ def test_what_is_gathered_is_the_market(seed, share, gaps, limit, cuts, days):
             clock_ms = BEGIN_MS + cut * STEP_MS
             closed = candles.filter(times_ms(candles) < clock_ms)
             window = TimeRange(max(clock_ms - days * DAY_MS, BEGIN_MS), clock_ms)
-            manners = Manners(closed, rng, limit=limit)
-            found = download(manners, Path(folder), window, clock_ms)
-            asked_twice = Manners(closed, rng, limit=limit)
-            again = download(asked_twice, Path(folder), window, clock_ms)
+            first = UnreliableApi(closed, rng, limit=limit)
+            found = download(first, Path(folder), window, clock_ms)
+            second = UnreliableApi(closed, rng, limit=limit)
+            again = download(second, Path(folder), window, clock_ms)
 
             expected = closed.filter(times_ms(closed) >= window.start_ms)
             assert found.equals(expected)
             assert again.equals(expected)
-            assert asked_twice.asked == []
-            starts = [page.start_ms for page in manners.asked]
+            assert second.requested == []
+            starts = [page.start_ms for page in first.requested]
             assert len(set(starts)) == len(starts)
