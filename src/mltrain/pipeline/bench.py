@@ -89,7 +89,8 @@ def bench_version(
 def _cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
+    except AttributeError:
+        # macOS has no affinity.
         return os.cpu_count() or 1
 
 

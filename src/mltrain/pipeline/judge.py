@@ -20,7 +20,7 @@ from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champio
 from mltrain.serving.explanation import mean_contributions
 from mltrain.serving.latency_bench import measure
 from mltrain.serving.loaded_model import load_bundle
-from mltrain.serving.model import model_from_bundle
+from mltrain.serving.model import Model
 from mltrain.times import interval_ms
 from mltrain.training.baselines import find_priors, score_logistic
 from mltrain.training.bootstrap import plan_bootstrap
@@ -82,7 +82,8 @@ def measure_holdout(
     progress.stage("holdout")
     samples, inner, held = data.samples, data.split.inner.span, data.split.holdout.span
     rows = take_rows(samples, held)
-    evaluated = model_from_bundle(model.evaluated)
+    loaded = load_bundle(model.evaluated)
+    evaluated = Model(loaded)
     raw, p = evaluated.score(rows.x)
     priors = find_priors(samples, inner)
     bootstrap = plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
@@ -116,7 +117,7 @@ def measure_holdout(
         logistic=logistic,
         economics=economics,
         bounce=bounce,
-        contributions=mean_contributions(load_bundle(model.evaluated), rows.x),
+        contributions=mean_contributions(loaded, rows.x),
         latency=measure(evaluated, data.candles, samples=config.bench.samples),
     )
     return results, ScoredRows(rows, raw, p, logistic_p, moves, bootstrap)

@@ -194,7 +194,8 @@ def _card_matches(version: StoredVersion, wanted: Mapping[str, Json], request: T
     try:
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:
-            return False  # rules out most versions without parsing the card
+            # Rules out most versions without parsing the card.
+            return False
         card = ModelCard.from_json(parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES))
     except InputError:
         return False
@@ -213,7 +214,8 @@ def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
         found = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
     except InputError:
         return False
-    return found == signer.sign(version.manifest)  # Ed25519 signatures are deterministic
+    # Ed25519 signatures are deterministic.
+    return found == signer.sign(version.manifest)
 
 
 def _read_config(version: StoredVersion, card: ModelCard) -> TrainConfig:

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from mltrain.training.split import Split
 
 
-_STUDY_WAIT_S: Final = 1.0  # a prune holds the lock for a moment, only to see whether it is held
+# A prune holds the lock for a moment, only to see whether it is held.
+_STUDY_WAIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +179,8 @@ def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
     """
     folder = store.data_dir / FOLDER
     if real_path(snapshot.path.parent) != real_path(folder):
-        return  # elsewhere nothing is pruned, and no lock file belongs there
+        # Elsewhere nothing is pruned, and no lock file belongs there.
+        return
     with lock_folder(folder, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
 
