@@ -204,6 +204,7 @@ class _Violations(list["Violation"]):
             self += [((step, *place), message) for place, message in found]
 
 
+# The forms below have no generated methods but `__init__`: all of them together would cost 5 ms at every start.
 class _Form(Protocol):
     def read(self, value: Json) -> object:
         """Return the value, or the violations."""
@@ -223,7 +224,7 @@ class _Anything:
         return written
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Scalar(_Anything):
     """A text, a number, or true and false."""
 
@@ -269,7 +270,7 @@ class _Scalar(_Anything):
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Either(_Anything):
     """One of several scalars of different types."""
 
@@ -283,7 +284,7 @@ class _Either(_Anything):
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _OrNull:
     form: _Form
 
@@ -294,7 +295,7 @@ class _OrNull:
         return None if value is None else self.form.write(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _List:
     item: _Form
     length: int | None
@@ -314,7 +315,7 @@ class _List:
         return [self.item.write(item) for item in value]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Mapping:
     item: _Form
 
@@ -331,7 +332,7 @@ class _Mapping:
         return {key: self.item.write(item) for key, item in value.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Converted:
     form: _Form
     codec: Encoded
@@ -344,7 +345,7 @@ class _Converted:
         return self.form.write(self.codec.encode(value))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Field:
     name: str
     key: str
@@ -354,7 +355,7 @@ class _Field:
     omit_default: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Record:
     target: Callable[..., object]
     fields: tuple[_Field, ...]
@@ -418,7 +419,7 @@ class _Record:
         return {**others, **written}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class _Row:
     record: _Record
 
