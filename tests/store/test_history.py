@@ -1,4 +1,4 @@
-"""The two logs: the pointer decides what happened, edits are found, torn ends count for nothing."""
+"""The two logs: the pointer decides what happened, edits are detected, torn ends are ignored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def append(log, from_version, to_version, why="why"):
 
 
 def grown(moves):
-    """Return a log and where the pointer stands, after moves of which some were cut off before the pointer moved."""
+    """Return a log and the live version after moves, some of them interrupted before the pointer moved."""
     log, best = b"", None
     for target, happens in moves:
         if target != best:
@@ -42,8 +42,8 @@ MOVES = st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=12)
 
 
 @given(MOVES)
-def test_the_pointer_tells_which_lines_happened(moves):
-    """Whatever was cut off between line and pointer, history tells exactly the moves that took place."""
+def test_the_pointer_shows_which_lines_happened(moves):
+    """Moves that were interrupted between line and pointer are marked as not happened."""
     log, best = grown(moves)
     expected, at = [], None
     for target, happens in moves:
@@ -57,7 +57,7 @@ def test_the_pointer_tells_which_lines_happened(moves):
 
 
 @given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from([None, *NAMES]))
-def test_a_lost_pointer_unmakes_no_line(moves, staged):
+def test_a_lost_pointer_keeps_every_line(moves, staged):
     """Whether the last line happened is then unknown, and it counts as if it had."""
     log, best = grown(moves)
     before = read_history(log, best=best, where="log")
@@ -74,8 +74,8 @@ def test_a_lost_pointer_unmakes_no_line(moves, staged):
 
 
 @given(MOVES.filter(lambda moves: any(happens for _, happens in moves)), st.sampled_from(NAMES))
-def test_a_pointer_that_was_put_back_is_no_move(moves, target):
-    """A line from a version to itself leaves what `rollback --previous` goes back to; any other line is a move."""
+def test_a_restored_pointer_is_no_move(moves, target):
+    """A line from a version to itself does not change `previous`; any other line does."""
     log, _ = grown([move for move in moves if move[1]])
     before = read_history(log, best=None, where="log").lost
     previous = read_history(log, best=before, where="log").previous()
@@ -88,7 +88,7 @@ def test_a_pointer_that_was_put_back_is_no_move(moves, target):
 
 @given(MOVES)
 def test_previous_is_where_the_last_real_move_came_from(moves):
-    """Moves that never happened are passed over."""
+    """Moves that never happened do not count."""
     log, best = grown(moves)
     path = [None]
     for target, happens in moves:
@@ -98,8 +98,8 @@ def test_previous_is_where_the_last_real_move_came_from(moves):
     assert read_history(log, best=best, where="log").previous() == (path[-2] if len(path) > 1 else None)
 
 
-def test_a_first_promotion_that_was_cut_off_is_not_a_lost_pointer():
-    """What is staged tells: the pointer was made, and never came into its place."""
+def test_an_interrupted_first_promotion_is_not_a_lost_pointer():
+    """A staged pointer shows that the pointer was never in place."""
     log = append(append(b"", None, "2025-10-14"), None, "2025-10-15")
 
     for staged in ("2025-10-14", "2025-10-15"):
@@ -110,8 +110,8 @@ def test_a_first_promotion_that_was_cut_off_is_not_a_lost_pointer():
 
 
 @given(MOVES.filter(bool), st.data())
-def test_a_torn_end_counts_for_nothing(moves, data):
-    """Cut anywhere in its last line, a log reads as without that line, and says so."""
+def test_a_torn_end_is_ignored(moves, data):
+    """A log cut anywhere in its last line reads as without that line, with a note."""
     log, best = grown(moves)
     whole = log[: log.rstrip(b"\n").rfind(b"\n") + 1]
     cut = data.draw(st.integers(len(whole) + 1, len(log) - 1))
@@ -123,7 +123,7 @@ def test_a_torn_end_counts_for_nothing(moves, data):
 
 
 @given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=6), st.data())
-def test_any_edit_of_a_line_that_others_follow_is_found(targets, data):
+def test_any_edit_before_the_last_line_is_detected(targets, data):
     """Changed, removed or swapped lines break the chain."""
     log, best = grown([(target, True) for target in [*targets, *NAMES]])
     lines = log.splitlines(keepends=True)
@@ -151,7 +151,7 @@ def test_any_edit_of_a_line_that_others_follow_is_found(targets, data):
     ],
 )
 def test_a_damaged_line_is_a_problem_and_the_others_are_read(line):
-    """A log is never refused whole: a rollback must be possible at night."""
+    """The other lines are read, so that a rollback stays possible."""
     log, best = grown([("2025-10-14", True), ("2025-10-15", True)])
     history = read_history(log + line + b"\n", best=best, where="promotions.jsonl")
 
@@ -163,7 +163,7 @@ def test_a_damaged_line_is_a_problem_and_the_others_are_read(line):
 
 @pytest.mark.parametrize("name", ["../x", "best", "2025-10-15\n", ""])
 def test_a_name_outside_its_grammar_is_no_entry(name):
-    """No name from the log ever becomes a path unchecked."""
+    """No name from the log becomes a path unchecked."""
     line = json.loads(append(b"", None, "2025-10-15"))
     line["to"] = name
     history = read_history(json.dumps(line).encode() + b"\n", best=None, where="log")
@@ -172,8 +172,8 @@ def test_a_name_outside_its_grammar_is_no_entry(name):
     assert history.problems
 
 
-def test_a_version_is_told_from_another_of_its_name():
-    """The card's hash goes with the name."""
+def test_versions_of_one_name_are_distinguished():
+    """By the hash of the card."""
     log, best = grown([("2025-10-15", True)])
     history = read_history(log, best=best, where="log")
 
@@ -183,16 +183,16 @@ def test_a_version_is_told_from_another_of_its_name():
 
 
 @pytest.mark.parametrize("log", [b"", grown([("2025-10-14", True)])[0]])
-def test_a_pointer_that_no_line_explains_is_a_problem(log):
-    """Someone moved it by hand, or the log is gone; what was best before is then not known."""
+def test_a_pointer_without_its_line_is_a_problem(log):
+    """Someone moved it by hand, or the log is gone; the version before is then not known."""
     history = read_history(log, best="2025-10-16", where="log")
 
     assert history.problems == ("log: no line says how 2025-10-16 became the live version",)
     assert history.previous() is None
 
 
-def test_a_line_tells_everything():
-    """Serial, chain, time, both versions, verdict, reason, hand and card, as one line of ASCII."""
+def test_a_line_records_every_field():
+    """Serial, chain, time, both versions, verdict, reason, person and card, as one line of ASCII."""
     log = append(append(b"", None, "2025-10-14"), "2025-10-14", "2025-10-15", why="läuft\nbesser")
     line = json.loads(log.splitlines()[1])
 
@@ -204,8 +204,8 @@ def test_a_line_tells_everything():
 
 
 @pytest.mark.parametrize("old", [b"why", b"me@host", b"2025-10-15T12", b"GO", b'"serial"', b"abab"])
-def test_the_last_line_vouches_for_itself(old):
-    """It has no successor that could."""
+def test_a_changed_last_line_is_detected(old):
+    """By its own hash; no later line holds one."""
     log, best = grown([("2025-10-14", True), ("2025-10-15", True)])
     start = log.rstrip(b"\n").rfind(b"\n") + 1
     at = log.rindex(old, start)
@@ -215,7 +215,7 @@ def test_the_last_line_vouches_for_itself(old):
     assert read_history(forged, best=best, where="log").problems
 
 
-def looked(looks):
+def log_of(looks):
     """Return a log of looks."""
     log = b""
     for look in looks:
@@ -224,9 +224,9 @@ def looked(looks):
 
 
 @given(st.lists(LOOKS, min_size=2, max_size=5), st.data())
-def test_a_look_that_was_changed_or_taken_out_is_an_error(looks, data):
-    """But for the last one taken out, which leaves no trace."""
-    log = looked(looks)
+def test_a_changed_or_removed_look_is_an_error(looks, data):
+    """Except the last one, whose removal is not detected."""
+    log = log_of(looks)
     lines = log.splitlines(keepends=True)
     index = data.draw(st.integers(0, len(lines) - 2))
     at = data.draw(st.integers(0, len(log) - 2))
@@ -239,14 +239,14 @@ def test_a_look_that_was_changed_or_taken_out_is_an_error(looks, data):
 
 @given(st.lists(LOOKS))
 def test_looks_come_back_as_they_were(looks):
-    """`read_looks` gives back what `look_line` wrote; a torn end counts for nothing."""
-    log = looked(looks)
+    """`read_looks` returns what `look_line` wrote; a torn end is ignored."""
+    log = log_of(looks)
 
     assert read_looks(log, where="looks") == tuple(looks)
     assert read_looks(log + b'{"start', where="looks") == tuple(looks)
 
 
 def test_a_damaged_look_is_an_error():
-    """How often a holdout was scored is never guessed."""
+    """The number of looks is never guessed."""
     with pytest.raises(InputError, match="looks: line 1: "):
         read_looks(b'{"start_ms": 1}\n', where="looks")

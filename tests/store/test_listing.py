@@ -1,4 +1,4 @@
-"""The list of versions: cheap, and honest about what cannot be read."""
+"""The list of versions: fast, with the problem of each damaged one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def store(data_dir):
     return Store(data_dir)
 
 
-def test_a_row_shows_what_the_card_says(store):
-    """Verdict, symbols and figures come from the version's own files."""
+def test_a_row_shows_the_figures_of_the_card(store):
+    """Verdict, symbols and figures come from the version's files."""
     (row,) = list_models(store)
     card = json.loads((store.models / row.version / "model_card.json").read_bytes())
 
@@ -29,8 +29,8 @@ def test_a_row_shows_what_the_card_says(store):
     assert row.snapshot == card["train"]["snapshot_id"]
 
 
-def test_a_damaged_card_is_a_problem_and_not_an_end(store):
-    """One version whose card was changed is listed with its problem; the others as ever."""
+def test_a_damaged_card_is_listed_with_its_problem(store):
+    """The other versions are listed as before."""
     (row,) = list_models(store)
     shutil.copytree(store.models / row.version, store.models / "2020-01-01")
     card = store.models / row.version / "model_card.json"
@@ -42,8 +42,8 @@ def test_a_damaged_card_is_a_problem_and_not_an_end(store):
     assert rows["2020-01-01"].problem is not None
 
 
-def test_a_changed_card_is_not_shown(store):
-    """Reading a whole card insists on its hash."""
+def test_a_changed_card_is_refused(store):
+    """A card is read only if its hash is right."""
     version = store.live_version()
     card = version.folder / "model_card.json"
     card.write_bytes(card.read_bytes() + b" ")
@@ -53,7 +53,7 @@ def test_a_changed_card_is_not_shown(store):
 
 
 def test_the_list_loads_nothing_heavy(data_dir):
-    """`mltrain models` is asked at three in the morning: no learner, no frame library, no schema is loaded for it."""
+    """`mltrain models` loads no learner, no frame library and no schema."""
     program = (
         "import sys, mltrain.cli.app as app\n"
         f"sys.argv = ['mltrain', 'models', '--json', '--data-dir', {str(data_dir)!r}]\n"

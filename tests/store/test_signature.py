@@ -1,4 +1,4 @@
-"""Signatures: made by a key outside the data, required by one outside the data, and nothing inside can do without."""
+"""Signatures: made and required by keys outside the data folder; nothing inside can replace them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HAND = {"why": "a test", "by": "me@host", "now_ms": NOON_MS}
 
 
 def make_keys(folder, *names):
-    """Make key pairs, as the page on security tells."""
+    """Make key pairs, as the page on security describes."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -39,9 +39,9 @@ def make_keys(folder, *names):
         (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, public))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Return a folder with keys, and data of three versions: not signed, signed by us, signed by another."""
+    """Return a folder with keys and three versions: not signed, signed by our key, signed by another key."""
     folder = tmp_path_factory.mktemp("made")
     make_keys(folder, "ours", "theirs")
     data = folder / "data"
@@ -61,7 +61,7 @@ def folder(made, tmp_path):
 
 @pytest.fixture
 def store(folder):
-    """Return its store."""
+    """Return the store of that copy."""
     return Store(folder / "data")
 
 
@@ -74,7 +74,7 @@ def required(folder, monkeypatch):
 SIGNED, NOT_SIGNED, OF_ANOTHER = "2025-10-12", "2025-10-11", "2025-10-13"
 
 
-def test_without_a_requirement_signatures_are_not_looked_at(store):
+def test_without_a_requirement_signatures_are_not_checked(store):
     """Each version opens, verifies and can be promoted."""
     for name in (SIGNED, NOT_SIGNED, OF_ANOTHER):
         assert store.open_version(name).verify() == ()
@@ -83,7 +83,7 @@ def test_without_a_requirement_signatures_are_not_looked_at(store):
 
 @pytest.mark.usefixtures("required")
 def test_only_what_our_key_signed_is_opened(store, folder):
-    """By name, by path, as the best one; to be promoted and to be rolled back to."""
+    """By name, by path, as the live version, for promotion, for rollback and for loading."""
     assert store.open_version(SIGNED).verify() == ()
     assert roll_back(store, SIGNED, **HAND).moved
     assert store.live_version().name == SIGNED
@@ -102,8 +102,8 @@ def test_only_what_our_key_signed_is_opened(store, folder):
 
 
 @pytest.mark.usefixtures("required")
-def test_the_list_tells_what_is_not_signed(store):
-    """The rest of it can be read."""
+def test_the_list_names_versions_that_are_not_signed(store):
+    """Signed versions are listed without a problem."""
     problems = {row.name: row.problem for row in store.versions()}
 
     assert problems[SIGNED] is None
@@ -124,14 +124,14 @@ def test_the_list_tells_what_is_not_signed(store):
         lambda text: json.dumps({**json.loads(text), "signature": "00" * 64}),
         lambda text: json.dumps({**json.loads(text), "signature": "zz" * 64}),
         lambda text: json.dumps({**json.loads(text), "require": False}),
-        lambda text: json.dumps(json.loads(text)),  # the right one, spelled in other ways
+        lambda text: json.dumps(json.loads(text)),  # the right one, in another spelling
         lambda text: text.replace(sign := json.loads(text)["signature"], sign.upper()),
         lambda text: text.replace(sign := json.loads(text)["signature"], f"{sign[:64]} {sign[64:]}"),
         lambda text: f"{text}\n",
     ],
 )
-def test_a_damaged_signature_is_none(store, folder, change):
-    """No form of it, and no word in it, does without the right one."""
+def test_a_damaged_signature_is_refused(store, folder, change):
+    """Any change of the file is refused, even one that keeps the signature's bytes."""
     path = folder / "data" / "models" / SIGNED / SIGNATURE
     path.write_text(change(path.read_text()))
 
@@ -140,8 +140,8 @@ def test_a_damaged_signature_is_none(store, folder, change):
 
 
 @pytest.mark.usefixtures("required")
-def test_the_signature_of_another_version_is_none(store, folder):
-    """It is over the manifest, which names the version."""
+def test_the_signature_of_another_version_is_refused(store, folder):
+    """The signed manifest names the version."""
     store = Store(folder / "data", signer=open_signer(folder / "ours", data_dir=folder / "data"))
     other = publish_version(
         store, {"lgbm.pkl": b"model", "model_card.json": b"{}"}, verdict="GO", date="2025-10-12", now_ms=NOON_MS
@@ -153,8 +153,8 @@ def test_the_signature_of_another_version_is_none(store, folder):
 
 
 @pytest.mark.usefixtures("required")
-def test_a_version_that_could_not_be_opened_is_not_made(store, folder):
-    """Said before the long run, not after."""
+def test_a_version_that_could_not_be_opened_is_not_published(store, folder):
+    """The run fails at its start, not at its end."""
     with pytest.raises(UsageError, match="signatures are required"):
         store.prepare()
     with pytest.raises(UsageError, match="not the one"):
@@ -162,23 +162,23 @@ def test_a_version_that_could_not_be_opened_is_not_made(store, folder):
 
 
 def test_keys_in_the_data_are_refused(store, folder, monkeypatch):
-    """Whoever can write there could replace them, through a link, too."""
+    """Anyone who can write there could replace them; links into the data folder are refused, too."""
     for name in ("ours", "ours.pub"):
         shutil.copy(folder / name, folder / "data" / name)
         (folder / f"link-{name}").symlink_to(folder / "data" / name)
     for place in (folder / "data" / "ours", folder / "link-ours"):
-        with pytest.raises(UsageError, match="is in"):
+        with pytest.raises(UsageError, match="anyone who can write there"):
             open_signer(place, data_dir=folder / "data")
         monkeypatch.setenv(
             REQUIRE_VARIABLE, f"{place}.pub" if place.parent.name == "data" else f"{folder}/link-ours.pub"
         )
-        with pytest.raises(UsageError, match="is in"):
+        with pytest.raises(UsageError, match="anyone who can write there"):
             store.open_version(SIGNED)
 
 
 @pytest.mark.parametrize("value", ["", "/nowhere", "/etc/hostname", "/"])
 def test_a_requirement_that_names_no_key_refuses_everything(store, monkeypatch, value):
-    """An empty variable, a missing file, another file: never as if nothing were required."""
+    """An empty variable, a missing file or another file never switches the check off."""
     monkeypatch.setenv(REQUIRE_VARIABLE, value)
 
     with pytest.raises((InputError, UsageError)):
@@ -186,8 +186,8 @@ def test_a_requirement_that_names_no_key_refuses_everything(store, monkeypatch, 
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
-def test_what_is_no_private_key_is_told(folder, content):
-    """With the command that makes one."""
+def test_a_file_without_a_private_key_is_refused(folder, content):
+    """The hint is the command that makes one."""
     (folder / "bad").write_bytes(content)
 
     with pytest.raises(InputError, match="not a private key") as caught:
@@ -197,7 +197,7 @@ def test_what_is_no_private_key_is_told(folder, content):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_openssl_makes_the_keys_and_checks_the_signature(folder, tmp_path):
-    """As docs/model-format.md tells; nothing of mltrain is needed to check."""
+    """As docs/model-format.md describes; mltrain is not needed to check a signature."""
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", tmp_path / "key"], check=True)
     assert open_signer(tmp_path / "key", data_dir=folder / "data").key_id
     version = folder / "data" / "models" / SIGNED
@@ -211,7 +211,7 @@ def test_openssl_makes_the_keys_and_checks_the_signature(folder, tmp_path):
 
 
 def test_the_option_and_the_variable_do_the_same(data_dir, tmp_path):
-    """On a version that nobody signed, each command refuses; without a requirement each works."""
+    """Each command refuses a version without a signature; without a requirement each works."""
     make_keys(tmp_path, "ours")
     version = os.readlink(data_dir / "models" / "best_lgbm")  # noqa: PTH115 (its text)
     card = data_dir / "models" / version / "model_card.json"
@@ -230,7 +230,7 @@ def test_the_option_and_the_variable_do_the_same(data_dir, tmp_path):
 
 
 def test_without_cryptography_a_requirement_refuses(folder):
-    """The extra is not installed: nothing is taken unchecked."""
+    """Without the extra, nothing is accepted unchecked."""
     program = (
         "import sys; sys.modules['cryptography'] = None\n"
         "from pathlib import Path\nfrom mltrain.store.store import Store\n"
