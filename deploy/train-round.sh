@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# One round for a scheduler: the newest candles, a training, a verdict. Run by the crontab, the timer and by hand.
+# One round for a scheduler: newest candles, training, verdict. Run by the crontab, the systemd timer, or by hand.
 #
 #   MLTRAIN            the program (default: mltrain on the PATH)
 #   MLTRAIN_DATA_DIR   the data folder (default: data)
 #   SNAPSHOT_OPTIONS   (default: --days 90)
 #   TRAIN_OPTIONS      (default: --trials 200)
 #
-# One line of JSON a step on stderr, and with MLTRAIN_LOG_FORMAT=json mltrain's own lines are of the same kind. The exit code is mltrain's own: 0 GO, 4 NO-GO (the
-# version that is served stays), 6 the exchange, 7 another round is under way, 3, 5 and 8 something to look at.
-# Two rounds cannot meet: mltrain holds a lock over a download and over a training, and the second one ends with 7.
-# A round that was killed goes on where it was: the downloaded days and the told trials are kept (--resume).
+# Writes one JSON line per step to stderr; with MLTRAIN_LOG_FORMAT=json, mltrain's own lines have the same format. The
+# exit code is that of mltrain: 0 GO, 4 NO-GO (the live version stays), 6 the exchange failed, 7 another round is in
+# progress; 3, 5 and 8 need a person. Two rounds cannot run at once: mltrain holds a lock during a download and a
+# training, so the second round ends with 7. After a round that was killed, the next one continues: downloaded days and
+# completed trials are kept (--resume).
 set -uo pipefail
 
 mltrain=${MLTRAIN:-mltrain}
@@ -23,7 +24,7 @@ step() {
   return "$code"
 }
 
-# shellcheck disable=SC2086 # the options are words
+# shellcheck disable=SC2086 # the options must be split into words
 step snapshot snapshot ${SNAPSHOT_OPTIONS:---days 90} || exit
 # shellcheck disable=SC2086
 step train train --resume ${TRAIN_OPTIONS:---trials 200}
