@@ -1,4 +1,4 @@
-"""Which earlier looks at a holdout are a selection."""
+"""Earlier looks at a holdout, and which of them make the next one a selection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count(*looks):
 
 
 def test_a_fresh_holdout_was_not_looked_at():
-    """Ranges that end before it or begin behind it do not count."""
+    """Ranges that end before the holdout or start after it do not count."""
     assert count() == LookCounts(0, 0.0, 0.0)
     assert count(look(0, START), look(END, END + DAY_MS)) == LookCounts(0, 0.0, 0.0)
 
@@ -34,7 +34,7 @@ def test_every_other_configuration_counts_by_its_overlap():
 
 
 def test_a_configuration_counts_once():
-    """Another configuration that is retrained night by night is one alternative, not eighteen."""
+    """Another configuration that is retrained every night is one alternative, not eighteen."""
     nightly = [look(START - n * DAY_MS, END - n * DAY_MS) for n in range(18)]
 
     found = count(*nightly)
@@ -52,7 +52,7 @@ def test_routine_retraining_is_no_selection():
 
 
 def test_moving_the_cut_by_minutes_is_trying_again():
-    """Each cut within half a day of ours counts, later ones too; the configuration does not excuse it."""
+    """Each cut within half a day of this one counts, later ones too, even with the same configuration."""
     cuts = [look(START, END - n * 60_000, study=f"cut {n}", config=OURS) for n in range(1, 5)]
 
     assert count(*cuts).others == pytest.approx(4, abs=0.01)
@@ -60,19 +60,20 @@ def test_moving_the_cut_by_minutes_is_trying_again():
 
 
 def test_the_same_study_again_changes_nothing():
-    """After a kill it gives the same scores."""
+    """The same study, repeated after a kill, gives the same scores and does not count."""
     assert count(look(study=STUDY, config=OURS)).others == 0.0
 
 
 def test_an_evaluation_counts_as_the_configuration_it_evaluated():
-    """Looking at our own older version is routine; one of another configuration is an alternative."""
+    """Evaluating an older version of the same configuration does not count; one of another configuration does."""
     assert count(look(study="evaluate 2025-10-14", config=OURS)).others == 0.0
     assert count(look(study="evaluate 2025-10-14")).others == 1.0
-    assert count(look(study="evaluate 2025-10-14", config=None)).others == 0.0  # its own training has a line
+    # The training of that version has its own line.
+    assert count(look(study="evaluate 2025-10-14", config=None)).others == 0.0
 
 
-def test_lines_of_earlier_releases_are_told_by_the_name_of_their_study():
-    """Configuration and seed stand at its end."""
+def test_lines_of_earlier_releases_are_compared_by_the_name_of_the_study():
+    """The end of a study's name holds configuration and seed, for lines without a configuration hash."""
     older = "2025-10-10T12-00-00Z-0123456789abcdef-42"
     seed = "2025-10-10T12-00-00Z-0123456789abcdef-43"
 
@@ -81,7 +82,7 @@ def test_lines_of_earlier_releases_are_told_by_the_name_of_their_study():
 
 
 def test_parameters_from_a_warm_start_have_looked():
-    """What they were chosen on counts as another configuration; where they were only judged, nothing was chosen."""
+    """Rows on which warm-start parameters were chosen count as another configuration, rows that judged them do not."""
     study = f"warm start 2025-10-14 of {STUDY}"
 
     assert count(look(study=study, config=None)).others == 1.0

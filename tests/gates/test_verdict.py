@@ -1,3 +1,5 @@
+"""The gates and the verdict: what passes, what fails, what is held for a person."""
+
 from __future__ import annotations
 
 import math
@@ -126,7 +128,7 @@ def test_good_evidence_is_go():
 @pytest.mark.parametrize(
     "name", ["skill", "simple_model", "symbols", "calibration", "latency_p95_ms", "guards", "bounce"]
 )
-def test_what_could_not_be_evaluated_has_failed(name):
+def test_a_gate_without_evidence_fails(name):
     """Missing evidence fails its gate with the reason; no gate can be left out."""
     verdict = judge(replace(GOOD, **{name: NotEvaluated("the disk was full")}), CONFIG)
 
@@ -157,7 +159,7 @@ def test_skill_is_accuracy_near_half_and_log_loss_elsewhere(evidence, passed):
     assert outcome("skill", skill=evidence).outcome == ("passed" if passed else "failed")
 
 
-def test_a_failed_gate_says_by_how_much():
+def test_the_margin_of_a_failed_gate():
     """The margin is the distance to the nearer of its two conditions, in the target's unit."""
     short = outcome("skill", skill=skill(margin=(0.0125, 0.01)))
     unsure = outcome("skill", skill=skill(margin=(0.03, -0.002)))
@@ -171,8 +173,8 @@ def test_a_failed_gate_says_by_how_much():
     ("name", "field", "limit", "figure"),
     [("calibration", "calibration", 0.1, ece), ("latency", "latency_p95_ms", 80.0, float)],
 )
-def test_a_ceiling_holds_at_the_limit_and_not_above(name, field, limit, figure):
-    """A figure equal to its limit passes by 0; one above it, or below zero, fails. Its interval changes nothing."""
+def test_a_figure_at_its_limit_passes_and_above_fails(name, field, limit, figure):
+    """A figure equal to its limit passes with margin 0; one above it or below zero fails. No interval is judged."""
     at = outcome(name, **{field: figure(limit)})
     above = outcome(name, **{field: figure(limit * 1.25)})
 
@@ -181,25 +183,25 @@ def test_a_ceiling_holds_at_the_limit_and_not_above(name, field, limit, figure):
     assert outcome(name, **{field: figure(-0.001)}).margin == -0.001
 
 
-def test_every_figure_that_has_an_interval_tells_it():
-    """In the unit of its target: pp of accuracy, ECE, nats; latency has none."""
-    told = {o.name: (o.low, o.high) for o in judge(GOOD, CONFIG).outcomes}
+def test_intervals_of_the_figures():
+    """Intervals are in the unit of the target: pp of accuracy, ECE, nats; latency has none."""
+    ends = {o.name: (o.low, o.high) for o in judge(GOOD, CONFIG).outcomes}
 
-    assert told["skill"] == (pytest.approx(1), pytest.approx(5))
-    assert told["simple_model"] == (pytest.approx(0.001), pytest.approx(0.003))
-    assert told["calibration"] == (0.005, 0.02)
-    assert told["champion"] == (CHAMPION.gain.low, CHAMPION.gain.high)
-    assert told["latency"] == told["leakage"] == (None, None)
+    assert ends["skill"] == (pytest.approx(1), pytest.approx(5))
+    assert ends["simple_model"] == (pytest.approx(0.001), pytest.approx(0.003))
+    assert ends["calibration"] == (0.005, 0.02)
+    assert ends["champion"] == (CHAMPION.gain.low, CHAMPION.gain.high)
+    assert ends["latency"] == ends["leakage"] == (None, None)
 
 
 @pytest.mark.parametrize("name", REQUIRED_GUARDS)
-@pytest.mark.parametrize(("passed", "told"), [(False, "failed"), (None, "did not run")])
-def test_every_guard_must_have_passed(name, passed, told):
+@pytest.mark.parametrize(("passed", "problem"), [(False, "failed"), (None, "did not run")])
+def test_every_guard_must_have_passed(name, passed, problem):
     """One guard that failed or was left out is a NO-GO that names it."""
     found = outcome("leakage", guards=guards(**{name: passed}))
 
     assert found.outcome == "failed"
-    assert found.reason == f"{name} {told}"
+    assert found.reason == f"{name} {problem}"
 
 
 @pytest.mark.parametrize(
@@ -213,16 +215,16 @@ def test_every_guard_must_have_passed(name, passed, told):
         (-0.002, -0.005, -0.00001, "failed"),
     ],
 )
-def test_a_champion_is_replaced_by_what_is_as_good(value, low, high, found):
-    """Clearly as good: it passes. Not clear: a person decides. Surely worse: NO-GO."""
+def test_a_model_replaces_a_champion_that_is_not_better(value, low, high, found):
+    """Clearly as good: passed. Unclear: held. Clearly worse: failed."""
     gate = outcome("champion", champion=champion(value, low, high))
 
     assert gate.outcome == found
     assert "2025-10-14" in gate.reason
 
 
-def test_a_feature_that_knows_too_much_is_held():
-    """Above the warning and below the failure a person looks at the feature first."""
+def test_a_feature_that_predicts_too_well_is_held():
+    """Between the thresholds for warning and failure, a person examines the feature first."""
     found = guards()
     audit = replace(found[-1], suspects=(SuspectFeature("leader_return_1", "ETHUSDT", 0.81),))
     gate = outcome("leakage", guards=(*found[:-1], audit))
@@ -231,8 +233,8 @@ def test_a_feature_that_knows_too_much_is_held():
     assert "leader_return_1 of ETHUSDT (AUC 0.810)" in gate.reason
 
 
-def test_no_champion_is_no_doubt_and_one_that_could_not_be_compared_is():
-    """Without a champion the gate does not apply; with one that was not met the version is held."""
+def test_without_a_champion_the_gate_does_not_apply():
+    """If there is a champion and it could not be compared, the version is held."""
     absent = outcome("champion", champion=NotApplicable("nothing is promoted yet"))
     unmet = judge(replace(GOOD, champion=NotEvaluated("9 days, fewer than 10")), CONFIG)
 
@@ -242,8 +244,8 @@ def test_no_champion_is_no_doubt_and_one_that_could_not_be_compared_is():
     assert "9 days, fewer than 10" in unmet.held
 
 
-def test_another_meaning_is_held_and_named():
-    """A version that means something else than the one served now stays GO, and a person promotes it."""
+def test_a_model_that_is_no_drop_in_replacement_is_held():
+    """It stays GO, and the reason names the difference."""
     verdict = judge(replace(GOOD, meaning=("its interval is 1h, not 1m",)), CONFIG)
 
     assert verdict.go
@@ -252,7 +254,7 @@ def test_another_meaning_is_held_and_named():
 
 
 def test_a_no_go_is_not_held():
-    """Held is said of a GO alone: a NO-GO is not promoted anyway."""
+    """Only a GO can be held: a NO-GO is not promoted anyway."""
     verdict = judge(replace(GOOD, skill=skill(margin=(0.0, -1.0)), meaning=("another label",)), CONFIG)
 
     assert (verdict.go, verdict.held) == (False, None)
@@ -262,15 +264,15 @@ def test_a_no_go_is_not_held():
     ("logistic", "base", "passed"),
     [(1e-9, 1e-9, True), (0.0, 0.1, False), (0.1, 0.0, False), (-0.001, 0.1, False)],
 )
-def test_both_simple_models_must_be_beaten_surely(logistic, base, passed):
+def test_both_simple_models_must_be_beaten(logistic, base, passed):
     """The lower end of the gain over each of the two must be above 0."""
     evidence = SimpleModelEvidence(estimate(logistic + 0.01, logistic), estimate(base + 0.01, base))
 
     assert outcome("simple_model", simple_model=evidence).outcome == ("passed" if passed else "failed")
 
 
-def test_a_symbol_without_skill_is_a_no_go_that_says_what_to_type():
-    """It names the symbol, and the snapshot that leaves it out."""
+def test_a_symbol_without_skill_is_a_no_go_with_a_way_out():
+    """The reason names the symbol, and the option that leaves it out."""
     found = outcome("per_symbol", symbols=(symbol("AAA"), symbol("BBB", -0.001, confidence=0.75), symbol("CCC")))
 
     assert found.outcome == "failed"
@@ -293,8 +295,8 @@ def test_a_symbol_without_skill_is_a_no_go_that_says_what_to_type():
         (replace(symbol("A"), log_loss_skill=None, margin=None), "no skill"),
     ],
 )
-def test_a_symbol_is_proven_at_the_level_and_has_skill_at_three_quarters(found, word):
-    """The lower end at 95 % proves it; the one at 75 % is all that the gate asks of a symbol alone."""
+def test_a_symbol_is_proven_at_95_percent_and_has_skill_at_75(found, word):
+    """A lower end above 0 at 95 % proves skill; at 75 % it is enough for the gate."""
     verdict = judge(replace(GOOD, symbols=(symbol("B"), found)), CONFIG)
 
     assert [s.verdict for s in verdict.symbols] == ["proven", word]
@@ -302,8 +304,8 @@ def test_a_symbol_is_proven_at_the_level_and_has_skill_at_three_quarters(found, 
 
 
 @pytest.mark.parametrize(("failing", "rows", "passed"), [(1, 100, True), (1, 134, False), (2, 60, True)])
-def test_above_ten_symbols_some_may_fail(failing, rows, passed):
-    """Those without skill may then hold 10 % of the rows, and are listed."""
+def test_of_more_than_ten_symbols_some_may_fail(failing, rows, passed):
+    """Symbols without skill may then have 10 % of the rows, and are listed."""
     sound = tuple(symbol(f"S{n}") for n in range(12))
     weak = tuple(symbol(f"WEAK{n}", -0.01, rows=rows) for n in range(failing))
     found = outcome("per_symbol", symbols=sound + weak)
@@ -313,7 +315,7 @@ def test_above_ten_symbols_some_may_fail(failing, rows, passed):
 
 
 def test_ten_symbols_must_all_have_skill():
-    """Ten are few: one that holds 1 % of the rows still fails."""
+    """With ten symbols, one without skill fails the gate, even with 1 % of the rows."""
     sound = tuple(symbol(f"S{n}", rows=1_000) for n in range(9))
 
     assert outcome("per_symbol", symbols=(*sound, symbol("WEAK", -0.01, rows=90))).outcome == "failed"
@@ -324,7 +326,7 @@ def test_ten_symbols_must_all_have_skill():
     [(0.03, 0.01, True), (0.0301, 0.01, False), (0.1, 0.09, True), (0.101, 0.09, False), (0.0, 0.0, True)],
 )
 def test_calibration_is_judged_against_chance(value, floor, passed):
-    """At most 0.1, and at most 0.02 above the 95 % point of what chance would show."""
+    """The ECE is at most 0.1, and at most 0.02 above the 95 % point of chance."""
     assert outcome("calibration", calibration=ece(value, floor)).outcome == ("passed" if passed else "failed")
 
 
@@ -343,8 +345,8 @@ def test_calibration_is_judged_against_chance(value, floor, passed):
         (bounce(repeated=1.0, autocorrelation=-0.04, pairs=5_760), "held", "-0.040"),
     ],
 )
-def test_what_may_be_bounce_is_held(evidence, found, words):
-    """Opens off the close before, returns that turn where opens repeat it, a gain that the next open does not pay."""
+def test_a_gain_that_may_be_bounce_is_held(evidence, found, words):
+    """Opens off the previous close, reversing returns, or a gain that is lost at the next open raise doubts."""
     gate = outcome("bounce", bounce=evidence)
 
     assert gate.outcome == found
@@ -356,7 +358,7 @@ def test_what_may_be_bounce_is_held(evidence, found, words):
     [(0, 0.0201, True), (5, 0.0201, False), (5, 0.0252, True), (100, 0.0252, False), (100, 0.0304, True)],
 )
 def test_looks_raise_the_margin(looks, value, passed):
-    """By half a point after five tries and a whole one after a hundred, where the standard error is 0.6 points."""
+    """By 0.5 pp after five tries and 1 pp after a hundred, with a standard error of 0.6 pp."""
     evidence = SkillEvidence(0.5, Estimate(value, 0.006, 500), estimate(0.02, 0.015))
     found = outcome("skill", skill=evidence, selection=Selection(looks))
 
@@ -365,7 +367,7 @@ def test_looks_raise_the_margin(looks, value, passed):
 
 
 def test_looks_widen_every_interval():
-    """What is sure of one try may not be sure of the best of ten."""
+    """The lower ends of the best of ten tries are below those of a single try."""
     once, often = (judge(replace(GOOD, selection=Selection(looks)), CONFIG) for looks in (0, 10))
     lows = {o.name: o.low for o in often.outcomes}
 
@@ -374,7 +376,7 @@ def test_looks_widen_every_interval():
         assert lows[found.name] < found.low
 
 
-def test_one_try_has_the_confidence_of_the_level():
+def test_the_confidence_of_one_try_is_that_of_the_level():
     """Sidak: the chance that the best of 1 + L tries is only lucky stays at 5 %."""
     assert Selection(0).confidence == pytest.approx(0.95)
     assert Selection(9).confidence ** 10 == pytest.approx(0.95)
@@ -395,7 +397,7 @@ def test_one_try_has_the_confidence_of_the_level():
     ],
 )
 def test_a_simulated_model_never_replaces_a_real_one(simulated, other, passed):
-    """Where the champion learned from real candles, or nobody knows, a model of simulated ones is a NO-GO."""
+    """A model of simulated candles fails if the champion's candles are real or unknown."""
     found = outcome("simulated_never_replaces_real", origin=Origin(simulated, other))
 
     assert found.outcome == ("passed" if passed else "failed")
@@ -429,8 +431,8 @@ def test_nan_never_passes(changes):
 
 
 @given(value=ANY_FLOAT, low=ANY_FLOAT, rate=ANY_FLOAT, figure=ANY_FLOAT, p95=ANY_FLOAT, looks=st.floats(0, 1e6))
-def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, figure, p95, looks):
-    """Whatever the figures, every gate speaks, a card can hold what it says, and GO means that none failed."""
+def test_any_floats_give_a_complete_and_finite_verdict(value, low, rate, figure, p95, looks):
+    """For any figures every gate has an outcome with finite numbers, and GO means that none failed."""
     found = Estimate(value, abs(low), BLOCKS)
     evidence = replace(
         GOOD,
@@ -452,8 +454,8 @@ def test_any_floats_give_a_whole_and_finite_verdict(value, low, rate, figure, p9
     assert all(o.margin <= 0 for o in verdict.outcomes if o.outcome == "failed" and o.margin is not None)
 
 
-def test_only_what_is_easier_to_pass_is_loosened():
-    """A lower floor, a higher ceiling, another range of base rates; a stricter gate is none."""
+def test_only_thresholds_that_are_easier_to_pass_are_loosened():
+    """A lower minimum, a higher maximum or another range of base rates is loosened; a stricter one is not."""
     easier = {"accuracy_margin_pp": 1.0, "ece_max": 0.05, "latency_p95_ms": 100.0, "base_rate_low": 0.45}
     found = loosened_thresholds(replace(CONFIG, **easier, champion_min_days=20), CONFIG)
     guarded = GuardConfig(points=30, auc_warn=0.7, auc_fail=0.9)

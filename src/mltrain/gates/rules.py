@@ -280,11 +280,11 @@ def _bounce_doubts(symbol: SymbolBounce) -> list[str]:
 
 def judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, config: GateConfig) -> GateOutcome:
     """Hold a model that is not clearly as good as the live version, in nats; fail it only if it is clearly worse."""
-    name, target = "champion", "not worse than the version served now"
+    name, target = "champion", "not worse than the live version"
     if isinstance(champion, NotApplicable):
         return not_applicable(name, target, champion.reason)
     if isinstance(champion, NotEvaluated):
-        return held(name, target, f"not compared with the version served now: {champion.reason}")
+        return held(name, target, f"not compared with the live version: {champion.reason}")
     value, low, high = champion.gain.value, champion.gain.low, champion.gain.high
     target += f": log-loss gain > -{config.champion_tolerance:g} nats, its lower end > -{config.champion_margin:g}"
     good = value > -config.champion_tolerance and low > -config.champion_margin
@@ -306,11 +306,11 @@ def judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, co
 def judge_meaning(differences: tuple[str, ...] | NotApplicable) -> GateOutcome:
     """Hold a model that is not a drop-in replacement for the live version; a person decides."""
     name = "meaning"
-    target = "same label and interval as the version served now, no symbol lost, no more columns needed"
+    target = "same label and interval as the live version, no symbol lost, no more columns needed"
     if isinstance(differences, NotApplicable):
         return not_applicable(name, target, differences.reason)
     if differences:
-        return held(name, target, f"no drop-in replacement for the version served now: {'; '.join(differences)}")
+        return held(name, target, f"no drop-in replacement for the live version: {'; '.join(differences)}")
     return passed(name, target, "the same")
 
 

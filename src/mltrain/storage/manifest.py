@@ -37,7 +37,7 @@ _VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain ver
 # Hints for a folder whose manifest is lost.
 _OTHERS: Final = {
     "snapshot": "`mltrain snapshots` shows which ones are sound; `mltrain snapshot` takes a new one",
-    "version": "`mltrain models` shows which ones are sound; `mltrain rollback --previous` leaves a damaged best one",
+    "version": "`mltrain models` shows which ones are sound; `mltrain rollback --previous` leaves a damaged one",
 }
 
 
