@@ -13,9 +13,10 @@ from contextlib import suppress
 import pytest
 import typer
 from jsonschema import Draft202012Validator
+from tools.json_schemas import DOCUMENTS
 
 from mltrain.cli.app import with_commands
-from mltrain.cli.schemas import DOCUMENTS, closed_schema
+from support.json_documents import closed_schema
 from support.program import MLTRAIN, NEUTRAL, QUICK, call
 
 

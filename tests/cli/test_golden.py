@@ -20,6 +20,7 @@ from rich.console import Console
 from mltrain.cli import bench, data, evaluate, features, models, pages, predict, settings, snapshots, training
 from mltrain.cli.app import with_commands
 from mltrain.cli.command import Session
+from mltrain.cli.feature_documents import FeaturesAuditDocument
 from mltrain.cli.progress import Warnings
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal, SourceName
@@ -131,7 +132,7 @@ SCENES = {
     "features show": lambda s: features.features_show.outcome(
         s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE
     ).view(),
-    "features audit": lambda _: features._view_audit({"guards": read("audit")}),
+    "features audit": lambda _: features._view_audit(FeaturesAuditDocument("latest", False, read("audit"))),
     "train": lambda _: training._view_training(read("train-go")),
     "train (no-go)": lambda _: training._view_training(read("train-no-go")),
     "train (held)": lambda _: training._view_training(read("train-held")),

@@ -80,6 +80,7 @@ def main():
     import polars as pl
 
     from mltrain.cli import bench, evaluate, features, predict, training
+    from mltrain.cli.feature_documents import FeaturesAuditDocument
     from mltrain.config.loading import load_config
     from mltrain.features.profile import profile_features
     from mltrain.features.registry import load_registry
@@ -123,7 +124,7 @@ def main():
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view)
     guards = audit_snapshot(snapshot, registry, config, progress=silent)
-    record("audit", guards, lambda results: features._view_audit({"guards": results}))
+    record("audit", guards, lambda results: features._view_audit(FeaturesAuditDocument(snapshot.id, False, results)))
     profiles = profile_features(registry, read_candles(snapshot, silent))[:12]
     record("profiles", profiles, features._view_profiles)
     model, _ = open_followed_model(data, "best", allow_no_go=False)

@@ -5,12 +5,12 @@ Pure: nothing is measured here, every figure is copied from the result that hold
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from mltrain.card.model_card import ModelCard
+from mltrain.documents.results import to_plain
 from mltrain.documents.strict_json import canonical_json
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_ms, format_seconds
@@ -51,9 +51,9 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         "metrics": {
             **_metrics(training.holdout.scores.after),
             "rows": training.holdout.scores.rows,
-            "per_symbol": {s.symbol: _plain(s) for s in training.holdout.scores.symbols},
-            "per_week": _plain(training.holdout.weeks),
-            "per_volatility": _plain(training.holdout.volatility),
+            "per_symbol": {s.symbol: to_plain(s) for s in training.holdout.scores.symbols},
+            "per_week": to_plain(training.holdout.weeks),
+            "per_volatility": to_plain(training.holdout.volatility),
         },
         "latency_ms": _latency(training.holdout.latency),
         "leakage_checks": {guard.name: guard.passed for guard in training.data.guards},
@@ -65,40 +65,31 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         "notes": _notes(training),
         "intervals": _intervals(training.holdout.scores),
         "baselines": {
-            **_plain(training.holdout.scores.baselines),
-            **_plain(training.holdout.scores.comparison),
-            "priors": _plain(training.holdout.priors),
-            "logistic": _plain(training.holdout.logistic),
+            **to_plain(training.holdout.scores.baselines),
+            **to_plain(training.holdout.scores.comparison),
+            "priors": to_plain(training.holdout.priors),
+            "logistic": to_plain(training.holdout.logistic),
         },
         "calibration": _calibration(training),
         "gates": {
             "verdict": training.verdict.word,
             "held": training.verdict.held,
-            "outcomes": _plain(training.verdict.outcomes),
-            "symbols": _plain(training.verdict.symbols),
-            "loosened": _plain(training.loosened),
+            "outcomes": to_plain(training.verdict.outcomes),
+            "symbols": to_plain(training.verdict.symbols),
+            "loosened": to_plain(training.loosened),
         },
-        "economics": {**_plain(training.holdout.economics), "bounce": _plain(training.holdout.bounce)},
+        "economics": {**to_plain(training.holdout.economics), "bounce": to_plain(training.holdout.bounce)},
         "splits": {"fitted_on": training.model.fitted_on, **_splits(training.data.split, training.data.samples)},
-        "evidence": {guard.name: _plain(guard) for guard in training.data.guards},
+        "evidence": {guard.name: to_plain(guard) for guard in training.data.guards},
         "lineage": _lineage(training),
         "artifacts": [
             {"path": name, "sha256": sha256_bytes(data), "bytes": len(data)} for name, data in sorted(files.items())
         ],
         "search": _search(training),
-        "looks": _plain(training.holdout.looks),
+        "looks": to_plain(training.holdout.looks),
         "data_quality": _data_quality(training),
     }
     return ModelCard(document)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 -- any frozen result
-    """Return a frozen result as JSON's own types."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
 
 
 def _train(training: Training) -> dict[str, Json]:
@@ -111,12 +102,12 @@ def _train(training: Training) -> dict[str, Json]:
         "class_balance": {"pos": ups, "neg": inner.rows - ups},
         "symbols": list(training.data.samples.symbols),
         "interval": training.data.feature_set.interval,
-        "label": _plain(training.data.feature_set.label),
+        "label": to_plain(training.data.feature_set.label),
     }
 
 
 def _metrics(scores: Any) -> dict[str, Json]:  # noqa: ANN401 -- Metrics or MetricIntervals
-    plain = _plain(scores)
+    plain = to_plain(scores)
     return {"calibration_ece" if name == "ece" else name: value for name, value in plain.items()}
 
 
@@ -133,10 +124,10 @@ def _intervals(scores: HoldoutScores) -> dict[str, Json]:
 def _latency(latency: Latency) -> dict[str, Json]:
     return {
         # The schema requires these figures, from candles to probability, at this level.
-        **_plain(latency.candles),
+        **to_plain(latency.candles),
         "samples": latency.samples,
-        "histogram": _plain(latency.histogram),
-        "one_row": _plain(latency.one_row),
+        "histogram": to_plain(latency.histogram),
+        "one_row": to_plain(latency.one_row),
         "batch_rows_per_s": latency.batch_rows_per_s,
         "load_average": latency.load_average,
     }
@@ -175,10 +166,10 @@ def _calibration(training: Training) -> dict[str, Json]:
         "forward_log_loss": {loss.method: loss.log_loss for loss in training.model.calibration.losses},
         "before": _metrics(scores.before),
         "after": _metrics(scores.after),
-        "ece_null_floor": _plain(scores.null_floor),
-        "brier": _plain(scores.brier),
-        "reliability_before": _plain(scores.reliability_before),
-        "reliability": _plain(scores.reliability_after),
+        "ece_null_floor": to_plain(scores.null_floor),
+        "brier": to_plain(scores.brier),
+        "reliability_before": to_plain(scores.reliability_before),
+        "reliability": to_plain(scores.reliability_after),
     }
 
 
@@ -202,14 +193,14 @@ def _splits(split: Split, samples: Samples) -> dict[str, Json]:
 def _lineage(training: Training) -> dict[str, Json]:
     config = training.config.to_json()
     return {
-        **_plain(training.provenance.lineage),
+        **to_plain(training.provenance.lineage),
         "dependencies": dict(training.provenance.lineage.dependencies),
         "snapshot_manifest_sha256": training.data.snapshot.manifest_sha256,
         "source": training.data.snapshot.source.to_dict(),
         "snapshot_days": training.data.snapshot.request.days,
         "registry_sha256": training.data.feature_set.registry_sha256,
         "ops_sha256": training.model.evaluated.ops_sha256,
-        "own_ops": None if training.model.evaluated.user_ops is None else _plain(training.model.evaluated.user_ops),
+        "own_ops": None if training.model.evaluated.user_ops is None else to_plain(training.model.evaluated.user_ops),
         "config_sha256": sha256_bytes(canonical_json(config)),
         "config": config,
         "matrix_sha256": matrix_sha256(training.data.samples),
@@ -256,7 +247,7 @@ def _data_quality(training: Training) -> dict[str, Json]:
         "interval": training.data.snapshot.interval,
         "symbols": [
             {
-                **_plain(q),
+                **to_plain(q),
                 **_coverage(facts[q.symbol]),
                 "zero_trade_rows": facts[q.symbol].zero_trade_rows,
             }

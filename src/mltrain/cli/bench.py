@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -19,9 +20,31 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.gates.latency import Latency
     from mltrain.pipeline.bench import BenchReport
 
 NO_GO: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BenchDocument:
+    """The document of `bench`.
+
+    Attributes:
+        version: The measured version.
+        latency: Its latency; the same as in `report`.
+        budget_ms: Value of --budget-ms.
+        within_budget: Whether p95 from candles to probability is within the budget; exit code 0 or 4.
+        report: All measurements of the version.
+        compared: All measurements of the version that --compare names; empty without it.
+    """
+
+    version: str
+    latency: Latency
+    budget_ms: float
+    within_budget: bool
+    report: BenchReport
+    compared: list[BenchReport]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -69,14 +92,14 @@ def bench(
         p95 = first.latency.candles.p95
         yield f"{'within' if within else 'OVER'} the budget: p95 {p95:.3f} ms of {budget_ms:g} ms"
 
-    data = {
-        "version": first.version,
-        "latency": first.latency,
-        "budget_ms": budget_ms,
-        "within_budget": within,
-        "report": first,
-        "compared": reports[1:],
-    }
+    data = BenchDocument(
+        version=first.version,
+        latency=first.latency,
+        budget_ms=budget_ms,
+        within_budget=within,
+        report=first,
+        compared=reports[1:],
+    )
     return Outcome("bench/1", data, view, exit_code=0 if within else NO_GO)
 
 

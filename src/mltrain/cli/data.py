@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import RenderableType
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyDocument:
+    """The document of `verify`.
+
+    Attributes:
+        kind: What was checked.
+        name: Id of the snapshot, or name of the version.
+        sound: Whether nothing is wrong; exit code 0 or 3.
+        problems: What is wrong, one line each.
+    """
+
+    kind: Literal["snapshot", "model"]
+    name: str
+    sound: bool
+    problems: tuple[str, ...]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -63,12 +81,19 @@ def verify_model(
     return _verified("model", version.name, problems, retrained=retrain)
 
 
-def _verified(kind: str, name: str, problems: tuple[str, ...], *, repair: str = "", retrained: bool = False) -> Outcome:
+def _verified(
+    kind: Literal["snapshot", "model"],
+    name: str,
+    problems: tuple[str, ...],
+    *,
+    repair: str = "",
+    retrained: bool = False,
+) -> Outcome:
     def view() -> Iterable[RenderableType]:
         if not problems:
             again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrained else ""
             return [f"{kind} {name}: every byte matches the manifest{again}"]
         return [*problems, repair] if repair else [*problems]
 
-    data = {"kind": kind, "name": name, "sound": not problems, "problems": problems}
+    data = VerifyDocument(kind, name, sound=not problems, problems=problems)
     return Outcome("verify/1", data, view, exit_code=FAILED_CHECK if problems else 0)

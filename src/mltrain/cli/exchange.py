@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +24,25 @@ MAX_PORT = 65_535
 
 # A signal may reach another thread; Python acts on it when the main thread wakes up.
 _WAKE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SimDocument:
+    """The document of `sim`.
+
+    Attributes:
+        base_url: Address of the REST interface.
+        archive_url: Address of the archive.
+        clock: Current time of the exchange, UTC.
+        seed: Seed of the simulated market.
+        signal: How predictable the market is.
+    """
+
+    base_url: str
+    archive_url: str
+    clock: str
+    seed: int
+    signal: Literal["none", "weak", "strong"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -77,13 +97,13 @@ def sim(
             on_answer=on_answer,
         ) as server,
     ):
-        data = {
-            "base_url": server.base_url,
-            "archive_url": server.archive_url,
-            "clock": format_ms(server.clock_ms()),
-            "seed": seed,
-            "signal": signal.value,
-        }
+        data = SimDocument(
+            base_url=server.base_url,
+            archive_url=server.archive_url,
+            clock=format_ms(server.clock_ms()),
+            seed=seed,
+            signal=signal.value,
+        )
         show_outcome(Outcome("sim/1", data, lambda: [server.base_url, server.archive_url]), as_json=session.as_json)
         wait()
     return None
@@ -92,7 +112,7 @@ def sim(
 @contextlib.contextmanager
 def _request_log(path: Path | None) -> Iterator[tuple[Callable[[RequestRecord], None] | None, Callable[[], None]]]:
     """Yield a function that writes a record, and one that waits until writing fails, which it then raises."""
-    from mltrain.cli.render import to_plain
+    from mltrain.documents.results import to_plain
     from mltrain.documents.strict_json import json_line
     from mltrain.storage.disk_errors import disk_errors
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.cli.feature_documents import AuditReport, FeaturesAuditDocument, FeaturesShowDocument
     from mltrain.features.inspection import FeatureInspection
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
@@ -65,19 +67,20 @@ def features_info(
     ops: OpsOption = None,
 ) -> Outcome:
     """List the features of the registry: op, parameters, lookback, columns; with --snapshot their values, too."""
+    from mltrain.cli.feature_documents import FeaturesInfoDocument
     from mltrain.features.registry import describe_features, load_registry
 
     read_ops(ops)
     chosen = load_registry(features)
     infos = describe_features(chosen)
-    data: dict[str, Any] = {
-        "version": chosen.version,
-        "interval": chosen.interval,
-        "label": chosen.label,
-        "lookback_bars": chosen.lookback_bars,
-        "registry_sha256": chosen.registry_sha256,
-        "features": infos,
-    }
+    data = FeaturesInfoDocument(
+        version=chosen.version,
+        interval=chosen.interval,
+        label=chosen.label,
+        lookback_bars=chosen.lookback_bars,
+        registry_sha256=chosen.registry_sha256,
+        features=infos,
+    )
     if ref is None:
         return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
     from mltrain.features.profile import LEVELS, profile_features
@@ -87,7 +90,7 @@ def features_info(
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
     profiles = profile_features(chosen, candles)
-    data |= {"quantile_levels": LEVELS, "profiles": profiles}
+    data = replace(data, quantile_levels=LEVELS, profiles=profiles)
     return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
 
 
@@ -166,6 +169,7 @@ def features_show(
     ops: OpsOption = None,
 ) -> Outcome:
     """Show one feature around a time: its value and the candles it was computed from, or why it has none."""
+    from mltrain.cli.feature_documents import FeaturesShowDocument, ValueAt
     from mltrain.features.inspection import check_feature_name, inspect_feature
     from mltrain.features.registry import load_registry
     from mltrain.report.feature_plot import plot_inspection
@@ -184,21 +188,21 @@ def features_show(
     look = inspect_feature(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
     if plot is not None:
         write_outputs(plot.parent, {plot.name: plot_inspection(look, step_ms=interval_ms(chosen.interval)).encode()})
-    data = {
-        "snapshot": snap.id,
-        "symbol": whose,
-        "time": format_ms(at_ms),
-        "feature": look.info,
-        "value": _figure(look.value),
-        "value_of_the_lookback_alone": _figure(look.from_lookback),
-        "why_none": look.why_none,
-        "around": [{"time": format_ms(ts), "value": _figure(value)} for ts, value in look.around],
-        "inputs": [
+    data = FeaturesShowDocument(
+        snapshot=snap.id,
+        symbol=whose,
+        time=format_ms(at_ms),
+        feature=look.info,
+        value=_figure(look.value),
+        value_of_the_lookback_alone=_figure(look.from_lookback),
+        why_none=look.why_none,
+        around=[ValueAt(format_ms(ts), _figure(value)) for ts, value in look.around],
+        inputs=[
             {key: format_ms(int(value.timestamp() * 1000)) if key == "ts" else value for key, value in row.items()}
             for row in look.inputs.to_dicts()
         ],
-        "plot": plot,
-    }
+        plot=plot,
+    )
     return Outcome("features-show/1", data, lambda: _view_look(look, data))
 
 
@@ -222,31 +226,26 @@ def _figure(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def _view_look(look: FeatureInspection, data: dict[str, Any]) -> Iterator[RenderableType]:
+def _view_look(look: FeatureInspection, data: FeaturesShowDocument) -> Iterator[RenderableType]:
     info = look.info
-    yield f"{info.name} of {look.symbol} at {data['time']}: {_value_text(look.value)}"
+    yield f"{info.name} of {look.symbol} at {data.time}: {_value_text(look.value)}"
     if look.why_none:
         yield f"no value, because {look.why_none}"
     yield f"op {info.op} {_parameters(info)}: {info.summary}"
-    same = (
-        "the same"
-        if data["value"] == data["value_of_the_lookback_alone"]
-        else "NOT the same: run `mltrain features audit`"
-    )
+    alike = data.value == data.value_of_the_lookback_alone
+    same = "the same" if alike else "NOT the same: run `mltrain features audit`"
     yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(look.from_lookback)} ({same})"
-    marks = [
-        (">" if row["time"] == data["time"] else "", row["time"], _value_text(row["value"])) for row in data["around"]
-    ]
+    marks = [(">" if row.time == data.time else "", row.time, _value_text(row.value)) for row in data.around]
     yield table("Around it", ("", "time (UTC)", info.name), marks, kinds="  r")
-    inputs = data["inputs"]
+    inputs = data.inputs
     hidden = len(inputs) - INPUTS_SHOWN
     title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json has all" if hidden > 0 else "")
     columns = list(look.inputs.columns)
     rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
     headers = ["time (UTC)" if column == "ts" else column for column in columns]
     yield table(title, headers, rows, kinds=" " + "r" * (len(columns) - 1))
-    if data["plot"] is not None:
-        yield f"plot written to {data['plot']}"
+    if data.plot is not None:
+        yield f"plot written to {data.plot}"
 
 
 def _value_text(value: float | str | None) -> str:
@@ -267,6 +266,7 @@ def features_check(
     ops: OpsOption = None,
 ) -> Outcome:
     """Check that a frame has exactly the features of the registry: names, order, types, finite values."""
+    from mltrain.cli.feature_documents import FeaturesCheckDocument
     from mltrain.features.registry import FeatureSchemaValidator
     from mltrain.features.schema_validation import read_feature_frame
 
@@ -276,7 +276,7 @@ def features_check(
     def view() -> Iterable[RenderableType]:
         return [*problems] if problems else [f"{frame}: every feature matches the registry"]
 
-    data = {"file": frame, "sound": not problems, "problems": problems}
+    data = FeaturesCheckDocument(frame, sound=not problems, problems=problems)
     return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
 
 
@@ -303,6 +303,7 @@ def features_audit(
     ops: OpsOption = None,
 ) -> Outcome:
     """Audit every feature for leakage, on the candles of a snapshot."""
+    from mltrain.cli.feature_documents import AuditReport, FeaturesAuditDocument
     from mltrain.config.loading import load_config
     from mltrain.features.registry import load_registry
     from mltrain.guards.evidence import check_guards
@@ -314,24 +315,25 @@ def features_audit(
     snap = open_snapshot(session.data_dir, ref)
     chosen = load_registry(features)
     results = audit_snapshot(snap, chosen, config, progress=session.progress, thorough=thorough)
-    data: dict[str, Any] = {"snapshot": snap.id, "thorough": thorough, "guards": results}
+    data = FeaturesAuditDocument(snap.id, thorough, results)
     if report is not None:
-        data["report"] = _write_report(report, {**data, "registry_sha256": chosen.registry_sha256, "ops": ops})
+        findings = AuditReport(snap.id, thorough, results, registry_sha256=chosen.registry_sha256, ops=ops)
+        data = replace(data, report=_write_report(report, findings))
     try:
         check_guards(results)
     except LeakageError as err:
-        where = f"; all findings are in {data['report'][1]}" if report is not None else ""
+        where = f"; all findings are in {data.report[1]}" if data.report is not None else ""
         raise LeakageError(err.message, hint=f"{err.hint}{where}") from err
     return Outcome("features-audit/1", data, lambda: _view_audit(data))
 
 
-def _view_audit(data: dict[str, Any]) -> Iterator[RenderableType]:
-    yield view_guards(data["guards"])
-    for guard in data["guards"]:
+def _view_audit(data: FeaturesAuditDocument) -> Iterator[RenderableType]:
+    yield view_guards(data.guards)
+    for guard in data.guards:
         yield from (f"warning: {guard.name}: {warning}" for warning in guard.warnings)
-    yield ", ".join(f"{guard.name} took {guard.seconds:.1f} s" for guard in data["guards"])
-    if "report" in data:
-        yield f"written to {' and '.join(map(str, data['report']))}"
+    yield ", ".join(f"{guard.name} took {guard.seconds:.1f} s" for guard in data.guards)
+    if data.report is not None:
+        yield f"written to {' and '.join(map(str, data.report))}"
 
 
 def view_guards(results: Sequence[GuardResult]) -> RenderableType:
@@ -354,22 +356,21 @@ def view_guards(results: Sequence[GuardResult]) -> RenderableType:
     )  # fmt: skip
 
 
-def _write_report(path: Path, data: dict[str, Any]) -> tuple[Path, Path]:
+def _write_report(path: Path, findings: AuditReport) -> tuple[Path, Path]:
     """Write a report as JSON and as text; return both names."""
     from mltrain.storage.writing import write_outputs
 
     stem = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
     names = (stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".txt"))
-    texts = (document("features-audit/1", data), "\n".join(_report_lines(data)) + "\n")
+    texts = (document("features-audit/1", findings), "\n".join(_report_lines(findings)) + "\n")
     write_outputs(path.parent, {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
     return names
 
 
-def _report_lines(data: dict[str, Any]) -> Iterator[str]:
-    results: Sequence[GuardResult] = data["guards"]
-    yield f"Leakage audit of snapshot {data['snapshot']}{', thorough' if data['thorough'] else ''}"
-    yield f"registry {data['registry_sha256']}" + (f", ops of {data['ops']}" if data["ops"] else "")
-    for result in results:
+def _report_lines(findings: AuditReport) -> Iterator[str]:
+    yield f"Leakage audit of snapshot {findings.snapshot}{', thorough' if findings.thorough else ''}"
+    yield f"registry {findings.registry_sha256}" + (f", ops of {findings.ops}" if findings.ops else "")
+    for result in findings.guards:
         yield ""
         yield f"{result.name}: {'passed' if result.passed else 'FAILED'}, {result.seconds:.1f} s"
         for check in result.checks:

@@ -17,12 +17,13 @@ from mltrain.cli.tables import table
 from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
     from mltrain.card.model_card import ModelCard
     from mltrain.card.validation import CardCheck
+    from mltrain.store.listing import ModelRow
     from mltrain.store.promotion import Move
     from mltrain.store.store import Store
 
@@ -62,6 +63,7 @@ def models(
     show: pages.Open = False,
 ) -> Outcome | None:
     """List the versions: verdict, metrics, which one is live."""
+    from mltrain.cli.version_documents import ModelsDocument
     from mltrain.store.listing import list_models
     from mltrain.store.store import Store
 
@@ -85,10 +87,10 @@ def models(
             return
         yield _view_models(rows)
 
-    return Outcome("models/1", {"models": rows}, view)
+    return Outcome("models/1", ModelsDocument(rows), view)
 
 
-def _view_models(rows: Any) -> RenderableType:  # noqa: ANN401 (ModelRows, whose module is imported late)
+def _view_models(rows: Sequence[ModelRow]) -> RenderableType:
     columns = (
         "version",
         "live",
@@ -203,6 +205,7 @@ def rollback(
     ] = "rolled back by hand",
 ) -> Outcome:
     """Make an earlier version live again, in one atomic step."""
+    from mltrain.cli.version_documents import ModelsDocument
     from mltrain.store.listing import list_models
     from mltrain.store.promotion import roll_back, roll_back_previous
     from mltrain.store.store import Store
@@ -216,7 +219,7 @@ def rollback(
         _warn_of_other_meaning(session, store, moved)
         return _moved(moved)
     store.check_pointer()
-    rows = [row for row in list_models(store) if row.promoted]
+    rows = tuple(row for row in list_models(store) if row.promoted)
     if not rows:
         raise InputError(
             f"no version in {session.data_dir} was ever promoted", hint="`mltrain models` lists the versions"
@@ -226,7 +229,7 @@ def rollback(
         yield _view_models(rows)
         yield "choose one: mltrain rollback VERSION, or mltrain rollback --previous"
 
-    return Outcome("models/1", {"models": rows}, view, exit_code=LISTED, to_stderr=session.as_json)
+    return Outcome("models/1", ModelsDocument(rows), view, exit_code=LISTED, to_stderr=session.as_json)
 
 
 def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
@@ -266,6 +269,8 @@ def card_validate(
     ] = None,
 ) -> Outcome:
     """Check cards against the schema and for plausibility; every violation is listed with its JSON pointer."""
+    from mltrain.cli.version_documents import CardValidateDocument, CheckedCard
+
     checks = _check_card_files(paths) if paths else _check_live_card(session)
     passed = all(check.passed for check in checks.values())
 
@@ -275,12 +280,10 @@ def card_validate(
             yield from (f"warning: {text}" for text in check.warnings)
             yield f"{path}: {'valid' if check.passed else f'{len(check.violations)} violation(s)'}"
 
-    documents = [
-        {"path": path, "valid": c.passed, "violations": c.violations, "warnings": c.warnings}
-        for path, c in checks.items()
-    ]
-    result = {"valid": passed, "cards": documents}
-    return Outcome("card-validate/1", result, view, exit_code=0 if passed else FAILED_CHECK)
+    cards = [CheckedCard(path, c.passed, c.violations, c.warnings) for path, c in checks.items()]
+    return Outcome(
+        "card-validate/1", CardValidateDocument(passed, cards), view, exit_code=0 if passed else FAILED_CHECK
+    )
 
 
 def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
@@ -317,6 +320,7 @@ def _check_live_card(session: Session) -> dict[str, CardCheck]:
 @command(opens_versions=True)
 def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     """Show the card of a version: its figures as tables, or the whole card with --json."""
+    from mltrain.cli.version_documents import CardShowDocument
     from mltrain.store.listing import read_version_card
     from mltrain.store.store import Store
 
@@ -328,7 +332,7 @@ def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     def view() -> Iterator[RenderableType]:
         yield from _view_card(version.name, card)
 
-    return Outcome("card-show/1", {"ref": version.name, "card": card.document}, view)
+    return Outcome("card-show/1", CardShowDocument(version.name, card.document), view)
 
 
 def _view_card(name: str, card: ModelCard) -> Iterator[RenderableType]:
@@ -364,6 +368,7 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     import json
 
     from mltrain.card.validation import schema
+    from mltrain.cli.version_documents import CardSchemaDocument
 
     text = json.dumps(schema(), indent=2)
-    return Outcome("card-schema/1", {"json_schema": schema()}, lambda: [text])
+    return Outcome("card-schema/1", CardSchemaDocument(schema()), lambda: [text])

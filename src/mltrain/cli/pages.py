@@ -103,8 +103,11 @@ def refuse_without_html(output: Path | None, *, show: bool) -> None:
         raise UsageError(f"{'--open' if output is None else '--output'} needs --html", hint="add --html")
 
 
-def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, **more: str) -> Outcome:
+def _page(
+    schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, version: str | None = None
+) -> Outcome:
     """Write a page unless it is stored already, and open it on request."""
+    from mltrain.cli.version_documents import PageDocument, ReportDocument
     from mltrain.storage.hashing import sha256_bytes
     from mltrain.storage.writing import atomic_write
 
@@ -112,7 +115,8 @@ def _page(schema: str, path: Path, data: bytes, *, written: bool, show: bool, se
         atomic_write(path, data)
     if show:
         _open_browser(path, session)
-    result = {**more, "path": path, "bytes": len(data), "sha256": sha256_bytes(data), "written": written}
+    page = (path, len(data), sha256_bytes(data), written)
+    result = PageDocument(*page) if version is None else ReportDocument(*page, version)
     return Outcome(schema, result, lambda: [str(path)])
 
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -28,15 +28,19 @@ from mltrain.cli.sources import (
     read_source,
 )
 from mltrain.cli.tables import table
+from mltrain.documents.results import to_plain
 from mltrain.errors import UsageError
 from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
+    import polars as pl
     from rich.console import RenderableType
 
     from mltrain.candles.tables import Format
+    from mltrain.cli.predict_documents import Prediction
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
     from mltrain.sources.source_spec import SourceSpec
@@ -240,7 +244,7 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
     return "csv" if place in {None, STREAM} else format_of(Path(str(place)).suffix)
 
 
-def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars frame, whose module is imported late)
+def _read_input(place: str, form: Format) -> pl.DataFrame:
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
     from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
@@ -251,20 +255,20 @@ def _read_input(place: str, form: Format) -> Any:  # noqa: ANN401 (a Polars fram
     return read_candle_table(data, form, where=place)
 
 
-def _write_output(place: str, form: Format, rows: Any, session: Session) -> Outcome:  # noqa: ANN401 (as above)
+def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:
     from mltrain.candles.tables import write_table
+    from mltrain.cli.predict_documents import PredictFileDocument
     from mltrain.storage.writing import write_outputs
 
     data = write_table(rows, form)
+    written = PredictFileDocument(place, rows.height, refused=int(rows["refused"].is_not_null().sum()))
     if place == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return Outcome("predict-file/1", {}, list)
+        return Outcome("predict-file/1", written, list)
     path = Path(place)
     write_outputs(path.parent, {path.name: data})
-    refused = int(rows["refused"].is_not_null().sum())
-    text = f"{place}: {rows.height:,} rows, {refused:,} of them refused"
-    written = {"output": place, "rows": rows.height, "refused": refused}
+    text = f"{place}: {written.rows:,} rows, {written.refused:,} of them refused"
     return Outcome("predict-file/1", written, lambda: [] if session.quiet else [text])
 
 
@@ -303,42 +307,59 @@ def _watch(session: Session, model: Model, source: Source) -> None:
     watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
     watching.start()
     for rows in watch(watching, time.sleep):
-        for row in _json_rows(rows):
+        for row in _predictions(rows):
             if session.as_json:
-                line = json.dumps({"version": model.version, **row}, allow_nan=False)
+                line = json.dumps({"version": model.version, **to_plain(row)}, allow_nan=False)
             else:
-                line = f"{row['ts']}  {row['symbol']:<12} {number(row['p'])}  {row['refused'] or ''}".rstrip()
+                line = f"{row.ts}  {row.symbol:<12} {number(row.p)}  {row.refused or ''}".rstrip()
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 
-def _json_rows(rows: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as above)
-    return [{**row, "ts": row["ts"].strftime(TIME_FORMAT) if row["ts"] else None} for row in rows.to_dicts()]
+def _predictions(rows: pl.DataFrame) -> list[Prediction]:
+    return [_prediction(**row) for row in rows.to_dicts()]
 
 
-def _prediction_outcome(version: str, rows: Any, *, explain: bool) -> Outcome:  # noqa: ANN401 (as above)
+def _prediction(
+    ts: datetime | None,
+    symbol: str,
+    p: float | None,
+    raw: float | None,
+    refused: str | None,
+    **explanation: float | None,
+) -> Prediction:
+    """Return the prediction that a row of the library's frame holds."""
+    from mltrain.cli.predict_documents import Prediction
+
+    return Prediction(ts.strftime(TIME_FORMAT) if ts else None, symbol, p, raw, refused, explanation)
+
+
+def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> Outcome:
+    from mltrain.cli.predict_documents import PredictDocument
     from mltrain.serving.explanation import PREFIX
 
-    predictions = _json_rows(rows)
+    predictions = _predictions(rows)
 
     def view() -> Iterator[RenderableType]:
-        cells = [(p["ts"], p["symbol"], number(p["p"]), number(p["raw"]), p["refused"] or "") for p in predictions]
+        cells = [(p.ts, p.symbol, number(p.p), number(p.raw), p.refused or "") for p in predictions]
         yield table(
             f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, kinds="  rr"
         )
         for p in predictions if explain else ():
-            if p["refused"] is not None:
+            if p.refused is not None:
                 continue
-            parts = {name.removeprefix(PREFIX): value for name, value in p.items() if name.startswith(PREFIX)}
+            # A row that was not refused has every figure.
+            found = {name: value for name, value in p.explanation.items() if value is not None}
+            parts = {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}
             top = sorted(parts, key=lambda name: -abs(parts[name]))[:TOP]
-            rest = p["log_odds"] - p["base"] - sum(parts[name] for name in top)
+            rest = found["log_odds"] - found["base"] - sum(parts[name] for name in top)
             contributions = [
-                ("base", f"{p['base']:+.4f}"),
+                ("base", f"{found['base']:+.4f}"),
                 *((name, f"{parts[name]:+.4f}") for name in top),
                 ("all others", f"{rest:+.4f}"),
-                ("sum", f"{p['log_odds']:+.4f}"),
+                ("sum", f"{found['log_odds']:+.4f}"),
             ]
-            title = f"{p['symbol']} at {p['ts']}: raw score {p['raw']:.4f}, calibrated {p['p']:.4f}"
+            title = f"{p.symbol} at {p.ts}: raw score {number(p.raw)}, calibrated {number(p.p)}"
             yield table(title, ("feature", "log odds"), contributions, kinds=" r")
 
-    return Outcome("predict/1", {"version": version, "predictions": predictions}, view)
+    return Outcome("predict/1", PredictDocument(version, predictions), view)

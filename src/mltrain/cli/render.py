@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
+from mltrain.documents.results import to_plain
 from mltrain.errors import MachineError
 from mltrain.times import format_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from _typeshed import DataclassInstance
     from rich.console import Console, RenderableType
 
     from mltrain.errors import MltrainError
@@ -30,8 +30,8 @@ class Outcome:
     """What a command found or did.
 
     Attributes:
-        schema: Name and number of the JSON document, such as "snapshot/1".
-        data: A frozen result of the library, or a mapping of results; printed whole with `--json`.
+        schema: Name and number of the JSON document, such as "snapshot/1"; tools/json_schemas.py lists them all.
+        data: The document, a frozen dataclass; printed whole with `--json`.
         view: What people see instead, from top to bottom.
         exit_code: 0; 2 for a list instead of a choice; 3 for a failed check; 4 for a NO-GO.
         to_stderr: Print to stderr: the command did not do what it is for (exit 2).
@@ -39,35 +39,47 @@ class Outcome:
     """
 
     schema: str
-    data: Any
+    data: DataclassInstance
     view: Callable[[], Iterable[RenderableType]]
     exit_code: int = 0
     to_stderr: bool = False
     failure: MltrainError | None = None
 
 
-def to_plain(value: Any) -> Any:  # noqa: ANN401 (any result of the library)
-    """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.metadata.get("key", f.name): to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(k): to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is wrong, and what to do.
+
+    Attributes:
+        exit_code: Exit code of the process.
+        message: What is wrong and where.
+        hint: What to do about it.
+    """
+
+    exit_code: int
+    message: str
+    hint: str | None
 
 
-def document(schema: str, data: Any) -> str:  # noqa: ANN401 (any result of the library)
+@dataclass(frozen=True, slots=True)
+class FailureDocument:
+    """A check that failed.
+
+    Attributes:
+        error: The failure.
+    """
+
+    error: Failure
+
+
+def document(schema: str, data: DataclassInstance) -> str:
     """Return the JSON document of a result.
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON cannot hold.
     """
-    plain = to_plain(data)
-    body = plain if isinstance(plain, dict) else {"items": plain}
-    return json.dumps({"schema": f"mltrain/{schema}", **body}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    body = {"schema": f"mltrain/{schema}", **to_plain(data)}
+    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
@@ -118,8 +130,8 @@ def _show_part(console: Console, part: RenderableType) -> None:
 
 def show_failure_document(err: MltrainError) -> None:
     """Print the document of a run that ended in a failed check."""
-    body = {"exit_code": err.exit_code, "message": err.message, "hint": err.hint}
-    sys.stdout.write(document("error/1", {"error": body}))
+    failure = Failure(err.exit_code, err.message, err.hint)
+    sys.stdout.write(document("error/1", FailureDocument(failure)))
     sys.stdout.flush()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
@@ -109,6 +109,28 @@ class SettingsCommand(Command):
         return {_OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in _OPTIONS}
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigShowDocument:
+    """The document of `config show`.
+
+    Attributes:
+        settings: Every setting with its value and its origin.
+    """
+
+    settings: list[Setting]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigInitDocument:
+    """The document of `config init`.
+
+    Attributes:
+        file: Path of the file that was written.
+    """
+
+    file: Path
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     config = new_group("Show the settings and their origins, or write a file to start from.")
@@ -172,7 +194,7 @@ def config_show(
         changed = sum(s.origin != "default" for s in found)
         yield f"{changed} of {len(found)} settings are not the default" if changed else "all settings are the defaults"
 
-    return Outcome("config-show/1", {"settings": found}, view)
+    return Outcome("config-show/1", ConfigShowDocument(found), view)
 
 
 def _rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
@@ -243,4 +265,4 @@ def config_init(
     def view() -> Iterator[RenderableType]:
         yield f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
 
-    return Outcome("config-init/1", {"file": file}, view)
+    return Outcome("config-init/1", ConfigInitDocument(file), view)

@@ -189,6 +189,7 @@ def _read_share(text: str) -> float:
 def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
+    from mltrain.cli.snapshot_documents import RebuildDocument
     from mltrain.snapshots.rebuild import rebuild_snapshot
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.sources.opening import open_recorded
@@ -202,8 +203,7 @@ def _rebuild(
         yield f"snapshot {snap.id}"
         yield table(None, ("file", "outcome", "why"), [(f.file, f.outcome, f.detail) for f in files], kinds="  f")
 
-    data = {"id": snap.id, "sound": not lost, "files": files}
-    return Outcome("rebuild/1", data, view, exit_code=FAILED_CHECK if lost else 0)
+    return Outcome("rebuild/1", RebuildDocument(snap.id, not lost, files), view, exit_code=FAILED_CHECK if lost else 0)
 
 
 def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
@@ -231,6 +231,7 @@ def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
 @command()
 def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
     """List the snapshots."""
+    from mltrain.cli.snapshot_documents import SnapshotsDocument
     from mltrain.snapshots.snapshot import list_snapshots
 
     if ctx.invoked_subcommand is not None:
@@ -250,7 +251,7 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
         columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
         yield table(None, columns, rows, kinds="  fr of")
 
-    return Outcome("snapshots/1", {"snapshots": found}, view)
+    return Outcome("snapshots/1", SnapshotsDocument(found), view)
 
 
 @command()
@@ -261,6 +262,7 @@ def snapshots_diff(
 ) -> Outcome:
     """Compare two snapshots: candles that only one has, and candles that differ."""
     from mltrain.candles.diff import compare_snapshots, describe_diff
+    from mltrain.cli.snapshot_documents import SnapshotsDiffDocument
     from mltrain.snapshots.snapshot import open_snapshot
 
     one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
@@ -279,7 +281,7 @@ def snapshots_diff(
         if rows:
             yield table("Examples", ("symbol", "candle (UTC)", "field", "before", "after"), rows, kinds="   rr")
 
-    return Outcome("snapshots-diff/1", {"before": one.id, "after": other.id, "symbols": found}, view)
+    return Outcome("snapshots-diff/1", SnapshotsDiffDocument(one.id, other.id, found), view)
 
 
 @command()
@@ -300,6 +302,7 @@ def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
 @command()
 def cache_info(session: Session) -> Outcome:
     """List the downloaded days in the cache."""
+    from mltrain.cli.snapshot_documents import CacheInfoDocument
     from mltrain.sources.cache_upkeep import list_cache
 
     found = list_cache(session.data_dir)
@@ -313,7 +316,7 @@ def cache_info(session: Session) -> Outcome:
         yield table(None, columns, rows, kinds="f  r  r")
         yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in total"
 
-    return Outcome("cache-info/1", {"cached": found}, view)
+    return Outcome("cache-info/1", CacheInfoDocument(found), view)
 
 
 @command()

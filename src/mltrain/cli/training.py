@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.cli.train_documents import TrainDocument
     from mltrain.gates.verdict import Verdict
     from mltrain.pipeline.demo import DemoReport
     from mltrain.pipeline.plan import Plan
@@ -177,12 +178,13 @@ def train(
         return _already_there(report)
     verdict = report.training.verdict
     return Outcome(
-        "train/1", training_data(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
+        "train/1", _training_document(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
     )
 
 
 def _already_there(version: StoredVersion) -> Outcome:
     """Show the version that this training would only repeat, and the next step."""
+    from mltrain.cli.train_documents import AlreadyThereDocument
     from mltrain.store.listing import read_version_card
 
     card = read_version_card(version)
@@ -200,14 +202,7 @@ def _already_there(version: StoredVersion) -> Outcome:
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
-    data = {
-        "version": version.name,
-        "folder": version.folder,
-        "verdict": version.verdict,
-        "best": version.live,
-        "promoted": False,
-        "already_there": True,
-    }
+    data = AlreadyThereDocument(version.name, version.folder, version.verdict, version.live)
     return Outcome("train-already-there/1", data, view)
 
 
@@ -221,35 +216,36 @@ def _view_plan(plan: Plan) -> Iterator[RenderableType]:
     yield f"search: about {plan.minutes:.1f} minutes for {plan.trials} trials; nothing was written"
 
 
-def training_data(report: TrainReport) -> dict[str, Any]:
-    """Return the document of a training; the card has the rest."""
+def _training_document(report: TrainReport) -> TrainDocument:
+    from mltrain.cli.train_documents import TrainDocument
+
     run = report.training
-    return {
-        "version": report.version,
-        "folder": report.folder,
-        "verdict": run.verdict.word,
-        "promoted": report.promoted,
-        "held": report.held,
-        "model_sha256": report.model_sha256,
-        "snapshot": run.data.snapshot.id,
-        "trials": len(run.model.search.trials),
-        "trials_resumed": run.model.search.resumed,
-        "timed_out": run.model.search.timed_out,
-        "best_trial": run.model.search.best.number,
-        "rounds": run.model.search.best.rounds,
-        "calibration": run.model.calibration.calibrator.method,
-        "metrics": run.holdout.scores.after,
-        "intervals": run.holdout.scores.intervals,
-        "baselines": run.holdout.scores.baselines,
-        "comparison": run.holdout.scores.comparison,
-        "latency_ms": run.holdout.latency.candles,
-        "gates": run.verdict.outcomes,
-        "symbols": run.verdict.symbols,
-        "economics": run.holdout.economics,
-        "loosened": run.loosened,
-        "looks": run.holdout.looks,
-        "warnings": run.provenance.warnings,
-    }
+    return TrainDocument(
+        version=report.version,
+        folder=report.folder,
+        verdict=run.verdict.word,
+        promoted=report.promoted,
+        held=report.held,
+        model_sha256=report.model_sha256,
+        snapshot=run.data.snapshot.id,
+        trials=len(run.model.search.trials),
+        trials_resumed=run.model.search.resumed,
+        timed_out=run.model.search.timed_out,
+        best_trial=run.model.search.best.number,
+        rounds=run.model.search.best.rounds,
+        calibration=run.model.calibration.calibrator.method,
+        metrics=run.holdout.scores.after,
+        intervals=run.holdout.scores.intervals,
+        baselines=run.holdout.scores.baselines,
+        comparison=run.holdout.scores.comparison,
+        latency_ms=run.holdout.latency.candles,
+        gates=run.verdict.outcomes,
+        symbols=run.verdict.symbols,
+        economics=run.holdout.economics,
+        loosened=run.loosened,
+        looks=run.holdout.looks,
+        warnings=run.provenance.warnings,
+    )
 
 
 def _view_training(report: TrainReport) -> Iterator[RenderableType]:
@@ -352,18 +348,19 @@ def view_economics(found: Economics) -> str:
 @command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a prediction, a rollback."""
+    from mltrain.cli.train_documents import DemoDocument, DemoPrediction
     from mltrain.pipeline.demo import run_demo
 
     report = run_demo(session.data_dir, by=who(), now_ms=session.now_ms, progress=session.progress)
-    data = {
-        "folder": report.folder,
-        "snapshots": report.snapshots,
-        "trainings": [training_data(t) for t in report.trainings],
-        "promoted_by_hand": report.promoted_by_hand,
-        "predictions": [{"symbol": s, "ts_ms": ts, "p": p} for s, ts, p in report.predictions],
-        "rolled_back_from": report.rolled_back_from,
-        "rolled_back_to": report.rolled_back_to,
-    }
+    data = DemoDocument(
+        folder=report.folder,
+        snapshots=report.snapshots,
+        trainings=[_training_document(training) for training in report.trainings],
+        promoted_by_hand=report.promoted_by_hand,
+        predictions=[DemoPrediction(*prediction) for prediction in report.predictions],
+        rolled_back_from=report.rolled_back_from,
+        rolled_back_to=report.rolled_back_to,
+    )
     return Outcome("demo/1", data, lambda: _view_demo(report))
 
 

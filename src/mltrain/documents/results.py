@@ -1,0 +1,40 @@
+"""Frozen results as JSON: what `--json` prints, and what a card copies.
+
+The keys are the names of the fields, unless a field's `metadata` says otherwise: `{"key": "holes"}` is another key,
+`OPTIONAL` leaves out None, and `INLINE` puts the keys of a mapping next to those of the other fields.
+(`records.Key` names a key in a stored file, which need not be the one that is printed.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final
+
+OPTIONAL: Final = {"optional": True}
+INLINE: Final = {"inline": True}
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
+    """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _object(value)
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _object(result: Any) -> dict[str, Any]:  # noqa: ANN401
+    plain: dict[str, Any] = {}
+    for field in fields(result):
+        value = to_plain(getattr(result, field.name))
+        if field.metadata.get("inline"):
+            plain |= value
+        elif value is not None or not field.metadata.get("optional"):
+            plain[field.metadata.get("key", field.name)] = value
+    return plain

@@ -1,0 +1,54 @@
+"""Frozen results as JSON: types, keys, fields that may be absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+
+from mltrain.documents.results import INLINE, OPTIONAL, to_plain
+from mltrain.snapshots.snapshot_record import SymbolFacts
+
+
+@dataclass(frozen=True)
+class Inner:
+    value: float
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    path: Path
+    inner: Inner
+
+
+def test_a_result_becomes_plain_json():
+    """Dataclasses, tuples and paths turn into JSON's own types, nested."""
+    result = Outer(Path("data/x"), Inner(0.5, ("a", "b")))
+
+    assert to_plain(result) == {"path": "data/x", "inner": {"value": 0.5, "names": ["a", "b"]}}
+
+
+def test_a_renamed_field_keeps_its_key():
+    """A document's keys outlive the names in the code: the gaps of a snapshot are its `holes` in JSON."""
+    (gaps,) = (f for f in fields(SymbolFacts) if f.name == "gaps")
+    renamed = make_dataclass("Renamed", [("gaps", tuple, field(metadata=gaps.metadata))])
+
+    assert to_plain(renamed((1,))) == {"holes": [1]}
+
+
+@dataclass(frozen=True)
+class Score:
+    value: float | None
+    why: str | None = field(default=None, metadata=OPTIONAL)
+    parts: dict[str, float] = field(default_factory=dict, metadata=INLINE)
+
+
+def test_an_optional_field_is_absent_where_it_is_none():
+    """Other fields stay, as null."""
+    assert to_plain(Score(None)) == {"value": None}
+    assert to_plain(Score(None, "no candles")) == {"value": None, "why": "no candles"}
+
+
+def test_an_inline_mapping_gives_keys_of_the_object():
+    """Its keys stand next to those of the other fields."""
+    assert to_plain([Score(0.5, parts={"a": 1.0})]) == [{"value": 0.5, "a": 1.0}]

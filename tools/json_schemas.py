@@ -1,0 +1,378 @@
+"""Write the JSON Schemas of the documents that `--json` prints, and docs/json.md, from the documents' classes.
+
+python -m tools.json_schemas            write them
+python -m tools.json_schemas --check    exit 1 where one differs; nothing is written
+
+A document has a name and a number, such as "train/1". Under one number fields are only added; where a field goes or
+changes its meaning, the number rises. Types come from the annotations, descriptions from the docstrings.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Final, Literal
+
+from tools.pages import ROOT
+
+FOLDER: Final = ROOT / "docs" / "reference" / "json"
+PAGE: Final = ROOT / "docs" / "json.md"
+DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+# An attribute in the docstring of a class, with its continuation lines.
+_ATTRIBUTE: Final = re.compile(r"^    (?P<name>[a-z_0-9]+): (?P<text>.+(?:\n     +.+)*)", re.MULTILINE)
+_SCALARS: Final = {
+    str: "string",
+    Path: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    types.NoneType: "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A kind of document.
+
+    Attributes:
+        result: The class of `Outcome.data`, as "module:class" below the package.
+        commands: The commands that print it.
+        about: What it says, in one sentence.
+    """
+
+    result: str
+    commands: tuple[str, ...]
+    about: str
+
+
+DOCUMENTS: Final[Mapping[str, Document]] = {
+    "bench/1": Document("cli.bench:BenchDocument", ("bench",), "The latency of a version."),
+    "cache-info/1": Document(
+        "cli.snapshot_documents:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
+    ),
+    "cache-prune/1": Document("sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
+    "card-diff/1": Document("report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
+    "card-diff-page/1": Document("cli.version_documents:PageDocument", ("card diff",), "The page that --html wrote."),
+    "card-report/1": Document("cli.version_documents:ReportDocument", ("card report",), "The report of a version."),
+    "card-schema/1": Document("cli.version_documents:CardSchemaDocument", ("card schema",), "The schema of a card."),
+    "card-show/1": Document("cli.version_documents:CardShowDocument", ("card show",), "The card of a version."),
+    "card-validate/1": Document(
+        "cli.version_documents:CardValidateDocument",
+        ("card validate",),
+        "Whether cards are valid; exit code 0 or 3.",
+    ),
+    "config-init/1": Document("cli.settings:ConfigInitDocument", ("config init",), "The file that was written."),
+    "config-show/1": Document("cli.settings:ConfigShowDocument", ("config show",), "The effective settings."),
+    "demo/1": Document("cli.train_documents:DemoDocument", ("demo",), "The steps of the demo and their results."),
+    "error/1": Document(
+        "cli.render:FailureDocument",
+        ("train", "features audit"),
+        "A leakage guard failed: exit code 5. (Other errors leave stdout empty.)",
+    ),
+    "evaluate/1": Document(
+        "pipeline.evaluate:Evaluation",
+        ("evaluate",),
+        "The metrics of a version on later candles; exit code 4 if its skill is below --min-skill.",
+    ),
+    "features-audit/1": Document(
+        "cli.feature_documents:FeaturesAuditDocument",
+        ("features audit",),
+        "The checks of the leakage guards. (The file of --report also has `registry_sha256` and `ops`.)",
+    ),
+    "features-check/1": Document(
+        "cli.feature_documents:FeaturesCheckDocument",
+        ("features check",),
+        "Whether a frame matches the registry; exit code 0 or 3.",
+    ),
+    "features-info/1": Document(
+        "cli.feature_documents:FeaturesInfoDocument",
+        ("features info",),
+        "The registry; with --snapshot also the distribution of its values.",
+    ),
+    "features-show/1": Document(
+        "cli.feature_documents:FeaturesShowDocument",
+        ("features show",),
+        "One feature around a time, and the candles that it was computed from.",
+    ),
+    "history/1": Document(
+        "store.history:History",
+        ("models history",),
+        "Every promotion and rollback; exit code 3 if the log has a problem.",
+    ),
+    "models/1": Document(
+        "cli.version_documents:ModelsDocument",
+        ("models", "rollback"),
+        "The versions. (rollback prints it on stderr if no version was named.)",
+    ),
+    "models-page/1": Document("cli.version_documents:PageDocument", ("models",), "The page that --html wrote."),
+    "models-prune/1": Document(
+        "store.pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
+    ),
+    "move/1": Document("store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
+    "predict/1": Document(
+        "cli.predict_documents:PredictDocument",
+        ("predict",),
+        "Probabilities for the newest candles or for a file; exit code 3 where they were refused.",
+    ),
+    "predict-file/1": Document(
+        "cli.predict_documents:PredictFileDocument",
+        ("predict",),
+        "The file that --output wrote; exit code 3 where its rows were refused.",
+    ),
+    "rebuild/1": Document(
+        "cli.snapshot_documents:RebuildDocument",
+        ("snapshot",),
+        "The files that --rebuild repaired; exit code 3 if one is lost.",
+    ),
+    "sim/1": Document(
+        "cli.exchange:SimDocument",
+        ("sim",),
+        "The addresses of the simulated exchange, once it listens.",
+    ),
+    "snapshot/1": Document("snapshots.take:TakenSnapshot", ("snapshot",), "The snapshot that was written or found."),
+    "snapshots/1": Document("cli.snapshot_documents:SnapshotsDocument", ("snapshots",), "The snapshots."),
+    "snapshots-diff/1": Document(
+        "cli.snapshot_documents:SnapshotsDiffDocument",
+        ("snapshots diff",),
+        "The candles in which two snapshots differ.",
+    ),
+    "snapshots-prune/1": Document(
+        "pipeline.snapshot_pruning:PrunedSnapshots", ("snapshots prune",), "The snapshots that were removed and kept."
+    ),
+    "train/1": Document("cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
+    "train-already-there/1": Document(
+        "cli.train_documents:AlreadyThereDocument",
+        ("train",),
+        "In place of `train/1` if the same version exists already and nothing was done; exit code 0.",
+    ),
+    "train-plan/1": Document("pipeline.plan:Plan", ("train",), "The plan that --dry-run prints; nothing was trained."),
+    "verify/1": Document(
+        "cli.data:VerifyDocument",
+        ("verify snapshot", "verify model"),
+        "Whether every byte is as it was written; exit code 0 or 3.",
+    ),
+}
+
+
+def schema_path(name: str) -> Path:
+    """Return the committed file of a document's schema."""
+    return FOLDER / f"{name.replace('/', '-')}.schema.json"
+
+
+def document_schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a document, such as "train/1"; fields may be added to the document."""
+    definitions: dict[str, Any] = {}
+    body = _object(resolve_name(f"mltrain.{DOCUMENTS[name].result}"), definitions)
+    head = {"const": f"mltrain/{name}", "description": "Name and number of this schema."}
+    schema = {
+        "$schema": DRAFT,
+        "title": f"mltrain/{name}",
+        "description": DOCUMENTS[name].about,
+        **body,
+        "properties": {"schema": head, **body["properties"]},
+        "required": ["schema", *body["required"]],
+    }
+    return schema | ({"$defs": dict(sorted(definitions.items()))} if definitions else {})
+
+
+def _object(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a dataclass; those of the dataclasses in it are added to the definitions."""
+    names: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        names |= _names(base.__module__)
+        texts |= _descriptions(base)
+    # A value of any JSON type: the alias is recursive, and its schema says nothing.
+    names["Json"] = Any
+    hints = typing.get_type_hints(cls, names)
+    schema: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
+    for field in dataclasses.fields(cls):
+        description = {"description": texts[field.name]} if field.name in texts else {}
+        if field.metadata.get("inline"):
+            schema["additionalProperties"] = description
+            continue
+        key, hint = field.metadata.get("key", field.name), hints[field.name]
+        if field.metadata.get("optional"):
+            # The key is absent where the value is None.
+            hint = typing.Union[tuple(part for part in typing.get_args(hint) if part is not types.NoneType)]  # noqa: UP007
+        else:
+            schema["required"].append(key)
+        schema["properties"][key] = _schema(hint, definitions) | description
+    return schema
+
+
+def _names(module: str) -> dict[str, Any]:
+    """Return the names of a module, with those that it imports for type checkers only."""
+    names = dict(vars(sys.modules[module]))
+    for block in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if not (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)):
+            continue
+        for node in block.body:
+            # _typeshed exists for type checkers only.
+            if isinstance(node, ast.ImportFrom) and node.module and node.module != "_typeshed":
+                imported = import_module(node.module)
+                names |= {alias.asname or alias.name: getattr(imported, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {alias.asname: import_module(alias.name) for alias in node.names if alias.asname}
+    return names
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Return the descriptions of the attributes in the docstring of a class."""
+    _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    return {found["name"]: " ".join(found["text"].split()) for found in _ATTRIBUTE.finditer(attributes)}
+
+
+def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401, PLR0911 (one return per kind)
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        name = hint.__name__
+        if name not in definitions:
+            # Stands in for the class while its own fields are read.
+            definitions[name] = {}
+            definitions[name] = _object(hint, definitions)
+        return {"$ref": f"#/$defs/{name}"}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in {typing.Union, types.UnionType}:
+        return _union([_schema(argument, definitions) for argument in arguments])
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        values = _schema(arguments[1], definitions)
+        return {"type": "object"} | ({"additionalProperties": values} if values else {})
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        items = [_schema(argument, definitions) for argument in arguments]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    return {}
+
+
+def _union(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    distinct = [part for i, part in enumerate(parts) if part not in parts[:i]]
+    if len(distinct) == 1:
+        return distinct[0]
+    if all(set(part) == {"type"} for part in distinct):
+        return {"type": [part["type"] for part in distinct]}
+    return {"anyOf": distinct}
+
+
+_PAGE_HEAD: Final = """# What `--json` prints
+
+<!-- Made by `python -m tools.json_schemas`; do not edit. -->
+
+With `--json`, stdout is exactly one document for exit 0 and 4, for a leakage guard that failed (5) and for a check that
+found something (3); any other error leaves stdout empty and says on stderr what is wrong. Every document names its
+schema and a number: `"schema": "mltrain/train/1"`. Under one number fields are only added; where a field goes or
+changes its meaning, the number rises. So ignore fields that you do not know. Times are UTC, and a number has its unit
+in its name (`_ms`, `_s`, `_bytes`). NaN and infinity never occur.
+
+Each document below links to its JSON Schema (draft 2020-12), a file in `docs/reference/json/`. An installed package
+has the same files in its folder `json_schemas`:
+`python -c "import mltrain; print(mltrain.__path__[0] + '/json_schemas/train-1.schema.json')"`.
+
+`predict --watch --json` prints no document but one line per candle: the fields of a prediction, and `version`.
+With `--log-format json` (or `MLTRAIN_LOG_FORMAT=json`) stderr, too, is one JSON object per line: `time`, `level`
+(`info`, `warning`, `error`), `event` (`stage`, `stage done`, `stage failed`, `warning`, `error`, `bug`, `end`), and
+those of `stage`, `steps`, `total`, `seconds`, `message`, `hint`, `command`, `exit_code` that apply. The error of a
+command line that cannot be parsed is text.
+"""
+
+
+def page() -> str:
+    """Return docs/json.md: every document with its fields."""
+    parts = [_PAGE_HEAD]
+    definitions: dict[str, Any] = {}
+    for name, document in DOCUMENTS.items():
+        schema = document_schema(name)
+        commands = ", ".join(f"`mltrain {command}`" for command in document.commands)
+        link = f"[Schema]({schema_path(name).relative_to(PAGE.parent)})"
+        parts.append(f"## {name}\n\n{document.about} Printed by {commands}. {link}.\n\n{_fields_table(schema)}")
+        definitions |= schema.get("$defs", {})
+    parts.append("## The objects in them\n")
+    parts += [f"### {part}\n\n{_fields_table(definitions[part])}" for part in sorted(definitions, key=str.casefold)]
+    return "\n".join(parts)
+
+
+def _fields_table(schema: dict[str, Any]) -> str:
+    rows = ["| field | type | meaning |", "|---|---|---|"]
+    for key, value in schema["properties"].items():
+        if key == "schema" and "const" in value:
+            continue
+        optional = "" if key in schema["required"] else " (optional)"
+        text = value.get("description", "").replace("|", "\\|")
+        rows.append(f"| `{key}` | {_type_text(value)}{optional} | {text} |")
+    if others := schema.get("additionalProperties", {}).get("description"):
+        rows.append(f"| other fields | anything (optional) | {others} |")
+    return "\n".join(rows) + "\n"
+
+
+def _type_text(schema: Mapping[str, Any]) -> str:  # noqa: PLR0911 (one return per kind)
+    """Return a type as people read it.
+
+    >>> _type_text({"type": "array", "items": {"type": ["number", "null"]}})
+    'array of number or null'
+    """
+    if "$ref" in schema:
+        part = schema["$ref"].rpartition("/")[2]
+        return f"[{part}](#{part.lower()})"
+    if "enum" in schema:
+        return " or ".join(f"`{value!r}`" if isinstance(value, str) else f"`{value}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(_type_text(part) for part in schema["anyOf"])
+    kind = schema.get("type", "anything")
+    if kind == "array" and "items" in schema:
+        return f"array of {_type_text(schema['items'])}"
+    if kind == "array" and "prefixItems" in schema:
+        return f"array: {', '.join(_type_text(part) for part in schema['prefixItems'])}"
+    if kind == "object" and "additionalProperties" in schema:
+        return f"object of {_type_text(schema['additionalProperties'])}"
+    return " or ".join(kind) if isinstance(kind, list) else kind
+
+
+def files() -> dict[Path, str]:
+    """Return the text of every generated file: a schema per document, and the page."""
+    schemas = {name: json.dumps(document_schema(name), indent=2, ensure_ascii=False) + "\n" for name in DOCUMENTS}
+    return {PAGE: page(), **{schema_path(name): text for name, text in schemas.items()}}
+
+
+def outdated() -> list[Path]:
+    """Return the files that differ from what the classes say now, and schemas of documents that no longer exist."""
+    wanted = files()
+    differ = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
+    return differ + sorted(set(FOLDER.glob("*")) - wanted.keys())
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the files, or check them; return the exit code."""
+    if list(words) == ["--check"]:
+        old = outdated()
+        for path in old:
+            print(f"{path.relative_to(ROOT)} is out of date: run `python -m tools.json_schemas`")
+        return 1 if old else 0
+    if words:
+        print(__doc__)
+        return 2
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path in set(FOLDER.glob("*")) - files().keys():
+        path.unlink()
+    for path, text in files().items():
+        path.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
