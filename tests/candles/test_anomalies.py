@@ -175,7 +175,7 @@ def test_rounding_is_no_contradiction(decimals, rows):
     assert empty_false_volumes(pl.DataFrame(columns))[1] == ()
 
 
-def test_what_32_bits_lose_is_no_contradiction(full):
+def test_32_bit_rounding_is_no_contradiction(full):
     """Many files store 32-bit floats."""
     names = ("open", "high", "low", "close", "volume", *VOLUMES)
     flat = full.with_columns(high="close", low="close", open="close", quote_volume=pl.col("close") * pl.col("volume"))
@@ -197,7 +197,7 @@ def test_the_figures_are_those_of_the_candles(full):
     )
 
 
-def test_a_price_that_has_no_value_is_told_without_one(full):
+def test_an_undefined_ratio_has_no_typical_value(full):
     """Without a divisor, the sentence has no typical value."""
     _, found = empty_false_volumes(full.with_columns(taker_buy_base=pl.lit(0.0)))
 

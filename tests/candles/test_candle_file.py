@@ -63,7 +63,7 @@ def ranges(file):
 
 @given(frames)
 @settings(max_examples=60)
-def test_what_is_read_is_what_was_written(made):
+def test_candles_are_read_as_they_were_written(made):
     """For any interval, any gaps, with and without the optional columns."""
     interval, frame = made
     file = write_candles(frame, INTERVALS_MS[interval])
@@ -113,7 +113,7 @@ def test_minutes_lie_day_by_day(written):
     ]
 
 
-def test_a_day_is_the_same_bytes_whatever_stands_beside_it(written):
+def test_a_day_has_the_same_bytes_among_any_other_days(written):
     """Other candles on one day change no other day's digest, so a restated day can be named."""
     frame, file = written
     other = frame.with_columns(
@@ -147,7 +147,7 @@ def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
         assert damaged_blocks(file.data[:at], file.blocks) == file.blocks[k:]
 
 
-def test_what_was_put_in_between_names_its_day_and_all_after(written):
+def test_inserted_bytes_damage_their_day_and_all_after_it(written):
     """Moved bytes are damaged bytes."""
     _, file = written
     begin, end = ranges(file)[2]
@@ -157,7 +157,7 @@ def test_what_was_put_in_between_names_its_day_and_all_after(written):
     assert damaged_blocks(bad, file.blocks) == file.blocks[2:]
 
 
-def test_days_that_changed_places_are_both_named(written):
+def test_swapped_days_are_both_damaged(written):
     """Each block is intact but in the wrong position."""
     _, file = written
     parts = [file.data[begin:end] for begin, end in ranges(file)]

@@ -66,7 +66,7 @@ def test_other_times_are_refused_by_line(text):
 
 
 @given(st.lists(st.tuples(st.integers(2_000_000, 60_000_000), st.sampled_from([1e-3, 1, 1e3, 1e6])), min_size=1))
-def test_the_unit_of_each_time_is_told_by_itself(minutes_and_units):
+def test_the_unit_of_each_time_is_found_independently(minutes_and_units):
     """From 1973 to 2084, s, ms, µs and ns may alternate, as text and as numbers."""
     stamps = [int(minute * MINUTE_MS * unit) for minute, unit in minutes_and_units]
     expected = [minute * MINUTE_MS for minute, _ in minutes_and_units]

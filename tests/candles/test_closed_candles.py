@@ -56,7 +56,7 @@ def test_a_clock_that_is_some_minutes_slow_only_costs_candles(slow_ms):
     assert closed([CLOCK_MS, CLOCK_MS + slow_ms], now_ms=CLOCK_MS) == [False, False]
 
 
-def test_what_opens_later_than_any_slow_clock_is_refused():
+def test_candles_beyond_any_clock_skew_are_refused():
     """One millisecond beyond the limit is too much."""
     with pytest.raises(InputError, match=r"here: BTCUSDT: its times are not UTC\? The newest candle opens at "):
         closed([0, NOW_MS + MAX_SKEW_MS + 1])
@@ -74,7 +74,7 @@ def test_what_opens_later_than_any_slow_clock_is_refused():
 )
 @pytest.mark.parametrize("last", [0, 1], ids=["ends open", "ends closed"])
 @pytest.mark.parametrize("into_s", [-240, 0.001, 2, 59])
-def test_the_offset_of_the_zone_is_told(zone, hint, last, into_s):
+def test_the_hint_names_the_offset_of_the_time_zone(zone, hint, last, into_s):
     """The message names symbol, newest time, clock and lead; the hint names the zone's offset."""
     now_ms = CLOCK_MS + round(into_s * 1000)
     newest_ms = CLOCK_MS + zone // timedelta(milliseconds=1) - last * MINUTE_MS
@@ -97,14 +97,14 @@ def test_no_zone_is_a_day_ahead():
     assert "date -u" in caught.value.hint
 
 
-def test_what_was_left_out_is_one_sentence():
+def test_open_candles_are_described_in_one_sentence():
     """For any number of symbols."""
     first_ms = dict.fromkeys(("E", "D", "C", "B", "A"), CLOCK_MS)
 
     assert describe_open({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
-    told = describe_open(first_ms, 7, now_ms=NOW_MS)
-    assert told.startswith("7 candles left out")
-    assert told.endswith("C from 2025-10-15T12:00:00Z on and 2 more")
+    text = describe_open(first_ms, 7, now_ms=NOW_MS)
+    assert text.startswith("7 candles left out")
+    assert text.endswith("C from 2025-10-15T12:00:00Z on and 2 more")
 
 
 # --- the source files ------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_the_open_candle_of_a_long_interval_is_left_out(tmp_path, make_candles, 
     assert len(source.notes()) == 1
 
 
-def test_a_snapshot_says_what_it_left_out(folder, tmp_path):
+def test_a_snapshot_records_the_open_candles_left_out(folder, tmp_path):
     """In a warning and its manifest; an end after the last closed candle is still refused."""
     progress = Silent()
     spec = SourceSpec("files", folder=folder)

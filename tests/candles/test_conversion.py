@@ -100,7 +100,7 @@ def test_symbols_may_be_categories():
         assert_frame_equal(as_candles(frame, "w"), FRAME.with_columns(symbol=pl.lit("BTCUSDT")))
 
 
-def test_what_is_canonical_is_not_copied():
+def test_canonical_frames_are_not_copied():
     """Serving converts on each call: a frame that needs no conversion costs nothing."""
     assert as_candles(as_frame(FRAME, "candles"), "w") is FRAME
 
@@ -120,7 +120,7 @@ def test_what_is_canonical_is_not_copied():
         (iter([]), "list_iterator"),
     ],
 )
-def test_what_is_no_table_is_named(given, shown):
+def test_other_values_than_tables_are_refused(given, shown):
     """The message names the argument, the value and what is accepted."""
     with pytest.raises(UsageError, match=r"^candles is .*: expected a Polars or pandas frame") as caught:
         as_frame(given, "candles")
@@ -129,7 +129,7 @@ def test_what_is_no_table_is_named(given, shown):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ([kline_rows()[0], kline_rows()[1][:6]], "rows of 6, 12 fields"),
         ([[1.0, 2.0]], "rows of 2 fields"),
@@ -137,14 +137,14 @@ def test_what_is_no_table_is_named(given, shown):
         ({"open": [1.0, 2.0], "close": [1.0, 2.0, 3.0]}, "candles: cannot be converted"),
     ],
 )
-def test_a_table_that_cannot_be_converted_is_an_input_error(given, told):
+def test_a_table_that_cannot_be_converted_is_an_input_error(given, message):
     """Errors of other libraries are translated."""
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         as_frame(given, "candles")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda f: f.with_columns(pl.col("ts").dt.replace_time_zone(None)), "ts has no time zone"),
         (lambda f: f.with_columns(pl.col("ts").dt.date()), "ts has no time zone"),
@@ -156,9 +156,9 @@ def test_a_table_that_cannot_be_converted_is_an_input_error(given, told):
         (lambda f: f.with_columns(symbol=pl.lit(7)), "symbol is Int32"),
     ],
 )
-def test_what_could_be_read_two_ways_is_refused(change, told):
+def test_ambiguous_tables_are_refused(change, message):
     """A time without a zone is not assumed to be UTC, and no cell is filled in."""
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         as_candles(change(FRAME), "the candles given")
 
 
@@ -211,7 +211,7 @@ class TestTimes:
         assert check_time_ms(time, "now_ms") == CLOCK_MS
 
     @pytest.mark.parametrize(
-        ("time", "told"),
+        ("time", "message"),
         [
             (CLOCK_MS // 1000, "reads as seconds"),
             (CLOCK_MS * 1000, "reads as microseconds"),
@@ -223,9 +223,9 @@ class TestTimes:
             (UTC_MINUTE, "datetime"),
         ],
     )
-    def test_other_units_are_told_by_their_size(self, time, told):
+    def test_times_in_another_unit_are_refused_by_their_size(self, time, message):
         """Seconds read as ms would be a day in 1970."""
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             check_time_ms(time, "now_ms")
 
 

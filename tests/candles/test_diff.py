@@ -32,7 +32,7 @@ def frame_of(rows, *, with_trades=True):
 
 
 @given(sides, sides)
-def test_a_diff_is_what_a_dictionary_would_tell(before, after):
+def test_a_diff_equals_that_of_dictionaries(before, after):
     """Added, gone and changed candles, with the first few of each by time."""
     diff = compare_frames(frame_of(before), frame_of(after))
     added, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
@@ -50,7 +50,7 @@ def test_a_diff_is_what_a_dictionary_would_tell(before, after):
     assert (describe_diff(diff) == "no change") == diff.same
 
 
-def test_a_column_that_came_is_a_change():
+def test_a_new_column_is_a_change():
     """Null differs from a number, and equals null."""
     rows = {1: (1.0, 5), 2: (1.0, 6)}
     diff = compare_frames(frame_of(rows, with_trades=False), frame_of(rows))
@@ -76,7 +76,7 @@ def test_snapshots_are_compared_by_symbol(take):
     assert f"ETHUSDT: only in {one.id}" in done.out
 
 
-def test_snapshots_of_two_intervals_share_nothing(take):
+def test_snapshots_of_two_intervals_are_not_compared(take):
     """The error says so, instead of a long list of differences."""
     with pytest.raises(InputError, match="cannot be compared"):
         compare_snapshots(take(("BTCUSDT",)).snapshot, take(("BTCUSDT",), interval="1h").snapshot)

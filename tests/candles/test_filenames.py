@@ -80,7 +80,7 @@ def test_numbered_parts_are_no_intervals():
 
 
 @given(st.from_regex(r"[A-Z]{2,8}", fullmatch=True), st.sampled_from(sorted(INTERVALS_MS)), st.dates())
-def test_names_of_the_archive_say_what_they_are(base, interval, day):
+def test_names_of_the_archive_have_symbol_and_interval(base, interval, day):
     """For any base asset."""
     name = f"{base}USDT-{interval}-{day}.zip"
 

@@ -48,7 +48,7 @@ def test_the_archives_own_layout_is_read(candles, unit):
     assert read(as_binance(candles, unit)).equals(candles)
 
 
-def test_the_unit_is_told_value_by_value(candles):
+def test_the_unit_may_change_within_a_file(candles):
     """A file that changes from ms to µs, as the archive did on 2025-01-01, is one series."""
     assert read(as_binance(candles[:50]) + as_binance(candles[50:], 1000)).equals(candles)
 
@@ -159,7 +159,7 @@ def test_six_and_seven_columns_are_known_by_place(candles):
 
 
 @pytest.mark.parametrize("text", ["[]", "[ ]\n", f"{HEADER}\n", HEADER])
-def test_a_file_that_says_so_has_no_rows(text):
+def test_a_file_may_have_no_rows(text):
     """An empty answer of the exchange, or a header alone."""
     rows = read(text)
 
@@ -213,8 +213,8 @@ ROW = '[1760529600000,"1","2","0.5","1.5","10"]'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"code":-1121,"msg":"Invalid symbol."}', "JSON, but no list of rows: it begins with '{\"code\":-1121,\"msg"),
-        (f'{{"error":[],"result":{{"X":[{ROW}]}}}}', "JSON, but no list of rows: it begins with"),
+        ('{"code":-1121,"msg":"Invalid symbol."}', "JSON, but not a list of rows: it begins with '{\"code\":-1121"),
+        (f'{{"error":[],"result":{{"X":[{ROW}]}}}}', "JSON, but not a list of rows: it begins with"),
         (f"[{ROW},{ROW[:-1]},7]]", "row 2 has 7 values, row 1 has 6"),
         (f"[{ROW},{ROW},[]]", "row 3 has 0 values, row 1 has 6"),
         (f"[{ROW},null]", "row 2 has 0 values, row 1 has 6"),
@@ -228,11 +228,11 @@ ROW = '[1760529600000,"1","2","0.5","1.5","10"]'
         (f"[{ROW},[1760529660000,1,1e999,1,1,1]]", "row 2: not JSON at '1e999,1,1,1]]'"),
         (f"[{ROW},[1760529660000,1,2", "row 2: not JSON at"),
         (f"[{ROW}] x", "row 1: not JSON at 'x'"),
-        (f'[{ROW},[1760529660000,"1",[2],1,1,1]]', "row 2 is no plain list of values: .*1760529660000"),
-        (f'[{ROW},{{"ts":1760529660000,"open":1}}]', "row 2 is no plain list of values"),
-        (f'[{ROW},[1760529660000,1,1,1,1,{{"a":1}}]]', "row 2 is no plain list of values"),
-        ("[" * 3000, "JSON, but no list of rows|row .*: not JSON at"),
-        (f"[{ROW[:-1]}{',1' * 30}]]", "JSON, but no list of at most 12000000 rows of at most 12 values"),
+        (f'[{ROW},[1760529660000,"1",[2],1,1,1]]', "row 2 is not a plain list of values: .*1760529660000"),
+        (f'[{ROW},{{"ts":1760529660000,"open":1}}]', "row 2 is not a plain list of values"),
+        (f'[{ROW},[1760529660000,1,1,1,1,{{"a":1}}]]', "row 2 is not a plain list of values"),
+        ("[" * 3000, "JSON, but not a list of rows|row .*: not JSON at"),
+        (f"[{ROW[:-1]}{',1' * 30}]]", "JSON, but not a list of at most 12000000 rows of at most 12 values"),
         (f"[{ROW},{ROW}".encode() + b"\xff]", "not UTF-8: invalid start byte at byte"),
     ],
 )  # fmt: skip

@@ -115,7 +115,7 @@ def test_every_change_is_found_before_it_is_parsed(whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", [0, 2, 9])
-def test_the_command_finds_them_too(whole, tmp_path, number):
+def test_the_command_finds_every_change(whole, tmp_path, number):
     """`verify snapshot` ends with 3 and names the file, without a traceback."""
     data_dir = tmp_path / "data"
     shutil.copytree(whole, data_dir, symlinks=True)

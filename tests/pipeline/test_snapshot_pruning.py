@@ -46,7 +46,7 @@ def test_the_newest_stay_and_the_latest_always(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_one_that_is_being_trained_on_stays(tmp_path):
+def test_a_snapshot_in_training_stays(tmp_path):
     """A training holds the lock of its study, whose name begins with the snapshot's id."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
@@ -60,7 +60,7 @@ def test_one_that_is_being_trained_on_stays(tmp_path):
     assert (during.removed, after.removed) == ((), (old,))
 
 
-def test_one_that_a_version_names_stays(data_dir):
+def test_a_snapshot_of_a_version_stays(data_dir):
     """Its figures could not be reproduced otherwise; a version that cannot be read might need any snapshot."""
     named = open_snapshot(data_dir, "latest").id
     take(data_dir, 1)
@@ -77,7 +77,7 @@ def test_one_that_a_version_names_stays(data_dir):
 
 
 @pytest.mark.parametrize("harm", ["a file", "a way out"])
-def test_where_the_latest_cannot_be_told_nothing_is_removed(tmp_path, harm):
+def test_without_a_valid_latest_nothing_is_removed(tmp_path, harm):
     """If `latest` is damaged, the latest snapshot is unknown."""
     names = [take(tmp_path, hours) for hours in (1, 2)]
     latest = tmp_path / "snapshots" / "latest"
@@ -92,7 +92,7 @@ def test_where_the_latest_cannot_be_told_nothing_is_removed(tmp_path, harm):
     assert ids(tmp_path) == sorted(names)
 
 
-def test_one_that_does_not_open_is_not_counted(tmp_path):
+def test_damaged_snapshots_are_not_counted(tmp_path):
     """The newest snapshots that stay are all usable."""
     names = [take(tmp_path, hours) for hours in (1, 2, 3, 4)]
     (tmp_path / "snapshots" / names[0] / "manifest.json").unlink()
@@ -103,7 +103,7 @@ def test_one_that_does_not_open_is_not_counted(tmp_path):
     assert ids(tmp_path) == sorted([names[0], names[1], names[3]])
 
 
-def test_what_is_no_folder_stays(tmp_path):
+def test_links_and_files_stay(tmp_path):
     """A link or a file with a snapshot's name stays, and so does the target of a link."""
     newest = take(tmp_path, 1)
     elsewhere = tmp_path / "elsewhere"
@@ -141,7 +141,7 @@ def test_killed_at_any_step_no_half_snapshot_is_left():
     assert len(operations) > 8
 
 
-def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
+def test_pruning_waits_for_the_lock_and_gives_up(tmp_path, monkeypatch):
     """Nothing is removed while a snapshot is being published."""
     old = take(tmp_path, 9)
     take(tmp_path, 1)
@@ -155,14 +155,14 @@ def test_a_second_one_waits_and_gives_up(tmp_path, monkeypatch):
     assert old in ids(tmp_path)
 
 
-def test_nothing_there_is_nothing_done(tmp_path):
+def test_without_snapshots_nothing_happens(tmp_path):
     """No folder is created."""
     assert prune_snapshots(tmp_path / "none", keep=3).removed == ()
     assert not (tmp_path / "none").exists()
     shutil.rmtree(tmp_path)
 
 
-def test_a_training_whose_snapshot_is_gone_by_the_time_it_holds_its_study_says_so(data_dir):
+def test_a_training_whose_snapshot_was_removed_is_refused(data_dir):
     """If pruning removed the snapshot before the study was locked, the training ends with its id."""
     snapshot = open_snapshot(data_dir, "latest")
     _keep_from_pruning(snapshot, Store(data_dir))
@@ -172,7 +172,7 @@ def test_a_training_whose_snapshot_is_gone_by_the_time_it_holds_its_study_says_s
         _keep_from_pruning(snapshot, Store(data_dir))
 
 
-def test_a_training_leaves_no_lock_beside_a_snapshot_elsewhere(data_dir, tmp_path):
+def test_a_training_leaves_no_lock_next_to_a_snapshot_elsewhere(data_dir, tmp_path):
     """Snapshots outside the data folder are never pruned."""
     copy = shutil.copytree(open_snapshot(data_dir, "latest").path, tmp_path / "away" / "copy")
     _keep_from_pruning(open_snapshot(data_dir, str(copy)), Store(data_dir))

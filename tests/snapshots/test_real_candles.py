@@ -180,8 +180,8 @@ def test_a_real_file_becomes_a_snapshot(
     assert ledger(facts) == naive_gaps(times, step, end, days)
     assert (len(facts.gaps), sum(gap.missing for gap in facts.gaps)) == (gaps, missing)
     assert facts.zero_trade_rows == zero_trades
-    told = f"{symbol}: {duplicates} exact duplicate rows dropped"
-    assert [note for note in snapshot.notes if "duplicate" in note] == [told] * bool(duplicates)
+    note = f"{symbol}: {duplicates} exact duplicate rows dropped"
+    assert [found for found in snapshot.notes if "duplicate" in found] == [note] * bool(duplicates)
     assert snapshot.candles(symbol).height == rows
     assert verify_snapshot(snapshot) == ()
 
@@ -269,7 +269,7 @@ def test_the_checksum_of_a_real_zip(take, folder_of, real_data, right):
         ("README.md", "BTCUSDT", "1m", "is a file: name the folder"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(take, real_data, source, symbol, interval, message):
+def test_unreadable_files_are_refused_by_name(take, real_data, source, symbol, interval, message):
     """Each refusal names file and reason."""
     with pytest.raises(InputError, match=message) as err:
         take((symbol,), interval=interval, folder=real_data / source)
@@ -277,7 +277,7 @@ def test_what_cannot_be_read_is_refused_by_name(take, real_data, source, symbol,
     assert "\n" not in err.value.message
 
 
-def test_a_folder_of_many_exchanges_leaves_out_what_is_named_otherwise(real_data):
+def test_a_folder_of_many_exchanges_leaves_out_other_intervals(real_data):
     """A 5m file among 1m files of the symbol is left out, with a note."""
     source = FilesSource(real_data / OTHER, "1m")
     source.clock_ms(("BTCUSDT",))

@@ -55,7 +55,7 @@ def cut(path):
 
 @pytest.mark.parametrize("harm", [damage, remove, cut])
 @pytest.mark.parametrize("cached", [True, False], ids=["from the cache", "from the exchange"])
-def test_a_harmed_file_is_put_back_byte_for_byte(served, harm, cached):
+def test_a_damaged_file_is_rebuilt_byte_for_byte(served, harm, cached):
     """Without a request for candles if they are cached; intact files are not touched."""
     server, data_dir, folder, files = served
     harm(folder / "BTCUSDT.parquet")
@@ -89,7 +89,7 @@ def test_every_source_can_rebuild(tmp_path, name):
     assert verify_snapshot(taken.snapshot) == ()
 
 
-def test_a_restated_candle_is_told_by_its_day(tmp_path):
+def test_a_restated_candle_is_named_by_its_day(tmp_path):
     """If the source has other candles now, the day is named and nothing is written."""
     restated = Fault("restate", endpoint="klines", at_ms=YESTERDAY_MS + 7 * 3_600_000, symbol="BTCUSDT", times=0)
     with SimServer() as server:
@@ -106,7 +106,7 @@ def test_a_restated_candle_is_told_by_its_day(tmp_path):
     assert (folder / "BTCUSDT.parquet").read_bytes() == harmed
 
 
-def test_another_packer_is_named(served, monkeypatch):
+def test_another_compression_is_named(served, monkeypatch):
     """The same candles in other bytes cannot replace the file; the message names pyarrow's versions."""
     server, data_dir, folder, _ = served
     damage(folder / "BTCUSDT.parquet")
@@ -120,7 +120,7 @@ def test_another_packer_is_named(served, monkeypatch):
     assert "could not be made again" in sound.detail
 
 
-def test_what_a_killed_rebuild_left_is_swept(served):
+def test_files_of_a_killed_rebuild_are_removed(served):
     """A temporary file in a snapshot would be one that its manifest does not list."""
     server, data_dir, folder, files = served
     damage(folder / "BTCUSDT.parquet")
@@ -132,7 +132,7 @@ def test_what_a_killed_rebuild_left_is_swept(served):
 
 
 @pytest.mark.parametrize("thing", ["link", "fifo"])
-def test_what_stands_in_a_files_place_is_replaced_and_not_followed(served, tmp_path, thing):
+def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(served, tmp_path, thing):
     """The target of a link is not changed."""
     server, data_dir, folder, files = served
     (tmp_path / "mine").write_bytes(b"mine")
@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_written_is_exit_8(served):
     assert list(data_dir.rglob("*.tmp")) == []
 
 
-def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
+def test_a_damaged_day_of_the_cache_is_downloaded_again_with_a_warning(served):
     """Cached files are verified like any other."""
     server, data_dir, folder, files = served
     damage(next(data_dir.glob("cache/*/BTCUSDT/1m/2025-10-14.parquet")), at=9000)
@@ -174,7 +174,7 @@ def test_a_damaged_day_of_the_cache_is_told_and_downloaded_again(served):
     assert any("2025-10-14.parquet" in w and "downloaded again" in w for w in progress.warnings)
 
 
-def test_beside_a_copy_elsewhere_no_lock_is_left(served, tmp_path):
+def test_no_lock_is_left_next_to_a_copy_elsewhere(served, tmp_path):
     """Only snapshots in the data folder are locked; a copy elsewhere gets no additional file."""
     server, data_dir, folder, files = served
     copy = tmp_path / "elsewhere" / folder.name
@@ -193,15 +193,15 @@ def test_the_command_rebuilds_and_refuses(served):
     """Exit 0 with intact files; a damaged manifest cannot be rebuilt from: exit 3."""
     server, data_dir, folder, files = served
     damage(folder / "ETHUSDT.parquet")
-    told = call("verify", "snapshot", data_dir=data_dir)
+    verified = call("verify", "snapshot", data_dir=data_dir)
     done = call("snapshot", "--rebuild", "latest", "--json", data_dir=data_dir)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     damage(folder / "manifest.json", at=100)
     refused = call("snapshot", "--rebuild", "latest", data_dir=data_dir)
 
-    assert told.code == 3
-    assert f"mltrain snapshot --rebuild {folder.name}" in told.out
-    assert "damaged are the candles of 2025-10-1" in told.out
+    assert verified.code == 3
+    assert f"mltrain snapshot --rebuild {folder.name}" in verified.out
+    assert "damaged are the candles of 2025-10-1" in verified.out
     assert done.code == 0, done.err
     assert [f["outcome"] for f in done.document["files"]] == ["sound", "rebuilt"]
     assert (refused.code, refused.out) == (3, "")
@@ -209,7 +209,7 @@ def test_the_command_rebuilds_and_refuses(served):
     assert server.log
 
 
-def test_a_recorded_host_is_not_obeyed():
+def test_a_recorded_host_is_not_contacted_unasked():
     """Another host than the exchange's is contacted only if the user names it, never because a file does."""
     from mltrain.errors import InputError
     from mltrain.sources.opening import open_recorded

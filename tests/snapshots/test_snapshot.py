@@ -92,7 +92,7 @@ def test_paths_that_hold_no_snapshot_are_input_errors(sound, ref):
         open_snapshot(sound, ref)
 
 
-def test_without_snapshots_the_way_to_one_is_told(tmp_path):
+def test_without_snapshots_the_hint_is_how_to_take_one(tmp_path):
     """Without a folder or a pointer, the hint is the command that takes one."""
     with pytest.raises(InputError, match="no latest snapshot") as err:
         open_snapshot(tmp_path, "latest")
@@ -107,9 +107,9 @@ def test_without_snapshots_the_way_to_one_is_told(tmp_path):
     ("target", "message"),
     [
         (None, "no latest snapshot"),
-        ("2025-01-01T00-00-00Z", "leads to 2025-01-01T00-00-00Z, which is not there"),
-        ("elsewhere", "leads to 'elsewhere', which is no snapshot"),
-        ("latest", "leads to 'latest', which is no snapshot"),
+        ("2025-01-01T00-00-00Z", "points to 2025-01-01T00-00-00Z, which does not exist"),
+        ("elsewhere", "points to 'elsewhere', which is not a snapshot"),
+        ("latest", "points to 'latest', which is not a snapshot"),
         ("../snapshots/" + ID, "is not a name in its folder"),
         ("/etc", "is not a name in its folder"),
     ],
@@ -221,7 +221,7 @@ def test_a_changed_manifest_is_found(folder, data_dir, kind, n):
     assert list_snapshots(data_dir)[0].problem
 
 
-def test_two_files_that_changed_places_are_found(folder, data_dir):
+def test_swapped_files_are_found(folder, data_dir):
     """Each file is intact but not the one in the manifest."""
     (folder / "BTCUSDT.parquet").rename(folder / "x")
     (folder / "ETHUSDT.parquet").rename(folder / "BTCUSDT.parquet")
@@ -235,7 +235,7 @@ def test_two_files_that_changed_places_are_found(folder, data_dir):
 
 
 @pytest.mark.parametrize("thing", ["missing", "folder", "fifo", "link to itself elsewhere", "huge"])
-def test_what_is_no_file_of_its_size_is_refused_at_once(folder, data_dir, tmp_path, thing):
+def test_other_things_than_a_file_of_its_size_are_refused_at_once(folder, data_dir, tmp_path, thing):
     """Nothing blocks, no link is followed, and nothing is read without limit."""
     file = folder / "BTCUSDT.parquet"
     file.rename(tmp_path / "real.parquet")
@@ -256,7 +256,7 @@ def test_what_is_no_file_of_its_size_is_refused_at_once(folder, data_dir, tmp_pa
     assert len(verify_snapshot(snapshot)) == 1
 
 
-def test_what_is_not_listed_is_found(folder, data_dir):
+def test_unlisted_files_are_found(folder, data_dir):
     """An additional file or folder is a problem."""
     (folder / "SOLUSDT.parquet").write_bytes(b"x")
     (folder / ".hidden").mkdir()
@@ -267,23 +267,23 @@ def test_what_is_not_listed_is_found(folder, data_dir):
 
 
 @pytest.mark.parametrize("longer", [1, 5000])
-def test_damage_is_told_by_its_days(folder, data_dir, longer):
+def test_damage_is_named_by_its_days(folder, data_dir, longer):
     """Also in a file that has become longer."""
     file = folder / "BTCUSDT.parquet"
     good = file.read_bytes()
     last = open_snapshot(data_dir, "latest").facts[0].blocks[-1]
-    told = {}
+    problems = {}
     for name, bad in {
         "flip": good[: last.end - 1] + bytes([good[last.end - 1] ^ 1]) + good[last.end :],
         "put in": good[: last.end - 1] + bytes(longer) + good[last.end - 1 :],
         "behind": good + bytes(longer),
     }.items():
         file.write_bytes(bad)
-        (told[name],) = verify_snapshot(open_snapshot(data_dir, "latest"))
+        (problems[name],) = verify_snapshot(open_snapshot(data_dir, "latest"))
 
-    assert told["flip"].endswith(": damaged are the candles of 2025-10-15")
-    assert told["put in"].endswith(": damaged are the candles of 2025-10-15")
-    assert told["behind"].endswith("the damage is outside the candles, in the file's header or footer")
+    assert problems["flip"].endswith(": damaged are the candles of 2025-10-15")
+    assert problems["put in"].endswith(": damaged are the candles of 2025-10-15")
+    assert problems["behind"].endswith("the damage is outside the candles, in the file's header or footer")
 
 
 def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
@@ -296,7 +296,7 @@ def test_a_damaged_file_without_blocks_is_found(folder, data_dir):
     assert "damaged are" not in problem
 
 
-def test_blocks_that_do_not_fit_a_sound_file_are_found(folder, data_dir):
+def test_blocks_that_do_not_match_an_intact_file_are_found(folder, data_dir):
     """Otherwise, later damage would be attributed to the wrong days."""
     blocks = [["2025-10-14T00:00:00Z", "2025-10-16T00:00:00Z", 900, "0" * 16]]
     forge(folder, (folder / "BTCUSDT.parquet").read_bytes(), blocks=blocks)
@@ -378,7 +378,7 @@ def test_a_manifest_that_promises_impossible_rows_does_not_open(folder, data_dir
         ("gaps", [["2025-10-15T01:00:00Z", "2025-10-15T01:00:00Z", 1]]),
     ],
 )
-def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
+def test_wrong_facts_about_an_intact_file_are_found(folder, data_dir, key, lie):
     """`verify` computes the facts again and names the differences."""
     frame = open_snapshot(data_dir, "latest").candles("BTCUSDT")
     if key == "gaps":
@@ -394,7 +394,7 @@ def test_wrong_facts_about_a_sound_file_are_found(folder, data_dir, key, lie):
     assert any(f"{key} is" in problem for problem in problems)
 
 
-def test_a_sound_snapshot_has_no_problem(sound):
+def test_an_intact_snapshot_has_no_problem(sound):
     """Also after it has been read."""
     before = {p: p.stat().st_mtime_ns for p in sound.rglob("*")}
     snapshot = open_snapshot(sound, "latest")
@@ -406,7 +406,7 @@ def test_a_sound_snapshot_has_no_problem(sound):
     assert {p: p.stat().st_mtime_ns for p in sound.rglob("*")} == before
 
 
-def test_a_manifest_of_a_later_format_says_so(folder, data_dir):
+def test_a_manifest_of_a_later_format_is_named_as_such(folder, data_dir):
     """The message does not call it damaged."""
     file = folder / "manifest.json"
     file.write_bytes(file.read_bytes().replace(b'"format": 1', b'"format": 2'))

@@ -139,7 +139,7 @@ def record():
     )
 
 
-def test_a_manifest_of_an_earlier_version_tells_no_volumes(record):
+def test_a_manifest_of_an_earlier_version_has_no_volumes(record):
     """It is still read."""
     manifest = record.to_manifest()
     files = [

@@ -60,7 +60,7 @@ def test_the_cut_is_the_end_rounded_down(take, end_ms, cut_ms):
     assert snapshot.facts[0].rows + sum(h.missing for h in snapshot.facts[0].gaps) == 1440
 
 
-def test_asking_again_writes_nothing(take, tree):
+def test_the_same_request_writes_nothing_again(take, tree):
     """The same request and candles: the existing snapshot is not touched, and `latest` moves back to it."""
     first = take()
     before = tree()
@@ -186,7 +186,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("options", "error", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_taken_changes_nothing(take, tree, options, error, message):
+def test_a_refused_snapshot_changes_nothing(take, tree, options, error, message):
     """The message says what is wrong; there is no snapshot, no temporary file, no moved pointer."""
     take()
     before = tree()
@@ -244,7 +244,7 @@ def take_from(answer, tmp_path):
     return take_snapshot(tmp_path / "data", source, SourceSpec(name="sim"), request, now_ms=CLOCK_MS, progress=Silent())
 
 
-def test_a_source_is_not_believed(tmp_path, make_candles):
+def test_wrong_answers_of_a_source_are_refused(tmp_path, make_candles):
     """Candles outside the window, impossible ones and unsorted ones are never written."""
     good = make_candles(range(-100, 0))
     assert take_from(good, tmp_path).snapshot.host == "example.org"
@@ -263,7 +263,7 @@ def test_a_source_is_not_believed(tmp_path, make_candles):
     assert sorted((tmp_path / "data" / "snapshots").iterdir()) == before
 
 
-def test_what_is_no_pointer_is_not_replaced(take, tmp_path):
+def test_another_thing_than_a_pointer_is_not_replaced(take, tmp_path):
     """A file or folder called `latest` is named, and nothing is written."""
     folder = tmp_path / "data" / "snapshots"
     folder.mkdir(parents=True)
@@ -275,7 +275,7 @@ def test_what_is_no_pointer_is_not_replaced(take, tmp_path):
     assert not (folder / ID).exists()
 
 
-def test_temps_of_a_killed_run_are_swept(take, tmp_path):
+def test_files_of_a_killed_run_are_removed(take, tmp_path):
     """The next run removes the files of a killed one and never uses them."""
     left = tmp_path / "data" / "snapshots" / f".{ID}.deadbeef.tmp"
     left.mkdir(parents=True)
@@ -315,7 +315,7 @@ def test_a_run_waits_for_the_lock(take, tmp_path):
     holder.join()
 
 
-def test_runs_at_once_do_not_disturb_each_other(take, tmp_path):
+def test_concurrent_runs_are_independent(take, tmp_path):
     """Four runs at the same cut: each gets an intact snapshot, and equal ones share it."""
     asked = [("BTCUSDT",), ("ETHUSDT",), ("BTCUSDT",), ("SOLUSDT",)]
     taken = {}

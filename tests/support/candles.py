@@ -64,7 +64,7 @@ def take(tmp_path):
 def tree(tmp_path):
     """Return a function that returns everything under tmp_path/data: bytes, folders, link targets."""
 
-    def look():
+    def read_tree():
         root = tmp_path / "data"
         found = {}
         for path in sorted(root.rglob("*")):
@@ -75,4 +75,4 @@ def tree(tmp_path):
                 found[key] = path.read_bytes() if path.is_file() else "folder"
         return found
 
-    return look
+    return read_tree

@@ -137,6 +137,7 @@ def empty_columns(frame: pl.DataFrame, found: tuple[FalseVolume, ...]) -> pl.Dat
 
 
 def _find_contradictions(frame: pl.DataFrame) -> Iterator[FalseVolume]:
+    """Yield each ratio or amount that lies outside its range in some candles."""
     columns = {
         name: frame[name].to_numpy()
         for name in ("low", "high", "volume", "quote_volume", "taker_buy_base", "taker_buy_quote")

@@ -35,7 +35,7 @@ class Cells:
         where: The name of its file in messages.
         unit: The word for a row in messages: "line" for text, "row" for any other format.
         first: The number of the first row, in that unit.
-        named: Whether the file names its columns; if not, only their place says which is which.
+        named: Whether the file names its columns; if not, they are known by position only.
     """
 
     frame: pl.DataFrame
@@ -92,6 +92,7 @@ class Cells:
         return stamps.cast(TS_DTYPE).alias("ts")
 
     def _refuse_first(self, cells: pl.Series, bad: pl.Series, rule: str) -> None:
+        """Refuse the first bad cell, if there is one."""
         rows = bad.arg_true()
         if rows.len():
             value = cells[rows[0]]

@@ -159,4 +159,4 @@ def _text(data: bytes) -> str:
 
 
 def _too_large(where: str, max_bytes: int) -> InputError:
-    return InputError(f"{where}: more than {max_bytes} bytes once unpacked")
+    return InputError(f"{where}: more than {max_bytes} bytes after unpacking")

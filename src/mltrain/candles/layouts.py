@@ -79,8 +79,8 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> tuple[pl.D
         UTC, shape (n,); None where the file has none.
 
     Raises:
-        InputError: It is damaged, too large once unpacked, lacks a column, holds a cell of the wrong kind, or its
-            candles are of another interval.
+        InputError: It is damaged, too large after unpacking, lacks a column, holds a cell of the wrong kind, or its
+            candles have another interval.
         MachineError: Not enough memory.
     """
     cells = read_cells(data, name=name, where=where, columns=lambda names: list(_find_columns(names, where).values()))

@@ -49,8 +49,8 @@ def format_of(suffix: str) -> Format:
         UsageError: It names none.
     """
     if suffix.lower() not in FORMATS:
-        hint = did_you_mean(suffix, FORMATS) or f"take {', '.join(FORMATS)}"
-        raise UsageError(f"{show(suffix)} is no format of a table", hint=hint)
+        hint = did_you_mean(suffix, FORMATS) or f"use one of {', '.join(FORMATS)}"
+        raise UsageError(f"{show(suffix)} is not a format of tables", hint=hint)
     return FORMATS[suffix.lower()]
 
 
@@ -73,7 +73,7 @@ def read_cells(
         max_rows: The most rows of a Parquet file, and the most lines of a CSV with MAX_COLUMNS columns.
 
     Raises:
-        InputError: It is damaged, too large (also once unpacked), or no table.
+        InputError: It is damaged, too large (also after unpacking), or not a table.
         MachineError: Not enough memory.
     """
     name = name.lower()
@@ -102,13 +102,13 @@ def _read_csv(data: bytes, where: str, *, max_cells: int) -> Cells:
     text = data.strip(b"\r\n")
     if not text:
         raise InputError(f"{where}: not a readable CSV file: nothing is in it")
-    # Each cell takes 16 bytes and more, even an empty one.
     head = text.partition(b"\n")[0]
     lines, width = text.count(b"\n") + 1, head.count(b",") + 1
+    # Each cell takes 16 bytes and more, even an empty one.
     if lines * width > max_cells:
         raise InputError(f"{where}: {lines} lines of {width} columns: at most {max_cells} cells are read")
     named = not _is_number(head.partition(b",")[0])
-    # The number of the first line with text; empty ones may come before it.
+    # The number of the first line with text, after empty ones.
     begin = 1 + data.count(b"\n", 0, data.index(text[:1]))
     try:
         frame = pl.read_csv(text, has_header=named, infer_schema=False)
@@ -143,22 +143,22 @@ def _refuse_ragged_line(text: bytes, width: int, begin: int, where: str) -> None
 
 
 def _read_json(data: bytes, where: str) -> Cells:
-    """Return the cells of a JSON list of rows as text; its columns are named by place, "0" and up."""
+    """Return the cells of a JSON list of rows as text; the columns are called "0" and up."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
         raise InputError(f"{where}: not UTF-8: {err.reason} at byte {err.start}") from err
     if not text.lstrip().startswith("["):
-        raise InputError(f"{where}: JSON, but no list of rows: it begins with {show(text.lstrip()[:40])}")
+        raise InputError(f"{where}: JSON, but not a list of rows: it begins with {show(text.lstrip()[:40])}")
     if len(data) > _MAX_JSON_BYTES:
         raise InputError(
             f"{where}: {len(data)} bytes of JSON, at most {_MAX_JSON_BYTES} are read",
             hint="save it as a CSV whose first line names its columns",
         )
-    # No list of candles: the parser would need many times its size.
+    # The parser would need many times the size of the file.
     lists = data.count(b"[")
     if lists > MAX_ROWS or data.count(b",") > lists * MAX_COLUMNS:
-        raise InputError(f"{where}: JSON, but no list of at most {MAX_ROWS} rows of at most {MAX_COLUMNS} values")
+        raise InputError(f"{where}: JSON, but not a list of at most {MAX_ROWS} rows of at most {MAX_COLUMNS} values")
     try:
         rows = pl.Series([text]).str.json_decode(pl.List(pl.List(pl.String))).explode(empty_as_null=False)
     except pl.exceptions.PolarsError as err:
@@ -188,7 +188,7 @@ def _bad_json(text: str, reason: str, where: str) -> InputError:
         row = text.count("]", 0, nested.start()) + 1
         begin = show(text[nested.start() : nested.start() + 40])
         return InputError(
-            f"{where}: row {row} is no plain list of values: {begin}",
+            f"{where}: row {row} is not a plain list of values: {begin}",
             hint="save it as a CSV whose first line names its columns",
         )
     return InputError(f"{where}: not a JSON list of rows: {_first_line(reason)}")

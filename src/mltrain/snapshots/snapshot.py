@@ -134,7 +134,7 @@ def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
         known = _names(folder)
         near = nearest(name, known) or known[-3:]
         raise InputError(
-            f"{folder / LATEST} leads to {name}, which is not there" if ref == LATEST else f"no {name} in {folder}",
+            f"{folder / LATEST} points to {name}, which does not exist" if ref == LATEST else f"no {name} in {folder}",
             hint=f"there are {', '.join(near)}" if near else "take one with `mltrain snapshot`",
         )
     return open_named(folder / name)
@@ -151,7 +151,7 @@ def open_named(path: Path) -> Snapshot:
         raise InputError(f"{path} is a symbolic link, not a snapshot")
     snapshot = open_folder(path)
     if snapshot.id != path.name:
-        raise InputError(f"{path} holds the snapshot {snapshot.id}: the folder was renamed or copied")
+        raise InputError(f"{path} contains snapshot {snapshot.id}: the folder was renamed or copied")
     return snapshot
 
 
@@ -166,7 +166,7 @@ def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
         latest = read_pointer(folder / LATEST)
     except InputError:
         latest = None
-    return tuple(_list_one(folder / name, latest=name == latest) for name in _names(folder))
+    return tuple(_read_row(folder / name, latest=name == latest) for name in _names(folder))
 
 
 def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
@@ -270,7 +270,7 @@ def open_folder(path: Path) -> Snapshot:
     return Snapshot(**values, path=path, manifest_sha256=manifest.self_sha256)
 
 
-def _list_one(path: Path, *, latest: bool) -> SnapshotRow:
+def _read_row(path: Path, *, latest: bool) -> SnapshotRow:
     try:
         snapshot = open_named(path)
     except MltrainError as err:
@@ -295,7 +295,7 @@ def _find_latest(folder: Path) -> str:
         raise InputError(f"there is no latest snapshot in {folder}", hint=hint)
     if SNAPSHOT.fullmatch(name) is None:
         raise InputError(
-            f"{folder / LATEST} leads to {show(name)}, which is no snapshot", hint="run `mltrain snapshot`"
+            f"{folder / LATEST} points to {show(name)}, which is not a snapshot", hint="run `mltrain snapshot`"
         )
     return name
 
