@@ -13,9 +13,10 @@ import pytest
 from mltrain import load
 from mltrain.errors import InputError, UsageError
 from mltrain.storage.manifest import MANIFEST
+from mltrain.store import REQUIRE_VARIABLE
 from mltrain.store.promotion import promote_version, roll_back
 from mltrain.store.publishing import publish_version
-from mltrain.store.signature import REQUIRE_VARIABLE, SIGNATURE, open_signer
+from mltrain.store.signature import SIGNATURE, open_signer
 from mltrain.store.store import Store, open_path
 from support.program import call
 

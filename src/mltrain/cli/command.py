@@ -20,7 +20,7 @@ from mltrain.cli.memory import check_address_space
 from mltrain.cli.progress import open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError
-from mltrain.store.signature import REQUIRE_VARIABLE
+from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,6 @@ from typing import Final
 
 import typer
 
-from mltrain.config.loading import packaged_config
 from mltrain.names import SNAPSHOT, SYMBOL, VERSION
 
 _FEATURE: Final = re.compile(r"\bname: *([a-z][a-z0-9_]*)")
@@ -73,6 +72,8 @@ def complete_symbols(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_feature(ctx: typer.Context, incomplete: str) -> list[str]:  # noqa: ARG001 (Typer's signature)
     """Complete a feature of the packaged registry."""
+    from mltrain.config.loading import packaged_config
+
     names: list[str] = []
     with suppress(OSError):
         names = _FEATURE.findall(packaged_config("features.yml").read_text("utf-8"))

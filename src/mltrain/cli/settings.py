@@ -20,7 +20,7 @@ from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import table
 from mltrain.config.loading import Setting, comment_config, explain_config, load_config
 from mltrain.errors import UsageError
-from mltrain.store.signature import REQUIRE_VARIABLE
+from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

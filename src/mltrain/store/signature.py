@@ -23,12 +23,12 @@ from mltrain.errors import InputError, MachineError, UsageError
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
+from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from mltrain.storage.manifest import Manifest
 
 SIGNATURE: Final = "signature.json"
-REQUIRE_VARIABLE: Final = "MLTRAIN_REQUIRE_SIGNATURE"
 
 _FORMAT: Final = 1
 # Stricter than bytes.fromhex, which accepts upper case and spaces.
