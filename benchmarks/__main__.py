@@ -1,13 +1,13 @@
-"""All benchmarks under one command, and the table of budgets with what is measured now.
+"""Run all benchmarks and print the table of budgets with the current measurements.
 
-    python -m benchmarks                     every room, with the sizes of its own script (about an hour)
-    python -m benchmarks --quick             smaller sizes, a few minutes: whether it works, not whether it is met
-    python -m benchmarks --only startup      one room; may be given more than once
-    python -m benchmarks --list              the rooms, and which cannot run here, and why
+    python -m benchmarks                     all benchmarks at full size (about an hour)
+    python -m benchmarks --quick             smaller sizes, a few minutes: tests the scripts, not the budgets
+    python -m benchmarks --only startup      one benchmark; can be repeated
+    python -m benchmarks --list              list the benchmarks, with the reason if one cannot run here
 
-Each room is a script of this folder, run as a process of its own; what it prints is read for its main figures. What
-could not be measured stands in the table with the reason. Ratios are of one run on one machine: what is compared takes
-turns there. The exit code is 1 where a budget is not met or a room failed, else 0; under --quick the latter counts.
+Each benchmark is a script of this folder, run as a separate process; its main figures are read from its output. The
+table gives the reason for a figure that could not be measured. Ratios compare alternating runs on one machine. The exit
+code is 1 if a budget is exceeded or a benchmark failed, otherwise 0; with --quick only failures count.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Row:
 
     Attributes:
         what: What was measured, with its sizes.
-        budget: What it must be; empty where there is no budget.
-        measured: What it is; or why it is not known.
-        ratio: What is measured against its peer or its budget; empty where there is none.
-        met: Whether the budget is met; None where that is not known.
+        budget: The limit; empty if there is none.
+        measured: The figure, or the reason why it is unknown.
+        ratio: The figure relative to the compared program or the budget; empty if there is none.
+        met: Whether the budget is met; None if unknown.
     """
 
     what: str
@@ -50,13 +50,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Room:
-    """One script.
+class Benchmark:
+    """One benchmark script.
 
     Attributes:
-        name: Of the script.
-        words: Its arguments, for the options given; or why it cannot run.
-        read: What it printed, to rows.
+        name: Name of the script.
+        words: Returns its arguments for the given options, or the reason why it cannot run.
+        read: Parses its output into rows.
     """
 
     name: str
@@ -65,16 +65,18 @@ class Room:
 
 
 def numbers(pattern: str, text: str) -> list[float] | None:
-    """Return the groups of the first match as numbers; None where there is none."""
+    """Return the groups of the first match as numbers; None if nothing matches."""
     found = re.search(pattern, text, re.MULTILINE)
     return None if found is None else [float(group.replace(",", "")) for group in found.groups()]
 
 
-def judged(what: str, budget: str, found: list[float] | None, tell: Callable[..., tuple[str, str, bool | None]]) -> Row:
-    """Return a row of found numbers; one that says so where there are none."""
+def judged(
+    what: str, budget: str, found: list[float] | None, judge: Callable[..., tuple[str, str, bool | None]]
+) -> Row:
+    """Return the row of a figure; if it was not found, the row says so."""
     if found is None:
         return Row(what, budget, "no such figure in its output")
-    measured, ratio, met = tell(*found)
+    measured, ratio, met = judge(*found)
     return Row(what, budget, measured, ratio, met)
 
 
@@ -157,15 +159,15 @@ def read_search(text: str) -> list[Row]:
     what = "search" if size is None else f"{size[1]:.0f} trials, 2 symbols, {size[0]:,.0f} rows"
     losses = numbers(r"^search: .*log loss ([\d.]+)(?:.|\n)*^plain loop: .*log loss ([\d.]+) ", text)
 
-    def tell(wall: float, processors: float) -> tuple[str, str, bool | None]:
+    def compare(wall: float, processors: float) -> tuple[str, str, bool | None]:
         if losses is None:
             return "no losses in its output", f"{wall:.1f} x", None
         ours, plain = losses
-        told = f"log loss {ours:.5f}, plain loop {plain:.5f}; by processor time {processors:.1f} x"
-        return told, f"{wall:.1f} x", wall >= 5 and ours <= plain
+        measured = f"log loss {ours:.5f}, plain loop {plain:.5f}; by processor time {processors:.1f} x"
+        return measured, f"{wall:.1f} x", wall >= 5 and ours <= plain
 
     ratios = numbers(r"^ratio ([\d.]+), by processor time ([\d.]+)", text)
-    return [judged(what, ">= 5 x the plain loop, log loss no worse", ratios, tell)]
+    return [judged(what, ">= 5 x the plain loop, log loss no worse", ratios, compare)]
 
 
 def read_pruning(text: str) -> list[Row]:
@@ -228,17 +230,17 @@ def read_serving(text: str) -> list[Row]:
 
 
 def read_guards(text: str) -> list[Row]:
-    """Read guards.py cost."""
+    """Read `guards.py cost`."""
     what = re.search(r"(\d+ x \d+ days, \d+ trials)", text)
     of_it = f", {what[1]}" if what else ""
-    tell = numbers(r"guards cost ([\d.]+)% of the rest", text)
-    # The budget is of 200 trials: with fewer, the guards' share is larger and says nothing of it.
+    found = numbers(r"guards cost ([\d.]+)% of the rest", text)
+    # The budget applies to 200 trials: with fewer, the guards' share is larger.
     whole = what is not None and int(re.findall(r"\d+", what[1])[-1]) >= 200
     return [
         judged(
             f"leakage guards{of_it}",
             "<= 10 % of a training of 200 trials",
-            tell,
+            found,
             lambda share: (f"{share:.1f} % of the rest", "", share <= 10 if whole else None),
         )
     ]
@@ -252,8 +254,8 @@ def read_memory(text: str) -> list[Row]:
             "training" if what is None else f"{what[1]}, {what[2]} candles, trained",
             "peak memory <= 8 GiB",
             numbers(r"(\d+) workers: .* peak ([\d.]+) GiB, predicted ([\d.]+) GiB", text),
-            lambda workers, peak, told: (
-                f"{peak:.2f} GiB with {workers:.0f} workers, predicted {told:.2f}",
+            lambda workers, peak, predicted: (
+                f"{peak:.2f} GiB with {workers:.0f} workers, predicted {predicted:.2f}",
                 "",
                 peak <= 8,
             ),
@@ -271,7 +273,7 @@ MARKETS = (
 
 
 def read_markets(text: str) -> list[Row]:
-    """Read markets.py: of each kind one market in 40 (or 20) may end wrong, or none."""
+    """Read markets.py: per kind, one market in 40 (or 20) may end wrong, or none."""
     rows = []
     for kind, what, spare in MARKETS:
         found = numbers(rf'"{kind}": {{\s*"right": \[\s*(\d+),\s*(\d+)\s*\]', text)
@@ -323,48 +325,48 @@ def markets_words(given: argparse.Namespace) -> list[str]:
     return [results, "--markets", size[0], "--days", size[1], "--trials", size[2]]
 
 
-ROOMS = (
-    Room("startup", lambda given: ["--runs", "3" if given.quick else "15"], read_startup),
-    Room("snapshot", snapshot_words, read_snapshot),
-    Room("features", features_words, read_features),
-    Room("search", search_words, read_search),
-    Room("pruning", pruning_words, read_pruning),
-    Room("serving", serving_words, read_serving),
-    Room(
+BENCHMARKS = (
+    Benchmark("startup", lambda given: ["--runs", "3" if given.quick else "15"], read_startup),
+    Benchmark("snapshot", snapshot_words, read_snapshot),
+    Benchmark("features", features_words, read_features),
+    Benchmark("search", search_words, read_search),
+    Benchmark("pruning", pruning_words, read_pruning),
+    Benchmark("serving", serving_words, read_serving),
+    Benchmark(
         "guards",
         lambda given: ["cost", *(["--days", "7", "--trials", "2"] if given.quick else ["--trials", "200"])],
         read_guards,
     ),
-    Room(
+    Benchmark(
         "memory",
         lambda given: ["--workers", "1", *(["--symbols", "5", "--days", "20"] if given.quick else [])],
         read_memory,
     ),
-    Room("markets", markets_words, read_markets),
+    Benchmark("markets", markets_words, read_markets),
 )
 
 
-def run(room: Room, given: argparse.Namespace) -> tuple[list[Row], bool]:
-    """Run a room and return its rows, and whether it went well; why it did not is in its rows."""
-    words = room.words(given)
+def run(benchmark: Benchmark, given: argparse.Namespace) -> tuple[list[Row], bool]:
+    """Run a benchmark; return its rows and whether it succeeded. If not, its row gives the reason."""
+    words = benchmark.words(given)
     if isinstance(words, str):
-        return [Row(room.name, "", f"not run: {words}")], True
+        return [Row(benchmark.name, "", f"not run: {words}")], True
     began = time.perf_counter()
-    print(f"{room.name} ...", end=" ", file=sys.stderr, flush=True)
+    print(f"{benchmark.name} ...", end=" ", file=sys.stderr, flush=True)
     done = subprocess.run(
-        [sys.executable, str(HERE / f"{room.name}.py"), *words], capture_output=True, text=True, check=False
+        [sys.executable, str(HERE / f"{benchmark.name}.py"), *words], capture_output=True, text=True, check=False
     )
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     if given.verbose:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return [Row(room.name, "", f"FAILED with exit code {done.returncode}: {why[:160]}")], False
-    return room.read(done.stdout), True
+        return [Row(benchmark.name, "", f"FAILED with exit code {done.returncode}: {why[:160]}")], False
+    return benchmark.read(done.stdout), True
 
 
 def table(rows: Sequence[Row], *, quick: bool) -> str:
-    """Return the rows as a table that reads well as text and as Markdown."""
+    """Return the rows as an aligned Markdown table."""
     words = {True: "yes", False: "NO", None: "-"}
     cells = [COLUMNS, *((r.what, r.budget, r.measured, r.ratio, _met(words[r.met], quick=quick)) for r in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
@@ -380,9 +382,11 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     data = os.environ.get("MLTRAIN_TEST_DATA")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
-    parser.add_argument("--only", action="append", choices=[room.name for room in ROOMS], help="this room alone")
-    parser.add_argument("--list", action="store_true", help="tell the rooms and run none")
-    parser.add_argument("--verbose", action="store_true", help="show what each room prints")
+    parser.add_argument(
+        "--only", action="append", choices=[benchmark.name for benchmark in BENCHMARKS], help="only this benchmark"
+    )
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and run none")
+    parser.add_argument("--verbose", action="store_true", help="show the output of each benchmark")
     parser.add_argument("--candles", type=Path, default=Path(data) / "spot_1m" if data else None)
     parser.add_argument("--alpha158", type=Path, help="a script that runs Alpha158: see features.py")
     parser.add_argument("--alpha158-python", default=sys.executable, help="where Qlib is installed")
@@ -390,25 +394,25 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(options: Sequence[str] | None = None) -> int:
-    """Run what is asked for and print the table."""
+    """Run the selected benchmarks and print the table; return the exit code."""
     given = read_options(options)
-    rooms = [room for room in ROOMS if given.only is None or room.name in given.only]
+    benchmarks = [benchmark for benchmark in BENCHMARKS if given.only is None or benchmark.name in given.only]
     rows: list[Row] = []
     well = True
     with tempfile.TemporaryDirectory() as given.scratch:
         if given.list:
-            for room in rooms:
-                words = room.words(given)
-                print(f"{room.name:10} {f'cannot run: {words}' if isinstance(words, str) else ' '.join(words)}")
+            for benchmark in benchmarks:
+                words = benchmark.words(given)
+                print(f"{benchmark.name:10} {f'cannot run: {words}' if isinstance(words, str) else ' '.join(words)}")
             return 0
-        for room in rooms:
-            found, went_well = run(room, given)
+        for benchmark in benchmarks:
+            found, went_well = run(benchmark, given)
             rows += found
             well = well and went_well
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f} at the end{'; a busy machine: measure again' if load > 2 else ''}")
     if given.quick:
-        print("quick: sizes below those that the budgets are about; (yes) and (NO) are of these")
+        print("quick: smaller sizes than those of the budgets; (yes) and (NO) refer to them")
     print(table(rows, quick=given.quick))
     missed = [row for row in rows if row.met is False]
     return 1 if not well or (missed and not given.quick) else 0

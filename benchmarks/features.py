@@ -3,11 +3,11 @@
     python benchmarks/features.py [--features features.yml] [--rows 1000000]
     python benchmarks/features.py --alpha158 SCRIPT [--alpha158-python PYTHON]
 
-The candles are a random walk on a grid of ticks, of a symbol and of its leader, so that the leader's features cost what
-they cost. SCRIPT is called as `PYTHON SCRIPT CANDLES.parquet` and prints a line with `... M cells/s`; PYTHON is the
-interpreter of an environment where Qlib is installed (it pins old packages). Without Qlib this part is left out.
-Budgets: 8 times the cells per second of Alpha158, memory within 3 times the output, 10 ms at the 99th percentile for
-the newest row of one symbol. Memory is read from /proc, so on Linux alone.
+The candles are random walks on a tick grid, one for a symbol and one for its leader, so that leader features are
+included. SCRIPT is called as `PYTHON SCRIPT CANDLES.parquet` and prints a line with `... M cells/s`; PYTHON is the
+interpreter of an environment with Qlib (which pins old packages). Without Qlib this part is skipped. Budgets: 8 times
+the cells per second of Alpha158, memory at most 3 times the output, 10 ms at the 99th percentile for the newest row of
+one symbol. Memory is read from /proc, so only on Linux.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CALLS = 1_000
 
 
 def walk(seed: int, rows: int) -> pl.DataFrame:
-    """Return candles with every column: prices on a grid of 0.01, volume that comes in waves."""
+    """Return candles with every column: prices on a grid of 0.01, log-normal volume."""
     rng = np.random.default_rng(seed)
     path = np.round(60_000 * np.exp(np.cumsum(rng.normal(0, 4e-4, rows))), 2)
     first = np.concatenate([path[:1], path[:-1]])
@@ -64,12 +64,14 @@ def memory(field: str) -> int:
 
 
 def measure(rows: int, features: Path | None, runs: int) -> None:
-    """Print cells per second, peak memory over output, and a line for each size, the largest last."""
+    """Print peak memory relative to the output, cells per second by size, and the latency of the newest row."""
     registry = load_registry(features)
     candles = {SYMBOL: walk(1, rows), LEADER: walk(2, rows)}
-    compute_features(registry, SYMBOL, {name: frame[:1_000] for name, frame in candles.items()})  # imports, caches
+    # Fill caches and import modules before the first measurement.
+    compute_features(registry, SYMBOL, {name: frame[:1_000] for name, frame in candles.items()})
     if os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        # Reset the peak.
+        Path("/proc/self/clear_refs").write_text("5")
         before = memory("VmRSS")
         out = compute_features(registry, SYMBOL, candles)
         peak, size = memory("VmHWM") - before, out.estimated_size()
@@ -87,16 +89,16 @@ def measure(rows: int, features: Path | None, runs: int) -> None:
     print(f"latency   {registry.lookback_bars} candles to the newest row: p50 {middle:.2f} ms, p99 {late:.2f} ms")
 
 
-def timed(call) -> float:  # noqa: ANN001 -- anything that can be called
+def timed(call) -> float:  # noqa: ANN001 -- any callable
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def alpha158(script: Path, python: str, rows: int) -> None:
-    """Run Qlib on the same candles."""
+    """Run Alpha158 on the same candles and print its speed."""
     if subprocess.run([python, "-c", "import qlib"], capture_output=True, check=False).returncode:
-        print(f"alpha158  left out: {python} has no Qlib (pip install pyqlib, in an environment of its own)")
+        print(f"alpha158  skipped: {python} has no Qlib (pip install pyqlib, in a separate environment)")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "candles.parquet"

@@ -1,9 +1,9 @@
 """The run time of the leakage guards, and their false alarms on features without a leak.
 
     python benchmarks/guards.py alarms [--markets 50]   both packaged registries on simulated markets of every kind
-    python benchmarks/guards.py cost [--days 30] [--trials 20]       the guards' seconds beside those of a training
+    python benchmarks/guards.py cost [--days 30] [--trials 20]       the guards' share of a training's run time
 
-`alarms` ends with 1 where any guard failed. `cost` trains in a temporary folder: two symbols, default configuration.
+`alarms` exits with 1 if any guard failed. `cost` trains in a temporary folder: two symbols, default configuration.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
 
 def alarms(count: int) -> int:
-    """Audit both registries on `count` markets, as a training does; return the number of audits that failed."""
+    """Audit both registries on `count` markets, as in training; return the number of failed audits."""
     failed = audits = values = 0
     began = time.perf_counter()
     for number in range(count):

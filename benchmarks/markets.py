@@ -1,28 +1,28 @@
-"""Whole trainings on made markets, whose truth is known: are verdict, intervals and probabilities honest?
+"""Full trainings on simulated markets with known probabilities: are verdict, intervals and probabilities correct?
 
     python benchmarks/markets.py RESULTS.jsonl [--kinds none,strong] [--markets 20] [--seed0 1000]
                                  [--days 14] [--trials 8] [--seconds S]
     python benchmarks/markets.py --seed-shopping [--markets 2000] [--seed0 1000]
 
-The kinds, two symbols each, and what is right:
+The kinds of markets, two symbols each, and the correct result:
 
     none    no signal                                             NO-GO
-    weak    a signal of at most 51.4 %, less than a gate asks     not promoted
+    weak    a signal of at most 51.4 %, below the gates           not promoted
     strong  a signal of at most 60.1 %                            GO
     mixed   ETHUSDT with the strong signal, BTCUSDT with none     NO-GO that names BTCUSDT, and no other symbol
     bounce  a random walk seen through bid and ask, or a tick     not promoted: the bounce is no profit
 
-Each market is trained on in a store of its own, where a GO is promoted if nothing holds it back. A result is one line
-of the file. Markets in the file are not run again, and none is started after S seconds: repeat the command until all
-are done. The summary gives, per kind:
+Each market is trained in a separate store, where a GO is promoted if no gate holds it. Each result is one line of the
+file. Markets in the file are not run again, and none is started after S seconds: repeat the command until all are done.
+The summary gives, per kind:
 
-- how many ended right, the verdicts, the promotions, and which gates failed, or held a GO back;
+- how many results are correct, the verdicts, the promotions, and which gates failed or held a GO;
 - how often a symbol is named as one without skill;
-- how often the interval of the accuracy covers the truth, the mean chance that the model's calls had on the holdout;
-- how often the calibrated ECE is below the 95 % point of its null floor;
-- the mean log loss on the holdout with the calibration that `auto` chose, minus that without any.
+- how often the interval of the accuracy covers the true accuracy of the model's predictions on the holdout;
+- how often the calibrated ECE is below the 95 % quantile of its null floor;
+- the mean log loss on the holdout with the calibration that `auto` chose, minus that without calibration.
 
-`--seed-shopping` trains nothing: it draws the scores of 20 seeds on one holdout, and counts how soon one is a GO.
+`--seed-shopping` trains nothing: it simulates the scores of 20 seeds on one holdout, and counts the tries up to a GO.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 
-#: The signal of each symbol, by kind. The kind "bounce" is not the simulated exchange's.
+#: The signal of each symbol, by kind. The kind "bounce" does not use the simulated exchange.
 SIGNALS: Final[Mapping[str, tuple[str, str]]] = {
     "none": ("none", "none"),
     "weak": ("weak", "weak"),
@@ -75,7 +75,7 @@ SIGNALS: Final[Mapping[str, tuple[str, str]]] = {
     "mixed": ("none", "strong"),
 }
 
-#: What the result of each kind must be.
+#: Whether the result of each kind is correct.
 RIGHT: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
     "none": lambda r: r["verdict"] == "NO-GO",
     "weak": lambda r: not r["promoted"],
@@ -84,14 +84,16 @@ RIGHT: Final[Mapping[str, Callable[[Mapping[str, Any]], bool]]] = {
     "bounce": lambda r: not r["promoted"],
 }
 
-#: A machine that is busy with other markets must not decide a verdict.
+#: A machine that is busy with other markets must not affect the verdict.
 BUSY: Final = {"gates.latency_p95_ms": 60_000.0, "bench.samples": 50}
 
-MOVE: Final = 4.5e-4  # standard deviation of a minute's log return in a bounce market
-TRADES: Final = 12  # simulated trades of a minute there
+#: Standard deviation of a minute's log return in a bounce market.
+MOVE: Final = 4.5e-4
+#: Simulated trades per minute in a bounce market.
+TRADES: Final = 12
 
-#: The bounce markets, one after the other by seed: what makes the price jump, its size in standard deviations of a
-#: minute's move, and whether a candle opens at its own first trade or at the previous close.
+#: The bounce markets, chosen in turn by the seed: cause of the bounce, its size in standard deviations of a minute's
+#: move, and whether a candle opens at its first trade or at the previous close.
 BOUNCES: Final = tuple(product(("spread", "tick"), (0.5, 1.0, 2.0), ("random", "copied")))
 
 
@@ -112,12 +114,11 @@ def bounce_candles(draws: np.random.Generator, bars: int, *, source: str, size: 
     """Return candles of a random walk whose trades are not at the mid price (Roll 1984, Journal of Finance 39).
 
     Args:
-        draws: Where the randomness comes from.
-        bars: How many 1m candles.
-        source: "spread": each trade is at the bid or at the ask, by chance; "tick": at the nearest multiple of a tick.
-        size: Of the spread or tick, in standard deviations of a minute's move.
-        opens: "random": a candle opens at its first trade, right after the last one of the candle before; "copied": at
-            the previous close.
+        draws: The random generator.
+        bars: Number of 1m candles.
+        source: "spread": each trade is at the bid or the ask, at random; "tick": at the nearest multiple of a tick.
+        size: Spread or tick, in standard deviations of a minute's move.
+        opens: "random": a candle opens at its first trade; "copied": at the previous close.
     """
     step = np.full((bars, TRADES), np.sqrt(0.99 / (TRADES - 1)))
     step[:, 0] = 0.1
@@ -153,7 +154,7 @@ def bounce_candles(draws: np.random.Generator, bars: int, *, source: str, size: 
 def try_market(
     kind: str, seed: int, *, days: int, feature_set: FeatureSet, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Train on one market in a folder of its own, and return what the training and the market itself say."""
+    """Train on one market in a temporary folder; return its results and the true accuracy."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "candles"
@@ -199,7 +200,7 @@ def try_market(
 
 
 def true_accuracy(holdout: pl.DataFrame, kind: str, seed: int) -> float | None:
-    """Return the mean chance that the calls of a holdout's rows had, given that the price moved; None: not known."""
+    """Return the true accuracy of a holdout's predictions, given that the price moved; None if unknown."""
     if kind not in SIGNALS:
         return None
     signals = dict(zip(SYMBOLS, SIGNALS[kind], strict=True))
@@ -212,7 +213,7 @@ def true_accuracy(holdout: pl.DataFrame, kind: str, seed: int) -> float | None:
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the counts over the markets of each kind; a pair is "so many of so many"."""
+    """Return the counts over the markets of each kind; a pair is [hits, total]."""
     kinds = {kind: [r for r in results if r["kind"] == kind] for kind in RIGHT}
     return {kind: _summarise_kind(kind, found) for kind, found in kinds.items() if found}
 
@@ -241,15 +242,15 @@ def _summarise_kind(kind: str, results: Sequence[Mapping[str, Any]]) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A holdout that seed after seed is scored on.
+    """A holdout on which several seeds are scored.
 
     Attributes:
-        seeds: How many seeds are tried.
+        seeds: Number of seeds tried.
         days: Day blocks of the holdout.
-        true_margin_pp: By how much each seed's model really is better than the baseline, percentage points.
-        standard_error_pp: Of the margin that is measured on this holdout.
-        shared: Share of the error's variance that is the holdout's, the same for every seed; with half of it, a first
-            GO within 20 seeds comes in 46 % of the holdouts if only the level is corrected.
+        true_margin_pp: True margin of each seed's model over the baseline, in percentage points.
+        standard_error_pp: Standard error of the margin measured on this holdout, in percentage points.
+        shared: Share of the error's variance that all seeds have in common because it comes from the holdout. With one
+            half, 46 % of the holdouts have a GO within 20 seeds if only the level is corrected.
     """
 
     seeds: int = 20
@@ -259,18 +260,19 @@ class Shop:
     shared: float = 0.5
 
 
-LEAST_PP: Final = 2.0  # the packaged gates.accuracy_margin_pp
+#: The packaged gates.accuracy_margin_pp.
+LEAST_PP: Final = 2.0
 
 
 def passes_at_look(margins_pp: NDArray[np.float64], look: int) -> bool:
-    """Tell whether the margins of the days, shape (days,), pass the gate for skill after `look` earlier looks."""
+    """Return whether the daily margins, shape (days,), pass the gate `skill` after `look` earlier looks."""
     days, selection = margins_pp.size, Selection(look)
     found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
     return found.value >= LEAST_PP + selection.raised_by(found.se) and found.low(selection.confidence) > 0
 
 
 def passes_by_interval_alone(margins_pp: NDArray[np.float64], look: int) -> bool:
-    """Tell the same where looks widen the interval and do not raise the margin."""
+    """Return the same for a gate whose interval widens with looks but whose margin does not rise."""
     days = margins_pp.size
     found = Estimate(float(margins_pp.mean()), float(margins_pp.std()) / math.sqrt(days), days)
     return found.value >= LEAST_PP and found.low(Selection(look).confidence) > 0
@@ -279,31 +281,31 @@ def passes_by_interval_alone(margins_pp: NDArray[np.float64], look: int) -> bool
 def first_go(
     draws: np.random.Generator, shop: Shop, passes: Callable[[NDArray[np.float64], int], bool] = passes_at_look
 ) -> int | None:
-    """Try seeds on one holdout until one is a GO; return how many it took, or None if none of them is.
+    """Try seeds on one holdout until one is a GO; return the number of tries, or None if none is.
 
     Args:
-        draws: Where the randomness comes from.
+        draws: The random generator.
         shop: The holdout and the seeds.
-        passes: The gate: margin of each day in percentage points, and how many looks there were before.
+        passes: The gate, called with the margin of each day in percentage points and the number of earlier looks.
     """
     spread = shop.standard_error_pp * np.sqrt(shop.days)
     holdout = draws.standard_normal(shop.days) * np.sqrt(shop.shared)
     for look in range(shop.seeds):
-        own = draws.standard_normal(shop.days) * np.sqrt(1 - shop.shared)
-        if passes(shop.true_margin_pp + spread * (holdout + own), look):
+        noise = draws.standard_normal(shop.days) * np.sqrt(1 - shop.shared)
+        if passes(shop.true_margin_pp + spread * (holdout + noise), look):
             return look + 1
     return None
 
 
 def summarise_shopping(shop: Shop, holdouts: int, seed: int) -> dict[str, Any]:
-    """Return in how many holdouts a seed was a GO, and at which try the first one came."""
-    told: dict[str, Any] = asdict(shop)
+    """Return in how many holdouts some seed was a GO, and at which try the first one came."""
+    summary: dict[str, Any] = asdict(shop)
     for name, passes in (("the gate", passes_at_look), ("wider intervals alone", passes_by_interval_alone)):
         draws = np.random.default_rng(seed)
         found = [go for go in (first_go(draws, shop, passes) for _ in range(holdouts)) if go is not None]
         by_try = dict(sorted(Counter(found).items()))
-        told[name] = {"go": [len(found), holdouts], "share": len(found) / holdouts, "first_go_by_try": by_try}
-    return told
+        summary[name] = {"go": [len(found), holdouts], "share": len(found) / holdouts, "first_go_by_try": by_try}
+    return summary
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -311,7 +313,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def run_markets(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run what is wanted and not yet in the file; return the wanted results that are there."""
+    """Run the wanted markets that are not in the file yet; return the wanted results that exist."""
     end = time.monotonic() + args.seconds
     results = {(r["kind"], r["seed"]): r for r in read_results(args.results)}
     wanted = [(kind, args.seed0 + k) for k in range(args.markets) for kind in args.kinds.split(",")]
@@ -333,8 +335,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results", type=Path, nargs="?")
     parser.add_argument("--kinds", default=",".join(RIGHT))
-    parser.add_argument("--markets", type=int, help="of each kind, 20; with --seed-shopping holdouts, 2000")
-    parser.add_argument("--seed0", type=int, default=1000, help="of the first market; the others follow")
+    parser.add_argument(
+        "--markets", type=int, help="markets per kind (default: 20); with --seed-shopping holdouts (default: 2000)"
+    )
+    parser.add_argument("--seed0", type=int, default=1000, help="seed of the first market; the others follow")
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=float("inf"))

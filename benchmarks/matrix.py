@@ -1,10 +1,10 @@
-"""A registry's features of stored candles as one Parquet file: for comparing feature sets outside of mltrain.
+"""Write a registry's features of stored candles to a Parquet file, to compare feature sets outside of mltrain.
 
     python benchmarks/matrix.py CANDLES.parquet OUT.parquet [--features features.yml] [--leader CANDLES.parquet]
 
-CANDLES hold one symbol with the columns of a snapshot's files, `ts` in UTC. OUT holds `ts`, `y` (whether the next close
-is higher, ties counted as "down"; null in the last row) and the features. Without --leader, features that read a leader
-are left out, as is, told on stderr, every feature whose columns the candles do not have.
+CANDLES has one symbol with the columns of a snapshot's files, `ts` in UTC. OUT has `ts`, `y` (whether the next close is
+higher, ties counted as "down"; null in the last row) and the features. Features that read a leader are left out without
+--leader, and so are features whose columns the candles lack; stderr lists them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mltrain.features.registry import describe_features, load_registry
 
 
 def main() -> None:
-    """Read the arguments, compute, write."""
+    """Compute the features and write the file."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("candles", type=Path)
     arguments.add_argument("out", type=Path)

@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--symbols 100] [--days 90] [--workers N] [--keep FOLDER]
 
-The candles are simulated, the same few markets under many names, in a folder of Parquet. The training is the installed
-`mltrain train` with the default registry, with as many trials as workers and ten rounds each: trees take no memory to
-speak of, and what does is there from the first round on. Told are the greatest sum of what its processes hold (the
-proportional set size, pages that they share counted once), sampled five times a second, beside what `mltrain train
---dry-run` predicts.
+The candles are simulated: the same few markets under many names, in a folder of Parquet files. The training is the
+installed `mltrain train` with the default registry, as many trials as workers, and ten rounds per trial: trees need
+little memory, and everything else is allocated before the first round ends. Prints the peak of the memory of all its
+processes (proportional set size, so shared pages count once), sampled five times a second, and the prediction of
+`mltrain train --dry-run`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GO_OR_NOT = (0, 4)
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all that it has started, as far as they are there."""
+    """Return the ids of a process and of its running descendants."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
@@ -41,7 +41,7 @@ def tree(pid: int) -> list[int]:
 
 
 def held_bytes(pid: int) -> int:
-    """Return what a process holds; 0 where it has ended."""
+    """Return the proportional set size of a process in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -50,7 +50,7 @@ def held_bytes(pid: int) -> int:
 
 
 def run(*words: str) -> tuple[dict[str, Any], float, int]:
-    """Run `mltrain` and return its document, the seconds, and the most that its processes held, in bytes."""
+    """Run `mltrain`; return its JSON document, the seconds, and the peak memory of its processes in bytes."""
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen([MLTRAIN, *words, "--json", "--quiet"], stdout=out)
@@ -64,7 +64,7 @@ def run(*words: str) -> tuple[dict[str, Any], float, int]:
 
 
 def write_candles(folder: Path, count: int, days: int) -> list[str]:
-    """Write that many symbols' candles, BTCUSDT first, the leader of the default registry; return their names."""
+    """Write the candles of `count` symbols, first BTCUSDT, the leader of the default registry; return their names."""
     folder.mkdir()
     source = SimSource(seed=1, signal="weak")
     names = [MARKETS[0], *(f"S{k:03}USDT" for k in range(1, count))]
@@ -81,8 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=100)
     parser.add_argument("--days", type=int, default=90)
-    parser.add_argument("--workers", type=int, help="of the training; default: as many as it takes by itself")
-    parser.add_argument("--keep", type=Path, help="a folder that keeps the snapshot for the next time")
+    parser.add_argument("--workers", type=int, help="workers of the training (default: its own choice)")
+    parser.add_argument("--keep", type=Path, help="a folder that keeps the snapshot for the next run")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)

@@ -1,15 +1,15 @@
-"""What pruning gives away: a short search with its rungs and without, on the same real candles, seed by seed.
+"""What pruning costs in log loss: a short search with and without rungs, on the same real candles, seed by seed.
 
     python benchmarks/pruning.py [results.jsonl] [--candles DIR] [--symbol BTCUSDT] [--days 90] [--trials 20]
         [--seeds 1,2,3,4,5]
 
-The candles are of DIR (default: `spot_1m` of the folder that MLTRAIN_TEST_DATA names), with the features of
+The candles are those of DIR (default: `spot_1m` in the folder named by MLTRAIN_TEST_DATA), with the features of
 `features.yml`. For each seed the search runs twice: with the rungs of `train.yml`, and with none. The regret is the
-winner's out-of-fold log loss with rungs minus that without; below zero, the pruned search found the better one. The
-cost is in rounds of one fold, and in seconds of processor time; both searches run one trial at a time.
+out-of-fold log loss of the best trial with rungs minus that without; below zero, the pruned search found the better
+one. The cost is in rounds of one fold, and in seconds of processor time; both searches run one trial at a time.
 
-Each search is one line of the results file. Seeds that are in it already are not run again, so a benchmark that was
-interrupted goes on from there.
+Each search is one line of the results file. Searches in the file are not run again, so an interrupted benchmark
+continues.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mltrain.training.trial import TrialRecord
 
 
-def fold_rounds(trial: TrialRecord, plan: SearchConfig, folds: int) -> int:
-    """Return the rounds of a trial, each fold counted by itself."""
+def fold_rounds(trial: TrialRecord, config: SearchConfig, folds: int) -> int:
+    """Return the rounds of a trial, summed over its folds."""
     if trial.state == "pruned":
-        folds = min(folds, plan.rungs[len(trial.rung_losses) - 1].folds)
+        folds = min(folds, config.rungs[len(trial.rung_losses) - 1].folds)
     return folds * trial.curve_rounds
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = args.results or Path(folder) / "pruning.jsonl"
         run(args, results)
-        tell(args, [json.loads(line) for line in results.read_text("utf-8").splitlines()])
+        print_regret(args, [json.loads(line) for line in results.read_text("utf-8").splitlines()])
 
 
 def run(args: argparse.Namespace, results: Path) -> None:
@@ -86,8 +86,8 @@ def run(args: argparse.Namespace, results: Path) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
-def tell(args: argparse.Namespace, lines: list[dict[str, float]]) -> None:
-    """Print the regret of each seed and what both searches cost."""
+def print_regret(args: argparse.Namespace, lines: list[dict[str, float]]) -> None:
+    """Print the regret of each seed, and the cost with pruning relative to that without."""
     regrets, rounds, seconds = [], [], []
     for seed in map(int, args.seeds.split(",")):
         with_rungs, without = (

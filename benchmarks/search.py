@@ -1,27 +1,27 @@
-"""The search against the plain loop on real candles: trials per second, and the out-of-fold log loss of what is found.
+"""The search against a plain Optuna loop on real candles: trials per second, and the out-of-fold log loss found.
 
     python benchmarks/search.py [--candles DIR] [--trials 40] [--days 90] [--workers 2] [--profile]
         [--plain-trials N | --only-search] [--peer-python PY]
 
-The candles are BTCUSDT and ETHUSDT of DIR (default: `spot_1m` of the folder that MLTRAIN_TEST_DATA names), with the
+The candles are BTCUSDT and ETHUSDT of DIR (default: `spot_1m` in the folder named by MLTRAIN_TEST_DATA), with the
 features of `features-ohlcv.yml`. Both sides have the same rows, folds, space, limits and number of trials. The plain
-loop is what one writes first: a Dataset per fold and trial with LightGBM's own bins, two threads, one trial at a time,
-each fold stopped after 50 rounds without gain, nothing cut short.
+loop is the usual first version: a Dataset per fold and trial with LightGBM's own bins, two threads, one trial at a
+time, each fold stopped after 50 rounds without gain, no pruning.
 
-Besides the wall clock, the processors' time is told: on a machine that others use, too, its ratio is the steadier one.
-The plain loop's own figure flatters it: each fold was stopped on the rows that it is scored on. So its best parameters
-are run once more in lockstep, with one number of rounds for all folds, as all trials of the search; that is compared.
-`--plain-trials N` runs N of the plain loop's trials, and takes the others to cost as much each. `--profile` tells what
-the trials of the search cost.
+Prints wall-clock and processor time: on a shared machine, the ratio of processor times is more stable. The loss that
+the plain loop reports is too good, because each fold is stopped on the rows that it is scored on. So its best
+hyperparameters are run once more in lockstep, with one round count for all folds, like the trials of the search, and
+that loss is compared. `--plain-trials N` runs N of the plain loop's trials and extrapolates the time. `--profile`
+prints the cost of the search's trials.
 
-`--peer-python PY` has FLAML and LightGBMTunerCV, from another environment, search the same folds for as long as the
-search took:
+`--peer-python PY` runs FLAML and LightGBMTunerCV, from another environment, on the same folds for as long as the search
+took:
 
     python -m venv PEERS && PEERS/bin/pip install 'flaml[automl]' 'optuna-integration[lightgbm]'
     python benchmarks/search.py --trials 40 --only-search --peer-python PEERS/bin/python
 
-Each is asked for the mean log loss of the folds, and told by it. LightGBMTunerCV, too, has one number of rounds for all
-folds; FLAML takes the number of rounds as one more parameter.
+Both minimise the mean log loss of the folds and are compared by it. LightGBMTunerCV, too, has one round count for all
+folds; FLAML treats the number of rounds as one more hyperparameter.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def suggest(trial: optuna.Trial, name: str, searched: IntRange | FloatRange) -> 
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that have ended."""
+    """Return the processor time of this process and of its ended children."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 @dataclass
 class Stopwatch:
-    """Seconds by the wall clock and of all processors."""
+    """Wall-clock and processor seconds of a block."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -105,7 +105,7 @@ class Stopwatch:
 
 
 def plain_loop(samples: Samples, split: Split, config: TrainConfig) -> tuple[Stopwatch, float, dict[str, float]]:
-    """Return what it took, the best loss as the loop tells it, and its parameters."""
+    """Return the time taken, the best loss that the loop reports, and its hyperparameters."""
 
     def objective(trial: optuna.Trial) -> float:
         params = {name: suggest(trial, name, searched) for name, searched in config.search.space.items()}
@@ -141,7 +141,7 @@ def our_search(samples: Samples, split: Split, config: TrainConfig, workers: int
 
 
 def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dict[str, float]) -> float:
-    """Return the loss of parameters with one number of rounds for all folds."""
+    """Return the loss of hyperparameters with one round count for all folds."""
     fold_data = FoldData.of(samples, split, config)
     runner = FoldRunner(fold_data, bin_rows(samples, split, config, rows=split.inner.span))
     record = runner.run(Proposal(0, params), pruning_thresholds([], config.search))
@@ -150,7 +150,7 @@ def in_lockstep(samples: Samples, split: Split, config: TrainConfig, params: dic
 
 
 def peers(python: Path, samples: Samples, split: Split, seconds: float) -> None:
-    """Let others search on the same folds for as long, and print what they find."""
+    """Run the other tuners on the same folds for the same time; they print their results."""
     inner, start = split.inner.span, split.inner.first_row
     spans = [(f.train.first_row, f.train.stop_row, f.valid.first_row, f.valid.stop_row) for f in split.folds]
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def peers(python: Path, samples: Samples, split: Split, seconds: float) -> None:
 
 
 def profile(found: SearchResult) -> None:
-    """Print what the trials cost, by how they ended."""
+    """Print the cost of complete and of pruned trials."""
     for state in ("complete", "pruned"):
         trials = [t for t in found.trials if t.state == state]
         rounds, seconds = sum(t.curve_rounds for t in trials), sum(t.seconds for t in trials)
@@ -179,11 +179,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--workers", type=int, default=available_cores())
-    parser.add_argument("--set", nargs="*", default=[], help="KEY=NUMBER of the configuration, such as search.batch=4")
-    parser.add_argument("--config", type=Path, help="a train.yml of your own")
-    parser.add_argument("--only-search", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--set", nargs="*", default=[], help="settings as KEY=NUMBER, such as search.batch=4")
+    parser.add_argument("--config", type=Path, help="your own train.yml")
+    parser.add_argument("--only-search", action="store_true", help="skip the plain loop")
     parser.add_argument("--plain-trials", type=int, help="run fewer trials of the plain loop than of the search")
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has FLAML and LightGBMTuner")
+    parser.add_argument("--peer-python", type=Path, help="an interpreter with FLAML and LightGBMTuner")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -193,14 +193,16 @@ def main() -> None:
     print(f"{split.inner.rows:,} rows x {len(samples.names)} features, {args.trials} trials, {args.workers} workers")
 
     took, found = our_search(samples, split, config, args.workers)
-    print(f"search:     {_told(took, args.trials)}, log loss {found.best.loss:.5f}", flush=True)
+    print(f"search:     {_format(took, args.trials)}, log loss {found.best.loss:.5f}", flush=True)
     if args.profile:
         profile(found)
     if not args.only_search:
         count = args.plain_trials or args.trials
-        slow, told, params = plain_loop(samples, split, replace(config, search=replace(config.search, trials=count)))
+        slow, reported, params = plain_loop(
+            samples, split, replace(config, search=replace(config.search, trials=count))
+        )
         fair = in_lockstep(samples, split, config, params)
-        print(f"plain loop: {_told(slow, count)}, log loss {fair:.5f} (as it tells itself: {told:.5f})")
+        print(f"plain loop: {_format(slow, count)}, log loss {fair:.5f} (as it reports: {reported:.5f})")
         more = args.trials / count
         by_wall, by_cpu = more * slow.wall_s / took.wall_s, more * slow.cpu_s / took.cpu_s
         print(f"ratio {by_wall:.1f}, by processor time {by_cpu:.1f} (budget: at least 5)", flush=True)
@@ -208,7 +210,7 @@ def main() -> None:
         peers(args.peer_python, samples, split, took.wall_s)
 
 
-def _told(watch: Stopwatch, trials: int) -> str:
+def _format(watch: Stopwatch, trials: int) -> str:
     return f"{watch.wall_s:7.1f} s, {trials / watch.wall_s:6.3f} trials/s, {watch.cpu_s:7.1f} s of processors"
 
 

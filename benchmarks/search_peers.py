@@ -1,9 +1,9 @@
-"""FLAML and LightGBM's own tuner on given rows and folds, for a given time, in an environment of theirs.
+"""Run FLAML and LightGBMTuner on given rows and folds for a given time, in a separate environment.
 
     PYTHON benchmarks/search_peers.py ROWS.npz SECONDS THREADS
 
-`search.py` writes the rows and calls this. It needs numpy, lightgbm, and `flaml[automl]` and
-`optuna-integration[lightgbm]` or one of them; nothing of mltrain.
+`search.py` writes the rows and calls this script. It needs numpy, lightgbm, and `flaml[automl]` or
+`optuna-integration[lightgbm]` or both; it does not import mltrain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EARLY_STOP = 50
 
 
 class Folds:
-    """Walk-forward folds, as scikit-learn's splitters give them.
+    """Walk-forward folds with the interface of scikit-learn's splitters.
 
     Args:
         blocks: First and stop row of each fold's training and validation, shape (folds, 4).
@@ -35,29 +35,29 @@ class Folds:
         self._blocks = blocks.tolist()
 
     def get_n_splits(self, x: object = None, y: object = None, groups: object = None) -> int:  # noqa: ARG002
-        """Return how many folds there are."""
+        """Return the number of folds."""
         return len(self._blocks)
 
     def split(self, x: object, y: object = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # noqa: ARG002
-        """Give the rows of each fold's training and of its validation."""
+        """Yield the training and validation rows of each fold."""
         for a, b, c, d in self._blocks:
             yield np.arange(a, b), np.arange(c, d)
 
 
 def run_flaml(rows: dict[str, np.ndarray], seconds: float, threads: int) -> tuple[float, int]:
-    """Return the mean loss over the folds of its best trial, and how many it ran."""
+    """Return the mean loss over the folds of its best trial, and its number of trials."""
     from flaml import AutoML
 
     auto = AutoML()
-    # Without `sample=False` it would begin with some of the rows, which these folds do not know.
+    # Without `sample=False` it would start with a subset of the rows, which does not fit these folds.
     auto.fit(rows["x"], rows["y"], task="classification", metric="log_loss", estimator_list=["lgbm"], sample=False,
              eval_method="cv", split_type=Folds(rows["blocks"]), time_budget=seconds, n_jobs=threads, verbose=0,
              retrain_full=False, seed=42)  # fmt: skip
-    return float(auto.best_loss), int(auto._iter_per_learner["lgbm"])  # noqa: SLF001 (told nowhere else)
+    return float(auto.best_loss), int(auto._iter_per_learner["lgbm"])  # noqa: SLF001 (there is no public attribute)
 
 
 def run_tuner(rows: dict[str, np.ndarray], seconds: float, threads: int) -> tuple[float, int]:
-    """Return the least point of the mean curve of its best trial, and how many it ran."""
+    """Return the minimum of the mean curve of its best trial, and its number of trials."""
     import optuna
     from optuna_integration.lightgbm import LightGBMTunerCV
 

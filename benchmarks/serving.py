@@ -1,12 +1,12 @@
-"""Serving: one row, candles to probability, a stream, a hundred symbols, on the model size of the budgets.
+"""Latency of serving: one row, candles to probability, a stream, a hundred symbols, at the budgets' model size.
 
     python benchmarks/serving.py [--samples 2000] [--symbols 100]
 
-The model has 300 trees x 64 leaves x 40 features for the single-row figures, grown on noise, and is compared with
-`Booster.predict`, and with onnxruntime and treelite where they are installed (`pip install onnxruntime onnxmltools
-treelite tl2cgen`); what is missing is said. The figures from candles are of a model on the default registry, of the
-same number of trees and leaves. All calls are interleaved in one process on one thread, so that a busy machine is
-busy for all of them. Budgets: the call at most 1/3 of `Booster.predict` and below both others, `predict_one` at most
+For single rows, the model has 300 trees x 64 leaves x 40 features, trained on noise, and is compared with
+`Booster.predict`, and with onnxruntime and treelite if they are installed (`pip install onnxruntime onnxmltools
+treelite tl2cgen`); the output lists missing ones. The figures from candles are of a model on the default registry with
+the same number of trees and leaves. All calls alternate in one process on one thread, so that load on the machine
+affects all of them. Budgets: the call at most 1/3 of `Booster.predict` and below both others, `predict_one` at most
 1/2, candles to probability 10 ms at the 99th percentile, `stream.push` 5 ms, a hundred symbols at once 150 ms.
 """
 
@@ -45,7 +45,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def grow(names: list[str], seed: int) -> str:
-    """Return a model text of the size of the budgets."""
+    """Train a model of the budgets' size on noise and return its text."""
     lightgbm = import_lightgbm()
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((ROWS, len(names))).astype(np.float32)
@@ -56,20 +56,20 @@ def grow(names: list[str], seed: int) -> str:
 
 
 def small_registry() -> bytes:
-    """Return a registry of as many features as the budget's model has."""
+    """Return a registry with as many features as the budgets' model."""
     lines = ["version: 1", "interval: 1m", "label: {kind: direction, horizon: 1, ties: drop}", "features:"]
     lines += [f"  - {{name: r{i}, op: log_return, params: {{bars: {i}}}}}" for i in range(1, FEATURES + 1)]
     return "\n".join(lines).encode()
 
 
 def calibrator() -> Calibrator:
-    """Return an isotonic-like table of two thousand knots."""
+    """Return an isotonic calibrator with two thousand knots."""
     scores = np.linspace(0.001, 0.999, 2_000)
     return Calibrator("isotonic", Knots(tuple(scores.tolist()), tuple((0.1 + 0.8 * scores).tolist())))
 
 
 def interleave(calls: dict[str, Callable[[int], object]], samples: int) -> dict[str, np.ndarray]:
-    """Time calls in turn, so that whatever the machine does it does to all; in ms."""
+    """Time calls in turn, so that load on the machine affects all of them; return ms per call."""
     spent: dict[str, list[int]] = {name: [] for name in calls}
     for number in range(WARM_UP + samples):
         for name, call in calls.items():
@@ -80,13 +80,13 @@ def interleave(calls: dict[str, Callable[[int], object]], samples: int) -> dict[
 
 
 def show(name: str, ms: np.ndarray, budget: str = "") -> None:
-    """Print a line of figures."""
+    """Print the percentiles of a call."""
     p50, p95, p99 = np.percentile(ms, [50, 95, 99])
     print(f"{name:42s} p50 {p50:9.4f}  p95 {p95:9.4f}  p99 {p99:9.4f}  max {ms.max():9.4f} ms  {budget}")
 
 
 def onnx_call(text: str) -> Callable[[np.ndarray], object] | str:
-    """Return a call of onnxruntime; or why there is none."""
+    """Return a call of onnxruntime, or the reason why it cannot be measured."""
     try:
         import onnxruntime
         from onnxmltools import convert_lightgbm
@@ -101,13 +101,13 @@ def onnx_call(text: str) -> Callable[[np.ndarray], object] | str:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         session.run(None, {name: np.zeros((1, FEATURES), np.float32)})
-    except Exception as err:  # noqa: BLE001 -- whatever another's package does is told, not raised
+    except Exception as err:  # noqa: BLE001 -- any failure of the other package is reported
         return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
     return lambda row: session.run(None, {name: row[None, :]})
 
 
 def treelite_call(text: str) -> Callable[[np.ndarray], object] | str:
-    """Return a call of treelite, compiled to C by tl2cgen; or why there is none."""
+    """Return a call of treelite, compiled to C by tl2cgen, or the reason why it cannot be measured."""
     try:
         import tl2cgen
         import treelite
@@ -119,13 +119,13 @@ def treelite_call(text: str) -> Callable[[np.ndarray], object] | str:
         tl2cgen.export_lib(model, toolchain="gcc", libpath=library, params={"parallel_comp": 8}, nthread=1)
         predictor = tl2cgen.Predictor(library, nthread=1)
         predictor.predict(tl2cgen.DMatrix(np.zeros((1, FEATURES), np.float32)))
-    except Exception as err:  # noqa: BLE001 -- likewise
+    except Exception as err:  # noqa: BLE001 -- any failure of the other package is reported
         return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
     return lambda row: predictor.predict(tl2cgen.DMatrix(row[None, :]))
 
 
 def gtil_call(text: str) -> Callable[[np.ndarray], object] | str:
-    """Return a call of treelite's own interpreter; or why there is none."""
+    """Return a call of treelite's interpreter, or the reason why it cannot be measured."""
     try:
         import treelite
 
@@ -133,7 +133,7 @@ def gtil_call(text: str) -> Callable[[np.ndarray], object] | str:
         path.write_text(text)
         model = treelite.frontend.load_lightgbm_model(path)
         treelite.gtil.predict(model, np.zeros((1, FEATURES), np.float32), nthread=1)
-    except Exception as err:  # noqa: BLE001 -- likewise
+    except Exception as err:  # noqa: BLE001 -- any failure of the other package is reported
         return f"{type(err).__name__}: {str(err).splitlines()[0][:100]}"
     return lambda row: treelite.gtil.predict(model, row[None, :], nthread=1)
 
@@ -143,7 +143,7 @@ def one_row(samples: int) -> None:
     feature_set = parse_registry(small_registry(), where="registry")
     text = grow(list(feature_set.names), 1)
     model = model_from_bundle(Bundle(text, calibrator(), feature_set, ("BTCUSDT",), ops_sha256()))
-    served = model._current()  # noqa: SLF001 -- the call itself is measured, too
+    served = model._current()  # noqa: SLF001 -- the inner call is measured, too
     rows = np.random.default_rng(2).standard_normal((1_000, FEATURES)).astype(np.float32)
     named = [dict(zip(feature_set.names, row.tolist(), strict=True)) for row in rows]
     print(f"one row, {TREES} trees x {LEAVES} leaves x {FEATURES} features; path: {model.path}")

@@ -2,11 +2,11 @@
 
     python benchmarks/snapshot.py [--runs 3] [--latency-ms 50] [--days 90] [--ccxt]
 
-The exchange runs in a process of its own and holds back every answer by the latency; one pass before the first
-measured one has it format its candles. The two take turns. Printed are the medians and their ratio (budget: at least
-6), the requests of the same snapshot an hour later (budget: 6), the weight where the exchange allows less than is
-needed at once (budget: 70 % of the limit; takes a minute), and the peak memory of 20 symbols (budget: 300 MB).
-`--ccxt` has ccxt's own loop in place of the plain one, where it is installed.
+The exchange runs in a separate process and delays every response by the latency; an unmeasured first run makes it
+format its candles. The two programs alternate. Prints the medians and their ratio (budget: at least 6), the requests of
+the same snapshot an hour later (budget: 6), the peak weight when the limit is below what the download needs at once
+(budget: 70 % of the limit; takes a minute), and the peak memory of 20 symbols (budget: 300 MB). `--ccxt` uses a ccxt
+loop instead of the plain one; ccxt must be installed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ for symbol in symbols:
 
 @contextmanager
 def exchange(clock: str, *, latency_ms: float, weight_limit: int, port: int = 0) -> Iterator[str]:
-    """Serve the simulated exchange in a process of its own; yield its address."""
+    """Serve the simulated exchange in a separate process; yield its address."""
     words = ["sim", "--json", "--clock", clock, "--latency-ms", str(latency_ms), "--weight-limit", str(weight_limit)]
     with subprocess.Popen([MLTRAIN, *words, "--port", str(port)], stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -99,13 +99,13 @@ def snapshot(base_url: str, folder: Path, symbols: tuple[str, ...], days: int) -
     return [MLTRAIN, *words, "--data-dir", str(folder)]
 
 
-def asked(command: list[str]) -> dict[str, float]:
+def traffic_of(command: list[str]) -> dict[str, float]:
     done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout)["traffic"]
 
 
 def race(work: Path, args: argparse.Namespace) -> None:
-    """Print how much faster the snapshot is than the loop, and what it asks an hour later."""
+    """Print the speed of the snapshot relative to the loop, and its requests an hour later."""
     ours, loop, peaks = [], [], []
     program = CCXT if args.ccxt else LOOP
     with exchange(CLOCK, latency_ms=args.latency_ms, weight_limit=60_000) as base_url:
@@ -113,7 +113,7 @@ def race(work: Path, args: argparse.Namespace) -> None:
         for run in range(args.runs + 1):
             folder = work / f"run{run}"
             start = time.perf_counter()
-            peak = asked(snapshot(base_url, folder, THREE, args.days))["peak_weight"]
+            peak = traffic_of(snapshot(base_url, folder, THREE, args.days))["peak_weight"]
             took = time.perf_counter() - start
             slow = seconds([sys.executable, "-c", program, base_url, str(args.days), str(work), *THREE])
             if run:
@@ -122,7 +122,7 @@ def race(work: Path, args: argparse.Namespace) -> None:
                 peaks.append(peak)
                 print(f"run {run}: mltrain {took:.2f} s, loop {slow:.2f} s, {slow / took:.1f}x, weight {peak:,.0f}")
     with exchange(HOUR_LATER, latency_ms=args.latency_ms, weight_limit=60_000, port=port) as base_url:
-        again = asked(snapshot(base_url, folder, THREE, args.days))
+        again = traffic_of(snapshot(base_url, folder, THREE, args.days))
     ratios = [slow / took for slow, took in zip(loop, ours, strict=True)]
     print(
         f"3 symbols x {args.days} days: mltrain {statistics.median(ours):.2f} s, "
@@ -133,14 +133,14 @@ def race(work: Path, args: argparse.Namespace) -> None:
 
 
 def measure_budget(work: Path, days: int) -> None:
-    """Print the most weight of a minute where the limit allows less than the download needs at once."""
+    """Print the peak weight per minute when the limit is below what the download needs at once."""
     with exchange(CLOCK, latency_ms=0, weight_limit=1000) as base_url:
-        peak = asked(snapshot(base_url, work / "tight", THREE, days))["peak_weight"]
+        peak = traffic_of(snapshot(base_url, work / "tight", THREE, days))["peak_weight"]
     print(f"limit of 1,000 a minute: {peak:,.0f} used at the most (budget: 700)")
 
 
 def measure_memory(work: Path, days: int) -> None:
-    """Print the peak memory of twenty symbols: of the one child that is the largest."""
+    """Print the peak memory of a snapshot of twenty symbols."""
     with exchange(CLOCK, latency_ms=0, weight_limit=1_000_000) as base_url:
         command = snapshot(base_url, work / "twenty", TWENTY, days)
         pid = os.spawnv(os.P_NOWAIT, command[0], command)

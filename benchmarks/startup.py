@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--runs 15]
 
-The commands take turns, so that a machine that slows down slows all of them; medians and ratios are printed. The
-budget is twice the hello.
+The commands alternate, so that load on the machine affects all of them. Prints medians and ratios. The budget is twice
+the time of the hello program.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ alpha158  129600 rows, 3.0 M cells/s
     "search": """
 172,000 rows x 40 features, 40 trials, 2 workers
 search:        61.0 s,  0.656 trials/s,   118.0 s of processors, log loss 0.68911
-plain loop:   402.0 s,  0.100 trials/s,   790.0 s of processors, log loss 0.68920 (as it tells itself: 0.68890)
+plain loop:   402.0 s,  0.100 trials/s,   790.0 s of processors, log loss 0.68920 (as it reports: 0.68890)
 ratio 6.6, by processor time 6.7 (budget: at least 5)
 """,
     "pruning": """
@@ -111,7 +111,7 @@ MET = {
     "memory": [False],
     "markets": [True, False, False, True, True],
 }
-READ = {room.name: room.read for room in benchmarks.ROOMS}
+READ = {b.name: b.read for b in benchmarks.BENCHMARKS}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -158,12 +158,12 @@ def test_what_the_scripts_print_is_what_is_read():
         assert [word for word in words if word not in text] == []
 
 
-def test_a_room_that_cannot_run_or_fails_is_a_row():
+def test_a_benchmark_that_cannot_run_or_fails_is_a_row():
     """Without candles the search says so; a script that ends badly makes the exit code 1."""
     given = benchmarks.read_options(["--only", "search"])
     given.candles = None
-    (row,), well = benchmarks.run(next(r for r in benchmarks.ROOMS if r.name == "search"), given)
-    bad = benchmarks.Room("no-such-script", lambda _: [], lambda _: [])
+    (row,), well = benchmarks.run(next(r for r in benchmarks.BENCHMARKS if r.name == "search"), given)
+    bad = benchmarks.Benchmark("no-such-script", lambda _: [], lambda _: [])
     (failed,), failed_well = benchmarks.run(bad, given)
 
     assert well

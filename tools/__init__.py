@@ -1,1 +1,1 @@
-"""Tools of the repository: no part of the package."""
+"""Tools of the repository, not part of the package."""

@@ -1,10 +1,10 @@
-"""Follow a page word for word: run its blocks, in their order, in one shell, and hold the output against the page.
+"""Run the code blocks of a page in order, in one shell, and compare the output with the page.
 
     python -m tools.follow docs/tutorial.md                       against the exchange
     python -m tools.follow docs/tutorial.md --candles FOLDER      against recorded candles (see tools/replay.py)
 
-The shell begins in an empty folder in which `mltrain` is a fresh clone of this repository, with an environment that
-knows nothing of the one this runs in. Every block is told with its seconds; the first that fails ends it with exit 1.
+The shell starts in an empty folder with a fresh clone of this repository, named `mltrain`, and an environment that
+contains nothing of the current one. Prints the run time of every block; stops with exit 1 at the first that fails.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from tools.pages import Block
 
 _MARK: Final = "\x1e"
-_NOW: Final = "${EPOCHREALTIME:-$SECONDS}"  # older shells know whole seconds
+# Older shells only have whole seconds.
+_NOW: Final = "${EPOCHREALTIME:-$SECONDS}"
 _BOXES: Final = re.compile(r"[│┃|╭╮╰╯─━┏┓┗┛]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A block that was run.
+    """The result of running a block.
 
     Attributes:
-        block: Which.
-        passed: Whether it ended as the page says.
-        output: What it printed, stdout and stderr as they came.
-        seconds: How long it took.
+        block: The block.
+        passed: Whether it ended with the exit code that the page gives.
+        output: stdout and stderr, interleaved.
+        seconds: Run time.
     """
 
     block: Block
@@ -54,17 +55,17 @@ class Ran:
 def follow(
     blocks: Sequence[Block], folder: Path, *, env: Mapping[str, str], timeout_s: float = 600, quick: bool = False
 ) -> list[Ran]:
-    """Run blocks of a page in one bash, in their order, until one fails.
+    """Run blocks of a page in one bash process, in order, until one fails.
 
     Args:
-        blocks: Those of `blocks_of` that are to run.
-        folder: Where the shell begins.
-        env: Its whole environment.
-        timeout_s: Seconds for all of them.
-        quick: Add to each line of a block what its comment `instead:` says.
+        blocks: The blocks of `blocks_of` to run.
+        folder: Working directory at the start.
+        env: The complete environment.
+        timeout_s: Timeout for all blocks together, in seconds.
+        quick: Append the options of a block's `instead:` comment to each of its lines.
 
     Returns:
-        Every block that was begun.
+        The blocks that were started.
     """
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch, "page.sh")
@@ -111,9 +112,9 @@ def _read(output: str, blocks: Sequence[Block]) -> list[Ran]:
 
 
 def untrue_lines(page: Path, ran: Sequence[Ran]) -> list[str]:
-    """Return the lines that the page says a block prints, and that it did not print.
+    """Return the expected output lines of the page that its blocks did not print.
 
-    Spaces and the lines of boxes do not count; … stands for anything.
+    Ignores spaces and box-drawing characters; … matches anything.
     """
     outputs = {r.block.line: r.output for r in ran}
     before, untrue = "", []
@@ -133,7 +134,7 @@ def _plain(line: str) -> str:
 
 
 def bare_environment(home: Path) -> dict[str, str]:
-    """Return an environment in which nothing of the present one is installed; only package indexes are kept."""
+    """Return an environment without the active virtual environment; keep settings of package indexes and locale."""
     kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_", "LANG", "LC_"))}
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not _is_environment(Path(p)))
     return {**kept, "PATH": path, "HOME": str(home), "COLUMNS": "120"}
@@ -144,10 +145,10 @@ def _is_environment(folder: Path) -> bool:
 
 
 def main() -> int:
-    """Follow the page that the command line names; return the exit code."""
+    """Run the page given on the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("page", type=Path)
-    parser.add_argument("--candles", type=Path, help="folder of recorded candles, in place of the exchange")
+    parser.add_argument("--candles", type=Path, help="folder of recorded candles to use instead of the exchange")
     given = parser.parse_args()
     page = given.page.resolve()
     if given.candles is not None:

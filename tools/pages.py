@@ -1,13 +1,13 @@
-"""Read the Markdown pages: their links, their blocks of code, and the command lines of mltrain in them.
+"""Read the Markdown pages: links, code blocks, and calls of mltrain in them.
 
-A comment right before a block says what is special about it, several parted by commas:
+A comment directly before a block has marks, separated by commas:
 
-    <!-- needs the internet -->     it is not run by the tests, nor is what needs docker, systemd or a package
-    <!-- exit 4 -->                 it ends with that code
-    <!-- prints -->                 a block of text: the block before it printed these lines; … stands for anything
-    <!-- instead: --trials 2 -->    the tests run its lines with these words behind them, to save time
+    <!-- needs the internet -->     the tests do not run the block; the same for docker, systemd or a package
+    <!-- exit 4 -->                 the block ends with that exit code
+    <!-- prints -->                 a text block: the previous block printed these lines; … matches anything
+    <!-- instead: --trials 2 -->    the tests append these options to each line, to save time
 
-and `<!-- page: trained -->` in a page says what its blocks begin with; see FOLDERS in tests/docs/test_pages.py.
+`<!-- page: trained -->` names the folder in which the blocks of a page start; see FOLDERS in tests/docs/test_pages.py.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Block:
 
     Attributes:
         page: Path of the page.
-        line: Where its first line of code stands.
-        language: What stands behind the fence.
+        line: Line number of the first line of code.
+        language: The language given after the fence.
         body: The code.
-        marks: What the comment before it says.
+        marks: The marks of the comment before it.
     """
 
     page: Path
@@ -55,22 +55,22 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether the tests run it."""
+        """Whether the tests run this block."""
         return self.language in {"sh", "python"} and not any(mark.startswith("needs ") for mark in self.marks)
 
     @property
     def exit_code(self) -> int:
-        """What it ends with."""
+        """The expected exit code."""
         return next((int(mark.removeprefix("exit ")) for mark in self.marks if mark.startswith("exit ")), 0)
 
     @property
     def more_words(self) -> str:
-        """What the tests add to its lines."""
+        """The options that the tests append to each line."""
         return next((mark.removeprefix("instead: ") for mark in self.marks if mark.startswith("instead: ")), "")
 
     @property
     def where(self) -> str:
-        """The place, for messages."""
+        """Path and line, for messages."""
         page = self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page
         return f"{page}:{self.line}"
 
@@ -82,7 +82,7 @@ def all_pages() -> list[Path]:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page, in their order."""
+    """Return the fenced blocks of a page, in order."""
     text = page.read_text("utf-8")
     blocks = []
     for match in _FENCE.finditer(text):
@@ -93,18 +93,18 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def page_mark(page: Path) -> str | None:
-    """Return what the page's blocks begin with; None where it does not say."""
+    """Return the `page:` mark of a page; None if it has none."""
     found = _PAGE_MARK.search(page.read_text("utf-8"))
     return None if found is None else found[1]
 
 
 def prose_of(page: Path) -> str:
-    """Return a page without its blocks of code."""
+    """Return a page without its code blocks."""
     return _FENCE.sub("", page.read_text("utf-8"))
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, in GitHub's form."""
     found: set[str] = set()
     for heading in _HEADING.findall(prose_of(page)):
         plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -114,7 +114,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def dead_links(page: Path) -> list[str]:
-    """Return the links of a page that lead nowhere inside the repository."""
+    """Return the links of a page to files or headings that do not exist in the repository."""
     dead = []
     for match in _LINK.finditer(prose_of(page)):
         target, _, anchor = match["target"].partition("#")
@@ -127,8 +127,8 @@ def dead_links(page: Path) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def root_command() -> Any:  # noqa: ANN401 (Typer's command, whose class is its own affair)
-    """Return the whole command line of mltrain."""
+def root_command() -> Any:  # noqa: ANN401 (a class of Typer)
+    """Return the root command of mltrain."""
     import typer
 
     from mltrain.cli.app import with_commands
@@ -137,7 +137,7 @@ def root_command() -> Any:  # noqa: ANN401 (Typer's command, whose class is its 
 
 
 def all_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the words and the command of every command and group, in the order of the help."""
+    """Yield the name parts and the command of every command and group, in the order of the help."""
 
     def walk(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:  # noqa: ANN401
         for name, child in getattr(command, "commands", {}).items():
@@ -148,13 +148,13 @@ def all_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def options_of(command: Any) -> set[str]:  # noqa: ANN401
-    """Return every option of a command, as it is written."""
-    own = {o for p in command.params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
-    return own | {"--help", "-h"}
+    """Return all option names of a command."""
+    names = {o for p in command.params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
+    return names | {"--help", "-h"}
 
 
 def calls_in(script: str) -> list[list[str]]:
-    """Return the words of every call of mltrain in a shell script, without its redirections."""
+    """Return the arguments of every call of mltrain in a shell script, without redirections."""
     calls = []
     text = re.sub(r"\\\n", " ", script)
     text = re.sub(r"<<-?'?(\w+)'?.*?\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -175,13 +175,14 @@ def _words(line: str) -> list[str]:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a script; what stands between quotes goes over several."""
+    """Yield the logical lines of a script: a quoted string may span several lines."""
     held = ""
     for line in text.splitlines():
         held += line
         try:
             _words(held)
-        except ValueError:  # a quotation is still open
+        except ValueError:
+            # A quotation is still open.
             held += "\n"
         else:
             yield held
@@ -209,11 +210,11 @@ def _without_redirections(words: Sequence[str]) -> Iterator[str]:
 
 
 def problem_of(words: Sequence[str], *, loosely: bool = False) -> str | None:
-    """Return what is wrong with a call of mltrain, without its first word; None where it parses.
+    """Return what is wrong with a call of mltrain; None if it parses.
 
     Args:
-        words: The words behind `mltrain`.
-        loosely: Check the names of commands and options alone: in prose, values and arguments may be left out.
+        words: The arguments after `mltrain`.
+        loosely: Check only the names of commands and options: prose may omit values and arguments.
     """
     loosely = loosely or any("$" in word for word in words)
     command, rest = root_command(), list(words)
@@ -230,7 +231,7 @@ def problem_of(words: Sequence[str], *, loosely: bool = False) -> str | None:
         return None
     try:
         command.make_context(path, rest)
-    except Exception as err:  # noqa: BLE001 (a usage error; its class lives in a private module of Typer)
+    except Exception as err:  # noqa: BLE001 (a usage error; its class is in a private module of Typer)
         return f"{path}: {getattr(err, 'message', None) or err}"
     return None
 

@@ -1,10 +1,10 @@
-"""Serve a folder of recorded candles as the exchange's REST host, on this machine: real candles without the internet.
+"""Serve a folder of recorded candles on this machine in the exchange's REST format: real candles without internet.
 
-    python -m tools.replay FOLDER        prints its address, and serves until Ctrl-C
+    python -m tools.replay FOLDER        prints its address and serves until Ctrl-C
 
-`FOLDER/<SYMBOL>.parquet` holds one-minute candles with all ten columns, as a snapshot's files do. The exchange's clock
-stands at the close of the newest one. Pages, clock and exchange info are answered; there is no weight and no fault: the
-simulated exchange inside the package has those.
+`FOLDER/<SYMBOL>.parquet` has one-minute candles with all ten columns, like a snapshot's files. The exchange's clock
+stands at the close of the newest one. Supports klines, time and exchange info, but no request weights and no faults;
+the simulated exchange in the package has those.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Replay:
     """Recorded candles, served while the `with` block lasts.
 
     Args:
-        folder: Where `<SYMBOL>.parquet` lie.
+        folder: The folder with the files `<SYMBOL>.parquet`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,16 +45,16 @@ class Replay:
 
     @property
     def base_url(self) -> str:
-        """Where it is: the value of MLTRAIN_BASE_URL."""
+        """The address, as for MLTRAIN_BASE_URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def clock_ms(self) -> int:
-        """What its clock shows."""
+        """The exchange's time, in ms since 1970."""
         return max(recorded.last_ms for recorded in self._pages.values()) + MINUTE_MS
 
     def __enter__(self) -> Self:
-        """Begin to serve."""
+        """Start serving."""
         self._thread.start()
         return self
 
@@ -81,7 +81,7 @@ class Replay:
 
 
 class _Recorded:
-    """The candles of one symbol, as the rows of a page."""
+    """The candles of one symbol as kline rows."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self._open_ms = frame["ts"].dt.timestamp("ms").to_list()
@@ -97,7 +97,7 @@ class _Recorded:
 
 
 def _row(open_ms: int, values: tuple[Any, ...]) -> list[Any]:
-    """Return a candle as the exchange writes it: prices and volumes as text, which reads back as the same number."""
+    """Return a candle as a kline row: prices and volumes as text that parses to the same number."""
     texts = [value if isinstance(value, int) else repr(value) for value in values]
     return [open_ms, *texts[:5], open_ms + MINUTE_MS - 1, *texts[5:], "0"]
 
@@ -117,7 +117,7 @@ def _handler(answer: Any) -> type[BaseHTTPRequestHandler]:  # noqa: ANN401 (a bo
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the reader's own output is what counts."""
+            """Log nothing, to keep the output of the page clean."""
 
     return Handler
 

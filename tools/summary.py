@@ -1,7 +1,7 @@
-"""Tell a training's verdict as Markdown, for the summary of a CI job.
+"""Format a training's verdict as Markdown, for the summary of a CI job.
 
-python -m tools.summary train.json            of the document that `mltrain train --json` printed
-python -m tools.summary --card train.json     the path of its card
+python -m tools.summary train.json            from the document that `mltrain train --json` printed
+python -m tools.summary --card train.json     print the path of its card
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _SIGNS: Final = {"passed": "✅ passed", "failed": "❌ failed", "held": "✋ held", "not applicable": "not applicable"}
-_TOLD: Final = ("accuracy", "auc_roc", "log_loss", "brier", "ece")
+_METRICS: Final = ("accuracy", "auc_roc", "log_loss", "brier", "ece")
 
 
 def verdict_page(training: Mapping[str, Any]) -> str:
     """Return the verdict, the gates and the metrics of a `train/1` document as Markdown.
 
-    Of a `train-already-there/1` document, only which version it names.
+    For a `train-already-there/1` document, return only the version that it names.
     """
     if training.get("already_there"):
         return f"## {training['verdict']}: version {training['version']} is already there\n\nNothing was trained.\n"
-    promoted = "promoted: it is the best one now" if training["promoted"] else "not promoted"
+    promoted = "promoted: it is live now" if training["promoted"] else "not promoted"
     lines = [f"## {training['verdict']}: version {training['version']}, {promoted}", ""]
     lines += [f"Held for a person to decide: {_plain(training['held'])}", ""] if training["held"] else []
     lines += ["| gate | outcome | value | margin | found |", "|---|---|---:|---:|---|"]
@@ -38,7 +38,7 @@ def verdict_page(training: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} | {_plain(gate['reason'])} |")
     lines += ["", "| holdout | value | interval |", "|---|---:|---:|"]
-    for name in _TOLD:
+    for name in _METRICS:
         interval = training["intervals"][name]
         lines.append(f"| {name} | {_number(interval['value'])} | {interval['low']:.4f} .. {interval['high']:.4f} |")
     lines += ["", f"{training['trials']} trials on {training['snapshot']}, calibration {training['calibration']}"]
@@ -55,7 +55,7 @@ def _plain(text: str | None) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print what the command line asks for; return the exit code."""
+    """Print the summary or the card's path; return the exit code."""
     if not words or len(words) > 2 or words[:-1] not in ([], ["--card"]):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,11 +1,11 @@
-"""Try the built wheel as a user has it, away from the checkout: by pip, by pipx and by uv.
+"""Test the built wheel outside the checkout, installed by pip, pipx and uv.
 
-    python -m tools.wheel                 build the wheel and try all three; a tool that is not there is told
-    python -m tools.wheel --by pip,pipx   these; one that is not there is an error
-    python -m tools.wheel --wheel FILE    a wheel that was built before
+    python -m tools.wheel                 build the wheel and test all three; skip tools that are not installed
+    python -m tools.wheel --by pip,pipx   test these; a missing tool is an error
+    python -m tools.wheel --wheel FILE    use an existing wheel
 
-Each gets a home of its own, installs the wheel, and goes from nothing to the first prediction in three commands,
-without the internet and without a file written by hand. The source tree is not importable from where they run.
+Each one gets a separate home folder, installs the wheel, and runs three commands up to the first prediction, without
+the internet and without other input files. The source tree is not importable there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.pages import ROOT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: From nothing to a prediction. With the exchange in reach the first one is `mltrain snapshot`.
+#: The three commands up to a prediction. With access to the exchange, the first one would be `mltrain snapshot`.
 COMMANDS: Final = (
     ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "14"),
     ("train", "--trials", "8"),
@@ -55,7 +55,7 @@ def install(by: str, wheel: Path, home: Path, env: Mapping[str, str]) -> Path:
 
 
 def first_prediction(program: Path, folder: Path, env: Mapping[str, str]) -> dict[str, object]:
-    """Run the three commands in an empty folder and return what `predict` told of its first symbol."""
+    """Run the three commands in an empty folder and return the first prediction of `predict`."""
     printed = ""
     for words in COMMANDS:
         printed = _run([str(program), *words], folder, env)
@@ -66,13 +66,13 @@ def first_prediction(program: Path, folder: Path, env: Mapping[str, str]) -> dic
 
 
 def _python() -> str:
-    """Return the interpreter below this environment, which knows nothing of it."""
+    """Return the base interpreter of this virtual environment."""
     return str(Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}"))
 
 
 def _tool(name: str) -> Path:
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    installed = Path(sys.executable).with_name(name)
+    found = str(installed) if installed.is_file() else shutil.which(name)
     if found is None:
         raise FileNotFoundError(name)
     return Path(found)
@@ -86,7 +86,7 @@ def _run(words: Sequence[str], folder: Path, env: Mapping[str, str]) -> str:
 
 
 def main() -> int:
-    """Try what the command line names; return the exit code."""
+    """Test the wheel by each tool of the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--by", help="pip, pipx, uv; comma-separated")
     parser.add_argument("--wheel", type=Path)
@@ -105,12 +105,12 @@ def main() -> int:
             except FileNotFoundError:
                 if given.by:
                     raise
-                print(f"{by}: not on this machine")
+                print(f"{by}: not installed, skipped")
                 continue
             installed = time.monotonic()
-            told = first_prediction(program, home / "elsewhere", env)
+            prediction = first_prediction(program, home / "elsewhere", env)
             seconds = f"installed in {installed - begun:.0f} s, three commands in {time.monotonic() - installed:.0f} s"
-            print(f"{by}: {wheel.name} {seconds}; {told['symbol']} p={told['p']}", flush=True)
+            print(f"{by}: {wheel.name} {seconds}; {prediction['symbol']} p={prediction['p']}", flush=True)
     return 0
 
 
