@@ -140,7 +140,7 @@ def _closes(cells: Cells) -> NDArray[np.int64] | None:
     names = [_fold(name) for name in cells.frame.columns] if cells.named else list(_BINANCE)
     if cells.frame.width < len(_BINANCE) or "close_time" not in names:
         return None
-    closes = cells.frame[:, names.index("close_time")].str.strip_chars().cast(pl.Int64, strict=False)
+    closes = cells.frame[:, names.index("close_time")].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
     return None if closes.null_count() else whole_ms(closes.to_numpy())
 
 

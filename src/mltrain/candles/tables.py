@@ -99,11 +99,14 @@ def _read_csv(data: bytes, where: str, *, max_cells: int) -> Cells:
     """Return the cells of a CSV as text; it has no header where its first field is a number."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{where}: is UTF-16", hint="save it as UTF-8")
-    text = data.strip(b"\r\n")
+    text = data.lstrip(b"\r\n")
+    # One line end may stay: removing it would copy the whole text.
+    if text[-4:].count(b"\n") > 1 or text.endswith(b"\r"):
+        text = text.rstrip(b"\r\n")
     if not text:
         raise InputError(f"{where}: not a readable CSV file: nothing is in it")
-    head = text.partition(b"\n")[0]
-    lines, width = text.count(b"\n") + 1, head.count(b",") + 1
+    head = text[: text.find(b"\n")] if b"\n" in text else text
+    lines, width = text.count(b"\n") + (not text.endswith(b"\n")), head.count(b",") + 1
     # Each cell takes 16 bytes and more, even an empty one.
     if lines * width > max_cells:
         raise InputError(f"{where}: {lines} lines of {width} columns: at most {max_cells} cells are read")

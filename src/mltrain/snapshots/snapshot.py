@@ -185,25 +185,19 @@ def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
     problems = verify_files(snapshot.path, manifest)
     if not problems:
         return tuple(problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts))
-    files = {f"{snapshot.path / file_name(facts.symbol)} ": facts for facts in snapshot.facts}
-    where = [
-        next((facts for path, facts in files.items() if problem.removeprefix("the file ").startswith(path)), None)
-        for problem in problems
-    ]
-    return tuple(
-        problem if facts is None else problem + _describe_damage(snapshot, facts)
-        for problem, facts in zip(problems, where, strict=True)
-    )
+    return tuple(problem + _describe_damage(snapshot, problem) for problem in problems)
 
 
-def _describe_damage(snapshot: Snapshot, facts: SymbolFacts) -> str:
-    """Return which days of a file are damaged, by the hashes of its blocks; for the end of a message."""
-    path = snapshot.path / file_name(facts.symbol)
+def _describe_damage(snapshot: Snapshot, problem: str) -> str:
+    """Return which days of the file that a problem is about are damaged, by the hashes of its blocks."""
+    paths = {snapshot.path / file_name(facts.symbol): facts for facts in snapshot.facts if facts.blocks}
+    path = next((path for path in paths if problem.removeprefix("the file ").startswith(f"{path} ")), None)
+    if path is None:
+        return ""
+    facts = paths[path]
     try:
         data = read_file(path, max_bytes=_max_bytes(facts.rows), what="the file")
     except InputError:
-        return ""
-    if not facts.blocks:
         return ""
     blocks = damaged_blocks(data, facts.blocks)
     if not blocks:
@@ -227,14 +221,13 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     except InputError as err:
         yield err.message
         return
-    entry = FileEntry(where.name, facts.sha256, facts.bytes)
     window, step_ms = snapshot.request.window(snapshot.cut_ms), interval_ms(snapshot.interval)
     if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
         yield f"{where}: candles outside {window}"
         return
     counted = SymbolFacts.of(
         frame,
-        entry,
+        FileEntry(where.name, facts.sha256, facts.bytes),
         symbol=facts.symbol,
         window=window,
         step_ms=step_ms,
