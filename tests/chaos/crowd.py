@@ -23,8 +23,8 @@ while time.monotonic() < until:
     version = store.live_version()
     model = version.read("lgbm.pkl", max_bytes=1 << 26)
     card = json.loads(version.read("model_card.json", max_bytes=1 << 26))
-    told = next(a["sha256"] for a in card["artifacts"] if a["path"] == "lgbm.pkl")
-    assert hashlib.sha256(model).hexdigest() == told, f"a mixed version: {version.name}"
+    listed = next(a["sha256"] for a in card["artifacts"] if a["path"] == "lgbm.pkl")
+    assert hashlib.sha256(model).hexdigest() == listed, f"a mixed version: {version.name}"
     reads += 1
 print(reads)
 """

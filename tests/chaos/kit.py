@@ -172,7 +172,7 @@ def warm_up():
     import sklearn.isotonic  # noqa: F401
 
     import mltrain.cli.app
-    import mltrain.pipeline.serve
+    import mltrain.pipeline.predict
     import mltrain.pipeline.train  # noqa: F401
 
 

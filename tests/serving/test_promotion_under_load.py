@@ -31,7 +31,7 @@ def two(publish, promote, bundle):
 
 
 class Callers:
-    """Four threads that predict in every way until they are told to stop."""
+    """Four threads that predict in every way until they are stopped."""
 
     def __init__(self, model, candles, samples, expected):
         self.errors, self.seen, self.calls = [], [], 0
@@ -52,8 +52,9 @@ class Callers:
         while not self._stop.is_set():
             try:
                 answer = ways[kind]()
-                number = expected[kind].index(answer)  # raises for a mixture
-            except Exception as err:  # noqa: BLE001 -- whatever it is, it must not happen
+                # Raises for a mixture of versions.
+                number = expected[kind].index(answer)
+            except Exception as err:  # noqa: BLE001 (any error fails the test)
                 self.errors.append(repr(err))
                 return
             self.calls += 1
@@ -83,7 +84,7 @@ def answers(version, candles, samples):
 
 
 def test_promotions_under_load(store, two, promote, candles, samples):
-    """Every answer is one version's, whole; each promotion is served by all threads within a second."""
+    """Every answer is that of one version; each promotion is served by all threads within a second."""
     expected = list(zip(*(answers(version, candles, samples) for version in two), strict=True))
     model = load(store.models / "best_lgbm.pkl", clock=None)
     moves = []
@@ -92,7 +93,8 @@ def test_promotions_under_load(store, two, promote, candles, samples):
         number = 0
         while time.monotonic() < end:
             number = 1 - number
-            start = time.monotonic()  # the pointer moves in the midst of a promotion
+            # The pointer moves some time during a promotion.
+            start = time.monotonic()
             promote(two[number])
             moves.append((start, time.monotonic(), number))
             time.sleep(1.5)
@@ -106,10 +108,10 @@ def test_promotions_under_load(store, two, promote, candles, samples):
 
 
 def test_a_damaged_version_under_load(store, two, candles, samples):
-    """The old version answers on, in every thread, with one warning in all."""
+    """The old version is still served in every thread, with one warning in total."""
     expected = [(answer,) for answer in answers(two[0], candles, samples)]
     model = load(store.models / "best_lgbm.pkl", clock=None)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with Callers(model, candles, samples, expected) as callers:
             (two[1].folder / "lgbm.pkl").rename(two[1].folder / "aside")
@@ -119,5 +121,5 @@ def test_a_damaged_version_under_load(store, two, candles, samples):
 
     assert callers.errors == []
     assert callers.calls > 50
-    assert [w.category for w in told] == [SwapFailedWarning]
+    assert [w.category for w in caught] == [SwapFailedWarning]
     assert model.version == two[0].name

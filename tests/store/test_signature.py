@@ -125,7 +125,8 @@ def test_the_list_names_versions_that_are_not_signed(store):
         lambda text: json.dumps({**json.loads(text), "signature": "00" * 64}),
         lambda text: json.dumps({**json.loads(text), "signature": "zz" * 64}),
         lambda text: json.dumps({**json.loads(text), "require": False}),
-        lambda text: json.dumps(json.loads(text)),  # the right one, in another spelling
+        # The right one, in another spelling.
+        lambda text: json.dumps(json.loads(text)),
         lambda text: text.replace(sign := json.loads(text)["signature"], sign.upper()),
         lambda text: text.replace(sign := json.loads(text)["signature"], f"{sign[:64]} {sign[64:]}"),
         lambda text: f"{text}\n",
