@@ -1,5 +1,4 @@
 """The version of this package; its only home."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+# The build reads this line by a pattern that knows no annotation but `str`.
+__version__ = "0.1.0"
