@@ -51,7 +51,7 @@ from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.store.store import Store
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mltrain.sources.simulated import SimSource
+from mltrain.sources.simulated_market import SimSource
 from mltrain.times import DAY_MS, TimeRange
 
 MARKETS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")

@@ -26,10 +26,10 @@ from mltrain.candles.frame import OPTIONAL, TS_DTYPE, Gap, times_ms
 from mltrain.progress import Silent
 from mltrain.snapshots.rebuild import rebuild_snapshot
 from mltrain.snapshots.snapshot import verify_snapshot
-from mltrain.sources.fetch import fetch_candles
+from mltrain.sources.fetch_candles import fetch_candles
 from mltrain.sources.files import read_candle_file
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import MINUTE_MS, format_ms
 from support.candles import check

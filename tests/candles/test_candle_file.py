@@ -14,7 +14,7 @@ from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, rea
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
 
 DAY_OF_CLOCK = CLOCK_MS // DAY_MS * DAY_MS

@@ -14,7 +14,7 @@ from mltrain.candles.conversion import MAX_TABLE_ROWS, read_candle_table
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.tables import write_table
 from mltrain.errors import InputError
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import HOUR_MS, TimeRange
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, find_gaps, segment_bounds, times_ms
 from mltrain.errors import InputError
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.times import MINUTE_MS, format_ms
 from support.candles import check
 

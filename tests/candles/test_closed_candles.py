@@ -18,10 +18,10 @@ from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
-from mltrain.sources.fetch import fetch_candles
+from mltrain.sources.fetch_candles import fetch_candles
 from mltrain.sources.files import FilesSource
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, LAST_CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import HOUR_MS, INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
 from support.program import call

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError, UsageError
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange, check_time_ms, time_ms
 
 UTC_MINUTE = dt.datetime(2025, 10, 15, 12, tzinfo=dt.UTC)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.layouts import read_binance_csv, read_rows
 from mltrain.errors import InputError
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange, interval_ms
 
 HEADER = "ts,open,high,low,close,volume"

@@ -17,7 +17,7 @@ import pytest
 
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.simulator.server import SimServer
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 from support.program import MLTRAIN, NEUTRAL, call
 

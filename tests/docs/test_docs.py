@@ -15,7 +15,7 @@ import typer
 
 from mltrain.cli.app import with_commands
 from mltrain.simulator.server import SimServer
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 from support.program import QUICK, call
 

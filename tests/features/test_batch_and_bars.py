@@ -15,7 +15,7 @@ from mltrain.features.ops.catalogue import OPS
 from mltrain.features.random_features import random_feature
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, LabelSpec
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
 STEP_MS = 60_000

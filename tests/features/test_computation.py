@@ -16,7 +16,7 @@ from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
 STEP_MS = 60_000

@@ -13,7 +13,7 @@ from mltrain.features.computation import compute_features
 from mltrain.features.inspection import AROUND_BARS, inspect_feature
 from mltrain.features.registry import load_registry
 from mltrain.report.feature_plot import plot_inspection
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
 STEP_MS = 60_000

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mltrain.features.computation import compute_features
 from mltrain.features.profile import BINS, LEVELS, profile, profile_features
 from mltrain.features.registry import load_registry
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
 FEATURES = load_registry()

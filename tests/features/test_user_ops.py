@@ -11,7 +11,7 @@ from mltrain.features.computation import compute_features
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import FeatureSchemaValidator, describe_features, parse_registry
 from mltrain.features.user_ops import UserOps, check_user_ops, import_user_ops, user_module_of, user_ops_of
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 from support.user_ops import temporary_ops
 

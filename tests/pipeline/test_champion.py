@@ -240,7 +240,7 @@ def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monk
         promote_version(Store(store.data_dir), first.version, why="by hand", by="a person", now_ms=NOW_MS)
         return publish_version(store, *args, **options)
 
-    monkeypatch.setattr("mltrain.pipeline.publish.publish_version", promote_meanwhile)
+    monkeypatch.setattr("mltrain.pipeline.write_version.publish_version", promote_meanwhile)
     report = workshop.train(workshop.snapshot(), seed=7)
 
     assert report.training.verdict.go

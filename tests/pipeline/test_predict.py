@@ -19,7 +19,7 @@ from mltrain.pipeline.predict import (
 from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import parse_time
 

@@ -14,7 +14,7 @@ from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
 from mltrain.store.store import Store

@@ -19,7 +19,7 @@ from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.network_rules import NetworkRules
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.booster import normalise_model_text
 from mltrain.training.calibration import Calibrator

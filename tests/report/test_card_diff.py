@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mltrain.card.model_card import ModelCard
 from mltrain.report.card_diff import compare_cards, compare_versions, paired_line, paired_loss, render_diff
 from mltrain.report.index import render_index
-from mltrain.report.material import read_holdout
+from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
 

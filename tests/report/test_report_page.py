@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
-from mltrain.report.facts import commands, limits, percent_text
 from mltrain.report.index import render_index
-from mltrain.report.material import Material, read_material
 from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
+from mltrain.report.texts import commands, limits, percent_text
+from mltrain.report.version_data import Material, read_material
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
 

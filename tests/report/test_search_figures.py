@@ -11,9 +11,9 @@ import pytest
 
 from mltrain.card.model_card import ModelCard
 from mltrain.report.data_plots import draw_hyperparameters, draw_trials
-from mltrain.report.material import Material
 from mltrain.report.page import draft_report
 from mltrain.report.svg import Missing
+from mltrain.report.version_data import Material
 
 EXAMPLE = json.loads((Path(__file__).parents[1] / "data" / "example_card.json").read_bytes())
 HYPERPARAMETERS_NOTE = "Each small figure shows the complete trials"

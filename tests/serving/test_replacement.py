@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mltrain.artifact import contract
+from mltrain.artifact import model_contract
 from mltrain.errors import InputError, NoGoError
 from mltrain.serving.replacement import check_same_meaning, find_version_differences
 from mltrain.store.promotion import promote_version
@@ -98,7 +98,9 @@ def test_one_registry_and_the_same_symbols_are_compared_by_their_cards(publish, 
     fields["train"]["symbols"] = ["BTCUSDT"]
     other = publish(model=replace(bundle, symbols=("BTCUSDT",)), card=json.dumps(fields).encode())
     compared = []
-    monkeypatch.setattr(contract, "contract_differences", lambda new, old: compared.append((new, old)) or ("one",))
+    monkeypatch.setattr(
+        model_contract, "contract_differences", lambda new, old: compared.append((new, old)) or ("one",)
+    )
 
     assert find_version_differences(same[1], same[0]) == ()
     assert compared == []

@@ -17,7 +17,7 @@ from mltrain.errors import InputError
 from mltrain.simulator.exchange import Request
 from mltrain.simulator.faults import ENDPOINTS, FIELDS, KINDS, Fault, FaultScript, read_faults
 from mltrain.simulator.server import SimServer
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.times import DAY_MS, MINUTE_MS
 
 START_MS = CLOCK_MS - DAY_MS

@@ -22,7 +22,7 @@ from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.simulator.weight_meter import BAN_S, GRACE_S, WeightMeter
 from mltrain.simulator.wire import MICROS_FROM_MS, write_number, write_page
-from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 
 FLOATS = [name for name in CANDLE_SCHEMA if name not in {"ts", "trades"}]

@@ -16,7 +16,7 @@ from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.downloads import download, pages_asked, spec_of

@@ -16,7 +16,7 @@ import pytest
 from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256
 from mltrain.errors import InputError, MltrainError, UsageError
 from mltrain.snapshots.snapshot import list_snapshots, open_snapshot, verify_snapshot
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.manifest import Manifest, read_manifest
 from mltrain.times import MINUTE_MS

@@ -23,7 +23,7 @@ from mltrain.snapshots.snapshot_record import (
     parse_id,
     snapshot_id,
 )
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source import Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import Manifest

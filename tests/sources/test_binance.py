@@ -27,7 +27,7 @@ from mltrain.sources.day_cache import SymbolDays
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import MachineClock, Traffic
 from mltrain.sources.network_rules import NetworkRules
-from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
 from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, format_ms

@@ -23,7 +23,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import verify_snapshot
 from mltrain.sources.cache_upkeep import CacheRow, Pruned, list_cache, prune_cache
 from mltrain.sources.day_cache import CachedDay, SymbolDays, lock_cache
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 from support import disk_faults
@@ -708,7 +708,7 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from mltrain.sources.day_cache import CachedDay, SymbolDays, lock_cache
-from mltrain.sources.simulated import SimSource
+from mltrain.sources.simulated_market import SimSource
 from mltrain.times import TimeRange
 
 DAY, DAY_MS = {DAY}, {DAY_MS}

@@ -17,7 +17,7 @@ from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.progress import Silent
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
 from mltrain.sources.http_client import MachineClock, Traffic
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, TimeRange
 

@@ -10,7 +10,7 @@ from mltrain.candles.frame import content_sha256
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.program import call
 

@@ -16,7 +16,7 @@ import pytest
 from mltrain.candles.frame import content_sha256
 from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, TimeRange
 from support.downloads import pages_asked
 from support.program import MLTRAIN, NEUTRAL, call

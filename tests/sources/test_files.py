@@ -19,7 +19,7 @@ from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.files import FilesSource, read_candle_file
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import MINUTE_MS, TimeRange, format_ms

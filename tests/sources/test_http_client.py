@@ -29,7 +29,7 @@ from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.http_client import MAX_RETRIES, HostClock, HttpClient, MalformedError, Query, Traffic
 from mltrain.sources.network_rules import NetworkRules, check_base_url, is_loopback
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.throttle import Throttle
 from support.program import call
 

@@ -16,7 +16,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.http_client import MalformedError
 from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages, read_page
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.times import INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
 
 FIELDS = (

@@ -23,7 +23,7 @@ from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.network_rules import NetworkRules
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange, format_ms
 from support.downloads import pages_asked

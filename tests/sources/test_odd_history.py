@@ -15,7 +15,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.sources.binance import RestPages
 from mltrain.sources.files import FilesSource
 from mltrain.sources.http_client import Answer
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange
 from support.downloads import TODAY_MS, download, pages_asked
 

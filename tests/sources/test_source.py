@@ -14,7 +14,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
 from mltrain.simulator.server import SimServer
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SIGNALS, SOURCES, SourceSpec
 from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.throttle import WEIGHT_SHARE, Throttle, parse_http_date
 from mltrain.times import MINUTE_MS
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mltrain.errors import InputError
-from mltrain.gates.looks import Look
+from mltrain.gates.holdout_looks import Look
 from mltrain.store.history import Attribution, look_line, promotion_line, read_history, read_looks
 
 NAMES = ["2025-10-14", "2025-10-15", "2025-10-15.2", "2025-10-16"]

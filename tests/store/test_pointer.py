@@ -10,8 +10,8 @@ import pytest
 
 from mltrain.errors import InputError, NoGoError
 from mltrain.store.promotion import promote_version, roll_back, roll_back_previous
-from mltrain.store.pruning import prune_versions
 from mltrain.store.store import Store, open_path
+from mltrain.store.version_pruning import prune_versions
 from support.bare_versions import HAND, NOON_MS, edit, publish, tree
 
 

@@ -8,7 +8,7 @@ from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_source
-from mltrain.sources.simulated import CLOCK_MS
+from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, MINUTE_MS
 

@@ -10,7 +10,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError
 from mltrain.features.computation import compute_features
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.label import make_labels
 from mltrain.training.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows

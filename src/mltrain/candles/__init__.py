@@ -12,7 +12,7 @@ from typing import Any, Final
 _MOVED: Final = {
     "Request": "mltrain.snapshots.snapshot_record",
     "SourceSpec": "mltrain.sources.source_spec",
-    "fetch_candles": "mltrain.sources.fetch",
+    "fetch_candles": "mltrain.sources.fetch_candles",
     "list_snapshots": "mltrain.snapshots.snapshot",
     "open_snapshot": "mltrain.snapshots.snapshot",
     "open_source": "mltrain.sources.opening",

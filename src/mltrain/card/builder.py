@@ -16,8 +16,8 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
 from mltrain.training.metrics import row_log_loss
+from mltrain.training.sample_weights import up_weight
 from mltrain.training.samples import matrix_sha256
-from mltrain.training.weights import up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mltrain.config.train_config import TrainConfig
     from mltrain.documents.values import Json
     from mltrain.features.spec import FeatureSet
+    from mltrain.gates.holdout_looks import LookCounts
     from mltrain.gates.latency import Latency
-    from mltrain.gates.looks import LookCounts
     from mltrain.gates.thresholds import LoosenedThreshold
     from mltrain.gates.verdict import Verdict
     from mltrain.guards.evidence import GuardResult

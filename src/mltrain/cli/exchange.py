@@ -80,7 +80,7 @@ def sim(
     """Serve the simulated exchange on localhost until Ctrl-C: candles over HTTP, daily archives, scripted faults."""
     from mltrain.simulator.faults import read_faults
     from mltrain.simulator.server import SimServer
-    from mltrain.sources.simulated import CLOCK_MS
+    from mltrain.sources.simulated_market import CLOCK_MS
     from mltrain.times import format_ms, parse_time
 
     with (

@@ -142,8 +142,8 @@ def history(session: Session) -> Outcome:
 @command()
 def models_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest versions, except the live one, its predecessor, the latest, and those in use."""
-    from mltrain.store.pruning import prune_versions
     from mltrain.store.store import Store
+    from mltrain.store.version_pruning import prune_versions
 
     done = prune_versions(Store(session.data_dir), keep=keep)
 

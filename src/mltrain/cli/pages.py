@@ -37,8 +37,8 @@ def card_report(
     session: Session, ref: LiveVersionArgument = None, output: Output = None, show: Open = False
 ) -> Outcome:
     """Print the path of a version's report; without one, or with --output, make it from the stored files."""
-    from mltrain.report.material import read_material
     from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
+    from mltrain.report.version_data import read_material
     from mltrain.store.listing import read_version_card
     from mltrain.store.store import Store
 
@@ -157,7 +157,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
 
 
 def _short(value: object) -> str:
-    from mltrain.report.facts import plain_text
+    from mltrain.report.texts import plain_text
 
     text = plain_text(value)
     return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mltrain.gates.holdout_looks import LookCounts
     from mltrain.gates.latency import Percentiles
-    from mltrain.gates.looks import LookCounts
     from mltrain.gates.outcome import GateOutcome
     from mltrain.gates.rules import SymbolVerdict
     from mltrain.gates.thresholds import LoosenedThreshold

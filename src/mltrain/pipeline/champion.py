@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mltrain.artifact.contract import ModelContract, contract_differences
+from mltrain.artifact.model_contract import ModelContract, contract_differences
 from mltrain.candles.frame import times_ms
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError, MltrainError, OwnOpsError

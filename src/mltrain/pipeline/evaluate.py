@@ -14,7 +14,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.gates.gate_evidence import NotApplicable
-from mltrain.gates.looks import EVALUATION
+from mltrain.gates.holdout_looks import EVALUATION
 from mltrain.pipeline.champion import meet_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import FittedModel, TrainingData
     from mltrain.config.train_config import TrainConfig
-    from mltrain.gates.looks import LookCounts
+    from mltrain.gates.holdout_looks import LookCounts
     from mltrain.pipeline.champion import Champion
     from mltrain.progress import Progress
     from mltrain.training.bootstrap import Bootstrap

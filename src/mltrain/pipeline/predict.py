@@ -12,7 +12,7 @@ from mltrain.errors import InputError, RefusedError
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS
 from mltrain.snapshots.snapshot import open_snapshot
-from mltrain.sources.simulated import SimSource
+from mltrain.sources.simulated_market import SimSource
 from mltrain.store.pointer import POINTER
 from mltrain.store.store import Store
 from mltrain.times import TimeRange, format_ms, interval_ms

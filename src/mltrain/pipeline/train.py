@@ -13,15 +13,15 @@ from mltrain.card.training_results import FittedModel, Provenance, Training
 from mltrain.config.loading import load_config
 from mltrain.errors import NoGoError
 from mltrain.features.ops.catalogue import ops_sha256
-from mltrain.gates.looks import WARM_START, count_looks
+from mltrain.gates.holdout_looks import WARM_START, count_looks
 from mltrain.gates.thresholds import loosened_thresholds
 from mltrain.gates.verdict import judge
 from mltrain.pipeline.champion import open_champion
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
 from mltrain.pipeline.plan import fit_memory
 from mltrain.pipeline.prepare import prepare
-from mltrain.pipeline.publish import publish
 from mltrain.pipeline.retrain import find_same_version
+from mltrain.pipeline.write_version import publish
 from mltrain.snapshots.snapshot import FOLDER, open_snapshot
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.folders import make_folder
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from mltrain.card.training_results import TrainingData
     from mltrain.config.train_config import TrainConfig
-    from mltrain.gates.looks import LookCounts
+    from mltrain.gates.holdout_looks import LookCounts
     from mltrain.gates.thresholds import LoosenedThreshold
     from mltrain.pipeline.request import TrainRequest
     from mltrain.progress import Progress

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mltrain.card.model_card import Section
-from mltrain.report.facts import DASH, figure_text, gates, percent_text, plain_text
-from mltrain.report.material import read_holdout
 from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
 from mltrain.report.scales import linear_scale, widen
 from mltrain.report.svg import Missing, dot_rows, figure
+from mltrain.report.texts import DASH, figure_text, gates, percent_text, plain_text
+from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from mltrain.card.model_card import ModelCard
     from mltrain.documents.values import Json
-    from mltrain.report.material import Holdout
     from mltrain.report.svg import Shown
+    from mltrain.report.version_data import Holdout
     from mltrain.store.versions import StoredVersion
     from mltrain.training.bootstrap import Interval
 

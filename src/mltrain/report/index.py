@@ -9,10 +9,10 @@ from urllib.parse import quote
 import numpy as np
 
 from mltrain.errors import InputError
-from mltrain.report.facts import figure_text, percent_text
-from mltrain.report.material import read_holdout
 from mltrain.report.page import REPORT_FILE, render
 from mltrain.report.svg import sparkline
+from mltrain.report.texts import figure_text, percent_text
+from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import list_models, read_version_card
 
 if TYPE_CHECKING:

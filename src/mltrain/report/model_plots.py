@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.card.model_card import ModelCard, Section
-    from mltrain.report.material import Holdout
     from mltrain.report.svg import Shown
+    from mltrain.report.version_data import Holdout
 
 # Points of a curve: finer than the eye.
 CURVE_POINTS: Final = 250

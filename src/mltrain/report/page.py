@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mltrain.report import data_plots, facts, model_plots
+from mltrain.report import data_plots, model_plots, texts
 from mltrain.report.svg import Figure
 
 if TYPE_CHECKING:
     from mltrain.card.model_card import ModelCard
-    from mltrain.report.material import Material
     from mltrain.report.svg import Shown
+    from mltrain.report.version_data import Material
 
 REPORT_FILE: Final = "report.html"
 # A page of this size can still be mailed; the report of one symbol has a tenth of it.
@@ -48,24 +48,24 @@ class Draft:
             card=card.document,
             figures=self.figures,
             verdict=card.text("gates", "verdict"),
-            summary_line=facts.summary_line(card),
-            verdict_line=facts.verdict_line(card),
-            tiles=facts.tiles(card),
-            gates=facts.gates(card),
-            symbols=facts.symbol_results(card),
-            economics=facts.economics_line(card),
-            metrics=facts.metrics(card),
-            interval_line=facts.interval_line(card),
-            candle_counts=facts.candle_counts(card),
-            blocks=facts.blocks(card),
-            search_line=facts.search_line(card),
-            calibration_line=facts.calibration_line(card),
-            hyperparameters=facts.hyperparameters(card),
-            guards=facts.guards(card),
-            limits=facts.limits(card),
-            lineage=facts.lineage(card),
-            artifacts=facts.artifacts(card),
-            commands=facts.commands(card, name),
+            summary_line=texts.summary_line(card),
+            verdict_line=texts.verdict_line(card),
+            tiles=texts.tiles(card),
+            gates=texts.gates(card),
+            symbols=texts.symbol_results(card),
+            economics=texts.economics_line(card),
+            metrics=texts.metrics(card),
+            interval_line=texts.interval_line(card),
+            candle_counts=texts.candle_counts(card),
+            blocks=texts.blocks(card),
+            search_line=texts.search_line(card),
+            calibration_line=texts.calibration_line(card),
+            hyperparameters=texts.hyperparameters(card),
+            guards=texts.guards(card),
+            limits=texts.limits(card),
+            lineage=texts.lineage(card),
+            artifacts=texts.artifacts(card),
+            commands=texts.commands(card, name),
         )
 
 

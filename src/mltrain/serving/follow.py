@@ -7,8 +7,8 @@ RETRY_S seconds, because the machine may have failed and not the version. So nei
 takes away a model that a service already had.
 
 A version whose `p` means something else, or that needs other candles, is not taken either (see
-`mltrain.artifact.contract`), because the caller was written for the version it loaded. There is one warning per such
-version; a later version with the same meaning is followed.
+`mltrain.artifact.model_contract`), because the caller was written for the version it loaded. There is one warning per
+such version; a later version with the same meaning is followed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mltrain.artifact.contract import ModelContract, contract_differences
+from mltrain.artifact.model_contract import ModelContract, contract_differences
 from mltrain.errors import MltrainError
 from mltrain.serving.loaded_model import load_version
 from mltrain.store.signature import check_signature

@@ -13,7 +13,7 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
-    from mltrain.artifact.contract import ModelContract
+    from mltrain.artifact.model_contract import ModelContract
     from mltrain.store.versions import StoredVersion
 
 
@@ -27,7 +27,7 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
     facts = _facts_in_card(new)
     if facts is not None and facts == _facts_in_card(old):
         return ()
-    from mltrain.artifact.contract import contract_differences
+    from mltrain.artifact.model_contract import contract_differences
 
     return contract_differences(_read_contract(new), _read_contract(old))
 
@@ -58,7 +58,7 @@ def _facts_in_card(version: StoredVersion) -> tuple[Any, ...] | None:
 
 def _read_contract(version: StoredVersion) -> ModelContract:
     from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
-    from mltrain.artifact.contract import ModelContract
+    from mltrain.artifact.model_contract import ModelContract
 
     with version.in_use():
         data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
 from mltrain.simulator.wire import day_zip, write_page
-from mltrain.sources.simulated import GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
 
 if TYPE_CHECKING:

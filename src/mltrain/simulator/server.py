@@ -23,7 +23,7 @@ from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request,
 from mltrain.simulator.faults import FaultScript
 from mltrain.simulator.server_thread import HOST, ServerThread
 from mltrain.simulator.weight_meter import Charge, WeightMeter
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import SECOND_MS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import times_ms
-from mltrain.sources.simulated import GENESIS_MS
+from mltrain.sources.simulated_market import GENESIS_MS
 from mltrain.times import DAY_MS, TimeRange, day_name, interval_ms
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from mltrain.sources.simulated import SimSource
+    from mltrain.sources.simulated_market import SimSource
 
 #: From 2025-01-01T00:00:00Z on, the archive has microseconds, as the real one; before, milliseconds.
 MICROS_FROM_MS: Final = 1_735_689_600_000

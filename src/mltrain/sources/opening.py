@@ -45,7 +45,7 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
             from mltrain.sources.archive import ArchiveSource
 
             return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, rules=rules)
-    from mltrain.sources.simulated import SimSource
+    from mltrain.sources.simulated_market import SimSource
 
     return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms)
 

@@ -20,7 +20,7 @@ from mltrain.documents.records import DERIVED, REST, Key, read_record, record, t
 from mltrain.documents.strict_json import json_line, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
-from mltrain.gates.looks import Look
+from mltrain.gates.holdout_looks import Look
 from mltrain.names import VERSION
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_seconds

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError, UsageError
-from mltrain.gates.looks import Look
+from mltrain.gates.holdout_looks import Look
 from mltrain.names import VERSION, nearest, show
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors

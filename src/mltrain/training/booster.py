@@ -14,7 +14,7 @@ import numpy as np
 
 from mltrain.errors import InputError, MachineError
 from mltrain.training.lightgbm_import import import_lightgbm
-from mltrain.training.weights import row_weights, up_weight
+from mltrain.training.sample_weights import row_weights, up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mltrain.training.booster import booster_params, subset
 from mltrain.training.lightgbm_import import import_lightgbm
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.weights import undo_up_weight, up_weight
+from mltrain.training.sample_weights import undo_up_weight, up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,8 +14,8 @@ from mltrain.card.builder import build_card
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, card_bytes
 from mltrain.documents.strict_json import parse_json
-from mltrain.report.material import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
 from mltrain.report.page import REPORT_FILE, draft_report
+from mltrain.report.version_data import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
 from mltrain.serving.model import check_round_trip, model_from_bundle
 from mltrain.store.publishing import publish_version
 from mltrain.times import day_name, interval_ms

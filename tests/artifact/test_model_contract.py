@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mltrain.artifact.contract import ModelContract, contract_differences
+from mltrain.artifact.model_contract import ModelContract, contract_differences
 from mltrain.features.registry import load_registry, parse_registry
 from mltrain.features.spec import LabelSpec
 

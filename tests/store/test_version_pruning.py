@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mltrain.store.promotion import roll_back_previous
-from mltrain.store.pruning import prune_versions
 from mltrain.store.store import Store
+from mltrain.store.version_pruning import prune_versions
 from support.bare_versions import HAND, publish, tree
 
 

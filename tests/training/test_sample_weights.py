@@ -13,9 +13,9 @@ from mltrain.config.train_config import study_sha256
 from mltrain.progress import Silent
 from mltrain.training.booster import bin_rows, fit_final, predict, subset
 from mltrain.training.metrics import row_log_loss
+from mltrain.training.sample_weights import row_weights, undo_up_weight, uniqueness, up_weight
 from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
-from mltrain.training.weights import row_weights, undo_up_weight, uniqueness, up_weight
 
 TUNED = {"learning_rate": 0.1, "num_leaves": 7, "min_data_in_leaf": 50, "feature_fraction": 1.0,
          "bagging_fraction": 1.0, "lambda_l1": 0.0, "lambda_l2": 0.0}  # fmt: skip

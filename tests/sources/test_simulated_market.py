@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import CANDLE_SCHEMA, content_sha256, find_gaps, times_ms
 from mltrain.errors import InputError, UsageError
-from mltrain.sources.simulated import (
+from mltrain.sources.simulated_market import (
     CLOCK_MS,
     GENESIS_MS,
     LAST_CLOCK_MS,

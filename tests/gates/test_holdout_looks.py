@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mltrain.gates.looks import NEWER_MS, Look, LookCounts, count_looks
+from mltrain.gates.holdout_looks import NEWER_MS, Look, LookCounts, count_looks
 from mltrain.times import DAY_MS
 
 OURS, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64

@@ -10,8 +10,8 @@ import pytest
 import mltrain.candles
 from mltrain.errors import InputError, UsageError
 from mltrain.simulator.server import SimServer
-from mltrain.sources.fetch import fetch_candles
-from mltrain.sources.simulated import CLOCK_MS, SimSource
+from mltrain.sources.fetch_candles import fetch_candles
+from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange
 
