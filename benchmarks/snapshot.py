@@ -136,7 +136,7 @@ def measure_budget(work: Path, days: int) -> None:
     """Print the peak weight per minute when the limit is below what the download needs at once."""
     with exchange(CLOCK, latency_ms=0, weight_limit=1000) as base_url:
         peak = traffic_of(snapshot(base_url, work / "tight", THREE, days))["peak_weight"]
-    print(f"limit of 1,000 a minute: {peak:,.0f} used at the most (budget: 700)")
+    print(f"limit of 1,000 a minute: {peak:,.0f} used at most (budget: 700)")
 
 
 def measure_memory(work: Path, days: int) -> None:

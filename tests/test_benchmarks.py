@@ -23,7 +23,7 @@ run 1: mltrain 2.71 s, loop 21.40 s, 7.9x, weight 1,560
 3 symbols x 90 days: mltrain 2.71 s, loop 21.40 s, ratio 7.9 (budget: at least 6)
 weight used in a minute, the loop's included, at most: 1,560
 the same an hour later: 4 requests (budget: 6)
-limit of 1,000 a minute: 1,700 used at the most (budget: 700)
+limit of 1,000 a minute: 1,700 used at most (budget: 700)
 20 symbols x 90 days: peak memory 212 MB (budget: 300)
 """,
     "features": """
@@ -143,7 +143,7 @@ def test_what_the_scripts_print_is_what_is_read():
     """The words that the readers look for stand in the scripts: a change there has to be made here, too."""
     marks = {
         "startup": ["x hello"],
-        "snapshot": ["ratio ", "the same an hour later: ", "used at the most", "peak memory "],
+        "snapshot": ["ratio ", "the same an hour later: ", "used at most", "peak memory "],
         "features": ["M cells/s", "of output: ", "to the newest row: p50 ", "alpha158 "],
         "search": ["search: ", "plain loop: ", "by processor time ", "log loss "],
         "pruning": ["mean regret ", " nats over ", " of the rounds", " features, "],

@@ -3,8 +3,8 @@
     python -m tools.follow docs/tutorial.md                       against the exchange
     python -m tools.follow docs/tutorial.md --candles FOLDER      against recorded candles (see tools/replay.py)
 
-The shell starts in an empty folder with a fresh clone of this repository, named `mltrain`, and an environment that
-contains nothing of the current one. Prints the run time of every block; stops with exit 1 at the first that fails.
+The shell starts in an empty folder with a fresh clone of this repository, named `mltrain`, and an environment
+without the packages of the current one. Prints the run time of every block; stops with exit 1 at the first that fails.
 """
 
 from __future__ import annotations

@@ -143,7 +143,10 @@ def _notes(training: Training) -> str:
         f"Metrics are of the holdout {time_range}, which no fit, search or calibration has seen.",
     ]
     if training.model.fitted_on == "all":
-        lines.append("The served model was fitted on every row, the holdout's too: the metrics are those of its twin.")
+        lines.append(
+            "The served model was fitted on all rows, the holdout included: the metrics are those of a second model, "
+            "fitted on the inner part only."
+        )
     lines.append(f"This time range had been scored {looks.earlier} time(s) before ({looks.weighted:.2f} by overlap).")
     if looks.others:
         lines.append(f"{looks.others:.2f} of these tried another configuration or seed; the gates allow for them.")

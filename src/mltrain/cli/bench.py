@@ -1,4 +1,4 @@
-"""The command bench: the latency of a version, held against a budget."""
+"""The command bench: the latency of a version, compared with a budget."""
 
 from __future__ import annotations
 

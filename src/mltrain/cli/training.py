@@ -84,7 +84,7 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue an interrupted search instead of starting anew.", rich_help_panel=SEARCH
+            "--resume", help="Continue an interrupted search instead of starting again.", rich_help_panel=SEARCH
         ),
     ] = False,
     timeout_s: Annotated[

@@ -96,7 +96,7 @@ def _cores() -> int:
 
 def _resident_mb() -> float | None:
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 -- no file of ours
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 -- a file of the kernel
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _BYTES_PER_MB
     except OSError:
         return None

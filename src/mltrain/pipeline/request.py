@@ -53,7 +53,8 @@ class TrainRequest:
         feature_set: The features and the label.
         config: The configuration, options applied.
         execution: How the search is run.
-        final: Which rows the served model is fitted on; with "all", the figures are of its twin, fitted on "inner".
+        final: Which rows the served model is fitted on; with "all", the figures are those of a second model, fitted
+            on "inner".
         warm_start: A version whose parameters are tried right after LightGBM's defaults; None: no such.
         promote: Whether a GO promotes.
         by: Who asked, for the log of promotions.

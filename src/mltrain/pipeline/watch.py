@@ -2,7 +2,7 @@
 
 Times are those of the source's clock. Only the age of candles from files is judged by the machine's clock, because the
 clock of files is their last candle. Each poll asks for everything from the first unknown candle on, so that an outage
-of any length loses no candle: they follow in order once the source answers again. A missing candle is asked for again
+of any length loses no candle: they follow in order once the source answers again. A missing candle is requested again
 for some seconds before it counts as a gap; a symbol waits as long for its leader. After a fault of the source, a
 warning is issued and the pauses grow. Rows that have become too old to act on are refused as stale.
 """

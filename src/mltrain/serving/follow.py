@@ -45,7 +45,7 @@ class Follower:
     """Holds the loaded model, and replaces it when the pointer moves.
 
     Safe for several threads, and for a process that was forked after loading: the lock, which another thread may have
-    held at the fork, is then created anew.
+    held at the fork, is then created again.
     """
 
     def __init__(self, loaded: LoadedModel, *, pointer: Path | None, state: PointerState, key: Path | None) -> None:

@@ -232,7 +232,7 @@ class LocalSource(Protocol):
     def download(
         self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> Iterator[DownloadResult]:
-        """Return the candles as `Source.download` does; each symbol is read when it is asked for."""
+        """Return the candles as `Source.download` does; each symbol is read on demand."""
         del data_dir, refresh
         progress.stage("read candles", total=len(symbols))
 

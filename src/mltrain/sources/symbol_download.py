@@ -65,7 +65,7 @@ class PendingDay:
 
 
 class SymbolDownload:
-    """The candles of one symbol on their way into the cache.
+    """The download of one symbol's candles into the cache.
 
     Attributes:
         symbol: The symbol.

@@ -59,7 +59,7 @@ class Throttle:
         if now_ms < self._released_ms:
             return self._released_ms - now_ms
         self._turn_minute(now_ms)
-        # A budget smaller than one request would wait for ever: one alone may always go.
+        # With a budget smaller than one request, no request could ever start: a single one is always allowed.
         if self._used == 0 or self._used + weight <= self.weight_limit * WEIGHT_SHARE:
             return 0
         return (self._minute + 1) * MINUTE_MS + _MARGIN_MS - now_ms

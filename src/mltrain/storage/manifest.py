@@ -126,7 +126,7 @@ class Manifest:
 
         Raises:
             InputError: It is malformed, of another kind or format, not in canonical form, does not match its own
-                hash, or names a file that no folder of ours holds.
+                hash, or names a file that such a folder cannot contain.
         """
         located = Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where)
         refuse_newer(located, newest=FORMAT)

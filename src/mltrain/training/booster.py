@@ -163,7 +163,7 @@ def fit_final(
         config: Its `seed`, `booster` and row weights are used.
         tuned: The hyperparameters by LightGBM's names.
         rounds: Boosting rounds, at least 1.
-        final: "inner" fits on the inner part, so that nothing of the holdout can leak; "all" fits on every row, and the
+        final: "inner" fits on the inner part, so that no row of the holdout can leak; "all" fits on every row, and the
             scores of the holdout do not apply to the booster.
 
     Returns:

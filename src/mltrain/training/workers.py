@@ -72,7 +72,7 @@ class InProcessExecutor:
         self._jobs: deque[_Job] = deque()
 
     def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
-        """Queue a trial; it runs when its result is asked for."""
+        """Queue a trial; it runs when its result is requested."""
         self._jobs.append((proposal, thresholds))
 
     def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
