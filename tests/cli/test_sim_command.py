@@ -12,7 +12,7 @@ import pytest
 
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange, parse_time
-from support.program import MLTRAIN, NEUTRAL, call
+from support.program import MLTRAIN, NEUTRAL, Run, call
 
 PAGE = {"symbol": "BTCUSDT", "interval": "1m", "startTime": parse_time("2025-01-31T10:00")}
 NO_TRACEBACK = "Traceback (most recent call last)"
@@ -62,7 +62,7 @@ def test_it_serves_the_market_clock_faults_and_limit_that_were_asked_for(tmp_pat
         text = ""
         while not text.endswith("}\n"):
             text += run.stdout.readline()
-        document = json.loads(text)
+        document = Run(0, text, "").document
         with httpx.Client(base_url=f"{document['base_url']}/api/v3", trust_env=False) as client:
             row = client.get("/klines", params={**PAGE, "limit": 1}).json()[0]
             shown_ms = client.get("/time").json()["serverTime"]

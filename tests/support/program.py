@@ -20,8 +20,14 @@ class Run:
 
     @property
     def document(self):
-        """Return the JSON document on stdout."""
-        return json.loads(self.out)
+        """Return the JSON document on stdout, which matches its committed schema."""
+        from jsonschema import validate
+
+        from support.json_documents import closed_schema
+
+        document = json.loads(self.out)
+        validate(document, closed_schema(document["schema"].removeprefix("mltrain/")))
+        return document
 
 
 QUICK = Path(__file__).with_name("quick.yml")  # a training whose latency is measured on few samples
