@@ -47,7 +47,7 @@ class Document:
     """A kind of document.
 
     Attributes:
-        result: The class of `Outcome.data`, as "module:class" below the package.
+        result: The class of `Outcome.data`, as "module:class".
         commands: The commands that print it.
         about: What it says, in one sentence.
     """
@@ -58,108 +58,124 @@ class Document:
 
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
-    "bench/1": Document("cli.bench:BenchDocument", ("bench",), "The latency of a version."),
+    "bench/1": Document("mltrain.cli.bench:BenchDocument", ("bench",), "The latency of a version."),
     "cache-info/1": Document(
-        "cli.snapshot_documents:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
+        "mltrain.cli.snapshot_documents:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
     ),
-    "cache-prune/1": Document("sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
-    "card-diff/1": Document("report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
-    "card-diff-page/1": Document("cli.version_documents:PageDocument", ("card diff",), "The page that --html wrote."),
-    "card-report/1": Document("cli.version_documents:ReportDocument", ("card report",), "The report of a version."),
-    "card-schema/1": Document("cli.version_documents:CardSchemaDocument", ("card schema",), "The schema of a card."),
-    "card-show/1": Document("cli.version_documents:CardShowDocument", ("card show",), "The card of a version."),
+    "cache-prune/1": Document("mltrain.sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
+    "card-diff/1": Document("mltrain.report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
+    "card-diff-page/1": Document(
+        "mltrain.cli.version_documents:PageDocument", ("card diff",), "The page that --html wrote."
+    ),
+    "card-report/1": Document(
+        "mltrain.cli.version_documents:ReportDocument", ("card report",), "The report of a version."
+    ),
+    "card-schema/1": Document(
+        "mltrain.cli.version_documents:CardSchemaDocument", ("card schema",), "The schema of a card."
+    ),
+    "card-show/1": Document("mltrain.cli.version_documents:CardShowDocument", ("card show",), "The card of a version."),
     "card-validate/1": Document(
-        "cli.version_documents:CardValidateDocument",
+        "mltrain.cli.version_documents:CardValidateDocument",
         ("card validate",),
         "Whether cards are valid; exit code 0 or 3.",
     ),
-    "config-init/1": Document("cli.settings:ConfigInitDocument", ("config init",), "The file that was written."),
-    "config-show/1": Document("cli.settings:ConfigShowDocument", ("config show",), "The effective settings."),
-    "demo/1": Document("cli.train_documents:DemoDocument", ("demo",), "The steps of the demo and their results."),
+    "config-init/1": Document(
+        "mltrain.cli.settings:ConfigInitDocument", ("config init",), "The file that was written."
+    ),
+    "config-show/1": Document("mltrain.cli.settings:ConfigShowDocument", ("config show",), "The effective settings."),
+    "demo/1": Document(
+        "mltrain.cli.train_documents:DemoDocument", ("demo",), "The steps of the demo and their results."
+    ),
     "error/1": Document(
-        "cli.render:FailureDocument",
+        "mltrain.cli.render:FailureDocument",
         ("train", "features audit"),
         "A leakage guard failed: exit code 5. (Other errors leave stdout empty.)",
     ),
     "evaluate/1": Document(
-        "pipeline.evaluate:Evaluation",
+        "mltrain.pipeline.evaluate:Evaluation",
         ("evaluate",),
         "The metrics of a version on later candles; exit code 4 if its skill is below --min-skill.",
     ),
     "features-audit/1": Document(
-        "cli.feature_documents:FeaturesAuditDocument",
+        "mltrain.cli.feature_documents:FeaturesAuditDocument",
         ("features audit",),
         "The checks of the leakage guards. (The file of --report also has `registry_sha256` and `ops`.)",
     ),
     "features-check/1": Document(
-        "cli.feature_documents:FeaturesCheckDocument",
+        "mltrain.cli.feature_documents:FeaturesCheckDocument",
         ("features check",),
         "Whether a frame matches the registry; exit code 0 or 3.",
     ),
     "features-info/1": Document(
-        "cli.feature_documents:FeaturesInfoDocument",
+        "mltrain.cli.feature_documents:FeaturesInfoDocument",
         ("features info",),
         "The registry; with --snapshot also the distribution of its values.",
     ),
     "features-show/1": Document(
-        "cli.feature_documents:FeaturesShowDocument",
+        "mltrain.cli.feature_documents:FeaturesShowDocument",
         ("features show",),
         "One feature around a time, and the candles that it was computed from.",
     ),
     "history/1": Document(
-        "store.history:History",
+        "mltrain.store.history:History",
         ("models history",),
         "Every promotion and rollback; exit code 3 if the log has a problem.",
     ),
     "models/1": Document(
-        "cli.version_documents:ModelsDocument",
+        "mltrain.cli.version_documents:ModelsDocument",
         ("models", "rollback"),
         "The versions. (rollback prints it on stderr if no version was named.)",
     ),
-    "models-page/1": Document("cli.version_documents:PageDocument", ("models",), "The page that --html wrote."),
+    "models-page/1": Document("mltrain.cli.version_documents:PageDocument", ("models",), "The page that --html wrote."),
     "models-prune/1": Document(
-        "store.pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
+        "mltrain.store.version_pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
     ),
-    "move/1": Document("store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
+    "move/1": Document("mltrain.store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
     "predict/1": Document(
-        "cli.predict_documents:PredictDocument",
+        "mltrain.cli.predict_documents:PredictDocument",
         ("predict",),
         "Probabilities for the newest candles or for a file; exit code 3 where they were refused.",
     ),
     "predict-file/1": Document(
-        "cli.predict_documents:PredictFileDocument",
+        "mltrain.cli.predict_documents:PredictFileDocument",
         ("predict",),
         "The file that --output wrote; exit code 3 where its rows were refused.",
     ),
     "rebuild/1": Document(
-        "cli.snapshot_documents:RebuildDocument",
+        "mltrain.cli.snapshot_documents:RebuildDocument",
         ("snapshot",),
         "The files that --rebuild repaired; exit code 3 if one is lost.",
     ),
     "sim/1": Document(
-        "cli.exchange:SimDocument",
+        "mltrain.cli.exchange:SimDocument",
         ("sim",),
         "The addresses of the simulated exchange, once it listens.",
     ),
-    "snapshot/1": Document("snapshots.take:TakenSnapshot", ("snapshot",), "The snapshot that was written or found."),
-    "snapshots/1": Document("cli.snapshot_documents:SnapshotsDocument", ("snapshots",), "The snapshots."),
+    "snapshot/1": Document(
+        "mltrain.snapshots.take:TakenSnapshot", ("snapshot",), "The snapshot that was written or found."
+    ),
+    "snapshots/1": Document("mltrain.cli.snapshot_documents:SnapshotsDocument", ("snapshots",), "The snapshots."),
     "snapshots-diff/1": Document(
-        "cli.snapshot_documents:SnapshotsDiffDocument",
+        "mltrain.cli.snapshot_documents:SnapshotsDiffDocument",
         ("snapshots diff",),
         "The candles in which two snapshots differ.",
     ),
     "snapshots-prune/1": Document(
-        "pipeline.snapshot_pruning:PrunedSnapshots", ("snapshots prune",), "The snapshots that were removed and kept."
+        "mltrain.pipeline.snapshot_pruning:PrunedSnapshots",
+        ("snapshots prune",),
+        "The snapshots that were removed and kept.",
     ),
-    "train/1": Document("cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
+    "train/1": Document("mltrain.cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
     "train-already-there/1": Document(
-        "cli.train_documents:AlreadyThereDocument",
+        "mltrain.cli.train_documents:AlreadyThereDocument",
         ("train",),
         "In place of `train/1` if the same version exists already and nothing was done; exit code 0.",
     ),
-    "train-plan/1": Document("pipeline.plan:Plan", ("train",), "The plan that --dry-run prints; nothing was trained."),
+    "train-plan/1": Document(
+        "mltrain.pipeline.plan:Plan", ("train",), "The plan that --dry-run prints; nothing was trained."
+    ),
     "verify/1": Document(
-        "cli.data:VerifyDocument",
+        "mltrain.cli.data:VerifyDocument",
         ("verify snapshot", "verify model"),
         "Whether every byte is as it was written; exit code 0 or 3.",
     ),
@@ -174,7 +190,7 @@ def schema_path(name: str) -> Path:
 def document_schema(name: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a document, such as "train/1"; fields may be added to the document."""
     definitions: dict[str, Any] = {}
-    body = _object(resolve_name(f"mltrain.{DOCUMENTS[name].result}"), definitions)
+    body = _object(resolve_name(DOCUMENTS[name].result), definitions)
     head = {"const": f"mltrain/{name}", "description": "Name and number of this schema."}
     schema = {
         "$schema": DRAFT,
@@ -367,9 +383,10 @@ def main(words: Sequence[str]) -> int:
         print(__doc__)
         return 2
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for path in set(FOLDER.glob("*")) - files().keys():
+    wanted = files()
+    for path in set(FOLDER.glob("*")) - wanted.keys():
         path.unlink()
-    for path, text in files().items():
+    for path, text in wanted.items():
         path.write_text(text, "utf-8")
     return 0
 
