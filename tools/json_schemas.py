@@ -79,10 +79,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("card validate",),
         "Whether cards are valid; exit code 0 or 3.",
     ),
-    "config-init/1": Document(
-        "mltrain.cli.settings:ConfigInitDocument", ("config init",), "The file that was written."
-    ),
-    "config-show/1": Document("mltrain.cli.settings:ConfigShowDocument", ("config show",), "The effective settings."),
+    "config-init/1": Document("mltrain.cli.config:ConfigInitDocument", ("config init",), "The file that was written."),
+    "config-show/1": Document("mltrain.cli.config:ConfigShowDocument", ("config show",), "The effective settings."),
     "demo/1": Document(
         "mltrain.cli.train_documents:DemoDocument", ("demo",), "The steps of the demo and their results."
     ),
@@ -147,7 +145,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "The files that --rebuild repaired; exit code 3 if one is lost.",
     ),
     "sim/1": Document(
-        "mltrain.cli.exchange:SimDocument",
+        "mltrain.cli.sim:SimDocument",
         ("sim",),
         "The addresses of the simulated exchange, once it listens.",
     ),
@@ -175,7 +173,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "mltrain.pipeline.plan:Plan", ("train",), "The plan that --dry-run prints; nothing was trained."
     ),
     "verify/1": Document(
-        "mltrain.cli.data:VerifyDocument",
+        "mltrain.cli.verify:VerifyDocument",
         ("verify snapshot", "verify model"),
         "Whether every byte is as it was written; exit code 0 or 3.",
     ),

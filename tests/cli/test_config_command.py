@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from mltrain.cli.app import with_commands
-from mltrain.cli.settings import _OPTIONS
+from mltrain.cli.config import _OPTIONS
 from support.program import call
 
 

@@ -17,7 +17,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from mltrain.cli import bench, data, evaluate, features, models, pages, predict, settings, snapshots, training
+from mltrain.cli import bench, config, evaluate, features, html_pages, models, predict, snapshots, train, verify
 from mltrain.cli.app import with_commands
 from mltrain.cli.command import Session
 from mltrain.cli.feature_documents import FeaturesAuditDocument
@@ -85,7 +85,7 @@ def context(**given):
 
 def begun(session):
     Path("train.yml").unlink(missing_ok=True)
-    return settings.config_init.outcome(session, Path("train.yml")).view()
+    return config.config_init.outcome(session, Path("train.yml")).view()
 
 
 def demo():
@@ -109,8 +109,8 @@ SCENES = {
     "snapshots prune": lambda s: snapshots.snapshots_prune.outcome(s.session, keep=2).view(),
     "cache info": lambda s: snapshots.cache_info.outcome(s.session).view(),
     "cache prune": lambda s: snapshots.cache_prune.outcome(s.session, everything=True).view(),
-    "verify snapshot": lambda s: data.verify_snapshot.outcome(s.session, "latest").view(),
-    "verify model": lambda _: data._verified(
+    "verify snapshot": lambda s: verify.verify_snapshot.outcome(s.session, "latest").view(),
+    "verify model": lambda _: verify._verified(
         "model", "2025-10-15", ("lgbm.pkl: 12 bytes, its manifest says 14",)
     ).view(),
     "models": lambda s: models.models.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
@@ -120,11 +120,11 @@ SCENES = {
         promote_version(s.store, "2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
     ).view(),
     "rollback": lambda s: models.rollback.outcome(s.session).view(),
-    "card diff": lambda s: pages.card_diff.outcome(s.session, "2025-10-15", "2025-10-15.3").view(),
-    "card report": lambda s: pages.card_report.outcome(s.session, "2025-10-15").view(),
+    "card diff": lambda s: html_pages.card_diff.outcome(s.session, "2025-10-15", "2025-10-15.3").view(),
+    "card report": lambda s: html_pages.card_report.outcome(s.session, "2025-10-15").view(),
     "card show": lambda s: models.card_show.outcome(s.session, "2025-10-15").view(),
     "card validate": lambda s: models.card_validate.outcome(s.session, [Path("good.json"), Path("bad.json")]).view(),
-    "config show": lambda s: settings.config_show.outcome(s.session, context(), seed=7).view(),
+    "config show": lambda s: config.config_show.outcome(s.session, context(), seed=7).view(),
     "config init": lambda s: begun(s.session),
     "features info": lambda s: features.features_info.outcome(s.session).view(),
     "features info --snapshot": lambda _: features._view_profiles(read("profiles")),
@@ -133,11 +133,11 @@ SCENES = {
         s.session, "rsi_7", "2025-10-14T12:00:00Z", symbol="ETHUSDT", ref=ONE
     ).view(),
     "features audit": lambda _: features._view_audit(FeaturesAuditDocument("latest", False, read("audit"))),
-    "train": lambda _: training._view_training(read("train-go")),
-    "train (no-go)": lambda _: training._view_training(read("train-no-go")),
-    "train (held)": lambda _: training._view_training(read("train-held")),
-    "train --dry-run": lambda _: training._view_plan(read("plan")),
-    "demo": lambda _: training._view_demo(demo()),
+    "train": lambda _: train._view_training(read("train-go")),
+    "train (no-go)": lambda _: train._view_training(read("train-no-go")),
+    "train (held)": lambda _: train._view_training(read("train-held")),
+    "train --dry-run": lambda _: train._view_plan(read("plan")),
+    "demo": lambda _: train._view_demo(demo()),
     "bench": lambda _: bench._view(read("bench")),
     "evaluate": lambda _: evaluate.view(read("evaluate")),
     "predict": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=False).view(),

@@ -79,7 +79,7 @@ def main():
     """Train, measure and record."""
     import polars as pl
 
-    from mltrain.cli import bench, evaluate, features, predict, training
+    from mltrain.cli import bench, evaluate, features, predict, train
     from mltrain.cli.feature_documents import FeaturesAuditDocument
     from mltrain.config.loading import load_config
     from mltrain.features.profile import profile_features
@@ -115,11 +115,11 @@ def main():
         promote=True,
         by="ada@desk",
     )
-    record("plan", plan_training(request, progress=silent), training._view_plan)
+    record("plan", plan_training(request, progress=silent), train._view_plan)
     strict = {"search.trials": 2, "gates.accuracy_margin_pp": 20.0}
     for name, changed in (("train-go", {}), ("train-held", {"seed": 7}), ("train-no-go", strict)):
         asked_for = replace(request, config=load_config(QUICK, overrides={"search.trials": 8} | changed))
-        record(name, train_anew(asked_for, store, now_ms=NOW_MS, progress=silent), training._view_training)
+        record(name, train_anew(asked_for, store, now_ms=NOW_MS, progress=silent), train._view_training)
     record("bench", [bench_version(data, "best", samples=200)[0]], bench._view)
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view)

@@ -28,15 +28,15 @@ _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno
 #: The module of each command. Only the module of the given command is loaded: a listing starts three times as fast.
 HOMES: Final = {
     "snapshots": ("snapshot", "snapshots", "cache"),
-    "training": ("train", "demo"),
+    "train": ("train", "demo"),
     "bench": ("bench",),
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
     "evaluate": ("evaluate",),
     "features": ("features",),
-    "data": ("verify",),
-    "exchange": ("sim",),
-    "settings": ("config",),
+    "verify": ("verify",),
+    "sim": ("sim",),
+    "config": ("config",),
 }
 
 #: The commands of a group.
@@ -175,7 +175,7 @@ def _exit_code(call: Callable[[], object]) -> int:
 
 def _user_error(raised: BaseException) -> MltrainError | None:
     """Return the error to show for an exception; None: it is a bug."""
-    from mltrain.cli.memory import is_shortage
+    from mltrain.cli.address_space import is_shortage
 
     if isinstance(raised, UsageError) and raised.hint is None:
         raised.hint = f"`{named_command(sys.argv[1:])} --help` lists its options"

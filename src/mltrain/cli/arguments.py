@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mltrain.cli.complete import complete_snapshot, complete_version
+from mltrain.cli.completion import complete_snapshot, complete_version
 from mltrain.cli.help import DATA, MODEL
 
 VersionArgument = Annotated[

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.complete import complete_version
+from mltrain.cli.completion import complete_version
 from mltrain.cli.help import add_command
-from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.render import Outcome
 from mltrain.cli.tables import table
 

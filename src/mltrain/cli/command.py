@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.address_space import check_address_space
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE, log_line, logs_json
 from mltrain.cli.help import COMMON
-from mltrain.cli.memory import check_address_space
 from mltrain.cli.progress import open_progress
 from mltrain.cli.render import Outcome, show_failure_document, show_outcome
 from mltrain.errors import LeakageError, UsageError

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command
-from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import Outcome, ends, number, time_text
 from mltrain.cli.tables import table
 from mltrain.errors import NoGoError, UsageError

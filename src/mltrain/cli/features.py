@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.complete import complete_feature, complete_snapshot, complete_symbol
+from mltrain.cli.completion import complete_feature, complete_snapshot, complete_symbol
 from mltrain.cli.help import DATA, OUTPUT, add_command, new_group
-from mltrain.cli.memory import LEARNING_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, document, number
 from mltrain.cli.tables import table
 from mltrain.errors import LeakageError, UsageError

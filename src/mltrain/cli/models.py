@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mltrain.cli import pages
+from mltrain.cli import html_pages
 from mltrain.cli.arguments import KeepOption, LiveVersionArgument, OpsOption, VersionArgument, read_ops
 from mltrain.cli.command import Session, command, refuse_misplaced_options, who
-from mltrain.cli.complete import complete_version_name
+from mltrain.cli.completion import complete_version_name
 from mltrain.cli.help import OUTPUT, add_command, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number
 from mltrain.cli.tables import table
@@ -46,8 +46,8 @@ def add_commands(app: typer.Typer) -> None:
     card = new_group("Validate, show and compare model cards.")
     add_command(card, "validate", card_validate, example="mltrain card validate model_card.json")
     add_command(card, "show", card_show, example="mltrain card show latest")
-    add_command(card, "report", pages.card_report, example="mltrain card report --open")
-    add_command(card, "diff", pages.card_diff, example="mltrain card diff best latest")
+    add_command(card, "report", html_pages.card_report, example="mltrain card report --open")
+    add_command(card, "diff", html_pages.card_diff, example="mltrain card diff best latest")
     add_command(card, "schema", card_schema, example="mltrain card schema")
     app.add_typer(card, name="card")
 
@@ -59,8 +59,8 @@ def models(
     html: Annotated[
         bool, typer.Option("--html", help="Write the list as an HTML page with curves.", rich_help_panel=OUTPUT)
     ] = False,
-    output: pages.Output = None,
-    show: pages.Open = False,
+    output: html_pages.Output = None,
+    show: html_pages.Open = False,
 ) -> Outcome | None:
     """List the versions: verdict, metrics, which one is live."""
     from mltrain.cli.version_documents import ModelsDocument
@@ -71,8 +71,8 @@ def models(
         refuse_misplaced_options(ctx)
         return None
     if html:
-        return pages.models_page(session, output, show=show)
-    pages.refuse_without_html(output, show=show)
+        return html_pages.models_page(session, output, show=show)
+    html_pages.refuse_without_html(output, show=show)
     store = Store(session.data_dir)
     rows = list_models(store)
     try:

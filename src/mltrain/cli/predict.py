@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command
-from mltrain.cli.memory import SERVING_MB
 from mltrain.cli.render import Outcome, number
 from mltrain.cli.sources import (
     ArchiveUrl,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.address_space import CANDLES_MB
 from mltrain.cli.arguments import KeepOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.complete import complete_snapshot, complete_symbols
+from mltrain.cli.completion import complete_snapshot, complete_symbols
 from mltrain.cli.help import DATA, add_command, new_group
-from mltrain.cli.memory import CANDLES_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome, time_text
 from mltrain.cli.sources import (
     CONNECTIONS,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mltrain.cli.address_space import CANDLES_MB, VERIFYING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, read_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, new_group
-from mltrain.cli.memory import CANDLES_MB, VERIFYING_MB
 from mltrain.cli.render import FAILED_CHECK, Outcome
 
 if TYPE_CHECKING:

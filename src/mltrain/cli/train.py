@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mltrain.cli.address_space import LEARNING_MB
 from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
 from mltrain.cli.command import Session, command, who
-from mltrain.cli.complete import complete_version
-from mltrain.cli.help import MODEL, OUTPUT, SEARCH, add_command
-from mltrain.cli.memory import LEARNING_MB
-from mltrain.cli.render import Outcome, ends, number, time_text
-from mltrain.cli.settings import (
+from mltrain.cli.completion import complete_version
+from mltrain.cli.config import (
     CalibrationOption,
     ClassWeight,
     Config,
@@ -26,6 +24,8 @@ from mltrain.cli.settings import (
     ValRatio,
     given_settings,
 )
+from mltrain.cli.help import MODEL, OUTPUT, SEARCH, add_command
+from mltrain.cli.render import Outcome, ends, number, time_text
 from mltrain.cli.tables import framed, table
 
 if TYPE_CHECKING:

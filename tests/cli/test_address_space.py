@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mltrain.cli.memory import LEARNING_MB, is_shortage
+from mltrain.cli.address_space import LEARNING_MB, is_shortage
 from support.program import MLTRAIN, NEUTRAL
 
 LIMIT_MB = 500
