@@ -15,18 +15,17 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.program import MLTRAIN, NEUTRAL
+from support.warm import TRACEBACK, become, import_commands
 
 CONFIG = Path(__file__).with_name("quick.yml")
 TIMEOUT_S = 15.0
 MAX_RSS_MB = 1000
-TRACEBACK = "Traceback (most recent call last)"
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ENV = {**NEUTRAL, **ONE_THREAD, "PYTHONDONTWRITEBYTECODE": "1"}
 SNAPSHOT = ("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6")
@@ -165,15 +164,7 @@ def warm_up():
     for name in list(os.environ):
         if name not in ENV:
             del os.environ[name]
-    import jsonschema  # noqa: F401
-    import lightgbm  # noqa: F401
-    import optuna  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
-    import sklearn.isotonic  # noqa: F401
-
-    import mltrain.cli.app
-    import mltrain.pipeline.predict
-    import mltrain.pipeline.train  # noqa: F401
+    import_commands()
 
 
 def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
@@ -191,7 +182,7 @@ def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
                     _let_trace()
                     os.read(held, 1)  # every call from here on is counted
                 os.close(held)
-                _become([*map(str, words), *where], env or {})
+                become([*map(str, words), *where], env or {})
             finally:
                 os._exit(71)
         os.close(held)
@@ -224,28 +215,6 @@ def _take(out, err):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
-
-
-def _become(words, env):
-    """Be a run of `mltrain`; never return."""
-    code = 70
-    try:
-        os.environ.update(env)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
-        sys.argv = [str(MLTRAIN), *words]
-        from mltrain.cli import main
-
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
-    except BaseException as bug:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
-        os.write(2, f"{TRACEBACK}: {bug!r}".encode())
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
 
 
 def _wait(pid, out, err, start, timeout):

@@ -1,0 +1,135 @@
+"""Runs of `mltrain` as forks of a process that has imported it: a process for each run, without the cost of its start.
+
+The server imports what the commands import, and runs none of it: threads do not survive a fork. For each run it forks a
+supervisor, which forks the run, reports its process id, waits, and reports its status.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+
+MLTRAIN = Path(sys.executable).with_name("mltrain")
+TRACEBACK = "Traceback (most recent call last)"
+# Loaded by the commands when they need them.
+LATE = (
+    *("httpx", "jsonschema", "optuna", "pyarrow.parquet", "rich.progress", "rich.table", "scipy.special"),
+    *("scipy.stats", "typer._adapters", "yaml", "mltrain.cli.render", "mltrain.features.registry"),
+    *("mltrain.pipeline.bench", "mltrain.pipeline.evaluate", "mltrain.pipeline.predict", "mltrain.pipeline.retrain"),
+    *("mltrain.pipeline.train", "mltrain.report.page", "mltrain.snapshots.take", "mltrain.sources.opening"),
+)
+
+
+def import_commands():
+    """Import what the commands import."""
+    from mltrain.cli.app import HOMES
+    from mltrain.training.lightgbm_import import import_lightgbm, skip_scikit_learn
+
+    skip_scikit_learn()
+    import_lightgbm()
+    for name in (*(f"mltrain.cli.{home}" for home in HOMES), *LATE):
+        import_module(name)
+
+
+def become(words, env):
+    """Be a run of `mltrain` whose stdout and stderr are the descriptors 1 and 2; never return."""
+    code = 70
+    try:
+        os.environ.update(env)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
+        sys.argv = [str(MLTRAIN), *words]
+        from mltrain.cli import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException as bug:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
+        os.write(2, f"{TRACEBACK}: {bug!r}".encode())
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+class WarmServer:
+    """A process that forks runs; it ends when its parent does."""
+
+    def __init__(self, env):
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            words = [sys.executable, __file__, str(theirs.fileno())]
+            self._process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        atexit.register(self.close)
+
+    def start(self, words, *, out, err, env, cwd):
+        """Start a run; return a file that has a line with its process id now, and one with its exit code later."""
+        reading, writing = os.pipe()
+        request = {"words": list(map(str, words)), "env": env, "cwd": str(cwd)}
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [out, err, writing])
+        os.close(writing)
+        return os.fdopen(reading, "rb", buffering=0)
+
+    def close(self):
+        """End the server."""
+        self._socket.close()
+        self._process.wait()
+
+
+def serve(requests):
+    """Fork a run for each request until the other end is closed."""
+    import_commands()
+    gc.freeze()
+    # Supervisors are nobody's concern when they have ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, (*given,), _, _ = socket.recv_fds(requests, 1 << 20, 3)
+        if not message:
+            return
+        if os.fork() == 0:
+            requests.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            supervise(json.loads(message), *given)
+        for descriptor in given:
+            os.close(descriptor)
+
+
+def supervise(request, out, err, report):
+    """Fork a run, write its process id, wait, and write its exit code; never return."""
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os.close(report)
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            os.close(out)
+            os.close(err)
+            os.chdir(request["cwd"])
+            become(request["words"], request["env"])
+        os.write(report, b"%d\n" % pid)
+        os.close(out)
+        os.close(err)
+        os.write(report, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    # As for the script `mltrain`: nothing of the tests can be imported.
+    sys.path[0] = str(MLTRAIN.parent)
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        os.set_inheritable(requests.fileno(), False)
+        serve(requests)
