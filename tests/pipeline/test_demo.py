@@ -13,8 +13,11 @@ from mltrain.store.store import Store
 NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
 
 
-def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path):
+def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path, monkeypatch):
     """The second GO is held, for two new days are few; valid cards, a prediction for each symbol, the first is back."""
+    # CI runs it whole, from the wheel.
+    for name, less in (("DAYS", 6), ("TRIALS", 2)):
+        monkeypatch.setattr(f"mltrain.pipeline.demo.{name}", less)
     folder = tmp_path / "mltrain-demo"
     report = run_demo(folder, by="the test", now_ms=NOW_MS, progress=Silent())
     store = Store(folder)
