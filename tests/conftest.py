@@ -28,14 +28,16 @@ for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGH
 # The modules that take longest, which come first: two workers are then done at the same time.
 LONG = (
     "tests/chaos/",
-    "tests/test_cli_contract.py",
-    "tests/test_written_before.py",
     "tests/guards/",
     "tests/pipeline/",
     "tests/docs/",
     "tests/cli/",
+    "tests/test_cli_contract.py",
     "tests/sources/test_network_faults.py",
+    "tests/store/test_store.py",
     "tests/sources/test_day_cache.py",
+    "tests/test_written_before.py",
+    "tests/sources/",
 )
 
 

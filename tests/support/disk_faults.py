@@ -58,10 +58,13 @@ def run(program, folder, *inject):
     """Run a program under strace with the folder as its argument; return the process and its operations there."""
     log = folder.parent / f"{folder.name}.strace"
     command = [sys.executable, "-c", program, str(folder)]
+    # Lets all other calls go on at once, for half the time; with it strace 6 injects no signal.
+    filtered = [] if any("signal=" in word for word in inject) else ["--seccomp-bpf"]
     done = subprocess.run(
         [
             "strace",
             "-f",
+            *filtered,
             "-qq",
             "-y",
             "-s0",
