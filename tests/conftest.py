@@ -34,7 +34,7 @@ LONG = (
     "tests/cli/",
     "tests/test_cli_contract.py",
     "tests/sources/test_network_faults.py",
-    "tests/store/test_store.py",
+    "tests/store/test_publishing.py",
     "tests/sources/test_day_cache.py",
     "tests/test_written_before.py",
     "tests/sources/",

@@ -14,15 +14,24 @@ from support.program import QUICK, call
 EXAMPLE_CARD = Path(__file__).parents[1] / "data" / "example_card.json"
 
 
-@pytest.fixture
-def two_versions(data_dir):
-    """Return a data folder with a promoted version and a newer one that is GO and not promoted, and their names."""
+@pytest.fixture(scope="module")
+def trained_twice(trained_dir, tmp_path_factory):
+    """Return a data folder with a promoted version and a newer one that is GO and not promoted; read only."""
+    folder = shutil.copytree(trained_dir, tmp_path_factory.mktemp("twice") / "data", symlinks=True)
     words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7", "--no-promote", "--json")
-    done = call(*words, data_dir=data_dir)
+    done = call(*words, data_dir=folder)
     assert done.code == 0, done.err
-    (best, newer) = [row["version"] for row in call("models", "--json", data_dir=data_dir).document["models"]]
-    assert done.document["version"] == newer
-    return data_dir, best, newer
+    assert [row["version"] for row in call("models", "--json", data_dir=folder).document["models"]][1:] == [
+        done.document["version"]
+    ]
+    return folder
+
+
+@pytest.fixture
+def two_versions(trained_twice, tmp_path):
+    """Return a copy of that folder, which a test may change, and the names of the versions."""
+    folder = Path(shutil.copytree(trained_twice, tmp_path / "data", symlinks=True))
+    return folder, *(row["version"] for row in call("models", "--json", data_dir=folder).document["models"])
 
 
 def best_of(data_dir):
