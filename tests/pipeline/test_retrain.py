@@ -215,7 +215,7 @@ def test_a_warm_start_is_the_second_trial_and_recorded(trained):
     assert made_again(workshop, report).same
 
 
-def test_the_model_of_everything_has_its_twins_figures(trained):
+def test_a_model_of_all_rows_reports_the_metrics_of_the_one_without_the_holdout(trained):
     """`final="all"`: other trees, the same calibrator and rounds; card and champion's rows tell of it."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, final="all")
@@ -227,8 +227,8 @@ def test_the_model_of_everything_has_its_twins_figures(trained):
     assert ours["calibration"] == theirs["calibration"]
     assert ours["hyperparameters"] == theirs["hyperparameters"]
     assert (ours["splits"]["fitted_on"], theirs["splits"]["fitted_on"]) == ("all", "inner")
-    assert "twin" in ours["notes"]
-    assert "twin" not in theirs["notes"]
+    assert "fitted on all rows" in ours["notes"]
+    assert "fitted on all rows" not in theirs["notes"]
     assert ModelCard(theirs).last_label_end_ms() < split.holdout.start_ms
     assert ModelCard(ours).last_label_end_ms() == report.training.data.samples.label_end_ms[split.holdout.span].max()
     assert made_again(workshop, report).same

@@ -144,8 +144,8 @@ def _notes(training: Training) -> str:
     ]
     if training.model.fitted_on == "all":
         lines.append(
-            "The served model was fitted on all rows, the holdout included: the metrics are those of a second model, "
-            "fitted on the inner part only."
+            "The served model was fitted on all rows, the holdout included: the metrics are those of a model with the "
+            "same hyperparameters, fitted on the inner part only."
         )
     lines.append(f"This time range had been scored {looks.earlier} time(s) before ({looks.weighted:.2f} by overlap).")
     if looks.others:
