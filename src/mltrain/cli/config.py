@@ -18,7 +18,6 @@ from mltrain.cli.help import DATA, MODEL, SEARCH, Command, add_command, new_grou
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
 from mltrain.cli.tables import table
-from mltrain.config.loading import Setting, comment_config, explain_config, load_config
 from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from mltrain.config.loading import Setting
     from mltrain.documents.values import Json
 
 
@@ -105,6 +105,8 @@ class SettingsCommand(Command):
 
     def defaults(self) -> dict[str, str]:
         """Read the defaults, which takes time: only when the help is shown."""
+        from mltrain.config.loading import explain_config
+
         settings = explain_config(None, overrides={})
         return {_OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in _OPTIONS}
 
@@ -182,6 +184,8 @@ def config_show(
     max_rows: MaxRows = None,
 ) -> Outcome:
     """Show every setting that `train` would use with the same options, and where it comes from."""
+    from mltrain.config.loading import explain_config
+
     overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
     found = [
         replace(s, where=_OPTIONS[s.key]) if s.origin == "option" else s
@@ -214,6 +218,8 @@ def _origin_text(setting: Setting) -> str:
 
 def _settings_outside_files(session: Session, ctx: typer.Context) -> list[Setting]:
     """Return the settings of the common options and of the environment."""
+    from mltrain.config.loading import Setting
+
     found = [
         _common_setting(ctx, "data_dir", "--data-dir", "MLTRAIN_DATA_DIR", str(session.data_dir)),
         _common_setting(ctx, "log_format", LOG_OPTION, LOG_VARIABLE, str(ctx.params["log_format"])),
@@ -225,6 +231,8 @@ def _settings_outside_files(session: Session, ctx: typer.Context) -> list[Settin
 
 
 def _common_setting(ctx: typer.Context, name: str, option: str, variable: str, value: str) -> Setting:
+    from mltrain.config.loading import Setting
+
     source = str(ctx.get_parameter_source(name))
     if source.endswith("COMMANDLINE"):
         return Setting(name, value, "option", option)
@@ -255,6 +263,7 @@ def config_init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("train.yml"),
 ) -> Outcome:
     """Write a train.yml with every setting commented out, ready to be changed."""
+    from mltrain.config.loading import comment_config, load_config
     from mltrain.storage.writing import atomic_write
 
     if file.exists() or file.is_symlink():
