@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -57,8 +55,8 @@ def test_the_own_holdout_is_named(trained):
 def test_an_overlap_is_counted(times, rows):
     """Both ends of the holdout are part of it."""
     block = {"name": "holdout", "start": "1970-01-01T00:00:05Z", "end": "1970-01-01T00:00:09Z"}
-    model = SimpleNamespace(card={"splits": {"blocks": [{"name": "inner"}, block]}})
-    found = _own_holdout(model, np.array(times, np.int64) * 1000)
+    card = ModelCard({"splits": {"blocks": [{"name": "inner"}, block]}})
+    found = _own_holdout(card, np.array(times, np.int64) * 1000)
 
     assert found == (None if rows is None else OwnHoldout(rows, 5000, 9000))
 

@@ -130,7 +130,7 @@ def evaluate(
         now_ms=now_ms,
         configuration_sha256=card.configuration_sha256,
     )
-    own_holdout = _own_holdout(model, rows.ts_ms)
+    own_holdout = _own_holdout(card, rows.ts_ms)
     if own_holdout is not None:
         progress.warn(
             f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are from {version.name}'s own holdout, which its "
@@ -180,9 +180,9 @@ def _priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...
     return tuple(priors.values())
 
 
-def _own_holdout(model: Model, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
+def _own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
     """Return the overlap of a version's holdout with rows of these open times, shape (n,)."""
-    block = ModelCard(model.card).block("holdout")
+    block = card.block("holdout")
     start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
     if start_ms is None or end_ms is None:
         return None

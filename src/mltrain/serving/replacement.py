@@ -5,20 +5,22 @@ Versions with the same registry and symbols are recognised from their cards alon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mltrain.artifact import MODEL_FILE
+from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES
 from mltrain.documents.strict_json import parse_json
 from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
     from mltrain.artifact.model_contract import ModelContract
+    from mltrain.documents.values import Json
     from mltrain.store.versions import StoredVersion
 
 
 def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
-    """Return why the new version is no drop-in replacement for the old one; see `contract.contract_differences`.
+    """Return why the new version is no drop-in replacement for the old one; see `model_contract.contract_differences`.
 
     Raises:
         InputError: A version is damaged.
@@ -46,14 +48,14 @@ def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
         )
 
 
-def _facts_in_card(version: StoredVersion) -> tuple[Any, ...] | None:
+def _facts_in_card(version: StoredVersion) -> tuple[Json, ...] | None:
     """Return the card's fields that determine the model's meaning; None if the card lacks one."""
     data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
-    card: Any = parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES)
-    try:
-        return card["lineage"]["registry_sha256"], card["lineage"]["own_ops"], card["train"]["symbols"]
-    except (KeyError, TypeError):
+    card = ModelCard.from_json(parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES))
+    lineage, train = card.entries("lineage"), card.entries("train")
+    if not {"registry_sha256", "own_ops"} <= lineage.keys() or "symbols" not in train:
         return None
+    return lineage["registry_sha256"], lineage["own_ops"], train["symbols"]
 
 
 def _read_contract(version: StoredVersion) -> ModelContract:
