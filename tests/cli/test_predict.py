@@ -310,3 +310,16 @@ def test_a_file_is_a_batch(trained_dir, table, tmp_path):
     assert written["symbol"].to_list() == short["symbol"].to_list()
     assert (strict.code, cut.code) == (0, 0), strict.err + cut.err
     assert read(out)["ts"][-1] == "2025-10-15T11:49:00Z"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("rows", "rows' has no suffix"), ("rows.cvs", "'.cvs' is not a format of tables")]
+)
+def test_a_file_of_no_known_format_is_named(name, said, tmp_path):
+    """The message has the file and the formats; nothing is loaded for it."""
+    done = call("predict", "--input", tmp_path / name, data_dir=tmp_path)
+
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert name in done.err
+    assert ".csv" in done.err

@@ -21,6 +21,7 @@ from mltrain.times import TIME_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
@@ -42,16 +43,22 @@ _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSE
 _NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
 
-def format_of(suffix: str) -> Format:
-    """Return the format that a file's suffix names.
+def format_of(path: Path) -> Format:
+    """Return the format that the suffix of a file's name stands for.
 
     Raises:
-        UsageError: It names none.
+        UsageError: The name has no suffix, or one of no known format.
     """
-    if suffix.lower() not in FORMATS:
-        hint = did_you_mean(suffix, FORMATS) or f"use one of {', '.join(FORMATS)}"
-        raise UsageError(f"{show(suffix)} is not a format of tables", hint=hint)
-    return FORMATS[suffix.lower()]
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        known = f"use one of {', '.join(FORMATS)}"
+        if not suffix:
+            raise UsageError(f"{show(str(path))} has no suffix that names its format", hint=known)
+        raise UsageError(
+            f"{show(str(path))}: {show(path.suffix)} is not a format of tables",
+            hint=did_you_mean(suffix, FORMATS) or known,
+        )
+    return FORMATS[suffix]
 
 
 def read_cells(

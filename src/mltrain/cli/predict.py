@@ -241,7 +241,7 @@ def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
         if place is None:
             raise UsageError(f"{option} needs {option.removesuffix('-format')}")
         return form.value
-    return "csv" if place in {None, STREAM} else format_of(Path(str(place)).suffix)
+    return "csv" if place in {None, STREAM} else format_of(Path(str(place)))
 
 
 def _read_input(place: str, form: Format) -> pl.DataFrame:
