@@ -53,9 +53,9 @@ def format_of(path: Path) -> Format:
     if suffix not in FORMATS:
         known = f"use one of {', '.join(FORMATS)}"
         if not suffix:
-            raise UsageError(f"{show(str(path))} has no suffix that names its format", hint=known)
+            raise UsageError(f"{show(path.name)} has no suffix that names its format", hint=known)
         raise UsageError(
-            f"{show(str(path))}: {show(path.suffix)} is not a format of tables",
+            f"{show(path.name)}: {show(path.suffix)} is not a format of tables",
             hint=did_you_mean(suffix, FORMATS) or known,
         )
     return FORMATS[suffix]
