@@ -15,8 +15,8 @@ import mltrain
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.features.computation import compute_features
-from mltrain.serving import follow
-from mltrain.serving.follow import SwapFailedWarning
+from mltrain.serving import live_model
+from mltrain.serving.live_model import SwapFailedWarning
 from mltrain.serving.loaded_model import OtherCodeWarning
 from mltrain.serving.model import check_round_trip, load, model_from_bundle, open_model
 from mltrain.store.promotion import roll_back
@@ -581,7 +581,7 @@ class TestFollowing:
         self, store, publish, promote, bundle, candles, monkeypatch, what
     ):
         """The old version stays in use, with one warning per version; one with the same meaning is followed again."""
-        monkeypatch.setattr(follow, "RETRY_S", 0.0)
+        monkeypatch.setattr(live_model, "RETRY_S", 0.0)
         first, other = publish(), publish(model=self.OTHERS[what](bundle))
         same = publish(model=replace(bundle, calibrator=Calibrator("none", None)))
         promote(first)
@@ -627,7 +627,7 @@ class TestFollowing:
 
     def test_a_failed_version_is_tried_again(self, store, two, promote, monkeypatch):
         """After RETRY_S a version that failed is loaded without another promotion: the machine may have failed."""
-        monkeypatch.setattr(follow, "RETRY_S", 0.0)
+        monkeypatch.setattr(live_model, "RETRY_S", 0.0)
         model = load(store.models / "best_lgbm.pkl", clock=None)
         promote(two[1])
         (two[1].folder / "model_card.json").rename(two[1].folder / "aside")

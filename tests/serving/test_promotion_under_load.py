@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from mltrain.serving.follow import SwapFailedWarning
+from mltrain.serving.live_model import SwapFailedWarning
 from mltrain.serving.model import load, open_model
 from mltrain.training.calibration import Calibrator, Knots
 

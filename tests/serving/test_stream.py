@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError, RefusedError
-from mltrain.serving.follow import SwapFailedWarning
+from mltrain.serving.live_model import SwapFailedWarning
 from mltrain.serving.model import load, model_from_bundle, open_model
 from mltrain.times import MINUTE_MS
 

@@ -171,7 +171,7 @@ def promote(
     ops: OpsOption = None,
 ) -> Outcome:
     """Make a GO version the live one, in one atomic step."""
-    from mltrain.serving.replacement import check_same_meaning
+    from mltrain.serving.contract_check import check_same_meaning
     from mltrain.store.promotion import promote_version
     from mltrain.store.store import Store
 
@@ -234,7 +234,7 @@ def rollback(
 
 def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
     """Warn if the pointer has moved to a version that running services refuse."""
-    from mltrain.serving.replacement import find_version_differences
+    from mltrain.serving.contract_check import find_version_differences
 
     before, after = moved.from_version, moved.to_version
     if not moved.moved or before is None or before == after:

@@ -132,7 +132,7 @@ def tiles(card: ModelCard) -> tuple[Tile, ...]:
     before = card.number("calibration", "before", "calibration_ece")
     ece_notes = [] if before is None else [f"{before:.4f} before"]
     ece_notes += [] if floor is None else [f"chance alone up to {floor:.4f}"]
-    p95, p99 = (figure_text(card.number("latency_ms", key), 2) for key in ("p95", "p99"))
+    p95, p99 = (card.number("latency_ms", key) for key in ("p95", "p99"))
     found = (
         Tile(
             "Accuracy",
@@ -151,7 +151,7 @@ def tiles(card: ModelCard) -> tuple[Tile, ...]:
         ),
         Tile("AUC", figure_text(card.number("metrics", "auc_roc")), _metric_range(card, "auc_roc")),
         Tile("Calibration error", figure_text(card.number("metrics", "calibration_ece")), "; ".join(ece_notes)),
-        Tile("Latency p95", f"{p95} ms", f"p99 {p99} ms"),
+        Tile("Latency p95", DASH if p95 is None else f"{p95:.2f} ms", "" if p99 is None else f"p99 {p99:.2f} ms"),
     )
     return tuple(tile for tile in found if tile.value != DASH)
 

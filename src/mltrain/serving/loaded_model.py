@@ -1,7 +1,7 @@
 """A loaded version, ready to score.
 
 A `LoadedModel` never changes. It is replaced as a whole, so a call that holds one gets the answer of one version.
-Pointers and promotions are the subject of `mltrain.serving.follow`.
+Pointers and promotions are the subject of `mltrain.serving.live_model`.
 """
 
 from __future__ import annotations

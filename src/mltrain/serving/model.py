@@ -6,9 +6,9 @@ lookback, a stale candle, an unknown symbol, columns with other names or in anot
 
 The clock that is passed to `load` decides whether the newest candle is stale; a batch (`rows="all"`) never is.
 
-A model that was loaded through the pointer to the live version follows it (`mltrain.serving.follow`): each call first
-checks where the pointer leads, so a promotion or a rollback takes effect without a restart. A version that fails its
-checks never replaces one that works.
+A model that was loaded through the pointer to the live version follows it (`mltrain.serving.live_model`): each call
+first checks where the pointer leads, so a promotion or a rollback takes effect without a restart. A version that fails
+its checks never replaces one that works.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from mltrain.errors import InputError, UsageError
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.serving.explanation import explain_matrix, explain_rows
-from mltrain.serving.follow import Follower, pointer_state
 from mltrain.serving.inputs import (
     candles_by_symbol,
     check_finite,
@@ -39,6 +38,7 @@ from mltrain.serving.inputs import (
     row_by_name,
     row_in_order,
 )
+from mltrain.serving.live_model import Follower, pointer_state
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
 from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
 from mltrain.serving.stream import Stream
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from mltrain.artifact.bundle import Bundle
     from mltrain.features.spec import FeatureSet, LabelSpec
-    from mltrain.serving.follow import PointerState
+    from mltrain.serving.live_model import PointerState
     from mltrain.serving.loaded_model import LoadedModel
     from mltrain.serving.rows import FeatureRows, WhichRows
     from mltrain.store.versions import StoredVersion

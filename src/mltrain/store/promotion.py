@@ -60,7 +60,7 @@ def promote_version(
         now_ms: Time, ms UTC.
         force: Whether a NO-GO version may be promoted, too.
         check: Called with the version and the live one; raises if the version must not replace it, such as
-            `replacement.check_same_meaning`. Called while nobody else can move the pointer; not called if the live
+            `contract_check.check_same_meaning`. Called while nobody else can move the pointer; not called if the live
             version cannot be opened, because there is nothing to compare with.
 
     Raises:

@@ -6,8 +6,8 @@
     models/promotions.jsonl, models/looks.jsonl               append-only logs, see `history`
     models/.lock                     held while anything in the folder is written
 
-Versions are published by `publishing`, made live by `promotion` and removed by `pruning`. The lock is held only for
-the moment of writing, so that a rollback never waits for a training. A command that is refused changes nothing.
+Versions are published by `publishing`, made live by `promotion` and removed by `version_pruning`. The lock is held only
+for the moment of writing, so that a rollback never waits for a training. A command that is refused changes nothing.
 
 A copy of the folder may lose its links. If the log names a live version and there is no pointer, everything that needs
 the pointer fails with the command that restores it: the latest version is no substitute for the live one.

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import polars as pl
 
 from mltrain.features.op import Bars, Op, Spread, Window
-from mltrain.features.ops.terms import check_ordered, gap_to_average, imbalance, location, log_returns
+from mltrain.features.ops.expressions import check_ordered, gap_to_average, imbalance, location, log_returns
 from mltrain.features.windows import contrast, ratio, window_contrast, window_correlation, window_ratio, window_zscore
 
 

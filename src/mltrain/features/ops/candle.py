@@ -8,7 +8,7 @@ from typing import Final, Literal
 import polars as pl
 
 from mltrain.features.op import Bars, Lag, Op, Spread, Window
-from mltrain.features.ops.terms import location, log_range, log_returns
+from mltrain.features.ops.expressions import location, log_range, log_returns
 from mltrain.features.windows import contrast, share, window_scaled, window_sum
 
 MS_PER: Final = {"quarter": 900_000, "hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mltrain.features.ops import activity, candle, leader, levels, returns
+from mltrain.features.ops import activity, candle, leader, levels, momentum, returns, volatility
 
 if TYPE_CHECKING:
     from mltrain.features.op import Op
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Every op by name: the built-in ops, and those of imported user modules (`mltrain.features.user_ops`).
 OPS: Final[dict[str, Op]] = {
     **returns.OPS,
+    **volatility.OPS,
+    **momentum.OPS,
     **levels.OPS,
     **candle.OPS,
     **activity.OPS,

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import polars as pl
 
 from mltrain.features.op import LEADER_PREFIX, Bars, Lag, Op, Spread, Window
-from mltrain.features.ops.terms import imbalance, location, log_returns
+from mltrain.features.ops.expressions import imbalance, location, log_returns
 from mltrain.features.windows import window_sum, window_zscore
 
 

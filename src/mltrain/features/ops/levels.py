@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 
 from mltrain.features.op import Bars, Op, Spread, Window
-from mltrain.features.ops.terms import gap_to_average, log_returns
+from mltrain.features.ops.expressions import gap_to_average, log_returns
 from mltrain.features.windows import window_max, window_mean, window_min, window_range_position, window_scaled
 
 

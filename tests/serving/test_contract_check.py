@@ -10,7 +10,7 @@ import pytest
 
 from mltrain.artifact import model_contract
 from mltrain.errors import InputError, NoGoError
-from mltrain.serving.replacement import check_same_meaning, find_version_differences
+from mltrain.serving.contract_check import check_same_meaning, find_version_differences
 from mltrain.store.promotion import promote_version
 from support.program import call
 
