@@ -224,9 +224,9 @@ def _parameter_text(parameter: inspect.Parameter) -> str:
 
 def card_page() -> str:
     """Return the page of the card's fields, from its schema."""
-    from mltrain.card.validation import schema
+    from mltrain.card.validation import load_schema
 
-    document = schema()
+    document = load_schema()
     rows = [
         (f"**{path}**" if needed else path, kind, text) for path, kind, text, needed in _fields(document, document, "")
     ]

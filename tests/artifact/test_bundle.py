@@ -79,7 +79,7 @@ def test_the_file_names_no_global_and_refers_to_nothing(bundle):
 
 def test_equal_models_are_equal_bytes(model_text, calibrator, feature_set, bundle):
     """A bundle made of copies of the parts is the same file."""
-    twin = Bundle(
+    copied = Bundle(
         model_text="".join(list(model_text)),
         calibrator=copy.deepcopy(calibrator),
         feature_set=copy.deepcopy(feature_set),
@@ -87,7 +87,7 @@ def test_equal_models_are_equal_bytes(model_text, calibrator, feature_set, bundl
         ops_sha256="".join(list(bundle.ops_sha256)),
     )
 
-    assert twin.to_bytes() == bundle.to_bytes()
+    assert copied.to_bytes() == bundle.to_bytes()
 
 
 @settings(max_examples=200)
@@ -148,7 +148,7 @@ def hostile_streams(canary):
     yield "BINBYTES8 of 2**62 bytes", b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x."
     yield "a memo index of 2**31", b"\x80\x04}r" + struct.pack("<I", 2**31 - 1) + b"."
     yield "lists in lists", b"\x80\x04" + b"]" * 900_000 + b"a" * 899_999 + b"."
-    yield "a memo that laughs", b"\x80\x04]\x94" + b"(h\x00h\x00h\x00h\x00e\x94" * 40 + b"."
+    yield "a memo that grows exponentially", b"\x80\x04]\x94" + b"(h\x00h\x00h\x00h\x00e\x94" * 40 + b"."
 
 
 @pytest.mark.parametrize("number", range(17))
@@ -203,12 +203,12 @@ def test_the_unpickler_alone_refuses_too(opcode):
     ],
 )
 def test_other_streams_are_refused(stream):
-    """Broken, empty and foreign streams are an InputError, too."""
+    """Broken, empty and foreign streams are an InputError too."""
     with pytest.raises(InputError, match=r"^lgbm\.pkl: "):
         read(stream)
 
 
-def test_a_file_over_the_cap_is_refused(monkeypatch):
+def test_a_file_over_the_size_limit_is_refused(monkeypatch):
     """The size is checked before the content."""
     monkeypatch.setattr(bundle_module, "MAX_BUNDLE_BYTES", 10)
 

@@ -1,4 +1,4 @@
-"""Lineage: the code, the libraries and the machine, as they are."""
+"""Lineage: the code, the libraries and the machine are read correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the typed card: what is missing or odd is None or empty, and never an error."""
+"""Accessors of the typed card: what is missing or has another type is None or empty, never an error."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.card.model_card import ModelCard
-from mltrain.card.validation import card_bytes, check_card, read_card, schema
+from mltrain.card.validation import card_bytes, check_card, load_schema, read_card
 from mltrain.errors import InputError
 from mltrain.storage.manifest import Manifest, describe_file
 from mltrain.store.versions import check_stored_card
@@ -109,15 +109,15 @@ def check(card, folder=None):
     return check_card(json.dumps(card).encode(), where="card", folder=folder)
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_a_valid_schema():
     """The schema itself is valid draft 2020-12."""
     from jsonschema import Draft202012Validator
 
-    Draft202012Validator.check_schema(schema())
+    Draft202012Validator.check_schema(load_schema())
 
 
 def test_a_card_of_the_required_fields_alone_is_valid():
-    """What another tool wrote passes as its bytes stand, without a warning."""
+    """A minimal card of another tool passes without a warning."""
     found = check_card(EXAMPLE.read_bytes(), where="card", folder=EXAMPLE.parent)
 
     assert (found.violations, found.warnings) == ((), ())
@@ -132,8 +132,8 @@ def test_a_card_with_every_section_is_valid():
 
 
 @pytest.mark.parametrize("pointer", REQUIRED)
-def test_every_required_field_is_missed_by_name(pointer):
-    """A card without one of the required fields is invalid, and its pointer is told."""
+def test_a_missing_required_field_is_named(pointer):
+    """A card without one of the required fields is invalid, and the violation has its JSON pointer."""
     assert check(replaced(example(), pointer, ...)).violations == (f"card: {pointer}: is missing",)
 
 
@@ -146,7 +146,7 @@ def test_the_required_fields_are_exactly_these():
 
 
 @pytest.mark.parametrize(
-    ("pointer", "value", "told"),
+    ("pointer", "value", "message"),
     [
         ("/version", "1", 'must be "2"'),
         ("/version", 2, 'must be "2"'),
@@ -175,16 +175,16 @@ def test_the_required_fields_are_exactly_these():
         ("/intervals/metrics/accuracy", {"value": 1}, "is missing"),
     ],
 )
-def test_the_schema_names_the_place_and_the_law(pointer, value, told):
-    """A wrong value is told with its JSON pointer and what it must be."""
+def test_a_value_that_the_schema_refuses_is_named(pointer, value, message):
+    """A violation has the JSON pointer of the wrong value, and what the value must be."""
     violations = check(replaced(example(**MORE), pointer, value)).violations
 
     assert all(line.startswith(f"card: {pointer}") for line in violations)
-    assert any(told in line for line in violations)
+    assert any(message in line for line in violations)
 
 
 @pytest.mark.parametrize(
-    ("pointer", "value", "told"),
+    ("pointer", "value", "message"),
     [
         ("/train/class_balance/pos", 1, "/train/class_balance: pos + neg is 1 + 155175"),
         ("/train/range/end", "2025-07-17T11:59:59Z", "/train/range: ends at"),
@@ -203,13 +203,13 @@ def test_the_schema_names_the_place_and_the_law(pointer, value, told):
         ("/artifacts/0/path", "lgbm.pkl\n", "/artifacts/0/path: 'lgbm.pkl\\n' is not a bare file name"),
     ],
 )
-def test_sense_is_checked_where_the_schema_has_no_words(pointer, value, told):
+def test_contradictions_are_violations(pointer, value, message):
     """Sums, orders and names that contradict each other are violations with their place."""
-    assert any(told in line for line in check(replaced(example(**MORE), pointer, value)).violations)
+    assert any(message in line for line in check(replaced(example(**MORE), pointer, value)).violations)
 
 
-def test_every_violation_is_told_at_once():
-    """Faults of schema and sense in different sections all stand in one answer."""
+def test_all_violations_are_reported_at_once():
+    """Violations of the schema and of consistency rules, in different sections, are in one result."""
     card = replaced(replaced(replaced(example(), "/notes", 1), "/latency_ms/p50", 99), "/train/rows", 7)
 
     assert [line.split(": ")[1] for line in check(card).violations] == [
@@ -219,8 +219,8 @@ def test_every_violation_is_told_at_once():
     ]
 
 
-def test_sense_is_told_beside_what_the_schema_refuses():
-    """A section with a fault still has all its others told, and only what hangs on the fault is left out."""
+def test_consistency_is_checked_next_to_what_the_schema_refuses():
+    """In a section with a wrong value, only the rules that read that value are left out."""
     card = example()
     card["train"] |= {"rows": -1, "symbols": ["A", "A"], "range": {"start": "2025-02-01", "end": "2025-01-01"}}
     card["latency_ms"] |= {"p50": 9, "p95": 8, "p99": "?"}
@@ -235,15 +235,15 @@ def test_sense_is_told_beside_what_the_schema_refuses():
 
 
 @pytest.mark.parametrize(
-    ("pointer", "told"),
+    ("pointer", "message"),
     [
         ("/metrcs", "unknown key, did you mean metrics"),
         ("/train/x~/y", "unknown key"),
         ("/latency_ms/p999", "unknown key"),
     ],
 )
-def test_an_unknown_key_is_a_warning(pointer, told):
-    """A key that the schema does not know keeps the card valid and is told, with the nearest known one."""
+def test_an_unknown_key_is_a_warning(pointer, message):
+    """A card with a key that the schema does not know is valid; the warning has the nearest known key."""
     section, key = pointer.rsplit("/", 1) if pointer.count("/") == 2 else ("", pointer[1:])
     card = example()
     (card[section[1:]] if section else card)[key] = 1
@@ -251,7 +251,7 @@ def test_an_unknown_key_is_a_warning(pointer, told):
 
     assert found.passed
     assert len(found.warnings) == 1
-    assert told in found.warnings[0]
+    assert message in found.warnings[0]
 
 
 def test_open_sections_never_warn():
@@ -278,8 +278,8 @@ def test_open_sections_never_warn():
         b'{"train": {"rows": 1e999}}',
     ],
 )
-def test_what_is_no_card_is_a_violation(text):
-    """Bytes that the strict door refuses, or that are no mapping, are a failed check and no exception."""
+def test_bytes_that_are_not_a_card_are_a_violation(text):
+    """Bytes that are not strict JSON, or not a mapping, fail the check without an exception."""
     found = check_card(text, where="card")
 
     assert not found.passed
@@ -288,8 +288,8 @@ def test_what_is_no_card_is_a_violation(text):
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_any_value_anywhere_gets_an_answer(data):
-    """Whatever stands in a field, the check answers, in lines of readable length that a terminal can show."""
+def test_any_value_anywhere_can_be_checked(data):
+    """For any value in any field the check returns lines of readable length that a terminal can show."""
     card = example(**MORE)
     pointer = data.draw(st.sampled_from([p for p in places(card) if p]))
     found = check(replaced(card, pointer, data.draw(JSON_VALUES)))
@@ -299,7 +299,7 @@ def test_any_value_anywhere_gets_an_answer(data):
 
 
 class TestArtifacts:
-    """The files beside a card are those that it names."""
+    """The files next to a card must be those that it names."""
 
     @pytest.fixture
     def folder(self, tmp_path):
@@ -316,35 +316,35 @@ class TestArtifacts:
         assert check(example(**MORE)).passed
 
     @pytest.mark.parametrize("content", [b"treez", b"tree", b"trees!"])
-    def test_a_changed_file_is_told(self, folder, content):
+    def test_a_changed_file_is_reported(self, folder, content):
         """Another byte, a byte less and a byte more are found."""
         (folder / "lgbm.pkl").write_bytes(content)
 
         (line,) = check(example(**MORE), folder).violations
         assert line.startswith("card: /artifacts/0")
 
-    def test_a_changed_file_is_told_beside_other_faults(self, folder):
-        """A fault elsewhere hides no damage."""
+    def test_a_changed_file_is_reported_next_to_other_violations(self, folder):
+        """A violation elsewhere does not hide a damaged file."""
         (folder / "lgbm.pkl").write_bytes(b"trees!")
 
         lines = check(replaced(example(**MORE), "/notes", 1), folder).violations
         assert [line.split(": ")[1].partition("/sha")[0] for line in lines] == ["/notes", "/artifacts/0"]
 
-    def test_a_missing_file_is_told(self, folder):
+    def test_a_missing_file_is_reported(self, folder):
         """A file that is not there is a violation."""
         (folder / "lgbm.pkl").unlink()
 
         assert "is not there" in check(example(**MORE), folder).violations[0]
 
     def test_a_link_is_not_followed(self, folder):
-        """A symbolic link in place of the file is refused, whatever it leads to."""
+        """A symbolic link in place of the file is refused, even if it leads to the right file."""
         (folder / "lgbm.pkl").rename(folder / "elsewhere")
         (folder / "lgbm.pkl").symlink_to("elsewhere")
 
         assert "symbolic link" in check(example(**MORE), folder).violations[0]
 
-    def test_a_valid_card_that_is_not_the_published_one_is_told(self, folder):
-        """Beside a version's manifest a card must be the very card that it names."""
+    def test_a_valid_card_that_is_not_the_published_one_is_reported(self, folder):
+        """Next to a version's manifest, a card must be the one whose hash the manifest has."""
         data = json.dumps(example(**MORE)).encode()
         manifest = Manifest("version", {}, (describe_file("model_card.json", data),))
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
@@ -362,8 +362,8 @@ class TestArtifacts:
 
     def test_two_names_that_differ_in_case_are_one(self, folder):
         """On many file systems they would be the same file."""
-        twin = MORE["artifacts"][0] | {"path": "LGBM.pkl"}
-        card = example(**MORE | {"artifacts": [*MORE["artifacts"], twin]})
+        renamed = MORE["artifacts"][0] | {"path": "LGBM.pkl"}
+        card = example(**MORE | {"artifacts": [*MORE["artifacts"], renamed]})
 
         assert "appears twice" in check(card, folder).violations[0]
 
@@ -375,7 +375,7 @@ class TestArtifacts:
     data_quality=st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4),
 )
 def test_a_written_card_is_read_back(notes, hyperparameters, data_quality):
-    """`read_card(card_bytes(card)) == card`, and equal cards are equal bytes whatever the order of their keys."""
+    """`read_card(card_bytes(card)) == card`, and equal cards are equal bytes for any order of their keys."""
     card = example(**MORE, notes=notes, hyperparameters=hyperparameters) | {"data_quality": data_quality}
     data = card_bytes(ModelCard(card))
 
@@ -384,12 +384,12 @@ def test_a_written_card_is_read_back(notes, hyperparameters, data_quality):
 
 
 def test_reading_an_invalid_card_names_what_is_wrong():
-    """The first violation stands in the message, the others are counted."""
+    """The message has the first violation and the number of the others."""
     with pytest.raises(InputError, match=r"card: /notes: .* \(and 1 more\)"):
         read_card(json.dumps(example(notes=1, version="9")).encode(), where="card")
 
 
 def test_an_invalid_card_is_never_written():
-    """Writing one is our own mistake, and loud."""
+    """Writing one would be a bug, so it raises."""
     with pytest.raises(ValueError, match="/metrics/accuracy"):
         card_bytes(ModelCard(replaced(example(), "/metrics/accuracy", 2.0)))

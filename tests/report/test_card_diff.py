@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.card.model_card import ModelCard
-from mltrain.report.card_diff import compare_cards, compare_versions, paired_line, paired_loss, render_diff
+from mltrain.report.card_diff import compare_cards, compare_losses, compare_versions, describe_paired_loss, render_diff
 from mltrain.report.index import render_index
 from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
@@ -80,7 +80,7 @@ def test_better_knows_which_way_is_up(card):
     assert pairs["accuracy"].change == pytest.approx(0.9 - card["metrics"]["accuracy"])
 
 
-def test_the_same_rows_arepaired_loss(version, card):
+def test_losses_are_compared_on_the_same_rows(version, card):
     """On the same rows the difference of the losses has an interval; on other rows there is none."""
     found = compare_versions(version, version)
     rows = read_holdout(version, ModelCard(card))
@@ -88,9 +88,9 @@ def test_the_same_rows_arepaired_loss(version, card):
     worse = dataclasses.replace(rows, ts_ms=rows.ts_ms + 60_000)
 
     assert (found.diff.paired.value, found.diff.paired.low, found.diff.paired.high) == (0, 0, 0)
-    assert paired_loss(rows, better).low == pytest.approx(0.01)
-    assert paired_loss(rows, worse) is None
-    line = paired_line(dataclasses.replace(found.diff, a="x", b="y", paired=paired_loss(rows, better)))
+    assert compare_losses(rows, better).low == pytest.approx(0.01)
+    assert compare_losses(rows, worse) is None
+    line = describe_paired_loss(dataclasses.replace(found.diff, a="x", b="y", paired=compare_losses(rows, better)))
     assert line.startswith("On the same rows y has the lower log loss, surely")
 
 
@@ -141,5 +141,5 @@ def test_gains_end_where_the_card_says(version, card):
     rows = read_holdout(version, ModelCard(card))
     skill = card["baselines"]["log_loss_skill"]["value"]
 
-    assert np.sum(rows.base - rows.loss) / np.sum(rows.base) == pytest.approx(skill)
+    assert np.sum(rows.base_loss - rows.loss) / np.sum(rows.base_loss) == pytest.approx(skill)
     assert rows.loss.mean() == pytest.approx(card["metrics"]["log_loss"])

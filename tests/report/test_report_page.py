@@ -6,6 +6,7 @@ import copy
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +21,9 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
 from mltrain.report.index import render_index
+from mltrain.report.model_plots import draw_parts
 from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
-from mltrain.report.texts import commands, limits, percent_text
+from mltrain.report.texts import format_percent, list_commands, list_limits
 from mltrain.report.version_data import Material, read_material
 from mltrain.store.listing import read_version_card
 from mltrain.store.store import Store
@@ -142,7 +144,7 @@ def test_the_page_says_what_the_card_says(version, full_card, stored):
 
     assert f"{full_card['gates']['verdict']} All" in text
     assert all(o["reason"] in text and o["target"] in text for o in full_card["gates"]["outcomes"])
-    assert percent_text(full_card["metrics"]["accuracy"]) in text
+    assert format_percent(full_card["metrics"]["accuracy"]) in text
     assert f"{full_card['metrics']['auc_roc']:.4f}" in text
     assert all(a["sha256"] in text for a in full_card["artifacts"])
     assert full_card["lineage"]["registry_sha256"] in text
@@ -242,13 +244,13 @@ def test_gaps_are_drawn_where_they_are(full_card):
 
 def test_commands_can_be_pasted_safely(full_card):
     """The snapshot's command requests the same snapshot, and each hostile value stays one quoted word."""
-    honest = [shlex.split(line) for line, _ in commands(ModelCard(full_card), "2025-10-15")]
+    honest = [shlex.split(line) for line, _ in list_commands(ModelCard(full_card), "2025-10-15")]
     changed = copy.deepcopy(full_card)
     evil = "x; rm -rf ~ $(id)"
     changed["train"]["symbols"] = [evil]
     changed["lineage"]["source"] |= {"name": evil, "signal": evil}
     changed["calibration"]["requested"] = evil
-    poisoned = [shlex.split(line) for line, _ in commands(ModelCard(changed), "2025-10-15")]
+    poisoned = [shlex.split(line) for line, _ in list_commands(ModelCard(changed), "2025-10-15")]
 
     assert " ".join(honest[3]) == (
         "mltrain snapshot --source sim --days 6 --symbols BTCUSDT,ETHUSDT --end 2025-10-15T12:00:00Z --interval 1m "
@@ -292,8 +294,8 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
 )  # fmt: skip
 def test_every_weakness_in_the_card_is_a_limit(sections, limit):
     """Each weakness in the card is listed among the limits, and only then."""
-    assert any(limit in line for line in limits(ModelCard(example(**sections))))
-    assert not any(limit in line for line in limits(ModelCard(example())))
+    assert any(limit in line for line in list_limits(ModelCard(example(**sections))))
+    assert not any(limit in line for line in list_limits(ModelCard(example())))
 
 
 def test_a_changed_table_is_refused(version, tmp_path):
@@ -307,3 +309,16 @@ def test_a_changed_table_is_refused(version, tmp_path):
 
     with pytest.raises(InputError, match=r"holdout\.parquet is not the file that was published"):
         read_material(changed, read_version_card(changed))
+
+
+def test_the_skill_of_a_symbol_is_that_of_the_gates(version, full_card):
+    """Each symbol is compared with its own base rate, so the figure and the table of results agree."""
+    card, holdout = ModelCard(full_card), read_material(version, ModelCard(full_card)).holdout
+    of_btc = holdout.symbol == "BTCUSDT"
+    base_loss = np.where(of_btc, 2 * holdout.base_loss, holdout.base_loss)
+    changed = draw_parts(card, replace(holdout, base_loss=base_loss))
+    skill = 1 - holdout.loss[of_btc].sum() / base_loss[of_btc].sum()
+
+    for result in full_card["gates"]["symbols"]:
+        assert f"{result['symbol']}: {result['log_loss_skill']['value']:+.2%} of" in draw_parts(card, holdout).svg
+    assert f"BTCUSDT: {skill:+.2%} of" in changed.svg

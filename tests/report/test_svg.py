@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrain.report.scales import linear_scale, log_scale, time_scale
-from mltrain.report.svg import Plot, Segment, Strip, bar_rows, dot_rows, picture, sparkline, strips, text
+from mltrain.report.svg import (
+    DotRow,
+    Plot,
+    Segment,
+    Strip,
+    draw_bar_rows,
+    draw_dot_rows,
+    draw_sparkline,
+    draw_strips,
+    draw_text,
+    make_svg,
+)
 from mltrain.times import DAY_MS
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda v: v == 0 or abs(v) > 1e-6)
@@ -29,7 +40,7 @@ def test_places_keep_the_order_and_stay_inside(low, width, value, other):
     scale = linear_scale(low, low + width, "x")
     a, b = sorted((value, other))
 
-    assert 0 <= scale.at(a) <= scale.at(b) <= 1
+    assert 0 <= scale.position(a) <= scale.position(b) <= 1
 
 
 @settings(max_examples=100)
@@ -77,24 +88,25 @@ def test_a_logarithmic_scale_always_has_ticks(low, high):
     ticks = log_scale(low, high, "x").ticks
 
     assert 1 <= len(ticks) <= 16
-    assert log_scale(1, 100, "x").at(10) == pytest.approx(0.5)
+    assert log_scale(1, 100, "x").position(10) == pytest.approx(0.5)
 
 
 def test_no_text_leaves_its_element():
     """Hostile text in labels, tooltips, titles and descriptions is shown as text, never read as markup."""
-    plot = Plot(linear_scale(0, 1, HOSTILE), linear_scale(0, 1, HOSTILE))
-    plot.dots([0.5], [0.5], "dot c1", tips=[HOSTILE])
-    plot.horizontal(0.5, HOSTILE, "rule")
-    plot.vertical(0.5, HOSTILE, "rule")
+    scale = linear_scale(0, 1, HOSTILE)
+    plot = Plot(scale, scale)
+    plot.add_dots([0.5], [0.5], "dot c1", tips=[HOSTILE])
+    plot.add_horizontal(0.5, HOSTILE, "rule")
+    plot.add_vertical(0.5, HOSTILE, "rule")
     rows = [Strip(HOSTILE, HOSTILE, (Segment(0, 1, "fill c1", HOSTILE, mark=True),))]
     bodies = [
-        plot.body(),
-        strips(rows, linear_scale(0, 1, HOSTILE))[0],
-        bar_rows([(HOSTILE, ((0.5, "fill c1"),), HOSTILE)])[0],
-        dot_rows([(HOSTILE, 0.5, (0.4, 0.6), HOSTILE)], linear_scale(0, 1, HOSTILE), zero=0.5, others="c1")[0],
-        text(HOSTILE, 0, 0),
+        plot.render(),
+        draw_strips(rows, scale)[0],
+        draw_bar_rows([(HOSTILE, ((0.5, "fill c1"),), HOSTILE)])[0],
+        draw_dot_rows([DotRow(HOSTILE, 0.5, (0.4, 0.6), HOSTILE)], scale, reference=0.5, other_css="c1")[0],
+        draw_text(HOSTILE, 0, 0),
     ]
-    whole = parsed(picture("figure", HOSTILE, HOSTILE, "".join(bodies), height_px=100))
+    whole = parsed(make_svg("figure", HOSTILE, HOSTILE, "".join(bodies), height_px=100))
 
     assert {e.tag.removeprefix(SPACE) for e in whole.iter()} <= DRAWN
     assert [whole.find(SPACE + t).text for t in ("title", "desc")] == [HOSTILE, HOSTILE]
@@ -103,7 +115,7 @@ def test_no_text_leaves_its_element():
 
 def test_a_screen_reader_reads_one_picture():
     """A figure has the role of an image, and is labelled by the title and description inside it."""
-    whole = parsed(sparkline("spark", "Accuracy", [0.5, 0.52, 0.51]))
+    whole = parsed(draw_sparkline("spark", "Accuracy", [0.5, 0.52, 0.51]))
     ids = {e.get("id"): e.text for e in whole.iter() if e.get("id")}
 
     assert whole.get("role") == "img"
@@ -113,11 +125,11 @@ def test_a_screen_reader_reads_one_picture():
 def test_bars_and_dots_lie_where_their_values_are():
     """A bar reaches from the bottom to its value, a dot is centred on its value, and a marked segment has a line."""
     plot = Plot(linear_scale(0, 10, "x"), linear_scale(0, 4, "y"))
-    plot.bars([(0, 5, 1)], "fill c1")
-    plot.dots([2.5], [3], "dot c1")
-    whole = parsed(picture("p", "t", "d", plot.body(), height_px=9))
+    plot.add_bars([(0, 5, 1)], "fill c1")
+    plot.add_dots([2.5], [3], "dot c1")
+    whole = parsed(make_svg("p", "t", "d", plot.render(), height_px=9))
     bar, dot = (next(whole.iter(SPACE + tag)) for tag in ("rect", "circle"))
-    row = strips([Strip("a", "b", (Segment(5, 5, "fill bad", mark=True),))], linear_scale(0, 10, "x"))[0]
+    row = draw_strips([Strip("a", "b", (Segment(5, 5, "fill bad", mark=True),))], linear_scale(0, 10, "x"))[0]
 
     assert (bar.get("x"), bar.get("width"), bar.get("y"), bar.get("height")) == (
         "0.000%", "50.000%", "75.000%", "25.000%",

@@ -37,7 +37,7 @@ _MANUAL: Final = "or lightgbm.Booster(model_str=data['model_text']), then interp
 @record
 @dataclass(frozen=True, slots=True)
 class _CalibratorDocument:
-    """The calibrator: its method, and its knots as two lists, empty without knots."""
+    """The calibrator in `lgbm.pkl`: its method, and its knots as two lists, empty without knots."""
 
     method: Method
     scores: tuple[float, ...]
@@ -47,7 +47,7 @@ class _CalibratorDocument:
 @record
 @dataclass(frozen=True, slots=True)
 class _Hashes:
-    """SHA-256 of the registry's JSON form, of the ops, and of the model text."""
+    """The hashes in `lgbm.pkl`: SHA-256 of the registry's JSON form, of the ops, and of the model text."""
 
     registry: Sha256
     ops: Sha256
@@ -81,7 +81,7 @@ class Bundle:
         model_text: LightGBM's model text, normalised.
         calibrator: Maps the booster's score to the probability.
         feature_set: The registry that the model was trained with; its names are the booster's columns.
-        symbols: The symbols that it was trained on, in training order.
+        symbols: The symbols that the model was trained on, in training order.
         ops_sha256: Identifier of the version of mltrain's ops that it was trained with.
         user_ops: The user's module of ops that it was trained with; None without user ops.
 
@@ -111,11 +111,11 @@ class Bundle:
 
     @property
     def label(self) -> LabelSpec:
-        """The label that the probability is of."""
+        """The event that the probability is of."""
         return self.feature_set.label
 
     def to_bytes(self) -> bytes:
-        """Return the canonical bytes of `lgbm.pkl`."""
+        """Return the bundle as the bytes of `lgbm.pkl`; equal bundles give equal bytes."""
         features = self.feature_set.to_json()
         knots = self.calibrator.knots
         return write_plain(
@@ -145,15 +145,14 @@ class Bundle:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Bundle:
-        """Return the bundle that these bytes hold; no code in them is ever run.
+        """Return the bundle in the bytes of an `lgbm.pkl`; no code in them is ever run.
 
         Args:
             data: The bytes of an `lgbm.pkl`; of a published one, the SHA-256 was checked.
             where: The file's name in messages, usually its path.
 
         Raises:
-            InputError: They are not a bundle, or a damaged, hostile or newer one.
-            OwnOpsError: It was trained with user ops that are not loaded, or have changed.
+            InputError: The bytes are not a bundle, or a damaged, hostile or newer one.
         """
         if len(data) > MAX_BUNDLE_BYTES:
             raise InputError(f"{where}: is too large: {len(data)} bytes, at most {MAX_BUNDLE_BYTES}")
@@ -167,8 +166,9 @@ class Bundle:
         feature_set = FeatureSet.from_json(document.features, where=where)
         if (document.interval, document.label) != (feature_set.interval, to_json(feature_set.label)):
             raise InputError(f"{where}: its interval or label is not that of its registry")
-        registry, text = sha256_bytes(canonical_json(document.features)), sha256_bytes(document.model_text.encode())
-        if (document.hashes.registry, document.hashes.model_text) != (registry, text):
+        registry_sha256 = sha256_bytes(canonical_json(document.features))
+        text_sha256 = sha256_bytes(document.model_text.encode())
+        if (document.hashes.registry, document.hashes.model_text) != (registry_sha256, text_sha256):
             raise InputError(f"{where}: its registry or model text does not match its hash")
         scores, probabilities = document.calibrator.scores, document.calibrator.probabilities
         knots = Knots(scores, probabilities) if scores or probabilities else None

@@ -59,27 +59,28 @@ class ModelContract:
 def contract_differences(new: ModelContract, old: ModelContract) -> tuple[str, ...]:
     """Return why the new model is not a drop-in replacement for the old one, one sentence each; empty if it is.
 
-    The new one may know more symbols and may read fewer columns.
+    The new model may know more symbols and may read fewer columns.
     """
-    found = []
+    differences = []
     if new.label != old.label:
-        found.append(f"its label is {_label_text(new.label)}, not {_label_text(old.label)}")
+        differences.append(f"its label is {_format_label(new.label)}, not {_format_label(old.label)}")
     if new.interval != old.interval:
-        found.append(f"its interval is {new.interval}, not {old.interval}")
+        differences.append(f"its interval is {new.interval}, not {old.interval}")
     if lost := [symbol for symbol in old.symbols if symbol not in new.symbols]:
-        found.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
-    if more := [column for column in new.columns if column not in old.columns]:
-        found.append(f"its features also read {', '.join(more)}")
-    # Symbols whose candles callers of the old model pass.
+        differences.append(f"its symbols are {', '.join(new.symbols)}, without {', '.join(lost)}")
+    if more_columns := [column for column in new.columns if column not in old.columns]:
+        differences.append(f"its features also read {', '.join(more_columns)}")
+    # Symbols whose candles callers of the old model pass already.
     passed = {*old.symbols, *(leader for leader, _ in old.leader_columns)}
-    if unknown := sorted({leader for leader, _ in new.leader_columns} - passed):
-        found.append(f"its features also read the candles of {', '.join(unknown)}")
+    if new_leaders := sorted({leader for leader, _ in new.leader_columns} - passed):
+        differences.append(f"its features also read the candles of {', '.join(new_leaders)}")
     for leader, column in sorted({*new.leader_columns} - {*old.leader_columns}):
         has_column = leader in old.symbols and column in old.columns
-        if leader in passed and column in OPTIONAL and column not in more and not has_column:
-            found.append(f"its features also read {column} of {leader}")
-    return tuple(found)
+        if leader in passed and column in OPTIONAL and column not in more_columns and not has_column:
+            differences.append(f"its features also read {column} of {leader}")
+    return tuple(differences)
 
 
-def _label_text(label: LabelSpec) -> str:
+def _format_label(label: LabelSpec) -> str:
+    """Return a label as YAML writes it on one line: `{kind: direction, horizon: 1, ties: drop}`."""
     return "{" + ", ".join(f"{key}: {value}" for key, value in to_json(label).items()) + "}"

@@ -17,41 +17,21 @@ from mltrain.errors import InputError
 from mltrain.names import FEATURE, show
 
 MAX_TREES: Final = 100_000
-# LightGBM's own limit.
+# Leaves of one tree: LightGBM's limit.
 MAX_LEAVES: Final = 131_072
 MAX_FEATURES: Final = 100_000
 # LightGBM reads indices and counts into 32 bits, unchecked.
 _MAX_INT: Final = 2**31 - 1
 
-# The keys of the head and of each tree, in the order in which LightGBM writes them.
+# The keys of the lines before the trees and of each tree, in LightGBM's order.
 _HEAD: Final = (
-    "version",
-    "num_class",
-    "num_tree_per_iteration",
-    "label_index",
-    "max_feature_idx",
-    "objective",
-    "feature_names",
-    "feature_infos",
-    "tree_sizes",
+    *("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective"),
+    *("feature_names", "feature_infos", "tree_sizes"),
 )
 _TREE: Final = (
-    "num_leaves",
-    "num_cat",
-    "split_feature",
-    "split_gain",
-    "threshold",
-    "decision_type",
-    "left_child",
-    "right_child",
-    "leaf_value",
-    "leaf_weight",
-    "leaf_count",
-    "internal_value",
-    "internal_weight",
-    "internal_count",
-    "is_linear",
-    "shrinkage",
+    *("num_leaves", "num_cat", "split_feature", "split_gain", "threshold", "decision_type", "left_child"),
+    *("right_child", "leaf_value", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"),
+    *("is_linear", "shrinkage"),
 )
 _FIXED_HEAD: Final = {
     "version": "v4",
@@ -80,7 +60,7 @@ _TAIL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """The size of a sound model text.
+    """The size of a model text that passed `check_model_text`.
 
     Attributes:
         feature_names: Names of the columns, in the order in which LightGBM reads them.
@@ -98,60 +78,60 @@ def check_model_text(text: str, *, where: str) -> TextShape:
 
     Args:
         text: As `Booster.model_to_string` writes it for a binary objective.
-        where: The file it came from, for messages.
+        where: The name of its file in messages.
 
     Raises:
         InputError: A line differs from the format that LightGBM writes; the message names the tree and the line.
     """
     if not text.isascii():
-        raise _damaged(where, "holds characters outside ASCII")
+        raise _damage_error(where, "holds characters outside ASCII")
     head, _, rest = text.partition("\n\n")
     names, sizes = _check_head(head, f"{where}: head")
-    leaves, start = 0, 0
+    max_leaves, start = 0, 0
     for number, size in enumerate(sizes):
-        leaves = max(
-            leaves, _check_tree(rest[start : start + size], number, size, len(names), f"{where}: tree {number}")
-        )
-        start += size
+        block = rest[start : start + size]
+        leaves = _check_tree(block, number=number, size=size, features=len(names), where=f"{where}: tree {number}")
+        max_leaves, start = max(max_leaves, leaves), start + size
     if _TAIL.fullmatch(rest, start) is None:
-        raise _damaged(where, "the part after the trees is not LightGBM's importances and parameters")
-    return TextShape(feature_names=names, trees=len(sizes), max_leaves=leaves)
+        raise _damage_error(where, "the part after the trees is not LightGBM's importances and parameters")
+    return TextShape(feature_names=names, trees=len(sizes), max_leaves=max_leaves)
 
 
-def _damaged(where: str, what: str) -> InputError:
+def _damage_error(where: str, what: str) -> InputError:
+    """Return the error for a damaged model text: what is wrong, and where in which file."""
     return InputError(f"{where}: {what}", hint="the model text is damaged: run `mltrain verify model REF`")
 
 
 def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
-    """Check the head; return the names of the features and the length of each tree's block, in characters."""
+    """Check the lines before the trees; return the features' names and each tree's length in characters."""
     magic, _, body = head.partition("\n")
     if magic != "tree":
-        raise _damaged(where, f"begins with {show(magic)}, not with 'tree'")
+        raise _damage_error(where, f"begins with {show(magic)}, not with 'tree'")
     lines = _Lines.read(body, _HEAD, _FIXED_HEAD, where)
-    (last,) = lines.ints("max_feature_idx", 1)
+    (last_feature,) = lines.read_ints("max_feature_idx", 1)
     names = tuple(lines.fields["feature_names"].split(" "))
     infos = lines.fields["feature_infos"].split(" ")
-    if not 0 <= last < MAX_FEATURES or len(names) != last + 1 or len(set(names)) != len(names):
-        raise _damaged(where, f"feature_names are not {last + 1} different names")
+    if not 0 <= last_feature < MAX_FEATURES or len(names) != last_feature + 1 or len(set(names)) != len(names):
+        raise _damage_error(where, f"feature_names are not {last_feature + 1} different names")
     if not all(FEATURE.fullmatch(name) for name in names):
-        raise _damaged(where, "feature_names are not all names of features")
+        raise _damage_error(where, "feature_names are not all names of features")
     if len(infos) != len(names) or not all(_FEATURE_INFO.fullmatch(info) for info in infos):
-        raise _damaged(where, "feature_infos are not one range for each feature")
-    sizes = lines.ints("tree_sizes", min(lines.fields["tree_sizes"].count(" ") + 1, MAX_TREES))
+        raise _damage_error(where, "feature_infos are not one range for each feature")
+    sizes = lines.read_ints("tree_sizes", min(lines.fields["tree_sizes"].count(" ") + 1, MAX_TREES))
     if min(sizes) < 1:
-        raise _damaged(where, "tree_sizes are not all positive")
+        raise _damage_error(where, "tree_sizes are not all positive")
     return names, sizes
 
 
-def _check_tree(block: str, number: int, size: int, feature_count: int, where: str) -> int:
-    """Check the block of one tree and return its number of leaves."""
+def _check_tree(block: str, *, number: int, size: int, features: int, where: str) -> int:
+    """Check the text of one tree, which has `size` characters by the head, and return its number of leaves."""
     title, _, body = block.partition("\n")
     if len(block) != size or title != f"Tree={number}" or not body.endswith("\n\n\n"):
-        raise _damaged(where, "is not where tree_sizes says")
+        raise _damage_error(where, "is not where tree_sizes says")
     lines = _Lines.read(body[:-3], _TREE, _FIXED_TREE, where)
-    (leaves,) = lines.ints("num_leaves", 1)
+    (leaves,) = lines.read_ints("num_leaves", 1)
     if not 1 <= leaves <= MAX_LEAVES:
-        raise _damaged(where, f"num_leaves is {leaves}")
+        raise _damage_error(where, f"num_leaves is {leaves}")
     nodes = leaves - 1
     lines.check_floats("leaf_value", leaves)
     # A tree of one leaf has a weight if LightGBM grew it, and none if it was loaded and written again.
@@ -159,16 +139,16 @@ def _check_tree(block: str, number: int, size: int, feature_count: int, where: s
     lines.check_floats("shrinkage", 1)
     for key in ("split_gain", "threshold", "internal_value", "internal_weight"):
         lines.check_floats(key, nodes)
-    if min(lines.ints("leaf_count", leaves) + lines.ints("internal_count", nodes)) < 0:
-        raise _damaged(where, "leaf_count or internal_count is negative")
-    if not _DECISIONS.issuperset(lines.ints("decision_type", nodes)):
-        raise _damaged(where, "decision_type is not a numerical split")
-    features = lines.ints("split_feature", nodes)
-    if nodes and not 0 <= min(features) <= max(features) < feature_count:
-        raise _damaged(where, f"split_feature is not one of {feature_count} features")
-    left, right = lines.ints("left_child", nodes), lines.ints("right_child", nodes)
+    if min(lines.read_ints("leaf_count", leaves) + lines.read_ints("internal_count", nodes)) < 0:
+        raise _damage_error(where, "leaf_count or internal_count is negative")
+    if not _DECISIONS.issuperset(lines.read_ints("decision_type", nodes)):
+        raise _damage_error(where, "decision_type is not a numerical split")
+    split_features = lines.read_ints("split_feature", nodes)
+    if nodes and not 0 <= min(split_features) <= max(split_features) < features:
+        raise _damage_error(where, f"split_feature is not one of {features} features")
+    left, right = lines.read_ints("left_child", nodes), lines.read_ints("right_child", nodes)
     if nodes and not _is_tree(left, right):
-        raise _damaged(where, "left_child and right_child do not make a tree")
+        raise _damage_error(where, "left_child and right_child do not make a tree")
     return leaves
 
 
@@ -186,42 +166,43 @@ def _is_tree(left: list[int], right: list[int]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """The `key=value` lines of the head or of one tree."""
+    """The `key=value` lines of the head or of one tree of a model text; `where` names them in messages."""
 
     where: str
     fields: dict[str, str]
 
     @classmethod
     def read(cls, body: str, keys: tuple[str, ...], fixed: dict[str, str], where: str) -> _Lines:
-        """Read lines that must have exactly these keys in this order; the keys in `fixed` have one possible value."""
+        """Read lines that must have exactly these keys in this order, and the values that `fixed` gives for some."""
         lines = body.split("\n")
         if len(lines) != len(keys):
-            raise _damaged(where, f"has {len(lines)} lines, not {len(keys)}")
+            raise _damage_error(where, f"has {len(lines)} lines, not {len(keys)}")
         fields = {}
         for line, key in zip(lines, keys, strict=True):
             found, equals, value = line.partition("=")
             if found != key or not equals:
-                raise _damaged(where, f"has {show(found)} instead of {key}")
+                raise _damage_error(where, f"has {show(found)} instead of {key}")
             if value != fixed.get(key, value):
-                raise _damaged(where, f"{key} is {show(value)}, not {show(fixed[key])}")
+                raise _damage_error(where, f"{key} is {show(value)}, not {show(fixed[key])}")
             fields[key] = value
         return cls(where, fields)
 
-    def ints(self, key: str, count: int) -> list[int]:
-        """Return the `count` integers of 32 bits in the line."""
-        numbers = [int(number) for number in self._numbers(key, count, _INTS)]
+    def read_ints(self, key: str, count: int) -> list[int]:
+        """Return the integers in the line of a key: exactly `count`, each of 32 bits."""
+        numbers = [int(number) for number in self._split_numbers(key, count, _INTS)]
         if numbers and max(map(abs, numbers)) > _MAX_INT:
-            raise _damaged(self.where, f"{key} does not fit 32 bits")
+            raise _damage_error(self.where, f"{key} does not fit 32 bits")
         return numbers
 
     def check_floats(self, key: str, count: int) -> None:
-        """Check that the line holds `count` finite numbers."""
-        if not all(map(math.isfinite, map(float, self._numbers(key, count, _FLOATS)))):
-            raise _damaged(self.where, f"{key} is not finite")
+        """Check that the line of a key holds exactly `count` finite numbers."""
+        if not all(map(math.isfinite, map(float, self._split_numbers(key, count, _FLOATS)))):
+            raise _damage_error(self.where, f"{key} is not finite")
 
-    def _numbers(self, key: str, count: int, pattern: re.Pattern[str]) -> list[str]:
+    def _split_numbers(self, key: str, count: int, pattern: re.Pattern[str]) -> list[str]:
+        """Return the numbers in the line of a key as text: exactly `count`, all together matching the pattern."""
         value = self.fields[key]
         numbers = value.split(" ") if value else []
         if len(numbers) != count or (value and pattern.fullmatch(value) is None):
-            raise _damaged(self.where, f"{key} is not {count} numbers")
+            raise _damage_error(self.where, f"{key} is not {count} numbers")
         return numbers

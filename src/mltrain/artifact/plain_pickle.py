@@ -25,37 +25,14 @@ _MAX_DEPTH: Final = 16
 # The opcodes of plain data without a memo: none of them calls, imports or refers back to anything.
 _OPCODES: Final = frozenset(
     {
-        "PROTO",
-        "FRAME",
-        "MARK",
-        "STOP",
-        "EMPTY_DICT",
-        "SETITEM",
-        "SETITEMS",
-        "EMPTY_LIST",
-        "APPEND",
-        "APPENDS",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
+        *("PROTO", "FRAME", "MARK", "STOP", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("SHORT_BINUNICODE", "BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("NONE", "NEWTRUE", "NEWFALSE"),
     }
 )
+# What `pickle` raises on a broken stream.
 _BROKEN_PICKLE: Final = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    OverflowError,
-    MemoryError,
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError),
 )
 
 
@@ -68,14 +45,15 @@ def write_plain(document: dict[str, Json]) -> bytes:
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, _PROTOCOL)
     pickler.fast = True
-    pickler.dump({key: _sorted(value) for key, value in document.items()})
+    pickler.dump({key: _sort_keys(value) for key, value in document.items()})
     return buffer.getvalue()
 
 
-def _sorted(value: Json) -> Json:
+def _sort_keys(value: Json) -> Json:
+    """Return a document whose mappings, at every level, have their keys in order."""
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+        return {key: _sort_keys(value[key]) for key in sorted(value)}
+    return [_sort_keys(item) for item in value] if isinstance(value, list) else value
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -89,14 +67,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain(data: bytes, *, where: str) -> Json:
-    """Return the plain data in a pickle; nothing in it is ever called or imported.
-
-    Args:
-        data: The pickle.
-        where: The file's name in messages, usually its path.
+    """Return the plain data in a pickle, the file `where` in messages; nothing in it is ever called or imported.
 
     Raises:
-        InputError: It is not a pickle of plain data, too deeply nested, or has a key that is not text.
+        InputError: The data are not a pickle of plain data, too deeply nested, or have a key that is not text.
     """
     try:
         _check_opcodes(data)
@@ -112,7 +86,8 @@ def read_plain(data: bytes, *, where: str) -> Json:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Check a stream before any of it is executed: a memo index or a length could allocate all the machine's memory."""
+    """Raise UnpicklingError if a pickle has too many opcodes, or one that plain data do not need."""
+    # Before any is executed: a memo index or a length could allocate all the memory of the machine.
     for count, (opcode, _, _) in enumerate(pickletools.genops(data)):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"it uses the opcode {opcode.name}")
@@ -121,6 +96,7 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _check_plain(value: object, depth: int, where: str) -> None:
+    """Raise InputError if a value is nested too deeply, or has a key that is not text; its own level is `depth`."""
     if depth > _MAX_DEPTH:
         raise InputError(f"{where}: is nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, dict):

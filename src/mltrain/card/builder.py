@@ -1,11 +1,11 @@
 """Build the Model Card v2 from the results of a training.
 
-Pure: nothing is measured here, every figure is copied from the result that holds it.
+Pure: nothing is measured here; figures are copied, or computed from those of the training.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,106 +22,102 @@ from mltrain.training.samples import matrix_sha256
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mltrain.card.training_results import Training
+    from mltrain.card.training_results import Training, TrainingData
     from mltrain.documents.values import Json
     from mltrain.gates.latency import Latency
     from mltrain.snapshots.snapshot_record import SymbolFacts
-    from mltrain.training.holdout import HoldoutScores
+    from mltrain.training.bootstrap import MetricIntervals
+    from mltrain.training.metrics import Metrics
     from mltrain.training.samples import Samples
     from mltrain.training.split import Split
 
 CARD_VERSION: Final = "2"
 MODEL_NAME: Final = "mltrain-lgbm"
-# Gaps listed per symbol: a card is read by people, and the snapshot's manifest lists all of them.
+# Gaps listed per symbol, to keep a card readable: the snapshot's manifest lists all of them.
 MAX_GAPS: Final = 100
 
 
 def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
-    """Return the Model Card v2 of a training.
-
-    Args:
-        training: The results.
-        files: The other files of the version, by name.
-    """
+    """Return the Model Card v2 of a training; `files` has the contents of the version's other files by name."""
+    data, model, holdout, verdict = training.data, training.model, training.holdout, training.verdict
     document: dict[str, Json] = {
         "version": CARD_VERSION,
         "model_name": MODEL_NAME,
         "created_at": format_seconds(training.provenance.now_ms),
-        "train": _train(training),
+        "train": _train_section(data),
         "metrics": {
-            **_metrics(training.holdout.scores.after),
-            "rows": training.holdout.scores.rows,
-            "per_symbol": {s.symbol: to_plain(s) for s in training.holdout.scores.symbols},
-            "per_week": to_plain(training.holdout.weeks),
-            "per_volatility": to_plain(training.holdout.volatility),
+            **_metric_values(holdout.scores.after),
+            "rows": holdout.scores.rows,
+            "per_symbol": {score.symbol: to_plain(score) for score in holdout.scores.symbols},
+            "per_week": to_plain(holdout.weeks),
+            "per_volatility": to_plain(holdout.volatility),
         },
-        "latency_ms": _latency(training.holdout.latency),
-        "leakage_checks": {guard.name: guard.passed for guard in training.data.guards},
+        "latency_ms": _latency_section(holdout.latency),
+        "leakage_checks": {guard.name: guard.passed for guard in data.guards},
         "feature_importance": [
-            {"name": name, "gain": gain, "contribution": training.holdout.contributions[name]}
-            for name, gain in feature_gains(training.model.served.model_text)
+            {"name": name, "gain": gain, "contribution": holdout.contributions[name]}
+            for name, gain in feature_gains(model.served.model_text)
         ],
-        "hyperparameters": {**training.model.search.best.params, "num_iterations": training.model.search.best.rounds},
-        "notes": _notes(training),
-        "intervals": _intervals(training.holdout.scores),
-        "baselines": {
-            **to_plain(training.holdout.scores.baselines),
-            **to_plain(training.holdout.scores.comparison),
-            "priors": to_plain(training.holdout.priors),
-            "logistic": to_plain(training.holdout.logistic),
+        "hyperparameters": {**model.search.best.params, "num_iterations": model.search.best.rounds},
+        "notes": _describe_training(training),
+        "intervals": {
+            "level": holdout.scores.level,
+            "draws": holdout.scores.draws,
+            "blocks": holdout.scores.blocks,
+            "by_day": holdout.scores.by_day,
+            "metrics": _metric_values(holdout.scores.intervals),
         },
-        "calibration": _calibration(training),
+        "baselines": {
+            **to_plain(holdout.scores.baselines),
+            **to_plain(holdout.scores.comparison),
+            "priors": to_plain(holdout.priors),
+            "logistic": to_plain(holdout.logistic),
+        },
+        "calibration": _calibration_section(training),
         "gates": {
-            "verdict": training.verdict.word,
-            "held": training.verdict.held,
-            "outcomes": to_plain(training.verdict.outcomes),
-            "symbols": to_plain(training.verdict.symbols),
+            "verdict": verdict.word,
+            "held": verdict.held,
+            "outcomes": to_plain(verdict.outcomes),
+            "symbols": to_plain(verdict.symbols),
             "loosened": to_plain(training.loosened),
         },
-        "economics": {**to_plain(training.holdout.economics), "bounce": to_plain(training.holdout.bounce)},
-        "splits": {"fitted_on": training.model.fitted_on, **_splits(training.data.split, training.data.samples)},
-        "evidence": {guard.name: to_plain(guard) for guard in training.data.guards},
-        "lineage": _lineage(training),
+        "economics": {**to_plain(holdout.economics), "bounce": to_plain(holdout.bounce)},
+        "splits": {"fitted_on": model.fitted_on, **_split_blocks(data.split, data.samples)},
+        "evidence": {guard.name: to_plain(guard) for guard in data.guards},
+        "lineage": _lineage_section(training),
         "artifacts": [
-            {"path": name, "sha256": sha256_bytes(data), "bytes": len(data)} for name, data in sorted(files.items())
+            {"path": name, "sha256": sha256_bytes(content), "bytes": len(content)}
+            for name, content in sorted(files.items())
         ],
-        "search": _search(training),
-        "looks": to_plain(training.holdout.looks),
-        "data_quality": _data_quality(training),
+        "search": _search_section(training),
+        "looks": to_plain(holdout.looks),
+        "data_quality": _data_quality_section(training),
     }
     return ModelCard(document)
 
 
-def _train(training: Training) -> dict[str, Json]:
-    inner = training.data.split.inner
-    ups = int(training.data.samples.y[inner.span].sum())
+def _train_section(data: TrainingData) -> dict[str, Json]:
+    """Return the card's `train`: the rows before the holdout, their classes, and the label."""
+    inner = data.split.inner
+    up_rows = int(data.samples.y[inner.span].sum())
     return {
-        "snapshot_id": training.data.snapshot.id,
+        "snapshot_id": data.snapshot.id,
         "range": {"start": format_ms(inner.start_ms), "end": format_ms(inner.end_ms)},
         "rows": inner.rows,
-        "class_balance": {"pos": ups, "neg": inner.rows - ups},
-        "symbols": list(training.data.samples.symbols),
-        "interval": training.data.feature_set.interval,
-        "label": to_plain(training.data.feature_set.label),
+        "class_balance": {"pos": up_rows, "neg": inner.rows - up_rows},
+        "symbols": list(data.samples.symbols),
+        "interval": data.feature_set.interval,
+        "label": to_plain(data.feature_set.label),
     }
 
 
-def _metrics(scores: Any) -> dict[str, Json]:  # noqa: ANN401 -- Metrics or MetricIntervals
-    plain = to_plain(scores)
-    return {"calibration_ece" if name == "ece" else name: value for name, value in plain.items()}
+def _metric_values(scores: Metrics | MetricIntervals) -> dict[str, Json]:
+    """Return scores, or their intervals, by the card's names of the metrics."""
+    return {"calibration_ece" if name == "ece" else name: value for name, value in to_plain(scores).items()}
 
 
-def _intervals(scores: HoldoutScores) -> dict[str, Json]:
-    return {
-        "level": scores.level,
-        "draws": scores.draws,
-        "blocks": scores.blocks,
-        "by_day": scores.by_day,
-        "metrics": _metrics(scores.intervals),
-    }
-
-
-def _latency(latency: Latency) -> dict[str, Json]:
+def _latency_section(latency: Latency) -> dict[str, Json]:
+    """Return the card's `latency_ms`: durations of predictions in ms, and the conditions of the measurement."""
     return {
         # The schema requires these figures, from candles to probability, at this level.
         **to_plain(latency.candles),
@@ -133,7 +129,8 @@ def _latency(latency: Latency) -> dict[str, Json]:
     }
 
 
-def _notes(training: Training) -> str:
+def _describe_training(training: Training) -> str:
+    """Return the card's `notes`: what the probability means, and what a reader of the figures has to know."""
     label, holdout, looks = training.data.feature_set.label, training.data.split.holdout, training.holdout.looks
     cost = f" by more than {label.cost_bps:g} bps" if label.kind == "threshold" else ""
     condition = f", given that it moves{cost}" if label.ties == "drop" else ""
@@ -161,14 +158,15 @@ def _notes(training: Training) -> str:
     return " ".join([*lines, *training.provenance.warnings])
 
 
-def _calibration(training: Training) -> dict[str, Json]:
-    scores = training.holdout.scores
+def _calibration_section(training: Training) -> dict[str, Json]:
+    """Return the card's `calibration`: how the calibrator was chosen, and the holdout's scores without and with it."""
+    scores, calibration = training.holdout.scores, training.model.calibration
     return {
-        "method": training.model.calibration.calibrator.method,
+        "method": calibration.calibrator.method,
         "requested": training.config.calibration,
-        "forward_log_loss": {loss.method: loss.log_loss for loss in training.model.calibration.losses},
-        "before": _metrics(scores.before),
-        "after": _metrics(scores.after),
+        "forward_log_loss": {loss.method: loss.log_loss for loss in calibration.losses},
+        "before": _metric_values(scores.before),
+        "after": _metric_values(scores.after),
         "ece_null_floor": to_plain(scores.null_floor),
         "brier": to_plain(scores.brier),
         "reliability_before": to_plain(scores.reliability_before),
@@ -176,7 +174,8 @@ def _calibration(training: Training) -> dict[str, Json]:
     }
 
 
-def _splits(split: Split, samples: Samples) -> dict[str, Json]:
+def _split_blocks(split: Split, samples: Samples) -> dict[str, Json]:
+    """Return the embargo in ms, and each block of time with its range and its numbers of rows, for the card."""
     return {
         "embargo_ms": split.embargo_ms,
         "blocks": [
@@ -193,83 +192,85 @@ def _splits(split: Split, samples: Samples) -> dict[str, Json]:
     }
 
 
-def _lineage(training: Training) -> dict[str, Json]:
-    config = training.config.to_json()
+def _lineage_section(training: Training) -> dict[str, Json]:
+    """Return the card's `lineage`: versions, hashes and settings from which the training can be repeated."""
+    config, data, provenance = training.config.to_json(), training.data, training.provenance
+    evaluated = training.model.evaluated
     return {
-        **to_plain(training.provenance.lineage),
-        "dependencies": dict(training.provenance.lineage.dependencies),
-        "snapshot_manifest_sha256": training.data.snapshot.manifest_sha256,
-        "source": training.data.snapshot.source.to_dict(),
-        "snapshot_days": training.data.snapshot.request.days,
-        "registry_sha256": training.data.feature_set.registry_sha256,
-        "ops_sha256": training.model.evaluated.ops_sha256,
-        "own_ops": None if training.model.evaluated.user_ops is None else to_plain(training.model.evaluated.user_ops),
+        **to_plain(provenance.lineage),
+        "dependencies": dict(provenance.lineage.dependencies),
+        "snapshot_manifest_sha256": data.snapshot.manifest_sha256,
+        "source": data.snapshot.source.to_dict(),
+        "snapshot_days": data.snapshot.request.days,
+        "registry_sha256": data.feature_set.registry_sha256,
+        "ops_sha256": evaluated.ops_sha256,
+        "own_ops": None if evaluated.user_ops is None else to_plain(evaluated.user_ops),
         "config_sha256": sha256_bytes(canonical_json(config)),
         "config": config,
-        "matrix_sha256": matrix_sha256(training.data.samples),
-        "study": training.provenance.study,
-        "configuration_sha256": training.provenance.configuration_sha256,
+        "matrix_sha256": matrix_sha256(data.samples),
+        "study": provenance.study,
+        "configuration_sha256": provenance.configuration_sha256,
         "seed": training.config.seed,
         "threads": 1,
     }
 
 
-def _search(training: Training) -> dict[str, Json]:
-    trials, best = training.model.search.trials, training.model.search.best
-    complete = sorted(t.loss for t in trials if t.state == "complete")
+def _search_section(training: Training) -> dict[str, Json]:
+    """Return the card's `search`: number of trials, the best one, and how far its skill is the luck of selection.
+
+    Losses are out-of-fold log losses in nats. A skill is 1 - log loss / log loss of the symbols' base rates, of the
+    uncalibrated scores.
+    """
+    search, scores, samples = training.model.search, training.holdout.scores, training.data.samples
+    best = search.best
+    losses = sorted(trial.loss for trial in search.trials if trial.state == "complete")
+    median = losses[len(losses) // 2]
+    up_shares = np.array([prior.up_share for prior in training.holdout.priors])
+    base_loss = row_log_loss(up_shares[samples.symbol_ix[search.oof.rows]], samples.y[search.oof.rows])
+    out_of_fold_skill = 1 - best.loss / float(base_loss.mean())
+    holdout_skill = 1 - scores.before.log_loss / scores.baselines.base_rate_log_loss
     return {
-        "trials": len(trials),
+        "trials": len(search.trials),
         "trials_asked_for": training.config.search.trials,
-        "ended_by": "timeout" if training.model.search.timed_out else "trials",
-        "pruned": sum(t.state == "pruned" for t in trials),
+        "ended_by": "timeout" if search.timed_out else "trials",
+        "pruned": sum(trial.state == "pruned" for trial in search.trials),
         "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
-        "median_log_loss": complete[len(complete) // 2],
-        "selection_optimism": _optimism(training, best.loss - complete[len(complete) // 2]),
+        "median_log_loss": median,
+        "selection_optimism": {
+            "best_minus_median": best.loss - median,
+            "out_of_fold_skill": out_of_fold_skill,
+            "holdout_skill": holdout_skill,
+            "out_of_fold_minus_holdout": out_of_fold_skill - holdout_skill,
+        },
         **({} if training.provenance.warm_start is None else {"warm_start": training.provenance.warm_start}),
     }
 
 
-def _optimism(training: Training, best_minus_median: float) -> dict[str, Json]:
-    """Compare the skill of the raw scores out of fold and on the holdout: 1 - log loss / log loss of the base rates."""
-    samples, search, scores = training.data.samples, training.model.search, training.holdout.scores
-    up_shares = np.array([prior.up_share for prior in training.holdout.priors])
-    base = row_log_loss(up_shares[samples.symbol_ix[search.oof.rows]], samples.y[search.oof.rows])
-    out_of_fold = 1 - search.best.loss / float(base.mean())
-    holdout = 1 - scores.before.log_loss / scores.baselines.base_rate_log_loss
+def _data_quality_section(training: Training) -> dict[str, Json]:
+    """Return the card's `data_quality`: each symbol's rows, candles and gaps, and the warnings of the training."""
+    snapshot = training.data.snapshot
+    candle_facts = {facts.symbol: facts for facts in snapshot.facts}
     return {
-        "best_minus_median": best_minus_median,
-        "out_of_fold_skill": out_of_fold,
-        "holdout_skill": holdout,
-        "out_of_fold_minus_holdout": out_of_fold - holdout,
-    }
-
-
-def _data_quality(training: Training) -> dict[str, Json]:
-    facts = {f.symbol: f for f in training.data.snapshot.facts}
-    return {
-        "interval": training.data.snapshot.interval,
+        "interval": snapshot.interval,
         "symbols": [
-            {
-                **to_plain(q),
-                **_coverage(facts[q.symbol]),
-                "zero_trade_rows": facts[q.symbol].zero_trade_rows,
-            }
-            for q in training.data.quality
+            {**to_plain(quality), **_describe_candles(candle_facts[quality.symbol])}
+            for quality in training.data.quality
         ],
         "warnings": list(training.provenance.warnings),
     }
 
 
-def _coverage(facts: SymbolFacts) -> dict[str, Json]:
-    """Return where a symbol has candles and gaps; of many gaps the largest, in order of time."""
-    largest = sorted(facts.gaps, key=lambda gap: -gap.missing)[:MAX_GAPS]
+def _describe_candles(candles: SymbolFacts) -> dict[str, Json]:
+    """Return when a symbol's candles start and end, and its gaps: the MAX_GAPS largest of them, in order of time."""
+    largest = sorted(candles.gaps, key=lambda gap: -gap.missing)[:MAX_GAPS]
     return {
-        "first": format_ms(facts.first_ms),
-        "last": format_ms(facts.last_ms),
-        "holes": len(facts.gaps),
-        "missing_candles": sum(h.missing for h in facts.gaps),
+        "first": format_ms(candles.first_ms),
+        "last": format_ms(candles.last_ms),
+        "holes": len(candles.gaps),
+        "missing_candles": candles.missing,
         "largest_holes": [
-            {"from": format_ms(h.from_ms), "to": format_ms(h.to_ms), "missing": h.missing}
-            for h in sorted(largest, key=lambda gap: gap.from_ms)
+            {"from": format_ms(gap.from_ms), "to": format_ms(gap.to_ms), "missing": gap.missing}
+            for gap in sorted(largest, key=lambda gap: gap.from_ms)
         ],
+        "zero_trade_rows": candles.zero_trade_rows,
     }

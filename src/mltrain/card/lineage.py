@@ -1,4 +1,4 @@
-"""Lineage: the code, the libraries and the machine that made a version."""
+"""Lineage: the code, the libraries and the machine that made a version of a model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ from mltrain import _version as version_module
 from mltrain.card.machine import available_cores, cpu_name
 from mltrain.storage.hashing import sha256_bytes
 
+# The distributions whose versions a card lists.
 DEPENDENCIES: Final = (
-    "filelock",
-    "jsonschema",
-    "lightgbm",
-    "numpy",
-    "optuna",
-    "polars",
-    "pyarrow",
-    "pyyaml",
-    "scikit-learn",
-    "scipy",
+    *("filelock", "jsonschema", "lightgbm", "numpy", "optuna", "polars", "pyarrow", "pyyaml", "scikit-learn", "scipy"),
 )
 _GIT_HASH_CHARACTERS: Final = 40
 
@@ -33,7 +25,7 @@ class Lineage:
 
     Attributes:
         mltrain: Version of this package.
-        package_sha256: One hash over every source file of this package, names included.
+        package_sha256: One hash over the names and the bytes of this package's .py and .json files.
         dependencies: Distribution name and version, sorted by name.
         python: Version of the interpreter.
         platform: Operating system and architecture.
@@ -53,12 +45,12 @@ class Lineage:
 
 
 def read_lineage() -> Lineage:
-    """Return code, libraries and machine of this process."""
+    """Return the code, the libraries and the machine of this process."""
     package = Path(version_module.__file__).parent
     return Lineage(
         mltrain=version_module.__version__,
         package_sha256=_hash_package(package),
-        dependencies=tuple((name, _version(name)) for name in DEPENDENCIES),
+        dependencies=tuple((name, _installed_version(name)) for name in DEPENDENCIES),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         cpu=cpu_name(),
@@ -67,21 +59,24 @@ def read_lineage() -> Lineage:
     )
 
 
-def _version(name: str) -> str:
+def _installed_version(distribution: str) -> str:
+    """Return the version of an installed distribution; "absent" if it is not installed."""
     try:
-        return version(name)
+        return version(distribution)
     except PackageNotFoundError:
         return "absent"
 
 
 def _hash_package(package: Path) -> str:
+    """Return one SHA-256 over the names and the bytes of the .py and .json files in a package's folder."""
     files = sorted(p for p in package.rglob("*") if p.suffix in {".py", ".json"})
     lines = (f"{sha256_bytes(p.read_bytes())}  {p.relative_to(package).as_posix()}\n" for p in files)
     return sha256_bytes("".join(lines).encode())
 
 
 def _git_commit(package: Path) -> str | None:
-    """Read the commit from the files in .git: git may not be installed, and a subprocess is slow."""
+    """Return the commit of the checkout that a package's folder is in, 40 hexadecimal digits; None outside of one."""
+    # Read from the files in .git: git may not be installed, and a subprocess is slow.
     git = next((p / ".git" for p in package.parents if (p / ".git").is_dir()), None)
     # An installed package may be in another project's repository (a .venv), whose commit says nothing about it.
     if git is None or package.parent != git.parent / "src":
@@ -89,10 +84,11 @@ def _git_commit(package: Path) -> str | None:
     head = _read_text(git / "HEAD")
     if not head.startswith("ref: "):
         return head if len(head) == _GIT_HASH_CHARACTERS else None
-    name = head.removeprefix("ref: ")
+    ref = head.removeprefix("ref: ")
     packed = (line.split(" ") for line in _read_text(git / "packed-refs").splitlines())
-    return _read_text(git / name) or next((p[0] for p in packed if p[1:] == [name]), None)
+    return _read_text(git / ref) or next((fields[0] for fields in packed if fields[1:] == [ref]), None)
 
 
 def _read_text(path: Path) -> str:
+    """Return the text of a file without white space at its ends; empty if there is no file."""
     return path.read_text("utf-8", errors="replace").strip() if path.is_file() else ""

@@ -15,16 +15,16 @@ def available_cores() -> int:
 
 def available_memory() -> int | None:
     """Return the memory that this process and its children may still use, in bytes; None if the system does not say."""
-    found = []
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        lines = info.read_text("ascii", errors="replace").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limits_bytes = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = meminfo.read_text("ascii", errors="replace").splitlines()
+        limits_bytes += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    # OSError: no control group; ValueError: "max", no limit.
+    # OSError: this is not a control group; ValueError: the limit is the word "max".
     with suppress(OSError, ValueError):
-        found.append(max(0, int(limit.read_text("ascii")) - int(used.read_text("ascii"))))
-    return min(found, default=None)
+        limits_bytes.append(max(0, int(limit.read_text("ascii")) - int(used.read_text("ascii"))))
+    return min(limits_bytes, default=None)
 
 
 def cpu_name() -> str:

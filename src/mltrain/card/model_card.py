@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping of a card.
-
-    A path is a series of keys and of indices into lists, such as `("splits", "blocks", 0, "name")`.
+    """A mapping of a card, with accessors that take a path of keys and list indices: `number("blocks", 0, "rows")`.
 
     Attributes:
         document: The mapping as JSON.
@@ -31,7 +29,7 @@ class Section:
     document: dict[str, Json]
 
     def value(self, *path: str | int) -> Json:
-        """Return the value at a path; None if there is none."""
+        """Return the value at a path of keys and list indices, of any type; None if there is none."""
         value: Json = self.document
         for step in path:
             if isinstance(step, str):
@@ -55,7 +53,7 @@ class Section:
             return None
 
     def interval(self, *path: str | int) -> tuple[float, float] | None:
-        """Return `low` and `high` of the mapping at a path; None if either is missing."""
+        """Return the numbers `low` and `high` of the mapping at a path; None if either is missing."""
         low, high = self.number(*path, "low"), self.number(*path, "high")
         return None if low is None or high is None else (low, high)
 
@@ -70,7 +68,7 @@ class Section:
         return value if isinstance(value, bool) else None
 
     def time_ms(self, *path: str | int) -> int | None:
-        """Return the time at a path, ms UTC; None if there is none."""
+        """Return the time (ISO 8601) at a path, ms UTC; None if there is none."""
         text = self.text(*path)
         try:
             return None if text is None else parse_time(text)
@@ -83,12 +81,12 @@ class Section:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
     def entries(self, *path: str | int) -> dict[str, Json]:
-        """Return the mapping at a path as JSON; empty if there is none."""
+        """Return the mapping at a path, its values as JSON; empty if there is none."""
         value = self.value(*path)
         return value if isinstance(value, dict) else {}
 
     def section(self, *path: str | int) -> Section:
-        """Return the mapping at a path; empty if there is none."""
+        """Return the mapping at a path with these accessors; empty if there is none."""
         return Section(self.entries(*path))
 
     def named_sections(self, *path: str | int) -> dict[str, Section]:
@@ -107,34 +105,34 @@ class ModelCard(Section):
 
     @classmethod
     def from_json(cls, document: Json) -> ModelCard:
-        """Return the card that a document holds, unchecked; empty if the document is no mapping."""
+        """Return the card that a document holds, unchecked; empty if the document is not a mapping."""
         return cls(document if isinstance(document, dict) else {})
 
     @property
     def snapshot_id(self) -> str:
-        """The snapshot that the version was trained on."""
+        """The id of the snapshot that the version was trained on; empty if the card lacks it."""
         return self.text("train", "snapshot_id") or ""
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbols that the version was trained on."""
+        """The symbols that the version was trained on, in training order."""
         return tuple(self.texts("train", "symbols"))
 
     @property
     def train_up_share(self) -> float:
-        """The share of the rows of the inner part that went up."""
+        """The share of the training rows before the holdout that went up, in [0, 1]."""
         return (self.number("train", "class_balance", "pos") or 0) / (self.number("train", "rows") or 1)
 
     @property
     def fitted_on(self) -> Literal["inner", "all"]:
-        """The rows that the version was fitted on."""
+        """The rows that the version was fitted on: those before the holdout ("inner"), or all."""
         return "all" if self.text("splits", "fitted_on") == "all" else "inner"
 
     @property
     def configuration_sha256(self) -> str | None:
-        """The hash of everything except the candles that the scores depend on; None if the card lacks it."""
-        found = self.text("lineage", "configuration_sha256")
-        return found if found is not None and SHA256.fullmatch(found) else None
+        """The hash of all that the scores depend on, except the candles; None if the card lacks it."""
+        sha256 = self.text("lineage", "configuration_sha256")
+        return sha256 if sha256 is not None and SHA256.fullmatch(sha256) else None
 
     def block(self, name: str) -> Section | None:
         """Return a block of the time split by its name, such as "holdout"; None if the card lacks it."""
@@ -146,7 +144,7 @@ class ModelCard(Section):
         For a version that was fitted on every row, that is the end of the last label of the holdout.
 
         Raises:
-            InputError: The card does not say it: another tool wrote it.
+            InputError: The card lacks it, as one of another tool may.
         """
         block = self.block("inner" if self.fitted_on == "inner" else "holdout")
         end_ms = None if block is None else block.time_ms("last_label_end")

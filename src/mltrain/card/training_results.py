@@ -36,13 +36,13 @@ class TrainingData:
     """Candles that passed the leakage guards, as rows cut into blocks.
 
     Attributes:
-        snapshot: The source of the candles.
+        snapshot: The snapshot that the candles are from.
         feature_set: The features and the label.
         candles: Candles by symbol, the newest `max_rows` of them.
         samples: The rows of all symbols.
-        quality: What became of each symbol's candles.
+        quality: How many of each symbol's candles became rows, and why the others did not.
         split: The blocks of these rows.
-        guards: What the leakage guards found.
+        guards: The results of the leakage guards.
     """
 
     snapshot: Snapshot
@@ -56,11 +56,11 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedModel:
-    """The search, the calibrator, and the model.
+    """A search, and the calibrator and the model that came of it.
 
     Attributes:
         search: The trials and the out-of-fold scores of the best one.
-        calibration: The calibrator and why it was chosen.
+        calibration: The calibrator, and the log losses by which it was chosen.
         evaluated: The model fitted on the inner part, which the holdout judges.
         served: The model that is stored: `evaluated`, or with `final: all` the same parameters fitted on every row.
         fitted_on: The rows that `served` was fitted on.
@@ -78,16 +78,16 @@ class HoldoutResults:
     """The measurements of the evaluated model on the holdout.
 
     Attributes:
-        looks: Earlier looks at the holdout.
-        priors: Base rate and best simple rule of each symbol before the holdout.
+        looks: Number of earlier scorings of the holdout's time range.
+        priors: Base rate and best simple rule of each symbol, from the rows before the holdout.
         scores: Metrics, intervals and baselines.
         weeks: Calibrated scores, week by week.
         volatility: Calibrated scores in calm, ordinary and wild markets.
         logistic: A logistic regression on five features, on the same rows.
-        economics: What the calls earn before costs; shown, but not judged.
+        economics: What trading on the predictions earns before costs; shown, but not judged.
         bounce: The bounce between bid and ask in each symbol's candles.
         contributions: Mean absolute contribution of each feature, in log odds.
-        latency: Measured with this very model.
+        latency: Durations of single predictions, measured with this model.
     """
 
     looks: LookCounts
@@ -104,15 +104,15 @@ class HoldoutResults:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How to make the version again.
+    """How a training can be repeated, and where and when it ran.
 
     Attributes:
-        study: Name of the search's journal.
-        configuration_sha256: Hash of everything except the candles that the scores depend on.
+        study: Name of the journal of the search.
+        configuration_sha256: Hash of all that the scores depend on, except the candles.
         warm_start: The version and the parameters that the search began with; None without a warm start.
         lineage: Code, libraries and machine.
         now_ms: Time of the training, ms UTC.
-        warnings: The warnings that the user saw.
+        warnings: The warnings that the training showed.
     """
 
     study: str
@@ -125,16 +125,16 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """Everything that a training found out.
+    """All results of a training.
 
     Attributes:
-        config: The configuration, options applied.
-        data: The rows.
-        model: The model.
-        holdout: Its measurements.
-        verdict: What the gates say about them.
+        config: The configuration, with the command's options applied.
+        data: The rows, cut into blocks of time.
+        model: The fitted model and the search that chose it.
+        holdout: The measurements of the model on the holdout.
+        verdict: GO or NO-GO, with the outcome of each gate.
         loosened: Thresholds that are easier to pass than the packaged ones.
-        provenance: How to make the version again.
+        provenance: How the training can be repeated.
     """
 
     config: TrainConfig

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mltrain.documents.values import Json
 
 CARD_FILE: Final = "model_card.json"
-CARD_VERSION: Final = "2"
 MAX_CARD_BYTES: Final = 16 << 20
 
 _SCHEMA_FILE: Final = "model_card_schema.json"
@@ -45,8 +44,9 @@ _TYPES: Final[Mapping[str, str]] = {
     "null": "null",
 }
 
-# Keys and indices from the root.
+# Keys and list indices from the root of the card to a value.
 Place: TypeAlias = tuple[str | int, ...]
+# The place of a violation or a warning, and what is wrong there.
 Problem: TypeAlias = tuple[Place, str]
 
 
@@ -64,48 +64,46 @@ class CardCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the card is valid."""
+        """Whether the card has no violation."""
         return not self.violations
 
 
-def schema() -> dict[str, Any]:
+def load_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the card."""
     loaded: dict[str, Any] = json.loads(Path(__file__).with_name(_SCHEMA_FILE).read_bytes())
     return loaded
 
 
 def check_card(data: bytes, *, where: str, folder: Path | None = None) -> CardCheck:
-    """Check a card against its schema and its consistency rules.
+    """Return every violation of the schema and the consistency rules in a card, and every warning.
 
     Args:
         data: The bytes of the card.
         where: Its name in messages, usually the path.
         folder: The folder of the files that its `artifacts` name; None: their hashes are not checked.
-
-    Returns:
-        Every violation and every warning.
-
-    Raises:
-        MachineError: The machine refuses to read a file in the folder.
     """
     try:
         card: Any = parse_json(data, where=where, max_bytes=MAX_CARD_BYTES)
     except InputError as err:
         return CardCheck((err.message,), ())
-    problems = _schema_problems(card)
-    # A consistency rule reads only what the schema accepts, so that it can rely on the types.
-    unsound = [place for place, _ in problems]
+    problems = _find_schema_problems(card)
+    # A consistency rule reads only places that the schema accepts, so that it can rely on their types.
+    rejected = [place for place, _ in problems]
     for places, rule in _CONSISTENCY:
-        if all(_is_sound(place, card, unsound) for place in places):
-            problems += [((*places[0], *place), what) for place, what in rule(*(_at(card, p) for p in places))]
+        if all(_is_sound(place, card, rejected) for place in places):
+            values = [_value_at(card, place) for place in places]
+            problems += [((*places[0], *below), what) for below, what in rule(*values)]
     if folder is not None and _is_sound(("artifacts",), card, [place for place, _ in problems]):
-        problems += _artifact_problems(_at(card, ("artifacts",)), folder)
-    unknown = _unknown_keys(card, schema(), ())
-    return CardCheck(tuple(_line(where, p) for p in problems), tuple(_line(where, p) for p in unknown))
+        problems += _find_artifact_file_problems(_value_at(card, ("artifacts",)), folder)
+    violations, warnings = (
+        tuple(_format_problem(where, problem) for problem in found)
+        for found in (problems, _find_unknown_keys(card, load_schema(), ()))
+    )
+    return CardCheck(violations, warnings)
 
 
 def read_card(data: bytes, *, where: str) -> ModelCard:
-    """Return a valid card.
+    """Return the card that these bytes hold; `where` is its name in messages.
 
     Raises:
         InputError: It is invalid; the message has the first violation and the number of the others.
@@ -119,10 +117,10 @@ def read_card(data: bytes, *, where: str) -> ModelCard:
 
 
 def card_bytes(card: ModelCard) -> bytes:
-    """Return the canonical bytes of a card: `read_card(card_bytes(card), where="") == card`.
+    """Return the canonical JSON of a card: `read_card(card_bytes(card), where="") == card`.
 
     Raises:
-        ValueError: The card is not valid, or holds a number that JSON cannot.
+        ValueError: The card is not valid, or holds a number that JSON cannot express.
     """
     data = canonical_json(card.document)
     check = check_card(data, where="this card")
@@ -131,28 +129,29 @@ def card_bytes(card: ModelCard) -> bytes:
     return data
 
 
-def _at(card: Any, place: Place) -> Any:  # noqa: ANN401 -- JSON
-    """Return the value at a place; None if there is none."""
+def _value_at(card: Any, place: Place) -> Any:  # noqa: ANN401 -- JSON
+    """Return the value at a place, given as keys of mappings only; None if there is none."""
     for step in place:
         card = card.get(step) if isinstance(card, dict) else None
     return card
 
 
-def _is_sound(place: Place, card: Json, unsound: list[Place]) -> bool:
-    """Return whether a place holds a value, and the schema found nothing wrong above, at or below it."""
-    wrong = any(p[: len(place)] == place or place[: len(p)] == p for p in unsound)
-    return not wrong and _at(card, place) is not None
+def _is_sound(place: Place, card: Json, rejected: list[Place]) -> bool:
+    """Return whether a card has a value at a place, and none of the rejected places lies above, at or below it."""
+    wrong = any(p[: len(place)] == place or place[: len(p)] == p for p in rejected)
+    return not wrong and _value_at(card, place) is not None
 
 
-def _line(where: str, problem: Problem) -> str:
+def _format_problem(where: str, problem: Problem) -> str:
+    """Return a problem of the card named `where` as "where: /json/pointer: what"; empty parts are left out."""
     place, what = problem
-    return ": ".join(part for part in (where, _pointer(place), what) if part)
+    return ": ".join(part for part in (where, _format_pointer(place), what) if part)
 
 
-def _pointer(place: Place) -> str:
+def _format_pointer(place: Place) -> str:
     """Return the JSON pointer (RFC 6901) to a place, with unprintable characters escaped.
 
-    >>> _pointer(("gates", 2, "a/b"))
+    >>> _format_pointer(("gates", 2, "a/b"))
     '/gates/2/a~1b'
     """
     steps = (str(step).replace("~", "~0").replace("/", "~1") for step in place)
@@ -161,28 +160,31 @@ def _pointer(place: Place) -> str:
 
 @cache
 def _validator() -> Any:  # noqa: ANN401 -- jsonschema makes its classes at run time
+    """Return a validator of the card's schema."""
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(schema())
+    return Draft202012Validator(load_schema())
 
 
-def _schema_problems(card: Json) -> list[Problem]:
-    found = (problem for error in _validator().iter_errors(card) for problem in _explain(error))
-    return sorted(dict.fromkeys(found), key=lambda problem: _pointer(problem[0]))
+def _find_schema_problems(card: Json) -> list[Problem]:
+    """Return what in a document contradicts the card's schema, each problem once, by JSON pointer."""
+    problems = (problem for error in _validator().iter_errors(card) for problem in _explain(error))
+    return sorted(dict.fromkeys(problems), key=lambda problem: _format_pointer(problem[0]))
 
 
 def _explain(error: ValidationError) -> Iterator[Problem]:
-    """Return the place and the description of an error, without repeating long values."""
+    """Yield the problems of one schema error: one for each missing key, else one that says what the value must be."""
     place: Place = tuple(error.absolute_path)
     rule: Any = error.validator_value
     value: Any = error.instance
     if error.validator == "required":
         yield from (((*place, key), "is missing") for key in rule if key not in value)
     else:
-        yield place, f"must be {_describe_rule(str(error.validator), rule)}, is {_describe(value)}"
+        yield place, f"must be {_describe_rule(str(error.validator), rule)}, is {_describe_value(value)}"
 
 
 def _describe_rule(keyword: str, rule: Any) -> str:  # noqa: ANN401 -- JSON
+    """Return what a keyword of JSON Schema with the value `rule` demands, as the words after "must be"."""
     match keyword:
         case "type":
             return " or ".join(_TYPES[kind] for kind in ([rule] if isinstance(rule, str) else rule))
@@ -197,27 +199,28 @@ def _describe_rule(keyword: str, rule: Any) -> str:  # noqa: ANN401 -- JSON
     return f"of the form {rule}"
 
 
-def _describe(value: Json) -> str:
+def _describe_value(value: Json) -> str:
+    """Return a value as text; of a mapping or a list only its length."""
     if isinstance(value, dict | list):
         return f"{'a mapping' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return show(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _unknown_keys(value: Json, rule: dict[str, Any], place: Place) -> Iterator[Problem]:
-    """Find keys that the schema does not list, except in mappings that it leaves open."""
-    if "$ref" in rule:
-        rule = _validator().schema["$defs"][rule["$ref"].rpartition("/")[2]]
-    known: dict[str, Any] = rule.get("properties", {})
+def _find_unknown_keys(value: Json, subschema: dict[str, Any], place: Place) -> Iterator[Problem]:
+    """Yield the keys at and below a place that its part of the schema does not list, except in open mappings."""
+    if "$ref" in subschema:
+        subschema = _validator().schema["$defs"][subschema["$ref"].rpartition("/")[2]]
+    known: dict[str, Any] = subschema.get("properties", {})
     if isinstance(value, dict):
         for key, item in value.items():
             if key in known:
-                yield from _unknown_keys(item, known[key], (*place, key))
-            elif known and "additionalProperties" not in rule:
+                yield from _find_unknown_keys(item, known[key], (*place, key))
+            elif known and "additionalProperties" not in subschema:
                 guess = nearest(key, known, count=1)
                 yield (*place, key), f"unknown key{', did you mean ' + guess[0] if guess else ''}"
-    elif isinstance(value, list) and "items" in rule:
+    elif isinstance(value, list) and "items" in subschema:
         for index, item in enumerate(value):
-            yield from _unknown_keys(item, rule["items"], (*place, index))
+            yield from _find_unknown_keys(item, subschema["items"], (*place, index))
 
 
 def _parse_time(text: str) -> datetime | None:
@@ -229,12 +232,14 @@ def _parse_time(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _created_at_problems(created_at: str) -> Iterator[Problem]:
+def _find_created_at_problems(created_at: str) -> Iterator[Problem]:
+    """Yield a problem if the card's `created_at` is not an ISO 8601 time."""
     if _parse_time(created_at) is None:
         yield (), f"{show(created_at)} is not a time such as 2025-10-15T12:00:00Z"
 
 
-def _range_problems(block: dict[str, Any], place: Place) -> Iterator[Problem]:
+def _find_range_problems(block: dict[str, Any], place: Place) -> Iterator[Problem]:
+    """Yield problems of the times `start` and `end` of a mapping at a place: unreadable, or in the wrong order."""
     times = {key: _parse_time(block[key]) for key in ("start", "end")}
     for key, moment in times.items():
         if moment is None:
@@ -244,41 +249,38 @@ def _range_problems(block: dict[str, Any], place: Place) -> Iterator[Problem]:
         yield place, f"ends at {block['end']}, before it starts at {block['start']}"
 
 
-def _repeats(names: Iterable[Hashable], place_of: Callable[[int], Place]) -> Iterator[Problem]:
+def _find_repeats(items: Iterable[Any], *, key: str | None = None) -> Iterator[Problem]:
+    """Yield a problem for each item of a list that equals an earlier one; with a key, only its values are compared."""
     seen: set[Hashable] = set()
-    for index, name in enumerate(names):
+    for index, item in enumerate(items):
+        name = item if key is None else item[key]
         if name in seen:
-            yield place_of(index), f"{show(str(name))} appears twice"
+            yield ((index,) if key is None else (index, key)), f"{show(str(name))} appears twice"
         seen.add(name)
 
 
-def _symbol_problems(symbols: list[str]) -> Iterator[Problem]:
-    yield from _repeats(symbols, lambda i: (i,))
-
-
-def _balance_problems(balance: dict[str, Any], rows: int) -> Iterator[Problem]:
+def _find_balance_problems(balance: dict[str, Any], rows: int) -> Iterator[Problem]:
+    """Yield a problem if the rows of both classes do not add up to the number of rows."""
     pos, neg = balance["pos"], balance["neg"]
     if pos + neg != rows:
         yield (), f"pos + neg is {pos} + {neg} = {pos + neg}, and rows is {rows}"
 
 
-def _order_problems(lower: float, higher: float, *, name: str) -> Iterator[Problem]:
+def _find_order_problems(lower: float, higher: float, *, name: str) -> Iterator[Problem]:
+    """Yield a problem if a figure is more than the one called `name`, which must not be lower."""
     if lower > higher:
         yield (), f"{lower} is more than {name}, {higher}"
 
 
-def _importance_problems(importance: list[dict[str, Any]]) -> Iterator[Problem]:
-    yield from _repeats([entry["name"] for entry in importance], lambda i: (i, "name"))
-
-
-def _interval_problems(intervals: dict[str, Any]) -> Iterator[Problem]:
+def _find_interval_problems(intervals: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each metric whose interval ends before it begins."""
     for name, interval in intervals.get("metrics", {}).items():
         if interval["low"] > interval["high"]:
             yield ("metrics", name), f"low {interval['low']} is more than high {interval['high']}"
 
 
-def _gate_problems(gates: dict[str, Any]) -> Iterator[Problem]:
-    yield from _repeats([gate["name"] for gate in gates["outcomes"]], lambda i: ("outcomes", i, "name"))
+def _find_gate_problems(gates: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a problem if the verdict contradicts the gates' outcomes."""
     failed = [gate["name"] for gate in gates["outcomes"] if gate["outcome"] == "failed"]
     if failed and gates["verdict"] == "GO":
         yield ("verdict",), f"is GO, and {show(failed[0])} failed"
@@ -286,55 +288,58 @@ def _gate_problems(gates: dict[str, Any]) -> Iterator[Problem]:
         yield ("verdict",), "is NO-GO, and no gate failed"
 
 
-def _split_problems(splits: dict[str, Any]) -> Iterator[Problem]:
-    yield from _repeats([block["name"] for block in splits["blocks"]], lambda i: ("blocks", i, "name"))
-    for index, block in enumerate(splits["blocks"]):
-        yield from _range_problems(block, ("blocks", index))
+def _find_block_problems(blocks: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield problems of the names and the times of the blocks of the time split."""
+    yield from _find_repeats(blocks, key="name")
+    for index, block in enumerate(blocks):
+        yield from _find_range_problems(block, (index,))
 
 
-def _search_problems(search: dict[str, Any]) -> Iterator[Problem]:
+def _find_search_problems(search: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a problem if more trials were pruned than run."""
     if search.get("pruned", 0) > search.get("trials", search.get("pruned", 0)):
         yield ("pruned",), f"{search['pruned']} is more than trials, {search['trials']}"
 
 
-def _artifact_name_problems(artifacts: list[dict[str, Any]]) -> Iterator[Problem]:
+def _find_artifact_name_problems(artifacts: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield problems of the names of the artifacts: equal ones, and those that are more than a file name."""
     # Upper and lower case are one name on many file systems.
-    yield from _repeats([entry["path"].casefold() for entry in artifacts], lambda i: (i, "path"))
+    yield from _find_repeats([{"path": entry["path"].casefold()} for entry in artifacts], key="path")
     for index, entry in enumerate(artifacts):
         if _BARE_NAME.fullmatch(entry["path"]) is None:
             yield (index, "path"), f"{show(entry['path'])} is not a bare file name"
 
 
-def _artifact_problems(artifacts: list[dict[str, Any]], folder: Path) -> Iterator[Problem]:
+def _find_artifact_file_problems(artifacts: list[dict[str, Any]], folder: Path) -> Iterator[Problem]:
+    """Yield a problem for each artifact that is missing in the folder, or has another hash than the card says."""
     for index, entry in enumerate(artifacts):
         try:
-            found = hash_file(folder / entry["path"], max_bytes=entry["bytes"], what="the artifact")
+            sha256 = hash_file(folder / entry["path"], max_bytes=entry["bytes"], what="the artifact")
         except InputError as err:
             yield ("artifacts", index), err.message
             continue
-        if found != entry["sha256"]:
+        if sha256 != entry["sha256"]:
             yield (
                 ("artifacts", index, "sha256"),
-                f"{entry['path']} has SHA-256 {found}, the card says {entry['sha256']}",
+                f"{entry['path']} has SHA-256 {sha256}, the card says {entry['sha256']}",
             )
 
 
-_LATENCIES: Final = ("p50", "p95", "p99", "max")
-
-# The places of a card that a rule reads, and the rule, which yields problems relative to the first place.
+# The places of a card that a consistency rule reads, and the rule, which yields problems relative to the first place.
 _CONSISTENCY: Final[tuple[tuple[tuple[Place, ...], Callable[..., Iterator[Problem]]], ...]] = (
-    ((("created_at",),), _created_at_problems),
-    ((("train", "range"),), partial(_range_problems, place=())),
-    ((("train", "symbols"),), _symbol_problems),
-    ((("train", "class_balance"), ("train", "rows")), _balance_problems),
+    ((("created_at",),), _find_created_at_problems),
+    ((("train", "range"),), partial(_find_range_problems, place=())),
+    ((("train", "symbols"),), _find_repeats),
+    ((("train", "class_balance"), ("train", "rows")), _find_balance_problems),
     *(
-        ((("latency_ms", lower), ("latency_ms", higher)), partial(_order_problems, name=higher))
-        for lower, higher in pairwise(_LATENCIES)
+        ((("latency_ms", lower), ("latency_ms", higher)), partial(_find_order_problems, name=higher))
+        for lower, higher in pairwise(("p50", "p95", "p99", "max"))
     ),
-    ((("feature_importance",),), _importance_problems),
-    ((("intervals",),), _interval_problems),
-    ((("gates",),), _gate_problems),
-    ((("splits",),), _split_problems),
-    ((("search",),), _search_problems),
-    ((("artifacts",),), _artifact_name_problems),
+    ((("feature_importance",),), partial(_find_repeats, key="name")),
+    ((("intervals",),), _find_interval_problems),
+    ((("gates", "outcomes"),), partial(_find_repeats, key="name")),
+    ((("gates",),), _find_gate_problems),
+    ((("splits", "blocks"),), _find_block_problems),
+    ((("search",),), _find_search_problems),
+    ((("artifacts",),), _find_artifact_name_problems),
 )

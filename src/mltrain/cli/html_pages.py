@@ -130,11 +130,11 @@ def _open_browser(path: Path, session: Session) -> None:
 
 
 def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
-    from mltrain.report.card_diff import paired_line
+    from mltrain.report.card_diff import describe_paired_loss
 
     verdicts = [verdict or "no verdict" for verdict in diff.verdicts]
     yield f"{diff.a} ({verdicts[0]}) and {diff.b} ({verdicts[1]})"
-    yield paired_line(diff)
+    yield describe_paired_loss(diff)
     better = {"a": diff.a, "b": diff.b}
     cells = [
         (m.title, number(m.a, 5), number(m.b, 5), "-" if m.change is None else f"{m.change:+.5f}",
@@ -157,7 +157,7 @@ def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
 
 
 def _short(value: object) -> str:
-    from mltrain.report.texts import plain_text
+    from mltrain.report.texts import format_value
 
-    text = plain_text(value)
+    text = format_value(value)
     return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"

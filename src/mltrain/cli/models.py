@@ -367,8 +367,8 @@ def card_schema(session: Session) -> Outcome:  # noqa: ARG001 (the schema needs 
     """Print the JSON Schema of the card."""
     import json
 
-    from mltrain.card.validation import schema
+    from mltrain.card.validation import load_schema
     from mltrain.cli.version_documents import CardSchemaDocument
 
-    text = json.dumps(schema(), indent=2)
-    return Outcome("card-schema/1", CardSchemaDocument(schema()), lambda: [text])
+    text = json.dumps(load_schema(), indent=2)
+    return Outcome("card-schema/1", CardSchemaDocument(load_schema()), lambda: [text])

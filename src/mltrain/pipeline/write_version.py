@@ -15,7 +15,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, card_bytes
 from mltrain.documents.strict_json import parse_json
 from mltrain.report.page import REPORT_FILE, draft_report
-from mltrain.report.version_data import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, holdout_rows
+from mltrain.report.version_data import HOLDOUT_FILE, OOF_FILE, TRIALS_FILE, Material, parse_holdout
 from mltrain.serving.model import check_round_trip, model_from_bundle
 from mltrain.store.publishing import publish_version
 from mltrain.times import day_name, interval_ms
@@ -64,7 +64,7 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     data = card_bytes(build_card(training, files))
     # Parsed again, so that the report is drawn from what a reader of the files will see.
     card = ModelCard.from_json(parse_json(data, where="the card"))
-    report = draft_report(Material(card, holdout_rows(holdout, card, where="the holdout"), trials))
+    report = draft_report(Material(card, parse_holdout(holdout, card, where="the holdout"), trials))
     now_ms = training.provenance.now_ms
     version = publish_version(
         store,

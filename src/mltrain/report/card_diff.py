@@ -15,8 +15,8 @@ from mltrain.card.model_card import Section
 from mltrain.report.model_plots import plot_gain
 from mltrain.report.page import render
 from mltrain.report.scales import linear_scale, widen
-from mltrain.report.svg import Missing, dot_rows, figure
-from mltrain.report.texts import DASH, figure_text, gates, percent_text, plain_text
+from mltrain.report.svg import DotRow, Missing, draw_dot_rows, make_figure
+from mltrain.report.texts import DASH, format_number, format_percent, format_value, list_gates
 from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
 
@@ -101,10 +101,10 @@ class CardDiff:
         b: Name of the second version.
         verdicts: The verdict of each; None: the card has none.
         same_holdout: Whether both were scored on the same symbols and time range; None: a card does not say.
-        paired: Mean difference of the log losses on the same rows, first minus second, nats: above zero the second is
-            better. None: the rows differ, or are not kept.
+        paired: Mean difference of the log losses on the same rows, first minus second, nats: above zero
+            the second is better. None: the rows differ, or are not kept.
         metrics: The main metrics of both.
-        gates: Name of each gate, and its outcome for the first and the second; DASH: it did not judge.
+        gates: Name of each gate, and its outcome for the first and the second; an en dash: the card lacks it.
         differences: All values that differ, section by section.
     """
 
@@ -120,7 +120,7 @@ class CardDiff:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """Two versions with their cards and holdouts, and their differences."""
+    """Two versions: their cards, the scored rows of their holdouts (None: not kept), and their differences."""
 
     diff: CardDiff
     cards: tuple[ModelCard, ModelCard]
@@ -128,34 +128,30 @@ class Compared:
 
 
 def compare_versions(a: StoredVersion, b: StoredVersion) -> Compared:
-    """Read two versions and compare their cards and, where both were scored on the same rows, their losses.
-
-    Raises:
-        InputError: A card or a table is damaged.
-    """
+    """Read two versions and compare their cards and, where both were scored on the same rows, their losses."""
     cards = read_version_card(a), read_version_card(b)
     holdouts = read_holdout(a, cards[0]), read_holdout(b, cards[1])
-    return Compared(compare_cards(*cards, names=(a.name, b.name), paired=paired_loss(*holdouts)), cards, holdouts)
+    return Compared(compare_cards(*cards, names=(a.name, b.name), paired=compare_losses(*holdouts)), cards, holdouts)
 
 
 def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired: Interval | None = None) -> CardDiff:
     """Compare two valid cards.
 
     Args:
-        a: The first.
-        b: The second.
-        names: Names of their versions.
-        paired: The paired difference of their losses, if known.
+        a: The first card.
+        b: The second card.
+        names: The names of their versions.
+        paired: The mean difference of their log losses on the same rows, a minus b, nats; None if unknown.
     """
     pairs = []
     for name, (title, more_is_better) in _METRICS.items():
-        x, y = a.number("metrics", name), b.number("metrics", name)
-        if x is not None and y is not None:
-            better = None if x == y else "b" if (y > x) == more_is_better else "a"
-            pairs.append(MetricPair(name, title, x, y, y - x, better))
-        elif x is not None or y is not None:
-            pairs.append(MetricPair(name, title, x, y, None, None))
-    outcomes = [{gate.name: gate.outcome for gate in gates(card)} for card in (a, b)]
+        value_a, value_b = a.number("metrics", name), b.number("metrics", name)
+        if value_a is not None and value_b is not None:
+            better = None if value_a == value_b else "b" if (value_b > value_a) == more_is_better else "a"
+            pairs.append(MetricPair(name, title, value_a, value_b, value_b - value_a, better))
+        elif value_a is not None or value_b is not None:
+            pairs.append(MetricPair(name, title, value_a, value_b, change=None, better=None))
+    outcomes = [{gate.name: gate.outcome for gate in list_gates(card)} for card in (a, b)]
     holdouts = [_holdout_range(card) for card in (a, b)]
     return CardDiff(
         a=names[0],
@@ -167,7 +163,7 @@ def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired:
         gates=tuple(
             (gate, outcomes[0].get(gate, DASH), outcomes[1].get(gate, DASH)) for gate in outcomes[0] | outcomes[1]
         ),
-        differences=tuple(_differences(a, b)),
+        differences=tuple(_find_differences(a, b)),
     )
 
 
@@ -177,68 +173,71 @@ def _holdout_range(card: ModelCard) -> tuple[Any, Any, list[str]] | None:
     return None if block is None else (block.value("start"), block.value("end"), sorted(card.symbols))
 
 
-def paired_loss(a: Holdout | None, b: Holdout | None) -> Interval | None:
-    """Return the mean difference of the log losses, a minus b, nats; None unless both have the same rows."""
+def compare_losses(a: Holdout | None, b: Holdout | None) -> Interval | None:
+    """Return the mean difference of the log losses, a minus b, nats per row; None unless both have the same rows."""
     if a is None or b is None:
         return None
     same = all(np.array_equal(x, y) for x, y in ((a.ts_ms, b.ts_ms), (a.symbol, b.symbol), (a.y, b.y)))
     return a.bootstrap.mean(a.loss - b.loss) if same else None
 
 
-def _differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
+def _find_differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
+    """Yield each plain value that differs between two cards, by section in the order of `_SECTIONS`."""
     rank = {section: ix for ix, section in enumerate(_SECTIONS)}
     for section in sorted(a.document | b.document, key=lambda name: (rank.get(name, len(rank)), name)):
-        left, right = dict(_leaves(a.value(section))), dict(_leaves(b.value(section)))
-        for place in left | right:
-            x, y = left.get(place), right.get(place)
+        values_a, values_b = dict(_flatten(a.value(section))), dict(_flatten(b.value(section)))
+        for place in values_a | values_b:
+            value_a, value_b = values_a.get(place), values_b.get(place)
             # True equals 1 in Python, but not in a card.
-            if x != y or isinstance(x, bool) != isinstance(y, bool):
-                p, q = Section({"x": x}).number("x"), Section({"y": y}).number("y")
-                yield Difference(section, place, x, y, None if p is None or q is None else q - p)
+            if value_a != value_b or isinstance(value_a, bool) != isinstance(value_b, bool):
+                number_a, number_b = (Section({"value": value}).number("value") for value in (value_a, value_b))
+                change = None if number_a is None or number_b is None else number_b - number_a
+                yield Difference(section, place, value_a, value_b, change)
 
 
-def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (JSON)
-    """Yield the path and value of every plain value of a section; a list of plain values is one text."""
+def _flatten(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (JSON)
+    """Yield the path, joined by dots, and the value of every plain value below a place of a card.
+
+    An item of a list is named by its name, symbol or path, else by its index; a list of plain values is one text.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in _RUN_ONLY:
-                yield from _leaves(item, (*place, key))
+                yield from _flatten(item, (*place, key))
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for ix, item in enumerate(value):
             names = [item[key] for key in _NAMES if isinstance(item.get(key), str)] if isinstance(item, dict) else []
             name = names[0] if names else str(ix)
             rest = {k: v for k, v in item.items() if k not in _NAMES or v != name} if isinstance(item, dict) else item
-            yield from _leaves(rest, (*place, name))
-    elif isinstance(value, list):
-        yield ".".join(place), ", ".join(map(str, value))
+            yield from _flatten(rest, (*place, name))
     else:
-        yield ".".join(place), value
+        yield ".".join(place), ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def render_diff(found: Compared) -> bytes:
-    """Return the page of a comparison."""
-    diff = found.diff
+def render_diff(compared: Compared) -> bytes:
+    """Return the HTML page of a comparison, UTF-8."""
+    diff = compared.diff
     sections: dict[str, list[tuple[str, str, str, str]]] = {}
     for d in diff.differences:
         change = "" if d.change is None else f"{d.change:+.6g}"
-        sections.setdefault(d.section, []).append((d.place or d.section, plain_text(d.a), plain_text(d.b), change))
+        sections.setdefault(d.section, []).append((d.place or d.section, format_value(d.a), format_value(d.b), change))
     metrics = []
     for m in diff.metrics:
         change = DASH if m.change is None else f"{m.change:+.5f}"
         better = {"a": diff.a, "b": diff.b}.get(m.better or "", DASH)
-        metrics.append((m.title, figure_text(m.a, 5), figure_text(m.b, 5), change, better))
+        metrics.append((m.title, format_number(m.a, 5), format_number(m.b, 5), change, better))
     return render(
         "diff.html.j2",
         diff=diff,
         metrics=metrics,
-        paired_line=paired_line(diff),
-        figures=[*(_metric_figure(found, name) for name in _DRAWN), _gains(found)],
+        paired_line=describe_paired_loss(diff),
+        figures=[*(_draw_metric(compared, name) for name in _DRAWN), _draw_gains(compared)],
         sections=sections,
     )
 
 
-def paired_line(diff: CardDiff) -> str:
-    """State the paired difference of the losses, or why there is none."""
+def describe_paired_loss(diff: CardDiff) -> str:
+    """State the difference of the log losses on the same rows, or why there is none."""
     if diff.paired is not None and diff.paired.low == diff.paired.high == 0:
         return "On the same rows both have the same log loss, row by row."
     if diff.paired is not None:
@@ -256,40 +255,42 @@ def paired_line(diff: CardDiff) -> str:
     return "The scored rows are not kept for both: there is no paired difference."
 
 
-def _metric_figure(found: Compared, name: str) -> Shown:
+def _draw_metric(compared: Compared, name: str) -> Shown:
+    """Draw one metric of both cards with its intervals; `name` is a key of `_METRICS`."""
     title = _METRICS[name][0]
     rows = []
-    for label, card in zip((found.diff.a, found.diff.b), found.cards, strict=True):
+    for version, card in zip((compared.diff.a, compared.diff.b), compared.cards, strict=True):
         value = card.number("metrics", name)
         if value is None:
             return Missing(title, "a card lacks it.")
-        note = percent_text(value) if name == "accuracy" else figure_text(value)
-        rows.append((label, value, card.interval("intervals", "metrics", name), note))
-    ends = [v for _, value, interval, _ in rows for v in (value, *(interval or ()))]
+        note = format_percent(value) if name == "accuracy" else format_number(value)
+        rows.append(DotRow(version, value, card.interval("intervals", "metrics", name), note))
+    ends = [end for row in rows for end in (row.value, *(row.interval or ()))]
     scale = linear_scale(*widen(min(ends), max(ends)), "", count=3, percent=name == "accuracy")
-    return figure(
+    return make_figure(
         f"metric-{name.replace('_', '-')}",
         title,
-        dot_rows(rows, scale, zero=rows[0][1], others="c2"),
-        reading=f"The vertical line is {found.diff.a}."
-        + (" Intervals that overlap do not prove a difference." if all(row[2] for row in rows) else ""),
-        alt="; ".join(f"{label} {note}" for label, _, _, note in rows),
+        draw_dot_rows(rows, scale, reference=rows[0].value, other_css="c2"),
+        reading=f"The vertical line is {compared.diff.a}."
+        + (" Intervals that overlap do not prove a difference." if all(row.interval for row in rows) else ""),
+        alt="; ".join(f"{row.name} {row.note}" for row in rows),
     )
 
 
-def _gains(found: Compared) -> Shown:
+def _draw_gains(compared: Compared) -> Shown:
+    """Draw the log loss that each version gained over the base rate during its holdout, in nats."""
     title = "Gain over the base rate, over time"
-    a, b = found.holdouts
+    a, b = compared.holdouts
     if a is None or b is None:
         return Missing(title, "a version does not keep its holdout's scores.")
-    gains = [float((rows.base - rows.loss).sum()) for rows in (a, b)]
-    return figure(
+    gains = [float((holdout.base_loss - holdout.loss).sum()) for holdout in (a, b)]
+    return make_figure(
         "gains",
         title,
         plot_gain([(a, "line c1"), (b, "line c2")]),
         reading="Each curve starts with that version's holdout. The curves can only be compared if both holdouts have "
         "the same time range and symbols.",
-        alt=f"{found.diff.a} gains {gains[0]:.1f} nats, {found.diff.b} {gains[1]:.1f}.",
-        legend=(("line c1", found.diff.a), ("line c2", found.diff.b)),
+        alt=f"{compared.diff.a} gains {gains[0]:.1f} nats, {compared.diff.b} {gains[1]:.1f}.",
+        legend=(("line c1", compared.diff.a), ("line c2", compared.diff.b)),
         wide=True,
     )

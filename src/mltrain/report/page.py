@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mltrain.report.version_data import Material
 
 REPORT_FILE: Final = "report.html"
-# A page of this size can still be mailed; the report of one symbol has a tenth of it.
+# A page of this size can still be mailed; the report of a version with one symbol has a tenth of it.
 MAX_REPORT_BYTES: Final = 2_000_000
-# Code in sentences of `facts`; the text inside is escaped before.
+# Code in the sentences of `texts`, in backquotes; the text is escaped before.
 _CODE: Final = re.compile("`([^`]+)`")
 _FOLDER: Final = Path(__file__).parent
 
@@ -32,15 +32,15 @@ class Draft:
     """A report whose figures are drawn, before its version has a name.
 
     Attributes:
-        card: The card.
-        figures: The figures by section.
+        card: The card of the version.
+        figures: The figures, by section of the page.
     """
 
     card: ModelCard
     figures: dict[str, tuple[Shown, ...]]
 
     def finish(self, name: str) -> bytes:
-        """Return the page of the version with that name."""
+        """Return the HTML page, UTF-8, of the version with that name."""
         card = self.card
         return render(
             "report.html.j2",
@@ -48,34 +48,34 @@ class Draft:
             card=card.document,
             figures=self.figures,
             verdict=card.text("gates", "verdict"),
-            summary_line=texts.summary_line(card),
-            verdict_line=texts.verdict_line(card),
-            tiles=texts.tiles(card),
-            gates=texts.gates(card),
-            symbols=texts.symbol_results(card),
-            economics=texts.economics_line(card),
-            metrics=texts.metrics(card),
-            interval_line=texts.interval_line(card),
-            candle_counts=texts.candle_counts(card),
-            blocks=texts.blocks(card),
-            search_line=texts.search_line(card),
-            calibration_line=texts.calibration_line(card),
-            hyperparameters=texts.hyperparameters(card),
-            guards=texts.guards(card),
-            limits=texts.limits(card),
-            lineage=texts.lineage(card),
-            artifacts=texts.artifacts(card),
-            commands=texts.commands(card, name),
+            summary_line=texts.describe_training(card),
+            verdict_line=texts.describe_verdict(card),
+            tiles=texts.list_tiles(card),
+            gates=texts.list_gates(card),
+            symbols=texts.list_symbol_results(card),
+            economics=texts.describe_economics(card),
+            metrics=texts.list_metrics(card),
+            interval_line=texts.describe_intervals(card),
+            candle_counts=texts.list_candle_counts(card),
+            blocks=texts.list_blocks(card),
+            search_line=texts.describe_search(card),
+            calibration_line=texts.describe_calibration(card),
+            hyperparameters=texts.list_hyperparameters(card),
+            guards=texts.list_guards(card),
+            limits=texts.list_limits(card),
+            lineage=texts.list_lineage(card),
+            artifacts=texts.list_artifacts(card),
+            commands=texts.list_commands(card, name),
         )
 
 
 def draft_report(material: Material) -> Draft:
-    """Draw the figures of a report."""
-    card, rows, trials = material.card, material.holdout, material.trials
+    """Draw the figures of a version's report."""
+    card, holdout, trials = material.card, material.holdout, material.trials
     return Draft(
         card,
         {
-            "verdict": (model_plots.draw_accuracy(card), model_plots.draw_gain(rows)),
+            "verdict": (model_plots.draw_accuracy(card), model_plots.draw_gain(holdout)),
             "data": (
                 data_plots.draw_coverage(card),
                 data_plots.draw_row_counts(card),
@@ -84,9 +84,9 @@ def draft_report(material: Material) -> Draft:
             "splits": (data_plots.draw_splits(card),),
             "search": (data_plots.draw_trials(trials),),
             "hyperparameters": data_plots.draw_hyperparameters(trials, card),
-            "calibration": (model_plots.draw_reliability(card, rows), model_plots.draw_spread(rows)),
-            "ranking": (model_plots.draw_roc(rows, card), model_plots.draw_precision_recall(rows)),
-            "parts": (model_plots.draw_parts(card, rows),),
+            "calibration": (model_plots.draw_reliability(card, holdout), model_plots.draw_spread(holdout)),
+            "ranking": (model_plots.draw_roc(card, holdout), model_plots.draw_precision_recall(holdout)),
+            "parts": (model_plots.draw_parts(card, holdout),),
             "features": (model_plots.draw_importance(card),),
             "latency": (model_plots.draw_latency(card),),
         },
@@ -95,6 +95,7 @@ def draft_report(material: Material) -> Draft:
 
 @cache
 def _environment() -> Any:  # noqa: ANN401 (jinja2 is imported late)
+    """Return the template engine: it escapes every value, and an unknown name in a template is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -105,14 +106,14 @@ def _environment() -> Any:  # noqa: ANN401 (jinja2 is imported late)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["coded"] = lambda words: Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))  # noqa: S704
+    environment.filters["coded"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
     environment.globals["style"] = (_FOLDER / "style.css").read_text("utf-8")
     environment.tests["drawn"] = lambda shown: isinstance(shown, Figure)
     return environment
 
 
 def render(template: str, **values: object) -> bytes:
-    """Return a page as UTF-8, from the template file of that name."""
+    """Return an HTML page, UTF-8, made from a template file of this folder and the values that it names."""
     page: str = _environment().get_template(template).render(**values)
     # A lone surrogate is not a character: show a question mark instead of ending a training.
     return page.encode("utf-8", errors="replace")

@@ -1,8 +1,8 @@
 """Draw plots and rows of bars, dots and strips as inline SVG. Pure.
 
-Drawings stretch with the page, their text does not: positions are shares of the plot's width and height, letters are
-in CSS pixels, so a figure is legible at 400 and at 1400 pixels. Colours are classes of `style.css`, which has a light
-and a dark scheme. Every text is escaped here; nothing else in a figure comes from outside.
+Drawings stretch with the page, their text does not: positions are shares of the picture's width and height, letters
+are in CSS pixels, so a figure is legible at 400 and at 1400 pixels. Colours are classes of `style.css`, which has a
+light and a dark scheme. Every text is escaped here; nothing else in a figure comes from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mltrain.report.scales import Scale
 
-# Units of the plot's own coordinates, for curves: finer than any screen.
+# Width and height of the coordinate system of curves: finer than any screen.
 _GRID: Final = 10_000.0
 # Ticks of y below this share of the height would lie on the axis; they get no label.
 _LAST_LABEL: Final = 0.97
@@ -48,9 +48,9 @@ class Figure:
         title: What the picture shows.
         reading: How to read it, one or two sentences.
         svg: The picture; every text in it is escaped.
-        legend: Class of each mark, and its meaning.
+        legend: CSS class of each mark, and its meaning.
         wide: Whether it takes the full width of the page.
-        rows: Whether it consists of named rows, which are limited in width.
+        named_rows: Whether it consists of named rows, whose width the page limits.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Figure:
     svg: str
     legend: tuple[tuple[str, str], ...] = ()
     wide: bool = False
-    rows: bool = False
+    named_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +72,32 @@ class Missing:
 Shown: TypeAlias = Figure | Missing
 
 
-def figure(
+def make_figure(
     name: str,
     title: str,
-    plot: Plot | tuple[str, int],
+    drawing: Plot | tuple[str, int],
     *,
     reading: str,
     alt: str,
     legend: tuple[tuple[str, str], ...] = (),
     wide: bool = False,
-    rows: bool = False,
+    named_rows: bool = False,
 ) -> Figure:
-    """Return a plot, or rows with their height in pixels, as a figure; arguments as in `Figure`.
+    """Return a figure of a plot, or of SVG elements with their height in CSS pixels.
 
-    Args:
-        name: The figure's id on the page.
-        title: What the figure shows.
-        plot: The drawing.
-        reading: How to read it.
-        alt: Its content in words, for screen readers.
-        legend: Class of each mark, and its meaning.
-        wide: Whether it takes the full width of the page.
-        rows: Whether it consists of named rows.
+    `name` is the figure's id on the page, `alt` its content in words for screen readers; the other arguments are the
+    attributes of `Figure`.
     """
-    body, height_px = plot if isinstance(plot, tuple) else (plot.body(), plot.height_px + _TOP_PX + _BOTTOM_PX)
-    return Figure(title, reading, picture(name, title, alt, body, height_px=height_px), legend, wide, rows)
+    if isinstance(drawing, tuple):
+        body, height_px = drawing
+    else:
+        body, height_px = drawing.render(), drawing.height_px + _TOP_PX + _BOTTOM_PX
+    svg = make_svg(name, title, alt, body, height_px=height_px)
+    return Figure(title, reading, svg, legend, wide, named_rows)
 
 
-def picture(name: str, title: str, description: str, body: str, *, height_px: int) -> str:
-    """Return an SVG element that a screen reader announces as one picture, as wide as the page allows."""
+def make_svg(name: str, title: str, description: str, body: str, *, height_px: int) -> str:
+    """Return SVG elements as one picture as wide as the page allows, which a screen reader announces as one image."""
     ids = f"{name}-title", f"{name}-desc"
     return (
         f'<svg class="figure" role="img" width="100%" height="{height_px}" aria-labelledby="{ids[0]} {ids[1]}">'
@@ -108,10 +105,21 @@ def picture(name: str, title: str, description: str, body: str, *, height_px: in
     )
 
 
-def text(
+def draw_text(
     value: str, x: float, y: float, *, anchor: str = "start", css: str = "t", dx: int = 0, dy: int = 0, tip: str = ""
 ) -> str:
-    """Return text at a share of width and height, moved by dx, dy pixels; `tip` is its tooltip."""
+    """Return an SVG text element.
+
+    Args:
+        value: The text, not yet escaped.
+        x: Its position, as a share of the picture's width from the left, 0 to 1.
+        y: Its baseline, as a share of the picture's height from the top, 0 to 1.
+        anchor: The part of the text at `x`: "start", "middle" or "end".
+        css: Its CSS class.
+        dx: Pixels by which it is moved to the right.
+        dy: Pixels by which it is moved down.
+        tip: Its tooltip, not yet escaped; empty for none.
+    """
     title = f"<title>{escape(tip)}</title>" if tip else ""
     moved = (f' dx="{dx}"' if dx else "") + (f' dy="{dy}"' if dy else "")
     return (
@@ -120,28 +128,30 @@ def text(
     )
 
 
-def _tick_anchor(at: float, label: str) -> str:
-    """Return the anchor of a tick's label at a share of the width, so that a narrow page does not cut it off."""
+def _choose_anchor(x: float, label: str) -> str:
+    """Return the anchor of a tick's label, so that it stays on a narrow page; `x` is a share of the width, 0 to 1."""
     # Half of the label's width on a page of 400 pixels.
     room = 0.011 * len(label)
-    return "start" if at < room else "end" if at > 1 - room else "middle"
+    return "start" if x < room else "end" if x > 1 - room else "middle"
 
 
-def _with_tip(shape: str, tip: str) -> str:
-    """Return an empty element with a tooltip."""
-    name = shape[1:].split(" ", 1)[0]
-    return f"{shape[:-2]}><title>{escape(tip)}</title></{name}>" if tip else shape
+def _with_tip(element: str, tip: str) -> str:
+    """Return an SVG element without content (`<rect .../>`) with a tooltip; unchanged if the tip is empty."""
+    name = element[1:].split(" ", 1)[0]
+    return f"{element[:-2]}><title>{escape(tip)}</title></{name}>" if tip else element
 
 
 @dataclass(slots=True)
 class Plot:
-    """A plot with two scales; later marks lie above earlier ones.
+    """A plot with two scales, drawn mark by mark: later marks lie above earlier ones.
+
+    Values are in the units of the scales; `css` is the CSS class of a mark, `tips` the tooltip of each mark.
 
     Attributes:
-        x: From left to right.
-        y: From the bottom up.
-        height_px: Height without the names of the scales.
-        inset: Share of the width that is kept free for the labels of y.
+        x: Scale from left to right.
+        y: Scale from the bottom up.
+        height_px: Height in CSS pixels, without the names of the scales.
+        inset: Share of the width, 0 to 1, that is kept free for the labels of y.
     """
 
     x: Scale
@@ -151,84 +161,86 @@ class Plot:
     _curves: list[str] = field(default_factory=list)
     _marks: list[str] = field(default_factory=list)
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
-        """Draw a line through points."""
+    def add_line(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
+        """Draw a line through points; nothing without points."""
         if len(xs):
-            self._curves.append(f'<path class="{css}" d="{self.path(xs, ys)}"/>')
+            self._curves.append(f'<path class="{css}" d="{self.path_data(xs, ys)}"/>')
 
-    def path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
-        """Return the SVG path through points, in the plot's own units."""
+    def path_data(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+        """Return a line through points as the `d` of an SVG path, in `_GRID` units from the upper left corner."""
         points = zip(xs, ys, strict=True)
-        return "M" + "L".join(f"{self._across(x) * _GRID:.0f} {(1 - self.y.at(y)) * _GRID:.0f}" for x, y in points)
+        return "M" + "L".join(f"{self._x_share(x) * _GRID:.0f} {self._y_share(y) * _GRID:.0f}" for x, y in points)
 
-    def steps(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
-        """Draw a line that stays at each value until the next."""
+    def add_steps(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
+        """Draw a line that stays at each y until the next x."""
         twice_x = [xs[0], *(x for x in xs[1:] for _ in range(2))]
         twice_y = [y for y in ys[:-1] for _ in range(2)]
-        self.line(twice_x, [*twice_y, ys[-1]], css)
+        self.add_line(twice_x, [*twice_y, ys[-1]], css)
 
-    def area(self, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], css: str) -> None:
-        """Fill the area between two lines."""
-        outline = self.path([*xs, *xs[::-1]], [*highs, *lows[::-1]])
+    def add_area(self, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], css: str) -> None:
+        """Fill the area between two lines over the same xs."""
+        outline = self.path_data([*xs, *xs[::-1]], [*highs, *lows[::-1]])
         self._curves.append(f'<path class="{css}" d="{outline}Z"/>')
 
-    def bars(self, edges: Sequence[tuple[float, float, float]], css: str, tips: Sequence[str] = ()) -> None:
-        """Draw bars (left, right, height) from the bottom."""
-        for ix, (left, right, value) in enumerate(edges):
-            x0, x1, top = self._across(left), self._across(right), self.y.at(value)
-            shape = (
-                f'<rect class="{css}" x="{x0 * 100:.3f}%" y="{(1 - top) * 100:.3f}%" '
-                f'width="{max(x1 - x0, 0) * 100:.3f}%" height="{top * 100:.3f}%"/>'
+    def add_bars(self, bars: Sequence[tuple[float, float, float]], css: str, tips: Sequence[str] = ()) -> None:
+        """Draw bars from the bottom, each given as (left, right, height)."""
+        for ix, (left, right, height) in enumerate(bars):
+            x0, x1, top = self._x_share(left), self._x_share(right), self._y_share(height)
+            element = (
+                f'<rect class="{css}" x="{x0 * 100:.3f}%" y="{top * 100:.3f}%" '
+                f'width="{max(x1 - x0, 0) * 100:.3f}%" height="{(1 - top) * 100:.3f}%"/>'
             )
-            self._marks.append(_with_tip(shape, tips[ix] if tips else ""))
+            self._marks.append(_with_tip(element, tips[ix] if tips else ""))
 
-    def dots(
+    def add_dots(
         self, xs: Sequence[float], ys: Sequence[float], css: str, *, radius: float = 3.5, tips: Sequence[str] = ()
     ) -> None:
-        """Draw points."""
+        """Draw points as circles; the radius is in CSS pixels."""
         for ix, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            shape = (
-                f'<circle class="{css}" cx="{self._across(x) * 100:.2f}%" cy="{(1 - self.y.at(y)) * 100:.2f}%" '
+            element = (
+                f'<circle class="{css}" cx="{self._x_share(x) * 100:.2f}%" cy="{self._y_share(y) * 100:.2f}%" '
                 f'r="{radius:g}"/>'
             )
-            self._marks.append(_with_tip(shape, tips[ix] if tips else ""))
+            self._marks.append(_with_tip(element, tips[ix] if tips else ""))
 
-    def whiskers(self, xs: Sequence[float], intervals: Sequence[tuple[float, float]], css: str) -> None:
-        """Draw vertical lines, each from the low to the high end of an interval."""
+    def add_whiskers(self, xs: Sequence[float], intervals: Sequence[tuple[float, float]], css: str) -> None:
+        """Draw vertical lines, each at an x from the low to the high end of an interval of y."""
         for x, (low, high) in zip(xs, intervals, strict=True):
-            at = f"{self._across(x) * 100:.2f}%"
+            left = f"{self._x_share(x) * 100:.2f}%"
             self._marks.append(
-                f'<line class="{css}" x1="{at}" x2="{at}" y1="{(1 - self.y.at(low)) * 100:.2f}%" '
-                f'y2="{(1 - self.y.at(high)) * 100:.2f}%"/>'
+                f'<line class="{css}" x1="{left}" x2="{left}" y1="{self._y_share(low) * 100:.2f}%" '
+                f'y2="{self._y_share(high) * 100:.2f}%"/>'
             )
 
-    def vertical(self, value: float, label: str, css: str, *, row: int = 0) -> None:
-        """Draw a line across the plot at a value of x, its label at the top, `row` lines down."""
-        x = self._across(value)
-        anchor, dx = ("end", -5) if x > 0.6 else ("start", 5)
+    def add_vertical(self, x: float, label: str, css: str, *, label_row: int = 0) -> None:
+        """Draw a line from bottom to top at an x; `label_row` is the line of text, from the top, of its label."""
+        left = self._x_share(x)
+        anchor, dx = ("end", -5) if left > 0.6 else ("start", 5)
         self._marks.append(
-            f'<line class="{css}" x1="{x * 100:.2f}%" x2="{x * 100:.2f}%" y1="0" y2="100%"/>'
-            + text(label, x, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * row)
+            f'<line class="{css}" x1="{left * 100:.2f}%" x2="{left * 100:.2f}%" y1="0" y2="100%"/>'
+            + draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row)
         )
 
-    def horizontal(self, value: float, label: str, css: str) -> None:
-        """Draw a line across the plot at a value of y, its label below the right end."""
-        y = 1 - self.y.at(value)
+    def add_horizontal(self, y: float, label: str, css: str) -> None:
+        """Draw a line from left to right at a y, its label below the right end."""
+        top = self._y_share(y)
         self._marks.append(
-            f'<line class="{css}" x1="0" x2="100%" y1="{y * 100:.2f}%" y2="{y * 100:.2f}%"/>'
-            + text(label, 1, y, anchor="end", css="t halo", dx=-4, dy=14)
+            f'<line class="{css}" x1="0" x2="100%" y1="{top * 100:.2f}%" y2="{top * 100:.2f}%"/>'
+            + draw_text(label, 1, top, anchor="end", css="t halo", dx=-4, dy=14)
         )
 
-    def body(self) -> str:
-        """Return all marks with the grid, the ticks and the names of the scales."""
-        levels = [((1 - self.y.at(v)), label) for v, label in self.y.ticks]
+    def render(self) -> str:
+        """Return all marks as SVG elements, with the grid, the ticks and the names of the scales."""
+        levels = [(self._y_share(value), label) for value, label in self.y.ticks]
         grid = "".join(
             f'<line class="gridline" x1="0" x2="100%" y1="{y * 100:.2f}%" y2="{y * 100:.2f}%"/>' for y, _ in levels
         )
-        y_ticks = "".join(text(label, 0, y, css="t tick halo", dx=2, dy=-4) for y, label in levels if y < _LAST_LABEL)
+        y_ticks = "".join(
+            draw_text(label, 0, y, css="t tick halo", dx=2, dy=-4) for y, label in levels if y < _LAST_LABEL
+        )
         x_ticks = "".join(
-            text(label, at, 1, anchor=_tick_anchor(at, label), css="t tick", dy=15)
-            for at, label in ((self._across(value), label) for value, label in self.x.ticks)
+            draw_text(label, x, 1, anchor=_choose_anchor(x, label), css="t tick", dy=15)
+            for x, label in ((self._x_share(value), label) for value, label in self.x.ticks)
         )
         curves = (
             f'<svg width="100%" height="100%" viewBox="0 0 {_GRID:.0f} {_GRID:.0f}" preserveAspectRatio="none" '
@@ -237,37 +249,38 @@ class Plot:
         return (
             f'<svg x="1%" y="{_TOP_PX}" width="98%" height="{self.height_px}" overflow="visible">{grid}{curves}'
             f'<line class="axis" x1="0" x2="100%" y1="100%" y2="100%"/>{"".join(self._marks)}{y_ticks}{x_ticks}</svg>'
-            + text(self.y.name, 0.01, 0, css="t name", dy=11)
-            + text(self.x.name, 0.99, 1, anchor="end", css="t name", dy=-4)
+            + draw_text(self.y.name, 0.01, 0, css="t name", dy=11)
+            + draw_text(self.x.name, 0.99, 1, anchor="end", css="t name", dy=-4)
         )
 
-    def _across(self, value: float) -> float:
-        return self.inset + (1 - self.inset) * self.x.at(value)
+    def _x_share(self, x: float) -> float:
+        """Return where an x lies, as a share of the plot's width from the left, 0 to 1."""
+        return self.inset + (1 - self.inset) * self.x.position(x)
+
+    def _y_share(self, y: float) -> float:
+        """Return where a y lies, as a share of the plot's height from the top, 0 to 1."""
+        return 1 - self.y.position(y)
 
 
-def sparkline(name: str, title: str, values: Sequence[float], *, zero: bool = False) -> str:
-    """Return a small curve through one or more finite values at equal distances, its last point marked.
+def draw_sparkline(name: str, title: str, values: Sequence[float], *, zero: bool = False) -> str:
+    """Return a small curve as an SVG picture: one or more finite values at equal distances, the last one marked.
 
-    Args:
-        name: Its id on the page.
-        title: What it shows; the description gives its ends.
-        values: One or more, finite.
-        zero: Whether to include and mark the level of zero.
+    `name` is its id on the page, `title` what it shows; `zero` extends the range to zero and marks it by a line.
     """
     ends = [*values, 0.0] if zero else list(values)
     y = linear_scale(*widen(min(ends), max(ends), pad=0.15), "")
     plot = Plot(linear_scale(0, max(len(values) - 1, 1), ""), y)
-    level = f"{(1 - y.at(0)) * 100:.1f}%"
+    level = f"{(1 - y.position(0)) * 100:.1f}%"
     base = f'<line class="rule ideal" x1="0" x2="100%" y1="{level}" y2="{level}"/>' if zero else ""
     body = (
         f'{base}<svg x="2%" width="96%" height="100%" viewBox="0 0 {_GRID:.0f} {_GRID:.0f}" '
         f'preserveAspectRatio="none" overflow="visible">'
-        f'<path class="line c1" d="{plot.path(list(range(len(values))), values)}"/></svg>'
-        f'<circle class="dot c1" cx="{plot.x.at(len(values) - 1) * 96 + 2:.1f}%" '
-        f'cy="{(1 - y.at(values[-1])) * 100:.1f}%" r="3"/>'
+        f'<path class="line c1" d="{plot.path_data(list(range(len(values))), values)}"/></svg>'
+        f'<circle class="dot c1" cx="{plot.x.position(len(values) - 1) * 96 + 2:.1f}%" '
+        f'cy="{(1 - y.position(values[-1])) * 100:.1f}%" r="3"/>'
     )
     description = f"{len(values)} values, from {values[0]:.4g} to {values[-1]:.4g}"
-    return picture(name, title, description, body, height_px=36)
+    return make_svg(name, title, description, body, height_px=36)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +288,9 @@ class Segment:
     """A part of a strip.
 
     Attributes:
-        start: Where it starts on the strip's scale.
-        end: Where it ends.
-        css: Its class.
+        start: Where it starts, in the units of the strip's scale.
+        end: Where it ends, in the same units.
+        css: Its CSS class.
         tip: Its tooltip.
         mark: Whether to add a line of fixed width, so that a minute is visible in a year.
     """
@@ -291,107 +304,113 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One row: its name and a note above its segments."""
+    """A row of a figure: its name and a note above its segments."""
 
     name: str
     note: str
     segments: tuple[Segment, ...]
 
 
-def strips(rows: Sequence[Strip], scale: Scale) -> tuple[str, int]:
-    """Draw rows of segments over one scale, its ticks below; returns the body and its height in pixels."""
-    bottom = len(rows) * _ROW_PX
+def draw_strips(rows: Sequence[Strip], scale: Scale) -> tuple[str, int]:
+    """Return rows of segments over one horizontal scale as SVG elements, and their height in CSS pixels."""
+    bottom_px = len(rows) * _ROW_PX
     grid, ticks = [], []
     for value, label in scale.ticks:
-        at = scale.at(value)
-        place = f"{_indent(at) * 100:.2f}%"
-        grid.append(f'<line class="gridline" x1="{place}" x2="{place}" y1="4" y2="{bottom + 4}"/>')
-        ticks.append(text(label, _indent(at), 0, anchor=_tick_anchor(at, label), css="t tick", dy=bottom + 18))
-    found = []
+        x = _indent(scale.position(value))
+        left = f"{x * 100:.2f}%"
+        grid.append(f'<line class="gridline" x1="{left}" x2="{left}" y1="4" y2="{bottom_px + 4}"/>')
+        anchor = _choose_anchor(scale.position(value), label)
+        ticks.append(draw_text(label, x, 0, anchor=anchor, css="t tick", dy=bottom_px + 18))
+    elements = []
     for ix, row in enumerate(rows):
         top_px = ix * _ROW_PX
-        found += [
-            text(row.name, 0.01, 0, css="t strong halo", dy=top_px + 15),
-            text(row.note, 0.99, 0, anchor="end", css="t halo", dy=top_px + 15),
+        elements += [
+            draw_text(row.name, 0.01, 0, css="t strong halo", dy=top_px + 15),
+            draw_text(row.note, 0.99, 0, anchor="end", css="t halo", dy=top_px + 15),
         ]
         for part in row.segments:
-            x0, x1 = _indent(scale.at(part.start)), _indent(scale.at(part.end))
+            x0, x1 = _indent(scale.position(part.start)), _indent(scale.position(part.end))
             y, h = top_px + 21, _STRIP_PX
             width = f"{(x1 - x0) * 100:.3f}%"
-            shape = f'<rect class="{part.css}" x="{x0 * 100:.3f}%" y="{y}" width="{width}" height="{h}"/>'
-            found.append(_with_tip(shape, part.tip))
+            element = f'<rect class="{part.css}" x="{x0 * 100:.3f}%" y="{y}" width="{width}" height="{h}"/>'
+            elements.append(_with_tip(element, part.tip))
             if part.mark:
                 middle = f"{(x0 + x1) / 2 * 100:.3f}%"
-                shape = f'<line class="mark {part.css}" x1="{middle}" x2="{middle}" y1="{y - 3}" y2="{y + h + 3}"/>'
-                found.append(_with_tip(shape, part.tip))
-    name = text(scale.name, 0.99, 0, anchor="end", css="t name", dy=bottom + 34)
-    return "".join([*grid, *found, *ticks, name]), bottom + _AXIS_PX
+                element = f'<line class="mark {part.css}" x1="{middle}" x2="{middle}" y1="{y - 3}" y2="{y + h + 3}"/>'
+                elements.append(_with_tip(element, part.tip))
+    name = draw_text(scale.name, 0.99, 0, anchor="end", css="t name", dy=bottom_px + 34)
+    return "".join([*grid, *elements, *ticks, name]), bottom_px + _AXIS_PX
 
 
 def _indent(share: float) -> float:
+    """Return a share of the width, 0 to 1, moved into the margins of 1 % on both sides."""
     return 0.01 + 0.98 * share
 
 
-def bar_rows(rows: Sequence[tuple[str, Sequence[tuple[float, str]], str]]) -> tuple[str, int]:
-    """Draw named rows of thin bars; returns the body and its height in pixels.
+def draw_bar_rows(rows: Sequence[tuple[str, Sequence[tuple[float, str]], str]]) -> tuple[str, int]:
+    """Return named rows of thin horizontal bars as SVG elements, and their height in CSS pixels.
 
     Args:
-        rows: The name; length (a share from 0 to 1) and class of each bar; the text at the end.
+        rows: The name; length (a share from 0 to 1) and CSS class of each bar; the text at the end.
     """
-    found = []
-    room = 1 - _NAME_WIDTH - _VALUES_WIDTH
+    elements = []
+    longest = 1 - _NAME_WIDTH - _VALUES_WIDTH
     for ix, (name, bars, note) in enumerate(rows):
-        top = ix * _LINE_PX
-        found.append(_row_name(name, top))
-        thick = 14 // len(bars)
+        top_px = ix * _LINE_PX
+        elements.append(_draw_row_name(name, top_px))
+        bar_px = 14 // len(bars)
         for k, (share, css) in enumerate(bars):
-            found.append(
-                f'<rect class="{css}" x="{_NAME_WIDTH * 100:.0f}%" y="{top + 5 + k * (thick + 1)}" '
-                f'width="{max(share * room, 0.002) * 100:.2f}%" height="{thick}"/>'
+            elements.append(
+                f'<rect class="{css}" x="{_NAME_WIDTH * 100:.0f}%" y="{top_px + 5 + k * (bar_px + 1)}" '
+                f'width="{max(share * longest, 0.002) * 100:.2f}%" height="{bar_px}"/>'
             )
-        found.append(text(note, 0.99, 0, anchor="end", dy=top + 16))
-    return "".join(found), len(rows) * _LINE_PX + 6
+        elements.append(draw_text(note, 0.99, 0, anchor="end", dy=top_px + 16))
+    return "".join(elements), len(rows) * _LINE_PX + 6
 
 
-def dot_rows(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], scale: Scale, *, zero: float, others: str
-) -> tuple[str, int]:
-    """Draw named rows of one dot each, with its interval; returns the body and its height in pixels.
+@dataclass(frozen=True, slots=True)
+class DotRow:
+    """A row of a figure: its name, a value drawn as a dot, the value's interval if known, and the text at the end."""
 
-    Args:
-        rows: The name; the value; its interval, or None; the text at the end.
-        scale: The scale of the values.
-        zero: Where to draw the reference line.
-        others: Class of the dots after the first, which is c1.
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    note: str
+
+
+def draw_dot_rows(rows: Sequence[DotRow], scale: Scale, *, reference: float, other_css: str) -> tuple[str, int]:
+    """Return named rows of one dot each as SVG elements, and their height in CSS pixels.
+
+    A vertical line marks the value `reference`; `other_css` is the CSS class of all dots but the first, which has c1.
     """
 
-    def place(value: float) -> float:
-        return _NAME_WIDTH + scale.at(value) * (1 - _NAME_WIDTH - _VALUE_WIDTH)
+    def x_share(value: float) -> float:
+        return _NAME_WIDTH + scale.position(value) * (1 - _NAME_WIDTH - _VALUE_WIDTH)
 
-    bottom = len(rows) * _LINE_PX
+    bottom_px = len(rows) * _LINE_PX
     grid, ticks = [], []
     for value, label in scale.ticks:
-        at = f"{place(value) * 100:.2f}%"
-        grid.append(f'<line class="gridline" x1="{at}" x2="{at}" y1="0" y2="{bottom}"/>')
-        ticks.append(text(label, place(value), 0, anchor="middle", css="t tick", dy=bottom + 14))
-    at = f"{place(zero) * 100:.2f}%"
-    found = [f'<line class="axis" x1="{at}" x2="{at}" y1="0" y2="{bottom}"/>']
-    for ix, (name, value, interval, note) in enumerate(rows):
-        y, css = ix * _LINE_PX + 12, others if ix else "c1"
-        found.append(_row_name(name, ix * _LINE_PX))
-        if interval is not None:
-            x0, x1 = (f"{place(end) * 100:.2f}%" for end in interval)
-            found.append(f'<line class="whisker {css}" x1="{x0}" x2="{x1}" y1="{y}" y2="{y}"/>')
-        found += [
-            f'<circle class="dot {css}" cx="{place(value) * 100:.2f}%" cy="{y}" r="4"/>',
-            text(note, 0.99, 0, anchor="end", dy=y + 4),
+        left = f"{x_share(value) * 100:.2f}%"
+        grid.append(f'<line class="gridline" x1="{left}" x2="{left}" y1="0" y2="{bottom_px}"/>')
+        ticks.append(draw_text(label, x_share(value), 0, anchor="middle", css="t tick", dy=bottom_px + 14))
+    left = f"{x_share(reference) * 100:.2f}%"
+    elements = [f'<line class="axis" x1="{left}" x2="{left}" y1="0" y2="{bottom_px}"/>']
+    for ix, row in enumerate(rows):
+        y, css = ix * _LINE_PX + 12, other_css if ix else "c1"
+        elements.append(_draw_row_name(row.name, ix * _LINE_PX))
+        if row.interval is not None:
+            x0, x1 = (f"{x_share(end) * 100:.2f}%" for end in row.interval)
+            elements.append(f'<line class="whisker {css}" x1="{x0}" x2="{x1}" y1="{y}" y2="{y}"/>')
+        elements += [
+            f'<circle class="dot {css}" cx="{x_share(row.value) * 100:.2f}%" cy="{y}" r="4"/>',
+            draw_text(row.note, 0.99, 0, anchor="end", dy=y + 4),
         ]
-    name = text(scale.name, 0.99, 0, anchor="end", css="t name", dy=bottom + 32)
-    return "".join([*grid, *found, *ticks, name]), bottom + _AXIS_PX
+    name = draw_text(scale.name, 0.99, 0, anchor="end", css="t name", dy=bottom_px + 32)
+    return "".join([*grid, *elements, *ticks, name]), bottom_px + _AXIS_PX
 
 
-def _row_name(name: str, top_px: int) -> str:
-    """Return a row's name; a long one is shortened, with the whole name as its tooltip."""
+def _draw_row_name(name: str, top_px: int) -> str:
+    """Return a row's name as SVG text; a long one is shortened, with the whole name as its tooltip."""
     if len(name) <= _NAME_LETTERS:
-        return text(name, 0.01, 0, dy=top_px + 16)
-    return text(name[: _NAME_LETTERS - 1] + "…", 0.01, 0, dy=top_px + 16, tip=name)
+        return draw_text(name, 0.01, 0, dy=top_px + 16)
+    return draw_text(name[: _NAME_LETTERS - 1] + "…", 0.01, 0, dy=top_px + 16, tip=name)

@@ -1,4 +1,4 @@
-"""State a card's facts in words and tables: verdict, figures, evidence, limits, lineage, commands.
+"""State the contents of a card in words and tables: verdict, figures, evidence, limits, lineage, commands.
 
 Pure: a card in, frozen rows of text out; the page escapes them, and words of a command are quoted for a shell. A value
 that the card lacks is a dash, or left out.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.card.model_card import Section
-from mltrain.times import format_minutes
+from mltrain.times import LAST_MS, format_minutes
 
 if TYPE_CHECKING:
     from mltrain.card.model_card import ModelCard
@@ -32,6 +32,7 @@ _GUARDS: Final = {
     "time_split": "No label of one block ends in a later one",
     "feature_audit": "The features are the registered ones, and none knows too much",
 }
+# Keys of the counts of a symbol's candles, in the order of the table.
 _COUNTS: Final = ("candles", "holes", "missing_candles", "zero_trade_rows", "no_features", "no_label", "ties", "rows")
 _NO_STRATEGY: Final = (
     "Not a trading strategy and no advice: fees, spread, slippage and the size of a move are in none of these "
@@ -85,112 +86,117 @@ class Guard:
     failures: tuple[str, ...]
 
 
-def figure_text(value: float | None, digits: int = 4) -> str:
-    """Return a number with fixed digits, or a dash."""
+def format_number(value: float | None, digits: int = 4) -> str:
+    """Return a number with that many digits after the point; None as a dash."""
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
-def percent_text(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """Return a share in percent, or a dash."""
-    return DASH if value is None else f"{value * 100:{'+' if signed else ''}.{digits}f} %"
+def format_percent(share: float | None, digits: int = 2, *, signed: bool = False) -> str:
+    """Return a share (1 is all) in percent with that many digits after the point; None as a dash."""
+    return DASH if share is None else f"{share * 100:{'+' if signed else ''}.{digits}f} %"
 
 
-def plain_text(value: Any) -> str:  # noqa: ANN401 (JSON)
-    """Return a plain value of a card as text, or a dash."""
+def format_value(value: Any) -> str:  # noqa: ANN401 (JSON)
+    """Return any value of a card as text, numbers with six digits; None as a dash."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value) if isinstance(value, str | int) else DASH if value is None else repr(value)
 
 
-def _range_text(interval: tuple[float, float] | None, *, unit: str = "") -> str:
-    """Return an interval as text, as a share of 100 if it has a unit; empty if there is none."""
+def _format_interval(interval: tuple[float, float] | None, *, unit: str = "") -> str:
+    """Return the ends of an interval as text, multiplied by 100 for a unit ("%" or "pp"); None as empty text."""
     if interval is None:
         return ""
     low, high = interval
     return f"{low * 100:.2f} to {high * 100:.2f} {unit}" if unit else f"{low:.4f} to {high:.4f}"
 
 
-def _metric_range(card: ModelCard, name: str, *, unit: str = "") -> str:
-    return _range_text(card.interval("intervals", "metrics", name), unit=unit)
-
-
-def summary_line(card: ModelCard) -> str:
+def describe_training(card: ModelCard) -> str:
     """State the number of training rows, their time range, and when the model was trained."""
-    start, end = (card.time_ms("train", "range", key) for key in ("start", "end"))
-    created = card.time_ms("created_at")
+    start_ms, end_ms = (card.time_ms("train", "range", key) for key in ("start", "end"))
+    created_ms = card.time_ms("created_at")
     parts = [f"{card.number('train', 'rows') or 0:,.0f} rows"]
-    if start is not None and end is not None:
-        parts.append(f"{format_minutes(start)} to {format_minutes(end)}")
-    parts.append(f"trained {card.text('created_at') if created is None else format_minutes(created)} UTC")
+    if start_ms is not None and end_ms is not None:
+        parts.append(f"{format_minutes(start_ms)} to {format_minutes(end_ms)}")
+    parts.append(f"trained {card.text('created_at') if created_ms is None else format_minutes(created_ms)} UTC")
     return " · ".join(parts)
 
 
-def tiles(card: ModelCard) -> tuple[Tile, ...]:
-    """Return the main figures that the card has."""
+def list_tiles(card: ModelCard) -> tuple[Tile, ...]:
+    """Return the main figures that the card has, from accuracy to latency."""
     margin, skill = (card.number("baselines", key, "value") for key in ("accuracy_margin", "log_loss_skill"))
-    floor = card.number("calibration", "ece_null_floor", "p95")
-    before = card.number("calibration", "before", "calibration_ece")
-    ece_notes = [] if before is None else [f"{before:.4f} before"]
-    ece_notes += [] if floor is None else [f"chance alone up to {floor:.4f}"]
-    p95, p99 = (card.number("latency_ms", key) for key in ("p95", "p99"))
-    found = (
+    ece_by_chance = card.number("calibration", "ece_null_floor", "p95")
+    ece_before = card.number("calibration", "before", "calibration_ece")
+    ece_notes = [] if ece_before is None else [f"{ece_before:.4f} before"]
+    ece_notes += [] if ece_by_chance is None else [f"chance alone up to {ece_by_chance:.4f}"]
+    p95_ms, p99_ms = (card.number("latency_ms", key) for key in ("p95", "p99"))
+    tiles = (
         Tile(
             "Accuracy",
-            percent_text(card.number("metrics", "accuracy")),
-            _metric_range(card, "accuracy", unit="%"),
+            format_percent(card.number("metrics", "accuracy")),
+            _format_interval(card.interval("intervals", "metrics", "accuracy"), unit="%"),
         ),
         Tile(
             "above the baseline",
             DASH if margin is None else f"{margin * 100:+.2f} pp",
-            _range_text(card.interval("baselines", "accuracy_margin"), unit="pp"),
+            _format_interval(card.interval("baselines", "accuracy_margin"), unit="pp"),
         ),
         Tile(
             "Log-loss skill",
-            percent_text(skill, signed=True),
-            _range_text(card.interval("baselines", "log_loss_skill"), unit="%"),
+            format_percent(skill, signed=True),
+            _format_interval(card.interval("baselines", "log_loss_skill"), unit="%"),
         ),
-        Tile("AUC", figure_text(card.number("metrics", "auc_roc")), _metric_range(card, "auc_roc")),
-        Tile("Calibration error", figure_text(card.number("metrics", "calibration_ece")), "; ".join(ece_notes)),
-        Tile("Latency p95", DASH if p95 is None else f"{p95:.2f} ms", "" if p99 is None else f"p99 {p99:.2f} ms"),
+        Tile(
+            "AUC",
+            format_number(card.number("metrics", "auc_roc")),
+            _format_interval(card.interval("intervals", "metrics", "auc_roc")),
+        ),
+        Tile("Calibration error", format_number(card.number("metrics", "calibration_ece")), "; ".join(ece_notes)),
+        Tile(
+            "Latency p95",
+            DASH if p95_ms is None else f"{p95_ms:.2f} ms",
+            "" if p99_ms is None else f"p99 {p99_ms:.2f} ms",
+        ),
     )
-    return tuple(tile for tile in found if tile.value != DASH)
+    return tuple(tile for tile in tiles if tile.value != DASH)
 
 
-def gates(card: ModelCard) -> tuple[Gate, ...]:
+def list_gates(card: ModelCard) -> tuple[Gate, ...]:
     """Return the gates in the card's order."""
     return tuple(
         Gate(
-            (gate.text("name") or "?").replace("_", " "),
-            gate.text("outcome") or "unknown",
-            gate.text("target") or DASH,
-            gate.text("reason") or figure_text(gate.number("value")),
+            name=(gate.text("name") or "?").replace("_", " "),
+            outcome=gate.text("outcome") or "unknown",
+            target=gate.text("target") or DASH,
+            found=gate.text("reason") or format_number(gate.number("value")),
         )
         for gate in card.sections("gates", "outcomes")
     )
 
 
-def verdict_line(card: ModelCard) -> str:
+def describe_verdict(card: ModelCard) -> str:
     """Explain the verdict in one or two sentences."""
-    verdict, outcomes = card.text("gates", "verdict"), gates(card)
-    failed = [gate.name for gate in outcomes if gate.outcome == "failed"]
-    skipped = [gate.name for gate in outcomes if gate.outcome == "not applicable"]
+    verdict, gates = card.text("gates", "verdict"), list_gates(card)
+    failed = [gate.name for gate in gates if gate.outcome == "failed"]
+    skipped = [gate.name for gate in gates if gate.outcome == "not applicable"]
     if verdict is None:
         return "The card holds no verdict: no gate of mltrain has judged this model."
     if failed:
-        gates_failed = f"{len(failed)} of {len(outcomes)} gates failed: {', '.join(failed)}."
+        gates_failed = f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}."
         return f"{gates_failed} The version is kept for the record and is not promoted automatically."
     aside = f" ({', '.join(skipped)}: not applicable)" if skipped else ""
-    held = [gate for gate in outcomes if gate.outcome == "held"]
+    held = [gate for gate in gates if gate.outcome == "held"]
     if held:
         reasons = "; ".join(f"{gate.name}: {gate.found}" for gate in held)
         return f"No gate failed{aside}. It is held, not promoted automatically: {reasons}."
-    return f"All {len(outcomes) - len(skipped)} gates that apply passed{aside}."
+    return f"All {len(gates) - len(skipped)} gates that apply passed{aside}."
 
 
-def symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
-    """Return the result of each symbol, one row each."""
+def list_symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
+    """Return a row of text per symbol: symbol, rows, baseline, accuracy, margin over it, log-loss skill, verdict."""
 
-    def change(symbol: Section, key: str, unit: str) -> str:
+    def format_change(symbol: Section, key: str, unit: str) -> str:
+        """Return a share of the symbol, multiplied by 100, with its interval."""
         value, interval = symbol.number(key, "value"), symbol.interval(key)
         if value is None:
             return DASH
@@ -200,50 +206,49 @@ def symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             s.text("symbol") or "?",
-            figure_text(s.number("rows"), 0),
-            f"{percent_text(s.number('baseline_accuracy'))} ({s.text('baseline') or '?'})",
-            percent_text(s.number("accuracy")),
-            change(s, "margin", "pp"),
-            change(s, "log_loss_skill", "%"),
+            format_number(s.number("rows"), 0),
+            f"{format_percent(s.number('baseline_accuracy'))} ({s.text('baseline') or '?'})",
+            format_percent(s.number("accuracy")),
+            format_change(s, "margin", "pp"),
+            format_change(s, "log_loss_skill", "%"),
             s.text("verdict") or DASH,
         )
         for s in card.sections("gates", "symbols")
     )
 
 
-def economics_line(card: ModelCard) -> str | None:
-    """State what the calls would have earned before costs; None if the card lacks it."""
-    found = card.section("economics")
-    gross, interval, turnover = (
-        found.number("open_bps", "value"),
-        found.interval("open_bps"),
-        found.number("turnover"),
-    )
-    if gross is None or interval is None or turnover is None:
+def describe_economics(card: ModelCard) -> str | None:
+    """State what trading on the predictions would have earned before costs, in bps; None if the card lacks it."""
+    economics = card.section("economics")
+    gross_bps, interval_bps = economics.number("open_bps", "value"), economics.interval("open_bps")
+    turnover, break_even_bps = economics.number("turnover"), economics.number("break_even_bps")
+    if gross_bps is None or interval_bps is None or turnover is None:
         return None
-    parts = [f"{interval[0]:+.3f} to {interval[1]:+.3f}"]
-    days = [f"{day} {value:+.3f}" for day in ("weekdays", "weekends")
-            if (value := found.number(f"{day}_bps")) is not None]  # fmt: skip
-    parts += [", ".join(days)] if days else []
-    line = f"Economic, shown but not judged: {gross:+.3f} bps per bar from the next open ({'; '.join(parts)})"
-    line += f", {turnover:.2f} sides traded per bar"
-    break_even = found.number("break_even_bps")
-    return line + ("." if break_even is None else f"; a cost of {break_even:.3f} bps per side would leave nothing.")
+    by_day = [(day, economics.number(f"{day}_bps")) for day in ("weekdays", "weekends")]
+    days = ", ".join(f"{day} {bps:+.3f}" for day, bps in by_day if bps is not None)
+    details = f"{interval_bps[0]:+.3f} to {interval_bps[1]:+.3f}" + (f"; {days}" if days else "")
+    line = (
+        f"Economic, shown but not judged: {gross_bps:+.3f} bps per bar from the next open ({details}), "
+        f"{turnover:.2f} sides traded per bar"
+    )
+    if break_even_bps is None:
+        return f"{line}."
+    return f"{line}; a cost of {break_even_bps:.3f} bps per side would leave nothing."
 
 
-def metrics(card: ModelCard) -> tuple[tuple[str, str, str, str], ...]:
-    """Return name, value, interval and value before calibration of each metric that the card has."""
+def list_metrics(card: ModelCard) -> tuple[tuple[str, str, str, str], ...]:
+    """Return name, value, interval and value before calibration of each metric that the card has, as text."""
     rows = []
     for name, title in _METRICS.items():
         digits = 5 if name in {"log_loss", "brier"} else 4
         value, before = card.number("metrics", name), card.number("calibration", "before", name)
         if value is not None:
-            interval = _metric_range(card, name) or DASH
-            rows.append((title, figure_text(value, digits), interval, figure_text(before, digits)))
+            interval = _format_interval(card.interval("intervals", "metrics", name)) or DASH
+            rows.append((title, format_number(value, digits), interval, format_number(before, digits)))
     return tuple(rows)
 
 
-def interval_line(card: ModelCard) -> str | None:
+def describe_intervals(card: ModelCard) -> str | None:
     """State how the intervals were computed; None if there are none."""
     blocks, draws, level = (card.number("intervals", key) for key in ("blocks", "draws", "level"))
     if blocks is None or draws is None or level is None:
@@ -253,67 +258,69 @@ def interval_line(card: ModelCard) -> str | None:
     return f"Intervals: {level:.0%}, from {draws:,.0f} draws of {blocks:,.0f} {kind}, all symbols together{few}."
 
 
-def guards(card: ModelCard) -> tuple[Guard, ...]:
+def list_guards(card: ModelCard) -> tuple[Guard, ...]:
     """Return the leakage guards with their evidence."""
     return tuple(
         Guard(
             name=name,
             claim=_GUARDS.get(name, name),
             passed=passed is True,
-            checks=tuple(_check(check) for check in card.sections("evidence", name, "checks")),
+            checks=tuple(_describe_check(check) for check in card.sections("evidence", name, "checks")),
             warnings=tuple(card.texts("evidence", name, "warnings")),
-            failures=tuple(_failure(failure) for failure in card.sections("evidence", name, "failures")),
+            failures=tuple(_describe_failure(failure) for failure in card.sections("evidence", name, "failures")),
         )
         for name, passed in card.entries("leakage_checks").items()
     )
 
 
-def _check(check: Section) -> tuple[str, str, str, str, str]:
+def _describe_check(check: Section) -> tuple[str, str, str, str, str]:
+    """Return a guard's check as the texts of `Guard.checks`."""
     worst = check.number("worst")
     return (
         (check.text("name") or "?").replace("_", " "),
-        figure_text(check.number("points"), 0),
+        format_number(check.number("points"), 0),
         DASH if worst is None else f"{worst:.3g}",
         check.text("case") or DASH,
         check.text("detail") or "",
     )
 
 
-def _failure(failure: Section) -> str:
+def _describe_failure(failure: Section) -> str:
+    """State a guard's failure: feature, symbol, time, reason, and the expected and the actual value."""
     time_ms = failure.number("time_ms")
-    when = "" if time_ms is None or not 0 <= time_ms < 1e14 else f" at {format_minutes(time_ms)}"
+    when = "" if time_ms is None or not 0 <= time_ms <= LAST_MS else f" at {format_minutes(time_ms)}"
     feature, symbol, why, expected, got = (
         failure.text(key) or "?" for key in ("feature", "symbol", "why", "expected", "got")
     )
     return f"{feature} of {symbol}{when}: {why}: expected {expected}, got {got}"
 
 
-def candle_counts(card: ModelCard) -> tuple[tuple[str, ...], ...]:
-    """Return how each symbol's candles were used, one row each."""
+def list_candle_counts(card: ModelCard) -> tuple[tuple[str, ...], ...]:
+    """Return a row of text for each symbol: the symbol, the counts of `_COUNTS`, and the share of ties."""
     return tuple(
         (
             s.text("symbol") or "?",
-            *(figure_text(s.number(key), 0) for key in _COUNTS),
-            percent_text(s.number("tie_share"), 1),
+            *(format_number(s.number(key), 0) for key in _COUNTS),
+            format_percent(s.number("tie_share"), 1),
         )
         for s in card.sections("data_quality", "symbols")
     )
 
 
-def blocks(card: ModelCard) -> tuple[tuple[str, ...], ...]:
-    """Return the blocks of time, one row each."""
+def list_blocks(card: ModelCard) -> tuple[tuple[str, ...], ...]:
+    """Return a row of text for each block of time: name, start, end, end of the last label, rows, purged rows."""
     return tuple(
         (
             b.text("name") or "?",
             *(b.text(key) or DASH for key in ("start", "end", "last_label_end")),
-            *(figure_text(b.number(key), 0) for key in ("rows", "purged_rows")),
+            *(format_number(b.number(key), 0) for key in ("rows", "purged_rows")),
         )
         for b in card.sections("splits", "blocks")
     )
 
 
-def search_line(card: ModelCard) -> str:
-    """Summarise the search."""
+def describe_search(card: ModelCard) -> str:
+    """State how many trials the search ran, its best trial, and its skill out of fold and on the holdout."""
     trials, pruned = card.number("search", "trials"), card.number("search", "pruned")
     if trials is None:
         return "The card does not say how the hyperparameters were found."
@@ -332,8 +339,8 @@ def search_line(card: ModelCard) -> str:
     return f"{line}."
 
 
-def calibration_line(card: ModelCard) -> str:
-    """State which calibration was chosen, why, and the log loss of each."""
+def describe_calibration(card: ModelCard) -> str:
+    """State which calibration was chosen, why, and the log loss of each in nats."""
     method = card.text("calibration", "method")
     if method is None:
         return "The card does not say how scores became probabilities."
@@ -345,87 +352,89 @@ def calibration_line(card: ModelCard) -> str:
     return f"Calibration: {chosen}, {why}{f' ({shown} nats)' if shown else ''}."
 
 
-def hyperparameters(card: ModelCard) -> tuple[tuple[str, str], ...]:
-    """Return the hyperparameters, by name."""
-    return tuple((name, plain_text(value)) for name, value in sorted(card.entries("hyperparameters").items()))
+def list_hyperparameters(card: ModelCard) -> tuple[tuple[str, str], ...]:
+    """Return name and value of each hyperparameter as text, by name."""
+    return tuple((name, format_value(value)) for name, value in sorted(card.entries("hyperparameters").items()))
 
 
-def limits(card: ModelCard) -> tuple[str, ...]:
-    """Return what the model must not be used for, and what weakens its figures."""
+def list_limits(card: ModelCard) -> tuple[str, ...]:
+    """Return what the model must not be used for, and what weakens its figures, in sentences."""
     symbols, interval = card.texts("train", "symbols"), card.text("train", "interval")
-    horizon = card.number("train", "label", "horizon_bars")
-    found = []
+    horizon_bars = card.number("train", "label", "horizon_bars")
+    lines = []
     if card.text("gates", "verdict") == "NO-GO":
-        found.append("Not for use at all: a gate failed. Only `promote --force` with a reason can make it live.")
+        lines.append("Not for use at all: a gate failed. Only `promote --force` with a reason can make it live.")
     if card.text("lineage", "source", "name") == "sim":
-        found.append("Not for any real market: it was trained on simulated candles with a planted signal.")
+        lines.append("Not for any real market: it was trained on simulated candles with a planted signal.")
     bars = f" of {interval}" if interval else ""
     listed = ", ".join(symbols[:20]) + (f" and {len(symbols) - 20} more" if len(symbols) > 20 else "")
-    found.append(f"Only for {listed} and candles{bars}: it has never seen any others.")
-    if horizon is not None:
-        found.append(f"Not for another horizon than {horizon:,.0f} bar{'s' if horizon != 1 else ''} ahead.")
+    lines.append(f"Only for {listed} and candles{bars}: it has never seen any others.")
+    if horizon_bars is not None:
+        lines.append(f"Not for another horizon than {horizon_bars:,.0f} bar{'s' if horizon_bars != 1 else ''} ahead.")
     if card.text("train", "label", "ties") == "drop":
-        found.append("Its probability is of a rise given that the price moves; it does not say whether it will move.")
-    found += [_NO_STRATEGY, _NOT_FOREVER]
+        lines.append("Its probability is of a rise given that the price moves; it does not say whether it will move.")
+    lines += [_NO_STRATEGY, _NOT_FOREVER]
     if card.text("splits", "fitted_on") == "all":
-        found.append(
+        lines.append(
             "The figures are those of the model fitted without the holdout; this model was fitted on the holdout too."
         )
-    looks, earlier = card.number("looks", "others"), card.number("looks", "earlier")
+    other_looks, earlier_looks = card.number("looks", "others"), card.number("looks", "earlier")
     # Cards of earlier releases count the looks but not the other configurations among them.
-    if looks is None and earlier:
-        found.append(
-            f"The holdout's range had been scored before ({earlier:,.0f} in all): each look inflates the figures."
+    if other_looks is None and earlier_looks:
+        lines.append(
+            f"The holdout's range had been scored before ({earlier_looks:,.0f} in all): each look inflates the figures."
         )
-    if looks:
-        found.append(
-            f"Other configurations or seeds had been scored on the holdout's range before, {looks:.3g} by overlap: the "
-            "best of several looks better than it is. The gates are stricter because of it; take a later snapshot for "
-            "a fresh holdout."
+    if other_looks:
+        lines.append(
+            f"Other configurations or seeds had been scored on the holdout's range before, {other_looks:.3g} by "
+            "overlap: the best of several looks better than it is. The gates are stricter because of it; take a later "
+            "snapshot for a fresh holdout."
         )
-    found += [
-        f"The gate {(gate.text('name') or '?').replace('_', ' ')} was loosened to {plain_text(gate.value('used'))}; "
-        f"the default is {plain_text(gate.value('packaged'))}."
+    lines += [
+        f"The gate {(gate.text('name') or '?').replace('_', ' ')} was loosened to {format_value(gate.value('used'))}; "
+        f"the default is {format_value(gate.value('packaged'))}."
         for gate in card.sections("gates", "loosened")
     ]
     if card.number("intervals", "blocks") is not None and card.flag("intervals", "by_day") is False:
-        found.append(f"The holdout touches fewer than {_FEW_DAYS} days: a single event can make or break its figures.")
+        lines.append(f"The holdout touches fewer than {_FEW_DAYS} days: a single event can make or break its figures.")
     if not card.entries("intervals"):
-        found.append("The card has no intervals: the uncertainty of its figures is unknown.")
-    return (*found, *(f"Warning in training: {warning}" for warning in card.texts("data_quality", "warnings")))
+        lines.append("The card has no intervals: the uncertainty of its figures is unknown.")
+    return (*lines, *(f"Warning in training: {warning}" for warning in card.texts("data_quality", "warnings")))
 
 
-def lineage(card: ModelCard) -> tuple[tuple[str, str], ...]:
-    """Return code, libraries, machine and hashes that made the model, by name."""
-    found = card.section("lineage")
+def list_lineage(card: ModelCard) -> tuple[tuple[str, str], ...]:
+    """Return name and value of the code, libraries, machine and hashes that made the model, by name."""
+    section = card.section("lineage")
     rows = [
-        (name.replace("_", " "), plain_text(value))
-        for name, value in found.document.items()
+        (name.replace("_", " "), format_value(value))
+        for name, value in section.document.items()
         if value is not None and not isinstance(value, dict | list)
     ]
     for key, title in (("source", "source"), ("dependencies", "libraries")):
-        rows.append((title, ", ".join(f"{name} {plain_text(value)}" for name, value in found.entries(key).items())))
-    rows.append(("user ops", ", ".join(plain_text(value) for value in found.entries("own_ops").values())))
+        entries = section.entries(key).items()
+        rows.append((title, ", ".join(f"{name} {format_value(value)}" for name, value in entries)))
+    rows.append(("user ops", ", ".join(format_value(value) for value in section.entries("own_ops").values())))
     return tuple(sorted((title, value) for title, value in rows if value))
 
 
-def artifacts(card: ModelCard) -> tuple[tuple[str, str, str], ...]:
-    """Return path, size in bytes and SHA-256 of each file that the card names."""
+def list_artifacts(card: ModelCard) -> tuple[tuple[str, str, str], ...]:
+    """Return path, size in bytes and SHA-256 of each file that the card names, as text."""
     return tuple(
-        (a.text("path") or "?", figure_text(a.number("bytes"), 0), a.text("sha256") or "?")
+        (a.text("path") or "?", format_number(a.number("bytes"), 0), a.text("sha256") or "?")
         for a in card.sections("artifacts")
     )
 
 
-def commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
-    """Return the commands that check, reproduce and use the version, each with what it does."""
+def list_commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
+    """Return shell commands that check, reproduce and use the version `name` with this card, each with its purpose."""
     snapshot = card.text("train", "snapshot_id") or "latest"
-    found = [
+    lines = [
         (f"mltrain verify model {name}", "Compare the hash of every file of this version."),
         (f"mltrain verify snapshot {shlex.quote(snapshot)}", "Compare the hashes of the candles it was trained on."),
         (f"mltrain verify model {name} --retrain", "Fit it again from its card and compare byte by byte."),
     ]
     source, days = card.text("lineage", "source", "name"), card.number("lineage", "snapshot_days")
+    # The snapshot's id is its end, with dashes for colons.
     day, _, clock = snapshot.partition(".")[0].partition("T")
     end = f"{day}T{clock.replace('-', ':')}"
     interval = card.text("train", "interval") or "1m"
@@ -435,13 +444,13 @@ def commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
         for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
             if (value := card.value("lineage", "source", key)) is not None:
                 words += [option, str(value)]
-        found.append((shlex.join(words), "Take the snapshot again, if it is gone."))
-    trials, ratio = card.number("search", "trials_asked_for"), card.number("lineage", "config", "val_ratio")
+        lines.append((shlex.join(words), "Take the snapshot again, if it is gone."))
+    trials, val_ratio = card.number("search", "trials_asked_for"), card.number("lineage", "config", "val_ratio")
     seed, method = card.number("lineage", "seed"), card.text("calibration", "requested")
-    if trials is not None and ratio is not None and seed is not None and method is not None:
+    if trials is not None and val_ratio is not None and seed is not None and method is not None:
         words = ["mltrain", "train", "--snapshot", snapshot, "--trials", f"{trials:.0f}", "--seed", f"{seed:.0f}"]
-        words += ["--val-ratio", f"{ratio:g}", "--calibration", method]
+        words += ["--val-ratio", f"{val_ratio:g}", "--calibration", method]
         words += ["--features", f"data/models/{name}/features.yml"]
-        found.append((shlex.join(words), "Search again; the card's lineage.config has the settings not named here."))
-    found.append((f"mltrain evaluate {name} --snapshot NEWER", "Score it on candles that did not exist yet."))
-    return tuple(found)
+        lines.append((shlex.join(words), "Search again; the card's lineage.config has the settings not named here."))
+    lines.append((f"mltrain evaluate {name} --snapshot NEWER", "Score it on candles that did not exist yet."))
+    return tuple(lines)

@@ -1,4 +1,4 @@
-"""Read what a report is made of: a version's card and tables, their hashes checked."""
+"""Read the tables of a version that its report shows, their hashes checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOLDOUT_FILE: Final = "holdout.parquet"
 OOF_FILE: Final = "oof.parquet"
 TRIALS_FILE: Final = "trials.parquet"
 MAX_TABLE_BYTES: Final = 1 << 30
-# Columns of holdout.parquet, with pyarrow's names of their types.
+# Columns of holdout.parquet, with the types (by pyarrow's names) that they may have.
 _COLUMNS: Final = {
     "ts": ("timestamp[ms, tz=UTC]",),
     "symbol": ("string", "large_string", "string_view"),
@@ -34,27 +34,27 @@ _COLUMNS: Final = {
     "raw": ("double",),
     "p": ("double",),
 }
-# Draws and level of the intervals that the report computes, if the card has none.
+# Number of bootstrap draws and coverage of the intervals that the report computes, if the card has none.
 _DRAWS: Final = 500
 _LEVEL: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holdout:
-    """The holdout's rows and their scores.
+    """The scored rows of a version's holdout.
 
     Attributes:
-        ts_ms: Open times, ms UTC, shape (n,), non-decreasing.
-        symbol: Symbols, shape (n,).
-        y: Labels, shape (n,), 0 or 1.
-        last_move: Sign of the last price move, shape (n,).
-        raw: Probabilities before calibration, shape (n,).
-        p: Probabilities, shape (n,).
-        base: Log loss of each row under its symbol's training base rate, nats, shape (n,).
-        loss: Log loss of each row, nats, shape (n,).
-        train_up_share: Base rate of all training rows.
-        bootstrap: Blocks and draws, as for the card's intervals.
-        level: Coverage of the intervals.
+        ts_ms: Open times, ms UTC, shape (n,), non-decreasing; the other arrays have the same order and shape.
+        symbol: Symbols.
+        y: Labels: 1 if the price went up, else 0.
+        last_move: Sign of the last price move: -1, 0 or 1.
+        raw: Probabilities of "up" before calibration, in [0, 1].
+        p: Probabilities of "up", in [0, 1].
+        base_loss: Log loss of each row under its symbol's training base rate, nats.
+        loss: Log loss of each row under `p`, nats.
+        train_up_share: Share of all training rows that went up, inside (0, 1).
+        bootstrap: Blocks of time and draws from them, as for the card's intervals.
+        level: Coverage of the intervals, inside (0, 1).
     """
 
     ts_ms: NDArray[np.int64]
@@ -63,7 +63,7 @@ class Holdout:
     last_move: NDArray[np.int8]
     raw: NDArray[np.float64]
     p: NDArray[np.float64]
-    base: NDArray[np.float64]
+    base_loss: NDArray[np.float64]
     loss: NDArray[np.float64]
     train_up_share: float
     bootstrap: Bootstrap
@@ -72,12 +72,12 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The inputs of a report.
+    """The inputs of a version's report.
 
     Attributes:
         card: The valid card.
-        holdout: The holdout's rows; None: the version does not keep them.
-        trials: The search's trials; None: the version does not keep them.
+        holdout: The scored rows of the holdout; None: the version does not keep them.
+        trials: One row for each trial of the search; None: the version does not keep them.
     """
 
     card: ModelCard
@@ -86,11 +86,7 @@ class Material:
 
 
 def read_material(version: StoredVersion, card: ModelCard) -> Material:
-    """Read the tables of a version, each checked against the manifest.
-
-    Args:
-        version: The version.
-        card: Its valid card.
+    """Read the tables of a version with this valid card, each checked against the version's manifest.
 
     Raises:
         InputError: A table is damaged, or not what mltrain writes.
@@ -106,7 +102,7 @@ def read_material(version: StoredVersion, card: ModelCard) -> Material:
 
 
 def read_holdout(version: StoredVersion, card: ModelCard) -> Holdout | None:
-    """Read the holdout's rows of a version; None if it does not keep them.
+    """Read the scored rows of a version's holdout; None if it does not keep them.
 
     Raises:
         InputError: The table is damaged, or not what mltrain writes.
@@ -115,54 +111,50 @@ def read_holdout(version: StoredVersion, card: ModelCard) -> Holdout | None:
         return None
     where = str(version.folder / HOLDOUT_FILE)
     file = ParquetFile(version.read(HOLDOUT_FILE, max_bytes=MAX_TABLE_BYTES), where=where)
-    wrong = [name for name, types in _COLUMNS.items() if file.types.get(name) not in types]
-    if wrong:
+    if wrong := [name for name, types in _COLUMNS.items() if file.types.get(name) not in types]:
         expected, got = " or ".join(_COLUMNS[wrong[0]]), file.types.get(wrong[0], "no such column")
         raise InputError(f"{where}: column {wrong[0]}: expected {expected}, got {got}")
-    return holdout_rows(file.read(list(_COLUMNS)), card, where=where)
+    return parse_holdout(file.read(list(_COLUMNS)), card, where=where)
 
 
-def holdout_rows(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdout | None:
-    """Return the holdout's rows from their stored table; None if the card lacks the training base rate.
+def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdout | None:
+    """Return the scored rows of a holdout; None without rows, or if the card lacks the training base rate.
 
-    Args:
-        table: The stored table.
-        card: The version's card.
-        where: The table's name in messages.
+    `table` is a `holdout.parquet`, and `where` its name in messages; the card has the base rates and how to draw
+    intervals.
 
     Raises:
         InputError: A value is missing or out of range, or the rows are out of order.
     """
-    up = card.number("baselines", "train_up_share")
-    if up is None or not 0 < up < 1 or table.height == 0:
+    train_up_share = card.number("baselines", "train_up_share")
+    if train_up_share is None or not 0 < train_up_share < 1 or table.height == 0:
         return None
     ts_ms, y = times_ms(table), table["y"].to_numpy()
     raw, p = table["raw"].to_numpy(), table["p"].to_numpy()
-    moved = table["last_move"].to_numpy()
+    last_move = table["last_move"].to_numpy()
     valid = (
         not any(table.null_count().row(0))
-        and bool((np.diff(ts_ms) >= 0).all() and (y <= 1).all() and (np.abs(moved) <= 1).all())
-        and all(bool(((v >= 0) & (v <= 1)).all()) for v in (raw, p))
+        and bool((np.diff(ts_ms) >= 0).all() and (y <= 1).all() and (np.abs(last_move) <= 1).all())
+        and all(bool(((values >= 0) & (values <= 1)).all()) for values in (raw, p))
     )
     if not valid:
         raise InputError(f"{where}: its rows are not a holdout's: a value is missing, out of range or out of order")
     level, draws = card.number("intervals", "level"), card.number("intervals", "draws")
     level = level if level is not None and 0 < level < 1 else _LEVEL
     # Cards of earlier releases have no base rates by symbol.
-    priors = {p.text("symbol"): p.number("up_share") for p in card.sections("baselines", "priors")}
-    base_rates = table["symbol"].replace_strict(
-        {name: rate for name, rate in priors.items() if rate is not None}, default=up, return_dtype=pl.Float64
-    )
+    priors = {prior.text("symbol"): prior.number("up_share") for prior in card.sections("baselines", "priors")}
+    known = {name: rate for name, rate in priors.items() if rate is not None}
+    base_rates = table["symbol"].replace_strict(known, default=train_up_share, return_dtype=pl.Float64)
     return Holdout(
         ts_ms=ts_ms,
         symbol=table["symbol"].to_numpy().astype(np.str_),
         y=y,
-        last_move=moved,
+        last_move=last_move,
         raw=raw,
         p=p,
-        base=row_log_loss(np.clip(base_rates.to_numpy(), 0, 1), y),
+        base_loss=row_log_loss(np.clip(base_rates.to_numpy(), 0, 1), y),
         loss=row_log_loss(p, y),
-        train_up_share=up,
+        train_up_share=train_up_share,
         bootstrap=plan_bootstrap(
             ts_ms,
             draws=int(min(max(draws or _DRAWS, 1), 10_000)),
