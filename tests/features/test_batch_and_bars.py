@@ -12,7 +12,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import random_feature
+from mltrain.features.random_features import draw_feature
 from mltrain.features.registry import load_registry
 from mltrain.features.spec import FeatureSet, LabelSpec
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
@@ -90,7 +90,7 @@ def test_the_default_registry_at_every_edge(symbol, candles):
 def test_registries_at_random(candles, seed, ops, rows, max_bars):
     """Random features are equal in the batch and computed from their window, bit for bit."""
     rng = np.random.default_rng(seed)
-    drawn = [random_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars) for i, op in enumerate(ops)]
+    drawn = [draw_feature(op, rng, name=f"x_{i}", leader="BTCUSDT", max_bars=max_bars) for i, op in enumerate(ops)]
     features = FeatureSet(1, "1m", LABEL, tuple(spec for spec in drawn if spec is not None))
     if not features.features:
         return
@@ -103,7 +103,7 @@ def test_every_op_can_be_drawn():
     """The parameters are within its ranges, it has a leader if it reads one, and a seed gives one feature."""
     for op in BUILT_IN:
         one, other = (
-            random_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100) for _ in range(2)
+            draw_feature(op, np.random.default_rng(3), name="x", leader="BTCUSDT", max_bars=100) for _ in range(2)
         )
 
         assert one is not None

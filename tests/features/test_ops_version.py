@@ -18,7 +18,7 @@ import pytest
 
 from mltrain.candles.frame import times_ms
 from mltrain.card.lineage import read_lineage
-from mltrain.features.computation import consecutive_bars, evaluate
+from mltrain.features.computation import count_consecutive_bars, evaluate
 from mltrain.features.op import LEADER_PREFIX, Window
 from mltrain.features.ops.catalogue import IDENTIFIERS, OPS, OPS_VERSION, ops_sha256
 from mltrain.times import MINUTE_MS
@@ -47,7 +47,7 @@ def make_candles():
 
 def compute_values(candles, cases):
     """Return a column for each op with its parameters: null in the warm-up behind the start and behind each gap."""
-    frame = candles.with_columns(pl.Series("in_a_row", consecutive_bars(times_ms(candles), MINUTE_MS)))
+    frame = candles.with_columns(pl.Series("in_a_row", count_consecutive_bars(times_ms(candles), MINUTE_MS)))
     windows = {f"{name} {json.dumps(params)}": OPS[name](**params) for name, params in cases}
     return evaluate(
         frame,

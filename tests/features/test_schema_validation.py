@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mltrain import FeatureSchemaValidator
 from mltrain.errors import InputError, UsageError
 from mltrain.features.registry import load_registry
-from mltrain.features.schema_validation import _moved, read_feature_frame
+from mltrain.features.schema_validation import _describe_moves, read_feature_frame
 
 NAMES = load_registry().names
 LEADER_NAMES = tuple(spec.name for spec in load_registry().features if spec.leader)
@@ -136,7 +136,7 @@ def test_moving_the_named_columns_restores_the_order(order):
     """The columns that are not named are in order, and no smaller set of moves exists."""
     expected = NAMES[:8]
     found = [expected[i] for i in order]
-    moved = [text.split()[0] for text in _moved(expected, found)]
+    moved = [text.split()[0] for text in _describe_moves(expected, found)]
     kept = [name for name in found if name not in moved]
 
     assert kept == [name for name in expected if name in kept]

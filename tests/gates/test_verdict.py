@@ -23,7 +23,7 @@ from mltrain.gates.gate_evidence import (
     SkillEvidence,
 )
 from mltrain.gates.rules import REQUIRED_GUARDS
-from mltrain.gates.thresholds import loosened_thresholds
+from mltrain.gates.thresholds import find_loosened
 from mltrain.gates.verdict import judge
 from mltrain.guards.evidence import GuardResult, SuspectFeature
 from mltrain.training.baselines import SymbolBaseline, SymbolSkill
@@ -457,10 +457,10 @@ def test_any_floats_give_a_complete_and_finite_verdict(value, low, rate, figure,
 def test_only_thresholds_that_are_easier_to_pass_are_loosened():
     """A lower minimum, a higher maximum or another range of base rates is loosened; a stricter one is not."""
     easier = {"accuracy_margin_pp": 1.0, "ece_max": 0.05, "latency_p95_ms": 100.0, "base_rate_low": 0.45}
-    found = loosened_thresholds(replace(CONFIG, **easier, champion_min_days=20), CONFIG)
+    found = find_loosened(replace(CONFIG, **easier, champion_min_days=20), CONFIG)
     guarded = GuardConfig(points=30, auc_warn=0.7, auc_fail=0.9)
 
     assert {x.name for x in found} == {"accuracy_margin_pp", "latency_p95_ms", "base_rate_low"}
-    assert {x.name for x in loosened_thresholds(replace(CONFIG, champion_min_days=2), CONFIG)} == {"champion_min_days"}
-    assert {x.name for x in loosened_thresholds(GuardConfig(1, 0.6, 1.0), guarded)} == {"points", "auc_fail"}
-    assert loosened_thresholds(CONFIG, CONFIG) == ()
+    assert {x.name for x in find_loosened(replace(CONFIG, champion_min_days=2), CONFIG)} == {"champion_min_days"}
+    assert {x.name for x in find_loosened(GuardConfig(1, 0.6, 1.0), guarded)} == {"points", "auc_fail"}
+    assert find_loosened(CONFIG, CONFIG) == ()

@@ -63,7 +63,7 @@ def registry(*leaders, interval="1m"):
 def check(features, candles):
     findings = Findings("future_info")
     check_alignment(findings, features, candles)
-    return findings.result({CHECK: DETAIL})
+    return findings.build_result({CHECK: DETAIL})
 
 
 @given(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.computation import consecutive_bars
+from mltrain.features.computation import count_consecutive_bars
 from mltrain.guards.cut_points import choose_cut_points
-from mltrain.guards.false_candles import garbage, replace_after
+from mltrain.guards.false_candles import make_garbage_candles, replace_after
 from mltrain.times import DAY_MS
 
 
@@ -29,7 +29,7 @@ def test_bars_in_a_row_equals_counting(rows):
     ts_ms = np.cumsum([step for step, _ in rows]).astype(np.int64)
     there = np.array([is_there for _, is_there in rows], dtype=bool)
 
-    assert consecutive_bars(ts_ms, 1, present=there).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
+    assert count_consecutive_bars(ts_ms, 1, present=there).tolist() == naive_bars(ts_ms.tolist(), there.tolist(), 1)
 
 
 def test_cut_points_are_around_gaps_and_midnights(honest, candles):
@@ -46,13 +46,13 @@ def test_cut_points_are_around_gaps_and_midnights(honest, candles):
     assert {int(np.argmax(frame["volume"])), int(np.flatnonzero(frame["volume"] == 0)[0])} & set(cuts.edges)
     assert all(0 <= row < frame.height - 1 for row in cuts.full)
     bars = honest.lookback_bars
-    assert {first + bars - 1 for first, _ in cuts.segments[:2]} <= set(cuts.first_with(bars))
+    assert {first + bars - 1 for first, _ in cuts.segments[:2]} <= set(cuts.find_first_complete(bars))
 
 
 def test_garbage_is_finite_and_possible():
     """Garbage has no NaN, open and close lie between low and high, and takers buy no more than the volume."""
     for extreme in (False, True):
-        frame = garbage(np.random.default_rng(0), 500, extreme=extreme)
+        frame = make_garbage_candles(np.random.default_rng(0), 500, extreme=extreme)
 
         assert frame.select(pl.all().is_finite().all()).row(0) == (True,) * frame.width
         assert (frame["high"] >= frame.select(pl.max_horizontal("open", "close", "low")).to_series()).all()
@@ -64,7 +64,7 @@ def test_poison_leaves_the_past_and_the_times_alone(candles):
     """Earlier rows and all times stay, later rows differ, and an empty column stays empty."""
     frame = candles["BTCUSDT"].with_columns(pl.lit(None, pl.Float64).alias("quote_volume"))
     moment_ms = int(times_ms(frame)[1000])
-    false = replace_after(frame, moment_ms, garbage(np.random.default_rng(0), frame.height, extreme=False))
+    false = replace_after(frame, moment_ms, make_garbage_candles(np.random.default_rng(0), frame.height, extreme=False))
 
     assert false[:1001].equals(frame[:1001])
     assert false["ts"].equals(frame["ts"])

@@ -224,7 +224,7 @@ def test_the_shuffled_canary_stays_at_chance():
 def test_a_scorer_that_knows_shuffled_labels_is_caught(monkeypatch):
     """A model that predicts shuffled labels fails."""
     monkeypatch.setattr(
-        "mltrain.guards.feature_audit._scores", lambda _x, labels, cut, _seed: labels[cut:].astype(float)
+        "mltrain.guards.feature_audit._fit_and_score", lambda _x, labels, rows, _seed: labels[rows:].astype(float)
     )
 
     assert any("shuffled labels" in failure.why for failure in audit().failures)

@@ -12,7 +12,7 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import OPTIONAL
 from mltrain.candles.layouts import read_rows
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import random_feature
+from mltrain.features.random_features import draw_feature
 from mltrain.features.registry import load_registry
 from mltrain.guards.future_info import future_info
 from mltrain.times import interval_ms
@@ -73,7 +73,7 @@ def test_every_op_passes_with_any_parameters(number):
     """A random feature of each op passes on a market with gaps and quiet hours."""
     interval, candles = odd_market(number)
     rng = np.random.default_rng(number)
-    drawn = [random_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300) for op in BUILT_IN]
+    drawn = [draw_feature(op, rng, name=op, leader="BTCUSDT", max_bars=300) for op in BUILT_IN]
     features = replace(DEFAULT, features=tuple(spec for spec in drawn if spec is not None))
 
     assert audit(features, candles, interval).failures == ()

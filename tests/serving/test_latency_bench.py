@@ -154,4 +154,4 @@ def test_other_load_on_the_machine_is_named(model, candles, load, preempted, noi
     """The load average and preemptions are reported if they may have changed the durations."""
     calm = measure(model, candles, samples=100, clock=Clock([]))
 
-    assert replace(calm, load_average=load, preempted=preempted).noise(cores=2) == noise
+    assert replace(calm, load_average=load, preempted=preempted).describe_noise(cores=2) == noise

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mltrain.features.spec import FeatureSet, FeatureSpec, Param
 
 # With fewer rows, gaps alone can make candles of the right interval look like those of a longer one.
-_ROWS_TO_TELL_INTERVAL: Final = 10
+_MIN_ROWS_TO_INFER_INTERVAL: Final = 10
 
 # Features named in a message.
 _FEATURES_SHOWN: Final = 3
@@ -51,7 +51,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
 
     Args:
         feature_set: The features.
-        symbol: The symbol; a key of `candles`.
+        symbol: A key of `candles`.
         candles: Checked candles by symbol; only those of `symbol` and of the leaders are read.
 
     Returns:
@@ -66,13 +66,13 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
     frame = candles[symbol]
     step_ms = interval_ms(feature_set.interval)
     # hstack, because each `select` of a frame costs as much as a feature of 300 rows.
-    own = frame.hstack([pl.Series(_CONSECUTIVE_BARS, consecutive_bars(times_ms(frame), step_ms))])
+    own = frame.hstack([pl.Series(_CONSECUTIVE_BARS, count_consecutive_bars(times_ms(frame), step_ms))])
     columns: dict[str, pl.Series] = {}
     for leader in dict.fromkeys(spec.leader for spec in feature_set.features):
         specs = [spec for spec in feature_set.features if spec.leader == leader]
         source = own if leader in {None, symbol} else _join_leader(own, candles[str(leader)], specs, step_ms)
-        found = _evaluate_specs(source, specs, zero=leader == symbol)
-        columns |= {column.name: column for column in found.get_columns()}
+        values = _evaluate_specs(source, specs, zero=leader == symbol)
+        columns |= {column.name: column for column in values.get_columns()}
     return pl.DataFrame([frame["ts"], *(columns[name] for name in feature_set.names)])
 
 
@@ -93,16 +93,16 @@ def check_inputs(
     missing: list[str] = []
     faults: list[str] = []
     for symbol in sorted(candles) if symbols is None else symbols:
-        for read, specs in _symbols_read(feature_set, symbol):
+        for read, specs in _list_symbols_read(feature_set, symbol):
             frame = candles.get(read)
-            missing += _missing_columns(read, frame, specs, leader=read != symbol)
+            missing += _describe_missing(read, frame, specs, leader=read != symbol)
             if frame is not None and "ts" in frame.columns:
-                faults += _time_faults(read, times_ms(frame), feature_set.interval)
+                faults += _describe_time_faults(read, times_ms(frame), feature_set.interval)
     if missing or faults:
         raise InputError("; ".join(dict.fromkeys([*missing, *faults])), hint=_HINT if missing else None)
 
 
-def _symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, list[FeatureSpec]]]:
+def _list_symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, list[FeatureSpec]]]:
     """Yield each symbol whose candles the features of `symbol` read, itself first, with the features that read it."""
     yield symbol, list(feature_set.features)
     led = [spec for spec in feature_set.features if spec.leader not in {None, symbol}]
@@ -110,10 +110,10 @@ def _symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, l
         yield leader, [spec for spec in led if spec.leader == leader]
 
 
-def _missing_columns(
+def _describe_missing(
     symbol: str, frame: pl.DataFrame | None, specs: Sequence[FeatureSpec], *, leader: bool
 ) -> Iterator[str]:
-    """Describe the candles and columns that features read and that are missing, or null in some rows."""
+    """Describe the candles and columns of one symbol that features need and that are missing, or null in some rows."""
     what = f"leader {symbol}" if leader else symbol
     if frame is None:
         yield f"there are no candles of {what}, for {_format_features(specs)}"
@@ -123,38 +123,38 @@ def _missing_columns(
         for name in columns_read(spec, leader=leader):
             readers.setdefault(name, []).append(spec)
     for name, features in readers.items():
-        empty = frame.height if name not in frame.columns else frame[name].null_count()
-        if name not in frame.columns or empty:
-            rows = "" if empty == frame.height else f" in {empty} of {frame.height} rows"
+        nulls = frame.height if name not in frame.columns else frame[name].null_count()
+        if name not in frame.columns or nulls:
+            rows = "" if nulls == frame.height else f" in {nulls} of {frame.height} rows"
             yield f"{what} lacks {name}{rows}, for {_format_features(features)}"
 
 
-def _time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) -> Iterator[str]:
-    """Describe candles that are out of order or of another interval."""
-    steps = np.diff(ts_ms)
-    if not steps.size:
+def _describe_time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) -> Iterator[str]:
+    """Describe candles (open times, UTC ms) that are out of order or of another interval than `interval`."""
+    steps_ms = np.diff(ts_ms)
+    if not steps_ms.size:
         return
-    back = np.flatnonzero(steps <= 0)
+    back = np.flatnonzero(steps_ms <= 0)
     if back.size:
         after = format_ms(int(ts_ms[back[0]]))
         yield f"{symbol}: the candle after {after} is not later: sort the candles, drop duplicates"
         return
-    step_ms, found_ms = interval_ms(interval), int(np.gcd.reduce(steps))
-    if found_ms % step_ms or (found_ms > step_ms and ts_ms.size >= _ROWS_TO_TELL_INTERVAL):
-        found = interval_name(found_ms)
-        registry = f", or `--features FILE` with a registry of `interval: {found}`" if found in INTERVALS_MS else ""
-        yield f"{symbol} has {found} candles, the features expect {interval}: take {interval} candles{registry}"
+    expected_ms, step_ms = interval_ms(interval), int(np.gcd.reduce(steps_ms))
+    if step_ms % expected_ms or (step_ms > expected_ms and ts_ms.size >= _MIN_ROWS_TO_INFER_INTERVAL):
+        actual = interval_name(step_ms)
+        registry = f", or `--features FILE` with a registry of `interval: {actual}`" if actual in INTERVALS_MS else ""
+        yield f"{symbol} has {actual} candles, the features expect {interval}: take {interval} candles{registry}"
 
 
 def _format_features(specs: Sequence[FeatureSpec]) -> str:
-    """Name the first few features."""
+    """Join the names of the first few features with commas, and say how many more there are."""
     more = len(specs) - _FEATURES_SHOWN
     names = ", ".join(spec.name for spec in specs[:_FEATURES_SHOWN])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
-    """Select the expressions; the bits of a row do not depend on how many rows the frame has.
+    """Return the values of expressions over a frame; the bits of a row do not depend on how many rows there are.
 
     Where a divisor is one number for all rows (a literal, or a column that `with_columns` made of one value) or there
     is only one row, Polars multiplies by its reciprocal; where it is a column, Polars divides. Without the measures
@@ -168,7 +168,11 @@ def evaluate(frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
 
 
 def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero: bool) -> pl.DataFrame:
-    """Evaluate features that read the same frame; where a user op fails, name feature, op and module."""
+    """Evaluate features that read the same frame; `zero` makes them 0, as a leader's features are on the leader itself.
+
+    Raises:
+        InputError: A user op fails; names feature, op and module.
+    """
     exprs = [_column(spec.name, OPS[spec.op], tuple(spec.params.items()), zero=zero) for spec in specs]
     try:
         return evaluate(source, exprs)
@@ -183,6 +187,7 @@ def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero:
 
 
 def _check_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
+    """Raise InputError, in whose message the op is called `what`, if its expression cannot be evaluated."""
     try:
         evaluate(source, [expr])
     except (Exception, pl.exceptions.PanicException) as err:
@@ -210,45 +215,45 @@ def _join_leader(own: pl.DataFrame, leader: pl.DataFrame, specs: Sequence[Featur
 def take_leader_columns(
     own: pl.DataFrame, leader: pl.DataFrame, names: Sequence[str], step_ms: int
 ) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
-    """Return the leader's columns at the symbol's rows, and how many consecutive bars of both end at each row.
+    """Return a leader's columns at a symbol's rows, and how many consecutive bars of both end at each row.
 
     Args:
         own: The symbol's candles.
         leader: The leader's candles, sorted by time, without nulls.
         names: The leader's columns, without prefix.
-        step_ms: The interval.
+        step_ms: Length of the interval, in ms.
     """
     own_ms, leader_ms = times_ms(own), times_ms(leader)
     # With NumPy, because a join takes three queries, which in serving cost as much as all of the leader's features.
-    at = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
-    present = leader_ms[at] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
+    rows = np.minimum(np.searchsorted(leader_ms, own_ms), max(0, leader_ms.size - 1))
+    present = leader_ms[rows] == own_ms if leader_ms.size else np.zeros(own_ms.size, np.bool_)
     columns = {}
     for name in names:
         values: NDArray[Any] = leader[name].to_numpy()
         # The 1 at missing candles is never seen: every window that contains it is in the warm-up.
-        taken = np.where(present, values[at], 1) if values.size else np.ones(at.size, values.dtype)
-        columns[LEADER_PREFIX + name] = pl.Series(LEADER_PREFIX + name, taken)
-    return columns, consecutive_bars(own_ms, step_ms, present=present)
+        aligned = np.where(present, values[rows], 1) if values.size else np.ones(rows.size, values.dtype)
+        columns[LEADER_PREFIX + name] = pl.Series(LEADER_PREFIX + name, aligned)
+    return columns, count_consecutive_bars(own_ms, step_ms, present=present)
 
 
-def consecutive_bars(
+def count_consecutive_bars(
     ts_ms: NDArray[np.int64], step_ms: int, *, present: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Count, at each row, the candles without a gap that end there, itself included.
+    """Count, at each candle, the candles in a row without a gap that end with it, itself included.
 
     Args:
-        ts_ms: Open times, rising, ms UTC, shape (n,).
-        step_ms: Length of the interval.
+        ts_ms: Open times, rising, UTC ms, shape (n,).
+        step_ms: Length of the interval, in ms.
         present: Where the candles of other symbols are present as well, shape (n,); elsewhere the count is 0.
 
-    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), 1).tolist()
+    >>> count_consecutive_bars(np.array([0, 1, 2, 5, 6]), 1).tolist()
     [1, 2, 3, 1, 2]
-    >>> consecutive_bars(np.array([0, 1, 2, 5, 6]), 1, present=np.array([True, False, True, True, True])).tolist()
+    >>> count_consecutive_bars(np.array([0, 1, 2, 5, 6]), 1, present=np.array([True, False, True, True, True])).tolist()
     [1, 0, 1, 1, 2]
     """
     if present is not None:
         counts = np.zeros(ts_ms.size, dtype=np.int64)
-        counts[present] = consecutive_bars(ts_ms[present], step_ms)
+        counts[present] = count_consecutive_bars(ts_ms[present], step_ms)
         return counts
     bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])

@@ -35,11 +35,11 @@ class FeatureInspection:
     Attributes:
         info: The feature.
         symbol: The symbol.
-        ts_ms: Open time of the inspected candle, ms UTC.
+        ts_ms: Open time of the inspected candle, UTC ms.
         value: The value computed from the whole history; None for no value.
         from_lookback: The value computed from the candles in its lookback only; equal, unless the feature leaks.
         why_none: Why there is no value; None if there is one.
-        around: The values of the bars around it, as (open time in ms UTC, value).
+        around: The values of the bars around it, as (open time in UTC ms, value).
         inputs: The candles in its lookback, oldest first: `ts`, then each column that it reads, including the leader's.
         history: `ts`, `close` and the feature as `value`, over the whole history.
     """
@@ -59,7 +59,7 @@ def check_feature_name(feature_set: FeatureSet, name: str) -> None:
     """Check that the registry has a feature of this name.
 
     Raises:
-        InputError: It has none; the hint lists similar names.
+        InputError: The registry has no such feature; the hint lists similar names.
     """
     if name not in feature_set.names:
         hint = did_you_mean(name, feature_set.names) or "`mltrain features info` lists them"
@@ -76,15 +76,15 @@ def inspect_feature(
         name: A feature of the registry.
         symbol: A key of `candles`.
         candles: Checked candles by symbol, with the feature's leader.
-        ts_ms: Open time of a candle of the symbol, ms UTC.
+        ts_ms: Open time of a candle of the symbol, UTC ms.
 
     Raises:
         InputError: There is no such feature or candle, or the candles lack what the feature reads.
     """
     check_feature_name(feature_set, name)
-    at = feature_set.names.index(name)
-    one = replace(feature_set, features=feature_set.features[at : at + 1])
-    info = describe_features(one)[0]
+    position = feature_set.names.index(name)
+    single = replace(feature_set, features=feature_set.features[position : position + 1])
+    info = describe_features(single)[0]
     frame = candles[symbol]
     times = times_ms(frame)
     row = int(np.searchsorted(times, ts_ms))
@@ -94,26 +94,28 @@ def inspect_feature(
             f"{symbol} has no candle that opens at {format_ms(ts_ms)}",
             hint=f"the nearest open at {' and '.join(near)}" if near else "the snapshot has no candle of this symbol",
         )
-    since_ms = ts_ms - (info.lookback_bars - 1) * interval_ms(one.interval)
+    since_ms = ts_ms - (info.lookback_bars - 1) * interval_ms(single.interval)
     reads = {s: candles[s] for s in (symbol, info.leader) if s is not None and s in candles}
     lookback = {s: f.filter(pl.col("ts").dt.timestamp("ms").is_between(since_ms, ts_ms)) for s, f in reads.items()}
-    values = compute_features(one, symbol, reads)[name]
+    values = compute_features(single, symbol, reads)[name]
     around = slice(max(0, row - AROUND_BARS), row + AROUND_BARS + 1)
     return FeatureInspection(
         info=info,
         symbol=symbol,
         ts_ms=ts_ms,
         value=values[row],
-        from_lookback=compute_features(one, symbol, lookback)[name][-1],
-        why_none=_why_none(info, lookback, since_ms, ts_ms, one.interval) if values[row] is None else None,
+        from_lookback=compute_features(single, symbol, lookback)[name][-1],
+        why_none=_explain_missing(info, lookback, since_ms, ts_ms, single.interval) if values[row] is None else None,
         around=tuple(zip(times[around].tolist(), values[around].to_list(), strict=True)),
-        inputs=_inputs(info, symbol, lookback),
+        inputs=_join_inputs(info, symbol, lookback),
         history=frame.select("ts", "close").with_columns(values.alias("value")),
     )
 
 
-def _why_none(info: FeatureInfo, lookback: Mapping[str, pl.DataFrame], since_ms: int, ts_ms: int, interval: str) -> str:
-    """Describe the candles that are missing between two open times, both included."""
+def _explain_missing(
+    info: FeatureInfo, lookback: Mapping[str, pl.DataFrame], since_ms: int, ts_ms: int, interval: str
+) -> str:
+    """Describe the candles that a feature's lookback lacks between two open times, UTC ms, both included."""
     step_ms = interval_ms(interval)
     for symbol, frame in lookback.items():
         gaps = find_gaps(times_ms(frame), step_ms, start_ms=since_ms, end_ms=ts_ms + step_ms)
@@ -125,7 +127,8 @@ def _why_none(info: FeatureInfo, lookback: Mapping[str, pl.DataFrame], since_ms:
     return "its lookback is complete, but its op returns no value"
 
 
-def _inputs(info: FeatureInfo, symbol: str, lookback: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _join_inputs(info: FeatureInfo, symbol: str, lookback: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Return `ts` and the columns that a feature reads, of its symbol and of its leader (as `leader_...`)."""
     own = lookback[symbol].select("ts", *(name for name in info.columns if name != "ts"))
     if info.leader is None or info.leader == symbol:
         return own

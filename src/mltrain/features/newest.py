@@ -15,7 +15,13 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.computation import check_inputs, compute_features, consecutive_bars, evaluate, take_leader_columns
+from mltrain.features.computation import (
+    check_inputs,
+    compute_features,
+    count_consecutive_bars,
+    evaluate,
+    take_leader_columns,
+)
 from mltrain.features.spec import columns_read
 from mltrain.times import interval_ms
 
@@ -26,7 +32,8 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet, FeatureSpec
 
-# In a stack, features with lookbacks up to this get only as many rows of each symbol.
+# In a stack of several symbols, features with lookbacks up to this are computed from that many rows of each symbol
+# only, because most features are short and time grows with the rows.
 _SHORT_BARS: Final = 64
 
 
@@ -36,7 +43,7 @@ class _Group:
 
     Attributes:
         leader: The leader; None for features that read none.
-        at: Positions in column order, shape (g,).
+        positions: Positions in column order, shape (g,).
         lookbacks: Lookbacks in bars, shape (g,).
         exprs: Expressions, as Float32.
         columns: Columns that they read of the symbol.
@@ -44,7 +51,7 @@ class _Group:
     """
 
     leader: str | None
-    at: NDArray[np.intp]
+    positions: NDArray[np.intp]
     lookbacks: NDArray[np.int64]
     exprs: tuple[pl.Expr, ...]
     columns: tuple[str, ...]
@@ -58,7 +65,7 @@ class NewestFeatures:
         self._feature_set = feature_set
         self._step_ms = interval_ms(feature_set.interval)
         leaders = dict.fromkeys(spec.leader for spec in feature_set.features)
-        self._groups = [_group(feature_set, leader) for leader in leaders]
+        self._groups = [_make_group(feature_set, leader) for leader in leaders]
 
     def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
         """Return the features of each symbol's last candle, shape (n, f); NaN where a lookback is incomplete.
@@ -85,28 +92,29 @@ class NewestFeatures:
     def _fill(
         self, x: NDArray[np.float32], group: _Group, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]
     ) -> None:
-        """Write the values of a group to its columns of `x`."""
+        """Write the values of a group's features to their columns of `x`, shape (symbols, features)."""
         parts, rows = [], []
         for row, symbol in enumerate(symbols):
             own = candles[symbol]
             if not own.height:
                 continue
             if symbol == group.leader:
-                complete = consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
-                x[row, group.at[complete]] = 0.0
+                complete = count_consecutive_bars(times_ms(own), self._step_ms)[-1] >= group.lookbacks
+                x[row, group.positions[complete]] = 0.0
                 continue
-            parts.append(self._part(own, group, candles))
+            parts.append(self._make_part(own, group, candles))
             rows.append(row)
         if not parts:
             return
-        values = _evaluate(parts, group)
+        values = _evaluate_group(parts, group)
         complete = np.array([part.bars for part in parts])[:, None] >= group.lookbacks
-        x[np.ix_(np.array(rows), group.at)] = np.where(complete, values, np.float32(np.nan))
+        x[np.ix_(np.array(rows), group.positions)] = np.where(complete, values, np.float32(np.nan))
 
-    def _part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
+    def _make_part(self, own: pl.DataFrame, group: _Group, candles: Mapping[str, pl.DataFrame]) -> _Part:
+        """Take the columns that a group reads from the symbol's candles `own` and from those of the leader."""
         columns = {name: own[name] for name in group.columns}
         if group.leader is None:
-            return _Part(columns, own.height, int(consecutive_bars(times_ms(own), self._step_ms)[-1]))
+            return _Part(columns, own.height, int(count_consecutive_bars(times_ms(own), self._step_ms)[-1]))
         leader, bars = take_leader_columns(own, candles[group.leader], group.leader_columns, self._step_ms)
         return _Part(columns | leader, own.height, int(bars[-1]))
 
@@ -120,53 +128,55 @@ class _Part:
     bars: int
 
 
-def _group(feature_set: FeatureSet, leader: str | None) -> _Group:
-    specs = [(at, spec) for at, spec in enumerate(feature_set.features) if spec.leader == leader]
-    windows = [spec.window() for _, spec in specs]
+def _make_group(feature_set: FeatureSet, leader: str | None) -> _Group:
+    """Collect the features with this leader."""
+    positions = [i for i, spec in enumerate(feature_set.features) if spec.leader == leader]
+    specs = [feature_set.features[i] for i in positions]
+    windows = [spec.window() for spec in specs]
     return _Group(
         leader=leader,
-        at=np.array([at for at, _ in specs], np.intp),
+        positions=np.array(positions, np.intp),
         lookbacks=np.array([window.lookback_bars for window in windows]),
         exprs=tuple(w.expr.cast(pl.Float32).alias(str(i)) for i, w in enumerate(windows)),
-        columns=_columns([spec for _, spec in specs], leader=False) or ("ts",),
-        leader_columns=_columns([spec for _, spec in specs], leader=True),
+        columns=_list_columns(specs, leader=False) or ("ts",),
+        leader_columns=_list_columns(specs, leader=True),
     )
 
 
-def _columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, ...]:
-    return tuple(
-        sorted({name for spec in specs for name in columns_read(spec, leader=leader)} - ({"ts"} if leader else set()))
-    )
+def _list_columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, ...]:
+    """Return the columns that features read of their symbol or, if `leader` is set, of their leader (without `ts`)."""
+    names = {name for spec in specs for name in columns_read(spec, leader=leader)}
+    return tuple(sorted(names - {"ts"} if leader else names))
 
 
-def _evaluate(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
-    """Evaluate a group at the last row of each part, shape (n, g)."""
+def _evaluate_group(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
+    """Return the g features of a group at the last row of each of n parts, shape (n, g)."""
     if len(parts) == 1:
-        return _last_rows(parts, group.exprs, None)
+        return _evaluate_last_rows(parts, group.exprs, None)
     values = np.empty((len(parts), len(group.exprs)), np.float32)
     short = group.lookbacks <= _SHORT_BARS
     for chosen, bars in ((short, _SHORT_BARS), (~short, None)):
         exprs = [group.exprs[i] for i in np.flatnonzero(chosen)]
         if exprs:
-            values[:, chosen] = _last_rows(parts, exprs, bars)
+            values[:, chosen] = _evaluate_last_rows(parts, exprs, bars)
     return values
 
 
-def _last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | None) -> NDArray[np.float32]:
-    """Stack the last `bars` rows of each part, all if None, and evaluate at the last row of each."""
+def _evaluate_last_rows(parts: Sequence[_Part], exprs: Sequence[pl.Expr], bars: int | None) -> NDArray[np.float32]:
+    """Stack the last `bars` rows of n parts (None: all), and return e expressions at each's last row, shape (n, e)."""
     heights = [part.height if bars is None else min(bars, part.height) for part in parts]
     if len(parts) == 1:
         frame = pl.DataFrame(list(parts[0].columns.values()))
     else:
         names = parts[0].columns
         frame = pl.DataFrame([_stack(name, [p.columns[name] for p in parts], heights) for name in names])
-    found = evaluate(frame, exprs)
+    values = evaluate(frame, exprs)
     last = np.cumsum(heights) - 1
-    return np.stack([column.to_numpy()[last] for column in found.get_columns()], axis=1)
+    return np.stack([column.to_numpy()[last] for column in values.get_columns()], axis=1)
 
 
 def _stack(name: str, columns: Sequence[pl.Series], heights: Sequence[int]) -> pl.Series:
-    """Concatenate the last rows of each column."""
+    """Concatenate the last `heights[i]` rows of each column i."""
     if columns[0].dtype == pl.Datetime:
         return pl.concat([column.tail(height) for column, height in zip(columns, heights, strict=True)]).alias(name)
     arrays: list[NDArray[Any]] = [c.to_numpy()[-height:] for c, height in zip(columns, heights, strict=True)]

@@ -33,7 +33,7 @@ class Histogram:
     Attributes:
         low: Left edge of the first bin; lower values count in it.
         high: Right edge of the last bin; higher values count in it.
-        counts: Number of values in each bin.
+        counts: Number of values in each of the BINS bins.
     """
 
     low: float
@@ -85,7 +85,7 @@ def profile_features(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame
 
 
 def profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfile:
-    """Profile one feature.
+    """Summarize the distribution of one feature's values.
 
     Args:
         name: The feature.
@@ -96,7 +96,7 @@ def profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfil
     finite = values[np.isfinite(values)].astype(np.float64)
     null_share, not_finite = (nulls / rows if rows else 0.0), rows - nulls - finite.size
     if not finite.size:
-        return FeatureProfile(name, rows, null_share, not_finite)
+        return FeatureProfile(name=name, rows=rows, null_share=null_share, not_finite=not_finite)
     minimum, maximum = float(finite.min()), float(finite.max())
     low, *levels, high = np.quantile(finite, [_TAIL, *LEVELS, 1 - _TAIL]).tolist()
     if low == high:
@@ -116,7 +116,7 @@ def profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfil
 
 
 def _count_bins(values: NDArray[np.float64], low: float, high: float) -> tuple[int, ...]:
-    """Count the values in BINS bins of equal width; if low == high, all are in the middle bin."""
+    """Count the values in BINS bins of equal width from `low` to `high`; if they are equal, all are in the middle."""
     share = (np.clip(values, low, high) - low) / (high - low) if high > low else np.full(values.size, 0.5)
     bins = np.minimum((share * BINS).astype(np.int64), BINS - 1)
     return tuple(np.bincount(bins, minlength=BINS).tolist())

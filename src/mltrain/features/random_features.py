@@ -23,19 +23,19 @@ _ATTEMPTS: Final = 40
 _DEFAULT_LIMITS: Final = Limits(1, 20)
 
 
-def random_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int) -> FeatureSpec | None:
+def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int) -> FeatureSpec | None:
     """Return a feature of an op with random parameters; None if no draw satisfies the op.
 
     Args:
-        op: Key of OPS.
+        op: Name of the op, a key of `OPS`.
         rng: Source of randomness.
         name: The feature's name.
-        leader: The leader, if the op reads one.
-        max_bars: Upper limit of every parameter, unless the op's minimum is larger.
+        leader: The leader symbol, used if the op reads one.
+        max_bars: Upper limit of every number among the parameters, unless the op's minimum is larger.
     """
     hints = typing.get_type_hints(OPS[op], include_extras=True)
     for _ in range(_ATTEMPTS):
-        params = {key: _random_value(hints[key], rng, max_bars) for key in inspect.signature(OPS[op]).parameters}
+        params = {key: _draw_value(hints[key], rng, max_bars) for key in inspect.signature(OPS[op]).parameters}
         try:
             build_window(OPS[op], tuple(params.items()))
         # Ops raise ValueError for parameters that contradict each other.
@@ -46,7 +46,8 @@ def random_feature(op: str, rng: np.random.Generator, *, name: str, leader: str,
 
 
 # Any: an op's parameter may have any annotation.
-def _random_value(hint: Any, rng: np.random.Generator, maximum: int) -> Param:  # noqa: ANN401
+def _draw_value(hint: Any, rng: np.random.Generator, maximum: int) -> Param:  # noqa: ANN401
+    """Draw a choice of a Literal, or a number within the limits of an annotation and up to `maximum`."""
     if typing.get_origin(hint) is Literal:
         choices: tuple[str, ...] = typing.get_args(hint)
         return choices[int(rng.integers(len(choices)))]
@@ -58,9 +59,7 @@ def _random_value(hint: Any, rng: np.random.Generator, maximum: int) -> Param:  
     return float(number) if kind is float else number
 
 
-def readable_features(specs: Iterable[FeatureSpec], columns: Iterable[str]) -> tuple[FeatureSpec, ...]:
-    """Return the features that read only these candle columns, also of their leader."""
-    have = set(columns)
-    return tuple(
-        spec for spec in specs if {*columns_read(spec, leader=False), *columns_read(spec, leader=True)} <= have
-    )
+def select_readable_features(specs: Iterable[FeatureSpec], columns: Iterable[str]) -> tuple[FeatureSpec, ...]:
+    """Return the features that read only these candle columns of their symbol and of their leader."""
+    available = set(columns)
+    return tuple(s for s in specs if {*columns_read(s, leader=False), *columns_read(s, leader=True)} <= available)

@@ -59,7 +59,7 @@ class FeatureInfo:
 
 
 def load_registry(path: Path | None = None) -> FeatureSet:
-    """Read a registry.
+    """Read a registry of features.
 
     Args:
         path: A file; or the name of a packaged registry (features.yml, features-ohlcv.yml), unless the working
@@ -79,14 +79,14 @@ def load_registry(path: Path | None = None) -> FeatureSet:
 
 
 def parse_registry(data: bytes, *, where: str) -> FeatureSet:
-    """Parse a registry.
+    """Parse a registry of features.
 
     Args:
         data: A YAML document.
         where: Its name in messages.
 
     Raises:
-        InputError: It is not a valid registry; lists every violation with its line.
+        InputError: The document is not a valid registry; lists every violation with its line.
     """
     return read_record(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES), FeatureSet)
 
@@ -144,7 +144,7 @@ class FeatureSchemaValidator:
         }
 
     def validate_features(self, frame: object, *, strict: bool = True) -> tuple[str, ...]:
-        """Find columns that are missing, extra, reordered, of a wrong type, not finite, constant or all null.
+        """Find columns that are missing, extra, out of order, not Float32, not finite, constant or all null.
 
         Args:
             frame: The features as Float32 in the registry's order, with or without `ts` and `symbol`: a Polars frame
@@ -157,7 +157,7 @@ class FeatureSchemaValidator:
 
         Raises:
             InputError: There are problems and `strict` is set; one message lists them all.
-            UsageError: It is not a table.
+            UsageError: `frame` is not a table.
         """
         problems = find_problems(self._feature_set, as_frame(frame, "frame", index=False))
         if problems and strict:

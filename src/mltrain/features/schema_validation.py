@@ -45,10 +45,10 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
         return frame
     # Polars calls the second column `a` `a_duplicated_0`.
     names = {name.rpartition("_duplicated_")[0] for name in frame.columns} - {""}
-    if twice := sorted(names.intersection(frame.columns)):
-        raise InputError(f"{path}: two columns of one name: {', '.join(map(show, twice))}")
+    if duplicates := sorted(names.intersection(frame.columns)):
+        raise InputError(f"{path}: two columns of one name: {', '.join(map(show, duplicates))}")
     numbers = frame.with_columns(pl.exclude(KEYS).str.strip_chars().cast(pl.Float32, strict=False))
-    # A column that contains another text than numbers and empty fields stays as it is.
+    # A column with a text that is not a number stays as it is.
     return frame.with_columns(
         column for column in numbers.get_columns() if column.null_count() == frame[column.name].null_count()
     )
@@ -58,27 +58,28 @@ def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ..
     """List the differences between a frame and a registry.
 
     Returns:
-        The columns that are missing, extra, out of order, of another type, not finite, constant or all null.
+        One text for each kind of wrong name, and for each column that is not Float32, not finite, constant or null.
     """
     columns = [name for name in frame.columns if name not in KEYS]
-    return (*_name_problems(feature_set.names, columns), *_value_problems(feature_set, frame))
+    return (*_find_name_problems(feature_set.names, columns), *_find_value_problems(feature_set, frame))
 
 
-def _name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
+def _find_name_problems(expected: tuple[str, ...], columns: list[str]) -> list[str]:
+    """Describe columns that are missing, not in the registry, or out of order."""
     missing = [name for name in expected if name not in columns]
     extra = [name for name in columns if name not in expected]
     problems = [f"missing: {', '.join(missing)}"] if missing else []
     if extra:
         shown = [name if name.isidentifier() and name.isascii() else show(name) for name in extra]
         problems.append(f"not in the registry: {', '.join(shown)}")
-    moved = list(_moved(expected, [name for name in columns if name in expected]))
+    moved = list(_describe_moves(expected, [name for name in columns if name in expected]))
     if moved:
         problems.append(f"out of order: {', '.join(moved)}")
     return problems
 
 
-def _moved(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
-    """Describe the smallest set of moves that puts the columns in order."""
+def _describe_moves(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
+    """Describe the smallest set of moves that puts columns in the expected order."""
     places = {name: i for i, name in enumerate(name for name in expected if name in found)}
     order = list(places)
     stays = _longest_rising([places[name] for name in found])
@@ -109,7 +110,8 @@ def _longest_rising(numbers: Sequence[int]) -> set[int]:
     return chain
 
 
-def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
+def _find_value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
+    """Describe columns that are not Float32, not finite, constant or all null."""
     problems = []
     for spec in feature_set.features:
         if spec.name not in frame.columns:
@@ -119,7 +121,7 @@ def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
         if frame.height and not values.len():
             problems.append(f"{spec.name} is null in every row")
         elif column.dtype != pl.Float32:
-            problems.append(f"{spec.name} is {column.dtype}, not Float32{_first_text(column)}")
+            problems.append(f"{spec.name} is {column.dtype}, not Float32{_describe_first_text(column)}")
         elif bad := int((~values.is_finite()).sum()):
             problems.append(f"{spec.name} is NaN or infinite in {bad} of {frame.height} rows")
         # A leader's features are 0 on the leader itself.
@@ -128,9 +130,9 @@ def _value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
     return problems
 
 
-def _first_text(column: pl.Series) -> str:
-    """Describe the first text that is not a number; empty for a column that is not of texts."""
+def _describe_first_text(column: pl.Series) -> str:
+    """Describe the first text in a column that is not a number, in parentheses; empty if there is none."""
     if column.dtype != pl.String:
         return ""
-    wrong = (column.str.strip_chars().cast(pl.Float32, strict=False).is_null() & column.is_not_null()).arg_true()
-    return f" (row {wrong[0]} is {show(column[int(wrong[0])])})" if wrong.len() else ""
+    rows = (column.str.strip_chars().cast(pl.Float32, strict=False).is_null() & column.is_not_null()).arg_true()
+    return f" (row {rows[0]} is {show(column[int(rows[0])])})" if rows.len() else ""

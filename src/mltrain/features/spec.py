@@ -83,7 +83,7 @@ class FeatureSpec:
 
     Attributes:
         name: Its column.
-        op: Key of OPS.
+        op: Name of the op, a key of `OPS`.
         params: Every parameter of the op by name, defaults included.
         leader: The symbol whose columns the op reads as `leader_...`; None if it reads none.
     """
@@ -179,11 +179,7 @@ class FeatureSet:
         return tuple(spec.window() for spec in self.features)
 
     def user_ops(self) -> UserOps | None:
-        """Return the user's module that some ops come from; None if all are built in.
-
-        Raises:
-            InputError: They come from several modules.
-        """
+        """Return the user's module that some ops come from; None if all are built in."""
         return user_ops_of(spec.op for spec in self.features)
 
     def to_json(self) -> dict[str, Json]:
@@ -198,7 +194,7 @@ class FeatureSet:
             f"interval: {self.interval}",
             f"label: {{{label}}}",
             "features:",
-            *(f"  - {_flow(to_json(spec))}" for spec in self.features),
+            *(f"  - {_format_flow(to_json(spec))}" for spec in self.features),
         ]
         return ("\n".join(lines) + "\n").encode()
 
@@ -206,23 +202,27 @@ class FeatureSet:
     def from_json(cls, value: Json, *, where: str) -> FeatureSet:
         """Read the result of `to_json`, as strictly as a file.
 
+        Args:
+            value: The registry as JSON values.
+            where: Name of their source in messages.
+
         Raises:
-            InputError: It is not a valid registry; lists every violation.
+            InputError: `value` is not a valid registry; lists every violation.
         """
         return read_record(Located(value, where), cls)
 
 
 def reads_leader(op: Op, params: Mapping[str, Param]) -> bool:
     """Return whether an op with these parameters reads columns of a leader."""
-    return any(name.startswith(LEADER_PREFIX) for name in _roots(op, tuple(params.items())))
+    return any(name.startswith(LEADER_PREFIX) for name in _input_columns(op, tuple(params.items())))
 
 
 def columns_read(spec: FeatureSpec, *, leader: bool) -> tuple[str, ...]:
-    """Return the candle columns that a feature reads of its symbol or of its leader, sorted, without prefix."""
-    roots = _roots(OPS[spec.op], tuple(spec.params.items()))
+    """Return the candle columns, sorted, that a feature reads of its symbol or, if `leader` is set, of its leader."""
+    names = _input_columns(OPS[spec.op], tuple(spec.params.items()))
     if leader:
-        return tuple(name.removeprefix(LEADER_PREFIX) for name in roots if name.startswith(LEADER_PREFIX))
-    return tuple(name for name in roots if not name.startswith(LEADER_PREFIX))
+        return tuple(name.removeprefix(LEADER_PREFIX) for name in names if name.startswith(LEADER_PREFIX))
+    return tuple(name for name in names if not name.startswith(LEADER_PREFIX))
 
 
 # Both are cached: building an expression takes 20 us and asking for its columns 5 us, for every feature, and serving
@@ -232,8 +232,8 @@ def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
     """Call an op with these parameters.
 
     Raises:
-        TypeError: It returns something other than a Window.
-        ValueError: Its lookback is below 1, or the parameters contradict each other.
+        TypeError: The op returns something other than a Window.
+        ValueError: The lookback is below 1, or the parameters contradict each other.
     """
     window = op(**dict(params))
     if not isinstance(window, Window) or not isinstance(window.expr, pl.Expr) or type(window.lookback_bars) is not int:
@@ -244,12 +244,13 @@ def build_window(op: Op, params: tuple[tuple[str, Param], ...]) -> Window:
 
 
 @lru_cache(maxsize=4 * MAX_FEATURES)
-def _roots(op: Op, params: tuple[tuple[str, Param], ...]) -> tuple[str, ...]:
+def _input_columns(op: Op, params: tuple[tuple[str, Param], ...]) -> tuple[str, ...]:
+    """Return the columns that an op's expression reads, sorted; those of a leader start with `leader_`."""
     return tuple(sorted(set(build_window(op, params).expr.meta.root_names())))
 
 
-def _flow(value: Json) -> str:
-    """Return a value in YAML's flow style, with quoted texts, so that none is read as another type."""
+def _format_flow(value: Json) -> str:
+    """Format a value in YAML's flow style, with quoted texts, so that none is read as another type."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_format_flow(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)

@@ -69,7 +69,7 @@ def import_user_ops(name: str) -> UserOps:
         The module's name and source hash.
 
     Raises:
-        UsageError: It is not a module name.
+        UsageError: `name` is not a module name.
         InputError: There is no such module, it fails, its file has changed since it was imported, or its `OPS` is
             missing, not a dictionary of ops, or has the name of an existing op; one message names every problem.
     """
@@ -78,14 +78,14 @@ def import_user_ops(name: str) -> UserOps:
     module = _import(name)
     functions = _read_ops(module, name)
     file, sha256 = _hash_source(module, name)
-    before = _modules.get(name)
-    if before is not None and before.source.sha256 != sha256 and before.functions == functions:
+    previous = _modules.get(name)
+    if previous is not None and previous.source.sha256 != sha256 and previous.functions == functions:
         raise InputError(
             f"{file} has changed since {name} was imported", hint="start Python again, or reload the module"
         )
     OPS.update(functions)
     # A module that was reloaded may have dropped some of its ops.
-    for op in before.functions if before else ():
+    for op in previous.functions if previous else ():
         if op not in functions:
             del OPS[op]
     source = UserOps(name, sha256)
@@ -97,12 +97,13 @@ def user_ops_of(ops: Iterable[str]) -> UserOps | None:
     """Return the user's module that some of these ops come from; None if all are built in.
 
     Raises:
-        InputError: They come from several modules; a model records one.
+        InputError: The ops come from several modules; a model records one.
     """
-    found = {module: _modules[module].source for op in ops if (module := user_module_of(op)) in _modules}
-    if len(found) > 1:
-        raise InputError(f"features use ops of several modules: {', '.join(map(str, found))}", hint="put them into one")
-    return next(iter(found.values()), None)
+    sources = {module: _modules[module].source for op in ops if (module := user_module_of(op)) in _modules}
+    if len(sources) > 1:
+        modules = ", ".join(map(str, sources))
+        raise InputError(f"features use ops of several modules: {modules}", hint="put them into one")
+    return next(iter(sources.values()), None)
 
 
 def check_user_ops(ops: UserOps, *, where: str) -> None:
@@ -140,6 +141,7 @@ def user_module_of(op: str) -> str | None:
 
 
 def _import(name: str) -> ModuleType:
+    """Import a module; raise InputError if there is none of this name, or if its code fails."""
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as err:
@@ -154,26 +156,27 @@ def _import(name: str) -> ModuleType:
 
 
 def _read_ops(module: ModuleType, name: str) -> dict[str, Op]:
-    found = getattr(module, "OPS", None)
-    if found is OPS or not isinstance(found, dict) or not found:
+    """Return the `OPS` of a module; raise InputError unless it is a dictionary of ops with new names."""
+    ops = getattr(module, "OPS", None)
+    if ops is OPS or not isinstance(ops, dict) or not ops:
         raise InputError(
             f"{name} has no OPS, a dictionary of ops by name",
             hint='end it with OPS = {"my_op": my_op}; docs/own-ops.md has an example',
         )
-    problems = [problem for op, function in found.items() for problem in _op_problems(op, function, name)]
+    problems = [problem for op, function in ops.items() for problem in _find_op_problems(op, function, name)]
     if problems:
         raise InputError("; ".join(f"{name}: {problem}" for problem in problems))
-    return dict(found)
+    return dict(ops)
 
 
-def _op_problems(op: object, function: object, name: str) -> list[str]:
-    """List the reasons why an entry of a module's OPS is not an op."""
+def _find_op_problems(op: object, function: object, name: str) -> list[str]:
+    """List the reasons why an entry of the `OPS` of the module `name` is not an op."""
     if not isinstance(op, str) or FEATURE.fullmatch(op) is None:
         return [f"{show(str(op))} is not a name of lower-case letters, digits and underscores"]
     if not callable(function):
         return [f"{op} is {type(function).__name__}, not a function"]
-    before = _modules.get(name)
-    if op in OPS and not (before and op in before.functions):
+    previous = _modules.get(name)
+    if op in OPS and not (previous and op in previous.functions):
         return [f"there is an op {op} already, of {user_module_of(op) or 'mltrain'}: give it another name"]
     try:
         parameters = inspect.signature(function).parameters
@@ -189,6 +192,7 @@ def _op_problems(op: object, function: object, name: str) -> list[str]:
 
 # Any: an op's parameter may have any annotation.
 def _is_param(hint: Any) -> bool:  # noqa: ANN401
+    """Return whether an annotation is that of a parameter that a registry can hold: int, float or texts to choose."""
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is Literal:

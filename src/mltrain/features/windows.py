@@ -88,18 +88,18 @@ def window_range_position(value: pl.Expr, low: pl.Expr, high: pl.Expr, bars: int
 
 
 def window_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
-    """Return the `contrast` of the means of the last `short` and `long` values, which are 0 or more."""
+    """Return (a - b) / (a + b), a and b the means of the last `short` and `long` values, which are 0 or more."""
     return _windowed(partial(_window_contrasts, short=short), long, values)
 
 
 def window_root_contrast(values: pl.Expr, *, short: int, long: int) -> pl.Expr:
-    """Return the `contrast` of the root mean squares of the last `short` and `long` values."""
+    """Return (a - b) / (a + b), a and b the root mean squares of the last `short` and `long` values."""
     return _windowed(partial(_root_contrasts, short=short), long, values)
 
 
-def window_correlation(one: pl.Expr, other: pl.Expr, bars: int) -> pl.Expr:
+def window_correlation(first: pl.Expr, second: pl.Expr, bars: int) -> pl.Expr:
     """Return the correlation about zero of the last `bars` pairs, in [-1, 1]; 0 where either is zero throughout."""
-    return _windowed(_correlations, bars, one, other)
+    return _windowed(_correlations, bars, first, second)
 
 
 def window_price_ratio(
@@ -131,17 +131,18 @@ def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
     return pl.when(whole > 0).then(part / whole).otherwise(0.0)
 
 
-def contrast(one: pl.Expr, other: pl.Expr) -> pl.Expr:
-    """Return (one - other) / (one + other) of two amounts of 0 or more, in [-1, 1]; 0 where both are 0."""
-    return _windowed(_contrasts, 1, one, other)
+def contrast(a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    """Return (a - b) / (a + b) of two amounts of 0 or more, in [-1, 1]; 0 where both are 0."""
+    return _windowed(_contrasts, 1, a, b)
 
 
 def _windowed(kernel: Kernel, bars: int, *inputs: pl.Expr) -> pl.Expr:
+    """Return an expression that applies a kernel to every window of `bars` rows; NaN in the first `bars` - 1 rows."""
     # A Polars expression that uses a window three times computes it three times; a kernel computes it once.
-    return pl.map_batches(inputs, partial(_run, bars=bars, kernel=kernel), return_dtype=pl.Float64)
+    return pl.map_batches(inputs, partial(_apply_kernel, bars=bars, kernel=kernel), return_dtype=pl.Float64)
 
 
-def _run(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series:
+def _apply_kernel(inputs: Sequence[pl.Series], *, bars: int, kernel: Kernel) -> pl.Series:
     """Apply a kernel, which maps n values to their n - bars + 1 windows, chunk by chunk."""
     # Null becomes NaN.
     arrays = [series.to_numpy().astype(np.float64, copy=False) for series in inputs]
@@ -195,12 +196,14 @@ def _fold(values: Floats, bars: int, join: np.ufunc) -> Floats:
 
 
 def _join(earlier: State, earlier_bars: int, later: State, later_bars: int, merge: Merge) -> State:
+    """Merge each window of `earlier` with the window of `later` that follows it."""
     later = tuple(part[earlier_bars:] for part in later)
     earlier = tuple(part[: later[0].size] for part in earlier)
     return merge(earlier, earlier_bars, later, later_bars)
 
 
 def _merge_means(earlier: State, earlier_bars: int, later: State, later_bars: int) -> State:
+    """Merge (mean,)."""
     return (earlier[0] + (later[0] - earlier[0]) * (later_bars / (earlier_bars + later_bars)),)
 
 
@@ -238,7 +241,7 @@ def _maxima(bars: int, values: Floats) -> Floats:
 
 def _range_positions(bars: int, values: Floats, low: Floats, high: Floats) -> Floats:
     lowest, highest = _minima(bars, low), _maxima(bars, high)
-    return _where(highest <= lowest, 0.5, (values[bars - 1 :] - lowest) / (highest - lowest))
+    return np.where(highest <= lowest, 0.5, (values[bars - 1 :] - lowest) / (highest - lowest))
 
 
 def _means(bars: int, values: Floats) -> Floats:
@@ -250,54 +253,54 @@ def _root_mean_squares(bars: int, values: Floats) -> Floats:
 
 
 def _scaled(bars: int, values: Floats, moves: Floats) -> Floats:
-    usual = _root_mean_squares(bars, moves)
-    return _where(usual > 0, values[bars - 1 :] / usual, 0.0)
+    volatility = _root_mean_squares(bars, moves)
+    return np.where(volatility > 0, values[bars - 1 :] / volatility, 0.0)
 
 
 def _zscores(bars: int, values: Floats) -> Floats:
     mean, squares = _slide((values, np.zeros_like(values)), bars, _merge_squares)
     deviation = _root(squares / bars)
-    return _where(deviation > EQUAL_SHARE * np.abs(mean), (values[bars - 1 :] - mean) / deviation, 0.0)
+    return np.where(deviation > EQUAL_SHARE * np.abs(mean), (values[bars - 1 :] - mean) / deviation, 0.0)
 
 
 def _skews(bars: int, values: Floats, *, min_deviation: float) -> Floats:
     zeros = np.zeros_like(values)
     _, squares, cubes = _slide((values, zeros, zeros), bars, _merge_cubes)
     deviation = _root(squares / bars)
-    return _where(deviation > min_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
+    return np.where(deviation > min_deviation, cubes / bars / (deviation * deviation * deviation), 0.0)
 
 
 def _sum_ratios(bars: int, numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
-    over, under = _sums(bars, numerator), _sums(bars, denominator)
-    return _where(under > 0, over / under, empty)
+    numerators, denominators = _sums(bars, numerator), _sums(bars, denominator)
+    return np.where(denominators > 0, numerators / denominators, empty)
 
 
-def _price_ratios(bars: int, price: Floats, *traded: Floats) -> Floats:
-    paid, volume, low, high = traded
-    bought, amount = _sums(bars, paid), _sums(bars, volume)
-    average = np.clip(bought / amount, _minima(bars, low), _maxima(bars, high))
-    return _where(amount <= 0, 1.0, price[bars - 1 :] / average)
+def _price_ratios(bars: int, price: Floats, paid: Floats, volume: Floats, *bounds: Floats) -> Floats:
+    low, high = bounds
+    volumes = _sums(bars, volume)
+    average = np.clip(_sums(bars, paid) / volumes, _minima(bars, low), _maxima(bars, high))
+    return np.where(volumes <= 0, 1.0, price[bars - 1 :] / average)
 
 
 def _runs(bars: int, signs: Floats) -> Floats:
     newest = signs[bars - 1 :]
-    going = np.ones(newest.size, dtype=np.bool_)
-    run = np.zeros(newest.size)
+    is_running = np.ones(newest.size, dtype=np.bool_)
+    length = np.zeros(newest.size)
     for lag in range(bars):
-        going &= signs[bars - 1 - lag : signs.size - lag] == newest
-        run += going
-    return _where(np.isnan(_sums(bars, signs)), np.nan, run * newest)
+        is_running &= signs[bars - 1 - lag : signs.size - lag] == newest
+        length += is_running
+    return np.where(np.isnan(_sums(bars, signs)), np.nan, length * newest)
 
 
-def _correlations(bars: int, one: Floats, other: Floats) -> Floats:
-    products, one_squares, other_squares = (_sums(bars, a * b) for a, b in ((one, other), (one, one), (other, other)))
-    scale = _root(one_squares) * _root(other_squares)
-    return _where(scale > 0, np.clip(products / scale, -1, 1), 0.0)
+def _correlations(bars: int, first: Floats, second: Floats) -> Floats:
+    products = _sums(bars, first * second)
+    scale = _root(_sums(bars, first * first)) * _root(_sums(bars, second * second))
+    return np.where(scale > 0, np.clip(products / scale, -1, 1), 0.0)
 
 
-def _contrasts(_bars: int, one: Floats, other: Floats) -> Floats:
-    both = one + other
-    return _where(both > 0, (one - other) / both, 0.0)
+def _contrasts(_bars: int, a: Floats, b: Floats) -> Floats:
+    total = a + b
+    return np.where(total > 0, (a - b) / total, 0.0)
 
 
 def _window_contrasts(long: int, values: Floats, *, short: int) -> Floats:
@@ -306,15 +309,10 @@ def _window_contrasts(long: int, values: Floats, *, short: int) -> Floats:
 
 def _root_contrasts(long: int, values: Floats, *, short: int) -> Floats:
     squares = values * values
-    one, other = _sums(short, squares)[long - short :] / short, _sums(long, squares) / long
-    return _contrasts(1, _root(one), _root(other))
+    short_means, long_means = _sums(short, squares)[long - short :] / short, _sums(long, squares) / long
+    return _contrasts(1, _root(short_means), _root(long_means))
 
 
 def _root(squares: Floats) -> Floats:
     root: Floats = np.sqrt(squares)
     return root
-
-
-def _where(condition: NDArray[np.bool_], values: Floats | float, otherwise: Floats | float) -> Floats:
-    chosen: Floats = np.where(condition, values, otherwise)
-    return chosen

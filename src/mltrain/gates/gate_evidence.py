@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mltrain.training.bootstrap import Estimate, Interval, MetricIntervals
     from mltrain.training.economics import Economics, SymbolBounce
 
-# Half of the expected maximum of repeated tries is added to the margin; the wider interval covers the other half.
+# Share of the lucky maximum of repeated tries that is added to the margin; the wider interval covers the rest.
 _MARGIN_FACTOR: Final = 0.7
 
 
@@ -56,7 +56,7 @@ class Selection:
 
     @property
     def confidence(self) -> float:
-        """Confidence of one end of an interval, in (0, 1).
+        """Confidence that one end of an interval needs after these looks, in (0, 1).
 
         >>> round(Selection(0).confidence, 4), round(Selection(5).confidence, 4)
         (0.95, 0.9915)
@@ -64,7 +64,7 @@ class Selection:
         return float(JUDGED ** (1 / (1 + self.looks)))
 
     def raised_by(self, se: float) -> float:
-        """Return by how much a required margin rises, in the unit of the standard error `se`.
+        """Return what to add to a required margin for the earlier looks, in the unit of `se`, its standard error.
 
         >>> round(Selection(5).raised_by(0.6), 2), round(Selection(100).raised_by(0.6), 2)
         (0.52, 1.04)
@@ -79,7 +79,7 @@ class SkillEvidence:
     """The gain on the holdout over predictions that need no model.
 
     Attributes:
-        base_rate: Share of the training rows that went up; it decides which of the two gains is judged.
+        base_rate: Share of the training rows that went up, 0 to 1; it decides which of the two gains is judged.
         accuracy_margin: Accuracy minus that of the symbols' baselines on the same rows, paired; a share, not pp.
         log_loss_skill: 1 - log loss / log loss of the training base rate, paired; a share, not percent.
     """
@@ -107,12 +107,12 @@ class CalibrationEvidence:
     """The calibration error, and the error that chance alone explains.
 
     Attributes:
-        ece: Expected calibration error on the holdout, after calibration; its interval is shown, but not judged.
-        floor_p95: 95 % point of the ECE that exact probabilities would show on as many rows.
+        ece: Expected calibration error on the holdout, 0 to 1; its interval is shown, but not judged.
+        ece_null_p95: 95th percentile of the ECE that exact probabilities would show by chance on as many rows, 0 to 1.
     """
 
     ece: Interval
-    floor_p95: float
+    ece_null_p95: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +130,17 @@ class BounceEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Every score of two models on the same rows and draws, with its interval.
+    """Every score of two models on the same rows and bootstrap draws, with its interval.
 
     Attributes:
         rows: Number of rows.
-        ours: Scores of the new model.
-        theirs: Scores of the champion.
+        new: Scores of the new model.
+        champion: Scores of the live version.
     """
 
     rows: int
-    ours: MetricIntervals
-    theirs: MetricIntervals
+    new: MetricIntervals
+    champion: MetricIntervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,9 @@ class ChampionEvidence:
     """The new model compared with the live version, on rows later than the live version's last training label.
 
     Attributes:
-        version: The champion.
-        gain: Log loss of the champion minus that of the new model, paired, in nats; above 0 the new one is better.
-        days: UTC days that the rows touch.
+        version: Name of the live version.
+        gain: Log loss of the live version minus that of the new model, paired, in nats; above 0 the new one is better.
+        days: Number of UTC days that the rows touch.
         side_by_side: Every score of both; None if it was not requested.
     """
 
@@ -182,10 +182,10 @@ class Evidence:
         simple_model: Gain over simpler models.
         symbols: Skill on each symbol alone.
         leaders: Leader symbols of the features.
-        calibration: Whether the probabilities match the observed frequencies.
+        calibration: Calibration error on the holdout.
         latency_p95_ms: 95th percentile of the time from candles to the probability of one symbol, in ms.
         guards: Results of the leakage guards.
-        bounce: Whether the gain could be traded at all.
+        bounce: Signs that the gain is bid-ask bounce.
         champion: Comparison with the live version.
         meaning: Why the model is not a drop-in replacement for the live version, one sentence each.
         origin: Simulated or real candles.

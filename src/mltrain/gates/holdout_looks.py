@@ -33,10 +33,10 @@ class Look:
     """One scoring of a holdout.
 
     Attributes:
-        start_ms: First open time of its range, ms UTC.
-        end_ms: Its end, ms UTC.
-        when: UTC, such as 2025-10-15T12:00:00Z.
-        study: The study that scored it.
+        start_ms: First open time of its range, UTC ms.
+        end_ms: End of its range, UTC ms, excluded.
+        when: When it was scored, UTC, such as 2025-10-15T12:00:00Z.
+        study: Name of the study that scored it.
         configuration_sha256: Hash of everything except the candles that the study's scores depend on; None if unknown.
     """
 
@@ -53,7 +53,7 @@ class LookCounts:
 
     Attributes:
         earlier: Earlier scorings whose range overlaps this one's.
-        weighted: The same, each weighted by the share of this range that it covered.
+        weighted: The same, each weighted by the share of this range that it covered, 0 to 1.
         others: Other configurations or seeds among them, each counted once, by the largest share that it covered.
     """
 
@@ -73,9 +73,9 @@ def count_looks(
 
     Args:
         looks: All earlier looks.
-        start_ms: First open time of the holdout, ms UTC.
-        end_ms: Its end, ms UTC.
-        study: The study that is about to score it.
+        start_ms: First open time of the holdout, UTC ms.
+        end_ms: End of the holdout, UTC ms, excluded.
+        study: Name of the study that is about to score it.
         configuration_sha256: Hash of everything except the candles that the study's scores depend on.
     """
     shares, others = [], dict[str, float]()
@@ -85,25 +85,25 @@ def count_looks(
             continue
         shares.append(share)
         if look.configuration_sha256 is not None:
-            current, earlier = configuration_sha256, look.configuration_sha256
+            current_key, key = configuration_sha256, look.configuration_sha256
         elif look.study.startswith(EVALUATION):
             # The training of that version has its own line.
             continue
         elif look.study.startswith(WARM_START):
-            current, earlier = study, look.study
+            current_key, key = study, look.study
         else:
             # Lines of earlier releases have no configuration hash; the end of the study's name holds part of it.
-            current, earlier = _study_end(study), _study_end(look.study)
-        if current == earlier:
-            fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
-            if not fitted or end_ms - look.end_ms >= NEWER_MS:
+            current_key, key = _read_configuration(study), _read_configuration(look.study)
+        if current_key == key:
+            was_fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
+            if not was_fitted or end_ms - look.end_ms >= NEWER_MS:
                 continue
-            earlier = look.study
-        others[earlier] = max(share, others.get(earlier, 0.0))
+            key = look.study
+        others[key] = max(share, others.get(key, 0.0))
     return LookCounts(earlier=len(shares), weighted=sum(shares), others=sum(others.values()))
 
 
-def _study_end(study: str) -> str:
-    """Return the part of a study's name with configuration and seed; the whole name if there is none."""
-    found = _STUDY_END.search(study)
-    return found.group(1) if found and found.end() == len(study) else study
+def _read_configuration(study: str) -> str:
+    """Return configuration hash and seed from the end of a study's name; the whole name if it has none."""
+    match = _STUDY_END.search(study)
+    return match.group(1) if match and match.end() == len(study) else study

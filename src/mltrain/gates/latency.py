@@ -7,7 +7,7 @@ from typing import Final
 
 # Per core: with more processes than this ready to run, the machine counts as busy.
 BUSY_LOAD: Final = 0.75
-# Share of the calls interrupted by other processes; from here on it reaches p99.
+# Share of interrupted calls above which the machine counts as busy: then interruptions reach p99.
 BUSY_SHARE: Final = 0.02
 
 
@@ -50,13 +50,13 @@ class Latency:
     """A latency measurement and the machine it ran on.
 
     Attributes:
-        candles: From candles to the probability of one symbol; the gate judges this one.
-        one_row: From one row of features to the probability.
+        candles: From candles to the probability of one symbol, in ms; the gate judges this one.
+        one_row: From one row of features to the probability, in ms.
         batch_rows_per_s: Rows of features scored per second, many at a time, on one thread.
         samples: Calls of each kind.
         cpu: The processor's name.
         load_average: Mean number of processes ready to run in the minute before; None if the system does not report it.
-        histogram: Histogram of `candles`.
+        histogram: Histogram of the calls summarized in `candles`.
         preempted: How often another process took the processor during the calls; None if the system does not report
             it.
     """
@@ -70,11 +70,13 @@ class Latency:
     histogram: tuple[Bin, ...] = ()
     preempted: int | None = None
 
-    def noise(self, *, cores: int) -> str | None:
+    def describe_noise(self, *, cores: int) -> str | None:
         """Describe other work on the machine that may have raised the figures; None if it was idle enough."""
         reasons = []
         if self.load_average is not None and self.load_average > BUSY_LOAD * cores:
             reasons.append(f"load {self.load_average:.2f} on {cores} cores")
-        if self.preempted is not None and self.preempted > BUSY_SHARE * 2 * self.samples:
-            reasons.append(f"interrupted {self.preempted:,} times in {2 * self.samples:,} calls")
+        # `candles` and `one_row` are two kinds of calls.
+        calls = 2 * self.samples
+        if self.preempted is not None and self.preempted > BUSY_SHARE * calls:
+            reasons.append(f"interrupted {self.preempted:,} times in {calls:,} calls")
         return ", ".join(reasons) or None

@@ -1,8 +1,4 @@
-"""The outcome of one gate.
-
-`passed`, `failed`, `held`, `not_applicable` and `measured` build outcomes for the gates in `rules`. A figure that is
-not finite never passes.
-"""
+"""The outcome of one gate; a figure that is not finite never passes."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Literal, TypeAlias
 Outcome: TypeAlias = Literal["passed", "failed", "held", "not applicable"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateOutcome:
     """The outcome of one gate.
 
@@ -31,14 +27,14 @@ class GateOutcome:
     name: str
     outcome: Outcome
     target: str
-    value: float | None
-    low: float | None
-    high: float | None
-    margin: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
     reason: str
 
 
-def measured(
+def judge_figure(
     name: str,
     *,
     passed: bool,
@@ -48,28 +44,20 @@ def measured(
     margin: float,
     reason: str,
 ) -> GateOutcome:
-    """Return the outcome of a gate that judges a figure: failed if the figure, an end or the margin is not finite."""
+    """Return the outcome of a gate that judges a figure: failed if the figure, an end or the margin is not finite.
+
+    `value`, `margin` and `ends`, the lower and upper end of the figure's interval, are in the unit of `target`.
+    """
     if not all(map(math.isfinite, (value, margin, *(ends or ())))):
-        return failed(name, target, reason)
+        return GateOutcome(name=name, outcome="failed", target=target, reason=reason)
     low, high = ends or (None, None)
-    return GateOutcome(name, "passed" if passed else "failed", target, value, low, high, margin, reason)
-
-
-def passed(name: str, target: str, reason: str) -> GateOutcome:
-    """Return the outcome of a gate that judges no figure and passed."""
-    return GateOutcome(name, "passed", target, None, None, None, None, reason)
-
-
-def failed(name: str, target: str, reason: str) -> GateOutcome:
-    """Return a failure without a figure."""
-    return GateOutcome(name, "failed", target, None, None, None, None, reason)
-
-
-def held(name: str, target: str, reason: str) -> GateOutcome:
-    """Return an outcome that keeps a GO from being promoted automatically, without a figure."""
-    return GateOutcome(name, "held", target, None, None, None, None, reason)
-
-
-def not_applicable(name: str, target: str, reason: str) -> GateOutcome:
-    """Return the outcome of a gate that has nothing to judge."""
-    return GateOutcome(name, "not applicable", target, None, None, None, None, reason)
+    return GateOutcome(
+        name=name,
+        outcome="passed" if passed else "failed",
+        target=target,
+        value=value,
+        low=low,
+        high=high,
+        margin=margin,
+        reason=reason,
+    )

@@ -32,15 +32,13 @@ class LoosenedThreshold:
     used: float
 
 
-def loosened_thresholds(used: T, packaged: T) -> tuple[LoosenedThreshold, ...]:
-    """Return the thresholds that are easier to pass than the packaged ones.
-
-    Args:
-        used: The gates or the guards of a training.
-        packaged: Those that mltrain comes with.
-    """
-    pairs = [(name, getattr(packaged, name), getattr(used, name)) for name in packaged.__dataclass_fields__]
-    return tuple(LoosenedThreshold(*pair) for pair in pairs if _is_easier(*pair))
+def find_loosened(used: T, packaged: T) -> tuple[LoosenedThreshold, ...]:
+    """Return the thresholds of a training's gates or guards that are easier to pass than the packaged ones."""
+    thresholds = [
+        LoosenedThreshold(name, packaged=getattr(packaged, name), used=getattr(used, name))
+        for name in packaged.__dataclass_fields__
+    ]
+    return tuple(t for t in thresholds if _is_easier(t.name, t.packaged, t.used))
 
 
 def _is_easier(name: str, packaged: float, used: float) -> bool:

@@ -73,10 +73,10 @@ class Shift:
 
     Attributes:
         lag_bars: How many bars later the second symbol makes the first one's moves; negative: earlier.
-        correlation: Correlation of returns at that lag.
+        correlation: Correlation of returns at that lag, in [-1, 1].
         at_zero: The same at lag 0.
         limit: The limit that `correlation` exceeds in absolute value.
-        start_ms: Open time of the first bar of the part of the history where it was found, ms UTC; None for the whole
+        start_ms: First open time of the part of the history where the shift is clearest, UTC ms; None for the whole
             history.
         parts: Number of shifted parts, and of all parts.
     """
@@ -89,13 +89,13 @@ class Shift:
     parts: tuple[int, int]
 
     def describe(self, step_ms: int) -> str:
-        """Format the correlation, the lag in bars and minutes, and the number of parts in which it was found."""
-        where = "" if self.start_ms is None else f", in {self.parts[0]} of {self.parts[1]} parts of the history"
-        return f"{self.correlation:.2f} at {_format_lag(self.lag_bars, step_ms)}{where}"
+        """Format the correlation, its lag in bars (of `step_ms`) and in minutes, and the number of shifted parts."""
+        parts = "" if self.start_ms is None else f", in {self.parts[0]} of {self.parts[1]} parts of the history"
+        return f"{self.correlation:.2f} at {_format_lag(self.lag_bars, step_ms)}{parts}"
 
 
 def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]) -> None:
-    """Fail for each symbol that is shifted against its leader; warn of other pairs that are shifted.
+    """Record a failure for each symbol whose candles are shifted in time against its leader's; warn of other pairs.
 
     In a snapshot of up to ten symbols, all pairs are compared. In a larger one, besides the pairs of a leader, each
     symbol is compared with the first leader or, without leaders, with the first symbol.
@@ -107,21 +107,27 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
     """
     step_ms = interval_ms(feature_set.interval)
     symbols = sorted(candles)
-    read = [(leader, symbol) for leader in feature_set.leaders for symbol in symbols if leader != symbol]
-    for leader, symbol in read:
+    leader_pairs = [(leader, symbol) for leader in feature_set.leaders for symbol in symbols if leader != symbol]
+    for leader, symbol in leader_pairs:
         shift = _check_pair(findings, candles, (leader, symbol), step_ms)
         if shift is not None:
-            names = format_names(spec.name for spec in feature_set.features if spec.leader == leader)
-            why = f"its returns correlate with those of its leader {leader} at the wrong time"
-            expected = f"{shift.limit:.2f} at most, for {shift.at_zero:.2f} at lag 0"
-            failure = Failure(names, symbol, shift.start_ms, expected, shift.describe(step_ms), why, HINT)
+            failure = Failure(
+                feature=format_names(spec.name for spec in feature_set.features if spec.leader == leader),
+                symbol=symbol,
+                time_ms=shift.start_ms,
+                expected=f"{shift.limit:.2f} at most, for {shift.at_zero:.2f} at lag 0",
+                got=shift.describe(step_ms),
+                why=f"its returns correlate with those of its leader {leader} at the wrong time",
+                hint=HINT,
+            )
             findings.fail(CHECK, failure)
     reference = min(feature_set.leaders, default=symbols[0])
     for pair in combinations(symbols, 2):
-        compared = len(symbols) <= _MAX_SYMBOLS_FOR_ALL_PAIRS or reference in pair
-        shift = None
-        if compared and pair not in read and pair[::-1] not in read:
-            shift = _check_pair(findings, candles, pair, step_ms)
+        if pair in leader_pairs or pair[::-1] in leader_pairs:
+            continue
+        if len(symbols) > _MAX_SYMBOLS_FOR_ALL_PAIRS and reference not in pair:
+            continue
+        shift = _check_pair(findings, candles, pair, step_ms)
         if shift is not None:
             findings.warnings.append(
                 f"{pair[1]} seems to be shifted against {pair[0]}: their returns correlate by "
@@ -132,12 +138,13 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
 def _check_pair(
     findings: Findings, candles: Mapping[str, pl.DataFrame], pair: tuple[str, str], step_ms: int
 ) -> Shift | None:
+    """Count the correlations of a pair of symbols, and return the shift between them; None if there is none."""
     sums = sum_products(candles[pair[0]], candles[pair[1]], step_ms)
-    correlations, errors = _correlate(sums.by_lag.sum(axis=1))
-    significant = np.where(np.abs(errors) > _SIGNIFICANT, np.abs(correlations), 0.0)
+    correlations, z_scores = _correlate(sums.by_lag.sum(axis=1))
+    significant = np.where(np.abs(z_scores) > _SIGNIFICANT, np.abs(correlations), 0.0)
     significant[sums.max_lag] = 0.0
-    lag = int(significant.argmax()) - sums.max_lag
-    case = f"{pair[1]} against {pair[0]} at {_format_lag(lag, step_ms)}"
+    lag_bars = int(significant.argmax()) - sums.max_lag
+    case = f"{pair[1]} against {pair[0]} at {_format_lag(lag_bars, step_ms)}"
     findings.count(CHECK, sums.by_lag[0].size, float(significant.max()), case=case)
     return find_shift(sums)
 
@@ -151,10 +158,10 @@ class LagSums:
     """Sums from which the cross-correlations of two symbols follow, for each part of their history.
 
     Attributes:
-        start_ms: Open time of the first bar of each part, ms UTC, shape (parts,); empty where no part has both.
+        start_ms: Open time of the first bar of each part, UTC ms, shape (parts,); empty if the symbols share no time.
         by_lag: Shape (4, parts, lags), from lag -max_lag to max_lag: sums of the product of the first symbol's return
             at t and the second one's at t + lag, of the squares of each, and of the squared product, over all t of
-            the part at which both are known.
+            the part at which both returns are known.
     """
 
     start_ms: NDArray[np.int64]
@@ -166,57 +173,60 @@ class LagSums:
         return int(self.by_lag.shape[-1]) // 2
 
 
-def sum_products(one: pl.DataFrame, other: pl.DataFrame, step_ms: int) -> LagSums:
+def sum_products(first: pl.DataFrame, second: pl.DataFrame, step_ms: int) -> LagSums:
     """Sum the products of two symbols' clipped returns at all lags up to a day, over the time that both cover.
 
     Args:
-        one: Candles of the first symbol, checked.
-        other: Candles of the second symbol, shifted against them.
-        step_ms: Their interval.
+        first: Checked candles of the symbol that stays in place.
+        second: Checked candles of the symbol that is moved by each lag.
+        step_ms: Length of their interval, in ms.
     """
     max_lag = DAY_MS // step_ms
-    one_ms, other_ms = times_ms(one), times_ms(other)
-    if not one_ms.size or not other_ms.size:
+    first_ms, second_ms = times_ms(first), times_ms(second)
+    if not first_ms.size or not second_ms.size:
         return LagSums(np.empty(0, np.int64), np.zeros((4, 0, 2 * max_lag + 1)))
-    start_ms, end_ms = max(int(one_ms[0]), int(other_ms[0])), min(int(one_ms[-1]), int(other_ms[-1]))
-    count = max(0, (end_ms - start_ms) // step_ms + 1)
-    bars = min(max(_PART_BARS[0], count // 4), max(_PART_BARS[1], max_lag))
-    parts = -(-count // bars)
-    first = _clipped_returns(one_ms, one, step_ms, start_ms, parts * bars).reshape(3, parts, bars)
-    window = bars + 2 * max_lag
-    second = _clipped_returns(other_ms, other, step_ms, start_ms - max_lag * step_ms, parts * bars + 2 * max_lag)
-    windows = np.lib.stride_tricks.sliding_window_view(second, window, axis=1)[:, ::bars] if parts else second
+    start_ms, end_ms = max(int(first_ms[0]), int(second_ms[0])), min(int(first_ms[-1]), int(second_ms[-1]))
+    shared_bars = max(0, (end_ms - start_ms) // step_ms + 1)
+    part_bars = min(max(_PART_BARS[0], shared_bars // 4), max(_PART_BARS[1], max_lag))
+    parts = -(-shared_bars // part_bars)
+    bars = parts * part_bars
+    first_parts = _clip_returns(first, step_ms, start_ms, bars).reshape(3, parts, part_bars)
+    # A window is a part plus the longest lag on both sides, so that the circular correlation does not wrap around.
+    window = part_bars + 2 * max_lag
+    moved = _clip_returns(second, step_ms, start_ms - max_lag * step_ms, bars + 2 * max_lag)
+    windows = np.lib.stride_tricks.sliding_window_view(moved, window, axis=1)[:, ::part_bars] if parts else moved
     by_lag = np.zeros((4, parts, 2 * max_lag + 1))
     for begin in range(0, parts, _PARTS_AT_ONCE):
         some = slice(begin, begin + _PARTS_AT_ONCE)
-        # A window is a part plus the longest lag on both sides, so that the circular correlation does not wrap around.
-        a, a_square, a_known = np.conj(np.fft.rfft(first[:, some], window))
+        a, a_square, a_known = np.conj(np.fft.rfft(first_parts[:, some], window))
         b, b_square, b_known = np.fft.rfft(windows[:, some])
         products = np.stack([a * b, a_square * b_known, a_known * b_square, a_square * b_square])
         by_lag[:, some] = np.fft.irfft(products, window)[..., : 2 * max_lag + 1]
-    return LagSums(start_ms + np.arange(parts) * bars * step_ms, by_lag)
+    return LagSums(start_ms + np.arange(parts) * part_bars * step_ms, by_lag)
 
 
-def _clipped_returns(ts_ms: NDArray[np.int64], frame: pl.DataFrame, step_ms: int, start_ms: int, bars: int) -> Floats:
-    """Return each bar's clipped return, its square, and 1, shape (3, bars); 0 for a bar without a return.
+def _clip_returns(frame: pl.DataFrame, step_ms: int, start_ms: int, bars: int) -> Floats:
+    """Return the clipped and centred log returns of `bars` bars from `start_ms` on, their squares, and a mask.
 
-    A bar has a return if its candle and the one before it exist.
+    The shape is (3, bars). The mask is 1 where the candle of a bar and the one before it exist; elsewhere, and if the
+    price never moves, all three are 0.
     """
-    at = (ts_ms[1:] - start_ms) // step_ms
-    taken = (np.diff(ts_ms) == step_ms) & (at >= 0) & (at < bars)
-    at, moves = at[taken], np.diff(np.log(frame["close"].to_numpy()))[taken]
-    found = np.zeros((3, bars))
-    sizes = np.abs(moves[moves != 0])
+    ts_ms = times_ms(frame)
+    positions = (ts_ms[1:] - start_ms) // step_ms
+    has_return = (np.diff(ts_ms) == step_ms) & (positions >= 0) & (positions < bars)
+    positions, returns = positions[has_return], np.diff(np.log(frame["close"].to_numpy()))[has_return]
+    rows = np.zeros((3, bars))
+    sizes = np.abs(returns[returns != 0])
     if sizes.size:
-        clipped = np.clip(moves / np.quantile(sizes, _CLIP_QUANTILE), -1.0, 1.0)
-        found[0, at] = clipped - clipped.mean()
-        found[1] = found[0] ** 2
-        found[2, at] = 1.0
-    return found
+        clipped = np.clip(returns / np.quantile(sizes, _CLIP_QUANTILE), -1.0, 1.0)
+        rows[0, positions] = clipped - clipped.mean()
+        rows[1] = rows[0] ** 2
+        rows[2, positions] = 1.0
+    return rows
 
 
 def _correlate(sums: Floats) -> tuple[Floats, Floats]:
-    """Return the correlations of sums of shape (4, ...), and each in standard errors; 0 where nothing moves."""
+    """Return the correlations that follow from `LagSums.by_lag`, and their z-scores; 0 where a price never moves."""
     products, first, second, squares = sums
     known = np.minimum(np.minimum(first, second), squares) > _MIN_SUM
     first, second, squares = (np.where(known, values, 1.0) for values in (first, second, squares))
@@ -225,13 +235,13 @@ def _correlate(sums: Floats) -> tuple[Floats, Floats]:
 
 
 def find_shift(sums: LagSums) -> Shift | None:
-    """Return the shift of the whole history or, if it has none, the clearest shift of a part."""
+    """Return the shift of the whole history or, if it has none, the clearest shift of a part; None if there is none."""
     whole = sums.by_lag.sum(axis=1, keepdims=True)
-    for by_lag, (least, times) in ((whole, _WHOLE_LIMITS), (sums.by_lag, _PART_LIMITS)):
-        correlations, errors = _correlate(by_lag)
+    for by_lag, (min_correlation, min_multiple) in ((whole, _WHOLE_LIMITS), (sums.by_lag, _PART_LIMITS)):
+        correlations, z_scores = _correlate(by_lag)
         at_zero = correlations[:, sums.max_lag]
-        limits = np.maximum(least, times * np.abs(at_zero))
-        beyond = np.where(np.abs(errors) > _SIGNIFICANT, np.abs(correlations), 0.0)
+        limits = np.maximum(min_correlation, min_multiple * np.abs(at_zero))
+        beyond = np.where(np.abs(z_scores) > _SIGNIFICANT, np.abs(correlations), 0.0)
         beyond[beyond <= limits[:, None]] = 0.0
         if beyond.any():
             part, lag = np.unravel_index(beyond.argmax(), beyond.shape)

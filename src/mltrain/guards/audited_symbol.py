@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     Values: TypeAlias = NDArray[np.float32]
 
+# Candles by symbol.
 Candles: TypeAlias = Mapping[str, pl.DataFrame]
+# Computes the features of one symbol, as `mltrain.features.computation.compute_features` does.
 Compute: TypeAlias = Callable[["FeatureSet", str, Candles], pl.DataFrame]
 
 # A planted feature with a known leak: ln(close[t+1] / close[t]), in the last column of every matrix.
@@ -54,7 +56,7 @@ class FeatureGroup:
 
     Attributes:
         features: These features, as a registry.
-        columns: Their columns in the batch, then the canary's, shape (features + 1,).
+        columns: Positions of their columns in `AuditedSymbol.batch`, then the canary's, shape (features + 1,).
         reads: The symbols that they may read, the audited one first.
         user_ops: Whether their ops come from a user's module, so that only the audit tests them.
     """
@@ -67,7 +69,7 @@ class FeatureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Recomputed values against those of the batch, shape (rows, features).
+    """Recomputed values of features against those from the whole history; both arrays have shape (rows, features).
 
     Attributes:
         deviation: Absolute difference in standard deviations of the feature; infinite if only one of them is a value.
@@ -84,10 +86,10 @@ class AuditedSymbol:
 
     Attributes:
         symbol: The symbol.
-        ts_ms: Open time of each row, ms UTC, shape (rows,).
+        ts_ms: Open time of each candle, UTC ms, shape (rows,).
         names: The features, then the canary.
-        batch: Values computed from the whole history, shape (rows, names); NaN for no value.
-        scale: Standard deviation of each column, or 1 where it has none.
+        batch: Values computed from the whole history, float32, shape (rows, names); NaN for no value.
+        scale: Standard deviation of each column of `batch`, or 1 where it has none, shape (names,).
         groups: The features, grouped by the symbols that they read.
         by_lookback: The same, grouped also by declared lookback, as (bars, group).
         compute: Computes features.
@@ -104,17 +106,17 @@ class AuditedSymbol:
     compute: Compute
     findings: Findings
 
-    def values(self, group: FeatureGroup, candles: Candles) -> Values:
-        """Compute the features of a group and the canary, shape (rows of the symbol's candles, features + 1)."""
+    def recompute(self, group: FeatureGroup, candles: Candles) -> Values:
+        """Compute a group's features and the canary from other candles, shape (candles of the symbol, features + 1)."""
         return _compute_values(self.compute, group.features, self.symbol, candles)
 
     def compare(self, group: FeatureGroup, rows: NDArray[np.intp], got: Values) -> Comparison:
-        """Compare values with those of the batch to one unit of float32, or TOLERANCE.
+        """Compare recomputed values with those of the batch, to one unit of float32 or TOLERANCE.
 
         Args:
             group: The features.
-            rows: Rows of the batch, shape (n,).
-            got: Their recomputed values and the canary's, shape (n, features + 1).
+            rows: Rows of `batch`, shape (n,).
+            got: The recomputed values of the features and the canary at these rows, shape (n, features + 1).
         """
         columns = group.columns[:-1]
         expected, got, scale = self.batch[np.ix_(rows, columns)], got[:, :-1], self.scale[columns]
@@ -125,20 +127,20 @@ class AuditedSymbol:
             unit = np.spacing(np.maximum(np.abs(expected), np.abs(got)))
         return Comparison(gap / scale, ~same & ~(gap <= np.maximum(unit, TOLERANCE * scale)))
 
-    def count(
+    def record_deviations(
         self,
         check: str,
         group: FeatureGroup,
         rows: NDArray[np.intp],
         deviation: NDArray[np.float64] | NDArray[np.bool_],
     ) -> None:
-        """Count comparisons, and keep the largest deviation with its feature and time.
+        """Count the values that a check compared, and keep the largest deviation with its feature and time.
 
         Args:
-            check: The check that compared.
-            group: The features.
-            rows: Rows of the batch, shape (n,).
-            deviation: From the batch, shape (n, features).
+            check: Name of the check.
+            group: The features compared.
+            rows: Rows of `batch`, shape (n,).
+            deviation: Deviation of each recomputed value from `batch`, or whether they differ, shape (n, features).
         """
         if deviation.size:
             row, i = np.unravel_index(int(np.argmax(deviation)), deviation.shape)
@@ -146,7 +148,7 @@ class AuditedSymbol:
             case = f"{self.names[group.columns[i]]} of {self.symbol} at {when}"
             self.findings.count(check, deviation.size, float(deviation[row, i]), case=case)
 
-    def fail(
+    def record_failure(
         self,
         check: str,
         group: FeatureGroup,
@@ -160,13 +162,13 @@ class AuditedSymbol:
         """Record that a feature's value at a row is wrong.
 
         Args:
-            check: The check that found it.
-            group: The features.
+            check: Name of the check that found it.
+            group: The feature's group.
             index: Position of the feature in the group.
-            row: Row of the batch.
-            got: The other value.
-            why: The check whose explanation applies; None: `check`.
-            expected: The right value; None: the batch's.
+            row: Row of `batch`.
+            got: The recomputed value.
+            why: Key of `_WHY`; None: `check`.
+            expected: The right value; None: that of `batch`.
         """
         column = int(group.columns[index])
         feature = self.names[column]
@@ -186,7 +188,7 @@ class AuditedSymbol:
 def compute_audited_symbol(
     compute: Compute, features: FeatureSet, symbol: str, candles: Candles, findings: Findings
 ) -> AuditedSymbol:
-    """Compute the whole history of one symbol, and group its features by the symbols that they read.
+    """Compute the features of a symbol over its whole history, and group them by the symbols that they read.
 
     Raises:
         InputError: The candles lack a symbol or column that a feature reads.
@@ -199,7 +201,7 @@ def compute_audited_symbol(
         by_reads.setdefault((leader, user_ops), []).append(i)
         by_lookback.setdefault((leader, user_ops, window.lookback_bars), []).append(i)
 
-    def group(leader: str | None, indices: Sequence[int], *, user_ops: bool) -> FeatureGroup:
+    def make_group(leader: str | None, indices: Sequence[int], *, user_ops: bool) -> FeatureGroup:
         chosen = replace(features, features=tuple(features.features[i] for i in indices))
         reads = (symbol,) if leader is None else (symbol, leader)
         return FeatureGroup(chosen, np.array([*indices, len(features.features)]), reads, user_ops)
@@ -210,19 +212,19 @@ def compute_audited_symbol(
         ts_ms=times_ms(candles[symbol]),
         names=(*features.names, CANARY),
         batch=batch,
-        scale=np.array([_scale(column) for column in batch.T]),
-        groups=tuple(group(leader, at, user_ops=user_ops) for (leader, user_ops), at in by_reads.items()),
+        scale=np.array([_standard_deviation(column) for column in batch.T]),
+        groups=tuple(make_group(leader, at, user_ops=user_ops) for (leader, user_ops), at in by_reads.items()),
         by_lookback=tuple(
-            (bars, group(leader, at, user_ops=user_ops)) for (leader, user_ops, bars), at in by_lookback.items()
+            (bars, make_group(leader, at, user_ops=user_ops)) for (leader, user_ops, bars), at in by_lookback.items()
         ),
         compute=compute,
         findings=findings,
     )
 
 
-def differ(one: Values, other: Values) -> NDArray[np.bool_]:
-    """Return where two arrays of one shape differ in any bit; NaN equals NaN."""
-    same = (one.view(np.uint32) == other.view(np.uint32)) | (np.isnan(one) & np.isnan(other))
+def differ(expected: Values, got: Values) -> NDArray[np.bool_]:
+    """Return where two float32 arrays of one shape differ in any bit, as a mask; NaN equals NaN."""
+    same = (expected.view(np.uint32) == got.view(np.uint32)) | (np.isnan(expected) & np.isnan(got))
     differs: NDArray[np.bool_] = ~same
     return differs
 
@@ -236,7 +238,7 @@ def _compute_values(compute: Compute, features: FeatureSet, symbol: str, candles
     return np.column_stack([*(frame[name].to_numpy() for name in features.names), planted])
 
 
-def _scale(values: Values) -> float:
+def _standard_deviation(values: Values) -> float:
     """Return the standard deviation of the finite values, or 1 where it is 0 or overflows."""
     finite = values[np.isfinite(values)].astype(np.float64)
     deviation = float(finite.std()) if finite.size else 0.0
@@ -245,24 +247,28 @@ def _scale(values: Values) -> float:
 
 @dataclass(slots=True)
 class Canary:
-    """Counts how often the planted feature had a value, and how often a check caught it."""
+    """Counts for each check how often the planted feature had a value, and how often the check caught its leak."""
 
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CANARY_CHECKS, 0))
     caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CANARY_CHECKS, 0))
 
     def note(self, check: str, expected: Values, got: Values) -> None:
-        """Count the rows where it has a value, and those where the recomputed one differs, both of shape (n,)."""
+        """Count the rows where the planted feature has a value, and those where its recomputed value differs."""
         has_value = ~np.isnan(expected)
         self.seen[check] += int(has_value.sum())
         self.caught[check] += int((differ(expected, got) & has_value).sum())
 
     def judge(self, findings: Findings) -> None:
-        """Fail for each check that did not catch it every time."""
+        """Record a failure for each check that did not catch the planted feature every time."""
         for check, seen in self.seen.items():
             escaped = seen - self.caught[check]
             findings.count("canary", seen, escaped / seen if seen else 1.0)
             # A market shorter than a lookback and its gap leaves the sweep nothing to compare.
             if escaped or not (seen or check == "sweep"):
-                why = f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead"
-                got = f"{self.caught[check]} of {seen} times caught"
-                findings.fail("canary", Failure(CANARY, "all", None, "caught every time", f"{got} ({check})", why))
+                failure = Failure(
+                    feature=CANARY,
+                    expected="caught every time",
+                    got=f"{self.caught[check]} of {seen} times caught ({check})",
+                    why=f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead",
+                )
+                findings.fail("canary", failure)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mltrain.candles.frame import times_ms
-from mltrain.features.computation import consecutive_bars
+from mltrain.features.computation import count_consecutive_bars
 from mltrain.times import DAY_MS, interval_ms
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-# How many of each kind are taken: segments whose ends are cut points, UTC midnights, segments in which a feature's
-# first value is one, unusual candles of each kind, and rows for checks of the whole history.
+# How many cut points of each kind are drawn: segments whose ends are cut points, UTC midnights, segments in which a
+# feature's first value is one, unusual candles of each kind, and rows for checks of the whole history.
 _SEGMENTS: Final = 6
 _MIDNIGHTS: Final = 4
 _FIRST_VALUES: Final = 2
 _UNUSUAL: Final = 2
-_FULL: Final = 4
+_FULL_HISTORY: Final = 4
 # Share of the random cut points at which every feature has a value; the others may fall into a warm-up.
 _SHARE_WITH_VALUES: Final = 2 / 3
 
@@ -38,7 +38,7 @@ class CutPoints:
         random: Random rows, rising.
         edges: Rows on both sides of gaps and of UTC midnights, and unusual candles, rising.
         full: Rows for checks of the whole history; never the last row, so that there is a future to take away.
-        segments: Some runs of candles without a gap, as (first row, rows).
+        segments: Some runs of candles without a gap, the longest first, as (first row, number of rows).
     """
 
     random: tuple[int, ...]
@@ -51,21 +51,21 @@ class CutPoints:
         """The rows at which every feature is checked, rising."""
         return tuple(sorted({*self.random, *self.edges}))
 
-    def first_with(self, bars: int) -> tuple[int, ...]:
-        """Return the first rows of some segments at which `bars` bars are complete."""
+    def find_first_complete(self, bars: int) -> tuple[int, ...]:
+        """Return, for up to two segments, the first row at which `bars` consecutive bars end."""
         return tuple(first + bars - 1 for first, rows in self.segments if rows >= bars)[:_FIRST_VALUES]
 
 
-def count_bars(
+def count_shared_bars(
     symbol: str, reads: Sequence[str], candles: Mapping[str, pl.DataFrame], step_ms: int
 ) -> NDArray[np.int64]:
-    """Count, at each row of a symbol, the bars that end there without a gap in any of the symbols in `reads`."""
+    """Count, at each row of a symbol, the bars in a row that end there and that all symbols in `reads` have."""
     ts_ms = times_ms(candles[symbol])
     present = np.ones(ts_ms.size, dtype=np.bool_)
     for other in reads:
         if other != symbol:
             present &= np.isin(ts_ms, times_ms(candles[other]))
-    return consecutive_bars(ts_ms, step_ms, present=present)
+    return count_consecutive_bars(ts_ms, step_ms, present=present)
 
 
 def choose_cut_points(
@@ -88,40 +88,40 @@ def choose_cut_points(
     ts_ms = times_ms(candles[symbol])
     if not ts_ms.size:
         return CutPoints((), (), (), ())
-    counts = count_bars(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
-    complete = np.flatnonzero(counts >= feature_set.lookback_bars)
-    anywhere = np.arange(ts_ms.size)
-    with_values = _choose(rng, complete, round(points * _SHARE_WITH_VALUES))
-    starts = np.flatnonzero(counts == 1)
+    bars = count_shared_bars(symbol, (symbol, *feature_set.leaders), candles, interval_ms(feature_set.interval))
+    all_rows = np.arange(ts_ms.size)
+    complete_rows = np.flatnonzero(bars >= feature_set.lookback_bars)
+    random_complete = _draw(rng, complete_rows, round(points * _SHARE_WITH_VALUES))
+    starts = np.flatnonzero(bars == 1)
     lengths = np.diff([*starts, ts_ms.size])
-    chosen = np.array([], dtype=np.intp)
+    segments = np.array([], dtype=np.intp)
     if starts.size:
-        chosen = np.unique([0, *_choose(rng, np.arange(starts.size), _SEGMENTS)])
-    midnights = _choose(rng, np.flatnonzero(ts_ms % DAY_MS == 0), _MIDNIGHTS)
-    edges = np.concatenate([[0], starts[chosen], starts[chosen] - 1, midnights, midnights - 1]).astype(np.int64)
-    unusual = [_choose(rng, rows, _UNUSUAL) for rows in _unusual_rows(candles[symbol])]
+        segments = np.unique([0, *_draw(rng, np.arange(starts.size), _SEGMENTS)])
+    midnights = _draw(rng, np.flatnonzero(ts_ms % DAY_MS == 0), _MIDNIGHTS)
+    edges = np.concatenate([[0], starts[segments], starts[segments] - 1, midnights, midnights - 1]).astype(np.int64)
+    unusual = [_draw(rng, rows, _UNUSUAL) for rows in _find_unusual_rows(candles[symbol])]
     edges = np.concatenate([edges[edges >= 0], *unusual])
-    random = np.concatenate([with_values, _choose(rng, anywhere, points - with_values.size)])
-    longest_first = sorted(chosen.tolist(), key=lambda i: -lengths[i])
+    random = np.concatenate([random_complete, _draw(rng, all_rows, points - random_complete.size)])
+    longest_first = sorted(segments.tolist(), key=lambda i: -lengths[i])
     return CutPoints(
         random=tuple(np.unique(random).tolist()),
         edges=tuple(np.unique(edges).tolist()),
-        full=tuple(_choose(rng, complete[complete < ts_ms.size - 1], _FULL).tolist())
-        or tuple(_choose(rng, anywhere[:-1], _FULL).tolist()),
-        segments=tuple((int(starts[i]), int(counts[starts[i] : starts[i] + lengths[i]].max())) for i in longest_first),
+        full=tuple(_draw(rng, complete_rows[complete_rows < ts_ms.size - 1], _FULL_HISTORY).tolist())
+        or tuple(_draw(rng, all_rows[:-1], _FULL_HISTORY).tolist()),
+        segments=tuple((int(starts[i]), int(bars[starts[i] : starts[i] + lengths[i]].max())) for i in longest_first),
     )
 
 
-def _unusual_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows without volume, without range and without move, at which formulas divide by 0, and the largest."""
+def _find_unusual_rows(frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+    """Yield, for volume, range and absolute move, the rows where it is 0 (formulas divide by it) and its largest."""
     close = frame["close"].to_numpy()
-    volume, span = frame["volume"].to_numpy(), (frame["high"] - frame["low"]).to_numpy()
+    volume, price_range = frame["volume"].to_numpy(), (frame["high"] - frame["low"]).to_numpy()
     move = np.abs(np.diff(close, prepend=close[:1]))
-    for sizes in (volume, span, move):
+    for sizes in (volume, price_range, move):
         yield np.flatnonzero(sizes == 0)
         yield np.array([np.argmax(sizes)])
 
 
-def _choose(rng: np.random.Generator, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _draw(rng: np.random.Generator, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return up to `count` distinct rows, in random order."""
     return rng.permutation(rows)[:count] if rows.size <= 4 * count else rng.choice(rows, count, replace=False)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 NO_VALUE: Final = "no value"
+ALL_SYMBOLS: Final = "all"
 _HINT: Final = "a score that used future information is worthless: fix or remove these features, then train again"
 
 
@@ -36,14 +37,14 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """One leak; only the first of each check, feature and symbol is kept.
 
     Attributes:
         feature: The feature, "label", or the name of a block or array if no single feature is wrong.
         symbol: The symbol, or "all".
-        time_ms: Open time of the candle whose value is wrong, ms UTC; None if no single time is wrong.
+        time_ms: Open time of the candle whose value is wrong, UTC ms; None if no single time is wrong.
         expected: The right value.
         got: The value found.
         why: What is wrong.
@@ -51,8 +52,8 @@ class Failure:
     """
 
     feature: str
-    symbol: str
-    time_ms: int | None
+    symbol: str = ALL_SYMBOLS
+    time_ms: int | None = None
     expected: str
     got: str
     why: str
@@ -88,7 +89,7 @@ class GuardResult:
         checks: The evidence of each check, in a fixed order.
         failures: The leaks, in order of discovery.
         warnings: Findings that are suspicious, but no proof of a leak.
-        seconds: Run time.
+        seconds: Run time, in s.
         suspects: Features above `auc_warn` on a symbol, highest AUC first; empty for guards other than "feature_audit".
     """
 
@@ -108,10 +109,10 @@ def check_guards(results: Sequence[GuardResult]) -> None:
         LeakageError: One failed; the message lists every failure with feature, symbol, time and both values.
     """
     failures = [f"{result.name}: {failure}" for result in results for failure in result.failures]
-    silent = [f"{result.name}: failed without a reason" for result in results if not (result.passed or result.failures)]
-    if failures or silent:
+    failures += [f"{r.name}: failed without a reason" for r in results if not (r.passed or r.failures)]
+    if failures:
         hints = dict.fromkeys(failure.hint or _HINT for result in results for failure in result.failures)
-        raise LeakageError("\n".join([*failures, *silent]), hint="; ".join(hints) or _HINT)
+        raise LeakageError("\n".join(failures), hint="; ".join(hints) or _HINT)
 
 
 class Findings:
@@ -127,13 +128,13 @@ class Findings:
         self.suspects: list[SuspectFeature] = []
 
     def count(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
-        """Count comparisons of a check, and keep its largest deviation.
+        """Count the values that a check compared, and keep its largest deviation.
 
         Args:
-            check: The check.
+            check: Name of the check.
             points: Number of values compared.
-            worst: The largest deviation among them; infinite or NaN counts as 1.
-            case: Where it was found.
+            worst: The largest deviation among them, in the check's unit; infinite or NaN counts as 1.
+            case: Feature, symbol and time of `worst`.
         """
         self._points[check] = self._points.get(check, 0) + points
         worst = worst if math.isfinite(worst) else 1.0
@@ -148,15 +149,21 @@ class Findings:
         """Return whether the check has failed for this feature and symbol."""
         return (check, feature, symbol) in self._failures
 
-    def result(self, details: Mapping[str, str]) -> GuardResult:
-        """Return the evidence, with one Check per key of `details`, in that order."""
+    def build_result(self, details: Mapping[str, str]) -> GuardResult:
+        """Return the guard's result, with one Check per key of `details` (check to its description), in that order."""
         failures = tuple(self._failures.values())
         return GuardResult(
             name=self._name,
             passed=not failures,
             checks=tuple(
-                Check(name, self._points.get(name, 0), *self._worst.get(name, (0.0, "")), detail)
-                for name, detail in details.items()
+                Check(
+                    name=check,
+                    points=self._points.get(check, 0),
+                    worst=self._worst.get(check, (0.0, ""))[0],
+                    case=self._worst.get(check, (0.0, ""))[1],
+                    detail=detail,
+                )
+                for check, detail in details.items()
             ),
             failures=failures,
             warnings=tuple(self.warnings),
@@ -171,7 +178,7 @@ def format_value(value: float) -> str:
 
 
 def format_names(names: Iterable[str], *, shown: int = 5) -> str:
-    """Format the first names, and the number of further ones."""
+    """Join the first `shown` names with commas, and say how many more there are."""
     names = list(names)
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

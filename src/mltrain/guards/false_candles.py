@@ -21,17 +21,17 @@ _MAX_TRADES: Final = 2**52
 _FALSE_FACTOR: Final = (0.4, 0.8)
 
 
-def garbage(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFrame:
+def make_garbage_candles(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFrame:
     """Return candles without `ts` that resemble no market, but are finite, consistent and of the right types.
 
     Args:
         rng: Source of randomness.
         rows: Number of candles.
-        extreme: Whether every amount is 1e-30 or 1e30, instead of spread over 16 decades.
+        extreme: Whether every price and volume is 1e-30 or 1e30, instead of spread over 16 decades.
     """
-    prices = np.sort(_amounts(rng, (4, rows), extreme=extreme), axis=0)
+    prices = np.sort(_draw_amounts(rng, (4, rows), extreme=extreme), axis=0)
     swap = rng.random(rows) < 1 / 2
-    volumes = _amounts(rng, (2, rows), extreme=extreme) * (rng.random(rows) < 3 / 4)
+    volumes = _draw_amounts(rng, (2, rows), extreme=extreme) * (rng.random(rows) < 3 / 4)
     bought = rng.random(rows)
     trades: NDArray[Any] = rng.integers(0, _MAX_TRADES if extreme else 10_000, rows)
     return pl.DataFrame(
@@ -49,18 +49,18 @@ def garbage(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFra
     )
 
 
-def _amounts(rng: np.random.Generator, shape: tuple[int, int], *, extreme: bool) -> NDArray[np.float64]:
+def _draw_amounts(rng: np.random.Generator, shape: tuple[int, int], *, extreme: bool) -> NDArray[np.float64]:
     if extreme:
         return np.where(rng.random(shape) < 1 / 2, 1 / _EXTREME, _EXTREME)
     amounts: NDArray[np.float64] = 10 ** rng.uniform(-8, 8, shape)
     return amounts
 
 
-def plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Return the candles of other times, each rescaled, at the times of these; no column keeps a true value."""
+def make_plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """Return candles at the open times of `frame`, each a candle of another time, rescaled; no true value is kept."""
     rows = frame.height
     order = np.roll(np.arange(rows), int(rng.integers(rows // 4, rows - rows // 4 + 1)))
-    price, volume, trades = (_factors(rng, rows) for _ in range(3))
+    price, volume, trades = (_draw_factors(rng, rows) for _ in range(3))
     factors: Mapping[str, NDArray[np.float64]] = {
         **dict.fromkeys(PRICES, price),
         **dict.fromkeys(("volume", "taker_buy_base"), volume),
@@ -76,17 +76,17 @@ def plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.DataF
     return pl.DataFrame(columns)
 
 
-def _factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    factor: NDArray[np.float64] = rng.uniform(*_FALSE_FACTOR, rows)
-    return np.where(rng.random(rows) < 1 / 2, factor, 1 / factor)
+def _draw_factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+    factors: NDArray[np.float64] = rng.uniform(*_FALSE_FACTOR, rows)
+    return np.where(rng.random(rows) < 1 / 2, factors, 1 / factors)
 
 
 def replace_after(frame: pl.DataFrame, time_ms: int, false: pl.DataFrame) -> pl.DataFrame:
-    """Return the candles with those that open after a time replaced; every open time stays.
+    """Return the candles, with those that open after `time_ms` replaced by false ones of the same open times.
 
     Args:
         frame: Candles of one symbol.
-        time_ms: Open time of the last candle that stays true, ms UTC.
+        time_ms: Open time of the last candle that stays true, UTC ms.
         false: At least as many candles as are replaced, without `ts`.
     """
     kept = int(np.searchsorted(times_ms(frame), time_ms, side="right"))
@@ -100,14 +100,14 @@ def replace_after(frame: pl.DataFrame, time_ms: int, false: pl.DataFrame) -> pl.
 
 
 def take_until(frame: pl.DataFrame, time_ms: int) -> pl.DataFrame:
-    """Return the candles that open at or before a time, ms UTC."""
+    """Return the candles that open at or before `time_ms`, UTC ms."""
     return frame[: int(np.searchsorted(times_ms(frame), time_ms, side="right"))]
 
 
 def take_between(candles: Mapping[str, pl.DataFrame], from_ms: int, to_ms: int) -> dict[str, pl.DataFrame]:
-    """Return every symbol's candles that open from one time to another, ms UTC, both included."""
-    found = {}
+    """Return each symbol's candles that open from `from_ms` to `to_ms`, UTC ms, both included."""
+    between = {}
     for symbol, frame in candles.items():
         first, stop = np.searchsorted(times_ms(frame), [from_ms, to_ms + 1])
-        found[symbol] = frame[int(first) : int(stop)]
-    return found
+        between[symbol] = frame[int(first) : int(stop)]
+    return between

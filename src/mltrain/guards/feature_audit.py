@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from mltrain.guards.evidence import GuardResult
 
-_ALL: Final = "all"
-
 # Rows used, evenly spread: all symbols together, and at least this many of each. The standard error of an AUC is 0.001
 # for a quarter of a million rows, 0.006 for ten thousand, 0.003 for forty thousand test labels; a leak is a hundred
 # times as large.
@@ -57,10 +55,10 @@ class TrainingMatrix:
     """The rows of the inner part, as the learner gets them.
 
     Attributes:
-        names: The columns of `x`.
+        names: Names of the columns of `x`.
         x: Features, shape (n, features), float32.
         y: Labels, 0 or 1, shape (n,).
-        ts_ms: Open time of each row's candle, ms UTC, not falling, shape (n,).
+        ts_ms: Open time of each row's candle, UTC ms, not falling, shape (n,).
         symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
         symbols: The symbols.
     """
@@ -76,14 +74,14 @@ class TrainingMatrix:
 def feature_audit(
     feature_set: FeatureSet, matrix: TrainingMatrix, *, seed: int, auc_warn: float, auc_fail: float
 ) -> GuardResult:
-    """Check the training matrix.
+    """Check that a training matrix matches its registry, and that no column and no order of rows contains the label.
 
     Args:
         feature_set: The registry.
         matrix: The training matrix.
-        seed: Seed of the shuffling, and of the model that is trained on it.
-        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows above this is a warning.
-        auc_fail: Above this it is a failure.
+        seed: Seed of the shuffled labels, and of the model that is trained on them.
+        auc_warn: A single feature's |AUC - 1/2| + 1/2 on one symbol's rows above this is a warning, 0.5 to 1.
+        auc_fail: Above this it is a failure, 0.5 to 1.
 
     Returns:
         The evidence; `suspects` are all features and symbols above `auc_warn`.
@@ -96,22 +94,24 @@ def feature_audit(
     if _check_schema(findings, feature_set, matrix):
         _check_constant(findings, matrix)
         horizon_bars, limits = feature_set.label.horizon_bars, (auc_warn, auc_fail)
-        few = []
+        not_judged = []
         for ix, symbol in enumerate(matrix.symbols):
             rows = np.flatnonzero(matrix.symbol_ix == ix)
             if not _check_single_features(findings, matrix, symbol, rows, horizon_bars=horizon_bars, limits=limits):
-                few.append(f"{symbol} ({rows.size})")
-        if few:
-            findings.warnings.append(f"too few rows to judge single features: {format_names(few)}")
+                not_judged.append(f"{symbol} ({rows.size})")
+        if not_judged:
+            findings.warnings.append(f"too few rows to judge single features: {format_names(not_judged)}")
         _check_shuffled_labels(findings, matrix.x, matrix.y, seed=seed)
-    return findings.result({**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)})
+    return findings.build_result(
+        {**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)}
+    )
 
 
-def auc_deviation(value: float, ones: float, zeros: float) -> float:
-    """Return the standard deviation of an AUC (Hanley and McNeil, Radiology 143, 1982).
+def auc_deviation(true_auc: float, ones: float, zeros: float) -> float:
+    """Return the standard deviation of a measured AUC (Hanley and McNeil, Radiology 143, 1982).
 
     Args:
-        value: The true AUC, 0.5 to 1.
+        true_auc: The true AUC, 0.5 to 1.
         ones: Independent rows of class 1; fewer than one count as one.
         zeros: Independent rows of class 0; fewer than one count as one.
 
@@ -120,68 +120,83 @@ def auc_deviation(value: float, ones: float, zeros: float) -> float:
     """
     ones, zeros = max(1.0, ones), max(1.0, zeros)
     # Of two 1s above one 0, and of two 0s below one 1.
-    above_both = value / (2 - value) - value**2
-    below_both = 2 * value**2 / (1 + value) - value**2
-    variance = (value * (1 - value) + (ones - 1) * above_both + (zeros - 1) * below_both) / (ones * zeros)
+    above_both = true_auc / (2 - true_auc) - true_auc**2
+    below_both = 2 * true_auc**2 / (1 + true_auc) - true_auc**2
+    variance = (true_auc * (1 - true_auc) + (ones - 1) * above_both + (zeros - 1) * below_both) / (ones * zeros)
     return math.sqrt(max(0.0, variance))
 
 
 def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
-    again = FeatureSet.from_json(feature_set.to_json(), where="the registry")
+    """Check that the registry, written as JSON and read back, is the same and has the same hash."""
+    reread = FeatureSet.from_json(feature_set.to_json(), where="the registry")
     findings.count("registry", len(feature_set.features))
-    if again != feature_set or again.registry_sha256 != feature_set.registry_sha256:
-        hashes = feature_set.registry_sha256, again.registry_sha256
-        findings.fail("registry", Failure("registry", _ALL, None, *hashes, "its stored form reads back differently"))
+    if reread != feature_set or reread.registry_sha256 != feature_set.registry_sha256:
+        failure = Failure(
+            feature="registry",
+            expected=feature_set.registry_sha256,
+            got=reread.registry_sha256,
+            why="its stored form reads back differently",
+        )
+        findings.fail("registry", failure)
 
 
-def _form_problems(expected: tuple[str, ...], matrix: TrainingMatrix) -> Iterator[Failure]:
-    """Yield wrong columns, shapes and types."""
-    for i, (name, found) in enumerate(zip(expected, matrix.names, strict=False)):
-        if name != found:
-            yield Failure(found, _ALL, None, name, found, f"column {i} is not the registry's")
+def _find_form_failures(names: tuple[str, ...], matrix: TrainingMatrix) -> Iterator[Failure]:
+    """Yield wrong columns, shapes and types of a matrix whose columns should have these names."""
+    for i, (expected, got) in enumerate(zip(names, matrix.names, strict=False)):
+        if expected != got:
+            yield Failure(feature=got, expected=expected, got=got, why=f"column {i} is not the registry's")
             break
-    if len(matrix.names) != len(expected):
-        counts = f"{len(expected)} columns", f"{len(matrix.names)} columns"
-        yield Failure("columns", _ALL, None, *counts, "the matrix has other columns than the registry")
+    if len(matrix.names) != len(names):
+        yield Failure(
+            feature="columns",
+            expected=f"{len(names)} columns",
+            got=f"{len(matrix.names)} columns",
+            why="the matrix has other columns than the registry",
+        )
     shape = (matrix.y.size, len(matrix.names))
     if matrix.x.shape != shape or not matrix.ts_ms.shape == matrix.symbol_ix.shape == matrix.y.shape:
         got = f"{matrix.x.shape}, {matrix.ts_ms.size} times and symbols of {matrix.symbol_ix.size} rows"
-        yield Failure("matrix", _ALL, None, str(shape), got, "rows and columns do not go together")
+        yield Failure(feature="matrix", expected=str(shape), got=got, why="rows and columns do not go together")
     if matrix.x.dtype != np.float32:
         why = "a learner and a server that round differently disagree"
-        yield Failure("matrix", _ALL, None, "float32", str(matrix.x.dtype), why)
+        yield Failure(feature="matrix", expected="float32", got=str(matrix.x.dtype), why=why)
 
 
-def _value_problems(matrix: TrainingMatrix, usable: NDArray[np.bool_]) -> Iterator[Failure]:
-    """Yield values that a learner must not get."""
-    for i in np.flatnonzero(~usable.all(axis=0)).tolist():
-        row = int(np.flatnonzero(~usable[:, i])[0])
-        got, when = str(matrix.x[row, i]), int(matrix.ts_ms[row])
-        yield Failure(matrix.names[i], _ALL, when, "a finite number", got, "a row of the matrix has no usable value")
+def _find_value_failures(matrix: TrainingMatrix, is_finite: NDArray[np.bool_]) -> Iterator[Failure]:
+    """Yield features that are not finite, labels that are not two classes, and rows out of order."""
+    for i in np.flatnonzero(~is_finite.all(axis=0)).tolist():
+        row = int(np.flatnonzero(~is_finite[:, i])[0])
+        yield Failure(
+            feature=matrix.names[i],
+            time_ms=int(matrix.ts_ms[row]),
+            expected="a finite number",
+            got=str(matrix.x[row, i]),
+            why="a row of the matrix has no usable value",
+        )
     classes = np.unique(matrix.y).tolist()
     if classes != [0, 1]:
-        yield Failure(
-            "label", _ALL, None, "both 0 and 1, and nothing else", str(classes), "the labels are not two classes"
-        )
+        expected, why = "both 0 and 1, and nothing else", "the labels are not two classes"
+        yield Failure(feature="label", expected=expected, got=str(classes), why=why)
     back = np.flatnonzero(np.diff(matrix.ts_ms) < 0)
     if back.size:
-        when = int(matrix.ts_ms[back[0] + 1])
-        yield Failure("rows", _ALL, when, "rising times", "a step back", "rows are not in order of time")
+        time_ms, why = int(matrix.ts_ms[back[0] + 1]), "rows are not in order of time"
+        yield Failure(feature="rows", time_ms=time_ms, expected="rising times", got="a step back", why=why)
 
 
 def _check_schema(findings: Findings, feature_set: FeatureSet, matrix: TrainingMatrix) -> bool:
     """Check form and values of the arrays; return whether further checks can run."""
-    problems = list(_form_problems(feature_set.names, matrix))
-    if not problems:
-        usable = np.isfinite(matrix.x)
-        findings.count("schema", usable.size, float(1 - usable.mean()) if usable.size else 0.0)
-        problems = list(_value_problems(matrix, usable))
-    for failure in problems:
+    failures = list(_find_form_failures(feature_set.names, matrix))
+    if not failures:
+        is_finite = np.isfinite(matrix.x)
+        findings.count("schema", is_finite.size, float(1 - is_finite.mean()) if is_finite.size else 0.0)
+        failures = list(_find_value_failures(matrix, is_finite))
+    for failure in failures:
         findings.fail(f"schema: {failure.why}", failure)
-    return not problems
+    return not failures
 
 
 def _check_constant(findings: Findings, matrix: TrainingMatrix) -> None:
+    """Warn of columns that have the same value in every row."""
     constant = [matrix.names[i] for i in np.flatnonzero(matrix.x.min(axis=0) == matrix.x.max(axis=0)).tolist()]
     findings.count("constant", len(matrix.names), len(constant) / len(matrix.names))
     if constant:
@@ -197,24 +212,39 @@ def _check_single_features(
     horizon_bars: int,
     limits: tuple[float, float],
 ) -> bool:
-    """Check how well each single feature predicts one symbol's label; return whether there are enough rows."""
-    judged = rows[_spread(rows.size, max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(matrix.symbols)))]
-    labels = matrix.y[judged]
+    """Check how well each single feature predicts one symbol's label; return whether there are enough rows.
+
+    Args:
+        findings: Collects the evidence, under "auc".
+        matrix: The training matrix.
+        symbol: The symbol.
+        rows: The symbol's rows of the matrix, shape (n,).
+        horizon_bars: Number of bars that a label looks ahead.
+        limits: Values of |AUC - 1/2| + 1/2 above which to warn, and above which to fail.
+    """
+    sample = rows[_spread_rows(rows.size, max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(matrix.symbols)))]
+    labels = matrix.y[sample]
     ones, zeros = int(labels.sum()), int(labels.size - labels.sum())
     # Labels overlap: only one in `horizon_bars` consecutive ones is independent.
-    share = min(1.0, rows.size / horizon_bars / max(1, judged.size))
-    thresholds = [limit + _AUC_DEVIATIONS * auc_deviation(limit, ones * share, zeros * share) for limit in limits]
-    if not (ones and zeros) or thresholds[0] > 1:
+    independent = min(1.0, rows.size / horizon_bars / max(1, sample.size))
+    warn, fail = (m + _AUC_DEVIATIONS * auc_deviation(m, ones * independent, zeros * independent) for m in limits)
+    if not (ones and zeros) or warn > 1:
         return False
     for i, name in enumerate(matrix.names):
-        value = abs(auc(matrix.x[judged, i], labels) - 0.5) + 0.5
+        value = abs(auc(matrix.x[sample, i], labels) - 0.5) + 0.5
         findings.count("auc", 1, value, case=f"{name} of {symbol}")
-        if value > thresholds[0]:
+        if value > warn:
             findings.suspects.append(SuspectFeature(name, symbol, value))
-        if value > thresholds[1]:
-            why = "alone it predicts the label implausibly well"
-            findings.fail("auc", Failure(name, symbol, None, f"an AUC of {limits[1]:g} at most", f"{value:.4f}", why))
-        elif value > thresholds[0]:
+        if value > fail:
+            failure = Failure(
+                feature=name,
+                symbol=symbol,
+                expected=f"an AUC of {limits[1]:g} at most",
+                got=f"{value:.4f}",
+                why="alone it predicts the label implausibly well",
+            )
+            findings.fail("auc", failure)
+        elif value > warn:
             findings.warnings.append(
                 f"{name} of {symbol} alone has an AUC of {value:.4f}, above {limits[0]:g}: does it contain the label?"
             )
@@ -222,27 +252,31 @@ def _check_single_features(
 
 
 def _check_shuffled_labels(findings: Findings, x: NDArray[np.float32], y: NDArray[np.uint8], *, seed: int) -> None:
-    """Train on shuffled labels, forward in time, and check that the AUC is one of chance."""
-    rows = _spread(y.size, _SHUFFLED_ROWS)
+    """Shuffle the labels of rows in order of time, train on the earlier rows, and check the AUC on the later ones."""
+    rows = _spread_rows(y.size, _SHUFFLED_ROWS)
     labels = np.random.default_rng(seed).permutation(y[rows])
-    cut = round(rows.size * _SHUFFLED_TRAIN_SHARE)
-    test = labels[cut:]
-    if rows.size < _SHUFFLED_MIN_ROWS or np.unique(labels[:cut]).size < 2 or np.unique(test).size < 2:
-        why = "too few rows to train on shuffled labels"
-        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, str(_SHUFFLED_MIN_ROWS), str(rows.size), why))
+    train_rows = round(rows.size * _SHUFFLED_TRAIN_SHARE)
+    test_labels = labels[train_rows:]
+    if rows.size < _SHUFFLED_MIN_ROWS or np.unique(labels[:train_rows]).size < 2 or np.unique(test_labels).size < 2:
+        expected, why = str(_SHUFFLED_MIN_ROWS), "too few rows to train on shuffled labels"
+        findings.fail("shuffled_labels", Failure(feature="matrix", expected=expected, got=str(rows.size), why=why))
         return
-    found = auc(_scores(x[rows], labels, cut, seed), test)
-    ones = int(test.sum())
-    deviation = math.sqrt((test.size + 1) / (12 * ones * (test.size - ones)))
-    findings.count("shuffled_labels", test.size, abs(found - 0.5))
-    if abs(found - 0.5) > _CHANCE_DEVIATIONS * deviation:
+    shuffled_auc = auc(_fit_and_score(x[rows], labels, train_rows, seed), test_labels)
+    ones = int(test_labels.sum())
+    deviation = math.sqrt((test_labels.size + 1) / (12 * ones * (test_labels.size - ones)))
+    findings.count("shuffled_labels", test_labels.size, abs(shuffled_auc - 0.5))
+    if abs(shuffled_auc - 0.5) > _CHANCE_DEVIATIONS * deviation:
         expected = f"an AUC of 0.5 within {_CHANCE_DEVIATIONS * deviation:.4f}"
         why = "a model trained on shuffled labels predicts them: the order of the rows leaks"
-        findings.fail("shuffled_labels", Failure("matrix", _ALL, None, expected, f"{found:.4f}", why))
+        findings.fail(
+            "shuffled_labels", Failure(feature="matrix", expected=expected, got=f"{shuffled_auc:.4f}", why=why)
+        )
 
 
-def _scores(x: NDArray[np.float32], labels: NDArray[np.uint8], cut: int, seed: int) -> NDArray[np.float64]:
-    """Fit a small model to the rows before `cut` and score those after it."""
+def _fit_and_score(
+    x: NDArray[np.float32], labels: NDArray[np.uint8], train_rows: int, seed: int
+) -> NDArray[np.float64]:
+    """Fit a small model to the first `train_rows` rows, and return its probabilities for the others."""
     lgb = import_lightgbm()
     params: Mapping[str, Any] = {
         "objective": "binary",
@@ -256,11 +290,11 @@ def _scores(x: NDArray[np.float32], labels: NDArray[np.uint8], cut: int, seed: i
         "seed": seed,
         "verbosity": -1,
     }
-    booster = lgb.train(dict(params), lgb.Dataset(x[:cut], labels[:cut]), _SHUFFLED_ROUNDS)
-    scores: NDArray[np.float64] = booster.predict(x[cut:], num_threads=1)
+    booster = lgb.train(dict(params), lgb.Dataset(x[:train_rows], labels[:train_rows]), _SHUFFLED_ROUNDS)
+    scores: NDArray[np.float64] = booster.predict(x[train_rows:], num_threads=1)
     return scores
 
 
-def _spread(rows: int, most: int) -> NDArray[np.intp]:
-    """Return all row numbers, or at most `most` evenly spread ones."""
-    return np.arange(rows) if rows <= most else np.linspace(0, rows - 1, most).astype(np.intp)
+def _spread_rows(rows: int, max_rows: int) -> NDArray[np.intp]:
+    """Return the row numbers from 0 to `rows` - 1, or `max_rows` evenly spread ones if there are more."""
+    return np.arange(rows) if rows <= max_rows else np.linspace(0, rows - 1, max_rows).astype(np.intp)

@@ -5,7 +5,7 @@ over the whole history. Cut points t are random rows, rows around gaps and UTC m
 (no trades, no range, the largest ones). At each, the value at t is recomputed:
 
 - prefix: without the candles after t; every row up to t, bit for bit;
-- poison: with garbage, ordinary and extreme, in every symbol's candles after t; bit for bit;
+- poison: with make_garbage_candles, ordinary and extreme, in every symbol's candles after t; bit for bit;
 - lookback: from the feature's declared lookback only; to one unit of float32, or 1e-9 standard deviations;
 - isolation: without the symbols that the feature does not name, or with garbage in them; bit for bit.
 
@@ -43,9 +43,15 @@ from mltrain.guards.alignment import CHECK as ALIGNMENT
 from mltrain.guards.alignment import DETAIL as ALIGNMENT_DETAIL
 from mltrain.guards.alignment import check_alignment
 from mltrain.guards.audited_symbol import Canary, compute_audited_symbol, differ
-from mltrain.guards.cut_points import choose_cut_points, count_bars
+from mltrain.guards.cut_points import choose_cut_points, count_shared_bars
 from mltrain.guards.evidence import Findings, format_names
-from mltrain.guards.false_candles import garbage, plausible_candles, replace_after, take_between, take_until
+from mltrain.guards.false_candles import (
+    make_garbage_candles,
+    make_plausible_candles,
+    replace_after,
+    take_between,
+    take_until,
+)
 from mltrain.guards.label_reach import DETAIL as LABEL_DETAIL
 from mltrain.guards.label_reach import check_label
 from mltrain.guards.sweep import DETAIL as SWEEP_DETAIL
@@ -102,7 +108,7 @@ def future_info(
     Args:
         feature_set: The features.
         candles: Checked candles by symbol; the features of each symbol are audited.
-        labels: Returns `ts`, `label_end` (ms UTC) and `y` of each candle of one symbol.
+        labels: Returns `ts`, `label_end` (UTC ms) and `y` of each candle of one symbol.
         seed: Seed of the cut points and of the false candles.
         points: Random cut points per symbol; those at gaps, midnights and unusual candles are added.
         compute: Computes features; another function than the default serves to test the audit itself.
@@ -114,8 +120,8 @@ def future_info(
         InputError: The candles lack what a feature reads, or no symbol has two of them.
     """
     if max((frame.height for frame in candles.values()), default=0) <= 1:
-        one = f"a single candle, of {', '.join(sorted(candles))}," if candles else "no candle at all"
-        raise InputError(f"{one} cannot be audited for leaks: there is no future to take away")
+        available = f"a single candle, of {', '.join(sorted(candles))}," if candles else "no candle at all"
+        raise InputError(f"{available} cannot be audited for leaks: there is no future to take away")
     findings = Findings("future_info")
     rng = np.random.default_rng(seed)
     audit = _Audit(feature_set, candles, compute, findings, rng, points=points)
@@ -125,11 +131,11 @@ def future_info(
         check_label(findings, feature_set, symbol, candles[symbol], labels=labels, rows=cut_points.shared, rng=rng)
     check_alignment(findings, feature_set, candles)
     audit.canary.judge(findings)
-    return findings.result(_DETAILS)
+    return findings.build_result(_DETAILS)
 
 
 class _Audit:
-    """The checks that recompute features."""
+    """The checks that recompute features from other candles."""
 
     def __init__(
         self,
@@ -148,8 +154,8 @@ class _Audit:
         self._findings = findings
         self._rng = rng
         rows = max((frame.height for frame in candles.values()), default=0)
-        self._garbage = garbage(rng, rows, extreme=False), garbage(rng, rows, extreme=True)
-        false = {symbol: plausible_candles(frame, rng) for symbol, frame in sorted(candles.items())}
+        self._garbage = make_garbage_candles(rng, rows, extreme=False), make_garbage_candles(rng, rows, extreme=True)
+        false = {symbol: make_plausible_candles(frame, rng) for symbol, frame in sorted(candles.items())}
         self._shifted = {symbol: frame.with_columns(pl.col("ts") + _TIME_SHIFT) for symbol, frame in candles.items()}
         self._plausible: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
         self._sweep = Sweep(candles, false, points, rng)
@@ -165,16 +171,16 @@ class _Audit:
                 self._check_window(audited, group, row, leave_out=bool(number % 2))
         for number, row in enumerate(cut_points.full[:_FULL_CUT_POINTS]):
             self._check_prefix(audited, row)
-            self._check_poisoned_history(audited, row, number % 2)
+            self._check_poisoned_history(audited, row, variant=number % 2)
         for number, (bars, group) in enumerate(audited.by_lookback):
             edges = cut_points.edges if group.user_ops else cut_points.edges[number % 2 :: 2]
-            some = cut_points.random[number % _LOOKBACK_STRIDE :: _LOOKBACK_STRIDE]
-            for row in (*edges, *some, *cut_points.first_with(bars)):
+            random = cut_points.random[number % _LOOKBACK_STRIDE :: _LOOKBACK_STRIDE]
+            for row in (*edges, *random, *cut_points.find_first_complete(bars)):
                 self._check_lookback(audited, group, row, bars)
         self._sweep.run(audited, self.canary)
 
-    def _false_for(self, audited: AuditedSymbol, group: FeatureGroup) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return garbage or, for user ops, which may raise on absurd prices, plausible candles."""
+    def _choose_false_candles(self, audited: AuditedSymbol, group: FeatureGroup) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return two variants of garbage or, for user ops, which may raise on absurd prices, of plausible candles."""
         if not group.user_ops:
             return self._garbage
         if audited.symbol not in self._plausible:
@@ -185,43 +191,45 @@ class _Audit:
         return self._plausible[audited.symbol]
 
     def _check_time_shift(self, audited: AuditedSymbol) -> None:
-        """Recompute 28 years later; where that differs, also at the true times, to tell random features apart."""
+        """Recompute at times 28 years later; where that differs, also at the true times: random features differ too."""
         for group in audited.groups:
             expected = audited.batch[:, group.columns[:-1]]
-            shifted = audited.values(group, self._shifted)[:, :-1]
-            moved = differ(expected, shifted)
-            audited.count("time_shift", group, np.arange(audited.ts_ms.size), moved)
-            if not moved.any():
+            shifted = audited.recompute(group, self._shifted)[:, :-1]
+            is_shifted = differ(expected, shifted)
+            audited.record_deviations("time_shift", group, np.arange(audited.ts_ms.size), is_shifted)
+            if not is_shifted.any():
                 continue
-            repeated = audited.values(group, self._candles)[:, :-1]
-            random = differ(expected, repeated)
-            for i in np.flatnonzero(moved.any(axis=0)).tolist():
-                is_random = random[:, i].any()
-                check, got, wrong = ("repeat", repeated, random) if is_random else ("calendar", shifted, moved)
+            repeated = audited.recompute(group, self._candles)[:, :-1]
+            is_random = differ(expected, repeated)
+            for i in np.flatnonzero(is_shifted.any(axis=0)).tolist():
+                check, got, wrong = "calendar", shifted, is_shifted
+                if is_random[:, i].any():
+                    check, got, wrong = "repeat", repeated, is_random
                 row = int(np.flatnonzero(wrong[:, i])[0])
-                audited.fail(check, group, i, row, got=float(got[row, i]))
+                audited.record_failure(check, group, i, row, got=float(got[row, i]))
 
     def _check_gaps(self, audited: AuditedSymbol) -> None:
-        """Check that no value spans a gap; warn of features without a value elsewhere."""
+        """Check that no feature has a value where its lookback spans a gap; warn if it has none elsewhere."""
         step_ms = interval_ms(self._features.interval)
-        empty: list[str] = []
+        lacking: list[str] = []
         for bars, group in audited.by_lookback:
-            in_a_row = count_bars(audited.symbol, group.reads, self._candles, step_ms)
+            is_complete = count_shared_bars(audited.symbol, group.reads, self._candles, step_ms) >= bars
             has_value = ~np.isnan(audited.batch[:, group.columns[:-1]])
-            spans = has_value & (in_a_row < bars)[:, None]
-            points = int((in_a_row < bars).sum()) * has_value.shape[1]
-            self._findings.count("gap", points, float(spans.mean()) if spans.size else 0.0)
-            for i in np.flatnonzero(spans.any(axis=0)).tolist():
-                row = int(np.flatnonzero(spans[:, i])[0])
+            spans_gap = has_value & ~is_complete[:, None]
+            points = int((~is_complete).sum()) * has_value.shape[1]
+            self._findings.count("gap", points, float(spans_gap.mean()) if spans_gap.size else 0.0)
+            for i in np.flatnonzero(spans_gap.any(axis=0)).tolist():
+                row = int(np.flatnonzero(spans_gap[:, i])[0])
                 got = float(audited.batch[row, group.columns[i]])
-                audited.fail("gap", group, i, row, got=got, expected=float("nan"))
-            lacks = (~has_value & (in_a_row >= bars)[:, None]).any(axis=0)
-            empty += [audited.names[group.columns[i]] for i in np.flatnonzero(lacks).tolist()]
-        if empty:
-            warning = f"{audited.symbol}: no value for some rows with a complete lookback: {format_names(empty)}"
+                audited.record_failure("gap", group, i, row, got=got, expected=float("nan"))
+            lacks_value = (~has_value & is_complete[:, None]).any(axis=0)
+            lacking += [audited.names[group.columns[i]] for i in np.flatnonzero(lacks_value).tolist()]
+        if lacking:
+            warning = f"{audited.symbol}: no value for some rows with a complete lookback: {format_names(lacking)}"
             self._findings.warnings.append(warning)
 
     def _warn_of_unseen(self, audited: AuditedSymbol, cut_points: CutPoints) -> None:
+        """Warn of features that have no value at any cut point, so that no check has seen them."""
         rows = [*cut_points.shared, *cut_points.full]
         unseen = np.isnan(audited.batch[rows, :-1]).all(axis=0)
         names = [audited.names[i] for i in np.flatnonzero(unseen).tolist()]
@@ -229,30 +237,32 @@ class _Audit:
             self._findings.warnings.append(f"{audited.symbol}: no value at any cut point: {format_names(names)}")
 
     def _check_prefix(self, audited: AuditedSymbol, row: int) -> None:
+        """Recompute all rows up to a cut point without the candles after it."""
         time_ms = int(audited.ts_ms[row])
         for group in audited.groups:
             known = {symbol: take_until(self._candles[symbol], time_ms) for symbol in group.reads}
-            self._check_first_rows(audited, group, "prefix", audited.values(group, known))
+            self._check_first_rows(audited, group, "prefix", audited.recompute(group, known))
 
-    def _check_poisoned_history(self, audited: AuditedSymbol, row: int, number: int) -> None:
+    def _check_poisoned_history(self, audited: AuditedSymbol, row: int, *, variant: int) -> None:
+        """Recompute all rows up to a cut point with a variant (0 or 1) of false candles after it."""
         time_ms = int(audited.ts_ms[row])
         for group in audited.groups:
-            false = self._false_for(audited, group)[number]
+            false = self._choose_false_candles(audited, group)[variant]
             poisoned = {symbol: replace_after(self._candles[symbol], time_ms, false) for symbol in group.reads}
-            self._check_first_rows(audited, group, "poison", audited.values(group, poisoned)[: row + 1])
+            self._check_first_rows(audited, group, "poison", audited.recompute(group, poisoned)[: row + 1])
 
     def _check_first_rows(self, audited: AuditedSymbol, group: FeatureGroup, check: str, got: Values) -> None:
-        """Compare the first rows of the batch, bit for bit; the canary must differ in the last of them."""
+        """Compare recomputed first rows with the batch, bit for bit; the canary must differ in the last of them."""
         rows = np.arange(got.shape[0])
         self.canary.note(check, audited.batch[rows[-1:], -1], got[-1:, -1])
         differs = differ(audited.batch[: rows.size, group.columns[:-1]], got[:, :-1])
-        audited.count(check, group, rows, differs)
+        audited.record_deviations(check, group, rows, differs)
         for i in np.flatnonzero(differs.any(axis=0)).tolist():
             row = int(np.flatnonzero(differs[:, i])[-1])
-            audited.fail(check, group, i, row, got=float(got[row, i]))
+            audited.record_failure(check, group, i, row, got=float(got[row, i]))
 
     def _check_window(self, audited: AuditedSymbol, group: FeatureGroup, row: int, *, leave_out: bool) -> None:
-        """Falsify the candles after one row, and falsify or leave out undeclared symbols."""
+        """Recompute a row with false candles after it, and with undeclared symbols falsified or left out."""
         ts_ms = audited.ts_ms
         first = max(0, row + 1 - self._features.lookback_bars - _BEFORE_BARS)
         last = min(ts_ms.size - 1, row + _AFTER_BARS)
@@ -260,13 +270,13 @@ class _Audit:
         window = {symbol: self._candles[symbol] for symbol in (*group.reads, *others)}
         window = take_between(window, int(ts_ms[first]), int(ts_ms[last]))
         expected = audited.batch[row, group.columns]
-        for false in self._false_for(audited, group):
+        for false in self._choose_false_candles(audited, group):
             falsified = {
                 symbol: replace_after(frame, -1 if symbol in others else int(ts_ms[row]), false)
                 for symbol, frame in window.items()
                 if not (leave_out and symbol in others)
             }
-            got = audited.values(group, falsified)[row - first]
+            got = audited.recompute(group, falsified)[row - first]
             self.canary.note("poison", expected[-1:], got[-1:])
             self._findings.count("poison", expected.size - 1)
             self._findings.count("isolation", expected.size - 1 if others else 0)
@@ -274,12 +284,20 @@ class _Audit:
                 self._find_cause(audited, group, row, row - first, window=window, falsified=falsified)
 
     def _choose_others(self, group: FeatureGroup) -> tuple[str, ...]:
+        """Draw some of the symbols that the features must not read."""
         others = [symbol for symbol in sorted(self._candles) if symbol not in group.reads]
         chosen = self._rng.permutation(len(others))[:_MAX_OTHERS]
         return tuple(others[i] for i in sorted(chosen.tolist()))
 
     def _find_cause(
-        self, audited: AuditedSymbol, group: FeatureGroup, row: int, at: int, *, window: Candles, falsified: Candles
+        self,
+        audited: AuditedSymbol,
+        group: FeatureGroup,
+        row: int,
+        window_row: int,
+        *,
+        window: Candles,
+        falsified: Candles,
     ) -> None:
         """Find out whether undeclared symbols, later candles or candles outside of the window change a value.
 
@@ -287,33 +305,35 @@ class _Audit:
             audited: The symbol.
             group: The features.
             row: The cut point, as a row of the batch.
-            at: The cut point, as a row of the window.
+            window_row: The cut point, as a row of the window.
             window: True candles of every symbol.
             falsified: The same with false candles, perhaps without the undeclared symbols.
         """
         foreign = {symbol: window[symbol] if symbol in group.reads else frame for symbol, frame in falsified.items()}
-        true, unnamed, after = (audited.values(group, candles)[at] for candles in (window, foreign, falsified))
-        for check, expected, got in (("isolation", true, unnamed), ("poison", unnamed, after)):
+        true, isolated, poisoned = (
+            audited.recompute(group, candles)[window_row] for candles in (window, foreign, falsified)
+        )
+        for check, expected, got in (("isolation", true, isolated), ("poison", isolated, poisoned)):
             differs = differ(expected, got)[:-1]
-            audited.count(check, group, np.array([row]), differs[None, :])
+            audited.record_deviations(check, group, np.array([row]), differs[None, :])
             for i in np.flatnonzero(differs).tolist():
-                audited.fail(check, group, i, row, got=float(got[i]), expected=float(expected[i]))
+                audited.record_failure(check, group, i, row, got=float(got[i]), expected=float(expected[i]))
         # What is left reads candles outside of the window, unless it is the rounding of a running sum.
         self._compare_row(audited, group, row, true)
 
     def _check_lookback(self, audited: AuditedSymbol, group: FeatureGroup, row: int, bars: int) -> None:
-        """Compute a row from the declared lookback only; a lookback with a gap must give no value."""
+        """Recompute a row from the features' declared lookback of `bars` bars only; with a gap there is no value."""
         first = max(0, row + 1 - bars)
         candles = {symbol: self._candles[symbol] for symbol in group.reads}
         lookback = take_between(candles, int(audited.ts_ms[first]), int(audited.ts_ms[row]))
-        got = audited.values(group, lookback)[-1]
+        got = audited.recompute(group, lookback)[-1]
         self.canary.note("lookback", audited.batch[row : row + 1, -1], got[-1:])
         self._compare_row(audited, group, row, got)
 
     def _compare_row(self, audited: AuditedSymbol, group: FeatureGroup, row: int, got: Values) -> None:
-        """Compare one row with the batch, within the tolerance."""
+        """Compare the recomputed values of one row with the batch, within the tolerance."""
         rows = np.array([row])
         comparison = audited.compare(group, rows, got[None, :])
-        audited.count("lookback", group, rows, comparison.deviation)
+        audited.record_deviations("lookback", group, rows, comparison.deviation)
         for i in np.flatnonzero(comparison.wrong[0]).tolist():
-            audited.fail("lookback", group, i, row, got=float(got[i]))
+            audited.record_failure("lookback", group, i, row, got=float(got[i]))

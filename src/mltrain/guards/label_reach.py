@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import PRICES, times_ms
-from mltrain.features.computation import consecutive_bars
+from mltrain.features.computation import count_consecutive_bars
 from mltrain.guards.evidence import NO_VALUE, Failure
-from mltrain.guards.false_candles import garbage, replace_after, take_until
+from mltrain.guards.false_candles import make_garbage_candles, replace_after, take_until
 from mltrain.times import format_ms, interval_ms
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mltrain.features.spec import FeatureSet
     from mltrain.guards.evidence import Findings
 
+# Candles of one symbol -> `ts`, `label_end` (UTC ms) and `y` of each.
 Labels: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
 
 LABEL: Final = "label"
@@ -54,20 +55,20 @@ def check_label(
         feature_set: Its label's horizon, and its interval.
         symbol: The symbol.
         frame: Its candles.
-        labels: Returns `ts`, `label_end` (ms UTC) and `y` of each candle.
+        labels: Returns `ts`, `label_end` (UTC ms) and `y` of each candle.
         rows: Rows whose dependence is checked.
         rng: Source of the garbage beyond the horizon.
     """
-    reach = _Reach(findings, feature_set, symbol, frame, labels)
-    sound = reach.check_times()
-    false = garbage(rng, reach.horizon_bars + _AFTER_BARS, extreme=False)
-    if sound:
+    audited = _AuditedLabels(findings, feature_set, symbol, frame, labels)
+    can_continue = audited.check_times()
+    false = make_garbage_candles(rng, audited.horizon_bars + _AFTER_BARS, extreme=False)
+    if can_continue:
         for row in rows:
-            reach.check_row(row, false)
+            audited.check_row(row, false)
 
 
-class _Reach:
-    """The labels of one symbol."""
+class _AuditedLabels:
+    """The labels of one symbol under audit."""
 
     def __init__(
         self, findings: Findings, feature_set: FeatureSet, symbol: str, frame: pl.DataFrame, labels: Labels
@@ -80,7 +81,7 @@ class _Reach:
         self._step_ms = interval_ms(feature_set.interval)
         self._ts_ms = times_ms(frame)
         self._table = labels(frame)
-        self._y = _outcomes(self._table)
+        self._y = _read_labels(self._table)
 
     def check_times(self) -> bool:
         """Check that no label has a wrong end time or spans a gap; return whether there is one label per candle."""
@@ -90,62 +91,68 @@ class _Reach:
             self._fail(None, "one per candle, in order", got, "labels and candles do not go together")
             return False
         has_label = ~np.isnan(self._y)
-        found_ms = self._table["label_end"].cast(pl.Int64).fill_null(-1).to_numpy()
-        end_ms = self._ts_ms + self.horizon_bars * self._step_ms
-        for row in np.flatnonzero(has_label & (found_ms != end_ms))[:1].tolist():
+        end_ms = self._table["label_end"].cast(pl.Int64).fill_null(-1).to_numpy()
+        horizon_ms = self._ts_ms + self.horizon_bars * self._step_ms
+        for row in np.flatnonzero(has_label & (end_ms != horizon_ms))[:1].tolist():
             why = f"its end is not {self.horizon_bars} bars later"
-            self._fail(row, format_ms(int(end_ms[row])), format_ms(int(found_ms[row])), why)
-        counts = consecutive_bars(self._ts_ms, self._step_ms)
-        ahead = np.zeros(counts.size, dtype=np.int64)
-        ahead[: -self.horizon_bars] = counts[self.horizon_bars :]
-        for row in np.flatnonzero(has_label & (ahead <= self.horizon_bars))[:1].tolist():
+            self._fail(row, format_ms(int(horizon_ms[row])), format_ms(int(end_ms[row])), why)
+        bars_to_horizon = np.zeros(self._ts_ms.size, dtype=np.int64)
+        bars_to_horizon[: -self.horizon_bars] = count_consecutive_bars(self._ts_ms, self._step_ms)[self.horizon_bars :]
+        for row in np.flatnonzero(has_label & (bars_to_horizon <= self.horizon_bars))[:1].tolist():
             self._fail(row, NO_VALUE, f"{self._y[row]:g}", "a candle up to the horizon is missing")
         return True
 
     def check_row(self, row: int, false: pl.DataFrame) -> None:
-        """Check which candles the label of one row depends on."""
-        first, stop = max(0, row - self.horizon_bars - _BEFORE_BARS), row + self.horizon_bars
-        near = self._frame[first : stop + _AFTER_BARS + 1]
-        end_ms = int(self._ts_ms[row]) + self.horizon_bars * self._step_ms
-        at, y = row - first, self._y[row]
-        self._findings.count(LABEL, 1)
-        beyond = self._label(replace_after(near, end_ms, false), at)
-        if not np.array_equal(beyond, y, equal_nan=True):
-            self._fail(row, _format_label(y), _format_label(beyond), "it changes with candles beyond the horizon")
-        without = self._label(take_until(near, end_ms - 1), at)
-        if not np.isnan(without):
-            self._fail(row, NO_VALUE, _format_label(without), "it does not wait for the horizon's candle")
-        if stop < self._ts_ms.size and self._ts_ms[stop] == end_ms:
-            self._check_reaction(near, row, at)
+        """Check that the label of one row depends on the candles up to its horizon, and not on later ones.
 
-    def _check_reaction(self, near: pl.DataFrame, row: int, at: int) -> None:
+        Args:
+            row: Row of the candles.
+            false: Candles without `ts`, which replace those beyond the horizon.
+        """
+        first, horizon_row = max(0, row - self.horizon_bars - _BEFORE_BARS), row + self.horizon_bars
+        window = self._frame[first : horizon_row + _AFTER_BARS + 1]
+        horizon_ms = int(self._ts_ms[row]) + self.horizon_bars * self._step_ms
+        window_row, y = row - first, self._y[row]
+        self._findings.count(LABEL, 1)
+        falsified = self._label_at(window_row, replace_after(window, horizon_ms, false))
+        if not np.array_equal(falsified, y, equal_nan=True):
+            self._fail(row, _format_label(y), _format_label(falsified), "it changes with candles beyond the horizon")
+        early = self._label_at(window_row, take_until(window, horizon_ms - 1))
+        if not np.isnan(early):
+            self._fail(row, NO_VALUE, _format_label(early), "it does not wait for the horizon's candle")
+        if horizon_row < self._ts_ms.size and self._ts_ms[horizon_row] == horizon_ms:
+            self._check_reaction(row, window, window_row)
+
+    def _check_reaction(self, row: int, window: pl.DataFrame, window_row: int) -> None:
         """Check that a rise and a fall up to the horizon give different labels."""
-        start = near["close"][at]
+        start_price = window["close"][window_row]
         labels = []
-        for price in (start * _RISE, start / _RISE):
-            columns = near.get_columns()
+        for price in (start_price * _RISE, start_price / _RISE):
+            columns = window.get_columns()
             for i, column in enumerate(columns):
                 if column.name in PRICES:
                     values = column.to_numpy().copy()
-                    values[at + 1 : at + self.horizon_bars + 1] = price
+                    values[window_row + 1 : window_row + self.horizon_bars + 1] = price
                     columns[i] = pl.Series(column.name, values)
-            labels.append(self._label(pl.DataFrame(columns), at))
+            labels.append(self._label_at(window_row, pl.DataFrame(columns)))
         if np.isnan(labels).any() or labels[0] == labels[1]:
             got = " and ".join(map(_format_label, labels))
             self._fail(row, "two labels", got, "a rise and a fall up to the horizon give the same label")
 
-    def _label(self, frame: pl.DataFrame, at: int) -> float:
-        return float(_outcomes(self._labels(frame))[at])
+    def _label_at(self, row: int, frame: pl.DataFrame) -> float:
+        """Compute the label of a row of other candles; NaN if it has none."""
+        return float(_read_labels(self._labels(frame))[row])
 
     def _fail(self, row: int | None, expected: str, got: str, why: str) -> None:
         time_ms = None if row is None else int(self._ts_ms[row])
-        self._findings.fail(f"{LABEL}: {why}", Failure(LABEL, self._symbol, time_ms, expected, got, why))
+        failure = Failure(feature=LABEL, symbol=self._symbol, time_ms=time_ms, expected=expected, got=got, why=why)
+        self._findings.fail(f"{LABEL}: {why}", failure)
 
 
-def _outcomes(table: pl.DataFrame) -> NDArray[np.float64]:
-    """Return the labels, NaN for none."""
-    outcomes: NDArray[np.float64] = table["y"].cast(pl.Float64).to_numpy()
-    return outcomes
+def _read_labels(table: pl.DataFrame) -> NDArray[np.float64]:
+    """Return the column `y` of labels, shape (rows,); NaN for no label."""
+    y: NDArray[np.float64] = table["y"].cast(pl.Float64).to_numpy()
+    return y
 
 
 def _format_label(y: float) -> str:

@@ -21,7 +21,7 @@ import polars as pl
 
 from mltrain.candles.frame import times_ms
 from mltrain.features.spec import columns_read
-from mltrain.guards.cut_points import count_bars
+from mltrain.guards.cut_points import count_shared_bars
 from mltrain.times import interval_ms
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Sweep:
     Attributes:
         candles: True candles by symbol.
         false: False candles by symbol, with the same times.
-        points: Random cut points of the audit; the number of phases is proportional.
+        points: Number of random cut points of the audit; the number of phases is proportional to it.
         rng: Chooses the phases.
     """
 
@@ -64,34 +64,36 @@ class Sweep:
     rng: np.random.Generator
 
     def run(self, audited: AuditedSymbol, canary: Canary) -> None:
-        """Sweep the features of one symbol."""
+        """Check the features of one symbol, phase by phase."""
         for bars, group in audited.by_lookback:
             step_ms = interval_ms(group.features.interval)
-            complete = count_bars(audited.symbol, group.reads, self.candles, step_ms) >= bars
+            complete = count_shared_bars(audited.symbol, group.reads, self.candles, step_ms) >= bars
             tiles = _Tiles(audited, group, bars, self.candles, self.false)
             failed: set[int] = set()
-            for ends in self._phases(np.flatnonzero(complete), bars, user_ops=group.user_ops):
+            for ends in self._choose_ends(np.flatnonzero(complete), bars, user_ops=group.user_ops):
                 failed |= tiles.check(ends, canary, known=failed)
 
-    def _phases(self, rows: NDArray[np.intp], bars: int, *, user_ops: bool) -> Iterator[NDArray[np.intp]]:
-        """Yield the rows that end a tile, phase by phase."""
+    def _choose_ends(self, rows: NDArray[np.intp], bars: int, *, user_ops: bool) -> Iterator[NDArray[np.intp]]:
+        """Yield for each phase those of `rows` that end a tile of `bars` rows."""
         per_point = _USER_OP_PHASES_PER_POINT if user_ops else _PHASES_PER_POINT
-        phases = (rows[rows % period == offset] for period, offset in _layouts(bars, self.rng))
+        phases = (rows[rows % period == offset] for period, offset in _draw_layouts(bars, self.rng))
         yield from islice((ends for ends in phases if ends.size), max(1, round(per_point * self.points)))
 
 
-def _layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Yield every layout of tiles as (period, offset) in rows, mostly with the shortest gap, which tests most rows.
+def _draw_layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Yield layouts of tiles of `bars` rows as (period, offset): a tile ends at each row where row % period == offset.
+
+    All layouts come in random order, mostly with the shortest gap between tiles, which tests most rows.
 
     Periods are prime: otherwise a feature that reads some tiles further back could find true candles in every phase.
     """
     gap = max(_MIN_GAP, round(bars * _GAP_SHARE))
     periods = [_next_prime(bars + gap * factor) for factor in _GAP_FACTORS]
-    waiting = [rng.permutation(period).tolist() for period in periods]
-    while any(waiting):
-        for turn in _TURNS:
-            if waiting[turn]:
-                yield periods[turn], waiting[turn].pop()
+    offsets_left = [rng.permutation(period).tolist() for period in periods]
+    while any(offsets_left):
+        for i in _TURNS:
+            if offsets_left[i]:
+                yield periods[i], offsets_left[i].pop()
 
 
 def _next_prime(minimum: int) -> int:
@@ -112,55 +114,64 @@ class _Tiles:
         self._audited = audited
         self._group = group
         self._bars = bars
-        columns = {symbol: _columns_needed(group.features, symbol, audited.symbol) for symbol in group.reads}
+        columns = {symbol: _list_columns_needed(group.features, symbol, audited.symbol) for symbol in group.reads}
         self._true = {symbol: candles[symbol].select(names) for symbol, names in columns.items()}
         self._false = {symbol: false[symbol].select(names) for symbol, names in columns.items()}
 
     def check(self, ends: NDArray[np.intp], canary: Canary, *, known: set[int]) -> set[int]:
-        """Check the rows that end a tile; return the failing features, and record those that are not yet known."""
+        """Check the rows that end a tile, and record the features that fail.
+
+        Args:
+            ends: Rows of the batch, shape (n,).
+            canary: Counts whether the planted feature is caught.
+            known: Positions in the group of features whose failure is already recorded.
+
+        Returns:
+            Positions in the group of the features that fail.
+        """
         audited, group = self._audited, self._group
-        clean = _mark_tiles(audited.ts_ms.size, ends, self._bars)
-        got = self._values(clean)[ends]
+        is_true = _mark_tiles(audited.ts_ms.size, ends, self._bars)
+        got = self._recompute(is_true)[ends]
         canary.note("sweep", audited.batch[ends, -1], got[:, -1])
         comparison = audited.compare(group, ends, got)
-        audited.count("sweep", group, ends, comparison.deviation)
+        audited.record_deviations("sweep", group, ends, comparison.deviation)
         failing = set(np.flatnonzero(comparison.wrong.any(axis=0)).tolist())
         for i in sorted(failing - known):
             at = int(np.flatnonzero(comparison.wrong[:, i])[0])
-            why, value = self._find_cause(clean, int(ends[at]), i) or ("lookback", float(got[at, i]))
-            audited.fail("sweep", group, i, int(ends[at]), got=value, why=why)
+            why, value = self._find_cause(is_true, int(ends[at]), i) or ("lookback", float(got[at, i]))
+            audited.record_failure("sweep", group, i, int(ends[at]), got=value, why=why)
         return failing
 
-    def _find_cause(self, clean: NDArray[np.bool_], row: int, index: int) -> tuple[str, float] | None:
-        """Find out whether later candles change a value, or candles before its lookback.
+    def _find_cause(self, is_true: NDArray[np.bool_], row: int, index: int) -> tuple[str, float] | None:
+        """Find out whether later candles or candles before its lookback change a feature's value at a row.
 
         Returns:
             "poison" or "lookback", and the value that results; None if only both together change it.
         """
-        for why, true_rows in (("poison", slice(None, row + 1)), ("lookback", slice(row + 1, None))):
-            half = clean.copy()
-            half[true_rows] = True
-            got = self._values(half)[row : row + 1]
+        for why, restored in (("poison", slice(None, row + 1)), ("lookback", slice(row + 1, None))):
+            half_true = is_true.copy()
+            half_true[restored] = True
+            got = self._recompute(half_true)[row : row + 1]
             if self._audited.compare(self._group, np.array([row]), got).wrong[0, index]:
                 return why, float(got[0, index])
         return None
 
-    def _values(self, clean: NDArray[np.bool_]) -> Values:
-        """Compute with true candles at the marked rows (of other symbols: at their times), and false ones elsewhere."""
-        kept_ms = self._audited.ts_ms[clean]
+    def _recompute(self, is_true: NDArray[np.bool_]) -> Values:
+        """Recompute with true candles at the marked rows (of a leader: at their times) and false ones elsewhere."""
+        true_ms = self._audited.ts_ms[is_true]
         frames = {}
-        for symbol, true in self._true.items():
-            marks = clean if symbol == self._audited.symbol else np.isin(times_ms(true), kept_ms)
+        for symbol, frame in self._true.items():
+            marks = is_true if symbol == self._audited.symbol else np.isin(times_ms(frame), true_ms)
             columns = [
-                one if one.name == "ts" else pl.Series(one.name, np.where(marks, one.to_numpy(), other.to_numpy()))
-                for one, other in zip(true.get_columns(), self._false[symbol].get_columns(), strict=True)
+                true if true.name == "ts" else pl.Series(true.name, np.where(marks, true.to_numpy(), false.to_numpy()))
+                for true, false in zip(frame.get_columns(), self._false[symbol].get_columns(), strict=True)
             ]
             frames[symbol] = pl.DataFrame(columns)
-        return self._audited.values(self._group, frames)
+        return self._audited.recompute(self._group, frames)
 
 
 def _mark_tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool_]:
-    """Mark the last `bars` rows up to each of `ends`.
+    """Return a mask of shape (rows,) that is True at the `bars` rows that end at each of `ends`.
 
     >>> _mark_tiles(6, np.array([1, 5]), 2).tolist()
     [True, True, False, False, True, True]
@@ -172,9 +183,9 @@ def _mark_tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool
     return marks
 
 
-def _columns_needed(features: FeatureSet, symbol: str, audited: str) -> list[str]:
+def _list_columns_needed(features: FeatureSet, symbol: str, audited_symbol: str) -> list[str]:
     """Return the columns of a symbol that the features read, its times, and the closes that the canary reads."""
-    read = {name for spec in features.features for name in columns_read(spec, leader=symbol != audited)}
-    if symbol == audited:
+    read = {name for spec in features.features for name in columns_read(spec, leader=symbol != audited_symbol)}
+    if symbol == audited_symbol:
         read |= {"close"}
     return ["ts", *sorted(read - {"ts"})]

@@ -29,8 +29,8 @@ class BlockArrays:
 
     Attributes:
         name: The block's name in messages.
-        ts_ms: Open time of each row's candle, ms UTC, shape (n,).
-        label_end_ms: Open time of the last candle of each row's label, ms UTC, shape (n,).
+        ts_ms: Open time of each row's candle, UTC ms, in any order, shape (n,).
+        label_end_ms: Open time of the last candle of each row's label, UTC ms, shape (n,).
     """
 
     name: str
@@ -42,47 +42,64 @@ def time_split(pairs: Sequence[tuple[BlockArrays, BlockArrays]], *, embargo_ms: 
     """Check that no label of an earlier block reaches into a later block.
 
     For each pair, the first candle of the later block must open more than `embargo_ms` after the last label of the
-    earlier block has ended, whatever the order of the rows.
+    earlier block has ended.
 
     Args:
         pairs: Every (earlier, later) pair of blocks that must be in order.
-        embargo_ms: Additional time between the blocks, 0 or more.
+        embargo_ms: Additional time between the blocks, in ms, 0 or more.
 
     Returns:
         The evidence; `worst` is always 0, because a pair either passes or fails.
     """
     findings = Findings("time_split")
     if not pairs:
-        findings.fail("order", Failure("split", "all", None, "blocks to compare", "none", "nothing was split"))
+        failure = Failure(feature="split", expected="blocks to compare", got="none", why="nothing was split")
+        findings.fail("order", failure)
     for earlier, later in pairs:
         _check_pair(findings, earlier, later, embargo_ms)
     blocks = {id(block): block for pair in pairs for block in pair}
     for block in blocks.values():
         _check_labels(findings, block)
-    return findings.result(_DETAILS)
+    return findings.build_result(_DETAILS)
 
 
 def _check_pair(findings: Findings, earlier: BlockArrays, later: BlockArrays, embargo_ms: int) -> None:
+    """Check that the last label of the earlier block and the embargo end before the later block begins."""
     findings.count("order", 1)
     name = f"{earlier.name} before {later.name}"
     empty = [block.name for block in (earlier, later) if not block.ts_ms.size]
     if empty:
-        findings.fail("order", Failure(name, "all", None, "rows", "none", f"{' and '.join(empty)} is empty"))
+        why = f"{' and '.join(empty)} is empty"
+        findings.fail("order", Failure(feature=name, expected="rows", got="none", why=why))
         return
-    last_end, first = int(earlier.label_end_ms.max()), int(later.ts_ms.min())
-    if last_end + embargo_ms >= first:
-        why = f"{earlier.name} reaches into {later.name}: its last label and {embargo_ms} ms of embargo must end first"
-        findings.fail("order", Failure(name, "all", first, f"before {format_ms(first)}", format_ms(last_end), why))
+    last_end_ms, begin_ms = int(earlier.label_end_ms.max()), int(later.ts_ms.min())
+    if last_end_ms + embargo_ms >= begin_ms:
+        failure = Failure(
+            feature=name,
+            time_ms=begin_ms,
+            expected=f"before {format_ms(begin_ms)}",
+            got=format_ms(last_end_ms),
+            why=f"{earlier.name} reaches into {later.name}: its last label and {embargo_ms} ms of embargo must end "
+            "first",
+        )
+        findings.fail("order", failure)
 
 
 def _check_labels(findings: Findings, block: BlockArrays) -> None:
+    """Check that every row of a block has a label, which ends after the row's candle opens."""
     findings.count("labels", block.ts_ms.size)
     if block.ts_ms.shape != block.label_end_ms.shape:
-        shapes = f"{block.ts_ms.size} times", f"{block.label_end_ms.size} label ends"
-        findings.fail("labels", Failure(block.name, "all", None, *shapes, "every row needs both"))
+        expected, got = f"{block.ts_ms.size} times", f"{block.label_end_ms.size} label ends"
+        findings.fail("labels", Failure(feature=block.name, expected=expected, got=got, why="every row needs both"))
         return
-    early = np.flatnonzero(block.label_end_ms <= block.ts_ms)
-    if early.size:
-        ts_ms, end_ms = int(block.ts_ms[early[0]]), int(block.label_end_ms[early[0]])
-        why = f"a label of {block.name} ends before it begins, so that no purge can work"
-        findings.fail("labels", Failure(block.name, "all", ts_ms, f"after {format_ms(ts_ms)}", format_ms(end_ms), why))
+    wrong = np.flatnonzero(block.label_end_ms <= block.ts_ms)
+    if wrong.size:
+        ts_ms, end_ms = int(block.ts_ms[wrong[0]]), int(block.label_end_ms[wrong[0]])
+        failure = Failure(
+            feature=block.name,
+            time_ms=ts_ms,
+            expected=f"after {format_ms(ts_ms)}",
+            got=format_ms(end_ms),
+            why=f"a label of {block.name} ends before it begins, so that no purge can work",
+        )
+        findings.fail("labels", failure)

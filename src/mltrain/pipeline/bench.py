@@ -82,7 +82,7 @@ def bench_version(
         latency=latency,
         memory_mb=_resident_mb(),
         cores=cores,
-        noise=latency.noise(cores=cores),
+        noise=latency.describe_noise(cores=cores),
     ), warning
 
 

@@ -144,7 +144,9 @@ def _compare(
         gain=log_loss_gain(p[fresh], theirs, y, bootstrap),
         days=days,
         side_by_side=SideBySide(
-            int(y.size), score_intervals(p[fresh], y, bootstrap), score_intervals(theirs, y, bootstrap)
+            rows=int(y.size),
+            new=score_intervals(p[fresh], y, bootstrap),
+            champion=score_intervals(theirs, y, bootstrap),
         )
         if in_full
         else None,

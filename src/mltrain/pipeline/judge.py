@@ -143,7 +143,7 @@ def gather_evidence(
         simple_model=SimpleModelEvidence(over_logistic=over_logistic, over_base_rate=skill.log_loss_gain),
         symbols=skill.symbols,
         leaders=data.feature_set.leaders,
-        calibration=CalibrationEvidence(results.scores.intervals.ece, results.scores.null_floor.p95),
+        calibration=CalibrationEvidence(results.scores.intervals.ece, ece_null_p95=results.scores.null_floor.p95),
         latency_p95_ms=results.latency.candles.p95,
         guards=data.guards,
         bounce=BounceEvidence(results.economics, results.bounce),

@@ -11,7 +11,7 @@ from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.card.training_results import TrainingData
 from mltrain.features.computation import check_inputs
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.random_features import random_feature, readable_features
+from mltrain.features.random_features import draw_feature, select_readable_features
 from mltrain.guards.evidence import check_guards
 from mltrain.guards.feature_audit import TrainingMatrix, feature_audit
 from mltrain.guards.future_info import future_info
@@ -222,9 +222,7 @@ def _other_ops(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, 
     used = {spec.op for spec in feature_set.features}
     leader = next((name for name in feature_set.leaders if name in candles), min(candles))
     drawn = [
-        random_feature(op, rng, name=op, leader=leader, max_bars=_OTHER_OPS_BARS)
-        for op in sorted(OPS)
-        if op not in used
+        draw_feature(op, rng, name=op, leader=leader, max_bars=_OTHER_OPS_BARS) for op in sorted(OPS) if op not in used
     ]
     full = [{c.name for c in frame.get_columns() if not c.has_nulls()} for frame in candles.values()]
-    return readable_features((spec for spec in drawn if spec is not None), set.intersection(*full))
+    return select_readable_features((spec for spec in drawn if spec is not None), set.intersection(*full))

@@ -14,7 +14,7 @@ from mltrain.config.loading import load_config
 from mltrain.errors import NoGoError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import WARM_START, count_looks
-from mltrain.gates.thresholds import loosened_thresholds
+from mltrain.gates.thresholds import find_loosened
 from mltrain.gates.verdict import judge
 from mltrain.pipeline.champion import open_champion
 from mltrain.pipeline.judge import gather_evidence, measure_holdout
@@ -262,7 +262,10 @@ def _record_look(
 
 def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
     packaged = load_config(None, overrides={})
-    return (*loosened_thresholds(config.gates, packaged.gates), *loosened_thresholds(config.guards, packaged.guards))
+    return (
+        *find_loosened(config.gates, packaged.gates),
+        *find_loosened(config.guards, packaged.guards),
+    )
 
 
 def _promote(

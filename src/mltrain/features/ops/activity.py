@@ -52,8 +52,8 @@ def taker_imbalance(*, bars: Bars) -> Window:
     return Window(imbalance(bars), bars)
 
 
-def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
-    """Return what takers of a side paid, and how much they traded."""
+def _taker_volumes(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
+    """Return what takers of a side traded in each bar, in quote and in base units."""
     paid, traded = pl.col("taker_buy_quote"), pl.col("taker_buy_base")
     return (paid, traded) if side == "buy" else (pl.col("quote_volume") - paid, pl.col("volume") - traded)
 
@@ -61,25 +61,25 @@ def _traded(side: Literal["buy", "sell"]) -> tuple[pl.Expr, pl.Expr]:
 def gap_to_taker_price(*, side: Literal["buy", "sell"], bars: Bars) -> Window:
     """How far the close is above the average price at which takers of a side traded: ln(c / (sum q / sum b)).
 
-    Here q and b are their quote and base volume. Unit: log return. 0 where they traded nothing. The average is held
-    inside the range of its bars, because the exchange rounds both volumes.
+    Here q and b are their quote and base volume. Unit: log return. 0 where they traded nothing. The average is
+    clipped to the range of its bars, because the exchange rounds both volumes.
     """
-    return Window(gap_to_average(*_traded(side), bars), bars)
+    return Window(gap_to_average(*_taker_volumes(side), bars), bars)
 
 
 def taker_spread(*, bars: Bars) -> Window:
     """Average price of taker buys against that of taker sells: ln(p_buy / p_sell).
 
-    Unit: log return. A side without trades counts as trading at the close. Both are held inside the bars' range.
+    Unit: log return. A side without trades counts as trading at the close. Both are clipped to the bars' range.
     """
-    buy, sell = (gap_to_average(*_traded(side), bars) for side in ("buy", "sell"))
+    buy, sell = (gap_to_average(*_taker_volumes(side), bars) for side in ("buy", "sell"))
     return Window(sell - buy, bars)
 
 
 def taker_price_gap() -> Window:
     """Price that takers paid against the bar's average: ln(q_b / b / (q / v)), q_b, b the takers' quote and base.
 
-    Unit: log return. 0 where takers bought nothing. Both prices are held inside the bar's range.
+    Unit: log return. 0 where takers bought nothing. Both prices are clipped to the bar's range.
     """
     low, high = pl.col("low"), pl.col("high")
     paid = ratio(pl.col("taker_buy_quote"), pl.col("taker_buy_base")).clip(low, high)

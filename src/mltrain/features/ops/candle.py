@@ -15,6 +15,7 @@ MS_PER: Final = {"quarter": 900_000, "hour": 3_600_000, "day": 86_400_000, "week
 
 
 def _share_of_range(part: pl.Expr, lag: int) -> Window:
+    """Return a part of the candle `lag` bars ago as a share of its range, high - low; 0 where there is no range."""
     return Window(share(part, pl.col("high") - pl.col("low")).shift(lag), lag + 1)
 
 

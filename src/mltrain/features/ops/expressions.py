@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from mltrain.features.windows import share, window_price_ratio, window_ratio, window_root_mean_square
+from mltrain.features.windows import share, window_price_ratio, window_ratio
 
 
 def log_returns(*, bars: int = 1, lag: int = 0, leader: bool = False) -> pl.Expr:
-    """Return ln(c[lag] / c[lag + bars])."""
+    """Return ln(c[lag] / c[lag + bars]), where c[k] is the close k bars earlier, of the symbol or of its leader."""
     close = pl.col("leader_close" if leader else "close")
     return (close.shift(lag) / close.shift(lag + bars)).log()
 
@@ -17,11 +17,6 @@ def directions() -> pl.Expr:
     """Return 1 where the bar closed above the one before, -1 where below, 0 where neither."""
     close = pl.col("close")
     return (close > close.shift(1)).cast(pl.Float64) - (close < close.shift(1)).cast(pl.Float64)
-
-
-def realised(bars: int) -> pl.Expr:
-    """Return the realised volatility per bar: sqrt(mean r^2)."""
-    return window_root_mean_square(log_returns(), bars)
 
 
 def log_range() -> pl.Expr:
@@ -36,13 +31,13 @@ def location(prefix: str = "") -> pl.Expr:
 
 
 def imbalance(bars: int, prefix: str = "") -> pl.Expr:
-    """Return the volume that takers bought minus that which they sold, as a share of the volume."""
+    """Return the volume that takers bought minus what they sold, as a share of the volume of the last `bars` bars."""
     bought, volume = pl.col(prefix + "taker_buy_base"), pl.col(prefix + "volume")
     return window_ratio(bought - (volume - bought), volume, bars).clip(-1, 1)
 
 
 def gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
-    """Return ln(c / (sum paid / sum volume)), the average held inside its bars' range; 0 where the volume is 0."""
+    """Return ln(c / (sum paid / sum volume)), the average clipped to its bars' range; 0 where the volume is 0."""
     return window_price_ratio(pl.col("close"), paid, volume, pl.col("low"), pl.col("high"), bars=bars).log()
 
 

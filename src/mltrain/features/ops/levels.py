@@ -42,7 +42,7 @@ def gap_to_vwap(*, bars: Bars) -> Window:
 def gap_to_traded_vwap(*, bars: Bars) -> Window:
     """How far the close is above the average price paid: ln(c / (sum quote volume / sum v)).
 
-    Unit: log return. 0 where nothing was traded. The average is held inside the range of its bars, because the
+    Unit: log return. 0 where nothing was traded. The average is clipped to the range of its bars, because the
     exchange rounds both volumes.
     """
     return Window(gap_to_average(pl.col("quote_volume"), pl.col("volume"), bars), bars)

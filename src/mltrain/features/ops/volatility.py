@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from mltrain.features.op import Bars, Op, Spread, Window
-from mltrain.features.ops.expressions import check_ordered, log_range, log_returns, realised
+from mltrain.features.ops.expressions import check_ordered, log_range, log_returns
 from mltrain.features.windows import window_root_contrast, window_root_mean_square
 
 # The expected squared log range of a random walk is 4 ln 2 times its variance (Parkinson 1980).
@@ -18,7 +18,7 @@ def realised_volatility(*, bars: Bars) -> Window:
 
     Unit: log return per bar. 0 where nothing moved. Source: Andersen, Bollerslev, Diebold and Labys (2003).
     """
-    return Window(realised(bars), bars + 1)
+    return Window(window_root_mean_square(log_returns(), bars), bars + 1)
 
 
 def volatility_ratio(*, short: Bars, long: Spread) -> Window:
