@@ -33,12 +33,12 @@ __all__ = ["FeatureSchemaValidator", "Model", "RefusedError", "__version__", "lo
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
-    """Import a public name on first use."""
+    """Import the object of a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'mltrain' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, imported or not."""
+    """Return the public names, whether they have been imported or not."""
     return sorted(__all__)

@@ -5,7 +5,7 @@
       InputError        3        data, config, card or model: unreadable, corrupt, unknown
         RefusedError    3        a window of candles that must not be scored; carries a reason code
         OwnOpsError     3        a model needs user ops that are not in use, or have changed
-      NoGoError         4        a gate failed, or p would mean something else, and promotion was requested
+      NoGoError         4        a gate failed, or the probability has another meaning, and promotion was requested
       LeakageError      5        a leakage guard failed
       SourceError       6        the exchange or the network
       LockedError       7        another mltrain holds the lock

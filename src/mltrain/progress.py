@@ -9,13 +9,13 @@ class Progress(Protocol):
     """Receives the progress of a long run, on the main thread only."""
 
     def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
-        """Begin a stage of `total` steps (None: unknown); the earlier ones end unless it is `concurrent`."""
+        """Begin the stage `name` of `total` steps (None: unknown); earlier stages end unless it is `concurrent`."""
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
-        """Report `steps` more steps of a stage (None: the newest) as done, with a note such as "best 0.68311"."""
+        """Report that a stage (None: the newest) has done `steps` more steps, with a note such as "best 0.68311"."""
 
     def warn(self, message: str) -> None:
-        """Report something that the user should know, although the run goes on."""
+        """Show a message that the user should read although the run continues."""
 
 
 class Silent:

@@ -49,9 +49,10 @@ _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# 1973 in ms, 5138 in seconds: a smaller number is taken for seconds.
+_MILLISECOND: Final = dt.timedelta(milliseconds=1)
+# A smaller number is taken for seconds: it is 1973 in ms, and 5138 in seconds.
 _SECONDS_BELOW: Final = 100_000_000_000
-# As ms in 5138: a larger number is microseconds or smaller units.
+# This and any larger number is taken for microseconds or smaller units: it is 5138 in ms.
 MICROS_FROM: Final = 100_000_000_000_000
 # 9999-12-31T23:59:59.999Z, the last time that Python's datetime can hold.
 LAST_MS: Final = 253_402_300_799_999
@@ -59,21 +60,17 @@ LAST_MS: Final = 253_402_300_799_999
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """A half-open range of times, [start_ms, end_ms), ms UTC; of open times where candles are meant."""
+    """The times from `start_ms` to just before `end_ms`, ms UTC; a range of candles is one of open times."""
 
     start_ms: int
     end_ms: int
 
     def __str__(self) -> str:
-        """Return both ends as ISO 8601."""
         return f"{format_ms(self.start_ms)} to {format_ms(self.end_ms)}"
 
 
 def interval_ms(interval: str) -> int:
-    """Return the length of an interval such as "1m" in ms.
-
-    Raises:
-        UsageError: It is not one of INTERVALS_MS.
+    """Return the length in ms of an interval such as "1m"; raise a UsageError for one not in INTERVALS_MS.
 
     >>> interval_ms("5m")
     300000
@@ -89,11 +86,11 @@ def interval_name(step_ms: int) -> str:
     >>> interval_name(300_000), interval_name(7_000)
     ('5m', '7 s')
     """
-    return next((name for name, ms in INTERVALS_MS.items() if ms == step_ms), f"{step_ms / 1000:g} s")
+    return next((name for name, length_ms in INTERVALS_MS.items() if length_ms == step_ms), f"{step_ms / 1000:g} s")
 
 
 def format_ms(time_ms: int) -> str:
-    """Return a time as ISO 8601 in UTC; outside 1970 to 9999, as its number of ms.
+    """Return a time in ms UTC as ISO 8601; outside 1970 to 9999, as its number of ms.
 
     >>> format_ms(1_760_529_600_000)
     '2025-10-15T12:00:00Z'
@@ -101,13 +98,12 @@ def format_ms(time_ms: int) -> str:
     if not 0 <= time_ms <= LAST_MS:
         return f"{time_ms} ms"
     # int() for numpy's integers, which timedelta refuses.
-    moment = EPOCH + dt.timedelta(milliseconds=int(time_ms))
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    text = (EPOCH + dt.timedelta(milliseconds=int(time_ms))).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{time_ms % 1000:03d}Z" if time_ms % 1000 else f"{text}Z"
 
 
 def format_seconds(time_ms: int) -> str:
-    """Return a time as ISO 8601 in UTC, rounded down to the second.
+    """Return a time in ms UTC as ISO 8601, rounded down to the second.
 
     >>> format_seconds(1_760_529_607_999)
     '2025-10-15T12:00:07Z'
@@ -116,7 +112,7 @@ def format_seconds(time_ms: int) -> str:
 
 
 def format_minutes(time_ms: float) -> str:
-    """Return a time as tables and figures show it, UTC, rounded down to the minute.
+    """Return a time in ms UTC as tables and figures show it, rounded down to the minute.
 
     >>> format_minutes(1_760_529_607_999)
     '2025-10-15 12:00'
@@ -125,7 +121,7 @@ def format_minutes(time_ms: float) -> str:
 
 
 def day_name(time_ms: int) -> str:
-    """Return the UTC day of a time.
+    """Return the UTC day of a time in ms UTC.
 
     >>> day_name(1_760_529_600_000)
     '2025-10-15'
@@ -134,10 +130,10 @@ def day_name(time_ms: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Return a time such as 2025-10-15T12:00:00Z in ms; without a zone it is UTC, without a clock it is midnight.
+    """Return a text such as 2025-10-15T12:00:00Z in ms UTC; without a zone it is UTC, a date alone is its midnight.
 
     Raises:
-        UsageError: It is no such time, or before 1970.
+        UsageError: It is not a time, or before 1970.
 
     >>> parse_time("2025-10-15T14:00+02:00")
     1760529600000
@@ -146,9 +142,7 @@ def parse_time(text: str) -> int:
         if _TIME.fullmatch(text) is None:
             raise ValueError  # noqa: TRY301 -- fromisoformat takes week dates and other forms that few people can read
         moment = dt.datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=dt.UTC)
-        time_ms = (moment - EPOCH) // dt.timedelta(milliseconds=1)
+        time_ms = ((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)) - EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         time_ms = -1
     if time_ms < 0:
@@ -156,19 +150,17 @@ def parse_time(text: str) -> int:
     return time_ms
 
 
-def time_ms(time: object, argument: str) -> int:
-    """Convert a caller's time to ms UTC: text as `parse_time` reads it, a datetime with a zone, or a date.
-
-    A date is its midnight, UTC.
+def as_time_ms(time: object, argument: str) -> int:
+    """Return a caller's time in ms UTC.
 
     Args:
-        time: The time.
-        argument: Name of the argument, for messages.
+        time: Text as `parse_time` reads it, a datetime with a zone, or a date, which is its midnight, UTC.
+        argument: Name of the caller's argument, for messages.
 
     Raises:
-        UsageError: It is of another type, has no zone, or is before 1970.
+        UsageError: It has another type or no zone, or is before 1970.
 
-    >>> time_ms(dt.date(2025, 10, 15), "start")
+    >>> as_time_ms(dt.date(2025, 10, 15), "start")
     1760486400000
     """
     expected = 'expected text such as "2025-10-15T12:00:00Z", a datetime with a zone, or a date'
@@ -177,25 +169,21 @@ def time_ms(time: object, argument: str) -> int:
     if isinstance(time, dt.datetime):
         if time.tzinfo is None:
             raise UsageError(f"{argument}: {time} has no zone: {expected}", hint="give it one, such as datetime.UTC")
-        found = (time - EPOCH) // dt.timedelta(milliseconds=1)
+        time_ms = (time - EPOCH) // _MILLISECOND
     elif isinstance(time, dt.date):
-        found = (dt.datetime.combine(time, dt.time(), dt.UTC) - EPOCH) // dt.timedelta(milliseconds=1)
+        time_ms = (dt.datetime.combine(time, dt.time(), dt.UTC) - EPOCH) // _MILLISECOND
     else:
         raise UsageError(f"{argument} is {show(str(time))} ({type(time).__name__}): {expected}")
-    if found < 0:
+    if time_ms < 0:
         raise UsageError(f"{argument}: {time} is before 1970")
-    return found
+    return time_ms
 
 
 def check_time_ms(time: object, argument: str) -> int:
-    """Return a caller's time in ms since 1970, UTC, as a whole number.
-
-    Args:
-        time: The number; a float is rounded down.
-        argument: Name of the argument, for messages.
+    """Return a caller's number of ms since 1970, UTC, as a whole number, rounded down.
 
     Raises:
-        UsageError: It is not a number, or its size suggests seconds or microseconds.
+        UsageError: It is not a number, or its size suggests seconds or microseconds; the message names `argument`.
 
     >>> check_time_ms(1_760_529_600_000.7, "now_ms")
     1760529600000
@@ -213,7 +201,7 @@ def check_time_ms(time: object, argument: str) -> int:
 
 
 def is_ms(time: float) -> bool:
-    """Tell whether a number is of the size of ms since 1970, and not of seconds, microseconds or nanoseconds.
+    """Return whether a number has the size of a time in ms since 1970, not in seconds, microseconds or nanoseconds.
 
     >>> is_ms(1_760_529_600_000), is_ms(1_760_529_600)
     (True, False)

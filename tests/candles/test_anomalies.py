@@ -229,7 +229,7 @@ def test_the_longest_runs_without_trades_are_listed(quiet, most):
     runs = [[m for m, _ in group] for is_quiet, group in groupby(enumerate(quiet), key=itemgetter(1)) if is_quiet]
     longest = sorted(sorted(runs, key=len, reverse=True)[:most])
 
-    found = find_zero_trade_runs(frame, MINUTE_MS, most=most)
+    found = find_zero_trade_runs(frame, MINUTE_MS, max_runs=most)
     assert found == tuple(Gap(run[0] * MINUTE_MS, run[-1] * MINUTE_MS, len(run)) for run in longest)
 
 
@@ -239,8 +239,8 @@ def test_large_moves_are_listed(make_candles):
     times = times_ms(frame).tolist()
     jumps = (Jump(times[1], 100.0, 151.0), Jump(times[3], 150.0, 74.0), Jump(times[5], 111.0, 400.0))
 
-    assert find_jumps(frame, share=0.5, most=9) == jumps
-    assert find_jumps(frame, share=0.5, most=2) == jumps[:2]
+    assert find_jumps(frame, min_share=0.5, max_jumps=9) == jumps
+    assert find_jumps(frame, min_share=0.5, max_jumps=2) == jumps[:2]
 
 
 # --- snapshots -------------------------------------------------------------------------------------------------------

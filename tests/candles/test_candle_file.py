@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.candles.candle_file import Block, damaged_blocks, read_candles, read_unchecked, write_candles
+from mltrain.candles.candle_file import Block, encode_candles, find_damaged_blocks, read_candles, read_unchecked
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError
@@ -52,7 +52,7 @@ frames = st.sampled_from(list(INTERVALS_MS)).flatmap(
 def written():
     """Return six days of simulated minutes, the first and the last not whole, and their file."""
     frame = SimSource(seed=5).candles("BTCUSDT", TimeRange(CLOCK_MS - 5 * DAY_MS, CLOCK_MS))
-    return frame, write_candles(frame, INTERVALS_MS["1m"])
+    return frame, encode_candles(frame, INTERVALS_MS["1m"])
 
 
 def ranges(file):
@@ -66,7 +66,7 @@ def ranges(file):
 def test_candles_are_read_as_they_were_written(made):
     """For any interval, any gaps, with and without the optional columns."""
     interval, frame = made
-    file = write_candles(frame, INTERVALS_MS[interval])
+    file = encode_candles(frame, INTERVALS_MS[interval])
     found = read_candles(file.data, rows=frame.height, symbol="BTCUSDT", interval=interval, where="a test")
 
     assert found.equals(frame)
@@ -78,7 +78,7 @@ def test_candles_are_read_as_they_were_written(made):
 def test_blocks_part_the_bytes_and_the_days(made):
     """Blocks cover all bytes before the footer and all candles; each begins and ends at midnight UTC."""
     interval, frame = made
-    file = write_candles(frame, INTERVALS_MS[interval])
+    file = encode_candles(frame, INTERVALS_MS[interval])
     ts_ms = times_ms(frame)
     counts = [int(((ts_ms >= b.from_ms) & (ts_ms < b.to_ms)).sum()) for b in file.blocks]
 
@@ -90,7 +90,7 @@ def test_blocks_part_the_bytes_and_the_days(made):
     assert min(counts) > 0
     assert sum(counts) == frame.height
     assert len(file.blocks) <= 128
-    assert damaged_blocks(file.data, file.blocks) == ()
+    assert find_damaged_blocks(file.data, file.blocks) == ()
 
 
 @given(frames)
@@ -100,7 +100,7 @@ def test_equal_candles_are_equal_bytes(made):
     interval, frame = made
     pieces = pl.concat([frame[i : i + 1] for i in range(frame.height)], rechunk=False)
 
-    assert write_candles(pieces, INTERVALS_MS[interval]) == write_candles(frame, INTERVALS_MS[interval])
+    assert encode_candles(pieces, INTERVALS_MS[interval]) == encode_candles(frame, INTERVALS_MS[interval])
 
 
 def test_minutes_lie_day_by_day(written):
@@ -119,7 +119,7 @@ def test_a_day_has_the_same_bytes_among_any_other_days(written):
     other = frame.with_columns(
         volume=pl.when(pl.col("ts").dt.date() == pl.date(2025, 10, 11)).then(7.25).otherwise(pl.col("volume"))
     )
-    digests = [b.digest for b in write_candles(other, INTERVALS_MS["1m"]).blocks]
+    digests = [b.digest for b in encode_candles(other, INTERVALS_MS["1m"]).blocks]
 
     assert [d == b.digest for d, b in zip(digests, file.blocks, strict=True)] == [True, False, *[True] * 4]
 
@@ -134,7 +134,7 @@ def test_a_flipped_byte_names_exactly_its_day(written, k):
     for at in places:
         bad = bytearray(file.data)
         bad[at] ^= 1 << at % 8
-        assert damaged_blocks(bytes(bad), file.blocks) == (file.blocks[k],)
+        assert find_damaged_blocks(bytes(bad), file.blocks) == (file.blocks[k],)
 
 
 @pytest.mark.parametrize("k", range(6))
@@ -144,7 +144,7 @@ def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
     begin, end = ranges(file)[k]
 
     for at in (begin, (begin + end) // 2, end - 1):
-        assert damaged_blocks(file.data[:at], file.blocks) == file.blocks[k:]
+        assert find_damaged_blocks(file.data[:at], file.blocks) == file.blocks[k:]
 
 
 def test_inserted_bytes_damage_their_day_and_all_after_it(written):
@@ -154,7 +154,7 @@ def test_inserted_bytes_damage_their_day_and_all_after_it(written):
     at = (begin + end) // 2
     bad = file.data[:at] + b"\0" + file.data[at:]
 
-    assert damaged_blocks(bad, file.blocks) == file.blocks[2:]
+    assert find_damaged_blocks(bad, file.blocks) == file.blocks[2:]
 
 
 def test_swapped_days_are_both_damaged(written):
@@ -162,7 +162,7 @@ def test_swapped_days_are_both_damaged(written):
     _, file = written
     parts = [file.data[begin:end] for begin, end in ranges(file)]
     bad = b"".join([file.data[:4], parts[0], parts[2], parts[1], *parts[3:], file.data[file.blocks[-1].end :]])
-    named = damaged_blocks(bad, file.blocks)
+    named = find_damaged_blocks(bad, file.blocks)
 
     assert len(bad) == len(file.data)
     assert named == file.blocks[1:3]
@@ -174,12 +174,12 @@ def test_damage_outside_the_candles_names_no_day(written, change):
     _, file = written
     bad = {"head": b"XAR1" + file.data[4:], "foot": file.data[:-9] + b"123456789", "longer": file.data + b"\0"}[change]
 
-    assert damaged_blocks(bad, file.blocks) == ()
+    assert find_damaged_blocks(bad, file.blocks) == ()
 
 
 def test_without_blocks_no_day_is_named(written):
     """A manifest may list none."""
-    assert damaged_blocks(written[1].data, ()) == ()
+    assert find_damaged_blocks(written[1].data, ()) == ()
 
 
 def test_blocks_beyond_the_bytes_are_damaged(written):
@@ -187,7 +187,7 @@ def test_blocks_beyond_the_bytes_are_damaged(written):
     _, file = written
     far = Block(0, DAY_MS, 1 << 62, "0" * 16)
 
-    assert damaged_blocks(b"", (*file.blocks, far)) == (*file.blocks, far)
+    assert find_damaged_blocks(b"", (*file.blocks, far)) == (*file.blocks, far)
 
 
 def test_long_files_have_few_blocks():
@@ -196,7 +196,7 @@ def test_long_files_have_few_blocks():
     hourly = make_frame(range(24 * 366), "1h")
 
     for frame, interval in ((daily, "1d"), (hourly, "1h")):
-        blocks = write_candles(frame, INTERVALS_MS[interval]).blocks
+        blocks = encode_candles(frame, INTERVALS_MS[interval]).blocks
         assert len(blocks) <= 128
         assert sum(b.to_ms - b.from_ms for b in blocks) >= times_ms(frame)[-1] - times_ms(frame)[0]
 

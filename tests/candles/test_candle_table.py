@@ -12,7 +12,7 @@ import pytest
 
 from mltrain.candles.conversion import MAX_TABLE_ROWS, read_candle_table
 from mltrain.candles.frame import CANDLE_SCHEMA
-from mltrain.candles.tables import write_table
+from mltrain.candles.tables import encode_table
 from mltrain.errors import InputError
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import HOUR_MS, TimeRange
@@ -43,7 +43,7 @@ def test_parquet_of_any_writer_gives_the_same_candles(candles):
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_a_table_is_read_as_it_was_written(candles, form):
     """Every format keeps the candles and their symbol, to the last bit."""
-    read = read_candle_table(write_table(candles, form), form, where="x")
+    read = read_candle_table(encode_table(candles, form), form, where="x")
 
     assert read.select(candles.columns).equals(candles)
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, find_gaps, segment_bounds, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, find_gaps, find_segments, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.times import MINUTE_MS, format_ms
@@ -78,9 +78,7 @@ def test_times_off_the_grid_are_refused(make_candles):
     """A candle that opens at 28:15 is not a one-minute candle (Binance's restart of February 2018)."""
     frame = make_candles(range(3)).with_columns(pl.col("ts") + pl.duration(seconds=15))
 
-    with pytest.raises(
-        InputError, match=r"ts is 2025-10-15T12:00:15Z: not on the grid of 1m candles \(and 2 more rows\)"
-    ):
+    with pytest.raises(InputError, match=r"ts is 2025-10-15T12:00:15Z: not on the grid of 1m candles \(and 2 more\)"):
         check(frame)
 
 
@@ -130,4 +128,4 @@ def test_no_rows_are_valid(make_candles):
 
     assert frame.is_empty()
     assert find_gaps(times_ms(frame), MINUTE_MS) == ()
-    assert segment_bounds(times_ms(frame), MINUTE_MS) == []
+    assert find_segments(times_ms(frame), MINUTE_MS) == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.closed_candles import MAX_SKEW_MS, describe_open, find_closed
+from mltrain.candles.closed_candles import MAX_SKEW_MS, describe_unclosed, find_closed
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.progress import Silent
@@ -101,8 +101,8 @@ def test_open_candles_are_described_in_one_sentence():
     """For any number of symbols."""
     first_ms = dict.fromkeys(("E", "D", "C", "B", "A"), CLOCK_MS)
 
-    assert describe_open({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
-    text = describe_open(first_ms, 7, now_ms=NOW_MS)
+    assert describe_unclosed({"A": CLOCK_MS}, 1, now_ms=NOW_MS) == LEFT_OUT + "A from 2025-10-15T12:00:00Z on"
+    text = describe_unclosed(first_ms, 7, now_ms=NOW_MS)
     assert text.startswith("7 candles left out")
     assert text.endswith("C from 2025-10-15T12:00:00Z on and 2 more")
 

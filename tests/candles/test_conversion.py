@@ -13,7 +13,7 @@ from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
-from mltrain.times import MINUTE_MS, TimeRange, check_time_ms, time_ms
+from mltrain.times import MINUTE_MS, TimeRange, as_time_ms, check_time_ms
 
 UTC_MINUTE = dt.datetime(2025, 10, 15, 12, tzinfo=dt.UTC)
 FRAME = SimSource().candles("BTCUSDT", TimeRange(CLOCK_MS - 5 * MINUTE_MS, CLOCK_MS))
@@ -190,11 +190,11 @@ class TestTimes:
     )
     def test_text_and_datetimes(self, time):
         """Every notation of an instant gives the same time."""
-        assert time_ms(time, "start") == CLOCK_MS
+        assert as_time_ms(time, "start") == CLOCK_MS
 
     def test_a_date_is_its_midnight(self):
         """In UTC."""
-        assert time_ms(dt.date(2025, 10, 15), "start") == CLOCK_MS - 12 * 60 * MINUTE_MS
+        assert as_time_ms(dt.date(2025, 10, 15), "start") == CLOCK_MS - 12 * 60 * MINUTE_MS
 
     @pytest.mark.parametrize(
         "time",
@@ -203,7 +203,7 @@ class TestTimes:
     def test_anything_else_is_refused(self, time):
         """A number has no unit, a naive datetime no zone."""
         with pytest.raises(UsageError, match=r"start|is not a time"):
-            time_ms(time, "start")
+            as_time_ms(time, "start")
 
     @pytest.mark.parametrize("time", [CLOCK_MS, float(CLOCK_MS), CLOCK_MS + 0.9, np.int64(CLOCK_MS)])
     def test_milliseconds_are_whole(self, time):

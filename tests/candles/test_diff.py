@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.checks import check_candles
-from mltrain.candles.diff import EXAMPLES, compare_frames, compare_snapshots, describe_diff
+from mltrain.candles.diff import EXAMPLES, compare_frames, describe_diff
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
+from mltrain.snapshots.snapshot import compare_snapshots
 from mltrain.times import MINUTE_MS, format_ms
 from support.program import call
 
@@ -46,8 +47,8 @@ def test_a_diff_equals_that_of_dictionaries(before, after):
         at = 0 if before[minute][0] != after[minute][0] else 1
         assert change.field == ("volume", "trades")[at]
         assert (change.before, change.after) == (before[minute][at], after[minute][at])
-    assert diff.same == (before == after)
-    assert (describe_diff(diff) == "no change") == diff.same
+    assert diff.is_empty == (before == after)
+    assert (describe_diff(diff) == "no change") == diff.is_empty
 
 
 def test_a_new_column_is_a_change():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.filenames import interval_of, symbol_of
+from mltrain.candles.filenames import parse_interval, parse_symbol
 from mltrain.names import SYMBOL
 from mltrain.times import INTERVALS_MS
 
@@ -58,7 +58,7 @@ NAMES = {
 @pytest.mark.parametrize(("name", "says"), NAMES.items())
 def test_symbol_and_interval_stand_in_the_files_name(name, says):
     """As Binance, freqtrade and Kraken write them, among other words; two intervals count as none."""
-    assert (symbol_of(name), interval_of(name)) == says
+    assert (parse_symbol(name), parse_interval(name)) == says
 
 
 def test_numbered_parts_are_no_intervals():
@@ -66,8 +66,8 @@ def test_numbered_parts_are_no_intervals():
     parts = [f"BTCUSDT_{number}.csv" for number in range(1, 7)]
     kraken = [f"XBTUSD_{minutes}.csv" for minutes in (1, 5, 15, 30, 60, 240, 720, 1440)]
 
-    assert {interval_of(name, siblings=parts) for name in parts} == {None}
-    assert [interval_of(name, siblings=kraken) for name in kraken] == [
+    assert {parse_interval(name, siblings=parts) for name in parts} == {None}
+    assert [parse_interval(name, siblings=kraken) for name in kraken] == [
         "1m",
         "5m",
         "15m",
@@ -84,13 +84,13 @@ def test_names_of_the_archive_have_symbol_and_interval(base, interval, day):
     """For any base asset."""
     name = f"{base}USDT-{interval}-{day}.zip"
 
-    assert (symbol_of(name), interval_of(name)) == (f"{base}USDT", interval)
+    assert (parse_symbol(name), parse_interval(name)) == (f"{base}USDT", interval)
 
 
 @given(st.text(max_size=60))
 def test_any_name_gives_a_symbol_or_none(name):
     """A symbol may become a path, so it always matches the pattern."""
-    symbol = symbol_of(name)
+    symbol = parse_symbol(name)
 
     assert symbol is None or SYMBOL.fullmatch(symbol)
-    assert interval_of(name) is None or interval_of(name) in name or "_" in name
+    assert parse_interval(name) is None or parse_interval(name) in name or "_" in name

@@ -10,7 +10,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import CANDLE_SCHEMA, Gap, content_sha256, find_gaps, segment_bounds, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, Gap, content_sha256, find_gaps, find_segments, times_ms
 from support.candles import check
 
 STEP = 5
@@ -50,7 +50,7 @@ def test_without_a_window_gaps_lie_between_candles(present):
 @given(slots)
 def test_segments_are_the_maximal_runs_of_neighbours(present):
     """Segments cover all rows in order, and end exactly where the next row is not the next on the grid."""
-    bounds = segment_bounds(np.array(present, dtype=np.int64) * STEP, STEP)
+    bounds = find_segments(np.array(present, dtype=np.int64) * STEP, STEP)
     naive = [i for i in range(len(present)) if i == 0 or present[i] != present[i - 1] + 1]
 
     assert [a for a, _ in bounds] == naive

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mltrain.candles.candle_file import write_candles
+from mltrain.candles.candle_file import encode_candles
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.candles.parquet import MAX_ROWS, ParquetFile
@@ -27,20 +27,20 @@ def written(table):
 def test_candles_survive_the_file(make_candles):
     """Types, values and nulls are kept, and equal frames give equal bytes."""
     frame = check_candles(make_candles(range(3000)), symbol="A1", interval="1m", where="here")
-    data = write_candles(frame, MINUTE_MS).data
+    data = encode_candles(frame, MINUTE_MS).data
     file = ParquetFile(data, where="here")
 
     assert file.rows == 3000
     assert list(file.types) == list(CANDLE_SCHEMA)
     assert file.read(list(CANDLE_SCHEMA)).equals(frame)
     assert file.read(["close", "ts"]).equals(frame.select("close", "ts"))
-    assert write_candles(frame, MINUTE_MS).data == data
+    assert encode_candles(frame, MINUTE_MS).data == data
 
 
 def test_the_file_carries_statistics(make_candles):
     """Other readers can skip by time."""
     frame = check_candles(make_candles(range(50)), symbol="A1", interval="1m", where="here")
-    data = write_candles(frame, MINUTE_MS).data
+    data = encode_candles(frame, MINUTE_MS).data
     column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
 
     assert column.compression == "ZSTD"
@@ -50,7 +50,7 @@ def test_the_file_carries_statistics(make_candles):
 def test_damage_never_escapes_as_another_error_or_as_other_values(make_candles):
     """Any cut, any flipped byte, any other file: an InputError or (by the page checksums) the same values."""
     frame = check_candles(make_candles(range(200)), symbol="A1", interval="1m", where="here")
-    data = write_candles(frame, MINUTE_MS).data
+    data = encode_candles(frame, MINUTE_MS).data
     rng = np.random.default_rng(1)
     damaged = [b"", b"PAR1", b"PAR1" * 5, b"\x00" * 1000, data[:-1], data[100:]]
     damaged += [data[: int(n)] for n in rng.integers(0, len(data), 40)]

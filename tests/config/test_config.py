@@ -279,6 +279,13 @@ def test_every_setting_has_its_origin(own):
     assert len(settings) == len(explain_config(None, overrides={}))
 
 
+def test_an_overridden_mapping_is_explained_key_by_key():
+    """Only the keys in it come from the option."""
+    origins = {s.key: s.origin for s in explain_config(None, overrides={"folds": {"count": 3}})}
+
+    assert (origins["folds.count"], origins["folds.start"]) == ("option", "default")
+
+
 def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):
     """All of it is comment: it loads as the defaults; without the marks it is the packaged file."""
     text = comment_config()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.candles.frame import OPTIONAL, segment_bounds, times_ms
+from mltrain.candles.frame import OPTIONAL, find_segments, times_ms
 from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.features.registry import load_registry
@@ -90,7 +90,7 @@ def test_each_segment_has_the_bits_that_it_has_alone(candles):
     gapped = {symbol: keep(frame, rows) for symbol, frame in candles.items()}
     together = compute_features(DEFAULT, "ETHUSDT", gapped)
 
-    for first, stop in segment_bounds(times_ms(gapped["ETHUSDT"]), STEP_MS):
+    for first, stop in find_segments(times_ms(gapped["ETHUSDT"]), STEP_MS):
         segment = {symbol: frame[first:stop] for symbol, frame in gapped.items()}
         assert compute_features(DEFAULT, "ETHUSDT", segment).equals(together[first:stop])
 

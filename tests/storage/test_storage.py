@@ -218,7 +218,7 @@ class TestStagedFolder:
         """Not even an empty folder, which the system's rename would replace."""
         (tmp_path / "v").mkdir()
 
-        with pytest.raises(InputError, match="already there"), folders.staged_folder(tmp_path / "v"):
+        with pytest.raises(InputError, match="already exists"), folders.staged_folder(tmp_path / "v"):
             pass
         assert tree(tmp_path) == {"v": None}
 

@@ -22,7 +22,7 @@ _MOVED: Final = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- of any type
-    """Return a name that has moved, with a DeprecationWarning."""
+    """Return the object that a moved name stands for, with a DeprecationWarning."""
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new_name = "SnapshotRequest" if name == "Request" else name

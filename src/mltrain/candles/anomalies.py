@@ -10,12 +10,12 @@ is emptied, so that no feature reads it. If fewer are wrong, they are only count
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, Gap, segment_bounds, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, Gap, find_segments, times_ms
 from mltrain.documents.records import Limits, OneOf, RecordError, TimeMs, record
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.float64]
 
-#: The ratios and amounts that are checked, and the range in which each must lie.
+#: The ratios and amounts that are checked in each candle, and the range in which each must lie.
 BOUNDS: Final = {
     "quote_volume / volume": "low..high",
     "taker_buy_base": "0..volume",
@@ -36,7 +36,7 @@ BOUNDS: Final = {
 
 # Relative rounding error of prices and volumes that were stored as 32-bit floats.
 _FLOAT32: Final = 1e-6
-# Relative. Another unit differs by far more, a candle's range and rounding by less.
+# Relative difference of two shares that agree. Another unit differs by far more, rounding by less.
 _SHARES_AGREE: Final = 0.01
 _MAX_DECIMALS: Final = 8
 
@@ -60,7 +60,7 @@ class Jump:
 @record
 @dataclass(frozen=True, slots=True)
 class FalseVolume:
-    """How often a volume contradicts the prices of its candles.
+    """How often a volume of a symbol contradicts the prices of its candles.
 
     Attributes:
         what: The ratio or amount that was checked, a key of BOUNDS.
@@ -85,8 +85,8 @@ class FalseVolume:
         bounds = BOUNDS[self.what]
         text = f"{self.what} lies outside {bounds} in {self.candles:,} of {self.traded:,} traded candles"
         if self.typical is not None:
-            found, low, high = self.typical
-            text += f" (typically {found:.6g} where {bounds} is {low:.6g}..{high:.6g})"
+            value, low, high = self.typical
+            text += f" (typically {value:.6g} where {bounds} is {low:.6g}..{high:.6g})"
         if not self.emptied:
             return f"{text}: kept, because in most of them it does not"
         return f"{text}: {' and '.join(self.emptied)} {'is' if len(self.emptied) == 1 else 'are'} left empty"
@@ -97,28 +97,27 @@ def count_zero_trade(frame: pl.DataFrame) -> int:
     return int(frame.select(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0).sum()).item())
 
 
-def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, most: int) -> tuple[Gap, ...]:
-    """Return the `most` longest runs of candles without trades, by time; `missing` is their number."""
-    quiet = frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0))
-    ts_ms = times_ms(quiet)
-    runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in segment_bounds(ts_ms, step_ms)]
-    longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:most]
+def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, max_runs: int) -> tuple[Gap, ...]:
+    """Return the `max_runs` longest runs of consecutive candles without trades, by time.
+
+    A run is a `Gap` from its first to its last open time; `missing` is its number of candles.
+    """
+    ts_ms = times_ms(frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0)))
+    runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in find_segments(ts_ms, step_ms)]
+    longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:max_runs]
     return tuple(sorted(longest, key=lambda run: run.from_ms))
 
 
-def find_jumps(frame: pl.DataFrame, *, share: float, most: int) -> tuple[Jump, ...]:
-    """Return the first `most` moves by more than `share` of the previous close, by time."""
-    before = pl.col("close").shift(1)
-    moved = frame.select("ts", "close", before=before).filter((pl.col("close") / pl.col("before") - 1).abs() > share)
-    moved = moved.head(most)
-    return tuple(
-        Jump(int(t), b, c)
-        for t, b, c in zip(times_ms(moved), moved["before"].to_list(), moved["close"].to_list(), strict=True)
-    )
+def find_jumps(frame: pl.DataFrame, *, min_share: float, max_jumps: int) -> tuple[Jump, ...]:
+    """Return the first `max_jumps` moves from a close to the next by more than `min_share` of the former, by time."""
+    pairs = frame.select("ts", "close", before=pl.col("close").shift(1))
+    moved = pairs.filter((pl.col("close") / pl.col("before") - 1).abs() > min_share).head(max_jumps)
+    closes = zip(times_ms(moved), moved["before"].to_list(), moved["close"].to_list(), strict=True)
+    return tuple(Jump(int(ts_ms), before, after) for ts_ms, before, after in closes)
 
 
 def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseVolume, ...]]:
-    """Empty the optional columns that contradict the prices in most candles.
+    """Set volume columns that contradict the prices in more than half of the traded candles to null.
 
     Args:
         frame: All candles of one symbol, as `check_candles` returns them.
@@ -126,86 +125,97 @@ def empty_false_volumes(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[FalseV
     Returns:
         The candles, with such columns null in every row, and every contradiction, including those that emptied nothing.
     """
-    found = tuple(_find_contradictions(frame)) if frame.height else ()
-    return empty_columns(frame, found), found
+    contradictions = tuple(_find_contradictions(frame)) if frame.height else ()
+    return empty_columns(frame, contradictions), contradictions
 
 
-def empty_columns(frame: pl.DataFrame, found: tuple[FalseVolume, ...]) -> pl.DataFrame:
-    """Return the candles with the columns null that `found` lists as emptied."""
-    names = dict.fromkeys(name for false in found for name in false.emptied)
+def empty_columns(frame: pl.DataFrame, false_volumes: tuple[FalseVolume, ...]) -> pl.DataFrame:
+    """Return the candles with every column null that one of `false_volumes` lists as emptied."""
+    names = dict.fromkeys(name for false in false_volumes for name in false.emptied)
     return frame.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in names) if names else frame
 
 
 def _find_contradictions(frame: pl.DataFrame) -> Iterator[FalseVolume]:
-    """Yield each ratio or amount that lies outside its range in some candles."""
+    """Check the volumes of a symbol's candles against BOUNDS, and yield each one that lies outside in some candle."""
     columns = {
         name: frame[name].to_numpy()
         for name in ("low", "high", "volume", "quote_volume", "taker_buy_base", "taker_buy_quote")
         if name in frame.columns and not frame[name].null_count()
     }
     low, high, volume = (columns[name] for name in ("low", "high", "volume"))
-    quote, base, paid = (columns.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote"))
+    quote, taker_base, taker_quote = (
+        columns.get(name) for name in ("quote_volume", "taker_buy_base", "taker_buy_quote")
+    )
     zero, one = np.zeros_like(volume), np.ones_like(volume)
     if quote is not None:
-        yield from _compare(QUOTE, (quote, volume, low, high), empties=("quote_volume",))
+        yield from _check_ratio(QUOTE, _Ratio(quote, volume, low, high), empties=("quote_volume",))
     base_is_false = False
-    if base is not None:
-        found = tuple(_compare(BASE, (base, one, zero, volume), empties=("taker_buy_base",), exact=(1, 2)))
-        base_is_false = any(false.emptied for false in found)
-        yield from found
-    if paid is None:
+    if taker_base is not None:
+        ratio, exact = _Ratio(taker_base, one, low=zero, high=volume), ("divisor", "low")
+        for false in _check_ratio(BASE, ratio, empties=("taker_buy_base",), exact=exact):
+            base_is_false = bool(false.emptied)
+            yield false
+    if taker_quote is None:
         return
-    if base is None or base_is_false:
-        yield from _compare(TAKER_QUOTE, (paid, volume, zero, high), empties=("taker_buy_quote",), exact=(2,))
-    if base is None:
+    if taker_base is None or base_is_false:
+        ratio = _Ratio(taker_quote, volume, low=zero, high=high)
+        yield from _check_ratio(TAKER_QUOTE, ratio, empties=("taker_buy_quote",), exact=("low",))
+    if taker_base is None:
         return
-    for false in _compare(PAIR, (paid, base, low, high), empties=("taker_buy_base", "taker_buy_quote")):
+    ratio = _Ratio(taker_quote, taker_base, low, high)
+    for false in _check_ratio(PAIR, ratio, empties=("taker_buy_base", "taker_buy_quote")):
         # Either of the two may be wrong. If the takers' shares of both volumes agree, the base column is right.
-        base_is_right = quote is not None and _shares_agree((base, volume), (paid, quote), (low, high))
+        base_is_right = quote is not None and _shares_agree((taker_base, volume), (taker_quote, quote), (low, high))
         yield replace(false, emptied=false.emptied[1:]) if base_is_false or base_is_right else false
 
 
-def _compare(
-    what: str, columns: tuple[Column, Column, Column, Column], *, empties: tuple[str, ...], exact: tuple[int, ...] = ()
-) -> Iterator[FalseVolume]:
-    """Count how often first / second lies outside third..fourth; yields nothing if it never does.
+class _Ratio(NamedTuple):
+    """A ratio, dividend / divisor, that should lie in low..high in each of n candles; four arrays of shape (n,)."""
 
-    Columns at the positions `exact` are constants without rounding.
+    dividend: Column
+    divisor: Column
+    low: Column
+    high: Column
+
+
+def _check_ratio(
+    what: str, ratio: _Ratio, *, empties: tuple[str, ...], exact: tuple[str, ...] = ()
+) -> Iterator[FalseVolume]:
+    """Yield how often a ratio lies outside its range by more than rounding explains; nothing if it never does.
+
+    Args:
+        what: The ratio's name, a key of BOUNDS.
+        ratio: Its values in the candles of one symbol.
+        empties: The columns to empty if it lies outside in more than half of the traded candles.
+        exact: The arrays of `ratio` that are constants without rounding.
     """
-    part, whole, low, high = columns
-    if not _outside(columns).any():
+    if not _is_outside(ratio, (0.0, 0.0, 0.0, 0.0)).any():
         return
-    wrong = _outside(columns, [0.0 if i in exact else _half_unit(column) for i, column in enumerate(columns)])
+    errors = [0.0 if name in exact else _half_unit(column) for name, column in ratio._asdict().items()]
+    wrong = _is_outside(ratio, errors)
     candles = int(np.count_nonzero(wrong))
     if not candles:
         return
-    traded = int(np.count_nonzero((part > 0) | ((high if what == BASE else whole) > 0)))
-    has_value = wrong & (whole > 0)
+    traded = int(np.count_nonzero((ratio.dividend > 0) | ((ratio.high if what == BASE else ratio.divisor) > 0)))
+    has_value = wrong & (ratio.divisor > 0)
     typical = None
     if has_value.any():
-        ratio = part[has_value] / whole[has_value]
-        typical = (float(np.median(ratio)), float(np.median(low[has_value])), float(np.median(high[has_value])))
+        dividend, divisor, low, high = (column[has_value] for column in ratio)
+        typical = (float(np.median(dividend / divisor)), float(np.median(low)), float(np.median(high)))
     yield FalseVolume(what, candles, traded, typical, empties if 2 * candles > traded else ())
 
 
-def _outside(
-    columns: tuple[Column, Column, Column, Column], halves: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
-) -> NDArray[np.bool_]:
-    """Return where first / second lies outside third..fourth by more than rounding explains, shape (n,).
-
-    Args:
-        columns: Four, each of shape (n,).
-        halves: The greatest rounding error of each.
-    """
-    (part, whole, low, high), (of_part, of_whole, of_low, of_high) = columns, halves
-    least = (low - of_low) * (1 - _FLOAT32) * np.maximum(whole - of_whole, 0)
-    most = (high + of_high) * (1 + _FLOAT32) * (whole + of_whole)
-    below: NDArray[np.bool_] = part + of_part < least
-    return below | (part - of_part > most)
+def _is_outside(ratio: _Ratio, errors: Sequence[float]) -> NDArray[np.bool_]:
+    """Return where a ratio lies outside its range although its arrays may be wrong by `errors`, shape (n,)."""
+    dividend_error, divisor_error, low_error, high_error = errors
+    least = (ratio.low - low_error) * (1 - _FLOAT32) * np.maximum(ratio.divisor - divisor_error, 0)
+    most = (ratio.high + high_error) * (1 + _FLOAT32) * (ratio.divisor + divisor_error)
+    below: NDArray[np.bool_] = ratio.dividend + dividend_error < least
+    return below | (ratio.dividend - dividend_error > most)
 
 
 def _half_unit(column: Column) -> float:
-    """Return half a unit of a column's last decimal; 0 where it has more than eight decimals."""
+    """Return half a unit of a column's last decimal, its greatest rounding error; 0 beyond eight decimals."""
     for decimals in range(_MAX_DECIMALS + 1):
         scaled = column * 10.0**decimals
         if (np.abs(scaled - np.round(scaled)) <= 1e-6 + 1e-15 * scaled).all():
@@ -214,15 +224,15 @@ def _half_unit(column: Column) -> float:
 
 
 def _shares_agree(base: tuple[Column, Column], quote: tuple[Column, Column], prices: tuple[Column, Column]) -> bool:
-    """Return whether takers have the same share of the volume and of the quote volume, as far as the prices allow.
+    """Return whether takers bought the same share of both volumes, within high / low, in more than half of the candles.
 
     Args:
-        base: Volume bought by takers, and all volume, in the base asset.
+        base: Volume bought by takers, and all volume, in the base asset, shape (n,) each.
         quote: The same in the quote asset.
-        prices: Low and high.
+        prices: Low and high, shape (n,) each.
     """
-    (part, whole), (paid, all_paid) = base, quote
-    known = (part > 0) & (whole > 0) & (paid > 0) & (all_paid > 0)
-    ratio = (paid[known] / all_paid[known]) / (part[known] / whole[known])
+    (taker_base, all_base), (taker_quote, all_quote) = base, quote
+    known = (taker_base > 0) & (all_base > 0) & (taker_quote > 0) & (all_quote > 0)
+    ratio = (taker_quote[known] / all_quote[known]) / (taker_base[known] / all_base[known])
     spread = prices[1][known] / prices[0][known] * (1 + _SHARES_AGREE)
     return bool(2 * np.count_nonzero((ratio <= spread) & (ratio * spread >= 1)) > ratio.size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
@@ -24,15 +25,17 @@ from mltrain.times import DAY_MS
 if TYPE_CHECKING:
     import polars as pl
 
-# Of a file: the manifest lists them all.
+# Blocks of one file: the manifest lists them all.
 _MAX_BLOCKS: Final = 128
 # A smaller block would take more bytes than its candles.
 _MIN_BLOCK_ROWS: Final = 1440
 # Digits of a block's hash. Few are enough: the file's own hash shows that there is damage, the blocks' only where.
-_DIGEST: Final = 16
+_DIGEST_DIGITS: Final = 16
+# A Parquet file begins with the 4 bytes "PAR1".
+_FIRST_OFFSET: Final = 4
 
-#: The type of each column as pyarrow writes it.
-_TYPES: Final = tuple(
+#: Name and type of each column as pyarrow writes it.
+_COLUMN_TYPES: Final = tuple(
     (name, {"ts": "timestamp[ms, tz=UTC]", "trades": "int64"}.get(name, "double")) for name in CANDLE_SCHEMA
 )
 
@@ -63,72 +66,68 @@ class CandleFile:
     blocks: tuple[Block, ...]
 
 
-def write_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
-    """Return the Parquet file of candles that `check_candles` returned, at least one row."""
+def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
+    """Return the Parquet file, in memory, of at least one candle that `check_candles` returned."""
     import pyarrow.parquet as pq
 
     table, ts_ms = frame.to_arrow(), times_ms(frame)
-    length_ms = _block_ms(int(ts_ms[0]), int(ts_ms[-1]), step_ms)
-    number = ts_ms // length_ms
-    starts = np.flatnonzero(np.diff(number, prepend=number[0] - 1)).tolist()
+    days = int(ts_ms[-1]) // DAY_MS - int(ts_ms[0]) // DAY_MS + 1
+    block_ms = max(-(-days // _MAX_BLOCKS), _MIN_BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
+    block_numbers = ts_ms // block_ms
+    starts = np.flatnonzero(np.diff(block_numbers, prepend=block_numbers[0] - 1)).tolist()
     sink = io.BytesIO()
-    ends: list[tuple[int, int]] = []
+    offsets = [_FIRST_OFFSET]
     writer: Any
     with pq.ParquetWriter(sink, table.schema, **parquet_options()) as writer:
         for start, stop in zip(starts, [*starts[1:], frame.height], strict=True):
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
-            ends.append((int(number[start]), sink.tell()))
+            offsets.append(sink.tell())
     data = sink.getvalue()
-    # After the magic number.
-    blocks, begin = [], 4
-    for n, end in ends:
-        blocks.append(Block(n * length_ms, (n + 1) * length_ms, end, sha256_bytes(data[begin:end])[:_DIGEST]))
-        begin = end
-    return CandleFile(data, tuple(blocks))
+    return CandleFile(
+        data,
+        tuple(
+            Block(number * block_ms, (number + 1) * block_ms, end, _block_digest(data, begin, end))
+            for number, (begin, end) in zip(block_numbers[starts].tolist(), pairwise(offsets), strict=True)
+        ),
+    )
 
 
-def _block_ms(first_ms: int, last_ms: int, step_ms: int) -> int:
-    """Return the length of the blocks, in ms: a multiple of a day."""
-    days = last_ms // DAY_MS - first_ms // DAY_MS + 1
-    return max(-(-days // _MAX_BLOCKS), _MIN_BLOCK_ROWS * step_ms // DAY_MS, 1) * DAY_MS
+def _block_digest(data: bytes, begin: int, end: int) -> str:
+    """Return the digest of the block at data[begin:end]."""
+    return sha256_bytes(data[begin:end])[:_DIGEST_DIGITS]
 
 
-def damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-    """Return the blocks whose bytes have changed; none where only the file's header or footer has changed."""
-    begins = [4, *(block.end for block in blocks)]
+def find_damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Return the blocks whose bytes in the file `data` have changed; a changed header or footer is in no block."""
+    bounds = pairwise([_FIRST_OFFSET, *(block.end for block in blocks)])
     return tuple(
         block
-        for begin, block in zip(begins[:-1], blocks, strict=True)
-        if sha256_bytes(data[begin : block.end])[:_DIGEST] != block.digest
+        for block, (begin, end) in zip(blocks, bounds, strict=True)
+        if _block_digest(data, begin, end) != block.digest
     )
 
 
 def read_candles(data: bytes, *, rows: int, symbol: str, interval: str, where: str) -> pl.DataFrame:
-    """Read and check the candles of a file whose hash has been verified.
+    """Read a Parquet file of candles whose hash has been verified, and check every candle.
 
     Args:
         data: The bytes of the file.
         rows: The number of rows that it must have.
-        symbol: For messages.
-        interval: Interval of the candles.
-        where: Its name in messages, usually the path.
-
-    Raises:
-        InputError: Columns, types or number of rows are not those written, or a row is not a possible candle.
-        MachineError: Not enough memory.
+        symbol: Symbol of the candles, named in messages.
+        interval: Interval of the candles, such as "1m".
+        where: The file's name in messages, usually the path.
     """
     return check_candles(read_unchecked(data, rows=rows, where=where), symbol=symbol, interval=interval, where=where)
 
 
 def read_unchecked(data: bytes, *, rows: int, where: str) -> pl.DataFrame:
-    """Read the rows of a file without checking their values.
+    """Read a Parquet file of `rows` candles, called `where` in messages, without checking their values.
 
     Raises:
-        InputError: Columns, types or number of rows are not those written.
-        MachineError: Not enough memory.
+        InputError: Columns, types or number of rows are not those that `encode_candles` writes.
     """
     file = ParquetFile(data, where=where)
-    if file.rows != rows or tuple(file.types.items()) != _TYPES:
+    if file.rows != rows or tuple(file.types.items()) != _COLUMN_TYPES:
         columns = ", ".join(f"{name} {dtype}" for name, dtype in file.types.items())
         raise InputError(f"{where}: expected {rows} rows of candles, got {file.rows} rows of {columns}")
     return file.read(list(CANDLE_SCHEMA))

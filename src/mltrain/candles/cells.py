@@ -28,102 +28,93 @@ _ISO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The cells of a table in a file, and how to name a place in it.
+    """The cells of a table in a file, and how messages name a row of it.
 
     Attributes:
         frame: Text, numbers or times, null where empty.
         where: The name of its file in messages.
-        unit: The word for a row in messages: "line" for text, "row" for any other format.
-        first: The number of the first row, in that unit.
+        row_word: What messages call a row: "line" in text, "row" in any other format.
+        first_number: The number of the first row in messages.
         named: Whether the file names its columns; if not, they are known by position only.
     """
 
     frame: pl.DataFrame
     where: str
-    unit: str = "row"
-    first: int = 1
+    row_word: str = "row"
+    first_number: int = 1
     named: bool = True
 
-    def place(self, row: int) -> str:
-        """Return the name of a row, counted from 0, for messages."""
-        return f"{self.where}: {self.unit} {row + self.first}"
+    def name_row(self, row: int) -> str:
+        """Return what messages call a row, such as "a.csv: line 3"; `row` counts from 0."""
+        return f"{self.where}: {self.row_word} {row + self.first_number}"
 
     def to_rows(self) -> pl.DataFrame:
         """Return the rows in their order with the columns of CANDLE_SCHEMA; empty cells and absent columns are null.
 
         The columns must already have names of CANDLE_SCHEMA, `ts` among them.
-
-        Raises:
-            InputError: A cell is not a number or not a time; names its place, column and value.
         """
-        texts = self.frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
-        numbers = self._numbers(texts.drop("ts"))
-        absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in texts.columns]
-        return numbers.with_columns(self._times(texts["ts"]), *absent).select(*CANDLE_SCHEMA)
+        cells = self.frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
+        numbers = self._to_numbers(cells.drop("ts"))
+        absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in cells.columns]
+        return numbers.with_columns(self._to_open_times(cells["ts"]), *absent).select(*CANDLE_SCHEMA)
 
-    def _numbers(self, texts: pl.DataFrame) -> pl.DataFrame:
-        """Return all columns but `ts` with the types of CANDLE_SCHEMA."""
-        for name, dtype in texts.schema.items():
+    def _to_numbers(self, cells: pl.DataFrame) -> pl.DataFrame:
+        """Return columns named as in CANDLE_SCHEMA, without `ts`, in the types that it gives them; text is parsed."""
+        for name, dtype in cells.schema.items():
             if not (dtype.is_numeric() or dtype in {pl.String, pl.Null}):
                 raise InputError(f"{self.where}: column {name} is {dtype}, not numbers")
-        numbers = texts.with_columns(pl.all().cast(pl.Float64, strict=False))
-        for name in texts.columns:
-            if numbers[name].null_count() != texts[name].null_count():
-                self._refuse_first(texts[name], numbers[name].is_null() & texts[name].is_not_null(), "not a number")
-        if "trades" in texts.columns:
+        numbers = cells.with_columns(pl.all().cast(pl.Float64, strict=False))
+        for name in cells.columns:
+            if numbers[name].null_count() != cells[name].null_count():
+                self._refuse_first(cells[name], numbers[name].is_null() & cells[name].is_not_null(), "not a number")
+        if "trades" in cells.columns:
             trades = numbers["trades"]
             whole = (trades == trades.round()) & (trades.abs() < 2**53)
-            self._refuse_first(texts["trades"], ~whole.fill_null(True), "not a whole number")
-        return numbers.cast({name: CANDLE_SCHEMA[name] for name in texts.columns})
+            self._refuse_first(cells["trades"], ~whole.fill_null(True), "not a whole number")
+        return numbers.cast({name: CANDLE_SCHEMA[name] for name in cells.columns})
 
-    def _times(self, texts: pl.Series) -> pl.Series:
-        """Return the column `ts` in TS_DTYPE."""
-        if isinstance(texts.dtype, pl.Datetime | pl.Date):
-            micros = texts.cast(pl.Datetime("us", getattr(texts.dtype, "time_zone", None))).dt.timestamp("us")
-            stamps = (micros // 1000).set(micros % 1000 != 0, None)
-        elif texts.dtype == pl.String or texts.dtype.is_numeric():
-            stamps = _stamps_of_numbers(texts.cast(pl.Float64, strict=False))
-            if texts.dtype == pl.String and stamps.null_count():
-                stamps = stamps.fill_null(_stamps_of_iso(texts))
+    def _to_open_times(self, cells: pl.Series) -> pl.Series:
+        """Return datetimes, dates, numbers or texts as the column `ts`: open times in ms, UTC."""
+        if isinstance(cells.dtype, pl.Datetime | pl.Date):
+            micros = cells.cast(pl.Datetime("us", getattr(cells.dtype, "time_zone", None))).dt.timestamp("us")
+            ts_ms = (micros // 1000).set(micros % 1000 != 0, None)
+        elif cells.dtype == pl.String or cells.dtype.is_numeric():
+            ts_ms = _numbers_to_ms(cells.cast(pl.Float64, strict=False))
+            if cells.dtype == pl.String and ts_ms.null_count():
+                ts_ms = ts_ms.fill_null(_iso_to_ms(cells))
         else:
-            raise InputError(f"{self.where}: column ts is {texts.dtype}, not times")
-        if stamps.null_count():
-            self._refuse_first(texts, stamps.is_null(), "not an open time")
-        return stamps.cast(TS_DTYPE).alias("ts")
+            raise InputError(f"{self.where}: column ts is {cells.dtype}, not times")
+        if ts_ms.null_count():
+            self._refuse_first(cells, ts_ms.is_null(), "not an open time")
+        return ts_ms.cast(TS_DTYPE).alias("ts")
 
-    def _refuse_first(self, cells: pl.Series, bad: pl.Series, rule: str) -> None:
-        """Refuse the first bad cell, if there is one."""
-        rows = bad.arg_true()
+    def _refuse_first(self, cells: pl.Series, is_bad: pl.Series, problem: str) -> None:
+        """Raise an InputError for the first cell of a column where `is_bad` is true, if there is one."""
+        rows = is_bad.arg_true()
         if rows.len():
             value = cells[rows[0]]
             shown = "missing" if value is None else show(value) if isinstance(value, str) else value
             more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
-            message = f"{self.place(rows[0])}: {cells.name} is {shown}: {rule}{more}"
+            message = f"{self.name_row(rows[0])}: {cells.name} is {shown}: {problem}{more}"
             raise InputError(message, hint="correct that cell, or download the file again")
 
 
-def _stamps_of_numbers(numbers: pl.Series) -> pl.Series:
+def _numbers_to_ms(numbers: pl.Series) -> pl.Series:
     """Return times in s, ms, µs or ns, distinguished by size, as ms; null where that is not a whole number.
 
     Between 1973 and 5138 the four ranges do not overlap. A float holds all of these numbers exactly except ns, whose
     last digits are zeros on any grid.
     """
-    value = pl.col("n")
-    size = value.abs()
-    ms = (
-        pl.when(size < 1e11)
-        .then(value * 1e3)
-        .when(size < 1e14)
-        .then(value)
-        .when(size < 1e17)
-        .then(value / 1e3)
-        .otherwise(value / 1e6)
-    )
+    time = pl.col("time")
+    from_s, from_us, from_ns = time * 1e3, time / 1e3, time / 1e6
+    size = time.abs()
+    s_or_ms = pl.when(size < 1e11).then(from_s).when(size < 1e14).then(time)
+    ms = s_or_ms.when(size < 1e17).then(from_us).otherwise(from_ns)
     whole = pl.when((ms == ms.round()) & (ms.abs() < 1e14)).then(ms)
-    return pl.DataFrame({"n": numbers}).select(whole.cast(pl.Int64).alias("ts")).to_series()
+    return pl.DataFrame({"time": numbers}).select(whole.cast(pl.Int64).alias("ts")).to_series()
 
 
-def _stamps_of_iso(texts: pl.Series) -> pl.Series:
+def _iso_to_ms(texts: pl.Series) -> pl.Series:
     """Return ISO 8601 times as ms UTC; without a zone they are UTC, and null where the text is not a time."""
     names = ("date", "minute", "second", "fraction", "sign", "hours", "minutes")
     groups = texts.str.extract_groups(_ISO).struct.rename_fields(list(names)).struct.unnest()
@@ -136,9 +127,6 @@ def _stamps_of_iso(texts: pl.Series) -> pl.Series:
     return groups.select((at + fraction - signed).alias("ts")).to_series()
 
 
-def whole_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return times in ms or µs, distinguished by size, as ms.
-
-    A close time in µs ends in 999 and is rounded down, as the open time is.
-    """
+def as_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return times in ms or µs since 1970, distinguished by size, as ms, rounded down; shape (n,)."""
     return np.where(times >= MICROS_FROM, times // 1000, times)

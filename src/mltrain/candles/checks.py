@@ -18,46 +18,45 @@ _ROWS_FOR_QUERY: Final = 5_000
 
 
 def check_candles(frame: pl.DataFrame, *, symbol: str, interval: str, where: str) -> pl.DataFrame:
-    """Check every row, and return the candles with the columns of CANDLE_SCHEMA in order.
+    """Check that every row is a possible candle, and return the candles with the columns of CANDLE_SCHEMA in order.
 
     Args:
         frame: `ts` in TS_DTYPE, OHLCV and any of the optional columns, as numbers; other columns are dropped.
-        symbol: For messages.
-        interval: The grid that `ts` must lie on.
+        symbol: Symbol of the candles, named in messages.
+        interval: The interval, such as "1m", whose grid `ts` must lie on.
         where: The file or host that the candles came from, for messages.
 
     Raises:
-        InputError: A column is missing or of a wrong type; rows are not sorted or not unique; or a value is off the
-            grid, null, not finite, negative, or contradicts the other prices of its candle. Names symbol, time, field
-            and value.
-        UsageError: The interval is unknown.
+        InputError: A column is missing or has the wrong type; rows are not sorted or not unique; or a value is off the
+            grid, null, not finite, negative, or contradicts the other prices of its candle. The message gives symbol,
+            time, field and value.
     """
     if frame.height < _ROWS_FOR_QUERY and _is_valid(frame, interval_ms(interval)):
         return frame
-    frame = _with_schema(frame, symbol=symbol, where=where)
-    rules = _rules(interval_ms(interval), frame.height)
-    found = frame.select(bad.fill_null(True).any().alias(str(i)) for i, (_, bad, _) in enumerate(rules)).row(0)
-    for is_bad, (field, bad, rule) in zip(found, rules, strict=True):
-        if is_bad:
+    frame = _cast_columns(frame, symbol=symbol, where=where)
+    rules = _list_rules(interval_ms(interval), frame.height)
+    violated = frame.select(bad.fill_null(True).any().alias(str(i)) for i, (_, bad, _) in enumerate(rules)).row(0)
+    for is_violated, (field, bad, message) in zip(violated, rules, strict=True):
+        if is_violated:
             rows = frame.select(bad.fill_null(True).arg_true()).to_series()
-            more = f" (and {rows.len() - 1} more rows)" if rows.len() > 1 else ""
-            raise InputError(f"{where}: {_describe_cell(frame, rows[0], field, symbol)}: {rule}{more}")
+            more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
+            raise InputError(f"{where}: {_describe_cell(frame, rows[0], field, symbol)}: {message}{more}")
     return frame
 
 
 def _is_valid(frame: pl.DataFrame, step_ms: int) -> bool:
-    """Return whether `check_candles` would return the frame unchanged; False may also mean that it needs a cast.
+    """Return whether `check_candles` would return a frame unchanged; False may also mean that it needs a cast.
 
-    The rules of `_rules` in numpy: a few hundred rows take 50 us, and 2 ms as a query.
+    These are the rules of `_list_rules` in numpy: for a few hundred rows they take 50 us, as a Polars query 2 ms.
     """
     if frame.schema != _SCHEMA or not frame.height:
         return False
-    known = [name for name in OPTIONAL if frame[name].null_count() < frame.height]
-    if any(frame[name].null_count() for name in ("ts", *PRICES, "volume", *known)):
+    filled = [name for name in OPTIONAL if frame[name].null_count() < frame.height]
+    if any(frame[name].null_count() for name in ("ts", *PRICES, "volume", *filled)):
         return False
     ts_ms = times_ms(frame)
     open_, high, low, close = prices = [frame[name].to_numpy() for name in PRICES]
-    amounts = [frame[name].to_numpy() for name in ("volume", *known)]
+    amounts = [frame[name].to_numpy() for name in ("volume", *filled)]
     on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
     return bool(
         on_grid
@@ -70,7 +69,8 @@ def _is_valid(frame: pl.DataFrame, step_ms: int) -> bool:
     )
 
 
-def _with_schema(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFrame:
+def _cast_columns(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFrame:
+    """Return a frame with the columns and types of CANDLE_SCHEMA; a type whose cast could change a value is refused."""
     missing = [name for name in CANDLE_SCHEMA if name not in frame.columns and name not in OPTIONAL]
     if missing:
         raise InputError(
@@ -78,25 +78,26 @@ def _with_schema(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFram
             hint=f"candles need the columns {', '.join(n for n in CANDLE_SCHEMA if n not in OPTIONAL)}",
         )
     for name, dtype in CANDLE_SCHEMA.items():
-        have = frame.schema.get(name, dtype)
-        # A type whose cast changes no value.
+        actual = frame.schema.get(name, dtype)
         if name == "ts":
-            fits = have == TS_DTYPE
+            fits = actual == TS_DTYPE
         else:
-            fits = have == pl.Null or have.is_integer() or (name != "trades" and have.is_numeric())
+            fits = actual == pl.Null or actual.is_integer() or (name != "trades" and actual.is_numeric())
         if not fits:
-            raise InputError(f"{where}: {symbol}: column {name} is {have}, not {dtype}")
+            raise InputError(f"{where}: {symbol}: column {name} is {actual}, not {dtype}")
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in frame.columns]
     # Adding 0.0 turns -0.0 into 0.0, so that equal numbers have equal content hashes.
-    columns = [
-        pl.col(name).cast(dtype, strict=False) + 0.0 if dtype == pl.Float64 else pl.col(name).cast(dtype, strict=False)
-        for name, dtype in CANDLE_SCHEMA.items()
-    ]
+    casts = {name: pl.col(name).cast(dtype, strict=False) for name, dtype in CANDLE_SCHEMA.items()}
+    columns = [cast + 0.0 if CANDLE_SCHEMA[name] == pl.Float64 else cast for name, cast in casts.items()]
     return frame.with_columns(absent).select(columns)
 
 
-def _rules(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
-    """Return the rules that every row must follow: field, where it is violated (true or null), and message."""
+def _list_rules(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
+    """Return the rules for the rows of a frame of `height` candles.
+
+    Returns:
+        Field, expression that is true or null in the rows that violate the rule, and message of each rule.
+    """
     ts = pl.col("ts").dt.timestamp("ms")
     rules = [
         ("ts", ts.is_null(), "every candle needs its open time"),
@@ -120,6 +121,7 @@ def _rules(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
 
 
 def _describe_cell(frame: pl.DataFrame, row: int, field: str, symbol: str) -> str:
+    """Return a cell for a message, such as "BTCUSDT at 2025-10-15T12:00:00Z: high is 0.0"; `row` counts from 0."""
     time_ms = frame["ts"].dt.timestamp("ms")[row]
     time = f"row {row + 1}" if time_ms is None else format_ms(time_ms)
     value = time if field == "ts" and time_ms is not None else frame[field][row]

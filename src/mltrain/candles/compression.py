@@ -22,44 +22,45 @@ from mltrain.names import show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Most entries of a zip that is opened: the list of 20 million would fill the memory.
+# A zip with more entries is not opened: the list of 20 million would fill the memory.
 _MAX_MEMBERS: Final = 100
-_ENTRY: Final = b"PK\x01\x02"
+_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 # Flags of both kinds of encryption.
 _ENCRYPTED: Final = 0x41
-# LZMA may allocate 4 GB before its first byte.
+# Not LZMA, which may allocate 4 GB before its first byte.
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# As sha256sum prints it, in text or binary mode.
-_CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64}) [ *]([^/\\]+)")
+# A line of sha256sum, in text or binary mode.
+_CHECKSUM_LINE: Final = re.compile(r"([0-9a-fA-F]{64}) [ *]([^/\\]+)")
 
 
 def unzip_single(data: bytes, *, where: str, max_bytes: int) -> bytes:
-    """Return the only file in a zip, after checking its CRC.
+    """Return the bytes of the only file in a zip, after checking its CRC.
 
     Args:
         data: The bytes of the zip.
-        where: Its name in messages, usually the path.
-        max_bytes: The largest size after unpacking.
+        where: The zip's name in messages, usually the path.
+        max_bytes: The largest size of the file in it.
 
     Raises:
         InputError: It is not a zip, is damaged, or does not hold exactly one regular file under a bare name; or the
             file is encrypted, packed by an unusual method, or larger than `max_bytes`.
     """
     if not data.startswith(b"PK"):
-        raise InputError(f"{where}: not a zip file: it begins with {show(_text(data[:20]))}")
-    if data.count(_ENTRY) > _MAX_MEMBERS:
+        raise InputError(f"{where}: not a zip file: it begins with {show(_decode(data[:20]))}")
+    if data.count(_ENTRY_SIGNATURE) > _MAX_MEMBERS:
         raise InputError(f"{where}: holds more than {_MAX_MEMBERS} files, not one")
-    with _zip_edge(where), zipfile.ZipFile(io.BytesIO(data)) as archive:
-        member = _single_member(archive, where, max_bytes)
+    with _translate_zip_errors(where), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        member = _check_single_member(archive, where, max_bytes)
         with archive.open(member) as file:
-            # A bare read() would unpack everything before it cuts.
+            # read() without a size would unpack everything, however much that is.
             plain = file.read(member.file_size + 1)
     if len(plain) != member.file_size:
         raise InputError(f"{where}: {show(member.filename)} has {len(plain)} bytes, its header says {member.file_size}")
     return plain
 
 
-def _single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipfile.ZipInfo:
+def _check_single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipfile.ZipInfo:
+    """Return the header of the only file in a zip; raise an InputError unless it may be unpacked."""
     members = archive.infolist()
     if len(members) != 1:
         names = ", ".join(show(member.filename) for member in members[:3])
@@ -85,8 +86,8 @@ def _single_member(archive: zipfile.ZipFile, where: str, max_bytes: int) -> zipf
 
 
 @contextmanager
-def _zip_edge(where: str) -> Iterator[None]:
-    """Translate the many kinds of errors that zipfile raises for damaged files."""
+def _translate_zip_errors(where: str) -> Iterator[None]:
+    """Raise an InputError in place of the many kinds of errors that zipfile raises for damaged files."""
     try:
         yield
     except (
@@ -95,24 +96,24 @@ def _zip_edge(where: str) -> Iterator[None]:
         *(RuntimeError, ValueError, OverflowError, IndexError),
     ) as err:
         reason = str(err)[:200]
-        # The reader looks at the end first.
+        # zipfile says this of any file that is cut short, because it looks at the end first.
         if reason == "File is not a zip file":
             reason = "the list of its files, which should end it, is missing"
         raise InputError(f"{where}: a damaged zip file: {reason}", hint="download it again") from err
 
 
 def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
-    """Return the content of a gzip file, after checking its CRC.
+    """Return the unpacked content of a gzip file, after checking its CRC.
 
     Args:
-        data: The bytes of the file.
-        where: Its name in messages, usually the path.
+        data: The bytes of the gzip file.
+        where: The file's name in messages, usually the path.
         max_bytes: The largest size after unpacking.
 
     Raises:
         InputError: It is not a gzip file, is damaged, or holds more than `max_bytes`.
     """
-    # Python reads an empty file as an empty content.
+    # Python's gzip unpacks an empty file to nothing, without an error.
     if not data:
         raise InputError(f"{where}: not a whole gzip file: it is empty")
     try:
@@ -125,7 +126,7 @@ def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
 
 
 def parse_checksum(text: bytes, *, file_name: str, where: str) -> str:
-    """Return the SHA-256 of `file_name` from a checksum file, in lower-case hexadecimal.
+    """Return the SHA-256 of the file `file_name` that a checksum file states, in lower-case hexadecimal.
 
     Args:
         text: Lines as `sha256sum` prints them: the hash, two spaces (or a space and a star), the name.
@@ -133,28 +134,29 @@ def parse_checksum(text: bytes, *, file_name: str, where: str) -> str:
         where: The checksum file's name in messages, usually its path.
 
     Raises:
-        InputError: A line has another form, no line names `file_name`, or two lines give it different hashes.
+        InputError: A line has another form, no line names `file_name`, or two lines give a name different hashes.
 
     >>> parse_checksum(b"AB" * 32 + b"  BTCUSDT-1m-2025-04-11.zip", file_name="BTCUSDT-1m-2025-04-11.zip", where="demo")
     'abababababababababababababababababababababababababababababababab'
     """
-    found: dict[str, str] = {}
-    for number, line in enumerate(_text(text).splitlines(), start=1):
-        match = _CHECKSUM.fullmatch(line.rstrip())
+    hashes: dict[str, str] = {}
+    for number, line in enumerate(_decode(text).splitlines(), start=1):
+        match = _CHECKSUM_LINE.fullmatch(line.rstrip())
         if match is None:
             if line.strip():
                 raise InputError(f"{where}: line {number}: {show(line)} is not a SHA-256, two spaces and a file name")
             continue
         sha256, name = match[1].lower(), match[2]
-        if found.setdefault(name, sha256) != sha256:
+        if hashes.setdefault(name, sha256) != sha256:
             raise InputError(f"{where}: line {number}: a second, different SHA-256 of {show(name)}")
-    if file_name not in found:
-        others = ", ".join(show(name) for name in list(found)[:3])
-        raise InputError(f"{where}: lists {others}, not {show(file_name)}" if found else f"{where}: is empty")
-    return found[file_name]
+    if file_name not in hashes:
+        listed = ", ".join(show(name) for name in list(hashes)[:3])
+        raise InputError(f"{where}: lists {listed}, not {show(file_name)}" if hashes else f"{where}: is empty")
+    return hashes[file_name]
 
 
-def _text(data: bytes) -> str:
+def _decode(data: bytes) -> str:
+    """Decode UTF-8 for a message: other bytes become escapes."""
     return data.decode("utf-8", errors="backslashreplace")
 
 

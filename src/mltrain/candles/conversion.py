@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ACCEPTED: Final = "a Polars or pandas frame, an Arrow table, a list of dicts, or a list of Binance kline rows"
 
 MAX_TABLE_BYTES: Final = 4 << 30
-#: A table has many symbols: a year of one-minute candles of ninety.
+#: Rows of a table of many symbols: a year of one-minute candles of ninety symbols.
 MAX_TABLE_ROWS: Final = 4 * MAX_ROWS
 
 # Numbers of fields that a candle row without names may have: ccxt's OHLCV, Binance's kline.
@@ -37,7 +37,7 @@ _FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, Typ
 
 
 def is_columns(given: Mapping[Any, object]) -> bool:
-    """Return whether a mapping holds the columns of one table, not one table per symbol."""
+    """Return whether a mapping holds the columns of one table of candles, not one table per symbol."""
     return "open" in given and "close" in given
 
 
@@ -45,10 +45,10 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
     """Return a caller's table as a Polars frame.
 
     Args:
-        given: The table; see the module's docstring.
-        argument: Name of the argument, for messages.
-        index: Whether a time index and named index levels of a pandas frame become columns, an unnamed or differently
-            named time index as `ts`.
+        given: The table, of any kind that the module's docstring lists.
+        argument: Name of the caller's argument, for messages.
+        index: Whether a time index of a pandas frame becomes the column `ts`, whatever its name, and other named index
+            levels become columns.
 
     Raises:
         UsageError: It is not a table.
@@ -57,7 +57,7 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
     if isinstance(given, pl.DataFrame):
         return given
     try:
-        frame = _convert(given, index=index)
+        frame = _convert_table(given, index=index)
     except _FAILURES as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise InputError(f"{argument}: cannot be converted to a table: {reason[:200]}") from err
@@ -66,12 +66,12 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
     return frame
 
 
-def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
-    """Return a table as a Polars frame; None if it is not a table."""
+def _convert_table(given: object, *, index: bool) -> pl.DataFrame | None:
+    """Return a table of any kind but an eager Polars frame as such a frame; None if it is not a table."""
     if isinstance(given, pl.LazyFrame):
         return given.collect()
-    if (pandas := _pandas_of(given, "DataFrame")) is not None:
-        return _from_pandas(given, pandas, index=index)
+    if (pandas := _find_pandas(given, "DataFrame")) is not None:
+        return _convert_pandas(given, pandas, index=index)
     if _exports_arrow(given):
         arrow: Any = given
         return pl.DataFrame(arrow)
@@ -81,23 +81,24 @@ def _convert(given: object, *, index: bool) -> pl.DataFrame | None:
         return pl.DataFrame(pyarrow.interchange.from_dataframe(given))
     if isinstance(given, Mapping):
         return pl.DataFrame(dict(given))
-    return _from_rows(given)
+    return _convert_rows(given)
 
 
 def _exports_arrow(given: object) -> bool:
     """Return whether an object exports a table, not a single column, by the Arrow PyCapsule protocol."""
-    if isinstance(given, pl.Series) or _pandas_of(given, "Series") is not None:
+    if isinstance(given, pl.Series) or _find_pandas(given, "Series") is not None:
         return False
     return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "__arrow_c_array__") and hasattr(given, "columns"))
 
 
-def _pandas_of(given: object, kind: str) -> Any:  # noqa: ANN401 -- the module
-    """Return the module pandas if the caller has imported it and the value is of that class; None otherwise."""
+def _find_pandas(given: object, class_name: str) -> Any:  # noqa: ANN401 -- the module
+    """Return the module pandas if `given` is an instance of its class `class_name`; None otherwise."""
     pandas = sys.modules.get("pandas")
-    return pandas if pandas is not None and isinstance(given, getattr(pandas, kind, ())) else None
+    return pandas if pandas is not None and isinstance(given, getattr(pandas, class_name, ())) else None
 
 
-def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # noqa: ANN401 -- of a library that is not imported
+def _convert_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # noqa: ANN401 -- pandas is not imported
+    """Return a pandas frame as a Polars frame; `index` is as for `as_frame`."""
     if index and isinstance(given.index, pandas.DatetimeIndex):
         if "ts" not in given.columns:
             given = given.rename_axis("ts").reset_index()
@@ -107,8 +108,8 @@ def _from_pandas(given: Any, pandas: Any, *, index: bool) -> pl.DataFrame:  # no
     return frame
 
 
-def _from_rows(rows: object) -> pl.DataFrame | None:
-    """Return the table of a list or array of rows, with or without names; None if it is not such a list."""
+def _convert_rows(rows: object) -> pl.DataFrame | None:
+    """Return a list or array of rows, with or without column names, as a frame; None if it is not such a list."""
     if isinstance(rows, np.ndarray):
         names = rows.dtype.names
         if names is not None:
@@ -135,7 +136,7 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
 
     Args:
         given: A mapping, a pandas row, a frame of one row, or a candle row without names.
-        argument: Name of the argument, for messages.
+        argument: Name of the caller's argument, for messages.
         index: Whether the time by which a pandas row is indexed becomes its `ts`.
 
     Raises:
@@ -144,10 +145,10 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
     """
     if isinstance(given, Mapping):
         return given
-    if (pandas := _pandas_of(given, "Series")) is not None:
+    if (pandas := _find_pandas(given, "Series")) is not None:
         series: Any = given
         record = {str(name): value for name, value in series.items()}
-        # The name of a row is its time where the frame has a time index.
+        # In a frame with a time index, the name of a row is its time.
         if index and isinstance(series.name, pandas.Timestamp):
             record.setdefault("ts", series.name)
         return record
@@ -170,13 +171,13 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     times (with a zone, as ISO 8601 text in UTC, or as numbers since 1970 in s, ms, µs or ns) are converted to ms UTC.
 
     Args:
-        frame: The candles.
-        where: Their name in messages.
+        frame: The candles, in any of these forms.
+        where: What messages call them, usually the caller's argument or the file.
 
     Raises:
-        InputError: There are no times, they have no zone, or a cell is not a number or not a time.
+        InputError: There is no column of times, or its times have no zone.
     """
-    # An empty list.
+    # A caller's empty list has become a frame without columns.
     if not frame.columns:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
     symbols = frame.schema.get("symbol")
@@ -192,12 +193,11 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
             f"{where}: column ts missing; the columns are {', '.join(map(show, frame.columns[:20]))}",
             hint="`ts` is the open time of a candle, in UTC",
         )
-    wanted = {theirs: ours for ours, theirs in columns.items()}
-    named = frame.select(list(wanted)).rename(wanted)
-    ts = named.schema["ts"]
-    if isinstance(ts, pl.Date) or (isinstance(ts, pl.Datetime) and ts.time_zone is None):
+    named = frame.select(pl.col(their_name).alias(name) for name, their_name in columns.items())
+    ts_type = named.schema["ts"]
+    if isinstance(ts_type, pl.Date) or (isinstance(ts_type, pl.Datetime) and ts_type.time_zone is None):
         raise InputError(
-            f"{where}: column ts has no time zone: expected times in UTC, got {ts}",
+            f"{where}: column ts has no time zone: expected times in UTC, got {ts_type}",
             hint='convert it: `dt.replace_time_zone("UTC")` in Polars, `tz_localize("UTC")` in pandas',
         )
     rows = Cells(named, where).to_rows().select(name for name in CANDLE_SCHEMA if name in columns)
@@ -218,19 +218,17 @@ def _is_canonical(frame: pl.DataFrame) -> bool:
     return True
 
 
-def read_candle_table(data: bytes, form: Format, *, where: str) -> pl.DataFrame:
-    """Return the candles of a table in a file as `as_candles` does, with its column `symbol` if it has one.
+def read_candle_table(data: bytes, file_format: Format, *, where: str) -> pl.DataFrame:
+    """Return the candles in a file's bytes as `as_candles` does, with the column `symbol` if the file has one.
 
-    Raises:
-        InputError: It cannot be read, has no times or too many rows, or a cell is not a number or not a time.
-        MachineError: Not enough memory.
+    `where` is the file's name in messages.
     """
-    cells = read_cells(data, name=f".{form}", where=where, columns=_candle_columns, max_rows=MAX_TABLE_ROWS)
+    cells = read_cells(data, name=f".{file_format}", where=where, columns=_choose_columns, max_rows=MAX_TABLE_ROWS)
     return as_candles(cells.frame, where)
 
 
-def _candle_columns(names: Sequence[str]) -> list[str]:
-    """Return the columns to read: those of candles; all if none holds times, so that the error can name them."""
+def _choose_columns(names: Sequence[str]) -> list[str]:
+    """Return the columns of a file that hold candles; all if none holds times, so that the error can name them."""
     columns = name_columns(names)
     wanted = {*CANDLE_SCHEMA, "symbol", *columns.values()} if "ts" in columns else {*names}
     return [name for name in names if name in wanted]

@@ -1,23 +1,20 @@
-"""Differences between two sets of candles: rows that were added, removed or changed, by symbol.
-
-Pure, except that `compare_snapshots` reads the candles of both.
-"""
+"""Differences between two frames of a symbol's candles: rows that were added, removed or changed. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
-from mltrain.errors import InputError
 from mltrain.times import format_ms
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: Number of changes and of open times that a difference lists.
 EXAMPLES: Final = 3
 
 
@@ -59,69 +56,13 @@ class FrameDiff:
     examples: tuple[Change, ...]
 
     @property
-    def same(self) -> bool:
-        """Whether nothing changed."""
+    def is_empty(self) -> bool:
+        """Whether no candle was added, removed or changed."""
         return not (self.added or self.gone or self.changed)
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolDiff:
-    """The difference between two snapshots in one symbol.
-
-    Attributes:
-        symbol: The symbol.
-        only: The id of the only snapshot that has the symbol; empty where both have it.
-        diff: The difference from the first to the second; None where only one has the symbol.
-    """
-
-    symbol: str
-    only: str
-    diff: FrameDiff | None
-
-
-class Comparable(Protocol):
-    """A snapshot, as far as a comparison needs it."""
-
-    @property
-    def id(self) -> str:
-        """Its name in messages."""
-
-    @property
-    def interval(self) -> str:
-        """The interval of its candles."""
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        """Its symbols."""
-
-    def candles(self, symbol: str) -> pl.DataFrame:
-        """Return the candles of a symbol."""
-
-
-def compare_snapshots(before: Comparable, after: Comparable) -> tuple[SymbolDiff, ...]:
-    """Return the difference between two snapshots, by symbol.
-
-    Raises:
-        InputError: Their intervals differ, or a file is damaged.
-        MachineError: A file cannot be read.
-    """
-    if before.interval != after.interval:
-        raise InputError(
-            f"snapshots of different intervals cannot be compared: {before.id} has {before.interval} candles, "
-            f"{after.id} has {after.interval}"
-        )
-    found = []
-    for symbol in sorted({*before.symbols, *after.symbols}):
-        owners = [snapshot for snapshot in (before, after) if symbol in snapshot.symbols]
-        if len(owners) == 1:
-            found.append(SymbolDiff(symbol, owners[0].id, None))
-        else:
-            found.append(SymbolDiff(symbol, "", compare_frames(before.candles(symbol), after.candles(symbol))))
-    return tuple(found)
-
-
 def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
-    """Return the difference between two frames that `check_candles` returned."""
+    """Return which candles of a symbol were added, removed or changed; both frames as `check_candles` returns them."""
     added = after.join(before, on="ts", how="anti").sort("ts")
     gone = before.join(after, on="ts", how="anti").sort("ts")
     both = before.join(after, on="ts", suffix="_after").sort("ts")
@@ -131,31 +72,33 @@ def compare_frames(before: pl.DataFrame, after: pl.DataFrame) -> FrameDiff:
         added=added.height,
         gone=gone.height,
         changed=changed.height,
-        added_at=_first(times_ms(added)),
-        gone_at=_first(times_ms(gone)),
-        examples=tuple(_example(row) for row in changed.head(EXAMPLES).iter_rows(named=True)),
+        added_at=_format_first(times_ms(added)),
+        gone_at=_format_first(times_ms(gone)),
+        examples=tuple(_describe_change(row) for row in changed.head(EXAMPLES).iter_rows(named=True)),
     )
 
 
 def describe_diff(diff: FrameDiff) -> str:
-    """Return a difference in one line; "no change" for an empty one."""
+    """Return a difference as one line with the counts and an example; "no change" for an empty one."""
     parts = [
         f"{count:,} candle{'s' * (count != 1)} {verb}"
         for count, verb in ((diff.added, "added"), (diff.gone, "gone"), (diff.changed, "changed"))
         if count
     ]
     if diff.examples:
-        one = diff.examples[0]
-        parts.append(f"such as {one.field} at {one.ts}: {one.before} before, {one.after} now")
+        change = diff.examples[0]
+        parts.append(f"such as {change.field} at {change.ts}: {change.before} before, {change.after} now")
     return ", ".join(parts) or "no change"
 
 
-def _first(ts_ms: NDArray[np.int64]) -> tuple[str, ...]:
-    return tuple(format_ms(int(t)) for t in ts_ms[:EXAMPLES])
+def _format_first(ts_ms: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the first EXAMPLES open times as ISO 8601."""
+    return tuple(format_ms(int(time_ms)) for time_ms in ts_ms[:EXAMPLES])
 
 
-def _example(row: dict[str, object]) -> Change:
+def _describe_change(row: dict[str, object]) -> Change:
+    """Return the first change of a candle, from a row with both versions: `close` and `close_after`, and so on."""
     field = next(c for c in CANDLE_SCHEMA if c != "ts" and row[c] != row[f"{c}_after"])
-    time = int(pl.Series([row["ts"]]).dt.timestamp("ms")[0])
+    time_ms = int(pl.Series([row["ts"]]).dt.timestamp("ms")[0])
     before, after = (None if v is None else float(str(v)) for v in (row[field], row[f"{field}_after"]))
-    return Change(format_ms(time), field, before, after)
+    return Change(format_ms(time_ms), field, before, after)

@@ -37,7 +37,7 @@ CANDLE_SCHEMA: Final[Mapping[str, pl.DataType]] = {
     "taker_buy_quote": pl.Float64(),
 }
 
-#: Columns that a source may lack; they are then null in every row.
+#: Columns that a source of candles may lack; they are then null in every row.
 OPTIONAL: Final = ("quote_volume", "trades", "taker_buy_base", "taker_buy_quote")
 
 PRICES: Final = ("open", "high", "low", "close")
@@ -71,10 +71,10 @@ def times_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
 def find_gaps(
     ts_ms: NDArray[np.int64], step_ms: int, *, start_ms: int | None = None, end_ms: int | None = None
 ) -> tuple[Gap, ...]:
-    """List the runs of missing candles.
+    """List the runs of candles that are missing between two times, by the open times of those that exist.
 
     Args:
-        ts_ms: Open times, strictly increasing, on the grid of `step_ms`, inside [start_ms, end_ms).
+        ts_ms: Open times, ms UTC, shape (n,), strictly increasing, on the grid of `step_ms`, in [start_ms, end_ms).
         step_ms: Length of the interval.
         start_ms: First expected open time, on the grid; None: the first in `ts_ms`.
         end_ms: End of the expected open times, exclusive, on the grid; None: just after the last in `ts_ms`.
@@ -85,24 +85,28 @@ def find_gaps(
     >>> find_gaps(np.array([0, 1, 4]), 1, end_ms=6)
     (Gap(from_ms=2, to_ms=3, missing=2), Gap(from_ms=5, to_ms=5, missing=1))
     """
-    first = ts_ms[:1] if start_ms is None else np.array([start_ms])
-    last = ts_ms[-1:] + step_ms if end_ms is None else np.array([end_ms])
-    if not first.size or not last.size:
+    start = ts_ms[:1] if start_ms is None else np.array([start_ms])
+    end = ts_ms[-1:] + step_ms if end_ms is None else np.array([end_ms])
+    if not start.size or not end.size:
         return ()
     # After the start and after each candle, the next candle (or the end) is expected at once.
-    expected = np.concatenate([first, ts_ms + step_ms])
-    found = np.concatenate([ts_ms, last])
-    at = np.flatnonzero(found > expected)
+    expected = np.concatenate([start, ts_ms + step_ms])
+    actual = np.concatenate([ts_ms, end])
+    late = actual > expected
     return tuple(
-        Gap(from_ms=int(e), to_ms=int(f) - step_ms, missing=int((f - e) // step_ms))
-        for e, f in zip(expected[at], found[at], strict=True)
+        Gap(from_ms=int(from_ms), to_ms=int(until_ms) - step_ms, missing=int((until_ms - from_ms) // step_ms))
+        for from_ms, until_ms in zip(expected[late], actual[late], strict=True)
     )
 
 
-def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:
-    """Return the half-open row ranges of the segments, in order; together they cover all rows.
+def find_segments(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:
+    """Return the row ranges [start, stop) of the runs of candles without a gap, in order; they cover all rows.
 
-    >>> segment_bounds(np.array([0, 1, 4]), 1)
+    Args:
+        ts_ms: Open times, ms UTC, shape (n,), strictly increasing.
+        step_ms: Length of the interval.
+
+    >>> find_segments(np.array([0, 1, 4]), 1)
     [(0, 2), (2, 3)]
     """
     if not ts_ms.size:
@@ -112,13 +116,10 @@ def segment_bounds(ts_ms: NDArray[np.int64], step_ms: int) -> list[tuple[int, in
 
 
 def content_sha256(frame: pl.DataFrame) -> str:
-    """Return the SHA-256 of the values of candles; it does not depend on the library that wrote their file.
+    """Return the SHA-256 of candles' values, in hexadecimal; it does not depend on the library that wrote their file.
 
     It covers, for each column of CANDLE_SCHEMA in order: name, type, number of rows, which rows are valid, and the
-    values as little-endian 64-bit numbers with 0 in place of null.
-
-    Args:
-        frame: As `check_candles` returns it.
+    values as little-endian 64-bit numbers with 0 in place of null. `frame` is as `check_candles` returns it.
     """
     digest = hashlib.sha256(b"mltrain candles 1\n")
     all_valid = np.packbits(np.ones(frame.height, dtype=np.bool_)).tobytes()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.cells import whole_ms
+from mltrain.candles.cells import as_ms
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError
@@ -33,7 +33,7 @@ SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".zip")
 _OHLCV: Final = ("ts", "open", "high", "low", "close", "volume")
 _BINANCE: Final = (*_OHLCV, "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore")
 
-#: The columns of files without a header, by their number: freqtrade's, Kraken's, Binance's.
+#: The columns of files without a header, by their number: freqtrade's, Kraken's, Binance's layout.
 BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
 _HEADER_HINT: Final = f"save it as a CSV whose first line names its columns: {','.join(_OHLCV)}"
 
@@ -60,44 +60,42 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-# Equal steps in a row that do not occur by chance even in a sparse market.
+# A run of this many equal steps does not occur by chance even in a sparse market.
 _LONG_RUN: Final = 20
 
 
 def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
-    """Return the rows of a candle file in its order, and their close times.
+    """Return the rows of a candle file in the file's order, and their close times.
 
     Args:
         data: The bytes of the file.
-        name: Its name, which ends in one of SUFFIXES.
-        where: Its name in messages.
+        name: The file's name, which ends in one of SUFFIXES.
+        where: The file's name in messages.
         step_ms: The interval that its candles must have.
 
     Returns:
-        The rows with the columns of CANDLE_SCHEMA, null where the file lacks one; no rows where the file says that
-        there are none, as a JSON `[]` or a header alone does. The close times of a text file in Binance's layout, ms
-        UTC, shape (n,); None where the file has none.
-
-    Raises:
-        InputError: It is damaged, too large after unpacking, lacks a column, holds a cell of the wrong kind, or its
-            candles have another interval.
-        MachineError: Not enough memory.
+        The rows with the columns of CANDLE_SCHEMA, null where the file lacks one; no rows if the file is a JSON `[]` or
+        a header alone. The close times of a text file in Binance's layout, ms UTC, shape (n,); None for other files.
     """
     cells = read_cells(data, name=name, where=where, columns=lambda names: list(_find_columns(names, where).values()))
-    return _to_rows(cells, step_ms), _closes(cells)
+    if not cells.frame.width:
+        return pl.DataFrame(schema=dict(CANDLE_SCHEMA)), _read_close_times(cells)
+    rows = _read_named(cells) if cells.named else _read_unnamed(cells)
+    _check_spacing(np.unique(times_ms(rows)), step_ms, where)
+    return rows, _read_close_times(cells)
 
 
 def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """Return the rows of one of Binance's CSV files in its order, and their close times, ms UTC, shape (n,).
+    """Return the rows of one of Binance's CSV files in the file's order, and their close times, ms UTC, shape (n,).
 
     Args:
         data: The bytes of the CSV, unpacked; with a header or without, times in ms or µs.
-        where: Its name in messages, usually the path or the address.
-        symbol: For messages.
+        where: The file's name in messages, usually the path or the address.
+        symbol: Symbol of the candles, named in messages.
         step_ms: The interval that its candles must have.
 
     Raises:
-        InputError: As `read_rows`; or it has no rows or no close times.
+        InputError: It has no rows or no close times.
     """
     where = f"{where}: {symbol}"
     rows, closes_ms = read_rows(data, name=".csv", where=where, step_ms=step_ms)
@@ -114,108 +112,109 @@ def name_columns(names: Sequence[str]) -> dict[str, str]:
     >>> name_columns(["Open time", "Close", "mood"])
     {'ts': 'Open time', 'close': 'Close'}
     """
-    folded = {_fold(name): name for name in reversed(names)}
-    return {ours: folded[theirs[0]] for ours, al in _ALIASES.items() if (theirs := [a for a in al if a in folded])}
+    unfolded = {_fold(name): name for name in reversed(names)}
+    matches = {name: [unfolded[alias] for alias in aliases if alias in unfolded] for name, aliases in _ALIASES.items()}
+    return {name: their_names[0] for name, their_names in matches.items() if their_names}
 
 
 def _fold(name: str) -> str:
+    """Return a column name in lower case, with one _ for each run of other characters: "Open time" is "open_time"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _find_columns(names: Sequence[str], where: str) -> dict[str, str]:
-    """Map the names of CANDLE_SCHEMA to a file's column names, as `name_columns` does; all OHLCV must be there."""
-    found = name_columns(names)
-    missing = [name for name in CANDLE_SCHEMA if name not in found and name not in OPTIONAL]
+    """Map the names of CANDLE_SCHEMA to a file's column names; an InputError if `ts` or one of OHLCV is missing."""
+    columns = name_columns(names)
+    missing = [name for name in CANDLE_SCHEMA if name not in columns and name not in OPTIONAL]
     if missing:
         shown = ", ".join(show(name) for name in names[:15])
         raise InputError(
             f"{where}: no column for {' and '.join(missing)} among {shown}",
             hint="the first line of a CSV names its columns, with commas: ts,open,high,low,close,volume",
         )
-    return found
+    return columns
 
 
-def _closes(cells: Cells) -> NDArray[np.int64] | None:
-    """Return the close times of Binance's layout, ms UTC; None if one is missing or is not a whole number."""
+def _read_close_times(cells: Cells) -> NDArray[np.int64] | None:
+    """Return the close times of a file in Binance's layout, ms UTC, shape (n,).
+
+    None for another layout, and if one is missing or not a whole number.
+    """
     names = [_fold(name) for name in cells.frame.columns] if cells.named else list(_BINANCE)
     if cells.frame.width < len(_BINANCE) or "close_time" not in names:
         return None
     closes = cells.frame[:, names.index("close_time")].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
-    return None if closes.null_count() else whole_ms(closes.to_numpy())
+    return None if closes.null_count() else as_ms(closes.to_numpy())
 
 
-def _to_rows(cells: Cells, step_ms: int) -> pl.DataFrame:
-    """Return the cells as rows with the columns of CANDLE_SCHEMA, whose interval is checked."""
-    if not cells.frame.width:
-        return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
-    rows = _rows_by_name(cells) if cells.named else _rows_by_place(cells)
-    _check_spacing(np.unique(times_ms(rows)), step_ms, cells.where)
-    return rows
-
-
-def _rows_by_name(cells: Cells) -> pl.DataFrame:
+def _read_named(cells: Cells) -> pl.DataFrame:
+    """Return the cells of a file that names its columns as rows with the columns of CANDLE_SCHEMA."""
     columns = _find_columns(cells.frame.columns, cells.where)
-    named = cells.frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+    named = cells.frame.select(pl.col(their_name).alias(name) for name, their_name in columns.items())
     return replace(cells, frame=named).to_rows()
 
 
-def _rows_by_place(cells: Cells) -> pl.DataFrame:
-    """Return the rows of cells without column names, after checking that they fit the guessed layout."""
-    found = cells.frame.columns
-    names = BY_PLACE.get(len(found))
+def _read_unnamed(cells: Cells) -> pl.DataFrame:
+    """Return the cells of a file without column names as rows with the columns of CANDLE_SCHEMA.
+
+    The number of columns gives the layout; every row is checked against it.
+    """
+    width = cells.frame.width
+    names = BY_PLACE.get(width)
     if names is None:
-        raise InputError(
-            f"{cells.where}: no header, and {len(found)} columns: only "
-            f"{', '.join(f'{n} ({names[-1]} last)' for n, names in BY_PLACE.items())} are known by position",
-            hint=_HEADER_HINT,
-        )
-    named = replace(
-        cells,
-        frame=cells.frame.select(
-            pl.col(theirs).alias(ours) for theirs, ours in zip(found, names, strict=True) if ours in CANDLE_SCHEMA
-        ),
-    )
+        known = ", ".join(f"{number} ({columns[-1]} last)" for number, columns in BY_PLACE.items())
+        message = f"{cells.where}: no header, and {width} columns: only {known} are known by position"
+        raise InputError(message, hint=_HEADER_HINT)
+    positions = zip(cells.frame.columns, names, strict=True)
+    frame = cells.frame.select(pl.col(position).alias(name) for position, name in positions if name in CANDLE_SCHEMA)
+    named = replace(cells, frame=frame)
     if names is _BINANCE:
         return named.to_rows()
     try:
         rows = named.to_rows()
-        _check_guess(rows, named)
+        _check_guessed_layout(rows, named)
     except InputError as err:
         message = f"{err.message}; without a header it is taken for {','.join(names)}"
         raise InputError(message, hint=_HEADER_HINT) from err
     return rows
 
 
-def _check_guess(rows: pl.DataFrame, cells: Cells) -> None:
+def _check_guessed_layout(rows: pl.DataFrame, cells: Cells) -> None:
     """Refuse rows that are not candles in the guessed order: some exchanges put close second, or an average sixth."""
     highest, lowest = pl.max_horizontal("open", "low", "close"), pl.min_horizontal("open", "close")
     bad = rows.select(((pl.col("high") < highest) | (pl.col("low") > lowest)).fill_null(True).arg_true()).to_series()
     if bad.len():
         row = rows.row(bad[0], named=True)
         prices = ", ".join(f"{name} {row[name]}" for name in ("open", "high", "low", "close"))
-        raise InputError(f"{cells.place(bad[0])}: {prices} cannot be a candle")
+        raise InputError(f"{cells.name_row(bad[0])}: {prices} cannot be a candle")
     if rows.select(pl.col("volume").is_between("low", "high").all()).item():
         raise InputError(f"{cells.where}: its sixth column lies between low and high in every row, as an average does")
 
 
 def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:
-    """Refuse a file, or a long run inside one, whose candles have another interval.
+    """Refuse a file in which candles, or a long run of them, have another interval than `step_ms`.
+
+    Args:
+        ts_ms: Open times, ms UTC, shape (n,), strictly increasing.
+        step_ms: The expected interval.
+        where: The file's name in messages.
 
     Raises:
-        InputError: Rows are closer than `step_ms`, or many in a row have one larger distance.
+        InputError: Candles are closer together than `step_ms`, or a long run of them is farther apart.
     """
     steps_ms = np.diff(ts_ms)
     if steps_ms.size == 0:
         return
-    typical = int(np.median(steps_ms))
+    median_ms = int(np.median(steps_ms))
     run_starts = np.flatnonzero(np.diff(steps_ms, prepend=-1))
     run_lengths = np.diff(run_starts, append=steps_ms.size)
     wide = (steps_ms[run_starts] > step_ms) & (run_lengths >= max(2, min(_LONG_RUN, steps_ms.size)))
-    if typical >= step_ms and not wide.any():
+    if median_ms >= step_ms and not wide.any():
         return
-    at = int(run_starts[wide][0]) if wide.any() else 0
-    found = interval_name(int(steps_ms[at]) if wide.any() else typical)
+    first_row = int(run_starts[wide][0]) if wide.any() else 0
+    actual = interval_name(int(steps_ms[first_row]) if wide.any() else median_ms)
+    from_time, expected = format_ms(int(ts_ms[first_row])), interval_name(step_ms)
     raise InputError(
-        f"{where}: its candles are {found} apart from {format_ms(int(ts_ms[at]))} on, not {interval_name(step_ms)}",
-        hint=f"pass --interval {found}" if found in INTERVALS_MS else None,
+        f"{where}: its candles are {actual} apart from {from_time} on, not {expected}",
+        hint=f"pass --interval {actual}" if actual in INTERVALS_MS else None,
     )

@@ -18,14 +18,14 @@ from mltrain.errors import InputError, MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# More than twenty years of one-minute candles; each takes 80 bytes in memory.
+# More than twenty years of one-minute candles; a row takes 80 bytes in memory.
 MAX_ROWS: Final = 12_000_000
-# Distributing fewer rows to threads takes longer than reading them.
+# Distributing up to this many rows to threads takes longer than reading them.
 _FEW_ROWS: Final = 10_000
 
 
 def parquet_options() -> dict[str, Any]:
-    """Return the options for pyarrow's writer: zstd, with statistics and page checksums.
+    """Return the options for pyarrow's ParquetWriter: zstd, with statistics and page checksums.
 
     No dictionary: prices and volumes hardly repeat. With one, 90 days of one-minute candles take 8.6 MB instead of
     6.0, and 82 ms to write instead of 33.
@@ -42,7 +42,7 @@ class ParquetFile:
 
     Args:
         data: The bytes of the file.
-        where: Its name in messages, usually the path.
+        where: The file's name in messages, usually the path.
         max_rows: The largest accepted number of rows.
 
     Raises:
@@ -54,7 +54,7 @@ class ParquetFile:
         import pyarrow.parquet as pq
 
         self._where = where
-        with _parquet_edge(where):
+        with _translate_errors(where):
             self._file: Any = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
             self._schema: Any = self._file.schema_arrow
             self.rows: int = self._file.metadata.num_rows
@@ -65,18 +65,17 @@ class ParquetFile:
             raise InputError(f"{where}: two columns of one name")
 
     def read(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Read these columns, in this order.
+        """Return the named columns, in the order of `columns`.
 
         Raises:
             InputError: A column is nested, or the file is damaged.
-            MachineError: Not enough memory.
         """
         import pyarrow as pa
 
         for name in columns:
             if pa.types.is_nested(self._schema.field(name).type):
                 raise InputError(f"{self._where}: column {name} is {self.types[name]}, not one value a row")
-        with _parquet_edge(self._where):
+        with _translate_errors(self._where):
             table = self._file.read(columns=list(columns), use_threads=self.rows > _FEW_ROWS).select(list(columns))
             table.validate(full=True)
         if table.num_rows != self.rows:
@@ -86,12 +85,13 @@ class ParquetFile:
 
 
 @contextmanager
-def _parquet_edge(where: str) -> Iterator[None]:
+def _translate_errors(where: str) -> Iterator[None]:
+    """Raise a MachineError or an InputError in place of an error of pyarrow."""
     import pyarrow as pa
 
     try:
         yield
-    # pyarrow raises it too.
+    # Before ArrowException: pyarrow's own memory error is a MemoryError too.
     except MemoryError as err:
         raise MachineError(f"not enough memory to read {where}", hint="take fewer days or symbols") from err
     except (pa.ArrowException, OSError, OverflowError, ValueError) as err:

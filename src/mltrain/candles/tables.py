@@ -28,7 +28,7 @@ Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 #: The formats of the tables that a prediction reads and writes, by suffix.
 FORMATS: Final[dict[str, Format]] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-#: Eight years of one-minute candles as CSV are half of it; also the largest size after unpacking.
+#: Size of a file, also after unpacking: twice that of eight years of one-minute candles as CSV.
 MAX_FILE_BYTES: Final = 1 << 30
 
 #: Columns of the widest layout of candles: Binance's.
@@ -37,14 +37,14 @@ MAX_COLUMNS: Final = 12
 # Four years of the exchange's answers; the parser takes about ten times as much memory.
 _MAX_JSON_BYTES: Final = 1 << 28
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_FAILURES: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+_READ_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 
 #: Inside a JSON list: a row that is a mapping, or one that holds a mapping or another list.
 _NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
 
-def format_of(path: Path) -> Format:
-    """Return the format that the suffix of a file's name stands for.
+def infer_format(path: Path) -> Format:
+    """Return the format of tables that the suffix of a file's name stands for.
 
     Raises:
         UsageError: The name has no suffix, or one of no known format.
@@ -69,19 +69,18 @@ def read_cells(
     columns: Callable[[Sequence[str]], Sequence[str]] = list,
     max_rows: int = MAX_ROWS,
 ) -> Cells:
-    """Return the cells of a table: typed in Parquet and JSON lines, text in CSV and JSON.
+    """Return the cells of a table in a file: typed in Parquet and JSON lines, text in CSV and JSON.
 
     Args:
         data: The bytes of the file.
-        name: Its name. The suffix says how it is packed and which format it has; Parquet and JSON lists are also
+        name: The file's name. The suffix says how it is packed and which format it has; Parquet and JSON lists are also
             recognised by their first bytes, and anything else is read as CSV.
-        where: Its name in messages.
-        columns: Chooses the columns of a Parquet file to read; all by default.
-        max_rows: The most rows of a Parquet file, and the most lines of a CSV with MAX_COLUMNS columns.
+        where: The file's name in messages.
+        columns: Chooses from the names of a Parquet file's columns those to read; all by default.
+        max_rows: Rows of a Parquet file at most, and lines of a CSV with MAX_COLUMNS columns at most.
 
     Raises:
         InputError: It is damaged, too large (also after unpacking), or not a table.
-        MachineError: Not enough memory.
     """
     name = name.lower()
     if name.endswith(".zip"):
@@ -94,7 +93,7 @@ def read_cells(
     if name.endswith((".jsonl", ".ndjson")):
         try:
             return Cells(pl.read_ndjson(io.BytesIO(data), infer_schema_length=None), where)
-        except _FAILURES as err:
+        except _READ_ERRORS as err:
             raise InputError(f"{where}: not readable JSON lines: {_first_line(err)}") from err
     data = data.removeprefix(_BYTE_ORDER_MARK)
     if data[:100].lstrip().startswith((b"[", b"{")):
@@ -103,7 +102,7 @@ def read_cells(
 
 
 def _read_csv(data: bytes, where: str, *, max_cells: int) -> Cells:
-    """Return the cells of a CSV as text; it has no header where its first field is a number."""
+    """Return the cells of a CSV as text; the CSV has no header if its first field is a number."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{where}: is UTF-16", hint="save it as UTF-8")
     text = data.lstrip(b"\r\n")
@@ -118,20 +117,21 @@ def _read_csv(data: bytes, where: str, *, max_cells: int) -> Cells:
     if lines * width > max_cells:
         raise InputError(f"{where}: {lines} lines of {width} columns: at most {max_cells} cells are read")
     named = not _is_number(head.partition(b",")[0])
-    # The number of the first line with text, after empty ones.
-    begin = 1 + data.count(b"\n", 0, data.index(text[:1]))
+    # Empty lines may come before the first line with text.
+    first_number = 1 + data.count(b"\n", 0, data.index(text[:1]))
     try:
         frame = pl.read_csv(text, has_header=named, infer_schema=False)
-    except _FAILURES as err:
-        _refuse_ragged_line(text, width, begin, where)
+    except _READ_ERRORS as err:
+        _refuse_ragged_line(text, width=width, first_number=first_number, where=where)
         raise InputError(f"{where}: not a readable CSV file: {_first_line(err)}") from err
-    # If the total is right in spite of a short line, another line is too long, which the reader has refused.
+    # If the total is right in spite of a short line, another line is too long, which Polars has refused.
     if text.count(b",") != lines * (width - 1):
-        _refuse_ragged_line(text, width, begin, where)
-    return Cells(frame, where, "line", begin + named, named=named)
+        _refuse_ragged_line(text, width=width, first_number=first_number, where=where)
+    return Cells(frame, where, row_word="line", first_number=first_number + named, named=named)
 
 
 def _is_number(field: bytes) -> bool:
+    """Return whether a field of a CSV, quoted or not, is a number."""
     try:
         float(field.strip(b' "'))
     except ValueError:
@@ -139,11 +139,14 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _refuse_ragged_line(text: bytes, width: int, begin: int, where: str) -> None:
-    """Refuse the first line whose number of fields differs from the first line's; quoted text is not checked."""
+def _refuse_ragged_line(text: bytes, *, width: int, first_number: int, where: str) -> None:
+    """Raise an InputError for the first line of a CSV with more or fewer than `width` fields, if there is one.
+
+    `first_number` is the number of the first line. A CSV with quotes, which may hold commas, is not checked.
+    """
     if b'"' in text:
         return
-    for number, line in enumerate(io.BytesIO(text), start=begin):
+    for number, line in enumerate(io.BytesIO(text), start=first_number):
         fields = line.count(b",") + 1
         if fields != width:
             raise InputError(
@@ -153,7 +156,7 @@ def _refuse_ragged_line(text: bytes, width: int, begin: int, where: str) -> None
 
 
 def _read_json(data: bytes, where: str) -> Cells:
-    """Return the cells of a JSON list of rows as text; the columns are called "0" and up."""
+    """Return the cells of a JSON list of rows as text; the columns are called "0", "1" and so on."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
@@ -165,58 +168,60 @@ def _read_json(data: bytes, where: str) -> Cells:
             f"{where}: {len(data)} bytes of JSON, at most {_MAX_JSON_BYTES} are read",
             hint="save it as a CSV whose first line names its columns",
         )
-    # The parser would need many times the size of the file.
+    # Checked first, because the parser needs many times the size of the file.
     lists = data.count(b"[")
     if lists > MAX_ROWS or data.count(b",") > lists * MAX_COLUMNS:
         raise InputError(f"{where}: JSON, but not a list of at most {MAX_ROWS} rows of at most {MAX_COLUMNS} values")
     try:
         rows = pl.Series([text]).str.json_decode(pl.List(pl.List(pl.String))).explode(empty_as_null=False)
     except pl.exceptions.PolarsError as err:
-        raise _bad_json(text, str(err), where) from err
+        raise _locate_bad_json(text, str(err), where) from err
     if rows.is_empty():
         return Cells(pl.DataFrame(), where, named=False)
     widths = rows.list.len().fill_null(0)
-    other = (widths != widths[0]).arg_true()
-    if other.len():
-        row = other[0]
+    ragged = (widths != widths[0]).arg_true()
+    if ragged.len():
+        row = ragged[0]
         raise InputError(f"{where}: row {row + 1} has {widths[row]} values, row 1 has {widths[0]}")
     if widths[0] == 0:
         raise InputError(f"{where}: row 1 has no values")
     return Cells(pl.DataFrame([rows.list.get(i).alias(str(i)) for i in range(widths[0])]), where, named=False)
 
 
-def _bad_json(text: str, reason: str, where: str) -> InputError:
-    # Counted from 1.
-    at = re.search(r"at character ([0-9]+)", reason)
-    if at is not None:
-        place = int(at[1]) - 1
-        row = max(text.count("[", 0, place) - 1, 1)
+def _locate_bad_json(text: str, reason: str, where: str) -> InputError:
+    """Return an error with the row in which `text` is not a JSON list of rows; `reason` is the message of Polars."""
+    character = re.search(r"at character ([0-9]+)", reason)
+    if character is not None:
+        # Polars counts characters from 1.
+        offset = int(character[1]) - 1
+        row = max(text.count("[", 0, offset) - 1, 1)
         hint = "download the file again"
-        return InputError(f"{where}: row {row}: not JSON at {show(text[place : place + 30])}", hint=hint)
+        return InputError(f"{where}: row {row}: not JSON at {show(text[offset : offset + 30])}", hint=hint)
     nested = _NESTED.search(text, text.index("[") + 1)
     if nested is not None:
         row = text.count("]", 0, nested.start()) + 1
-        begin = show(text[nested.start() : nested.start() + 40])
+        excerpt = show(text[nested.start() : nested.start() + 40])
         return InputError(
-            f"{where}: row {row} is not a plain list of values: {begin}",
+            f"{where}: row {row} is not a plain list of values: {excerpt}",
             hint="save it as a CSV whose first line names its columns",
         )
     return InputError(f"{where}: not a JSON list of rows: {_first_line(reason)}")
 
 
 def _first_line(err: object) -> str:
+    """Return the first 200 characters of the first line of an error's message; its class if there is no message."""
     return (str(err).splitlines() or [type(err).__name__])[0][:200]
 
 
-def write_table(table: pl.DataFrame, form: Format) -> bytes:
-    """Return a table with a column `ts` as a file; in text, times are ISO 8601 in UTC."""
+def encode_table(table: pl.DataFrame, file_format: Format) -> bytes:
+    """Return the bytes of a file that holds a table with a column `ts`; in CSV and JSON, times are ISO 8601 in UTC."""
     out = io.BytesIO()
-    if form == "parquet":
+    if file_format == "parquet":
         table.write_parquet(out)
         return out.getvalue()
-    plain = table.with_columns(pl.col("ts").dt.strftime(TIME_FORMAT))
-    if form == "csv":
-        plain.write_csv(out)
+    texts = table.with_columns(pl.col("ts").dt.strftime(TIME_FORMAT))
+    if file_format == "csv":
+        texts.write_csv(out)
     else:
-        plain.write_ndjson(out)
+        texts.write_ndjson(out)
     return out.getvalue()

@@ -160,7 +160,7 @@ def predict(
     ops: OpsOption = None,
 ) -> Outcome:
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
-    from mltrain.candles.closed_candles import drop_open
+    from mltrain.candles.closed_candles import drop_unclosed
     from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest, score_table
 
     forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
@@ -174,7 +174,7 @@ def predict(
     if input_ is not None:
         if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
             raise UsageError("--input replaces the source: --source and its options do not go with it")
-        table, note = drop_open(
+        table, note = drop_unclosed(
             _read_input(input_, forms[0]),
             symbols=model.symbols,
             step_ms=interval_ms(model.interval),
@@ -235,13 +235,13 @@ def _check_options(
 
 
 def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
-    from mltrain.candles.tables import format_of
+    from mltrain.candles.tables import infer_format
 
     if form is not None:
         if place is None:
             raise UsageError(f"{option} needs {option.removesuffix('-format')}")
         return form.value
-    return "csv" if place in {None, STREAM} else format_of(Path(str(place)))
+    return "csv" if place in {None, STREAM} else infer_format(Path(str(place)))
 
 
 def _read_input(place: str, form: Format) -> pl.DataFrame:
@@ -256,11 +256,11 @@ def _read_input(place: str, form: Format) -> pl.DataFrame:
 
 
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:
-    from mltrain.candles.tables import write_table
+    from mltrain.candles.tables import encode_table
     from mltrain.cli.predict_documents import PredictFileDocument
     from mltrain.storage.writing import write_outputs
 
-    data = write_table(rows, form)
+    data = encode_table(rows, form)
     written = PredictFileDocument(place, rows.height, refused=int(rows["refused"].is_not_null().sum()))
     if place == STREAM:
         sys.stdout.buffer.write(data)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mltrain.candles.diff import SymbolDiff
     from mltrain.snapshots.rebuild import RebuiltFile
-    from mltrain.snapshots.snapshot import SnapshotRow
+    from mltrain.snapshots.snapshot import SnapshotRow, SymbolDiff
     from mltrain.sources.cache_upkeep import CacheRow
 
 

@@ -261,9 +261,9 @@ def snapshots_diff(
     after: SnapshotArgument,
 ) -> Outcome:
     """Compare two snapshots: candles that only one has, and candles that differ."""
-    from mltrain.candles.diff import compare_snapshots, describe_diff
+    from mltrain.candles.diff import describe_diff
     from mltrain.cli.snapshot_documents import SnapshotsDiffDocument
-    from mltrain.snapshots.snapshot import open_snapshot
+    from mltrain.snapshots.snapshot import compare_snapshots, open_snapshot
 
     one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
     found = compare_snapshots(one, other)

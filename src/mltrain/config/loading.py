@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 1 << 20
 
-# No longer used, but still in users' files and in the cards of stored versions.
+# A section and its key that no longer mean anything, but are still in users' files and in cards of stored versions.
 _RETIRED: Final = ("gates", "champion_gain_share")
 
 
@@ -44,18 +44,16 @@ class Setting:
 
 
 def packaged_config(name: str) -> Path:
-    """Return the path of a configuration that is packaged with mltrain.
-
-    Args:
-        name: A bare file name such as "train.yml".
+    """Return the path of a configuration file that is packaged with mltrain, such as "train.yml".
 
     Raises:
         InputError: There is no such file.
     """
-    here = Path(__file__).parents[1]
+    package = Path(__file__).parents[1]
     # A wheel carries the folder inside the package; a checkout has it at the top, where people look for it.
-    folder = next((f for f in (here / "configs", here.parents[1] / "configs") if f.is_dir()), here / "configs")
-    known = sorted(p.name for p in folder.glob("*.yml"))
+    in_wheel, in_checkout = package / "configs", package.parents[1] / "configs"
+    folder = in_checkout if in_checkout.is_dir() and not in_wheel.is_dir() else in_wheel
+    known = sorted(path.name for path in folder.glob("*.yml"))
     if name not in known:
         raise InputError(f"there is no packaged configuration {show(name)}", hint=did_you_mean(name, known))
     return folder / name
@@ -66,42 +64,34 @@ def load_config(path: Path | None, *, overrides: Mapping[str, Json]) -> TrainCon
 
     Args:
         path: The user's file; None: the defaults alone.
-        overrides: Values by dotted key, such as {"search.trials": 50}; a mapping is overridden key by key too.
+        overrides: Values by dotted key, such as {"search.trials": 50}; a mapping overrides only the keys that it has.
 
     Raises:
         InputError: A file is unreadable, has an unknown key, a missing value or one out of its range; the message
             names every violation with its line.
-        UsageError: An override is wrong in such a way.
+        UsageError: An override has an unknown key or a value out of its range.
     """
     return _load(None if path is None else _read_user_file(path), overrides)
 
 
 def explain_config(path: Path | None, *, overrides: Mapping[str, Json]) -> tuple[Setting, ...]:
-    """Return every setting that `load_config` would give, each with its origin.
+    """Return every setting that `load_config` gives with these arguments, each with its origin, in train.yml's order.
 
-    Args:
-        path: The user's file; None: the defaults alone.
-        overrides: Values by dotted key, as options give them.
-
-    Returns:
-        In the order of train.yml; the keys are those of single values.
-
-    Raises:
-        InputError: As `load_config`.
-        UsageError: As `load_config`.
+    A setting is a single value: a section of train.yml gives one for each of its keys.
     """
     user = None if path is None else _read_user_file(path)
     lines = {} if user is None else user.lines
+    overridden = dict(_flatten(overrides))
 
     def explain(key: str, value: Json) -> Setting:
         place = tuple(key.split("."))
-        if key in overrides:
+        if key in overridden:
             return Setting(key, value, "option", None)
         if place in lines:
             return Setting(key, value, "file", f"{path}, line {lines[place]}")
         return Setting(key, value, "default", None)
 
-    return tuple(explain(key, value) for key, value in _leaves(_load(user, overrides).to_json()))
+    return tuple(explain(key, value) for key, value in _flatten(_load(user, overrides).to_json()))
 
 
 def comment_config() -> str:
@@ -113,8 +103,9 @@ def comment_config() -> str:
 
 
 def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
-    defaults = _read_yaml(packaged_config("train.yml"))
-    merged = defaults if user is None else replace(user, value=_merge(defaults.value, _without_retired(user.value)))
+    """Return the configuration: the packaged defaults, the user's parsed file over them, options over both."""
+    defaults = _read_yaml(packaged_config("train.yml"))[0]
+    merged = defaults if user is None else replace(user, value=_merge(defaults.value, _drop_retired(user.value)))
     config = read_record(merged, TrainConfig)
     if not overrides:
         return config
@@ -123,26 +114,28 @@ def _load(user: Located | None, overrides: Mapping[str, Json]) -> TrainConfig:
         nested = override
         for key in reversed(dotted.split(".")):
             nested = {key: nested}
-        value = _merge(value, _without_retired(nested))
+        value = _merge(value, _drop_retired(nested))
     try:
         return read_record(Located(value, "options"), TrainConfig)
     except InputError as err:
         raise UsageError(err.message, hint=err.hint) from err
 
 
-def _read_yaml(path: Path) -> Located:
-    return parse_yaml(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration"), where=str(path))
+def _read_yaml(path: Path) -> tuple[Located, bytes]:
+    """Return a YAML file parsed, and its bytes."""
+    data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration")
+    return parse_yaml(data, where=str(path)), data
 
 
 def _read_user_file(path: Path) -> Located:
     """Return a user's file; comments alone change nothing, while an empty file is refused as no configuration."""
-    data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="configuration")
-    user = parse_yaml(data, where=str(path))
-    commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
-    return replace(user, value={}) if commented else user
+    user, data = _read_yaml(path)
+    is_commented = data.strip() and all(line.lstrip().startswith(b"#") for line in data.splitlines() if line.strip())
+    return replace(user, value={}) if is_commented else user
 
 
-def _without_retired(value: Json) -> Json:
+def _drop_retired(value: Json) -> Json:
+    """Return the content of a configuration file without the key that _RETIRED names."""
     section, retired = _RETIRED
     if not isinstance(value, dict) or not isinstance(part := value.get(section), dict):
         return value
@@ -150,15 +143,16 @@ def _without_retired(value: Json) -> Json:
 
 
 def _merge(base: Json, over: Json) -> Json:
-    """Return `base` with the values of `over`, mapping by mapping."""
+    """Return `base` with the values of `over` in place of those it has; nested mappings are merged too."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
     return {**base, **{key: _merge(base[key], value) if key in base else value for key, value in over.items()}}
 
 
-def _leaves(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+def _flatten(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    """Yield dotted key and value of every value in a nested mapping that is not a mapping itself."""
     for key, part in value.items():
         if isinstance(part, dict):
-            yield from _leaves(part, f"{prefix}{key}.")
+            yield from _flatten(part, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", part

@@ -28,7 +28,7 @@ Share: TypeAlias = Annotated[float, Limits(0, 1)]
 @record
 @dataclass(frozen=True, slots=True)
 class FoldConfig:
-    """The walk-forward folds.
+    """The walk-forward folds: training blocks, each with the validation block that follows it.
 
     Attributes:
         count: Number of folds.
@@ -40,7 +40,7 @@ class FoldConfig:
 
 
 class _SearchRange:
-    """The rules of `IntRange` and `FloatRange`."""
+    """A searched range of numbers: the rules that `IntRange` and `FloatRange` share."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ class _SearchRange:
 
     @property
     def is_log(self) -> bool:
-        """Whether it is searched on a logarithmic scale."""
+        """Whether the range is searched on a logarithmic scale."""
         return self.scale == "log"
 
 
@@ -71,9 +71,9 @@ class IntRange(_SearchRange):
 
     Attributes:
         low: Least value.
-        high: Greatest value; equal to `low` where the parameter is pinned.
-        scale: On which scale it is searched.
-        default: LightGBM's own value, the first to be tried; in the range.
+        high: Greatest value; equal to `low` if the parameter is fixed.
+        scale: The scale on which values are drawn.
+        default: LightGBM's own default, which the first trial has; in the range.
     """
 
     low: int
@@ -85,7 +85,7 @@ class IntRange(_SearchRange):
 @record
 @dataclass(frozen=True, slots=True)
 class FloatRange(_SearchRange):
-    """The searched range of a number; see `IntRange`."""
+    """The searched range of a number, both ends included; the attributes are those of `IntRange`."""
 
     low: float
     high: float
@@ -96,7 +96,7 @@ class FloatRange(_SearchRange):
 @record
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """The searched hyperparameters, by LightGBM's names, each within the limits that LightGBM and reason set."""
+    """The searched hyperparameters, by LightGBM's names, with the widest range that each may have."""
 
     learning_rate: Annotated[FloatRange, Limits(1e-4, 1)]
     num_leaves: Annotated[IntRange, Limits(2, 4_096)]
@@ -107,12 +107,12 @@ class SearchSpace:
     lambda_l2: Annotated[FloatRange, Limits(0, 1e6)]
 
     def items(self) -> Iterator[tuple[str, IntRange | FloatRange]]:
-        """Yield name and range of each hyperparameter, in the order in which a sampler draws them."""
+        """Yield the name and range of each hyperparameter, in the order in which a sampler draws them."""
         return ((name, getattr(self, name)) for name in self.__slots__)
 
     def defaults(self) -> dict[str, float]:
-        """Return LightGBM's own values by name."""
-        return {name: searched.default for name, searched in self.items()}
+        """Return LightGBM's own default of each hyperparameter by name."""
+        return {name: search_range.default for name, search_range in self.items()}
 
 
 @record
@@ -121,10 +121,10 @@ class Rung:
     """A point of progress at which a trial is pruned if it is worse than earlier ones.
 
     Attributes:
-        at: Progress of the trial: rounds x learning rate x the root of (leaves / 31).
+        at: Progress of the trial: rounds x learning rate x sqrt(leaves / 31).
         keep: Share of the earlier trials at this rung that counts as the best; the best four always pass.
-        most: Upper limit of that share, in trials; the best four always pass.
-        folds: How many folds, from the first, it is judged by there; all of them where there are fewer.
+        most: The most trials that count as the best; the best four always pass.
+        folds: Number of folds, from the first, whose losses are compared; all of them if there are fewer.
     """
 
     at: Annotated[float, Limits(0.001, 100_000)]
@@ -140,11 +140,11 @@ class SearchConfig:
 
     Attributes:
         trials: Number of trials.
-        batch: Trials in flight at most, see `mltrain.training.study.in_flight`.
-        early_stop: Rounds without a better mean loss after which a trial stops.
-        settle: The same if its loss is above that of a completed trial.
-        max_rounds: Boosting rounds at most.
-        rungs: Where trials are compared, the earliest first; none prunes nothing.
+        batch: Largest number of trials in flight; see `mltrain.training.study.in_flight`.
+        early_stop: Boosting rounds without a better mean loss over the folds after which a trial stops.
+        settle: The same for a trial whose loss is above that of a completed trial.
+        max_rounds: Largest number of boosting rounds of a trial.
+        rungs: Where trials are compared, the earliest first; without any, no trial is pruned.
         space: The searched hyperparameters.
     """
 
@@ -179,8 +179,8 @@ class BootstrapConfig:
     """The confidence intervals of the holdout's scores.
 
     Attributes:
-        draws: Number of draws of whole days.
-        level: Coverage, such as 0.9.
+        draws: Number of bootstrap samples, each drawn from whole UTC days.
+        level: Coverage of the intervals, such as 0.9.
     """
 
     draws: Annotated[int, Limits(200, 100_000)]
@@ -193,7 +193,7 @@ class BenchConfig:
     """The measurement of latency.
 
     Attributes:
-        samples: Measured calls.
+        samples: Number of measured calls.
     """
 
     samples: Annotated[int, Limits(10, 1_000_000)]
@@ -202,20 +202,21 @@ class BenchConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class GateConfig:
-    """The thresholds of GO.
+    """The thresholds of GO, for figures on the holdout.
 
     Attributes:
-        accuracy_margin_pp: Percentage points of accuracy above the symbols' baselines.
-        log_loss_skill_percent: Log loss gained over the base rate, in percent; judged instead of the accuracy where
-            the base rate is outside the next two.
+        accuracy_margin_pp: Percentage points by which the accuracy must exceed that of the symbols' baselines.
+        log_loss_skill_percent: Percent by which the log loss must be below that of always predicting the base rate;
+            required instead of the accuracy if the base rate is outside base_rate_low to base_rate_high.
         base_rate_low: Least base rate at which accuracy is judged.
         base_rate_high: Greatest base rate at which accuracy is judged.
-        ece_max: Greatest calibration error.
-        ece_excess_max: Greatest calibration error above what chance alone explains.
-        latency_p95_ms: Greatest 95th percentile from candles to probability.
+        ece_max: Greatest expected calibration error (ECE), a difference of probabilities.
+        ece_excess_max: Greatest ECE above what chance alone explains.
+        latency_p95_ms: Greatest 95th percentile of the time from candles to probability.
         champion_tolerance: Nats of log loss by which a version may be worse than the champion.
-        champion_margin: Nats; the lower end of its gain must be above minus this.
-        champion_min_days: Fewest UTC days on which the two are compared.
+        champion_margin: Nats; the lower end of the confidence interval of its gain over the champion must be above
+            minus this.
+        champion_min_days: Fewest UTC days on which a version is compared with the champion.
     """
 
     accuracy_margin_pp: Annotated[float, Limits(0, 50)]
@@ -233,12 +234,12 @@ class GateConfig:
 @record
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
-    """The leakage guards.
+    """The thresholds of the leakage guards.
 
     Attributes:
-        points: Cut points per feature and symbol.
-        auc_warn: AUC of a single feature above which it is suspect.
-        auc_fail: AUC of a single feature above which it is a leak.
+        points: Number of cut points, times after which candles are hidden, per feature and symbol.
+        auc_warn: AUC of a single feature above which the feature is suspect.
+        auc_fail: AUC of a single feature above which the feature is a leak.
     """
 
     points: Count
@@ -258,18 +259,18 @@ class TrainConfig:
     Attributes:
         seed: Random seed of the search, the boosters, the bootstrap and the guards.
         val_ratio: Share of the time range that is the holdout.
-        max_rows: How many of the newest candles are taken, all symbols together; 0: all.
-        calibration: The method; "auto" takes the one with the least forward log loss.
+        max_rows: Number of the newest candles that are used, all symbols together; 0: all.
+        calibration: The method; "auto" uses the one with the least log loss on later rows.
         class_weight: Weight of the positive class in a fit, the negative class having 1; "balanced": the ratio of
-            the class counts. Probabilities do not show it: it is taken out before any loss.
+            the class counts. Probabilities are corrected for it before any loss is computed.
         uniqueness: Whether a row's weight in a fit is the share of its label's time that no other label covers.
         folds: The walk-forward folds.
         search: The hyperparameter search.
         booster: Parameters that all boosters share.
-        bootstrap: The confidence intervals.
+        bootstrap: The confidence intervals of the holdout's scores.
         bench: The measurement of latency.
         gates: The thresholds of GO.
-        guards: The leakage guards.
+        guards: The thresholds of the leakage guards.
     """
 
     seed: Annotated[int, Limits(0, 2**31 - 1)]
@@ -287,23 +288,19 @@ class TrainConfig:
     guards: GuardConfig
 
     def to_json(self) -> dict[str, Json]:
-        """Return the configuration in the layout of train.yml.
-
-        A file that holds it, loaded by `load_config`, gives an equal configuration.
-        """
+        """Return the configuration in the layout of train.yml; `load_config` of such a file gives an equal one."""
         return to_json(self)
 
 
 def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mapping[str, float] | None) -> str:
-    """Return the hash of the settings that change a trial; candles and seed are not part of it.
+    """Return the SHA-256, in hexadecimal, of all settings that change the results of a study's trials.
+
+    It covers split, folds, boosters and search, but not the number of trials, the candles or the seed.
 
     Args:
-        config: Covered are split, folds, boosters and search, except for the number of trials.
-        registry_sha256: Hash of the feature registry, which holds the label too.
-        warm_start: Hyperparameters that are tried after the defaults and before any proposal.
-
-    Returns:
-        64 hexadecimal digits. Equal for two trainings whose trials of equal number are equal.
+        config: The training configuration.
+        registry_sha256: SHA-256 of the feature registry, which includes the label.
+        warm_start: Hyperparameters that are tried after the defaults and before any proposal; None: none.
     """
     covered: dict[str, Json] = {
         "registry": registry_sha256,
@@ -313,7 +310,7 @@ def study_sha256(config: TrainConfig, *, registry_sha256: str, warm_start: Mappi
         "uniqueness": config.uniqueness,
         "folds": to_json(config.folds),
         "booster": to_json(config.booster),
-        "search": {k: v for k, v in to_json(config.search).items() if k != "trials"},
+        "search": {key: value for key, value in to_json(config.search).items() if key != "trials"},
     }
     if warm_start is not None:
         covered["warm_start"] = dict(warm_start)

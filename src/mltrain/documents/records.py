@@ -20,8 +20,8 @@
 | `Annotated[Json, RAW]` | any value |
 | `Annotated[Mapping[str, Json], REST]` | the keys that no other field has |
 
-A key may be absent where its field has a default. A rule between fields belongs in `__post_init__` and raises
-`RecordError`, so that a record built in code obeys it too. It is checked once each field by itself is valid.
+A key may be absent if its field has a default. A rule between fields belongs in `__post_init__` and raises
+`RecordError`, so that a record built in code obeys it too. It is checked after every field has been found valid.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from typing import (
     get_type_hints,
 )
 
-from mltrain.documents.values import spell
+from mltrain.documents.values import format_place
 from mltrain.errors import InputError, MltrainError
 from mltrain.names import did_you_mean, show
 from mltrain.times import format_ms, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mltrain.documents.values import Json, Located, Place
 
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 Violation: TypeAlias = "tuple[Place, str]"
 
-#: Every class that `record` marks, for the test of them all.
+#: Every class that `record` marks; a test goes through them all.
 RECORDS: Final[list[type]] = []
 
 
@@ -77,19 +77,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """The texts that a field may hold, where they are not known until run time."""
+    """The texts that a field may hold, if they are known at run time only."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A value that a document holds in another form.
+    """Note on a field whose value has another type in the document, such as a time that is a text there.
 
     Attributes:
-        form: The annotation of that form.
-        decode: From the form to the value; raises an MltrainError where there is no such value.
-        encode: From the value to the form.
+        form: The annotation of the type in the document.
+        decode: Turns what the document holds into the value; raises an MltrainError if that is impossible.
+        encode: Turns the value into what the document holds.
     """
 
     form: Any
@@ -99,30 +99,30 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The key of a field in the document, where it is not the field's name."""
+    """The key of a field in the document, if it is not the field's name."""
 
     name: str
 
 
-#: A value that is not looked into.
+#: A value that is read and written without a check.
 RAW: Final = "raw"
-#: A field that holds all the keys which no other field has.
+#: A field that holds all keys that no other field has.
 REST: Final = "rest"
 #: A record that is written as a list of its values.
 ROW: Final = "row"
-#: A field that is left out of the document where it has its default.
+#: A field that is left out of the document if it has its default.
 OMIT_DEFAULT: Final = "omit default"
 #: A field whose key the document must have although the field has a default.
 REQUIRED: Final = "required"
-#: A field with a default that is no part of the document.
+#: A field with a default that is not part of the document.
 DERIVED: Final = "derived"
 
 
 class RecordError(InputError):
-    """Values are missing, out of range or contradict each other.
+    """Values of a record are missing, out of range or contradict each other.
 
     Attributes:
-        violations: What is wrong, each with its place in the record.
+        violations: Place in the record and message of each.
     """
 
     def __init__(self, *violations: Violation, where: str = "", lines: Mapping[Place, int] | None = None) -> None:
@@ -130,12 +130,12 @@ class RecordError(InputError):
         parts = []
         for place, message in violations:
             line = f" (line {lines[place]})" if lines and place in lines else ""
-            parts.append(": ".join(filter(None, (where, f"{spell(place)}{line}" if place else "", message))))
+            parts.append(": ".join(filter(None, (where, f"{format_place(place)}{line}" if place else "", message))))
         super().__init__("\n".join(parts))
 
 
 def record(cls: type[T]) -> type[T]:
-    """Mark a frozen dataclass that `read_record` reads: its annotations are used at run time."""
+    """Mark a frozen dataclass as one that `read_record` reads, by its annotations."""
     RECORDS.append(cls)
     return cls
 
@@ -145,51 +145,47 @@ TimeMs: TypeAlias = Annotated[int, Encoded(str, parse_time, format_ms)]
 
 
 def read_record(located: Located, cls: type[T]) -> T:
-    """Return the record that a document holds.
+    """Return the record of class `cls` that a parsed document holds.
 
     Raises:
-        RecordError: A key is missing or unknown, or a value wrong; names every violation, with its line where known.
+        RecordError: A key is missing or unknown, or a value wrong; names every violation, with its line if known.
     """
     target: Callable[..., object] = cls
-    found: Any = _Record.of(target, None).read(located.value)
-    if isinstance(found, _Violations):
-        raise RecordError(*found, where=located.where, lines=located.lines)
-    read: T = found
+    result: Any = _Record.of(target, None).read(located.value)
+    if isinstance(result, _Violations):
+        raise RecordError(*result, where=located.where, lines=located.lines)
+    read: T = result
     return read
 
 
 def refuse_newer(located: Located, *, newest: int) -> None:
-    """Refuse a document of a newer format, whatever else it holds.
-
-    Raises:
-        InputError: Its key `format` is above `newest`.
-    """
-    found = located.value.get("format") if isinstance(located.value, dict) else None
-    if isinstance(found, int) and found > newest:
+    """Raise an InputError if a document's key `format` is above `newest`, whatever else the document holds."""
+    version = located.value.get("format") if isinstance(located.value, dict) else None
+    if isinstance(version, int) and version > newest:
         raise InputError(
-            f"{located.where}: has format {found}, written by a newer mltrain: expected at most {newest}",
+            f"{located.where}: has format {version}, written by a newer mltrain: expected at most {newest}",
             hint="upgrade mltrain",
         )
 
 
 def read_arguments(value: Json, function: Callable[..., object]) -> dict[str, Any]:
-    """Return the arguments of a function that a mapping holds, with the defaults of those that it does not hold.
+    """Return all arguments for a call of `function` by name: those in the mapping `value`, defaults for the others.
 
     Raises:
         RecordError: A key is missing or unknown, or a value wrong.
     """
     form = _Record.of(function, None)
-    found = form.read_fields(value)
-    if isinstance(found, _Violations):
-        raise RecordError(*found)
-    return {field.name: found.get(field.name, field.default) for field in form.fields}
+    result = form.read_fields(value)
+    if isinstance(result, _Violations):
+        raise RecordError(*result)
+    return {field.name: result.get(field.name, field.default) for field in form.fields}
 
 
 def to_json(value: object) -> dict[str, Json]:
     """Return a record as the mapping that `read_record` reads it from.
 
     Raises:
-        ValueError: The other keys that it holds are not all others.
+        ValueError: Its field for all other keys (REST) has the key of another field.
     """
     cls: Callable[..., object] = type(value)
     return _Record.of(cls, None).write(value)
@@ -198,23 +194,33 @@ def to_json(value: object) -> dict[str, Json]:
 class _Violations(list["Violation"]):
     """What a form returns instead of a value; places are relative to the value that it was given."""
 
-    def add(self, step: str | int, found: object) -> None:
-        """Add the violations that reading the value at `step` gave, if any."""
-        if isinstance(found, _Violations):
-            self += [((step, *place), message) for place, message in found]
+    def add(self, step: str | int, result: object) -> None:
+        """Add the violations in the result of reading the item at the key or index `step`, if there are any."""
+        if isinstance(result, _Violations):
+            self += [((step, *place), message) for place, message in result]
+
+    @classmethod
+    def collect(cls, results: Iterable[tuple[str | int, object]]) -> _Violations:
+        """Return all violations in the results of reading items, which come with their keys or indices."""
+        violations = cls()
+        for step, result in results:
+            violations.add(step, result)
+        return violations
 
 
 # The forms below have no generated methods but `__init__`: all of them together would cost 5 ms at every start.
 class _Form(Protocol):
+    """How values of one annotation are read from a document and written to it."""
+
     def read(self, value: Json) -> object:
-        """Return the value, or the violations."""
+        """Return the value of the annotation's type that a document's value stands for, or the violations."""
 
     def write(self, value: Any) -> Json:  # noqa: ANN401 -- the type is that of the annotation
-        """Return the value as a document holds it."""
+        """Return a value of the annotation's type as a document holds it."""
 
 
 class _Anything:
-    """Any value, as it is."""
+    """Any value, unchanged and unchecked."""
 
     def read(self, value: Json) -> object:
         return value
@@ -234,27 +240,28 @@ class _Scalar(_Anything):
     choices: tuple[str, ...] | None = None
 
     def read(self, value: Json) -> object:
-        why = self._problem(value)
-        if why is not None:
-            return _Violations([((), why)])
+        problem = self._find_problem(value)
+        if problem is not None:
+            return _Violations([((), problem)])
         return float(value) if self.kind is float and isinstance(value, int) else value
 
-    def takes(self, value: Json) -> bool:
-        """Return whether the type is right."""
+    def has_type_of(self, value: Json) -> bool:
+        """Return whether a document's value has this scalar's type, in range or not; an integer is a float too."""
         if self.kind is float:
             return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool))
 
     @property
     def expected(self) -> str:
-        """What a value must be, for messages."""
+        """What a value must be, as messages say it, such as "an integer from 1 to 9"."""
         if self.choices is not None:
             return ", ".join(self.choices)
         noun = {str: "a text", int: "an integer", float: "a finite number", bool: "true or false"}[self.kind]
         return noun if self.limits is None else f"{noun} from {self.limits.minimum} to {self.limits.maximum}"
 
-    def _problem(self, value: Json) -> str | None:
-        if not self.takes(value):
+    def _find_problem(self, value: Json) -> str | None:
+        """Return what is wrong with a document's value, as a message; None if it is valid."""
+        if not self.has_type_of(value):
             return _must_be(_Scalar(self.kind).expected, value)
         if isinstance(value, str):
             if self.choices is not None and value not in self.choices:
@@ -277,15 +284,17 @@ class _Either(_Anything):
     forms: tuple[_Scalar, ...]
 
     def read(self, value: Json) -> object:
-        form = next((form for form in self.forms if form.takes(value)), self.forms[-1])
-        found = form.read(value)
-        if isinstance(found, _Violations) and isinstance(value, str):
+        form = next((form for form in self.forms if form.has_type_of(value)), self.forms[-1])
+        result = form.read(value)
+        if isinstance(result, _Violations) and isinstance(value, str):
             return _Violations([((), f"{show(value)} is unknown; known: {', '.join(f.expected for f in self.forms)}")])
-        return found
+        return result
 
 
 @dataclass(eq=False, repr=False)
 class _OrNull:
+    """A value, or null, which is None."""
+
     form: _Form
 
     def read(self, value: Json) -> object:
@@ -297,6 +306,8 @@ class _OrNull:
 
 @dataclass(eq=False, repr=False)
 class _List:
+    """A list, which is a tuple in the record, of any length (None) or of a given one."""
+
     item: _Form
     length: int | None
 
@@ -305,11 +316,8 @@ class _List:
             return _Violations([((), _must_be("a list", value))])
         if self.length not in {None, len(value)}:
             return _Violations([((), f"must be a list of {self.length} values, has {len(value)}")])
-        found = [self.item.read(item) for item in value]
-        bad = _Violations()
-        for index, item in enumerate(found):
-            bad.add(index, item)
-        return bad or tuple(found)
+        items = [self.item.read(item) for item in value]
+        return _Violations.collect(enumerate(items)) or tuple(items)
 
     def write(self, value: Any) -> Json:  # noqa: ANN401
         return [self.item.write(item) for item in value]
@@ -317,16 +325,15 @@ class _List:
 
 @dataclass(eq=False, repr=False)
 class _Mapping:
+    """A mapping with any keys."""
+
     item: _Form
 
     def read(self, value: Json) -> object:
         if not isinstance(value, dict):
             return _Violations([((), _must_be("a mapping", value))])
-        found = {key: self.item.read(item) for key, item in value.items()}
-        bad = _Violations()
-        for key, item in found.items():
-            bad.add(key, item)
-        return bad or found
+        items = {key: self.item.read(item) for key, item in value.items()}
+        return _Violations.collect(items.items()) or items
 
     def write(self, value: Any) -> Json:  # noqa: ANN401
         return {key: self.item.write(item) for key, item in value.items()}
@@ -334,12 +341,14 @@ class _Mapping:
 
 @dataclass(eq=False, repr=False)
 class _Converted:
+    """A value that has another type in the document."""
+
     form: _Form
     codec: Encoded
 
     def read(self, value: Json) -> object:
-        found = self.form.read(value)
-        return found if isinstance(found, _Violations) else _build(self.codec.decode, found)
+        result = self.form.read(value)
+        return result if isinstance(result, _Violations) else _build(self.codec.decode, result)
 
     def write(self, value: Any) -> Json:  # noqa: ANN401
         return self.form.write(self.codec.encode(value))
@@ -347,6 +356,8 @@ class _Converted:
 
 @dataclass(eq=False, repr=False)
 class _Field:
+    """A field of a record, or an argument of a function, and its key in the document."""
+
     name: str
     key: str
     form: _Form
@@ -357,6 +368,8 @@ class _Field:
 
 @dataclass(eq=False, repr=False)
 class _Record:
+    """A mapping that holds the fields of a record, or a function's arguments; `rest` is the field for other keys."""
+
     target: Callable[..., object]
     fields: tuple[_Field, ...]
     keys: frozenset[str]
@@ -377,7 +390,7 @@ class _Record:
                 rest = name
                 continue
             key = next((note.name for note in notes if isinstance(note, Key)), name)
-            form = _form(hints[name], limits)
+            form = _make_form(hints[name], limits)
             required = REQUIRED in notes or parameter.default is inspect.Parameter.empty
             factory = factories.get(name, MISSING)
             default = parameter.default if factory is MISSING else factory()
@@ -385,27 +398,28 @@ class _Record:
         return cls(target, tuple(fields), frozenset(field.key for field in fields), rest)
 
     def read(self, value: Json) -> object:
-        found = self.read_fields(value)
-        return found if isinstance(found, _Violations) else _build(self.target, **found)
+        result = self.read_fields(value)
+        return result if isinstance(result, _Violations) else _build(self.target, **result)
 
     def read_fields(self, value: Json) -> dict[str, Any] | _Violations:
+        """Return the values of the fields in a mapping by name, without defaults; or the violations."""
         if not isinstance(value, dict):
             return _Violations([((), _must_be("a mapping", value))])
-        found, bad = {}, _Violations()
+        values, violations = {}, _Violations()
         for field in self.fields:
             if field.key in value:
-                found[field.name] = field.form.read(value[field.key])
-                bad.add(field.key, found[field.name])
+                values[field.name] = field.form.read(value[field.key])
+                violations.add(field.key, values[field.name])
             elif field.required:
-                bad.append(((field.key,), "is missing"))
+                violations.append(((field.key,), "is missing"))
         others = {key: item for key, item in value.items() if key not in self.keys}
         if self.rest is not None:
-            found[self.rest] = others
+            values[self.rest] = others
         else:
             for key in others:
                 guess = did_you_mean(key, self.keys)
-                bad.append(((key,), "unknown key" + (f"; {guess}" if guess else "")))
-        return bad or found
+                violations.append(((key,), "unknown key" + (f"; {guess}" if guess else "")))
+        return violations or values
 
     def write(self, value: Any) -> dict[str, Json]:  # noqa: ANN401
         written = {
@@ -414,13 +428,15 @@ class _Record:
             if (item := getattr(value, field.name)) != field.default or not field.omit_default
         }
         others = {} if self.rest is None else getattr(value, self.rest)
-        if taken := sorted(others.keys() & self.keys):
-            raise ValueError(f"{type(value).__name__} itself uses the key {taken[0]}")
+        if clashing := sorted(others.keys() & self.keys):
+            raise ValueError(f"{type(value).__name__} itself uses the key {clashing[0]}")
         return {**others, **written}
 
 
 @dataclass(eq=False, repr=False)
 class _Row:
+    """A list that holds the values of a record in the order of its fields."""
+
     record: _Record
 
     def read(self, value: Json) -> object:
@@ -428,18 +444,15 @@ class _Row:
         if not isinstance(value, list) or len(value) != len(fields):
             names = ", ".join(field.key for field in fields)
             return _Violations([((), f"must be a list of {len(fields)} values: {names}")])
-        bad = _Violations()
-        found = [field.form.read(item) for field, item in zip(fields, value, strict=True)]
-        for index, item in enumerate(found):
-            bad.add(index, item)
-        return bad or _build(self.record.target, *found)
+        items = [field.form.read(item) for field, item in zip(fields, value, strict=True)]
+        return _Violations.collect(enumerate(items)) or _build(self.record.target, *items)
 
     def write(self, value: Any) -> Json:  # noqa: ANN401
         return [field.form.write(getattr(value, field.name)) for field in self.record.fields]
 
 
 def _build(target: Callable[..., object], *args: object, **kwargs: object) -> object:
-    """Return what `target` makes of the arguments, or the violations that it raises."""
+    """Call `target`, and return its result, or the violations that it raises."""
     try:
         return target(*args, **kwargs)
     except RecordError as err:
@@ -449,7 +462,8 @@ def _build(target: Callable[..., object], *args: object, **kwargs: object) -> ob
 
 
 @cache
-def _form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PLR0911 -- an annotation; one exit for each
+def _make_form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PLR0911 -- one exit for each kind
+    """Return the form of an annotation; `limits` hold for every number in it, unless it has others."""
     notes: tuple[Any, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
@@ -457,26 +471,28 @@ def _form(hint: Any, limits: Limits | None = None) -> _Form:  # noqa: ANN401, PL
     limits = next((note for note in notes if isinstance(note, Limits)), limits)
     codec = next((note for note in notes if isinstance(note, Encoded)), None)
     if codec is not None:
-        return _Converted(_form(codec.form), codec)
+        return _Converted(_make_form(codec.form), codec)
     if RAW in notes:
         return _Anything()
     parts = get_args(hint)
     match get_origin(hint):
         case origin if origin is Union or origin is UnionType:
-            return _union([_form(part, limits) for part in parts if part is not NoneType], null=NoneType in parts)
+            forms = [_make_form(part, limits) for part in parts if part is not NoneType]
+            return _make_union(forms, null=NoneType in parts)
         case origin if origin is Literal:
             return _Scalar(str, choices=parts)
         case origin if origin is tuple:
-            return _List(_form(parts[0], limits), None if parts[-1] is ... else len(parts))
+            return _List(_make_form(parts[0], limits), None if parts[-1] is ... else len(parts))
         case origin if origin is Mapping:
-            return _Mapping(_form(parts[1], limits))
+            return _Mapping(_make_form(parts[1], limits))
     if is_dataclass(hint):
         form = _Record.of(hint, limits)  # type: ignore[arg-type]
         return _Row(form) if ROW in notes else form
-    return _plain(hint, notes, limits)
+    return _make_scalar(hint, notes, limits)
 
 
-def _plain(hint: Any, notes: tuple[Any, ...], limits: Limits | None) -> _Form:  # noqa: ANN401
+def _make_scalar(hint: Any, notes: tuple[Any, ...], limits: Limits | None) -> _Form:  # noqa: ANN401
+    """Return the form of the type `hint`, annotated with `notes`; raise a TypeError for a type without a form."""
     if hint is int or hint is float:
         return _Scalar(hint, limits)
     if hint is str or hint is bool:
@@ -486,7 +502,8 @@ def _plain(hint: Any, notes: tuple[Any, ...], limits: Limits | None) -> _Form:  
     raise TypeError(f"a record cannot hold {hint}")
 
 
-def _union(forms: list[_Form], *, null: bool) -> _Form:
+def _make_union(forms: list[_Form], *, null: bool) -> _Form:
+    """Return the form of values that have one of several forms; `null`: or are null."""
     scalars = tuple(form for form in forms if isinstance(form, _Scalar))
     if len(forms) > 1 and len(scalars) < len(forms):
         raise TypeError("a union holds scalars alone, or one type and None")
@@ -499,6 +516,7 @@ def _must_be(expected: str, value: Json) -> str:
 
 
 def _describe(value: Json) -> str:
+    """Return what messages call a document's value: a short one itself, any other by its type."""
     match value:
         case None:
             return "null"

@@ -19,17 +19,18 @@ INLINE: Final = {"inline": True}
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (any frozen result)
     """Return `value` in JSON's types: dataclasses and mappings become objects, tuples arrays, paths text."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _object(value)
+        return _to_object(value)
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return value
 
 
-def _object(result: Any) -> dict[str, Any]:  # noqa: ANN401
+def _to_object(result: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the fields of a dataclass in JSON's types by key, as their `metadata` (see the module) says."""
     plain: dict[str, Any] = {}
     for field in fields(result):
         value = to_plain(getattr(result, field.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mltrain.documents.values import (
@@ -12,10 +13,10 @@ from mltrain.documents.values import (
     TOO_DEEP,
     Refused,
     decode_text,
+    find_problem,
+    format_place,
     is_unicode,
-    small_int,
-    spell,
-    why_refused,
+    parse_integer,
 )
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -29,7 +30,7 @@ def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
 
     Args:
         data: The document, UTF-8.
-        where: Its name in messages, usually the path.
+        where: The document's name in messages, usually the path.
         max_bytes: Largest size of the document.
 
     Raises:
@@ -44,7 +45,7 @@ def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
     if text.count(",") > MAX_VALUES:
         raise InputError(f"{where}: holds more than {MAX_VALUES} values")
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_int=small_int)
+        value = json.loads(text, object_pairs_hook=_read_object, parse_int=parse_integer)
     except json.JSONDecodeError as err:
         raise InputError(f"{where}: line {err.lineno}, column {err.colno}: not JSON: {err.msg}") from err
     except RecursionError as err:
@@ -54,19 +55,20 @@ def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
     return checked
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object] | Refused:
+def _read_object(pairs: list[tuple[str, object]]) -> dict[str, object] | Refused:
+    """Return the keys and values of a JSON object as a dict; `Refused` if a key occurs twice."""
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    seen: set[str] = set()
-    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    return Refused(f"has the key {show(twice)} twice")
+    ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
+    return Refused(f"has the key {show(repeated)} twice")
 
 
 def _check_value(value: object, place: Place, where: str) -> None:
-    why = why_refused(value) if len(place) <= MAX_DEPTH else TOO_DEEP
-    if why is not None:
-        raise InputError(f"{where}: {spell(place) or 'the document'} {why}")
+    """Raise an InputError for the first invalid value or key in the part of a document at `place`."""
+    problem = find_problem(value) if len(place) <= MAX_DEPTH else TOO_DEEP
+    if problem is not None:
+        raise InputError(f"{where}: {format_place(place) or 'the document'} {problem}")
     if isinstance(value, dict):
         for key, item in value.items():
             if not is_unicode(key):
@@ -83,7 +85,7 @@ def canonical_json(value: Json) -> bytes:
     Equal values give equal bytes, and `parse_json` of them gives the value back.
 
     Raises:
-        ValueError: It holds NaN, an infinite number, a key that is not text or a lone surrogate.
+        ValueError: The document holds NaN, an infinite number, a key that is not text or a lone surrogate.
         TypeError: It holds a value of a type that JSON does not have.
 
     >>> canonical_json({"b": 1, "a": [True]})
@@ -97,9 +99,7 @@ def canonical_json(value: Json) -> bytes:
 def json_line(value: Json) -> str:
     """Return the canonical form of a document as a line of a log: sorted keys, no spaces, ASCII, no newline.
 
-    Raises:
-        ValueError: It holds NaN, an infinite number or a key that is not text.
-        TypeError: It holds a value of a type that JSON does not have.
+    Errors are those of `canonical_json`, but a lone surrogate is escaped.
 
     >>> json_line({"b": 1, "a": [True]})
     '{"a":[true],"b":1}'
@@ -109,7 +109,7 @@ def json_line(value: Json) -> str:
 
 
 def _refuse_other_keys(value: object) -> None:
-    # json.dumps would turn 1 and None into "1" and "null", and read back they would be other keys.
+    """Raise a ValueError if a key in a document is not text: json.dumps would turn 1 into "1", None into "null"."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

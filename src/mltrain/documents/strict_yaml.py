@@ -13,8 +13,8 @@ from mltrain.documents.values import (
     Located,
     Refused,
     decode_text,
-    small_int,
-    why_refused,
+    find_problem,
+    parse_integer,
 )
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -44,7 +44,7 @@ def parse_yaml(data: bytes, *, where: str, max_bytes: int = 1 << 20) -> Located:
 
     Args:
         data: The document, UTF-8.
-        where: Its name in messages, usually the path.
+        where: The document's name in messages, usually the path.
         max_bytes: Largest size of the document.
 
     Raises:
@@ -63,7 +63,7 @@ def parse_yaml(data: bytes, *, where: str, max_bytes: int = 1 << 20) -> Located:
     except yaml.MarkedYAMLError as err:
         place = f" line {err.problem_mark.line + 1}, column {err.problem_mark.column + 1}:" if err.problem_mark else ""
         raise InputError(f"{where}:{place} not YAML: {err.problem or err.context}") from err
-    # ValueError: \U00110000, %YAML 1.<5,000 digits>.
+    # PyYAML raises a ValueError for \U00110000 and for %YAML 1.<5,000 digits>.
     except (yaml.YAMLError, ValueError) as err:
         raise InputError(f"{where}: not YAML: {show(str(err))}") from err
 
@@ -80,95 +80,97 @@ class _YamlReader:
     def read(self) -> Located:
         from yaml.events import DocumentStartEvent, StreamEndEvent
 
-        # The start of the stream.
+        # The first event is the start of the stream.
         self._next()
         event = self._next()
         value: Json = None
         if isinstance(event, DocumentStartEvent):
-            value = self._value(self._next(), ())
+            value = self._read_value(self._next(), ())
             # The end of the document.
             self._next()
             event = self._next()
         if not isinstance(event, StreamEndEvent):
-            raise self._refuse(event, "a second document begins")
+            raise self._error(event, "a second document begins")
         return Located(value, self._where, self._lines)
 
     def _next(self) -> Event:
+        """Return the next event; raise an InputError after too many."""
         event = next(self._events)
         self._count += 1
         if self._count > MAX_YAML_EVENTS:
-            raise self._refuse(event, f"more than {MAX_YAML_EVENTS} values and brackets")
+            raise self._error(event, f"more than {MAX_YAML_EVENTS} values and brackets")
         return event
 
-    def _value(self, event: Event, place: Place) -> Json:
+    def _read_value(self, event: Event, place: Place) -> Json:
+        """Return the value that begins with an event, and note the lines of it and of all values in it."""
         from yaml.events import MappingStartEvent, ScalarEvent
 
         self._lines.setdefault(place, _line(event))
         if len(place) > MAX_DEPTH:
-            raise self._refuse(event, TOO_DEEP)
+            raise self._error(event, TOO_DEEP)
         self._check_plain(event)
         if isinstance(event, ScalarEvent):
-            return self._scalar(event)
-        return self._mapping(place) if isinstance(event, MappingStartEvent) else self._sequence(place)
+            return self._read_scalar(event)
+        return self._read_mapping(place) if isinstance(event, MappingStartEvent) else self._read_sequence(place)
 
     def _check_plain(self, event: Event) -> None:
+        """Raise an InputError for an anchor, an alias or a tag."""
         from yaml.events import CollectionStartEvent, NodeEvent, ScalarEvent
 
         # An alias has an anchor too.
         if isinstance(event, NodeEvent) and event.anchor is not None:
-            raise self._refuse(event, "anchors and aliases are not allowed: write the value out")
+            raise self._error(event, "anchors and aliases are not allowed: write the value out")
         if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
-            raise self._refuse(event, f"the tag {show(event.tag)} is not allowed")
+            raise self._error(event, f"the tag {show(event.tag)} is not allowed")
 
-    def _mapping(self, place: Place) -> dict[str, Json]:
-        from yaml.events import MappingEndEvent
+    def _read_mapping(self, place: Place) -> dict[str, Json]:
+        """Return the mapping at `place`, whose start event has been read."""
+        from yaml.events import MappingEndEvent, ScalarEvent
 
-        found: dict[str, Json] = {}
+        mapping: dict[str, Json] = {}
         while not isinstance(event := self._next(), MappingEndEvent):
-            key = self._key(event)
-            if key in found:
-                raise self._refuse(event, f"the key {show(key)} is here and in line {self._lines[*place, key]}")
+            self._check_plain(event)
+            key = self._read_scalar(event) if isinstance(event, ScalarEvent) else None
+            if not isinstance(key, str):
+                raise self._error(event, "this key is not text: put it in quotes")
+            if key in mapping:
+                raise self._error(event, f"the key {show(key)} is here and in line {self._lines[*place, key]}")
             self._lines[*place, key] = _line(event)
-            found[key] = self._value(self._next(), (*place, key))
-        return found
+            mapping[key] = self._read_value(self._next(), (*place, key))
+        return mapping
 
-    def _key(self, event: Event) -> str:
-        from yaml.events import ScalarEvent
-
-        self._check_plain(event)
-        key = self._scalar(event) if isinstance(event, ScalarEvent) else None
-        if not isinstance(key, str):
-            raise self._refuse(event, "this key is not text: put it in quotes")
-        return key
-
-    def _sequence(self, place: Place) -> list[Json]:
+    def _read_sequence(self, place: Place) -> list[Json]:
+        """Return the sequence at `place`, whose start event has been read."""
         from yaml.events import SequenceEndEvent
 
-        found: list[Json] = []
+        items: list[Json] = []
         while not isinstance(event := self._next(), SequenceEndEvent):
-            found.append(self._value(event, (*place, len(found))))
-        return found
+            items.append(self._read_value(event, (*place, len(items))))
+        return items
 
-    def _scalar(self, event: ScalarEvent) -> Json:
-        value: Json | Refused = _plain_scalar(event.value) if event.style is None else event.value
-        why = why_refused(value)
-        if isinstance(value, Refused) or why is not None:
-            raise self._refuse(event, f"{show(event.value)} {why}")
+    def _read_scalar(self, event: ScalarEvent) -> Json:
+        """Return a scalar as text if it is in quotes, and by its form otherwise."""
+        value: Json | Refused = _parse_unquoted(event.value) if event.style is None else event.value
+        problem = find_problem(value)
+        if isinstance(value, Refused) or problem is not None:
+            raise self._error(event, f"{show(event.value)} {problem}")
         return value
 
-    def _refuse(self, event: Event, why: str) -> InputError:
-        return InputError(f"{self._where}: line {_line(event)}: {why}")
+    def _error(self, event: Event, message: str) -> InputError:
+        return InputError(f"{self._where}: line {_line(event)}: {message}")
 
 
 def _line(event: Event) -> int:
+    """Return the line in which an event starts, counted from 1; 0 if it is unknown."""
     return event.start_mark.line + 1 if event.start_mark else 0
 
 
-def _plain_scalar(text: str) -> bool | int | float | str | Refused | None:
+def _parse_unquoted(text: str) -> bool | int | float | str | Refused | None:
+    """Return an unquoted scalar in the type that its form gives it; `Refused` for a number that JSON cannot hold."""
     if text in _YAML_WORDS:
         return _YAML_WORDS[text]
     if _YAML_INT.fullmatch(text):
-        return small_int(text)
+        return parse_integer(text)
     if _YAML_FLOAT.fullmatch(text):
         return float(text)
     return Refused(NOT_FINITE) if _YAML_NOT_FINITE.fullmatch(text) else text

@@ -24,7 +24,7 @@ MAX_VALUES: Final = 1_000_000
 MAX_YAML_EVENTS: Final = 50_000
 # Integers lie in [-MAX_INT, MAX_INT): every reader of JSON can hold them.
 MAX_INT: Final = 2**63
-# Longer integers are not converted: that would take quadratic time.
+# An integer with more characters is not converted: that would take quadratic time.
 _MAX_INT_DIGITS: Final = 20
 
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -45,8 +45,8 @@ class Located:
 
     Attributes:
         value: The document.
-        where: Its name in messages, usually the path.
-        lines: The line of each value, by its place, counted from 1; empty where lines are unknown.
+        where: The document's name in messages, usually the path.
+        lines: The line of each value, counted from 1, by its place; empty if lines are unknown.
     """
 
     value: Json
@@ -56,16 +56,16 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Stands for an invalid value in a parsed document until its place is known."""
+    """Stands for an invalid value in a parsed document until its place is known; messages give `problem`."""
 
-    why: str
+    problem: str
 
 
 def decode_text(data: bytes, where: str, max_bytes: int) -> str:
-    """Decode a document.
+    """Return the text of a document called `where` in messages.
 
     Raises:
-        InputError: It is too large, not UTF-8, or begins with a byte order mark.
+        InputError: It has more than `max_bytes` bytes, is not UTF-8, or begins with a byte order mark.
     """
     if len(data) > max_bytes:
         raise InputError(f"{where}: is too large: {len(data)} bytes, at most {max_bytes}")
@@ -78,16 +78,16 @@ def decode_text(data: bytes, where: str, max_bytes: int) -> str:
         raise InputError(f"{where}: line {line}: not UTF-8: {err.reason}") from err
 
 
-def small_int(digits: str) -> int | Refused:
-    """Return the integer; `Refused` if it has more than 20 digits, which are not converted."""
+def parse_integer(digits: str) -> int | Refused:
+    """Return a text of digits, with or without a sign, as an integer; `Refused` if it is longer than 20 characters."""
     return int(digits) if len(digits) <= _MAX_INT_DIGITS else Refused(NOT_64_BITS)
 
 
-def why_refused(value: object) -> str | None:
-    """Return what is wrong with a single value; None if it is valid."""
+def find_problem(value: object) -> str | None:
+    """Return what is wrong with a value, not with its items, such as "is not a finite number"; None if it is valid."""
     match value:
         case Refused():
-            return value.why
+            return value.problem
         case float() if not math.isfinite(value):
             return NOT_FINITE
         case int() if not -MAX_INT <= value < MAX_INT:
@@ -98,7 +98,7 @@ def why_refused(value: object) -> str | None:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded: half of a surrogate pair cannot."""
+    """Return whether a text can be encoded as UTF-8, which half of a surrogate pair cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -106,10 +106,10 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def spell(place: Place) -> str:
-    """Return a place as it is written in messages.
+def format_place(place: Place) -> str:
+    """Return the place of a value in a document as messages write it.
 
-    >>> spell(("gates", 2, "value"))
+    >>> format_place(("gates", 2, "value"))
     'gates[2].value'
     """
     text = ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import segment_bounds, times_ms
+from mltrain.candles.frame import find_segments, times_ms
 from mltrain.errors import InputError
 from mltrain.features.op import LEADER_PREFIX
 from mltrain.features.ops.catalogue import OPS
@@ -255,6 +255,6 @@ def count_consecutive_bars(
         counts = np.zeros(ts_ms.size, dtype=np.int64)
         counts[present] = count_consecutive_bars(ts_ms[present], step_ms)
         return counts
-    bounds = np.array(segment_bounds(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
+    bounds = np.array(find_segments(ts_ms, step_ms), dtype=np.int64).reshape(-1, 2)
     first = np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
     return np.arange(1, ts_ms.size + 1, dtype=np.int64) - first

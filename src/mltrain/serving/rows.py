@@ -15,7 +15,7 @@ import polars as pl
 
 from mltrain.candles.anomalies import empty_false_volumes
 from mltrain.candles.checks import check_candles
-from mltrain.candles.frame import TS_DTYPE, segment_bounds, times_ms
+from mltrain.candles.frame import TS_DTYPE, find_segments, times_ms
 from mltrain.errors import InputError, UsageError
 from mltrain.features.computation import compute_features
 from mltrain.features.newest import NewestFeatures
@@ -286,7 +286,7 @@ def refusal_reasons(
     finite = np.isfinite(x).all(axis=1)
     if finite.all():
         return [None] * finite.size
-    bounds = segment_bounds(ts_ms, interval_ms(feature_set.interval))
+    bounds = find_segments(ts_ms, interval_ms(feature_set.interval))
     first = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-finite.size :]
     short = np.arange(ts_ms.size)[-finite.size :] - first + 1 < lookback_bars
     no_leader = np.isnan(x).any(axis=1) & bool(feature_set.leaders)

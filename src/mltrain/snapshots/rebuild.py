@@ -11,10 +11,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.anomalies import empty_columns
-from mltrain.candles.candle_file import CandleFile, write_candles
+from mltrain.candles.candle_file import CandleFile, encode_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import content_sha256
 from mltrain.errors import InputError
+from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER
 from mltrain.snapshots.snapshot_record import file_name
 from mltrain.storage.descriptors import real_path
@@ -23,7 +24,7 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MAX_FILE_BYTES
 from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import day_name, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ _MAX_NAMED_BLOCKS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class RebuiltFile:
-    """The result for one file.
+    """What rebuilding did to one file of a snapshot.
 
     Attributes:
         file: Its name.
@@ -66,12 +67,6 @@ def rebuild_snapshot(
 
     Returns:
         The result for each file, by name.
-
-    Raises:
-        InputError: The source lacks a symbol, or a candle is damaged.
-        SourceError: The exchange or the network failed.
-        LockedError: Another mltrain is downloading or publishing.
-        MachineError: A file cannot be read or written.
     """
     source.check_symbols(snapshot.symbols)
     folder = snapshot.path.parent
@@ -88,46 +83,61 @@ def rebuild_snapshot(
     ):
         # A temporary file of a killed rebuild would be a file that the manifest does not list.
         sweep_temps(snapshot.path)
-        done = tuple(_rebuild(snapshot, facts, downloaded.candles(facts.symbol).frame) for facts in snapshot.facts)
+        rebuilt = tuple(
+            _rebuild_file(snapshot, facts, downloaded.candles(facts.symbol).frame) for facts in snapshot.facts
+        )
         for note in downloaded.notes():
             progress.warn(note)
-        return done
+        return rebuilt
 
 
-def _rebuild(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:
-    """Write the file of a symbol again if it is damaged and the same bytes can be made."""
+def _rebuild_file(snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame) -> RebuiltFile:
+    """Replace a symbol's file if it is damaged and the candles in `frame` give the bytes in the manifest.
+
+    Args:
+        snapshot: The snapshot.
+        facts: The manifest's facts about the file.
+        frame: The symbol's candles, as the source returns them now.
+    """
     name = file_name(facts.symbol)
     path = snapshot.path / name
-    # The same columns as in the snapshot.
+    # The snapshot was written without these columns.
     frame = empty_columns(frame, facts.volumes)
-    file = write_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
+    file = encode_candles(frame, interval_ms(snapshot.interval)) if frame.height else CandleFile(b"", ())
     try:
-        sound = hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == facts.sha256
+        is_sound = hash_file(path, max_bytes=MAX_FILE_BYTES, what="the file") == facts.sha256
     except InputError:
-        sound = False
+        is_sound = False
     if sha256_bytes(file.data) == facts.sha256:
-        if not sound:
+        if not is_sound:
             atomic_write(path, file.data)
-        return RebuiltFile(name, "sound" if sound else "rebuilt", "")
-    why = _explain_difference(snapshot, facts, frame, file, sound=sound)
-    if sound:
-        return RebuiltFile(name, "sound", f"but could not be made again: {why}")
-    return RebuiltFile(name, "lost", why)
+        return RebuiltFile(name, outcome="sound" if is_sound else "rebuilt", detail="")
+    reason = _explain_difference(snapshot, facts, frame, file, is_sound=is_sound)
+    if is_sound:
+        return RebuiltFile(name, outcome="sound", detail=f"but could not be made again: {reason}")
+    return RebuiltFile(name, outcome="lost", detail=reason)
 
 
 def _explain_difference(
-    snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame, file: CandleFile, *, sound: bool
+    snapshot: Snapshot, facts: SymbolFacts, frame: pl.DataFrame, file: CandleFile, *, is_sound: bool
 ) -> str:
-    """Return why the rebuilt file has other bytes."""
+    """Return why a symbol's file, made again from the candles in `frame`, does not have the bytes in the manifest.
+
+    Args:
+        snapshot: The snapshot.
+        facts: The manifest's facts about the file.
+        frame: The symbol's candles, as the source returns them now.
+        file: The file that these candles give.
+        is_sound: Whether the file on disk has the bytes in the manifest, so that its candles can be compared.
+    """
     if frame.height and content_sha256(frame) == facts.content_sha256:
-        wrote = dict(snapshot.tools).get("pyarrow", "another version")
-        return f"the candles are the same, but pyarrow {version('pyarrow')} compresses them differently from {wrote}"
-    if sound:
+        writer = dict(snapshot.tools).get("pyarrow", "another version")
+        return f"the candles are the same, but pyarrow {version('pyarrow')} compresses them differently from {writer}"
+    if is_sound:
         diff = compare_frames(snapshot.candles(facts.symbol), frame)
         return f"the source now has other candles: {describe_diff(diff)}"
-    digests = {(b.from_ms, b.to_ms): b.digest for b in file.blocks}
-    other = [b for b in facts.blocks if digests.get((b.from_ms, b.to_ms)) != b.digest]
-    days = ", ".join(format_ms(b.from_ms)[:10] for b in other[:_MAX_NAMED_BLOCKS])
-    more = f" and {len(other) - _MAX_NAMED_BLOCKS} more" if len(other) > _MAX_NAMED_BLOCKS else ""
+    digests = {(block.from_ms, block.to_ms): block.digest for block in file.blocks}
+    changed = [block for block in facts.blocks if digests.get((block.from_ms, block.to_ms)) != block.digest]
+    days = join_first([day_name(block.from_ms) for block in changed], _MAX_NAMED_BLOCKS)
     rows = f"{frame.height:,} candles, {facts.rows:,} were written"
-    return f"the source now has other candles: {rows}" + (f"; the days {days}{more} differ" if days else "")
+    return f"the source now has other candles: {rows}" + (f"; the days {days} differ" if days else "")

@@ -1,4 +1,4 @@
-"""Open, list, verify and read snapshots on disk. Nothing here writes.
+"""Open, list, verify, read and compare snapshots on disk. Nothing here writes.
 
 The bytes of a file are hashed before they are parsed, and its rows, columns and types must be those in the manifest.
 """
@@ -11,17 +11,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mltrain.candles.candle_file import damaged_blocks, read_candles
+from mltrain.candles.candle_file import find_damaged_blocks, read_candles
+from mltrain.candles.diff import compare_frames
 from mltrain.candles.frame import times_ms
 from mltrain.documents.records import to_json
 from mltrain.errors import InputError, MltrainError, UsageError
-from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, nearest, read_folder, show
+from mltrain.names import SNAPSHOT, check_snapshot_id, describe, did_you_mean, join_first, nearest, read_folder, show
 from mltrain.snapshots.snapshot_record import KIND, SnapshotRecord, SymbolFacts, file_name, parse_id
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST, FileEntry, read_listed, read_manifest, verify_files
 from mltrain.storage.reading import read_file, read_pointer
-from mltrain.times import format_ms, interval_ms
+from mltrain.times import day_name, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mltrain.candles.candle_file import Block
+    from mltrain.candles.diff import FrameDiff
     from mltrain.storage.manifest import Manifest
 
 FOLDER: Final = "snapshots"
@@ -51,7 +53,7 @@ class Snapshot(SnapshotRecord):
 
     @property
     def interval(self) -> str:
-        """The interval of its candles."""
+        """The interval of its candles, such as "1m"."""
         return self.request.interval
 
     @property
@@ -60,18 +62,18 @@ class Snapshot(SnapshotRecord):
         return self.request.symbols
 
     def candles(self, symbol: str) -> pl.DataFrame:
-        """Read and check the candles of a symbol.
+        """Read and check the candles of a symbol; the columns are those of CANDLE_SCHEMA.
 
         Raises:
-            InputError: It has no such symbol, its manifest or file has changed, or they contradict each other.
-            MachineError: The file cannot be read, or there is not enough memory.
+            InputError: The snapshot has no such symbol, or its manifest or file has changed since it was opened.
         """
         facts = next((f for f in self.facts if f.symbol == symbol), None)
         if facts is None:
             raise InputError(
                 f"snapshot {self.id} has no symbol {show(symbol)}", hint=did_you_mean(symbol, self.symbols)
             )
-        data = read_listed(self.path, _unchanged_manifest(self), file_name(symbol), max_bytes=_max_bytes(facts.rows))
+        manifest = _read_manifest_again(self)
+        data = read_listed(self.path, manifest, file_name(symbol), max_bytes=_max_bytes(facts.rows))
         where = str(self.path / file_name(symbol))
         frame = read_candles(data, rows=facts.rows, symbol=symbol, interval=self.interval, where=where)
         ts_ms = times_ms(frame)
@@ -81,8 +83,23 @@ class Snapshot(SnapshotRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolDiff:
+    """The difference between two snapshots in one symbol.
+
+    Attributes:
+        symbol: The symbol.
+        only: The id of the only snapshot that has the symbol; empty if both have it.
+        diff: The difference from the first to the second; None if only one has the symbol.
+    """
+
+    symbol: str
+    only: str
+    diff: FrameDiff | None
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """A snapshot in the list of snapshots; its files are not read.
+    """A snapshot in the list of snapshots, as its manifest describes it.
 
     Attributes:
         id: The folder's name.
@@ -113,9 +130,8 @@ def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
         ref: `latest`, an id, or the path of a folder, with a / in it.
 
     Raises:
-        UsageError: It is not a reference.
+        UsageError: `ref` is not one of these.
         InputError: There is no such snapshot, or its manifest is missing or damaged.
-        MachineError: It cannot be read.
     """
     data_dir = read_folder(data_dir, "data_dir")
     if not isinstance(ref, str):
@@ -129,9 +145,9 @@ def open_snapshot(data_dir: Path | str, ref: str) -> Snapshot:
             )
         return open_folder(real_path(path))
     folder = data_dir / FOLDER
-    name = _find_latest(folder) if ref == LATEST else check_snapshot_id(ref)
+    name = _read_latest(folder) if ref == LATEST else check_snapshot_id(ref)
     if not _is_folder(folder / name):
-        known = _names(folder)
+        known = _list_ids(folder)
         near = nearest(name, known) or known[-3:]
         raise InputError(
             f"{folder / LATEST} points to {name}, which does not exist" if ref == LATEST else f"no {name} in {folder}",
@@ -144,8 +160,7 @@ def open_named(path: Path) -> Snapshot:
     """Open the snapshot in a folder that is named after its id.
 
     Raises:
-        InputError: It is a link, its manifest is missing or damaged, or its id is another one.
-        MachineError: It cannot be read.
+        InputError: The folder is a link, or has another name than its snapshot.
     """
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link, not a snapshot")
@@ -156,64 +171,78 @@ def open_named(path: Path) -> Snapshot:
 
 
 def list_snapshots(data_dir: Path | str) -> tuple[SnapshotRow, ...]:
-    """List the snapshots, oldest cut first; damaged ones with their problem.
-
-    Raises:
-        MachineError: The folder or a manifest cannot be read.
-    """
+    """List the snapshots in a data folder, oldest cut first; those with a damaged manifest are listed too."""
     folder = read_folder(data_dir, "data_dir") / FOLDER
     try:
         latest = read_pointer(folder / LATEST)
     except InputError:
         latest = None
-    return tuple(_read_row(folder / name, latest=name == latest) for name in _names(folder))
+    return tuple(_read_row(folder / name, latest=name == latest) for name in _list_ids(folder))
+
+
+def compare_snapshots(before: Snapshot, after: Snapshot) -> tuple[SymbolDiff, ...]:
+    """Return how the candles of each symbol that either snapshot has differ, sorted by symbol.
+
+    Raises:
+        InputError: The snapshots have different intervals.
+    """
+    if before.interval != after.interval:
+        raise InputError(
+            f"snapshots of different intervals cannot be compared: {before.id} has {before.interval} candles, "
+            f"{after.id} has {after.interval}"
+        )
+    diffs = []
+    for symbol in sorted({*before.symbols, *after.symbols}):
+        owners = [snapshot for snapshot in (before, after) if symbol in snapshot.symbols]
+        if len(owners) == 1:
+            diffs.append(SymbolDiff(symbol, only=owners[0].id, diff=None))
+        else:
+            diff = compare_frames(before.candles(symbol), after.candles(symbol))
+            diffs.append(SymbolDiff(symbol, only="", diff=diff))
+    return tuple(diffs)
 
 
 def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
-    """Compare a snapshot with its manifest: every byte and, if all bytes are right, every fact.
+    """Compare a snapshot's files with its manifest: every byte and, if all bytes are right, every fact.
 
     Returns:
         Every problem in a sentence; empty if the snapshot is intact.
-
-    Raises:
-        MachineError: The folder or a file cannot be read.
     """
     try:
-        manifest = _unchanged_manifest(snapshot)
+        manifest = _read_manifest_again(snapshot)
     except InputError as err:
         return (err.message,)
     problems = verify_files(snapshot.path, manifest)
     if not problems:
-        return tuple(problem for facts in snapshot.facts for problem in _wrong_facts(snapshot, facts))
+        return tuple(problem for facts in snapshot.facts for problem in _check_facts(snapshot, facts))
     return tuple(problem + _describe_damage(snapshot, problem) for problem in problems)
 
 
 def _describe_damage(snapshot: Snapshot, problem: str) -> str:
-    """Return which days of the file that a problem is about are damaged, by the hashes of its blocks."""
-    paths = {snapshot.path / file_name(facts.symbol): facts for facts in snapshot.facts if facts.blocks}
-    path = next((path for path in paths if problem.removeprefix("the file ").startswith(f"{path} ")), None)
+    """Return the end of a sentence of `verify_files` about a file: which of its days are damaged; "" if not known."""
+    facts_by_path = {snapshot.path / file_name(facts.symbol): facts for facts in snapshot.facts if facts.blocks}
+    path = next((path for path in facts_by_path if problem.removeprefix("the file ").startswith(f"{path} ")), None)
     if path is None:
         return ""
-    facts = paths[path]
+    facts = facts_by_path[path]
     try:
         data = read_file(path, max_bytes=_max_bytes(facts.rows), what="the file")
     except InputError:
         return ""
-    blocks = damaged_blocks(data, facts.blocks)
+    blocks = find_damaged_blocks(data, facts.blocks)
     if not blocks:
         return ": the damage is outside the candles, in the file's header or footer"
-    days = [_name_days(block) for block in blocks[:_MAX_NAMED_BLOCKS]]
-    more = f" and {len(blocks) - _MAX_NAMED_BLOCKS} more" if len(blocks) > _MAX_NAMED_BLOCKS else ""
-    return f": damaged are the candles of {', '.join(days)}{more}"
+    return f": damaged are the candles of {join_first([_name_days(block) for block in blocks], _MAX_NAMED_BLOCKS)}"
 
 
 def _name_days(block: Block) -> str:
-    first, last = format_ms(block.from_ms)[:10], format_ms(block.to_ms - 1)[:10]
+    """Return a block's days, such as "2025-10-15" or "2025-10-15 to 2025-10-16"."""
+    first, last = day_name(block.from_ms), day_name(block.to_ms - 1)
     return first if first == last else f"{first} to {last}"
 
 
-def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
-    """Compute the facts of a file again, and yield the differences from its manifest."""
+def _check_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
+    """Compute the facts about a symbol's file again, and yield each difference from the manifest as a sentence."""
     where = snapshot.path / file_name(facts.symbol)
     try:
         frame = snapshot.candles(facts.symbol)
@@ -225,7 +254,7 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
         yield f"{where}: candles outside {window}"
         return
-    counted = SymbolFacts.of(
+    recomputed = SymbolFacts.of(
         frame,
         FileEntry(where.name, facts.sha256, facts.bytes),
         symbol=facts.symbol,
@@ -235,15 +264,16 @@ def _wrong_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
         blocks=facts.blocks,
         volumes=facts.volumes,
     )
-    found = to_json(counted)
+    actual = to_json(recomputed)
     for key, recorded in to_json(facts).items():
-        if found[key] != recorded:
-            yield f"{where}: {key} is {found[key]}, the manifest says {recorded}"
-    if damaged_blocks(data, facts.blocks):
+        if actual[key] != recorded:
+            yield f"{where}: {key} is {actual[key]}, the manifest says {recorded}"
+    if find_damaged_blocks(data, facts.blocks):
         yield f"{where}: its days are not where the manifest says"
 
 
-def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
+def _read_manifest_again(snapshot: Snapshot) -> Manifest:
+    """Return the manifest of an open snapshot; raise an InputError if it has changed since the snapshot was opened."""
     manifest = read_manifest(snapshot.path, kind=KIND)
     if manifest.self_sha256 != snapshot.manifest_sha256:
         raise InputError(f"{snapshot.path / MANIFEST} has changed since it was opened")
@@ -251,12 +281,7 @@ def _unchanged_manifest(snapshot: Snapshot) -> Manifest:
 
 
 def open_folder(path: Path) -> Snapshot:
-    """Open the snapshot in a folder of any name.
-
-    Raises:
-        InputError: Its manifest is missing or damaged.
-        MachineError: It cannot be read.
-    """
+    """Open the snapshot in a folder, whatever the folder's name."""
     manifest = read_manifest(path, kind=KIND)
     record = SnapshotRecord.from_manifest(manifest, where=str(path / MANIFEST))
     values = {field.name: getattr(record, field.name) for field in fields(record)}
@@ -264,26 +289,30 @@ def open_folder(path: Path) -> Snapshot:
 
 
 def _read_row(path: Path, *, latest: bool) -> SnapshotRow:
+    """Return the row of the snapshot in a folder; if its manifest cannot be read, a row with the problem."""
     try:
         snapshot = open_named(path)
     except MltrainError as err:
-        return SnapshotRow(path.name, "", (), 0, None, None, latest=latest, problem=err.message)
+        return SnapshotRow(
+            path.name, "", symbols=(), rows=0, first_ms=None, last_ms=None, latest=latest, problem=err.message
+        )
     return SnapshotRow(
         id=path.name,
         created_at=snapshot.created_at,
         symbols=snapshot.symbols,
-        rows=sum(f.rows for f in snapshot.facts),
-        first_ms=min(f.first_ms for f in snapshot.facts),
-        last_ms=max(f.last_ms for f in snapshot.facts),
+        rows=sum(facts.rows for facts in snapshot.facts),
+        first_ms=min(facts.first_ms for facts in snapshot.facts),
+        last_ms=max(facts.last_ms for facts in snapshot.facts),
         latest=latest,
         problem=None,
     )
 
 
-def _find_latest(folder: Path) -> str:
+def _read_latest(folder: Path) -> str:
+    """Return the id of the snapshot that `latest` in a folder of snapshots points to."""
     name = read_pointer(folder / LATEST)
     if name is None:
-        known = _names(folder)
+        known = _list_ids(folder)
         hint = f"name one: {', '.join(known[-3:])}" if known else "take one with `mltrain snapshot`"
         raise InputError(f"there is no latest snapshot in {folder}", hint=hint)
     if SNAPSHOT.fullmatch(name) is None:
@@ -293,16 +322,17 @@ def _find_latest(folder: Path) -> str:
     return name
 
 
-def _names(folder: Path) -> list[str]:
-    """Return the ids in a folder, oldest cut first."""
+def _list_ids(folder: Path) -> list[str]:
+    """Return the ids of the snapshots in a folder, oldest cut first; none if there is no such folder."""
     if not _is_folder(folder):
         return []
     with disk_errors(folder, "list"):
-        found = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]  # noqa: PTH208 -- names, not paths
-    return sorted(found, key=parse_id)
+        ids = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]  # noqa: PTH208 -- names, not paths
+    return sorted(ids, key=parse_id)
 
 
 def _is_folder(path: Path) -> bool:
+    """Return whether a path leads to a folder; False if that cannot be found out."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):
@@ -311,5 +341,5 @@ def _is_folder(path: Path) -> bool:
 
 
 def _max_bytes(rows: int) -> int:
-    """Return an upper limit for the size of a file with so many candles, uncompressed, with its metadata."""
+    """Return an upper limit, in bytes, for a Parquet file of `rows` candles: uncompressed, with its metadata."""
     return (1 << 20) + 100 * rows

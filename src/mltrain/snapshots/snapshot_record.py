@@ -45,7 +45,7 @@ KIND: Final = "snapshot"
 MAX_DAYS: Final = 5_000
 # Runs and jumps of one symbol: a manifest should stay readable.
 MAX_LISTED: Final = 100
-# Of the previous close.
+# Share of the previous close by which a close must differ from it to be listed as a jump.
 JUMP_SHARE: Final = 0.5
 
 
@@ -57,7 +57,7 @@ class SnapshotRequest:
     Attributes:
         symbols: Sorted, without repetition.
         days: Length of the window, in days before the cut.
-        interval: Interval of the candles.
+        interval: Interval of the candles, such as "1m".
         end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock.
     """
 
@@ -74,8 +74,8 @@ class SnapshotRequest:
         """
         step_ms = interval_ms(self.interval)
         symbols = tuple(sorted(read_symbols(self.symbols)))
-        for name, value in (("days", self.days), ("end_ms", self.end_ms)):
-            if not isinstance(value, Integral | None) or isinstance(value, bool) or (name == "days" and value is None):
+        for name, value, allowed in (("days", self.days, Integral), ("end_ms", self.end_ms, Integral | None)):
+            if not isinstance(value, allowed) or isinstance(value, bool):
                 raise UsageError(f"{name} is {describe(value)}: expected a whole number")
         if not 1 <= self.days <= MAX_DAYS:
             raise UsageError(f"days is {self.days}: expected 1 to {MAX_DAYS}")
@@ -84,7 +84,7 @@ class SnapshotRequest:
         object.__setattr__(self, "symbols", symbols)
 
     def window(self, cut_ms: int) -> TimeRange:
-        """Return the range of open times before the cut `cut_ms`, which is on the grid."""
+        """Return the range of open times that end before the cut `cut_ms`, ms UTC, a time on the interval's grid."""
         return TimeRange(cut_ms - self.days * DAY_MS, cut_ms)
 
 
@@ -103,7 +103,7 @@ class SymbolFacts:
         zero_trade_runs: The MAX_LISTED longest runs of candles without trades, by time.
         jumps: The first MAX_LISTED moves by more than JUMP_SHARE of the previous close.
         origins: Where the candles came from, by time; empty where the source has only one place.
-        blocks: The position of the days in the file.
+        blocks: Which bytes of the file hold which UTC days, by time.
         volumes: Volumes that contradict the prices, with the columns that were emptied before the file was written.
         sha256: SHA-256 of the file's bytes.
         content_sha256: SHA-256 of the candles' values; see `mltrain.candles.frame.content_sha256`.
@@ -129,7 +129,7 @@ class SymbolFacts:
 
     @property
     def missing(self) -> int:
-        """Number of candles of the window that are missing."""
+        """Number of candles that are missing in the window."""
         return sum(gap.missing for gap in self.gaps)
 
     @classmethod
@@ -145,11 +145,15 @@ class SymbolFacts:
         blocks: tuple[Block, ...] = (),
         volumes: tuple[FalseVolume, ...] = (),
     ) -> SymbolFacts:
-        """Return the facts about the file `entry` and its candles: one or more, all inside the window."""
+        """Return the facts about the file of a symbol; arguments not described here are attributes of the same name.
+
+        `frame` holds its candles, one or more, as `check_candles` returns them, all with open times in `window`, which
+        the snapshot covers; `entry` has the file's size and hash; `step_ms` is the length of the interval.
+        """
         ts_ms = times_ms(frame)
         return cls(
-            zero_trade_runs=find_zero_trade_runs(frame, step_ms, most=MAX_LISTED),
-            jumps=find_jumps(frame, share=JUMP_SHARE, most=MAX_LISTED),
+            zero_trade_runs=find_zero_trade_runs(frame, step_ms, max_runs=MAX_LISTED),
+            jumps=find_jumps(frame, min_share=JUMP_SHARE, max_jumps=MAX_LISTED),
             origins=origins,
             blocks=blocks,
             volumes=volumes,
@@ -171,7 +175,7 @@ class SymbolFacts:
         return FileEntry(file_name(self.symbol), self.sha256, self.bytes, facts)
 
 
-def _items(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _as_pairs(tools: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(tools.items())
 
 
@@ -196,7 +200,7 @@ class SnapshotRecord:
     source: Annotated[SourceSpec, Encoded(Annotated[Json, RAW], SourceSpec.from_dict, SourceSpec.to_dict)]
     host: str
     request: SnapshotRequest
-    tools: Annotated[tuple[tuple[str, str], ...], Encoded(Mapping[str, str], _items, dict)]
+    tools: Annotated[tuple[tuple[str, str], ...], Encoded(Mapping[str, str], _as_pairs, dict)]
     notes: tuple[str, ...]
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
 
@@ -208,14 +212,14 @@ class SnapshotRecord:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, *, where: str) -> SnapshotRecord:
-        """Return the record in a manifest.
+        """Return the record in a manifest; `where` is the manifest's name in messages.
 
         Raises:
             InputError: Fields are missing, unknown, wrong or contradict each other; names every violation.
         """
         files: list[Json] = [{**entry.facts, "sha256": entry.sha256, "bytes": entry.bytes} for entry in manifest.files]
         record = read_record(Located({**manifest.head, "files": files}, where), cls)
-        problems = _contradictions(record, manifest)
+        problems = _find_contradictions(record, manifest)
         if manifest.head["request"] != to_json(record.request):
             problems.append("request: its symbols must be sorted and without repetition, and its end be written in UTC")
         if problems:
@@ -229,16 +233,18 @@ class SnapshotRecord:
 
     def has_same_candles(self, other: SnapshotRecord) -> bool:
         """Return whether both have the same candles for the same request."""
-        mine, others = ([(f.symbol, f.content_sha256) for f in r.facts] for r in (self, other))
-        return self.has_same_request(other) and mine == others
+        hashes = [[(facts.symbol, facts.content_sha256) for facts in r.facts] for r in (self, other)]
+        return self.has_same_request(other) and hashes[0] == hashes[1]
 
     def has_same_request(self, other: SnapshotRecord) -> bool:
         """Return whether both are answers to the same request to the same source."""
-        # The cut is compared instead of the requested end and the simulated clock that led to it.
-        mine, others = (
-            (r.cut_ms, replace(r.request, end_ms=None), replace(r.source, end_ms=None), r.host) for r in (self, other)
+        return (
+            # The cut is compared instead of the requested end and the simulated clock that led to it.
+            self.cut_ms == other.cut_ms
+            and self.host == other.host
+            and replace(self.request, end_ms=None) == replace(other.request, end_ms=None)
+            and replace(self.source, end_ms=None) == replace(other.source, end_ms=None)
         )
-        return mine == others
 
 
 def file_name(symbol: str) -> str:
@@ -247,7 +253,7 @@ def file_name(symbol: str) -> str:
 
 
 def snapshot_id(cut_ms: int, number: int = 1) -> str:
-    """Return the id of the `number`-th snapshot at a cut.
+    """Return the id of the `number`-th snapshot, from 1, that ends at the cut `cut_ms`, ms UTC.
 
     >>> snapshot_id(1_760_529_600_000, 2)
     '2025-10-15T12-00-00Z.2'
@@ -257,7 +263,9 @@ def snapshot_id(cut_ms: int, number: int = 1) -> str:
 
 
 def parse_id(snapshot: str) -> tuple[int, int]:
-    """Return the cut (ms UTC) and the number of an id that matches the pattern SNAPSHOT; sorts ids by time.
+    """Return the cut, ms UTC, and the number of a snapshot's id, which matches the pattern SNAPSHOT.
+
+    Sorted by this, ids are in the order of time. The cut is 0 for a day that does not exist.
 
     >>> parse_id("2025-10-15T12-00-00Z.2")
     (1760529600000, 2)
@@ -267,12 +275,11 @@ def parse_id(snapshot: str) -> tuple[int, int]:
     try:
         return parse_time(f"{day}T{clock.replace('-', ':')}"), int(number or 1)
     except UsageError:
-        # The pattern allows a 31st of February.
         return 0, int(number or 1)
 
 
-def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
-    """List the contradictions between the fields."""
+def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
+    """Return in a sentence each contradiction between the fields of a record, or between it and its manifest."""
     request, step_ms = record.request, interval_ms(record.request.interval)
     cut_ms = record.cut_ms
     problems = []
@@ -283,13 +290,13 @@ def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
         problems.append(f"files: expected those of {', '.join(request.symbols)}, got {', '.join(names)}")
     window = request.window(cut_ms)
     for name, facts in zip(names, record.facts, strict=True):
-        expected = (window.end_ms - window.start_ms) // step_ms
+        expected_rows = (window.end_ms - window.start_ms) // step_ms
         if name != file_name(facts.symbol):
             problems.append(f"{name}: holds the candles of {facts.symbol}")
         if not window.start_ms <= facts.first_ms <= facts.last_ms < window.end_ms:
             problems.append(f"{name}: first and last are not inside {window}")
-        if facts.rows + sum(gap.missing for gap in facts.gaps) != expected:
-            problems.append(f"{name}: expected rows and gaps to be the {expected} candles of its window together")
+        if facts.rows + facts.missing != expected_rows:
+            problems.append(f"{name}: expected rows and gaps to be the {expected_rows} candles of its window together")
         runs = (*facts.gaps, *facts.zero_trade_runs)
         if any(run.missing < 1 or run.missing != (run.to_ms - run.from_ms) // step_ms + 1 for run in runs):
             problems.append(f"{name}: the length of a gap or run does not match its ends")
@@ -300,13 +307,13 @@ def _contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _are_consecutive(blocks: tuple[Block, ...], size: int) -> bool:
-    """Return whether blocks are in order, in time and in a file of `size` bytes."""
+def _are_consecutive(blocks: tuple[Block, ...], file_bytes: int) -> bool:
+    """Return whether blocks are in order of time, and in order of position inside a file of `file_bytes` bytes."""
     bounds_ms = [time_ms for block in blocks for time_ms in (block.from_ms, block.to_ms)]
     ends = [4, *(block.end for block in blocks)]
     return (
         bounds_ms == sorted(bounds_ms)
         and all(block.from_ms < block.to_ms for block in blocks)
         and all(a < b for a, b in pairwise(ends))
-        and ends[-1] <= max(size, 4)
+        and ends[-1] <= max(file_bytes, 4)
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain._version import __version__
 from mltrain.candles.anomalies import empty_false_volumes
-from mltrain.candles.candle_file import read_candles, write_candles
+from mltrain.candles.candle_file import encode_candles, read_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError, UsageError
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from mltrain.storage.folders import Stage
     from mltrain.times import TimeRange
 
-# Of all symbols together: with more, the manifest would be larger than MAX_MANIFEST_BYTES.
+# Gaps of all symbols together: with more, the manifest would be larger than MAX_MANIFEST_BYTES.
 _MAX_GAPS: Final = 100_000
-# Share of a symbol's window.
+# Share of a symbol's window that is missing, above which the user is warned.
 _WARN_MISSING: Final = 0.05
-# Share of the candles with trades; real markets have none.
+# Share of the candles with trades whose volumes contradict the prices; in real markets it is 0.
 _WARN_FALSE: Final = 0.01
 
 
@@ -91,8 +91,7 @@ def take_snapshot(
 
     Raises:
         UsageError: The requested end is later than the source's clock, or the window begins before 1970.
-        InputError: The source lacks a symbol or has no candle of it in the window, too many are missing, or a candle
-            is impossible.
+        InputError: The source lacks a symbol or has no candle of it in the window, or too many are missing.
         SourceError: The exchange or the network failed, or the answer does not match the request.
         LockedError: Another mltrain is downloading, or publishing a snapshot.
         MachineError: A file cannot be written; nothing has changed.
@@ -103,7 +102,7 @@ def take_snapshot(
     window = request.window(_find_cut(source, request))
     folder = data_dir / FOLDER
     make_folder(folder)
-    # Raises if `latest` is not a pointer.
+    # Raises before the download if `latest` is not a pointer.
     read_pointer(folder / LATEST)
     record = SnapshotRecord(
         id=snapshot_id(window.end_ms),
@@ -119,7 +118,7 @@ def take_snapshot(
         source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
         lock_folder(folder, purpose=f"publishing the snapshot {record.id}"),
     ):
-        # Again, as the download took its time.
+        # `latest` may have been replaced during the download.
         read_pointer(folder / LATEST)
         with staging(folder) as stage:
             calls = [
@@ -128,13 +127,17 @@ def take_snapshot(
             facts = run_in_threads(calls)
             _check_gaps(facts, max_missing)
             record = replace(record, notes=downloaded.notes(), facts=facts)
-            for warning in (*record.notes, *_warnings(facts)):
+            for warning in (*record.notes, *_list_warnings(facts)):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
 def _find_cut(source: Source, request: SnapshotRequest) -> int:
-    """Return the requested end or the source's clock, ms UTC, rounded down to the interval."""
+    """Return the end of the snapshot: the requested end or the source's clock, ms UTC, rounded down to the interval.
+
+    Raises:
+        UsageError: The requested end is later than the source's clock, or the window begins before 1970.
+    """
     clock_ms = source.clock_ms(request.symbols)
     end_ms = clock_ms if request.end_ms is None else request.end_ms
     if end_ms > clock_ms:
@@ -151,20 +154,20 @@ def _find_cut(source: Source, request: SnapshotRequest) -> int:
 def _write_symbol(
     stage: Path, source: Source, downloaded: DownloadResult, symbol: str, window: TimeRange
 ) -> SymbolFacts:
-    """Write the file of a symbol and describe it; the candles are freed afterwards."""
-    found = downloaded.candles(symbol)
-    if found.frame.is_empty():
+    """Write a symbol's downloaded candles, all in `window`, to a file in the folder `stage`; return its facts."""
+    candles = downloaded.candles(symbol)
+    if candles.frame.is_empty():
         raise InputError(
             f"the source {source.name} has no candles of {symbol} from {window}: "
             f"it has those from {source.extent(symbol)}",
             hint="choose another --end, more --days or other --symbols",
         )
-    ts_ms = times_ms(found.frame)
+    ts_ms = times_ms(candles.frame)
     if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
         raise SourceError(f"the source {source.name} answered with candles of {symbol} outside {window}")
-    frame, volumes = empty_false_volumes(found.frame)
+    frame, volumes = empty_false_volumes(candles.frame)
     step_ms, name = interval_ms(source.interval), file_name(symbol)
-    file = write_candles(frame, step_ms)
+    file = encode_candles(frame, step_ms)
     write_new(stage / name, file.data)
     return SymbolFacts.of(
         frame,
@@ -172,38 +175,44 @@ def _write_symbol(
         symbol=symbol,
         window=window,
         step_ms=step_ms,
-        origins=found.origins,
+        origins=candles.origins,
         blocks=file.blocks,
         volumes=volumes,
     )
 
 
-def _warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
-    """Yield a warning for many missing candles, false volumes and jumps of a symbol."""
-    for f in facts:
-        if f.missing > _WARN_MISSING * (f.rows + f.missing):
-            yield f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles of the window are missing"
-        for false in f.volumes:
+def _list_warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
+    """Yield a warning for each symbol with many missing candles, for each false volume and for each first jump."""
+    for file in facts:
+        expected = file.rows + file.missing
+        if file.missing > _WARN_MISSING * expected:
+            yield f"{file.symbol}: {file.missing:,} of {expected:,} candles of the window are missing"
+        for false in file.volumes:
             if false.emptied or false.candles > _WARN_FALSE * false.traded:
-                yield f"{f.symbol}: {false}"
-        for jump in f.jumps[:1]:
-            more = f", and {len(f.jumps) - 1} more such moves" if len(f.jumps) > 1 else ""
-            yield f"{f.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"
+                yield f"{file.symbol}: {false}"
+        for jump in file.jumps[:1]:
+            others = len(file.jumps) - 1
+            more = f", and {others} more such move{'s' * (others > 1)}" if others else ""
+            yield f"{file.symbol}: the price jumps from {jump.before} to {jump.after} at {format_ms(jump.ts_ms)}{more}"
 
 
 def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
-    """Refuse more missing candles than allowed, and more gaps than a manifest can hold."""
-    for f in facts:
-        if f.missing > max_missing * (f.rows + f.missing):
-            longest = max(f.gaps, key=lambda gap: gap.missing)
+    """Raise an InputError if a larger share of a symbol's window is missing than `max_missing`, 0 to 1.
+
+    The same if there are more gaps than a manifest can hold.
+    """
+    for file in facts:
+        expected = file.rows + file.missing
+        if file.missing > max_missing * expected:
+            longest = max(file.gaps, key=lambda gap: gap.missing)
             raise InputError(
-                f"{f.symbol}: {f.missing:,} of {f.rows + f.missing:,} candles are missing "
-                f"({f.missing / (f.rows + f.missing):.1%}, at most {max_missing:.1%}); the longest gap is "
+                f"{file.symbol}: {file.missing:,} of {expected:,} candles are missing "
+                f"({file.missing / expected:.1%}, at most {max_missing:.1%}); the longest gap is "
                 f"{format_ms(longest.from_ms)} to {format_ms(longest.to_ms)}",
                 hint="choose another --end or fewer --days, or allow more by --max-missing",
             )
-    if sum(len(f.gaps) for f in facts) > _MAX_GAPS:
-        worst = max(facts, key=lambda f: len(f.gaps))
+    if sum(len(file.gaps) for file in facts) > _MAX_GAPS:
+        worst = max(facts, key=lambda file: len(file.gaps))
         raise InputError(
             f"{worst.symbol} has {len(worst.gaps)} gaps: more than {_MAX_GAPS} in all cannot be recorded",
             hint="choose a longer --interval, fewer --days or symbols that are traded more often",
@@ -211,13 +220,16 @@ def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
 
 
 def _publish(folder: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> TakenSnapshot:
-    """Publish the staged files under the first free id, unless a snapshot with the same candles exists."""
+    """Publish the staged files under the first free id, unless a snapshot with the same candles exists.
+
+    Either way, `latest` then points to the snapshot with these candles.
+    """
     for number in itertools.count(1):
         path = folder / snapshot_id(record.cut_ms, number)
         if not os.path.lexists(path):
             break
         if _has_same_candles(path, stage, record, progress):
-            return TakenSnapshot(_point_to(path), created=False)
+            return TakenSnapshot(_move_latest(path), created=False)
     manifest = replace(record, id=path.name).to_manifest().to_bytes()
     if len(manifest) > MAX_MANIFEST_BYTES:
         raise InputError(
@@ -226,11 +238,14 @@ def _publish(folder: Path, stage: Stage, record: SnapshotRecord, progress: Progr
         )
     write_new(stage.path / MANIFEST, manifest)
     stage.publish(path)
-    return TakenSnapshot(_point_to(path), created=True)
+    return TakenSnapshot(_move_latest(path), created=True)
 
 
 def _has_same_candles(path: Path, stage: Stage, record: SnapshotRecord, progress: Progress) -> bool:
-    """Return whether an intact snapshot has the same candles; warn of damage and of differences."""
+    """Return whether the snapshot in the folder `path` is intact and has the candles of the staged files.
+
+    Damage is reported as a warning, and so are differences if the request is the same.
+    """
     try:
         earlier = open_named(path)
         problems = verify_snapshot(earlier)
@@ -240,16 +255,18 @@ def _has_same_candles(path: Path, stage: Stage, record: SnapshotRecord, progress
         progress.warn(f"snapshot {path.name} is damaged, a new one replaces it: {problems[0]}")
         return False
     if earlier.has_same_request(record) and not earlier.has_same_candles(record):
-        for f in record.facts:
-            data = read_file(stage.path / file_name(f.symbol), max_bytes=f.bytes, what="the staged file")
-            now = read_candles(data, rows=f.rows, symbol=f.symbol, interval=earlier.interval, where=str(stage.path))
-            diff = compare_frames(earlier.candles(f.symbol), now)
-            if not diff.same:
-                progress.warn(f"{f.symbol} differs from snapshot {path.name}: {describe_diff(diff)}")
+        for file in record.facts:
+            symbol = file.symbol
+            data = read_file(stage.path / file_name(symbol), max_bytes=file.bytes, what="the staged file")
+            now = read_candles(data, rows=file.rows, symbol=symbol, interval=earlier.interval, where=str(stage.path))
+            diff = compare_frames(earlier.candles(symbol), now)
+            if not diff.is_empty:
+                progress.warn(f"{symbol} differs from snapshot {path.name}: {describe_diff(diff)}")
     return earlier.has_same_candles(record)
 
 
-def _point_to(path: Path) -> Snapshot:
+def _move_latest(path: Path) -> Snapshot:
+    """Let `latest` point to the snapshot in the folder `path`, and return that snapshot."""
     snapshot = open_named(path)
     swap_pointer(path.parent / LATEST, path.name)
     return snapshot

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
-from mltrain.candles.candle_file import read_unchecked, write_candles
+from mltrain.candles.candle_file import encode_candles, read_unchecked
 from mltrain.candles.frame import CANDLE_SCHEMA
 from mltrain.documents.records import (
     OMIT_DEFAULT,
@@ -194,7 +194,7 @@ class SymbolDays:
         files: dict[str, bytes] = {}
         written = []
         for day, frame in days:
-            data = write_candles(frame, step_ms).data if frame.height else b""
+            data = encode_candles(frame, step_ms).data if frame.height else b""
             if data:
                 files[f"{day.name}.parquet"] = data
             is_complete = frame.height == (day.until_ms - day.day_ms) // step_ms

@@ -12,7 +12,7 @@ from mltrain.names import read_symbols
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
-from mltrain.times import TimeRange, interval_ms, time_ms
+from mltrain.times import TimeRange, as_time_ms, interval_ms
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -62,7 +62,7 @@ def fetch_candles(
     """
     spec = SourceSpec(name="binance") if spec is None else spec
     names = read_symbols(symbols)
-    start_ms, wanted_ms = time_ms(start, "start"), None if end is None else time_ms(end, "end")
+    start_ms, wanted_ms = as_time_ms(start, "start"), None if end is None else as_time_ms(end, "end")
     source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
     source.check_symbols(names)
     clock_ms = source.clock_ms(names)

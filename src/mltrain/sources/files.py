@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.checks import check_candles
-from mltrain.candles.closed_candles import describe_open, find_closed
+from mltrain.candles.closed_candles import describe_unclosed, find_closed
 from mltrain.candles.compression import parse_checksum
-from mltrain.candles.filenames import interval_of, symbol_of
+from mltrain.candles.filenames import parse_interval, parse_symbol
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
 from mltrain.candles.layouts import SUFFIXES, read_rows
 from mltrain.candles.tables import MAX_FILE_BYTES
@@ -156,7 +156,7 @@ class FilesSource(LocalSource):
         notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
         if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
-            notes.append(describe_open(first, candles, now_ms=self.now_ms))
+            notes.append(describe_unclosed(first, candles, now_ms=self.now_ms))
         return tuple(notes)
 
     def _notes_of(self, symbol: str) -> Iterator[str]:
@@ -293,7 +293,7 @@ def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
             raise InputError(f"the folder of candle files {folder} {what}")
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         for path in paths:
-            symbol = symbol_of(path.name)
+            symbol = parse_symbol(path.name)
             if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
                 found.setdefault(symbol, []).append(path)
     if not found:
@@ -303,7 +303,7 @@ def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
 
 def _sort_out(paths: list[Path], interval: str) -> _SymbolFiles:
     names = [path.name for path in paths]
-    stated = [(path, interval_of(path.name, siblings=names)) for path in paths]
+    stated = [(path, parse_interval(path.name, siblings=names)) for path in paths]
     return _SymbolFiles(
         files=[path for path, their in stated if their in {None, interval}],
         others=[(path, their) for path, their in stated if their is not None and their != interval],

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import polars as pl
 
-from mltrain.candles.cells import whole_ms
+from mltrain.candles.cells import as_ms
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.names import show
@@ -132,7 +132,7 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
     numbers = texts.select(pl.col(name).cast(_TYPES.get(name, pl.Float64()), strict=False) for name in _FIELDS[:-1])
     if any(column.null_count() for column in numbers):
         raise _not_a_number(texts, numbers, symbol, where)
-    ts_ms, closes_ms = (whole_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
+    ts_ms, closes_ms = (as_ms(numbers[name].to_numpy()) for name in ("ts", "close_time"))
     kept, odd = split_odd(ts_ms, closes_ms, symbol=symbol, interval=interval, where=where)
     ts = pl.Series("ts", ts_ms).cast(TS_DTYPE)
     frame = pl.DataFrame([ts, *(numbers[name] for name in CANDLE_SCHEMA if name != "ts")])

@@ -207,7 +207,7 @@ class SymbolDownload:
             return
         end_ms = min(old.until_ms, new.until_ms)
         diff = compare_frames(_part(self._days.read(old), old.day_ms, end_ms), _part(candles, old.day_ms, end_ms))
-        if not diff.same:
+        if not diff.is_empty:
             yield (
                 f"{self.symbol} {day_name(old.day_ms)}: the exchange changed its history since "
                 f"{format_seconds(old.fetched_ms)}: {describe_diff(diff)}"

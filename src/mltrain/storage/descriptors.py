@@ -1,4 +1,4 @@
-"""Open files safely and bring them down to the disk: no symbolic link, pipe or device is opened as a regular file."""
+"""Open files safely and flush them to the disk: no symbolic link, pipe or device is opened as a regular file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.storage.disk_errors import disk_errors, machine_error
+from mltrain.storage.disk_errors import as_machine_error, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 OPEN_NO_WAIT: Final = os.O_NONBLOCK
 CHUNK_BYTES: Final = 1 << 20
 
-# What is wrong with the path, not with the machine.
+# Errors for which the path is to blame, not the machine.
 _BAD_PATH: Final = {
     errno.ENOENT: "is not there",
     errno.ENOTDIR: "is not there",
@@ -33,15 +33,13 @@ _BAD_PATH: Final = {
 
 
 def real_path(path: Path) -> Path:
-    """Return where the user's path leads: on the command line, links are the user's own and are followed.
-
-    A circle of links is left as it is: whatever then opens the path refuses it.
+    """Return a path that the user gave as an absolute path in which symbolic links are followed.
 
     Raises:
         InputError: It has a NUL in it.
     """
     try:
-        # pathlib's resolve raises a RuntimeError for a circle of links.
+        # Keeps a circle of links, which fails when it is opened; pathlib's resolve would raise a RuntimeError.
         return Path(os.path.realpath(path))
     except ValueError as err:
         raise InputError(f"{show(str(path))} cannot be a path") from err
@@ -49,32 +47,32 @@ def real_path(path: Path) -> Path:
 
 @contextmanager
 def opened_for_reading(path: Path, max_bytes: int, what: str) -> Iterator[int]:
-    """Open a regular file and give its descriptor.
+    """Open a regular file for the block, and yield its descriptor.
 
     Args:
         path: The file. A symbolic link in its last part is refused.
-        max_bytes: Largest size of the open file.
-        what: The file's role, such as "the manifest": begins the message.
+        max_bytes: Largest size of the file when it is opened.
+        what: The file's role, such as "the manifest", with which messages begin.
 
     Raises:
-        InputError: It is missing, not a regular file, or too large.
-        MachineError: The machine refuses to open or read it.
+        InputError: The file is missing, not a regular file, or too large.
+        MachineError: The operating system refuses to open or read it.
     """
     try:
         fd = os.open(path, READ | OPEN_NO_WAIT)
-    # ValueError: a NUL in the path.
+    # The path has a NUL in it.
     except ValueError as err:
         raise InputError(f"{what} {show(str(path))} cannot be a path") from err
     except OSError as err:
         if err.errno in _BAD_PATH:
             raise InputError(f"{what} {path} {_BAD_PATH[err.errno]}") from err
-        raise machine_error(err, path, "read") from err
+        raise as_machine_error(err, path, "read") from err
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{what} {path} is not a regular file")
-        if found.st_size > max_bytes:
-            raise InputError(f"{what} {path} is too large: {found.st_size} bytes, at most {max_bytes}")
+        if status.st_size > max_bytes:
+            raise InputError(f"{what} {path} is too large: {status.st_size} bytes, at most {max_bytes}")
         with disk_errors(path, "read"):
             yield fd
     finally:
@@ -83,18 +81,20 @@ def opened_for_reading(path: Path, max_bytes: int, what: str) -> Iterator[int]:
 
 @contextmanager
 def opened_for_update(path: Path, flags: int = 0) -> Iterator[int]:
-    """Open a regular file for reading and writing, made if absent, and give its descriptor.
+    """Open a regular file for reading and writing, created if absent, for the block, and yield its descriptor.
+
+    `flags` are further flags for os.open, such as O_APPEND.
 
     Raises:
-        InputError: It is a symbolic link or not a regular file.
-        MachineError: The machine refuses to open it.
+        InputError: The file is a symbolic link or not a regular file.
+        MachineError: The operating system refuses to open it.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | OPEN_NO_WAIT | flags, 0o666)
     except OSError as err:
         if err.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
             raise InputError(f"{path} is not a regular file") from err
-        raise machine_error(err, path, "open") from err
+        raise as_machine_error(err, path, "open") from err
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InputError(f"{path} is not a regular file")
@@ -103,8 +103,8 @@ def opened_for_update(path: Path, flags: int = 0) -> Iterator[int]:
         os.close(fd)
 
 
-def sync(path: Path, flags: int) -> None:
-    """Bring a file or a folder, opened with these flags, down to the disk."""
+def sync_path(path: Path, flags: int) -> None:
+    """Flush the file or folder at `path`, opened with these flags of os.open, to the disk."""
     fd = os.open(path, flags)
     try:
         os.fsync(fd)
@@ -113,6 +113,5 @@ def sync(path: Path, flags: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the entries of a folder down to the disk."""
-    # A power cut may otherwise undo a rename although the file itself is safe.
-    sync(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Flush the entries of a folder to the disk: a power cut may otherwise undo a rename in it."""
+    sync_path(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

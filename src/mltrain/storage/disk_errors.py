@@ -1,4 +1,4 @@
-"""What the operating system refuses on the disk, as a MachineError that says what was refused and what to do."""
+"""Errors of the operating system at work on the disk, as MachineErrors that say what failed and what to do."""
 
 from __future__ import annotations
 
@@ -24,23 +24,15 @@ _HINTS: Final = {
 
 @contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError inside the block into a MachineError.
-
-    Args:
-        path: What the work is on; the message names it.
-        doing: A verb phrase that fits "cannot ... PATH", such as "write".
-
-    Raises:
-        MachineError: An OSError came out of the block.
-    """
+    """Turn an OSError inside the block into a MachineError "cannot DOING PATH", where `doing` is such as "write"."""
     try:
         yield
     except OSError as err:
-        raise machine_error(err, path, doing) from err
+        raise as_machine_error(err, path, doing) from err
 
 
-def machine_error(err: OSError, path: Path, doing: str) -> MachineError:
-    """Return an OSError as a MachineError; for a full disk the message has the free space."""
+def as_machine_error(err: OSError, path: Path, doing: str) -> MachineError:
+    """Return an OSError as a MachineError "cannot DOING PATH"; for a full disk the message has the free space."""
     code = err.errno or 0
     reason = err.strerror or str(err)
     if code in {errno.ENOSPC, errno.EDQUOT}:
@@ -49,6 +41,7 @@ def machine_error(err: OSError, path: Path, doing: str) -> MachineError:
 
 
 def _free_bytes(path: Path) -> int:
+    """Return the free space, in bytes, of the file system of a path; 0 if it cannot be found out."""
     for folder in path.absolute().parents:
         with suppress(OSError):
             space = os.statvfs(folder)

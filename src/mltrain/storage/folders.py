@@ -9,51 +9,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
-from mltrain.storage.descriptors import CREATE, OPEN_NO_WAIT, READ, sync, sync_folder
+from mltrain.storage.descriptors import CREATE, OPEN_NO_WAIT, READ, sync_folder, sync_path
 from mltrain.storage.disk_errors import disk_errors
-from mltrain.storage.temps import TEMP_SUFFIX, temp_path
+from mltrain.storage.temps import TEMP_SUFFIX, new_temp_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# One name, so that the next test removes what a killed one left: not every folder is ever swept.
+# Always the same name, so that the next test removes what a killed one left: some folders are never swept.
 _WRITE_TEST: Final = f".write-test{TEMP_SUFFIX}"
 
 
 class Stage:
-    """A hidden folder that is being filled.
+    """A hidden folder that is being filled before it is published.
 
     Attributes:
-        path: Where to write; the commit record last.
+        path: The folder to write into; the commit record (the manifest) is written last.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def publish(self, final: Path) -> None:
-        """Rename the folder to `final`, in the same parent, in one step and down to the disk.
+        """Flush the folder to the disk and rename it to `final`, in the same parent, in one step.
 
         Raises:
-            InputError: `final` is already there.
-            MachineError: The machine refuses.
+            InputError: `final` exists.
         """
         with disk_errors(final, "publish"):
             _sync_tree(self.path)
-            _check_free(final)
+            # A rename would silently replace an empty folder.
+            if os.path.lexists(final):
+                raise InputError(f"{final} already exists")
             self.path.rename(final)
             sync_folder(final.parent)
 
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Stage]:
-    """Give a hidden folder inside `parent` to fill; it is removed when the block ends unless it was published.
+    """Yield a new hidden folder in `parent` to fill; it is removed when the block ends unless it was published.
 
     The caller holds the lock of `parent`.
-
-    Raises:
-        MachineError: The machine refuses.
     """
-    temp = temp_path(parent / "stage")
+    temp = new_temp_path(parent / "stage")
     try:
         with disk_errors(temp, "make the folder"):
             temp.mkdir()
@@ -64,13 +62,9 @@ def staging(parent: Path) -> Iterator[Stage]:
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """Give a hidden folder to fill; it becomes `final` when the block succeeds, and is removed otherwise.
+    """Yield a hidden folder to fill; it is renamed to `final` when the block succeeds, and is removed otherwise.
 
-    The caller holds the lock of the folder that `final` is in, and writes the commit record last.
-
-    Raises:
-        InputError: `final` is already there.
-        MachineError: The machine refuses; nothing is left under either name.
+    The caller holds the lock of the folder that `final` is in, and writes the commit record (the manifest) last.
     """
     with staging(final.parent) as stage:
         yield stage.path
@@ -81,40 +75,32 @@ def remove_folder(path: Path) -> None:
     """Remove a published folder and its contents; the caller holds the lock of its parent.
 
     It is renamed first, in one step: a crash leaves a hidden folder for `sweep_temps`, never half a published one.
-
-    Raises:
-        MachineError: The machine refuses.
     """
-    temp = temp_path(path)
+    temp = new_temp_path(path)
     with disk_errors(path, "remove"):
         path.rename(temp)
         sync_folder(path.parent)
         shutil.rmtree(temp)
 
 
-def _check_free(path: Path) -> None:
-    # A rename would silently replace an empty folder.
-    if os.path.lexists(path):
-        raise InputError(f"{path} is already there")
-
-
 def _sync_tree(folder: Path) -> None:
+    """Flush all files and folders in a folder, and the folder itself, to the disk."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 _sync_tree(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
-                sync(Path(entry.path), READ)
+                sync_path(Path(entry.path), READ)
     sync_folder(folder)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, and check that files can be written into it.
+    """Create a folder and its missing parents, and check that files can be written into it, before long work.
 
-    Called before long work. A file is written, because modes alone do not show read-only mounts, root or quotas.
+    A file is written, because modes alone do not show read-only mounts, root or quotas.
 
     Raises:
-        MachineError: It cannot be made or written into.
+        MachineError: The folder cannot be created or written into.
     """
     with disk_errors(path, "make the folder"):
         _make_missing(path)
@@ -126,9 +112,10 @@ def make_folder(path: Path) -> None:
 
 
 def _make_missing(path: Path) -> None:
+    """Create a folder and its missing parents, each flushed to the disk."""
     if path.is_dir():
         return
     _make_missing(path.parent)
-    # Another process may have been faster.
+    # Another process may have created it since.
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)

@@ -13,21 +13,14 @@ if TYPE_CHECKING:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Return the SHA-256 of `data`."""
+    """Return the SHA-256 of `data` in lower-case hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path, *, max_bytes: int, what: str) -> str:
-    """Return the SHA-256 of a regular file, in constant memory.
+    """Return the SHA-256 of a regular file of at most `max_bytes` bytes in lower-case hexadecimal.
 
-    Args:
-        path: The file. A symbolic link in its last part is refused.
-        max_bytes: Largest size of the file; bytes beyond are not read.
-        what: The file's role: begins the message.
-
-    Raises:
-        InputError: It is missing, not a regular file, or too large.
-        MachineError: The machine refuses to read it.
+    Memory use is constant. `what` is the file's role, such as "the manifest", with which messages begin.
     """
     digest = hashlib.sha256()
     with opened_for_reading(path, max_bytes, what) as fd:

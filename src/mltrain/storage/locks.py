@@ -28,17 +28,15 @@ _HOLDER_BYTES: Final = 300
 
 @contextmanager
 def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
-    """Hold a lock file for the block. The kernel releases it with its process, so that it never goes stale.
+    """Hold a lock file for the block. The kernel releases the lock when the process ends, so that it never goes stale.
 
     Args:
         path: The lock file, in an existing folder. It is not removed afterwards.
         wait_s: How long to wait for another holder, in seconds; 0 tries once.
-        purpose: What the lock is held for; another process that waits in vain shows it.
+        purpose: What the lock is held for; shown by another process that has waited without success.
 
     Raises:
-        LockedError: Another process still holds it; the message gives pid, host, time and purpose.
-        InputError: `path` is a symbolic link or not a regular file.
-        MachineError: The machine refuses.
+        LockedError: Another process still holds the lock; the message gives pid, host, time and purpose.
     """
     from filelock import lock_descriptor
 
@@ -52,30 +50,22 @@ def hold_lock(path: Path, *, wait_s: float, purpose: str) -> Iterator[None]:
                         hint="wait until it ends, then run this again",
                     )
                 time.sleep(_POLL_S)
-        # On a full disk the lock has to work without its text: pruning is the way out.
+        # On a full disk the lock has to work without its text: pruning, which needs the lock, frees space.
         with suppress(OSError):
             _write_holder(fd, purpose)
         try:
             yield
         finally:
-            # Closing the descriptor releases the lock whatever its text says.
+            # Closing the descriptor releases the lock even if its text is still there.
             with suppress(OSError):
                 os.ftruncate(fd, 0)
 
 
 @contextmanager
 def lock_folder(folder: Path, *, purpose: str, wait_s: float | None = None) -> Iterator[None]:
-    """Hold the writers' lock of a folder, the file `.lock` in it, and remove what killed writers left.
+    """Hold the writers' lock of a folder, the file `.lock` in it, for the block, and remove what killed writers left.
 
-    Args:
-        folder: The folder.
-        purpose: As for `hold_lock`.
-        wait_s: As for `hold_lock`; None: FOLDER_WAIT_S.
-
-    Raises:
-        LockedError: Another process still holds it.
-        InputError: The lock file is a symbolic link or not a regular file.
-        MachineError: The machine refuses.
+    `purpose` and `wait_s`, in seconds, are as for `hold_lock`; None: FOLDER_WAIT_S.
     """
     with hold_lock(folder / ".lock", wait_s=FOLDER_WAIT_S if wait_s is None else wait_s, purpose=purpose):
         sweep_temps(folder)
@@ -83,12 +73,7 @@ def lock_folder(folder: Path, *, purpose: str, wait_s: float | None = None) -> I
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether another process holds a lock file; holds it for a moment to find out.
-
-    Raises:
-        InputError: `path` is a symbolic link or not a regular file.
-        MachineError: The machine refuses.
-    """
+    """Return whether another process holds a lock file; this process holds it for a moment to find out."""
     try:
         with hold_lock(path, wait_s=0, purpose="checking whether it is held"):
             return False
@@ -98,16 +83,16 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
-    """Hold a published folder for the block: shared with other readers, or alone, to remove it.
+    """Lock a published folder for the block, without waiting: shared with other readers, or alone, to remove it.
 
-    It never waits and writes nothing: the lock is on the folder itself, and works on a read-only file system.
+    Nothing is written: the lock is on the folder itself, and works on a read-only file system.
 
     Args:
         path: The folder; a link is not followed.
-        alone: Whether to hold it exclusively.
+        alone: Whether to lock it exclusively.
 
     Yields:
-        Whether it is held. A reader continues without it: if the folder is being removed or missing, its reads fail.
+        Whether the lock is held. A reader may continue without: its reads fail if the folder is removed or missing.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -126,6 +111,7 @@ def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
 
 
 def _write_holder(fd: int, purpose: str) -> None:
+    """Write into an open lock file who holds the lock, since when and for what."""
     # The clock is read here and nowhere else below the CLI: the time is for people and decides nothing.
     since = format_seconds(time.time_ns() // 1_000_000)
     text = f"pid {os.getpid()} on {os.uname().nodename} since {since}, {purpose}\n"
@@ -134,5 +120,6 @@ def _write_holder(fd: int, purpose: str) -> None:
 
 
 def _read_holder(fd: int) -> str:
+    """Return what the holder of a lock has written into the open lock file."""
     text = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
     return "".join(c if c.isprintable() else "?" for c in text) or "it left no name"

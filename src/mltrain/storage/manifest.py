@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-# A thousand symbols with a hundred gaps each.
+# Enough for a thousand symbols with a hundred gaps each.
 MAX_MANIFEST_BYTES: Final = 16 << 20
 # The largest file that `verify_files` hashes; no published file comes near it.
 MAX_FILE_BYTES: Final = 1 << 32
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
-# Hints for a folder whose manifest is lost.
-_OTHERS: Final = {
+# Hints for a folder whose manifest is missing or damaged.
+_DAMAGE_HINTS: Final = {
     "snapshot": "`mltrain snapshots` shows which ones are sound; `mltrain snapshot` takes a new one",
     "version": "`mltrain models` shows which ones are sound; `mltrain rollback --previous` leaves a damaged one",
 }
@@ -49,8 +49,8 @@ class FileEntry:
     Attributes:
         path: Its bare name.
         sha256: The SHA-256 of its bytes, in lower-case hexadecimal.
-        bytes: Its size.
-        facts: Further facts, such as the rows of a symbol's candles.
+        bytes: Its size in bytes.
+        facts: Further facts about it, such as the number of a symbol's candles.
     """
 
     path: Annotated[str, _FILE_NAME]
@@ -60,14 +60,14 @@ class FileEntry:
 
 
 def describe_file(path: str, data: bytes, facts: Mapping[str, Json] | None = None) -> FileEntry:
-    """Return the entry of a file called `path` that holds `data`."""
+    """Return the manifest's entry for a file called `path` that holds `data`."""
     return FileEntry(path, sha256_bytes(data), len(data), facts or {})
 
 
 @record
 @dataclass(frozen=True, slots=True)
 class _Envelope:
-    """A `manifest.json`: the manifest, its format and the hash of both."""
+    """The content of a `manifest.json`: the manifest, its format and the hash of both."""
 
     format: Annotated[int, Limits(FORMAT, FORMAT)]
     self_sha256: Sha256
@@ -77,9 +77,7 @@ class _Envelope:
 @record
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The contents of a published folder.
-
-    `Manifest.from_bytes(m.to_bytes(), kind=m.kind, where="") == m` for every manifest.
+    """The list of the files in a published folder. `Manifest.from_bytes(m.to_bytes(), kind=m.kind, where="") == m`.
 
     Attributes:
         kind: "snapshot" or "version".
@@ -97,7 +95,7 @@ class Manifest:
             name = entry.path.casefold()
             if name == MANIFEST:
                 raise RecordError((("files", index), "the manifest lists itself"))
-            # One file on a file system that ignores case.
+            # On a file system that ignores case, names that differ only in case are one file.
             if name in seen:
                 raise RecordError((("files", index), f"{show(entry.path)} is listed twice"))
             seen.add(name)
@@ -112,20 +110,20 @@ class Manifest:
 
     @property
     def self_sha256(self) -> str:
-        """The SHA-256 of the canonical bytes without this hash: names the folder's whole content."""
+        """The SHA-256, in hexadecimal, of the canonical bytes without this hash: it covers the folder's content."""
         return sha256_bytes(canonical_json({**to_json(self), "format": FORMAT}))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, kind: str, where: str) -> Manifest:
-        """Parse a manifest, and check that the bytes are its canonical form.
+        """Parse a `manifest.json`, and check that the bytes are its canonical form.
 
         Args:
-            data: The bytes of a `manifest.json`.
+            data: The bytes of the file.
             kind: The expected kind, "snapshot" or "version".
-            where: Its name in messages, usually the path.
+            where: The file's name in messages, usually the path.
 
         Raises:
-            InputError: It is malformed, of another kind or format, not in canonical form, does not match its own
+            InputError: It is malformed, has another kind or format, is not in canonical form, does not match its own
                 hash, or names a file that such a folder cannot contain.
         """
         located = Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where)
@@ -135,9 +133,8 @@ class Manifest:
         if manifest.kind != kind:
             raise InputError(f"{where}: is the manifest of a {show(manifest.kind)}, expected that of a {kind}")
         if data != manifest.to_bytes():
-            raise InputError(
-                f"{where}: does not match its own hash: it was changed after it was written", hint=_OTHERS.get(kind)
-            )
+            message = f"{where}: does not match its own hash: it was changed after it was written"
+            raise InputError(message, hint=_DAMAGE_HINTS.get(kind))
         return manifest
 
     def entry(self, name: str) -> FileEntry | None:
@@ -146,78 +143,62 @@ class Manifest:
 
 
 def read_manifest(folder: Path, *, kind: str) -> Manifest:
-    """Return the manifest of a published folder.
-
-    Args:
-        folder: The folder; not a link to it.
-        kind: "snapshot" or "version".
+    """Return the manifest of a published folder, which is not a link; `kind` is "snapshot" or "version".
 
     Raises:
-        InputError: It has no manifest, so it is not complete; or `Manifest.from_bytes` refuses it.
-        MachineError: The machine refuses to read it.
+        InputError: The folder has no manifest, so it is not complete; or `Manifest.from_bytes` refuses it.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        raise InputError(f"{folder} has no {MANIFEST}: it is not a complete {kind}", hint=_OTHERS.get(kind))
+        raise InputError(f"{folder} has no {MANIFEST}: it is not a complete {kind}", hint=_DAMAGE_HINTS.get(kind))
     data = read_file(path, max_bytes=MAX_MANIFEST_BYTES, what="the manifest")
     return Manifest.from_bytes(data, kind=kind, where=str(path))
 
 
 def read_listed(folder: Path, manifest: Manifest, name: str, *, max_bytes: int) -> bytes:
-    """Return the bytes of a listed file, the very bytes whose size and hash were checked.
-
-    Args:
-        folder: The published folder.
-        manifest: Its manifest.
-        name: The file's bare name.
-        max_bytes: Largest size of the file.
+    """Return the bytes of the file `name` of a published folder, after checking them against the folder's manifest.
 
     Raises:
-        InputError: It is not listed, missing, too large, not a regular file, or not the bytes that were published.
-        MachineError: The machine refuses to read it.
+        InputError: The file is not listed in the manifest, is missing, larger than `max_bytes` or not a regular file,
+            or its size or hash is not the one in the manifest.
     """
     entry = manifest.entry(name)
     if entry is None:
         guess = did_you_mean(name, [listed.path for listed in manifest.files])
         raise InputError(f"{folder / MANIFEST} does not list {show(name)}", hint=guess)
     data = read_file(folder / name, max_bytes=max_bytes, what=f"the {manifest.kind}'s file")
-    found = sha256_bytes(data)
-    if (len(data), found) != (entry.bytes, entry.sha256):
+    sha256 = sha256_bytes(data)
+    if (len(data), sha256) != (entry.bytes, entry.sha256):
         raise InputError(
             f"{folder / name} is not the file that was published: "
-            f"{len(data)} bytes with SHA-256 {found}, the manifest says {entry.bytes} with {entry.sha256}",
+            f"{len(data)} bytes with SHA-256 {sha256}, the manifest says {entry.bytes} with {entry.sha256}",
             hint=f"run `{_VERIFY[manifest.kind]} {folder.name}` to see all that changed",
         )
     return data
 
 
 def verify_files(folder: Path, manifest: Manifest, *, unlisted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Compare a published folder with its manifest, every byte.
+    """Compare every byte of a published folder with its manifest.
 
     Args:
         folder: The published folder.
         manifest: Its manifest.
-        unlisted: Names of other files that may be there, such as the signature of the manifest.
+        unlisted: Names of other files that the folder may contain, such as the signature of the manifest.
 
     Returns:
         Every problem, one sentence each: missing, changed, not regular, not listed; empty if the folder is sound.
-
-    Raises:
-        MachineError: The machine refuses to read the folder or a file.
     """
-    problems = [problem for entry in manifest.files if (problem := _file_problem(folder, entry))]
+    problems = []
+    for entry in manifest.files:
+        path = folder / entry.path
+        try:
+            sha256 = hash_file(path, max_bytes=min(entry.bytes, MAX_FILE_BYTES), what="the file")
+        except InputError as err:
+            problems.append(err.message)
+        else:
+            if sha256 != entry.sha256:
+                problems.append(f"{path} has SHA-256 {sha256}, the manifest says {entry.sha256}")
     with disk_errors(folder, "list"):
         present = {path.name for path in folder.iterdir()}
     extra = present - {entry.path for entry in manifest.files} - {MANIFEST, *unlisted}
     return (*problems, *(f"{folder}: {show(name)} is not in the manifest" for name in sorted(extra)))
-
-
-def _file_problem(folder: Path, entry: FileEntry) -> str | None:
-    path = folder / entry.path
-    try:
-        found = hash_file(path, max_bytes=min(entry.bytes, MAX_FILE_BYTES), what="the file")
-    except InputError as err:
-        return err.message
-    if found == entry.sha256:
-        return None
-    return f"{path} has SHA-256 {found}, the manifest says {entry.sha256}"

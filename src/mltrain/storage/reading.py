@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.storage.descriptors import CHUNK_BYTES, opened_for_reading
-from mltrain.storage.disk_errors import machine_error
+from mltrain.storage.disk_errors import as_machine_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def read_file(path: Path, *, max_bytes: int, what: str) -> bytes:
-    """Return the bytes of a regular file.
+    """Return the bytes of a regular file; a symbolic link in the last part of `path` is refused.
 
     Args:
-        path: The file. A symbolic link in its last part is refused.
+        path: The file.
         max_bytes: Largest size of the file.
-        what: The file's role, such as "the manifest": begins the message.
+        what: The file's role, such as "the manifest", with which messages begin.
 
     Raises:
-        InputError: It is missing, not a regular file, or too large.
-        MachineError: The machine refuses to read it.
+        InputError: The file is missing, not a regular file, or too large.
     """
     with opened_for_reading(path, max_bytes, what) as fd:
         parts = []
-        # One more than allowed: the file may have grown since its size was taken.
+        # One byte more than allowed: the file may have grown since its size was taken.
         left = max_bytes + 1
         while left and (part := os.read(fd, min(left, CHUNK_BYTES))):
             parts.append(part)
@@ -40,11 +39,10 @@ def read_file(path: Path, *, max_bytes: int, what: str) -> bytes:
 
 
 def read_pointer(link: Path) -> str | None:
-    """Return the name that a pointer (a symbolic link) leads to in its folder; None if there is no pointer.
+    """Return the name that a pointer, a symbolic link to a name in its folder, leads to; None if there is no pointer.
 
     Raises:
         InputError: It is not a symbolic link, or leads out of its folder.
-        MachineError: The machine refuses to read it.
     """
     try:
         target = str(link.readlink())
@@ -53,7 +51,7 @@ def read_pointer(link: Path) -> str | None:
             return None
         if err.errno == errno.EINVAL:
             raise InputError(f"{link} is not a symbolic link") from err
-        raise machine_error(err, link, "read") from err
+        raise as_machine_error(err, link, "read") from err
     if "/" in target or target in {".", ".."}:
         raise InputError(f"{link} leads to {show(target)}, which is not a name in its folder")
     return target

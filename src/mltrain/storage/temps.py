@@ -12,44 +12,41 @@ from typing import Final
 from mltrain.storage.disk_errors import disk_errors
 
 TEMP_SUFFIX: Final = ".tmp"
-# The newest temporary paths of this process; one write has far fewer at a time.
+# The newest temporary paths of this process, for `discard_temps`; far more than one write has at a time.
 _temps: Final[deque[Path]] = deque(maxlen=4096)
 
 
-def temp_path(path: Path) -> Path:
-    """Return a hidden, unused name in the folder of `path`, which `sweep_temps` finds."""
+def new_temp_path(path: Path) -> Path:
+    """Return an unused hidden path, such as `.NAME.1a2b3c4d.tmp`, next to `path`; nothing is created."""
     temp = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMP_SUFFIX}")
     note_temp(temp)
     return temp
 
 
 def note_temp(path: Path) -> None:
-    """Note a temporary file or folder of this process, for `discard_temps`."""
+    """Note a temporary file or folder of this process, so that `discard_temps` removes it."""
     _temps.append(path)
 
 
 def discard(path: Path) -> None:
-    """Remove a temporary file if it is there and can be removed; otherwise the next sweep does."""
+    """Remove a temporary file if it exists and can be removed; otherwise `sweep_temps` does later."""
     with suppress(OSError):
         path.unlink()
 
 
 def discard_temps() -> None:
-    """Remove the remaining temporary files and folders of this process, which is about to end."""
+    """Remove the temporary files and folders that this process, which is about to end, still has."""
     for path in tuple(_temps):
         discard(path)
         shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep_temps(folder: Path, *, of: str = "") -> None:
-    """Remove what a killed writer left in `folder`: every `.*.tmp`.
+    """Remove the temporary files and folders, `.*.tmp`, that killed writers left in `folder`.
 
     Args:
         folder: The folder; the caller holds its lock, or the one that guards the names that begin with `of`.
-        of: Only temps of files whose names begin with this.
-
-    Raises:
-        MachineError: The machine refuses.
+        of: Only temporary files of files whose names begin with this are removed.
     """
     with disk_errors(folder, "clean up"), os.scandir(folder) as entries:
         for entry in entries:

@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING
 from mltrain.errors import InputError
 from mltrain.storage.descriptors import CHUNK_BYTES, CREATE, opened_for_update, real_path, sync_folder
 from mltrain.storage.disk_errors import disk_errors
-from mltrain.storage.temps import discard, temp_path
+from mltrain.storage.temps import discard, new_temp_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a new file down to the disk; the entry of its folder is not synced.
+    """Create a file with `data` and flush it to the disk, but not the folder's entry for it.
 
     Raises:
-        MachineError: It cannot be written, or is already there. No part of it is left.
+        MachineError: It cannot be written, or exists. No part of it is left.
     """
     with disk_errors(path, "write"):
         _create(path, data)
 
 
 def _create(path: Path, data: bytes) -> None:
+    """Do as `write_new`, but raise an OSError."""
     fd = os.open(path, CREATE, 0o666)
     try:
         try:
@@ -41,53 +42,43 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, of which os.write may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that any reader finds the old bytes or the new ones, even after a crash.
-
-    Raises:
-        MachineError: It cannot be written; the old file is kept.
-    """
+    """Write a file so that any reader finds the old bytes or the new ones, even after a crash or an error."""
     atomic_write_all(path.parent, {path.name: data})
 
 
 def write_outputs(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files that the user named, as `atomic_write_all` does, and follow the user's links.
+    """Write output files, whose content `files` gives by name, to the user's folder; the user's links are followed.
 
     A device or a pipe is never replaced by a file: root would lose `/dev/null`.
 
     Raises:
-        InputError: One is there and is not a regular file.
-        MachineError: One cannot be written.
+        InputError: An output exists and is not a regular file.
     """
-    places = {real_path(folder / name): data for name, data in files.items()}
-    for path in places:
+    outputs = {real_path(folder / name): data for name, data in files.items()}
+    for path in outputs:
         with disk_errors(path, "write"):
             if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
                 raise InputError(
                     f"the output {path} is not a regular file", hint="name a file; where `-` is taken, it is stdout"
                 )
-    if len({path.parent for path in places}) == 1:
-        atomic_write_all(next(iter(places)).parent, {path.name: data for path, data in places.items()})
-        return
-    # Links lead into different folders.
-    for path, data in places.items():
-        atomic_write(path, data)
+    # There are several folders only if links lead to them.
+    for parent in dict.fromkeys(path.parent for path in outputs):
+        atomic_write_all(parent, {path.name: data for path, data in outputs.items() if path.parent == parent})
 
 
 def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files of one folder, each as `atomic_write` does, with one sync of the folder for all.
+    """Write the files of a folder, whose content `files` gives by name, each as `atomic_write` does.
 
-    They are replaced in the order given; after a crash the first ones may be new and the others old.
-
-    Raises:
-        MachineError: One cannot be written; it and those after it are as before.
+    They are replaced in the order given; after a crash or an error the first ones may be new and the others old.
     """
-    temps = {folder / name: temp_path(folder / name) for name in files}
+    temps = {folder / name: new_temp_path(folder / name) for name in files}
     try:
         for path, temp in temps.items():
             with disk_errors(path, "write"):
@@ -104,40 +95,36 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def swap_pointer(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target`, in one atomic step.
+    """Make the pointer `link` a symbolic link to `target`, in one atomic step; after an error it is as before.
 
     Args:
         link: The pointer. An existing one is replaced: check it with `read_pointer` first.
         target: A path relative to the link's folder, inside it.
 
     Raises:
-        MachineError: The machine refuses; the pointer is as before.
         ValueError: `target` leaves the link's folder.
     """
     if Path(target).is_absolute() or ".." in Path(target).parts:
         raise ValueError(f"a pointer's target stays in its folder: {target}")
     with disk_errors(link, "move the pointer"):
-        before = str(link.readlink()) if link.is_symlink() else None
-        _point(link, target)
+        old_target = str(link.readlink()) if link.is_symlink() else None
+        _replace_link(link, target)
         try:
             sync_folder(link.parent)
         except BaseException:
             # A power cut may undo the move: after an error, the pointer must be as before.
             with suppress(OSError):
-                if before is None:
+                if old_target is None:
                     link.unlink()
                 else:
-                    _point(link, before)
+                    _replace_link(link, old_target)
             raise
 
 
 def place_pointer(staged: Path, link: Path) -> None:
-    """Rename a link that `swap_pointer` made in the same folder to `link`, which is not there yet.
+    """Rename the link `staged`, which `swap_pointer` made in the same folder, to `link`, which does not exist yet.
 
-    Until the rename, the existence of `staged` shows that the move was begun.
-
-    Raises:
-        MachineError: The machine refuses; `staged` is still there.
+    Until then, and after an error, `staged` exists and shows that the move was begun.
     """
     with disk_errors(link, "move the pointer"):
         staged.rename(link)
@@ -149,8 +136,9 @@ def place_pointer(staged: Path, link: Path) -> None:
             raise
 
 
-def _point(link: Path, target: str) -> None:
-    temp = temp_path(link)
+def _replace_link(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` in one step, whether it existed or not."""
+    temp = new_temp_path(link)
     try:
         temp.symlink_to(target)
         temp.replace(link)
@@ -160,29 +148,21 @@ def _point(link: Path, target: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line to a file, down to the disk; a torn last line is cut off first.
-
-    The caller holds the lock that guards the file. Earlier lines are never changed.
-
-    Args:
-        path: The file, made if absent. A symbolic link is refused.
-        line: The text without its newline.
-
-    Raises:
-        InputError: `path` is a symbolic link or not a regular file.
-        MachineError: The machine refuses; no part of the line is left.
-        ValueError: `line` contains a newline.
-    """
+    """Append a line, given without its newline, to a file, as `append_lines` does."""
     append_lines(path, [line])
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Append lines to a file, all with one write, as `append_line` does with one.
+    """Append lines to a file and flush it to the disk; a last line without a newline, a torn one, is cut off first.
+
+    The caller holds the lock that guards the file. Earlier lines are never changed; after an error no new one is left.
+
+    Args:
+        path: The file, created if absent. A symbolic link is refused.
+        lines: The lines without their newlines.
 
     Raises:
-        InputError: `path` is a symbolic link or not a regular file.
-        MachineError: The machine refuses; no part of any line is left.
-        ValueError: One of them contains a newline.
+        ValueError: A line contains a newline.
     """
     if any("\n" in line for line in lines):
         raise ValueError("a line must not contain a newline")
@@ -200,7 +180,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def _end_of_last_line(fd: int) -> int:
-    """Return the offset after the last newline; 0 without one."""
+    """Return the offset of the byte after the last newline of an open file; 0 if there is no newline."""
     end = os.fstat(fd).st_size
     while end > 0:
         start = max(0, end - CHUNK_BYTES)
