@@ -221,15 +221,15 @@ def test_an_evaluation_shows_both_in_full(rivals):
     both = found.champion.side_by_side
 
     assert both.rows == found.scores.rows
-    assert both.new == found.scores.intervals
-    assert both.champion != both.new
-    assert found.champion.gain.value == pytest.approx(both.champion.log_loss.value - both.new.log_loss.value)
+    assert both.ours == found.scores.intervals
+    assert both.theirs != both.ours
+    assert found.champion.gain.value == pytest.approx(both.theirs.log_loss.value - both.ours.log_loss.value)
     console = Console(file=io.StringIO(), width=200)
     for part in view(found):
         console.print(part)
     text = console.file.getvalue()
     assert "Compared with the champion" in text
-    assert f"{both.champion.f1.value:.4f}" in text
+    assert f"{both.theirs.f1.value:.4f}" in text
 
 
 def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monkeypatch):

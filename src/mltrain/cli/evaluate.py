@@ -113,7 +113,7 @@ def _view_champion(found: Evaluation) -> Iterator[RenderableType]:
         return
     both = champion.side_by_side
     if both is not None:
-        pairs = [(f.name, getattr(both.new, f.name), getattr(both.champion, f.name)) for f in fields(both.new)]
+        pairs = [(f.name, getattr(both.ours, f.name), getattr(both.theirs, f.name)) for f in fields(both.ours)]
         rows = [
             (name, number(a.value), ends(a.low, a.high), number(b.value), ends(b.low, b.high)) for name, a, b in pairs
         ]

@@ -33,7 +33,7 @@ class Histogram:
     Attributes:
         low: Left edge of the first bin; lower values count in it.
         high: Right edge of the last bin; higher values count in it.
-        counts: Number of values in each of the BINS bins.
+        counts: Number of values in each bin.
     """
 
     low: float

@@ -134,13 +134,13 @@ class SideBySide:
 
     Attributes:
         rows: Number of rows.
-        new: Scores of the new model.
-        champion: Scores of the live version.
+        ours: Scores of the new model.
+        theirs: Scores of the live version.
     """
 
     rows: int
-    new: MetricIntervals
-    champion: MetricIntervals
+    ours: MetricIntervals
+    theirs: MetricIntervals
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,8 @@ def _compare(
         days=days,
         side_by_side=SideBySide(
             rows=int(y.size),
-            new=score_intervals(p[fresh], y, bootstrap),
-            champion=score_intervals(theirs, y, bootstrap),
+            ours=score_intervals(p[fresh], y, bootstrap),
+            theirs=score_intervals(theirs, y, bootstrap),
         )
         if in_full
         else None,
