@@ -16,7 +16,7 @@ from rich.console import Console
 from mltrain.card.model_card import ModelCard
 from mltrain.cli.evaluate import view
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin
-from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion, open_champion
+from mltrain.pipeline.champion import compare_meaning, compare_with_champion, find_origin, open_champion
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.prepare import read_candles
 from mltrain.progress import Silent
@@ -72,7 +72,7 @@ def meet(workshop, report, **changes):
     given = {"feature_set": run.data.feature_set, "holdout": holdout, "config": run.config} | changes
     candles = read_candles(run.data.snapshot, Silent())
     champion = open_champion(workshop.store)
-    return meet_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
+    return compare_with_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
 
 
 def test_the_champion_is_met_on_fresh_rows_alone(rivals):
@@ -112,7 +112,7 @@ def test_few_fresh_days_are_not_compared(rivals):
     holdout = take_rows(run.data.samples, slice(run.data.split.holdout.stop_row - 500, run.data.split.holdout.stop_row))
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
     candles = read_candles(run.data.snapshot, Silent())
-    evidence = meet_champion(
+    evidence = compare_with_champion(
         open_champion(workshop.store), run.data.feature_set, candles, holdout, p=p, config=run.config
     )
 
@@ -143,7 +143,9 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
     _, p = open_model(workshop.store.open_version(report.version)).score(holdout.x)
 
     whole = meet(workshop, report)
-    half = meet_champion(open_champion(workshop.store), run.data.feature_set, candles, mixed, p=p, config=run.config)
+    half = compare_with_champion(
+        open_champion(workshop.store), run.data.feature_set, candles, mixed, p=p, config=run.config
+    )
 
     assert isinstance(whole, ChampionEvidence)
     assert isinstance(half, ChampionEvidence)

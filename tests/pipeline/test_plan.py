@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mltrain.errors import MachineError
-from mltrain.pipeline.plan import _peak, fit_memory, plan_training
+from mltrain.pipeline.plan import _peak_bytes, fit_memory, plan_training
 from mltrain.progress import Silent
 from mltrain.training.search import ExecutionOptions
 
@@ -34,11 +34,11 @@ def test_the_plan_is_what_the_training_does(trained, request_of):
 def test_fewer_workers_where_memory_is_short(request_of):
     """As many as fit, with a warning; enough memory, or a machine that does not tell, changes nothing."""
     for size in (None, 1 << 50):
-        assert fit_memory(request_of, available=size, progress=Silent()) == request_of
-    sizes = [_peak(request_of, workers) for workers in (1, 2, 3)]
+        assert fit_memory(request_of, available_bytes=size, progress=Silent()) == request_of
+    sizes = [_peak_bytes(request_of, workers=workers) for workers in (1, 2, 3)]
     for workers, size in enumerate(sizes, start=1):
         progress = Silent()
-        fitted = fit_memory(request_of, available=size, progress=progress)
+        fitted = fit_memory(request_of, available_bytes=size, progress=progress)
 
         assert fitted == replace(request_of, execution=ExecutionOptions(workers=workers))
         assert len(progress.warnings) == (workers < 3)
@@ -47,6 +47,6 @@ def test_fewer_workers_where_memory_is_short(request_of):
 def test_too_little_memory_is_refused_with_the_way_out(request_of):
     """Before anything is read: how much it needs, how much there is, and how many rows would do."""
     with pytest.raises(MachineError, match=r"0\.1 GiB are available") as caught:
-        fit_memory(request_of, available=100 << 20, progress=Silent())
+        fit_memory(request_of, available_bytes=100 << 20, progress=Silent())
 
     assert "--max-rows" in caught.value.hint

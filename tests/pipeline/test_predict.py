@@ -9,11 +9,11 @@ import pytest
 
 from mltrain.errors import InputError
 from mltrain.pipeline.predict import (
-    bench_candles,
+    find_model_source,
     find_refusal,
     open_default_model,
     predict_newest,
-    source_of_model,
+    simulate_bench_candles,
     verify_version,
 )
 from mltrain.pipeline.prepare import read_candles
@@ -45,14 +45,14 @@ def test_the_source_is_that_of_the_models_snapshot(served):
     """Without an option the candles come from where those of the training came from."""
     workshop, _, model = served
 
-    assert source_of_model(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
+    assert find_model_source(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
 
 
 def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
     """The card names a snapshot that nobody has any more: say so, and how to go on."""
     _, _, model = served
     with pytest.raises(InputError) as caught:
-        source_of_model(model, tmp_path)
+        find_model_source(model, tmp_path)
 
     assert "--source" in caught.value.hint
 
@@ -86,7 +86,7 @@ def test_an_unpromoted_version_is_served_only_on_request(workshop):
 def test_bench_candles_can_be_scored(served):
     """The simulated candles hold enough bars in a row for the model."""
     _, _, model = served
-    candles = bench_candles(model)
+    candles = simulate_bench_candles(model)
 
     assert set(candles) == {"BTCUSDT"}
     assert model.predict_candles(candles)["refused"].to_list() == [None]

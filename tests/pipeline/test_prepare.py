@@ -10,7 +10,7 @@ from mltrain.config.loading import load_config
 from mltrain.features.op import Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.registry import parse_registry
-from mltrain.pipeline.prepare import _other_ops, audit_snapshot
+from mltrain.pipeline.prepare import _draw_other_features, audit_snapshot
 from mltrain.progress import Silent
 from support.workshop import REGISTRY
 
@@ -37,8 +37,8 @@ def test_every_other_op_is_looked_at(workshop):
     features = parse_registry(REGISTRY % b"1m", where="registry")
     used = {spec.op for spec in features.features}
     bare = {"BTCUSDT": candles["BTCUSDT"].with_columns(pl.lit(None, pl.Int64).alias("trades"))}
-    every = {spec.op for spec in _other_ops(features, candles, seed=0)}
-    fewer = {spec.op for spec in _other_ops(features, bare, seed=0)}
+    every = {spec.op for spec in _draw_other_features(features, candles, seed=0)}
+    fewer = {spec.op for spec in _draw_other_features(features, bare, seed=0)}
 
     assert every == set(OPS) - used
     assert "trade_size_ratio" in every - fewer

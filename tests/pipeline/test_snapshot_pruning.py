@@ -8,7 +8,7 @@ import pytest
 
 from mltrain.errors import InputError, LockedError
 from mltrain.pipeline.snapshot_pruning import prune_snapshots
-from mltrain.pipeline.train import _keep_from_pruning
+from mltrain.pipeline.train import _check_not_pruned
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRequest
@@ -165,16 +165,16 @@ def test_without_snapshots_nothing_happens(tmp_path):
 def test_a_training_whose_snapshot_was_removed_is_refused(data_dir):
     """If pruning removed the snapshot before the study was locked, the training ends with its id."""
     snapshot = open_snapshot(data_dir, "latest")
-    _keep_from_pruning(snapshot, Store(data_dir))
+    _check_not_pruned(snapshot, Store(data_dir))
     shutil.rmtree(snapshot.path)
 
     with pytest.raises(InputError, match=snapshot.id):
-        _keep_from_pruning(snapshot, Store(data_dir))
+        _check_not_pruned(snapshot, Store(data_dir))
 
 
 def test_a_training_leaves_no_lock_next_to_a_snapshot_elsewhere(data_dir, tmp_path):
     """Snapshots outside the data folder are never pruned."""
     copy = shutil.copytree(open_snapshot(data_dir, "latest").path, tmp_path / "away" / "copy")
-    _keep_from_pruning(open_snapshot(data_dir, str(copy)), Store(data_dir))
+    _check_not_pruned(open_snapshot(data_dir, str(copy)), Store(data_dir))
 
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]

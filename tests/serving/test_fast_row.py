@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from mltrain.serving.fast_row import FAST, FastRow, SlowPathWarning, find_mismatch, open_fast_row, probe_rows
+from mltrain.serving.fast_row import FAST, FastRow, SlowPathWarning, find_mismatch, make_probe_rows, open_fast_row
 from mltrain.serving.loaded_model import CalibrationMap
 from mltrain.serving.model import model_from_bundle
 from mltrain.training.calibration import Calibrator, Knots
@@ -45,11 +45,11 @@ class TestFastRow:
     def test_every_row_has_the_boosters_bits(self, booster, fast, samples):
         """Training rows and probe rows (thresholds and their neighbours, missing, infinite) have the same bits."""
         assert find_mismatch(fast.score, booster, samples.x) is None
-        assert find_mismatch(fast.score, booster, probe_rows(booster.model_to_string(), 5)) is None
+        assert find_mismatch(fast.score, booster, make_probe_rows(booster.model_to_string(), 5)) is None
 
     def test_the_probes_tell_a_threshold_from_its_neighbours(self, booster, model_text):
         """Rows on a threshold and one float32 step away reach different leaves, so a wrong comparison is detected."""
-        on, above, below = np.split(probe_rows(model_text, 5)[-192:], 3)
+        on, above, below = np.split(make_probe_rows(model_text, 5)[-192:], 3)
         scores = [booster.predict(rows, num_threads=1) for rows in (on, above, below)]
 
         assert (scores[0] != scores[1]).any()

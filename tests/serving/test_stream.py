@@ -13,6 +13,7 @@ import pytest
 from mltrain.errors import InputError, RefusedError
 from mltrain.serving.live_model import SwapFailedWarning
 from mltrain.serving.model import load, model_from_bundle, open_model
+from mltrain.serving.stream import _VALUES, _RingBuffer
 from mltrain.times import MINUTE_MS
 
 LOOKBACK = 31
@@ -30,6 +31,17 @@ def stream(model):
 
 def dicts(frame):
     return frame.to_dicts()
+
+
+def test_a_buffer_that_grows_returns_every_bar_it_holds():
+    """A longer lookback uses older bars at once, if they are still there, also if fewer were returned before."""
+    buffer = _RingBuffer(2)
+    for bar in range(4):
+        buffer.push(bar * MINUTE_MS, tuple(range(len(_VALUES))))
+    before = buffer.candles().height
+    buffer.grow(4)
+
+    assert (before, buffer.candles().height) == (2, 4)
 
 
 def outcome(call):

@@ -282,13 +282,13 @@ def _open(
     use_env_proxy: bool,
 ) -> Source:
     """Open the source that the options name; by default that of the model's snapshot."""
-    from mltrain.pipeline.predict import source_of_model
+    from mltrain.pipeline.predict import find_model_source
     from mltrain.sources.opening import open_recorded, open_source
 
     rules = read_rules(use_env_proxy=use_env_proxy)
     if spec is not None:
         return open_source(spec, rules, now_ms=session.now_ms)
-    recorded = source_of_model(model, session.data_dir)
+    recorded = find_model_source(model, session.data_dir)
     return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
 
 

@@ -1,1 +1,1 @@
-"""The whole way, one room for each journey: train, predict, demo. Nothing here knows a terminal."""
+"""One module per journey: train, evaluate, predict, watch, demo. Nothing here knows a terminal."""

@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mltrain.pipeline.predict import bench_candles, open_default_model
-from mltrain.serving.latency_bench import measure
+from mltrain.card.machine import available_cores
+from mltrain.pipeline.predict import open_default_model, simulate_bench_candles
+from mltrain.serving.latency_bench import measure_latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +26,15 @@ class BenchReport:
     """The cost of serving a version.
 
     Attributes:
-        version: Its name.
-        path: The way in which one row is scored.
-        load_ms: From the reference to a checked model; for the first version of a process including the import of
-            LightGBM.
-        first_ms: Duration of the first call from candles.
-        latency: The later calls.
-        memory_mb: Resident memory of the process; None if the system does not report it.
-        cores: Cores that the process may use.
-        noise: Other load on the machine during the measurement; None if there was none.
+        version: Name of the version.
+        path: How one row is scored: by LightGBM's "single-row fast call" or by "Booster.predict".
+        load_ms: Time to find, check and load the model, in ms; for the first version of a process including the import
+            of LightGBM.
+        first_ms: Duration of the first call with candles, in ms.
+        latency: Durations of the later calls.
+        memory_mb: Resident memory of the process, in MB (10^6 bytes); None if the system does not report it.
+        cores: Number of cores that the process may use.
+        noise: Other work on the machine during the measurement; None if it was idle enough.
     """
 
     version: str
@@ -49,35 +50,26 @@ class BenchReport:
 def bench_version(
     data_dir: Path, ref: str | None, *, samples: int, clock: Callable[[], int] = time.perf_counter_ns
 ) -> tuple[BenchReport, str | None]:
-    """Load and measure a version on simulated candles.
+    """Load a version and measure it on simulated candles, with `samples` calls of each kind.
 
-    Args:
-        data_dir: The data folder.
-        ref: best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest.
-        samples: Calls of each kind.
-        clock: A steady clock, in ns.
-
-    Returns:
-        The measurement, and a warning about the choice of the version, if any.
-
-    Raises:
-        InputError: There is no such version, or it is damaged.
+    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest with a
+    warning, which is also returned. `clock` returns ns and never goes back.
     """
-    start = clock()
+    started_ns = clock()
     model, warning = open_default_model(data_dir, ref, allow_no_go=True)
-    loaded = clock()
-    candles = bench_candles(model)
-    newest = {symbol: frame.tail(model.lookback_bars) for symbol, frame in candles.items()}
-    read = {symbol: newest[symbol] for symbol in {model.symbols[0], *model.feature_set.leaders}}
-    called = clock()
-    model.predict_candles(read)
-    first_ms = (clock() - called) / _NS_PER_MS
-    latency = measure(model, candles, samples=samples, clock=clock)
-    cores = _cores()
+    loaded_ns = clock()
+    candles = simulate_bench_candles(model)
+    needed = {model.symbols[0], *model.feature_set.leaders}
+    newest = {symbol: candles[symbol].tail(model.lookback_bars) for symbol in needed}
+    called_ns = clock()
+    model.predict_candles(newest)
+    first_ms = (clock() - called_ns) / _NS_PER_MS
+    latency = measure_latency(model, candles, samples=samples, clock=clock)
+    cores = available_cores()
     return BenchReport(
         version=model.version,
         path=model.path,
-        load_ms=(loaded - start) / _NS_PER_MS,
+        load_ms=(loaded_ns - started_ns) / _NS_PER_MS,
         first_ms=first_ms,
         latency=latency,
         memory_mb=_resident_mb(),
@@ -86,15 +78,8 @@ def bench_version(
     ), warning
 
 
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        # macOS has no affinity.
-        return os.cpu_count() or 1
-
-
 def _resident_mb() -> float | None:
+    """Return the resident memory of this process, in MB (10^6 bytes); None if the system does not report it."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 -- a file of the kernel
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _BYTES_PER_MB

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The live version, opened once.
+    """The live version and its model.
 
     Attributes:
         version: The version.
-        model: Its model, or the error of loading it.
+        model: The model, or the error with which loading it failed.
     """
 
     version: StoredVersion
@@ -47,22 +47,17 @@ class Champion:
 
 
 def open_champion(store: Store) -> Champion | None:
-    """Open the live version and load its model; None if nothing is promoted yet.
-
-    Raises:
-        InputError: The pointer does not name a sound version, or was lost.
-        MachineError: The machine refuses to read.
-    """
-    best = store.live_version()
-    if best is None:
+    """Open the live version and load its model; return None if nothing was promoted yet."""
+    live = store.live_version()
+    if live is None:
         return None
     try:
-        return Champion(best, open_model(best))
+        return Champion(live, open_model(live))
     except MltrainError as err:
-        return Champion(best, err)
+        return Champion(live, err)
 
 
-def meet_champion(
+def compare_with_champion(
     champion: Champion | None,
     feature_set: FeatureSet,
     candles: Mapping[str, pl.DataFrame],
@@ -70,112 +65,95 @@ def meet_champion(
     *,
     p: NDArray[np.float64],
     config: TrainConfig,
-    in_full: bool = False,
+    side_by_side: bool = False,
 ) -> ChampionEvidence | NotApplicable | NotEvaluated:
-    """Score the live version on the holdout rows later than its own last training label, paired with `p`.
+    """Compare the log loss of a new model and the live version, on rows later than the latter's last training label.
 
     Only rows of the champion's symbols are compared; a new model may have more symbols.
 
     Args:
-        champion: The live version; None if there is none.
-        feature_set: Of the new model.
-        candles: The snapshot's candles; the champion's features are computed from them.
-        holdout: The new model's holdout rows.
-        p: Its calibrated probabilities there, shape (n,).
-        config: Draws and seed of the interval.
-        in_full: Whether to return every score of both, side by side.
+        champion: The live version; None if nothing was promoted yet.
+        feature_set: Features and label of the new model.
+        candles: Candles by symbol, from which the champion's features are computed.
+        holdout: Rows that the new model was not trained on.
+        p: Calibrated probabilities of up of the new model for these rows, in [0, 1], shape (n,).
+        config: Draws and seed of the interval, and the smallest number of UTC days to compare on.
+        side_by_side: Also return every score of both models.
     """
     if champion is None:
         return NotApplicable("nothing is promoted yet")
     name, model = champion.version.name, champion.model
-    if isinstance(model, OwnOpsError):
-        return NotEvaluated(f"{name}: {model.message}")
     if isinstance(model, MltrainError):
-        return NotEvaluated(f"{name} cannot be read: {model.message}")
-    reason = _why_not(model, feature_set, holdout, candles)
+        problem = "" if isinstance(model, OwnOpsError) else " cannot be read"
+        return NotEvaluated(f"{name}{problem}: {model.message}")
+    reason = _find_obstacle(model, feature_set, holdout, candles)
     if reason is not None:
         return NotEvaluated(f"{name}: {reason}")
-    return _compare(name, model, candles, holdout, p=p, config=config, in_full=in_full)
+    try:
+        seen_until_ms = ModelCard(model.card).last_label_end_ms()
+    except InputError as err:
+        return NotEvaluated(f"{name}: {err.message}")
+    features = _compute_at_rows(model.feature_set, candles, holdout, symbols=model.symbols)
+    compared = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
+    ts_ms, y, new_p = holdout.ts_ms[compared], holdout.y[compared], p[compared]
+    days, min_days = np.unique(ts_ms // DAY_MS).size, config.gates.champion_min_days
+    if days < min_days:
+        return NotEvaluated(f"the rows later than the training of {name} touch {days} UTC days, fewer than {min_days}")
+    _, champion_p = model.score(np.ascontiguousarray(features[compared]))
+    bootstrap = plan_bootstrap(ts_ms, draws=config.bootstrap.draws, level=2 * JUDGED - 1, seed=config.seed)
+    scores = None
+    if side_by_side:
+        scores = SideBySide(
+            rows=int(y.size),
+            ours=score_intervals(new_p, y, bootstrap),
+            theirs=score_intervals(champion_p, y, bootstrap),
+        )
+    gain = log_loss_gain(new_p, champion_p, y, bootstrap)
+    return ChampionEvidence(version=name, gain=gain, days=days, side_by_side=scores)
 
 
-def _why_not(
+def _find_obstacle(
     champion: Model, feature_set: FeatureSet, holdout: Samples, candles: Mapping[str, pl.DataFrame]
 ) -> str | None:
-    theirs = champion.feature_set
-    if (theirs.label, theirs.interval) != (feature_set.label, feature_set.interval):
+    """Return why a new model cannot be compared with the champion on these rows; None if it can."""
+    champion_set = champion.feature_set
+    if (champion_set.label, champion_set.interval) != (feature_set.label, feature_set.interval):
         return "it was trained for another label or interval"
     missing = sorted(set(champion.symbols) - set(holdout.symbols))
     if missing:
         return f"it was also trained on {', '.join(missing)}"
     try:
-        check_inputs(theirs, candles, symbols=champion.symbols)
+        check_inputs(champion_set, candles, symbols=champion.symbols)
     except MltrainError as err:
         return f"these candles lack what its features read: {err.message}"
     return None
 
 
-def _compare(
-    name: str,
-    champion: Model,
-    candles: Mapping[str, pl.DataFrame],
-    holdout: Samples,
-    *,
-    p: NDArray[np.float64],
-    config: TrainConfig,
-    in_full: bool,
-) -> ChampionEvidence | NotEvaluated:
-    try:
-        seen_until_ms = ModelCard(champion.card).last_label_end_ms()
-    except InputError as err:
-        return NotEvaluated(f"{name}: {err.message}")
-    features = _features_of_rows(champion.feature_set, candles, holdout, symbols=champion.symbols)
-    fresh = (holdout.ts_ms > seen_until_ms) & ~np.isnan(features).any(axis=1)
-    days = np.unique(holdout.ts_ms[fresh] // DAY_MS).size
-    if days < config.gates.champion_min_days:
-        least = config.gates.champion_min_days
-        return NotEvaluated(f"the rows later than the training of {name} touch {days} UTC days, fewer than {least}")
-    y = holdout.y[fresh]
-    _, theirs = champion.score(np.ascontiguousarray(features[fresh]))
-    bootstrap = plan_bootstrap(
-        holdout.ts_ms[fresh], draws=config.bootstrap.draws, level=2 * JUDGED - 1, seed=config.seed
-    )
-    return ChampionEvidence(
-        version=name,
-        gain=log_loss_gain(p[fresh], theirs, y, bootstrap),
-        days=days,
-        side_by_side=SideBySide(
-            rows=int(y.size),
-            ours=score_intervals(p[fresh], y, bootstrap),
-            theirs=score_intervals(theirs, y, bootstrap),
-        )
-        if in_full
-        else None,
-    )
-
-
-def _features_of_rows(
+def _compute_at_rows(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], rows: Samples, *, symbols: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    """Return the features of another registry for some symbols at the times of rows, shape (n, f); NaN if missing."""
+    """Compute a registry's features from candles at the symbol and time of each row, shape (n, f), in row order.
+
+    NaN where a feature has no value, and in rows of other symbols than `symbols`.
+    """
     features = np.full((rows.ts_ms.size, len(feature_set.names)), np.nan, np.float32)
     # One by one: the features of many symbols at once would not fit into memory.
     for symbol in symbols:
-        mine = np.flatnonzero(rows.symbol_ix == rows.symbols.index(symbol))
+        symbol_rows = np.flatnonzero(rows.symbol_ix == rows.symbols.index(symbol))
         table = compute_features(feature_set, symbol, candles)
-        found = np.searchsorted(times_ms(table), rows.ts_ms[mine])
-        features[mine] = table.select(pl.col(feature_set.names).fill_null(float("nan")).gather(found)).to_numpy()
+        # Every row was made from one of these candles, so each of its times is in the table.
+        positions = np.searchsorted(times_ms(table), rows.ts_ms[symbol_rows])
+        values = table.select(pl.col(feature_set.names).fill_null(float("nan")).gather(positions))
+        features[symbol_rows] = values.to_numpy()
     return features
 
 
 def compare_meaning(
     champion: Champion | None, feature_set: FeatureSet, symbols: tuple[str, ...]
 ) -> tuple[str, ...] | NotApplicable:
-    """Return why a new model is not a drop-in replacement for the live version, one sentence each.
+    """Return why a new model with these features, label and symbols is not a drop-in replacement for the live version.
 
-    Args:
-        champion: The live version; None if there is none.
-        feature_set: Of the new model.
-        symbols: Of the new model.
+    One sentence for each difference; empty if it is one.
     """
     if champion is None:
         return NotApplicable("nothing is promoted yet")
@@ -188,14 +166,14 @@ def compare_meaning(
 
 
 def find_origin(champion: Champion | None, snapshot: Snapshot) -> Origin:
-    """Return whether the candles, and those that the live version was trained on, are simulated."""
+    """Return whether a new model's snapshot, and the candles that the live version was trained on, are simulated."""
     simulated = snapshot.source.name == "sim"
     if champion is None:
-        return Origin(simulated, "none")
+        return Origin(simulated=simulated, champion="none")
     try:
         source = read_version_card(champion.version).text("lineage", "source", "name")
     except MltrainError:
         source = None
     if source is None:
-        return Origin(simulated, "unknown")
-    return Origin(simulated, "simulated" if source == "sim" else "real")
+        return Origin(simulated=simulated, champion="unknown")
+    return Origin(simulated=simulated, champion="simulated" if source == "sim" else "real")

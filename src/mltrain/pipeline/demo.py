@@ -1,4 +1,4 @@
-"""The whole loop on the simulated exchange: two cuts, two versions, one promoted by hand, a prediction, a rollback."""
+"""The whole loop on the simulated exchange: two snapshots, two versions, a promotion, a prediction, a rollback."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 MARKER: Final = ".mltrain-demo"
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 DAYS: Final = 14
+# Ends of the two snapshots, ms UTC.
 CUTS_MS: Final = (CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
 TRIALS: Final = 8
-# Enough for a p95, and measured in seconds.
+# Calls of the latency measurement: enough for a p95, and a matter of seconds.
 BENCH_SAMPLES: Final = 200
 
 
@@ -50,9 +51,9 @@ class DemoReport:
         snapshots: Ids of the two snapshots.
         trainings: The reports of the two trainings.
         promoted_by_hand: The second version, if its verdict was GO and it was held; else None.
-        predictions: Symbol, open time in ms and probability of the newest closed candles.
+        predictions: Symbol, open time in ms UTC, and probability of up after the newest closed candle.
         rolled_back_from: The live version before the rollback.
-        rolled_back_to: The live version after it, read back from disk.
+        rolled_back_to: The live version after the rollback.
     """
 
     folder: Path
@@ -65,55 +66,47 @@ class DemoReport:
 
 
 def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoReport:
-    """Take two snapshots, train on each, promote the second as a person would, predict, roll back.
+    """Take two snapshots, train on each, promote the second version as a user would, predict, and roll back.
 
-    Args:
-        folder: Absent, empty, or created by an earlier demo; it is added to, never cleared.
-        by: The user, for the log of promotions.
-        now_ms: The clock, ms UTC.
-        progress: Receives every stage.
-
-    Raises:
-        UsageError: The folder holds anything else.
-        MachineError: The machine refused a file.
+    The folder is absent, empty, or created by an earlier demo: it is added to, never cleared.
     """
     claim_folder(folder)
     store = Store(folder)
+    config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})
+    execution = ExecutionOptions(workers=available_cores())
     trainings: list[TrainReport] = []
     snapshots: list[str] = []
     for cut_ms in CUTS_MS:
         spec = SourceSpec(name="sim", signal="strong", end_ms=cut_ms)
-        request = SnapshotRequest(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
-        taken = take_snapshot(folder, open_source(spec), spec, request, now_ms=now_ms, progress=progress)
-        snapshots.append(taken.snapshot.id)
-        config = load_config(None, overrides={"search.trials": TRIALS, "bench.samples": BENCH_SAMPLES})
-        execution = ExecutionOptions(workers=available_cores())
-        wanted = TrainRequest(taken.snapshot, load_registry(None), config, execution, promote=True, by=by)
-        trainings.append(train_anew(wanted, store, now_ms=now_ms, progress=progress))
+        source = open_source(spec)
+        wanted = SnapshotRequest(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
+        snapshot = take_snapshot(folder, source, spec, wanted, now_ms=now_ms, progress=progress).snapshot
+        snapshots.append(snapshot.id)
+        request = TrainRequest(snapshot, load_registry(None), config, execution, promote=True, by=by)
+        trainings.append(train_anew(request, store, now_ms=now_ms, progress=progress))
     # Two days later there are fewer than ten new days to compare on, so the second version is held.
     second = trainings[-1]
     held = second.held
     if held is not None:
         promote_version(store, second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
-    live = second.version
-    table = predict_newest(load(store.models / "best_lgbm.pkl"), open_source(spec))
-    back = roll_back_previous(store, by=by, why="the demo shows a rollback", now_ms=now_ms)
+    table = predict_newest(load(store.models / "best_lgbm.pkl"), source)
+    rollback = roll_back_previous(store, by=by, why="the demo shows a rollback", now_ms=now_ms)
     return DemoReport(
         folder=folder,
         snapshots=tuple(snapshots),
         trainings=tuple(trainings),
         promoted_by_hand=None if held is None else second.version,
         predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
-        rolled_back_from=live,
-        rolled_back_to=back.to_version,
+        rolled_back_from=second.version,
+        rolled_back_to=rollback.to_version,
     )
 
 
 def claim_folder(folder: Path) -> None:
-    """Mark the folder as created by the demo.
+    """Create the demo's folder and mark it; accept an empty folder, or one that an earlier demo has marked.
 
     Raises:
-        UsageError: The folder holds anything else.
+        UsageError: The folder holds files that the demo did not create.
     """
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):

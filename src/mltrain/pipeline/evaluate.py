@@ -1,6 +1,6 @@
-"""Evaluate a version on candles later than everything that it was trained on.
+"""Evaluate a version on candles later than its last training label.
 
-The look at the time range is logged, because later trainings must count it; nothing else is written.
+Only the look at the time range is written, to the log of looks, because later trainings must count it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.gates.gate_evidence import NotApplicable
 from mltrain.gates.holdout_looks import EVALUATION
-from mltrain.pipeline.champion import meet_champion, open_champion
+from mltrain.pipeline.champion import compare_with_champion, open_champion
 from mltrain.pipeline.prepare import read_candles
 from mltrain.serving.model import open_model
 from mltrain.snapshots.snapshot import open_snapshot
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OwnHoldout:
-    """The part of the scored rows that lies in the version's own holdout, which its gates have judged.
+    """The holdout of the evaluated version, if scored rows lie in it: its gates have already judged them.
 
     Attributes:
-        rows: Number of scored rows in its range.
-        start_ms: Its first open time, ms UTC.
-        end_ms: Its last open time, ms UTC.
+        rows: Number of scored rows in the holdout's time range.
+        start_ms: First open time of the holdout, ms UTC.
+        end_ms: Last open time of the holdout, ms UTC.
     """
 
     rows: int
@@ -65,14 +65,14 @@ class Evaluation:
     Attributes:
         version: The version.
         snapshot: Id of the snapshot.
-        learned_until_ms: End of the last label that it was trained on, ms UTC.
+        learned_until_ms: End of the last label that the version was trained on, ms UTC.
         start_ms: First scored open time, ms UTC.
         end_ms: Last scored open time, ms UTC.
-        scores: Metrics, intervals and baselines, as of a holdout.
+        scores: Metrics with intervals, and baselines, on the scored rows.
         weeks: Scores week by week.
-        drift: Drift of each feature, largest first; empty if the snapshot of the training is missing.
-        champion: The live version on the same rows, as far as it was not trained on them.
-        own_holdout: Which of these rows are in the version's own holdout; None if none are.
+        drift: Drift of each feature since the training, largest first; empty if the training's snapshot is missing.
+        champion: Comparison with the live version, on the scored rows that the live version was not trained on.
+        own_holdout: The scored rows that lie in the version's own holdout; None if there are none.
     """
 
     version: str
@@ -95,24 +95,17 @@ class Evaluation:
 def evaluate(
     version: StoredVersion, snapshot: Snapshot, store: Store, *, now_ms: int, progress: Progress
 ) -> Evaluation:
-    """Score a version on a snapshot's candles strictly after its last training label.
+    """Score a version of any verdict on the candles of a snapshot that open after the version's last training label.
 
-    Args:
-        version: The version, of any verdict.
-        snapshot: The candles.
-        store: The store with the champion and the log of looks.
-        now_ms: The time of the run, ms UTC, for the log.
-        progress: Receives every stage.
+    The store has the champion to compare with, and the log of looks, to which the current time `now_ms`, ms UTC, goes.
 
     Raises:
         InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
-        LockedError: The store is locked for longer than the wait.
-        MachineError: The machine refuses.
     """
     model, config = open_model(version), load_config(None, overrides={})
     card = ModelCard(model.card)
     learned_until_ms = card.last_label_end_ms()
-    samples, candles = _rows(model, snapshot, progress)
+    samples, candles = _build_rows(model, snapshot, progress)
     first = int(np.searchsorted(samples.ts_ms, learned_until_ms, side="right"))
     rows = take_rows(samples, slice(first, samples.ts_ms.size))
     if not rows.ts_ms.size:
@@ -122,15 +115,14 @@ def evaluate(
             hint="take a newer one with `mltrain snapshot`",
         )
     start_ms, end_ms = int(rows.ts_ms[0]), int(rows.ts_ms[-1])
-    seen_ms = end_ms + interval_ms(snapshot.interval)
     store.record_look(
         start_ms=start_ms,
-        end_ms=seen_ms,
+        end_ms=end_ms + interval_ms(snapshot.interval),
         study=f"{EVALUATION}{version.name}",
         now_ms=now_ms,
         configuration_sha256=card.configuration_sha256,
     )
-    own_holdout = _own_holdout(card, rows.ts_ms)
+    own_holdout = _find_own_holdout(card, rows.ts_ms)
     if own_holdout is not None:
         progress.warn(
             f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are from {version.name}'s own holdout, which its "
@@ -142,14 +134,18 @@ def evaluate(
         rows,
         raw,
         p,
-        priors=_priors(card, rows.symbols),
+        priors=_read_priors(card, rows.symbols),
         train_up_share=card.train_up_share,
         draws=plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed),
         bootstrap=config.bootstrap,
         seed=config.seed,
     )
     champion = open_champion(store)
-    same = champion is not None and champion.version.name == version.name
+    comparison: ChampionEvidence | NotApplicable | NotEvaluated = NotApplicable("it is the live version itself")
+    if champion is None or champion.version.name != version.name:
+        comparison = compare_with_champion(
+            champion, model.feature_set, candles, rows, p=p, config=config, side_by_side=True
+        )
     return Evaluation(
         version=version.name,
         snapshot=snapshot.id,
@@ -158,18 +154,16 @@ def evaluate(
         end_ms=end_ms,
         scores=scores,
         weeks=score_weeks(p, rows.y, rows.ts_ms),
-        drift=_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
-        champion=NotApplicable("it is the live version itself")
-        if same
-        else meet_champion(champion, model.feature_set, candles, rows, p=p, config=config, in_full=True),
+        drift=_measure_drift(model, store, rows, learned_until_ms, progress, seed=config.seed),
+        champion=comparison,
         own_holdout=own_holdout,
     )
 
 
-def _priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:
-    """Return the base rate and the best simple rule of some symbols in the training rows of a version.
+def _read_priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:
+    """Read the base rate and the best simple rule of each of the symbols on the training rows from a version's card.
 
-    A card of an earlier release lacks them: then the base rate of all rows and the majority rule stand for each symbol.
+    A card of an earlier release lacks them: each symbol then gets the base rate of all rows and the majority rule.
     """
     priors = {symbol: SymbolPrior(symbol, card.train_up_share, "majority") for symbol in symbols}
     for prior in card.sections("baselines", "priors"):
@@ -180,21 +174,21 @@ def _priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...
     return tuple(priors.values())
 
 
-def _own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
-    """Return the overlap of a version's holdout with rows of these open times, shape (n,)."""
+def _find_own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
+    """Return a version's holdout and how many rows lie in it, by open time, ms UTC, shape (n,); None if none do."""
     block = card.block("holdout")
     start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
     if start_ms is None or end_ms is None:
         return None
     rows = int(((ts_ms >= start_ms) & (ts_ms <= end_ms)).sum())
-    return OwnHoldout(rows, start_ms, end_ms) if rows else None
+    return OwnHoldout(rows=rows, start_ms=start_ms, end_ms=end_ms) if rows else None
 
 
-def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:
-    """Return a snapshot's rows of the model's symbols, and their candles."""
+def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:
+    """Return a snapshot's rows of the model's symbols, and the candles of these symbols and of the leaders."""
     candles = read_candles(snapshot, progress)
-    wanted = {*model.symbols, *model.feature_set.leaders}
-    missing = sorted(wanted - set(candles))
+    needed = {*model.symbols, *model.feature_set.leaders}
+    missing = sorted(needed - set(candles))
     if missing or snapshot.interval != model.interval:
         lacks = f"has no candles of {', '.join(missing)}" if missing else f"is of {snapshot.interval} candles"
         raise InputError(
@@ -202,23 +196,26 @@ def _rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples
             f"{', '.join(model.symbols)}",
             hint="`mltrain snapshots` lists the others",
         )
-    candles = {symbol: candles[symbol] for symbol in sorted(wanted)}
+    candles = {symbol: candles[symbol] for symbol in sorted(needed)}
     progress.stage("features and labels")
     return keep_symbols(build_samples(model.feature_set, candles)[0], model.symbols), candles
 
 
-def _drift(
+def _measure_drift(
     model: Model, store: Store, rows: Samples, learned_until_ms: int, progress: Progress, *, seed: int
 ) -> tuple[FeatureDrift, ...]:
-    """Compare with the rows that the version was trained on, from its own snapshot."""
-    name = ModelCard(model.card).snapshot_id
+    """Measure how each feature's distribution differs between rows and the rows that the model was trained on.
+
+    The latter are computed from the snapshot that the model's card names, up to the end of the last training label
+    (`learned_until_ms`, ms UTC). Without that snapshot there is a warning, and no drift.
+    """
     try:
-        learned, _ = _rows(model, open_snapshot(store.data_dir, name), progress)
+        learned, _ = _build_rows(model, open_snapshot(store.data_dir, ModelCard(model.card).snapshot_id), progress)
     except InputError as err:
         progress.warn(f"no drift is computed: {err.message}")
         return ()
-    kept = int(np.searchsorted(learned.ts_ms, learned_until_ms))
-    x = np.concatenate([learned.x[:kept], rows.x])
-    ts_ms = np.concatenate([learned.ts_ms[:kept], rows.ts_ms])
-    later = np.arange(ts_ms.size) >= kept
+    learned_rows = int(np.searchsorted(learned.ts_ms, learned_until_ms))
+    x = np.concatenate([learned.x[:learned_rows], rows.x])
+    ts_ms = np.concatenate([learned.ts_ms[:learned_rows], rows.ts_ms])
+    later = np.arange(ts_ms.size) >= learned_rows
     return find_drift(x, ts_ms, later=later, names=rows.names, seed=seed)

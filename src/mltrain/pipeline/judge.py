@@ -16,9 +16,9 @@ from mltrain.gates.gate_evidence import (
     SimpleModelEvidence,
     SkillEvidence,
 )
-from mltrain.pipeline.champion import compare_meaning, find_origin, meet_champion
+from mltrain.pipeline.champion import compare_meaning, compare_with_champion, find_origin
 from mltrain.serving.explanation import mean_contributions
-from mltrain.serving.latency_bench import measure
+from mltrain.serving.latency_bench import measure_latency
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import Model
 from mltrain.times import interval_ms
@@ -48,12 +48,12 @@ class ScoredRows:
     """The rows of the holdout with the predictions of the evaluated model.
 
     Attributes:
-        rows: The rows, n of them.
-        raw: Probabilities of the booster, shape (n,).
-        p: Calibrated probabilities, shape (n,).
-        logistic_p: Probabilities of a logistic regression on five features, shape (n,).
-        moves: Price moves after each row.
-        bootstrap: The bootstrap over these rows.
+        rows: The n rows, in the order of time.
+        raw: Scores of the booster before calibration, in (0, 1), shape (n,).
+        p: Calibrated probabilities of up, in [0, 1], shape (n,).
+        logistic_p: Probabilities of up from a logistic regression on five features, in [0, 1], shape (n,).
+        moves: Return after each row to the end of its label, in bps.
+        bootstrap: Draws of blocks of these rows, for all intervals.
     """
 
     rows: Samples
@@ -67,21 +67,13 @@ class ScoredRows:
 def measure_holdout(
     data: TrainingData, model: FittedModel, config: TrainConfig, *, looks: LookCounts, progress: Progress
 ) -> tuple[HoldoutResults, ScoredRows]:
-    """Score the holdout and measure the latency of the evaluated model.
+    """Score the evaluated model on the holdout, and measure its latency.
 
-    Args:
-        data: The rows.
-        model: The model.
-        config: Bootstrap, gates and samples of the latency measurement.
-        looks: Earlier looks at the holdout; the one that follows is already in the log.
-        progress: Receives every stage.
-
-    Raises:
-        InputError: The holdout holds one class alone.
+    The look at the holdout must already be in the log; `looks` counts the earlier ones.
     """
     progress.stage("holdout")
-    samples, inner, held = data.samples, data.split.inner.span, data.split.holdout.span
-    rows = take_rows(samples, held)
+    samples, inner, holdout = data.samples, data.split.inner.span, data.split.holdout.span
+    rows = take_rows(samples, holdout)
     loaded = load_bundle(model.evaluated)
     evaluated = Model(loaded)
     raw, p = evaluated.score(rows.x)
@@ -99,13 +91,13 @@ def measure_holdout(
     )
     step_ms, horizon_bars = interval_ms(data.feature_set.interval), data.feature_set.label.horizon_bars
     moves = forward_returns(data.candles, rows, horizon_bars=horizon_bars, step_ms=step_ms)
-    # If one class is rare, every probability lies on one side of one half: the base rate is then the threshold.
+    # If one class is rare, nearly every probability is on the same side of 0.5: the base rate is then the threshold.
     low, high = config.gates.base_rate_low, config.gates.base_rate_high
     thresholds = np.array([THRESHOLD if low <= prior.up_share <= high else prior.up_share for prior in priors])
-    calls = p > thresholds[rows.symbol_ix]
-    economics = score_economics(calls, rows, moves, bootstrap, horizon_bars=horizon_bars, step_ms=step_ms)
-    terciles = volatility_terciles(data.candles, samples, reference=inner, rows=held, step_ms=step_ms)
-    logistic, logistic_p = score_logistic(samples, train=inner, holdout=held)
+    calls_up = p > thresholds[rows.symbol_ix]
+    economics = score_economics(calls_up, rows, moves, bootstrap, horizon_bars=horizon_bars, step_ms=step_ms)
+    terciles = volatility_terciles(data.candles, samples, reference=inner, rows=holdout, step_ms=step_ms)
+    logistic, logistic_p = score_logistic(samples, train=inner, holdout=holdout)
     bounce = find_bounce(data.candles, step_ms=step_ms)
     progress.stage("latency")
     results = HoldoutResults(
@@ -118,23 +110,15 @@ def measure_holdout(
         economics=economics,
         bounce=bounce,
         contributions=mean_contributions(loaded, rows.x),
-        latency=measure(evaluated, data.candles, samples=config.bench.samples),
+        latency=measure_latency(evaluated, data.candles, samples=config.bench.samples),
     )
-    return results, ScoredRows(rows, raw, p, logistic_p, moves, bootstrap)
+    return results, ScoredRows(rows=rows, raw=raw, p=p, logistic_p=logistic_p, moves=moves, bootstrap=bootstrap)
 
 
 def gather_evidence(
     data: TrainingData, results: HoldoutResults, scored: ScoredRows, champion: Champion | None, config: TrainConfig
 ) -> Evidence:
-    """Collect everything that the gates judge; the comparison with the champion is computed here.
-
-    Args:
-        data: The rows.
-        results: The measurements on the holdout.
-        scored: The rows of the holdout with predictions.
-        champion: The live version; None if nothing is promoted yet.
-        config: Bootstrap, seed and gates.
-    """
+    """Compare the new model with the champion (None: there is none), and collect the evidence that the gates judge."""
     y, p, skill = scored.rows.y, scored.p, results.scores.skill
     train_up_share = float(data.samples.y[data.split.inner.span].mean())
     over_logistic = scored.bootstrap.estimate(row_log_loss(scored.logistic_p, y) - row_log_loss(p, y))
@@ -147,7 +131,7 @@ def gather_evidence(
         latency_p95_ms=results.latency.candles.p95,
         guards=data.guards,
         bounce=BounceEvidence(results.economics, results.bounce),
-        champion=meet_champion(champion, data.feature_set, data.candles, scored.rows, p=p, config=config),
+        champion=compare_with_champion(champion, data.feature_set, data.candles, scored.rows, p=p, config=config),
         meaning=compare_meaning(champion, data.feature_set, data.samples.symbols),
         origin=find_origin(champion, data.snapshot),
         selection=Selection(results.looks.others),

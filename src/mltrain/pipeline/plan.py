@@ -1,4 +1,4 @@
-"""Plan a training without running it: rows, blocks, memory and minutes."""
+"""Predict the rows, blocks, memory and minutes of a training without running it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _GIB: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a training.
+    """The predicted size and cost of a training.
 
     Attributes:
         snapshot: Id of the snapshot.
         candles: Number of candles, all symbols together.
-        rows: Number of rows that they give.
+        rows: Number of rows that these candles give.
         features: Number of features.
-        blocks: Every block of the split.
+        blocks: Every block of the split: inner part, holdout, and two blocks for each fold.
         trials: Number of trials.
-        workers: Processes that run the trials.
-        peak_bytes: Predicted peak memory of all processes together.
-        available_bytes: Available memory; None if the machine does not report it.
-        minutes: Predicted duration of the search, from a measured probe.
+        workers: Number of processes that run the trials.
+        peak_bytes: Predicted peak memory of all processes together, in bytes.
+        available_bytes: Available memory, in bytes; None if the machine does not report it.
+        minutes: Predicted duration of the search, in minutes, from a few measured boosting rounds.
     """
 
     snapshot: str
@@ -49,15 +49,10 @@ class Plan:
 
 
 def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
-    """Read candles, compute features, cut the blocks and measure a few rounds; nothing is written.
-
-    Raises:
-        InputError: The snapshot is damaged, or too short, or lacks what a feature reads.
-        MachineError: The memory is not enough.
-    """
+    """Read candles, compute features, cut the rows into blocks and measure a few boosting rounds; write nothing."""
     config = request.config
-    available = available_memory()
-    request = fit_memory(request, available=available, progress=progress)
+    available_bytes = available_memory()
+    request = fit_memory(request, available_bytes=available_bytes, progress=progress)
     candles = keep_newest(read_candles(request.snapshot, progress), config.max_rows)
     progress.stage("features and labels")
     samples, split = cut_samples(build_samples(request.feature_set, candles)[0], request.feature_set, config, progress)
@@ -65,54 +60,55 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
     workers = request.execution.workers
     return Plan(
         snapshot=request.snapshot.id,
-        candles=_candles(request),
+        candles=_count_candles(request),
         rows=int(samples.y.size),
         features=len(samples.names),
         blocks=split.blocks(),
         trials=config.search.trials,
         workers=workers,
-        peak_bytes=_peak(request, workers),
-        available_bytes=available,
+        peak_bytes=_peak_bytes(request, workers=workers),
+        available_bytes=available_bytes,
         minutes=measure_minutes(samples, split, config, workers=workers),
     )
 
 
-def fit_memory(request: TrainRequest, *, available: int | None, progress: Progress) -> TrainRequest:
-    """Return the request with as many workers as the memory allows; their number changes no result.
+def fit_memory(request: TrainRequest, *, available_bytes: int | None, progress: Progress) -> TrainRequest:
+    """Lower the number of workers of a training to what the memory allows, with a warning; it changes no result.
 
-    Args:
-        request: The training.
-        available: Available bytes; None if the machine does not report them.
-        progress: Receives a warning if there are fewer workers than requested.
+    Nothing is lowered if the machine does not report the available memory (None).
 
     Raises:
         MachineError: The memory is not enough for one worker.
     """
-    wanted = request.execution.workers
-    if available is None:
+    requested = request.execution.workers
+    if available_bytes is None:
         return request
-    fitting = next((n for n in range(wanted, 0, -1) if _peak(request, n) <= available), 0)
+    fitting = next((n for n in range(requested, 0, -1) if _peak_bytes(request, workers=n) <= available_bytes), 0)
+    if fitting == requested:
+        return request
+    needed_bytes = _peak_bytes(request, workers=requested if fitting else 1)
+    need = f"need about {needed_bytes / _GIB:.1f} GiB, and {available_bytes / _GIB:.1f} GiB are available"
+    candles = _count_candles(request)
     if not fitting:
-        most = int(_candles(request) * available / _peak(request, 1) * 0.9)
+        # A margin of a tenth, because the prediction is not exact.
+        max_rows = int(candles * available_bytes / needed_bytes * 0.9)
         raise MachineError(
-            f"not enough memory: {_candles(request):,} candles with {len(request.feature_set.names)} features need "
-            f"about {_peak(request, 1) / _GIB:.1f} GiB, and {available / _GIB:.1f} GiB are available",
-            hint=f"free some memory, or train on the newest candles with --max-rows {most}",
+            f"not enough memory: {candles:,} candles with {len(request.feature_set.names)} features {need}",
+            hint=f"free some memory, or train on the newest candles with --max-rows {max_rows}",
         )
-    if fitting < wanted:
-        progress.warn(
-            f"{fitting} worker(s) instead of {wanted}: {wanted} need about {_peak(request, wanted) / _GIB:.1f} GiB, "
-            f"and {available / _GIB:.1f} GiB are available"
-        )
+    progress.warn(f"{fitting} worker(s) instead of {requested}: {requested} {need}")
     return replace(request, execution=replace(request.execution, workers=fitting))
 
 
-def _candles(request: TrainRequest) -> int:
-    rows = sum(facts.rows for facts in request.snapshot.facts)
-    return min(rows, request.config.max_rows or rows)
+def _count_candles(request: TrainRequest) -> int:
+    """Return the number of candles that a training reads, all symbols together."""
+    candles = sum(facts.rows for facts in request.snapshot.facts)
+    return min(candles, request.config.max_rows or candles)
 
 
-def _peak(request: TrainRequest, workers: int) -> int:
-    config = request.config
-    features = len(request.feature_set.names)
-    return predict_peak_bytes(_candles(request), features, config.folds, val_ratio=config.val_ratio, workers=workers)
+def _peak_bytes(request: TrainRequest, *, workers: int) -> int:
+    """Return the predicted peak memory of all processes of a training together."""
+    config, features = request.config, len(request.feature_set.names)
+    return predict_peak_bytes(
+        _count_candles(request), features, config.folds, val_ratio=config.val_ratio, workers=workers
+    )

@@ -1,4 +1,4 @@
-"""Predict from a data folder: the choice of model, source and candles, and which refusals count as a failure."""
+"""Predict from a data folder: choose model, source and candles, and decide which refusals count as a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError
 from mltrain.serving.model import load, open_model
-from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS
+from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.simulated_market import SimSource
 from mltrain.store.pointer import POINTER
@@ -29,30 +29,22 @@ if TYPE_CHECKING:
 FailOn: TypeAlias = Literal["all", "any", "never"]
 
 BEST_REF: Final = "best"
-# More than the lookback of any packaged registry; the batch throughput is measured on them.
+# More than the lookback of any packaged registry.
 BENCH_BARS: Final = 2_000
 
 
 def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open the model that a reference names; by default the live one or, if nothing was promoted, the latest.
+    """Open the model of a version; also return a warning if the latest was chosen because nothing was promoted yet.
 
-    Args:
-        data_dir: The data folder.
-        ref: best, latest, a version, or a path.
-        allow_no_go: Accept a version that was never promoted.
-
-    Returns:
-        The model, and a warning about the choice, if any.
-
-    Raises:
-        InputError: There is no such version, it is damaged, or it was never promoted.
+    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest. With
+    `allow_no_go` the version need not ever have been promoted.
     """
     version, warning = _open_default_version(Store(data_dir), ref, allow_no_go=allow_no_go)
     return open_model(version), warning
 
 
 def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open a model as `open_default_model` does; the live one so that it follows later promotions."""
+    """Open a model as `open_default_model` does; the live version's model follows later promotions."""
     store = Store(data_dir)
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     pointer = store.models / POINTER
@@ -63,6 +55,7 @@ def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -
 
 
 def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[StoredVersion, str | None]:
+    """Open the version that `open_default_model` chooses, and return the warning about the choice."""
     version, warning = store.open_default(ref)
     if not (version.promoted or allow_no_go):
         raise InputError(
@@ -72,24 +65,20 @@ def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -
     return version, warning
 
 
-def bench_candles(model: Model) -> dict[str, pl.DataFrame]:
-    """Return simulated candles under the names of the model's symbols: their cost does not depend on the market."""
+def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
+    """Simulate consecutive candles of the model's symbols and leaders, to measure speed: prices do not change it."""
     market = SimSource(interval=model.interval)
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
-    # This range lies behind the last outage of the market: rows after a gap would be refused instead of scored.
+    # This range is later than the last outage of the market: rows after a gap would be refused instead of scored.
     window = TimeRange(end_ms - bars * step_ms, end_ms)
-    wanted = sorted({*model.symbols, *model.feature_set.leaders})
+    needed = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()
-    return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(wanted)}
+    return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(needed)}
 
 
-def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
-    """Return the source that the model's snapshot was taken from.
-
-    Raises:
-        InputError: The snapshot that the card names does not exist any more.
-    """
+def find_model_source(model: Model, data_dir: Path) -> SourceSpec:
+    """Return the source of the snapshot that the model was trained on, if the data folder still has that snapshot."""
     name = ModelCard(model.card).snapshot_id
     try:
         return open_snapshot(data_dir, name).source
@@ -100,13 +89,13 @@ def source_of_model(model: Model, data_dir: Path) -> SourceSpec:
 
 
 def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:
-    """Score the newest closed candle of every symbol of the model; only the lookback is fetched.
+    """Score the newest closed candle of every symbol of the model; only the candles of its lookback are fetched.
 
     Args:
         model: The model.
         source: Where the candles come from.
-        now_ms: The current time, ms UTC: candles that close later are left out, and older ones may be stale. None: the
-            source's clock; that of files is their last candle, so nothing is ever stale.
+        now_ms: The current time, ms UTC: candles that close later are left out, and a newest candle that is too old is
+            refused as stale. None: the source's clock; that of files is their last candle, so nothing is ever stale.
         explain: Add the contribution of each feature; see `Model.explain`.
 
     Returns:
@@ -117,14 +106,14 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
         SourceError: The source did not answer.
     """
     step_ms = interval_ms(model.feature_set.interval)
-    wanted = sorted({*model.symbols, *model.feature_set.leaders})
-    source.check_symbols(tuple(wanted))
+    needed = sorted({*model.symbols, *model.feature_set.leaders})
+    source.check_symbols(tuple(needed))
     clock_ms = source.clock_ms(model.symbols)
     now_ms = clock_ms if now_ms is None else now_ms
     end_ms = min(clock_ms, now_ms) // step_ms * step_ms
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = TimeRange(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
-    candles = source.candles_of(dict.fromkeys(wanted, window))
+    candles = source.candles_of(dict.fromkeys(needed, window))
     score = model.explain if explain else model.predict_candles
     return score(candles, now_ms=now_ms)
 
@@ -132,14 +121,14 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
 def find_refusal(
     rows: pl.DataFrame, fail_on: FailOn, *, batch: bool = False, now_ms: int | None = None
 ) -> RefusedError | None:
-    """Return the error to end a prediction with because of refused rows; None if it is a success.
+    """Return the error with which a prediction fails because of refused rows; None if it succeeds.
 
     Args:
         rows: The prediction; columns `ts`, `symbol` and `refused` at least.
         fail_on: "all": fail if every row was refused; "any": if one was; "never".
         batch: Whether every candle was requested. "any" then ignores the first candles of a symbol, which have no
-            complete lookback, as long as a later one was scored.
-        now_ms: The time by which the newest candles were judged, ms UTC, for the message; None: not known.
+            complete lookback, if a later one was scored.
+        now_ms: The time at which stale candles were too old, ms UTC, for the message; None: not known.
     """
     refused = rows.filter(pl.col("refused").is_not_null())
     if fail_on == "never" or (fail_on == "all" and refused.height < rows.height):
@@ -153,39 +142,28 @@ def find_refusal(
     reasons = [str(reason) for reason in refused["refused"].unique(maintain_order=True)]
     parts = []
     for reason in reasons:
-        some = refused.filter(pl.col("refused") == reason)
-        parts.append(f"{reason} ({_few(some['symbol'].unique(maintain_order=True).to_list())}): {REASONS[reason]}")
-        newest = some["ts"].dt.timestamp("ms").max()
-        if reason == STALE and isinstance(newest, int):
+        with_reason = refused.filter(pl.col("refused") == reason)
+        symbols = with_reason["symbol"].unique(maintain_order=True).to_list()
+        parts.append(f"{reason} ({shorten_list(symbols)}): {REASONS[reason]}")
+        newest_ms = with_reason["ts"].dt.timestamp("ms").max()
+        if reason == STALE and isinstance(newest_ms, int):
             judged = "" if now_ms is None else f", judged at {format_ms(now_ms)}"
-            parts[-1] += f" (the newest is from {format_ms(newest)}{judged})"
-    whole = refused.height == rows.height
-    head = "every row was refused" if whole else f"{refused.height:,} of {rows.height:,} rows were refused"
+            parts[-1] += f" (the newest is from {format_ms(newest_ms)}{judged})"
+    all_refused = refused.height == rows.height
+    head = "every row was refused" if all_refused else f"{refused.height:,} of {rows.height:,} rows were refused"
     hint = "`--fail-on-refused never` exits with 0 in any case"
     if STALE in reasons:
         hint = "provide newer candles; for a replay, set the current time with --as-of"
     return RefusedError(f"{head}: {'; '.join(parts)}", reason=reasons[0], hint=hint)
 
 
-def _few(symbols: list[str]) -> str:
-    more = f" and {len(symbols) - 5} others" if len(symbols) > 5 else ""
-    return ", ".join(symbols[:5]) + more
-
-
 def verify_version(version: StoredVersion) -> tuple[str, ...]:
-    """Hash every file of a version, check its card and load its model; return every problem.
-
-    Raises:
-        MachineError: The machine refuses to read.
-    """
-    problems = version.verify()
-    if problems:
+    """Hash every file of a version, check its card and load its model; return the problems, one sentence each."""
+    if problems := version.verify():
         # Parsing changed bytes would add nothing to the hash mismatch.
         return problems
-    card = version.folder / CARD_FILE
-    problems = check_card(
-        version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES), where=str(card), folder=version.folder
-    ).violations
+    card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    problems = check_card(card_json, where=str(version.folder / CARD_FILE), folder=version.folder).violations
     try:
         open_model(version)
     except InputError as err:
@@ -194,31 +172,32 @@ def verify_version(version: StoredVersion) -> tuple[str, ...]:
 
 
 def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:
-    """Score every candle of a table; the rows come in the order of the table.
+    """Score every candle of a table, in the order of the table.
 
     Args:
         model: The model.
-        table: As `mltrain.candles.conversion.read_candle_table` returns it.
-        explain: Add what each feature contributed; see `Model.explain`.
+        table: Candles as `mltrain.candles.conversion.read_candle_table` returns them; the column `symbol` is needed if
+            the model knows several symbols.
+        explain: Add the contribution of each feature; see `Model.explain`.
         as_of_ms: Leave out candles that close later, ms UTC; None: leave out none. No candle of a table is stale.
 
     Returns:
-        ts, symbol, p, raw, refused, and what `explain` adds. A symbol that only leads others has no rows.
+        ts, symbol, p, raw, refused, and the columns of `explain`. A symbol that is only a leader has no rows.
 
     Raises:
         InputError: The candles are impossible, or a column, a leader or the symbol is missing.
     """
     if as_of_ms is not None:
         table = table.filter(pl.col("ts").dt.timestamp("ms") <= as_of_ms - interval_ms(model.interval))
+    score = model.explain if explain else model.predict_candles
     if "symbol" not in table.columns:
-        score = model.explain if explain else model.predict_candles
         return score(table, rows="all")
     if table["symbol"].null_count():
         raise InputError("the column symbol must name a symbol in every row")
     row = "row of the table"
     numbered = table.with_row_index(row)
     parts = {str(key[0]): part for key, part in numbered.partition_by("symbol", as_dict=True).items()}
-    candles = {symbol: part.drop(row, "symbol") for symbol, part in parts.items()}
-    scored = model.explain(candles, rows="all") if explain else model.predict_candles(candles, rows="all")
-    there = [parts[symbol][row] for symbol in scored["symbol"].unique(maintain_order=True)]
-    return scored.with_columns(pl.concat(there).alias(row)).sort(row).drop(row) if there else scored
+    scored = score({symbol: part.drop(row, "symbol") for symbol, part in parts.items()}, rows="all")
+    # The model returns the rows symbol by symbol.
+    row_numbers = [parts[symbol][row] for symbol in scored["symbol"].unique(maintain_order=True)]
+    return scored.with_columns(pl.concat(row_numbers).alias(row)).sort(row).drop(row) if row_numbers else scored

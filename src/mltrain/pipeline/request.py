@@ -1,4 +1,4 @@
-"""The request of a training: candles, features, configuration, options."""
+"""The request of a training: candles, features, configuration and options."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """A version whose parameters are tried right after LightGBM's defaults.
+    """A version whose hyperparameters are tried right after LightGBM's defaults.
 
     Attributes:
-        version: Its name.
-        card_sha256: Hash of its card.
-        params: What is tried, of the search's space and inside it.
-        start_ms: First open time that its parameters were chosen on, ms UTC.
+        version: Name of the version.
+        card_sha256: Hash of the version's card.
+        params: The hyperparameters, each inside its range in the search space.
+        start_ms: First open time of the rows that the hyperparameters were chosen on, ms UTC.
         chosen_until_ms: End of the last label that they were chosen on, ms UTC.
         end_ms: End of the last label that they were chosen or judged on, ms UTC.
     """
@@ -40,7 +40,7 @@ class WarmStart:
     end_ms: int
 
     def to_json(self) -> dict[str, Json]:
-        """Return the entry in the card of a training."""
+        """Return the entry in the model card of a training that starts from this version."""
         return {"version": self.version, "card_sha256": self.card_sha256, "params": dict(self.params)}
 
 
@@ -51,13 +51,13 @@ class TrainRequest:
     Attributes:
         snapshot: The candles.
         feature_set: The features and the label.
-        config: The configuration, options applied.
-        execution: How the search is run.
+        config: The configuration, with the options of the command line applied.
+        execution: Number of workers and timeout of the search, and whether to resume it.
+        promote: Whether the version becomes the live one if its verdict is GO.
+        by: The user, for the log of promotions.
         final: Which rows the served model is fitted on; with "all", the figures are those of a second model, fitted
             on "inner".
-        warm_start: A version whose parameters are tried right after LightGBM's defaults; None: no such.
-        promote: Whether a GO promotes.
-        by: Who asked, for the log of promotions.
+        warm_start: A version whose hyperparameters are tried right after LightGBM's defaults; None: none.
     """
 
     snapshot: Snapshot
@@ -71,19 +71,16 @@ class TrainRequest:
 
     @property
     def study(self) -> str:
-        """The study's name: two trainings share it if their trials of equal number are equal."""
+        """Name of the study; trainings with the same name would run the same trials."""
         return f"{self.snapshot.id}-{self._study_sha256(self.warm_start)[:16]}-{self.config.seed}"
 
     def configuration_sha256(self, *, trials: int) -> str:
-        """Return the hash of everything except the time of the cut that a person chooses and the scores depend on.
+        """Return the hash of the user's choices that the scores depend on, except the time at which the snapshot ends.
 
-        The parameters of a warm start are left out, because the version that they are from changes with each
-        promotion.
-
-        Args:
-            trials: Trials that were run; a timeout ends each search at another one.
+        Whether there is a warm start counts, but not its hyperparameters: a nightly training starts from another
+        version each time. `trials` is the number that were run, which a timeout makes smaller than the configured one.
         """
-        chosen: dict[str, Json] = {
+        choices: dict[str, Json] = {
             "study": self._study_sha256(None),
             "warm_start": self.warm_start is not None,
             "seed": self.config.seed,
@@ -92,10 +89,10 @@ class TrainRequest:
             "symbols": [*sorted(facts.symbol for facts in self.snapshot.facts)],
             "days": self.snapshot.request.days,
         }
-        return sha256_bytes(canonical_json(chosen))
+        return sha256_bytes(canonical_json(choices))
 
     def _study_sha256(self, warm_start: WarmStart | None) -> str:
-        """Return the hash of everything except the candles and the seed that changes a trial."""
+        """Return the hash of everything that a trial's result depends on, except the candles and the seed."""
         registry, user_ops = self.feature_set.registry_sha256, self.feature_set.user_ops()
         if user_ops is not None:
             registry = sha256_bytes(f"{registry} {user_ops.module} {user_ops.sha256}".encode())

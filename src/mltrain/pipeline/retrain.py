@@ -1,4 +1,4 @@
-"""Uses of an earlier version in training: as a warm start, to retrain it, or as the result itself."""
+"""Use an earlier version in training: as a warm start, to retrain it, or as the result itself."""
 
 from __future__ import annotations
 
@@ -41,29 +41,38 @@ if TYPE_CHECKING:
     from mltrain.store.versions import StoredVersion
 
 
-def read_warm_start(version: StoredVersion, plan: SearchConfig) -> WarmStart:
+def read_warm_start(version: StoredVersion, config: SearchConfig) -> WarmStart:
     """Read the hyperparameters of a version as a warm start, each clipped to its range in the search space.
 
     Raises:
-        InputError: The card lacks them.
+        InputError: The card lacks a hyperparameter, or the times of the rows on which they were chosen.
     """
     card = read_version_card(version)
     params: dict[str, float] = {}
-    for name, searched in plan.space.items():
+    for name, searched in config.space.items():
         value = card.number("hyperparameters", name)
         if value is None:
             raise InputError(f"the card of {version.name} lacks its {name}")
         value = min(max(value, searched.low), searched.high)
         params[name] = int(value) if isinstance(searched, IntRange) else value
-    blocks = card.sections("splits", "blocks")
-    starts = [block.time_ms("start") for block in blocks]
-    ends = {block.text("name"): block.time_ms("last_label_end") for block in blocks}
-    known_starts = [time for time in starts if time is not None]
-    chosen = [time for name, time in ends.items() if time is not None and name != "holdout"]
-    every = [time for time in ends.values() if time is not None]
-    if not chosen or len(known_starts) < len(blocks) or len(every) < len(ends):
+    blocks = [
+        (block.text("name"), block.time_ms("start"), block.time_ms("last_label_end"))
+        for block in card.sections("splits", "blocks")
+    ]
+    starts_ms = [start_ms for _, start_ms, _ in blocks if start_ms is not None]
+    ends_ms = [end_ms for _, _, end_ms in blocks if end_ms is not None]
+    # The holdout only judges the parameters.
+    chosen_ends_ms = [end_ms for name, _, end_ms in blocks if end_ms is not None and name != "holdout"]
+    if not chosen_ends_ms or len(starts_ms) < len(blocks) or len(ends_ms) < len(blocks):
         raise InputError(f"the card of {version.name} does not say which rows its parameters were chosen on")
-    return WarmStart(version.name, version.card_sha256, params, min(known_starts), max(chosen), max(every))
+    return WarmStart(
+        version=version.name,
+        card_sha256=version.card_sha256,
+        params=params,
+        start_ms=min(starts_ms),
+        chosen_until_ms=max(chosen_ends_ms),
+        end_ms=max(ends_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +91,12 @@ class Retraining:
 
     @property
     def same(self) -> bool:
-        """Whether both are equal, to the last byte."""
+        """Whether the retrained lgbm.pkl has the same bytes."""
         return self.expected_sha256 == self.found_sha256
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The differences, one sentence each; empty if both are equal."""
+        """How the retrained lgbm.pkl differs, and what has changed, one sentence each; empty if the bytes are equal."""
         if self.same:
             return ()
         mismatch = f"made again, lgbm.pkl has SHA-256 {self.found_sha256}, not {self.expected_sha256}"
@@ -97,14 +106,8 @@ class Retraining:
 def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progress) -> Retraining:
     """Refit a version from its snapshot and from the hyperparameters and rounds in its card, without a search.
 
-    Args:
-        version: The version.
-        data_dir: The data folder with its snapshot.
-        progress: Receives every stage.
-
     Raises:
-        InputError: The snapshot is missing or damaged, or the card lacks what is needed.
-        MachineError: The machine refuses.
+        InputError: The data folder lacks the snapshot, the snapshot is damaged, or the card lacks what is needed.
     """
     card = read_version_card(version)
     feature_set, config = open_model(version).feature_set, _read_config(version, card)
@@ -127,7 +130,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         ops_sha256=ops_sha256(),
         user_ops=feature_set.user_ops(),
     )
-    now = {
+    current_lineage = {
         "snapshot_manifest_sha256": snapshot.manifest_sha256,
         "matrix_sha256": matrix_sha256(samples),
         "ops_sha256": bundle.ops_sha256,
@@ -137,43 +140,34 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         found_sha256=sha256_bytes(bundle.to_bytes()),
         differences=tuple(
             f"{name} is {value}, the card says {card.text('lineage', name)}"
-            for name, value in now.items()
+            for name, value in current_lineage.items()
             if card.text("lineage", name) != value
         ),
     )
 
 
 def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | None:
-    """Return the version that a training would only repeat; None where it would make a new one.
+    """Return the stored version that a training would only repeat; None if the training would give a new one.
 
     Compared are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
     the final fit, code, libraries and processor (another one sums in another order). A search that a timeout ended
     never counts as the same, because it might end elsewhere. Every file of the version and of the snapshot is hashed: a
-    damaged version does not count.
-
-    Args:
-        request: The training.
-        store: Where versions live; where it signs what is published, the version must have that signature.
-
-    Returns:
-        If there are several, the live version, or else the newest.
-
-    Raises:
-        InputError: The pointer or a log is not one, or the pointer was lost.
-        MachineError: The machine refuses to read.
+    damaged version does not count. If the store has a signer, the version must have its signature. Of several versions,
+    the live one is returned, or else the newest.
     """
+    # Raise if the pointer to the live version was lost, or if a log is damaged.
     store.check_pointer()
     store.looks()
-    wanted = _expected_lineage(request)
+    expected = _expected_lineage(request)
     versions = [row.version for row in store.versions() if row.version is not None]
     for version in sorted(versions, key=lambda v: (v.live, v.serial), reverse=True):
-        if _card_matches(version, wanted, request) and _is_signed(version, store.signer) and not version.verify():
+        if _card_matches(version, expected, request) and _is_signed(version, store.signer) and not version.verify():
             return None if verify_snapshot(request.snapshot) else version
     return None
 
 
 def _expected_lineage(request: TrainRequest) -> dict[str, Json]:
-    """Return the fields that the card's lineage would have after this training and that decide the result."""
+    """Return the fields of a card's lineage that decide a training's result, with their values for this training."""
     lineage, user_ops = read_lineage(), request.feature_set.user_ops()
     return {
         "snapshot_manifest_sha256": request.snapshot.manifest_sha256,
@@ -189,8 +183,11 @@ def _expected_lineage(request: TrainRequest) -> dict[str, Json]:
     }
 
 
-def _card_matches(version: StoredVersion, wanted: Mapping[str, Json], request: TrainRequest) -> bool:
-    """Return whether the lineage in a version's card has these values; False if the card cannot be read."""
+def _card_matches(version: StoredVersion, lineage: Mapping[str, Json], request: TrainRequest) -> bool:
+    """Return whether a version's card has these values of the lineage and the request's warm start and final fit.
+
+    False if the card cannot be read, or if a timeout ended the search.
+    """
     try:
         data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
         if request.snapshot.manifest_sha256.encode() not in data:
@@ -200,25 +197,26 @@ def _card_matches(version: StoredVersion, wanted: Mapping[str, Json], request: T
     except InputError:
         return False
     return (
-        {name: card.value("lineage", name) for name in wanted} == wanted
+        {name: card.value("lineage", name) for name in lineage} == lineage
         and (card.fitted_on, card.text("search", "ended_by")) == (request.final, "trials")
         and card.value("search", "warm_start") == (request.warm_start and request.warm_start.to_json())
     )
 
 
 def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
+    """Return whether a version has the signature that this signer would make; True without a signer."""
     if signer is None:
         return True
-    path = version.folder / SIGNATURE
     try:
-        found = read_file(path, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
+        signature = read_file(version.folder / SIGNATURE, max_bytes=MAX_SIGNATURE_BYTES, what="the signature")
     except InputError:
         return False
     # Ed25519 signatures are deterministic.
-    return found == signer.sign(version.manifest)
+    return signature == signer.sign(version.manifest)
 
 
 def _read_config(version: StoredVersion, card: ModelCard) -> TrainConfig:
+    """Return the configuration that the card says the version was trained with; raise InputError if it is invalid."""
     config = card.value("lineage", "config")
     if not isinstance(config, dict):
         raise InputError(f"the card of {version.name} lacks the configuration that it was trained with")

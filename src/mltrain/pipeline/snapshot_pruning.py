@@ -27,7 +27,7 @@ class KeptSnapshot:
     """An old snapshot that was not removed.
 
     Attributes:
-        id: Its id.
+        id: Id of the snapshot.
         why: Why it is still needed.
     """
 
@@ -37,11 +37,11 @@ class KeptSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PrunedSnapshots:
-    """The result of `prune_snapshots`.
+    """Which old snapshots were removed, and which were not.
 
     Attributes:
-        removed: Ids, oldest first.
-        kept: Old ones that are still needed.
+        removed: Ids of the removed snapshots, oldest first.
+        kept: Old snapshots that are still needed, oldest first.
     """
 
     removed: tuple[str, ...]
@@ -49,16 +49,15 @@ class PrunedSnapshots:
 
 
 def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
-    """Remove all but the `keep` newest snapshots; damaged ones do not count.
+    """Remove the snapshots that are older than the `keep` newest sound ones; damaged ones do not count as kept.
 
-    Never removed are `latest`, a snapshot that the card of a version names (its figures could not be recomputed any
-    more), one that is being trained on, and anything that is not a folder.
+    Never removed are `latest`, a snapshot that the card of a version names (the card's figures could not be recomputed
+    any more), one that is being trained on, and anything that is not a folder.
 
     Raises:
-        InputError: A damaged version hides which snapshot it needs, `latest` is not a pointer, or the pointer to the
-            live version was lost.
+        InputError: A version is damaged, so that the snapshot it needs is unknown; `latest` is not a pointer; or the
+            pointer to the live version was lost.
         LockedError: Another mltrain is publishing a snapshot.
-        MachineError: A folder cannot be read or removed.
     """
     folder = data_dir / FOLDER
     if not folder.is_dir():
@@ -66,28 +65,34 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
     with lock_folder(folder, purpose="pruning snapshots"):
         # Raises if `latest` is damaged: it would be unknown which snapshot to keep.
         read_pointer(folder / LATEST)
-        rows = list_snapshots(data_dir)
-        intact = [place for place, row in enumerate(rows) if row.problem is None]
-        # Everything before the `keep`-th newest intact snapshot.
-        end = len(rows) if keep == 0 else intact[-keep] if keep <= len(intact) else 0
-        old = rows[:end]
-        needed = {
-            **_trained_on(data_dir),
-            **{row.id: "it is the latest" for row in old if row.latest},
-            **{row.id: "it is not a folder" for row in old if not _is_folder(folder / row.id)},
-        }
-        removed = tuple(row.id for row in old if row.id not in needed)
-        for name in removed:
-            remove_folder(folder / name)
-        return PrunedSnapshots(removed, tuple(KeptSnapshot(r.id, needed[r.id]) for r in old if r.id in needed))
+        snapshots = list_snapshots(data_dir)
+        sound = [position for position, row in enumerate(snapshots) if row.problem is None]
+        # Everything before the `keep`-th newest sound snapshot.
+        end = len(snapshots) if keep == 0 else sound[-keep] if keep <= len(sound) else 0
+        needed = _find_needed(data_dir)
+        removed, kept = [], []
+        for row in snapshots[:end]:
+            path = folder / row.id
+            if path.is_symlink() or not path.is_dir():
+                needed[row.id] = "it is not a folder"
+            elif row.latest:
+                needed[row.id] = "it is the latest"
+            if row.id in needed:
+                kept.append(KeptSnapshot(row.id, needed[row.id]))
+            else:
+                removed.append(row.id)
+        for snapshot_id in removed:
+            remove_folder(folder / snapshot_id)
+        return PrunedSnapshots(tuple(removed), tuple(kept))
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def _find_needed(data_dir: Path) -> dict[str, str]:
+    """Return the ids of the snapshots that versions were trained on or are being trained on, and a sentence why.
 
-
-def _trained_on(data_dir: Path) -> dict[str, str]:
-    """Return the snapshots that versions or running trainings need, and why."""
+    Raises:
+        InputError: A version is damaged, so that the snapshot it needs is unknown, or the pointer to the live version
+            was lost.
+    """
     needed = {}
     store = Store(data_dir)
     store.check_pointer()
@@ -100,7 +105,7 @@ def _trained_on(data_dir: Path) -> dict[str, str]:
         needed[row.snapshot] = f"version {row.version} was trained on it"
     studies = data_dir / "studies"
     for lock in sorted(studies.glob("*.lock")) if studies.is_dir() else ():
-        found = _SNAPSHOT_OF_STUDY.match(lock.name)
-        if found is not None and is_locked(lock):
-            needed.setdefault(found[0], "it is being trained on")
+        snapshot_id = _SNAPSHOT_OF_STUDY.match(lock.name)
+        if snapshot_id is not None and is_locked(lock):
+            needed.setdefault(snapshot_id[0], "it is being trained on")
     return needed

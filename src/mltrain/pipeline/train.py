@@ -1,4 +1,4 @@
-"""The training: candles to a calibrated, documented, judged and stored version. One line a step."""
+"""Train: turn candles into a calibrated, judged, documented and stored version."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mltrain.training.split import Split
 
 
-# A prune holds the lock for a moment, only to see whether it is held.
+# A prune holds a study's lock for a moment, only to see whether a training holds it.
 _STUDY_WAIT_S: Final = 1.0
 
 
@@ -63,7 +63,7 @@ class TrainReport:
         promoted: Whether it is the live version now.
         held: Why a GO was not promoted automatically, although promotion was not switched off; else None.
         model_sha256: Hash of its lgbm.pkl.
-        training: All results.
+        training: Data, model, measurements and verdict.
     """
 
     version: str
@@ -75,7 +75,7 @@ class TrainReport:
 
 
 class _WarningRecorder:
-    """Passes progress on, and keeps the warnings for the card."""
+    """Forwards everything to another `Progress`, and keeps the warnings for the model card."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -88,39 +88,25 @@ class _WarningRecorder:
 
 
 def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport | StoredVersion:
-    """Train as `train_anew` does, unless a stored version already has the result.
-
-    Args:
-        request: The training.
-        store: The store of the versions.
-        now_ms: The clock, ms UTC: it names the version.
-        progress: Receives every stage.
-
-    Returns:
-        The report; or the version that the training would only repeat, with nothing written.
-    """
+    """Train a version as `train_anew` does; if a stored version already has the result, return that one instead."""
     return find_same_version(request, store) or train_anew(request, store, now_ms=now_ms, progress=progress)
 
 
 def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport:
     """Train, calibrate, judge, document and store one version, and promote it if its gates say GO.
 
-    Args:
-        request: The training.
-        store: The store of the versions.
-        now_ms: The clock, ms UTC: it names the version.
-        progress: Receives every stage.
+    The date of the current time, `now_ms` in ms UTC, names the version.
 
     Raises:
-        InputError: The snapshot is damaged, too short, or lacks what a feature reads.
+        InputError: The snapshot is damaged, too short, or lacks a column or a leader that a feature reads.
         LeakageError: A guard failed.
         LockedError: The same study is being trained now, or the store is locked for longer than the wait.
-        MachineError: The machine refused a file, or has not enough memory.
+        MachineError: A file cannot be read or written, or the memory is not enough.
     """
-    # A dangling pointer must not be found only after the search.
+    # Raises now, instead of after the search, if the pointer to the live version is damaged.
     store.live_version()
     recorder = _WarningRecorder(progress)
-    request = fit_memory(request, available=available_memory(), progress=progress)
+    request = fit_memory(request, available_bytes=available_memory(), progress=progress)
     data = prepare(request.snapshot, request.feature_set, request.config, recorder)
     # Nothing is written for a snapshot that cannot be trained on.
     store.prepare()
@@ -128,7 +114,7 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
     make_folder(studies)
     with hold_lock(studies / f"{request.study}.lock", wait_s=_STUDY_WAIT_S, purpose=f"train {request.study}"):
         sweep_temps(studies, of=f"{request.study}.")
-        _keep_from_pruning(request.snapshot, store)
+        _check_not_pruned(request.snapshot, store)
         model = fit_model(
             data,
             request.config,
@@ -163,23 +149,31 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
         version = publish(training, scored, store)
         promoted, held = False, verdict.held
         if request.promote and verdict.go and held is None:
-            judged = None if champion is None else champion.version.name
-            promoted, held = _promote(version, store, by=request.by, judged=judged, now_ms=now_ms)
-    model_sha256 = next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE)
-    return TrainReport(version.name, version.folder, promoted, held, model_sha256, training)
+            compared = None if champion is None else champion.version.name
+            held = _promote(version, store, by=request.by, compared=compared, now_ms=now_ms)
+            promoted = held is None
+    return TrainReport(
+        version=version.name,
+        folder=version.folder,
+        promoted=promoted,
+        held=held,
+        model_sha256=next(entry.sha256 for entry in version.manifest.files if entry.path == MODEL_FILE),
+        training=training,
+    )
 
 
-def _keep_from_pruning(snapshot: Snapshot, store: Store) -> None:
-    """Make sure that a snapshot is still there, now that the study's lock makes a prune spare it.
+def _check_not_pruned(snapshot: Snapshot, store: Store) -> None:
+    """Raise if the snapshot was removed while its candles were read; call this while the study's lock is held.
 
-    A prune that looked before the lock was held may still be removing it; once its own lock is free, it has ended.
+    Pruning spares a snapshot whose study is locked. A prune that began before the study was locked may still be
+    removing the snapshot; it has ended once its own lock is free.
 
     Raises:
-        InputError: The snapshot was removed while its candles were prepared.
+        InputError: The snapshot was removed.
     """
     folder = store.data_dir / FOLDER
     if real_path(snapshot.path.parent) != real_path(folder):
-        # Elsewhere nothing is pruned, and no lock file belongs there.
+        # Only the data folder's snapshots are pruned, and no lock file belongs elsewhere.
         return
     with lock_folder(folder, purpose=f"reopening the snapshot {snapshot.id}"):
         open_snapshot(store.data_dir, snapshot.path.name)
@@ -195,29 +189,23 @@ def fit_model(
     warm_start: Mapping[str, float] | None = None,
     final: Literal["inner", "all"] = "inner",
 ) -> FittedModel:
-    """Search, fit and calibrate; of the holdout's rows, only their number and times are read.
+    """Search hyperparameters, fit the calibrator on out-of-fold scores, and fit the final booster.
 
-    Args:
-        data: The rows.
-        config: The configuration.
-        journal: The file of the study.
-        execution: How the search is run.
-        progress: Receives every trial.
-        warm_start: Parameters that are tried right after LightGBM's defaults.
-        final: The rows that the served model is fitted on.
+    The hyperparameters `warm_start` are tried right after LightGBM's defaults. With `final="all"` the served booster is
+    another one than the evaluated, fitted on every row; otherwise only number and times of the holdout's rows are read.
 
     Raises:
-        InputError: No feature is usable, the scores are too few for the calibration that was asked for, or a study
-            that was to be resumed is damaged.
+        InputError: No feature is usable, the scores are too few for the chosen calibration, or the journal to resume
+            from is damaged.
         MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice at one trial.
     """
     samples, split = data.samples, data.split
-    found = search(
+    result = search(
         samples, split, config, journal=journal, execution=execution, progress=progress, warm_start=warm_start
     )
     progress.stage("final fit")
-    choice = calibrate(config.calibration, found.oof.scores, samples.y[found.oof.rows], found.oof.fold)
-    best = found.best
+    best, oof = result.best, result.oof
+    choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
     evaluated = Bundle(
         model_text=fit_final(samples, split, config, tuned=best.params, rounds=best.rounds),
         calibrator=choice.calibrator,
@@ -230,37 +218,40 @@ def fit_model(
     if final == "all":
         text = fit_final(samples, split, config, tuned=best.params, rounds=best.rounds, final="all")
         served = replace(evaluated, model_text=text)
-    return FittedModel(found, choice, evaluated, served, final)
+    return FittedModel(search=result, calibration=choice, evaluated=evaluated, served=served, fitted_on=final)
 
 
 def _record_look(
     request: TrainRequest, split: Split, store: Store, *, configuration_sha256: str, now_ms: int
 ) -> LookCounts:
-    """Log that the holdout is about to be scored, and count the earlier looks at its range.
+    """Log that the holdout is about to be scored, and return the counts of earlier looks at its time range.
 
-    Parameters that were chosen or judged on a part of it have looked at that part. Having been chosen there is a
-    selection; having been judged there only, as in a nightly training from the version before, is not.
+    If the parameters of a warm start were chosen or judged on a part of the holdout, a look at that part is logged,
+    too. Parameters that were chosen there count as a selection. Parameters that were only judged there do not: this
+    happens in nightly trainings that start from the previous version.
     """
-    start, end, warm_start = split.holdout.start_ms, split.holdout.end_ms, request.warm_start
-    if warm_start is not None and warm_start.end_ms > start:
-        chosen = warm_start.chosen_until_ms > start
+    start_ms, end_ms, warm_start = split.holdout.start_ms, split.holdout.end_ms, request.warm_start
+    if warm_start is not None and warm_start.end_ms > start_ms:
+        was_chosen_here = warm_start.chosen_until_ms > start_ms
         store.record_look(
-            start_ms=max(start, warm_start.start_ms),
-            end_ms=min(end, warm_start.chosen_until_ms if chosen else warm_start.end_ms),
+            start_ms=max(start_ms, warm_start.start_ms),
+            end_ms=min(end_ms, warm_start.chosen_until_ms if was_chosen_here else warm_start.end_ms),
             study=f"{WARM_START}{warm_start.version} of {request.study}",
             now_ms=now_ms,
-            configuration_sha256=None if chosen else configuration_sha256,
+            configuration_sha256=None if was_chosen_here else configuration_sha256,
         )
-    looks = count_looks(
-        store.looks(), start_ms=start, end_ms=end, study=request.study, configuration_sha256=configuration_sha256
+    study = request.study
+    counts = count_looks(
+        store.looks(), start_ms=start_ms, end_ms=end_ms, study=study, configuration_sha256=configuration_sha256
     )
     store.record_look(
-        start_ms=start, end_ms=end, study=request.study, now_ms=now_ms, configuration_sha256=configuration_sha256
+        start_ms=start_ms, end_ms=end_ms, study=study, now_ms=now_ms, configuration_sha256=configuration_sha256
     )
-    return looks
+    return counts
 
 
 def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
+    """Return the thresholds of gates and guards that are easier to pass than the packaged ones."""
     packaged = load_config(None, overrides={})
     return (
         *find_loosened(config.gates, packaged.gates),
@@ -268,23 +259,20 @@ def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
     )
 
 
-def _promote(
-    version: StoredVersion, store: Store, *, by: str, judged: str | None, now_ms: int
-) -> tuple[bool, str | None]:
-    """Make a GO version live, unless another version than the one it was compared with has become live.
+def _promote(version: StoredVersion, store: Store, *, by: str, compared: str | None, now_ms: int) -> str | None:
+    """Make a GO version live, unless another version than `compared` is live by now; return why not, or None.
 
-    Returns:
-        Whether it was promoted; if not, why.
+    `compared` names the live version that the new one was compared with; None if there was none.
     """
 
-    def check(_: StoredVersion, best: StoredVersion) -> None:
-        if best.name != judged:
+    def check_compared(_: StoredVersion, live: StoredVersion) -> None:
+        if live.name != compared:
             raise NoGoError(
-                f"{best.name} became the live version during the training, so this one was not compared with it"
+                f"{live.name} became the live version during the training, so this one was not compared with it"
             )
 
     try:
-        promote_version(store, version.name, why="its gates say GO", by=by, now_ms=now_ms, check=check)
+        promote_version(store, version.name, why="its gates say GO", by=by, now_ms=now_ms, check=check_compared)
     except NoGoError as err:
-        return False, err.message
-    return True, None
+        return err.message
+    return None

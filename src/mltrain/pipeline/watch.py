@@ -3,8 +3,8 @@
 Times are those of the source's clock. Only the age of candles from files is judged by the machine's clock, because the
 clock of files is their last candle. Each poll asks for everything from the first unknown candle on, so that an outage
 of any length loses no candle: they follow in order once the source answers again. A missing candle is requested again
-for some seconds before it counts as a gap; a symbol waits as long for its leader. After a fault of the source, a
-warning is issued and the pauses grow. Rows that have become too old to act on are refused as stale.
+for some seconds before it counts as a gap; a symbol waits as long for its leader. After a fault of the source there is
+a warning, and the pauses grow. Rows that have become too old to act on are refused as stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GRACE_MS: Final = 10_000
 MIN_POLLS: Final = 3
 # A candle takes a moment to appear after its close.
-PUBLISHED_MS: Final = 250
+PUBLISH_DELAY_MS: Final = 250
 # Pause between two polls for a late candle, and the longest pause after a fault.
 RETRY_S: Final = 1.0
 MAX_PAUSE_S: Final = 30.0
@@ -39,10 +39,10 @@ MAX_PAUSE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Poll:
-    """The result of one poll.
+    """The result of one request for new candles.
 
     Attributes:
-        rows: ts, symbol, p, raw, refused of the candles that are due, by time; may be empty.
+        rows: ts, symbol, p, raw, refused of the new candles, by time; may be empty.
         wait_s: Seconds to wait before the next poll.
     """
 
@@ -54,10 +54,11 @@ class Watch:
     """Polls a source, and scores the candles that have closed.
 
     Args:
-        model: The model; if it follows a pointer, a promotion takes effect with the next candle.
+        model: The model; if it follows the live version, a promotion takes effect with the next candle.
         source: The source of the candles.
         progress: Receives a warning for each fault.
-        clock: Returns seconds since 1970, as `time.time` does: used to judge staleness; None: the source's clock.
+        clock: Returns seconds since 1970, as `time.time` does; decides which candles are stale. None: the source's
+            clock.
     """
 
     def __init__(
@@ -68,106 +69,109 @@ class Watch:
         self._source = source
         self._progress = progress
         self._step_ms = interval_ms(model.interval)
-        self._bars, self._symbols, self._leaders = model.lookback_bars, model.symbols, model.feature_set.leaders
-        self._held: dict[str, pl.DataFrame] = {}
-        # Exclusive ends: until when the candles of a symbol are known or given up, and its rows were returned.
+        self._adopt_version()
+        self._candles: dict[str, pl.DataFrame] = {}
+        # Per symbol, exclusive ends, ms UTC: until when candles are known or given up as missing, and until when rows
+        # were returned.
         self._known_until_ms: dict[str, int] = {}
         self._returned_until_ms: dict[str, int] = {}
-        # Open times of missing candles, and in how many polls in a row they were missing.
-        self._missing: dict[str, dict[int, int]] = {}
+        # Per symbol: open time of each missing candle, ms UTC, and in how many polls in a row it was missing.
+        self._missed_polls: dict[str, dict[int, int]] = {}
         self._failures = 0
 
+    def _adopt_version(self) -> None:
+        """Read lookback, symbols and leaders of the model's current version."""
+        self._lookback_bars, self._symbols = self._model.lookback_bars, self._model.symbols
+        self._leaders = self._model.feature_set.leaders
+
     def start(self) -> None:
-        """Check the symbols.
+        """Raise InputError if the source lacks a symbol or a leader of the model, SourceError if it does not answer."""
+        self._source.check_symbols(tuple(self._needed_symbols()))
 
-        Raises:
-            InputError: The source lacks one.
-            SourceError: The source does not answer.
-        """
-        self._source.check_symbols(self._wanted())
-
-    def _wanted(self) -> tuple[str, ...]:
-        return tuple(sorted({*self._symbols, *self._leaders}))
+    def _needed_symbols(self) -> list[str]:
+        return sorted({*self._symbols, *self._leaders})
 
     def poll(self) -> Poll:
-        """Ask the source once."""
+        """Ask the source for new candles, and score them; a fault becomes a warning and a longer wait."""
         try:
             return self._poll()
         except (SourceError, InputError) as err:
-            # An InputError of the model too: it may have been replaced during the poll.
+            # An InputError of the model, too: it may have been replaced during the poll.
             pause_s = min(MAX_PAUSE_S, RETRY_S * 2.0**self._failures)
             self._failures += 1
             self._progress.warn(f"{err.message}; trying again in {pause_s:g} s")
             return Poll(self._no_rows(), pause_s)
 
     def _poll(self) -> Poll:
-        self._follow_model()
+        held_bars = self._lookback_bars
+        # Another version may have been promoted since the last poll.
+        self._adopt_version()
+        if self._lookback_bars > held_bars:
+            # Fetch everything again, because the candles held do not reach far enough back.
+            self._candles, self._known_until_ms, self._missed_polls = {}, {}, {}
         self._source.renew_clock()
         clock_ms = self._source.clock_ms(self._symbols)
         end_ms = clock_ms // self._step_ms * self._step_ms
-        unknown = {s: span for s in self._wanted() if (span := self._unknown(s, end_ms)) is not None}
-        for symbol, found in self._source.candles_of(unknown).items():
-            self._extend(symbol, unknown[symbol], found, clock_ms)
-        rows = self._due(end_ms, clock_ms)
+        requested = {}
+        first_needed_ms = end_ms - (self._lookback_bars + MAX_AGE_BARS) * self._step_ms
+        for symbol in self._needed_symbols():
+            first_ms = self._known_until_ms.setdefault(symbol, first_needed_ms)
+            self._returned_until_ms.setdefault(symbol, end_ms - self._step_ms)
+            if first_ms < end_ms:
+                requested[symbol] = TimeRange(first_ms, end_ms)
+        for symbol, new in self._source.candles_of(requested).items():
+            self._add_candles(symbol, new, requested[symbol], clock_ms)
+        rows = self._score_new(clock_ms)
+        self._drop_old_candles(end_ms)
         if self._failures:
             self._progress.warn("the source answers again")
             self._failures = 0
         if min(self._returned_until_ms[symbol] for symbol in self._symbols) < end_ms:
             return Poll(rows, RETRY_S)
-        return Poll(rows, (end_ms + self._step_ms - clock_ms + PUBLISHED_MS) / 1000)
-
-    def _follow_model(self) -> None:
-        """Adopt the symbols and the lookback of the current version: it may have been promoted since the last poll."""
-        bars = self._model.lookback_bars
-        if bars > self._bars:
-            # A longer past is needed than is held.
-            self._held, self._known_until_ms, self._missing = {}, {}, {}
-        self._bars, self._symbols, self._leaders = bars, self._model.symbols, self._model.feature_set.leaders
+        return Poll(rows, (end_ms + self._step_ms - clock_ms + PUBLISH_DELAY_MS) / 1000)
 
     def _no_rows(self) -> pl.DataFrame:
         return self._model.predict_candles({})
 
-    def _unknown(self, symbol: str, end_ms: int) -> TimeRange | None:
-        """Return the time range of the unknown candles of a symbol; None if there are none."""
-        bars = self._bars + MAX_AGE_BARS
-        first_ms = self._known_until_ms.setdefault(symbol, end_ms - bars * self._step_ms)
-        self._returned_until_ms.setdefault(symbol, end_ms - self._step_ms)
-        return TimeRange(first_ms, end_ms) if first_ms < end_ms else None
+    def _add_candles(self, symbol: str, new: pl.DataFrame, requested: TimeRange, clock_ms: int) -> None:
+        """Add the candles that the source returned for a time range, and update until when candles are known.
 
-    def _extend(self, symbol: str, requested: TimeRange, found: pl.DataFrame, clock_ms: int) -> None:
-        """Add the candles that the source returned for a symbol, and update until when they are known."""
+        A missing candle ends the known range until it was absent from MIN_POLLS polls and is GRACE_MS late.
+        """
         first_ms, end_ms = requested.start_ms, requested.end_ms
-        held = self._held.get(symbol)
+        held = self._candles.get(symbol)
         if held is not None:
-            found = pl.concat([held.filter(pl.col("ts").dt.timestamp("ms") < first_ms), found])
-        self._held[symbol] = found
-        present = set(times_ms(found).tolist())
-        before = self._missing.get(symbol, {})
+            new = pl.concat([held.filter(pl.col("ts").dt.timestamp("ms") < first_ms), new])
+        self._candles[symbol] = new
+        present = set(times_ms(new).tolist())
+        earlier = self._missed_polls.get(symbol, {})
         missing = [ms for ms in range(first_ms, end_ms, self._step_ms) if ms not in present]
-        self._missing[symbol] = counts = {ms: before.get(ms, 0) + 1 for ms in missing}
-        late = (ms for ms in missing if counts[ms] < MIN_POLLS or ms + self._step_ms + GRACE_MS > clock_ms)
-        self._known_until_ms[symbol] = next(late, end_ms)
+        self._missed_polls[symbol] = counts = {ms: earlier.get(ms, 0) + 1 for ms in missing}
+        awaited = (ms for ms in missing if counts[ms] < MIN_POLLS or ms + self._step_ms + GRACE_MS > clock_ms)
+        self._known_until_ms[symbol] = next(awaited, end_ms)
 
-    def _due(self, end_ms: int, clock_ms: int) -> pl.DataFrame:
-        """Return the rows whose candles are known and that were not returned yet, by time."""
-        leaders = [self._known_until_ms[leader] for leader in self._leaders]
+    def _score_new(self, clock_ms: int) -> pl.DataFrame:
+        """Return the rows that were not returned yet and whose candles are known, by time.
+
+        A row is returned without its leader's candle once it is GRACE_MS late.
+        """
+        leaders_known_ms = [self._known_until_ms[leader] for leader in self._leaders]
+        overdue_ms = (clock_ms - GRACE_MS) // self._step_ms * self._step_ms
         tables, returned = [], {}
         for symbol in self._symbols:
-            until_ms = min([self._known_until_ms[symbol], *leaders])
-            overdue_ms = (clock_ms - GRACE_MS) // self._step_ms * self._step_ms
-            until_ms = max(until_ms, min(overdue_ms, self._known_until_ms[symbol]))
+            known_ms = self._known_until_ms[symbol]
+            until_ms = max(min([known_ms, *leaders_known_ms]), min(overdue_ms, known_ms))
             if until_ms > self._returned_until_ms[symbol]:
                 tables.append(self._score(symbol, until_ms, clock_ms))
                 returned[symbol] = until_ms
         self._returned_until_ms |= returned
-        self._forget(end_ms)
         return pl.concat(tables).sort("ts", maintain_order=True) if tables else self._no_rows()
 
     def _score(self, symbol: str, until_ms: int, clock_ms: int) -> pl.DataFrame:
+        """Return a symbol's rows that open before `until_ms` and were not returned yet; old ones are refused."""
         from_ms = self._returned_until_ms[symbol]
-        reach_ms = from_ms - (self._bars - 1) * self._step_ms
-        read = [symbol, *(leader for leader in self._leaders if leader != symbol)]
-        candles = {name: _between(self._held[name], reach_ms, until_ms) for name in read}
+        first_ms = from_ms - (self._lookback_bars - 1) * self._step_ms
+        candles = {name: _slice_times(self._candles[name], first_ms, until_ms) for name in [symbol, *self._leaders]}
         table = self._model.predict_candles(candles, rows="all").filter(
             (pl.col("symbol") == symbol) & (pl.col("ts").dt.timestamp("ms") >= from_ms)
         )
@@ -179,28 +183,23 @@ class Watch:
             refused=pl.when(old & pl.col("refused").is_null()).then(pl.lit(STALE)).otherwise("refused"),
         )
 
-    def _forget(self, end_ms: int) -> None:
+    def _drop_old_candles(self, end_ms: int) -> None:
         """Drop the candles that no later row reads."""
         next_ms = min([end_ms, *self._returned_until_ms.values()])
-        reach_ms = next_ms - (self._bars + MAX_AGE_BARS) * self._step_ms
-        self._held = {symbol: _between(frame, reach_ms, end_ms) for symbol, frame in self._held.items()}
+        first_ms = next_ms - (self._lookback_bars + MAX_AGE_BARS) * self._step_ms
+        self._candles = {symbol: _slice_times(frame, first_ms, end_ms) for symbol, frame in self._candles.items()}
 
 
-def _between(frame: pl.DataFrame, first_ms: int, end_ms: int) -> pl.DataFrame:
-    times = times_ms(frame)
-    start, stop = times.searchsorted([first_ms, end_ms]).tolist()
+def _slice_times(frame: pl.DataFrame, first_ms: int, end_ms: int) -> pl.DataFrame:
+    """Return the candles whose open times, ms UTC, are in [first_ms, end_ms)."""
+    start, stop = times_ms(frame).searchsorted([first_ms, end_ms]).tolist()
     return frame.slice(start, stop - start)
 
 
-def watch(source: Watch, wait: Callable[[float], None]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of each poll that found some, forever.
-
-    Args:
-        source: The watch to poll.
-        wait: Waits for a number of seconds, such as `time.sleep`.
-    """
+def watch(watching: Watch, wait: Callable[[float], None]) -> Iterator[pl.DataFrame]:
+    """Poll forever, and yield the rows of each poll that has some; `wait` waits for seconds, as `time.sleep` does."""
     while True:
-        poll = source.poll()
+        poll = watching.poll()
         if poll.rows.height:
             yield poll.rows
         wait(poll.wait_s)

@@ -35,19 +35,8 @@ if TYPE_CHECKING:
 
 
 def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersion:
-    """Store a version whole, load it back from disk, and compare its predictions.
-
-    Args:
-        training: All results; its time names the version.
-        scored: The rows of the holdout with predictions.
-        store: The store of the versions.
-
-    Raises:
-        InputError: The stored model predicts something else than the one in memory.
-        LockedError: The store is locked for longer than the wait.
-        MachineError: The machine refuses to write.
-    """
-    holdout = _score_table(scored.rows, scored.raw, scored.p, scored.moves)
+    """Write a training to the store as a new version, load it back, and check that it predicts the same."""
+    holdout = _build_score_table(scored.rows, scored.raw, scored.p, scored.moves)
     trials = pl.DataFrame(
         [
             {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.rounds, **t.params}
@@ -57,18 +46,18 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     files = {
         MODEL_FILE: training.model.served.to_bytes(),
         "features.yml": training.data.feature_set.to_yaml(),
-        TRIALS_FILE: _parquet(trials),
-        HOLDOUT_FILE: _parquet(holdout),
-        OOF_FILE: _parquet(_oof_table(training)),
+        TRIALS_FILE: _to_parquet(trials),
+        HOLDOUT_FILE: _to_parquet(holdout),
+        OOF_FILE: _to_parquet(_build_oof_table(training)),
     }
-    data = card_bytes(build_card(training, files))
+    card_json = card_bytes(build_card(training, files))
     # Parsed again, so that the report is drawn from what a reader of the files will see.
-    card = ModelCard.from_json(parse_json(data, where="the card"))
+    card = ModelCard.from_json(parse_json(card_json, where="the card"))
     report = draft_report(Material(card, parse_holdout(holdout, card, where="the holdout"), trials))
     now_ms = training.provenance.now_ms
     version = publish_version(
         store,
-        {**files, CARD_FILE: data},
+        {**files, CARD_FILE: card_json},
         date=day_name(now_ms),
         now_ms=now_ms,
         verdict=training.verdict.word,
@@ -78,8 +67,8 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     return version
 
 
-def _oof_table(training: Training) -> pl.DataFrame:
-    """Return the out-of-fold scores of the best trial, with the fold of each row, from 1."""
+def _build_oof_table(training: Training) -> pl.DataFrame:
+    """Return the rows that the best trial scored out of fold, as `_build_score_table` does, and their fold, from 1."""
     data, search = training.data, training.model.search
     # Without the features: `take_rows` copies.
     rows = take_rows(replace(data.samples, x=data.samples.x[:, :0], names=()), search.oof.rows)
@@ -91,13 +80,16 @@ def _oof_table(training: Training) -> pl.DataFrame:
     )
     p = training.model.calibration.calibrator.apply(search.oof.scores)
     fold = pl.Series(search.oof.fold + 1, dtype=pl.Int8)
-    return _score_table(rows, search.oof.scores, p, moves).with_columns(fold=fold)
+    return _build_score_table(rows, search.oof.scores, p, moves).with_columns(fold=fold)
 
 
-def _score_table(
+def _build_score_table(
     rows: Samples, raw: NDArray[np.float64], p: NDArray[np.float64], moves: ForwardReturns
 ) -> pl.DataFrame:
-    """Return rows with their predictions and price moves, from which the reported figures can be recomputed."""
+    """Return a table of n rows with label, predictions and returns, from which reported figures can be recomputed.
+
+    Raw scores and calibrated probabilities of up are in [0, 1], shapes (n,); the returns `moves` are in bps.
+    """
     return pl.DataFrame(
         {
             "ts": pl.Series(rows.ts_ms).cast(TS_DTYPE),
@@ -112,7 +104,7 @@ def _score_table(
     )
 
 
-def _parquet(table: pl.DataFrame) -> bytes:
+def _to_parquet(table: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[str, ...]:
-    """Return why the new version is no drop-in replacement for the old one; see `model_contract.contract_differences`.
+    """Return why the new version is no drop-in replacement for the old one, one sentence each; empty if it is one.
 
     Raises:
         InputError: A version is damaged.
         OwnOpsError: They differ, and one was trained with user ops that are not loaded.
     """
-    facts = _facts_in_card(new)
-    if facts is not None and facts == _facts_in_card(old):
+    fields = _read_meaning_fields(new)
+    if fields is not None and fields == _read_meaning_fields(old):
         return ()
     from mltrain.artifact.model_contract import contract_differences
 
@@ -35,7 +35,7 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
-    """Raise unless the new version is a drop-in replacement for the live one; `promote_version` takes it as its check.
+    """Raise unless the new version is a drop-in replacement for the old one; a check for `promote_version`.
 
     Raises:
         NoGoError: It is no replacement; the message lists every difference.
@@ -48,10 +48,10 @@ def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
         )
 
 
-def _facts_in_card(version: StoredVersion) -> tuple[Json, ...] | None:
-    """Return the card's fields that determine the model's meaning; None if the card lacks one."""
-    data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
-    card = ModelCard.from_json(parse_json(data, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES))
+def _read_meaning_fields(version: StoredVersion) -> tuple[Json, ...] | None:
+    """Read registry, user ops and symbols from a version's card: equal ones mean the same; None if one is missing."""
+    card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+    card = ModelCard.from_json(parse_json(card_json, where=str(version.folder / CARD_FILE), max_bytes=MAX_CARD_BYTES))
     lineage, train = card.entries("lineage"), card.entries("train")
     if not {"registry_sha256", "own_ops"} <= lineage.keys() or "symbols" not in train:
         return None

@@ -33,48 +33,46 @@ _LEAVES: Final = re.compile(r"^num_leaves=(\d+)$", re.MULTILINE)
 
 
 def explain_matrix(loaded: LoadedModel, x: NDArray[np.float32]) -> pl.DataFrame:
-    """Explain finite rows of features, shape (n, f).
+    """Return what each feature contributed to the raw scores of finite rows, shape (n, f), in log odds.
 
     Returns:
-        `log_odds` (of the raw score), `base` (of no feature), and one column `contribution_<feature>` for each:
-        log_odds = base + the contributions, to rounding.
+        n rows: `log_odds` of the raw score, `base` (the part that no feature explains), and a column
+        `contribution_<feature>` for each feature. log_odds = base + the contributions, up to rounding.
     """
     names = [PREFIX + name for name in loaded.names]
     if not x.shape[0]:
         return pl.DataFrame(schema=dict.fromkeys(["log_odds", "base", *names], pl.Float64))
-    found = np.asarray(loaded.booster.predict(x, pred_contrib=True, num_threads=1))
+    # Shape (n, f + 1): LightGBM appends the base.
+    contributions = np.asarray(loaded.booster.predict(x, pred_contrib=True, num_threads=1))
     log_odds = np.asarray(loaded.booster.predict(x, raw_score=True, num_threads=1))
-    columns = {name: found[:, i] for i, name in enumerate(names)}
-    return pl.DataFrame({"log_odds": log_odds, "base": found[:, -1], **columns})
+    columns = {name: contributions[:, i] for i, name in enumerate(names)}
+    return pl.DataFrame({"log_odds": log_odds, "base": contributions[:, -1], **columns})
 
 
 def mean_contributions(loaded: LoadedModel, x: NDArray[np.float32]) -> dict[str, float]:
-    """Return the mean absolute contribution of each feature, in log odds.
+    """Return the mean absolute contribution of each feature to the raw score, in log odds, by feature name.
 
-    Args:
-        loaded: The model.
-        x: Finite rows of features, shape (n, f), n >= 1; from many rows, equally spaced ones are taken.
+    The rows `x` are finite, shape (n, f), n >= 1; from many rows, equally spaced ones are taken.
     """
     leaves = sum(map(int, _LEAVES.findall(loaded.bundle.model_text)))
-    wanted = max(_MIN_ROWS, min(x.shape[0] // _ROW_STEP, _MAX_ROWS_TIMES_LEAVES // max(leaves, 1)))
-    rows = np.linspace(0, x.shape[0] - 1, min(x.shape[0], wanted)).astype(np.int64)
+    sample_size = max(_MIN_ROWS, min(x.shape[0] // _ROW_STEP, _MAX_ROWS_TIMES_LEAVES // max(leaves, 1)))
+    rows = np.linspace(0, x.shape[0] - 1, min(x.shape[0], sample_size)).astype(np.int64)
     means = explain_matrix(loaded, x[rows]).select(pl.col(PREFIX + name).abs().mean() for name in loaded.names)
     return dict(zip(loaded.names, means.row(0), strict=True))
 
 
 def explain_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
-    """Score rows as `score_rows` does, and explain them; refused rows have nulls."""
+    """Return the columns of `score_rows` and of `explain_matrix` for rows of features; null in refused rows."""
     scored = score_rows(loaded, parts)
     accepted = np.flatnonzero(scored["refused"].is_null().to_numpy())
     x = np.empty((0, len(loaded.names)), np.float32)
     if accepted.size:
         x = np.concatenate([part.x for part in parts])[accepted]
     explained = explain_matrix(loaded, x)
-    # Row of `explained` for each scored row; -1: refused.
-    place = np.full(scored.height, -1)
-    place[accepted] = np.arange(accepted.size)
-    at = pl.Series(place)
-    rows = explained.select(
-        pl.all().gather(at.set(at < 0, None)) if explained.height else pl.all().extend_constant(None, scored.height)
-    )
-    return pl.DataFrame([*scored.get_columns(), *rows.get_columns()])
+    if not explained.height:
+        return scored.hstack(explained.select(pl.all().extend_constant(None, scored.height)))
+    # For each scored row its row in `explained`; null: refused.
+    positions = np.full(scored.height, -1)
+    positions[accepted] = np.arange(accepted.size)
+    indices = pl.Series(positions)
+    return scored.hstack(explained.select(pl.all().gather(indices.set(indices < 0, None))))

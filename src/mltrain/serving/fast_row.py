@@ -33,7 +33,8 @@ SLOW: Final = "Booster.predict"
 _DTYPE_FLOAT32: Final = 0
 _PREDICT_NORMAL: Final = 0
 _PARAMETERS: Final = b"num_threads=1"
-_PLAIN_ROWS: Final = 32
+# Numbers of probe rows with random values, and with values on the trees' thresholds.
+_RANDOM_ROWS: Final = 32
 _THRESHOLD_ROWS: Final = 64
 _SPLITS: Final = re.compile(r"^split_feature=(.*)$", re.MULTILINE)
 _THRESHOLDS: Final = re.compile(r"^threshold=(.*)$", re.MULTILINE)
@@ -46,18 +47,15 @@ class SlowPathWarning(UserWarning):
 class FastRow:
     """Scores single rows of one booster; safe for several threads, each of which gets its own configuration."""
 
-    def __init__(self, booster: Any, features: int) -> None:  # noqa: ANN401 (a lightgbm.Booster)
-        """Look for the C functions.
-
-        Args:
-            booster: The booster; kept alive by this object.
-            features: Number of features of a row.
+    def __init__(self, booster: Any, feature_count: int) -> None:  # noqa: ANN401 (a lightgbm.Booster)
+        """Look up the C functions.
 
         Raises:
             AttributeError: This LightGBM lacks the functions, or keeps its library elsewhere.
         """
+        # Kept alive, because `_handle` belongs to it.
         self._booster = booster
-        self._features = features
+        self._feature_count = feature_count
         self._library = import_lightgbm().basic._LIB  # noqa: SLF001 -- the wheel offers the C API by no other name
         self._handle = booster._handle  # noqa: SLF001 -- the same
         for name in ("FastInit", "Fast"):
@@ -66,7 +64,7 @@ class FastRow:
         self._thread = threading.local()
 
     def score(self, row: NDArray[np.float32]) -> float:
-        """Return the raw score of one row of float32, shape (f,).
+        """Return the raw score, in (0, 1), of one row of features, shape (f,).
 
         Raises:
             RuntimeError: LightGBM reports an error.
@@ -75,20 +73,20 @@ class FastRow:
         try:
             call: _ThreadCall = self._thread.call
         except AttributeError:
-            call = self._thread.call = _ThreadCall(self._library, self._handle, self._features)
+            call = self._thread.call = _ThreadCall(self._library, self._handle, self._feature_count)
         return call.score(row)
 
 
 class _ThreadCall:
-    """The configuration of one thread, with its input and output buffers."""
+    """LightGBM's fast-call configuration for one thread, with its input and output buffers."""
 
     __slots__ = ("__weakref__", "_arguments", "_buffer", "_function", "_result")
 
-    def __init__(self, library: Any, handle: Any, features: int) -> None:  # noqa: ANN401 (ctypes)
+    def __init__(self, library: Any, handle: Any, feature_count: int) -> None:  # noqa: ANN401 (ctypes)
         config, length = ctypes.c_void_p(), ctypes.c_int64(0)
-        self._buffer = np.zeros(features, np.float32)
+        self._buffer = np.zeros(feature_count, np.float32)
         self._result = ctypes.c_double(0.0)
-        _check(
+        _check_code(
             library.LGBM_BoosterPredictForMatSingleRowFastInit(
                 handle,
                 ctypes.c_int(_PREDICT_NORMAL),
@@ -96,7 +94,7 @@ class _ThreadCall:
                 ctypes.c_int(0),
                 ctypes.c_int(0),
                 ctypes.c_int(_DTYPE_FLOAT32),
-                ctypes.c_int32(features),
+                ctypes.c_int32(feature_count),
                 ctypes.c_char_p(_PARAMETERS),
                 ctypes.byref(config),
             )
@@ -107,30 +105,27 @@ class _ThreadCall:
         self._arguments = (config, address, ctypes.byref(length), ctypes.byref(self._result))
 
     def score(self, row: NDArray[np.float32]) -> float:
+        """Return the raw score, in (0, 1), of one row of features, shape (f,)."""
         self._buffer[:] = row
-        _check(self._function(*self._arguments))
+        _check_code(self._function(*self._arguments))
         return self._result.value
 
 
-def _check(code: int) -> None:
+def _check_code(code: int) -> None:
+    """Raise unless a C function returned 0."""
     if code:
         raise RuntimeError(f"LightGBM's single-row call failed with code {code}")
 
 
-def open_fast_row(booster: Any, features: int, model_text: str) -> FastRow | None:  # noqa: ANN401 (a lightgbm.Booster)
-    """Return the single-row call, proved on probe rows; None if it is missing or any score differs.
-
-    Args:
-        booster: The booster.
-        features: Number of features of a row.
-        model_text: The booster's text, whose thresholds are probed.
+def open_fast_row(booster: Any, feature_count: int, model_text: str) -> FastRow | None:  # noqa: ANN401 (a Booster)
+    """Return a booster's single-row call; None if LightGBM lacks it, or if it gives another score on any probe row.
 
     Warns:
-        SlowPathWarning: The call is not used.
+        SlowPathWarning: The result is None; the message says why.
     """
-    probes = probe_rows(model_text, features)
+    probes = make_probe_rows(model_text, feature_count)
     try:
-        fast = FastRow(booster, features)
+        fast = FastRow(booster, feature_count)
         problem = find_mismatch(fast.score, booster, probes)
     except (AttributeError, RuntimeError, ValueError, TypeError, ctypes.ArgumentError) as err:
         problem = f"{type(err).__name__}: {err}"
@@ -149,39 +144,37 @@ def find_mismatch(
     booster: Any,  # noqa: ANN401 (a lightgbm.Booster)
     probes: NDArray[np.float32],
 ) -> str | None:
-    """Say how the scores of single rows differ from `Booster.predict`; None if every probe has the same bits."""
+    """Return how a function's scores of single rows differ from the booster's; None if all have the same bits."""
     expected = np.asarray(booster.predict(probes, num_threads=1))
-    found = np.array([score(row) for row in probes])
-    if found.shape == expected.shape and found.tobytes() == expected.tobytes():
+    scores = np.array([score(row) for row in probes])
+    if scores.shape == expected.shape and scores.tobytes() == expected.tobytes():
         return None
-    wrong = int((found.view(np.int64) != expected.view(np.int64)).sum()) if found.shape == expected.shape else "all"
+    wrong = int((scores.view(np.int64) != expected.view(np.int64)).sum()) if scores.shape == expected.shape else "all"
     return f"{wrong} of {len(probes)} probe rows have another score"
 
 
-def probe_rows(model_text: str, features: int) -> NDArray[np.float32]:
-    """Return probe rows, shape (n, f): random, missing, extreme, on thresholds, and one step above and below.
+def make_probe_rows(model_text: str, feature_count: int) -> NDArray[np.float32]:
+    """Return rows, shape (n, f), of random, missing and extreme values, and of values around a model's thresholds.
 
-    Args:
-        model_text: LightGBM's model text, already checked.
-        features: Number of features of a row.
+    The last three parts, of equal size, are on the thresholds, and one float32 step above and below them.
     """
     rng = np.random.default_rng(0)
-    on = _threshold_rows(model_text, features)
-    spread = np.maximum(np.abs(on).max(axis=0), np.float32(1e-6))
-    plain = (rng.standard_normal((_PLAIN_ROWS, features)) * spread).astype(np.float32)
-    missing = plain.copy()
+    thresholds = _make_threshold_rows(model_text, feature_count)
+    scale = np.maximum(np.abs(thresholds).max(axis=0), np.float32(1e-6))
+    random = (rng.standard_normal((_RANDOM_ROWS, feature_count)) * scale).astype(np.float32)
+    missing = random.copy()
     missing[rng.random(missing.shape) < 0.5] = np.nan
     edges = [0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(np.float32).max, np.finfo(np.float32).tiny]
-    extreme = np.repeat(np.array(edges, np.float32)[:, None], features, axis=1)
-    infinity = np.float32(np.inf)
-    return np.concatenate([plain, missing, extreme, on, np.nextafter(on, infinity), np.nextafter(on, -infinity)])
+    extreme = np.repeat(np.array(edges, np.float32)[:, None], feature_count, axis=1)
+    neighbours = [np.nextafter(thresholds, np.float32(limit)) for limit in (np.inf, -np.inf)]
+    return np.concatenate([random, missing, extreme, thresholds, *neighbours])
 
 
-def _threshold_rows(model_text: str, features: int) -> NDArray[np.float32]:
-    """Return rows, shape (_THRESHOLD_ROWS, features), whose values are thresholds; 0: the feature has no split."""
+def _make_threshold_rows(model_text: str, feature_count: int) -> NDArray[np.float32]:
+    """Return _THRESHOLD_ROWS rows, shape (n, f), of each feature's split thresholds; 0: the feature has no split."""
     split = np.array(" ".join(_SPLITS.findall(model_text)).split(), np.int64)
     threshold = np.array(" ".join(_THRESHOLDS.findall(model_text)).split(), np.float64)
-    rows = np.zeros((_THRESHOLD_ROWS, features), np.float32)
+    rows = np.zeros((_THRESHOLD_ROWS, feature_count), np.float32)
     for feature in np.unique(split).tolist():
         values = np.unique(threshold[split == feature])
         rows[:, feature] = np.resize(np.random.default_rng(feature).permutation(values), _THRESHOLD_ROWS)

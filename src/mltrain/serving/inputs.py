@@ -24,29 +24,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str = "candles") -> dict[str, pl.DataFrame]:
-    """Return candles by symbol from any accepted input.
+def read_candles_by_symbol(
+    candles: object, symbols: tuple[str, ...], argument: str = "candles"
+) -> dict[str, pl.DataFrame]:
+    """Convert a caller's candles to tables by symbol; their values are not checked.
 
-    Args:
-        candles: A mapping of symbol to table, or one table, which needs a column `symbol` if the model knows several
-            symbols. A table is anything that `mltrain.candles.conversion.as_frame` converts.
-        symbols: The model's symbols.
-        argument: Name of the argument, for messages.
+    Accepted are a mapping of symbol to table, and one table, which needs a column `symbol` if the model knows several
+    symbols. Messages call it `argument`.
 
     Raises:
-        UsageError: It is neither, or a value is not a table.
+        UsageError: `candles` is neither a mapping nor a table, or a value of the mapping is not a table.
         InputError: The symbol is missing, or the columns cannot be read as candles.
     """
     if isinstance(candles, Mapping) and not is_columns(candles):
-        found = {}
+        tables = {}
         for symbol, table in candles.items():
             if not isinstance(symbol, str):
                 raise UsageError(f"{argument} has the key {describe(symbol)}: expected symbols such as 'BTCUSDT'")
             frame = as_frame(table, f"{argument}[{symbol!r}]")
             if "symbol" in frame.columns:
                 frame = frame.drop("symbol")
-            found[symbol] = as_candles(frame, f"the candles given: {symbol}")
-        return found
+            tables[symbol] = as_candles(frame, f"the candles given: {symbol}")
+        return tables
     frame = as_candles(as_frame(candles, argument), "the candles given")
     if "symbol" in frame.columns:
         if frame["symbol"].null_count():
@@ -60,21 +59,21 @@ def candles_by_symbol(candles: object, symbols: tuple[str, ...], argument: str =
     return {symbols[0]: frame}
 
 
-def _check_names(found: Iterable[str], names: tuple[str, ...], what: str) -> None:
-    """Raise unless the names are exactly the model's, in any order."""
-    given = list(found)
+def _check_names(given: Iterable[str], names: tuple[str, ...], argument: str) -> None:
+    """Raise unless the given names are exactly those of the model's features, in any order."""
+    given = list(given)
     problems = [f"{show(name)} missing" for name in names if name not in set(given)]
     problems += [f"{show(str(name))} unknown" for name in given if name not in set(names)]
     if problems:
-        raise InputError(f"{what}: {', '.join(problems)}")
+        raise InputError(f"{argument}: {', '.join(problems)}")
 
 
-def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
-    """Return one row of features: a mapping if it has names, else an array.
+def read_mapping_or_array(features: object) -> Mapping[str, Any] | NDArray[Any]:
+    """Convert a caller's row of features: to a mapping if it has names, else to an array; nothing is checked.
 
     Raises:
-        UsageError: It is neither.
-        InputError: It is a table without exactly one row.
+        UsageError: `features` is neither a mapping nor a row of values.
+        InputError: `features` is a table without exactly one row.
     """
     if isinstance(features, Mapping | np.ndarray):
         return features
@@ -89,23 +88,21 @@ def feature_row(features: object) -> Mapping[str, Any] | NDArray[Any]:
         raise UsageError(message) from err
 
 
-def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[], None]) -> NDArray[np.float32]:
-    """Return features as a matrix, shape (n, f): read by name if they have names, else by position.
+def read_matrix(x: object, names: tuple[str, ...], *, check_positions: Callable[[], None]) -> NDArray[np.float32]:
+    """Convert a caller's rows of features to a matrix, shape (n, f): by name if they have names, else by position.
 
-    Args:
-        x: An array, a list of rows, or a table.
-        names: The model's features in order.
-        positions: Raises if positions mean nothing; called before they are used.
+    Accepted are an array, a list of rows, and a table. `check_positions` is called before positions are used; it raises
+    unless they are the model's.
 
     Raises:
-        UsageError: It is none of these.
-        InputError: Columns are missing, unknown, out of order or of another type.
+        UsageError: `x` is none of these.
+        InputError: Columns are missing, unknown, out of order or not floats.
     """
     # The order of a dict's keys does not matter; the order of a table's columns is checked.
-    by_record = False
+    are_records = False
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
-        by_record = len(x) > 0 and all(isinstance(row, Mapping) for row in x)
-        if not by_record:
+        are_records = len(x) > 0 and all(isinstance(row, Mapping) for row in x)
+        if not are_records:
             try:
                 rows: list[list[float]] = [[float(value) for value in row] for row in x]
                 x = np.array(rows, np.float64).reshape(len(rows), -1 if rows else len(names))
@@ -114,21 +111,22 @@ def feature_matrix(x: object, names: tuple[str, ...], *, positions: Callable[[],
     elif not hasattr(type(x), "columns") and hasattr(x, "__array__"):
         x = np.asarray(x)
     if isinstance(x, np.ndarray) and x.dtype.names is None:
-        positions()
-        return matrix_in_order(x, names)
+        check_positions()
+        return read_positional_matrix(x, names)
     frame = as_frame(x, "x", index=False)
-    if by_record:
+    if are_records:
         _check_names(frame.columns, names, "x")
         frame = frame.select(names).cast({pl.Int64: pl.Float64})
-    return matrix_by_name(frame, names)
+    return read_named_matrix(frame, names)
 
 
-def row_by_name(features: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return one row of named features in the model's order, shape (f,).
+def read_named_row(features: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return a row of features, given by name, in the model's order, shape (f,).
 
     Raises:
         InputError: A name is missing or unknown, or a value is not a number.
     """
+    # The usual row costs two tests; what is wrong with another one is found out afterwards.
     try:
         values = [features[name] for name in names]
     except KeyError:
@@ -146,48 +144,52 @@ def row_by_name(features: Mapping[str, float], names: tuple[str, ...]) -> NDArra
     return _to_float32(np.array(values, np.float64))
 
 
-def matrix_in_order(x: object, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return positional features as a matrix, shape (n, f).
+def read_positional_matrix(x: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return rows of features, given in the model's order, as float32, shape (n, f).
 
     Raises:
-        InputError: It is not a two-dimensional array of floats with one column per feature.
+        InputError: `x` is not a two-dimensional array of floats with one column per feature.
     """
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind != "f":
-        what = f"an array of {x.dtype} with shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise InputError(f"features must be a frame or an array of floats with shape (n, {len(names)}), not {what}")
+    if x.ndim != 2 or x.dtype.kind != "f":
+        raise InputError(
+            f"features must be a frame or an array of floats with shape (n, {len(names)}), "
+            f"not an array of {x.dtype} with shape {x.shape}"
+        )
     if x.shape[1] != len(names):
         raise InputError(f"the model has {len(names)} features, the array {x.shape[1]} columns")
     return _to_float32(x)
 
 
-def row_in_order(features: object, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return one row of positional features, shape (f,).
+def read_positional_row(row: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return a row of features, given in the model's order, as float32, shape (f,).
 
     Raises:
-        InputError: It is not a one-dimensional array of floats with one value per feature.
+        InputError: `row` is not a one-dimensional array of floats with one value per feature.
     """
-    row: NDArray[Any] = np.asarray(features)
+    # The usual row needs no conversion.
     if row.dtype == np.float32 and row.shape == (len(names),):
         return row
     if row.ndim != 1:
         raise InputError(f"one row of features has one dimension, not shape {row.shape}")
-    first: NDArray[np.float32] = matrix_in_order(row[None, :], names)[0]
+    first: NDArray[np.float32] = read_positional_matrix(row[None, :], names)[0]
     return first
 
 
-def matrix_by_name(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the columns of a frame as a matrix, shape (n, f).
+def read_named_matrix(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return a table of features, whose columns must be the model's in its order, as a matrix, shape (n, f).
+
+    A null becomes NaN.
 
     Raises:
-        InputError: Columns are missing, unknown, out of order or of another type.
+        InputError: Columns are missing, unknown, out of order or not floats.
     """
     _check_names(frame.columns, names, "columns")
-    if tuple(frame.columns) != names:
-        at = next(i for i, name in enumerate(names) if frame.columns[i] != name)
-        raise InputError(
-            f"columns are out of order: expected {names[at]}, got {frame.columns[at]}",
-            hint="select them as `frame.select(model.feature_names_in_)`",
-        )
+    for expected, given in zip(names, frame.columns, strict=True):
+        if given != expected:
+            raise InputError(
+                f"columns are out of order: expected {expected}, got {given}",
+                hint="select them as `frame.select(model.feature_names_in_)`",
+            )
     wrong = [f"{name} is {dtype}" for name, dtype in frame.schema.items() if not dtype.is_float()]
     if wrong:
         raise InputError(f"columns must be Float32 or Float64: {', '.join(wrong)}")
@@ -201,18 +203,19 @@ def _to_float32(x: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def check_finite_row(row: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the row unchanged, shape (f,), if every value is finite; see `check_finite`."""
-    # A finite sum of squares proves that every value is finite; an infinite one may be an overflow.
+    """Return a row of features, shape (f,), unchanged; raise RefusedError if a value is NaN or infinite."""
+    # Faster than `check_finite`: a finite sum of squares proves that every value is finite. An infinite one may be an
+    # overflow.
     if not math.isfinite(row.dot(row)):
         check_finite(row[None, :], names)
     return row
 
 
 def check_finite(x: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the rows unchanged, shape (n, f), if every value is finite.
+    """Return rows of features, shape (n, f), unchanged.
 
     Raises:
-        RefusedError: A value is NaN or infinite.
+        RefusedError: A value is NaN or infinite; the message names the first by row and feature.
     """
     bad = ~np.isfinite(x)
     if bad.any():

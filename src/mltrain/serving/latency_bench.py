@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from mltrain.serving.model import Model
 
-# Newest candles that the samples cycle through.
+# Number of newest candles at which the samples end in turn.
 CANDLES: Final = 500
+# Number of first calls that are not counted.
 WARM_UP: Final = 20
 BATCH_ROWS: Final = 10_000
 BATCH_RUNS: Final = 5
@@ -40,46 +41,43 @@ _NS_PER_S: Final = 1e9
 T = TypeVar("T")
 
 
-def measure(
+def measure_latency(
     model: Model,
     candles: Mapping[str, pl.DataFrame],
     *,
     samples: int,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Latency:
-    """Measure a model on candles, one call after the other.
+    """Measure how long a model takes from candles, from one row and from many rows of features to probabilities.
 
     Args:
         model: The model.
         candles: Candles by symbol, leaders included; only the newest are used.
-        samples: Calls of each kind, at least 1.
+        samples: Number of timed calls with candles, and with one row, at least 1.
         clock: A monotonic clock, in ns.
-
-    Raises:
-        InputError: The model can score no row of these candles.
     """
     # Read before the measurement itself loads the machine.
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     windows, matrix = _sample_inputs(model, candles)
-    before = _preemptions()
-    by_candles = _time_calls(model.predict_candles, windows, samples, clock)
-    by_row = _time_calls(model.predict_one, list(matrix), samples, clock)
-    after = _preemptions()
+    before = _count_preemptions()
+    candles_ns = _time_calls(model.predict_candles, windows, samples, clock)
+    one_row_ns = _time_calls(model.predict_one, list(matrix), samples, clock)
+    after = _count_preemptions()
     batch = np.resize(matrix, (BATCH_ROWS, matrix.shape[1]))
-    by_batch = _time_calls(model.predict_proba, [batch], BATCH_RUNS, clock)
+    batch_ns = _time_calls(model.predict_proba, [batch], BATCH_RUNS, clock)
     return Latency(
-        candles=_summarise(by_candles),
-        one_row=_summarise(by_row),
-        batch_rows_per_s=BATCH_ROWS * BATCH_RUNS * _NS_PER_S / max(1, sum(by_batch)),
+        candles=_summarise(candles_ns),
+        one_row=_summarise(one_row_ns),
+        batch_rows_per_s=BATCH_ROWS * BATCH_RUNS * _NS_PER_S / max(1, sum(batch_ns)),
         samples=samples,
         cpu=cpu_name(),
         load_average=load_average,
-        histogram=_histogram(by_candles),
+        histogram=_make_histogram(candles_ns),
         preempted=None if after is None or before is None else after - before,
     )
 
 
-def _preemptions() -> int | None:
+def _count_preemptions() -> int | None:
     """Return the number of involuntary context switches of this process; None if the system does not count them."""
     try:
         import resource
@@ -88,30 +86,35 @@ def _preemptions() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _histogram(spent_ns: Sequence[int]) -> tuple[Bin, ...]:
-    """Count the calls in BINS bins of equal ratio, from the shortest call to the longest."""
-    ms = np.maximum(np.array(spent_ns) / _NS_PER_MS, 1e-6)
+def _make_histogram(durations_ns: Sequence[int]) -> tuple[Bin, ...]:
+    """Count durations in BINS bins whose edges have a constant ratio, from the shortest duration to the longest."""
+    ms = np.maximum(np.array(durations_ns) / _NS_PER_MS, 1e-6)
     edges = np.geomspace(ms.min(), max(ms.max(), ms.min() * 1.01), BINS + 1)
     edges[0], edges[-1] = min(edges[0], ms.min()), max(edges[-1], ms.max())
     counts = np.histogram(ms, edges)[0].tolist()
-    return tuple(Bin(*pair, calls) for pair, calls in zip(itertools.pairwise(edges.tolist()), counts, strict=True))
+    pairs = itertools.pairwise(edges.tolist())
+    return tuple(Bin(from_ms, to_ms, calls) for (from_ms, to_ms), calls in zip(pairs, counts, strict=True))
 
 
 def _sample_inputs(
     model: Model, candles: Mapping[str, pl.DataFrame]
 ) -> tuple[list[dict[str, pl.DataFrame]], NDArray[np.float32]]:
-    """Return the input that ends at each of the newest candles, as candles and as features, shape (n, f)."""
+    """Return inputs of n <= CANDLES predictions: candles of the lookback by symbol, and rows of features, shape (n, f).
+
+    Raises:
+        InputError: The model can score none of these candles.
+    """
     feature_set, bars = model.feature_set, model.lookback_bars
     for symbol in (name for name in model.symbols if name in candles):
         leaders = {k: candles[k] for k in feature_set.leaders if k in candles and k != symbol}
-        read = {symbol: candles[symbol].tail(bars + CANDLES), **leaders}
+        given = {symbol: candles[symbol].tail(bars + CANDLES), **leaders}
         request = ScoringRequest(feature_set, model.symbols, bars, rows="all", now_ms=None, max_age_bars=0)
-        found = next(rows for rows in read_rows(read, request) if rows.symbol == symbol)
-        accepted = [i for i, reason in enumerate(found.refused) if reason is None]
+        rows = next(rows for rows in read_rows(given, request) if rows.symbol == symbol)
+        accepted = [i for i, reason in enumerate(rows.refused) if reason is None]
         if accepted:
-            step_ms = interval_ms(feature_set.interval)
-            ends_ms = [int(found.ts_ms[i] or 0) for i in accepted]
-            return [_cut(read, end - (bars - 1) * step_ms, end) for end in ends_ms], found.x[accepted]
+            reach_ms = (bars - 1) * interval_ms(feature_set.interval)
+            last_ms = [int(rows.ts_ms[i] or 0) for i in accepted]
+            return [_cut(given, ms - reach_ms, ms) for ms in last_ms], rows.x[accepted]
     raise InputError(
         f"cannot measure the latency: no candle has the {bars} consecutive bars that the model reads",
         hint="take a longer snapshot",
@@ -119,7 +122,7 @@ def _sample_inputs(
 
 
 def _cut(candles: Mapping[str, pl.DataFrame], first_ms: int, last_ms: int) -> dict[str, pl.DataFrame]:
-    """Return the candles that open in a time range, ms UTC, both ends included."""
+    """Return each symbol's candles with open times, ms UTC, in [first_ms, last_ms]."""
     cut = {}
     for symbol, frame in candles.items():
         start, stop = np.searchsorted(times_ms(frame), [first_ms, last_ms + 1]).tolist()
@@ -128,17 +131,17 @@ def _cut(candles: Mapping[str, pl.DataFrame], first_ms: int, last_ms: int) -> di
 
 
 def _time_calls(call: Callable[[T], object], inputs: Sequence[T], samples: int, clock: Callable[[], int]) -> list[int]:
-    """Return the duration of each call, ns, after WARM_UP calls that are not counted."""
-    spent = []
+    """Call a function with each input in turn; return the duration, in ns, of `samples` calls after WARM_UP others."""
+    durations_ns = []
     for number in range(WARM_UP + samples):
-        given = inputs[number % len(inputs)]
-        start = clock()
-        call(given)
-        spent.append(clock() - start)
-    return spent[WARM_UP:]
+        argument = inputs[number % len(inputs)]
+        start_ns = clock()
+        call(argument)
+        durations_ns.append(clock() - start_ns)
+    return durations_ns[WARM_UP:]
 
 
-def _summarise(spent_ns: Sequence[int]) -> Percentiles:
-    ms = np.array(spent_ns) / _NS_PER_MS
+def _summarise(durations_ns: Sequence[int]) -> Percentiles:
+    ms = np.array(durations_ns) / _NS_PER_MS
     p50, p95, p99 = np.percentile(ms, [50, 95, 99]).tolist()
     return Percentiles(mean=float(ms.mean()), p50=p50, p95=p95, p99=p99, max=float(ms.max()))

@@ -42,10 +42,11 @@ class SwapFailedWarning(UserWarning):
 
 
 class Follower:
-    """Holds the loaded model, and replaces it when the pointer moves.
+    """Holds the loaded model, and replaces it when the pointer to the live version moves.
 
-    Safe for several threads, and for a process that was forked after loading: the lock, which another thread may have
-    held at the fork, is then created again.
+    Without a pointer the model is never replaced; `state` is the pointer's before the model was loaded. With the path
+    of a public key (PEM), `key`, every new version must be signed. Safe for several threads, and for a process that was
+    forked after loading: the lock, which another thread may have held at the fork, is then created again.
     """
 
     def __init__(self, loaded: LoadedModel, *, pointer: Path | None, state: PointerState, key: Path | None) -> None:
@@ -55,48 +56,44 @@ class Follower:
         self._pointer_text = None if pointer is None else os.fspath(pointer)
         self._state = state
         self._key = key
-        # On the monotonic clock; None: nothing failed.
+        # When to load a version again that failed, by the monotonic clock; None: nothing failed.
         self._retry_at_s: float | None = None
-        # Versions with another meaning that a warning has named.
+        # Versions with another meaning that a warning has already named.
         self._rejected: set[str] = set()
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     def current(self) -> LoadedModel:
-        """Return the model to use now.
-
-        Warns:
-            SwapFailedWarning: The pointer moved to a version that was not taken.
-        """
-        if self._pointer_text is not None and (pointer_state(self._pointer_text) != self._state or self._retry_due()):
-            self._swap()
+        """Return the model to use now; if the pointer has moved, that of the new version, or warn and keep the old."""
+        pointer = self._pointer_text
+        if pointer is not None and (pointer_state(pointer) != self._state or self._is_retry_due()):
+            if self._pid != os.getpid():
+                self._lock, self._pid = threading.Lock(), os.getpid()
+            # While another thread is loading, the old model answers.
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._follow()
+                finally:
+                    self._lock.release()
         return self._loaded
 
-    def _retry_due(self) -> bool:
+    def _is_retry_due(self) -> bool:
         return self._retry_at_s is not None and time.monotonic() >= self._retry_at_s
 
-    def _swap(self) -> None:
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        # While another thread is loading, the old model answers.
-        if self._lock.acquire(blocking=False):
-            try:
-                self._follow()
-            finally:
-                self._lock.release()
-
     def _follow(self) -> None:
-        assert self._pointer is not None  # noqa: S101 -- `current` swaps only if there is a pointer
+        """Load the version that the pointer leads to, and use it if it is sound and means the same."""
+        assert self._pointer is not None  # noqa: S101 -- `current` follows only if there is a pointer
         # Read before the version: if the pointer moves during the load, the next use notices.
         state = pointer_state(self._pointer)
         is_retry = state == self._state
-        if is_retry and not self._retry_due():
+        if is_retry and not self._is_retry_due():
+            # Another thread has just followed the pointer.
             return
         try:
             version = open_path(self._pointer)
             if version.name != self._loaded.version:
                 if self._key is not None:
                     check_signature(version.folder, version.manifest, key=self._key)
-                self._take_if_same_meaning(load_version(version))
+                self._use_if_same_meaning(load_version(version))
             self._retry_at_s = None
         except MltrainError as err:
             self._retry_at_s = time.monotonic() + RETRY_S
@@ -105,12 +102,13 @@ class Follower:
                     f"cannot load what {self._pointer} points to, so {self._loaded.version} stays in use: "
                     f"{err.message}",
                     SwapFailedWarning,
-                    stacklevel=5,
+                    stacklevel=4,
                 )
         finally:
             self._state = state
 
-    def _take_if_same_meaning(self, new: LoadedModel) -> None:
+    def _use_if_same_meaning(self, new: LoadedModel) -> None:
+        """Replace the model by a drop-in replacement; warn once about each version that is none."""
         old = self._loaded
         contracts = [ModelContract.of(m.bundle.feature_set, m.bundle.symbols) for m in (new, old)]
         differences = contract_differences(*contracts)
@@ -122,14 +120,14 @@ class Follower:
                 f"{self._pointer} is now {new.version}, which is no drop-in replacement, so {old.version} stays in "
                 f"use: {'; '.join(differences)}. Load the model again to use the new version",
                 SwapFailedWarning,
-                stacklevel=6,
+                stacklevel=5,
             )
 
 
 def pointer_state(pointer: str | Path) -> PointerState:
     """Return a value that changes whenever the pointer is replaced; None: there is no pointer."""
     try:
-        found = os.lstat(pointer)
+        status = os.lstat(pointer)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -1,7 +1,7 @@
 """A loaded version, ready to score.
 
-A `LoadedModel` never changes. It is replaced as a whole, so a call that holds one gets the answer of one version.
-Pointers and promotions are the subject of `mltrain.serving.live_model`.
+A `LoadedModel` never changes. It is replaced as a whole (`mltrain.serving.live_model`), so a call that holds one gets
+the answer of one version.
 """
 
 from __future__ import annotations
@@ -62,28 +62,29 @@ class CalibrationMap:
         self._probabilities: list[float] = [] if self._table is None else self._table[1].tolist()
         pairs = zip(self._scores, self._scores[1:], self._probabilities, self._probabilities[1:], strict=False)
         self._slopes: list[float] = [(after - before) / (high - low) for low, high, before, after in pairs]
-        self._search_is_exact = self._check_search()
+        self._search_is_exact = self._is_search_exact()
 
     def apply(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map raw scores, shape (n,), to probabilities, shape (n,), as `Calibrator.apply` does."""
+        """Map raw scores to calibrated probabilities, both in [0, 1], shape (n,), as `Calibrator.apply` does."""
         return raw if self._table is None else np.interp(raw, *self._table)
 
     def apply_one(self, raw: float) -> float:
-        """Map one raw score to its probability, with the same bits as `apply`."""
+        """Map one raw score to its calibrated probability, both in [0, 1], with the same bits as `apply`."""
         if self._table is None:
             return raw
         return self._search(raw) if self._search_is_exact else float(self.apply(np.array([raw]))[0])
 
     def _search(self, raw: float) -> float:
-        at = bisect_right(self._scores, raw) - 1
-        if at < 0:
+        """Map one raw score by a binary search for its knots, which is faster than `np.interp`."""
+        left = bisect_right(self._scores, raw) - 1
+        if left < 0:
             return self._probabilities[0]
-        if at >= len(self._slopes):
+        if left >= len(self._slopes):
             return self._probabilities[-1]
-        return self._slopes[at] * (raw - self._scores[at]) + self._probabilities[at]
+        return self._slopes[left] * (raw - self._scores[left]) + self._probabilities[left]
 
-    def _check_search(self) -> bool:
-        """Compare the search with numpy, whose compiler may fuse the multiplication and the addition."""
+    def _is_search_exact(self) -> bool:
+        """Return whether `_search` gives the bits of `np.interp`, whose compiler may fuse multiply and add."""
         if self._table is None:
             return True
         scores = self._table[0]
@@ -94,17 +95,17 @@ class CalibrationMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """One version, loaded.
+    """A model that is ready to score, with its card.
 
     Attributes:
         version: The version's name; empty: the model was not published.
         bundle: The contents of `lgbm.pkl`.
         card: The Model Card; empty: the model was not published.
         booster: A lightgbm.Booster.
-        fast: Scores one row through the C API; None: every row goes through the booster.
+        fast: Scores one row through LightGBM's C API; None: `booster` scores every row.
         calibration: Maps raw scores to probabilities.
         names: Names of the features, in column order.
-        lookback_bars: Consecutive candles that a prediction needs.
+        lookback_bars: Consecutive candles that a prediction needs, the newest included.
         newest: Computes the features of the newest candles.
     """
 
@@ -120,13 +121,18 @@ class LoadedModel:
 
     @property
     def path(self) -> str:
-        """How one row is scored: FAST or SLOW."""
+        """How one row is scored: FAST, by LightGBM's single-row call, or SLOW, by `Booster.predict`."""
         return SLOW if self.fast is None else FAST
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return raw scores and probabilities, shapes (n,), of finite rows in column order, shape (n, f)."""
+        """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,).
+
+        Args:
+            x: Features in column order, shape (n, f), finite.
+        """
         if not x.shape[0]:
             return np.empty(0), np.empty(0)
+        # One row takes the faster way, which gives the same bits.
         if x.shape[0] == 1:
             raw, p = self.score_one(x[0])
             return np.array([raw]), np.array([p])
@@ -134,30 +140,29 @@ class LoadedModel:
         return scores, self.calibration.apply(scores)
 
     def score_one(self, row: NDArray[np.float32]) -> tuple[float, float]:
-        """Return raw score and probability of one finite row in column order, shape (f,)."""
+        """Return raw score and calibrated probability of up, in [0, 1], of one finite row of features, shape (f,)."""
         fast = self.fast
         raw = float(self.booster.predict(row[None, :], num_threads=1)[0]) if fast is None else fast.score(row)
         return raw, self.calibration.apply_one(raw)
 
 
 def load_version(version: StoredVersion) -> LoadedModel:
-    """Load a stored version; the bytes that are parsed are the bytes whose hashes were checked.
-
-    Raises:
-        InputError: The version is damaged.
-    """
+    """Load model and card of a stored version; raise InputError if a hash does not match the manifest."""
     with version.in_use():
-        data = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
-        card_data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        bundle_bytes = version.read(MODEL_FILE, max_bytes=MAX_BUNDLE_BYTES)
+        card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
     where = str(version.folder / CARD_FILE)
-    card = parse_json(card_data, where=where, max_bytes=MAX_CARD_BYTES)
+    card = parse_json(card_json, where=where, max_bytes=MAX_CARD_BYTES)
     if not isinstance(card, dict):
         raise InputError(f"{where} is not a mapping", hint="run `mltrain card validate`")
-    return load_bundle(Bundle.from_bytes(data, where=str(version.folder / MODEL_FILE)), version=version.name, card=card)
+    bundle = Bundle.from_bytes(bundle_bytes, where=str(version.folder / MODEL_FILE))
+    return load_bundle(bundle, version=version.name, card=card)
 
 
 def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | None = None) -> LoadedModel:
-    """Prepare a bundle for scoring; without a version and a card for a model that was not published.
+    """Create the booster of a bundle, and prepare everything else that scoring needs.
+
+    A model that was not published has neither a version nor a card.
 
     Raises:
         InputError: LightGBM rejects the model text.
@@ -192,15 +197,16 @@ def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | 
 
 
 def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
-    """Score the rows that are not refused, all symbols in one call; returns the columns of RESULT_SCHEMA."""
+    """Score rows of features, one part per symbol; return the columns of RESULT_SCHEMA, in row order."""
     refused = [reason for part in parts for reason in part.refused]
-    accepted = [number for number, reason in enumerate(refused) if reason is None]
+    accepted = [position for position, reason in enumerate(refused) if reason is None]
     raw: list[float | None] = [None] * len(refused)
     p: list[float | None] = [None] * len(refused)
     if accepted:
-        scores = loaded.score(np.concatenate([part.x for part in parts])[accepted])
-        for number, *both in zip(accepted, *(column.tolist() for column in scores), strict=True):
-            raw[number], p[number] = both
+        # All symbols in one call, because each call of the booster has a fixed cost.
+        raw_scores, probabilities = loaded.score(np.concatenate([part.x for part in parts])[accepted])
+        for position, raw_score, probability in zip(accepted, raw_scores.tolist(), probabilities.tolist(), strict=True):
+            raw[position], p[position] = raw_score, probability
     ts_ms = [ts for part in parts for ts in part.ts_ms]
     symbols = [part.symbol for part in parts for _ in part.ts_ms]
     columns = {"ts": ts_ms, "symbol": symbols, "p": p, "raw": raw, "refused": refused}

@@ -29,14 +29,14 @@ from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.serving.explanation import explain_matrix, explain_rows
 from mltrain.serving.inputs import (
-    candles_by_symbol,
     check_finite,
     check_finite_row,
-    feature_matrix,
-    feature_row,
-    matrix_by_name,
-    row_by_name,
-    row_in_order,
+    read_candles_by_symbol,
+    read_mapping_or_array,
+    read_matrix,
+    read_named_matrix,
+    read_named_row,
+    read_positional_row,
 )
 from mltrain.serving.live_model import Follower, pointer_state
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
@@ -64,6 +64,7 @@ __all__ = ["Model", "OtherCodeWarning", "check_round_trip", "load", "model_from_
 # Every models folder has this file, since its first version.
 LOCK: Final = ".lock"
 
+# Random rows of features on which a written and a loaded model are compared.
 _PROBE_ROWS: Final = 64
 
 
@@ -74,7 +75,7 @@ class Model:
     `classes_`, `feature_names_in_`), and is safe for several threads.
 
     A pickle or a copy (`pickle`, `joblib`, `copy.deepcopy`) is loaded again from the path, with the same options and
-    all checks; a model that follows the pointer still follows it.
+    all checks; a model that follows the live version still follows it.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Model:
         origin: Callable[[], Model] | None = None,
     ) -> None:
         self._clock = clock
+        # Loads the same model again, for pickles and copies; None: the model was not published.
         self._origin = origin
         self._current = Follower(loaded, pointer=pointer, state=state, key=key).current
         self._names_at_load = loaded.names
@@ -164,7 +166,7 @@ class Model:
         now_ms: int | None = None,
         max_age_bars: int = MAX_AGE_BARS,
     ) -> pl.DataFrame:
-        """Score candles.
+        """Return the calibrated probability of up after the newest candle of each symbol, or after every candle.
 
         Args:
             candles: Candles by symbol, leaders included; or one table, which needs a column `symbol` if the model
@@ -178,17 +180,17 @@ class Model:
             max_age_bars: Bars after its close at which the newest candle is stale.
 
         Returns:
-            `ts`, `symbol`, `p` (probability of up), `raw` (score before calibration), and `refused`: null, or why the
-            row has neither `p` nor `raw`: unknown-symbol, stale, too-few-bars, hole, leader-hole or not-finite.
-            Symbols and times are in the given order.
+            `ts` (open time, UTC), `symbol`, `p` (probability of up, in [0, 1]), `raw` (score before calibration, in
+            (0, 1)), and `refused`: null, or why the row has neither `p` nor `raw`: unknown-symbol, stale, too-few-bars,
+            hole, leader-hole or not-finite. Symbols and times are in the given order.
 
         Raises:
             UsageError: An argument is not one of these, or `now_ms` is not a time in ms.
             InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
         """
         loaded = self._current()
-        given = candles_by_symbol(candles, loaded.bundle.symbols)
-        return score_rows(loaded, self._read(loaded, given, rows, now_ms, max_age_bars))
+        tables = read_candles_by_symbol(candles, loaded.bundle.symbols)
+        return score_rows(loaded, self._compute_rows(loaded, tables, rows, now_ms, max_age_bars))
 
     def explain(
         self,
@@ -198,7 +200,7 @@ class Model:
         now_ms: int | None = None,
         max_age_bars: int = MAX_AGE_BARS,
     ) -> pl.DataFrame:
-        """Return what each feature contributed to the scores.
+        """Return what each feature contributed to the raw scores, in log odds.
 
         Args:
             frame: Candles in any form that `predict_candles` takes; or a table of features, with exactly the model's
@@ -219,38 +221,39 @@ class Model:
         if not isinstance(frame, Mapping) or is_columns(frame):
             features = as_frame(frame, "frame", index=False)
             if not {"ts", "open"} & set(features.columns) and set(loaded.names) & set(features.columns):
-                x = check_finite(matrix_by_name(features, loaded.names), loaded.names)
+                x = check_finite(read_named_matrix(features, loaded.names), loaded.names)
                 raw, p = loaded.score(x)
                 return pl.DataFrame({"p": p, "raw": raw}).hstack(explain_matrix(loaded, x))
-        given = candles_by_symbol(frame, loaded.bundle.symbols, "frame")
-        return explain_rows(loaded, self._read(loaded, given, rows, now_ms, max_age_bars))
+        tables = read_candles_by_symbol(frame, loaded.bundle.symbols, "frame")
+        return explain_rows(loaded, self._compute_rows(loaded, tables, rows, now_ms, max_age_bars))
 
     def predict_one(self, features: object) -> float:
-        """Return the probability of up for one row of features.
+        """Return the calibrated probability of up, in [0, 1], for one row of features.
 
         Args:
             features: Exactly the model's features by name (a mapping, a frame of one row, or a row of a pandas frame),
                 or their values in the model's order.
 
         Raises:
-            UsageError: It is not a row of features.
+            UsageError: `features` is not a row of features.
             InputError: A feature is missing, unknown or not a number.
             RefusedError: A value is not finite.
         """
         loaded = self._current()
-        given = feature_row(features)
+        given = read_mapping_or_array(features)
         if isinstance(given, Mapping):
-            row = row_by_name(given, loaded.names)
+            row = read_named_row(given, loaded.names)
         else:
             self._check_positions(loaded)
-            row = row_in_order(given, loaded.names)
-        return loaded.score_one(check_finite_row(row, loaded.names))[1]
+            row = read_positional_row(given, loaded.names)
+        _, p = loaded.score_one(check_finite_row(row, loaded.names))
+        return p
 
     def stream(self, symbols: Iterable[str] | None = None) -> Stream:
         """Return a stream that takes candles one by one; see `mltrain.serving.stream` for its rules.
 
         Args:
-            symbols: The symbols to score; None: all that the model knows. Leaders are always held.
+            symbols: The symbols to score; None: all that the model knows. The bars of leaders are always held, too.
 
         Raises:
             UsageError: `symbols` is not a list of names.
@@ -259,22 +262,22 @@ class Model:
         return Stream(self._current, self.symbols if symbols is None else symbols, clock=self._clock)
 
     def predict_proba(self, x: object) -> NDArray[np.float64]:
-        """Return the probabilities of down and up.
+        """Return the calibrated probabilities of down and up for rows of features.
 
         Args:
             x: Features: an array (n, f) or a list of rows in the model's order; a table (Polars, pandas, Arrow) with
                 exactly the model's columns in order; or a list of dicts with its names.
 
         Returns:
-            Shape (n, 2), rows in order.
+            In [0, 1], shape (n, 2), rows in order.
 
         Raises:
-            UsageError: It is none of these.
-            InputError: Columns are missing, unknown, out of order or of another type.
+            UsageError: `x` is none of these.
+            InputError: Columns are missing, unknown, out of order or not floats.
             RefusedError: A value is null or not finite.
         """
         loaded = self._current()
-        matrix = feature_matrix(x, loaded.names, positions=lambda: self._check_positions(loaded))
+        matrix = read_matrix(x, loaded.names, check_positions=lambda: self._check_positions(loaded))
         _, p = loaded.score(check_finite(matrix, loaded.names))
         return np.stack([1 - p, p], axis=1)
 
@@ -283,14 +286,14 @@ class Model:
         return predict_up(self.predict_proba(x)[:, 1]).astype(np.int64)
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return raw scores and probabilities, shapes (n,), without checking the rows.
+        """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,), without checking the rows.
 
         Args:
             x: Features in the model's order, shape (n, f), finite.
         """
         return self._current().score(x)
 
-    def _read(
+    def _compute_rows(
         self,
         loaded: LoadedModel,
         candles: Mapping[str, pl.DataFrame],
@@ -298,6 +301,7 @@ class Model:
         now_ms: int | None,
         max_age_bars: int,
     ) -> list[FeatureRows]:
+        """Compute the features of the candles that `predict_candles` scores with these arguments."""
         request = ScoringRequest(
             feature_set=loaded.bundle.feature_set,
             symbols=loaded.bundle.symbols,
@@ -310,7 +314,8 @@ class Model:
         return list(read_rows(candles, request))
 
     def _check_positions(self, loaded: LoadedModel) -> None:
-        """Refuse positional features if a promotion has brought other features."""
+        """Raise if a promotion has replaced the features whose order the caller knows."""
+        # Identity first, because it is faster and usually enough.
         if loaded.names is not self._names_at_load and loaded.names != self._names_at_load:
             raise InputError(
                 f"version {loaded.version} has other features than the version that was loaded here: "
@@ -327,7 +332,7 @@ def load(
     require_signature: str | os.PathLike[str] | None = None,
     clock: Callable[[], float] | None = time.time,
 ) -> Model:
-    """Load a model.
+    """Load the live version's model, and follow later promotions; or load the model of one version.
 
     Args:
         path: `data/models/best_lgbm.pkl` (or `best_lgbm`), which is followed from then on; a version's folder; or the
@@ -345,7 +350,7 @@ def load(
         The model; each of its files has the hash in its version's manifest.
 
     Raises:
-        UsageError: An argument is of the wrong type, or the path does not name a model.
+        UsageError: An argument has the wrong type, or the path does not name a model.
         InputError: There is no such version, it is damaged, or it was never promoted; or the module of ops fails.
         OwnOpsError: The model was trained with user ops that `ops` does not name, or whose source has changed.
         MachineError: LightGBM's system library is missing, or the disk cannot be read.
@@ -400,21 +405,21 @@ def model_from_bundle(bundle: Bundle) -> Model:
 
 
 def check_round_trip(version: StoredVersion, model: Model) -> None:
-    """Load a version from disk and compare its scores with those of the model that was written.
+    """Load a version from disk, and check that it scores random rows like the model that was written there.
 
     Raises:
-        InputError: The version cannot be loaded.
         RuntimeError: The scores differ: a bug.
     """
-    probe = np.random.default_rng(0).standard_normal((_PROBE_ROWS, model.n_features_in_), np.float32)
-    probe[0], probe[1] = 0.0, np.finfo(np.float32).max
-    for written, read in zip(model.score(probe), open_model(version).score(probe), strict=True):
+    x = np.random.default_rng(0).standard_normal((_PROBE_ROWS, model.n_features_in_), np.float32)
+    x[0], x[1] = 0.0, np.finfo(np.float32).max
+    # Raw scores, then probabilities.
+    for written, read in zip(model.score(x), open_model(version).score(x), strict=True):
         if written.tobytes() != read.tobytes():
             raise RuntimeError(f"the model in {version.folder} does not score like the model that was written there")
 
 
 def _check_servable(version: StoredVersion) -> None:
-    """Raise unless the version was promoted; a copy outside of a models folder is judged by its verdict."""
+    """Raise unless the version was promoted, or is a GO that was copied out of its models folder."""
     copied = not any(os.path.lexists(version.folder.parent / name) for name in (POINTER, LOCK, PROMOTIONS))
     if version.promoted or (copied and version.verdict == "GO"):
         return

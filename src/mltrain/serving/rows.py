@@ -1,4 +1,4 @@
-"""Turn candles into rows of features, each with the reason if it must not be scored.
+"""Turn candles into rows of features, and refuse with a reason those that must not be scored.
 
 Pure. The features come from `mltrain.features.computation`, as in training. Only the bars that a row depends on are
 read, so that the cost of the newest row does not grow with the length of the history passed in.
@@ -53,7 +53,10 @@ REASONS: Final[Mapping[str, str]] = {
     NOT_FINITE: "a feature is not a finite number",
 }
 
+# Names the candles of a caller in messages.
 _WHERE: Final = "the candles given"
+# Names that a message repeats.
+_MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class ScoringRequest:
         rows: "last": the newest closed candle of each symbol; "all": every candle.
         now_ms: The time, ms UTC: candles that close later are left out. None: all candles count as closed.
         max_age_bars: Bars after its close at which the newest candle is stale; needs `now_ms`.
-        newest: Computes the newest rows of that registry; None: one is made for this request.
+        newest: Computes the features of the newest candles; None: created from `feature_set` when needed.
 
     Raises:
         UsageError: `rows` or `max_age_bars` is invalid.
@@ -90,11 +93,7 @@ class ScoringRequest:
 
 
 def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
-    """Return the current time, ms UTC; None if there is neither a time nor a clock.
-
-    Args:
-        now_ms: The caller's time, ms since 1970; None: read the clock.
-        clock: Returns seconds since 1970, as `time.time` does.
+    """Return the time, ms UTC, that a caller passed or, if that is None, of a clock in seconds; None without either.
 
     Raises:
         UsageError: `now_ms` is not a time in ms, or the clock does not return a time in seconds.
@@ -112,13 +111,24 @@ def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
         ) from err
 
 
+def shorten_list(names: Sequence[str]) -> str:
+    """Return names for a message: five, and how many others there are.
+
+    >>> shorten_list(["A", "B"]), shorten_list("ABCDEFG")
+    ('A, B', 'A, B, C, D, E and 2 others')
+    """
+    others = len(names) - _MAX_LISTED
+    more = f" and {others} other{'s' if others > 1 else ''}" if others > 0 else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureRows:
-    """Rows of one symbol, in order of time.
+    """Rows of features of one symbol, in the order of time.
 
     Attributes:
         symbol: The symbol.
-        ts_ms: Open times, ms UTC; a single None stands for a newest candle that does not exist.
+        ts_ms: Open time of each row's candle, ms UTC; a single None stands for a newest candle that does not exist.
         x: Features, shape (n, f); meaningless in refused rows.
         refused: The reason code of each row; None: the row may be scored.
     """
@@ -130,25 +140,22 @@ class FeatureRows:
 
 
 def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> Iterator[FeatureRows]:
-    """Yield the rows of each symbol, in the order of `candles`; symbols that are only leaders yield none.
+    """Compute features from candles by symbol, leaders included, and yield the requested rows of each symbol in order.
 
-    Args:
-        candles: Candles by symbol, leaders included.
-        request: Which rows to score.
+    A symbol that is only a leader has no rows.
 
     Raises:
         InputError: A candle is impossible or out of order, or a column or a leader that a feature reads is missing.
-        UsageError: The registry's interval is unknown.
     """
     window = _CandleWindow(candles, request)
-    with explaining_emptied_volumes(window.emptied):
+    with explaining_emptied_volumes(window.false_volumes):
         scored = [s for s in candles if s in request.symbols or s not in request.feature_set.leaders]
-        reasons = {symbol: _early_refusal(symbol, window.times(symbol), request) for symbol in scored}
+        reasons = {symbol: _refuse_early(symbol, window.times_ms(symbol), request) for symbol in scored}
         accepted = [symbol for symbol in scored if reasons[symbol] is None]
-        newest = _newest_rows(window, accepted, request) if request.rows == "last" and accepted else {}
+        newest = _compute_newest_rows(window, accepted, request) if request.rows == "last" and accepted else {}
         for symbol in scored:
             if (reason := reasons[symbol]) is not None:
-                ts_ms: list[int | None] = list(window.times(symbol).tolist())
+                ts_ms: list[int | None] = list(window.times_ms(symbol).tolist())
                 if request.rows == "last":
                     ts_ms = ts_ms[-1:] or [None]
                 x = np.full((len(ts_ms), len(request.feature_set.names)), np.nan, np.float32)
@@ -156,96 +163,100 @@ def read_rows(candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> I
             elif symbol in newest:
                 yield newest[symbol]
             else:
-                yield _all_rows(window, symbol, request)
+                yield _compute_all_rows(window, symbol, request)
 
 
 @contextmanager
-def explaining_emptied_volumes(emptied: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
-    """Extend an error about a missing column by the reason why that column was emptied, for each symbol."""
+def explaining_emptied_volumes(false_volumes: Mapping[str, tuple[FalseVolume, ...]]) -> Iterator[None]:
+    """Add to an InputError of the block, such as a missing column, which volumes were emptied, by symbol, and why."""
     try:
         yield
     except InputError as err:
-        why = [f"{symbol}: {false}" for symbol, found in emptied.items() for false in found if false.emptied]
-        if not why or type(err) is not InputError:
+        reasons = [f"{symbol}: {false}" for symbol, found in false_volumes.items() for false in found if false.emptied]
+        if not reasons or type(err) is not InputError:
             raise
-        raise InputError("; ".join([err.message, *why]), hint=err.hint) from err
+        raise InputError("; ".join([err.message, *reasons]), hint=err.hint) from err
 
 
 class _CandleWindow:
     """The closed candles of all symbols; a range of them is checked once, when it is first read.
 
     Attributes:
-        emptied: The volumes of each symbol that contradict its prices; where most do, the column is null.
+        false_volumes: By symbol, the volumes that contradict its prices; if most do, the column is emptied.
     """
 
     def __init__(self, candles: Mapping[str, pl.DataFrame], request: ScoringRequest) -> None:
         self._candles = candles
         self._request = request
         self._step_ms = interval_ms(request.feature_set.interval)
-        self._times: dict[str, NDArray[np.int64]] = {}
+        self._times_ms: dict[str, NDArray[np.int64]] = {}
+        # By symbol and first and last open time.
         self._checked: dict[tuple[str, int, int], pl.DataFrame] = {}
-        self.emptied: dict[str, tuple[FalseVolume, ...]] = {}
+        self.false_volumes: dict[str, tuple[FalseVolume, ...]] = {}
 
-    def times(self, symbol: str) -> NDArray[np.int64]:
-        """Return the open times of the closed candles, ms UTC; raise unless they are sorted."""
-        if symbol not in self._times:
+    def times_ms(self, symbol: str) -> NDArray[np.int64]:
+        """Return the open times of a symbol's closed candles, ms UTC, shape (m,); raise InputError unless they rise."""
+        if symbol not in self._times_ms:
             frame = self._candles[symbol]
             ts = frame["ts"] if "ts" in frame.columns else None
             if ts is None or ts.dtype != TS_DTYPE or ts.null_count() or not ts.is_sorted():
-                # Names the exact fault; the line below is for a fault that it does not know.
+                # Raises an error that names the exact fault; the line below is for a fault that it does not know.
                 self._check(frame, symbol)
                 raise InputError(f"{_WHERE}: {symbol}: ts is not a column of rising times")
             times, now_ms = times_ms(frame), self._request.now_ms
             closed = times.size if now_ms is None else np.searchsorted(times, now_ms - self._step_ms, side="right")
-            self._times[symbol] = times[:closed]
-        return self._times[symbol]
+            self._times_ms[symbol] = times[:closed]
+        return self._times_ms[symbol]
 
     def between(self, symbol: str, first_ms: int, last_ms: int) -> pl.DataFrame:
-        """Return the candles that open in a time range, both ends included, checked."""
+        """Return a symbol's candles with open times, ms UTC, in [first_ms, last_ms], checked."""
         key = (symbol, first_ms, last_ms)
         if key not in self._checked:
-            times = self.times(symbol)
+            times = self.times_ms(symbol)
             start, stop = np.searchsorted(times, first_ms), np.searchsorted(times, last_ms, side="right")
             self._checked[key] = self._check(self._candles[symbol].slice(int(start), int(stop - start)), symbol)
         return self._checked[key]
 
     def _check(self, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
+        """Raise unless the candles are possible, and empty the volume columns that contradict the prices."""
         interval = self._request.feature_set.interval
         frame = check_candles(frame, symbol=symbol, interval=interval, where=_WHERE)
-        frame, self.emptied[symbol] = empty_false_volumes(frame)
+        frame, self.false_volumes[symbol] = empty_false_volumes(frame)
         return frame
 
     def newest(self, symbol: str) -> pl.DataFrame:
-        """Return a symbol's newest candles, as many as a lookback has bars, checked; a gap inside stays visible."""
-        times = self.times(symbol)
+        """Return a symbol's newest candles, as many as a lookback has bars, checked; there may be gaps between them."""
+        times = self.times_ms(symbol)
         return self.between(symbol, int(times[-self._request.lookback_bars :][0]), int(times[-1]))
 
     def leaders(self, first_ms: int, last_ms: int) -> dict[str, pl.DataFrame]:
-        """Return the given leaders' candles that open in a time range, both ends included, checked."""
+        """Return the candles of the leaders with open times, ms UTC, in [first_ms, last_ms], checked."""
         given = [leader for leader in self._request.feature_set.leaders if leader in self._candles]
         return {leader: self.between(leader, first_ms, last_ms) for leader in given}
 
 
-def _early_refusal(symbol: str, times: NDArray[np.int64], request: ScoringRequest) -> str | None:
-    """Return the reason that is known before any feature is computed."""
+def _refuse_early(symbol: str, ts_ms: NDArray[np.int64], request: ScoringRequest) -> str | None:
+    """Return the code of the reason to refuse a symbol by the open times of its closed candles; None: there is none."""
     if symbol not in request.symbols:
         return UNKNOWN_SYMBOL
-    if not times.size:
+    if not ts_ms.size:
         return TOO_FEW_BARS
     if request.rows == "last" and request.now_ms is not None:
         step_ms = interval_ms(request.feature_set.interval)
-        if request.now_ms - (int(times[-1]) + step_ms) >= request.max_age_bars * step_ms:
+        if request.now_ms - (int(ts_ms[-1]) + step_ms) >= request.max_age_bars * step_ms:
             return STALE
     return None
 
 
-def _newest_rows(window: _CandleWindow, symbols: Sequence[str], request: ScoringRequest) -> dict[str, FeatureRows]:
-    """Compute the newest row of each symbol, as many as possible in one call."""
+def _compute_newest_rows(
+    window: _CandleWindow, symbols: Sequence[str], request: ScoringRequest
+) -> dict[str, FeatureRows]:
+    """Compute the newest row of each symbol, in as few calls as possible: each has a fixed cost of milliseconds."""
     candles = {symbol: window.newest(symbol) for symbol in symbols}
-    last_ms = [int(window.times(symbol)[-1]) for symbol in symbols]
+    last_ms = [int(window.times_ms(symbol)[-1]) for symbol in symbols]
     reach_ms = (request.lookback_bars - 1) * interval_ms(request.feature_set.interval)
-    # A leader is read over the time of all symbols, but its own row is that of its last candle. Usually all symbols
-    # end at the same time, and the window returns the same frame for both.
+    # A leader is read over the time range of all symbols, but its own row is that of its last candle. Usually all
+    # symbols end at the same time, and the window returns the same frame for both.
     leaders = window.leaders(min(last_ms) - reach_ms, max(last_ms))
     separate = [symbol for symbol in symbols if symbol in leaders and leaders[symbol] is not candles[symbol]]
     together = [symbol for symbol in symbols if symbol not in separate]
@@ -255,31 +266,34 @@ def _newest_rows(window: _CandleWindow, symbols: Sequence[str], request: Scoring
         x = newest.compute(group, {**leaders, **{symbol: candles[symbol] for symbol in group}})
         for symbol, row in zip(group, x, strict=True):
             ts_ms = times_ms(candles[symbol])
-            refused = refusal_reasons(ts_ms, row[None, :], request.feature_set, request.lookback_bars)
+            refused = find_refusals(ts_ms, row[None, :], request.feature_set, request.lookback_bars)
             rows[symbol] = FeatureRows(symbol, [int(ts_ms[-1])], row[None, :], refused)
     return rows
 
 
-def _all_rows(window: _CandleWindow, symbol: str, request: ScoringRequest) -> FeatureRows:
-    times = window.times(symbol)
+def _compute_all_rows(window: _CandleWindow, symbol: str, request: ScoringRequest) -> FeatureRows:
+    """Compute a row of features for each closed candle of a symbol."""
+    times = window.times_ms(symbol)
     first_ms, last_ms = int(times[0]), int(times[-1])
     candles = {**window.leaders(first_ms, last_ms), symbol: window.between(symbol, first_ms, last_ms)}
     table = compute_features(request.feature_set, symbol, candles)
     ts_ms = times_ms(table)
     # Whole columns instead of `select`: a query takes a millisecond on a busy machine.
     x = pl.DataFrame(table.get_columns()[1:]).to_numpy(order="c")
-    refused = refusal_reasons(ts_ms, np.ascontiguousarray(x, np.float32), request.feature_set, request.lookback_bars)
+    refused = find_refusals(ts_ms, np.ascontiguousarray(x, np.float32), request.feature_set, request.lookback_bars)
     return FeatureRows(symbol, list(ts_ms.tolist()), x, refused)
 
 
-def refusal_reasons(
+def find_refusals(
     ts_ms: NDArray[np.int64], x: NDArray[np.float32], feature_set: FeatureSet, lookback_bars: int
 ) -> list[str | None]:
-    """Return why each of the last rows must not be scored; None: it may be. An incomplete lookback goes first.
+    """Return the code of the reason why each row must not be scored; None: it may be scored.
+
+    If several reasons apply, an incomplete lookback goes first, then a leader's missing candle.
 
     Args:
         ts_ms: Open times of all candles that were read, ms UTC, shape (m,).
-        x: Features of the last n of them, shape (n, f); NaN: the feature has no value.
+        x: Features of the last n of these candles, shape (n, f); NaN: the feature has no value.
         feature_set: The model's registry.
         lookback_bars: Consecutive candles that a row depends on, its own included.
     """
@@ -287,10 +301,10 @@ def refusal_reasons(
     if finite.all():
         return [None] * finite.size
     bounds = find_segments(ts_ms, interval_ms(feature_set.interval))
-    first = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-finite.size :]
-    short = np.arange(ts_ms.size)[-finite.size :] - first + 1 < lookback_bars
+    # For each row, the position of the first candle of its segment.
+    segment_start = np.concatenate([np.full(stop - start, start) for start, stop in bounds])[-finite.size :]
+    short = np.arange(ts_ms.size)[-finite.size :] - segment_start + 1 < lookback_bars
     no_leader = np.isnan(x).any(axis=1) & bool(feature_set.leaders)
-    reasons = np.select(
-        [finite, short & (first > 0), short, no_leader], ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE
-    )
+    conditions = [finite, short & (segment_start > 0), short, no_leader]
+    reasons = np.select(conditions, ["", GAP, TOO_FEW_BARS, LEADER_GAP], default=NOT_FINITE)
     return [reason or None for reason in reasons.tolist()]

@@ -4,13 +4,13 @@ A stream holds the last bars of each symbol. The features are computed by the co
 `lookback_bars` bars, so a stream that was restarted from its last bars returns the same numbers as one that never
 stopped. The rules for an incoming candle:
 
-* The next candle of a symbol is taken. After a gap, predictions are refused ("hole") until a whole lookback has
-  arrived.
-* The newest candle again, with the same values, is ignored and scored again. With other values it is refused
-  ("changed"), because a closed candle does not change.
+* A candle that is newer than the symbol's newest is taken. After a gap, predictions are refused ("hole") until a whole
+  lookback has arrived.
+* The newest candle again, with the same values, is scored again. With other values it is refused ("changed"), because a
+  closed candle does not change.
 * An older candle is refused ("late"), seen before or not. It does not fill a gap; to fill one, call `warm_up` with
   candles from the exchange.
-* An impossible candle is an error. A candle that is still open by the given clock is refused ("open").
+* An impossible candle is an error. A candle that has not closed by the given clock is refused ("open").
 
 A candle that is refused leaves the stream unchanged. If the leader's candle of the same time is missing, the prediction
 is refused ("leader-hole") but the candle is kept: push the leader first, or call `predict` later.
@@ -23,7 +23,7 @@ import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -34,7 +34,7 @@ from mltrain.candles.conversion import as_candles, as_frame, as_record
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
 from mltrain.errors import InputError, RefusedError, UsageError
 from mltrain.names import describe, did_you_mean, show
-from mltrain.serving.inputs import candles_by_symbol
+from mltrain.serving.inputs import read_candles_by_symbol
 from mltrain.serving.rows import (
     LEADER_GAP,
     MAX_AGE_BARS,
@@ -43,8 +43,9 @@ from mltrain.serving.rows import (
     TOO_FEW_BARS,
     UNKNOWN_SYMBOL,
     explaining_emptied_volumes,
+    find_refusals,
     read_now,
-    refusal_reasons,
+    shorten_list,
 )
 from mltrain.times import EPOCH, format_ms, interval_ms, is_ms
 
@@ -61,7 +62,9 @@ LATE: Final = "late"
 CHANGED: Final = "changed"
 OPEN: Final = "open"
 
+# Names a caller's candle in messages.
 _WHERE: Final = "the candle pushed"
+# The columns of a candle except its time: first the required ones, open, high, low, close and volume.
 _VALUES: Final = tuple(name for name in CANDLE_SCHEMA if name != "ts")
 _REQUIRED: Final = len(_VALUES) - len(OPTIONAL)
 _MS: Final = dt.timedelta(milliseconds=1)
@@ -69,14 +72,14 @@ _MS: Final = dt.timedelta(milliseconds=1)
 
 @dataclass(slots=True, eq=False)
 class _RingBuffer:
-    """The last bars of one symbol, in an array of twice the size; when it is full, the newest half moves to its front.
+    """The last bars of one symbol, in arrays of twice the size; when they are full, the newest half moves to the front.
 
     Attributes:
-        bars: Number of bars that are kept at least.
-        ts_ms: Open times, ms UTC, shape (2 * bars,).
-        values: The other columns, shape (columns, 2 * bars); NaN: the source lacks the value.
+        bars: Smallest number of bars that are kept.
+        ts_ms: Open times, ms UTC, shape (2 * bars,); only those before `stop` are bars.
+        values: The columns _VALUES, shape (columns, 2 * bars); NaN: the source lacks the value.
         stop: Index after the newest bar.
-        frame: The newest bars as candles, cached until the next push.
+        frame: The newest bars as candles, cached until the next push; None: not computed since.
     """
 
     bars: int
@@ -90,6 +93,7 @@ class _RingBuffer:
         self.values = np.zeros((len(_VALUES), 2 * self.bars))
 
     def push(self, ts_ms: int, values: tuple[float, ...]) -> None:
+        """Add a newer bar: its open time, ms UTC, and its values in the order of _VALUES."""
         if self.stop == self.ts_ms.size:
             kept = slice(self.stop - self.bars + 1, self.stop)
             self.ts_ms[: self.bars - 1], self.values[:, : self.bars - 1] = self.ts_ms[kept], self.values[:, kept]
@@ -101,10 +105,10 @@ class _RingBuffer:
     def grow(self, bars: int) -> None:
         """Increase the number of bars that are kept."""
         old_ms, old_values = self.ts_ms[: self.stop], self.values[:, : self.stop]
-        self.bars, kept = bars, min(self.stop, 2 * bars)
+        self.bars, self.frame = bars, None
+        # Creates larger arrays.
         self.__post_init__()
-        self.ts_ms[:kept], self.values[:, :kept] = old_ms[-kept:], old_values[:, -kept:]
-        self.stop = kept
+        self.ts_ms[: self.stop], self.values[:, : self.stop] = old_ms, old_values
 
     def candles(self) -> pl.DataFrame:
         """Return the last `bars` bars, without the optional columns that lack a value."""
@@ -120,10 +124,11 @@ class _RingBuffer:
 
 
 class Stream:
-    """The last bars of several symbols, and the probability after each newest bar; `Model.stream` creates it.
+    """Holds the last bars of several symbols, and scores each new bar; `Model.stream` creates it.
 
     Safe for several threads; candles are taken one at a time. A promotion takes effect between two candles; a version
-    with a longer lookback refuses predictions until its bars have come in.
+    with a longer lookback refuses predictions until its bars have come in. The clock returns seconds since 1970, UTC,
+    for calls without `now_ms`; without one, open and stale candles are not recognised.
     """
 
     def __init__(
@@ -135,31 +140,30 @@ class Stream:
         loaded = current()
         if not isinstance(symbols, Iterable) or isinstance(symbols, str):
             raise UsageError(f"symbols is {describe(symbols)}: expected a list", hint='such as ["BTCUSDT"]')
-        wanted = tuple(dict.fromkeys(symbols))
-        for symbol in wanted:
+        self.symbols = tuple(dict.fromkeys(symbols))
+        for symbol in self.symbols:
             if symbol not in loaded.bundle.symbols:
-                raise _unknown_symbol(symbol, loaded.bundle.symbols)
-        self.symbols = wanted
+                raise _unknown_symbol_error(symbol, loaded.bundle.symbols)
         self._step_ms = interval_ms(loaded.bundle.interval)
-        held = dict.fromkeys([*wanted, *loaded.bundle.feature_set.leaders])
+        held = dict.fromkeys([*self.symbols, *loaded.bundle.feature_set.leaders])
         self._buffers = {symbol: _RingBuffer(loaded.lookback_bars) for symbol in held}
 
     def warm_up(self, candles: object) -> None:
-        """Replace the bars of the given symbols; only the newest are kept.
+        """Replace the bars of the symbols that are passed; only the newest bars are kept.
 
         Args:
             candles: Closed candles by symbol, leaders included, in any form that `Model.predict_candles` takes: those
-                that `candles` returned before a restart, or the exchange's newest.
+                that `Stream.candles` returned before a restart, or the exchange's newest.
 
         Raises:
-            UsageError: They are not candles.
+            UsageError: `candles` has none of these forms.
             InputError: A candle is impossible or out of order.
             RefusedError: A symbol is neither one of the stream's nor a leader.
         """
         with self._lock:
             bundle = self._current().bundle
             checked = {}
-            for symbol, frame in candles_by_symbol(candles, bundle.symbols).items():
+            for symbol, frame in read_candles_by_symbol(candles, bundle.symbols).items():
                 # Raises if the symbol is unknown, before any buffer is changed.
                 self._buffer(symbol)
                 checked[symbol] = check_candles(
@@ -174,7 +178,7 @@ class Stream:
                 buffer.frame = None
 
     def candles(self, symbol: str) -> pl.DataFrame:
-        """Return the bars held for a symbol; pass them to `warm_up` after a restart.
+        """Return the bars held for a symbol as a table of candles; pass them to `warm_up` after a restart.
 
         Raises:
             RefusedError: The symbol is neither one of the stream's nor a leader.
@@ -183,7 +187,7 @@ class Stream:
             return self._buffer(symbol).candles()
 
     def push(self, symbol: str, candle: object, *, now_ms: int | None = None) -> float:
-        """Take a closed candle and return the probability of up after it.
+        """Take a closed candle and return the calibrated probability of up after it, in [0, 1].
 
         Args:
             symbol: The candle's symbol.
@@ -194,7 +198,7 @@ class Stream:
                 read the model's clock; without a clock neither is checked.
 
         Raises:
-            UsageError: It is not a candle, or `now_ms` is not a time in ms.
+            UsageError: `candle` is not a candle, or `now_ms` is not a time in ms.
             InputError: The candle is impossible, or lacks a column that a feature reads.
             RefusedError: The candle was not taken (late, changed, open, unknown-symbol), or it was taken and cannot be
                 scored (hole, too-few-bars, leader-hole, not-finite, stale).
@@ -211,8 +215,9 @@ class Stream:
             self._take(symbol, candle, now_ms)
 
     def _take(self, symbol: str, candle: object, now_ms: int | None) -> None:
+        """Add a candle to the buffer of its symbol; raise if it is impossible, open, older, or changed."""
         buffer = self._buffer(symbol)
-        ts_ms, values = self._read(symbol, candle)
+        ts_ms, values = self._read_candle(symbol, candle)
         if now_ms is not None and ts_ms + self._step_ms > now_ms:
             raise RefusedError(f"{symbol} at {format_ms(ts_ms)}: the candle has not closed yet", reason=OPEN)
         if not buffer.stop or ts_ms > (newest_ms := int(buffer.ts_ms[buffer.stop - 1])):
@@ -230,56 +235,65 @@ class Stream:
             )
 
     def predict(self, symbol: str, *, now_ms: int | None = None) -> float:
-        """Return the probability of up after the newest candle of a symbol.
+        """Return the calibrated probability of up, in [0, 1], after the newest candle of a symbol.
+
+        The candle is refused if it is stale at the time `now_ms`, ms UTC, or by the model's clock, if there is one.
 
         Raises:
             UsageError: `now_ms` is not a time in ms.
             InputError: The candles lack a column that a feature reads.
-            RefusedError: The candle cannot be scored; see `push`.
+            RefusedError: The candle cannot be scored (hole, too-few-bars, leader-hole, not-finite, stale).
         """
         now_ms = read_now(now_ms, self._clock)
         with self._lock:
             return self._predict(symbol, now_ms)
 
     def _predict(self, symbol: str, now_ms: int | None) -> float:
+        """Return the probability of up, in [0, 1], after a symbol's newest candle; raise if it cannot be scored."""
         loaded = self._current()
         if symbol not in loaded.bundle.symbols:
-            raise _unknown_symbol(symbol, loaded.bundle.symbols)
+            raise _unknown_symbol_error(symbol, loaded.bundle.symbols)
         buffer = self._buffer(symbol)
         feature_set, bars = loaded.bundle.feature_set, loaded.lookback_bars
         if not buffer.stop:
-            raise _refused(symbol, None, TOO_FEW_BARS)
+            raise _refused_error(symbol, None, TOO_FEW_BARS)
+        # A version promoted after the stream was created may have a longer lookback.
         if buffer.bars < bars:
             for held in self._buffers.values():
-                held.grow(bars)
+                held.grow(max(bars, held.bars))
         ts_ms = int(buffer.ts_ms[buffer.stop - 1])
         if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= MAX_AGE_BARS * self._step_ms:
-            raise _refused(symbol, ts_ms, STALE)
+            raise _refused_error(symbol, ts_ms, STALE)
         leaders = {leader: self._buffer(leader) for leader in feature_set.leaders if leader != symbol}
         if not all(leader.stop for leader in leaders.values()):
-            raise _refused(symbol, ts_ms, LEADER_GAP)
-        candles, emptied = {}, {}
+            raise _refused_error(symbol, ts_ms, LEADER_GAP)
+        candles, false_volumes = {}, {}
         for name, held in {**leaders, symbol: buffer}.items():
-            candles[name], emptied[name] = empty_false_volumes(held.candles().tail(bars))
-        with explaining_emptied_volumes(emptied):
+            candles[name], false_volumes[name] = empty_false_volumes(held.candles().tail(bars))
+        with explaining_emptied_volumes(false_volumes):
             x = loaded.newest.compute([symbol], candles)
-        reason = refusal_reasons(times_ms(candles[symbol]), x, feature_set, bars)[0]
+        reason = find_refusals(times_ms(candles[symbol]), x, feature_set, bars)[0]
         if reason is not None:
-            raise _refused(symbol, ts_ms, reason)
+            raise _refused_error(symbol, ts_ms, reason)
         return loaded.score_one(x[0])[1]
 
     def _buffer(self, symbol: str) -> _RingBuffer:
+        """Return the buffer of a symbol or leader; raise RefusedError if it is neither."""
         buffer = self._buffers.get(symbol) if isinstance(symbol, str) else None
         if buffer is None:
             loaded = self._current()
             # A version promoted after the stream was created may have a new leader.
             if symbol not in loaded.bundle.feature_set.leaders:
-                raise _unknown_symbol(symbol, tuple(self._buffers))
+                raise _unknown_symbol_error(symbol, tuple(self._buffers))
             buffer = self._buffers[symbol] = _RingBuffer(loaded.lookback_bars)
         return buffer
 
-    def _read(self, symbol: str, given: object) -> tuple[int, tuple[float, ...]]:
-        """Return open time, ms UTC, and values, under the rules of `check_candles`."""
+    def _read_candle(self, symbol: str, given: object) -> tuple[int, tuple[float, ...]]:
+        """Return a caller's candle as open time, ms UTC, and values in the order of _VALUES, NaN where it has none.
+
+        Raises:
+            InputError: The candle is impossible, by the rules of `check_candles`.
+        """
         candle = as_record(given, "candle")
         # A mapping of plain values is read in microseconds; the conversion of anything else takes a millisecond.
         if not _is_plain(candle):
@@ -287,7 +301,7 @@ class Stream:
         ts_ms, values = _read_time(candle.get("ts")), tuple(map(_read_number, map(candle.get, _VALUES)))
         open_, high, low, close, volume = values[:_REQUIRED]
         amounts = [v for name, v in zip(_VALUES[4:], values[4:], strict=True) if candle.get(name) is not None]
-        # Written so that NaN fails.
+        # Written so that NaN fails. `check_candles` would take a millisecond.
         sound = (
             ts_ms is not None
             and ts_ms >= 0
@@ -299,21 +313,21 @@ class Stream:
             and (candle.get("trades") is None or values[_VALUES.index("trades")].is_integer())
         )
         if not sound or ts_ms is None:
-            raise self._impossible_candle(symbol, candle, ts_ms)
+            self._raise_impossible(symbol, candle, ts_ms)
         return ts_ms, values
 
-    def _impossible_candle(self, symbol: str, candle: Mapping[str, Any], ts_ms: int | None) -> InputError:
-        """Return, or raise from `check_candles`, the error that names what is wrong with a candle."""
+    def _raise_impossible(self, symbol: str, candle: Mapping[str, Any], ts_ms: int | None) -> NoReturn:
+        """Raise the InputError that names what is wrong with an impossible candle."""
         if ts_ms is None:
-            return InputError(f"{_WHERE}: {symbol}: ts must be a datetime with a time zone, or ms UTC as an int")
-        columns = {name: [_checkable(name, candle.get(name))] for name in _VALUES if candle.get(name) is not None}
+            raise InputError(f"{_WHERE}: {symbol}: ts must be a datetime with a time zone, or ms UTC as an int")
+        columns = {name: [_as_checkable(name, candle.get(name))] for name in _VALUES if candle.get(name) is not None}
         frame = pl.DataFrame({"ts": pl.Series([ts_ms]).cast(TS_DTYPE), **columns})
         check_candles(frame, symbol=symbol, interval=self._current().bundle.interval, where=_WHERE)
-        return InputError(f"{_WHERE}: {symbol} at {format_ms(ts_ms)}: a value is not a number")
+        raise InputError(f"{_WHERE}: {symbol} at {format_ms(ts_ms)}: a value is not a number")
 
 
 def _is_plain(candle: Mapping[str, Any]) -> bool:
-    """Return whether a candle can be read, or refused, without a conversion."""
+    """Return whether a candle's time and values have types that need no conversion."""
     ts = candle.get("ts", "")
     if not (ts is None or isinstance(ts, dt.datetime | bool) or (_is_integer(ts) and is_ms(ts))):
         return False
@@ -332,28 +346,29 @@ def _read_time(ts: object) -> int | None:
 
 
 def _read_number(value: Any) -> float:  # noqa: ANN401 -- a caller's candle may hold anything
-    """Return a value as a float, -0.0 as 0.0; NaN if it is not a number."""
+    """Return a value as a float; NaN if it is not a number."""
     if isinstance(value, float | int | np.number) and not isinstance(value, bool):
+        # Turns -0.0 into 0.0.
         return float(value) + 0.0
     return math.nan
 
 
-def _checkable(name: str, value: Any) -> float | int | None:  # noqa: ANN401 -- a caller's candle may hold anything
-    """Return a value in the type that `check_candles` expects, so that its error names the fault."""
+def _as_checkable(name: str, value: Any) -> float | int | None:  # noqa: ANN401 -- a caller's candle may hold anything
+    """Return a value of a column in the type that `check_candles` expects, so that its error names the fault."""
     number = _read_number(value)
     if math.isnan(number) and not isinstance(value, float):
         return None
     return int(number) if name == "trades" and number.is_integer() else number
 
 
-def _unknown_symbol(symbol: str, known: tuple[str, ...]) -> MltrainError:
+def _unknown_symbol_error(symbol: str, known: tuple[str, ...]) -> MltrainError:
     if not isinstance(symbol, str):
         return UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT'")
-    few = ", ".join(known[:5]) + (f" and {len(known) - 5} others" if len(known) > 5 else "")
-    hint = did_you_mean(symbol, known) or f"the symbols are {few}"
+    hint = did_you_mean(symbol, known) or f"the symbols are {shorten_list(known)}"
     return RefusedError(f"the symbol {show(symbol)} is unknown", reason=UNKNOWN_SYMBOL, hint=hint)
 
 
-def _refused(symbol: str, ts_ms: int | None, reason: str) -> RefusedError:
+def _refused_error(symbol: str, ts_ms: int | None, reason: str) -> RefusedError:
+    """Return the error for a candle, by its open time in ms UTC, that is not scored for the reason with this code."""
     when = "" if ts_ms is None else f" at {format_ms(ts_ms)}"
     return RefusedError(f"{symbol}{when} is not scored: {REASONS[reason]}", reason=reason)
