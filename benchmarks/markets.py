@@ -192,7 +192,7 @@ def try_market(
         "margin": scores.comparison.accuracy_margin.value,
         "ece": scores.after.ece,
         "ece_floor_p95": scores.null_floor.p95,
-        "method": report.training.model.calibration.method,
+        "method": report.training.model.calibration.calibrator.method,
         "log_loss_auto": scores.after.log_loss,
         "log_loss_none": scores.before.log_loss,
         "seconds": round(time.perf_counter() - started, 1),

@@ -37,7 +37,7 @@ def fold_rounds(trial: TrialRecord, config: SearchConfig, folds: int) -> int:
     """Return the rounds of a trial, summed over its folds."""
     if trial.state == "pruned":
         folds = min(folds, config.rungs[len(trial.rung_losses) - 1].folds)
-    return folds * trial.curve_rounds
+    return folds * trial.rounds_run
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, results: Path) -> None:
                 "complete": sum(t.state == "complete" for t in found.trials),
                 "fold_rounds": sum(fold_rounds(t, config.search, len(split.folds)) for t in found.trials),
                 "seconds": took.cpu_s,
-                "trials": [[t.number, t.state, t.loss, t.rounds, t.curve_rounds, list(t.rung_losses)]
+                "trials": [[t.number, t.state, t.loss, t.best_round, t.rounds_run, list(t.rung_losses)]
                            for t in found.trials],
             }  # fmt: skip
             with results.open("a", encoding="utf-8") as file:

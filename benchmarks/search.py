@@ -164,7 +164,7 @@ def profile(found: SearchResult) -> None:
     """Print the cost of complete and of pruned trials."""
     for state in ("complete", "pruned"):
         trials = [t for t in found.trials if t.state == state]
-        rounds, seconds = sum(t.curve_rounds for t in trials), sum(t.seconds for t in trials)
+        rounds, seconds = sum(t.rounds_run for t in trials), sum(t.wall_s for t in trials)
         if trials:
             print(
                 f"  {state:8} {len(trials):4} trials {seconds / len(trials):6.2f} s each, {rounds / len(trials):5.0f} "

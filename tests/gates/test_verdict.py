@@ -52,7 +52,7 @@ ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 
 def estimate(value, low, *, confidence=0.95):
     """Return an estimate whose lower end at a confidence is the given one."""
-    return Estimate(value, (value - low) / Estimate(0.0, 1.0, BLOCKS).reach(confidence), BLOCKS)
+    return Estimate(value, (value - low) / Estimate(0.0, 1.0, BLOCKS).margin_of_error(confidence), BLOCKS)
 
 
 def symbol(name, low=0.01, *, confidence=0.95, rows=100, rule="coin"):

@@ -9,22 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrain.config.train_config import BootstrapConfig
 from mltrain.times import DAY_MS
 from mltrain.training.baselines import (
     LOGISTIC_FEATURES,
     RULES,
     SymbolPrior,
     find_priors,
-    rule_calls,
+    predict_by_rules,
     score_baselines,
     score_logistic,
 )
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.samples import Samples
-
-BOOTSTRAP = BootstrapConfig(draws=400, level=0.9)
 
 
 def rows_of(y, last_move, symbol_ix=None, *, days=12, symbols=("AAA", "BBB")):
@@ -44,19 +41,19 @@ def rows_of(y, last_move, symbol_ix=None, *, days=12, symbols=("AAA", "BBB")):
 
 
 def scored(rows, priors, p=None, *, train_up_share=0.5):
-    draws = plan_bootstrap(rows.ts_ms, draws=400, level=0.9, seed=1)
+    bootstrap = plan_bootstrap(rows.ts_ms, draws=400, level=0.9, seed=1)
     p = np.full(rows.y.size, 0.5) if p is None else p
-    return score_baselines(p, rows, priors, train_up_share=train_up_share, draws=draws, bootstrap=BOOTSTRAP, seed=1)
+    return score_baselines(p, rows, priors, train_up_share=train_up_share, bootstrap=bootstrap)
 
 
 def test_rules_by_hand():
     """Without a last move, persistence and contrarian follow the majority."""
-    calls = rule_calls(np.array([1, 0, -1, 0], np.int8), up_share=0.6)
+    calls = predict_by_rules(np.array([1, 0, -1, 0], np.int8), up_share=0.6)
 
     assert calls["majority"].tolist() == [True, True, True, True]
     assert calls["persistence"].tolist() == [True, True, False, True]
     assert calls["contrarian"].tolist() == [False, True, True, True]
-    assert rule_calls(np.array([0], np.int8), up_share=0.5)["majority"].tolist() == [False]
+    assert predict_by_rules(np.array([0], np.int8), up_share=0.5)["majority"].tolist() == [False]
 
 
 def test_the_rows_before_the_holdout_choose_a_rule_per_symbol():

@@ -13,7 +13,7 @@ from mltrain.times import DAY_MS
 from mltrain.training.bootstrap import (
     _AUC_CHUNK,
     Interval,
-    _pair_wins,
+    _count_wins,
     expanded_tail,
     log_loss_gain,
     plan_bootstrap,
@@ -39,9 +39,10 @@ def test_every_interval_equals_a_naive_bootstrap():
     found = score_intervals(p, y, plan)
     copies = [np.repeat(np.arange(p.size), w[plan.block].astype(int)) for w in plan.weights]
     drawn = [score(p[rows], y[rows]) for rows in copies]
+    tail = expanded_tail(plan.blocks, level=0.9)
 
     for name in set(Metrics.__dataclass_fields__) - {"ece"}:
-        low, high = np.quantile([getattr(d, name) for d in drawn], [plan.tail, 1 - plan.tail])
+        low, high = np.quantile([getattr(d, name) for d in drawn], [tail, 1 - tail])
         interval = getattr(found, name)
         assert interval.value == pytest.approx(getattr(score(p, y), name)), name
         assert (interval.low, interval.high) == pytest.approx((low, high)), name
@@ -53,7 +54,7 @@ def test_auc_pairs_are_counted_across_steps():
     p = p + np.arange(p.size) * 1e-7
     assert np.unique(p).size > 2 * _AUC_CHUNK
 
-    wins = _pair_wins(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=1))
+    wins = _count_wins(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=1))
 
     assert wins.sum() / (y.sum() * (1.0 - y).sum()) == auc(p, y)
 
@@ -121,7 +122,7 @@ def test_intervals_have_their_nominal_coverage():
         plan = plan_bootstrap(ts, draws=400, level=0.9, seed=seed)
         found = plan.mean(values)
         held += found.low <= 0 <= found.high
-        low, high = np.quantile(plan.drawn(plan.sums(values)) / 200, [0.05, 0.95])
+        low, high = np.quantile(plan.draw_sums(plan.block_sums(values)) / 200, [0.05, 0.95])
         plain += low <= 0 <= high
 
     assert 0.86 <= held / 400 <= 0.94
@@ -146,8 +147,8 @@ def test_an_estimate_has_the_standard_error_of_its_draws():
     right = (p > 0.5) == (y == 1)
 
     found = plan.estimate(right)
-    n, wholes = plan.blocks, plan.sums(np.ones(y.size))
-    residuals = plan.sums(right.astype(float)) - found.value * wholes
+    n, wholes = plan.blocks, plan.block_sums(np.ones(y.size))
+    residuals = plan.block_sums(right.astype(float)) - found.value * wholes
 
     assert found.value == right.mean()
     assert found.se == pytest.approx(math.sqrt(np.square(residuals).sum()) / y.size, rel=0.05)

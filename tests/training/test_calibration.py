@@ -17,7 +17,6 @@ from mltrain.training.calibration import (
     Calibrator,
     Knots,
     calibrate,
-    choose_calibrator,
     fit_calibrator,
     fit_logistic_regression,
 )
@@ -199,8 +198,8 @@ def test_calibrate_uses_the_given_method_or_chooses(method, expected):
 
     choice = calibrate(method, raw, y, np.repeat(np.arange(5), 1_000))
 
-    assert choice.method == expected
-    assert len(choice.losses) == (len(METHODS) if method == "auto" else 0)
+    assert choice.calibrator.method == expected
+    assert len(choice.forward_losses) == (len(METHODS) if method == "auto" else 0)
 
 
 @pytest.mark.parametrize("method", FITTED)
@@ -248,20 +247,20 @@ def test_auto_keeps_calibrated_scores():
     """If no method gains more than by chance, the simplest is chosen."""
     raw, y, _ = market(20_000)
 
-    choice = choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000))
+    choice = calibrate("auto", raw, y, np.repeat(np.arange(5), 4_000))
 
-    assert choice.method == "none"
-    assert [loss.method for loss in choice.losses] == list(METHODS)
+    assert choice.calibrator.method == "none"
+    assert list(choice.forward_losses) == list(METHODS)
 
 
 def test_auto_chooses_the_simplest_method_that_helps():
     """Sigmoid finds a linear map of the logit; beta and isotonic gain nothing over it."""
     raw, y, _ = market(20_000, slope=0.4)
 
-    choice = choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000))
+    choice = calibrate("auto", raw, y, np.repeat(np.arange(5), 4_000))
 
-    losses = {loss.method: loss.log_loss for loss in choice.losses}
-    assert choice.method == "sigmoid"
+    losses = choice.forward_losses
+    assert choice.calibrator.method == "sigmoid"
     assert losses["sigmoid"] < losses["none"] - CLOSE
     assert choice.calibrator == fit_calibrator("sigmoid", raw, y)
 
@@ -272,7 +271,7 @@ def test_auto_chooses_isotonic_for_a_step():
     raw = rng.random(20_000)
     y = (rng.random(raw.size) < np.where(raw > 0.8, 0.9, 0.1)).astype(np.uint8)
 
-    assert choose_calibrator(raw, y, np.repeat(np.arange(5), 4_000)).method == "isotonic"
+    assert calibrate("auto", raw, y, np.repeat(np.arange(5), 4_000)).calibrator.method == "isotonic"
 
 
 def test_forward_loss_never_uses_a_later_fold():
@@ -284,7 +283,7 @@ def test_forward_loss_never_uses_a_later_fold():
         for k in (2, 3)
     ]
 
-    losses = {loss.method: loss.log_loss for loss in choose_calibrator(raw, y, fold).losses}
+    losses = calibrate("auto", raw, y, fold).forward_losses
 
     assert losses["sigmoid"] == pytest.approx(math.fsum(np.concatenate(rows)) / 2_600)
     assert losses["none"] == pytest.approx(row_log_loss(raw[fold > 1], y[fold > 1]).mean())
@@ -295,7 +294,7 @@ def test_auto_skips_folds_with_too_few_rows_before_them():
     raw, y, _ = market(2_000)
     fold = np.repeat(np.arange(5), 400)
 
-    losses = {loss.method: loss.log_loss for loss in choose_calibrator(raw, y, fold).losses}
+    losses = calibrate("auto", raw, y, fold).forward_losses
 
     assert losses["none"] == pytest.approx(row_log_loss(raw[fold >= 3], y[fold >= 3]).mean())
 
@@ -305,9 +304,9 @@ def test_auto_keeps_the_scores_without_enough_rows(rows, ups):
     """Too few rows or one class: the method is "none", without losses."""
     y = (np.arange(rows) < ups).astype(np.uint8)
 
-    choice = choose_calibrator(np.linspace(0, 1, rows), y, np.arange(rows) * 5 // rows)
+    choice = calibrate("auto", np.linspace(0, 1, rows), y, np.arange(rows) * 5 // rows)
 
-    assert (choice.method, choice.losses) == ("none", ())
+    assert (choice.calibrator.method, choice.forward_losses) == ("none", {})
 
 
 @pytest.mark.parametrize(

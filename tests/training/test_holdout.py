@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mltrain.config.train_config import BootstrapConfig
 from mltrain.training.baselines import SymbolPrior
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.holdout import score_holdout
@@ -31,19 +30,11 @@ def market(rows=4_000, seed=3):
     return samples, np.clip(2 * p - 0.5, 0, 1), p
 
 
-def scores(**changes):
+def scores(*, seed=1):
     samples, raw, p = market()
     priors = [SymbolPrior(symbol, 0.5, "majority") for symbol in samples.symbols]
-    given = {
-        "priors": priors,
-        "train_up_share": 0.5,
-        "bootstrap": BootstrapConfig(draws=200, level=0.9),
-        "seed": 1,
-    } | changes
-    draws = plan_bootstrap(
-        samples.ts_ms, draws=given["bootstrap"].draws, level=given["bootstrap"].level, seed=given["seed"]
-    )
-    return samples, raw, p, score_holdout(samples, raw, p, draws=draws, **given)
+    bootstrap = plan_bootstrap(samples.ts_ms, draws=200, level=0.9, seed=seed)
+    return samples, raw, p, score_holdout(samples, raw, p, priors=priors, train_up_share=0.5, bootstrap=bootstrap)
 
 
 def test_every_part_is_of_the_same_rows():

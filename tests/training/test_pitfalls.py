@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mltrain.config.loading import load_config
-from mltrain.training.calibration import choose_calibrator
+from mltrain.training.calibration import calibrate
 from mltrain.training.metrics import ece
 from mltrain.training.search import refit_out_of_fold
 from mltrain.training.split import plan_split
@@ -41,7 +41,7 @@ def test_in_sample_scores_would_be_noticed(new_samples):
     samples = new_samples(signal=0.0)
     split = plan_split(samples, val_ratio=0.2, fold_count=5, fold_start=0.5, embargo_ms=60_000)
     found = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=100)
-    choice = choose_calibrator(found.scores, samples.y[found.rows], found.fold)
+    choice = calibrate("auto", found.scores, samples.y[found.rows], found.fold)
 
     assert np.ptp(found.scores) > 0.4  # the booster itself is sure of much
     assert np.std(choice.calibrator.apply(found.scores)) < 0.02  # what is served is not

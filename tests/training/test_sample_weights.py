@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mltrain.config.loading import load_config
 from mltrain.config.train_config import study_sha256
 from mltrain.progress import Silent
-from mltrain.training.booster import bin_rows, fit_final, predict, subset
+from mltrain.training.booster import bin_rows, cut_block, fit_final
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import row_weights, undo_up_weight, uniqueness, up_weight
+from mltrain.training.sample_weights import compute_row_weights, compute_up_weight, undo_up_weight, uniqueness
 from mltrain.training.search import ExecutionOptions, search
 from mltrain.training.split import plan_split
 
@@ -44,12 +44,12 @@ def test_balanced_follows_from_the_first_folds_training_rows(rare):
     y = samples.y.copy()
     y[first.stop :] = 1 - y[first.stop :]
 
-    up = up_weight(samples, split, configured("balanced"))
+    up = compute_up_weight(samples, split, configured("balanced"))
 
     assert up * samples.y[first].sum() == pytest.approx((1 - samples.y[first]).sum())
-    assert up_weight(replace(samples, y=y), split, configured("balanced")) == up
-    assert up_weight(samples, split, configured()) == 1
-    assert up_weight(samples, split, configured(2.5)) == 2.5
+    assert compute_up_weight(replace(samples, y=y), split, configured("balanced")) == up
+    assert compute_up_weight(samples, split, configured()) == 1
+    assert compute_up_weight(samples, split, configured(2.5)) == 2.5
 
 
 def test_weights_of_rows(rare):
@@ -57,11 +57,11 @@ def test_weights_of_rows(rare):
     samples, split = rare
     rows = split.inner.span
 
-    assert row_weights(samples, rows, configured(), up=1.0) is None
-    weighted = row_weights(samples, rows, configured(3.0), up=3.0)
+    assert compute_row_weights(samples, rows, configured(), up_weight=1.0) is None
+    weighted = compute_row_weights(samples, rows, configured(3.0), up_weight=3.0)
     assert np.array_equal(weighted, np.where(samples.y[rows] == 1, 3, 1))
     overlapping = replace(samples, label_end_ms=samples.ts_ms + 5 * 60_000)
-    own = row_weights(overlapping, rows, configured(uniqueness=True), up=1.0)
+    own = compute_row_weights(overlapping, rows, configured(uniqueness=True), up_weight=1.0)
     assert own.mean() == pytest.approx(1)
     assert own[0] > 1.5 > own[100] > 0.9
 
@@ -72,7 +72,7 @@ def test_a_fold_keeps_the_weights_of_its_rows(rare):
     inner = bin_rows(samples, split, configured(3.0), rows=split.inner.span)
     for fold in split.folds:
         for block in (fold.train, fold.valid):
-            weights = subset(inner, split, block).get_field("weight")
+            weights = cut_block(inner, split, block).get_field("weight")
             assert np.array_equal(weights, np.where(samples.y[block.span] == 1, 3, 1))
 
 
@@ -103,8 +103,8 @@ def test_a_weighted_fit_gives_unweighted_probabilities(rare, class_weight):
     holdout = split.holdout.span
     config = configured(class_weight)
     text = fit_final(samples, split, config, tuned=TUNED, rounds=20)
-    p = predict(text, samples.x[holdout])
-    up = up_weight(samples, split, config)
+    p = lightgbm.Booster(model_str=text).predict(samples.x[holdout])
+    up = compute_up_weight(samples, split, config)
 
     assert text != fit_final(samples, split, configured(), tuned=TUNED, rounds=20)
     assert p.mean() == pytest.approx(samples.y[holdout].mean(), abs=0.03)
@@ -122,12 +122,12 @@ def test_the_search_scores_unweighted_probabilities(rare, tmp_path):
     )
     fold = split.folds[-1]
     as_final = replace(split, inner=fold.train)
-    text = fit_final(samples, as_final, config, tuned=found.best.params, rounds=found.best.rounds)
+    text = fit_final(samples, as_final, config, tuned=found.best.params, rounds=found.best.best_round)
     scores = found.oof.scores[found.oof.fold == len(split.folds) - 1]
 
-    assert np.allclose(scores, predict(text, samples.x[fold.valid.span]), atol=1e-12)
+    assert np.allclose(scores, lightgbm.Booster(model_str=text).predict(samples.x[fold.valid.span]), atol=1e-12)
     assert abs(found.oof.scores.mean() - samples.y[found.oof.rows].mean()) < 0.03
-    as_it_is = undo_up_weight(found.oof.scores, 1 / up_weight(samples, split, config))
+    as_it_is = undo_up_weight(found.oof.scores, 1 / compute_up_weight(samples, split, config))
     assert row_log_loss(as_it_is, samples.y[found.oof.rows]).mean() > found.best.loss + 0.05
 
 

@@ -20,8 +20,8 @@ from mltrain.training.booster import booster_params
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.search import ExecutionOptions, pruning_thresholds, search
 from mltrain.training.split import plan_split
-from mltrain.training.study import completed_before
-from mltrain.training.trial import PruningThresholds, TrialRecord, rounds_at
+from mltrain.training.study import completed_when_proposed
+from mltrain.training.trial import PruningThresholds, TrialRecord, rounds_to_reach
 
 IN_PROCESS = ExecutionOptions(workers=1)
 RUNGS = [{"at": 0.3, "keep": 0.6, "most": 9, "folds": 1}, {"at": 1.0, "keep": 0.34, "most": 3, "folds": 5}]
@@ -134,18 +134,18 @@ def test_loss_is_the_least_mean_of_the_folds(samples, split, found):
         rows = lightgbm.Dataset(
             samples.x[fold.train.span], samples.y[fold.train.span], reference=edges, params=dict(params)
         )
-        booster = lightgbm.train(params, rows, num_boost_round=trial.curve_rounds)
+        booster = lightgbm.train(params, rows, num_boost_round=trial.rounds_run)
         curves.append(
             [
                 row_log_loss(
                     booster.predict(samples.x[fold.valid.span], num_iteration=k), samples.y[fold.valid.span]
                 ).mean()
-                for k in range(1, trial.curve_rounds + 1)
+                for k in range(1, trial.rounds_run + 1)
             ]
         )
     curve = np.mean(curves, axis=0)
 
-    assert trial.rounds == curve.argmin() + 1
+    assert trial.best_round == curve.argmin() + 1
     assert trial.loss == pytest.approx(curve.min(), abs=1e-12)
 
 
@@ -155,10 +155,10 @@ def test_a_trial_ends_after_rounds_without_improvement(found):
     for trial in found.trials:
         behind = any(t.loss < trial.loss for t in found.trials[: max(0, trial.number - 2)])
         patiences.add(4 if behind else 10)
-        assert trial.curve_rounds == min(trial.rounds + (4 if behind else 10), 30)
+        assert trial.rounds_run == min(trial.best_round + (4 if behind else 10), 30)
 
     assert patiences == {4, 10}
-    assert any(t.curve_rounds < 30 for t in found.trials)
+    assert any(t.rounds_run < 30 for t in found.trials)
 
 
 def test_out_of_fold_scores_are_those_of_the_best_trial(samples, split, found):
@@ -237,9 +237,8 @@ def test_a_trial_is_pruned_only_by_enough_better_ones(losses, loss, keep, most):
     better = sum(other < loss for other in losses)
     allowed = min(most, math.ceil(keep * len(losses)))
 
-    passes = (
-        loss <= pruning_thresholds([record(n, [other]) for n, other in enumerate(losses)], search_config).rung_losses[0]
-    )
+    completed = [record(n, [other]) for n, other in enumerate(losses)]
+    passes = loss <= pruning_thresholds(completed, search_config).max_rung_losses[0]
 
     assert passes == (better < 4 or better < allowed)
 
@@ -255,10 +254,10 @@ def test_rungs_lie_at_equal_progress():
     """Half the learning rate or a quarter of the leaves doubles the rounds; a rung is never before round 1."""
     rung = Rung(at=2, keep=0.5, most=9, folds=1)
 
-    assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 31}) == 20
-    assert rounds_at(rung, {"learning_rate": 0.05, "num_leaves": 31}) == 40
-    assert rounds_at(rung, {"learning_rate": 0.1, "num_leaves": 124}) == 10
-    assert rounds_at(replace(rung, at=0.001), {"learning_rate": 0.1, "num_leaves": 31}) == 1
+    assert rounds_to_reach(rung, {"learning_rate": 0.1, "num_leaves": 31}) == 20
+    assert rounds_to_reach(rung, {"learning_rate": 0.05, "num_leaves": 31}) == 40
+    assert rounds_to_reach(rung, {"learning_rate": 0.1, "num_leaves": 124}) == 10
+    assert rounds_to_reach(replace(rung, at=0.001), {"learning_rate": 0.1, "num_leaves": 31}) == 1
 
 
 def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(with_rungs):
@@ -268,12 +267,12 @@ def test_pruned_trials_end_at_a_rung_that_they_do_not_pass(with_rungs):
 
     assert {len(t.rung_losses) for t in found.trials if t.state == "pruned"} == {1, 2}
     for trial in found.trials:
-        before = found.trials[: completed_before(trial.number, search_config.batch)]
+        before = found.trials[: completed_when_proposed(trial.number, search_config.batch)]
         thresholds = pruning_thresholds(before, search_config)
-        passed = [a <= b for a, b in zip(trial.rung_losses, thresholds.rung_losses, strict=False)]
+        passed = [a <= b for a, b in zip(trial.rung_losses, thresholds.max_rung_losses, strict=False)]
         assert passed == [True] * (len(passed) - 1) + [trial.state == "complete"]
         if trial.state == "pruned":
-            assert trial.curve_rounds == rounds_at(search_config.rungs[len(passed) - 1], trial.params)
+            assert trial.rounds_run == rounds_to_reach(search_config.rungs[len(passed) - 1], trial.params)
         else:
             assert len(passed) == 2
 
@@ -284,7 +283,7 @@ def test_a_rung_uses_its_folds_alone(samples, split, tmp_path):
     trial = run(samples, split, config, tmp_path).best
     fold, params = split.folds[0], booster_params(config, trial.params)
     rows = lightgbm.Dataset(samples.x[fold.train.span], samples.y[fold.train.span], params=dict(params))
-    rounds = rounds_at(config.search.rungs[0], trial.params)
+    rounds = rounds_to_reach(config.search.rungs[0], trial.params)
     booster = lightgbm.train(params, rows, num_boost_round=rounds)
     x, y = samples.x[fold.valid.span], samples.y[fold.valid.span]
     curve = [row_log_loss(booster.predict(x, num_iteration=k), y).mean() for k in range(1, rounds + 1)]
@@ -354,7 +353,7 @@ def test_data_without_signal_ends_early(new_samples, tmp_path):
 
     found = run(samples, split, configured(max_rounds=200), tmp_path)
 
-    assert found.best.rounds < 50
+    assert found.best.best_round < 50
     assert abs(found.best.loss - math.log(2)) < 0.01
 
 

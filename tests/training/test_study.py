@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mltrain.config.loading import load_config
 from mltrain.errors import InputError
 from mltrain.progress import Silent
-from mltrain.training.study import completed_before, in_flight, open_study
+from mltrain.training.study import completed_when_proposed, max_in_flight, open_study
 from mltrain.training.trial import TrialRecord
 
 TRIALS, BATCH = 14, 4
@@ -26,7 +26,7 @@ def opened(folder, *, search_config=SEARCH_CONFIG, resume=False, identity=IDENTI
         search_config,
         seed=3,
         identity=identity,
-        first=[DEFAULTS],
+        first_params=[DEFAULTS],
         resume=resume,
         progress=progress or Silent(),
     )
@@ -107,7 +107,7 @@ def test_the_sampler_learns_after_ten_trials(tmp_path):
             study.report(replace(record, loss=0.6 + sign * (record.loss - 0.6)))
         proposed.append([dict(proposal.params) for proposal in study.proposed])
 
-    first = next(n for n in range(TRIALS + 1) if completed_before(n, BATCH) == 10)
+    first = next(n for n in range(TRIALS + 1) if completed_when_proposed(n, BATCH) == 10)
     assert proposed[0][:first] == proposed[1][:first]
     assert proposed[0][first] != proposed[1][first]
 
@@ -115,10 +115,10 @@ def test_the_sampler_learns_after_ten_trials(tmp_path):
 @given(number=st.integers(0, 400), batch=st.integers(1, 40))
 def test_a_trial_is_proposed_as_soon_as_there_is_room(number, batch):
     """With one completed trial fewer there would have been no room for it."""
-    completed = completed_before(number, batch)
+    completed = completed_when_proposed(number, batch)
 
-    assert completed <= number < completed + in_flight(completed, batch)
-    assert completed == 0 or completed - 1 + in_flight(completed - 1, batch) <= number
+    assert completed <= number < completed + max_in_flight(completed, batch)
+    assert completed == 0 or completed - 1 + max_in_flight(completed - 1, batch) <= number
 
 
 def test_a_result_and_the_next_proposals_are_one_step(whole, tmp_path):
@@ -190,7 +190,7 @@ def test_a_journal_under_another_name_is_refused(whole, tmp_path):
             SEARCH_CONFIG,
             seed=3,
             identity=IDENTITY,
-            first=[],
+            first_params=[],
             resume=True,
             progress=Silent(),
         )

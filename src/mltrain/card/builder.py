@@ -16,7 +16,7 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_ms, format_seconds
 from mltrain.training.booster import feature_gains
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import up_weight
+from mltrain.training.sample_weights import compute_up_weight
 from mltrain.training.samples import matrix_sha256
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
             {"name": name, "gain": gain, "contribution": holdout.contributions[name]}
             for name, gain in feature_gains(model.served.model_text)
         ],
-        "hyperparameters": {**model.search.best.params, "num_iterations": model.search.best.rounds},
+        "hyperparameters": {**model.search.best.params, "num_iterations": model.search.best.best_round},
         "notes": _describe_training(training),
         "intervals": {
             "level": holdout.scores.level,
@@ -147,10 +147,10 @@ def _describe_training(training: Training) -> str:
     lines.append(f"This time range had been scored {looks.earlier} time(s) before ({looks.weighted:.2f} by overlap).")
     if looks.others:
         lines.append(f"{looks.others:.2f} of these tried another configuration or seed; the gates allow for them.")
-    up = up_weight(training.data.samples, training.data.split, training.config)
-    if up != 1:
+    up_weight = compute_up_weight(training.data.samples, training.data.split, training.config)
+    if up_weight != 1:
         lines.append(
-            f"A row that went up counted {up:.4g} times in fits; this was taken out of every probability again."
+            f"A row that went up counted {up_weight:.4g} times in fits; this was taken out of every probability again."
         )
     if training.config.uniqueness:
         lines.append("Rows whose labels overlap in time counted less in fits.")
@@ -164,7 +164,7 @@ def _calibration_section(training: Training) -> dict[str, Json]:
     return {
         "method": calibration.calibrator.method,
         "requested": training.config.calibration,
-        "forward_log_loss": {loss.method: loss.log_loss for loss in calibration.losses},
+        "forward_log_loss": dict(calibration.forward_losses),
         "before": _metric_values(scores.before),
         "after": _metric_values(scores.after),
         "ece_null_floor": to_plain(scores.null_floor),
@@ -234,7 +234,7 @@ def _search_section(training: Training) -> dict[str, Json]:
         "trials_asked_for": training.config.search.trials,
         "ended_by": "timeout" if search.timed_out else "trials",
         "pruned": sum(trial.state == "pruned" for trial in search.trials),
-        "best": {"number": best.number, "log_loss": best.loss, "rounds": best.rounds, "params": dict(best.params)},
+        "best": {"number": best.number, "log_loss": best.loss, "rounds": best.best_round, "params": dict(best.params)},
         "median_log_loss": median,
         "selection_optimism": {
             "best_minus_median": best.loss - median,

@@ -232,7 +232,7 @@ def _training_document(report: TrainReport) -> TrainDocument:
         trials_resumed=run.model.search.resumed,
         timed_out=run.model.search.timed_out,
         best_trial=run.model.search.best.number,
-        rounds=run.model.search.best.rounds,
+        rounds=run.model.search.best.best_round,
         calibration=run.model.calibration.calibrator.method,
         metrics=run.holdout.scores.after,
         intervals=run.holdout.scores.intervals,
@@ -257,7 +257,7 @@ def _view_training(report: TrainReport) -> Iterator[RenderableType]:
         f"({time_text(holdout.start_ms)} to {time_text(holdout.end_ms)} UTC)"
     )
     yield (
-        f"{len(run.model.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.rounds} rounds, "
+        f"{len(run.model.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.best_round} rounds, "
         f"out-of-fold log loss {best.loss:.5f}; calibration {run.model.calibration.calibrator.method}"
     )
     rows = []

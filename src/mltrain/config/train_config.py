@@ -140,7 +140,7 @@ class SearchConfig:
 
     Attributes:
         trials: Number of trials.
-        batch: Largest number of trials in flight; see `mltrain.training.study.in_flight`.
+        batch: Largest number of trials in flight; see `mltrain.training.study.max_in_flight`.
         early_stop: Boosting rounds without a better mean loss over the folds after which a trial stops.
         settle: The same for a trial whose loss is above that of a completed trial.
         max_rounds: Largest number of boosting rounds of a trial.

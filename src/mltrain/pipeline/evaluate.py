@@ -136,9 +136,9 @@ def evaluate(
         p,
         priors=_read_priors(card, rows.symbols),
         train_up_share=card.train_up_share,
-        draws=plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed),
-        bootstrap=config.bootstrap,
-        seed=config.seed,
+        bootstrap=plan_bootstrap(
+            rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed
+        ),
     )
     champion = open_champion(store)
     comparison: ChampionEvidence | NotApplicable | NotEvaluated = NotApplicable("it is the live version itself")

@@ -85,9 +85,7 @@ def measure_holdout(
         p,
         priors=priors,
         train_up_share=float(samples.y[inner].mean()),
-        draws=bootstrap,
-        bootstrap=config.bootstrap,
-        seed=config.seed,
+        bootstrap=bootstrap,
     )
     step_ms, horizon_bars = interval_ms(data.feature_set.interval), data.feature_set.label.horizon_bars
     moves = forward_returns(data.candles, rows, horizon_bars=horizon_bars, step_ms=step_ms)

@@ -123,7 +123,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
     oof = refit_out_of_fold(samples, split, config, params=tuned, rounds=rounds)
     choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
     bundle = Bundle(
-        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, final=card.fitted_on),
+        model_text=fit_final(samples, split, config, tuned=tuned, rounds=rounds, fitted_on=card.fitted_on),
         calibrator=choice.calibrator,
         feature_set=feature_set,
         symbols=samples.symbols,

@@ -207,7 +207,7 @@ def fit_model(
     best, oof = result.best, result.oof
     choice = calibrate(config.calibration, oof.scores, samples.y[oof.rows], oof.fold)
     evaluated = Bundle(
-        model_text=fit_final(samples, split, config, tuned=best.params, rounds=best.rounds),
+        model_text=fit_final(samples, split, config, tuned=best.params, rounds=best.best_round),
         calibrator=choice.calibrator,
         feature_set=data.feature_set,
         symbols=samples.symbols,
@@ -216,7 +216,7 @@ def fit_model(
     )
     served = evaluated
     if final == "all":
-        text = fit_final(samples, split, config, tuned=best.params, rounds=best.rounds, final="all")
+        text = fit_final(samples, split, config, tuned=best.params, rounds=best.best_round, fitted_on="all")
         served = replace(evaluated, model_text=text)
     return FittedModel(search=result, calibration=choice, evaluated=evaluated, served=served, fitted_on=final)
 

@@ -39,7 +39,7 @@ def publish(training: Training, scored: ScoredRows, store: Store) -> StoredVersi
     holdout = _build_score_table(scored.rows, scored.raw, scored.p, scored.moves)
     trials = pl.DataFrame(
         [
-            {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.rounds, **t.params}
+            {"number": t.number, "state": t.state, "log_loss": t.loss, "rounds": t.best_round, **t.params}
             for t in training.model.search.trials
         ]
     )

@@ -9,7 +9,7 @@ import numpy as np
 from mltrain.report.scales import linear_scale, log_scale, time_scale, widen
 from mltrain.report.svg import DotRow, Missing, Plot, draw_bar_rows, draw_dot_rows, make_figure
 from mltrain.times import DAY_MS, WEEK_MS
-from mltrain.training.baselines import rule_calls
+from mltrain.training.baselines import predict_by_rules
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.metrics import ReliabilityBin
 
@@ -307,7 +307,7 @@ def _select_spaced(shares: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _score_persistence(holdout: Holdout) -> tuple[float, float, float]:
     """Return three shares of the rule that the last move repeats: recall, falls called up, and precision."""
-    called = rule_calls(holdout.last_move, up_share=holdout.train_up_share)["persistence"]
+    called = predict_by_rules(holdout.last_move, up_share=holdout.train_up_share)["persistence"]
     up = holdout.y == 1
     recall, false_alarms = (float(called[rows].mean()) if rows.any() else 0.0 for rows in (up, ~up))
     return recall, false_alarms, float(up[called].mean()) if called.any() else 0.0

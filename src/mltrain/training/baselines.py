@@ -1,7 +1,7 @@
 """Baselines: rules without a model, per symbol, and a model's skill over them on the same rows.
 
-Pure. Three rules predict each row from the past alone: the side more frequent in training (majority), the last move's
-sign (persistence), and its opposite (contrarian). The baseline of a symbol is the best of
+Three rules predict each row from the past alone: the side more frequent in training (majority), the last move's sign
+(persistence), and its opposite (contrarian). The baseline of a symbol is the best of
 
 - one half, a coin;
 - the rule that was most accurate on the symbol's rows before the holdout;
@@ -10,9 +10,9 @@ sign (persistence), and its opposite (contrarian). The baseline of a symbol is t
 The plain maximum of the three on the holdout would be biased upwards by 0.3 to 0.8 percentage points per symbol; the
 rows before the holdout alone would miss a rule that has begun to work since.
 
-The logistic baseline is a regression on five features, which a model of trees must also beat. Its features are chosen,
-scaled and weighted on the rows before the holdout. The fit is that of the calibrators: scikit-learn's solvers use BLAS,
-whose last digits depend on the number of threads, and a card's must not.
+The logistic baseline is a regression on five features, which a model of trees must also beat. It is fitted on the rows
+before the holdout, by the solver of the calibrators: scikit-learn's use BLAS, whose last digits depend on the number of
+threads, and a card's must not.
 """
 
 from __future__ import annotations
@@ -31,20 +31,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mltrain.config.train_config import BootstrapConfig
     from mltrain.training.bootstrap import Bootstrap, Estimate, Interval
     from mltrain.training.samples import Samples
 
 Rule: TypeAlias = Literal["majority", "persistence", "contrarian"]
 RULES: Final[tuple[Rule, ...]] = ("majority", "persistence", "contrarian")
 COIN: Final = 0.5
-# Rows of the overall base rate that are added to each symbol's, which is noise if the symbol has few rows.
+# A symbol's base rate counts this many rows of the overall one too: that of few rows is noise.
 PRIOR_ROWS: Final = 1_000
-# Features of the logistic regression.
 LOGISTIC_FEATURES: Final = 5
-# Training rows at most, evenly spread: plenty for six weights.
+# The logistic regression is fitted on at most this many training rows, evenly spread: plenty for six weights.
 LOGISTIC_ROWS: Final = 200_000
-# Values are clipped at this many standard deviations, so that one spike does not decide the fit.
+# Its features are clipped at this many standard deviations, so that one spike does not decide the fit.
 _CLIP_DEVIATIONS: Final = 5.0
 
 
@@ -54,8 +52,8 @@ class SymbolPrior:
 
     Attributes:
         symbol: The symbol.
-        up_share: Share of those rows that went up, shrunk by PRIOR_ROWS rows of the overall share.
-        rule: The most accurate rule on them; of equals, the first of RULES.
+        up_share: Share of those rows that went up, in [0, 1], shrunk by PRIOR_ROWS rows of the overall share.
+        rule: The most accurate rule on those rows; of equals, the first of RULES.
     """
 
     symbol: str
@@ -69,9 +67,9 @@ class SymbolBaseline:
 
     Attributes:
         symbol: The symbol.
-        rows: Its rows.
-        rule: The rule that is the baseline; "coin" if no rule is better than one half.
-        accuracy: Accuracy of that rule on these rows; 0.5 for the coin.
+        rows: Number of its rows.
+        rule: The rule that is the baseline; "coin" if no rule is right more than half of the time.
+        accuracy: Accuracy of that rule on these rows, 0.5 to 1; 0.5 for the coin.
     """
 
     symbol: str
@@ -82,7 +80,7 @@ class SymbolBaseline:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Scores of the rules without a model.
+    """Scores of the rules without a model; accuracies are shares of the rows, 0 to 1.
 
     Attributes:
         train_up_share: Share of the training rows that went up.
@@ -90,7 +88,7 @@ class Baselines:
         persistence: Accuracy of the last move's sign; the majority if there was no move.
         contrarian: Accuracy of the opposite of the last move's sign; the majority if there was no move.
         accuracy: Accuracy of the symbols' baselines, weighted by rows; the model must beat it.
-        base_rate_log_loss: Log loss of the symbols' base rates, in nats.
+        base_rate_log_loss: Log loss of the symbols' training base rates, in nats.
         symbols: The baseline of each symbol.
     """
 
@@ -105,7 +103,7 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A model compared with the baselines on the same rows and draws.
+    """A model compared with the baselines on the same rows and bootstrap draws.
 
     Attributes:
         accuracy_margin: Accuracy of the model minus that of the symbols' baselines, as a share of the rows.
@@ -122,9 +120,10 @@ class SymbolSkill:
 
     Attributes:
         baseline: The symbol's baseline.
-        accuracy: Accuracy of the model on the symbol's rows; None without rows.
-        margin: That minus the accuracy of the baseline, paired by row; None if the rows fill fewer than two blocks.
-        log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None in the same case.
+        accuracy: Accuracy of the model on the symbol's rows, 0 to 1; None without rows.
+        margin: Accuracy of the model minus that of the baseline, paired by row; None if the rows fill fewer than two
+            bootstrap blocks.
+        log_loss_skill: 1 - log loss of the model / log loss of the symbol's training base rate; None like `margin`.
     """
 
     baseline: SymbolBaseline
@@ -150,11 +149,11 @@ class Skill:
     symbols: tuple[SymbolSkill, ...]
 
 
-def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, NDArray[np.bool_]]:
-    """Return the prediction of each rule for each row: True for "up".
+def predict_by_rules(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, NDArray[np.bool_]]:
+    """Return the predictions of each rule, shape (n,), True for "up".
 
     Args:
-        last_move: Sign of the move that ended with each row's candle, shape (n,); 0 if there was none.
+        last_move: Sign of the price move that ended with each row's candle, shape (n,); 0 if there was none.
         up_share: Share of the training rows that went up; above one half the majority is "up".
     """
     majority = np.full(last_move.size, up_share > THRESHOLD)
@@ -166,22 +165,19 @@ def rule_calls(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, ND
 
 
 def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
-    """Return base rate and best rule of each symbol, in the order of the samples' symbols.
+    """Return base rate and best rule of each of `samples.symbols` on the rows before the holdout, `inner`.
 
-    A symbol without rows before the holdout gets the overall base rate and the rule "majority".
-
-    Args:
-        samples: All rows.
-        inner: The rows before the holdout.
+    A symbol without such rows gets the overall base rate and the rule "majority".
     """
     y, last_move, symbol_ix = samples.y[inner], samples.last_move[inner], samples.symbol_ix[inner]
-    priors, overall = [], float(y.mean())
+    priors, overall_up_share = [], float(y.mean())
     for ix, symbol in enumerate(samples.symbols):
-        rows = symbol_ix == ix
-        up_share = (float(y[rows].sum()) + PRIOR_ROWS * overall) / (np.count_nonzero(rows) + PRIOR_ROWS)
-        calls = rule_calls(last_move[rows], up_share=up_share)
-        right = {rule: int(np.count_nonzero(calls[rule] == y[rows])) for rule in RULES}
-        priors.append(SymbolPrior(symbol, up_share, max(RULES, key=lambda rule: right[rule])))
+        is_symbol = symbol_ix == ix
+        symbol_y = y[is_symbol]
+        up_share = (float(symbol_y.sum()) + PRIOR_ROWS * overall_up_share) / (symbol_y.size + PRIOR_ROWS)
+        predicted = predict_by_rules(last_move[is_symbol], up_share=up_share)
+        hits = {rule: int(np.count_nonzero(predicted[rule] == symbol_y)) for rule in RULES}
+        priors.append(SymbolPrior(symbol, up_share, max(RULES, key=hits.__getitem__)))
     return tuple(priors)
 
 
@@ -191,84 +187,84 @@ def score_baselines(
     priors: Sequence[SymbolPrior],
     *,
     train_up_share: float,
-    draws: Bootstrap,
-    bootstrap: BootstrapConfig,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> tuple[Baselines, Skill]:
-    """Score the baselines, and a model against them.
+    """Score the rules without a model on the holdout, and the skill of a model over them.
 
     Args:
-        p: Probabilities of the model, shape (n,).
-        rows: The holdout's rows, n of them.
-        priors: The prior of each of the rows' symbols, in their order.
-        train_up_share: Share of all training rows that went up.
-        draws: The bootstrap of these rows.
-        bootstrap: Draws and level of the bootstrap of single symbols.
-        seed: Random seed of the latter.
-
-    Raises:
-        ValueError: No rows, a missing prior, or a share that is not strictly between 0 and 1.
+        p: The model's probabilities of "up", shape (n,), in [0, 1].
+        rows: The n rows of the holdout.
+        priors: Base rate and best rule of each of `rows.symbols` before the holdout, in their order.
+        train_up_share: Share of all training rows that went up, in (0, 1).
+        bootstrap: The bootstrap of these rows; each symbol's rows get one with its draws, level and seed.
     """
     if rows.y.size == 0 or not 0 < train_up_share < 1 or len(priors) != len(rows.symbols):
         msg = (
             f"need rows, a prior for each symbol and a share in (0, 1): {rows.y.size}, {len(priors)}, {train_up_share}"
         )
         raise ValueError(msg)
-    y, loss = rows.y, row_log_loss(p, rows.y)
-    base_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
-    right = (predict_up(p) == y).astype(np.float64)
-    # 1 where the baseline is right, 0 where it is wrong; one half for a coin.
-    baseline = np.full(y.size, COIN)
-    hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
-    symbols = []
+    y, model_loss = rows.y, row_log_loss(p, rows.y)
+    base_rate_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
+    model_hits = (predict_up(p) == y).astype(np.float64)
+    baseline_hits = np.full(y.size, COIN)
+    rule_hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
+    skills = []
     for ix, prior in enumerate(priors):
         symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
         if not symbol_rows.size:
-            symbols.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
+            skills.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
             continue
-        calls = rule_calls(rows.last_move[symbol_rows], up_share=prior.up_share)
+        predicted = predict_by_rules(rows.last_move[symbol_rows], up_share=prior.up_share)
         for rule in RULES:
-            hits[rule][symbol_rows] = calls[rule] == y[symbol_rows]
+            rule_hits[rule][symbol_rows] = predicted[rule] == y[symbol_rows]
         ts_ms = rows.ts_ms[symbol_rows]
-        symbol_draws = None
+        symbol_bootstrap = None
         # Rows of one time fill one block, from which nothing can be drawn.
         if ts_ms[0] < ts_ms[-1]:
-            symbol_draws = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=seed)
-        symbol_baseline, baseline[symbol_rows] = _pick_baseline(
-            prior, {r: hits[r][symbol_rows] for r in RULES}, symbol_draws
+            symbol_bootstrap = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=bootstrap.seed)
+        baseline, baseline_hits[symbol_rows] = _pick_baseline(
+            prior, {rule: rule_hits[rule][symbol_rows] for rule in RULES}, symbol_bootstrap
         )
         margin = log_loss_skill = None
-        if symbol_draws is not None:
-            margin = symbol_draws.estimate(right[symbol_rows] - baseline[symbol_rows])
-            log_loss_skill = symbol_draws.estimate((base_loss - loss)[symbol_rows], base_loss[symbol_rows])
-        symbols.append(SymbolSkill(symbol_baseline, float(right[symbol_rows].mean()), margin, log_loss_skill))
+        if symbol_bootstrap is not None:
+            margin = symbol_bootstrap.estimate(model_hits[symbol_rows] - baseline_hits[symbol_rows])
+            log_loss_skill = symbol_bootstrap.estimate(
+                (base_rate_loss - model_loss)[symbol_rows], base_rate_loss[symbol_rows]
+            )
+        skills.append(SymbolSkill(baseline, float(model_hits[symbol_rows].mean()), margin, log_loss_skill))
     baselines = Baselines(
         train_up_share=train_up_share,
-        majority=float(hits["majority"].mean()),
-        persistence=float(hits["persistence"].mean()),
-        contrarian=float(hits["contrarian"].mean()),
-        accuracy=float(baseline.mean()),
-        base_rate_log_loss=float(base_loss.mean()),
-        symbols=tuple(skill.baseline for skill in symbols),
+        majority=float(rule_hits["majority"].mean()),
+        persistence=float(rule_hits["persistence"].mean()),
+        contrarian=float(rule_hits["contrarian"].mean()),
+        accuracy=float(baseline_hits.mean()),
+        base_rate_log_loss=float(base_rate_loss.mean()),
+        symbols=tuple(skill.baseline for skill in skills),
     )
     return baselines, Skill(
-        margin=draws.estimate(right - baseline),
-        log_loss_skill=draws.estimate(base_loss - loss, base_loss),
-        log_loss_gain=draws.estimate(base_loss - loss),
-        symbols=tuple(symbols),
+        margin=bootstrap.estimate(model_hits - baseline_hits),
+        log_loss_skill=bootstrap.estimate(base_rate_loss - model_loss, base_rate_loss),
+        log_loss_gain=bootstrap.estimate(base_rate_loss - model_loss),
+        symbols=tuple(skills),
     )
 
 
 def _pick_baseline(
-    prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], draws: Bootstrap | None
+    prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], bootstrap: Bootstrap | None
 ) -> tuple[SymbolBaseline, NDArray[np.float64]]:
-    """Return a symbol's baseline, and whether it is right at each of its rows (1, 0; one half for a coin)."""
-    proven = [] if draws is None else [r for r in RULES if draws.estimate(hits[r]).low(JUDGED) > COIN]
-    rule = max((prior.rule, *proven), key=lambda r: float(hits[r].mean()))
-    rows, accuracy = hits[rule].size, float(hits[rule].mean())
+    """Return a symbol's baseline and its hits, shape (n,): 1 if right, 0 if wrong, one half for a coin.
+
+    Args:
+        prior: Names the rule that was best before the holdout.
+        hits: Whether each rule is right at each of the symbol's rows, shape (n,).
+        bootstrap: The bootstrap of these rows; None if they are too few for one.
+    """
+    proven = [] if bootstrap is None else [rule for rule in RULES if bootstrap.estimate(hits[rule]).low(JUDGED) > COIN]
+    best = max((prior.rule, *proven), key=lambda rule: float(hits[rule].mean()))
+    rows, accuracy = hits[best].size, float(hits[best].mean())
     if accuracy <= COIN:
         return SymbolBaseline(prior.symbol, rows, "coin", COIN), np.full(rows, COIN)
-    return SymbolBaseline(prior.symbol, rows, rule, accuracy), hits[rule].astype(np.float64)
+    return SymbolBaseline(prior.symbol, rows, best, accuracy), hits[best].astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +272,10 @@ class LogisticScore:
     """The scores of the logistic regression on the holdout.
 
     Attributes:
-        features: Its features: those most correlated with the label on the training rows.
+        features: The features that it uses.
         accuracy: Share of rows whose predicted side is right.
         auc_roc: Area under the ROC curve.
-        log_loss: In nats.
+        log_loss: Mean negative log probability of the outcome, in nats.
     """
 
     features: tuple[str, ...]
@@ -289,30 +285,31 @@ class LogisticScore:
 
 
 def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> tuple[LogisticScore, NDArray[np.float64]]:
-    """Fit on the training rows and score the holdout.
+    """Fit a logistic regression on the features most correlated with the label, and score it on the holdout.
 
     Args:
         samples: All rows.
-        train: Rows to choose, scale and fit on; they hold both classes.
-        holdout: Rows to score.
+        train: The rows on which features are chosen, scaled and weighted; both classes are among them.
+        holdout: The n rows to score.
 
     Returns:
-        The scores, and the probabilities of the holdout's rows.
+        The scores, and the probabilities of "up" of the holdout's rows, shape (n,), in (0, 1).
     """
     step = -(-(train.stop - train.start) // LOGISTIC_ROWS)
-    x, y = samples.x[train][::step], samples.y[train][::step]
-    chosen = _most_correlated(x, y)
-    mean, spread = x[:, chosen].mean(axis=0, dtype=np.float64), x[:, chosen].std(axis=0, dtype=np.float64)
-    spread[spread == 0] = 1.0
+    train_x, train_y = samples.x[train][::step], samples.y[train][::step]
+    columns = _find_most_correlated(train_x, train_y)
+    chosen_x = train_x[:, columns]
+    mean, deviation = chosen_x.mean(axis=0, dtype=np.float64), chosen_x.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1.0
 
-    def terms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        scaled = np.clip((rows[:, chosen] - mean) / spread, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
-        return np.vstack([scaled.T, np.ones(len(rows))])
+    def make_regressors(x: NDArray[np.float32]) -> NDArray[np.float64]:
+        scaled = np.clip((x[:, columns] - mean) / deviation, -_CLIP_DEVIATIONS, _CLIP_DEVIATIONS)
+        return np.vstack([scaled.T, np.ones(len(x))])
 
-    p = fit_logistic_regression(terms(x), y)(terms(samples.x[holdout]))
+    p = fit_logistic_regression(make_regressors(train_x), train_y)(make_regressors(samples.x[holdout]))
     y = samples.y[holdout]
     scores = LogisticScore(
-        features=tuple(samples.names[i] for i in chosen),
+        features=tuple(samples.names[i] for i in columns),
         accuracy=float(np.mean(predict_up(p) == y)),
         auc_roc=auc(p, y),
         log_loss=float(row_log_loss(p, y).mean()),
@@ -320,13 +317,13 @@ def score_logistic(samples: Samples, *, train: slice, holdout: slice) -> tuple[L
     return scores, p
 
 
-def _most_correlated(x: NDArray[np.float32], y: NDArray[np.uint8]) -> list[int]:
-    """Return the columns most correlated with the label, in column order."""
+def _find_most_correlated(x: NDArray[np.float32], y: NDArray[np.uint8]) -> list[int]:
+    """Return the LOGISTIC_FEATURES columns of x most correlated with the label, in column order."""
     centred_y = y - y.mean()
     correlation = np.zeros(x.shape[1])
     for i in range(x.shape[1]):
         column = x[:, i].astype(np.float64)
-        spread = column.std()
+        deviation = column.std()
         # Not `@`: BLAS rounds differently for other thread counts, and a card must not.
-        correlation[i] = abs(np.sum((column - column.mean()) * centred_y)) / spread if spread > 0 else 0.0
+        correlation[i] = abs(np.sum((column - column.mean()) * centred_y)) / deviation if deviation > 0 else 0.0
     return sorted(np.argsort(-correlation, kind="stable")[:LOGISTIC_FEATURES].tolist())

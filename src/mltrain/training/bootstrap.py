@@ -1,15 +1,14 @@
 """Confidence intervals by a block bootstrap (Kuensch 1989): whole blocks of time are drawn with replacement.
 
-Pure; random draws come from a seed argument. Rows of neighbouring minutes, and of different symbols at one minute, are
-dependent: drawing single rows would give intervals a third too narrow. A block is one UTC day of all symbols. Figures
-that are compared use the same draws.
+Rows of neighbouring minutes, and of different symbols at one minute, are dependent: drawing single rows would give
+intervals a third too narrow. A block is one UTC day of all symbols. Figures that are compared use the same draws.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -20,9 +19,11 @@ from mltrain.training.metrics import ECE_BINS, equal_mass_bins, predict_up, row_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    _RowValues: TypeAlias = NDArray[np.float64] | NDArray[np.bool_]
+
 # One-sided confidence of the interval ends that gates judge; `bootstrap.level` is for intervals that are shown.
 JUDGED: Final = 0.95
-# With fewer days, the time range is cut into this many blocks of equal length instead.
+# Rows on fewer UTC days are cut into this many blocks of equal length instead.
 MIN_DAYS: Final = 10
 # Distinct scores per step of the pair counts: limits the memory, does not change the result.
 _AUC_CHUNK: Final = 4_096
@@ -47,11 +48,11 @@ class Interval:
 class Estimate:
     """A figure and its standard error, which give an interval at any confidence.
 
-    Quantiles of draws do not reach that far: at a confidence of 99.95 % the tail of 2,000 draws holds one draw.
+    Quantiles of the bootstrap draws would not: at a confidence of 99.95 % the tail of 2,000 draws holds one draw.
 
     Attributes:
         value: The figure on all rows.
-        se: Standard deviation of the figure over the draws of blocks.
+        se: Standard error: the standard deviation of the figure over the draws of blocks, in the unit of `value`.
         blocks: Number of bootstrap blocks.
     """
 
@@ -59,13 +60,13 @@ class Estimate:
     se: float
     blocks: int
 
-    def reach(self, confidence: float) -> float:
-        """Return the distance from the value to the end of a one-sided interval of this confidence.
+    def margin_of_error(self, confidence: float) -> float:
+        """Return the distance from the value to the end of a one-sided interval of this confidence, in (0.5, 1).
 
         Student's t with blocks - 1 degrees of freedom. The factor sqrt(n / (n - 1)) corrects the variance of the draws,
         which divides by n.
 
-        >>> round(Estimate(0.02, 0.01, 10).reach(0.95), 4)
+        >>> round(Estimate(0.02, 0.01, 10).margin_of_error(0.95), 4)
         0.0193
         """
         from scipy.special import stdtrit
@@ -75,21 +76,21 @@ class Estimate:
 
     def low(self, confidence: float) -> float:
         """Return the lower end of the one-sided interval of this confidence."""
-        return self.value - self.reach(confidence)
+        return self.value - self.margin_of_error(confidence)
 
     def interval(self, confidence: float) -> Interval:
         """Return the interval whose two ends each have this one-sided confidence."""
-        reach = self.reach(confidence)
-        return Interval(self.value, self.value - reach, self.value + reach)
+        margin = self.margin_of_error(confidence)
+        return Interval(self.value, self.value - margin, self.value + margin)
 
     def scaled(self, factor: float) -> Estimate:
-        """Return the estimate in another unit, such as percent instead of a share."""
+        """Return value and standard error times a factor, such as 100 from a share to percent."""
         return Estimate(self.value * factor, self.se * factor, self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricIntervals:
-    """The interval of every score in `mltrain.training.metrics.Metrics`, under the same names.
+    """The confidence interval of every score in `mltrain.training.metrics.Metrics`, under the same names.
 
     Attributes:
         accuracy: Share of rows whose predicted side is right.
@@ -114,70 +115,75 @@ class MetricIntervals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bootstrap:
-    """The blocks of some rows, and how often each draw contains each block.
+    """The blocks of n rows, and how often each draw contains each block.
 
     Attributes:
         block: Block of each row, shape (n,), numbered from 0 without gaps.
         weights: Count of each block in each draw, shape (draws, blocks); each draw sums to `blocks`.
-        tail: Share of the draws outside each end of an interval.
         by_day: Whether a block is a UTC day; else one of ten equal parts of the time range.
+        level: Coverage of the intervals, such as 0.9.
+        seed: Random seed of the draws.
     """
 
     block: NDArray[np.int64]
     weights: NDArray[np.float64]
-    tail: float
     by_day: bool
+    level: float
+    seed: int
+
+    @property
+    def draws(self) -> int:
+        """Number of draws."""
+        return int(self.weights.shape[0])
 
     @property
     def blocks(self) -> int:
         """Number of blocks."""
         return int(self.weights.shape[1])
 
-    def sums(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return the sum of the rows' values in each block."""
+    def block_sums(self, values: _RowValues) -> NDArray[np.float64]:
+        """Return the sum of the rows' values, shape (n,), in each block, shape (blocks,)."""
         return np.bincount(self.block, weights=values, minlength=self.blocks).astype(np.float64)
 
-    def ratio(
-        self, part: NDArray[np.float64] | NDArray[np.bool_], whole: NDArray[np.float64] | NDArray[np.bool_]
-    ) -> Interval:
-        """Return sum of `part` / sum of `whole` over the rows, with its interval; 0 if `whole` sums to 0."""
-        parts, wholes = self.sums(part), self.sums(whole)
-        drawn = _divide(self.drawn(parts), self.drawn(wholes))
-        return self.interval(float(_divide(parts.sum(), wholes.sum())), drawn)
-
-    def estimate(
-        self, part: NDArray[np.float64] | NDArray[np.bool_], whole: NDArray[np.float64] | None = None
-    ) -> Estimate:
-        """Return sum of `part` / sum of `whole` (default: the mean of `part`), with its standard error."""
-        parts, wholes = self.sums(part), self.sums(np.ones(part.size) if whole is None else whole)
-        drawn = _divide(self.drawn(parts), self.drawn(wholes))
-        return Estimate(float(_divide(parts.sum(), wholes.sum())), float(drawn.std()), self.blocks)
-
-    def drawn(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the total of each draw from the sums of the blocks, shape (blocks, ...)."""
+    def draw_sums(self, block_sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the total of each draw, shape (draws, ...), from the sums of the blocks, shape (blocks, ...)."""
         # Not `@`: BLAS rounds differently for other thread counts, and a card must not.
-        totals: NDArray[np.float64] = np.einsum("db,b...->d...", self.weights, sums)
+        totals: NDArray[np.float64] = np.einsum("db,b...->d...", self.weights, block_sums)
         return totals
 
-    def mean(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> Interval:
-        """Return the mean of the rows' values, with its interval."""
+    def mean(self, values: _RowValues) -> Interval:
+        """Return the mean of the rows' values, shape (n,), with its interval."""
         return self.ratio(values, np.ones(values.size))
 
-    def interval(self, value: float, drawn: NDArray[np.float64]) -> Interval:
+    def ratio(self, part: _RowValues, whole: _RowValues) -> Interval:
+        """Return sum of `part` / sum of `whole`, both of shape (n,), with its interval; 0 if `whole` sums to 0."""
+        return self.interval(*self._ratio(part, whole))
+
+    def estimate(self, part: _RowValues, whole: _RowValues | None = None) -> Estimate:
+        """Return sum of `part` / sum of `whole` (default: the mean of `part`), with its standard error."""
+        value, draws = self._ratio(part, np.ones(part.size) if whole is None else whole)
+        return Estimate(value, float(draws.std()), self.blocks)
+
+    def _ratio(self, part: _RowValues, whole: _RowValues) -> tuple[float, NDArray[np.float64]]:
+        """Return sum of `part` / sum of `whole`, 0 if `whole` sums to 0, on all rows and on each draw."""
+        parts, wholes = self.block_sums(part), self.block_sums(whole)
+        drawn_parts, drawn_wholes = self.draw_sums(parts), self.draw_sums(wholes)
+        draws = np.divide(drawn_parts, drawn_wholes, out=np.zeros_like(drawn_wholes), where=drawn_wholes != 0)
+        total = float(wholes.sum())
+        return float(parts.sum()) / total if total else 0.0, draws
+
+    def interval(self, value: float, draws: NDArray[np.float64]) -> Interval:
         """Return a figure with the interval between quantiles of its values on the draws; NaN draws are left out."""
-        low, high = np.nanquantile(drawn, [self.tail, 1 - self.tail]).tolist()
+        tail = expanded_tail(self.blocks, level=self.level)
+        low, high = np.nanquantile(draws, [tail, 1 - tail]).tolist()
         return Interval(value, low, high)
 
 
-def _divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole != 0)
-
-
 def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: int) -> Bootstrap:
-    """Cut rows into blocks of time and draw from the blocks.
+    """Cut rows into blocks of time, and draw as many blocks with replacement, many times.
 
     Args:
-        ts_ms: Open times of the rows, shape (n,), any order.
+        ts_ms: Open times of the rows, UTC ms, shape (n,), any order.
         draws: Number of draws.
         level: Coverage of the intervals, such as 0.9.
         seed: Random seed of the draws.
@@ -190,24 +196,25 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
     """
     day = ts_ms // DAY_MS
     by_day = np.unique(day).size >= MIN_DAYS
-    first = ts_ms.min(initial=np.iinfo(np.int64).max)
-    key = day if by_day else (ts_ms - first) * MIN_DAYS // (ts_ms.max(initial=0) - first + 1)
-    used, block = np.unique(key, return_inverse=True)
-    if used.size < 2:
+    first_ms = ts_ms.min(initial=np.iinfo(np.int64).max)
+    key = day if by_day else (ts_ms - first_ms) * MIN_DAYS // (ts_ms.max(initial=0) - first_ms + 1)
+    used_keys, block = np.unique(key, return_inverse=True)
+    n = used_keys.size
+    if n < 2:
         raise InputError(
             f"cannot compute confidence intervals: the {ts_ms.size} rows lie in fewer than two blocks of time",
             hint="take a longer snapshot or a larger --val-ratio",
         )
-    n = used.size
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    return Bootstrap(block.astype(np.int64), weights, expanded_tail(n, level=level), by_day)
+    return Bootstrap(block.astype(np.int64), weights, by_day, level, seed)
 
 
 def expanded_tail(blocks: int, *, level: float) -> float:
-    """Return the share of draws to leave outside each end of an interval (expanded percentiles, Hesterberg 2015).
+    """Return the share of draws to leave outside each end of an interval of this coverage (Hesterberg 2015).
 
-    Plain percentiles are too narrow for few blocks: the variance of the draws divides by n instead of n - 1, and their
-    distribution is normal instead of Student's t. Quantiles further out correct both.
+    Plain percentiles, such as 5 % outside each end of 90 %, are too narrow for few blocks: the variance of the draws
+    divides by n instead of n - 1, and their distribution is normal instead of Student's t. Quantiles further out
+    (expanded percentiles) correct both.
 
     >>> round(expanded_tail(10, level=0.9), 4), round(expanded_tail(100_000, level=0.9), 4)
     (0.0267, 0.05)
@@ -219,14 +226,14 @@ def expanded_tail(blocks: int, *, level: float) -> float:
 
 
 def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> MetricIntervals:
-    """Return every score of `mltrain.training.metrics.score` with its interval.
+    """Return accuracy, F1, precision, recall, AUC, log loss, Brier score and ECE, each with its confidence interval.
 
     Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        y: Labels, 1 for up, shape (n,).
         bootstrap: The bootstrap of these rows, in their order.
     """
-    exact = score(p, y)
+    metrics = score(p, y)
     predicted, went_up = predict_up(p), y == 1
     hits = predicted & went_up
     return MetricIntervals(
@@ -235,61 +242,64 @@ def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Boo
         f1=bootstrap.ratio(2.0 * hits, predicted.astype(np.float64) + went_up),
         precision=bootstrap.ratio(hits, predicted),
         recall=bootstrap.ratio(hits, went_up),
-        auc_roc=bootstrap.interval(exact.auc_roc, _drawn_auc(p, y, bootstrap)),
+        auc_roc=bootstrap.interval(metrics.auc_roc, _draw_auc(p, y, bootstrap)),
         log_loss=bootstrap.mean(row_log_loss(p, y)),
         brier=bootstrap.mean(np.square(p - y)),
-        ece=_ece_interval(exact.ece, p, y, bootstrap),
+        ece=_ece_interval(metrics.ece, p, y, bootstrap),
     )
 
 
 def log_loss_gain(
-    p: NDArray[np.float64], other: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap
+    p: NDArray[np.float64], other_p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap
 ) -> Interval:
-    """Return the log loss of `other` minus that of `p`, paired by row: positive if `p` is better."""
-    return bootstrap.mean(row_log_loss(other, y) - row_log_loss(p, y))
+    """Return the mean log loss of `other_p` minus that of `p`, in nats, paired by row: positive if `p` is better."""
+    return bootstrap.mean(row_log_loss(other_p, y) - row_log_loss(p, y))
 
 
-def _ece_interval(value: float, p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> Interval:
-    """Return the interval of the ECE with fixed bins.
+def _ece_interval(ece: float, p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> Interval:
+    """Return the ECE of the rows with its interval; every draw uses the bins of all rows.
 
     Resampling adds noise to every bin's gap, which can only increase a mean of absolute gaps: the draws are shifted
     back by their mean excess and clipped at zero.
     """
     cell = bootstrap.block * ECE_BINS + equal_mass_bins(p, ECE_BINS)
     gaps = np.bincount(cell, weights=p - y, minlength=bootstrap.blocks * ECE_BINS).astype(np.float64)
-    drawn = np.abs(bootstrap.drawn(gaps.reshape(-1, ECE_BINS))).sum(axis=1) / bootstrap.drawn(
-        bootstrap.sums(np.ones(p.size))
-    )
-    return bootstrap.interval(value, np.maximum(drawn - (drawn.mean() - value), 0))
+    drawn_gaps = bootstrap.draw_sums(gaps.reshape(-1, ECE_BINS))
+    drawn_rows = bootstrap.draw_sums(bootstrap.block_sums(np.ones(p.size)))
+    draws = np.abs(drawn_gaps).sum(axis=1) / drawn_rows
+    return bootstrap.interval(ece, np.maximum(draws - (draws.mean() - ece), 0))
 
 
-def _drawn_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Return the AUC of every draw, NaN if a draw has only one class.
+def _draw_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """Return the AUC of every draw, shape (draws,), NaN if a draw has only one class.
 
     AUC is a share of (up, down) pairs, so the wins between each two blocks are counted once and weighted by each draw.
     All terms are multiples of 1/2 below 2**53: their sums are exact in any order, also in BLAS.
     """
-    wins = _pair_wins(p, y, bootstrap)
-    ups, downs = bootstrap.sums(y == 1), bootstrap.sums(y == 0)
+    wins = _count_wins(p, y, bootstrap)
+    ups, downs = bootstrap.block_sums(y == 1), bootstrap.block_sums(y == 0)
     w = bootstrap.weights
-    pairs = (w @ ups) * (w @ downs)
-    won: NDArray[np.float64] = np.sum((w @ wins) * w, axis=1)
-    return np.divide(won, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+    drawn_pairs = (w @ ups) * (w @ downs)
+    drawn_wins: NDArray[np.float64] = np.sum((w @ wins) * w, axis=1)
+    return np.divide(drawn_wins, drawn_pairs, out=np.full_like(drawn_pairs, np.nan), where=drawn_pairs > 0)
 
 
-def _pair_wins(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Return, for blocks (a, b), the number of pairs of an up row of a and a down row of b with the up row higher."""
+def _count_wins(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """Return how many pairs of an up row of block a and a down row of block b have the up row higher, shape (a, b).
+
+    Ties count half.
+    """
     n = bootstrap.blocks
     order = np.argsort(p)
-    _, group = np.unique(p, return_inverse=True)
-    group, block, up = group[order], bootstrap.block[order], y[order] == 1
-    wins, below = np.zeros((n, n)), np.zeros(n)
-    for start in range(0, int(group[-1]) + 1, _AUC_CHUNK):
-        rows = slice(*np.searchsorted(group, [start, start + _AUC_CHUNK]).tolist())
-        cell = (group[rows] - start) * n + block[rows]
-        counts = [np.bincount(cell[up[rows] == side], minlength=n * _AUC_CHUNK) for side in (True, False)]
+    # Equal scores have one rank.
+    _, rank = np.unique(p, return_inverse=True)
+    rank, block, is_up = rank[order], bootstrap.block[order], y[order] == 1
+    wins, downs_below = np.zeros((n, n)), np.zeros(n)
+    for start in range(0, int(rank[-1]) + 1, _AUC_CHUNK):
+        rows = slice(*np.searchsorted(rank, [start, start + _AUC_CHUNK]).tolist())
+        cell = (rank[rows] - start) * n + block[rows]
+        counts = [np.bincount(cell[is_up[rows] == side], minlength=n * _AUC_CHUNK) for side in (True, False)]
         ups, downs = (c.reshape(-1, n).astype(np.float64) for c in counts)
-        # Ties count half.
-        wins += ups.T @ (below + np.cumsum(downs, axis=0) - downs / 2)
-        below += downs.sum(axis=0)
+        wins += ups.T @ (downs_below + np.cumsum(downs, axis=0) - downs / 2)
+        downs_below += downs.sum(axis=0)
     return wins

@@ -1,8 +1,8 @@
 """Probability calibration of raw scores.
 
-Pure functions: arrays in, a frozen map out. Fit on out-of-fold scores only (`mltrain.training.search` pools them): a
-calibrator evaluated on the rows it was fitted on always looks good. Every method yields the same type, an increasing
-table of knots, so serving needs none of the fitting code.
+Calibrators are fitted on out-of-fold scores only (`mltrain.training.search` pools them): one evaluated on the rows that
+it was fitted on always looks good. Every method yields the same type, an increasing table of knots, so serving needs
+none of the fitting code.
 
 The fits use NumPy and SciPy: scikit-learn's logistic regression has neither bounds nor Platt's soft targets, and its
 last digits depend on the number of BLAS threads. Its isotonic regression is SciPy's.
@@ -21,7 +21,7 @@ from mltrain.errors import InputError
 from mltrain.training.metrics import row_log_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,14 +33,14 @@ METHODS: Final[tuple[Method, ...]] = ("none", "sigmoid", "beta", "isotonic")
 MIN_ROWS: Final = 1_000
 # Methods whose forward log loss differs by less, in nats, count as equal.
 CLOSE: Final = 0.0001
-# Distance from 0 and 1 to which scores are clipped before their logit is taken.
+# Scores are clipped to this distance from 0 and 1 before their logit is taken.
 _SCORE_EDGE: Final = 1e-12
 # Knots of a smooth map: logits from -12 to 12 in steps of 1/32. Interpolation between them errs by less than 1e-4.
 _GRID_LOGITS: Final = 12.0
 _GRID_STEPS: Final = 769
 # About six steps are enough.
 _MAX_NEWTON_STEPS: Final = 100
-# Newton's method ends when no weight changes by more than this.
+# Newton's method stops halving a step when no weight would change by more than this.
 _MIN_STEP: Final = 1e-12
 
 
@@ -58,9 +58,9 @@ class Knots:
 
     def __post_init__(self) -> None:
         s, p = np.asarray(self.scores), np.asarray(self.probabilities)
-        rising = s.size == p.size >= 1 and bool((np.diff(s) > 0).all() and (np.diff(p) >= 0).all())
+        is_rising = s.size == p.size >= 1 and bool((np.diff(s) > 0).all() and (np.diff(p) >= 0).all())
         # Written so that NaN fails: every comparison with NaN is False.
-        if not (rising and s[0] >= 0 and s[-1] <= 1 and p[0] > 0 and p[-1] < 1):
+        if not (is_rising and s[0] >= 0 and s[-1] <= 1 and p[0] > 0 and p[-1] < 1):
             raise InputError(
                 f"the calibrator's {s.size} knots are not a rising map into (0, 1)", hint="run `mltrain verify model`"
             )
@@ -76,10 +76,10 @@ class Knots:
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """A calibration method and the map it fitted.
+    """A fitted map from raw score to probability.
 
     Attributes:
-        method: The method.
+        method: How it was fitted.
         knots: The map; None exactly for the method "none", which keeps the scores.
     """
 
@@ -94,21 +94,8 @@ class Calibrator:
             )
 
     def apply(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map scores in [0, 1], shape (n,), to probabilities, shape (n,), in order."""
+        """Map scores in [0, 1], shape (n,), to probabilities in [0, 1], shape (n,), in order."""
         return raw if self.knots is None else self.knots.apply(raw)
-
-
-@dataclass(frozen=True, slots=True)
-class MethodLoss:
-    """The forward log loss of a method: fitted on earlier folds, scored on the next one.
-
-    Attributes:
-        method: The method.
-        log_loss: Mean over the rows of folds 2, 3, ..., each scored by the fit on all folds before it, in nats.
-    """
-
-    method: Method
-    log_loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +104,12 @@ class CalibrationChoice:
 
     Attributes:
         calibrator: Fitted on all folds by the chosen method.
-        losses: The forward loss of each method, in the order of METHODS; empty if the method was given, or if there
-            were too few rows to compare methods.
+        forward_losses: Mean log loss of each method in nats, each row scored by the fit on all folds before its fold;
+            empty if the method was given, or if there were too few rows to compare methods.
     """
 
     calibrator: Calibrator
-    losses: tuple[MethodLoss, ...]
-
-    @property
-    def method(self) -> Method:
-        """The chosen method."""
-        return self.calibrator.method
+    forward_losses: Mapping[Method, float]
 
 
 def calibrate(
@@ -136,21 +118,41 @@ def calibrate(
     y: NDArray[np.uint8],
     fold: NDArray[np.int8] | NDArray[np.int64],
 ) -> CalibrationChoice:
-    """Fit a calibrator on pooled out-of-fold scores, by a given method or by the one of least forward log loss.
+    """Fit a calibrator on pooled out-of-fold scores, by a given method or by the best one.
 
     Args:
-        method: A method, or "auto" to compare all of them.
+        method: A method; or "auto", the one of least forward log loss: fitted on all folds before a fold, scored on
+            that fold. A method replaces a simpler one only if it gains more than CLOSE nats. If no fold has enough
+            rows before it, "auto" keeps the scores.
         raw: Out-of-fold scores, shape (n,), in [0, 1].
         y: Labels, shape (n,), 0 or 1.
         fold: Fold of each row, shape (n,); a larger number is a later fold.
     """
-    if method == "auto":
-        return choose_calibrator(raw, y, fold)
-    return CalibrationChoice(fit_calibrator(method, raw, y), ())
+    if method != "auto":
+        return CalibrationChoice(fit_calibrator(method, raw, y), {})
+
+    def forward_loss(method: Method) -> float:
+        losses = [
+            row_log_loss(fit_calibrator(method, raw[fold < k], y[fold < k]).apply(raw[fold == k]), y[fold == k])
+            for k in later_folds
+        ]
+        return float(np.concatenate(losses).mean())
+
+    later_folds = [k for k in np.unique(fold)[1:].tolist() if _can_fit(y[fold < k])]
+    if not later_folds:
+        return CalibrationChoice(fit_calibrator("none", raw, y), {})
+    losses = {method: forward_loss(method) for method in METHODS}
+    simplest = next(method for method in METHODS if losses[method] <= min(losses.values()) + CLOSE)
+    return CalibrationChoice(fit_calibrator(simplest, raw, y), losses)
+
+
+def _can_fit(y: NDArray[np.uint8]) -> bool:
+    """Return whether a map can be fitted on these labels: MIN_ROWS or more, of both classes."""
+    return y.size >= MIN_ROWS and 0 < int(np.count_nonzero(y)) < y.size
 
 
 def fit_calibrator(method: Method, raw: NDArray[np.float64], y: NDArray[np.uint8]) -> Calibrator:
-    """Fit the map from score to probability.
+    """Fit a map from raw score to probability by one method.
 
     Args:
         method: "none" keeps the scores. "sigmoid" is a logistic curve in the logit of the score (Platt 1999). "beta"
@@ -168,52 +170,15 @@ def fit_calibrator(method: Method, raw: NDArray[np.float64], y: NDArray[np.uint8
         raise ValueError(msg)
     if method == "none":
         return Calibrator("none", None)
-    ups = np.count_nonzero(y)
-    if raw.size < MIN_ROWS or ups in {0, y.size}:
+    if not _can_fit(y):
         raise InputError(
-            f"cannot calibrate by {method} on {raw.size} out-of-fold scores of which {ups} went up: "
+            f"cannot calibrate by {method} on {raw.size} out-of-fold scores of which {np.count_nonzero(y)} went up: "
             f"need {MIN_ROWS:,} or more and both classes",
             hint="take a longer snapshot, or pass --calibration none",
         )
     if method == "isotonic":
         return Calibrator(method, _fit_isotonic(raw, y))
-    return Calibrator(method, _fit_smooth(_beta_terms if method == "beta" else _logit_terms, raw, y))
-
-
-def choose_calibrator(
-    raw: NDArray[np.float64], y: NDArray[np.uint8], fold: NDArray[np.int8] | NDArray[np.int64]
-) -> CalibrationChoice:
-    """Choose the method of least forward log loss: fitted on the folds before, scored on the next.
-
-    A method replaces a simpler one only if it gains more than CLOSE.
-
-    Args:
-        raw: Out-of-fold scores, shape (n,), in [0, 1].
-        y: Labels, shape (n,), 0 or 1.
-        fold: Fold of each row, shape (n,); a larger number is a later fold.
-
-    Returns:
-        The best method, fitted on all rows; "none" if too few rows precede every fold.
-    """
-
-    def can_fit(earlier: NDArray[np.uint8]) -> bool:
-        return earlier.size >= MIN_ROWS and 0 < int(np.count_nonzero(earlier)) < earlier.size
-
-    later_folds = [k for k in np.unique(fold)[1:].tolist() if can_fit(y[fold < k])]
-    if not later_folds:
-        return CalibrationChoice(fit_calibrator("none", raw, y), ())
-
-    def forward_loss(method: Method) -> float:
-        losses = [
-            row_log_loss(fit_calibrator(method, raw[fold < k], y[fold < k]).apply(raw[fold == k]), y[fold == k])
-            for k in later_folds
-        ]
-        return float(np.concatenate(losses).mean())
-
-    losses = tuple(MethodLoss(method, forward_loss(method)) for method in METHODS)
-    good_enough = min(entry.log_loss for entry in losses) + CLOSE
-    method = next(entry.method for entry in losses if entry.log_loss <= good_enough)
-    return CalibrationChoice(fit_calibrator(method, raw, y), losses)
+    return Calibrator(method, _fit_smooth(_beta_regressors if method == "beta" else _sigmoid_regressors, raw, y))
 
 
 def _fit_isotonic(raw: NDArray[np.float64], y: NDArray[np.uint8]) -> Knots:
@@ -224,47 +189,50 @@ def _fit_isotonic(raw: NDArray[np.float64], y: NDArray[np.uint8]) -> Knots:
     """
     from scipy.optimize import isotonic_regression
 
-    def shrunk(ups: float, rows: float) -> float:
+    def shrink(ups: float, rows: float) -> float:
         return (ups + 0.5) / (rows + 1)
 
-    scores, group, counts = np.unique(raw, return_inverse=True, return_counts=True)
-    ups = np.bincount(group, weights=y)
+    scores, score_ix, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    ups = np.bincount(score_ix, weights=y)
     fitted = isotonic_regression(ups / counts, weights=counts).x
     starts = np.flatnonzero(np.diff(fitted, prepend=-1.0))
-    stops = np.append(starts[1:], scores.size) - 1
-    # Least score, greatest score, positives, rows.
+    lasts = np.append(starts[1:], scores.size) - 1
+    # Each step: least score, greatest score, positives, rows.
     steps: list[tuple[float, float, float, float]] = []
-    for low, high, step_ups, rows in zip(
+    for step in zip(
         scores[starts].tolist(),
-        scores[stops].tolist(),
+        scores[lasts].tolist(),
         np.add.reduceat(ups, starts).tolist(),
         np.add.reduceat(counts, starts).tolist(),
         strict=True,
     ):
-        step = (low, high, step_ups, rows)
-        while steps and shrunk(*steps[-1][2:]) >= shrunk(*step[2:]):
-            before = steps.pop()
-            step = (before[0], step[1], before[2] + step[2], before[3] + step[3])
-        steps.append(step)
-    knots = [(s, shrunk(k, m)) for low, high, k, m in steps for s in ((low, high) if low < high else (low,))]
+        low, high, step_ups, rows = step
+        while steps and shrink(*steps[-1][2:]) >= shrink(step_ups, rows):
+            low, _, ups_before, rows_before = steps.pop()
+            step_ups, rows = ups_before + step_ups, rows_before + rows
+        steps.append((low, high, step_ups, rows))
+    knots = [(s, shrink(k, m)) for low, high, k, m in steps for s in ((low, high) if low < high else (low,))]
     return Knots(tuple(s for s, _ in knots), tuple(p for _, p in knots))
 
 
-def _logit_terms(raw: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sigmoid_regressors(raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the regressors of Platt's curve for scores of shape (n,): their logits and a constant, shape (2, n)."""
     s = np.clip(raw, _SCORE_EDGE, 1 - _SCORE_EDGE)
     return np.stack([np.log(s) - np.log1p(-s), np.ones(s.size)])
 
 
-def _beta_terms(raw: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the regressors of beta calibration (Kull et al. 2017), shape (3, n)."""
+def _beta_regressors(raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the regressors of beta calibration (Kull et al. 2017) for scores of shape (n,), shape (3, n)."""
     s = np.clip(raw, _SCORE_EDGE, 1 - _SCORE_EDGE)
     return np.stack([np.log(s), -np.log1p(-s), np.ones(s.size)])
 
 
 def _fit_smooth(
-    terms_of: Callable[[NDArray[np.float64]], NDArray[np.float64]], raw: NDArray[np.float64], y: NDArray[np.uint8]
+    make_regressors: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    raw: NDArray[np.float64],
+    y: NDArray[np.uint8],
 ) -> Knots:
-    """Fit a logistic curve with non-negative weights and tabulate it.
+    """Fit a logistic curve whose weights, the constant's excepted, are not negative, and tabulate it.
 
     The problem is convex: the best fit with some weights fixed at zero, among those that violate no bound, is optimal.
 
@@ -273,53 +241,62 @@ def _fit_smooth(
     """
     ups = np.count_nonzero(y)
     target = np.where(y == 1, (ups + 1) / (ups + 2), 1 / (y.size - ups + 2))
-    terms = terms_of(raw)
-    constant = len(terms) - 1
-    free_weights = [np.array([*kept, constant]) for n in range(len(terms)) for kept in combinations(range(constant), n)]
-    fits = [_fit_logistic(terms, target, free) for free in free_weights]
+    regressors = make_regressors(raw)
+    constant = len(regressors) - 1
+    free_sets = [np.array([*free, constant]) for n in range(constant + 1) for free in combinations(range(constant), n)]
+    fits = [_fit_logistic(regressors, target, free) for free in free_sets]
     _, weights = min((fit for fit in fits if (fit[1][:-1] >= 0).all()), key=itemgetter(0))
     scores = _expit(np.linspace(-_GRID_LOGITS, _GRID_LOGITS, _GRID_STEPS))
     # n rows cannot prove certainty.
     edge = 1 / (y.size + 2)
-    p = np.clip(_expit(_logits(weights, terms_of(scores))), edge, 1 - edge)
+    p = np.clip(_expit(_logits(weights, make_regressors(scores))), edge, 1 - edge)
     return Knots(tuple(scores.tolist()), tuple(np.maximum.accumulate(p).tolist()))
 
 
 def fit_logistic_regression(
-    terms: NDArray[np.float64], y: NDArray[np.uint8]
+    regressors: NDArray[np.float64], y: NDArray[np.uint8]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Fit a logistic regression and return its prediction function, from terms to probabilities.
+    """Fit a logistic regression; return the function from regressors, shape (k, m), to probabilities, shape (m,).
 
     Args:
-        terms: Shape (k, n); the last row is constant.
-        y: Labels, shape (n,).
+        regressors: Shape (k, n); the last row is constant.
+        y: Labels, shape (n,), 0 or 1.
     """
-    _, weights = _fit_logistic(terms, y.astype(np.float64), np.arange(len(terms)))
-    return lambda other: _expit(_logits(weights, other))
+    _, weights = _fit_logistic(regressors, y.astype(np.float64), np.arange(len(regressors)))
+    return lambda new_regressors: _expit(_logits(weights, new_regressors))
 
 
 def _fit_logistic(
-    terms: NDArray[np.float64], target: NDArray[np.float64], free: NDArray[np.int64]
+    regressors: NDArray[np.float64], target: NDArray[np.float64], free: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return the least cross-entropy over the free weights, and all weights, the others zero (Newton's method)."""
+    """Fit the weights at the positions `free` of a logistic regression, the others fixed at zero (Newton's method).
+
+    Args:
+        regressors: Shape (k, n).
+        target: Probability to fit at each row, shape (n,).
+        free: Positions of the weights to fit, each in 0 to k - 1.
+
+    Returns:
+        The least cross-entropy, summed over the rows, in nats, and all weights, shape (k,).
+    """
 
     def cross_entropy(weights: NDArray[np.float64]) -> float:
-        logit = _logits(weights, terms)
+        logit = _logits(weights, regressors)
         return float((np.logaddexp(0, logit) - target * logit).sum())
 
-    def product(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    def multiply(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
         # Not `@`: BLAS rounds differently for other thread counts.
-        total: NDArray[np.float64] = np.sum(matrix * vector, axis=1)
-        return total
+        product: NDArray[np.float64] = np.sum(matrix * vector, axis=1)
+        return product
 
-    x = terms[free]
-    weights = np.zeros(len(terms))
+    x = regressors[free]
+    weights = np.zeros(len(regressors))
     loss = cross_entropy(weights)
     for _ in range(_MAX_NEWTON_STEPS):
-        p = _expit(_logits(weights, terms))
-        gradient = product(x, p - target)
-        hessian = np.stack([product(x, row * p * (1 - p)) for row in x])
-        step = np.zeros(len(terms))
+        p = _expit(_logits(weights, regressors))
+        gradient = multiply(x, p - target)
+        hessian = np.stack([multiply(x, row * p * (1 - p)) for row in x])
+        step = np.zeros(len(regressors))
         step[free] = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
         while (new_loss := cross_entropy(weights - step)) > loss and np.abs(step).max() > _MIN_STEP:
             step /= 2
@@ -329,12 +306,14 @@ def _fit_logistic(
     return loss, weights
 
 
-def _logits(weights: NDArray[np.float64], terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = np.sum(weights[:, None] * terms, axis=0)
+def _logits(weights: NDArray[np.float64], regressors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted sum of regressors, shape (k, n), at each row, shape (n,)."""
+    # Not `@`: BLAS rounds differently for other thread counts.
+    total: NDArray[np.float64] = np.sum(weights[:, None] * regressors, axis=0)
     return total
 
 
 def _expit(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    # 1 / (1 + exp(-z)) without overflow.
+    """Return 1 / (1 + exp(-z)) without overflow."""
     p: NDArray[np.float64] = np.exp(-np.logaddexp(0, -z))
     return p

@@ -10,14 +10,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mltrain.training.booster import bin_rows
-from mltrain.training.trial import FoldData, FoldRunner, Proposal
+from mltrain.training.trial import FoldData, FoldRunner
 
 if TYPE_CHECKING:
     from mltrain.config.train_config import FoldConfig, TrainConfig
     from mltrain.training.samples import Samples
     from mltrain.training.split import Split
 
-# Python, LightGBM, SciPy, Polars, Optuna.
+# A process that has imported LightGBM, SciPy, Polars and Optuna.
 _PROCESS_BYTES: Final = 240 << 20
 # Ten columns of eight bytes.
 _CANDLE_BYTES: Final = 80
@@ -26,7 +26,7 @@ _ROW_BYTES: Final = 32
 # Label, gradient, hessian, score and index of a training row of a fold.
 _TRAIN_ROW_BYTES: Final = 28
 # Overhead of allocators: 1.3 million candles took 1.10 times the sum of the parts.
-_MARGIN: Final = 1.15
+_ALLOCATOR_FACTOR: Final = 1.15
 _PROBE_ROUNDS: Final = 10
 # Rounds of all folds per trial of the packaged search on real one-minute candles, pruned trials included. The first 20
 # have few trials to be compared with, so most of them run to their end (five searches: 27 to 87 rounds).
@@ -41,38 +41,38 @@ def predict_peak_bytes(rows: int, features: int, folds: FoldConfig, *, val_ratio
     Args:
         rows: Number of candles of all symbols.
         features: Number of features.
-        folds: The walk-forward folds.
-        val_ratio: Share of the holdout.
-        workers: Processes that run trials.
+        folds: Number of walk-forward folds, and share of the inner part before the first validation block.
+        val_ratio: Share of the rows in the holdout, in (0, 1).
+        workers: Number of processes that run trials; 1: this process runs them.
     """
-    inner = rows * (1 - val_ratio)
-    shares = [folds.start + (1 - folds.start) * k / folds.count for k in range(folds.count)]
-    trained, validated = sum(shares), 1 - folds.start
+    inner_rows = rows * (1 - val_ratio)
+    # Training rows of all folds, and validation rows of all folds, as multiples of the inner part's rows.
+    train_share = sum(folds.start + (1 - folds.start) * k / folds.count for k in range(folds.count))
+    valid_share = 1 - folds.start
     # One byte per cell in each fold's Dataset, and in the binned inner part until the folds are cut out of it.
-    folded = features * (trained + validated)
-    worker = inner * (folded + max(features, _TRAIN_ROW_BYTES * trained))
-    parent = rows * (4 * features + _CANDLE_BYTES + _ROW_BYTES)
-    binning = inner * 2 * features if workers > 1 else 0
-    running = workers * worker + (workers if workers > 1 else 0) * _PROCESS_BYTES
-    return int(_MARGIN * (_PROCESS_BYTES + parent + max(binning, running)))
+    folds_row_bytes = features * (train_share + valid_share)
+    worker_bytes = inner_rows * (folds_row_bytes + max(features, _TRAIN_ROW_BYTES * train_share))
+    samples_bytes = rows * (4 * features + _CANDLE_BYTES + _ROW_BYTES)
+    binning_bytes = inner_rows * 2 * features if workers > 1 else 0
+    search_bytes = workers * worker_bytes + (workers if workers > 1 else 0) * _PROCESS_BYTES
+    return int(_ALLOCATOR_FACTOR * (_PROCESS_BYTES + samples_bytes + max(binning_bytes, search_bytes)))
 
 
 def measure_minutes(samples: Samples, split: Split, config: TrainConfig, *, workers: int) -> float:
-    """Return the expected time of the search in minutes, from a few rounds of LightGBM's default parameters."""
-    inner = bin_rows(samples, split, config, rows=split.inner.span)
-    runner = FoldRunner(FoldData.of(samples, split, config), inner)
-    defaults = Proposal(0, config.search.space.defaults())
-    rounds = min(_PROBE_ROUNDS, config.search.max_rounds)
-    start = time.perf_counter()
-    runner.score(defaults.params, rounds)
-    round_s = (time.perf_counter() - start) / rounds
-    trials = config.search.trials
-    parallel = max(1, min(workers, config.search.batch, trials))
-    return _expected_rounds(trials, config.search.max_rounds) * round_s / parallel / 60
+    """Return the expected time of a search by so many workers, in minutes, from a few rounds of LightGBM's defaults."""
+    search_config = config.search
+    binned_inner = bin_rows(samples, split, config, rows=split.inner.span)
+    runner = FoldRunner(FoldData.of(samples, split, config), binned_inner)
+    rounds = min(_PROBE_ROUNDS, search_config.max_rounds)
+    start_s = time.perf_counter()
+    runner.score(search_config.space.defaults(), rounds)
+    round_s = (time.perf_counter() - start_s) / rounds
+    parallel_trials = max(1, min(workers, search_config.batch, search_config.trials))
+    return _expected_rounds(search_config.trials, search_config.max_rounds) * round_s / parallel_trials / 60
 
 
 def _expected_rounds(trials: int, max_rounds: int) -> int:
-    """Return the expected total number of rounds of all trials.
+    """Return the expected number of boosting rounds of all trials together, each trial's at most `max_rounds`.
 
     >>> _expected_rounds(10, 1000), _expected_rounds(220, 1000), _expected_rounds(10, 3)
     (550, 6100, 30)

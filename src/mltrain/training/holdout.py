@@ -1,7 +1,4 @@
-"""The holdout's scores: every figure of a model on rows that its training has not seen.
-
-Pure: scores, labels and times in, one frozen result out.
-"""
+"""The holdout's scores: every figure of a model on rows that its training has not seen."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mltrain.config.train_config import BootstrapConfig
     from mltrain.training.baselines import Baselines, Skill, SymbolPrior
     from mltrain.training.bootstrap import Bootstrap, MetricIntervals
     from mltrain.training.metrics import BrierParts, Metrics, NullFloor, ReliabilityBin, SymbolScore
@@ -31,22 +27,22 @@ class HoldoutScores:
 
     Attributes:
         rows: Number of rows scored.
-        up_share: Share of them that went up.
+        up_share: Share of the rows that went up.
         before: Scores of the uncalibrated probabilities.
         after: Scores of the calibrated probabilities: the reported figures.
         intervals: Confidence intervals of `after`.
         baselines: Scores of the rules without a model on the same rows.
         comparison: The model minus the baselines, paired by row.
-        skill: The same with standard errors, and for each symbol alone.
+        skill: The model minus the baselines with standard errors, and for each symbol alone.
         null_floor: The ECE to expect by chance under perfect calibration.
-        brier: The calibrated Brier score in its parts.
+        brier: The Brier score of the calibrated probabilities in its parts.
         reliability_before: Reliability table of the uncalibrated probabilities.
         reliability_after: Reliability table of the calibrated probabilities.
-        symbols: Calibrated scores per symbol.
+        symbols: Scores of the calibrated probabilities per symbol.
         blocks: Number of bootstrap blocks.
         by_day: Whether a block is a UTC day; else one of ten equal parts of the holdout.
         draws: Number of bootstrap draws.
-        level: Nominal coverage of the intervals.
+        level: Nominal coverage of the intervals, such as 0.9.
     """
 
     rows: int
@@ -75,43 +71,38 @@ def score_holdout(
     *,
     priors: Sequence[SymbolPrior],
     train_up_share: float,
-    draws: Bootstrap,
-    bootstrap: BootstrapConfig,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> HoldoutScores:
-    """Score probabilities on the holdout's rows.
+    """Compute every figure of a model on the holdout.
 
     Args:
-        holdout: The rows.
-        raw: The uncalibrated probabilities, shape (n,), in row order.
-        p: The calibrated probabilities, shape (n,).
-        priors: Base rate and best rule of each symbol before the holdout.
-        train_up_share: Share of the inner part's rows that went up.
-        draws: The bootstrap of these rows.
-        bootstrap: The configuration of the bootstrap.
-        seed: Random seed of the draws and of the simulated floor.
+        holdout: The n rows.
+        raw: Uncalibrated probabilities of "up", shape (n,), in [0, 1], in row order.
+        p: Calibrated probabilities of "up", shape (n,), in [0, 1].
+        priors: Base rate and best rule of each of `holdout.symbols` before the holdout, in their order.
+        train_up_share: Share of the rows before the holdout that went up, in (0, 1).
+        bootstrap: The bootstrap of these rows; its seed is also that of the labels simulated for the ECE by chance.
     """
-    baselines, skill = score_baselines(
-        p, holdout, priors, train_up_share=train_up_share, draws=draws, bootstrap=bootstrap, seed=seed
-    )
-    # One-sided confidence of each end of an interval.
-    confidence = (1 + bootstrap.level) / 2
+    baselines, skill = score_baselines(p, holdout, priors, train_up_share=train_up_share, bootstrap=bootstrap)
+    one_sided = (1 + bootstrap.level) / 2
     return HoldoutScores(
         rows=int(holdout.y.size),
         up_share=float(holdout.y.mean()),
         before=score(raw, holdout.y),
         after=score(p, holdout.y),
-        intervals=score_intervals(p, holdout.y, draws),
+        intervals=score_intervals(p, holdout.y, bootstrap),
         baselines=baselines,
-        comparison=Comparison(skill.margin.interval(confidence), skill.log_loss_skill.interval(confidence)),
+        comparison=Comparison(
+            accuracy_margin=skill.margin.interval(one_sided), log_loss_skill=skill.log_loss_skill.interval(one_sided)
+        ),
         skill=skill,
-        null_floor=ece_null_floor(p, seed=seed),
+        null_floor=ece_null_floor(p, seed=bootstrap.seed),
         brier=brier_parts(p, holdout.y),
         reliability_before=reliability_table(raw, holdout.y),
         reliability_after=reliability_table(p, holdout.y),
         symbols=score_symbols(p, holdout.y, holdout.symbol_ix, holdout.symbols),
-        blocks=draws.blocks,
-        by_day=draws.by_day,
+        blocks=bootstrap.blocks,
+        by_day=bootstrap.by_day,
         draws=bootstrap.draws,
         level=bootstrap.level,
     )

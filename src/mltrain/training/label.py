@@ -1,7 +1,7 @@
 """Labels: the direction of the price move after each candle.
 
-Pure. A label compares a candle with the one exactly `horizon_bars` intervals later. If a gap or the end of the data
-lies between them, the label is null; `shift` and a comparison would give 0.
+A label compares a candle with the one exactly `horizon_bars` intervals later. If a gap or the end of the data lies
+between them, the label is null; `shift` and a comparison would give 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import LabelSpec
 
-# Basis points in one.
+# Basis points in a ratio of one.
 BPS: Final = 10_000
 
 
@@ -28,36 +28,37 @@ def make_labels(frame: pl.DataFrame, label: LabelSpec, step_ms: int) -> pl.DataF
     Args:
         frame: Candles of one symbol, sorted and unique by `ts`, on the grid of `step_ms`; `ts` and `close` are read.
         label: Horizon, cost, and treatment of ties.
-        step_ms: Length of the interval.
+        step_ms: Length of the interval, in ms.
 
     Returns:
-        One row per candle, in order: `ts`; `label_end` (Int64), the open time in ms of the candle at the horizon;
-        `y` (UInt8), 1 if its close is above this one's by more than the cost, null if unknown or a dropped tie;
-        `tie` (Boolean), whether the two closes differ by no more than the cost, null if unknown; `last_move` (Int8),
-        the sign of the move of the same length that ends here, null if unknown.
+        One row per candle, in order: `ts`; `label_end` (Int64), the open time, UTC ms, of the candle at the horizon;
+        `y` (UInt8), 1 if the close at the horizon is above this candle's by more than the cost, else 0, null if unknown
+        or a dropped tie; `tie` (Boolean), whether the two closes differ by no more than the cost, null if unknown;
+        `last_move` (Int8), the sign of the move of `horizon_bars` that ends with this candle, null if unknown.
     """
     h = label.horizon_bars
     ts_ms, close = times_ms(frame), frame["close"].to_numpy()
     # On a grid, h rows later is h intervals later exactly if no candle is missing between them.
-    whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
-    moves = np.where(whole, close[h:] - close[:-h], np.nan)
+    is_whole = ts_ms[h:] - ts_ms[:-h] == h * step_ms
+    moves = np.where(is_whole, close[h:] - close[:-h], np.nan)
     unknown = np.full(min(h, ts_ms.size), np.nan)
-    ahead, behind = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
+    next_move, last_move = np.concatenate([moves, unknown]), np.concatenate([unknown, moves])
     cost = close * (label.cost_bps / BPS)
-    known, tie = ~np.isnan(ahead), np.abs(ahead) <= cost
-    has_y = known & ~tie if label.ties == "drop" else known
+    is_known, is_tie = ~np.isnan(next_move), np.abs(next_move) <= cost
+    has_label = is_known & ~is_tie if label.ties == "drop" else is_known
     return pl.DataFrame(
         [
             frame["ts"],
             pl.Series("label_end", ts_ms + h * step_ms),
-            _where_known("y", ahead > cost, has_y, pl.UInt8),
-            _where_known("tie", tie, known, pl.Boolean),
-            _where_known("last_move", np.sign(behind), ~np.isnan(behind), pl.Int8),
+            _nullable("y", next_move > cost, has_label, pl.UInt8),
+            _nullable("tie", is_tie, is_known, pl.Boolean),
+            _nullable("last_move", np.sign(last_move), ~np.isnan(last_move), pl.Int8),
         ]
     )
 
 
-def _where_known(
-    name: str, values: NDArray[np.bool_ | np.float64], known: NDArray[np.bool_], dtype: type[pl.DataType]
+def _nullable(
+    name: str, values: NDArray[np.bool_ | np.float64], is_known: NDArray[np.bool_], dtype: type[pl.DataType]
 ) -> pl.Series:
-    return pl.Series(name, np.where(known, values, np.nan), nan_to_null=True).cast(dtype)
+    """Return a column of these values, null where they are not known."""
+    return pl.Series(name, np.where(is_known, values, np.nan), nan_to_null=True).cast(dtype)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _OPENMP_HINTS: Final = {"darwin": "brew install libomp", "linux": "apt-get install libgomp1"}
-_skipped: set[str] = set()
+_skipped_modules: set[str] = set()
 
 
 def skip_scikit_learn() -> None:
@@ -26,24 +26,24 @@ def skip_scikit_learn() -> None:
     `lightgbm.LGBMClassifier` then raises, so only a process without other users of LightGBM may call this. Importing
     scikit-learn itself still works.
     """
-    _skipped.update(("pandas", "sklearn"))
+    _skipped_modules.update(("pandas", "sklearn"))
 
 
 def import_lightgbm() -> ModuleType:
-    """Return the `lightgbm` module.
+    """Import LightGBM, without the modules that `skip_scikit_learn` excludes, and return it.
 
     Raises:
         MachineError: Its shared library cannot be loaded, usually because the OpenMP runtime is missing: slim images
             and new Macs come without it.
     """
-    absent = [name for name in _skipped if name not in sys.modules]
+    hidden = [name for name in _skipped_modules if name not in sys.modules]
     # None makes an import fail (Python language reference, 5.3.1); LightGBM catches the ImportError.
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         return importlib.import_module("lightgbm")
     except OSError as err:
         hint = _OPENMP_HINTS.get(sys.platform, "install the OpenMP runtime of your system")
         raise MachineError(f"LightGBM cannot load its library: {err}", hint=hint) from err
     finally:
-        for name in absent:
+        for name in hidden:
             sys.modules.pop(name, None)

@@ -1,10 +1,7 @@
 """Metrics of probabilities: accuracy, AUC, log loss, Brier score, calibration error.
 
-Pure: arrays in, frozen results out; the one simulation takes its seed. The order of the rows never changes a bit of a
-result. Confidence intervals are in `mltrain.training.bootstrap`.
-
-NumPy computes them in a few lines. scikit-learn's functions give the same figures to 1e-12, and importing them takes
-longer than scoring a holdout (0.8 s of CPU time).
+Confidence intervals are in `mltrain.training.bootstrap`. NumPy computes the metrics in a few lines. scikit-learn's
+functions give the same figures to 1e-12, and importing them takes longer than scoring a holdout (0.8 s of CPU time).
 """
 
 from __future__ import annotations
@@ -26,17 +23,17 @@ THRESHOLD: Final = 0.5
 # As in Guo et al. 2017; of equal mass, so that no bin holds only a few rows.
 ECE_BINS: Final = 15
 # Log loss clips probabilities to this distance from 0 and 1, so that it stays finite.
-_CLIP: Final = 1e-15
-# Simulations for the null floor: enough for its 95 % quantile.
+_LOG_LOSS_EDGE: Final = 1e-15
+# Simulated sets of labels for the ECE by chance: enough for its 95 % quantile.
 _NULL_DRAWS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The scores of probabilities on some rows; those of predictions use the threshold 0.5.
+    """The scores of probabilities on some rows; all but `log_loss` are in [0, 1].
 
     Attributes:
-        accuracy: Share of rows whose predicted side is right.
+        accuracy: Share of rows whose predicted side ("up" above a probability of 0.5) is right.
         f1: Harmonic mean of precision and recall; 0 if both are 0.
         precision: Share of the rows predicted "up" that went up; 0 if none was predicted "up".
         recall: Share of the rows that went up that were predicted "up".
@@ -44,7 +41,7 @@ class Metrics:
             ties counted half.
         log_loss: Mean negative log probability of the outcome, in nats.
         brier: Mean squared difference of probability and outcome.
-        ece: Expected calibration error, see `ece`.
+        ece: Expected calibration error: mean gap between probability and share of "up" in bins of equal mass.
     """
 
     accuracy: float
@@ -64,7 +61,7 @@ class SymbolScore:
     Attributes:
         symbol: The symbol.
         rows: Number of its rows.
-        up_share: Share of them that went up; None without rows.
+        up_share: Share of its rows that went up; None without rows.
         metrics: Its scores; None unless both classes are present.
     """
 
@@ -82,8 +79,8 @@ class ReliabilityBin:
         low: Least probability in the bin.
         high: Greatest probability in the bin.
         rows: Number of rows in the bin.
-        mean_p: Mean probability of those rows.
-        up_share: Share of them that went up.
+        mean_p: Mean probability of the rows in the bin.
+        up_share: Share of the rows in the bin that went up.
     """
 
     low: float
@@ -98,8 +95,8 @@ class NullFloor:
     """The ECE of perfectly calibrated probabilities on as many rows, by chance alone.
 
     Attributes:
-        median: Median over simulated labels.
-        p95: Their 95 % quantile.
+        median: Median ECE over simulated sets of labels.
+        p95: 95 % quantile of the ECE over simulated sets of labels.
     """
 
     median: float
@@ -111,9 +108,9 @@ class BrierParts:
     """The Brier score split as miscalibration - discrimination + uncertainty (CORP, Dimitriadis et al. 2021).
 
     Attributes:
-        miscalibration: The gain of the best monotone recalibration of these rows.
-        discrimination: The gain of those recalibrated probabilities over the base rate.
-        uncertainty: The Brier score of the base rate.
+        miscalibration: By how much the best monotone recalibration of these rows lowers the Brier score.
+        discrimination: Brier score of the base rate minus that of the recalibrated probabilities.
+        uncertainty: Brier score of the base rate.
     """
 
     miscalibration: float
@@ -122,12 +119,7 @@ class BrierParts:
 
 
 def _check_rows(p: NDArray[np.float64], y: NDArray[np.uint8]) -> None:
-    """Refuse rows for which a score is undefined.
-
-    Raises:
-        InputError: The labels hold fewer than two classes.
-        ValueError: Unequal lengths, a probability outside [0, 1] or NaN, a label that is not 0 or 1.
-    """
+    """Refuse invalid probabilities or labels, unequal lengths, and labels of one class."""
     if p.shape != y.shape or p.ndim != 1 or not ((p >= 0) & (p <= 1)).all() or not ((y == 0) | (y == 1)).all():
         msg = f"need probabilities in [0, 1] and labels 0 or 1 of one length, got shapes {p.shape} and {y.shape}"
         raise ValueError(msg)
@@ -147,7 +139,7 @@ def _has_both_classes(y: NDArray[np.uint8]) -> bool:
 
 
 def predict_up(p: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which rows are predicted "up".
+    """Return which probabilities predict "up": those above 0.5.
 
     >>> predict_up(np.array([0.4, 0.5, 0.6])).tolist()
     [False, False, True]
@@ -156,21 +148,21 @@ def predict_up(p: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def row_log_loss(p: NDArray[np.float64], y: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the log loss of each row, in nats.
+    """Return the log loss of each row, in nats, from probabilities of "up" and labels, 1 for up, all of shape (n,).
 
     >>> row_log_loss(np.array([0.5, 0.75]), np.array([1, 0], np.uint8)).round(4).tolist()
     [0.6931, 1.3863]
     """
-    p_outcome: NDArray[np.float64] = np.clip(np.where(y == 1, p, 1 - p), _CLIP, 1 - _CLIP)
+    p_outcome: NDArray[np.float64] = np.clip(np.where(y == 1, p, 1 - p), _LOG_LOSS_EDGE, 1 - _LOG_LOSS_EDGE)
     return -np.log(p_outcome)
 
 
 def score(p: NDArray[np.float64], y: NDArray[np.uint8]) -> Metrics:
-    """Score probabilities of "up" against the outcome.
+    """Return accuracy, F1, precision, recall, AUC, log loss, Brier score and ECE of probabilities of "up".
 
     Args:
         p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,), 1 for up.
+        y: Labels, shape (n,), 1 for up, else 0.
 
     Raises:
         InputError: The labels hold fewer than two classes.
@@ -194,7 +186,7 @@ def score(p: NDArray[np.float64], y: NDArray[np.uint8]) -> Metrics:
 
 
 def score_if_possible(p: NDArray[np.float64], y: NDArray[np.uint8]) -> Metrics | None:
-    """Return the scores of some rows; None unless both classes are among them."""
+    """Return `score(p, y)`; None unless both classes are among the labels."""
     return score(p, y) if _has_both_classes(y) else None
 
 
@@ -204,14 +196,14 @@ def score_symbols(
     """Score each symbol's rows, in the order of `symbols`.
 
     Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        y: Labels, shape (n,), 1 for up, else 0.
         symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
         symbols: The symbols.
     """
     scores = []
-    for i, symbol in enumerate(symbols):
-        symbol_p, symbol_y = p[symbol_ix == i], y[symbol_ix == i]
+    for ix, symbol in enumerate(symbols):
+        symbol_p, symbol_y = p[symbol_ix == ix], y[symbol_ix == ix]
         up_share = float(symbol_y.mean()) if symbol_y.size else None
         scores.append(SymbolScore(symbol, symbol_y.size, up_share, score_if_possible(symbol_p, symbol_y)))
     return tuple(scores)
@@ -221,8 +213,8 @@ def auc(scores: NDArray[np.float64] | NDArray[np.float32], y: NDArray[np.uint8])
     """Return the area under the ROC curve: the share of (up, down) pairs in order, ties counted half.
 
     Args:
-        scores: Finite numbers, shape (n,).
-        y: Labels 0 or 1, shape (n,).
+        scores: Numbers, shape (n,); a higher one speaks for "up".
+        y: Labels, shape (n,), 1 for up, else 0.
 
     Raises:
         InputError: The labels hold fewer than two classes.
@@ -236,38 +228,38 @@ def auc(scores: NDArray[np.float64] | NDArray[np.float32], y: NDArray[np.uint8])
         raise ValueError(msg)
     _check_both_classes(y)
     order = np.argsort(scores)
-    ranked, labels = scores[order], y[order].astype(np.int64)
-    # Ties form one group. Counts and halves are exact, in whatever order they are added.
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    ups = np.add.reduceat(labels, first)
-    downs = np.diff(np.append(first, labels.size)) - ups
+    ups_in_order = y[order].astype(np.int64)
+    # Ties form one run. Counts and halves are exact: the order in which they are added does not matter.
+    starts = _run_starts(scores[order])
+    ups = np.add.reduceat(ups_in_order, starts)
+    downs = np.diff(np.append(starts, y.size)) - ups
     downs_below = np.cumsum(downs) - downs / 2
     return float((ups * downs_below).sum() / (ups.sum() * downs.sum()))
 
 
 def equal_mass_bins(p: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Return the bin of each row; bins hold about equal numbers of rows, and equal probabilities share a bin.
+    """Return the bin of each probability, 0 to bins - 1, so that bins hold about equal numbers of rows, shape (n,).
 
-    A group of ties goes to the bin of its middle rank, so that the order of the rows does not matter; bins that such a
-    group spans stay empty.
+    Equal probabilities share the bin of their middle rank, so that the order of the rows does not matter; other bins
+    that they span stay empty.
 
     >>> equal_mass_bins(np.array([0.3, 0.1, 0.3, 0.9]), 2).tolist()
     [1, 0, 1, 1]
     """
-    _, group, counts = np.unique(p, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2
-    return np.floor(middle * bins / p.size).astype(np.int64)[group]
+    _, distinct_ix, counts = np.unique(p, return_inverse=True, return_counts=True)
+    middle_rank = np.cumsum(counts) - counts / 2
+    return np.floor(middle_rank * bins / p.size).astype(np.int64)[distinct_ix]
 
 
 def reliability_table(
     p: NDArray[np.float64], y: NDArray[np.uint8], *, bins: int = ECE_BINS
 ) -> tuple[ReliabilityBin, ...]:
-    """Compare probabilities with frequencies in bins of about equal mass.
+    """Return mean probability and share of "up" in bins of about equal numbers of rows.
 
     Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
-        bins: Number of bins at most.
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        y: Labels, shape (n,), 1 for up, else 0.
+        bins: Greatest number of bins.
 
     Returns:
         The bins that hold rows, by increasing probability.
@@ -284,28 +276,20 @@ def reliability_table(
     starts = _run_starts(equal_mass_bins(p, bins))
     stops = np.append(starts[1:], p.size)
     rows = stops - starts
-    return tuple(
-        ReliabilityBin(*values)
-        for values in zip(
-            p[starts].tolist(),
-            p[stops - 1].tolist(),
-            rows.tolist(),
-            (np.add.reduceat(p, starts) / rows).tolist(),
-            (np.add.reduceat(ups, starts) / rows).tolist(),
-            strict=True,
-        )
-    )
+    mean_p, up_share = np.add.reduceat(p, starts) / rows, np.add.reduceat(ups, starts) / rows
+    columns = (p[starts], p[stops - 1], rows, mean_p, up_share)
+    return tuple(ReliabilityBin(*values) for values in zip(*(c.tolist() for c in columns), strict=True))
 
 
-def _run_starts(sorted_values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the position at which each run of equal values begins."""
-    return np.flatnonzero(np.diff(sorted_values, prepend=sorted_values[0] - 1))
+def _run_starts(values: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return the position at which each run of equal neighbours begins, in order."""
+    return np.flatnonzero(np.append(True, values[1:] != values[:-1]))
 
 
 def ece(p: NDArray[np.float64], y: NDArray[np.uint8], *, bins: int = ECE_BINS) -> float:
-    """Return the expected calibration error over bins of equal mass (Naeini et al. 2015, Guo et al. 2017).
+    """Return the expected calibration error, in [0, 1], over bins of equal mass (Guo et al. 2017).
 
-    It is the mean over rows of the gap between mean probability and share of "up" in the row's bin.
+    It is the mean over rows of the absolute gap between mean probability and share of "up" in the row's bin.
 
     >>> ece(np.array([0.25] * 4 + [0.75] * 4), np.array([0, 0, 0, 1, 1, 1, 1, 1], np.uint8))
     0.125
@@ -313,19 +297,18 @@ def ece(p: NDArray[np.float64], y: NDArray[np.uint8], *, bins: int = ECE_BINS) -
     return sum(b.rows * abs(b.mean_p - b.up_share) for b in reliability_table(p, y, bins=bins)) / p.size
 
 
-def ece_null_floor(p: NDArray[np.float64], *, seed: int, bins: int = ECE_BINS, draws: int = _NULL_DRAWS) -> NullFloor:
+def ece_null_floor(p: NDArray[np.float64], *, seed: int, draws: int = _NULL_DRAWS) -> NullFloor:
     """Return the ECE to expect by chance if these probabilities were exactly right.
 
-    ECE is a mean of absolute values: it is never zero by chance, and the larger the fewer the rows.
+    ECE is a mean of absolute values: chance alone keeps it above zero, further above on fewer rows.
 
     Args:
-        p: Probabilities, shape (n,), n >= 1.
+        p: Probabilities of "up", shape (n,), n >= 1, in [0, 1].
         seed: Random seed of the simulated labels.
-        bins: As in `ece`.
         draws: Number of simulated sets of labels.
     """
     p = np.sort(p)
-    starts = _run_starts(equal_mass_bins(p, bins))
+    starts = _run_starts(equal_mass_bins(p, ECE_BINS))
     expected_ups = np.add.reduceat(p, starts)
     rng = np.random.default_rng(seed)
     simulated = []
@@ -337,12 +320,17 @@ def ece_null_floor(p: NDArray[np.float64], *, seed: int, bins: int = ECE_BINS, d
 
 
 def brier_parts(p: NDArray[np.float64], y: NDArray[np.uint8]) -> BrierParts:
-    """Split the Brier score by isotonic recalibration of the same rows (CORP, Dimitriadis et al. 2021)."""
+    """Split the Brier score of probabilities of "up" by isotonic recalibration of the same rows.
+
+    Args:
+        p: Probabilities, shape (n,), in [0, 1].
+        y: Labels, shape (n,), 1 for up, else 0; both are among them.
+    """
     from scipy.optimize import isotonic_regression
 
     _check_rows(p, y)
-    _, group, counts = np.unique(p, return_inverse=True, return_counts=True)
-    recalibrated = isotonic_regression(np.bincount(group, weights=y) / counts, weights=counts).x[group]
+    _, distinct_ix, counts = np.unique(p, return_inverse=True, return_counts=True)
+    recalibrated = isotonic_regression(np.bincount(distinct_ix, weights=y) / counts, weights=counts).x[distinct_ix]
     uncertainty = float(y.mean() * (1 - y.mean()))
     recalibrated_brier = float(np.square(recalibrated - y).mean())
     return BrierParts(

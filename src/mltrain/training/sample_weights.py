@@ -1,6 +1,6 @@
 """Row weights of a fit, and the correction of its probabilities for the class weight.
 
-Pure. Weights affect fits only: every loss, metric and gate uses unweighted rows, and probabilities from which the class
+Weights affect fits only: every loss, metric and gate uses unweighted rows, and probabilities from which the class
 weight has been removed.
 """
 
@@ -18,14 +18,11 @@ if TYPE_CHECKING:
     from mltrain.training.split import Split
 
 
-def up_weight(samples: Samples, split: Split, config: TrainConfig) -> float:
-    """Return the weight of the positive class in a fit; the negative class has weight 1.
+def compute_up_weight(samples: Samples, split: Split, config: TrainConfig) -> float:
+    """Return the weight of a row that went up in a fit, from `config.class_weight`; other rows have weight 1.
 
-    Args:
-        samples: All rows.
-        split: The split of these rows.
-        config: Its `class_weight` is used. "balanced" follows from the first fold's training rows, as bin edges do, so
-            that no later block's labels reach an earlier block's fit.
+    "balanced" gives both classes equal total weight in the first fold's training rows. As for bin edges, no later rows
+    are used, so that their labels do not reach an earlier block's fit.
     """
     if config.class_weight == "none":
         return 1.0
@@ -37,18 +34,20 @@ def up_weight(samples: Samples, split: Split, config: TrainConfig) -> float:
     return config.class_weight
 
 
-def row_weights(samples: Samples, rows: slice, config: TrainConfig, *, up: float) -> NDArray[np.float32] | None:
-    """Return the weight of each row of a fit, shape (n,); None if all are equal.
+def compute_row_weights(
+    samples: Samples, rows: slice, config: TrainConfig, *, up_weight: float
+) -> NDArray[np.float32] | None:
+    """Return the weight of each row of a fit, shape (n,); None if all are 1.
 
     Args:
         samples: All rows.
-        rows: The rows of the fit; overlaps with other rows are ignored.
-        config: Its `uniqueness` is used.
-        up: Weight of the positive class, see `up_weight`.
+        rows: The n rows of the fit; overlaps with other rows are ignored.
+        config: With `uniqueness`, rows whose labels overlap in time weigh less.
+        up_weight: Weight of a row that went up, see `compute_up_weight`.
     """
-    if up == 1 and not config.uniqueness:
+    if up_weight == 1 and not config.uniqueness:
         return None
-    weights = np.where(samples.y[rows] == 1, up, 1.0)
+    weights = np.where(samples.y[rows] == 1, up_weight, 1.0)
     if config.uniqueness:
         unique_share = uniqueness(samples.ts_ms[rows], samples.label_end_ms[rows], samples.symbol_ix[rows])
         weights *= unique_share / unique_share.mean()
@@ -68,9 +67,9 @@ def uniqueness(
     [0.75, 0.5, 0.75]
 
     Args:
-        ts_ms: Start of each label, shape (n,).
-        label_end_ms: Its end, later, shape (n,).
-        symbol_ix: Its symbol, shape (n,).
+        ts_ms: Start of each label, UTC ms, shape (n,).
+        label_end_ms: End of each label, UTC ms, after its start, shape (n,).
+        symbol_ix: Number of each label's symbol, shape (n,).
 
     Returns:
         Shape (n,), in (0, 1].
@@ -78,25 +77,27 @@ def uniqueness(
     result = np.empty(ts_ms.size)
     for symbol in np.unique(symbol_ix):
         rows = symbol_ix == symbol
-        result[rows] = _mean_share(ts_ms[rows], label_end_ms[rows])
+        result[rows] = _symbol_uniqueness(ts_ms[rows], label_end_ms[rows])
     return result
 
 
-def _mean_share(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float64]:
-    times, ix = np.unique(np.concatenate([start, end]), return_inverse=True)
-    change = np.bincount(ix[: start.size], minlength=times.size) - np.bincount(ix[start.size :], minlength=times.size)
+def _symbol_uniqueness(start_ms: NDArray[np.int64], end_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the average uniqueness of the labels of one symbol, shape (n,), from their starts and ends."""
+    times, ix = np.unique(np.concatenate([start_ms, end_ms]), return_inverse=True)
+    start_ix, end_ix = np.split(ix, 2)
+    change = np.bincount(start_ix, minlength=times.size) - np.bincount(end_ix, minlength=times.size)
     # Labels running between one time and the next.
     running = np.cumsum(change)[:-1]
     # Times without a running label lie inside no label: their share does not matter.
     integral = np.append(0.0, np.cumsum(np.diff(times) / np.maximum(running, 1)))
-    mean: NDArray[np.float64] = (integral[ix[start.size :]] - integral[ix[: start.size]]) / (end - start)
+    mean: NDArray[np.float64] = (integral[end_ix] - integral[start_ix]) / (end_ms - start_ms)
     return mean
 
 
-def undo_up_weight(p: NDArray[np.float64], up: float) -> NDArray[np.float64]:
-    """Return the probabilities without the class weight: the odds are divided by it (Elkan 2001).
+def undo_up_weight(p: NDArray[np.float64], up_weight: float) -> NDArray[np.float64]:
+    """Return the probabilities without the class weight: their odds divided by it (Elkan 2001).
 
     >>> undo_up_weight(np.array([0.5, 0.75]), 3.0).tolist()
     [0.25, 0.5]
     """
-    return p if up == 1 else p / (p + up * (1 - p))
+    return p if up_weight == 1 else p / (p + up_weight * (1 - p))

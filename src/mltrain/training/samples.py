@@ -1,6 +1,6 @@
 """Samples: the rows of a training, of all symbols, in the order of time.
 
-Pure. Features and labels are joined here, for training; candles that do not become rows are counted by reason.
+Features and labels are joined here; candles that do not become rows are counted by reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet
 
-# Rows of the matrix that are moved in one step, and held twice.
+# Rows of the matrix that are moved, and so held twice, in one step.
 _MOVED_ROWS: Final = 65_536
 
 
@@ -35,11 +35,11 @@ class Samples:
 
     Attributes:
         x: Features, shape (n, f), C order.
-        y: Labels, shape (n,): 1 where the price went up.
-        ts_ms: Open time of each row's candle, shape (n,), never falling.
-        label_end_ms: Open time of the candle that decided the label, shape (n,).
-        symbol_ix: Position of the row's symbol in `symbols`, shape (n,).
-        last_move: Sign of the move that ended with the row's candle, shape (n,); 0 also if it is unknown.
+        y: Labels, shape (n,): 1 where the price went up, else 0.
+        ts_ms: Open time of each row's candle, UTC ms, shape (n,), never falling.
+        label_end_ms: Open time of the candle that decided each label, UTC ms, shape (n,).
+        symbol_ix: Position of each row's symbol in `symbols`, shape (n,).
+        last_move: Sign of the price move that ended with each row's candle, shape (n,); 0 also if it is unknown.
         symbols: The symbols, sorted.
         names: The features, in the order of the columns.
     """
@@ -56,7 +56,7 @@ class Samples:
     def __post_init__(self) -> None:
         n = self.ts_ms.size
         columns = (self.y, self.label_end_ms, self.symbol_ix, self.last_move)
-        sound = (
+        is_valid = (
             self.x.shape == (n, len(self.names))
             and self.x.dtype == np.float32
             and self.x.flags.c_contiguous
@@ -65,22 +65,22 @@ class Samples:
             # LightGBM would accept other labels silently.
             and bool((self.y <= 1).all())
         )
-        if not sound:
+        if not is_valid:
             msg = f"samples of shape {self.x.shape} with {n} times are not rows in the order of time"
             raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolQuality:
-    """How many of one symbol's candles became rows, and why not the others; the first reason counts.
+    """How many of one symbol's candles became rows, and why the others were dropped: each for its first reason.
 
     Attributes:
         symbol: The symbol.
-        candles: Candles in the snapshot.
+        candles: Number of candles.
         rows: Candles that became rows.
-        no_features: Dropped: in the warm-up after the start or after a gap.
-        no_label: Dropped: the candle at the horizon is missing or in the future.
-        ties: Dropped: the price did not move.
+        no_features: Candles dropped in the warm-up after the start or after a gap.
+        no_label: Candles dropped because the candle at the horizon is missing or in the future.
+        ties: Candles dropped because the price then moved by no more than the label's cost.
         tie_share: Share of ties among all candles with a known outcome, dropped or not; None without such candles.
     """
 
@@ -96,26 +96,26 @@ class SymbolQuality:
 def build_samples(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame]
 ) -> tuple[Samples, tuple[SymbolQuality, ...]]:
-    """Compute features and labels of every symbol and join them.
+    """Compute features and labels of every symbol, and join those of the candles that have all of them.
 
     Args:
         feature_set: Features, label and interval.
-        candles: Checked candles by symbol; leaders become rows, too.
+        candles: Checked candles by symbol; those of leaders also become rows.
 
     Returns:
-        The rows, and the counts of each symbol by name.
+        The rows, and the counts of each symbol, sorted by symbol.
 
     Raises:
         InputError: No row has all features and a label.
     """
     check_inputs(feature_set, candles)
     symbols = tuple(sorted(candles))
-    times = [times_ms(candles[symbol]) for symbol in symbols]
-    ts_ms = np.concatenate(times)
-    symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [t.size for t in times])
+    symbol_times = [times_ms(candles[symbol]) for symbol in symbols]
+    ts_ms = np.concatenate(symbol_times)
+    symbol_ix = np.repeat(np.arange(len(symbols), dtype=np.int16), [times.size for times in symbol_times])
     # Stable: symbols keep their order within each time.
     order = np.argsort(ts_ms, kind="stable")
-    samples = Samples(
+    candle_rows = Samples(
         # One matrix, filled in place: a second copy of a hundred symbols would not fit in memory.
         x=np.empty((ts_ms.size, len(feature_set.names)), np.float32),
         y=np.zeros(ts_ms.size, np.uint8),
@@ -126,9 +126,11 @@ def build_samples(
         symbols=symbols,
         names=feature_set.names,
     )
-    kept = np.zeros(ts_ms.size, np.bool_)
-    qualities = tuple(_fill_symbol(samples, kept, feature_set, candles, ix) for ix in range(len(symbols)))
-    samples = _compact(samples, kept)
+    is_complete = np.zeros(ts_ms.size, np.bool_)
+    qualities = tuple(
+        _fill_symbol(candle_rows, is_complete, feature_set, candles, symbol_ix=ix) for ix in range(len(symbols))
+    )
+    samples = _compact(candle_rows, is_complete)
     if not samples.y.size:
         raise InputError(
             f"no row of {', '.join(symbols)} has every feature and a label: the longest feature needs "
@@ -140,38 +142,42 @@ def build_samples(
 
 
 def _fill_symbol(
-    samples: Samples,
-    kept: NDArray[np.bool_],
+    candle_rows: Samples,
+    is_complete: NDArray[np.bool_],
     feature_set: FeatureSet,
     candles: Mapping[str, pl.DataFrame],
+    *,
     symbol_ix: int,
 ) -> SymbolQuality:
-    """Write one symbol's features and labels into its rows, mark the complete rows, and count the others."""
-    symbol = samples.symbols[symbol_ix]
+    """Write one symbol's features, labels and last moves into its rows of `candle_rows`, a row per candle.
+
+    Rows with every feature and a label are marked in `is_complete`, shape (n,); the other candles are counted.
+    """
+    symbol = candle_rows.symbols[symbol_ix]
     features = compute_features(feature_set, symbol, candles).drop("ts")
     labels = make_labels(candles[symbol], feature_set.label, interval_ms(feature_set.interval))
-    rows = np.flatnonzero(samples.symbol_ix == symbol_ix)
-    # A null becomes NaN, in a row that is not kept.
-    samples.x[rows] = features.to_numpy()
-    samples.y[rows] = labels["y"].fill_null(0).to_numpy()
-    samples.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
-    featured = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
-    known, labelled = (labels[name].is_not_null().to_numpy() for name in ("tie", "y"))
-    kept[rows] = featured & labelled
+    rows = np.flatnonzero(candle_rows.symbol_ix == symbol_ix)
+    # A null becomes NaN, in a row that is not complete.
+    candle_rows.x[rows] = features.to_numpy()
+    candle_rows.y[rows] = labels["y"].fill_null(0).to_numpy()
+    candle_rows.last_move[rows] = labels["last_move"].fill_null(0).to_numpy()
+    has_features = features.select(pl.all_horizontal(pl.all().is_not_null()))[:, 0].to_numpy()
+    has_outcome, has_label = (labels[name].is_not_null().to_numpy() for name in ("tie", "y"))
+    is_complete[rows] = has_features & has_label
     return SymbolQuality(
         symbol=symbol,
         candles=rows.size,
-        rows=int(np.count_nonzero(featured & labelled)),
-        no_features=int(np.count_nonzero(~featured)),
-        no_label=int(np.count_nonzero(featured & ~known)),
-        ties=int(np.count_nonzero(featured & known & ~labelled)),
+        rows=int(np.count_nonzero(has_features & has_label)),
+        no_features=int(np.count_nonzero(~has_features)),
+        no_label=int(np.count_nonzero(has_features & ~has_outcome)),
+        ties=int(np.count_nonzero(has_features & has_outcome & ~has_label)),
         tie_share=labels.select(pl.col("tie").mean()).item(),
     )
 
 
-def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
-    """Return the rows to keep; the matrix is compacted in place."""
-    rows = np.flatnonzero(kept)
+def _compact(samples: Samples, is_kept: NDArray[np.bool_]) -> Samples:
+    """Return the rows to keep; they overwrite the front of the matrix of `samples`, which must not be used again."""
+    rows = np.flatnonzero(is_kept)
     for start in range(0, rows.size, _MOVED_ROWS):
         part = rows[start : start + _MOVED_ROWS]
         # Rows only move towards the front.
@@ -180,33 +186,29 @@ def _compact(samples: Samples, kept: NDArray[np.bool_]) -> Samples:
 
 
 def keep_symbols(samples: Samples, symbols: Collection[str]) -> Samples:
-    """Return the rows of some symbols.
+    """Return the rows of some of the samples' symbols.
 
     The matrix is compacted in place, because a copy of a hundred symbols would not fit in memory: do not use `samples`
     afterwards.
-
-    Args:
-        samples: All rows.
-        symbols: Some of its symbols.
     """
     kept = tuple(symbol for symbol in samples.symbols if symbol in symbols)
-    place = np.array([kept.index(s) if s in kept else -1 for s in samples.symbols], np.int16)[samples.symbol_ix]
-    moved = replace(samples, symbols=kept, symbol_ix=place)
-    return moved if (place >= 0).all() else _compact(moved, place >= 0)
+    new_ix = np.array([kept.index(s) if s in kept else -1 for s in samples.symbols], np.int16)[samples.symbol_ix]
+    renumbered = replace(samples, symbols=kept, symbol_ix=new_ix)
+    return renumbered if (new_ix >= 0).all() else _compact(renumbered, new_ix >= 0)
 
 
 def check_finite(samples: Samples) -> None:
     """Refuse features that are infinite or missing.
 
     Raises:
-        InputError: Names feature, symbol, time and value of the first.
+        InputError: Names feature, symbol, time and value of the first one.
     """
     # The sum of a column is finite only if each value is; this needs no mask of the size of x.
-    sums = samples.x.sum(axis=0, dtype=np.float64)
-    if np.isfinite(sums).all():
+    is_finite = np.isfinite(samples.x.sum(axis=0, dtype=np.float64))
+    if is_finite.all():
         return
-    column = int(np.flatnonzero(~np.isfinite(sums))[0])
-    row = int(np.flatnonzero(~np.isfinite(samples.x[:, column]))[0])
+    column = int(np.argmin(is_finite))
+    row = int(np.argmin(np.isfinite(samples.x[:, column])))
     raise InputError(
         f"feature {samples.names[column]} of {samples.symbols[samples.symbol_ix[row]]} at "
         f"{format_ms(int(samples.ts_ms[row]))} is {samples.x[row, column]}: features must be finite",
@@ -215,29 +217,29 @@ def check_finite(samples: Samples) -> None:
 
 
 def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str, pl.DataFrame]:
-    """Return every symbol's candles from one time on, the earliest time that gives no more rows than requested.
+    """Return every symbol's candles from one time on: the earliest that leaves no more than `max_rows` in all.
 
     Args:
         candles: Candles by symbol.
-        max_rows: Candles of all symbols together, at most; 0: all.
+        max_rows: Greatest number of candles of all symbols together; 0: no limit.
     """
     if not 0 < max_rows < sum(frame.height for frame in candles.values()):
         return dict(candles)
     times = np.sort(np.concatenate([times_ms(frame) for frame in candles.values()]))
     start_ms = times[times.size - max_rows]
-    # All candles of one time, or none.
+    # Candles of one time are kept together: if they are too many, they all go.
     if np.count_nonzero(times >= start_ms) > max_rows:
         start_ms = times[np.searchsorted(times, start_ms, side="right")]
     return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
 
 
 def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
-    """Return some rows, in the order of time; a slice is not copied."""
+    """Return the rows at increasing positions; those of a slice share the memory of `samples`."""
     return _with_rows(samples, samples.x[rows], rows)
 
 
 def _with_rows(samples: Samples, x: NDArray[np.float32], rows: slice | NDArray[np.int64]) -> Samples:
-    """Return samples with a new matrix and some rows of all other columns."""
+    """Return samples with the matrix `x`, and the rows at these positions of all other arrays."""
     return replace(
         samples,
         x=x,
@@ -250,7 +252,7 @@ def _with_rows(samples: Samples, x: NDArray[np.float32], rows: slice | NDArray[n
 
 
 def matrix_sha256(samples: Samples) -> str:
-    """Return the SHA-256 of names, symbols, shapes and the bytes of each array."""
+    """Return the SHA-256 (hexadecimal) of feature names, symbols, shapes and the bytes of each array."""
     digest = hashlib.sha256()
     for text in ("samples 1", *samples.names, "", *samples.symbols):
         digest.update(text.encode() + b"\n")

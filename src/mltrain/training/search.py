@@ -10,22 +10,18 @@ search for n trials.
 Trials are pruned by asynchronous successive halving (ASHA, Li et al. 2020) on learning curves. Rungs are measured in
 rounds x learning rate x square root of leaves, so that slow and fast learners are compared at equal progress; the first
 rungs use only the first fold, which costs a sixth of all folds. A trial is pruned at a rung if its best loss so far is
-not among the best of the earlier trials there; trials that stopped improving before it count with their best loss. The
-best `ALWAYS_PASS` always pass: a few learning curves do not show which trials are bad, and a search of twenty would
-prune nearly all of them. A trial that has passed all rungs ends when it stops improving, sooner if an earlier trial was
-better.
-
-Pruning depends only on the results of earlier trials, never on the number of trials requested.
+not among the best of the earlier trials there; trials that stopped improving before it count with their best loss. A
+trial that has passed all rungs ends when it stops improving, sooner if an earlier trial was better.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -35,7 +31,7 @@ from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.temps import TEMP_SUFFIX, note_temp
 from mltrain.training.booster import bin_rows, load_binned, save_binned
 from mltrain.training.samples import matrix_sha256, take_rows
-from mltrain.training.study import STARTUP_TRIALS, completed_before, open_study
+from mltrain.training.study import STARTUP_TRIALS, completed_when_proposed, open_study
 from mltrain.training.trial import FoldData, FoldRunner, PruningThresholds
 from mltrain.training.workers import InProcessExecutor, WorkerPool
 
@@ -53,9 +49,9 @@ if TYPE_CHECKING:
     from mltrain.training.trial import TrialRecord
     from mltrain.training.workers import TrialExecutor
 
-# The best trials, which pass every rung whatever its `keep` and `most`. Replayed in 400 orders of 19 trials on 90 days
-# of BTCUSDT, 4 lower the mean loss that pruning costs from 2e-4 to 7e-6 nats, at .66 instead of .24 of the unpruned
-# cost; `settle` makes no difference there.
+# So many of the best trials pass every rung: a few learning curves do not show which trials are bad. Replayed in 400
+# orders of 19 trials on 90 days of BTCUSDT, 4 lower the mean loss that pruning costs from 2e-4 to 7e-6 nats, at .66
+# instead of .24 of the unpruned cost.
 ALWAYS_PASS: Final = 4
 # Libraries whose version changes a trial.
 _LIBRARIES: Final = ("lightgbm", "optuna", "numpy")
@@ -66,7 +62,7 @@ class ExecutionOptions:
     """How to run a search; no option changes a trial's result.
 
     Attributes:
-        workers: Processes that run trials; 1: this process runs them.
+        workers: Number of processes that run trials; 1: this process runs them.
         resume: Whether to continue an unfinished study.
         timeout_s: Seconds after which the search ends, but not before one trial has completed; None: no limit.
     """
@@ -81,9 +77,9 @@ class OutOfFold:
     """Scores of the validation rows of all folds, each by the booster fitted on its fold's training rows.
 
     Attributes:
-        scores: Uncalibrated probabilities, shape (m,).
-        rows: The samples' row of each score, shape (m,), increasing.
-        fold: The fold of each score, from 0, shape (m,).
+        scores: Uncalibrated probabilities of "up", shape (m,), in [0, 1].
+        rows: Position in the samples of each scored row, shape (m,), increasing.
+        fold: Fold of each score, from 0, shape (m,).
     """
 
     scores: NDArray[np.float64]
@@ -98,9 +94,9 @@ class SearchResult:
     Attributes:
         best: The complete trial of least loss; of equals, the earlier one.
         trials: All trials, by number.
-        resumed: How many of them had completed before this run.
+        resumed: Number of trials that had completed before this run.
         timed_out: Whether the timeout ended the search.
-        oof: Out-of-fold scores of the best trial after `best.rounds` rounds.
+        oof: Out-of-fold scores of the best trial after `best.best_round` rounds.
     """
 
     best: TrialRecord
@@ -121,7 +117,7 @@ def search(
     warm_start: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
-    """Search for the parameters and the number of rounds of least walk-forward log loss.
+    """Search for the hyperparameters and the number of rounds of least walk-forward log loss.
 
     Args:
         samples: All rows; those of the holdout are not read.
@@ -130,18 +126,13 @@ def search(
         journal: Path of the study's journal. The caller holds the study's lock.
         execution: Workers, resumption and timeout.
         progress: Advances with every trial.
-        warm_start: Parameters of the search space to try right after LightGBM's defaults.
-        clock: Returns seconds; used for the timeout alone.
-
-    Raises:
-        InputError: Every feature is constant in the first fold's training rows, or the study to resume is damaged or
-            depends on other data.
-        MachineError: The journal cannot be written, LightGBM cannot be loaded, or a worker died twice in one trial.
+        warm_start: Hyperparameters to try right after LightGBM's defaults.
+        clock: Returns seconds since any fixed time; used for the timeout alone.
     """
     search_config, start_s = config.search, clock()
     fold_data = FoldData.of(samples, split, config)
-    first = [search_config.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
-    inner = bin_rows(samples, split, config, rows=split.inner.span)
+    first_params = [search_config.space.defaults(), *([] if warm_start is None else [dict(warm_start)])]
+    binned_inner = bin_rows(samples, split, config, rows=split.inner.span)
     binned_path = journal.with_name(f".{journal.stem}{TEMP_SUFFIX}")
     with disk_errors(journal, "clean up next to"):
         # Left by a killed run.
@@ -151,8 +142,8 @@ def search(
             journal,
             search_config,
             seed=config.seed,
-            identity=_identity(samples, split, config, first),
-            first=first,
+            identity=_describe_identity(samples, split, config, first_params),
+            first_params=first_params,
             resume=execution.resume,
             progress=progress,
         )
@@ -166,27 +157,31 @@ def search(
 
         workers = min(execution.workers, search_config.batch, search_config.trials - resumed)
         if workers <= 1:
-            runner = FoldRunner(fold_data, inner)
+            runner = FoldRunner(fold_data, binned_inner)
             # The folds hold copies of their rows.
-            del inner
+            del binned_inner
             _run_trials(study, search_config, InProcessExecutor(runner), left_s=left_s, progress=progress)
         else:
-            with _saved(inner, binned_path):
+            note_temp(binned_path)
+            try:
+                save_binned(binned_inner, binned_path)
                 # The workers load the rows from the file: free this copy while they run.
-                del inner
-                with WorkerPool(fold_data, binned_path, count=workers) as executor:
+                del binned_inner
+                with closing(WorkerPool(fold_data, binned_path, count=workers)) as executor:
                     _run_trials(study, search_config, executor, left_s=left_s, progress=progress)
                 runner = FoldRunner(fold_data, load_binned(binned_path, config))
+            finally:
+                binned_path.unlink(missing_ok=True)
     trials = study.completed[: search_config.trials]
     best = find_best(trials)
-    if best.rounds == search_config.max_rounds:
+    if best.best_round == search_config.max_rounds:
         progress.warn(f"the best trial was still improving after search.max_rounds = {search_config.max_rounds} rounds")
     return SearchResult(
         best=best,
         trials=tuple(trials),
         resumed=resumed,
         timed_out=len(trials) < search_config.trials,
-        oof=_score_out_of_fold(runner, split, best.params, best.rounds),
+        oof=_score_out_of_fold(runner, split, best.params, best.best_round),
     )
 
 
@@ -198,7 +193,7 @@ def _run_trials(
     left_s: Callable[[], float],
     progress: Progress,
 ) -> None:
-    """Run the remaining trials until all have completed or the time is up."""
+    """Run a study's remaining trials until all have completed or no seconds are left."""
     completed, trials = study.completed, search_config.trials
 
     def advance(steps: int) -> None:
@@ -211,7 +206,7 @@ def _run_trials(
     while len(completed) < trials and left_s() > 0:
         # The study proposes ahead, also beyond the last trial to run: a longer search would propose the same.
         for proposal in study.proposed[submitted:trials]:
-            known = completed[: completed_before(proposal.number, search_config.batch)]
+            known = completed[: completed_when_proposed(proposal.number, search_config.batch)]
             executor.submit(proposal, pruning_thresholds(known, search_config))
             submitted += 1
         record = executor.next_record(left_s=left_s)
@@ -224,14 +219,12 @@ def _run_trials(
 def refit_out_of_fold(
     samples: Samples, split: Split, config: TrainConfig, *, params: Mapping[str, float], rounds: int
 ) -> OutOfFold:
-    """Return the out-of-fold scores of given parameters and rounds, the same as in the search that found them.
+    """Fit all folds with these hyperparameters and rounds; return the scores of their validation rows.
 
-    Raises:
-        InputError: Every feature is constant in the first fold's training rows.
-        MachineError: LightGBM cannot be loaded.
+    They have the same bits as those of the search that found the hyperparameters.
     """
-    inner = bin_rows(samples, split, config, rows=split.inner.span)
-    return _score_out_of_fold(FoldRunner(FoldData.of(samples, split, config), inner), split, params, rounds)
+    binned_inner = bin_rows(samples, split, config, rows=split.inner.span)
+    return _score_out_of_fold(FoldRunner(FoldData.of(samples, split, config), binned_inner), split, params, rounds)
 
 
 def _score_out_of_fold(runner: FoldRunner, split: Split, params: Mapping[str, float], rounds: int) -> OutOfFold:
@@ -243,20 +236,20 @@ def _score_out_of_fold(runner: FoldRunner, split: Split, params: Mapping[str, fl
 
 
 def pruning_thresholds(completed: Sequence[TrialRecord], search_config: SearchConfig) -> PruningThresholds:
-    """Return the losses that a trial is judged by.
+    """Return the greatest loss that passes each rung, and the least loss of a complete trial, in nats.
 
     Args:
-        completed: The trials that had completed when it was proposed. A rung that fewer than `ALWAYS_PASS` of them
-            reached prunes nothing.
+        completed: The trials that had completed when the trial to compare was proposed. A rung that fewer than
+            `ALWAYS_PASS` of them reached prunes nothing.
         search_config: Its rungs are used.
     """
-    max_losses = []
+    max_rung_losses = []
     for k, rung in enumerate(search_config.rungs):
         losses = sorted(t.rung_losses[k] for t in completed if len(t.rung_losses) > k)
         passing = max(ALWAYS_PASS, min(rung.most, math.ceil(rung.keep * len(losses))))
-        max_losses.append(losses[passing - 1] if len(losses) >= passing else math.inf)
-    best = min((t.loss for t in completed if t.state == "complete"), default=math.inf)
-    return PruningThresholds(tuple(max_losses), best)
+        max_rung_losses.append(losses[passing - 1] if len(losses) >= passing else math.inf)
+    best_loss = min((t.loss for t in completed if t.state == "complete"), default=math.inf)
+    return PruningThresholds(tuple(max_rung_losses), best_loss)
 
 
 def find_best(trials: Sequence[TrialRecord]) -> TrialRecord:
@@ -264,33 +257,21 @@ def find_best(trials: Sequence[TrialRecord]) -> TrialRecord:
     return min((t for t in trials if t.state == "complete"), key=lambda t: (t.loss, t.number))
 
 
-def _identity(
-    samples: Samples, split: Split, config: TrainConfig, first: Sequence[Mapping[str, float]]
+def _describe_identity(
+    samples: Samples, split: Split, config: TrainConfig, first_params: Sequence[Mapping[str, float]]
 ) -> dict[str, str]:
-    """Return what the trials depend on, by the name that messages use.
+    """Return a text or hash of each thing that the trials of a study depend on, by the name that messages use.
 
     Journals store these strings: neither the texts nor the `repr` of the split's dataclasses may change.
     """
     return {
         "configuration": f"{study_sha256(config, registry_sha256='', warm_start=None)}-{config.seed}",
-        "start": sha256_bytes(repr(first).encode()),
+        "start": sha256_bytes(repr(first_params).encode()),
         "set of rows": matrix_sha256(take_rows(samples, split.inner.span)),
         "split": sha256_bytes(repr(split.folds).encode()),
         "search method": f"{ALWAYS_PASS} always pass, {STARTUP_TRIALS} at random",
         **{f"{name} version": version(name) for name in _LIBRARIES},
     }
-
-
-@contextmanager
-def _saved(inner: Any, path: Path) -> Iterator[None]:  # noqa: ANN401 (LightGBM has no types)
-    """Write the binned rows to a temporary file, which is removed when the block ends."""
-    note_temp(path)
-    try:
-        save_binned(inner, path)
-        del inner
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

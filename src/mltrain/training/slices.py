@@ -1,7 +1,7 @@
 """Slices: the holdout's scores by week, and by volatility of the market.
 
-Pure. A mean over the whole holdout hides a model that works only in one week or one kind of market. Volatility is
-compared with the terciles of each symbol's rows before the holdout: quantiles of all rows would know the future.
+A mean over the whole holdout hides a model that works only in one week or one kind of market. Volatility is compared
+with the terciles of each symbol's rows before the holdout: quantiles of all rows would know the future.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from mltrain.training.metrics import Metrics
     from mltrain.training.samples import Samples
 
-# Candles whose standard deviation of log returns is a row's volatility.
+# A row's volatility is the standard deviation of this many log returns.
 VOLATILITY_BARS: Final = 60
+# Names of the terciles of volatility, the lowest first.
 TERCILES: Final = ("calm", "ordinary", "wild")
 
 
 @dataclass(frozen=True, slots=True)
 class SliceScore:
-    """The scores of some of the rows.
+    """The scores of one week or one tercile of volatility.
 
     Attributes:
         name: The Monday that the week begins with, or a tercile of volatility.
         rows: Number of rows.
-        up_share: Share of them that went up; None without rows.
-        metrics: Their scores; None unless both classes are present.
+        up_share: Share of the rows that went up; None without rows.
+        metrics: Scores of the rows; None unless both classes are present.
     """
 
     name: str
@@ -53,9 +54,9 @@ def score_weeks(p: NDArray[np.float64], y: NDArray[np.uint8], ts_ms: NDArray[np.
     """Score each week, Monday to Sunday UTC, that holds rows, the earliest first.
 
     Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
-        ts_ms: Open times, shape (n,).
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        y: Labels, shape (n,), 1 for up, else 0.
+        ts_ms: Open times, UTC ms, shape (n,).
     """
     week = (ts_ms - FIRST_MONDAY_MS) // WEEK_MS
     return tuple(
@@ -64,12 +65,12 @@ def score_weeks(p: NDArray[np.float64], y: NDArray[np.uint8], ts_ms: NDArray[np.
 
 
 def score_terciles(p: NDArray[np.float64], y: NDArray[np.uint8], tercile: NDArray[np.int8]) -> tuple[SliceScore, ...]:
-    """Score each tercile of volatility; rows without one (-1) are left out.
+    """Score the rows of each tercile of volatility, the lowest first.
 
     Args:
-        p: Probabilities, shape (n,), in [0, 1].
-        y: Labels, shape (n,).
-        tercile: The tercile of each row, shape (n,), see `volatility_terciles`.
+        p: Probabilities of "up", shape (n,), in [0, 1].
+        y: Labels, shape (n,), 1 for up, else 0.
+        tercile: Tercile of each row, shape (n,): 0, 1 or 2; rows with -1 are left out.
     """
     return tuple(_score_slice(name, p[tercile == k], y[tercile == k]) for k, name in enumerate(TERCILES))
 
@@ -77,33 +78,38 @@ def score_terciles(p: NDArray[np.float64], y: NDArray[np.uint8], tercile: NDArra
 def volatility_terciles(
     candles: Mapping[str, pl.DataFrame], samples: Samples, *, reference: slice, rows: slice, step_ms: int
 ) -> NDArray[np.int8]:
-    """Return the tercile of volatility of some rows among their symbol's reference rows.
+    """Return in which tercile of its symbol's reference rows the volatility of each row lies.
 
     Args:
-        candles: By symbol.
+        candles: By symbol, sorted by time.
         samples: All rows.
-        reference: The rows whose volatility defines the terciles.
-        rows: The rows to return.
-        step_ms: Length of the interval.
+        reference: The rows whose volatility defines the terciles of their symbol.
+        rows: The n rows to return.
+        step_ms: Length of a bar, in ms.
 
     Returns:
-        0, 1 or 2, or -1 if the candles before a row are too few or have a gap; shape (n,).
+        0, 1 or 2 for each row; -1 if its volatility is unknown, or that of all of its symbol's reference rows;
+        shape (n,).
     """
     tercile = np.full(samples.ts_ms.size, -1, np.int8)
     for ix, symbol in enumerate(samples.symbols):
         symbol_rows = np.flatnonzero(samples.symbol_ix == ix)
         volatility = _volatility(candles[symbol], samples.ts_ms[symbol_rows], step_ms)
-        known = volatility[(symbol_rows >= reference.start) & (symbol_rows < reference.stop) & np.isfinite(volatility)]
-        if known.size:
-            edges = np.quantile(known, [1 / 3, 2 / 3])
-            tercile[symbol_rows] = np.where(np.isfinite(volatility), np.searchsorted(edges, volatility), -1)
+        is_known = np.isfinite(volatility)
+        in_reference = (symbol_rows >= reference.start) & (symbol_rows < reference.stop)
+        if (in_reference & is_known).any():
+            edges = np.quantile(volatility[in_reference & is_known], [1 / 3, 2 / 3])
+            tercile[symbol_rows] = np.where(is_known, np.searchsorted(edges, volatility), -1)
     return tercile[rows]
 
 
 def _volatility(frame: pl.DataFrame, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.float64]:
-    """Return the standard deviation of the last log returns at some candles; NaN across a gap."""
+    """Return the standard deviation of the last VOLATILITY_BARS log returns at candles of these open times.
+
+    The result, shape (n,), is NaN where a gap or the start of the candles lies between them.
+    """
     ts = pl.col("ts").dt.timestamp("ms")
     log_return = pl.when(ts.diff() == step_ms).then(pl.col("close").log().diff())
     table = frame.select(ts.alias("ts"), log_return.rolling_std(VOLATILITY_BARS).alias("volatility"))
-    position = np.searchsorted(table["ts"].to_numpy(), ts_ms)
-    return table["volatility"].fill_null(float("nan")).to_numpy()[position]
+    positions = np.searchsorted(table["ts"].to_numpy(), ts_ms)
+    return table["volatility"].fill_null(float("nan")).to_numpy()[positions]

@@ -1,6 +1,6 @@
 """The split: blocks of time over all symbols, purged so that no label of one block ends in the next.
 
-Pure. The last part of the time range is the holdout, scored once. The rest, the inner part, is searched by expanding
+The last part of the time range is the holdout, scored once. The rest, the inner part, is searched by expanding
 walk-forward folds. The purge removes a block's last rows: those whose label ends less than the embargo before the next
 block (Lopez de Prado 2018, Advances in Financial Machine Learning, 7.4).
 """
@@ -32,11 +32,11 @@ class Block:
 
     Attributes:
         name: Such as "inner", "holdout", "fold 2 train".
-        start_ms: Open time of its first row.
-        end_ms: Open time of its last row, after the purge.
+        start_ms: Open time of its first row, UTC ms.
+        end_ms: Open time of its last row after the purge, UTC ms.
         first_row: Position of its first row.
         stop_row: Position after its last row.
-        purged_rows: Number of rows removed before the next block.
+        purged_rows: Number of rows removed at its end, before the next block.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Block:
 
     @property
     def span(self) -> slice:
-        """Its rows, as an index of arrays."""
+        """Positions of its rows, as an index of arrays."""
         return slice(self.first_row, self.stop_row)
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One walk-forward step: all rows before a block, and the block. A study's identity hashes the `repr`."""
+    """One walk-forward step: all rows before a validation block, and that block. A study hashes the `repr`."""
 
     train: Block
     valid: Block
@@ -73,7 +73,7 @@ class Split:
         inner: The rows that the final booster is fitted on; every fold lies inside it.
         holdout: The rows of the reported scores.
         folds: In the order of time; every training block starts where the inner part starts.
-        embargo_ms: Minimum distance from the end of a block's labels to the next block.
+        embargo_ms: Least distance from the end of a block's labels to the next block, in ms.
     """
 
     inner: Block
@@ -82,19 +82,19 @@ class Split:
     embargo_ms: int
 
     def blocks(self) -> tuple[Block, ...]:
-        """Return every block: inner, holdout, then training and validation block of each fold."""
+        """Return all blocks: inner, holdout, then training and validation block of each fold."""
         return (self.inner, self.holdout, *(block for fold in self.folds for block in (fold.train, fold.valid)))
 
 
 def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_start: float, embargo_ms: int) -> Split:
-    """Cut the samples into blocks.
+    """Cut the samples into blocks of time: the inner part with its folds, and the holdout.
 
     Args:
         samples: All rows, in the order of time.
-        val_ratio: Share of the time range, at its end, that is the holdout.
+        val_ratio: Share of the time range, at its end, that is the holdout, in (0, 1).
         fold_count: Number of folds.
-        fold_start: Share of the inner part's time before the first validation block; the rest is cut evenly.
-        embargo_ms: Minimum distance from the end of a block's labels to the next block.
+        fold_start: Share of the inner part's time before the first validation block, in (0, 1); the rest is cut evenly.
+        embargo_ms: Least distance from the end of a block's labels to the next block, in ms.
 
     Returns:
         The blocks. In every pair of blocks that are used together, the label end of every row of the earlier one plus
@@ -103,59 +103,74 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
     Raises:
         InputError: A block has too few rows (the message says how many days are needed) or only one class.
     """
-    first, last = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
-    inner_end = first + (last - first) * (1 - val_ratio)
-    starts = [
-        first + (inner_end - first) * (fold_start + (1 - fold_start) * k / fold_count) for k in range(fold_count + 1)
-    ]
+    first_ms, stop_ms = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
+    inner_end_ms = first_ms + (stop_ms - first_ms) * (1 - val_ratio)
+    inner_shares = [fold_start + (1 - fold_start) * k / fold_count for k in range(fold_count + 1)]
+    starts_ms = [first_ms + (inner_end_ms - first_ms) * share for share in inner_shares]
     # The first row at or after each start: rows of one time are always on the same side.
-    bounds = [int(b) for b in np.searchsorted(samples.ts_ms, np.ceil(starts))]
+    bounds = [int(row) for row in np.searchsorted(samples.ts_ms, np.ceil(starts_ms))]
 
-    def block(name: str, first_row: int, next_row: int) -> Block:
-        return _purged_block(samples, name, first_row, next_row, embargo_ms=embargo_ms)
+    def cut(name: str, first_row: int, next_row: int) -> Block:
+        return _cut_purged(samples, name, first_row, next_row, embargo_ms=embargo_ms)
 
     folds = tuple(
-        Fold(block(f"fold {k + 1} train", 0, a), block(f"fold {k + 1} validation", a, b))
-        for k, (a, b) in enumerate(pairwise(bounds))
+        Fold(train=cut(f"fold {k} train", 0, start), valid=cut(f"fold {k} validation", start, stop))
+        for k, (start, stop) in enumerate(pairwise(bounds), 1)
     )
-    n = samples.ts_ms.size
-    split = Split(block("inner", 0, bounds[-1]), block("holdout", bounds[-1], n), folds, embargo_ms)
+    split = Split(
+        inner=cut("inner", 0, bounds[-1]),
+        holdout=cut("holdout", bounds[-1], samples.ts_ms.size),
+        folds=folds,
+        embargo_ms=embargo_ms,
+    )
     _check_rows(samples, split, val_ratio=val_ratio, fold_start=fold_start)
-    for b in split.blocks():
-        ups = np.count_nonzero(samples.y[b.span])
-        if ups in {0, b.rows}:
+    for block in split.blocks():
+        ups = np.count_nonzero(samples.y[block.span])
+        if ups in {0, block.rows}:
             raise InputError(
-                f"{b.name}: all {b.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
+                f"{block.name}: all {block.rows:,} rows went {'up' if ups else 'down'}: both classes are needed",
                 hint="take a longer snapshot: a price that moves in one direction only cannot be learned",
             )
     return split
 
 
-def _purged_block(samples: Samples, name: str, first_row: int, next_row: int, *, embargo_ms: int) -> Block:
-    """Return the rows from `first_row` to `next_row` without those whose label ends less than the embargo before it."""
-    ts = samples.ts_ms
-    stop = next_row
-    if first_row < next_row < ts.size:
-        late = samples.label_end_ms[first_row:next_row] + embargo_ms >= ts[next_row]
-        stop = first_row + int(late.argmax()) if late.any() else next_row
-    bounds = (int(ts[first_row]), int(ts[stop - 1])) if first_row < stop else (0, 0)
-    return Block(name, *bounds, first_row, stop, next_row - stop)
+def _cut_purged(samples: Samples, name: str, first_row: int, next_row: int, *, embargo_ms: int) -> Block:
+    """Return the block from `first_row` up to those rows whose label ends less than the embargo before `next_row`.
+
+    A block that is empty has the times 0; one that ends with the last row is not purged.
+    """
+    ts_ms, stop_row = samples.ts_ms, next_row
+    if first_row < next_row < ts_ms.size:
+        is_late = samples.label_end_ms[first_row:next_row] + embargo_ms >= ts_ms[next_row]
+        stop_row = first_row + int(is_late.argmax()) if is_late.any() else next_row
+    is_empty = first_row >= stop_row
+    return Block(
+        name=name,
+        start_ms=0 if is_empty else int(ts_ms[first_row]),
+        end_ms=0 if is_empty else int(ts_ms[stop_row - 1]),
+        first_row=first_row,
+        stop_row=stop_row,
+        purged_rows=next_row - stop_row,
+    )
 
 
 def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start: float) -> None:
-    """Refuse a split with a block below its minimum, and estimate the days that would suffice."""
+    """Refuse a split with a block of too few rows; the error says how many days of candles would suffice.
+
+    `val_ratio` and `fold_start` are the shares by which `plan_split` cut the time range.
+    """
     minimum = {b: MIN_TRAIN_ROWS if b.name.endswith("train") else MIN_VALID_ROWS for b in split.blocks()}
     short = next((b for b in split.blocks() if b.rows < minimum[b]), None)
     if short is None:
         return
-    # The share of the time range of each block before the purge.
-    inner, step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
-    shares = {split.inner: inner, split.holdout: val_ratio}
+    # Each block's share of the time range, before the purge.
+    inner_share, fold_step = 1 - val_ratio, (1 - fold_start) / len(split.folds)
+    shares = {split.inner: inner_share, split.holdout: val_ratio}
     for k, fold in enumerate(split.folds):
-        shares |= {fold.train: inner * (fold_start + k * step), fold.valid: inner * step}
+        shares |= {fold.train: inner_share * (fold_start + k * fold_step), fold.valid: inner_share * fold_step}
     days = (int(samples.ts_ms[-1]) - int(samples.ts_ms[0]) + 1) / DAY_MS
-    purged = max(b.purged_rows for b in shares)
-    rows_needed = max((minimum[b] + purged + 1) / share for b, share in shares.items())
+    purged_rows = max(b.purged_rows for b in shares)
+    rows_needed = max((minimum[b] + purged_rows + 1) / share for b, share in shares.items())
     rows = samples.ts_ms.size
     raise InputError(
         f"too little data: {short.name} has {short.rows:,} of the {minimum[short]:,} rows that it needs, "

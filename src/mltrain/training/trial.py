@@ -1,7 +1,6 @@
 """A trial: boosters that grow on all folds in lockstep, judged by the mean of their validation losses.
 
-Pure but for LightGBM, and the same in every process: a trial is a function of its parameters, the folds and the pruning
-thresholds alone.
+A trial is a function of its parameters, the folds and the pruning thresholds alone, so it is the same in every process.
 
 The minimum of the mean loss curve is the trial's loss, and its position is the number of rounds: for all folds, for the
 out-of-fold scores and for the final fit. Early stopping of each fold on its own validation rows would flatter exactly
@@ -15,10 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from mltrain.training.booster import booster_params, subset
+from mltrain.training.booster import booster_params, cut_block
 from mltrain.training.lightgbm_import import import_lightgbm
 from mltrain.training.metrics import row_log_loss
-from mltrain.training.sample_weights import undo_up_weight, up_weight
+from mltrain.training.sample_weights import compute_up_weight, undo_up_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,14 +48,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class PruningThresholds:
-    """The losses of earlier trials that a trial is judged by.
+    """The losses of earlier trials that a trial is compared with, in nats; infinite if there are too few.
 
     Attributes:
-        rung_losses: For each rung, the greatest loss that passes.
+        max_rung_losses: For each rung, the greatest loss that passes.
         best_loss: The least loss of a complete trial: a trial above it ends sooner when it stops improving.
     """
 
-    rung_losses: tuple[float, ...]
+    max_rung_losses: tuple[float, ...]
     best_loss: float
 
 
@@ -67,22 +66,22 @@ class TrialRecord:
     Attributes:
         number: From 0.
         params: Hyperparameters by LightGBM's names.
-        rounds: Round of the least mean validation loss, from 1; of a pruned trial, over the folds of its last rung.
-        loss: That loss, in nats.
-        curve_rounds: Rounds that were run.
-        rung_losses: The least loss so far at each rung reached; of a complete trial at all rungs.
+        best_round: Round of the least mean validation loss, from 1; of a pruned trial, over the folds of its last rung.
+        loss: The mean validation loss after that round, in nats.
+        rounds_run: Number of rounds that were run.
+        rung_losses: The least loss so far at each rung reached, in nats; of a complete trial at all rungs.
         state: "complete", or "pruned" if it ended at a rung.
-        seconds: Wall time; differs from run to run and does not count when records are compared.
+        wall_s: Wall time in seconds; differs from run to run and does not count when records are compared.
     """
 
     number: int
     params: Mapping[str, float]
-    rounds: int
+    best_round: int
     loss: float
-    curve_rounds: int
+    rounds_run: int
     rung_losses: tuple[float, ...]
     state: Literal["complete", "pruned"]
-    seconds: float = field(compare=False, repr=False)
+    wall_s: float = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +91,8 @@ class FoldData:
     Attributes:
         config: The configuration.
         split: The blocks.
-        labels: Labels of each fold's validation rows.
-        up_weight: Weight of the positive class in a fit; its effect is removed from every score.
+        labels: Labels of each fold's validation rows, 0 or 1, in row order.
+        up_weight: Weight of a row that went up in a fit; its effect is removed from every score.
     """
 
     config: TrainConfig
@@ -103,9 +102,9 @@ class FoldData:
 
     @classmethod
     def of(cls, samples: Samples, split: Split, config: TrainConfig) -> FoldData:
-        """Copy it from the samples."""
+        """Return the input of trials on these folds; the labels are copied out of the samples."""
         labels = tuple(samples.y[fold.valid.span].copy() for fold in split.folds)
-        return cls(config, split, labels, up_weight(samples, split, config))
+        return cls(config, split, labels, compute_up_weight(samples, split, config))
 
 
 class FoldRunner:
@@ -113,13 +112,13 @@ class FoldRunner:
 
     Args:
         fold_data: The configuration, blocks and labels.
-        inner: The binned inner part, a `lightgbm.Dataset`; each fold copies its rows.
+        binned_inner: The binned inner part, a `lightgbm.Dataset`; each fold copies its rows.
     """
 
-    def __init__(self, fold_data: FoldData, inner: Any) -> None:  # noqa: ANN401 (LightGBM has no types)
+    def __init__(self, fold_data: FoldData, binned_inner: Any) -> None:  # noqa: ANN401 (LightGBM has no types)
         self._config, self._up_weight, split = fold_data.config, fold_data.up_weight, fold_data.split
         self._folds = [
-            (subset(inner, split, fold.train), subset(inner, split, fold.valid), labels)
+            (cut_block(binned_inner, split, fold.train), cut_block(binned_inner, split, fold.valid), labels)
             for fold, labels in zip(split.folds, fold_data.labels, strict=True)
         ]
 
@@ -133,67 +132,73 @@ class FoldRunner:
         """Run one trial to its end, or to the rung at which it is pruned.
 
         Args:
-            proposal: The trial.
-            thresholds: The losses that it is judged by.
+            proposal: Number and hyperparameters of the trial.
+            thresholds: The losses of earlier trials that it is compared with.
             should_continue: Called before every tree; False abandons the trial.
 
         Returns:
             Its result; None if it was abandoned.
         """
         search_config, start_s = self._config.search, time.perf_counter()
-        curve = _MeanCurve(self._boosters(proposal.params), should_continue)
-        minimum = _Minimum(0, math.inf, 0)
+        curve = _MeanCurve(self._make_boosters(proposal.params), should_continue)
         rung_losses: list[float] = []
-        pruned = False
+        is_pruned = False
         try:
-            for rung, max_loss in zip(search_config.rungs, thresholds.rung_losses, strict=True):
-                stop = min(rounds_at(rung, proposal.params), search_config.max_rounds)
-                minimum = curve.minimum(rung.folds, stop, patience=search_config.early_stop)
+            for rung, max_loss in zip(search_config.rungs, thresholds.max_rung_losses, strict=True):
+                max_rounds = min(rounds_to_reach(rung, proposal.params), search_config.max_rounds)
+                minimum = curve.find_minimum(rung.folds, max_rounds, patience=search_config.early_stop)
                 rung_losses.append(minimum.loss)
-                pruned = minimum.loss > max_loss
-                if pruned:
+                is_pruned = minimum.loss > max_loss
+                if is_pruned:
                     break
             else:
-                minimum = curve.minimum(
+                minimum = curve.find_minimum(
                     len(self._folds),
                     search_config.max_rounds,
                     patience=search_config.early_stop,
-                    best_loss=thresholds.best_loss,
-                    patience_above_best=min(search_config.settle, search_config.early_stop),
+                    loss_to_beat=thresholds.best_loss,
+                    patience_above=min(search_config.settle, search_config.early_stop),
                 )
         except _AbandonedError:
             return None
         return TrialRecord(
             number=proposal.number,
             params=proposal.params,
-            rounds=minimum.rounds,
+            best_round=minimum.best_round,
             loss=minimum.loss,
-            curve_rounds=minimum.curve_rounds,
+            rounds_run=minimum.rounds_read,
             rung_losses=tuple(rung_losses),
-            state="pruned" if pruned else "complete",
-            seconds=time.perf_counter() - start_s,
+            state="pruned" if is_pruned else "complete",
+            wall_s=time.perf_counter() - start_s,
         )
 
     def score(self, params: Mapping[str, float], rounds: int) -> list[NDArray[np.float64]]:
-        """Fit each fold for a number of rounds and return the probabilities of its validation rows."""
-        scores = []
-        for booster in self._boosters(params):
+        """Fit each fold for so many rounds; return each fold's probabilities of "up" of its validation rows."""
+        fold_scores = []
+        for booster in self._make_boosters(params):
             for _ in range(rounds):
-                booster.advance()
-            booster.loss()
-            scores.append(booster.scores)
-        return scores
+                booster.grow_tree()
+            booster.score_validation()
+            fold_scores.append(booster.scores)
+        return fold_scores
 
-    def _boosters(self, params: Mapping[str, float]) -> list[_FoldBooster]:
+    def _make_boosters(self, params: Mapping[str, float]) -> list[_FoldBooster]:
+        """Return a new booster without trees for each fold."""
         all_params = booster_params(self._config, params)
         return [_FoldBooster(*fold, all_params, up_weight=self._up_weight) for fold in self._folds]
 
 
 class _FoldBooster:
-    """The booster of one fold, which grows round by round.
+    """The booster of one fold, which grows tree by tree.
+
+    Args:
+        train: The training rows, a `lightgbm.Dataset`.
+        valid: The validation rows, a `lightgbm.Dataset`; `labels` are theirs, 0 or 1.
+        params: All parameters by LightGBM's names.
+        up_weight: Weight of a row that went up; its effect is removed from `scores`.
 
     Attributes:
-        scores: Probabilities of the validation rows at the last call of `loss`.
+        scores: Probabilities of "up" of the validation rows at the last call of `score_validation`.
     """
 
     scores: NDArray[np.float64]
@@ -210,27 +215,28 @@ class _FoldBooster:
         self._labels, self._up_weight = labels, up_weight
         self._booster = import_lightgbm().Booster(dict(params), train).add_valid(valid, "valid")
 
-    def advance(self) -> None:
-        """Grow one more tree."""
+    def grow_tree(self) -> None:
+        """Grow one more tree: one boosting round."""
         self._booster.update()
 
-    def loss(self) -> float:
-        """Score the validation rows and return their mean log loss, in nats."""
+    def score_validation(self) -> float:
+        """Set `scores` to the validation rows' probabilities and return their mean log loss, in nats."""
         # LightGBM updates the scores of its validation rows with each tree and passes them to an evaluation function,
         # so that no tree is walked twice. With metric "None" it computes nothing else.
-        self._booster.eval_valid(self._keep)
+        self._booster.eval_valid(self._keep_scores)
         return float(row_log_loss(self.scores, self._labels).mean())
 
-    def _keep(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
+    def _keep_scores(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
+        """Keep the scores that LightGBM passes to an evaluation function, and return a result that it accepts."""
         self.scores = undo_up_weight(scores, self._up_weight)
         return "scores", 0.0, False
 
 
-def rounds_at(rung: Rung, params: Mapping[str, float]) -> int:
-    """Return after how many rounds a trial reaches a rung, at least 1.
+def rounds_to_reach(rung: Rung, params: Mapping[str, float]) -> int:
+    """Return after how many boosting rounds a trial with these hyperparameters reaches a rung, at least 1.
 
     >>> from mltrain.config.train_config import Rung
-    >>> rounds_at(Rung(at=4, keep=0.3, most=10, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
+    >>> rounds_to_reach(Rung(at=4, keep=0.3, most=10, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
     40
     """
     return max(1, round(rung.at / (params["learning_rate"] * math.sqrt(params["num_leaves"] / DEFAULT_LEAVES))))
@@ -242,55 +248,54 @@ class _AbandonedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Minimum:
-    """The round of the least mean loss, that loss, and the rounds read of the curve."""
+    """The minimum of a loss curve: its round, from 1, its loss in nats, and how many rounds of the curve were read."""
 
-    rounds: int
+    best_round: int
     loss: float
-    curve_rounds: int
+    rounds_read: int
 
 
 class _MeanCurve:
-    """The mean validation loss over folds after each round; a fold grows only when its loss is read."""
+    """The mean validation loss over folds after each round; a fold's booster grows only when its loss is read.
+
+    Args:
+        boosters: The booster of each fold, without trees.
+        should_continue: Called before every tree; False raises `_AbandonedError`.
+    """
 
     def __init__(self, boosters: Sequence[_FoldBooster], should_continue: Callable[[], bool]) -> None:
         self._boosters, self._should_continue = boosters, should_continue
         self._losses: list[list[float]] = [[] for _ in boosters]
 
-    def minimum(
-        self,
-        folds: int,
-        max_rounds: int,
-        *,
-        patience: int,
-        best_loss: float = math.inf,
-        patience_above_best: int = 0,
+    def find_minimum(
+        self, folds: int, max_rounds: int, *, patience: int, loss_to_beat: float = math.inf, patience_above: int = 0
     ) -> _Minimum:
-        """Return the minimum of the mean curve of the first folds, read from its beginning.
+        """Read the mean curve of the first folds from its beginning and return its minimum.
 
         Args:
-            folds: How many folds; all if there are fewer.
-            max_rounds: Rounds to read at most.
+            folds: Number of folds; all if there are fewer.
+            max_rounds: Greatest number of rounds to read.
             patience: Rounds without improvement after which reading ends.
-            best_loss: The loss above which `patience_above_best` replaces `patience`.
-            patience_above_best: See `best_loss`.
-
-        Raises:
-            _AbandonedError: `should_continue` returned False.
+            loss_to_beat: Loss in nats; while the least loss is above it, `patience_above` replaces `patience`.
+            patience_above: Rounds without improvement after which reading then ends.
         """
-        loss, rounds, done = math.inf, 0, 0
-        while done < max_rounds and done - rounds < (patience if loss <= best_loss else patience_above_best):
-            mean = self._mean_loss(folds, done)
-            done += 1
-            if mean < loss:
-                loss, rounds = mean, done
-        return _Minimum(rounds, loss, done)
+        least_loss, best_round, rounds_read = math.inf, 0, 0
+        while rounds_read < max_rounds and rounds_read - best_round < (
+            patience if least_loss <= loss_to_beat else patience_above
+        ):
+            loss = self._mean_loss(folds, rounds_read)
+            rounds_read += 1
+            if loss < least_loss:
+                least_loss, best_round = loss, rounds_read
+        return _Minimum(best_round, least_loss, rounds_read)
 
     def _mean_loss(self, folds: int, index: int) -> float:
+        """Return the mean loss of the first folds after round `index` + 1, in nats; all earlier rounds were read."""
         for booster, losses in zip(self._boosters[:folds], self._losses[:folds], strict=True):
             if len(losses) == index:
                 if not self._should_continue():
                     raise _AbandonedError
-                booster.advance()
-                losses.append(booster.loss())
+                booster.grow_tree()
+                losses.append(booster.score_validation())
         losses_now = [losses[index] for losses in self._losses[:folds]]
         return math.fsum(losses_now) / len(losses_now)

@@ -1,11 +1,11 @@
 """Executors of trials: this process, or a pool of spawned processes with one OpenMP thread each.
 
-Where a trial runs does not change its result. Workers are spawned, never forked: LightGBM's threads do not survive a
-fork. They load the binned rows from a file that is written once, in milliseconds, and cut out the folds themselves.
+Workers are spawned, never forked: LightGBM's threads do not survive a fork. They load the binned rows from a file that
+is written once, in milliseconds, and cut out the folds themselves.
 
 Nothing hangs and no process is left behind. Each worker has one pipe, whose other end only this process holds. When
-that end closes, because the search is over or because this process ended for whatever reason, the worker kills itself.
-When a worker dies (the kernel kills the largest process when memory runs out), its trial is run again, alone.
+that end closes, because the search is over or because this process ended for any reason, the worker kills itself. When
+a worker dies (the kernel kills the largest process when memory runs out), its trial is run again, alone.
 
 `concurrent.futures` is not used: its locks are named semaphores, which outlive a process that a signal ends, and an
 interrupt inside its `wait` leaves locks held forever.
@@ -24,7 +24,7 @@ from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from mltrain.errors import MachineError
 from mltrain.training.booster import load_binned
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
     from pathlib import Path
-    from types import TracebackType
 
     from mltrain.training.trial import FoldData, TrialRecord
 
-# The kernel may deliver a signal to another thread; Python handles it when the main thread wakes up.
+# The main thread wakes up this often: the kernel may deliver a signal to another thread, and Python handles it then.
 _MAX_WAIT_S: Final = 0.2
 
 _Job: TypeAlias = tuple[Proposal, PruningThresholds]
@@ -50,10 +49,10 @@ class TrialExecutor(Protocol):
     """Runs trials and returns their results in the order of submission."""
 
     def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
-        """Add a trial to run; numbers increase."""
+        """Queue a trial, which prunes itself by these thresholds; each has a higher number than the one before."""
 
     def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Return the result of the earliest trial not yet returned; None once the time is up.
+        """Return the result of the earliest submitted trial not yet returned; None once the time is up.
 
         Args:
             left_s: Returns the seconds left; infinite without a limit.
@@ -76,60 +75,55 @@ class InProcessExecutor:
         self._jobs.append((proposal, thresholds))
 
     def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Run the next trial, see `TrialExecutor`."""
-        return self._runner.run(*self._jobs.popleft(), should_continue=lambda: left_s() > 0)
+        """Run the earliest queued trial and return its result; None if no seconds were left before its end."""
+        proposal, thresholds = self._jobs.popleft()
+        return self._runner.run(proposal, thresholds, should_continue=lambda: left_s() > 0)
 
 
 class WorkerPool:
-    """Runs trials in spawned processes; a context manager that ends all of them on exit.
+    """Runs trials in spawned processes, which `close` ends.
 
     Args:
         fold_data: Input of every trial.
-        binned: The file of the binned inner part.
+        binned_path: The file of the binned inner part.
         count: Number of processes, at least 1.
     """
 
-    def __init__(self, fold_data: FoldData, binned: Path, *, count: int) -> None:
-        self._fold_data, self._binned, self._count = fold_data, binned, count
+    def __init__(self, fold_data: FoldData, binned_path: Path, *, count: int) -> None:
+        self._fold_data, self._binned_path, self._count = fold_data, binned_path, count
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
-        self._order: deque[int] = deque()
+        # Numbers of the trials whose results are still to be returned, in the order of submission.
+        self._unreturned: deque[int] = deque()
         self._waiting: deque[_Job] = deque()
         # Trials whose worker died. Each is run again alone: lack of memory may have killed the worker.
         self._retries: deque[_Job] = deque()
+        # Deaths of a worker, and results that are not returned yet, by number of the trial.
         self._deaths: Counter[int] = Counter()
         self._records: dict[int, TrialRecord] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Kill all processes; trials that are running have no result."""
         _end_all(self._idle)
         _end_all(self._busy)
 
     def submit(self, proposal: Proposal, thresholds: PruningThresholds) -> None:
         """Queue a trial; it starts during the next `next_record` that finds a process free."""
-        self._order.append(proposal.number)
+        self._unreturned.append(proposal.number)
         self._waiting.append((proposal, thresholds))
 
     def next_record(self, *, left_s: Callable[[], float]) -> TrialRecord | None:
-        """Wait for the next trial, see `TrialExecutor`.
-
-        Raises:
-            MachineError: The worker of a trial died twice.
-        """
-        while self._order[0] not in self._records:
-            left = left_s()
-            if left <= 0:
+        """Wait for the result of the earliest trial not yet returned; None once `left_s` returns 0 or less."""
+        while self._unreturned[0] not in self._records:
+            timeout_s = min(left_s(), _MAX_WAIT_S)
+            if timeout_s <= 0:
                 return None
             self._start_trials()
-            ready = wait([worker.pipe for worker in self._busy], timeout=min(left, _MAX_WAIT_S))
+            ready = wait([worker.pipe for worker in self._busy], timeout=timeout_s)
             for worker in [worker for worker in self._busy if worker.pipe in ready]:
                 self._busy.remove(worker)
                 self._receive(worker)
-        return self._records.pop(self._order.popleft())
+        return self._records.pop(self._unreturned.popleft())
 
     def _start_trials(self) -> None:
         """Give each free process a trial; a retry waits until it can run alone."""
@@ -142,6 +136,7 @@ class WorkerPool:
             self._start(self._waiting.popleft())
 
     def _start(self, job: _Job) -> None:
+        """Send a trial to an idle process, or to a new one."""
         messages: list[object] = [job]
         while self._idle and not self._idle[-1].process.is_alive():
             # It died while idle.
@@ -150,7 +145,7 @@ class WorkerPool:
             worker = self._idle.pop()
         else:
             worker = _Worker()
-            messages.insert(0, (self._fold_data, self._binned))
+            messages.insert(0, (self._fold_data, self._binned_path))
         worker.job = job
         self._busy.append(worker)
         # If the worker has just died, the next wait reports it.
@@ -159,9 +154,13 @@ class WorkerPool:
                 worker.pipe.send(message)
 
     def _receive(self, worker: _Worker) -> None:
-        """Store the result of a worker's trial, raise its error, or plan a retry if the worker died."""
-        job = worker.job
-        number = job[0].number
+        """Store the result of a worker's trial, raise its error, or plan a retry if the worker died.
+
+        Raises:
+            MachineError: A worker died for the second time in the same trial.
+        """
+        proposal, _ = worker.job
+        number = proposal.number
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError) as err:
@@ -172,7 +171,7 @@ class WorkerPool:
                     f"the process of trial {number} died twice, most likely for lack of memory",
                     hint="free some memory, or train on fewer rows; then continue with --resume --workers 1",
                 ) from err
-            self._retries.append(job)
+            self._retries.append(worker.job)
             return
         self._idle.append(worker)
         if isinstance(answer, BaseException):
@@ -192,12 +191,12 @@ class _Worker:
         # Starting this helper unblocks signals, so it must run before the mask is set.
         resource_tracker.ensure_running()
         # A child inherits the mask: Ctrl-C reaches all processes of a terminal, and only the parent handles it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with _without_main():
                 self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
             child_pipe.close()
 
     def end(self) -> None:
@@ -208,6 +207,7 @@ class _Worker:
 
 
 def _end_all(workers: list[_Worker]) -> None:
+    """Kill the processes of these workers and empty the list."""
     while workers:
         workers.pop().end()
 
@@ -228,30 +228,33 @@ def _without_main() -> Iterator[None]:
 
 
 def _work(pipe: Connection) -> None:
-    """Run trials in a worker until its pipe closes."""
-    received: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_receive_all, args=(pipe, received), daemon=True).start()
+    """Run trials in a worker process until its pipe closes.
+
+    The first message is the fold data and the path of the binned rows, each later one a trial; answers are results.
+    """
+    messages: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive_all, args=(pipe, messages), daemon=True).start()
     skip_scikit_learn()
     # OpenMP reads it when LightGBM's library is loaded, which happens below.
     os.environ["OMP_NUM_THREADS"] = "1"
-    fold_data, binned = received.get()
+    fold_data, binned_path = messages.get()
     runner = None
     while True:
-        job: _Job = received.get()
+        proposal, thresholds = messages.get()
         answer: TrialRecord | Exception | None
         try:
-            runner = runner or FoldRunner(fold_data, load_binned(binned, fold_data.config))
-            answer = runner.run(*job)
+            runner = runner or FoldRunner(fold_data, load_binned(binned_path, fold_data.config))
+            answer = runner.run(proposal, thresholds)
         except Exception as err:  # noqa: BLE001 (raised again in the parent)
             err.add_note(f"in a worker:\n{traceback.format_exc()}")
             answer = err
         pipe.send(answer)
 
 
-def _receive_all(pipe: Connection, received: SimpleQueue[Any]) -> None:
-    """Queue everything that arrives, and kill this process when the other end of the pipe closes."""
+def _receive_all(pipe: Connection, messages: SimpleQueue[Any]) -> None:
+    """Queue every message of the pipe, and kill this process when the other end of the pipe closes."""
     try:
         while True:
-            received.put(pipe.recv())
+            messages.put(pipe.recv())
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGKILL)
