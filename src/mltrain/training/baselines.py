@@ -149,12 +149,15 @@ class Skill:
     symbols: tuple[SymbolSkill, ...]
 
 
-def predict_by_rules(last_move: NDArray[np.int8], *, up_share: float) -> dict[Rule, NDArray[np.bool_]]:
+def predict_by_rules(
+    last_move: NDArray[np.int8], *, up_share: float | NDArray[np.float64]
+) -> dict[Rule, NDArray[np.bool_]]:
     """Return the predictions of each rule, shape (n,), True for "up".
 
     Args:
         last_move: Sign of the price move that ended with each row's candle, shape (n,); 0 if there was none.
-        up_share: Share of the training rows that went up; above one half the majority is "up".
+        up_share: Share of the training rows that went up, of all rows or of each row's symbol, shape (n,); above one
+            half the majority is "up".
     """
     majority = np.full(last_move.size, up_share > THRESHOLD)
     return {
@@ -204,27 +207,25 @@ def score_baselines(
         )
         raise ValueError(msg)
     y, model_loss = rows.y, row_log_loss(p, rows.y)
-    base_rate_loss = row_log_loss(np.array([prior.up_share for prior in priors])[rows.symbol_ix], y)
+    base_rates = np.array([prior.up_share for prior in priors])[rows.symbol_ix]
+    base_rate_loss = row_log_loss(base_rates, y)
+    rule_hits = {rule: up == y for rule, up in predict_by_rules(rows.last_move, up_share=base_rates).items()}
     model_hits = (predict_up(p) == y).astype(np.float64)
     baseline_hits = np.full(y.size, COIN)
-    rule_hits = {rule: np.zeros(y.size, np.bool_) for rule in RULES}
     skills = []
     for ix, prior in enumerate(priors):
         symbol_rows = np.flatnonzero(rows.symbol_ix == ix)
         if not symbol_rows.size:
-            skills.append(SymbolSkill(SymbolBaseline(prior.symbol, 0, "coin", COIN), None, None, None))
+            baseline = SymbolBaseline(prior.symbol, rows=0, rule="coin", accuracy=COIN)
+            skills.append(SymbolSkill(baseline, accuracy=None, margin=None, log_loss_skill=None))
             continue
-        predicted = predict_by_rules(rows.last_move[symbol_rows], up_share=prior.up_share)
-        for rule in RULES:
-            rule_hits[rule][symbol_rows] = predicted[rule] == y[symbol_rows]
         ts_ms = rows.ts_ms[symbol_rows]
         symbol_bootstrap = None
         # Rows of one time fill one block, from which nothing can be drawn.
         if ts_ms[0] < ts_ms[-1]:
             symbol_bootstrap = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=bootstrap.seed)
-        baseline, baseline_hits[symbol_rows] = _pick_baseline(
-            prior, {rule: rule_hits[rule][symbol_rows] for rule in RULES}, symbol_bootstrap
-        )
+        symbol_hits = {rule: hits[symbol_rows] for rule, hits in rule_hits.items()}
+        baseline, baseline_hits[symbol_rows] = _pick_baseline(prior, symbol_hits, symbol_bootstrap)
         margin = log_loss_skill = None
         if symbol_bootstrap is not None:
             margin = symbol_bootstrap.estimate(model_hits[symbol_rows] - baseline_hits[symbol_rows])

@@ -80,12 +80,7 @@ class Study:
             )
 
     def begin(self, identity: Mapping[str, str], first_params: Sequence[Mapping[str, float]]) -> None:
-        """Record what the trials of a new study depend on, and propose the first trials.
-
-        Args:
-            identity: A text or hash of each thing that the trials depend on, by name.
-            first_params: Hyperparameters of the first trials; the sampler proposes the later ones.
-        """
+        """Record what the trials of a new study depend on, and propose the first ones, which try `first_params`."""
         self._study.set_user_attr(_IDENTITY_KEY, dict(identity))
         for params in first_params:
             self._study.enqueue_trial(dict(params))

@@ -35,12 +35,7 @@ DEFAULT_LEAVES: Final = 31
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A trial to run.
-
-    Attributes:
-        number: From 0.
-        params: Hyperparameters by LightGBM's names.
-    """
+    """A trial to run: its number, from 0, and its hyperparameters by LightGBM's names."""
 
     number: int
     params: Mapping[str, float]
@@ -64,7 +59,7 @@ class TrialRecord:
     """The result of one trial.
 
     Attributes:
-        number: From 0.
+        number: Number of the trial, from 0.
         params: Hyperparameters by LightGBM's names.
         best_round: Round of the least mean validation loss, from 1; of a pruned trial, over the folds of its last rung.
         loss: The mean validation loss after that round, in nats.
@@ -111,8 +106,8 @@ class FoldRunner:
     """Runs trials on the folds.
 
     Args:
-        fold_data: The configuration, blocks and labels.
-        binned_inner: The binned inner part, a `lightgbm.Dataset`; each fold copies its rows.
+        fold_data: Configuration, blocks and labels.
+        binned_inner: The binned rows before the holdout, a `lightgbm.Dataset`; each fold copies its own.
     """
 
     def __init__(self, fold_data: FoldData, binned_inner: Any) -> None:  # noqa: ANN401 (LightGBM has no types)
