@@ -13,7 +13,7 @@ from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import MINUTE_MS, TimeRange
 from mltrain.training.label import make_labels
-from mltrain.training.samples import build_samples, check_finite, keep_symbols, matrix_sha256, take_rows
+from mltrain.training.samples import build_samples, check_finite, keep_newest, keep_symbols, matrix_sha256, take_rows
 
 FEATURES = FeatureSet(
     version=1,
@@ -110,6 +110,22 @@ def test_an_unknown_last_move_is_zero(candles):
 
     assert samples.last_move[0] == 0
     assert set(samples.last_move.tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize(("max_rows", "kept"), [(0, 20), (20, 20), (19, 18), (7, 6), (6, 6), (2, 2)])
+def test_the_newest_candles_are_kept_by_whole_times(candles, max_rows, kept):
+    """Both symbols keep their candles from one time on, together no more than `max_rows`."""
+    newest = keep_newest({s: frame.tail(10) for s, frame in candles.items()}, max_rows)
+
+    assert all(newest[s].equals(frame.tail(kept // 2)) for s, frame in candles.items())
+
+
+def test_fewer_rows_than_symbols_are_refused(candles):
+    """A limit below the candles of the newest time is an error that names the option."""
+    with pytest.raises(InputError, match="max_rows = 1 is too small: 2 symbols") as caught:
+        keep_newest(candles, 1)
+
+    assert "--max-rows" in caught.value.hint
 
 
 def test_too_few_candles_are_refused(candles):

@@ -161,21 +161,21 @@ class Bootstrap:
 
     def estimate(self, part: _RowValues, whole: _RowValues | None = None) -> Estimate:
         """Return sum of `part` / sum of `whole` (default: the mean of `part`), with its standard error."""
-        value, draws = self._ratio(part, np.ones(part.size) if whole is None else whole)
-        return Estimate(value, float(draws.std()), self.blocks)
+        value, draw_values = self._ratio(part, np.ones(part.size) if whole is None else whole)
+        return Estimate(value, float(draw_values.std()), self.blocks)
 
     def _ratio(self, part: _RowValues, whole: _RowValues) -> tuple[float, NDArray[np.float64]]:
-        """Return sum of `part` / sum of `whole`, 0 if `whole` sums to 0, on all rows and on each draw."""
+        """Return sum of `part` / sum of `whole` (0 if that is 0) on all rows, and on each draw, shape (draws,)."""
         parts, wholes = self.block_sums(part), self.block_sums(whole)
-        drawn_parts, drawn_wholes = self.draw_sums(parts), self.draw_sums(wholes)
-        draws = np.divide(drawn_parts, drawn_wholes, out=np.zeros_like(drawn_wholes), where=drawn_wholes != 0)
+        draw_parts, draw_wholes = self.draw_sums(parts), self.draw_sums(wholes)
+        draw_values = np.divide(draw_parts, draw_wholes, out=np.zeros_like(draw_wholes), where=draw_wholes != 0)
         total = float(wholes.sum())
-        return float(parts.sum()) / total if total else 0.0, draws
+        return float(parts.sum()) / total if total else 0.0, draw_values
 
-    def interval(self, value: float, draws: NDArray[np.float64]) -> Interval:
+    def interval(self, value: float, draw_values: NDArray[np.float64]) -> Interval:
         """Return a figure with the interval between quantiles of its values on the draws; NaN draws are left out."""
         tail = expanded_tail(self.blocks, level=self.level)
-        low, high = np.nanquantile(draws, [tail, 1 - tail]).tolist()
+        low, high = np.nanquantile(draw_values, [tail, 1 - tail]).tolist()
         return Interval(value, low, high)
 
 
@@ -242,7 +242,7 @@ def score_intervals(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Boo
         f1=bootstrap.ratio(2.0 * hits, predicted.astype(np.float64) + went_up),
         precision=bootstrap.ratio(hits, predicted),
         recall=bootstrap.ratio(hits, went_up),
-        auc_roc=bootstrap.interval(metrics.auc_roc, _draw_auc(p, y, bootstrap)),
+        auc_roc=bootstrap.interval(metrics.auc_roc, _auc_of_draws(p, y, bootstrap)),
         log_loss=bootstrap.mean(row_log_loss(p, y)),
         brier=bootstrap.mean(np.square(p - y)),
         ece=_ece_interval(metrics.ece, p, y, bootstrap),
@@ -264,13 +264,13 @@ def _ece_interval(ece: float, p: NDArray[np.float64], y: NDArray[np.uint8], boot
     """
     cell = bootstrap.block * ECE_BINS + equal_mass_bins(p, ECE_BINS)
     gaps = np.bincount(cell, weights=p - y, minlength=bootstrap.blocks * ECE_BINS).astype(np.float64)
-    drawn_gaps = bootstrap.draw_sums(gaps.reshape(-1, ECE_BINS))
-    drawn_rows = bootstrap.draw_sums(bootstrap.block_sums(np.ones(p.size)))
-    draws = np.abs(drawn_gaps).sum(axis=1) / drawn_rows
-    return bootstrap.interval(ece, np.maximum(draws - (draws.mean() - ece), 0))
+    draw_gaps = bootstrap.draw_sums(gaps.reshape(-1, ECE_BINS))
+    draw_rows = bootstrap.draw_sums(bootstrap.block_sums(np.ones(p.size)))
+    draw_eces = np.abs(draw_gaps).sum(axis=1) / draw_rows
+    return bootstrap.interval(ece, np.maximum(draw_eces - (draw_eces.mean() - ece), 0))
 
 
-def _draw_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
+def _auc_of_draws(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
     """Return the AUC of every draw, shape (draws,), NaN if a draw has only one class.
 
     AUC is a share of (up, down) pairs, so the wins between each two blocks are counted once and weighted by each draw.
@@ -279,15 +279,15 @@ def _draw_auc(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap
     wins = _count_wins(p, y, bootstrap)
     ups, downs = bootstrap.block_sums(y == 1), bootstrap.block_sums(y == 0)
     w = bootstrap.weights
-    drawn_pairs = (w @ ups) * (w @ downs)
-    drawn_wins: NDArray[np.float64] = np.sum((w @ wins) * w, axis=1)
-    return np.divide(drawn_wins, drawn_pairs, out=np.full_like(drawn_pairs, np.nan), where=drawn_pairs > 0)
+    draw_pairs = (w @ ups) * (w @ downs)
+    draw_wins: NDArray[np.float64] = np.sum((w @ wins) * w, axis=1)
+    return np.divide(draw_wins, draw_pairs, out=np.full_like(draw_pairs, np.nan), where=draw_pairs > 0)
 
 
 def _count_wins(p: NDArray[np.float64], y: NDArray[np.uint8], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Return how many pairs of an up row of block a and a down row of block b have the up row higher, shape (a, b).
+    """Return how many pairs of an up row of block a and a down row of block b have the up row higher; ties count half.
 
-    Ties count half.
+    The result has shape (blocks, blocks).
     """
     n = bootstrap.blocks
     order = np.argsort(p)

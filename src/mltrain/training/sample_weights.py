@@ -69,7 +69,7 @@ def uniqueness(
     Args:
         ts_ms: Start of each label, UTC ms, shape (n,).
         label_end_ms: End of each label, UTC ms, after its start, shape (n,).
-        symbol_ix: Number of each label's symbol, shape (n,).
+        symbol_ix: Position of each label's symbol in a list of symbols, shape (n,).
 
     Returns:
         Shape (n,), in (0, 1].

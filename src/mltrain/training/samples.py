@@ -222,15 +222,22 @@ def keep_newest(candles: Mapping[str, pl.DataFrame], max_rows: int) -> dict[str,
     Args:
         candles: Candles by symbol.
         max_rows: Greatest number of candles of all symbols together; 0: no limit.
+
+    Raises:
+        InputError: The candles of the newest time alone are more.
     """
     if not 0 < max_rows < sum(frame.height for frame in candles.values()):
         return dict(candles)
     times = np.sort(np.concatenate([times_ms(frame) for frame in candles.values()]))
-    start_ms = times[times.size - max_rows]
-    # Candles of one time are kept together: if they are too many, they all go.
-    if np.count_nonzero(times >= start_ms) > max_rows:
-        start_ms = times[np.searchsorted(times, start_ms, side="right")]
-    return {symbol: frame.filter(pl.Series(times_ms(frame) >= start_ms)) for symbol, frame in candles.items()}
+    # Candles of one time are kept together: the first time after that of the newest candle that does not fit.
+    start = int(np.searchsorted(times, times[times.size - max_rows - 1], side="right"))
+    if start == times.size:
+        raise InputError(
+            f"max_rows = {max_rows} is too small: {np.count_nonzero(times == times[-1])} symbols have a candle at "
+            f"{format_ms(int(times[-1]))}",
+            hint="pass a larger --max-rows, or 0 for all candles",
+        )
+    return {symbol: frame.filter(pl.Series(times_ms(frame) >= times[start])) for symbol, frame in candles.items()}
 
 
 def take_rows(samples: Samples, rows: slice | NDArray[np.int64]) -> Samples:
