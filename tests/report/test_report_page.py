@@ -21,7 +21,7 @@ from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import check_card
 from mltrain.errors import InputError
 from mltrain.report.index import render_index
-from mltrain.report.model_plots import draw_parts
+from mltrain.report.model_plots import draw_parts, draw_reliability
 from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
 from mltrain.report.texts import format_percent, list_commands, list_limits
 from mltrain.report.version_data import Material, read_material
@@ -163,7 +163,7 @@ def test_a_card_with_only_the_required_fields_has_a_page(publish):
     assert text.count("is not shown:") >= 8
     assert "the card does not say where the time range was cut" in text
     assert "The card has no intervals" in text
-    assert "54.12 %" in text
+    assert "54.12%" in text
     assert "nan" not in text.lower()
 
 
@@ -322,3 +322,12 @@ def test_the_skill_of_a_symbol_is_that_of_the_gates(version, full_card):
     for result in full_card["gates"]["symbols"]:
         assert f"{result['symbol']}: {result['log_loss_skill']['value']:+.2%} of" in draw_parts(card, holdout).svg
     assert f"BTCUSDT: {skill:+.2%} of" in changed.svg
+
+
+@pytest.mark.parametrize(("by_day", "blocks"), [(True, "whole UTC days"), (False, "parts of equal length")])
+def test_the_reliability_caption_names_the_blocks_of_its_intervals(version, full_card, by_day, blocks):
+    """A holdout of few days is drawn in parts of equal length, and its caption does not claim days."""
+    card, holdout = ModelCard(full_card), read_material(version, ModelCard(full_card)).holdout
+    shown = draw_reliability(card, replace(holdout, bootstrap=replace(holdout.bootstrap, by_day=by_day)))
+
+    assert f"the lines are intervals over {blocks}" in shown.reading

@@ -72,8 +72,8 @@ def _draw_trends(rows: tuple[ModelRow, ...]) -> tuple[tuple[str, str, str, str],
     for name, title in _TRENDS.items():
         values = [value for row in rows if (value := getattr(row, name)) is not None]
         if values:
-            newest = format_percent(values[-1]) if name == "accuracy" else format_number(values[-1])
+            show = format_percent if name == "accuracy" else format_number
             curve = draw_sparkline(f"trend-{name.replace('_', '-')}", f"{title} over the versions", values)
-            note = f"newest of {len(values)}; {min(values):.4f} to {max(values):.4f}"
-            trends.append((title, newest, note if len(values) > 1 else "the only version", curve))
+            note = f"newest of {len(values)}; {show(min(values))} to {show(max(values))}"
+            trends.append((title, show(values[-1]), note if len(values) > 1 else "the only version", curve))
     return tuple(trends)

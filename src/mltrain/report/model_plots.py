@@ -154,8 +154,9 @@ def draw_reliability(card: ModelCard, holdout: Holdout | None) -> Shown:
         "A dot on the diagonal means that the price rose as often as predicted. Each dot stands for "
         f"{min(counts):,} to {max(counts):,} rows"
     )
-    if intervals:
-        reading += "; the lines are intervals over whole days, and one that crosses the diagonal is no sign of an error"
+    if holdout is not None and intervals:
+        blocks = "whole UTC days" if holdout.bootstrap.by_day else "parts of equal length"
+        reading += f"; the lines are intervals over {blocks}, and one that crosses the diagonal is no sign of an error"
     return make_figure(
         "reliability",
         _RELIABILITY,
@@ -218,8 +219,8 @@ def draw_spread(holdout: Holdout | None) -> Shown:
         _SPREAD,
         plot,
         reading="Decisions can be based on probabilities far from the middle. Where the two shapes coincide, the model "
-        "does not separate rises from falls. The outermost 0.1 % are drawn at the ends.",
-        alt=f"{holdout.p.size:,} probabilities; 99.8 % of them lie from {low:.3f} to {high:.3f}; {far:.1%} are further "
+        "does not separate rises from falls. The outermost 0.1% are drawn at the ends.",
+        alt=f"{holdout.p.size:,} probabilities; 99.8% of them lie from {low:.3f} to {high:.3f}; {far:.1%} are further "
         "than 0.05 from one half.",
         legend=(("fill c1 soft", "rose"), ("line c2", "fell")),
     )
@@ -271,6 +272,7 @@ def draw_precision_recall(holdout: Holdout | None) -> Shown:
     plot = Plot(
         linear_scale(0, 1, "recall: share of the rises called", percent=True),
         linear_scale(max(low, 0), min(high, 1), "precision: share of the calls that rose", percent=True),
+        inset=0.1,
     )
     plot.add_horizontal(base_rate, f"base rate {base_rate:.1%}", "rule ideal")
     drawn = _select_spaced(recall)
@@ -419,7 +421,7 @@ def draw_importance(card: ModelCard) -> Shown:
     if hidden := len(features) - len(shares):
         reading += f" The other {hidden} are in the card."
     if unused := sum(gain == 0 for _, gain, _ in features):
-        reading += f" {unused} features were never used."
+        reading += f" {unused} feature{' was' if unused == 1 else 's were'} never used."
     return make_figure(
         "importance",
         _IMPORTANCE,
@@ -471,7 +473,7 @@ def draw_latency(card: ModelCard) -> Shown:
         reading="Features, checks, trees and calibration for one symbol, one call after the other, on the machine "
         "named in the lineage. The gate judges p95: five calls of a hundred take longer."
         + (f" The limit of {limit_ms:g} ms lies far to the right." if is_hidden else ""),
-        alt=f"{samples:,.0f} calls: half take at most {p50:.2f} ms, 95 % at most {p95:.2f} ms, 99 % at most "
+        alt=f"{samples:,.0f} calls: half take at most {p50:.2f} ms, 95% at most {p95:.2f} ms, 99% at most "
         f"{p99:.2f} ms" + (f"; the limit of p95 is {limit_ms:g} ms." if limit_ms is not None else "."),
         legend=(("fill c1 soft", "calls"), ("rule c2", "percentiles")),
     )

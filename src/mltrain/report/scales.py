@@ -62,7 +62,7 @@ def linear_scale(low: float, high: float, name: str, *, count: int = 4, percent:
     # One digit more for steps such as 0.25.
     digits = max(0, -math.floor(math.log10(shown_step) + 1e-9))
     digits += round(shown_step * 10**digits, 6) % 1 > 1e-6
-    texts = (f"{v * 100:.{digits}f} %" if percent else _format_tick(v, digits) for v in values)
+    texts = (f"{v * 100:.{digits}f}%" if percent else _format_tick(v, digits) for v in values)
     return Scale(low, high, name, tuple(zip(values, texts, strict=True)))
 
 
@@ -102,7 +102,7 @@ def log_scale(low: float, high: float, name: str) -> Scale:
     if len(values) > 6:
         values = [v for v in values if round(math.log10(v), 9).is_integer()]
     # Less than a decade: the ticks of a linear scale.
-    ticks = linear_scale(low, high, "").ticks if len(values) < 2 else tuple((v, f"{v:g}") for v in values)
+    ticks = linear_scale(low, high, "").ticks if len(values) < 2 else tuple((v, f"{v:,g}") for v in values)
     return Scale(low, high, name, ticks, logarithmic=True)
 
 

@@ -143,7 +143,7 @@ def _with_tip(element: str, tip: str) -> str:
 
 @dataclass(slots=True)
 class Plot:
-    """A plot with two scales, drawn mark by mark: later marks lie above earlier ones.
+    """A plot with two scales, drawn mark by mark: later marks lie above earlier ones, and labels above all marks.
 
     Values are in the units of the scales; `css` is the CSS class of a mark, `tips` the tooltip of each mark.
 
@@ -160,6 +160,7 @@ class Plot:
     inset: float = 0.0
     _curves: list[str] = field(default_factory=list)
     _marks: list[str] = field(default_factory=list)
+    _labels: list[str] = field(default_factory=list)
 
     def add_line(self, xs: Sequence[float], ys: Sequence[float], css: str) -> None:
         """Draw a line through points; nothing without points."""
@@ -215,19 +216,15 @@ class Plot:
     def add_vertical(self, x: float, label: str, css: str, *, label_row: int = 0) -> None:
         """Draw a line from bottom to top at an x; `label_row` is the line of text, from the top, of its label."""
         left = self._x_share(x)
-        anchor, dx = ("end", -5) if left > 0.6 else ("start", 5)
-        self._marks.append(
-            f'<line class="{css}" x1="{left * 100:.2f}%" x2="{left * 100:.2f}%" y1="0" y2="100%"/>'
-            + draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row)
-        )
+        anchor, dx = ("end", -5) if left > 0.8 else ("start", 5)
+        self._marks.append(f'<line class="{css}" x1="{left * 100:.2f}%" x2="{left * 100:.2f}%" y1="0" y2="100%"/>')
+        self._labels.append(draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row))
 
     def add_horizontal(self, y: float, label: str, css: str) -> None:
         """Draw a line from left to right at a y, its label below the right end."""
         top = self._y_share(y)
-        self._marks.append(
-            f'<line class="{css}" x1="0" x2="100%" y1="{top * 100:.2f}%" y2="{top * 100:.2f}%"/>'
-            + draw_text(label, 1, top, anchor="end", css="t halo", dx=-4, dy=14)
-        )
+        self._marks.append(f'<line class="{css}" x1="0" x2="100%" y1="{top * 100:.2f}%" y2="{top * 100:.2f}%"/>')
+        self._labels.append(draw_text(label, 1, top, anchor="end", css="t halo", dx=-4, dy=14))
 
     def render(self) -> str:
         """Return all marks as SVG elements, with the grid, the ticks and the names of the scales."""
@@ -246,9 +243,10 @@ class Plot:
             f'<svg width="100%" height="100%" viewBox="0 0 {_GRID:.0f} {_GRID:.0f}" preserveAspectRatio="none" '
             f'overflow="visible">{"".join(self._curves)}</svg>'
         )
+        marks = "".join(self._marks + self._labels)
         return (
             f'<svg x="1%" y="{_TOP_PX}" width="98%" height="{self.height_px}" overflow="visible">{grid}{curves}'
-            f'<line class="axis" x1="0" x2="100%" y1="100%" y2="100%"/>{"".join(self._marks)}{y_ticks}{x_ticks}</svg>'
+            f'<line class="axis" x1="0" x2="100%" y1="100%" y2="100%"/>{marks}{y_ticks}{x_ticks}</svg>'
             + draw_text(self.y.name, 0.01, 0, css="t name", dy=11)
             + draw_text(self.x.name, 0.99, 1, anchor="end", css="t name", dy=-4)
         )

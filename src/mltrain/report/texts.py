@@ -93,7 +93,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 def format_percent(share: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """Return a share (1 is all) in percent with that many digits after the point; None as a dash."""
-    return DASH if share is None else f"{share * 100:{'+' if signed else ''}.{digits}f} %"
+    return DASH if share is None else f"{share * 100:{'+' if signed else ''}.{digits}f}%"
 
 
 def format_value(value: Any) -> str:  # noqa: ANN401 (JSON)
@@ -104,11 +104,11 @@ def format_value(value: Any) -> str:  # noqa: ANN401 (JSON)
 
 
 def _format_interval(interval: tuple[float, float] | None, *, unit: str = "") -> str:
-    """Return the ends of an interval as text, multiplied by 100 for a unit ("%" or "pp"); None as empty text."""
+    """Return the ends of an interval as text, multiplied by 100 for a unit ("%" or " pp"); None as empty text."""
     if interval is None:
         return ""
     low, high = interval
-    return f"{low * 100:.2f} to {high * 100:.2f} {unit}" if unit else f"{low:.4f} to {high:.4f}"
+    return f"{low * 100:.2f} to {high * 100:.2f}{unit}" if unit else f"{low:.4f} to {high:.4f}"
 
 
 def describe_training(card: ModelCard) -> str:
@@ -137,9 +137,9 @@ def list_tiles(card: ModelCard) -> tuple[Tile, ...]:
             _format_interval(card.interval("intervals", "metrics", "accuracy"), unit="%"),
         ),
         Tile(
-            "above the baseline",
+            "Above the baseline",
             DASH if margin is None else f"{margin * 100:+.2f} pp",
-            _format_interval(card.interval("baselines", "accuracy_margin"), unit="pp"),
+            _format_interval(card.interval("baselines", "accuracy_margin"), unit=" pp"),
         ),
         Tile(
             "Log-loss skill",
@@ -201,7 +201,7 @@ def list_symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
         if value is None:
             return DASH
         ends = "" if interval is None else f" ({interval[0] * 100:.2f} to {interval[1] * 100:.2f})"
-        return f"{value * 100:+.2f} {unit}{ends}"
+        return f"{value * 100:+.2f}{unit}{ends}"
 
     return tuple(
         (
@@ -209,7 +209,7 @@ def list_symbol_results(card: ModelCard) -> tuple[tuple[str, ...], ...]:
             format_number(s.number("rows"), 0),
             f"{format_percent(s.number('baseline_accuracy'))} ({s.text('baseline') or '?'})",
             format_percent(s.number("accuracy")),
-            format_change(s, "margin", "pp"),
+            format_change(s, "margin", " pp"),
             format_change(s, "log_loss_skill", "%"),
             s.text("verdict") or DASH,
         )
