@@ -111,7 +111,7 @@ def read_symbols(symbols: object) -> tuple[str, ...]:
     """Return a caller's list of symbols, or one symbol, as a tuple without repetition, in the given order.
 
     Raises:
-        UsageError: It is not a list, or is empty.
+        UsageError: `symbols` is not a list, or is empty.
     """
     given = [symbols] if isinstance(symbols, str) else symbols
     if not isinstance(given, Iterable) or isinstance(given, Mapping):

@@ -133,7 +133,7 @@ def parse_time(text: str) -> int:
     """Return a text such as 2025-10-15T12:00:00Z in ms UTC; without a zone it is UTC, a date alone is its midnight.
 
     Raises:
-        UsageError: It is not a time, or before 1970.
+        UsageError: `text` is not a time, or before 1970.
 
     >>> parse_time("2025-10-15T14:00+02:00")
     1760529600000
@@ -158,7 +158,7 @@ def as_time_ms(time: object, argument: str) -> int:
         argument: Name of the caller's argument, for messages.
 
     Raises:
-        UsageError: It has another type or no zone, or is before 1970.
+        UsageError: `time` has another type or no zone, or is before 1970.
 
     >>> as_time_ms(dt.date(2025, 10, 15), "start")
     1760486400000
@@ -183,7 +183,7 @@ def check_time_ms(time: object, argument: str) -> int:
     """Return a caller's number of ms since 1970, UTC, as a whole number, rounded down.
 
     Raises:
-        UsageError: It is not a number, or its size suggests seconds or microseconds; the message names `argument`.
+        UsageError: `time` is not a number, or its size suggests seconds or microseconds; the message names `argument`.
 
     >>> check_time_ms(1_760_529_600_000.7, "now_ms")
     1760529600000

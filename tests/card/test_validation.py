@@ -334,7 +334,7 @@ class TestArtifacts:
         """A file that is not there is a violation."""
         (folder / "lgbm.pkl").unlink()
 
-        assert "is not there" in check(example(**MORE), folder).violations[0]
+        assert "does not exist" in check(example(**MORE), folder).violations[0]
 
     def test_a_link_is_not_followed(self, folder):
         """A symbolic link in place of the file is refused, even if it leads to the right file."""

@@ -464,7 +464,7 @@ class TestLoading:
         version = publish()
         (version.folder / name).unlink()
 
-        with pytest.raises(InputError, match=r"manifest\.json|is not there"):
+        with pytest.raises(InputError, match=r"manifest\.json|does not exist"):
             load(version.folder, allow_no_go=True)
 
     def test_a_model_linked_in_from_elsewhere_is_refused(self, publish, tmp_path):

@@ -295,7 +295,7 @@ class TestAppendLine:
         """Every line ends with one newline; those before are untouched."""
         path = tmp_path_factory.mktemp("lines") / "log"
         for line in lines:
-            writing.append_line(path, line)
+            writing.append_lines(path, [line])
 
         assert (path.read_bytes() if lines else b"") == "".join(f"{line}\n" for line in lines).encode()
 
@@ -305,7 +305,7 @@ class TestAppendLine:
         """A killed writer's half line does not swallow the next one, however long it is."""
         path = tmp_path / "log"
         path.write_bytes(kept + torn)
-        writing.append_line(path, "two")
+        writing.append_lines(path, ["two"])
 
         assert path.read_bytes() == kept + b"two\n"
 
@@ -317,13 +317,13 @@ class TestAppendLine:
 
         for name in ("link", "fifo", "."):
             with pytest.raises(InputError, match="not a regular file"):
-                writing.append_line(tmp_path / name, "x")
+                writing.append_lines(tmp_path / name, ["x"])
         assert (tmp_path / "target").read_bytes() == b"keep\n"
 
     def test_a_newline_in_a_line_is_our_bug(self, tmp_path):
         """One call is one line."""
         with pytest.raises(ValueError, match="newline"):
-            writing.append_line(tmp_path / "log", "a\nb")
+            writing.append_lines(tmp_path / "log", ["a\nb"])
 
 
 class TestLock:
@@ -476,7 +476,7 @@ def replace_all(folder):
                     (staged / "sub" / "a").write_bytes(b"1")  # as another library would, without a sync
                 writing.write_new(staged / "manifest", b"2")
         if b"two" not in (folder / "log").read_bytes().split(b"\n")[:-1]:
-            writing.append_line(folder / "log", "two")
+            writing.append_lines(folder / "log", ["two"])
         writing.swap_pointer(folder / "best", "new")
 
 

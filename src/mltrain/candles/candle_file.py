@@ -31,8 +31,8 @@ _MAX_BLOCKS: Final = 128
 _MIN_BLOCK_ROWS: Final = 1440
 # Digits of a block's hash. Few are enough: the file's own hash shows that there is damage, the blocks' only where.
 _DIGEST_DIGITS: Final = 16
-# A Parquet file begins with the 4 bytes "PAR1".
-_FIRST_OFFSET: Final = 4
+# Offset of the first block: a Parquet file begins with the 4 bytes "PAR1".
+FIRST_OFFSET: Final = 4
 
 #: Name and type of each column as pyarrow writes it.
 _COLUMN_TYPES: Final = tuple(
@@ -76,7 +76,7 @@ def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
     block_numbers = ts_ms // block_ms
     starts = np.flatnonzero(np.diff(block_numbers, prepend=block_numbers[0] - 1)).tolist()
     sink = io.BytesIO()
-    offsets = [_FIRST_OFFSET]
+    offsets = [FIRST_OFFSET]
     writer: Any
     with pq.ParquetWriter(sink, table.schema, **parquet_options()) as writer:
         for start, stop in zip(starts, [*starts[1:], frame.height], strict=True):
@@ -99,7 +99,7 @@ def _block_digest(data: bytes, begin: int, end: int) -> str:
 
 def find_damaged_blocks(data: bytes, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     """Return the blocks whose bytes in the file `data` have changed; a changed header or footer is in no block."""
-    bounds = pairwise([_FIRST_OFFSET, *(block.end for block in blocks)])
+    bounds = pairwise([FIRST_OFFSET, *(block.end for block in blocks)])
     return tuple(
         block
         for block, (begin, end) in zip(blocks, bounds, strict=True)

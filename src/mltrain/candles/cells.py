@@ -115,16 +115,16 @@ def _numbers_to_ms(numbers: pl.Series) -> pl.Series:
 
 
 def _iso_to_ms(texts: pl.Series) -> pl.Series:
-    """Return ISO 8601 times as ms UTC; without a zone they are UTC, and null where the text is not a time."""
+    """Return ISO 8601 texts as times in ms UTC; without a zone they are UTC; null for a text that is not a time."""
     names = ("date", "minute", "second", "fraction", "sign", "hours", "minutes")
     groups = texts.str.extract_groups(_ISO).struct.rename_fields(list(names)).struct.unnest()
     clock = pl.col("date") + "T" + pl.col("minute").fill_null("00:00") + pl.col("second").fill_null(":00")
-    at = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.timestamp("ms")
+    clock_ms = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.timestamp("ms")
     nanos = pl.col("fraction").fill_null(".0").str.slice(1).str.pad_end(9, "0").cast(pl.Int64)
-    fraction = pl.when(nanos % 1_000_000 == 0).then(nanos // 1_000_000)
-    offset = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * MINUTE_MS
-    signed = pl.when(pl.col("sign") == "-").then(-offset).otherwise(offset).fill_null(0)
-    return groups.select((at + fraction - signed).alias("ts")).to_series()
+    fraction_ms = pl.when(nanos % 1_000_000 == 0).then(nanos // 1_000_000)
+    offset_ms = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * MINUTE_MS
+    zone_ms = pl.when(pl.col("sign") == "-").then(-offset_ms).otherwise(offset_ms).fill_null(0)
+    return groups.select((clock_ms + fraction_ms - zone_ms).alias("ts")).to_series()
 
 
 def as_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -69,6 +69,13 @@ def _is_valid(frame: pl.DataFrame, step_ms: int) -> bool:
     )
 
 
+def is_accepted_type(name: str, dtype: pl.DataType) -> bool:
+    """Return whether a column of this type can be cast to that of column `name` in CANDLE_SCHEMA with equal values."""
+    if name == "ts":
+        return dtype == TS_DTYPE
+    return dtype == pl.Null or (dtype.is_integer() if name == "trades" else dtype.is_numeric())
+
+
 def _cast_columns(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFrame:
     """Return a frame with the columns and types of CANDLE_SCHEMA; a type whose cast could change a value is refused."""
     missing = [name for name in CANDLE_SCHEMA if name not in frame.columns and name not in OPTIONAL]
@@ -79,11 +86,7 @@ def _cast_columns(frame: pl.DataFrame, *, symbol: str, where: str) -> pl.DataFra
         )
     for name, dtype in CANDLE_SCHEMA.items():
         actual = frame.schema.get(name, dtype)
-        if name == "ts":
-            fits = actual == TS_DTYPE
-        else:
-            fits = actual == pl.Null or actual.is_integer() or (name != "trades" and actual.is_numeric())
-        if not fits:
+        if not is_accepted_type(name, actual):
             raise InputError(f"{where}: {symbol}: column {name} is {actual}, not {dtype}")
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in frame.columns]
     # Adding 0.0 turns -0.0 into 0.0, so that equal numbers have equal content hashes.

@@ -42,8 +42,8 @@ def unzip_single(data: bytes, *, where: str, max_bytes: int) -> bytes:
         max_bytes: The largest size of the file in it.
 
     Raises:
-        InputError: It is not a zip, is damaged, or does not hold exactly one regular file under a bare name; or the
-            file is encrypted, packed by an unusual method, or larger than `max_bytes`.
+        InputError: `data` is not a zip, is damaged, or does not hold exactly one regular file under a bare name; or
+            the file is encrypted, packed by an unusual method, or larger than `max_bytes`.
     """
     if not data.startswith(b"PK"):
         raise InputError(f"{where}: not a zip file: it begins with {show(_decode(data[:20]))}")
@@ -111,7 +111,7 @@ def gunzip(data: bytes, *, where: str, max_bytes: int) -> bytes:
         max_bytes: The largest size after unpacking.
 
     Raises:
-        InputError: It is not a gzip file, is damaged, or holds more than `max_bytes`.
+        InputError: `data` is not a gzip file, is damaged, or holds more than `max_bytes`.
     """
     # Python's gzip unpacks an empty file to nothing, without an error.
     if not data:

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.cells import Cells
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE
+from mltrain.candles.checks import is_accepted_type
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
 from mltrain.candles.layouts import BY_PLACE, name_columns
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.tables import read_cells
@@ -51,8 +52,8 @@ def as_frame(given: object, argument: str, *, index: bool = True) -> pl.DataFram
             levels become columns.
 
     Raises:
-        UsageError: It is not a table.
-        InputError: It cannot be converted, such as a list of rows of different lengths.
+        UsageError: `given` is not a table.
+        InputError: `given` cannot be converted, such as a list of rows of different lengths.
     """
     if isinstance(given, pl.DataFrame):
         return given
@@ -140,8 +141,8 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
         index: Whether the time by which a pandas row is indexed becomes its `ts`.
 
     Raises:
-        UsageError: It is not a row.
-        InputError: It is a table that does not have exactly one row.
+        UsageError: `given` is not a row.
+        InputError: `given` is a table that does not have exactly one row.
     """
     if isinstance(given, Mapping):
         return given
@@ -164,7 +165,7 @@ def as_record(given: object, argument: str, *, index: bool = True) -> Mapping[st
 
 
 def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Return candles with the column names and types of CANDLE_SCHEMA, and `symbol` as text where there is one.
+    """Return candles with the column names and types of CANDLE_SCHEMA, and `symbol`, if there is one, as text.
 
     A frame that already has them is returned unchanged; `check_candles` checks whether its rows are possible. Otherwise
     columns are recognised by the names that other programs use, other columns are dropped, text is read as numbers, and
@@ -180,11 +181,11 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     # A caller's empty list has become a frame without columns.
     if not frame.columns:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA))
-    symbols = frame.schema.get("symbol")
-    if symbols == pl.Categorical or isinstance(symbols, pl.Enum):
+    symbol_type = frame.schema.get("symbol")
+    if symbol_type == pl.Categorical or isinstance(symbol_type, pl.Enum):
         frame = frame.with_columns(pl.col("symbol").cast(pl.String))
-    elif symbols not in {None, pl.String}:
-        raise InputError(f"{where}: column symbol is {symbols}: expected text")
+    elif symbol_type not in {None, pl.String}:
+        raise InputError(f"{where}: column symbol is {symbol_type}: expected text")
     if _is_canonical(frame):
         return frame
     columns = name_columns(frame.columns)
@@ -207,15 +208,7 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
 def _is_canonical(frame: pl.DataFrame) -> bool:
     """Return whether the columns have the names of CANDLE_SCHEMA and types that `check_candles` accepts."""
     schema = frame.schema
-    if schema.get("ts") != TS_DTYPE:
-        return False
-    for name in CANDLE_SCHEMA:
-        dtype = schema.get(name)
-        if name == "ts" or (dtype is None and name in OPTIONAL) or dtype == pl.Null:
-            continue
-        if dtype is None or not (dtype.is_integer() if name == "trades" else dtype.is_numeric()):
-            return False
-    return True
+    return all(is_accepted_type(name, schema[name]) if name in schema else name in OPTIONAL for name in CANDLE_SCHEMA)
 
 
 def read_candle_table(data: bytes, file_format: Format, *, where: str) -> pl.DataFrame:

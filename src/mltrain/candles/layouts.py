@@ -95,7 +95,7 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> t
         step_ms: The interval that its candles must have.
 
     Raises:
-        InputError: It has no rows or no close times.
+        InputError: The file has no rows or no close times.
     """
     where = f"{where}: {symbol}"
     rows, closes_ms = read_rows(data, name=".csv", where=where, step_ms=step_ms)
@@ -192,15 +192,12 @@ def _check_guessed_layout(rows: pl.DataFrame, cells: Cells) -> None:
 
 
 def _check_spacing(ts_ms: NDArray[np.int64], step_ms: int, where: str) -> None:
-    """Refuse a file in which candles, or a long run of them, have another interval than `step_ms`.
+    """Raise an InputError if most candles are closer together than `step_ms`, or a long run of them is farther apart.
 
     Args:
         ts_ms: Open times, ms UTC, shape (n,), strictly increasing.
         step_ms: The expected interval.
         where: The file's name in messages.
-
-    Raises:
-        InputError: Candles are closer together than `step_ms`, or a long run of them is farther apart.
     """
     steps_ms = np.diff(ts_ms)
     if steps_ms.size == 0:

@@ -46,7 +46,7 @@ class ParquetFile:
         max_rows: The largest accepted number of rows.
 
     Raises:
-        InputError: It is not Parquet, is damaged, has more than `max_rows` rows, or two columns of one name.
+        InputError: The file is not Parquet, is damaged, has more than `max_rows` rows, or two columns of one name.
         MachineError: Not enough memory.
     """
 

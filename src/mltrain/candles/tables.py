@@ -44,11 +44,7 @@ _NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
 
 def infer_format(path: Path) -> Format:
-    """Return the format of tables that the suffix of a file's name stands for.
-
-    Raises:
-        UsageError: The name has no suffix, or one of no known format.
-    """
+    """Return the format of tables that the suffix of a file's name stands for; a UsageError without a known suffix."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         known = f"use one of {', '.join(FORMATS)}"
@@ -80,7 +76,7 @@ def read_cells(
         max_rows: Rows of a Parquet file at most, and lines of a CSV with MAX_COLUMNS columns at most.
 
     Raises:
-        InputError: It is damaged, too large (also after unpacking), or not a table.
+        InputError: The file is damaged, too large (also after unpacking), or not a table.
     """
     name = name.lower()
     if name.endswith(".zip"):

@@ -34,9 +34,9 @@ def parse_json(data: bytes, *, where: str, max_bytes: int = 16 << 20) -> Json:
         max_bytes: Largest size of the document.
 
     Raises:
-        InputError: It is too large or too deep, has too many values, is not UTF-8 or not JSON, or holds a duplicate
-            key, NaN, an infinite number, an integer of more than 64 bits or a lone surrogate. The message gives line
-            and column, or the place.
+        InputError: The document is too large or too deep, has too many values, is not UTF-8 or not JSON, or holds a
+            duplicate key, NaN, an infinite number, an integer of more than 64 bits or a lone surrogate. The message
+            gives line and column, or the place of the value.
 
     >>> parse_json(b'{"a": [1, 2.5, null]}', where="demo")
     {'a': [1, 2.5, None]}

@@ -48,9 +48,9 @@ def parse_yaml(data: bytes, *, where: str, max_bytes: int = 1 << 20) -> Located:
         max_bytes: Largest size of the document.
 
     Raises:
-        InputError: It is too large or too deep, has too many values, is not UTF-8 or not YAML, or holds more than one
-            document, an anchor, an alias, a tag, a duplicate key, a key that is not text, a number that is not finite
-            or has more than 64 bits, or a lone surrogate. The message gives the line.
+        InputError: `data` is too large or too deep, has too many values, is not UTF-8 or not YAML, or holds more than
+            one document, an anchor, an alias, a tag, a duplicate key, a key that is not text, a number that is not
+            finite or has more than 64 bits, or a lone surrogate. The message gives the line.
 
     >>> parse_yaml(b"a: [1, no]", where="demo").value
     {'a': [1, 'no']}

@@ -65,7 +65,7 @@ def decode_text(data: bytes, where: str, max_bytes: int) -> str:
     """Return the text of a document called `where` in messages.
 
     Raises:
-        InputError: It has more than `max_bytes` bytes, is not UTF-8, or begins with a byte order mark.
+        InputError: The document has more than `max_bytes` bytes, is not UTF-8, or begins with a byte order mark.
     """
     if len(data) > max_bytes:
         raise InputError(f"{where}: is too large: {len(data)} bytes, at most {max_bytes}")

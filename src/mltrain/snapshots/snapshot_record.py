@@ -13,7 +13,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.candles.anomalies import FalseVolume, Jump, count_zero_trade, find_jumps, find_zero_trade_runs
-from mltrain.candles.candle_file import Block
+from mltrain.candles.candle_file import FIRST_OFFSET, Block
 from mltrain.candles.frame import Gap, content_sha256, find_gaps, times_ms
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.documents.records import (
@@ -67,11 +67,7 @@ class SnapshotRequest:
     end_ms: Annotated[TimeMs | None, Key("end"), REQUIRED] = None
 
     def __post_init__(self) -> None:
-        """Check every field and sort the symbols.
-
-        Raises:
-            UsageError: No symbols, one outside the grammar, an unknown interval, or days outside 1 to MAX_DAYS.
-        """
+        """Check every field, and sort the symbols; raise a UsageError for a wrong value."""
         step_ms = interval_ms(self.interval)
         symbols = tuple(sorted(read_symbols(self.symbols)))
         for name, value, allowed in (("days", self.days, Integral), ("end_ms", self.end_ms, Integral | None)):
@@ -185,7 +181,7 @@ class SnapshotRecord:
     """The content of a snapshot's manifest. `SnapshotRecord.from_manifest(r.to_manifest(), where="") == r`.
 
     Attributes:
-        id: The cut, and a number where there are several: 2025-10-15T12-00-00Z.2.
+        id: The cut, with a number if there are several snapshots of it, such as 2025-10-15T12-00-00Z.2.
         created_at: When it was written, ISO 8601 in UTC.
         source: How to open the source again.
         host: The host that answered; empty without network.
@@ -310,10 +306,10 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
 def _are_consecutive(blocks: tuple[Block, ...], file_bytes: int) -> bool:
     """Return whether blocks are in order of time, and in order of position inside a file of `file_bytes` bytes."""
     bounds_ms = [time_ms for block in blocks for time_ms in (block.from_ms, block.to_ms)]
-    ends = [4, *(block.end for block in blocks)]
+    offsets = [FIRST_OFFSET, *(block.end for block in blocks)]
     return (
         bounds_ms == sorted(bounds_ms)
         and all(block.from_ms < block.to_ms for block in blocks)
-        and all(a < b for a, b in pairwise(ends))
-        and ends[-1] <= max(file_bytes, 4)
+        and all(begin < end for begin, end in pairwise(offsets))
+        and offsets[-1] <= max(file_bytes, FIRST_OFFSET)
     )

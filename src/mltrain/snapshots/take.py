@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 # Gaps of all symbols together: with more, the manifest would be larger than MAX_MANIFEST_BYTES.
 _MAX_GAPS: Final = 100_000
 # Share of a symbol's window that is missing, above which the user is warned.
-_WARN_MISSING: Final = 0.05
+_WARN_MISSING_SHARE: Final = 0.05
 # Share of the candles with trades whose volumes contradict the prices; in real markets it is 0.
-_WARN_FALSE: Final = 0.01
+_WARN_FALSE_SHARE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def take_snapshot(
         source.download(request.symbols, window, data_dir=data_dir, refresh=refresh, progress=progress) as downloaded,
         lock_folder(folder, purpose=f"publishing the snapshot {record.id}"),
     ):
-        # `latest` may have been replaced during the download.
+        # Again: `latest` may have been replaced during the download.
         read_pointer(folder / LATEST)
         with staging(folder) as stage:
             calls = [
@@ -133,11 +133,7 @@ def take_snapshot(
 
 
 def _find_cut(source: Source, request: SnapshotRequest) -> int:
-    """Return the end of the snapshot: the requested end or the source's clock, ms UTC, rounded down to the interval.
-
-    Raises:
-        UsageError: The requested end is later than the source's clock, or the window begins before 1970.
-    """
+    """Return the end of the snapshot: the requested end or the source's clock, ms UTC, rounded down to the interval."""
     clock_ms = source.clock_ms(request.symbols)
     end_ms = clock_ms if request.end_ms is None else request.end_ms
     if end_ms > clock_ms:
@@ -185,10 +181,10 @@ def _list_warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
     """Yield a warning for each symbol with many missing candles, for each false volume and for each first jump."""
     for file in facts:
         expected = file.rows + file.missing
-        if file.missing > _WARN_MISSING * expected:
+        if file.missing > _WARN_MISSING_SHARE * expected:
             yield f"{file.symbol}: {file.missing:,} of {expected:,} candles of the window are missing"
         for false in file.volumes:
-            if false.emptied or false.candles > _WARN_FALSE * false.traded:
+            if false.emptied or false.candles > _WARN_FALSE_SHARE * false.traded:
                 yield f"{file.symbol}: {false}"
         for jump in file.jumps[:1]:
             others = len(file.jumps) - 1
@@ -197,10 +193,7 @@ def _list_warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
 
 
 def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
-    """Raise an InputError if a larger share of a symbol's window is missing than `max_missing`, 0 to 1.
-
-    The same if there are more gaps than a manifest can hold.
-    """
+    """Raise an InputError if more of a window is missing than the share `max_missing`, or a manifest cannot hold it."""
     for file in facts:
         expected = file.rows + file.missing
         if file.missing > max_missing * expected:

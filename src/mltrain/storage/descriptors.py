@@ -24,8 +24,8 @@ CHUNK_BYTES: Final = 1 << 20
 
 # Errors for which the path is to blame, not the machine.
 _BAD_PATH: Final = {
-    errno.ENOENT: "is not there",
-    errno.ENOTDIR: "is not there",
+    errno.ENOENT: "does not exist",
+    errno.ENOTDIR: "does not exist",
     errno.ELOOP: "is a symbolic link, which is never followed",
     errno.ENXIO: "is not a regular file",
     errno.ENAMETOOLONG: "has too long a name",
@@ -33,11 +33,7 @@ _BAD_PATH: Final = {
 
 
 def real_path(path: Path) -> Path:
-    """Return a path that the user gave as an absolute path in which symbolic links are followed.
-
-    Raises:
-        InputError: It has a NUL in it.
-    """
+    """Return a path that the user gave as an absolute path without symbolic links; an InputError if it holds a NUL."""
     try:
         # Keeps a circle of links, which fails when it is opened; pathlib's resolve would raise a RuntimeError.
         return Path(os.path.realpath(path))

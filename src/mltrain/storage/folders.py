@@ -98,9 +98,6 @@ def make_folder(path: Path) -> None:
     """Create a folder and its missing parents, and check that files can be written into it, before long work.
 
     A file is written, because modes alone do not show read-only mounts, root or quotas.
-
-    Raises:
-        MachineError: The folder cannot be created or written into.
     """
     with disk_errors(path, "make the folder"):
         _make_missing(path)

@@ -123,8 +123,8 @@ class Manifest:
             where: The file's name in messages, usually the path.
 
         Raises:
-            InputError: It is malformed, has another kind or format, is not in canonical form, does not match its own
-                hash, or names a file that such a folder cannot contain.
+            InputError: The manifest is malformed, has another kind or format, is not in canonical form, does not match
+                its own hash, or names a file that such a folder cannot contain.
         """
         located = Located(parse_json(data, where=where, max_bytes=MAX_MANIFEST_BYTES), where)
         refuse_newer(located, newest=FORMAT)

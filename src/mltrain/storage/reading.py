@@ -42,7 +42,7 @@ def read_pointer(link: Path) -> str | None:
     """Return the name that a pointer, a symbolic link to a name in its folder, leads to; None if there is no pointer.
 
     Raises:
-        InputError: It is not a symbolic link, or leads out of its folder.
+        InputError: `link` is not a symbolic link, or leads out of its folder.
     """
     try:
         target = str(link.readlink())

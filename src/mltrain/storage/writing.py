@@ -21,14 +21,14 @@ def write_new(path: Path, data: bytes) -> None:
     """Create a file with `data` and flush it to the disk, but not the folder's entry for it.
 
     Raises:
-        MachineError: It cannot be written, or exists. No part of it is left.
+        MachineError: The file exists or cannot be written. No part of a new file is left.
     """
     with disk_errors(path, "write"):
         _create(path, data)
 
 
 def _create(path: Path, data: bytes) -> None:
-    """Do as `write_new`, but raise an OSError."""
+    """Create a file with `data` and flush it to the disk; after an error, usually an OSError, no part of it is left."""
     fd = os.open(path, CREATE, 0o666)
     try:
         try:
@@ -145,11 +145,6 @@ def _replace_link(link: Path, target: str) -> None:
     except BaseException:
         discard(temp)
         raise
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line, given without its newline, to a file, as `append_lines` does."""
-    append_lines(path, [line])
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:

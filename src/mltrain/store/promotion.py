@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mltrain.errors import InputError, NoGoError, UsageError
 from mltrain.names import check_version, nearest
 from mltrain.storage.descriptors import real_path
-from mltrain.storage.writing import append_line, place_pointer, swap_pointer
+from mltrain.storage.writing import append_lines, place_pointer, swap_pointer
 from mltrain.store.history import Attribution, promotion_line
 from mltrain.store.pointer import LINKS
 from mltrain.store.store import MAX_HINTED
@@ -171,7 +171,7 @@ def _move(
                 card_sha256=version.card_sha256,
                 attribution=attribution,
             )
-            append_line(store.promotions_path, line)
+            append_lines(store.promotions_path, [line])
         # The links before the pointer: its move completes everything.
         for link in missing:
             swap_pointer(store.models / link, LINKS[link])

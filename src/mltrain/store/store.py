@@ -32,7 +32,7 @@ from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.reading import read_file
-from mltrain.storage.writing import append_line
+from mltrain.storage.writing import append_lines
 from mltrain.store.history import look_line, read_history, read_looks
 from mltrain.store.pointer import LINKS, POINTER, Pointer
 from mltrain.store.signature import check_signer
@@ -314,7 +314,7 @@ class Store:
         self.prepare()
         with self.lock("recording a look at a holdout"):
             look = Look(start_ms, end_ms, format_seconds(now_ms), study, configuration_sha256)
-            append_line(self._looks_path, look_line(_read_log(self._looks_path), look))
+            append_lines(self._looks_path, [look_line(_read_log(self._looks_path), look)])
 
     @property
     def _looks_path(self) -> Path:
