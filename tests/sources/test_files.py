@@ -228,7 +228,7 @@ def test_one_file_is_read_by_itself(tmp_path, make_candles):
     assert frame.equals(check_candles(whole, symbol="BTCUSDT", interval="1m", where="here"))
     with pytest.raises(InputError, match="1m apart"):
         read_candle_file(path, symbol="BTCUSDT", interval="5m")
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         read_candle_file(tmp_path / "absent.csv", symbol="BTCUSDT", interval="1m")
     with pytest.raises(UsageError):
         read_candle_file(path, symbol="BTCUSDT", interval="7m")
@@ -368,5 +368,5 @@ def test_files_outside_the_window_are_not_read_again(tmp_path, make_candles):
     (tmp_path / "BTCUSDT-a.csv").unlink()
 
     assert source.candles("BTCUSDT", TimeRange(at(30), at(60))).height == 30
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         source.candles("BTCUSDT", TimeRange(at(29), at(60)))

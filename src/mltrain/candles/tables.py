@@ -44,7 +44,7 @@ _NESTED: Final = re.compile(r'\{|\[[^\[\]{}"]*+(?:"[^"]*+"[^\[\]{}"]*+)*+[\[{]')
 
 
 def infer_format(path: Path) -> Format:
-    """Return the format of tables that the suffix of a file's name stands for; a UsageError without a known suffix."""
+    """Return the format of tables that a file name's suffix stands for; raise a UsageError without a known suffix."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         known = f"use one of {', '.join(FORMATS)}"

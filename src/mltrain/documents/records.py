@@ -185,7 +185,7 @@ def to_json(value: object) -> dict[str, Json]:
     """Return a record as the mapping that `read_record` reads it from.
 
     Raises:
-        ValueError: Its field for all other keys (REST) has the key of another field.
+        ValueError: The record's field for all other keys (REST) has the key of another field.
     """
     cls: Callable[..., object] = type(value)
     return _Record.of(cls, None).write(value)
@@ -389,12 +389,17 @@ class _Record:
             if REST in notes:
                 rest = name
                 continue
-            key = next((note.name for note in notes if isinstance(note, Key)), name)
-            form = _make_form(hints[name], limits)
-            required = REQUIRED in notes or parameter.default is inspect.Parameter.empty
             factory = factories.get(name, MISSING)
-            default = parameter.default if factory is MISSING else factory()
-            fields.append(_Field(name, key, form, default, required, OMIT_DEFAULT in notes))
+            fields.append(
+                _Field(
+                    name,
+                    key=next((note.name for note in notes if isinstance(note, Key)), name),
+                    form=_make_form(hints[name], limits),
+                    default=parameter.default if factory is MISSING else factory(),
+                    required=REQUIRED in notes or parameter.default is inspect.Parameter.empty,
+                    omit_default=OMIT_DEFAULT in notes,
+                )
+            )
         return cls(target, tuple(fields), frozenset(field.key for field in fields), rest)
 
     def read(self, value: Json) -> object:

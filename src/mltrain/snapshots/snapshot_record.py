@@ -87,10 +87,10 @@ class SnapshotRequest:
 @record
 @dataclass(frozen=True, slots=True)
 class SymbolFacts:
-    """The facts about one file of a snapshot.
+    """The facts about the file with the candles of one symbol in a snapshot.
 
     Attributes:
-        symbol: The symbol of its candles.
+        symbol: The symbol.
         rows: Number of candles.
         first_ms: Open time of the first candle, ms UTC.
         last_ms: Open time of the last candle, ms UTC.
@@ -98,7 +98,7 @@ class SymbolFacts:
         zero_trade_rows: Number of candles without trades.
         zero_trade_runs: The MAX_LISTED longest runs of candles without trades, by time.
         jumps: The first MAX_LISTED moves by more than JUMP_SHARE of the previous close.
-        origins: Where the candles came from, by time; empty where the source has only one place.
+        origins: Where the candles came from, by time; empty if the source has only one place.
         blocks: Which bytes of the file hold which UTC days, by time.
         volumes: Volumes that contradict the prices, with the columns that were emptied before the file was written.
         sha256: SHA-256 of the file's bytes.
@@ -165,7 +165,7 @@ class SymbolFacts:
         )
 
     def to_entry(self) -> FileEntry:
-        """Return the file's entry in the manifest."""
+        """Return the manifest's entry for the file, which holds all these facts."""
         facts = to_json(self)
         del facts["sha256"], facts["bytes"]
         return FileEntry(file_name(self.symbol), self.sha256, self.bytes, facts)
@@ -181,7 +181,7 @@ class SnapshotRecord:
     """The content of a snapshot's manifest. `SnapshotRecord.from_manifest(r.to_manifest(), where="") == r`.
 
     Attributes:
-        id: The cut, with a number if there are several snapshots of it, such as 2025-10-15T12-00-00Z.2.
+        id: The cut, with a number if several snapshots have it, such as 2025-10-15T12-00-00Z.2.
         created_at: When it was written, ISO 8601 in UTC.
         source: How to open the source again.
         host: The host that answered; empty without network.
@@ -201,7 +201,7 @@ class SnapshotRecord:
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
 
     def to_manifest(self) -> Manifest:
-        """Return the manifest with this record."""
+        """Return the manifest that holds this record."""
         head = to_json(self)
         del head["files"]
         return Manifest(KIND, head, tuple(facts.to_entry() for facts in self.facts))
@@ -224,16 +224,16 @@ class SnapshotRecord:
 
     @property
     def cut_ms(self) -> int:
-        """The end of its window, ms UTC: all its candles close at this time or before."""
+        """The end of the snapshot's window, ms UTC: all its candles close at this time or before."""
         return parse_id(self.id)[0]
 
     def has_same_candles(self, other: SnapshotRecord) -> bool:
-        """Return whether both have the same candles for the same request."""
+        """Return whether the other snapshot has the same candles and the same request to the same source."""
         hashes = [[(facts.symbol, facts.content_sha256) for facts in r.facts] for r in (self, other)]
         return self.has_same_request(other) and hashes[0] == hashes[1]
 
     def has_same_request(self, other: SnapshotRecord) -> bool:
-        """Return whether both are answers to the same request to the same source."""
+        """Return whether the other snapshot was taken by the same request to the same source, with the same cut."""
         return (
             # The cut is compared instead of the requested end and the simulated clock that led to it.
             self.cut_ms == other.cut_ms

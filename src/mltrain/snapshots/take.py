@@ -55,7 +55,7 @@ class TakenSnapshot:
 
     Attributes:
         snapshot: The snapshot that `latest` now points to.
-        created: False if a snapshot with the same candles existed.
+        created: Whether the snapshot was written; False if one with the same candles existed.
         traffic: The network traffic of the download; None without network.
     """
 

@@ -138,7 +138,7 @@ class Manifest:
         return manifest
 
     def entry(self, name: str) -> FileEntry | None:
-        """Return the entry of a file; None if the manifest does not list it."""
+        """Return the entry of the file `name`; None if the manifest does not list it."""
         return next((entry for entry in self.files if entry.path == name), None)
 
 
