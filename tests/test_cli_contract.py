@@ -15,7 +15,7 @@ import pytest
 import typer
 from tools.json_schemas import DOCUMENTS
 
-from mltrain.cli.app import with_commands
+from mltrain.cli.app import load_commands
 from support.program import MLTRAIN, NEUTRAL, QUICK, call, run_warm
 
 
@@ -29,7 +29,7 @@ def leaves(command, path=()):
         yield from leaves(child, (*path, name))
 
 
-COMMANDS = sorted(leaves(typer.main.get_command(with_commands())))
+COMMANDS = sorted(leaves(typer.main.get_command(load_commands())))
 # What a command needs besides its name to do its ordinary work on a folder with one promoted version.
 ARGUMENTS = {
     ("bench",): ["--samples", "20"],

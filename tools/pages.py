@@ -131,9 +131,9 @@ def root_command() -> Any:  # noqa: ANN401 (a class of Typer)
     """Return the root command of mltrain."""
     import typer
 
-    from mltrain.cli.app import with_commands
+    from mltrain.cli.app import load_commands
 
-    return typer.main.get_command(with_commands())
+    return typer.main.get_command(load_commands())
 
 
 def all_commands() -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from mltrain.cli.app import with_commands
-from mltrain.cli.config import _OPTIONS
+from mltrain.cli.app import load_commands
+from mltrain.cli.config import OPTIONS
 from support.program import call
 
 
@@ -37,13 +37,13 @@ def test_init_writes_once(tmp_path):
 def test_the_help_names_the_defaults_of_the_packaged_file():
     """Each option of train.yml shows what `config show` says; the help itself holds no number."""
     values = {s["key"]: s["value"] for s in call("config", "show", "--json").document["settings"]}
-    command = typer.main.get_command(with_commands("train")).commands["train"]
+    command = typer.main.get_command(load_commands("train")).commands["train"]
     context = command.context_class(command, info_name="train")
     command.describe(context)
     command.describe(context)
     texts = {option.opts[0]: option.help for option in command.params}
 
-    for key, name in _OPTIONS.items():
+    for key, name in OPTIONS.items():
         assert texts[name].endswith(f" Default: {values[key]}.")
         assert texts[name].count("Default: ") == 1
     assert "Default: 200." in " ".join(call("train", "--help", env={"COLUMNS": "200"}).out.split())

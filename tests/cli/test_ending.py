@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mltrain.cli.app import guarded
+from mltrain.cli.app import call_app
 from mltrain.errors import InputError, MachineError
 
 
@@ -19,7 +19,7 @@ def test_an_error_ends_with_its_code_and_one_message(capsys):
         except ValueError as err:
             raise InputError("x.json: is empty") from err
 
-    assert guarded(failed) == InputError.exit_code
+    assert call_app(failed) == InputError.exit_code
     assert "x.json: is empty" in capsys.readouterr().err
 
 
@@ -36,4 +36,4 @@ def test_where_the_message_cannot_be_written_the_code_says_it(number, monkeypatc
 
     monkeypatch.setattr("sys.stderr", Refusing())
 
-    assert guarded(failed) == MachineError.exit_code
+    assert call_app(failed) == MachineError.exit_code

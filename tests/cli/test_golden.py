@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 
 from mltrain.cli import bench, config, evaluate, features, html_pages, models, predict, snapshots, train, verify
-from mltrain.cli.app import with_commands
+from mltrain.cli.app import load_commands
 from mltrain.cli.command import Session
 from mltrain.cli.feature_documents import FeaturesAuditDocument
-from mltrain.cli.progress import Warnings
+from mltrain.cli.progress import CommandProgress
 from mltrain.cli.render import show_view
 from mltrain.cli.sources import SimSignal, SourceName
 from mltrain.store.promotion import promote_version
@@ -41,7 +41,7 @@ def shelf(tmp_path_factory):
     here = tmp_path_factory.mktemp("golden")
     before = Path.cwd()
     os.chdir(here)
-    session = Session(Path("data"), False, False, NOW_MS, Warnings(warn=False))
+    session = Session(Path("data"), False, False, NOW_MS, CommandProgress(warn=False))
     take = snapshots.snapshot.outcome
     first = take(session, source=SourceName.SIM, symbols="BTCUSDT,ETHUSDT,SOLUSDT", days=3)
     take(session, source=SourceName.SIM, sim_signal=SimSignal.STRONG, symbols="BTCUSDT", days=2)
@@ -138,8 +138,8 @@ SCENES = {
     "train (held)": lambda _: train._view_training(read("train-held")),
     "train --dry-run": lambda _: train._view_plan(read("plan")),
     "demo": lambda _: train._view_demo(demo()),
-    "bench": lambda _: bench._view(read("bench")),
-    "evaluate": lambda _: evaluate.view(read("evaluate")),
+    "bench": lambda _: bench._view_reports(read("bench")),
+    "evaluate": lambda _: evaluate.view_evaluation(read("evaluate")),
     "predict": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=False).view(),
     "predict --explain": lambda _: predict._prediction_outcome("2025-10-15", predictions(), explain=True).view(),
 }
@@ -176,7 +176,7 @@ def shown(view, width, *, terminal):
 
 def test_every_command_has_a_scene():
     """A command whose output nobody has looked at is not done."""
-    commands = set(leaves(typer.main.get_command(with_commands())))
+    commands = set(leaves(typer.main.get_command(load_commands())))
 
     assert commands - WITHOUT <= set(SCENES)
     assert {name.partition(" -")[0].partition(" (")[0] for name in SCENES} <= commands

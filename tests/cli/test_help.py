@@ -8,7 +8,7 @@ import shlex
 import pytest
 import typer
 
-from mltrain.cli.app import PANELS, with_commands
+from mltrain.cli.app import PANELS, load_commands
 from support.program import call
 
 
@@ -19,7 +19,7 @@ def commands(group, words=()):
         yield from commands(child, (*words, name))
 
 
-ROOT = typer.main.get_command(with_commands())
+ROOT = typer.main.get_command(load_commands())
 ALL = dict(commands(ROOT))
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mltrain.cli.console import logs_json
-from mltrain.cli.progress import LogLines, Warnings, open_progress
+from mltrain.cli.progress import CommandProgress, LogLines, open_progress
 from support.program import call
 
 
@@ -34,7 +34,7 @@ def test_a_log_tells_each_stage_and_how_it_ended(capsys):
     assert all(t["time"].endswith("Z") for t in told)
 
 
-@pytest.mark.parametrize("quiet", [Warnings(warn=False), LogLines(warn=False, stages=False)])
+@pytest.mark.parametrize("quiet", [CommandProgress(warn=False), LogLines(warn=False, stages=False)])
 def test_quiet_is_quiet(quiet, capsys):
     """Neither stages nor warnings."""
     quiet.stage("read")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.cli.render import document, number, time_text
+from mltrain.cli.render import format_document, number_text, time_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Found:
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none()))
 def test_a_document_reads_back(data):
     """What is printed with --json parses to what was found, under a schema name."""
-    read = json.loads(document("x/1", Found(data)))
+    read = json.loads(format_document("x/1", Found(data)))
 
     assert read == {"schema": "mltrain/x/1", "data": data}
 
@@ -29,12 +29,12 @@ def test_a_document_reads_back(data):
 def test_nan_is_never_printed(value):
     """NaN and infinity are not JSON: a result that holds one is a bug, not a document."""
     with pytest.raises(ValueError, match="JSON"):
-        document("x/1", Found(value))
+        format_document("x/1", Found(value))
 
 
 def test_figures_are_readable():
     """Thousands are separated, nothing is a dash, times are UTC to the minute."""
-    assert number(1234.5678, 2) == "1,234.57"
-    assert number(None) == "-"
+    assert number_text(1234.5678, 2) == "1,234.57"
+    assert number_text(None) == "-"
     assert time_text(1_760_529_600_000) == "2025-10-15 12:00"
     assert time_text(None) == "-"

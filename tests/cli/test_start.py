@@ -8,7 +8,7 @@ import sys
 import pytest
 import typer
 
-from mltrain.cli.app import GROUPS, HOMES, with_commands
+from mltrain.cli.app import GROUPS, MODULES, load_commands
 from support.program import NEUTRAL, call
 
 LIBRARIES = ("numpy", "polars", "pyarrow", "lightgbm", "sklearn", "scipy", "optuna", "httpx", "matplotlib", "pandas")
@@ -32,10 +32,10 @@ def loaded(*words):
 
 def test_every_command_has_its_home():
     """The table of modules and commands is as the modules say; a word that is no command still meets them all."""
-    root = typer.main.get_command(with_commands())
+    root = typer.main.get_command(load_commands())
     commands = set(root.commands)
 
-    assert {word for words in HOMES.values() for word in words} == commands
+    assert {word for words in MODULES.values() for word in words} == commands
     groups = {name: set(getattr(c, "commands", ())) for name, c in root.commands.items()}
     assert {name: set(words) for name, words in GROUPS.items()} == {
         name: words for name, words in groups.items() if words
@@ -55,7 +55,7 @@ def test_a_quick_command_loads_nothing_heavy(words, data_dir):
     if words[0] in {"models", "rollback"}:
         assert "jsonschema" not in modules
     if words != ["--help"]:
-        homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(HOMES)
+        homes = {name.rpartition(".")[2] for name in modules if name.startswith("mltrain.cli.")} & set(MODULES)
         assert homes == {"models"}
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from mltrain.cli.tables import Framed, table
+from mltrain.cli.tables import Column, Framed, bar, folding, optional, right, table
 
-COLUMNS = ("version", "trained (UTC)", "why it stays", "rows")
+COLUMNS = ("version", *optional("trained (UTC)"), *folding("why it stays"), *right("rows"))
 ROWS = [
     ("2025-10-15", "2025-10-15 12:00", "it is the best one, and a service reads it just now", "17,246"),
     ("2025-10-15.2", "2025-10-15 13:00", None, "5"),
@@ -30,7 +30,7 @@ def shown(part, width, *, terminal=False, **more):
 
 def test_a_wide_terminal_gets_one_line_a_row():
     """Headers, a rule, and a line a row; figures stand under each other at their right."""
-    lines = shown(table("Versions", COLUMNS, ROWS, kinds=" ofr"), 140).splitlines()
+    lines = shown(table("Versions", *COLUMNS, rows=ROWS), 140).splitlines()
 
     assert lines == [
         "Versions",
@@ -42,8 +42,8 @@ def test_a_wide_terminal_gets_one_line_a_row():
 
 
 def test_a_narrow_one_first_leaves_out_what_may_be_left_out():
-    """An "o" column goes before a row is broken up; what folds, folds at its blanks."""
-    lines = shown(table(None, COLUMNS, ROWS, kinds=" ofr"), 50).splitlines()
+    """An optional column goes before a row is broken up; what folds, folds at its blanks."""
+    lines = shown(table(None, *COLUMNS, rows=ROWS), 50).splitlines()
 
     assert "trained" not in lines[0]
     assert lines[2] == "2025-10-15    it is the best one, and a     17,246"
@@ -52,7 +52,7 @@ def test_a_narrow_one_first_leaves_out_what_may_be_left_out():
 
 def test_where_nothing_fits_a_row_is_a_paragraph():
     """Each row then begins with its first cell, and tells every other with its header."""
-    assert shown(table(None, COLUMNS, ROWS, kinds=" ofr"), 33).splitlines() == [
+    assert shown(table(None, *COLUMNS, rows=ROWS), 33).splitlines() == [
         "2025-10-15",
         "  trained (UTC) 2025-10-15 12:00",
         "  why it stays it is the best",
@@ -68,11 +68,13 @@ def test_where_nothing_fits_a_row_is_a_paragraph():
 @given(
     st.lists(st.tuples(*[st.text("abc ABC.é界", max_size=30).map(str.strip)] * 4), max_size=4),
     st.integers(20, 160),
-    st.lists(st.sampled_from(" rf"), min_size=4, max_size=4).map("".join),
+    st.lists(st.sampled_from(("left", "right", "folding")), min_size=4, max_size=4),
 )
 def test_no_line_is_too_long_and_no_letter_is_lost(rows, width, kinds):
     """At any width each line fits, and all letters of all cells are there."""
-    out = shown(table(None, ("a", "b", "c", "d"), rows, kinds=kinds), width)
+    out = shown(
+        table(None, *[Column(header, kind) for header, kind in zip("abcd", kinds, strict=True)], rows=rows), width
+    )
 
     for row in rows:
         for letter in "BC.é界":
@@ -81,7 +83,7 @@ def test_no_line_is_too_long_and_no_letter_is_lost(rows, width, kinds):
 
 def test_a_bar_takes_the_room_that_is_left():
     """The longest bar shrinks with the terminal and is never cut."""
-    bars = table(None, ("ms", ""), [("1", "1.0"), ("2", "0.5")], kinds="rb")
+    bars = table(None, *right("ms"), bar(""), rows=[("1", "1.0"), ("2", "0.5")])
 
     assert shown(bars, 140).splitlines()[2:] == [" 1  " + "━" * 48, " 2  " + "━" * 24]
     assert shown(bars, 20).splitlines()[2:] == [" 1  " + "━" * 16, " 2  " + "━" * 8]
@@ -103,7 +105,7 @@ def test_a_frame_is_drawn_on_a_terminal_alone(terminal, dumb, boxed):
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1", "TERM": "xterm-256color"}, {"TERM": "dumb"}])
 def test_no_colour_where_none_is_wanted(environment):
     """Words that have a colour get none under NO_COLOR or on a dumb terminal."""
-    part = table(None, ("gate", "outcome"), [("skill", "failed")])
+    part = table(None, "gate", "outcome", rows=[("skill", "failed")])
     wanted = shown(part, 40, terminal=True, _environ={"TERM": "xterm-256color"})
     unwanted = shown(part, 40, terminal=True, _environ=environment)
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import typer
 
-from mltrain.cli.app import with_commands
+from mltrain.cli.app import load_commands
 from mltrain.simulator.server import SimServer
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
@@ -131,7 +131,7 @@ def test_the_page_on_serving_works(data_dir):
 
 def test_the_readme_names_every_command():
     """Each top-level command stands in the table, and the table names no other."""
-    commands = set(typer.main.get_command(with_commands()).commands)
+    commands = set(typer.main.get_command(load_commands()).commands)
     told = set(re.findall(r"^\| .*?\|", README, re.MULTILINE))
     named = {word for row in told for word in re.findall(r"`mltrain (\w+)", row)}
 

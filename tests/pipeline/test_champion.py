@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from mltrain.card.model_card import ModelCard
-from mltrain.cli.evaluate import view
+from mltrain.cli.evaluate import view_evaluation
 from mltrain.gates.gate_evidence import ChampionEvidence, NotApplicable, NotEvaluated, Origin
 from mltrain.pipeline.champion import compare_meaning, compare_with_champion, find_origin, open_champion
 from mltrain.pipeline.evaluate import evaluate
@@ -227,7 +227,7 @@ def test_an_evaluation_shows_both_in_full(rivals):
     assert both.theirs != both.ours
     assert found.champion.gain.value == pytest.approx(both.theirs.log_loss.value - both.ours.log_loss.value)
     console = Console(file=io.StringIO(), width=200)
-    for part in view(found):
+    for part in view_evaluation(found):
         console.print(part)
     text = console.file.getvalue()
     assert "Compared with the champion" in text

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mltrain.cli.sources import read_rules
+from mltrain.cli.sources import read_network_rules
 from mltrain.errors import SourceError, UsageError
 from mltrain.simulator.faults import Fault
 from mltrain.simulator.server import SimServer
@@ -181,10 +181,10 @@ def test_what_the_environment_names_is_known_all_the_same(monkeypatch):
     """So that a failed connection can tell of it; and it is used by those who ask for it."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
-    without = read_rules()
+    without = read_network_rules()
     monkeypatch.setenv("ALL_PROXY", "proxy.corp:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/corp.pem")
-    unused, used = read_rules(), read_rules(use_env_proxy=True)
+    unused, used = read_network_rules(), read_network_rules(use_env_proxy=True)
 
     assert (without.proxy, without.proxy_unused, without.ca_file) == (None, False, None)
     assert (unused.proxy, unused.proxy_unused, unused.ca_file) == (None, True, None)

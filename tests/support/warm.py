@@ -32,12 +32,12 @@ LATE = (
 
 def import_commands():
     """Import what the commands import."""
-    from mltrain.cli.app import HOMES
+    from mltrain.cli.app import MODULES
     from mltrain.training.lightgbm_import import import_lightgbm, skip_scikit_learn
 
     skip_scikit_learn()
     import_lightgbm()
-    for name in (*(f"mltrain.cli.{home}" for home in HOMES), *LATE):
+    for name in (*(f"mltrain.cli.{home}" for home in MODULES), *LATE):
         import_module(name)
 
 

@@ -1,13 +1,14 @@
 """The command line: parse, call the library, show the result.
 
-`main` is the entry point of the console script. The signal handlers stand before anything but the standard library is
-imported, so that a signal during start-up ends with its exit code and without a traceback.
+`main` is the entry point of the console script. The signal handlers are installed before anything but the standard
+library is imported, so that a signal during start-up ends with its exit code and without a traceback.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from mltrain.cli.signals import end_on_signals
@@ -28,13 +29,7 @@ def main() -> NoReturn:
             # A reader that has left is not an error.
             if code == 0 and not isinstance(err, BrokenPipeError):
                 code = 8
-                _write_error(f"error: cannot write the results: {err.strerror}\n")
+                # stderr may be on the same full disk.
+                with suppress(OSError):
+                    os.write(2, f"error: cannot write the results: {err.strerror}\n".encode())
     sys.exit(code)
-
-
-def _write_error(text: str) -> None:
-    """Write to stderr, which may be on the same full disk."""
-    try:
-        os.write(2, text.encode())
-    except OSError:
-        return

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import errno
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mltrain.errors import MachineError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# Peak address space (VmPeak) of commands on 6 days of one symbol and two cores; with less, libraries abort or hang.
+# Peak address space (VmPeak, in MB of 2^20 bytes) of commands on 6 days of one symbol and two cores; with less,
+# libraries abort or hang.
 SERVING_MB: Final = 1_300
 VERIFYING_MB: Final = 900
 CANDLES_MB: Final = 2_400
@@ -30,7 +28,7 @@ _SHORT_OF_MEMORY: Final = (
 
 
 def check_address_space(need_mb: int) -> None:
-    """Check that the process may have the address space that a command needs.
+    """Check that the limit on this process's address space (`ulimit -v`) leaves a command what it needs.
 
     Args:
         need_mb: In MB of 2^20 bytes; 0 for a command that loads nothing large.
@@ -48,17 +46,10 @@ def check_address_space(need_mb: int) -> None:
 
 def is_shortage(err: BaseException) -> bool:
     """Return whether an error, or one that caused it, means that the system refused memory."""
-    return any(
-        isinstance(seen, MemoryError)
-        or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM)
-        or any(words in str(seen).lower() for words in _SHORT_OF_MEMORY)
-        for seen in _chain(err)
+    cause = err.__cause__ or err.__context__
+    return (
+        isinstance(err, MemoryError)
+        or (isinstance(err, OSError) and err.errno == errno.ENOMEM)
+        or any(words in str(err).lower() for words in _SHORT_OF_MEMORY)
+        or (cause is not None and is_shortage(cause))
     )
-
-
-def _chain(err: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, then its cause or context, back to the first one."""
-    seen: BaseException | None = err
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

@@ -17,16 +17,16 @@ from mltrain.training.lightgbm_import import skip_scikit_learn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-EPILOG = (
+EPILOG: Final = (
     "Exit codes: 0 done, 2 usage, 3 bad or corrupt input, 4 NO-GO, 5 a leakage guard failed, 6 exchange or network, "
     "7 another mltrain holds the lock, 8 the machine refused, 129/130/143 hung up, interrupted, terminated; 1 is a bug."
 )
 
-# The machine is at fault, wherever the write stands: not a bug.
-_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+# Failures of a write for which the machine is at fault, and not mltrain.
+_REFUSALS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
-#: The module of each command. Only the module of the given command is loaded: a listing starts three times as fast.
-HOMES: Final = {
+#: The commands of each module. Only the module of the given command is loaded: a listing starts three times as fast.
+MODULES: Final = {
     "snapshots": ("snapshot", "snapshots", "cache"),
     "train": ("train", "demo"),
     "bench": ("bench",),
@@ -39,7 +39,7 @@ HOMES: Final = {
     "config": ("config",),
 }
 
-#: The commands of a group.
+#: The commands of each group.
 GROUPS: Final = {
     "snapshots": ("diff", "prune"),
     "cache": ("info", "prune"),
@@ -70,6 +70,7 @@ app = typer.Typer(
 
 
 def _show_version(wanted: bool) -> None:
+    """Print the version and exit, if --version was given."""
     if wanted:
         from mltrain._version import __version__
 
@@ -96,10 +97,10 @@ def run() -> int:
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             # A character that the terminal cannot show becomes a question mark.
             stream.reconfigure(errors="replace")
-    return guarded(with_commands(sys.argv[1] if len(sys.argv) > 1 else None))
+    return call_app(load_commands(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
-def with_commands(word: str | None = None) -> typer.Typer:
+def load_commands(word: str | None = None) -> typer.Typer:
     """Add the commands to the app and return it; called once per process.
 
     Args:
@@ -108,45 +109,44 @@ def with_commands(word: str | None = None) -> typer.Typer:
     """
     from importlib import import_module
 
-    home = next((module for module, words in HOMES.items() if word in words), None)
-    for module in HOMES if home is None else (home,):
+    given = [module for module, commands in MODULES.items() if word in commands]
+    for module in given or MODULES:
         import_module(f"mltrain.cli.{module}").add_commands(app)
     panels = {name: panel for panel, names in PANELS.items() for name in names}
-    for added in app.registered_commands:
-        added.rich_help_panel = panels[str(added.name)]
+    for command in app.registered_commands:
+        command.rich_help_panel = panels[str(command.name)]
     for group in app.registered_groups:
         group.rich_help_panel = panels[str(group.name)]
     return app
 
 
-def named_command(words: Sequence[str]) -> str:
-    """Return the command that a command line names, without its options.
+def find_command(words: Sequence[str]) -> str:
+    """Return the command that the words of a command line begin with, without its options.
 
-    >>> named_command(["models", "prune", "--keep", "-1"]), named_command(["train", "latest"]), named_command([])
+    >>> find_command(["models", "prune", "--keep", "-1"]), find_command(["train", "latest"]), find_command([])
     ('mltrain models prune', 'mltrain train', 'mltrain')
     """
-    found = ["mltrain"]
-    group = words[0] if words else ""
-    if any(group in home for home in HOMES.values()):
-        found.append(group)
-        found += [word for word in words[1:2] if word in GROUPS.get(group, ())]
-    return " ".join(found)
+    first = words[0] if words else ""
+    if not any(first in commands for commands in MODULES.values()):
+        return "mltrain"
+    return " ".join(["mltrain", first, *(word for word in words[1:2] if word in GROUPS.get(first, ()))])
 
 
-def guarded(call: Callable[[], object]) -> int:
+def call_app(call: Callable[[], object]) -> int:
     """Call the app, show an error as one readable message, and return the exit code.
 
     If the message itself cannot be written, as with stderr on a full disk, the exit code is 8.
     """
     try:
-        return _exit_code(call)
+        return _call_and_show_errors(call)
     except BrokenPipeError:
         return 0
     except OSError:
         return MachineError.exit_code
 
 
-def _exit_code(call: Callable[[], object]) -> int:
+def _call_and_show_errors(call: Callable[[], object]) -> int:
+    """Call the app and return the exit code; OSError: the message about an error cannot be written."""
     from mltrain.cli.render import show_bug, show_error
 
     debug = "--debug" in sys.argv[1:]
@@ -164,7 +164,7 @@ def _exit_code(call: Callable[[], object]) -> int:
         # A panic of Polars is a BaseException, and a bug.
         if not isinstance(raised, Exception) and type(raised).__module__ != "pyo3_runtime":
             raise
-        err = _user_error(raised)
+        err = _as_user_error(raised)
         if err is None:
             show_bug(raised, debug=debug)
             return 1
@@ -173,12 +173,12 @@ def _exit_code(call: Callable[[], object]) -> int:
     return 0
 
 
-def _user_error(raised: BaseException) -> MltrainError | None:
+def _as_user_error(raised: BaseException) -> MltrainError | None:
     """Return the error to show for an exception; None: it is a bug."""
     from mltrain.cli.address_space import is_shortage
 
     if isinstance(raised, UsageError) and raised.hint is None:
-        raised.hint = f"`{named_command(sys.argv[1:])} --help` lists its options"
+        raised.hint = f"`{find_command(sys.argv[1:])} --help` lists its options"
     if isinstance(raised, MltrainError):
         return raised
     if is_shortage(raised):

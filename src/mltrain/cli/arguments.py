@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mltrain.cli.completion import complete_snapshot, complete_version
-from mltrain.cli.help import DATA, MODEL
+from mltrain.cli.help import data_option, model_option
 
 VersionArgument = Annotated[
     str,
@@ -30,36 +30,27 @@ SnapshotArgument = Annotated[
 ]
 SnapshotOption = Annotated[
     str,
-    typer.Option(
-        "--snapshot",
-        metavar="SNAPSHOT",
-        help="latest, an id, or a path.",
-        autocompletion=complete_snapshot,
-        rich_help_panel=DATA,
-    ),
+    data_option("--snapshot", metavar="SNAPSHOT", help="latest, an id, or a path.", autocompletion=complete_snapshot),
 ]
 FeaturesOption = Annotated[
     Path | None,
-    typer.Option(
+    model_option(
         "--features",
         metavar="FILE",
         help="Registry of features: a file, or the name of a packaged one. Default: features.yml.",
-        rich_help_panel=MODEL,
     ),
 ]
 OpsOption = Annotated[
     str | None,
-    typer.Option(
-        "--ops",
-        metavar="MODULE",
-        help="Python module with your own ops; importing it runs its code.",
-        rich_help_panel=MODEL,
-    ),
+    model_option("--ops", metavar="MODULE", help="Python module with your own ops; importing it runs its code."),
 ]
 
 
-def read_ops(module: str | None) -> None:
-    """Import and register the ops of a module; the working directory is searched after installed packages."""
+def register_ops(module: str | None) -> None:
+    """Import and register the ops of a module; None: do nothing.
+
+    The working directory is searched after installed packages.
+    """
     if module is None:
         return
     from mltrain.features.user_ops import import_user_ops

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mltrain.cli.address_space import SERVING_MB
-from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.completion import complete_version
 from mltrain.cli.help import add_command
-from mltrain.cli.render import Outcome
-from mltrain.cli.tables import table
+from mltrain.cli.render import Outcome, number_text
+from mltrain.cli.tables import bar, folding, right, table
+from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from rich.console import RenderableType
-
+    from mltrain.cli.render import View
     from mltrain.gates.latency import Latency
     from mltrain.pipeline.bench import BenchReport
-
-NO_GO: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "bench", bench, example="mltrain bench --samples 2000 --budget-ms 50")
 
 
-@command(opens_versions=True, takes_mb=SERVING_MB)
+@command(opens_versions=True, need_mb=SERVING_MB)
 def bench(
     session: Session,
     ref: LiveVersionArgument = None,
@@ -77,20 +75,20 @@ def bench(
     """Measure latency: one row, candles to probability, and batch throughput; exit 4 if it is over the budget."""
     from mltrain.pipeline.bench import bench_version
 
-    read_ops(ops)
+    register_ops(ops)
     reports = []
-    for wanted in (ref, *([] if compare is None else [compare])):
-        report, warning = bench_version(session.data_dir, wanted, samples=samples)
+    for version in (ref, *([] if compare is None else [compare])):
+        report, warning = bench_version(session.data_dir, version, samples=samples)
         if warning:
             session.progress.warn(warning)
         reports.append(report)
     first = reports[0]
-    within = first.latency.candles.p95 <= budget_ms
+    p95_ms = first.latency.candles.p95
+    within = p95_ms <= budget_ms
 
-    def view() -> Iterator[RenderableType]:
-        yield from _view(reports)
-        p95 = first.latency.candles.p95
-        yield f"{'within' if within else 'OVER'} the budget: p95 {p95:.3f} ms of {budget_ms:g} ms"
+    def view() -> View:
+        yield from _view_reports(reports)
+        yield f"{'within' if within else 'OVER'} the budget: p95 {p95_ms:.3f} ms of {budget_ms:g} ms"
 
     data = BenchDocument(
         version=first.version,
@@ -100,35 +98,28 @@ def bench(
         report=first,
         compared=reports[1:],
     )
-    return Outcome("bench/1", data, view, exit_code=0 if within else NO_GO)
+    return Outcome("bench/1", data, view, exit_code=0 if within else NoGoError.exit_code)
 
 
-def _view(reports: Sequence[BenchReport]) -> Iterator[RenderableType]:
+def _view_reports(reports: Sequence[BenchReport]) -> View:
+    """Show the measurements of one or two versions: latency, throughput, histogram, machine."""
+    latencies = [("one row", r.version, r.latency.one_row) for r in reports]
+    latencies += [("candles to probability", r.version, r.latency.candles) for r in reports]
+    rows: list[tuple[object, ...]] = [
+        (version, what, *(f"{ms:.3f}" for ms in (p.mean, p.p50, p.p95, p.p99, p.max))) for what, version, p in latencies
+    ]
+    yield table(None, "version", "latency in ms", *right("mean", "p50", "p95", "p99", "max"), rows=rows)
     rows = [
-        (r.version, name, *(f"{value:.3f}" for value in (p.mean, p.p50, p.p95, p.p99, p.max)))
-        for name in ("one row", "candles to probability")
+        (r.version, r.path, f"{r.load_ms:,.0f}", f"{r.first_ms:.2f}", f"{r.latency.batch_rows_per_s:,.0f}",
+         number_text(r.memory_mb, 0))
         for r in reports
-        for p in [r.latency.one_row if name == "one row" else r.latency.candles]
-    ]
-    columns = ("version", "latency in ms", "mean", "p50", "p95", "p99", "max")
-    yield table(None, columns, rows, kinds="  rrrrr")
-    cells = [
-        (
-            r.version,
-            r.path,
-            f"{r.load_ms:,.0f}",
-            f"{r.first_ms:.2f}",
-            f"{r.latency.batch_rows_per_s:,.0f}",
-            "-" if r.memory_mb is None else f"{r.memory_mb:,.0f}",
-        )
-        for r in reports
-    ]
-    columns_ = ("version", "path of one row", "load ms", "first call ms", "batch rows/s", "memory MB")
-    yield table(None, columns_, cells, kinds=" frrrr")
+    ]  # fmt: skip
+    right_columns = right("load ms", "first call ms", "batch rows/s", "memory MB")
+    yield table(None, "version", *folding("path of one row"), *right_columns, rows=rows)
     for r in reports:
         most = max((b.calls for b in r.latency.histogram), default=0) or 1
         bins = [(f"{b.from_ms:.3f} to {b.to_ms:.3f}", f"{b.calls:,}", b.calls / most) for b in r.latency.histogram]
-        yield table(f"{r.version}: candles to probability", ("ms", "calls", ""), bins, kinds="rrb")
+        yield table(f"{r.version}: candles to probability", *right("ms", "calls"), bar(""), rows=bins)
     last = reports[-1]
     load = "unknown" if last.latency.load_average is None else f"{last.latency.load_average:.2f}"
     yield f"{last.latency.samples:,} samples on {last.latency.cpu}, {last.cores} cores, load {load}"

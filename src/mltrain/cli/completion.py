@@ -20,37 +20,37 @@ _DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 
 def _data_dir(ctx: typer.Context) -> Path:
-    given = ctx.params.get("data_dir") or os.environ.get("MLTRAIN_DATA_DIR")
-    return Path(str(given)) if given else Path("data")
+    """Return the data folder that the unfinished command line or the environment names."""
+    return Path(str(ctx.params.get("data_dir") or os.environ.get("MLTRAIN_DATA_DIR") or "data"))
 
 
-def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+def _list_names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     """Return the matching names in a folder, newest first."""
     with suppress(OSError):
         return sorted((name for name in os.listdir(folder) if pattern.fullmatch(name)), reverse=True)  # noqa: PTH208 (names)
     return []
 
 
-def _matching(names: list[str], incomplete: str) -> list[str]:
+def _keep_matching(names: list[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete best, latest and the versions, newest first."""
-    return _matching(["best", "latest", *_names(_data_dir(ctx) / "models", VERSION)], incomplete)
+    return _keep_matching(["best", "latest", *_list_names(_data_dir(ctx) / "models", VERSION)], incomplete)
 
 
 def complete_version_name(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete the names of versions, newest first."""
-    return _matching(_names(_data_dir(ctx) / "models", VERSION), incomplete)
+    return _keep_matching(_list_names(_data_dir(ctx) / "models", VERSION), incomplete)
 
 
 def complete_snapshot(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete latest and the snapshots, newest first."""
-    return _matching(["latest", *_names(_data_dir(ctx) / "snapshots", SNAPSHOT)], incomplete)
+    return _keep_matching(["latest", *_list_names(_data_dir(ctx) / "snapshots", SNAPSHOT)], incomplete)
 
 
-def _symbols(ctx: typer.Context) -> list[str]:
+def _list_symbols(ctx: typer.Context) -> list[str]:
     """Return the symbols of the latest snapshot; without one, the default symbols of `snapshot`."""
     stems = []
     with suppress(OSError):
@@ -60,14 +60,14 @@ def _symbols(ctx: typer.Context) -> list[str]:
 
 def complete_symbol(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a symbol."""
-    return _matching(_symbols(ctx), incomplete)
+    return _keep_matching(_list_symbols(ctx), incomplete)
 
 
 def complete_symbols(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete the last symbol of a comma-separated list."""
     before, comma, last = incomplete.rpartition(",")
-    taken = before.split(",")
-    return [f"{before}{comma}{symbol}" for symbol in _matching(_symbols(ctx), last) if symbol not in taken]
+    given = before.split(",")
+    return [f"{before}{comma}{symbol}" for symbol in _keep_matching(_list_symbols(ctx), last) if symbol not in given]
 
 
 def complete_feature(ctx: typer.Context, incomplete: str) -> list[str]:  # noqa: ARG001 (Typer's signature)
@@ -77,4 +77,4 @@ def complete_feature(ctx: typer.Context, incomplete: str) -> list[str]:  # noqa:
     names: list[str] = []
     with suppress(OSError):
         names = _FEATURE.findall(packaged_config("features.yml").read_text("utf-8"))
-    return _matching(names, incomplete)
+    return _keep_matching(names, incomplete)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
@@ -14,18 +15,17 @@ import typer
 
 from mltrain.cli.command import Session, command
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE
-from mltrain.cli.help import DATA, MODEL, SEARCH, Command, add_command, new_group
+from mltrain.cli.help import Command, add_command, data_option, model_option, new_group, search_option
 from mltrain.cli.render import Outcome
 from mltrain.cli.sources import ARCHIVE_URL_VARIABLE, BASE_URL_VARIABLE
-from mltrain.cli.tables import table
+from mltrain.cli.tables import folding, table
 from mltrain.errors import UsageError
 from mltrain.store import REQUIRE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import RenderableType
-
+    from mltrain.cli.render import View
     from mltrain.config.loading import Setting
     from mltrain.documents.values import Json
 
@@ -40,48 +40,35 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
-Trials = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Hyperparameter sets to try.", rich_help_panel=SEARCH)
-]
+Trials = Annotated[int | None, search_option("--trials", min=1, help="Hyperparameter sets to try.")]
 EarlyStop = Annotated[
-    int | None,
-    typer.Option("--early-stop", min=1, help="Rounds without improvement before a fit stops.", rich_help_panel=SEARCH),
+    int | None, search_option("--early-stop", min=1, help="Rounds without improvement before a fit stops.")
 ]
 CalibrationOption = Annotated[
     Calibration | None,
-    typer.Option(
+    model_option(
         "--calibration",
         help="How scores become probabilities; auto takes the method of least out-of-fold log loss.",
-        rich_help_panel=MODEL,
     ),
 ]
 ClassWeight = Annotated[
     str | None,
-    typer.Option(
+    model_option(
         "--class-weight",
         metavar="none|balanced|NUMBER",
         help="Weight of the positive class in a fit; probabilities are corrected for it.",
-        rich_help_panel=MODEL,
     ),
 ]
-ValRatio = Annotated[
-    float | None, typer.Option("--val-ratio", help="Share of the time range held out.", rich_help_panel=DATA)
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed.", rich_help_panel=SEARCH)]
-MaxRows = Annotated[
-    int | None, typer.Option("--max-rows", min=0, help="Use only the newest candles; 0: all.", rich_help_panel=DATA)
-]
+ValRatio = Annotated[float | None, data_option("--val-ratio", help="Share of the time range held out.")]
+Seed = Annotated[int | None, search_option("--seed", min=0, help="Random seed.")]
+MaxRows = Annotated[int | None, data_option("--max-rows", min=0, help="Use only the newest candles; 0: all.")]
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Your train.yml; its keys override those of the packaged one.",
-        rich_help_panel=MODEL,
-    ),
+    model_option("--config", metavar="FILE", help="Your train.yml; its keys override those of the packaged one."),
 ]
 
-_OPTIONS: Final = {
+#: The option that overrides each of these keys of train.yml.
+OPTIONS: Final = {
     "search.trials": "--trials",
     "search.early_stop": "--early-stop",
     "calibration": "--calibration",
@@ -104,11 +91,11 @@ class SettingsCommand(Command):
     """A command with options of train.yml; its help shows the defaults of the packaged file."""
 
     def defaults(self) -> dict[str, str]:
-        """Read the defaults, which takes time: only when the help is shown."""
+        """Read the packaged default of each option; called only for the help, because it takes time."""
         from mltrain.config.loading import explain_config
 
         settings = explain_config(None, overrides={})
-        return {_OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in _OPTIONS}
+        return {OPTIONS[s.key]: _value_text(s.value) for s in settings if s.key in OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +137,22 @@ def given_settings(
     seed: int | None,
     max_rows: int | None,
 ) -> dict[str, Json]:
-    """Return the settings that the options override, by dotted key."""
-    values: tuple[Json, ...] = (
-        trials,
-        early_stop,
-        None if calibration is None else calibration.value,
-        None if class_weight is None else _number_or_text(class_weight),
-        val_ratio,
-        seed,
-        max_rows,
-    )
-    return {key: value for key, value in zip(_OPTIONS, values, strict=True) if value is not None}
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    """Return the settings that the given options override, by dotted key; None is an option that was not given."""
+    weight: float | str | None = class_weight
+    if class_weight is not None:
+        # Any other text is checked together with the other settings.
+        with suppress(ValueError):
+            weight = float(class_weight)
+    values: dict[str, Json] = {
+        "search.trials": trials,
+        "search.early_stop": early_stop,
+        "calibration": None if calibration is None else calibration.value,
+        "class_weight": weight,
+        "val_ratio": val_ratio,
+        "seed": seed,
+        "max_rows": max_rows,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @command()
@@ -187,22 +172,24 @@ def config_show(
     from mltrain.config.loading import explain_config
 
     overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
-    found = [
-        replace(s, where=_OPTIONS[s.key]) if s.origin == "option" else s
+    settings = [
+        replace(s, where=OPTIONS[s.key]) if s.origin == "option" else s
         for s in explain_config(config, overrides=overrides)
     ]
-    found += _settings_outside_files(session, ctx)
+    settings += _settings_outside_files(session, ctx)
 
-    def view() -> Iterator[RenderableType]:
-        yield table(None, ("setting", "value", "from"), _rows(found), kinds=" ff")
-        changed = sum(s.origin != "default" for s in found)
-        yield f"{changed} of {len(found)} settings are not the default" if changed else "all settings are the defaults"
+    def view() -> View:
+        yield table(None, "setting", *folding("value", "from"), rows=_setting_rows(settings))
+        changed = sum(s.origin != "default" for s in settings)
+        yield (
+            f"{changed} of {len(settings)} settings are not the default" if changed else "all settings are the defaults"
+        )
 
-    return Outcome("config-show/1", ConfigShowDocument(found), view)
+    return Outcome("config-show/1", ConfigShowDocument(settings), view)
 
 
-def _rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
-    """Yield one row per setting, and a single one for a searched range if all its keys have the same origin."""
+def _setting_rows(settings: list[Setting]) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and origin of each setting; one row for a searched range if all its keys have one origin."""
     for key, group in groupby(settings, lambda s: _RANGE.sub(r"\1", s.key)):
         parts = list(group)
         if len(parts) > 1 and len({part.origin for part in parts}) == 1:
@@ -220,28 +207,26 @@ def _settings_outside_files(session: Session, ctx: typer.Context) -> list[Settin
     """Return the settings of the common options and of the environment."""
     from mltrain.config.loading import Setting
 
-    found = [
-        _common_setting(ctx, "data_dir", "--data-dir", "MLTRAIN_DATA_DIR", str(session.data_dir)),
-        _common_setting(ctx, "log_format", LOG_OPTION, LOG_VARIABLE, str(ctx.params["log_format"])),
-    ]
+    settings = []
+    for key, option, variable, value in (
+        ("data_dir", "--data-dir", "MLTRAIN_DATA_DIR", str(session.data_dir)),
+        ("log_format", LOG_OPTION, LOG_VARIABLE, str(ctx.params["log_format"])),
+    ):
+        source = str(ctx.get_parameter_source(key))
+        if source.endswith("COMMANDLINE"):
+            settings.append(Setting(key, value, origin="option", where=option))
+        elif source.endswith("ENVIRONMENT"):
+            settings.append(Setting(key, value, origin="environment", where=variable))
+        else:
+            settings.append(Setting(key, value, origin="default", where=None))
     for key, variable in _VARIABLES.items():
-        value = os.environ.get(variable) or None
-        found.append(Setting(key, value, "environment" if value else "default", variable if value else None))
-    return found
-
-
-def _common_setting(ctx: typer.Context, name: str, option: str, variable: str, value: str) -> Setting:
-    from mltrain.config.loading import Setting
-
-    source = str(ctx.get_parameter_source(name))
-    if source.endswith("COMMANDLINE"):
-        return Setting(name, value, "option", option)
-    if source.endswith("ENVIRONMENT"):
-        return Setting(name, value, "environment", variable)
-    return Setting(name, value, "default", None)
+        text = os.environ.get(variable) or None
+        settings.append(Setting(key, text, "environment" if text else "default", where=variable if text else None))
+    return settings
 
 
 def _value_text(value: Any) -> str:  # noqa: ANN401 (JSON)
+    """Return the value of a setting, which is any JSON value, as one line of text."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -270,8 +255,5 @@ def config_init(
         raise UsageError(f"{file} already exists", hint=f"to see its settings: mltrain config show --config {file}")
     atomic_write(file.absolute(), comment_config().encode())
     load_config(file, overrides={})
-
-    def view() -> Iterator[RenderableType]:
-        yield f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
-
-    return Outcome("config-init/1", ConfigInitDocument(file), view)
+    text = f"{file}: remove the # from the lines you change, then: mltrain train --config {file}"
+    return Outcome("config-init/1", ConfigInitDocument(file), lambda: [text])

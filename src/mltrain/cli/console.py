@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LOG_VARIABLE: Final = "MLTRAIN_LOG_FORMAT"
 LOG_OPTION: Final = "--log-format"
-# A pipe has no width; rows should stay on one line for grep and awk.
+# Columns assumed for a pipe, which has no width: rows should stay on one line for grep and awk.
 PIPE_WIDTH: Final = 160
 
 

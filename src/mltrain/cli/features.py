@@ -5,46 +5,40 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from mltrain.cli.address_space import LEARNING_MB
-from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
+from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.completion import complete_feature, complete_snapshot, complete_symbol
-from mltrain.cli.help import DATA, OUTPUT, add_command, new_group
-from mltrain.cli.render import FAILED_CHECK, Outcome, document, number
-from mltrain.cli.tables import table
+from mltrain.cli.help import add_command, data_option, new_group, output_option
+from mltrain.cli.render import FAILED_CHECK, Outcome, format_document, number_text
+from mltrain.cli.tables import folding, right, table
 from mltrain.errors import LeakageError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from rich.console import RenderableType
+    from collections.abc import Iterator, Sequence
 
     from mltrain.cli.feature_documents import AuditReport, FeaturesAuditDocument, FeaturesShowDocument
+    from mltrain.cli.render import View
     from mltrain.features.inspection import FeatureInspection
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
     from mltrain.features.spec import FeatureSet
-    from mltrain.guards.evidence import GuardResult
 
-BLOCKS = " ▁▂▃▄▅▆▇█"
+BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 # The newest candles of a lookback that are shown; --json has all.
-INPUTS_SHOWN = 30
+MAX_INPUTS_SHOWN: Final = 30
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     features = new_group("List features, show one, check a frame, audit a snapshot.")
     add_command(features, "info", features_info, example="mltrain features info --snapshot latest")
-    add_command(
-        features,
-        "show",
-        features_show,
-        example="mltrain features show rsi_7 --at 2025-10-15T12:00:00Z --symbol BTCUSDT",
-    )
+    show_example = "mltrain features show rsi_7 --at 2025-10-15T12:00:00Z --symbol BTCUSDT"
+    add_command(features, "show", features_show, example=show_example)
     add_command(features, "check", features_check, example="mltrain features check frame.parquet")
     add_command(features, "audit", features_audit, example="mltrain features audit --report audit.json")
     app.add_typer(features, name="features")
@@ -56,12 +50,11 @@ def features_info(
     features: FeaturesOption = None,
     ref: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             "--snapshot",
             metavar="SNAPSHOT",
             help="Also show the distribution of the values on this snapshot: latest, an id, or a path.",
             autocompletion=complete_snapshot,
-            rich_help_panel=DATA,
         ),
     ] = None,
     ops: OpsOption = None,
@@ -70,70 +63,69 @@ def features_info(
     from mltrain.cli.feature_documents import FeaturesInfoDocument
     from mltrain.features.registry import describe_features, load_registry
 
-    read_ops(ops)
-    chosen = load_registry(features)
-    infos = describe_features(chosen)
+    register_ops(ops)
+    feature_set = load_registry(features)
+    infos = describe_features(feature_set)
     data = FeaturesInfoDocument(
-        version=chosen.version,
-        interval=chosen.interval,
-        label=chosen.label,
-        lookback_bars=chosen.lookback_bars,
-        registry_sha256=chosen.registry_sha256,
+        version=feature_set.version,
+        interval=feature_set.interval,
+        label=feature_set.label,
+        lookback_bars=feature_set.lookback_bars,
+        registry_sha256=feature_set.registry_sha256,
         features=infos,
     )
     if ref is None:
-        return Outcome("features-info/1", data, lambda: _view_registry(chosen, infos))
+        return Outcome("features-info/1", data, lambda: _view_registry(feature_set, infos))
     from mltrain.features.profile import LEVELS, profile_features
     from mltrain.pipeline.prepare import read_candles
     from mltrain.snapshots.snapshot import open_snapshot
 
     candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
     session.progress.stage("features")
-    profiles = profile_features(chosen, candles)
+    profiles = profile_features(feature_set, candles)
     data = replace(data, quantile_levels=LEVELS, profiles=profiles)
     return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
 
 
-def _view_registry(chosen: FeatureSet, infos: Sequence[FeatureInfo]) -> Iterator[RenderableType]:
-    label = chosen.label
+def _view_registry(feature_set: FeatureSet, infos: Sequence[FeatureInfo]) -> View:
+    """Show the features and the label of a registry."""
+    label = feature_set.label
     yield (
-        f"{len(infos)} features at {chosen.interval}, lookback {chosen.lookback_bars} bars, "
+        f"{len(infos)} features at {feature_set.interval}, lookback {feature_set.lookback_bars} bars, "
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
         + (f", cost {label.cost_bps:g} bps" if label.kind == "threshold" else "")
     )
-    yield f"registry {chosen.registry_sha256}"
-    rows = [(i.name, i.op, _parameters(i), i.lookback_bars, ", ".join(_reads(i))) for i in infos]
-    yield table(None, ("feature", "op", "parameters", "lookback bars", "reads"), rows, kinds="  frf")
+    yield f"registry {feature_set.registry_sha256}"
+    rows = [
+        (i.name, i.op, _parameters_text(i), i.lookback_bars,
+         ", ".join([*i.columns, *(f"{i.leader}:{column}" for column in i.leader_columns)]))
+        for i in infos
+    ]  # fmt: skip
+    yield table(None, "feature", "op", *folding("parameters"), *right("lookback bars"), *folding("reads"), rows=rows)
 
 
-def _parameters(info: FeatureInfo) -> str:
+def _parameters_text(info: FeatureInfo) -> str:
     return " ".join(f"{key}={value}" for key, value in info.params.items())
 
 
-def _reads(info: FeatureInfo) -> list[str]:
-    return [*info.columns, *(f"{info.leader}:{name}" for name in info.leader_columns)]
-
-
-def _view_profiles(profiles: Sequence[FeatureProfile]) -> Iterator[RenderableType]:
-    def figure(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4g}"
-
+def _view_profiles(profiles: Sequence[FeatureProfile]) -> View:
+    """Show the distribution of each feature's values."""
     rows = []
     for p in profiles:
         q01, _, q25, q50, q75, _, q99 = p.quantiles or [None] * 7
-        figures = [figure(value) for value in (p.minimum, q01, q25, q50, q75, q99, p.maximum)]
-        rows.append((p.name, f"{p.null_share:.2%}", *figures, _bars(p.histogram)))
+        figures = [None if x is None else f"{x:.4g}" for x in (p.minimum, q01, q25, q50, q75, q99, p.maximum)]
+        rows.append((p.name, f"{p.null_share:.2%}", *figures, _histogram_text(p.histogram)))
     yield f"{profiles[0].rows:,} candles; the histogram omits the lowest and the highest 0.5 % of the values"
-    columns = ("feature", "null", "min", "1%", "25%", "50%", "75%", "99%", "max", "histogram")
-    yield table(None, columns, rows, kinds=" rrrrrrrr")
+    figure_columns = right("null", "min", "1%", "25%", "50%", "75%", "99%", "max")
+    yield table(None, "feature", *figure_columns, "histogram", rows=rows)
     yield from (f"{p.name}: {p.not_finite:,} values are NaN or infinite" for p in profiles if p.not_finite)
 
 
-def _bars(histogram: Histogram | None) -> str:
-    """Return a histogram as block characters; a bin with any value is visible.
+def _histogram_text(histogram: Histogram | None) -> str:
+    """Return a histogram as one block character per bin; a bin with any value is visible.
 
     >>> from mltrain.features.profile import Histogram
-    >>> _bars(Histogram(0.0, 1.0, (0, 1, 50, 100)))
+    >>> _histogram_text(Histogram(0.0, 1.0, (0, 1, 50, 100)))
     ' ▁▄█'
     """
     if histogram is None:
@@ -154,12 +146,11 @@ def features_show(
     ref: SnapshotOption = "latest",
     symbol: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             "--symbol",
             metavar="SYMBOL",
             help="Required if the snapshot has several symbols.",
             autocompletion=complete_symbol,
-            rich_help_panel=DATA,
         ),
     ] = None,
     plot: Annotated[
@@ -178,72 +169,76 @@ def features_show(
     from mltrain.times import format_ms, interval_ms, parse_time
 
     at_ms = parse_time(at)
-    read_ops(ops)
-    chosen = load_registry(features)
-    check_feature_name(chosen, name)
-    snap = open_snapshot(session.data_dir, ref)
-    whose = _one_symbol(symbol, snap.symbols)
-    wanted = {whose, *(s for s in chosen.leaders if s in snap.symbols)}
-    candles = {s: snap.candles(s) for s in sorted(wanted)}
-    look = inspect_feature(chosen, name, symbol=whose, candles=candles, ts_ms=at_ms)
+    register_ops(ops)
+    feature_set = load_registry(features)
+    check_feature_name(feature_set, name)
+    snapshot = open_snapshot(session.data_dir, ref)
+    symbol = _choose_symbol(symbol, snapshot.symbols)
+    needed = {symbol, *(s for s in feature_set.leaders if s in snapshot.symbols)}
+    candles = {s: snapshot.candles(s) for s in sorted(needed)}
+    inspection = inspect_feature(feature_set, name, symbol=symbol, candles=candles, ts_ms=at_ms)
     if plot is not None:
-        write_outputs(plot.parent, {plot.name: plot_inspection(look, step_ms=interval_ms(chosen.interval)).encode()})
+        svg = plot_inspection(inspection, step_ms=interval_ms(feature_set.interval))
+        write_outputs(plot.parent, {plot.name: svg.encode()})
     data = FeaturesShowDocument(
-        snapshot=snap.id,
-        symbol=whose,
+        snapshot=snapshot.id,
+        symbol=symbol,
         time=format_ms(at_ms),
-        feature=look.info,
-        value=_figure(look.value),
-        value_of_the_lookback_alone=_figure(look.from_lookback),
-        why_none=look.why_none,
-        around=[ValueAt(format_ms(ts), _figure(value)) for ts, value in look.around],
+        feature=inspection.info,
+        value=_as_json_value(inspection.value),
+        value_of_the_lookback_alone=_as_json_value(inspection.from_lookback),
+        why_none=inspection.why_none,
+        around=[ValueAt(format_ms(ts_ms), _as_json_value(value)) for ts_ms, value in inspection.around],
         inputs=[
             {key: format_ms(int(value.timestamp() * 1000)) if key == "ts" else value for key, value in row.items()}
-            for row in look.inputs.to_dicts()
+            for row in inspection.inputs.to_dicts()
         ],
         plot=plot,
     )
-    return Outcome("features-show/1", data, lambda: _view_look(look, data))
+    return Outcome("features-show/1", data, lambda: _view_inspection(inspection, data))
 
 
-def _one_symbol(symbol: str | None, there: Sequence[str]) -> str:
-    if symbol is None and len(there) == 1:
-        return there[0]
+def _choose_symbol(symbol: str | None, symbols: Sequence[str]) -> str:
+    """Return the given symbol if it is one of a snapshot's symbols; None stands for the only one."""
+    if symbol is None and len(symbols) == 1:
+        return symbols[0]
     if symbol is None:
         raise UsageError(
-            f"the snapshot has several symbols: {', '.join(there)}", hint=f"choose one, such as --symbol {there[0]}"
+            f"the snapshot has several symbols: {', '.join(symbols)}",
+            hint=f"choose one, such as --symbol {symbols[0]}",
         )
     from mltrain.errors import InputError
     from mltrain.names import check_symbol, did_you_mean
 
-    if check_symbol(symbol) not in there:
-        raise InputError(f"the snapshot has no {symbol}", hint=did_you_mean(symbol, there))
+    if check_symbol(symbol) not in symbols:
+        raise InputError(f"the snapshot has no {symbol}", hint=did_you_mean(symbol, symbols))
     return symbol
 
 
-def _figure(value: float | None) -> float | str | None:
+def _as_json_value(value: float | None) -> float | str | None:
     """Return a value that JSON can hold: NaN and infinity as text."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def _view_look(look: FeatureInspection, data: FeaturesShowDocument) -> Iterator[RenderableType]:
-    info = look.info
-    yield f"{info.name} of {look.symbol} at {data.time}: {_value_text(look.value)}"
-    if look.why_none:
-        yield f"no value, because {look.why_none}"
-    yield f"op {info.op} {_parameters(info)}: {info.summary}"
-    alike = data.value == data.value_of_the_lookback_alone
-    same = "the same" if alike else "NOT the same: run `mltrain features audit`"
-    yield f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(look.from_lookback)} ({same})"
-    marks = [(">" if row.time == data.time else "", row.time, _value_text(row.value)) for row in data.around]
-    yield table("Around it", ("", "time (UTC)", info.name), marks, kinds="  r")
-    inputs = data.inputs
-    hidden = len(inputs) - INPUTS_SHOWN
-    title = f"Its {len(inputs)} candle(s)" + (f", the newest {INPUTS_SHOWN}; --json has all" if hidden > 0 else "")
-    columns = list(look.inputs.columns)
-    rows = [[row[c] if row[c] is None else str(row[c]) for c in columns] for row in inputs[-INPUTS_SHOWN:]]
-    headers = ["time (UTC)" if column == "ts" else column for column in columns]
-    yield table(title, headers, rows, kinds=" " + "r" * (len(columns) - 1))
+def _view_inspection(inspection: FeatureInspection, data: FeaturesShowDocument) -> View:
+    """Show one feature at one candle: its value, the values around it, and the candles it was computed from."""
+    info = inspection.info
+    yield f"{info.name} of {inspection.symbol} at {data.time}: {_value_text(inspection.value)}"
+    if inspection.why_none:
+        yield f"no value, because {inspection.why_none}"
+    yield f"op {info.op} {_parameters_text(info)}: {info.summary}"
+    equal = data.value == data.value_of_the_lookback_alone
+    yield (
+        f"from the {info.lookback_bars} candle(s) of its lookback alone: {_value_text(inspection.from_lookback)} "
+        f"({'the same' if equal else 'NOT the same: run `mltrain features audit`'})"
+    )
+    around = [(">" if row.time == data.time else "", row.time, _value_text(row.value)) for row in data.around]
+    yield table("Around it", "", "time (UTC)", *right(info.name), rows=around)
+    count, names = len(data.inputs), inspection.inputs.columns
+    hidden = f", the newest {MAX_INPUTS_SHOWN}; --json has all" if count > MAX_INPUTS_SHOWN else ""
+    # The first column is the open time.
+    rows = [[row[name] for name in names] for row in data.inputs[-MAX_INPUTS_SHOWN:]]
+    yield table(f"Its {count} candle(s){hidden}", "time (UTC)", *right(*names[1:]), rows=rows)
     if data.plot is not None:
         yield f"plot written to {data.plot}"
 
@@ -270,17 +265,14 @@ def features_check(
     from mltrain.features.registry import FeatureSchemaValidator
     from mltrain.features.schema_validation import read_feature_frame
 
-    read_ops(ops)
+    register_ops(ops)
     problems = FeatureSchemaValidator(features).validate_features(read_feature_frame(frame), strict=False)
-
-    def view() -> Iterable[RenderableType]:
-        return [*problems] if problems else [f"{frame}: every feature matches the registry"]
-
     data = FeaturesCheckDocument(frame, sound=not problems, problems=problems)
-    return Outcome("features-check/1", data, view, exit_code=FAILED_CHECK if problems else 0)
+    lines = [*problems] or [f"{frame}: every feature matches the registry"]
+    return Outcome("features-check/1", data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
 
 
-@command(takes_mb=LEARNING_MB)
+@command(need_mb=LEARNING_MB)
 def features_audit(
     session: Session,
     features: FeaturesOption = None,
@@ -293,11 +285,8 @@ def features_audit(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE",
-            help="Write all findings to this file as JSON, and as text next to it.",
-            rich_help_panel=OUTPUT,
+        output_option(
+            "--report", metavar="FILE", help="Write all findings to this file as JSON, and as text next to it."
         ),
     ] = None,
     ops: OpsOption = None,
@@ -310,14 +299,14 @@ def features_audit(
     from mltrain.pipeline.prepare import audit_snapshot
     from mltrain.snapshots.snapshot import open_snapshot
 
-    read_ops(ops)
+    register_ops(ops)
     config = load_config(None, overrides={})
-    snap = open_snapshot(session.data_dir, ref)
-    chosen = load_registry(features)
-    results = audit_snapshot(snap, chosen, config, progress=session.progress, thorough=thorough)
-    data = FeaturesAuditDocument(snap.id, thorough, results)
+    snapshot = open_snapshot(session.data_dir, ref)
+    feature_set = load_registry(features)
+    results = audit_snapshot(snapshot, feature_set, config, progress=session.progress, thorough=thorough)
+    data = FeaturesAuditDocument(snapshot.id, thorough, results)
     if report is not None:
-        findings = AuditReport(snap.id, thorough, results, registry_sha256=chosen.registry_sha256, ops=ops)
+        findings = AuditReport(snapshot.id, thorough, results, registry_sha256=feature_set.registry_sha256, ops=ops)
         data = replace(data, report=_write_report(report, findings))
     try:
         check_guards(results)
@@ -327,8 +316,17 @@ def features_audit(
     return Outcome("features-audit/1", data, lambda: _view_audit(data))
 
 
-def _view_audit(data: FeaturesAuditDocument) -> Iterator[RenderableType]:
-    yield view_guards(data.guards)
+def _view_audit(data: FeaturesAuditDocument) -> View:
+    """Show the guards' checks, warnings and durations."""
+    rows = [
+        (guard.name, "passed" if guard.passed else "FAILED", check.name, f"{check.points:,}",
+         number_text(check.worst, 3), check.case, check.detail)
+        for guard in data.guards
+        for check in guard.checks
+    ]  # fmt: skip
+    yield table(
+        "Leakage guards", "guard", "outcome", "check", *right("points", "worst"), *folding("of", "detail"), rows=rows
+    )
     for guard in data.guards:
         yield from (f"warning: {guard.name}: {warning}" for warning in guard.warnings)
     yield ", ".join(f"{guard.name} took {guard.seconds:.1f} s" for guard in data.guards)
@@ -336,38 +334,20 @@ def _view_audit(data: FeaturesAuditDocument) -> Iterator[RenderableType]:
         yield f"written to {' and '.join(map(str, data.report))}"
 
 
-def view_guards(results: Sequence[GuardResult]) -> RenderableType:
-    """Return a table of the guards' checks."""
-    rows = [
-        (
-            r.name,
-            "passed" if r.passed else "FAILED",
-            c.name,
-            f"{c.points:,}",
-            number(c.worst, 3),
-            c.case,
-            c.detail,
-        )
-        for r in results
-        for c in r.checks
-    ]
-    return table(
-        "Leakage guards", ("guard", "outcome", "check", "points", "worst", "of", "detail"), rows, kinds="   rrff"
-    )  # fmt: skip
-
-
 def _write_report(path: Path, findings: AuditReport) -> tuple[Path, Path]:
-    """Write a report as JSON and as text; return both names."""
+    """Write an audit as JSON and as text; return the paths of both files, .json and .txt, in this order."""
     from mltrain.storage.writing import write_outputs
 
     stem = path if path.suffix not in {".json", ".txt"} else path.with_suffix("")
-    names = (stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".txt"))
-    texts = (document("features-audit/1", findings), "\n".join(_report_lines(findings)) + "\n")
-    write_outputs(path.parent, {name.name: text.encode() for name, text in zip(names, texts, strict=True)})
-    return names
+    json_path, text_path = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".txt")
+    text = "".join(f"{line}\n" for line in _report_lines(findings))
+    document = format_document("features-audit/1", findings)
+    write_outputs(path.parent, {json_path.name: document.encode(), text_path.name: text.encode()})
+    return json_path, text_path
 
 
 def _report_lines(findings: AuditReport) -> Iterator[str]:
+    """Yield the lines of an audit's text report."""
     yield f"Leakage audit of snapshot {findings.snapshot}{', thorough' if findings.thorough else ''}"
     yield f"registry {findings.registry_sha256}" + (f", ops of {findings.ops}" if findings.ops else "")
     for result in findings.guards:

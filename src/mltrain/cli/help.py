@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -10,13 +11,14 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: Panels of long option lists; short lists stay in the panel "Options".
-DATA: Final = "Data"
-NETWORK: Final = "Network"
-SEARCH: Final = "Search"
-MODEL: Final = "Model"
-OUTPUT: Final = "Output"
 COMMON: Final = "Common options"
+#: `typer.Option` for each panel of the long option lists; short lists stay in the panel "Options".
+common_option: Final = partial(typer.Option, rich_help_panel=COMMON)
+data_option: Final = partial(typer.Option, rich_help_panel="Data")
+network_option: Final = partial(typer.Option, rich_help_panel="Network")
+search_option: Final = partial(typer.Option, rich_help_panel="Search")
+model_option: Final = partial(typer.Option, rich_help_panel="Model")
+output_option: Final = partial(typer.Option, rich_help_panel="Output")
 
 _TYPES: Final = {
     "int": "INTEGER",
@@ -30,10 +32,10 @@ _TYPES: Final = {
 
 
 class Command(TyperCommand):
-    """A command whose help is written as this module says."""
+    """A command whose help has readable types, and each range and default once."""
 
     def defaults(self) -> Mapping[str, str]:
-        """Return the defaults that the options themselves do not hold, by option."""
+        """Return the default, as text, of each option such as "--seed" that does not hold its default itself."""
         return {}
 
     def describe(self, ctx: Any) -> None:  # noqa: ANN401 (Typer's private classes)
@@ -47,7 +49,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands whose help is written as this module says."""
+    """A group of commands whose help has readable types, and each range and default once."""
 
     def describe(self, ctx: Any) -> None:  # noqa: ANN401 (as above)
         """Complete the help of the parameters; a second call changes nothing."""
@@ -70,9 +72,9 @@ def new_group(text: str, *, listing: Callable[..., None] | None = None, example:
     """Return a group of commands.
 
     Args:
-        text: Its help.
-        listing: What the group does without a command; None: it shows its help.
-        example: Of the listing.
+        text: Help of the group.
+        listing: Called for the group without a command, which then lists something; None: the help is shown.
+        example: A command line that calls the listing.
     """
     group = typer.Typer(
         cls=Group,
@@ -99,7 +101,7 @@ def _describe(parameters: list[Any], ctx: Any, defaults: Mapping[str, str]) -> N
             if "--help" in parameter.opts:
                 parameter.rich_help_panel = COMMON if any(p.rich_help_panel == COMMON for p in parameters) else None
         elif isinstance(parameter, TyperArgument):
-            # The name of an argument says what it is.
+            # No type: the name of an argument says what it is.
             parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # noqa: ARG005
         if parameter.show_default:
             default = defaults.get(parameter.opts[0]) or _default_text(parameter)
@@ -116,7 +118,7 @@ def _range_text(low: float | None, high: float | None) -> str:
 
 
 def _default_text(parameter: Any) -> str:  # noqa: ANN401 (as above)
-    """Return a parameter's default; nothing for a flag that is off."""
+    """Return a parameter's default as text; empty for None and for a flag without a negative form."""
     default = parameter.default
     if parameter.param_type_name == "option" and parameter.secondary_opts:
         return str((parameter.opts if default else parameter.secondary_opts)[0])

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Final
 
 from mltrain.cli.arguments import LiveVersionArgument, VersionArgument
 from mltrain.cli.command import Session, command
-from mltrain.cli.help import OUTPUT
-from mltrain.cli.render import Outcome, number
-from mltrain.cli.tables import table
+from mltrain.cli.help import output_option
+from mltrain.cli.render import Outcome, number_text
+from mltrain.cli.tables import folding, right, table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
-
+    from mltrain.cli.render import View
     from mltrain.report.card_diff import CardDiff, Difference
 
-# Differences of one section, and characters of one value, that a terminal shows.
-SHOWN = 15
-LETTERS = 44
+# What a terminal shows; --json and --html have all.
+MAX_DIFFERENCES_OF_SECTION: Final = 15
+MAX_LETTERS_OF_VALUE: Final = 44
 
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", metavar="FILE", help="Write the HTML page to this file.", rich_help_panel=OUTPUT),
-]
-Open = Annotated[bool, typer.Option("--open", help="Also open the page in the browser.", rich_help_panel=OUTPUT)]
+Output = Annotated[Path | None, output_option("--output", metavar="FILE", help="Write the HTML page to this file.")]
+Open = Annotated[bool, output_option("--open", help="Also open the page in the browser.")]
 
 
 @command(opens_versions=True)
@@ -40,18 +32,15 @@ def card_report(
     from mltrain.report.page import MAX_REPORT_BYTES, REPORT_FILE, draft_report
     from mltrain.report.version_data import read_material
     from mltrain.store.listing import read_version_card
-    from mltrain.store.store import Store
 
-    version, warning = Store(session.data_dir).open_default(ref)
-    if warning:
-        session.progress.warn(warning)
+    version = session.open_version(ref)
     stored = output is None and version.manifest.entry(REPORT_FILE) is not None
     if stored:
-        path, data = version.folder / REPORT_FILE, version.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
+        path, html = version.folder / REPORT_FILE, version.read(REPORT_FILE, max_bytes=MAX_REPORT_BYTES)
     else:
         path = output or session.data_dir / f"report-{version.name}.html"
-        data = draft_report(read_material(version, read_version_card(version))).finish(version.name)
-    return _page("card-report/1", path, data, written=not stored, show=show, session=session, version=version.name)
+        html = draft_report(read_material(version, read_version_card(version))).finish(version.name)
+    return _page("card-report/1", path, html, written=not stored, show=show, session=session, version=version.name)
 
 
 @command(opens_versions=True)
@@ -59,105 +48,93 @@ def card_diff(
     session: Session,
     first: VersionArgument,
     second: VersionArgument,
-    html: Annotated[
-        bool, typer.Option("--html", help="Write the comparison as an HTML page with figures.", rich_help_panel=OUTPUT)
-    ] = False,
+    html: Annotated[bool, output_option("--html", help="Write the comparison as an HTML page with figures.")] = False,
     output: Output = None,
     show: Open = False,
 ) -> Outcome:
     """Show the differences of two versions: figures, gates, and every value of their cards."""
     from mltrain.report.card_diff import compare_versions, render_diff
-    from mltrain.store.store import Store
 
-    store = Store(session.data_dir)
-    found = compare_versions(store.open_version(first), store.open_version(second))
-    diff = found.diff
+    store = session.open_store()
+    comparison = compare_versions(store.open_version(first), store.open_version(second))
+    diff = comparison.diff
     if html:
         path = output or session.data_dir / f"diff-{diff.a}-{diff.b}.html"
-        return _page("card-diff-page/1", path, render_diff(found), written=True, show=show, session=session)
+        return _page("card-diff-page/1", path, render_diff(comparison), written=True, show=show, session=session)
     refuse_without_html(output, show=show)
-
-    def view() -> Iterator[RenderableType]:
-        yield from _view_diff(diff)
-
-    return Outcome("card-diff/1", diff, view)
+    return Outcome("card-diff/1", diff, lambda: _view_diff(diff))
 
 
 def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome:
-    """Write the index of all versions."""
+    """Write the HTML page that lists all versions, and open it in the browser if `show`."""
     from mltrain.report.index import render_index
-    from mltrain.store.store import Store
 
     path = output or session.data_dir / "models.html"
-    data = render_index(Store(session.data_dir), folder=path.parent)
-    return _page("models-page/1", path, data, written=True, show=show, session=session)
+    html = render_index(session.open_store(), folder=path.parent)
+    return _page("models-page/1", path, html, written=True, show=show, session=session)
 
 
 def refuse_without_html(output: Path | None, *, show: bool) -> None:
-    """Refuse options of a page without --html, which would have no effect.
-
-    Raises:
-        UsageError: There are some.
-    """
+    """Raise a UsageError if --output or --open was given; called without --html, where they would have no effect."""
     if output is not None or show:
         raise UsageError(f"{'--open' if output is None else '--output'} needs --html", hint="add --html")
 
 
 def _page(
-    schema: str, path: Path, data: bytes, *, written: bool, show: bool, session: Session, version: str | None = None
+    schema: str, path: Path, html: bytes, *, written: bool, show: bool, session: Session, version: str | None = None
 ) -> Outcome:
-    """Write a page unless it is stored already, and open it on request."""
+    """Write a page unless it is stored already (`written` is false), open it if `show`, and return the outcome."""
     from mltrain.cli.version_documents import PageDocument, ReportDocument
+    from mltrain.storage.descriptors import real_path
     from mltrain.storage.hashing import sha256_bytes
     from mltrain.storage.writing import atomic_write
 
     if written:
-        atomic_write(path, data)
+        atomic_write(path, html)
     if show:
-        _open_browser(path, session)
-    page = (path, len(data), sha256_bytes(data), written)
-    result = PageDocument(*page) if version is None else ReportDocument(*page, version)
-    return Outcome(schema, result, lambda: [str(path)])
+        import webbrowser
+
+        if not webbrowser.open(real_path(path).as_uri()):
+            session.progress.warn(f"no browser found: open {path} yourself")
+    page = (path, len(html), sha256_bytes(html), written)
+    document = PageDocument(*page) if version is None else ReportDocument(*page, version)
+    return Outcome(schema, document, lambda: [str(path)])
 
 
-def _open_browser(path: Path, session: Session) -> None:
-    import webbrowser
-
-    from mltrain.storage.descriptors import real_path
-
-    if not webbrowser.open(real_path(path).as_uri()):
-        session.progress.warn(f"no browser found: open {path} yourself")
-
-
-def _view_diff(diff: CardDiff) -> Iterator[RenderableType]:
+def _view_diff(diff: CardDiff) -> View:
+    """Show the verdicts, metrics, gates and differing values of two cards."""
     from mltrain.report.card_diff import describe_paired_loss
 
     verdicts = [verdict or "no verdict" for verdict in diff.verdicts]
     yield f"{diff.a} ({verdicts[0]}) and {diff.b} ({verdicts[1]})"
     yield describe_paired_loss(diff)
     better = {"a": diff.a, "b": diff.b}
-    cells = [
-        (m.title, number(m.a, 5), number(m.b, 5), "-" if m.change is None else f"{m.change:+.5f}",
-         better.get(m.better or "", "-"))
+    metrics = [
+        (m.title, number_text(m.a, 5), number_text(m.b, 5), None if m.change is None else f"{m.change:+.5f}",
+         better.get(m.better or ""))
         for m in diff.metrics
     ]  # fmt: skip
-    yield table("Holdout", ("figure", diff.a, diff.b, "change", "better"), cells, kinds=" rrr")
+    yield table("Holdout", "figure", *right(diff.a, diff.b, "change"), "better", rows=metrics)
     if diff.gates:
-        yield table("Gates", ("gate", diff.a, diff.b), diff.gates)
+        yield table("Gates", "gate", diff.a, diff.b, rows=diff.gates)
     sections: dict[str, list[Difference]] = {}
     for difference in diff.differences:
         sections.setdefault(difference.section, []).append(difference)
-    for section, found in sections.items():
-        rows = [(d.place or section, _short(d.a), _short(d.b)) for d in found[:SHOWN]]
-        more = f", {len(found) - SHOWN} more with --json or --html" if len(found) > SHOWN else ""
-        yield f"{section}: {len(found)} differ{'s' if len(found) == 1 else ''}{more}"
-        yield table(None, ("place", diff.a, diff.b), rows, kinds="fff")
+    for section, differences in sections.items():
+        hidden = len(differences) - MAX_DIFFERENCES_OF_SECTION
+        more = f", {hidden} more with --json or --html" if hidden > 0 else ""
+        yield f"{section}: {len(differences)} differ{'s' if len(differences) == 1 else ''}{more}"
+        rows = [
+            (d.place or section, _short_text(d.a), _short_text(d.b)) for d in differences[:MAX_DIFFERENCES_OF_SECTION]
+        ]
+        yield table(None, *folding("place", diff.a, diff.b), rows=rows)
     if not sections:
         yield "the two cards are the same"
 
 
-def _short(value: object) -> str:
+def _short_text(value: object) -> str:
+    """Return a value of a card as text, cut to the length that a table shows."""
     from mltrain.report.texts import format_value
 
     text = format_value(value)
-    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
+    return text if len(text) <= MAX_LETTERS_OF_VALUE else f"{text[: MAX_LETTERS_OF_VALUE - 1]}…"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli import html_pages
-from mltrain.cli.arguments import KeepOption, LiveVersionArgument, OpsOption, VersionArgument, read_ops
-from mltrain.cli.command import Session, command, refuse_misplaced_options, who
+from mltrain.cli.arguments import KeepOption, LiveVersionArgument, OpsOption, VersionArgument, register_ops
+from mltrain.cli.command import Session, command, current_user, refuse_misplaced_options
 from mltrain.cli.completion import complete_version_name
-from mltrain.cli.help import OUTPUT, add_command, new_group
-from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number
-from mltrain.cli.tables import table
+from mltrain.cli.help import add_command, new_group, output_option
+from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, view_pruned
+from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import InputError, MltrainError, UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def add_commands(app: typer.Typer) -> None:
 def models(
     session: Session,
     ctx: typer.Context,
-    html: Annotated[
-        bool, typer.Option("--html", help="Write the list as an HTML page with curves.", rich_help_panel=OUTPUT)
-    ] = False,
+    html: Annotated[bool, output_option("--html", help="Write the list as an HTML page with curves.")] = False,
     output: html_pages.Output = None,
     show: html_pages.Open = False,
 ) -> Outcome | None:
@@ -91,25 +89,17 @@ def models(
 
 
 def _view_models(rows: Sequence[ModelRow]) -> RenderableType:
-    columns = (
-        "version",
-        "live",
-        "verdict",
-        "trained (UTC)",
-        "symbols",
-        "accuracy",
-        "AUC",
-        "log loss",
-        "ECE",
-        "problem",
-    )
     cells = [
         (r.version, "*" if r.best else "", "held" if r.held and not r.promoted else r.verdict,
          minute_text(r.created_at), ", ".join(r.symbols),
-         number(r.accuracy), number(r.auc_roc), number(r.log_loss), number(r.calibration_ece), r.problem or "")
+         *(number_text(value) for value in (r.accuracy, r.auc_roc, r.log_loss, r.calibration_ece)), r.problem or "")
         for r in rows
     ]  # fmt: skip
-    return table(None, columns, cells, kinds="   ofrrrrf")
+    metrics = right("accuracy", "AUC", "log loss", "ECE")
+    first = ("version", "live", "verdict")
+    return table(
+        None, *first, *optional("trained (UTC)"), *folding("symbols"), *metrics, *folding("problem"), rows=cells
+    )
 
 
 @command()
@@ -124,14 +114,14 @@ def history(session: Session) -> Outcome:
         if not log.entries:
             yield f"nothing has been promoted yet in {session.data_dir}"
         else:
-            columns = ("serial", "when (UTC)", "from", "to", "verdict", "by", "why", "")
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
                  "never happened: the pointer did not move" if not e.happened
                  else "the lost pointer was restored" if e.from_version == e.to_version else "")
                 for e in log.entries
             ]  # fmt: skip
-            yield table(None, columns, rows, kinds="r o  fff")
+            last = folding("by", "why", "")
+            yield table(None, *right("serial"), "when (UTC)", *optional("from"), "to", "verdict", *last, rows=rows)
         yield from (*log.problems, *log.notes)
         if log.lost is not None:
             yield store.restore_hint(log)
@@ -146,13 +136,8 @@ def models_prune(session: Session, keep: KeepOption) -> Outcome:
     from mltrain.store.version_pruning import prune_versions
 
     done = prune_versions(Store(session.data_dir), keep=keep)
-
-    def view() -> Iterator[RenderableType]:
-        yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
-        for kept in done.kept:
-            yield f"{kept.version} kept: {kept.why}"
-
-    return Outcome("models-prune/1", done, view)
+    kept = {version.version: version.why for version in done.kept}
+    return Outcome("models-prune/1", done, lambda: view_pruned(done.removed, kept))
 
 
 @command(opens_versions=True)
@@ -177,14 +162,14 @@ def promote(
 
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
-    read_ops(ops)
+    register_ops(ops)
     store = Store(session.data_dir)
     moved = promote_version(
         store,
         ref,
         force=force,
         why=why or "promoted by hand",
-        by=who(),
+        by=current_user(),
         now_ms=session.now_ms,
         check=None if other_meaning else check_same_meaning,
     )
@@ -214,7 +199,7 @@ def rollback(
     if previous and version is not None:
         raise UsageError("give either --previous or a version, not both")
     if previous or version is not None:
-        hand: Any = {"why": why, "by": who(), "now_ms": session.now_ms}
+        hand: Any = {"why": why, "by": current_user(), "now_ms": session.now_ms}
         moved = roll_back_previous(store, **hand) if version is None else roll_back(store, version, **hand)
         _warn_of_other_meaning(session, store, moved)
         return _moved(moved)
@@ -344,21 +329,21 @@ def _view_card(name: str, card: ModelCard) -> Iterator[RenderableType]:
         f"{card.train_up_share:.1%} up"
     )
     metrics = card.section("metrics").document
-    figures = [(key, number(value)) for key, value in metrics.items() if isinstance(value, float)]
-    yield table("Holdout", ("metric", "value"), figures, kinds=" r")
+    figures = [(key, number_text(value)) for key, value in metrics.items() if isinstance(value, float)]
+    yield table("Holdout", "metric", *right("value"), rows=figures)
     latency = card.section("latency_ms")
-    shown = [(key, number(latency.number(key), 3)) for key in ("mean", "p50", "p95", "p99")]
-    yield table(f"Latency, {latency.number('samples'):,.0f} samples", ("ms", "value"), shown, kinds=" r")
+    shown = [(key, number_text(latency.number(key), 3)) for key in ("mean", "p50", "p95", "p99")]
+    yield table(f"Latency, {latency.number('samples'):,.0f} samples", "ms", *right("value"), rows=shown)
     checks = card.section("leakage_checks").document
-    yield table(None, ("leakage check", "passed"), [(k, "yes" if v else "NO") for k, v in checks.items()])
-    top = [(f.text("name"), number(f.number("gain"), 1)) for f in card.sections("feature_importance")[:10]]
-    yield table("Most useful features", ("feature", "gain"), top, kinds=" r")
+    yield table(None, "leakage check", "passed", rows=[(k, "yes" if v else "NO") for k, v in checks.items()])
+    top = [(f.text("name"), number_text(f.number("gain"), 1)) for f in card.sections("feature_importance")[:10]]
+    yield table("Most useful features", "feature", *right("gain"), rows=top)
     if verdict := card.text("gates", "verdict"):
         gates = [
             ((o.text("name") or "?").replace("_", " "), o.text("outcome"), o.text("reason"))
             for o in card.sections("gates", "outcomes")
         ]
-        yield table(f"Gates: {verdict}", ("gate", "outcome", "found"), gates, kinds="  f")
+        yield table(f"Gates: {verdict}", "gate", "outcome", *folding("found"), rows=gates)
     yield card.text("notes") or ""
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.address_space import SERVING_MB
-from mltrain.cli.arguments import LiveVersionArgument, OpsOption, read_ops
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
-from mltrain.cli.help import DATA, MODEL, OUTPUT, add_command
-from mltrain.cli.render import Outcome, number
+from mltrain.cli.help import add_command, data_option, model_option, output_option
+from mltrain.cli.render import Outcome, number_text
 from mltrain.cli.sources import (
     ArchiveUrl,
     BaseUrl,
@@ -24,31 +24,30 @@ from mltrain.cli.sources import (
     Signal,
     SimSeed,
     SourceName,
-    read_rules,
-    read_source,
+    read_network_rules,
+    read_source_spec,
 )
-from mltrain.cli.tables import table
+from mltrain.cli.tables import right, table
 from mltrain.documents.results import to_plain
 from mltrain.errors import UsageError
 from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     import polars as pl
-    from rich.console import RenderableType
 
     from mltrain.candles.tables import Format
     from mltrain.cli.predict_documents import Prediction
+    from mltrain.cli.render import View
+    from mltrain.cli.tables import Table
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
-    from mltrain.sources.source_spec import SourceSpec
 
 # Stands for stdin or stdout.
 STREAM: Final = "-"
-# Features shown of an explanation.
-TOP: Final = 5
+# The features of an explanation that are shown: those of the largest contribution.
+MAX_FEATURES_SHOWN: Final = 5
 
 
 class FailOnRefused(StrEnum):
@@ -69,62 +68,35 @@ class TableFormat(StrEnum):
 
 Input = Annotated[
     str | None,
-    typer.Option(
-        "--input",
-        metavar="FILE",
-        help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin.",
-        rich_help_panel=DATA,
-    ),
+    data_option("--input", metavar="FILE", help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin."),
 ]
 Output = Annotated[
     str | None,
-    typer.Option(
-        "--output",
-        metavar="FILE",
-        help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout.",
-        rich_help_panel=OUTPUT,
+    output_option(
+        "--output", metavar="FILE", help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout."
     ),
 ]
-InputFormat = Annotated[
-    TableFormat | None, typer.Option("--input-format", help="Format of stdin. Default: csv.", rich_help_panel=DATA)
-]
-OutputFormat = Annotated[
-    TableFormat | None, typer.Option("--output-format", help="Format of stdout. Default: csv.", rich_help_panel=OUTPUT)
-]
-Explain = Annotated[
-    bool,
-    typer.Option("--explain", help="Show the contribution of each feature, in log odds.", rich_help_panel=OUTPUT),
-]
+InputFormat = Annotated[TableFormat | None, data_option("--input-format", help="Format of stdin. Default: csv.")]
+OutputFormat = Annotated[TableFormat | None, output_option("--output-format", help="Format of stdout. Default: csv.")]
+Explain = Annotated[bool, output_option("--explain", help="Show the contribution of each feature, in log odds.")]
 Watching = Annotated[
     bool,
-    typer.Option(
-        "--watch",
-        help="Print one line per candle as it closes, until Ctrl-C; with --json, JSON lines.",
-        rich_help_panel=OUTPUT,
-    ),
+    output_option("--watch", help="Print one line per candle as it closes, until Ctrl-C; with --json, JSON lines."),
 ]
 FailOn = Annotated[
     FailOnRefused | None,
-    typer.Option(
-        "--fail-on-refused",
-        help="Exit 3 if all rows were refused, if any was, or never. Default: all.",
-        rich_help_panel=OUTPUT,
-    ),
+    output_option("--fail-on-refused", help="Exit 3 if all rows were refused, if any was, or never. Default: all."),
 ]
 AsOf = Annotated[
     str | None,
-    typer.Option(
+    data_option(
         "--as-of",
         metavar="TIME",
         help="Current time to assume, such as 2025-10-15T12:00:00Z: later candles are ignored, and older ones may be "
         "stale. Default: the clock of the source; for files, of the machine.",
-        rich_help_panel=DATA,
     ),
 ]
-NoGo = Annotated[
-    bool,
-    typer.Option("--allow-no-go", help="Serve a version that was never promoted.", rich_help_panel=MODEL),
-]
+NoGo = Annotated[bool, model_option("--allow-no-go", help="Serve a version that was never promoted.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -132,15 +104,13 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "predict", predict, example="mltrain predict --input candles.parquet --output predictions.csv")
 
 
-@command(opens_versions=True, takes_mb=SERVING_MB)
+@command(opens_versions=True, need_mb=SERVING_MB)
 def predict(
     session: Session,
     ref: LiveVersionArgument = None,
     source: Annotated[
         SourceName | None,
-        typer.Option(
-            "--source", help="Source of the candles; by default that of the model's snapshot.", rich_help_panel=DATA
-        ),
+        data_option("--source", help="Source of the candles; by default that of the model's snapshot."),
     ] = None,
     folder: Folder = None,
     sim_seed: SimSeed = None,
@@ -161,21 +131,37 @@ def predict(
 ) -> Outcome:
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.candles.closed_candles import drop_unclosed
-    from mltrain.pipeline.predict import find_refusal, open_followed_model, predict_newest, score_table
+    from mltrain.pipeline.predict import (
+        find_refusal,
+        open_followed_model,
+        predict_newest,
+        score_table,
+        find_model_source,
+    )
+    from mltrain.sources.opening import open_recorded, open_source
 
-    forms = _check_options(session, (input_, input_format), (output, output_format), watch=watch, explain=explain)
-    if watch and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}):
-        raise UsageError("--watch continues after refused candles: --fail-on-refused and --as-of do not go with it")
+    names_source = any(option is not None for option in (source, folder, sim_seed, sim_signal))
+    conflicts = {
+        "--watch prints candles as they close: --input, --output and --explain do not go with it": watch
+        and (input_ is not None or output is not None or explain),
+        "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watch
+        and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
+        "--input replaces the source: --source and its options do not go with it": input_ is not None and names_source,
+    }
+    if conflict := next((message for message, given in conflicts.items() if given), None):
+        raise UsageError(conflict)
+    if output == STREAM and session.as_json:
+        raise UsageError("--json and --output - both want stdout", hint="use --output - --output-format jsonl")
+    input_table = _table_format(input_, input_format, option="--input-format")
+    output_table = _table_format(output, output_format, option="--output-format")
     as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
-    read_ops(ops)
+    register_ops(ops)
     model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
     if warning:
         session.progress.warn(warning)
     if input_ is not None:
-        if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
-            raise UsageError("--input replaces the source: --source and its options do not go with it")
-        table, note = drop_unclosed(
-            _read_input(input_, forms[0]),
+        candles, note = drop_unclosed(
+            _read_input(input_, input_table),
             symbols=model.symbols,
             step_ms=interval_ms(model.interval),
             now_ms=session.now_ms,
@@ -183,11 +169,11 @@ def predict(
         )
         if note:
             session.progress.warn(note)
-        rows = score_table(model, table, explain=explain, as_of_ms=as_of_ms)
+        rows = score_table(model, candles, explain=explain, as_of_ms=as_of_ms)
     else:
-        spec = None
-        if source is not None or folder is not None or (sim_seed, sim_signal) != (None, None):
-            spec = read_source(
+        rules = read_network_rules(use_env_proxy=use_env_proxy)
+        if names_source:
+            spec = read_source_spec(
                 source,
                 interval=model.interval,
                 folder=folder,
@@ -196,9 +182,13 @@ def predict(
                 base_url=base_url,
                 archive_url=archive_url,
             )
-        opened = _open(session, model, spec, base_url=base_url, archive_url=archive_url, use_env_proxy=use_env_proxy)
+            opened = open_source(spec, rules, now_ms=session.now_ms)
+        else:
+            recorded = find_model_source(model, session.data_dir)
+            opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
         if watch:
-            _watch(session, model, opened)
+            _print_closing_candles(session, model, opened)
+        # The clock of files is their last candle, by which none would ever be stale.
         if as_of_ms is None and opened.name == "files":
             as_of_ms = session.now_ms
         rows = predict_newest(model, opened, now_ms=as_of_ms, explain=explain)
@@ -209,42 +199,30 @@ def predict(
     outcome = (
         _prediction_outcome(model.version, rows, explain=explain)
         if output is None
-        else _write_output(output, forms[1], rows, session)
+        else _write_output(output, output_table, rows, session)
     )
     return replace(outcome, failure=failure)
 
 
-def _check_options(
-    session: Session,
-    given: tuple[str | None, TableFormat | None],
-    wanted: tuple[str | None, TableFormat | None],
-    *,
-    watch: bool,
-    explain: bool,
-) -> tuple[Format, Format]:
-    """Return the formats of input and output.
+def _table_format(place: str | None, given: TableFormat | None, *, option: str) -> Format:
+    """Return the format of an input or output table.
 
-    Raises:
-        UsageError: Options contradict each other.
+    Args:
+        place: The file; "-" for stdin or stdout, None where there is no table.
+        given: Value of the option; None: the file's name decides, and a stream is CSV.
+        option: "--input-format" or "--output-format", for messages.
     """
-    if watch and (given[0] is not None or wanted[0] is not None or explain):
-        raise UsageError("--watch prints candles as they close: --input, --output and --explain do not go with it")
-    if wanted[0] == STREAM and session.as_json:
-        raise UsageError("--json and --output - both want stdout", hint="use --output - --output-format jsonl")
-    return _form(*given, "--input-format"), _form(*wanted, "--output-format")
-
-
-def _form(place: str | None, form: TableFormat | None, option: str) -> Format:
     from mltrain.candles.tables import infer_format
 
-    if form is not None:
+    if given is not None:
         if place is None:
             raise UsageError(f"{option} needs {option.removesuffix('-format')}")
-        return form.value
+        return given.value
     return "csv" if place in {None, STREAM} else infer_format(Path(str(place)))
 
 
 def _read_input(place: str, form: Format) -> pl.DataFrame:
+    """Return the candles of a file, or of stdin for "-"."""
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
     from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
@@ -256,44 +234,25 @@ def _read_input(place: str, form: Format) -> pl.DataFrame:
 
 
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:
+    """Write predictions to a file, or to stdout for "-"."""
     from mltrain.candles.tables import encode_table
     from mltrain.cli.predict_documents import PredictFileDocument
     from mltrain.storage.writing import write_outputs
 
     data = encode_table(rows, form)
-    written = PredictFileDocument(place, rows.height, refused=int(rows["refused"].is_not_null().sum()))
+    document = PredictFileDocument(place, rows.height, refused=int(rows["refused"].is_not_null().sum()))
     if place == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return Outcome("predict-file/1", written, list)
+        return Outcome("predict-file/1", document, list)
     path = Path(place)
     write_outputs(path.parent, {path.name: data})
-    text = f"{place}: {written.rows:,} rows, {written.refused:,} of them refused"
-    return Outcome("predict-file/1", written, lambda: [] if session.quiet else [text])
+    text = f"{place}: {document.rows:,} rows, {document.refused:,} of them refused"
+    return Outcome("predict-file/1", document, lambda: [] if session.quiet else [text])
 
 
-def _open(
-    session: Session,
-    model: Model,
-    spec: SourceSpec | None,
-    *,
-    base_url: str | None,
-    archive_url: str | None,
-    use_env_proxy: bool,
-) -> Source:
-    """Open the source that the options name; by default that of the model's snapshot."""
-    from mltrain.pipeline.predict import find_model_source
-    from mltrain.sources.opening import open_recorded, open_source
-
-    rules = read_rules(use_env_proxy=use_env_proxy)
-    if spec is not None:
-        return open_source(spec, rules, now_ms=session.now_ms)
-    recorded = find_model_source(model, session.data_dir)
-    return open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
-
-
-def _watch(session: Session, model: Model, source: Source) -> None:
-    """Print each candle's probability as it closes, until a signal ends the process."""
+def _print_closing_candles(session: Session, model: Model, source: Source) -> None:
+    """Print the probability of each candle as it closes, until a signal ends the process."""
     import time
 
     from mltrain.pipeline.watch import Watch, watch
@@ -307,59 +266,55 @@ def _watch(session: Session, model: Model, source: Source) -> None:
     watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
     watching.start()
     for rows in watch(watching, time.sleep):
-        for row in _predictions(rows):
+        for prediction in _predictions(rows):
             if session.as_json:
-                line = json.dumps({"version": model.version, **to_plain(row)}, allow_nan=False)
+                line = json.dumps({"version": model.version, **to_plain(prediction)}, allow_nan=False)
             else:
-                line = f"{row.ts}  {row.symbol:<12} {number(row.p)}  {row.refused or ''}".rstrip()
+                p, refused = number_text(prediction.p), prediction.refused or ""
+                line = f"{prediction.ts}  {prediction.symbol:<12} {p}  {refused}".rstrip()
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 
 def _predictions(rows: pl.DataFrame) -> list[Prediction]:
-    return [_prediction(**row) for row in rows.to_dicts()]
-
-
-def _prediction(
-    ts: datetime | None,
-    symbol: str,
-    p: float | None,
-    raw: float | None,
-    refused: str | None,
-    **explanation: float | None,
-) -> Prediction:
-    """Return the prediction that a row of the library's frame holds."""
+    """Return the predictions in a frame with `ts`, `symbol`, `p`, `raw`, `refused`, and columns that explain `raw`."""
     from mltrain.cli.predict_documents import Prediction
 
-    return Prediction(ts.strftime(TIME_FORMAT) if ts else None, symbol, p, raw, refused, explanation)
+    def as_prediction(
+        ts: datetime | None, symbol: str, p: float | None, raw: float | None, refused: str | None, **more: float | None
+    ) -> Prediction:
+        return Prediction(ts.strftime(TIME_FORMAT) if ts else None, symbol, p, raw, refused, explanation=more)
+
+    return [as_prediction(**row) for row in rows.to_dicts()]
 
 
 def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> Outcome:
+    """Return the outcome of a prediction whose rows are printed; `explain`: with the contributions of features."""
     from mltrain.cli.predict_documents import PredictDocument
-    from mltrain.serving.explanation import PREFIX
 
     predictions = _predictions(rows)
 
-    def view() -> Iterator[RenderableType]:
-        cells = [(p.ts, p.symbol, number(p.p), number(p.raw), p.refused or "") for p in predictions]
-        yield table(
-            f"Version {version}", ("candle (UTC)", "symbol", "P(up)", "raw score", "refused"), cells, kinds="  rr"
-        )
-        for p in predictions if explain else ():
-            if p.refused is not None:
-                continue
-            # A row that was not refused has every figure.
-            found = {name: value for name, value in p.explanation.items() if value is not None}
-            parts = {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}
-            top = sorted(parts, key=lambda name: -abs(parts[name]))[:TOP]
-            rest = found["log_odds"] - found["base"] - sum(parts[name] for name in top)
-            contributions = [
-                ("base", f"{found['base']:+.4f}"),
-                *((name, f"{parts[name]:+.4f}") for name in top),
-                ("all others", f"{rest:+.4f}"),
-                ("sum", f"{found['log_odds']:+.4f}"),
-            ]
-            title = f"{p.symbol} at {p.ts}: raw score {number(p.raw)}, calibrated {number(p.p)}"
-            yield table(title, ("feature", "log odds"), contributions, kinds=" r")
+    def view() -> View:
+        cells = [(p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "") for p in predictions]
+        yield table(f"Version {version}", "candle (UTC)", "symbol", *right("P(up)", "raw score"), "refused", rows=cells)
+        if explain:
+            yield from (_explanation_table(p) for p in predictions if p.refused is None)
 
     return Outcome("predict/1", PredictDocument(version, predictions), view)
+
+
+def _explanation_table(prediction: Prediction) -> Table:
+    """Return the largest contributions of features to a raw score, in log odds, and the sum of all others."""
+    from mltrain.serving.explanation import PREFIX
+
+    # A row that was not refused has every figure.
+    log_odds = {name: value for name, value in prediction.explanation.items() if value is not None}
+    parts = {name.removeprefix(PREFIX): value for name, value in log_odds.items() if name.startswith(PREFIX)}
+    largest = sorted(parts.items(), key=lambda part: -abs(part[1]))[:MAX_FEATURES_SHOWN]
+    others = log_odds["log_odds"] - log_odds["base"] - sum(value for _, value in largest)
+    rows = [("base", log_odds["base"]), *largest, ("all others", others), ("sum", log_odds["log_odds"])]
+    title = (
+        f"{prediction.symbol} at {prediction.ts}: raw score {number_text(prediction.raw)}, "
+        f"calibrated {number_text(prediction.p)}"
+    )
+    return table(title, "feature", *right("log odds"), rows=[(name, f"{value:+.4f}") for name, value in rows])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
-from mltrain.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,19 +16,12 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from rich.text import Text
 
-# In fewer columns there is no room for a bar concurrent its figures.
-NARROW: Final = 80
+# A terminal with fewer columns has room for the figures of a stage, but not for its bar.
+MIN_COLUMNS_OF_BARS: Final = 80
 
 
-class CommandProgress(Progress, Protocol):
-    """Where a command reports its stages, until it is closed."""
-
-    def close(self, *, failed: bool) -> None:
-        """End the last stage."""
-
-
-class Warnings:
-    """Shows warnings as lines, and no stages.
+class CommandProgress:
+    """The progress of a command: shows warnings as lines, and no stages. Subclasses also show the stages.
 
     Args:
         warn: False hides warnings, too (`--quiet`).
@@ -50,10 +42,10 @@ class Warnings:
             print_labelled("warning", "yellow", message)
 
     def close(self, *, failed: bool) -> None:
-        """Do nothing."""
+        """End the stages that still run."""
 
 
-class LiveBars(Warnings):
+class LiveBars(CommandProgress):
     """Shows stages as bars on a terminal, and warnings as lines above them."""
 
     def __init__(self, *, warn: bool) -> None:
@@ -62,7 +54,7 @@ class LiveBars(Warnings):
         self._tasks: dict[str, TaskID] = {}
 
     def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
-        """Begin a stage; earlier ones are shown as finished, unless it runs concurrent them."""
+        """Begin a stage; the earlier ones are shown as finished, unless it is `concurrent` with them."""
         # Loaded with the first stage: a command without stages does not pay for it.
         if self._bars is None:
             self._bars = _open_bars()
@@ -78,6 +70,7 @@ class LiveBars(Warnings):
             self._bars.update(task, advance=steps, note=note)
 
     def _finish(self) -> None:
+        """Show the stages that still run as finished."""
         if self._bars is not None:
             for task in self._bars.tasks:
                 if task.id in self._tasks.values():
@@ -85,7 +78,7 @@ class LiveBars(Warnings):
         self._tasks = {}
 
     def close(self, *, failed: bool) -> None:
-        """End the last stage; after a failure its bar stays where it was."""
+        """End the stages that still run; after a failure their bars stay where they were."""
         if not failed:
             self._finish()
         if self._bars is not None:
@@ -99,35 +92,37 @@ class LiveBars(Warnings):
         print_labelled("warning", "yellow", message, console=self._bars.console)
 
 
-class LogLines(Warnings):
+class LogLines(CommandProgress):
     """Writes a line of JSON when a stage begins or ends, and for each warning."""
 
     def __init__(self, *, warn: bool, stages: bool) -> None:
         super().__init__(warn=warn)
-        self._stages = stages
-        self._open: dict[str, tuple[float, int, int | None]] = {}
+        self._log_stages = stages
+        # By stage: the monotonic time of its begin in s, the steps done, and their total.
+        self._running: dict[str, tuple[float, int, int | None]] = {}
 
     def stage(self, name: str, *, total: int | None = None, concurrent: bool = False) -> None:
-        """Log that a stage begins, and that earlier ones have ended."""
+        """Log that a stage begins, and that the earlier ones have ended, unless it is `concurrent` with them."""
         if not concurrent:
             self._end("done")
-        self._open[name] = (time.monotonic(), 0, total)
-        if self._stages:
+        self._running[name] = (time.monotonic(), 0, total)
+        if self._log_stages:
             log_line("info", "stage", stage=name, total=total)
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:  # noqa: ARG002 (a protocol)
         """Count the steps, for the line at the end of the stage."""
-        if self._open:
-            name = list(self._open)[-1] if stage is None else stage
-            began, done, total = self._open[name]
-            self._open[name] = (began, done + steps, total)
+        if self._running:
+            name = list(self._running)[-1] if stage is None else stage
+            start_s, done, total = self._running[name]
+            self._running[name] = (start_s, done + steps, total)
 
-    def _end(self, how: str) -> None:
-        for name, (began, done, total) in self._open.items():
-            if self._stages:
-                seconds = round(time.monotonic() - began, 3)
-                log_line("info", f"stage {how}", stage=name, steps=done, total=total, seconds=seconds)
-        self._open = {}
+    def _end(self, state: str) -> None:
+        """Log that the stages that still run are "done" or "failed"."""
+        for name, (start_s, done, total) in self._running.items():
+            if self._log_stages:
+                seconds = round(time.monotonic() - start_s, 3)
+                log_line("info", f"stage {state}", stage=name, steps=done, total=total, seconds=seconds)
+        self._running = {}
 
     def warn(self, message: str) -> None:
         """Log the warning."""
@@ -135,13 +130,13 @@ class LogLines(Warnings):
             log_line("warning", "warning", message=message)
 
     def close(self, *, failed: bool) -> None:
-        """Log how the last stage ended."""
+        """Log how the stages that still run ended."""
         self._end("failed" if failed else "done")
 
 
 @contextmanager
 def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
-    """Yield the progress of one command.
+    """Yield the progress of one command, and close it at the end.
 
     Args:
         shown: Whether stages are shown: as bars if stderr is a terminal, as lines if logs are JSON.
@@ -153,7 +148,7 @@ def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
     elif shown and sys.stderr.isatty():
         progress = LiveBars(warn=warn)
     else:
-        progress = Warnings(warn=warn)
+        progress = CommandProgress(warn=warn)
     failed = True
     try:
         yield progress
@@ -163,19 +158,21 @@ def open_progress(*, shown: bool, warn: bool) -> Iterator[CommandProgress]:
 
 
 def _open_bars() -> Bars:
+    """Return progress bars on stderr, without any stage yet."""
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
     from rich.table import Column
     from rich.text import Text
 
     class Figures(ProgressColumn):
-        """Steps done, of how many, the time taken, and the time left if it is known."""
+        """The steps done and their total, the time since the begin, and the time left if it is known."""
 
         def render(self, task: Task) -> Text:
-            taken = task.finished_time if task.finished else task.elapsed
-            return Text(bar_figures(task.completed, task.total, taken, None if task.finished else task.time_remaining))
+            elapsed_s = task.finished_time if task.finished else task.elapsed
+            left_s = None if task.finished else task.time_remaining
+            return Text(bar_figures(task.completed, task.total, elapsed_s=elapsed_s, left_s=left_s))
 
     console = open_console(stderr=True)
-    bar = [BarColumn(bar_width=20)] if console.width >= NARROW else []
+    bar = [BarColumn(bar_width=20)] if console.width >= MIN_COLUMNS_OF_BARS else []
     return Progress(
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -186,20 +183,20 @@ def _open_bars() -> Bars:
     )
 
 
-def bar_figures(done: float, total: float | None, elapsed_s: float | None, left_s: float | None) -> str:
-    """Return the figures of a bar.
+def bar_figures(done: float, total: float | None, *, elapsed_s: float | None, left_s: float | None) -> str:
+    """Return the steps of a stage as text, and its times as minutes and seconds.
 
-    >>> bar_figures(1250, 5000, 30.0, 90.0)
+    >>> bar_figures(1250, 5000, elapsed_s=30.0, left_s=90.0)
     '1,250/5,000  0:30, 1:30 left'
-    >>> bar_figures(0, None, 4000.0, None)
+    >>> bar_figures(0, None, elapsed_s=4000.0, left_s=None)
     '1:06:40'
     """
     steps = f"{done:,.0f}/{total:,.0f}  " if total is not None and total > 1 else ""
-    left = "" if left_s is None else f", {_clock(left_s)} left"
-    return f"{steps}{_clock(elapsed_s or 0)}{left}"
+    left = "" if left_s is None else f", {_clock_text(left_s)} left"
+    return f"{steps}{_clock_text(elapsed_s or 0)}{left}"
 
 
-def _clock(seconds: float) -> str:
+def _clock_text(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

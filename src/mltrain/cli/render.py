@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mltrain.cli.console import log_line, logs_json, open_console, print_labelled
 from mltrain.documents.results import to_plain
@@ -14,12 +14,15 @@ from mltrain.errors import MachineError
 from mltrain.times import format_minutes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from _typeshed import DataclassInstance
     from rich.console import Console, RenderableType
 
     from mltrain.errors import MltrainError
+
+#: What people see of a result, from top to bottom: texts and tables.
+View: TypeAlias = "Iterable[RenderableType]"
 
 # The exit code of a check that found something.
 FAILED_CHECK: Final = 3
@@ -40,7 +43,7 @@ class Outcome:
 
     schema: str
     data: DataclassInstance
-    view: Callable[[], Iterable[RenderableType]]
+    view: Callable[[], View]
     exit_code: int = 0
     to_stderr: bool = False
     failure: MltrainError | None = None
@@ -72,8 +75,8 @@ class FailureDocument:
     error: Failure
 
 
-def document(schema: str, data: DataclassInstance) -> str:
-    """Return the JSON document of a result.
+def format_document(schema: str, data: DataclassInstance) -> str:
+    """Return a result as JSON text, with the name and number of its schema, such as "snapshot/1".
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON cannot hold.
@@ -92,7 +95,7 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
     stream = sys.stderr if outcome.to_stderr else sys.stdout
     try:
         if as_json:
-            stream.write(document(outcome.schema, outcome.data))
+            stream.write(format_document(outcome.schema, outcome.data))
         else:
             show_view(open_console(stderr=outcome.to_stderr), outcome.view())
         stream.flush()
@@ -102,41 +105,41 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
         raise MachineError(f"cannot write the results: {err.strerror}") from err
 
 
-def show_view(console: Console, parts: Iterable[RenderableType]) -> None:
+def show_view(console: Console, view: View) -> None:
     """Print the parts of a view, with a blank line before each titled part and between tables."""
     before: RenderableType | None = None
-    for part in parts:
-        if (
-            before is not None
-            and not isinstance(part, str)
-            and (getattr(part, "title", None) or type(part) is type(before))
-        ):
-            console.print()
+    for part in view:
+        if isinstance(part, str):
+            _show_text(console, part)
+        else:
+            if before is not None and (getattr(part, "title", None) or type(part) is type(before)):
+                console.print()
+            console.print(part)
         before = part
-        _show_part(console, part)
 
 
-def _show_part(console: Console, part: RenderableType) -> None:
+def _show_text(console: Console, text: str) -> None:
+    """Print a text; on a terminal it is wrapped between words."""
     # A pipe gets each line whole; so does a terminal where a text has several lines, because that is a file.
-    if not isinstance(part, str) or not console.is_terminal or "\n" in part:
-        console.print(part, soft_wrap=isinstance(part, str))
+    if not console.is_terminal or "\n" in text:
+        console.print(text, soft_wrap=True)
         return
     from rich.text import Text
 
-    for line in Text(part).wrap(console, console.width):
+    for line in Text(text).wrap(console, console.width):
         line.rstrip()
         console.print(line)
 
 
 def show_failure_document(err: MltrainError) -> None:
     """Print the document of a run that ended in a failed check."""
-    failure = Failure(err.exit_code, err.message, err.hint)
-    sys.stdout.write(document("error/1", FailureDocument(failure)))
+    failure = Failure(exit_code=err.exit_code, message=err.message, hint=err.hint)
+    sys.stdout.write(format_document("error/1", FailureDocument(failure)))
     sys.stdout.flush()
 
 
 def show_error(err: MltrainError, *, debug: bool) -> None:
-    """Print one readable message: what is wrong and where, then what to do."""
+    """Print one readable message: what is wrong and where, then what to do; before it the traceback if `debug`."""
     if debug:
         traceback.print_exception(err)
     if logs_json():
@@ -148,7 +151,7 @@ def show_error(err: MltrainError, *, debug: bool) -> None:
 
 
 def show_bug(err: BaseException, *, debug: bool) -> None:
-    """Print that mltrain itself is at fault, with the traceback if `debug`."""
+    """Print that mltrain itself is at fault; before it the traceback if `debug`."""
     if debug:
         traceback.print_exception(err)
     message = f"{type(err).__name__}: {err}"
@@ -160,21 +163,27 @@ def show_bug(err: BaseException, *, debug: bool) -> None:
         open_console(stderr=True).print("run again with --debug and report the traceback", soft_wrap=True)
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a figure with fixed digits, or a dash."""
+def number_text(value: float | None, digits: int = 4) -> str:
+    """Return a number with `digits` decimals and separated thousands; None is a dash."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def ends(low: float | None, high: float | None) -> str:
-    """Return an interval, or a dash."""
+def interval_text(low: float | None, high: float | None) -> str:
+    """Return the ends of an interval with four decimals; None is a dash."""
     return "-" if low is None or high is None else f"{low:.4f} .. {high:.4f}"
 
 
-def time_text(ms: int | None) -> str:
-    """Return a time in milliseconds since the epoch as 2025-10-15 12:00, UTC."""
-    return "-" if ms is None else format_minutes(ms)
+def time_text(time_ms: int | None) -> str:
+    """Return a time in milliseconds since the epoch as 2025-10-15 12:00, UTC; None is a dash."""
+    return "-" if time_ms is None else format_minutes(time_ms)
 
 
 def minute_text(time: str | None) -> str | None:
     """Return a time such as 2025-10-15T12:00:07Z to the minute, as tables show it: 2025-10-15 12:00."""
     return None if time is None else time[:16].replace("T", " ")
+
+
+def view_pruned(removed: Sequence[str], kept: Mapping[str, str]) -> View:
+    """Show the names of what was removed, and of each old thing that was kept, why."""
+    yield f"{len(removed)} removed" + (f": {', '.join(removed)}" if removed else "")
+    yield from (f"{name} kept: {reason}" for name, reason in kept.items())

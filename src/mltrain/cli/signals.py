@@ -30,6 +30,7 @@ def end_on_signals() -> None:
 
 
 def _end(signum: int, _: FrameType | None) -> None:
+    """Show the cursor again, discard unfinished files, and end the process with 128 + the signal's number."""
     if "rich.live" in sys.modules and os.isatty(_STDERR):
         os.write(_STDERR, _SHOW_CURSOR)
     # Looked up, not imported: what has not been loaded yet has written nothing.

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from mltrain.simulator.server import RequestRecord
 
-MAX_PORT = 65_535
+MAX_PORT: Final = 65_535
 
 # A signal may reach another thread; Python acts on it when the main thread wakes up.
-_WAKE_S = 0.2
+_WAKE_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def sim(
     from mltrain.times import format_ms, parse_time
 
     with (
-        _request_log(log) as (on_answer, wait),
+        _request_log(log) as (write_record, wait),
         SimServer(
             seed=seed,
             signal=signal.value,
@@ -94,7 +94,7 @@ def sim(
             weight_limit=weight_limit,
             faults=() if faults is None else read_faults(faults),
             port=port,
-            on_answer=on_answer,
+            on_answer=write_record,
         ) as server,
     ):
         data = SimDocument(
@@ -111,33 +111,31 @@ def sim(
 
 @contextlib.contextmanager
 def _request_log(path: Path | None) -> Iterator[tuple[Callable[[RequestRecord], None] | None, Callable[[], None]]]:
-    """Yield a function that writes a record, and one that waits until writing fails, which it then raises."""
+    """Yield a function that writes a request to a log, and one that waits until that fails, and raises its error.
+
+    The server calls the first in its thread, where nobody would see the error. Without a path the first is None.
+    """
     from mltrain.documents.results import to_plain
     from mltrain.documents.strict_json import json_line
     from mltrain.storage.disk_errors import disk_errors
 
-    ended = threading.Event()
-    if path is None:
-        yield None, _waiter(ended, [])
-        return
+    failed = threading.Event()
     failures: list[OSError] = []
 
     def write(record: RequestRecord) -> None:
         try:
             stream.write(f"{json_line(to_plain(record))}\n")
         except OSError as err:
-            # This is the server's thread: the main thread has to raise it.
             failures.append(err)
-            ended.set()
+            failed.set()
 
-    with disk_errors(path, "write"), path.open("a", encoding="utf-8", buffering=1) as stream:
-        yield write, _waiter(ended, failures)
-
-
-def _waiter(ended: threading.Event, failures: list[OSError]) -> Callable[[], None]:
     def wait() -> None:
-        while not ended.wait(_WAKE_S):
+        while not failed.wait(_WAKE_S):
             pass
         raise failures[0]
 
-    return wait
+    if path is None:
+        yield None, wait
+        return
+    with disk_errors(path, "write"), path.open("a", encoding="utf-8", buffering=1) as stream:
+        yield write, wait

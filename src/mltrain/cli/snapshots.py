@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -11,8 +11,8 @@ from mltrain.cli.address_space import CANDLES_MB
 from mltrain.cli.arguments import KeepOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.completion import complete_snapshot, complete_symbols
-from mltrain.cli.help import DATA, add_command, new_group
-from mltrain.cli.render import FAILED_CHECK, Outcome, time_text
+from mltrain.cli.help import add_command, data_option, new_group
+from mltrain.cli.render import FAILED_CHECK, Outcome, time_text, view_pruned
 from mltrain.cli.sources import (
     CONNECTIONS,
     MAX_WAIT_S,
@@ -25,21 +25,18 @@ from mltrain.cli.sources import (
     Signal,
     SimSeed,
     SourceName,
-    read_rules,
-    read_source,
+    read_network_rules,
+    read_source_spec,
 )
-from mltrain.cli.tables import table
+from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
-
+    from mltrain.cli.render import View
     from mltrain.snapshots.take import TakenSnapshot
     from mltrain.sources.network_rules import NetworkRules
 
-DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
+DEFAULT_SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -57,64 +54,45 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(cache, name="cache")
 
 
-@command(takes_mb=CANDLES_MB)
+@command(need_mb=CANDLES_MB)
 def snapshot(
     session: Session,
     source: Annotated[
         SourceName | None,
-        typer.Option(
+        data_option(
             "--source",
             help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market. "
             "Default: binance.",
-            rich_help_panel=DATA,
         ),
     ] = None,
     symbols: Annotated[
         str,
-        typer.Option(
-            "--symbols",
-            metavar="SYMBOLS",
-            help="Comma-separated.",
-            autocompletion=complete_symbols,
-            rich_help_panel=DATA,
-        ),
+        data_option("--symbols", metavar="SYMBOLS", help="Comma-separated.", autocompletion=complete_symbols),
     ] = DEFAULT_SYMBOLS,
-    days: Annotated[
-        int, typer.Option("--days", min=1, max=5000, help="Days of candles before the end.", rich_help_panel=DATA)
-    ] = 90,
-    interval: Annotated[str, typer.Option("--interval", help="Interval of the candles.", rich_help_panel=DATA)] = "1m",
+    days: Annotated[int, data_option("--days", min=1, max=5000, help="Days of candles before the end.")] = 90,
+    interval: Annotated[str, data_option("--interval", help="Interval of the candles.")] = "1m",
     end: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             "--end",
             metavar="TIME",
             help="End of the candles, such as 2025-10-15T12:00:00Z. Default: the source's clock.",
-            rich_help_panel=DATA,
         ),
     ] = None,
     max_missing: Annotated[
         str,
-        typer.Option(
-            "--max-missing",
-            metavar="SHARE",
-            help="Fail if a larger share of a symbol's candles is missing.",
-            rich_help_panel=DATA,
-        ),
+        data_option("--max-missing", metavar="SHARE", help="Fail if a larger share of a symbol's candles is missing."),
     ] = "100%",
     refresh: Annotated[
-        bool,
-        typer.Option(
-            "--refresh", help="Download cached days again, and report what the exchange changed.", rich_help_panel=DATA
-        ),
+        bool, data_option("--refresh", help="Download cached days again, and report what the exchange changed.")
     ] = False,
     rebuild: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             "--rebuild",
             metavar="SNAPSHOT",
             help="Rebuild the damaged files of this snapshot instead of taking a new one.",
             autocompletion=complete_snapshot,
-            rich_help_panel=DATA,
         ),
     ] = None,
     folder: Folder = None,
@@ -132,10 +110,10 @@ def snapshot(
     from mltrain.sources.opening import open_source
     from mltrain.times import parse_time
 
-    rules = read_rules(max_wait=max_wait, connections=connections, use_env_proxy=use_env_proxy)
+    rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:
         return _rebuild(session, rebuild, rules=rules, base_url=base_url, archive_url=archive_url)
-    spec = read_source(
+    spec = read_source_spec(
         source,
         interval=interval,
         folder=folder,
@@ -167,18 +145,18 @@ def split_symbols(text: str) -> tuple[str, ...]:
     """
     from mltrain.names import check_symbol
 
-    found = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
-    if not found:
+    symbols = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
+    if not symbols:
         raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
-    if len(set(found)) != len(found):
+    if len(set(symbols)) != len(symbols):
         raise UsageError("--symbols names a symbol twice")
-    return found
+    return symbols
 
 
 def _read_share(text: str) -> float:
-    """Return a share such as 5% or 0.05 as a number in [0, 1]."""
-    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", text.strip())
-    share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
+    """Return the value of --max-missing, such as 5% or 0.05, as a number in [0, 1]."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
     if not 0 <= share <= 1:
         from mltrain.names import show
 
@@ -189,37 +167,44 @@ def _read_share(text: str) -> float:
 def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
+    """Rebuild the damaged files of a snapshot from the source that it was taken from."""
     from mltrain.cli.snapshot_documents import RebuildDocument
     from mltrain.snapshots.rebuild import rebuild_snapshot
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.sources.opening import open_recorded
 
-    snap = open_snapshot(session.data_dir, ref)
-    source = open_recorded(snap.source, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
-    files = rebuild_snapshot(snap, source, data_dir=session.data_dir, progress=session.progress)
-    lost = any(file.outcome == "lost" for file in files)
+    damaged = open_snapshot(session.data_dir, ref)
+    source = open_recorded(damaged.source, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
+    files = rebuild_snapshot(damaged, source, data_dir=session.data_dir, progress=session.progress)
+    sound = all(file.outcome != "lost" for file in files)
 
-    def view() -> Iterator[RenderableType]:
-        yield f"snapshot {snap.id}"
-        yield table(None, ("file", "outcome", "why"), [(f.file, f.outcome, f.detail) for f in files], kinds="  f")
+    def view() -> View:
+        yield f"snapshot {damaged.id}"
+        rows = [(file.file, file.outcome, file.detail) for file in files]
+        yield table(None, "file", "outcome", *folding("why"), rows=rows)
 
-    return Outcome("rebuild/1", RebuildDocument(snap.id, not lost, files), view, exit_code=FAILED_CHECK if lost else 0)
+    document = RebuildDocument(damaged.id, sound, files)
+    return Outcome("rebuild/1", document, view, exit_code=0 if sound else FAILED_CHECK)
 
 
-def _view_snapshot(taken: TakenSnapshot) -> Iterator[RenderableType]:
+def _view_snapshot(taken: TakenSnapshot) -> View:
+    """Show the rows and gaps of each symbol, and the traffic of the download if there was one."""
     snap, traffic = taken.snapshot, taken.traffic
     yield f"snapshot {snap.id}: {'written' if taken.created else 'already there'} ({snap.path})"
-    took = {t.symbol: t for t in traffic.symbols} if traffic else {}
-    rows = [
-        (f.symbol, f"{f.rows:,}", time_text(f.first_ms), time_text(f.last_ms), len(f.gaps),
-         *((took[f.symbol].requests, f"{took[f.symbol].seconds:.1f}") if took else
-           (f"{f.zero_trade_rows:,}", f"{f.bytes / 1e6:.1f}")))
-        for f in snap.facts
-    ]  # fmt: skip
-    last_two = ("requests", "s") if took else ("no trades", "MB")
-    yield table(None, ("symbol", "rows", "first (UTC)", "last (UTC)", "gaps", *last_two), rows, kinds=" r  rrr")
-    if missing := sum(f.missing for f in snap.facts):
-        yield f"{missing:,} candles are missing in {sum(len(f.gaps) for f in snap.facts)} gaps"
+    traffic_by_symbol = {t.symbol: t for t in traffic.symbols} if traffic else {}
+    rows = []
+    for facts in snap.facts:
+        if traffic_by_symbol:
+            of_symbol = traffic_by_symbol[facts.symbol]
+            last_two: tuple[object, object] = (of_symbol.requests, f"{of_symbol.seconds:.1f}")
+        else:
+            last_two = (f"{facts.zero_trade_rows:,}", f"{facts.bytes / 1e6:.1f}")
+        first, last = time_text(facts.first_ms), time_text(facts.last_ms)
+        rows.append((facts.symbol, f"{facts.rows:,}", first, last, len(facts.gaps), *last_two))
+    last_columns = right("gaps", *(("requests", "s") if traffic_by_symbol else ("no trades", "MB")))
+    yield table(None, "symbol", *right("rows"), "first (UTC)", "last (UTC)", *last_columns, rows=rows)
+    if missing := sum(facts.missing for facts in snap.facts):
+        yield f"{missing:,} candles are missing in {sum(len(facts.gaps) for facts in snap.facts)} gaps"
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
         yield (
@@ -237,51 +222,55 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
         return None
-    found = list_snapshots(session.data_dir)
+    listed = list_snapshots(session.data_dir)
 
-    def view() -> Iterator[RenderableType]:
-        if not found:
+    def view() -> View:
+        if not listed:
             yield f"no snapshots in {session.data_dir}: take one with `mltrain snapshot`"
             return
         rows = [
-            (r.id, "*" if r.latest else "", ", ".join(r.symbols), f"{r.rows:,}", time_text(r.first_ms),
-             time_text(r.last_ms), r.problem or "")
-            for r in found
+            (s.id, "*" if s.latest else "", ", ".join(s.symbols), f"{s.rows:,}", time_text(s.first_ms),
+             time_text(s.last_ms), s.problem or "")
+            for s in listed
         ]  # fmt: skip
-        columns = ("snapshot", "latest", "symbols", "rows", "first (UTC)", "last (UTC)", "problem")
-        yield table(None, columns, rows, kinds="  fr of")
+        yield table(
+            None,
+            "snapshot",
+            "latest",
+            *folding("symbols"),
+            *right("rows"),
+            "first (UTC)",
+            *optional("last (UTC)"),
+            *folding("problem"),
+            rows=rows,
+        )
 
-    return Outcome("snapshots/1", SnapshotsDocument(found), view)
+    return Outcome("snapshots/1", SnapshotsDocument(listed), view)
 
 
 @command()
-def snapshots_diff(
-    session: Session,
-    before: SnapshotArgument,
-    after: SnapshotArgument,
-) -> Outcome:
+def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotArgument) -> Outcome:
     """Compare two snapshots: candles that only one has, and candles that differ."""
     from mltrain.candles.diff import describe_diff
     from mltrain.cli.snapshot_documents import SnapshotsDiffDocument
     from mltrain.snapshots.snapshot import compare_snapshots, open_snapshot
 
-    one, other = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
-    found = compare_snapshots(one, other)
+    first, second = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
+    symbols = compare_snapshots(first, second)
 
-    def view() -> Iterator[RenderableType]:
-        yield f"from {one.id} to {other.id}"
-        for s in found:
+    def view() -> View:
+        yield f"from {first.id} to {second.id}"
+        for s in symbols:
             if s.only:
                 yield f"{s.symbol}: only in {s.only}"
             elif s.diff is not None:
                 yield f"{s.symbol}: {describe_diff(s.diff)}"
-        rows = [
-            (s.symbol, e.ts, e.field, e.before, e.after) for s in found if s.diff is not None for e in s.diff.examples
-        ]
-        if rows:
-            yield table("Examples", ("symbol", "candle (UTC)", "field", "before", "after"), rows, kinds="   rr")
+        examples = [(s.symbol, example) for s in symbols if s.diff is not None for example in s.diff.examples]
+        if examples:
+            rows = [(symbol, e.ts, e.field, e.before, e.after) for symbol, e in examples]
+            yield table("Examples", "symbol", "candle (UTC)", "field", *right("before", "after"), rows=rows)
 
-    return Outcome("snapshots-diff/1", SnapshotsDiffDocument(one.id, other.id, found), view)
+    return Outcome("snapshots-diff/1", SnapshotsDiffDocument(first.id, second.id, symbols), view)
 
 
 @command()
@@ -289,14 +278,9 @@ def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
     """Remove the oldest snapshots, except `latest`, those of stored versions, and those in use by a training."""
     from mltrain.pipeline.snapshot_pruning import prune_snapshots
 
-    done = prune_snapshots(session.data_dir, keep=keep)
-
-    def view() -> Iterator[RenderableType]:
-        yield f"{len(done.removed)} removed" + (f": {', '.join(done.removed)}" if done.removed else "")
-        for kept in done.kept:
-            yield f"{kept.id} kept: {kept.why}"
-
-    return Outcome("snapshots-prune/1", done, view)
+    pruned = prune_snapshots(session.data_dir, keep=keep)
+    kept = {snapshot.id: snapshot.why for snapshot in pruned.kept}
+    return Outcome("snapshots-prune/1", pruned, lambda: view_pruned(pruned.removed, kept))
 
 
 @command()
@@ -305,18 +289,19 @@ def cache_info(session: Session) -> Outcome:
     from mltrain.cli.snapshot_documents import CacheInfoDocument
     from mltrain.sources.cache_upkeep import list_cache
 
-    found = list_cache(session.data_dir)
+    cached = list_cache(session.data_dir)
 
-    def view() -> Iterator[RenderableType]:
-        if not found:
+    def view() -> View:
+        if not cached:
             yield f"nothing is cached in {session.data_dir}"
             return
-        rows = [(r.source, r.symbol, r.interval, r.days, r.first, r.last, f"{r.bytes / 1e6:.1f}") for r in found]
-        columns = ("source", "symbol", "interval", "days", "first", "last", "MB")
-        yield table(None, columns, rows, kinds="f  r  r")
-        yield f"{sum(r.bytes for r in found) / 1e6:,.1f} MB in total"
+        rows = [(r.source, r.symbol, r.interval, r.days, r.first, r.last, f"{r.bytes / 1e6:.1f}") for r in cached]
+        yield table(
+            None, *folding("source"), "symbol", "interval", *right("days"), "first", "last", *right("MB"), rows=rows
+        )
+        yield f"{sum(r.bytes for r in cached) / 1e6:,.1f} MB in total"
 
-    return Outcome("cache-info/1", CacheInfoDocument(found), view)
+    return Outcome("cache-info/1", CacheInfoDocument(cached), view)
 
 
 @command()
@@ -333,6 +318,5 @@ def cache_prune(
 
     if (before is None) == (not everything):
         raise UsageError("say what to remove", hint="pass --before 2025-07-01, or --all")
-    done = prune_cache(session.data_dir, before_ms=None if before is None else parse_time(before))
-
-    return Outcome("cache-prune/1", done, lambda: [f"{done.days} days removed, {done.bytes / 1e6:,.1f} MB"])
+    pruned = prune_cache(session.data_dir, before_ms=None if before is None else parse_time(before))
+    return Outcome("cache-prune/1", pruned, lambda: [f"{pruned.days} days removed, {pruned.bytes / 1e6:,.1f} MB"])

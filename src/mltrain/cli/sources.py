@@ -7,9 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import typer
-
-from mltrain.cli.help import DATA, NETWORK
+from mltrain.cli.help import data_option, network_option
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,68 +38,45 @@ class SimSignal(StrEnum):
 
 Folder = Annotated[
     Path | None,
-    typer.Option(
-        "--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files.", rich_help_panel=DATA
-    ),
+    data_option("--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files."),
 ]
-SimSeed = Annotated[
-    int | None, typer.Option("--sim-seed", min=0, help="sim: seed of the simulated market.", rich_help_panel=DATA)
-]
+SimSeed = Annotated[int | None, data_option("--sim-seed", min=0, help="sim: seed of the simulated market.")]
 Signal = Annotated[
     SimSignal | None,
-    typer.Option(
+    data_option(
         "--sim-signal",
         help="sim: how predictable the market is; the best possible accuracy is 50, 51.4 or 60.1 %.",
-        rich_help_panel=DATA,
     ),
 ]
 BaseUrl = Annotated[
     str | None,
-    typer.Option(
-        "--base-url",
-        metavar="URL",
-        envvar=BASE_URL_VARIABLE,
-        help="binance, archive: another REST host.",
-        rich_help_panel=DATA,
-    ),
+    data_option("--base-url", metavar="URL", envvar=BASE_URL_VARIABLE, help="binance, archive: another REST host."),
 ]
 ArchiveUrl = Annotated[
     str | None,
-    typer.Option(
-        "--archive-url",
-        metavar="URL",
-        envvar=ARCHIVE_URL_VARIABLE,
-        help="archive: another archive of daily files.",
-        rich_help_panel=DATA,
+    data_option(
+        "--archive-url", metavar="URL", envvar=ARCHIVE_URL_VARIABLE, help="archive: another archive of daily files."
     ),
 ]
 MaxWait = Annotated[
     float,
-    typer.Option(
+    network_option(
         "--max-wait",
         metavar="SECONDS",
         min=0,
         help="Longest wait that the exchange may demand before it counts as an error.",
-        rich_help_panel=NETWORK,
     ),
 ]
-Connections = Annotated[
-    int, typer.Option("--connections", min=1, max=64, help="Concurrent requests.", rich_help_panel=NETWORK)
-]
+Connections = Annotated[int, network_option("--connections", min=1, max=64, help="Concurrent requests.")]
 EnvProxy = Annotated[
-    bool,
-    typer.Option(
-        "--use-env-proxy",
-        help="Use the proxy and the certificates that the environment names.",
-        rich_help_panel=NETWORK,
-    ),
+    bool, network_option("--use-env-proxy", help="Use the proxy and the certificates that the environment names.")
 ]
 
 MAX_WAIT_S: Final = 120.0
 CONNECTIONS: Final = 16
 
 
-def read_source(
+def read_source_spec(
     name: SourceName | None,
     *,
     interval: str,
@@ -112,12 +87,13 @@ def read_source(
     archive_url: str | None,
     end: str | None = None,
 ) -> SourceSpec:
-    """Return the source that the options describe.
+    """Return the source that the options of a command describe; None is an option that was not given.
 
-    Without a name, an option that only one source has selects that source; the default is the exchange.
+    Without a name (--source), an option that only one source has selects that source; the default is the exchange.
+    The end of the candles is the clock of the simulated market, and means nothing for other sources.
 
     Raises:
-        UsageError: An option belongs to another source.
+        UsageError: An option belongs to another source, or --from is missing.
     """
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.times import parse_time
@@ -153,17 +129,17 @@ def read_source(
     )
 
 
-def read_rules(
-    *, max_wait: float = MAX_WAIT_S, connections: int = CONNECTIONS, use_env_proxy: bool = False
+def read_network_rules(
+    *, max_wait_s: float = MAX_WAIT_S, connections: int = CONNECTIONS, use_env_proxy: bool = False
 ) -> NetworkRules:
-    """Return how the network may be used. Only this function reads the proxy variables."""
+    """Return the rules for network access. Only this function reads the proxy variables of the environment."""
     from mltrain.sources.network_rules import NetworkRules
 
     proxy = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)
     authorities = os.environ.get("SSL_CERT_FILE")
     return NetworkRules(
         connections=connections,
-        max_wait_s=max_wait,
+        max_wait_s=max_wait_s,
         proxy=proxy if use_env_proxy else None,
         proxy_unused=proxy is not None and not use_env_proxy,
         ca_file=Path(authorities) if use_env_proxy and authorities else None,

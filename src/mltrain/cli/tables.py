@@ -6,8 +6,8 @@ without its optional columns; and where even that is too wide, as one paragraph 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,24 +39,71 @@ STYLES: Final = {
 }
 
 
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, kinds: str = "") -> Table:
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        header: Above it.
+        kind: See `right`, `folding`, `optional` and `bar`; all but "folding" stay on one line.
+        cells: From top to bottom.
+    """
+
+    header: str
+    kind: Literal["left", "right", "folding", "optional", "bar"] = "left"
+    cells: tuple[Text, ...] = ()
+
+    @property
+    def cell_width(self) -> int:
+        """The width of the widest cell."""
+        return max((cell.cell_len for cell in self.cells), default=0)
+
+    def min_width(self, *, folded_header: bool) -> int:
+        """Return the width below which the column cannot be shown."""
+        width = self.cell_width
+        if self.kind == "folding":
+            width = min(width, max(MIN_FOLDED, -(-width // MAX_LINES)))
+        if self.kind == "bar":
+            width = MIN_BAR
+        return max(width, *map(len, self.header_text(folded=folded_header).split("\n")))
+
+    def header_text(self, *, folded: bool) -> str:
+        """Return the header; where it is folded and wider than the cells, with one word per line."""
+        return self.header.replace(" ", "\n") if folded and len(self.header) > self.cell_width else self.header
+
+
+def right(*headers: str) -> tuple[Column, ...]:
+    """Return right-aligned columns, without cells yet."""
+    return tuple(Column(header, "right") for header in headers)
+
+
+def folding(*headers: str) -> tuple[Column, ...]:
+    """Return columns whose cells may take several lines, and that are left out where every cell is empty."""
+    return tuple(Column(header, "folding") for header in headers)
+
+
+def optional(*headers: str) -> tuple[Column, ...]:
+    """Return columns that are left out where there is no room for them."""
+    return tuple(Column(header, "optional") for header in headers)
+
+
+def bar(header: str) -> Column:
+    """Return a column of bars, whose cells are shares from 0 to 1."""
+    return Column(header, "bar")
+
+
+def table(title: str | None, *columns: str | Column, rows: Iterable[Sequence[object]]) -> Table:
     """Return a table of plain cells.
 
     Args:
         title: Shown above; None for none.
-        columns: Headers.
+        columns: From left to right; a text is the header of a left-aligned column.
         rows: Cells; None is shown as a dash, and a known word such as GO gets its style.
-        kinds: One character per column, as `Column.kind`; missing ones are blanks.
     """
     cells = [tuple(map(_cell, row)) for row in rows]
-    turned = zip(*cells, strict=True) if cells else [()] * len(columns)
-    triples = zip(columns, kinds.ljust(len(columns)), turned, strict=True)
-    return Table(title, tuple(Column(header, kind, tuple(cells)) for header, kind, cells in triples))
-
-
-def framed(title: str, parts: Iterable[RenderableType], *, style: str) -> Framed:
-    """Return parts under a title, in a box where the terminal can draw one."""
-    return Framed(title, tuple(parts), style)
+    by_column = zip(*cells, strict=True) if cells else [()] * len(columns)
+    empty = [Column(column) if isinstance(column, str) else column for column in columns]
+    return Table(title, tuple(replace(c, cells=tuple(cells)) for c, cells in zip(empty, by_column, strict=True)))
 
 
 def _cell(value: object) -> Text:
@@ -64,37 +111,6 @@ def _cell(value: object) -> Text:
 
     text = "-" if value is None else str(value)
     return Text(text, style=STYLES.get(text, ""), overflow="fold")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        header: Above it.
-        kind: "r": right-aligned; "f": may fold, and is left out where every cell is empty; "b": a bar whose cells are
-            shares from 0 to 1; "o": optional, left out where there is no room; else left-aligned. All but "f" stay on
-            one line.
-        cells: From top to bottom.
-    """
-
-    header: str
-    kind: str
-    cells: tuple[Text, ...]
-
-    def min_width(self, *, folded_header: bool) -> int:
-        """Return the width below which the column cannot be shown."""
-        width = max((cell.cell_len for cell in self.cells), default=0)
-        if self.kind == "f":
-            width = min(width, max(MIN_FOLDED, -(-width // MAX_LINES)))
-        if self.kind == "b":
-            width = MIN_BAR
-        return max(width, *map(len, self.header_text(folded=folded_header).split("\n")))
-
-    def header_text(self, *, folded: bool) -> str:
-        """Return the header; where it is folded and wider than the cells, with one word per line."""
-        width = max((cell.cell_len for cell in self.cells), default=0)
-        return self.header.replace(" ", "\n") if folded and len(self.header) > width else self.header
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +126,12 @@ class Table:
     columns: tuple[Column, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Yield the layout for the width that there is."""
+        """Yield the first layout that is no wider than the console."""
         del console
         from rich.text import Text
 
-        shown = [c for c in self.columns if c.kind != "f" or any(cell.plain for cell in c.cells)]
-        needed = [c for c in shown if c.kind != "o"]
+        shown = [c for c in self.columns if c.kind != "folding" or any(cell.plain for cell in c.cells)]
+        needed = [c for c in shown if c.kind != "optional"]
         if self.title:
             yield Text(self.title, style="bold")
         for columns, folded in ((shown, False), (shown, True), (needed, False), (needed, True)):
@@ -135,34 +151,34 @@ def _as_rich_table(columns: Sequence[Column], *, folded_headers: bool) -> RichTa
     for column in columns:
         rich_table.add_column(
             column.header_text(folded=folded_headers),
-            justify="right" if column.kind == "r" else "left",
-            no_wrap=column.kind not in "fb",
-            max_width=MAX_BAR if column.kind == "b" else None,
+            justify="right" if column.kind == "right" else "left",
+            no_wrap=column.kind not in {"folding", "bar"},
+            max_width=MAX_BAR if column.kind == "bar" else None,
             overflow="fold",
         )
     for row in zip(*(c.cells for c in columns), strict=True):
         cells = zip(columns, row, strict=True)
-        rich_table.add_row(*(ProgressBar(1, float(cell.plain)) if c.kind == "b" else cell for c, cell in cells))
+        rich_table.add_row(*(ProgressBar(1, float(cell.plain)) if c.kind == "bar" else cell for c, cell in cells))
     return rich_table
 
 
-def _as_paragraphs(columns: Sequence[Column], room: int) -> Iterator[RenderableType]:
-    """Yield one paragraph per row: its first cell, then each other cell that says something, with its header."""
+def _as_paragraphs(columns: Sequence[Column], width: int) -> Iterator[RenderableType]:
+    """Yield one paragraph per row: the first cell, then each further cell that is not empty, with its header."""
     from rich.padding import Padding
     from rich.text import Text
 
     head, *rest = columns
     for row, first in enumerate(head.cells):
         # A number alone says nothing.
-        name = f"{head.header} " if head.kind == "r" else ""
+        name = f"{head.header} " if head.kind == "right" else ""
         yield Text.assemble((name, "dim"), (first.plain, "bold"), overflow="fold")
         lines: list[Text] = []
         for column in rest:
             cell = column.cells[row]
-            if column.kind == "b" or cell.plain in {"", "-"}:
+            if column.kind == "bar" or cell.plain in {"", "-"}:
                 continue
             item = Text.assemble((f"{column.header} ".lstrip(), "dim"), cell, overflow="fold")
-            if lines and INDENT + lines[-1].cell_len + GAP + item.cell_len <= room:
+            if lines and INDENT + lines[-1].cell_len + GAP + item.cell_len <= width:
                 lines[-1].append(" " * GAP).append_text(item)
             else:
                 lines.append(item)

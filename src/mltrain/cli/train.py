@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from mltrain.cli.address_space import LEARNING_MB
-from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, read_ops
-from mltrain.cli.command import Session, command, who
+from mltrain.cli.arguments import FeaturesOption, OpsOption, SnapshotOption, register_ops
+from mltrain.cli.command import Session, command, current_user
 from mltrain.cli.completion import complete_version
 from mltrain.cli.config import (
     CalibrationOption,
@@ -24,15 +24,13 @@ from mltrain.cli.config import (
     ValRatio,
     given_settings,
 )
-from mltrain.cli.help import MODEL, OUTPUT, SEARCH, add_command
-from mltrain.cli.render import Outcome, ends, number, time_text
-from mltrain.cli.tables import framed, table
+from mltrain.cli.help import add_command, model_option, output_option, search_option
+from mltrain.cli.render import Outcome, interval_text, number_text, time_text
+from mltrain.cli.tables import Framed, folding, optional, right, table
+from mltrain.errors import NoGoError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
-
+    from mltrain.cli.render import View
     from mltrain.cli.train_documents import TrainDocument
     from mltrain.gates.verdict import Verdict
     from mltrain.pipeline.demo import DemoReport
@@ -42,8 +40,7 @@ if TYPE_CHECKING:
     from mltrain.training.bootstrap import Interval
     from mltrain.training.economics import Economics
 
-NO_GO = 4
-GIB = 1 << 30
+GIB: Final = 1 << 30
 
 
 class FittedRows(StrEnum):
@@ -59,7 +56,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "demo", demo, example="mltrain demo")
 
 
-@command(opens_versions=True, takes_mb=LEARNING_MB)
+@command(opens_versions=True, need_mb=LEARNING_MB)
 def train(
     session: Session,
     ref: SnapshotOption = "latest",
@@ -73,68 +70,44 @@ def train(
     config: Config = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            max=256,
-            help="Processes that run trials; by default one per core.",
-            rich_help_panel=SEARCH,
-        ),
+        search_option("--workers", min=1, max=256, help="Processes that run trials; by default one per core."),
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Continue an interrupted search instead of starting again.", rich_help_panel=SEARCH
-        ),
+        bool, search_option("--resume", help="Continue an interrupted search instead of starting again.")
     ] = False,
     timeout_s: Annotated[
         float | None,
-        typer.Option(
+        search_option(
             "--timeout",
             metavar="SECONDS",
             min=0.001,
             help="Stop the search after this time and take the best trial so far.",
-            rich_help_panel=SEARCH,
         ),
     ] = None,
     warm_start: Annotated[
         str | None,
-        typer.Option(
+        search_option(
             "--warm-start",
             metavar="VERSION",
             help="Try the hyperparameters of this version right after the defaults.",
             autocompletion=complete_version,
-            rich_help_panel=SEARCH,
         ),
     ] = None,
     final: Annotated[
         FittedRows,
-        typer.Option(
-            "--final",
-            help="Rows that the served model is fitted on; all: those of the holdout, too.",
-            rich_help_panel=MODEL,
-        ),
+        model_option("--final", help="Rows that the served model is fitted on; all: those of the holdout, too."),
     ] = FittedRows.INNER,
     max_rows: MaxRows = None,
     promote: Annotated[
-        bool,
-        typer.Option(
-            "--promote/--no-promote", help="Promote the version if it is GO and not held.", rich_help_panel=OUTPUT
-        ),
+        bool, output_option("--promote/--no-promote", help="Promote the version if it is GO and not held.")
     ] = True,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show rows, blocks, memory and minutes; train nothing.", rich_help_panel=OUTPUT),
+        bool, output_option("--dry-run", help="Show rows, blocks, memory and minutes; train nothing.")
     ] = False,
     ops: OpsOption = None,
     sign: Annotated[
         Path | None,
-        typer.Option(
-            "--sign",
-            metavar="FILE",
-            help="Sign the version with this private key (Ed25519, PEM).",
-            rich_help_panel=OUTPUT,
-        ),
+        output_option("--sign", metavar="FILE", help="Sign the version with this private key (Ed25519, PEM)."),
     ] = None,
 ) -> Outcome:
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
@@ -147,17 +120,14 @@ def train(
     from mltrain.pipeline.train import train as run_training
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.store.signature import open_signer
-    from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
     from mltrain.training.search import ExecutionOptions
 
-    read_ops(ops)
-    settings = load_config(
-        config,
-        overrides=given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows),
-    )
+    register_ops(ops)
+    overrides = given_settings(trials, early_stop, calibration, class_weight, val_ratio, seed, max_rows)
+    settings = load_config(config, overrides=overrides)
     signer = None if sign is None else open_signer(sign, data_dir=session.data_dir)
-    store = Store(session.data_dir, signer=signer)
+    store = session.open_store(signer=signer)
     # Before anything else: a copy without links has no latest snapshot either, and this error says why.
     store.check_pointer()
     request = TrainRequest(
@@ -166,7 +136,7 @@ def train(
         config=settings,
         execution=ExecutionOptions(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
-        by=who(),
+        by=current_user(),
         final="all" if final is FittedRows.ALL else "inner",
         warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
     )
@@ -176,40 +146,45 @@ def train(
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     if isinstance(report, StoredVersion):
         return _already_there(report)
-    verdict = report.training.verdict
-    return Outcome(
-        "train/1", _training_document(report), lambda: _view_training(report), exit_code=0 if verdict.go else NO_GO
-    )
+    exit_code = 0 if report.training.verdict.go else NoGoError.exit_code
+    return Outcome("train/1", _training_document(report), lambda: _view_training(report), exit_code=exit_code)
 
 
 def _already_there(version: StoredVersion) -> Outcome:
-    """Show the version that this training would only repeat, and the next step."""
+    """Show the stored version whose bytes this training would only repeat, and the next step."""
     from mltrain.cli.train_documents import AlreadyThereDocument
     from mltrain.store.listing import read_version_card
 
     card = read_version_card(version)
-    gates = card.sections("gates", "outcomes")
-    other = any((gate.text("name"), gate.text("outcome")) == ("meaning", "held") for gate in gates)
+    outcomes = {gate.text("name"): gate.text("outcome") for gate in card.sections("gates", "outcomes")}
 
-    def view() -> Iterator[RenderableType]:
+    def view() -> View:
         yield f"already there: {version.name}, same bytes"
         if version.live:
             yield "it is the live version; another seed or newer candles would make another one"
         elif version.verdict == "GO":
             if held := card.text("gates", "held"):
                 yield f"held: {held}"
-            yield f"it is GO and not live; to promote it: `{_promote_line(version.name, other_meaning=other)}`"
+            promote = _promote_line(version.name, other_meaning=outcomes.get("meaning") == "held")
+            yield f"it is GO and not live; to promote it: `{promote}`"
         else:
             yield f"it is NO-GO; `mltrain card show {version.name}` shows why"
 
-    data = AlreadyThereDocument(version.name, version.folder, version.verdict, version.live)
+    data = AlreadyThereDocument(version.name, version.folder, version.verdict, best=version.live)
     return Outcome("train-already-there/1", data, view)
 
 
-def _view_plan(plan: Plan) -> Iterator[RenderableType]:
+def _view_plan(plan: Plan) -> View:
+    """Show what a training would do: the blocks of the split, rows, memory and time."""
     rows = [(b.name, f"{b.rows:,}", b.purged_rows, time_text(b.start_ms), time_text(b.end_ms)) for b in plan.blocks]
-    yield table(f"Blocks of {plan.snapshot}", ("block", "rows", "purged", "first (UTC)", "last (UTC)"), rows,
-                kinds=" rro ")  # fmt: skip
+    yield table(
+        f"Blocks of {plan.snapshot}",
+        "block",
+        *right("rows", "purged"),
+        *optional("first (UTC)"),
+        "last (UTC)",
+        rows=rows,
+    )
     yield f"{plan.candles:,} candles become {plan.rows:,} rows of {plan.features} features"
     available = "" if plan.available_bytes is None else f" of {plan.available_bytes / GIB:.1f} GiB available"
     yield f"memory: about {plan.peak_bytes / GIB:.2f} GiB{available}, with {plan.workers} worker(s)"
@@ -217,9 +192,11 @@ def _view_plan(plan: Plan) -> Iterator[RenderableType]:
 
 
 def _training_document(report: TrainReport) -> TrainDocument:
+    """Return the JSON document of a training."""
     from mltrain.cli.train_documents import TrainDocument
 
     run = report.training
+    search, holdout, scores = run.model.search, run.holdout, run.holdout.scores
     return TrainDocument(
         version=report.version,
         folder=report.folder,
@@ -228,60 +205,61 @@ def _training_document(report: TrainReport) -> TrainDocument:
         held=report.held,
         model_sha256=report.model_sha256,
         snapshot=run.data.snapshot.id,
-        trials=len(run.model.search.trials),
-        trials_resumed=run.model.search.resumed,
-        timed_out=run.model.search.timed_out,
-        best_trial=run.model.search.best.number,
-        rounds=run.model.search.best.best_round,
+        trials=len(search.trials),
+        trials_resumed=search.resumed,
+        timed_out=search.timed_out,
+        best_trial=search.best.number,
+        rounds=search.best.best_round,
         calibration=run.model.calibration.calibrator.method,
-        metrics=run.holdout.scores.after,
-        intervals=run.holdout.scores.intervals,
-        baselines=run.holdout.scores.baselines,
-        comparison=run.holdout.scores.comparison,
-        latency_ms=run.holdout.latency.candles,
+        metrics=scores.after,
+        intervals=scores.intervals,
+        baselines=scores.baselines,
+        comparison=scores.comparison,
+        latency_ms=holdout.latency.candles,
         gates=run.verdict.outcomes,
         symbols=run.verdict.symbols,
-        economics=run.holdout.economics,
+        economics=holdout.economics,
         loosened=run.loosened,
-        looks=run.holdout.looks,
+        looks=holdout.looks,
         warnings=run.provenance.warnings,
     )
 
 
-def _view_training(report: TrainReport) -> Iterator[RenderableType]:
+def _view_training(report: TrainReport) -> View:
+    """Show a training: rows, trials, metrics on the holdout, and in a frame the verdict."""
     run = report.training
-    scores, best, holdout = run.holdout.scores, run.model.search.best, run.data.split.holdout
-    pruned = sum(t.state == "pruned" for t in run.model.search.trials)
+    search, scores, split = run.model.search, run.holdout.scores, run.data.split
     yield (
-        f"{run.data.split.inner.rows:,} rows searched, {scores.rows:,} held out "
-        f"({time_text(holdout.start_ms)} to {time_text(holdout.end_ms)} UTC)"
+        f"{split.inner.rows:,} rows searched, {scores.rows:,} held out "
+        f"({time_text(split.holdout.start_ms)} to {time_text(split.holdout.end_ms)} UTC)"
     )
+    best, pruned = search.best, sum(trial.state == "pruned" for trial in search.trials)
     yield (
-        f"{len(run.model.search.trials)} trials, {pruned} pruned; best is {best.number} with {best.best_round} rounds, "
+        f"{len(search.trials)} trials, {pruned} pruned; best is {best.number} with {best.best_round} rounds, "
         f"out-of-fold log loss {best.loss:.5f}; calibration {run.model.calibration.calibrator.method}"
     )
+    baselines = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}
     rows = []
     for name in ("accuracy", "auc_roc", "log_loss", "brier", "ece", "f1", "precision", "recall"):
-        interval = getattr(scores.intervals, name)
-        baseline = {"accuracy": scores.baselines.accuracy, "log_loss": scores.baselines.base_rate_log_loss}.get(name)
-        rows.append(
-            (name, number(getattr(scores.before, name)), number(interval.value),
-             ends(interval.low, interval.high), number(baseline))
-        )  # fmt: skip
-    columns = ("holdout", "raw", "calibrated", f"{scores.level:.0%} interval", "baseline")
-    yield table("Metrics", columns, rows, kinds=" rrrr")
+        raw, calibrated = getattr(scores.before, name), getattr(scores.intervals, name)
+        interval = interval_text(calibrated.low, calibrated.high)
+        baseline = number_text(baselines.get(name))
+        rows.append((name, number_text(raw), number_text(calibrated.value), interval, baseline))
+    yield table(
+        "Metrics", "holdout", *right("raw", "calibrated", f"{scores.level:.0%} interval", "baseline"), rows=rows
+    )
     yield "baseline: accuracy of the best simple rule of each symbol, log loss of the training base rate"
     title = f"{run.verdict.word}: version {report.version} in {report.folder}"
-    yield framed(title, _view_end(report), style="green" if run.verdict.go else "red")
+    yield Framed(title, tuple(_view_end(report)), style="green" if run.verdict.go else "red")
 
 
-def _view_end(report: TrainReport) -> Iterator[RenderableType]:
+def _view_end(report: TrainReport) -> View:
     """Show the verdict, what weakens it, and the next command."""
     run = report.training
     yield from view_verdict(run.verdict)
     yield view_economics(run.holdout.economics)
-    for x in run.loosened:
-        yield f"this gate is looser than the packaged one: {x.name} {x.used:g} instead of {x.packaged:g}"
+    for gate in run.loosened:
+        yield f"this gate is looser than the packaged one: {gate.name} {gate.used:g} instead of {gate.packaged:g}"
     if run.holdout.looks.others:
         yield (
             f"this holdout is not fresh: {run.holdout.looks.others:.3g} other configurations or seeds (by overlap) "
@@ -292,66 +270,72 @@ def _view_end(report: TrainReport) -> Iterator[RenderableType]:
     elif run.verdict.go:
         if report.held is not None and report.held != run.verdict.held:
             yield f"held: {report.held}"
-        other = any((o.name, o.outcome) == ("meaning", "held") for o in run.verdict.outcomes)
+        other_meaning = any((o.name, o.outcome) == ("meaning", "held") for o in run.verdict.outcomes)
         why = "as asked" if report.held is None else "held for a person to decide"
-        yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other)}`"
+        yield f"not promoted, {why}; to promote it: `{_promote_line(report.version, other_meaning=other_meaning)}`"
     else:
         failed = ", ".join(o.name for o in run.verdict.failed)
         yield f"not promoted ({failed}); `mltrain predict {report.version} --allow-no-go` serves it anyway"
 
 
 def _promote_line(version: str, *, other_meaning: bool) -> str:
-    """Return the command that promotes a GO version."""
+    """Return the command that promotes a GO version; `other_meaning`: although its label or interval differs."""
     return f"mltrain promote {version}{' --other-meaning' if other_meaning else ''}"
 
 
-def view_verdict(verdict: Verdict) -> Iterator[RenderableType]:
+def view_verdict(verdict: Verdict) -> View:
     """Show the gates, why any of them did not pass, and each symbol by itself."""
-    rows = [
-        (o.name.replace("_", " "), o.outcome, o.target, number(o.value), ends(o.low, o.high), number(o.margin))
+    gates = [
+        (o.name.replace("_", " "), o.outcome, o.target, number_text(o.value), interval_text(o.low, o.high),
+         number_text(o.margin))
         for o in verdict.outcomes
-    ]
-    yield table("Gates", ("gate", "outcome", "target", "value", "interval", "margin"), rows, kinds="f frrr")
+    ]  # fmt: skip
+    yield table(
+        "Gates", *folding("gate"), "outcome", *folding("target"), *right("value", "interval", "margin"), rows=gates
+    )
     for outcome in verdict.outcomes:
         if outcome.outcome != "passed":
             yield f"{outcome.name.replace('_', ' ')} {outcome.outcome}: {outcome.reason}"
-    alone = [
+    symbols = [
         (s.symbol, f"{s.rows:,}", s.baseline, f"{s.baseline_accuracy:.2%}",
          None if s.accuracy is None else f"{s.accuracy:.2%}",
-         *(_percent_interval(i) for i in (s.margin, s.log_loss_skill)), s.verdict)
+         _percent_text(s.margin), _percent_text(s.log_loss_skill), s.verdict)
         for s in verdict.symbols
     ]  # fmt: skip
-    columns = ("symbol", "rows", "baseline", "baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %",
-               "verdict")  # fmt: skip
-    if alone:
-        yield table("Each symbol by itself", columns, alone, kinds=" r rrrrf")
+    figures = right("baseline accuracy", "accuracy", "margin, pp", "log-loss skill, %")
+    if symbols:
+        yield table(
+            "Each symbol by itself", "symbol", *right("rows"), "baseline", *figures, *folding("verdict"), rows=symbols
+        )
 
 
-def _percent_interval(interval: Interval | None) -> str | None:
-    if interval is None:
+def _percent_text(share: Interval | None) -> str | None:
+    """Return a share and its confidence interval in percent."""
+    if share is None:
         return None
-    return f"{100 * interval.value:+.2f} ({100 * interval.low:+.2f} .. {100 * interval.high:+.2f})"
+    return f"{100 * share.value:+.2f} ({100 * share.low:+.2f} .. {100 * share.high:+.2f})"
 
 
-def view_economics(found: Economics) -> str:
-    """Return one line on what the predictions would have earned before costs."""
-    days = [(name, value) for name, value in (("weekdays", found.weekdays_bps), ("weekends", found.weekends_bps))]
-    parts = "".join(f", {name} {value:+.3f}" for name, value in days if value is not None)
-    break_even = "-" if found.break_even_bps is None else f"{found.break_even_bps:.3f}"
+def view_economics(economics: Economics) -> str:
+    """Return one line on what the predictions would have earned before costs, in bps per bar."""
+    days = {"weekdays": economics.weekdays_bps, "weekends": economics.weekends_bps}
+    parts = "".join(f", {name} {value:+.3f}" for name, value in days.items() if value is not None)
+    break_even = "-" if economics.break_even_bps is None else f"{economics.break_even_bps:.3f}"
+    earned = economics.open_bps
     return (
-        f"economic, not judged: {found.open_bps.value:+.3f} bps per bar from the next open "
-        f"({found.open_bps.low:+.3f} .. {found.open_bps.high:+.3f}{parts}), {found.turnover:.2f} sides traded per bar, "
+        f"economic, not judged: {earned.value:+.3f} bps per bar from the next open "
+        f"({earned.low:+.3f} .. {earned.high:+.3f}{parts}), {economics.turnover:.2f} sides traded per bar, "
         f"break-even cost {break_even} bps per side"
     )
 
 
-@command(default_dir=Path("mltrain-demo"), takes_mb=LEARNING_MB)
+@command(default_dir=Path("mltrain-demo"), need_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
     """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a prediction, a rollback."""
     from mltrain.cli.train_documents import DemoDocument, DemoPrediction
     from mltrain.pipeline.demo import run_demo
 
-    report = run_demo(session.data_dir, by=who(), now_ms=session.now_ms, progress=session.progress)
+    report = run_demo(session.data_dir, by=current_user(), now_ms=session.now_ms, progress=session.progress)
     data = DemoDocument(
         folder=report.folder,
         snapshots=report.snapshots,
@@ -364,14 +348,15 @@ def demo(session: Session) -> Outcome:
     return Outcome("demo/1", data, lambda: _view_demo(report))
 
 
-def _view_demo(report: DemoReport) -> Iterator[RenderableType]:
+def _view_demo(report: DemoReport) -> View:
+    """Show each training of the demo with its snapshot, then the promotion, the prediction and the rollback."""
     for snapshot, training in zip(report.snapshots, report.trainings, strict=True):
         yield f"snapshot {snapshot}"
         yield from _view_training(training)
         yield ""
     if report.promoted_by_hand is not None:
         yield f"promoted by hand, as you would after reading why it was held: {report.promoted_by_hand}"
-    rows = [(symbol, time_text(ts), number(p)) for symbol, ts, p in report.predictions]
-    yield table(f"Prediction of {report.rolled_back_from}", ("symbol", "candle (UTC)", "P(up)"), rows, kinds="  r")
+    rows = [(symbol, time_text(ts_ms), number_text(p)) for symbol, ts_ms, p in report.predictions]
+    yield table(f"Prediction of {report.rolled_back_from}", "symbol", "candle (UTC)", *right("P(up)"), rows=rows)
     yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that one is live now"
     yield f"look around: mltrain models --data-dir {report.folder}"

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mltrain.cli.address_space import CANDLES_MB, VERIFYING_MB
-from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, read_ops
+from mltrain.cli.arguments import LiveVersionArgument, OpsOption, SnapshotArgument, register_ops
 from mltrain.cli.command import Session, command
 from mltrain.cli.help import add_command, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +39,17 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(verify, name="verify")
 
 
-@command(takes_mb=CANDLES_MB)
-def verify_snapshot(
-    session: Session,
-    ref: SnapshotArgument = "latest",
-) -> Outcome:
+@command(need_mb=CANDLES_MB)
+def verify_snapshot(session: Session, ref: SnapshotArgument = "latest") -> Outcome:
     """Hash every file of a snapshot and check its candles."""
     from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 
-    snap = open_snapshot(session.data_dir, ref)
-    repair = f"repair it with: mltrain snapshot --rebuild {snap.id}"
-    return _verified("snapshot", snap.id, verify_snapshot(snap), repair=repair)
+    snapshot = open_snapshot(session.data_dir, ref)
+    repair = f"repair it with: mltrain snapshot --rebuild {snapshot.id}"
+    return _verified("snapshot", snapshot.id, verify_snapshot(snapshot), repair=repair)
 
 
-@command(opens_versions=True, takes_mb=VERIFYING_MB)
+@command(opens_versions=True, need_mb=VERIFYING_MB)
 def verify_model(
     session: Session,
     ref: LiveVersionArgument = None,
@@ -69,12 +61,9 @@ def verify_model(
     """Hash every file of a version, then check its card and its model."""
     from mltrain.pipeline.predict import verify_version
     from mltrain.pipeline.retrain import retrain_version
-    from mltrain.store.store import Store
 
-    read_ops(ops)
-    version, warning = Store(session.data_dir).open_default(ref)
-    if warning:
-        session.progress.warn(warning)
+    register_ops(ops)
+    version = session.open_version(ref)
     problems = verify_version(version)
     if retrain and not problems:
         problems = retrain_version(version, session.data_dir, progress=session.progress).problems
@@ -86,14 +75,13 @@ def _verified(
     name: str,
     problems: tuple[str, ...],
     *,
-    repair: str = "",
+    repair: str | None = None,
     retrained: bool = False,
 ) -> Outcome:
-    def view() -> Iterable[RenderableType]:
-        if not problems:
-            again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrained else ""
-            return [f"{kind} {name}: every byte matches the manifest{again}"]
-        return [*problems, repair] if repair else [*problems]
-
+    """Show the problems of a snapshot or version and how to `repair` it, or that every byte is as it was written."""
+    lines = [*problems, *([] if repair is None else [repair])]
+    if not problems:
+        again = "; retrained from its card, lgbm.pkl is byte for byte the same" if retrained else ""
+        lines = [f"{kind} {name}: every byte matches the manifest{again}"]
     data = VerifyDocument(kind, name, sound=not problems, problems=problems)
-    return Outcome("verify/1", data, view, exit_code=FAILED_CHECK if problems else 0)
+    return Outcome("verify/1", data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
