@@ -69,7 +69,7 @@ def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
         rules = NetworkRules(max_wait_s=90.0)
         source = BinanceSource("1m", server.base_url, rules=rules, clock=pacer, rng=random.Random(1))  # noqa: S311
         watching = Watch(model, source, progress)
-        watching.start()
+        watching.check_symbols()
         rows = []
         for table in watch(watching, pacer.wait):
             rows += table.to_dicts()
@@ -100,7 +100,7 @@ def test_each_candle_comes_once_with_its_probability(model):
 def test_files_grow_stale_by_another_clock(model):
     """The clock of files ends with their last candle: how old that is, another clock says."""
     watching = Watch(model, SimSource(signal="strong"), Silent(), clock=lambda: CLOCK_MS / 1000 + 120)
-    watching.start()
+    watching.check_symbols()
 
     assert watching.poll().rows["refused"].to_list() == ["stale"] * len(model.symbols)
     assert Watch(model, SimSource(signal="strong"), Silent()).poll().rows["refused"].to_list() == [None]

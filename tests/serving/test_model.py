@@ -353,6 +353,7 @@ class TestFeatures:
         ("change", "message"),
         [
             (lambda d: {k: v for k, v in d.items() if k != "return_5"}, "'return_5' missing"),
+            (lambda _: {}, "'return_5' missing"),
             (lambda d: d | {"extra": 1.0}, "'extra' unknown"),
             (lambda d: d | {"return_5": "0.1"}, "return_5 must be numbers"),
             (lambda d: d | {"return_5": True}, "return_5 must be numbers"),

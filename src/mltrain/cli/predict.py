@@ -264,7 +264,7 @@ def _print_closing_candles(session: Session, model: Model, source: Source) -> No
             hint=hint if source.name == "sim" else "pass --source binance",
         )
     watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
-    watching.start()
+    watching.check_symbols()
     for rows in watch(watching, time.sleep):
         for prediction in _predictions(rows):
             if session.as_json:

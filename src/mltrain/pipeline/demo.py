@@ -103,11 +103,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
 
 
 def claim_folder(folder: Path) -> None:
-    """Create the demo's folder and mark it; accept an empty folder, or one that an earlier demo has marked.
-
-    Raises:
-        UsageError: The folder holds files that the demo did not create.
-    """
+    """Create the demo's folder and mark it, or raise UsageError if it holds files that the demo did not create."""
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(

@@ -97,7 +97,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a version of any verdict on the candles of a snapshot that open after the version's last training label.
 
-    The store has the champion to compare with, and the log of looks, to which the current time `now_ms`, ms UTC, goes.
+    The store logs the look at these rows with the current time, `now_ms` in ms UTC. The version is also compared with
+    the store's live version.
 
     Raises:
         InputError: The snapshot lacks a symbol or later candles, is of another interval, or is damaged.
@@ -161,7 +162,7 @@ def evaluate(
 
 
 def _read_priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior, ...]:
-    """Read the base rate and the best simple rule of each of the symbols on the training rows from a version's card.
+    """Read each symbol's base rate and best simple rule on the training rows from a version's card.
 
     A card of an earlier release lacks them: each symbol then gets the base rate of all rows and the majority rule.
     """
@@ -175,7 +176,7 @@ def _read_priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior
 
 
 def _find_own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
-    """Return a version's holdout and how many rows lie in it, by open time, ms UTC, shape (n,); None if none do."""
+    """Return the overlap of a version's holdout with rows that open at `ts_ms`, ms UTC, shape (n,); None if empty."""
     block = card.block("holdout")
     start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
     if start_ms is None or end_ms is None:

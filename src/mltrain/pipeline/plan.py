@@ -75,10 +75,8 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
 def fit_memory(request: TrainRequest, *, available_bytes: int | None, progress: Progress) -> TrainRequest:
     """Lower the number of workers of a training to what the memory allows, with a warning; it changes no result.
 
-    Nothing is lowered if the machine does not report the available memory (None).
-
-    Raises:
-        MachineError: The memory is not enough for one worker.
+    Nothing is lowered if the machine does not report the available memory (None). Raise MachineError if it is not
+    enough for one worker.
     """
     requested = request.execution.workers
     if available_bytes is None:

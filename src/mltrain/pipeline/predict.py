@@ -36,8 +36,8 @@ BENCH_BARS: Final = 2_000
 def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
     """Open the model of a version; also return a warning if the latest was chosen because nothing was promoted yet.
 
-    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest. With
-    `allow_no_go` the version need not ever have been promoted.
+    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest.
+    `allow_no_go` accepts a version that was never promoted.
     """
     version, warning = _open_default_version(Store(data_dir), ref, allow_no_go=allow_no_go)
     return open_model(version), warning
@@ -91,15 +91,11 @@ def find_model_source(model: Model, data_dir: Path) -> SourceSpec:
 def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, explain: bool = False) -> pl.DataFrame:
     """Score the newest closed candle of every symbol of the model; only the candles of its lookback are fetched.
 
-    Args:
-        model: The model.
-        source: Where the candles come from.
-        now_ms: The current time, ms UTC: candles that close later are left out, and a newest candle that is too old is
-            refused as stale. None: the source's clock; that of files is their last candle, so nothing is ever stale.
-        explain: Add the contribution of each feature; see `Model.explain`.
+    Candles that close later than `now_ms`, ms UTC, are left out, and a newest candle that is too old is refused as
+    stale. None: the source's clock; that of files is their last candle, so nothing is ever stale.
 
     Returns:
-        One row per symbol: ts, symbol, p, raw, refused, and the columns of `explain`.
+        One row per symbol: ts, symbol, p, raw, refused; with `explain` also the other columns of `Model.explain`.
 
     Raises:
         InputError: The source lacks a symbol, or its candles are of another interval.
@@ -174,15 +170,12 @@ def verify_version(version: StoredVersion) -> tuple[str, ...]:
 def score_table(model: Model, table: pl.DataFrame, *, explain: bool, as_of_ms: int | None = None) -> pl.DataFrame:
     """Score every candle of a table, in the order of the table.
 
-    Args:
-        model: The model.
-        table: Candles as `mltrain.candles.conversion.read_candle_table` returns them; the column `symbol` is needed if
-            the model knows several symbols.
-        explain: Add the contribution of each feature; see `Model.explain`.
-        as_of_ms: Leave out candles that close later, ms UTC; None: leave out none. No candle of a table is stale.
+    The table needs a column `symbol` if the model knows several symbols. Candles that close later than `as_of_ms`, ms
+    UTC, are left out; None: none are. No candle of a table is stale.
 
     Returns:
-        ts, symbol, p, raw, refused, and the columns of `explain`. A symbol that is only a leader has no rows.
+        ts, symbol, p, raw, refused; with `explain` also the other columns of `Model.explain`. A symbol that is only a
+        leader has no rows.
 
     Raises:
         InputError: The candles are impossible, or a column, a leader or the symbol is missing.

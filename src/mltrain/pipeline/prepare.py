@@ -149,6 +149,7 @@ def audit_samples(
 
 
 def _block_times(samples: Samples, block: Block) -> BlockArrays:
+    """Return the open times and the label ends of a block's rows."""
     return BlockArrays(name=block.name, ts_ms=samples.ts_ms[block.span], label_end_ms=samples.label_end_ms[block.span])
 
 

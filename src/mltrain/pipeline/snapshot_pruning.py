@@ -87,12 +87,7 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
 
 
 def _find_needed(data_dir: Path) -> dict[str, str]:
-    """Return the ids of the snapshots that versions were trained on or are being trained on, and a sentence why.
-
-    Raises:
-        InputError: A version is damaged, so that the snapshot it needs is unknown, or the pointer to the live version
-            was lost.
-    """
+    """Return, by id, why snapshots are needed: a version was trained on them, or they are being trained on."""
     needed = {}
     store = Store(data_dir)
     store.check_pointer()

@@ -88,7 +88,7 @@ class _WarningRecorder:
 
 
 def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport | StoredVersion:
-    """Train a version as `train_anew` does; if a stored version already has the result, return that one instead."""
+    """Train and store a version; if a stored version already has the same result, return that one and write nothing."""
     return find_same_version(request, store) or train_anew(request, store, now_ms=now_ms, progress=progress)
 
 
@@ -163,13 +163,10 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
 
 
 def _check_not_pruned(snapshot: Snapshot, store: Store) -> None:
-    """Raise if the snapshot was removed while its candles were read; call this while the study's lock is held.
+    """Raise InputError if the snapshot was removed while its candles were read; call this while the study is locked.
 
     Pruning spares a snapshot whose study is locked. A prune that began before the study was locked may still be
     removing the snapshot; it has ended once its own lock is free.
-
-    Raises:
-        InputError: The snapshot was removed.
     """
     folder = store.data_dir / FOLDER
     if real_path(snapshot.path.parent) != real_path(folder):

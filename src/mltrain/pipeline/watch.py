@@ -84,7 +84,7 @@ class Watch:
         self._lookback_bars, self._symbols = self._model.lookback_bars, self._model.symbols
         self._leaders = self._model.feature_set.leaders
 
-    def start(self) -> None:
+    def check_symbols(self) -> None:
         """Raise InputError if the source lacks a symbol or a leader of the model, SourceError if it does not answer."""
         self._source.check_symbols(tuple(self._needed_symbols()))
 
@@ -103,6 +103,7 @@ class Watch:
             return Poll(self._no_rows(), pause_s)
 
     def _poll(self) -> Poll:
+        """Ask the source for new candles, and score them; raise SourceError or InputError at a fault."""
         held_bars = self._lookback_bars
         # Another version may have been promoted since the last poll.
         self._adopt_version()

@@ -35,11 +35,7 @@ def find_version_differences(new: StoredVersion, old: StoredVersion) -> tuple[st
 
 
 def check_same_meaning(new: StoredVersion, old: StoredVersion) -> None:
-    """Raise unless the new version is a drop-in replacement for the old one; a check for `promote_version`.
-
-    Raises:
-        NoGoError: It is no replacement; the message lists every difference.
-    """
+    """Raise NoGoError, which lists the differences, unless the new version is a drop-in replacement for the old one."""
     if differences := find_version_differences(new, old):
         raise NoGoError(
             f"{new.name} is no drop-in replacement for {old.name}: {'; '.join(differences)}",
@@ -59,6 +55,7 @@ def _read_meaning_fields(version: StoredVersion) -> tuple[Json, ...] | None:
 
 
 def _read_contract(version: StoredVersion) -> ModelContract:
+    """Read from a version's lgbm.pkl what callers of its model rely on: label, interval, symbols and candle columns."""
     from mltrain.artifact.bundle import MAX_BUNDLE_BYTES, Bundle
     from mltrain.artifact.model_contract import ModelContract
 

@@ -48,11 +48,7 @@ class FastRow:
     """Scores single rows of one booster; safe for several threads, each of which gets its own configuration."""
 
     def __init__(self, booster: Any, feature_count: int) -> None:  # noqa: ANN401 (a lightgbm.Booster)
-        """Look up the C functions.
-
-        Raises:
-            AttributeError: This LightGBM lacks the functions, or keeps its library elsewhere.
-        """
+        """Look up the C functions; raise AttributeError if this LightGBM lacks them, or keeps its library elsewhere."""
         # Kept alive, because `_handle` belongs to it.
         self._booster = booster
         self._feature_count = feature_count
@@ -64,12 +60,7 @@ class FastRow:
         self._thread = threading.local()
 
     def score(self, row: NDArray[np.float32]) -> float:
-        """Return the raw score, in (0, 1), of one row of features, shape (f,).
-
-        Raises:
-            RuntimeError: LightGBM reports an error.
-            ValueError: The row has another length.
-        """
+        """Return the raw score, in (0, 1), of one row of features, shape (f,); raise ValueError at another shape."""
         try:
             call: _ThreadCall = self._thread.call
         except AttributeError:

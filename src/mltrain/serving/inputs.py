@@ -121,17 +121,13 @@ def read_matrix(x: object, names: tuple[str, ...], *, check_positions: Callable[
 
 
 def read_named_row(features: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return a row of features, given by name, in the model's order, shape (f,).
-
-    Raises:
-        InputError: A name is missing or unknown, or a value is not a number.
-    """
-    # The usual row costs two tests; what is wrong with another one is found out afterwards.
+    """Return numbers, given by feature name, as a row in the model's order, shape (f,); raise InputError otherwise."""
+    # Only a row that is not as usual is examined, because this takes a good part of the time of a prediction.
     try:
         values = [features[name] for name in names]
     except KeyError:
         values = []
-    if len(values) != len(features):
+    if not values or len(values) != len(features):
         _check_names(features, names, "features")
     if any(type(value) is not float for value in values):
         wrong = [
@@ -145,11 +141,7 @@ def read_named_row(features: Mapping[str, float], names: tuple[str, ...]) -> NDA
 
 
 def read_positional_matrix(x: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return rows of features, given in the model's order, as float32, shape (n, f).
-
-    Raises:
-        InputError: `x` is not a two-dimensional array of floats with one column per feature.
-    """
+    """Return an array of floats, shape (n, f), in the model's order, as float32; raise InputError if it is none."""
     if x.ndim != 2 or x.dtype.kind != "f":
         raise InputError(
             f"features must be a frame or an array of floats with shape (n, {len(names)}), "
@@ -161,11 +153,7 @@ def read_positional_matrix(x: NDArray[Any], names: tuple[str, ...]) -> NDArray[n
 
 
 def read_positional_row(row: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return a row of features, given in the model's order, as float32, shape (f,).
-
-    Raises:
-        InputError: `row` is not a one-dimensional array of floats with one value per feature.
-    """
+    """Return an array of floats, shape (f,), in the model's order, as float32; raise InputError if it is none."""
     # The usual row needs no conversion.
     if row.dtype == np.float32 and row.shape == (len(names),):
         return row
@@ -176,12 +164,9 @@ def read_positional_row(row: NDArray[Any], names: tuple[str, ...]) -> NDArray[np
 
 
 def read_named_matrix(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return a table of features, whose columns must be the model's in its order, as a matrix, shape (n, f).
+    """Return a table of floats, whose columns are the model's features in order, as a matrix, shape (n, f).
 
-    A null becomes NaN.
-
-    Raises:
-        InputError: Columns are missing, unknown, out of order or not floats.
+    A null becomes NaN. Raise InputError if columns are missing, unknown, out of order or not floats.
     """
     _check_names(frame.columns, names, "columns")
     for expected, given in zip(names, frame.columns, strict=True):
@@ -197,26 +182,21 @@ def read_named_matrix(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np
 
 
 def _to_float32(x: NDArray[Any]) -> NDArray[np.float32]:
-    # A value that overflows becomes infinite, and is then refused as not finite.
+    """Return a C-contiguous float32 array; a value that overflows becomes infinite, and is later refused."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(x, np.float32)
 
 
 def check_finite_row(row: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
     """Return a row of features, shape (f,), unchanged; raise RefusedError if a value is NaN or infinite."""
-    # Faster than `check_finite`: a finite sum of squares proves that every value is finite. An infinite one may be an
-    # overflow.
+    # Faster than `check_finite`, but an infinite sum of squares may be an overflow of finite values.
     if not math.isfinite(row.dot(row)):
         check_finite(row[None, :], names)
     return row
 
 
 def check_finite(x: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return rows of features, shape (n, f), unchanged.
-
-    Raises:
-        RefusedError: A value is NaN or infinite; the message names the first by row and feature.
-    """
+    """Return rows of features, shape (n, f), unchanged; raise RefusedError if a value is NaN or infinite."""
     bad = ~np.isfinite(x)
     if bad.any():
         row, column = np.argwhere(bad)[0].tolist()

@@ -50,11 +50,8 @@ def measure_latency(
 ) -> Latency:
     """Measure how long a model takes from candles, from one row and from many rows of features to probabilities.
 
-    Args:
-        model: The model.
-        candles: Candles by symbol, leaders included; only the newest are used.
-        samples: Number of timed calls with candles, and with one row, at least 1.
-        clock: A monotonic clock, in ns.
+    Of the candles by symbol, leaders included, only the newest are used. At least one call (`samples`) with candles and
+    as many with one row are timed by a monotonic clock in ns.
     """
     # Read before the measurement itself loads the machine.
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -101,8 +98,7 @@ def _sample_inputs(
 ) -> tuple[list[dict[str, pl.DataFrame]], NDArray[np.float32]]:
     """Return inputs of n <= CANDLES predictions: candles of the lookback by symbol, and rows of features, shape (n, f).
 
-    Raises:
-        InputError: The model can score none of these candles.
+    Raise InputError if the model can score none of these candles.
     """
     feature_set, bars = model.feature_set, model.lookback_bars
     for symbol in (name for name in model.symbols if name in candles):
@@ -142,6 +138,7 @@ def _time_calls(call: Callable[[T], object], inputs: Sequence[T], samples: int, 
 
 
 def _summarise(durations_ns: Sequence[int]) -> Percentiles:
+    """Return mean, percentiles and maximum of durations, in ms."""
     ms = np.array(durations_ns) / _NS_PER_MS
     p50, p95, p99 = np.percentile(ms, [50, 95, 99]).tolist()
     return Percentiles(mean=float(ms.mean()), p50=p50, p95=p95, p99=p99, max=float(ms.max()))

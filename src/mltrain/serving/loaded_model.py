@@ -125,11 +125,7 @@ class LoadedModel:
         return SLOW if self.fast is None else FAST
 
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,).
-
-        Args:
-            x: Features in column order, shape (n, f), finite.
-        """
+        """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,), of finite rows of features."""
         if not x.shape[0]:
             return np.empty(0), np.empty(0)
         # One row takes the faster way, which gives the same bits.
@@ -197,7 +193,7 @@ def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | 
 
 
 def score_rows(loaded: LoadedModel, parts: list[FeatureRows]) -> pl.DataFrame:
-    """Score rows of features, one part per symbol; return the columns of RESULT_SCHEMA, in row order."""
+    """Score rows of features, one part per symbol; return the columns of RESULT_SCHEMA, null where a row is refused."""
     refused = [reason for part in parts for reason in part.refused]
     accepted = [position for position, reason in enumerate(refused) if reason is None]
     raw: list[float | None] = [None] * len(refused)

@@ -91,6 +91,7 @@ class Model:
         self._clock = clock
         # Loads the same model again, for pickles and copies; None: the model was not published.
         self._origin = origin
+        # Returns the model to use now: another one than `loaded` once the pointer to the live version has moved.
         self._current = Follower(loaded, pointer=pointer, state=state, key=key).current
         self._names_at_load = loaded.names
 
@@ -405,11 +406,7 @@ def model_from_bundle(bundle: Bundle) -> Model:
 
 
 def check_round_trip(version: StoredVersion, model: Model) -> None:
-    """Load a version from disk, and check that it scores random rows like the model that was written there.
-
-    Raises:
-        RuntimeError: The scores differ: a bug.
-    """
+    """Load a version from disk, and raise RuntimeError unless it scores random rows like the model written there."""
     x = np.random.default_rng(0).standard_normal((_PROBE_ROWS, model.n_features_in_), np.float32)
     x[0], x[1] = 0.0, np.finfo(np.float32).max
     # Raw scores, then probabilities.

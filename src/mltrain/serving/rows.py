@@ -93,7 +93,9 @@ class ScoringRequest:
 
 
 def read_now(now_ms: object, clock: Callable[[], float] | None) -> int | None:
-    """Return the time, ms UTC, that a caller passed or, if that is None, of a clock in seconds; None without either.
+    """Return the current time, ms UTC: the caller's `now_ms` or, if that is None, the clock's; None without both.
+
+    The clock returns seconds since 1970, UTC, as `time.time` does.
 
     Raises:
         UsageError: `now_ms` is not a time in ms, or the clock does not return a time in seconds.
@@ -236,7 +238,10 @@ class _CandleWindow:
 
 
 def _refuse_early(symbol: str, ts_ms: NDArray[np.int64], request: ScoringRequest) -> str | None:
-    """Return the code of the reason to refuse a symbol by the open times of its closed candles; None: there is none."""
+    """Return the code of the reason why all rows of a symbol are refused before any feature is computed; else None.
+
+    `ts_ms` are the open times of its closed candles, ms UTC, rising.
+    """
     if symbol not in request.symbols:
         return UNKNOWN_SYMBOL
     if not ts_ms.size:
@@ -251,7 +256,7 @@ def _refuse_early(symbol: str, ts_ms: NDArray[np.int64], request: ScoringRequest
 def _compute_newest_rows(
     window: _CandleWindow, symbols: Sequence[str], request: ScoringRequest
 ) -> dict[str, FeatureRows]:
-    """Compute the newest row of each symbol, in as few calls as possible: each has a fixed cost of milliseconds."""
+    """Compute the newest row of each symbol, in as few calls as possible: one costs about as much for many symbols."""
     candles = {symbol: window.newest(symbol) for symbol in symbols}
     last_ms = [int(window.times_ms(symbol)[-1]) for symbol in symbols]
     reach_ms = (request.lookback_bars - 1) * interval_ms(request.feature_set.interval)

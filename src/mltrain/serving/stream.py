@@ -362,6 +362,7 @@ def _as_checkable(name: str, value: Any) -> float | int | None:  # noqa: ANN401 
 
 
 def _unknown_symbol_error(symbol: str, known: tuple[str, ...]) -> MltrainError:
+    """Return the error for a symbol that is not one of the known ones, or is not a string."""
     if not isinstance(symbol, str):
         return UsageError(f"symbol is {describe(symbol)}: expected a name such as 'BTCUSDT'")
     hint = did_you_mean(symbol, known) or f"the symbols are {shorten_list(known)}"
