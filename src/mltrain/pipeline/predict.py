@@ -124,7 +124,7 @@ def find_refusal(
         fail_on: "all": fail if every row was refused; "any": if one was; "never".
         batch: Whether every candle was requested. "any" then ignores the first candles of a symbol, which have no
             complete lookback, if a later one was scored.
-        now_ms: The time at which stale candles were too old, ms UTC, for the message; None: not known.
+        now_ms: The time at which the candles were judged, ms UTC, for the message; None: not known.
     """
     refused = rows.filter(pl.col("refused").is_not_null())
     if fail_on == "never" or (fail_on == "all" and refused.height < rows.height):
