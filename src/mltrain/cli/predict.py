@@ -132,11 +132,11 @@ def predict(
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.candles.closed_candles import drop_unclosed
     from mltrain.pipeline.predict import (
+        find_model_source,
         find_refusal,
         open_followed_model,
         predict_newest,
         score_table,
-        find_model_source,
     )
     from mltrain.sources.opening import open_recorded, open_source
 
