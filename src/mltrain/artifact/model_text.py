@@ -107,7 +107,7 @@ def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
     magic, _, body = head.partition("\n")
     if magic != "tree":
         raise _damage_error(where, f"begins with {show(magic)}, not with 'tree'")
-    lines = _Lines.read(body, _HEAD, _FIXED_HEAD, where)
+    lines = _Lines.read(body, _HEAD, fixed=_FIXED_HEAD, where=where)
     (last_feature,) = lines.read_ints("max_feature_idx", 1)
     names = tuple(lines.fields["feature_names"].split(" "))
     infos = lines.fields["feature_infos"].split(" ")
@@ -128,7 +128,7 @@ def _check_tree(block: str, *, number: int, size: int, features: int, where: str
     title, _, body = block.partition("\n")
     if len(block) != size or title != f"Tree={number}" or not body.endswith("\n\n\n"):
         raise _damage_error(where, "is not where tree_sizes says")
-    lines = _Lines.read(body[:-3], _TREE, _FIXED_TREE, where)
+    lines = _Lines.read(body[:-3], _TREE, fixed=_FIXED_TREE, where=where)
     (leaves,) = lines.read_ints("num_leaves", 1)
     if not 1 <= leaves <= MAX_LEAVES:
         raise _damage_error(where, f"num_leaves is {leaves}")
@@ -172,7 +172,7 @@ class _Lines:
     fields: dict[str, str]
 
     @classmethod
-    def read(cls, body: str, keys: tuple[str, ...], fixed: dict[str, str], where: str) -> _Lines:
+    def read(cls, body: str, keys: tuple[str, ...], *, fixed: dict[str, str], where: str) -> _Lines:
         """Read lines that must have exactly these keys in this order, and the values that `fixed` gives for some."""
         lines = body.split("\n")
         if len(lines) != len(keys):

@@ -267,7 +267,7 @@ def _find_balance_problems(balance: dict[str, Any], rows: int) -> Iterator[Probl
 
 
 def _find_order_problems(lower: float, higher: float, *, name: str) -> Iterator[Problem]:
-    """Yield a problem if a figure is more than the one called `name`, which must not be lower."""
+    """Yield a problem if `lower` is more than `higher`, the figure with the key `name`."""
     if lower > higher:
         yield (), f"{lower} is more than {name}, {higher}"
 

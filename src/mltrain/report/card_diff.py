@@ -148,9 +148,9 @@ def compare_cards(a: ModelCard, b: ModelCard, *, names: tuple[str, str], paired:
         value_a, value_b = a.number("metrics", name), b.number("metrics", name)
         if value_a is not None and value_b is not None:
             better = None if value_a == value_b else "b" if (value_b > value_a) == more_is_better else "a"
-            pairs.append(MetricPair(name, title, value_a, value_b, value_b - value_a, better))
+            pairs.append(MetricPair(name, title, a=value_a, b=value_b, change=value_b - value_a, better=better))
         elif value_a is not None or value_b is not None:
-            pairs.append(MetricPair(name, title, value_a, value_b, change=None, better=None))
+            pairs.append(MetricPair(name, title, a=value_a, b=value_b, change=None, better=None))
     outcomes = [{gate.name: gate.outcome for gate in list_gates(card)} for card in (a, b)]
     holdouts = [_holdout_range(card) for card in (a, b)]
     return CardDiff(
@@ -182,7 +182,7 @@ def compare_losses(a: Holdout | None, b: Holdout | None) -> Interval | None:
 
 
 def _find_differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
-    """Yield each plain value that differs between two cards, by section in the order of `_SECTIONS`."""
+    """Yield each plain value that differs between two cards, by section, the most interesting ones first."""
     rank = {section: ix for ix, section in enumerate(_SECTIONS)}
     for section in sorted(a.document | b.document, key=lambda name: (rank.get(name, len(rank)), name)):
         values_a, values_b = dict(_flatten(a.value(section))), dict(_flatten(b.value(section)))
@@ -192,7 +192,7 @@ def _find_differences(a: ModelCard, b: ModelCard) -> Iterator[Difference]:
             if value_a != value_b or isinstance(value_a, bool) != isinstance(value_b, bool):
                 number_a, number_b = (Section({"value": value}).number("value") for value in (value_a, value_b))
                 change = None if number_a is None or number_b is None else number_b - number_a
-                yield Difference(section, place, value_a, value_b, change)
+                yield Difference(section, place, a=value_a, b=value_b, change=change)
 
 
 def _flatten(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (JSON)

@@ -183,7 +183,7 @@ def _read_bins(card: ModelCard, key: str) -> list[ReliabilityBin]:
 
 
 def _measure_bin_intervals(bins: list[ReliabilityBin], holdout: Holdout) -> list[tuple[float, float]]:
-    """Return the interval of each bin's share that rose; empty if a bin does not hold as many of the holdout's rows."""
+    """Return the bootstrap interval of each bin's share that rose; empty if the bins are not those of these rows."""
     intervals = []
     for b in bins:
         inside = (holdout.p >= b.low) & (holdout.p <= b.high)
@@ -294,7 +294,7 @@ def draw_precision_recall(holdout: Holdout | None) -> Shown:
 
 
 def _count_called_up(holdout: Holdout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how many rises, and how many falls, have at least each of the k distinct probabilities, highest first."""
+    """Return, for each distinct probability from the highest down, how many rises and how many falls reach it."""
     order = np.argsort(-holdout.p, kind="stable")
     p, up = holdout.p[order], holdout.y[order] == 1
     last = np.append(np.flatnonzero(np.diff(p)), p.size - 1)

@@ -93,7 +93,7 @@ def make_figure(
     else:
         body, height_px = drawing.render(), drawing.height_px + _TOP_PX + _BOTTOM_PX
     svg = make_svg(name, title, alt, body, height_px=height_px)
-    return Figure(title, reading, svg, legend, wide, named_rows)
+    return Figure(title, reading, svg, legend=legend, wide=wide, named_rows=named_rows)
 
 
 def make_svg(name: str, title: str, description: str, body: str, *, height_px: int) -> str:
@@ -126,6 +126,12 @@ def draw_text(
         f'<text class="{css}" x="{x * 100:.2f}%" y="{y * 100:.2f}%"{moved} text-anchor="{anchor}">'
         f"{title}{escape(value)}</text>"
     )
+
+
+def _draw_line(css: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    """Return an SVG line; positions are shares of the width from the left, and of the height from the top, 0 to 1."""
+    x = f'x1="{x1 * 100:.2f}%" x2="{x2 * 100:.2f}%"'
+    return f'<line class="{css}" {x} y1="{y1 * 100:.2f}%" y2="{y2 * 100:.2f}%"/>'
 
 
 def _choose_anchor(x: float, label: str) -> str:
@@ -207,31 +213,27 @@ class Plot:
     def add_whiskers(self, xs: Sequence[float], intervals: Sequence[tuple[float, float]], css: str) -> None:
         """Draw vertical lines, each at an x from the low to the high end of an interval of y."""
         for x, (low, high) in zip(xs, intervals, strict=True):
-            left = f"{self._x_share(x) * 100:.2f}%"
-            self._marks.append(
-                f'<line class="{css}" x1="{left}" x2="{left}" y1="{self._y_share(low) * 100:.2f}%" '
-                f'y2="{self._y_share(high) * 100:.2f}%"/>'
-            )
+            left = self._x_share(x)
+            self._marks.append(_draw_line(css, left, left, self._y_share(low), self._y_share(high)))
 
     def add_vertical(self, x: float, label: str, css: str, *, label_row: int = 0) -> None:
         """Draw a line from bottom to top at an x; `label_row` is the line of text, from the top, of its label."""
         left = self._x_share(x)
+        # Right of the line, unless the label would not fit there.
         anchor, dx = ("end", -5) if left > 0.8 else ("start", 5)
-        self._marks.append(f'<line class="{css}" x1="{left * 100:.2f}%" x2="{left * 100:.2f}%" y1="0" y2="100%"/>')
+        self._marks.append(_draw_line(css, left, left, 0, 1))
         self._labels.append(draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row))
 
     def add_horizontal(self, y: float, label: str, css: str) -> None:
         """Draw a line from left to right at a y, its label below the right end."""
         top = self._y_share(y)
-        self._marks.append(f'<line class="{css}" x1="0" x2="100%" y1="{top * 100:.2f}%" y2="{top * 100:.2f}%"/>')
+        self._marks.append(_draw_line(css, 0, 1, top, top))
         self._labels.append(draw_text(label, 1, top, anchor="end", css="t halo", dx=-4, dy=14))
 
     def render(self) -> str:
         """Return all marks as SVG elements, with the grid, the ticks and the names of the scales."""
         levels = [(self._y_share(value), label) for value, label in self.y.ticks]
-        grid = "".join(
-            f'<line class="gridline" x1="0" x2="100%" y1="{y * 100:.2f}%" y2="{y * 100:.2f}%"/>' for y, _ in levels
-        )
+        grid = "".join(_draw_line("gridline", 0, 1, y, y) for y, _ in levels)
         y_ticks = "".join(
             draw_text(label, 0, y, css="t tick halo", dx=2, dy=-4) for y, label in levels if y < _LAST_LABEL
         )
@@ -268,8 +270,8 @@ def draw_sparkline(name: str, title: str, values: Sequence[float], *, zero: bool
     ends = [*values, 0.0] if zero else list(values)
     y = linear_scale(*widen(min(ends), max(ends), pad=0.15), "")
     plot = Plot(linear_scale(0, max(len(values) - 1, 1), ""), y)
-    level = f"{(1 - y.position(0)) * 100:.1f}%"
-    base = f'<line class="rule ideal" x1="0" x2="100%" y1="{level}" y2="{level}"/>' if zero else ""
+    level = 1 - y.position(0)
+    base = _draw_line("rule ideal", 0, 1, level, level) if zero else ""
     body = (
         f'{base}<svg x="2%" width="96%" height="100%" viewBox="0 0 {_GRID:.0f} {_GRID:.0f}" '
         f'preserveAspectRatio="none" overflow="visible">'

@@ -274,7 +274,7 @@ def list_guards(card: ModelCard) -> tuple[Guard, ...]:
 
 
 def _describe_check(check: Section) -> tuple[str, str, str, str, str]:
-    """Return a guard's check as the texts of `Guard.checks`."""
+    """Return a guard's check as text: name, number of values compared, worst deviation, its place, a description."""
     worst = check.number("worst")
     return (
         (check.text("name") or "?").replace("_", " "),
@@ -296,7 +296,7 @@ def _describe_failure(failure: Section) -> str:
 
 
 def list_candle_counts(card: ModelCard) -> tuple[tuple[str, ...], ...]:
-    """Return a row of text for each symbol: the symbol, the counts of `_COUNTS`, and the share of ties."""
+    """Return a row of text per symbol: symbol, numbers of candles, gaps, dropped and used rows, share of ties."""
     return tuple(
         (
             s.text("symbol") or "?",
