@@ -132,12 +132,12 @@ def test_intervals_have_their_nominal_coverage():
 def test_the_seed_decides_the_draws():
     """Equal seeds give equal intervals, other seeds give others."""
     ts, p, y = market()
-    one, same, other = (
+    first, again, reseeded = (
         score_intervals(p, y, plan_bootstrap(ts, draws=200, level=0.9, seed=s)).log_loss for s in (1, 1, 2)
     )
 
-    assert one == same
-    assert one != other
+    assert first == again
+    assert first != reseeded
 
 
 def test_an_estimate_has_the_standard_error_of_its_draws():
@@ -162,14 +162,14 @@ def test_pairing_cancels_shared_noise():
     """A model minus itself is exactly 0, and a paired interval is narrower than either alone."""
     ts, p, y = market(per_day=300)
     plan = plan_bootstrap(ts, draws=500, level=0.9, seed=1)
-    other = np.clip(p + np.where(np.arange(p.size) % 2 == 0, 0.01, -0.01), 0.01, 0.99)
+    other_p = np.clip(p + np.where(np.arange(p.size) % 2 == 0, 0.01, -0.01), 0.01, 0.99)
 
-    gain = log_loss_gain(p, other, y, plan)
+    gain = log_loss_gain(p, other_p, y, plan)
     alone = score_intervals(p, y, plan).log_loss
 
     assert log_loss_gain(p, p, y, plan) == Interval(0, 0, 0)
     assert gain.high - gain.low < (alone.high - alone.low) / 2
-    assert log_loss_gain(other, p, y, plan).value == -gain.value
+    assert log_loss_gain(other_p, p, y, plan).value == -gain.value
 
 
 def test_a_draw_of_one_class_has_no_auc():

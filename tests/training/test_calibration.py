@@ -208,10 +208,10 @@ def test_order_of_the_rows_does_not_matter(method):
     raw, y, _ = market(3_000)
     order = np.random.default_rng(1).permutation(raw.size)
 
-    one, other = fit_calibrator(method, raw, y), fit_calibrator(method, raw[order], y[order])
+    fitted, reordered = fit_calibrator(method, raw, y), fit_calibrator(method, raw[order], y[order])
 
-    assert one.knots.scores == other.knots.scores
-    assert one.knots.probabilities == pytest.approx(other.knots.probabilities, abs=1e-6)
+    assert fitted.knots.scores == reordered.knots.scores
+    assert fitted.knots.probabilities == pytest.approx(reordered.knots.probabilities, abs=1e-6)
 
 
 def test_none_keeps_the_scores():

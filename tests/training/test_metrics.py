@@ -252,8 +252,8 @@ def test_each_symbol_is_scored_alone():
     """A symbol with one class or no row has no metrics, and does not change those of others."""
     p, y = rows([0.9, 0.2, 0.8], [1, 0, 1])
 
-    one, other, none = score_symbols(p, y, np.array([0, 0, 1], np.int16), ["A", "B", "C"])
+    two_classes, one_class, empty = score_symbols(p, y, np.array([0, 0, 1], np.int16), ["A", "B", "C"])
 
-    assert one.metrics == score(*rows([0.9, 0.2], [1, 0]))
-    assert (other.symbol, other.rows, other.up_share, other.metrics) == ("B", 1, 1.0, None)
-    assert (none.rows, none.up_share, none.metrics) == (0, None, None)
+    assert two_classes.metrics == score(*rows([0.9, 0.2], [1, 0]))
+    assert (one_class.symbol, one_class.rows, one_class.up_share, one_class.metrics) == ("B", 1, 1.0, None)
+    assert (empty.rows, empty.up_share, empty.metrics) == (0, None, None)

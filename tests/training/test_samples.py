@@ -67,10 +67,10 @@ def test_rows_are_in_the_order_of_time_then_symbol(candles):
 
 def test_order_of_the_symbols_given_does_not_matter(candles):
     """A mapping in another order gives the same matrix."""
-    one, _ = build_samples(FEATURES, candles)
-    other, _ = build_samples(FEATURES, dict(reversed(candles.items())))
+    in_order, _ = build_samples(FEATURES, candles)
+    in_reverse, _ = build_samples(FEATURES, dict(reversed(candles.items())))
 
-    assert matrix_sha256(one) == matrix_sha256(other)
+    assert matrix_sha256(in_order) == matrix_sha256(in_reverse)
 
 
 def test_every_candle_is_accounted_for(candles):

@@ -185,12 +185,7 @@ def find_priors(samples: Samples, inner: slice) -> tuple[SymbolPrior, ...]:
 
 
 def score_baselines(
-    p: NDArray[np.float64],
-    rows: Samples,
-    priors: Sequence[SymbolPrior],
-    *,
-    train_up_share: float,
-    bootstrap: Bootstrap,
+    p: NDArray[np.float64], rows: Samples, priors: Sequence[SymbolPrior], *, train_up_share: float, bootstrap: Bootstrap
 ) -> tuple[Baselines, Skill]:
     """Score the rules without a model on the holdout, and the skill of a model over them.
 

@@ -58,13 +58,9 @@ def booster_params(config: TrainConfig, tuned: Mapping[str, float]) -> dict[str,
 
 
 def bin_rows(samples: Samples, split: Split, config: TrainConfig, *, rows: slice) -> Any:  # noqa: ANN401
-    """Return weighted rows as a constructed `lightgbm.Dataset`, with bin edges of the first fold's training rows.
+    """Return the samples' rows at these positions, binned and weighted, as a constructed `lightgbm.Dataset`.
 
-    Args:
-        samples: All rows.
-        split: The split of these rows.
-        config: Its `seed`, `booster` and row weights are used.
-        rows: Positions of the rows to bin.
+    Bin edges come from the first fold's training rows; seeds, number of bins and row weights from the configuration.
 
     Raises:
         InputError: Every feature is constant in the first fold's training rows.

@@ -89,8 +89,7 @@ class Calibrator:
     def __post_init__(self) -> None:
         if self.method not in METHODS or (self.knots is None) != (self.method == "none"):
             raise InputError(
-                f"the calibrator's method {self.method!a} does not match its knots",
-                hint="run `mltrain verify model`",
+                f"the calibrator's method {self.method!a} does not match its knots", hint="run `mltrain verify model`"
             )
 
     def apply(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -206,8 +206,8 @@ def _run_trials(
     while len(completed) < trials and left_s() > 0:
         # The study proposes ahead, also beyond the last trial to run: a longer search would propose the same.
         for proposal in study.proposed[submitted:trials]:
-            known = completed[: completed_when_proposed(proposal.number, search_config.batch)]
-            executor.submit(proposal, pruning_thresholds(known, search_config))
+            completed_then = completed[: completed_when_proposed(proposal.number, search_config.batch)]
+            executor.submit(proposal, pruning_thresholds(completed_then, search_config))
             submitted += 1
         record = executor.next_record(left_s=left_s)
         if record is None:

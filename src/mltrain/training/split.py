@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -110,9 +111,7 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
     # The first row at or after each start: rows of one time are always on the same side.
     bounds = [int(row) for row in np.searchsorted(samples.ts_ms, np.ceil(starts_ms))]
 
-    def cut(name: str, first_row: int, next_row: int) -> Block:
-        return _cut_purged(samples, name, first_row, next_row, embargo_ms=embargo_ms)
-
+    cut = partial(_cut_purged, samples, embargo_ms=embargo_ms)
     folds = tuple(
         Fold(train=cut(f"fold {k} train", 0, start), valid=cut(f"fold {k} validation", start, stop))
         for k, (start, stop) in enumerate(pairwise(bounds), 1)

@@ -70,7 +70,7 @@ class Study:
             raise InputError(f"the study {name} has completed trials out of order", hint=START_OVER)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
-        """Refuse a stored study whose trials depend on something else, and name what differs."""
+        """Refuse a stored study whose trials depend on something else than `identity` lists, and name what differs."""
         stored = self._study.user_attrs.get(_IDENTITY_KEY)
         stored = stored if isinstance(stored, dict) else {}
         different = [name for name in identity if stored.get(name) != identity[name]]
@@ -92,6 +92,7 @@ class Study:
         from optuna.samplers import TPESampler
 
         while len(self.proposed) < completed + max_in_flight(completed, self._batch):
+            # A sampler per trial, seeded by its number: a resumed study proposes the same trials.
             seed = hashlib.sha256(f"{self._seed}:{len(self.proposed)}".encode()).digest()[:4]
             self._study.sampler = TPESampler(
                 seed=int.from_bytes(seed, "big"), n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True

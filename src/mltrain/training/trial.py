@@ -118,11 +118,7 @@ class FoldRunner:
         ]
 
     def run(
-        self,
-        proposal: Proposal,
-        thresholds: PruningThresholds,
-        *,
-        should_continue: Callable[[], bool] = lambda: True,
+        self, proposal: Proposal, thresholds: PruningThresholds, *, should_continue: Callable[[], bool] = lambda: True
     ) -> TrialRecord | None:
         """Run one trial to its end, or to the rung at which it is pruned.
 
