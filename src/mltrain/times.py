@@ -130,7 +130,9 @@ def day_name(time_ms: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Return a text such as 2025-10-15T12:00:00Z in ms UTC; without a zone it is UTC, a date alone is its midnight.
+    """Return the time in ms UTC that a text such as 2025-10-15T12:00:00Z gives; without a zone it is UTC.
+
+    A date alone is its midnight.
 
     Raises:
         UsageError: `text` is not a time, or before 1970.

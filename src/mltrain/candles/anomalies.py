@@ -103,7 +103,8 @@ def find_zero_trade_runs(frame: pl.DataFrame, step_ms: int, *, max_runs: int) ->
     A run is a `Gap` from its first to its last open time; `missing` is its number of candles.
     """
     ts_ms = times_ms(frame.filter(pl.coalesce(pl.col("trades") == 0, pl.col("volume") == 0)))
-    runs = [Gap(int(ts_ms[a]), int(ts_ms[b - 1]), b - a) for a, b in find_segments(ts_ms, step_ms)]
+    segments = find_segments(ts_ms, step_ms)
+    runs = [Gap(int(ts_ms[start]), int(ts_ms[stop - 1]), missing=stop - start) for start, stop in segments]
     longest = sorted(runs, key=lambda run: (-run.missing, run.from_ms))[:max_runs]
     return tuple(sorted(longest, key=lambda run: run.from_ms))
 
@@ -202,7 +203,8 @@ def _check_ratio(
     if has_value.any():
         dividend, divisor, low, high = (column[has_value] for column in ratio)
         typical = (float(np.median(dividend / divisor)), float(np.median(low)), float(np.median(high)))
-    yield FalseVolume(what, candles, traded, typical, empties if 2 * candles > traded else ())
+    emptied = empties if 2 * candles > traded else ()
+    yield FalseVolume(what, candles=candles, traded=traded, typical=typical, emptied=emptied)
 
 
 def _is_outside(ratio: _Ratio, errors: Sequence[float]) -> NDArray[np.bool_]:

@@ -60,14 +60,19 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class CandleFile:
-    """The bytes of a file of candles, and its blocks in order."""
+    """The bytes of a Parquet file of candles, and the blocks of days in it, in order."""
 
     data: bytes
     blocks: tuple[Block, ...]
 
 
 def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
-    """Return the Parquet file, in memory, of at least one candle that `check_candles` returned."""
+    """Encode candles as Parquet, with one row group per block of whole UTC days; nothing is written to disk.
+
+    Args:
+        frame: Candles of one symbol, at least one, as `check_candles` returns them.
+        step_ms: Length of the interval.
+    """
     import pyarrow.parquet as pq
 
     table, ts_ms = frame.to_arrow(), times_ms(frame)
@@ -83,13 +88,11 @@ def encode_candles(frame: pl.DataFrame, step_ms: int) -> CandleFile:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
             offsets.append(sink.tell())
     data = sink.getvalue()
-    return CandleFile(
-        data,
-        tuple(
-            Block(number * block_ms, (number + 1) * block_ms, end, _block_digest(data, begin, end))
-            for number, (begin, end) in zip(block_numbers[starts].tolist(), pairwise(offsets), strict=True)
-        ),
-    )
+    blocks = [
+        Block(from_ms=day_ms, to_ms=day_ms + block_ms, end=end, digest=_block_digest(data, begin, end))
+        for day_ms, (begin, end) in zip((block_numbers[starts] * block_ms).tolist(), pairwise(offsets), strict=True)
+    ]
+    return CandleFile(data, tuple(blocks))
 
 
 def _block_digest(data: bytes, begin: int, end: int) -> str:

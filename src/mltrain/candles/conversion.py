@@ -212,9 +212,9 @@ def _is_canonical(frame: pl.DataFrame) -> bool:
 
 
 def read_candle_table(data: bytes, file_format: Format, *, where: str) -> pl.DataFrame:
-    """Return the candles in a file's bytes as `as_candles` does, with the column `symbol` if the file has one.
+    """Return the candles in the bytes of a file called `where` in messages.
 
-    `where` is the file's name in messages.
+    The columns have the names and types of CANDLE_SCHEMA; `symbol` is kept if the file has it.
     """
     cells = read_cells(data, name=f".{file_format}", where=where, columns=_choose_columns, max_rows=MAX_TABLE_ROWS)
     return as_candles(cells.frame, where)

@@ -180,7 +180,7 @@ def _read_unnamed(cells: Cells) -> pl.DataFrame:
 
 
 def _check_guessed_layout(rows: pl.DataFrame, cells: Cells) -> None:
-    """Refuse rows that are not candles in the guessed order: some exchanges put close second, or an average sixth."""
+    """Raise an InputError for rows that are no candles in this order: some files put close second, an average sixth."""
     highest, lowest = pl.max_horizontal("open", "low", "close"), pl.min_horizontal("open", "close")
     bad = rows.select(((pl.col("high") < highest) | (pl.col("low") > lowest)).fill_null(True).arg_true()).to_series()
     if bad.len():

@@ -149,7 +149,7 @@ class _YamlReader:
         return items
 
     def _read_scalar(self, event: ScalarEvent) -> Json:
-        """Return a scalar as text if it is in quotes, and by its form otherwise."""
+        """Return the value of a scalar: text if it is in quotes, otherwise null, true, false, a number or text."""
         value: Json | Refused = _parse_unquoted(event.value) if event.style is None else event.value
         problem = find_problem(value)
         if isinstance(value, Refused) or problem is not None:
@@ -166,7 +166,7 @@ def _line(event: Event) -> int:
 
 
 def _parse_unquoted(text: str) -> bool | int | float | str | Refused | None:
-    """Return an unquoted scalar in the type that its form gives it; `Refused` for a number that JSON cannot hold."""
+    """Return the value of an unquoted YAML scalar; `Refused` for a number that JSON cannot hold."""
     if text in _YAML_WORDS:
         return _YAML_WORDS[text]
     if _YAML_INT.fullmatch(text):

@@ -141,10 +141,17 @@ class SymbolFacts:
         blocks: tuple[Block, ...] = (),
         volumes: tuple[FalseVolume, ...] = (),
     ) -> SymbolFacts:
-        """Return the facts about the file of a symbol; arguments not described here are attributes of the same name.
+        """Return the facts about the file of a symbol, computed from its candles.
 
-        `frame` holds its candles, one or more, as `check_candles` returns them, all with open times in `window`, which
-        the snapshot covers; `entry` has the file's size and hash; `step_ms` is the length of the interval.
+        Args:
+            frame: The candles, one or more, as `check_candles` returns them, with open times in `window`.
+            entry: The file's name, size and hash.
+            symbol: The symbol.
+            window: The open times that the snapshot covers.
+            step_ms: Length of the interval.
+            origins: Where the candles came from, by time.
+            blocks: Which bytes of the file hold which UTC days.
+            volumes: Volumes that contradict the prices.
         """
         ts_ms = times_ms(frame)
         return cls(
@@ -258,15 +265,15 @@ def snapshot_id(cut_ms: int, number: int = 1) -> str:
     return name if number == 1 else f"{name}.{number}"
 
 
-def parse_id(snapshot: str) -> tuple[int, int]:
-    """Return the cut, ms UTC, and the number of a snapshot's id, which matches the pattern SNAPSHOT.
+def parse_id(name: str) -> tuple[int, int]:
+    """Return the cut, ms UTC, and the number in a snapshot's id `name`, which matches the pattern SNAPSHOT.
 
-    Sorted by this, ids are in the order of time. The cut is 0 for a day that does not exist.
+    Ids sorted by these are in the order of time. The cut is 0 for a day that does not exist.
 
     >>> parse_id("2025-10-15T12-00-00Z.2")
     (1760529600000, 2)
     """
-    stamp, _, number = snapshot.partition(".")
+    stamp, _, number = name.partition(".")
     day, _, clock = stamp.partition("T")
     try:
         return parse_time(f"{day}T{clock.replace('-', ':')}"), int(number or 1)

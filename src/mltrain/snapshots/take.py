@@ -82,9 +82,9 @@ def take_snapshot(
     Args:
         data_dir: The data folder.
         source: The open source.
-        spec: The specification that the source was opened from; recorded.
+        spec: The specification that the source was opened from, for the manifest.
         request: Symbols, days, interval and end.
-        now_ms: The time of the run, ms UTC; recorded.
+        now_ms: The time of the run, ms UTC, for the manifest.
         progress: Receives the progress by symbol, and warnings.
         max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
         refresh: Download cached days again, and compare them.
@@ -178,7 +178,7 @@ def _write_symbol(
 
 
 def _list_warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
-    """Yield a warning for each symbol with many missing candles, for each false volume and for each first jump."""
+    """Yield a warning for each symbol with many missing candles, contradictory volumes or price jumps."""
     for file in facts:
         expected = file.rows + file.missing
         if file.missing > _WARN_MISSING_SHARE * expected:

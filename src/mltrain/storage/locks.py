@@ -111,7 +111,7 @@ def hold_folder(path: Path, *, alone: bool) -> Iterator[bool]:
 
 
 def _write_holder(fd: int, purpose: str) -> None:
-    """Write into an open lock file who holds the lock, since when and for what."""
+    """Write into an open lock file which process holds the lock, since when and for which purpose."""
     # The clock is read here and nowhere else below the CLI: the time is for people and decides nothing.
     since = format_seconds(time.time_ns() // 1_000_000)
     text = f"pid {os.getpid()} on {os.uname().nodename} since {since}, {purpose}\n"
