@@ -79,12 +79,7 @@ def compute_features(feature_set: FeatureSet, symbol: str, candles: Mapping[str,
 def check_inputs(
     feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame], *, symbols: Iterable[str] | None = None
 ) -> None:
-    """Check that the candles contain every symbol and column that the features read.
-
-    Args:
-        feature_set: The features.
-        candles: Candles by symbol.
-        symbols: The symbols whose features will be computed; None: every symbol in `candles`.
+    """Check that the candles contain every symbol and column that the features of `symbols` (None: of all) read.
 
     Raises:
         InputError: A symbol, leader or column is missing, or the candles are of another interval, out of order or
@@ -173,7 +168,7 @@ def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero:
     Raises:
         InputError: A user op fails; names feature, op and module.
     """
-    exprs = [_column(spec.name, OPS[spec.op], tuple(spec.params.items()), zero=zero) for spec in specs]
+    exprs = [_make_column_expr(spec.name, OPS[spec.op], tuple(spec.params.items()), zero=zero) for spec in specs]
     try:
         return evaluate(source, exprs)
     except MemoryError:
@@ -181,24 +176,20 @@ def _evaluate_specs(source: pl.DataFrame, specs: Sequence[FeatureSpec], *, zero:
     except (Exception, pl.exceptions.PanicException):
         for spec, expr in zip(specs, exprs, strict=True):
             module = user_module_of(spec.op)
-            if module is not None:
-                _check_user_op(source, expr, f"{spec.name}: op {spec.op} of {module}")
+            if module is None:
+                continue
+            try:
+                evaluate(source, [expr])
+            except (Exception, pl.exceptions.PanicException) as err:
+                what, reason = f"{spec.name}: op {spec.op} of {module}", str(err).partition("\n")[0]
+                raise InputError(f"{what} fails on {source.height} candles: {type(err).__name__}: {reason}") from err
         raise
-
-
-def _check_user_op(source: pl.DataFrame, expr: pl.Expr, what: str) -> None:
-    """Raise InputError, in whose message the op is called `what`, if its expression cannot be evaluated."""
-    try:
-        evaluate(source, [expr])
-    except (Exception, pl.exceptions.PanicException) as err:
-        reason = str(err).partition("\n")[0]
-        raise InputError(f"{what} fails on {source.height} candles: {type(err).__name__}: {reason}") from err
 
 
 # Cached for the same reason as build_window.
 @lru_cache(maxsize=4 * MAX_FEATURES)
-def _column(name: str, op: Op, params: tuple[tuple[str, Param], ...], *, zero: bool) -> pl.Expr:
-    """Return the expression of a feature's column, null where its lookback is not complete."""
+def _make_column_expr(name: str, op: Op, params: tuple[tuple[str, Param], ...], *, zero: bool) -> pl.Expr:
+    """Return the expression of a feature (or of 0) as a Float32 column, null where its lookback is not complete."""
     window = build_window(op, params)
     value = pl.lit(0.0) if zero else window.expr
     return pl.when(pl.col(_CONSECUTIVE_BARS) >= window.lookback_bars).then(value).cast(pl.Float32).alias(name)
@@ -217,11 +208,7 @@ def take_leader_columns(
 ) -> tuple[dict[str, pl.Series], NDArray[np.int64]]:
     """Return a leader's columns at a symbol's rows, and how many consecutive bars of both end at each row.
 
-    Args:
-        own: The symbol's candles.
-        leader: The leader's candles, sorted by time, without nulls.
-        names: The leader's columns, without prefix.
-        step_ms: Length of the interval, in ms.
+    The leader's candles are sorted by time and have no nulls in the columns `names`, which are without prefix.
     """
     own_ms, leader_ms = times_ms(own), times_ms(leader)
     # With NumPy, because a join takes three queries, which in serving cost as much as all of the leader's features.

@@ -69,14 +69,9 @@ def check_feature_name(feature_set: FeatureSet, name: str) -> None:
 def inspect_feature(
     feature_set: FeatureSet, name: str, *, symbol: str, candles: Mapping[str, pl.DataFrame], ts_ms: int
 ) -> FeatureInspection:
-    """Compute one feature at one time, and collect what it was computed from.
+    """Compute a feature at the candle of a symbol that opens at `ts_ms`, UTC ms, and collect what it depends on.
 
-    Args:
-        feature_set: The registry.
-        name: A feature of the registry.
-        symbol: A key of `candles`.
-        candles: Checked candles by symbol, with the feature's leader.
-        ts_ms: Open time of a candle of the symbol, UTC ms.
+    `candles` are checked candles by symbol, with the feature's leader.
 
     Raises:
         InputError: There is no such feature or candle, or the candles lack what the feature reads.

@@ -39,7 +39,7 @@ _SHORT_BARS: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Features with the same leader, which read the same frame.
+    """The g features with one leader, which read the same frame.
 
     Attributes:
         leader: The leader; None for features that read none.
@@ -68,11 +68,9 @@ class NewestFeatures:
         self._groups = [_make_group(feature_set, leader) for leader in leaders]
 
     def compute(self, symbols: Sequence[str], candles: Mapping[str, pl.DataFrame]) -> NDArray[np.float32]:
-        """Return the features of each symbol's last candle, shape (n, f); NaN where a lookback is incomplete.
+        """Return the f features of each of n symbols' last candle, shape (n, f); NaN where a lookback is incomplete.
 
-        Args:
-            symbols: Keys of `candles`.
-            candles: Checked candles by symbol: at least the last `lookback_bars` of each symbol and leader.
+        `candles` are checked candles by symbol: at least the last `lookback_bars` of each symbol and leader.
 
         Raises:
             InputError: As in `compute_features`.
@@ -129,7 +127,7 @@ class _Part:
 
 
 def _make_group(feature_set: FeatureSet, leader: str | None) -> _Group:
-    """Collect the features with this leader."""
+    """Collect what it takes to compute the features with this leader; None: those without a leader."""
     positions = [i for i, spec in enumerate(feature_set.features) if spec.leader == leader]
     specs = [feature_set.features[i] for i in positions]
     windows = [spec.window() for spec in specs]
@@ -151,6 +149,7 @@ def _list_columns(specs: Sequence[FeatureSpec], *, leader: bool) -> tuple[str, .
 
 def _evaluate_group(parts: Sequence[_Part], group: _Group) -> NDArray[np.float32]:
     """Return the g features of a group at the last row of each of n parts, shape (n, g)."""
+    # The rows of one symbol are few, so that a second query would cost more than it saves.
     if len(parts) == 1:
         return _evaluate_last_rows(parts, group.exprs, None)
     values = np.empty((len(parts), len(group.exprs)), np.float32)

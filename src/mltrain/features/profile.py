@@ -5,7 +5,7 @@ Pure. The values of all symbols are pooled, as in the training matrix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -85,27 +85,19 @@ def profile_features(feature_set: FeatureSet, candles: Mapping[str, pl.DataFrame
 
 
 def profile(name: str, values: NDArray[np.float32], nulls: int) -> FeatureProfile:
-    """Summarize the distribution of one feature's values.
-
-    Args:
-        name: The feature.
-        values: Its values, shape (rows,); NaN for null.
-        nulls: How many of the NaN stand for null.
-    """
+    """Summarize a feature's values, shape (rows,), in which `nulls` of the NaN stand for null."""
     rows = values.size
     finite = values[np.isfinite(values)].astype(np.float64)
-    null_share, not_finite = (nulls / rows if rows else 0.0), rows - nulls - finite.size
+    null_share = nulls / rows if rows else 0.0
+    counts = FeatureProfile(name=name, rows=rows, null_share=null_share, not_finite=rows - nulls - finite.size)
     if not finite.size:
-        return FeatureProfile(name=name, rows=rows, null_share=null_share, not_finite=not_finite)
+        return counts
     minimum, maximum = float(finite.min()), float(finite.max())
     low, *levels, high = np.quantile(finite, [_TAIL, *LEVELS, 1 - _TAIL]).tolist()
     if low == high:
         low, high = minimum, maximum
-    return FeatureProfile(
-        name=name,
-        rows=rows,
-        null_share=null_share,
-        not_finite=not_finite,
+    return replace(
+        counts,
         minimum=minimum,
         maximum=maximum,
         mean=float(finite.mean()),

@@ -24,14 +24,10 @@ _DEFAULT_LIMITS: Final = Limits(1, 20)
 
 
 def draw_feature(op: str, rng: np.random.Generator, *, name: str, leader: str, max_bars: int) -> FeatureSpec | None:
-    """Return a feature of an op with random parameters; None if no draw satisfies the op.
+    """Return a feature of an op (a key of `OPS`) with random parameters; None if no draw satisfies the op.
 
-    Args:
-        op: Name of the op, a key of `OPS`.
-        rng: Source of randomness.
-        name: The feature's name.
-        leader: The leader symbol, used if the op reads one.
-        max_bars: Upper limit of every number among the parameters, unless the op's minimum is larger.
+    `leader` is a symbol, used if the op reads one; `max_bars` limits every number among the parameters, unless the
+    op's minimum is larger.
     """
     hints = typing.get_type_hints(OPS[op], include_extras=True)
     for _ in range(_ATTEMPTS):

@@ -79,11 +79,7 @@ def load_registry(path: Path | None = None) -> FeatureSet:
 
 
 def parse_registry(data: bytes, *, where: str) -> FeatureSet:
-    """Parse a registry of features.
-
-    Args:
-        data: A YAML document.
-        where: Its name in messages.
+    """Parse a registry of features from a YAML document, which messages call `where`.
 
     Raises:
         InputError: The document is not a valid registry; lists every violation with its line.

@@ -55,11 +55,7 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
 
 
 def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ...]:
-    """List the differences between a frame and a registry.
-
-    Returns:
-        One text for each kind of wrong name, and for each column that is not Float32, not finite, constant or null.
-    """
+    """Describe columns that are missing, extra, reordered, not Float32, not finite, constant or all null."""
     columns = [name for name in frame.columns if name not in KEYS]
     return (*_find_name_problems(feature_set.names, columns), *_find_value_problems(feature_set, frame))
 
@@ -78,21 +74,21 @@ def _find_name_problems(expected: tuple[str, ...], columns: list[str]) -> list[s
     return problems
 
 
-def _describe_moves(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
+def _describe_moves(expected: Sequence[str], actual: Sequence[str]) -> Iterator[str]:
     """Describe the smallest set of moves that puts columns in the expected order."""
-    places = {name: i for i, name in enumerate(name for name in expected if name in found)}
+    places = {name: i for i, name in enumerate(name for name in expected if name in actual)}
     order = list(places)
-    stays = _longest_rising([places[name] for name in found])
-    for name in found:
+    stays = _find_longest_rising([places[name] for name in actual])
+    for name in actual:
         if places[name] not in stays:
             place = places[name]
             yield f"{name} belongs before {order[1]}" if place == 0 else f"{name} belongs after {order[place - 1]}"
 
 
-def _longest_rising(numbers: Sequence[int]) -> set[int]:
+def _find_longest_rising(numbers: Sequence[int]) -> set[int]:
     """Return a longest rising subsequence of distinct numbers.
 
-    >>> sorted(_longest_rising([3, 0, 1, 2]))
+    >>> sorted(_find_longest_rising([3, 0, 1, 2]))
     [0, 1, 2]
     """
     # The smallest last number of a rising subsequence of each length.

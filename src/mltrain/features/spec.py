@@ -200,11 +200,7 @@ class FeatureSet:
 
     @classmethod
     def from_json(cls, value: Json, *, where: str) -> FeatureSet:
-        """Read the result of `to_json`, as strictly as a file.
-
-        Args:
-            value: The registry as JSON values.
-            where: Name of their source in messages.
+        """Read the result of `to_json`, as strictly as a file; messages call its source `where`.
 
         Raises:
             InputError: `value` is not a valid registry; lists every violation.

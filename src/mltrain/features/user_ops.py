@@ -107,11 +107,7 @@ def user_ops_of(ops: Iterable[str]) -> UserOps | None:
 
 
 def check_user_ops(ops: UserOps, *, where: str) -> None:
-    """Check that the user ops that a model was trained with are imported and unchanged.
-
-    Args:
-        ops: The module and source hash that the model records.
-        where: The model's name in messages.
+    """Check that the user ops that a model, called `where` in messages, was trained with are imported and unchanged.
 
     Raises:
         OwnOpsError: The module is not imported, or has another source.

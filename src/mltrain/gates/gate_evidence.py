@@ -175,21 +175,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the gates judge.
+    """Everything that the gates judge, one field per gate in most cases; its type says what it holds.
 
     Attributes:
-        skill: Gain over predictions that need no model.
-        simple_model: Gain over simpler models.
         symbols: Skill on each symbol alone.
         leaders: Leader symbols of the features.
-        calibration: Calibration error on the holdout.
         latency_p95_ms: 95th percentile of the time from candles to the probability of one symbol, in ms.
-        guards: Results of the leakage guards.
-        bounce: Signs that the gain is bid-ask bounce.
-        champion: Comparison with the live version.
         meaning: Why the model is not a drop-in replacement for the live version, one sentence each.
-        origin: Simulated or real candles.
-        selection: Earlier tries on this holdout.
     """
 
     skill: SkillEvidence | NotEvaluated

@@ -232,7 +232,7 @@ def judge_latency(p95_ms: float | NotEvaluated, config: GateConfig) -> GateOutco
 
 
 def judge_leakage(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
-    """Fail unless every required guard ran and passed; hold features that alone predict the label too well."""
+    """Fail a model unless every required guard passed; hold it if a single feature predicts the label too well."""
     name, target = "leakage", f"{', '.join(REQUIRED_GUARDS)} pass"
     if isinstance(guards, NotEvaluated):
         return GateOutcome(name=name, outcome="failed", target=target, reason=guards.reason)
@@ -242,17 +242,13 @@ def judge_leakage(guards: Sequence[GuardResult] | NotEvaluated) -> GateOutcome:
         return GateOutcome(name=name, outcome="failed", target=target, reason=", ".join(problems))
     suspects = [f"{s.feature} of {s.symbol} (AUC {s.auc:.3f})" for g in guards for s in g.suspects]
     if suspects:
-        return GateOutcome(
-            name=name,
-            outcome="held",
-            target=target,
-            reason=f"a single feature predicts the label too well: {', '.join(suspects)}",
-        )
+        reason = f"a single feature predicts the label too well: {', '.join(suspects)}"
+        return GateOutcome(name=name, outcome="held", target=target, reason=reason)
     return GateOutcome(name=name, outcome="passed", target=target, reason="all passed")
 
 
 def judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
-    """Hold a gain that could be bid-ask bounce; the figure is the share of the gain that is left from the next open."""
+    """Hold a model whose gain could be bid-ask bounce; the figure is the share of it left from the next open."""
     name = "bounce"
     target = "at least half of the gain is left from the next open; opens are close to the previous close"
     if isinstance(bounce, NotEvaluated):
@@ -266,12 +262,8 @@ def judge_bounce(bounce: BounceEvidence | NotEvaluated) -> GateOutcome:
         doubts.insert(0, f"of {close_bps:.3f} bps per bar from the close, {open_bps:.3f} are left from the next open")
     survival = open_bps / close_bps if close_bps > 0 else 0.0
     if not math.isfinite(survival):
-        return GateOutcome(
-            name=name,
-            outcome="failed",
-            target=target,
-            reason=f"the calls earn {close_bps} bps from the close and {open_bps} from the next open",
-        )
+        reason = f"the calls earn {close_bps} bps from the close and {open_bps} from the next open"
+        return GateOutcome(name=name, outcome="failed", target=target, reason=reason)
     reason = f"the gain may not be tradable: {'; '.join(doubts)}" if doubts else f"{survival:.0%} of the gain is left"
     return GateOutcome(
         name=name,
@@ -303,9 +295,8 @@ def judge_champion(champion: ChampionEvidence | NotApplicable | NotEvaluated, co
     if isinstance(champion, NotApplicable):
         return GateOutcome(name=name, outcome="not applicable", target=target, reason=champion.reason)
     if isinstance(champion, NotEvaluated):
-        return GateOutcome(
-            name=name, outcome="held", target=target, reason=f"not compared with the live version: {champion.reason}"
-        )
+        reason = f"not compared with the live version: {champion.reason}"
+        return GateOutcome(name=name, outcome="held", target=target, reason=reason)
     value, low, high = champion.gain.value, champion.gain.low, champion.gain.high
     target += f": log-loss gain > -{config.champion_tolerance:g} nats, its lower end > -{config.champion_margin:g}"
     good_enough = value > -config.champion_tolerance and low > -config.champion_margin
@@ -331,12 +322,8 @@ def judge_meaning(differences: tuple[str, ...] | NotApplicable) -> GateOutcome:
     if isinstance(differences, NotApplicable):
         return GateOutcome(name=name, outcome="not applicable", target=target, reason=differences.reason)
     if differences:
-        return GateOutcome(
-            name=name,
-            outcome="held",
-            target=target,
-            reason=f"no drop-in replacement for the live version: {'; '.join(differences)}",
-        )
+        reason = f"no drop-in replacement for the live version: {'; '.join(differences)}"
+        return GateOutcome(name=name, outcome="held", target=target, reason=reason)
     return GateOutcome(name=name, outcome="passed", target=target, reason="the same")
 
 
@@ -344,6 +331,5 @@ def judge_origin(origin: Origin) -> GateOutcome:
     """Fail a model of simulated candles that would replace one of real or of unknown candles."""
     name, target = "simulated_never_replaces_real", "a model of simulated candles replaces none of real ones"
     reason = f"candles of this model: {'simulated' if origin.simulated else 'real'}, of the champion: {origin.champion}"
-    if origin.simulated and origin.champion not in {"none", "simulated"}:
-        return GateOutcome(name=name, outcome="failed", target=target, reason=reason)
-    return GateOutcome(name=name, outcome="passed", target=target, reason=reason)
+    passed = not origin.simulated or origin.champion in {"none", "simulated"}
+    return GateOutcome(name=name, outcome="passed" if passed else "failed", target=target, reason=reason)

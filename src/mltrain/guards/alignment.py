@@ -98,12 +98,8 @@ def check_alignment(findings: Findings, feature_set: FeatureSet, candles: Mappin
     """Record a failure for each symbol whose candles are shifted in time against its leader's; warn of other pairs.
 
     In a snapshot of up to ten symbols, all pairs are compared. In a larger one, besides the pairs of a leader, each
-    symbol is compared with the first leader or, without leaders, with the first symbol.
-
-    Args:
-        findings: Collects the evidence, under "alignment".
-        feature_set: Defines the leaders and the interval.
-        candles: Checked candles by symbol, with all leaders.
+    symbol is compared with the first leader or, without leaders, with the first symbol. `candles` are checked candles
+    by symbol, with all leaders.
     """
     step_ms = interval_ms(feature_set.interval)
     symbols = sorted(candles)

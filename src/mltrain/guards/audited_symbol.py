@@ -56,7 +56,7 @@ class FeatureGroup:
 
     Attributes:
         features: These features, as a registry.
-        columns: Positions of their columns in `AuditedSymbol.batch`, then the canary's, shape (features + 1,).
+        columns: Their columns in `AuditedSymbol.batch`, then that of the planted feature, shape (features + 1,).
         reads: The symbols that they may read, the audited one first.
         user_ops: Whether their ops come from a user's module, so that only the audit tests them.
     """
@@ -87,7 +87,7 @@ class AuditedSymbol:
     Attributes:
         symbol: The symbol.
         ts_ms: Open time of each candle, UTC ms, shape (rows,).
-        names: The features, then the canary.
+        names: The features, then the planted one.
         batch: Values computed from the whole history, float32, shape (rows, names); NaN for no value.
         scale: Standard deviation of each column of `batch`, or 1 where it has none, shape (names,).
         groups: The features, grouped by the symbols that they read.
@@ -107,16 +107,13 @@ class AuditedSymbol:
     findings: Findings
 
     def recompute(self, group: FeatureGroup, candles: Candles) -> Values:
-        """Compute a group's features and the canary from other candles, shape (candles of the symbol, features + 1)."""
+        """Compute features and, as the last column, the planted one from other candles, shape (rows, features + 1)."""
         return _compute_values(self.compute, group.features, self.symbol, candles)
 
     def compare(self, group: FeatureGroup, rows: NDArray[np.intp], got: Values) -> Comparison:
-        """Compare recomputed values with those of the batch, to one unit of float32 or TOLERANCE.
+        """Compare values recomputed for n `rows` of `batch` with it, to one unit of float32 or TOLERANCE.
 
-        Args:
-            group: The features.
-            rows: Rows of `batch`, shape (n,).
-            got: The recomputed values of the features and the canary at these rows, shape (n, features + 1).
+        `got`, shape (n, features + 1), has the values of the group's features, then of the planted one.
         """
         columns = group.columns[:-1]
         expected, got, scale = self.batch[np.ix_(rows, columns)], got[:, :-1], self.scale[columns]
@@ -136,11 +133,8 @@ class AuditedSymbol:
     ) -> None:
         """Count the values that a check compared, and keep the largest deviation with its feature and time.
 
-        Args:
-            check: Name of the check.
-            group: The features compared.
-            rows: Rows of `batch`, shape (n,).
-            deviation: Deviation of each recomputed value from `batch`, or whether they differ, shape (n, features).
+        `deviation`, shape (n, features), says for n `rows` of `batch` by how much a recomputed value deviates (in the
+        unit of the check), or whether it differs.
         """
         if deviation.size:
             row, i = np.unravel_index(int(np.argmax(deviation)), deviation.shape)
@@ -159,16 +153,9 @@ class AuditedSymbol:
         why: str | None = None,
         expected: float | None = None,
     ) -> None:
-        """Record that a feature's value at a row is wrong.
+        """Record that the value of the feature at position `index` of a group is wrong at a row of `batch`.
 
-        Args:
-            check: Name of the check that found it.
-            group: The feature's group.
-            index: Position of the feature in the group.
-            row: Row of `batch`.
-            got: The recomputed value.
-            why: Key of `_WHY`; None: `check`.
-            expected: The right value; None: that of `batch`.
+        `why` is a key of `_WHY`, by default `check`; the expected value is by default that of `batch`.
         """
         column = int(group.columns[index])
         feature = self.names[column]
@@ -213,9 +200,9 @@ def compute_audited_symbol(
         names=(*features.names, CANARY),
         batch=batch,
         scale=np.array([_standard_deviation(column) for column in batch.T]),
-        groups=tuple(make_group(leader, at, user_ops=user_ops) for (leader, user_ops), at in by_reads.items()),
+        groups=tuple(make_group(leader, ix, user_ops=user_ops) for (leader, user_ops), ix in by_reads.items()),
         by_lookback=tuple(
-            (bars, make_group(leader, at, user_ops=user_ops)) for (leader, user_ops, bars), at in by_lookback.items()
+            (bars, make_group(leader, ix, user_ops=user_ops)) for (leader, user_ops, bars), ix in by_lookback.items()
         ),
         compute=compute,
         findings=findings,
@@ -230,7 +217,7 @@ def differ(expected: Values, got: Values) -> NDArray[np.bool_]:
 
 
 def _compute_values(compute: Compute, features: FeatureSet, symbol: str, candles: Candles) -> Values:
-    """Compute a symbol's features and the canary, shape (rows, features + 1); NaN for no value."""
+    """Compute a symbol's features, then the planted one (the next return), shape (rows, features + 1); NaN for none."""
     frame = compute(features, symbol, candles)
     close = candles[symbol]["close"].to_numpy()
     planted = np.full(close.size, np.nan, dtype=np.float32)
@@ -265,10 +252,6 @@ class Canary:
             findings.count("canary", seen, escaped / seen if seen else 1.0)
             # A market shorter than a lookback and its gap leaves the sweep nothing to compare.
             if escaped or not (seen or check == "sweep"):
-                failure = Failure(
-                    feature=CANARY,
-                    expected="caught every time",
-                    got=f"{self.caught[check]} of {seen} times caught ({check})",
-                    why=f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead",
-                )
-                findings.fail("canary", failure)
+                why = f"the audit is broken: its {check} check does not catch a feature that looks one bar ahead"
+                got = f"{self.caught[check]} of {seen} times caught ({check})"
+                findings.fail("canary", Failure(feature=CANARY, expected="caught every time", got=got, why=why))

@@ -76,14 +76,9 @@ def choose_cut_points(
     points: int,
     rng: np.random.Generator,
 ) -> CutPoints:
-    """Choose the cut points of one symbol.
+    """Choose the rows of one symbol at which an audit takes the future away; `points` of them are random.
 
-    Args:
-        feature_set: Its lookback and leaders decide where every feature has a value.
-        symbol: The symbol.
-        candles: Candles by symbol, including the leaders.
-        points: Number of random rows.
-        rng: Source of randomness.
+    `candles` are candles by symbol, with the leaders of the features.
     """
     ts_ms = times_ms(candles[symbol])
     if not ts_ms.size:

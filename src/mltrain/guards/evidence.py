@@ -128,7 +128,7 @@ class Findings:
         self.suspects: list[SuspectFeature] = []
 
     def count(self, check: str, points: int, worst: float = 0.0, *, case: str = "") -> None:
-        """Count the values that a check compared, and keep its largest deviation.
+        """Add to the number of values that a check compared, and keep its largest deviation.
 
         Args:
             check: Name of the check.
@@ -151,20 +151,15 @@ class Findings:
 
     def build_result(self, details: Mapping[str, str]) -> GuardResult:
         """Return the guard's result, with one Check per key of `details` (check to its description), in that order."""
+        checks = []
+        for name, detail in details.items():
+            worst, case = self._worst.get(name, (0.0, ""))
+            checks.append(Check(name, points=self._points.get(name, 0), worst=worst, case=case, detail=detail))
         failures = tuple(self._failures.values())
         return GuardResult(
             name=self._name,
             passed=not failures,
-            checks=tuple(
-                Check(
-                    name=check,
-                    points=self._points.get(check, 0),
-                    worst=self._worst.get(check, (0.0, ""))[0],
-                    case=self._worst.get(check, (0.0, ""))[1],
-                    detail=detail,
-                )
-                for check, detail in details.items()
-            ),
+            checks=tuple(checks),
             failures=failures,
             warnings=tuple(self.warnings),
             seconds=time.perf_counter() - self._started_s,

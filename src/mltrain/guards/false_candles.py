@@ -24,10 +24,7 @@ _FALSE_FACTOR: Final = (0.4, 0.8)
 def make_garbage_candles(rng: np.random.Generator, rows: int, *, extreme: bool) -> pl.DataFrame:
     """Return candles without `ts` that resemble no market, but are finite, consistent and of the right types.
 
-    Args:
-        rng: Source of randomness.
-        rows: Number of candles.
-        extreme: Whether every price and volume is 1e-30 or 1e30, instead of spread over 16 decades.
+    If `extreme`, every price and volume is 1e-30 or 1e30; otherwise they are spread over 16 decades.
     """
     prices = np.sort(_draw_amounts(rng, (4, rows), extreme=extreme), axis=0)
     swap = rng.random(rows) < 1 / 2
@@ -50,6 +47,7 @@ def make_garbage_candles(rng: np.random.Generator, rows: int, *, extreme: bool) 
 
 
 def _draw_amounts(rng: np.random.Generator, shape: tuple[int, int], *, extreme: bool) -> NDArray[np.float64]:
+    """Draw amounts: 1e-30 or 1e30 if `extreme`, otherwise 1e-8 to 1e8, each decade equally often."""
     if extreme:
         return np.where(rng.random(shape) < 1 / 2, 1 / _EXTREME, _EXTREME)
     amounts: NDArray[np.float64] = 10 ** rng.uniform(-8, 8, shape)
@@ -77,6 +75,7 @@ def make_plausible_candles(frame: pl.DataFrame, rng: np.random.Generator) -> pl.
 
 
 def _draw_factors(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+    """Draw factors in `_FALSE_FACTOR`, half of them inverted, shape (rows,)."""
     factors: NDArray[np.float64] = rng.uniform(*_FALSE_FACTOR, rows)
     return np.where(rng.random(rows) < 1 / 2, factors, 1 / factors)
 

@@ -102,9 +102,8 @@ def feature_audit(
         if not_judged:
             findings.warnings.append(f"too few rows to judge single features: {format_names(not_judged)}")
         _check_shuffled_labels(findings, matrix.x, matrix.y, seed=seed)
-    return findings.build_result(
-        {**_DETAILS, "registry": _DETAILS["registry"].format(sha256=feature_set.registry_sha256)}
-    )
+    registry = _DETAILS["registry"].format(sha256=feature_set.registry_sha256)
+    return findings.build_result({**_DETAILS, "registry": registry})
 
 
 def auc_deviation(true_auc: float, ones: float, zeros: float) -> float:
@@ -131,13 +130,9 @@ def _check_registry(findings: Findings, feature_set: FeatureSet) -> None:
     reread = FeatureSet.from_json(feature_set.to_json(), where="the registry")
     findings.count("registry", len(feature_set.features))
     if reread != feature_set or reread.registry_sha256 != feature_set.registry_sha256:
-        failure = Failure(
-            feature="registry",
-            expected=feature_set.registry_sha256,
-            got=reread.registry_sha256,
-            why="its stored form reads back differently",
-        )
-        findings.fail("registry", failure)
+        expected, got = feature_set.registry_sha256, reread.registry_sha256
+        why = "its stored form reads back differently"
+        findings.fail("registry", Failure(feature="registry", expected=expected, got=got, why=why))
 
 
 def _find_form_failures(names: tuple[str, ...], matrix: TrainingMatrix) -> Iterator[Failure]:
@@ -147,12 +142,9 @@ def _find_form_failures(names: tuple[str, ...], matrix: TrainingMatrix) -> Itera
             yield Failure(feature=got, expected=expected, got=got, why=f"column {i} is not the registry's")
             break
     if len(matrix.names) != len(names):
-        yield Failure(
-            feature="columns",
-            expected=f"{len(names)} columns",
-            got=f"{len(matrix.names)} columns",
-            why="the matrix has other columns than the registry",
-        )
+        counts = f"{len(names)} columns", f"{len(matrix.names)} columns"
+        why = "the matrix has other columns than the registry"
+        yield Failure(feature="columns", expected=counts[0], got=counts[1], why=why)
     shape = (matrix.y.size, len(matrix.names))
     if matrix.x.shape != shape or not matrix.ts_ms.shape == matrix.symbol_ix.shape == matrix.y.shape:
         got = f"{matrix.x.shape}, {matrix.ts_ms.size} times and symbols of {matrix.symbol_ix.size} rows"
@@ -166,13 +158,8 @@ def _find_value_failures(matrix: TrainingMatrix, is_finite: NDArray[np.bool_]) -
     """Yield features that are not finite, labels that are not two classes, and rows out of order."""
     for i in np.flatnonzero(~is_finite.all(axis=0)).tolist():
         row = int(np.flatnonzero(~is_finite[:, i])[0])
-        yield Failure(
-            feature=matrix.names[i],
-            time_ms=int(matrix.ts_ms[row]),
-            expected="a finite number",
-            got=str(matrix.x[row, i]),
-            why="a row of the matrix has no usable value",
-        )
+        time_ms, got, why = int(matrix.ts_ms[row]), str(matrix.x[row, i]), "a row of the matrix has no usable value"
+        yield Failure(feature=matrix.names[i], time_ms=time_ms, expected="a finite number", got=got, why=why)
     classes = np.unique(matrix.y).tolist()
     if classes != [0, 1]:
         expected, why = "both 0 and 1, and nothing else", "the labels are not two classes"
@@ -212,15 +199,9 @@ def _check_single_features(
     horizon_bars: int,
     limits: tuple[float, float],
 ) -> bool:
-    """Check how well each single feature predicts one symbol's label; return whether there are enough rows.
+    """Check how well each single feature predicts the label in a symbol's rows; return whether there are enough rows.
 
-    Args:
-        findings: Collects the evidence, under "auc".
-        matrix: The training matrix.
-        symbol: The symbol.
-        rows: The symbol's rows of the matrix, shape (n,).
-        horizon_bars: Number of bars that a label looks ahead.
-        limits: Values of |AUC - 1/2| + 1/2 above which to warn, and above which to fail.
+    `limits` are the values of |AUC - 1/2| + 1/2 above which to warn, and above which to fail.
     """
     sample = rows[_spread_rows(rows.size, max(_AUC_SYMBOL_ROWS, _AUC_ROWS // len(matrix.symbols)))]
     labels = matrix.y[sample]
@@ -236,13 +217,8 @@ def _check_single_features(
         if value > warn:
             findings.suspects.append(SuspectFeature(name, symbol, value))
         if value > fail:
-            failure = Failure(
-                feature=name,
-                symbol=symbol,
-                expected=f"an AUC of {limits[1]:g} at most",
-                got=f"{value:.4f}",
-                why="alone it predicts the label implausibly well",
-            )
+            expected, why = f"an AUC of {limits[1]:g} at most", "alone it predicts the label implausibly well"
+            failure = Failure(feature=name, symbol=symbol, expected=expected, got=f"{value:.4f}", why=why)
             findings.fail("auc", failure)
         elif value > warn:
             findings.warnings.append(

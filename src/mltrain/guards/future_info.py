@@ -166,6 +166,7 @@ class _Audit:
         self._check_time_shift(audited)
         self._check_gaps(audited)
         self._warn_of_unseen(audited, cut_points)
+        # To save time, cut points take turns in what is done to other candles, and feature groups share the cut points.
         for number, row in enumerate(cut_points.shared):
             for group in audited.groups:
                 self._check_window(audited, group, row, leave_out=bool(number % 2))
@@ -252,7 +253,7 @@ class _Audit:
             self._check_first_rows(audited, group, "poison", audited.recompute(group, poisoned)[: row + 1])
 
     def _check_first_rows(self, audited: AuditedSymbol, group: FeatureGroup, check: str, got: Values) -> None:
-        """Compare recomputed first rows with the batch, bit for bit; the canary must differ in the last of them."""
+        """Compare recomputed first rows with the batch, bit for bit; the planted feature must differ in the last."""
         rows = np.arange(got.shape[0])
         self.canary.note(check, audited.batch[rows[-1:], -1], got[-1:, -1])
         differs = differ(audited.batch[: rows.size, group.columns[:-1]], got[:, :-1])
@@ -299,15 +300,10 @@ class _Audit:
         window: Candles,
         falsified: Candles,
     ) -> None:
-        """Find out whether undeclared symbols, later candles or candles outside of the window change a value.
+        """Find out whether undeclared symbols, later candles or candles outside of the window change values.
 
-        Args:
-            audited: The symbol.
-            group: The features.
-            row: The cut point, as a row of the batch.
-            window_row: The cut point, as a row of the window.
-            window: True candles of every symbol.
-            falsified: The same with false candles, perhaps without the undeclared symbols.
+        The cut point is `row` of the batch and `window_row` of `window`, which has true candles of every symbol;
+        `falsified` has false ones, perhaps without the undeclared symbols.
         """
         foreign = {symbol: window[symbol] if symbol in group.reads else frame for symbol, frame in falsified.items()}
         true, isolated, poisoned = (
@@ -331,7 +327,7 @@ class _Audit:
         self._compare_row(audited, group, row, got)
 
     def _compare_row(self, audited: AuditedSymbol, group: FeatureGroup, row: int, got: Values) -> None:
-        """Compare the recomputed values of one row with the batch, within the tolerance."""
+        """Compare a row's recomputed values with the batch, to one unit of float32 or 1e-9 standard deviations."""
         rows = np.array([row])
         comparison = audited.compare(group, rows, got[None, :])
         audited.record_deviations("lookback", group, rows, comparison.deviation)

@@ -48,16 +48,9 @@ def check_label(
     rows: Sequence[int],
     rng: np.random.Generator,
 ) -> None:
-    """Check the end time of every label of one symbol, and what the labels of some rows depend on.
+    """Check the end time of every label of one symbol, and which candles the labels of some `rows` depend on.
 
-    Args:
-        findings: Collects the evidence, under "label".
-        feature_set: Its label's horizon, and its interval.
-        symbol: The symbol.
-        frame: Its candles.
-        labels: Returns `ts`, `label_end` (UTC ms) and `y` of each candle.
-        rows: Rows whose dependence is checked.
-        rng: Source of the garbage beyond the horizon.
+    `frame` has the symbol's candles; `labels` computes their labels; `rng` draws false candles beyond the horizon.
     """
     audited = _AuditedLabels(findings, feature_set, symbol, frame, labels)
     can_continue = audited.check_times()
@@ -96,19 +89,15 @@ class _AuditedLabels:
         for row in np.flatnonzero(has_label & (end_ms != horizon_ms))[:1].tolist():
             why = f"its end is not {self.horizon_bars} bars later"
             self._fail(row, format_ms(int(horizon_ms[row])), format_ms(int(end_ms[row])), why)
-        bars_to_horizon = np.zeros(self._ts_ms.size, dtype=np.int64)
-        bars_to_horizon[: -self.horizon_bars] = count_consecutive_bars(self._ts_ms, self._step_ms)[self.horizon_bars :]
-        for row in np.flatnonzero(has_label & (bars_to_horizon <= self.horizon_bars))[:1].tolist():
+        # Consecutive bars that end with the horizon's candle.
+        bars = np.zeros(self._ts_ms.size, dtype=np.int64)
+        bars[: -self.horizon_bars] = count_consecutive_bars(self._ts_ms, self._step_ms)[self.horizon_bars :]
+        for row in np.flatnonzero(has_label & (bars <= self.horizon_bars))[:1].tolist():
             self._fail(row, NO_VALUE, f"{self._y[row]:g}", "a candle up to the horizon is missing")
         return True
 
     def check_row(self, row: int, false: pl.DataFrame) -> None:
-        """Check that the label of one row depends on the candles up to its horizon, and not on later ones.
-
-        Args:
-            row: Row of the candles.
-            false: Candles without `ts`, which replace those beyond the horizon.
-        """
+        """Check that a row's label depends on candles up to its horizon, not on later ones, which `false` replaces."""
         first, horizon_row = max(0, row - self.horizon_bars - _BEFORE_BARS), row + self.horizon_bars
         window = self._frame[first : horizon_row + _AFTER_BARS + 1]
         horizon_ms = int(self._ts_ms[row]) + self.horizon_bars * self._step_ms

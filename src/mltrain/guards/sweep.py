@@ -83,9 +83,8 @@ class Sweep:
 def _draw_layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """Yield layouts of tiles of `bars` rows as (period, offset): a tile ends at each row where row % period == offset.
 
-    All layouts come in random order, mostly with the shortest gap between tiles, which tests most rows.
-
-    Periods are prime: otherwise a feature that reads some tiles further back could find true candles in every phase.
+    They come in random order, mostly with the shortest gap between tiles, which tests most rows. Periods are prime:
+    otherwise a feature that reads some tiles further back could find true candles in every phase.
     """
     gap = max(_MIN_GAP, round(bars * _GAP_SHARE))
     periods = [_next_prime(bars + gap * factor) for factor in _GAP_FACTORS]
@@ -119,15 +118,10 @@ class _Tiles:
         self._false = {symbol: false[symbol].select(names) for symbol, names in columns.items()}
 
     def check(self, ends: NDArray[np.intp], canary: Canary, *, known: set[int]) -> set[int]:
-        """Check the rows that end a tile, and record the features that fail.
-
-        Args:
-            ends: Rows of the batch, shape (n,).
-            canary: Counts whether the planted feature is caught.
-            known: Positions in the group of features whose failure is already recorded.
+        """Check the rows that end a tile, and record each failing feature whose position in the group is not `known`.
 
         Returns:
-            Positions in the group of the features that fail.
+            Positions in the group of all features that fail.
         """
         audited, group = self._audited, self._group
         is_true = _mark_tiles(audited.ts_ms.size, ends, self._bars)
@@ -137,9 +131,9 @@ class _Tiles:
         audited.record_deviations("sweep", group, ends, comparison.deviation)
         failing = set(np.flatnonzero(comparison.wrong.any(axis=0)).tolist())
         for i in sorted(failing - known):
-            at = int(np.flatnonzero(comparison.wrong[:, i])[0])
-            why, value = self._find_cause(is_true, int(ends[at]), i) or ("lookback", float(got[at, i]))
-            audited.record_failure("sweep", group, i, int(ends[at]), got=value, why=why)
+            tile = int(np.flatnonzero(comparison.wrong[:, i])[0])
+            why, value = self._find_cause(is_true, int(ends[tile]), i) or ("lookback", float(got[tile, i]))
+            audited.record_failure("sweep", group, i, int(ends[tile]), got=value, why=why)
         return failing
 
     def _find_cause(self, is_true: NDArray[np.bool_], row: int, index: int) -> tuple[str, float] | None:
@@ -184,7 +178,7 @@ def _mark_tiles(rows: int, ends: NDArray[np.intp], bars: int) -> NDArray[np.bool
 
 
 def _list_columns_needed(features: FeatureSet, symbol: str, audited_symbol: str) -> list[str]:
-    """Return the columns of a symbol that the features read, its times, and the closes that the canary reads."""
+    """Return the columns of a symbol that the features read, its times, and the closes for the planted feature."""
     read = {name for spec in features.features for name in columns_read(spec, leader=symbol != audited_symbol)}
     if symbol == audited_symbol:
         read |= {"close"}

@@ -74,15 +74,9 @@ def _check_pair(findings: Findings, earlier: BlockArrays, later: BlockArrays, em
         return
     last_end_ms, begin_ms = int(earlier.label_end_ms.max()), int(later.ts_ms.min())
     if last_end_ms + embargo_ms >= begin_ms:
-        failure = Failure(
-            feature=name,
-            time_ms=begin_ms,
-            expected=f"before {format_ms(begin_ms)}",
-            got=format_ms(last_end_ms),
-            why=f"{earlier.name} reaches into {later.name}: its last label and {embargo_ms} ms of embargo must end "
-            "first",
-        )
-        findings.fail("order", failure)
+        expected, got = f"before {format_ms(begin_ms)}", format_ms(last_end_ms)
+        why = f"{earlier.name} reaches into {later.name}: its last label and {embargo_ms} ms of embargo must end first"
+        findings.fail("order", Failure(feature=name, time_ms=begin_ms, expected=expected, got=got, why=why))
 
 
 def _check_labels(findings: Findings, block: BlockArrays) -> None:
@@ -95,11 +89,6 @@ def _check_labels(findings: Findings, block: BlockArrays) -> None:
     wrong = np.flatnonzero(block.label_end_ms <= block.ts_ms)
     if wrong.size:
         ts_ms, end_ms = int(block.ts_ms[wrong[0]]), int(block.label_end_ms[wrong[0]])
-        failure = Failure(
-            feature=block.name,
-            time_ms=ts_ms,
-            expected=f"after {format_ms(ts_ms)}",
-            got=format_ms(end_ms),
-            why=f"a label of {block.name} ends before it begins, so that no purge can work",
-        )
-        findings.fail("labels", failure)
+        expected, got = f"after {format_ms(ts_ms)}", format_ms(end_ms)
+        why = f"a label of {block.name} ends before it begins, so that no purge can work"
+        findings.fail("labels", Failure(feature=block.name, time_ms=ts_ms, expected=expected, got=got, why=why))

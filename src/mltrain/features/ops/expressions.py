@@ -37,7 +37,7 @@ def imbalance(bars: int, prefix: str = "") -> pl.Expr:
 
 
 def gap_to_average(paid: pl.Expr, volume: pl.Expr, bars: int) -> pl.Expr:
-    """Return ln(c / (sum paid / sum volume)), the average clipped to its bars' range; 0 where the volume is 0."""
+    """Return ln(close / (sum paid / sum volume)), the average clipped to its bars' range; 0 where the volume is 0."""
     return window_price_ratio(pl.col("close"), paid, volume, pl.col("low"), pl.col("high"), bars=bars).log()
 
 
