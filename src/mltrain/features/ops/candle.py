@@ -54,7 +54,8 @@ def close_location(*, bars: Bars, lag: Lag = 0) -> Window:
 def scaled_wick(*, side: Literal["above", "below"], window: Bars) -> Window:
     """Distance from the close to the bar's high or low in volatilities: ln(h / c) / s above, ln(c / l) / s below.
 
-    Here s = sqrt(mean r^2) over `window`. Unit: deviations, 0 or more. 0 where no bar of the window moved.
+    Here s is the root mean square of the one-bar log returns of the last `window` bars. Unit: deviations, 0 or more.
+    0 where no bar of the window moved.
     """
     room = pl.col("high") / pl.col("close") if side == "above" else pl.col("close") / pl.col("low")
     return Window(window_scaled(room.log(), log_returns(), window), window + 1)

@@ -23,7 +23,8 @@ def gap_to_mean(*, bars: Spread) -> Window:
 def scaled_gap_to_mean(*, bars: Spread, window: Bars) -> Window:
     """How far the close is above its moving average, in volatilities: ln(c / mean c) / (s sqrt(bars)).
 
-    Here s = sqrt(mean r^2) over `window`. Unit: deviations. 0 where no bar of the window moved.
+    Here s is the root mean square of the one-bar log returns of the last `window` bars. Unit: deviations. 0 where no
+    bar of the window moved.
     """
     gap = (pl.col("close") / window_mean(pl.col("close"), bars)).log()
     return Window(window_scaled(gap, log_returns(), window) / math.sqrt(bars), max(bars, window + 1))

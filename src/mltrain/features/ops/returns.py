@@ -25,7 +25,8 @@ def log_return(*, bars: Bars, lag: Lag = 0) -> Window:
 def scaled_return(*, bars: Bars, window: Bars, lag: Lag = 0) -> Window:
     """Return over `bars` bars, `lag` bars ago, in volatilities: ln(c[lag] / c[lag + bars]) / (s sqrt(bars)).
 
-    Here s = sqrt(mean r^2) over the last `window` bars. Unit: deviations. 0 where no bar of the window moved.
+    Here s is the root mean square of the one-bar log returns of the last `window` bars. Unit: deviations. 0 where no
+    bar of the window moved.
     """
     if bars + lag > window:
         raise ValueError(f"bars ({bars}) and lag ({lag}) together must not be above window ({window})")
