@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
-from mltrain.simulator.wire import day_zip, write_page
+from mltrain.simulator.wire import write_day_zip, write_page
 from mltrain.sources.simulated_market import GENESIS_MS, LAST_CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
 
@@ -45,7 +45,7 @@ _NO_SUCH_KEY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request: its path, and its query with the last value of each name."""
+    """An HTTP request: its path, and its query with the last value of each name."""
 
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
@@ -63,13 +63,13 @@ class Request:
     @property
     def symbol(self) -> str:
         """The requested symbol; empty without one or with several."""
-        found = read_archive_path(self.path)
-        return self.query.get("symbol", "") if found is None else found.symbol
+        file = read_archive_path(self.path)
+        return self.query.get("symbol", "") if file is None else file.symbol
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer without any fault."""
+    """An HTTP answer of the exchange."""
 
     status: int
     body: bytes
@@ -78,23 +78,23 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchivePath:
-    """The file of the archive that a path names."""
+class ArchiveFile:
+    """The zip of a day (days since 1970) in the archive, or its checksum file."""
 
     symbol: str
     interval: str
     day: int
-    checksum: bool
+    is_checksum: bool
 
     @property
-    def file_name(self) -> str:
-        """The name of the zip."""
+    def zip_name(self) -> str:
+        """The file name of the zip."""
         return f"{self.symbol}-{self.interval}-{day_name(self.day * DAY_MS)}.zip"
 
 
 @lru_cache(maxsize=4096)
-def read_archive_path(path: str) -> ArchivePath | None:
-    """Parse a path of the archive; None for any other path."""
+def read_archive_path(path: str) -> ArchiveFile | None:
+    """Return the file that a path of the archive names, whether or not the archive has it; None for any other path."""
     match = _ARCHIVE.fullmatch(path)
     if match is None or match["interval"] not in INTERVALS_MS:
         return None
@@ -102,7 +102,7 @@ def read_archive_path(path: str) -> ArchivePath | None:
         day = parse_time(match["day"]) // DAY_MS
     except UsageError:
         return None
-    return ArchivePath(match["symbol"], match["interval"], day, match["checksum"] is not None)
+    return ArchiveFile(match["symbol"], match["interval"], day, match["checksum"] is not None)
 
 
 class _Refused(Exception):  # noqa: N818 -- becomes an answer
@@ -114,7 +114,7 @@ class _Refused(Exception):  # noqa: N818 -- becomes an answer
 
 
 def refuse(code: int, message: str, *, status: int = 400) -> Answer:
-    """Return an error answer of the exchange."""
+    """Return an error answer with an error code of Binance, such as -1121, and its message."""
     return answer_json({"code": code, "msg": message}, status=status)
 
 
@@ -128,7 +128,7 @@ class Exchange:
     """A simulated exchange that speaks HTTP.
 
     Attributes:
-        seed: Which market.
+        seed: Seed of the market.
         signal: How predictable the market is: a key of STRENGTH.
         weight_limit: Weight per minute that exchangeInfo states.
         archive_lag_days: How many of the newest closed days the archive lacks.
@@ -140,56 +140,68 @@ class Exchange:
     archive_lag_days: int = 1
 
     def answer(self, request: Request, clock_ms: int) -> Answer:
-        """Return the answer to a request at a time, ms UTC."""
+        """Return the answer to a request when the exchange's clock shows `clock_ms`, ms UTC."""
+        answer = Answer(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
         try:
-            return self._answer(request, clock_ms)
+            match request.endpoint:
+                case "klines":
+                    answer = self._klines(request.query, clock_ms)
+                case "time":
+                    answer = answer_json({"serverTime": clock_ms})
+                case "ping":
+                    answer = answer_json({})
+                case "exchangeInfo":
+                    answer = self._exchange_info(request.query, clock_ms)
+                case "archive" | "checksum":
+                    answer = self._archive_file(request.path, clock_ms)
         except _Refused as refused:
-            return refused.answer
-
-    def _answer(self, request: Request, clock_ms: int) -> Answer:
-        match request.endpoint:
-            case "klines":
-                return self._klines(request.query, clock_ms)
-            case "time":
-                return answer_json({"serverTime": clock_ms})
-            case "ping":
-                return answer_json({})
-            case "exchangeInfo":
-                return self._exchange_info(request.query, clock_ms)
-            case "archive" | "checksum":
-                return self._archive(request.path, clock_ms)
-        return Answer(404, b"<html><body><h2>404 Not found</h2></body></html>", "text/html")
+            answer = refused.answer
+        return answer
 
     def market(self, interval: str) -> SimSource:
-        """Return the market of an interval, with its clock at the end of its life."""
+        """Return the market with candles of an interval, its clock at the end of its life, so that all are closed."""
         return _market(interval, self.seed, self.signal)
 
     def _klines(self, query: Mapping[str, str], clock_ms: int) -> Answer:
-        symbol = self._known_symbol(_needed(query, "symbol"))
-        interval = _needed(query, "interval")
+        """Answer a request for a page of candles."""
+        symbol = self._check_symbol(_read_text(query, "symbol"))
+        interval = _read_text(query, "interval")
         if interval not in INTERVALS_MS:
             raise _Refused(-1120, "Invalid interval.")
-        start, end = _integer(query, "startTime"), _integer(query, "endTime")
-        limit = _integer(query, "limit")
+        start_ms, end_ms = _read_integer(query, "startTime"), _read_integer(query, "endTime")
+        limit = _read_integer(query, "limit")
         if limit == 0:
             raise _Refused(-1130, "Data sent for parameter 'limit' is not valid.")
         body = write_page(
             self.market(interval),
             symbol,
-            first_ms=start,
-            last_ms=clock_ms if end is None else end,
+            first_ms=start_ms,
+            last_ms=clock_ms if end_ms is None else end_ms,
             limit=min(limit or _DEFAULT_LIMIT, MAX_LIMIT),
             clock_ms=clock_ms,
         )
         return Answer(200, body)
 
     def _exchange_info(self, query: Mapping[str, str], clock_ms: int) -> Answer:
-        wanted = self._wanted_symbols(query)
+        """Answer a request for the symbols and limits of the exchange."""
+        listed: list[Json] = [
+            {
+                "symbol": symbol,
+                "status": "TRADING",
+                "baseAsset": symbol.removesuffix("USDT"),
+                "quoteAsset": "USDT",
+                "isSpotTradingAllowed": True,
+            }
+            for symbol in self._requested_symbols(query)
+        ]
         rate_limits: list[Json] = [
-            _rate_limit("REQUEST_WEIGHT", "MINUTE", 1, self.weight_limit),
-            _rate_limit("ORDERS", "SECOND", 10, 100),
-            _rate_limit("ORDERS", "DAY", 1, 200_000),
-            _rate_limit("RAW_REQUESTS", "MINUTE", 5, 61_000),
+            {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
+            for kind, interval, number, limit in (
+                ("REQUEST_WEIGHT", "MINUTE", 1, self.weight_limit),
+                ("ORDERS", "SECOND", 10, 100),
+                ("ORDERS", "DAY", 1, 200_000),
+                ("RAW_REQUESTS", "MINUTE", 5, 61_000),
+            )
         ]
         return answer_json(
             {
@@ -197,27 +209,29 @@ class Exchange:
                 "serverTime": clock_ms,
                 "rateLimits": rate_limits,
                 "exchangeFilters": [],
-                "symbols": [_describe(symbol) for symbol in wanted],
+                "symbols": listed,
             }
         )
 
-    def _wanted_symbols(self, query: Mapping[str, str]) -> tuple[str, ...]:
+    def _requested_symbols(self, query: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the symbols that the parameter `symbol` or `symbols` names; all without either."""
         if "symbol" in query and "symbols" in query:
             raise _Refused(-1128, "Combination of optional parameters invalid.")
         if "symbol" in query:
-            return (self._known_symbol(_needed(query, "symbol")),)
+            return (self._check_symbol(_read_text(query, "symbol")),)
         if "symbols" not in query:
             return self.market("1m").symbols()
         try:
-            wanted = json.loads(query["symbols"])
+            symbols = json.loads(query["symbols"])
         except ValueError:
-            wanted = None
-        if not isinstance(wanted, list) or not wanted or not all(isinstance(s, str) for s in wanted):
+            symbols = None
+        if not isinstance(symbols, list) or not symbols or not all(isinstance(s, str) for s in symbols):
             legal = r'^\[("[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}){0,1}\]$'
             raise _Refused(-1100, f"Illegal characters found in parameter 'symbols'; legal range is '{legal}'.")
-        return tuple(self._known_symbol(s) for s in wanted)
+        return tuple(self._check_symbol(s) for s in symbols)
 
-    def _known_symbol(self, symbol: str) -> str:
+    def _check_symbol(self, symbol: str) -> str:
+        """Return a symbol that the exchange has; refuse any other."""
         if not re.fullmatch(r"[A-Z0-9_.-]{1,20}", symbol):
             raise _Refused(
                 -1100, "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'."
@@ -226,23 +240,22 @@ class Exchange:
             raise _Refused(-1121, "Invalid symbol.")
         return symbol
 
-    def _archive(self, path: str, clock_ms: int) -> Answer:
-        found = read_archive_path(path)
-        if found is None or found.symbol not in _symbols() or not self._has_archive(found.day, clock_ms):
-            return missing_file()
-        data = day_zip(self.market(found.interval), found.symbol, found.day)
-        return write_checksum(data, found.file_name) if found.checksum else Answer(200, data, "application/zip")
+    def _archive_file(self, path: str, clock_ms: int) -> Answer:
+        """Answer a request for a file of the archive, which has days from GENESIS_MS to some days ago."""
+        file = read_archive_path(path)
+        days = range(GENESIS_MS // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days)
+        if file is None or file.symbol not in _symbols() or file.day not in days:
+            return answer_no_file()
+        data = write_day_zip(self.market(file.interval), file.symbol, file.day)
+        return answer_checksum(data, file.zip_name) if file.is_checksum else Answer(200, data, "application/zip")
 
-    def _has_archive(self, day: int, clock_ms: int) -> bool:
-        return GENESIS_MS // DAY_MS <= day < clock_ms // DAY_MS - self.archive_lag_days
 
-
-def missing_file() -> Answer:
-    """Return the archive's answer for a missing file."""
+def answer_no_file() -> Answer:
+    """Return the archive's answer for a file that it does not have."""
     return Answer(404, _NO_SUCH_KEY.encode(), "application/xml")
 
 
-def write_checksum(data: bytes, file_name: str) -> Answer:
+def answer_checksum(data: bytes, file_name: str) -> Answer:
     """Return the answer with the checksum of an archive file, as `sha256sum` writes it."""
     return Answer(200, f"{hashlib.sha256(data).hexdigest()}  {file_name}\n".encode(), "text/plain")
 
@@ -254,16 +267,19 @@ def _market(interval: str, seed: int, signal: str) -> SimSource:
 
 @lru_cache(maxsize=1)
 def _symbols() -> frozenset[str]:
+    """Return the symbols that the exchange lists."""
     return frozenset(SimSource().symbols())
 
 
-def _needed(query: Mapping[str, str], name: str) -> str:
+def _read_text(query: Mapping[str, str], name: str) -> str:
+    """Return a mandatory parameter of a request."""
     if not query.get(name):
         raise _Refused(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
     return query[name]
 
 
-def _integer(query: Mapping[str, str], name: str) -> int | None:
+def _read_integer(query: Mapping[str, str], name: str) -> int | None:
+    """Return an optional parameter of a request as a number; None if it was not sent."""
     if name not in query:
         return None
     if not query[name]:
@@ -271,18 +287,3 @@ def _integer(query: Mapping[str, str], name: str) -> int | None:
     if not _INTEGER.fullmatch(query[name]):
         raise _Refused(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
     return int(query[name])
-
-
-def _rate_limit(kind: str, interval: str, number: int, limit: int) -> Json:
-    return {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
-
-
-def _describe(symbol: str) -> Json:
-    base = symbol.removesuffix("USDT")
-    return {
-        "symbol": symbol,
-        "status": "TRADING",
-        "baseAsset": base,
-        "quoteAsset": "USDT",
-        "isSpotTradingAllowed": True,
-    }

@@ -42,7 +42,7 @@ _FILES: Final = ("archive", "checksum")
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of fault: its effect, the endpoints on which it can act, and the defaults of its parameters."""
+    """A kind of fault: its effect, the endpoints on which it can act, and the defaults of a Fault's parameters."""
 
     about: str
     on: tuple[str, ...] = _EVERY
@@ -112,17 +112,17 @@ class Fault:
     Attributes:
         kind: One of KINDS, which says which of the parameters it uses.
         endpoint: One of ENDPOINTS; any: every endpoint on which the kind can act.
-        symbol: Only requests for this symbol; empty: any request.
+        symbol: It hits only requests for this symbol; empty: any request.
         nth: The first matching request that it hits, counted from 1.
-        times: How many matching requests it hits; 0: all from the nth on.
-        at_ms: Only pages and files whose open times include this, ms UTC; row kinds act on the row that opens then.
+        times: How many matching requests it hits from the nth on; 0: all.
+        at_ms: It hits only pages and files with this open time, ms UTC; kinds that change a row change that one.
         status: HTTP status of the answer.
         headers: Headers of the answer.
         body: Body of the answer; None: the kind's default.
         field: One of FIELDS; None: the kind's default.
-        value: A text; None: the kind's default.
-        count: A number; None: the kind's default.
-        seconds: A duration; None: the kind's default.
+        value: A text, for the kinds that use one; None: the kind's default.
+        count: A number of bytes, MB or rows, as the kind says; None: the kind's default.
+        seconds: A duration or a difference of clocks; None: the kind's default.
 
     Raises:
         RecordError: The kind, the endpoint or the field is unknown, or they do not go together.
@@ -165,12 +165,12 @@ class Fault:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints that it can hit."""
+        """The endpoints whose requests the fault can hit, without "any"."""
         return _KINDS[self.kind].on if self.endpoint == "any" else (self.endpoint,)
 
     @property
     def amount(self) -> int:
-        """`count`, or the kind's default."""
+        """`count` (bytes, MB or rows, as the kind says), or the kind's default."""
         return _KINDS[self.kind].count if self.count is None else self.count
 
     @property
@@ -189,18 +189,18 @@ class Fault:
         return FIELDS.index(self.field or _KINDS[self.kind].field)
 
     def matches(self, request: Request) -> bool:
-        """Return whether it counts a request."""
+        """Return whether the fault counts a request: its endpoint, symbol and open times are those of the fault."""
         if request.endpoint not in self.endpoints or (self.symbol and request.symbol != self.symbol):
             return False
         return self.at_ms is None or _covers(request, self.at_ms)
 
     def hits(self, number: int) -> bool:
-        """Return whether it acts on the matching request of that number, counted from 1."""
+        """Return whether the fault acts on the matching request of that number, counted from 1."""
         return self.nth <= number and (self.times == 0 or number < self.nth + self.times)
 
 
 def _covers(request: Request, at_ms: int) -> bool:
-    """Return whether the requested open times include a time; a request without a range includes every time."""
+    """Return whether the requested open times include `at_ms`, ms UTC; those without start or end are not limited."""
     file = read_archive_path(request.path)
     if file is not None:
         return at_ms // DAY_MS == file.day
@@ -226,7 +226,9 @@ class FaultScript:
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = tuple(faults)
-        self._seen = [0] * len(self._faults)
+        # How many matching requests each fault has counted.
+        self._counts = [0] * len(self._faults)
+        # The first request that a fault hit, by the fault's position and the symbol.
         self._first: dict[tuple[int, str], Request] = {}
 
     def __bool__(self) -> bool:
@@ -234,23 +236,24 @@ class FaultScript:
         return bool(self._faults)
 
     def take(self, request: Request) -> Hit | None:
-        """Count a request and return the fault that acts on it."""
-        found = None
+        """Count a request and return the fault that acts on it; None without one."""
+        acting = None
         for i in self._matching(request):
-            self._seen[i] += 1
-            if self._faults[i].hits(self._seen[i]):
+            self._counts[i] += 1
+            if self._faults[i].hits(self._counts[i]):
                 first = self._first.setdefault((i, request.symbol), request)
-                found = found or Hit(self._faults[i], first)
-        return found
+                acting = acting or Hit(self._faults[i], first)
+        return acting
 
     def foresee(self, request: Request) -> Hit | None:
-        """Return the fault that would act on a request, without counting it."""
-        return next(
-            (Hit(self._faults[i], request) for i in self._matching(request) if self._faults[i].hits(self._seen[i] + 1)),
-            None,
-        )
+        """Return the fault that would act on a request, without counting the request; None without one."""
+        for i in self._matching(request):
+            if self._faults[i].hits(self._counts[i] + 1):
+                return Hit(self._faults[i], request)
+        return None
 
     def _matching(self, request: Request) -> Iterator[int]:
+        """Return the positions of the faults that count a request."""
         return (i for i, fault in enumerate(self._faults) if fault.matches(request))
 
 
@@ -268,6 +271,6 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
 @record
 @dataclass(frozen=True, slots=True)
 class _Faults:
-    """A file of faults, under a key that gives its violations a place."""
+    """The list of a file of faults, under a key that gives its violations a place."""
 
     faults: tuple[Fault, ...]

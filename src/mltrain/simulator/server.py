@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mltrain.simulator.delivery import Delivery
 from mltrain.simulator.distortion import Case, changes_archive, distort
-from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, refuse, write_checksum
+from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, answer_checksum, refuse
 from mltrain.simulator.faults import FaultScript
 from mltrain.simulator.server_thread import HOST, ServerThread
 from mltrain.simulator.weight_meter import Charge, WeightMeter
@@ -69,7 +69,7 @@ class SimServer:
     """The simulated exchange, served while the `with` block lasts.
 
     Args:
-        seed: Which market.
+        seed: Seed of the market.
         signal: How predictable the market is: a key of STRENGTH.
         clock_ms: Time of its clock at the start, ms UTC.
         ticking: Whether its clock runs. The minutes of the request weight pass in either case.
@@ -102,7 +102,9 @@ class SimServer:
     ) -> None:
         # Checks the arguments.
         SimSource(seed=seed, signal=signal, end_ms=clock_ms)
-        self._exchange = Exchange(seed, signal, weight_limit, archive_lag_days)
+        self._exchange = Exchange(
+            seed=seed, signal=signal, weight_limit=weight_limit, archive_lag_days=archive_lag_days
+        )
         self._monotonic = monotonic
         self._started_s = monotonic()
         self._started_ms = clock_ms
@@ -115,7 +117,7 @@ class SimServer:
         self._pairs = _ChecksumPairs()
         self._log = _Log(on_answer)
         self._port = port
-        self._runner = ServerThread(self._converse)
+        self._runner = ServerThread(self._serve)
 
     @property
     def base_url(self) -> str:
@@ -134,11 +136,11 @@ class SimServer:
 
     def clock_ms(self) -> int:
         """Return the time of the exchange's clock, ms UTC."""
-        shown_ms, at_s = self._clock
-        return shown_ms + int((self._monotonic() - at_s) * SECOND_MS) if self._ticking else shown_ms
+        set_ms, set_at_s = self._clock
+        return set_ms + int((self._monotonic() - set_at_s) * SECOND_MS) if self._ticking else set_ms
 
     def set_clock(self, clock_ms: int) -> None:
-        """Set the exchange's clock; the minutes of the request weight do not change.
+        """Set the exchange's clock, ms UTC; the minutes of the request weight do not change.
 
         Raises:
             UsageError: The time is outside the exchange's life.
@@ -147,11 +149,7 @@ class SimServer:
         self._clock = (clock_ms, self._monotonic())
 
     def __enter__(self) -> Self:
-        """Start to serve.
-
-        Raises:
-            MachineError: The port is taken or not allowed.
-        """
+        """Start to serve; MachineError if the port is taken or not allowed."""
         self._port = self._runner.start(self._port)
         return self
 
@@ -161,15 +159,16 @@ class SimServer:
         """Close every connection and end the thread."""
         self._runner.stop()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, one after another."""
         while (head := await _read_head(reader)) is not None:
-            request, stays = _parse_head(head)
+            request, stays_open = _parse_head(head)
             delivery = await self._answer(request, writer)
-            if not (stays and delivery.keeps_open):
+            if not (stays_open and delivery.keeps_open):
                 break
 
     async def _answer(self, request: Request | None, writer: asyncio.StreamWriter) -> Delivery:
+        """Answer a request, and log it; None is a request that the server does not support."""
         at_s = self._monotonic()
         if request is None:
             delivery = Delivery(writer, refuse(-1000, "This server takes GET alone."), None)
@@ -181,7 +180,19 @@ class SimServer:
             await asyncio.sleep(self._latency_s)
         answer = self._choose_answer(request, charge, hit)
         delivery = Delivery(writer, answer, None if hit is None else hit.fault)
-        serial = self._log.begin(_record(at_s, request, charge, delivery, hit))
+        serial = self._log.begin(
+            RequestRecord(
+                at_s=at_s,
+                path=request.path,
+                query=request.query,
+                symbol=request.symbol,
+                status=delivery.status,
+                weight_used=charge.weight_used,
+                retry_after={name.lower(): value for name, value in answer.headers}.get("retry-after", ""),
+                sent_bytes=delivery.planned_bytes,
+                fault="" if hit is None else hit.fault.kind,
+            )
+        )
         try:
             await delivery.send()
         finally:
@@ -189,29 +200,32 @@ class SimServer:
         return delivery
 
     def _charge(self, request: Request, at_s: float) -> Charge:
+        """Count the weight of a request that arrived at `at_s`, in monotonic seconds."""
         if request.endpoint not in WEIGHTS:
             return Charge(0)
         now_s = self._started_ms / SECOND_MS + at_s - self._started_s
         return self._meter.charge(WEIGHTS[request.endpoint], now_s)
 
     def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:
+        """Return the true answer, changed by the fault that hits it; or a refusal if the weight is used up."""
         if charge.status != 200:
-            what = "banned" if charge.status == 418 else "sent away"
+            what = "banned" if charge.status == 418 else "refused"
             answer = refuse(-1003, f"Too much request weight used: {what} for now.", status=charge.status)
             answer = replace(answer, headers=(("Retry-After", str(charge.retry_after_s)),))
-            return _with_weight(answer, charge)
+            return _add_weight_headers(answer, charge)
         answer = self._true_answer(request)
         if hit is None or hit.fault.kind != "header":
-            answer = _with_weight(answer if hit is None else self._distort(hit, request, answer), charge)
+            answer = _add_weight_headers(answer if hit is None else self._distort(hit, request, answer), charge)
         else:
             # After the weight, which the fault may replace.
-            answer = self._distort(hit, request, _with_weight(answer, charge))
+            answer = self._distort(hit, request, _add_weight_headers(answer, charge))
         if request.endpoint == "archive" and self._script:
-            is_other = hit is not None and changes_archive(hit.fault) and answer.status == 200
-            self._pairs.send_file(request.path, answer.body if is_other else None)
+            is_changed = hit is not None and changes_archive(hit.fault) and answer.status == 200
+            self._pairs.note_file(request.path, answer.body if is_changed else None)
         return answer
 
     def _distort(self, hit: Hit, request: Request, answer: Answer) -> Answer:
+        """Return the true answer to a request as the fault that hits it changes it."""
         return distort(Case(hit, request, answer, self._true_answer))
 
     def _true_answer(self, request: Request) -> Answer:
@@ -220,12 +234,12 @@ class SimServer:
         if request.endpoint != "checksum" or answer.status != 200 or not self._script:
             return answer
         file = Request(request.path.removesuffix(".CHECKSUM"))
-        comes_after, data = self._pairs.send_checksum(file.path)
-        if not comes_after:
-            data = self._foreseen_file(file)
-        return answer if data is None else write_checksum(data, file.path.rpartition("/")[2])
+        is_sent, data = self._pairs.note_checksum(file.path)
+        if not is_sent:
+            data = self._foresee_file(file)
+        return answer if data is None else answer_checksum(data, file.path.rpartition("/")[2])
 
-    def _foreseen_file(self, file: Request) -> bytes | None:
+    def _foresee_file(self, file: Request) -> bytes | None:
         """Return the file as a fault will change it at its next request; None without such a fault."""
         hit = self._script.foresee(file)
         if hit is None or not changes_archive(hit.fault):
@@ -233,29 +247,16 @@ class SimServer:
         return self._distort(hit, file, self._true_answer(file)).body
 
 
-def _with_weight(answer: Answer, charge: Charge) -> Answer:
+def _add_weight_headers(answer: Answer, charge: Charge) -> Answer:
+    """Return the answer with the headers of the weight used in the minute; unchanged if the request has no weight."""
     if not charge.weight_used:
         return answer
     used = str(charge.weight_used)
     return replace(answer, headers=(("x-mbx-used-weight", used), ("x-mbx-used-weight-1m", used), *answer.headers))
 
 
-def _record(at_s: float, request: Request, charge: Charge, delivery: Delivery, hit: Hit | None) -> RequestRecord:
-    return RequestRecord(
-        at_s=at_s,
-        path=request.path,
-        query=request.query,
-        symbol=request.symbol,
-        status=delivery.status,
-        weight_used=charge.weight_used,
-        retry_after={name.lower(): value for name, value in delivery.answer.headers}.get("retry-after", ""),
-        sent_bytes=delivery.planned_bytes,
-        fault="" if hit is None else hit.fault.kind,
-    )
-
-
 async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the head of the next request; None if the connection has ended."""
+    """Return the head of the next request; None if the connection has ended, or the head is too long."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -282,14 +283,15 @@ class _ChecksumPairs:
         # Files whose checksum was sent before them.
         self._checksums: set[str] = set()
 
-    def send_file(self, path: str, data: bytes | None) -> None:
+    def note_file(self, path: str, data: bytes | None) -> None:
+        """Record that the file of a path is sent, and its bytes if a fault changed them."""
         if path in self._checksums:
             self._checksums.discard(path)
         else:
             self._files[path] = data
 
-    def send_checksum(self, path: str) -> tuple[bool, bytes | None]:
-        """Return whether the file was sent already, and its bytes if a fault changed them."""
+    def note_checksum(self, path: str) -> tuple[bool, bytes | None]:
+        """Record that a checksum is sent; return whether its file was sent already, and its bytes if changed."""
         if path in self._files:
             return True, self._files.pop(path)
         self._checksums.add(path)
@@ -297,7 +299,7 @@ class _ChecksumPairs:
 
 
 class _Log:
-    """The records by serial number, under a lock."""
+    """The records of all requests by serial number, for any thread."""
 
     def __init__(self, on_answer: Callable[[RequestRecord], None] | None) -> None:
         self._lock = threading.Lock()
@@ -306,10 +308,12 @@ class _Log:
         self._serial = 0
 
     def records(self) -> list[RequestRecord]:
+        """Return all records, oldest first."""
         with self._lock:
             return list(self._records.values())
 
     def begin(self, record: RequestRecord) -> int:
+        """Add the record of a request before it is answered; return its serial number."""
         with self._lock:
             self._serial += 1
             self._records[self._serial] = record
@@ -318,6 +322,7 @@ class _Log:
             return self._serial
 
     def end(self, serial: int, sent_bytes: int) -> None:
+        """Complete the record of a request that was answered with so many bytes of body."""
         with self._lock:
             record = replace(self._records[serial], sent_bytes=sent_bytes)
             self._records[serial] = record

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 
-# Iterations of the loop until the task of a new connection has started; it takes three or four.
+# Iterations of the event loop after which the task of a new connection has started; it takes three or four.
 _TURNS_TO_START: Final = 10
 _MAX_HEAD_BYTES: Final = 65_536
 
@@ -23,12 +23,12 @@ class ServerThread:
     """A thread that serves connections until it is stopped.
 
     Args:
-        converse: Serves one connection; may raise ConnectionError when the peer leaves.
+        serve: Serves one connection; may raise ConnectionError when the peer leaves.
     """
 
-    def __init__(self, converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
-        self._converse = converse
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="mltrain-sim", daemon=True)
+    def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self._serve = serve
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), name="mltrain-sim", daemon=True)
         self._ready = threading.Event()
         self._failure: OSError | None = None
         self._port = 0
@@ -37,7 +37,7 @@ class ServerThread:
         self._open: set[asyncio.Task[None]] = set()
 
     def start(self, port: int) -> int:
-        """Start to listen; return the port.
+        """Start to listen on a port, 0 for any free one; return its number.
 
         Raises:
             MachineError: The port is taken or not allowed.
@@ -58,9 +58,10 @@ class ServerThread:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    async def _serve(self) -> None:
+    async def _listen(self) -> None:
+        """Accept connections until `stop`, then end every open one; runs in the thread."""
         try:
-            server = await asyncio.start_server(self._hold, HOST, self._port, limit=_MAX_HEAD_BYTES, backlog=1024)
+            server = await asyncio.start_server(self._handle, HOST, self._port, limit=_MAX_HEAD_BYTES, backlog=1024)
         except OSError as err:
             self._failure = err
             self._ready.set()
@@ -80,14 +81,15 @@ class ServerThread:
         await asyncio.gather(*self._open, return_exceptions=True)
         await server.wait_closed()
 
-    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it ends or `stop` cancels it, and close it."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- for the type checker: streams run their callback in a task
         self._open.add(task)
         try:
             # The peer may leave at any time; `stop` cancels the task.
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await self._converse(reader, writer)
+                await self._serve(reader, writer)
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):

@@ -49,13 +49,16 @@ class WeightMeter:
         self._banned = False
 
     def charge(self, weight: int, now_s: float) -> Charge:
-        """Count a request of `weight` at `now_s`, in seconds; minutes start at multiples of 60."""
+        """Count a request of some weight at `now_s`, in seconds; minutes start at multiples of 60."""
         minute = int(now_s // MINUTE_S)
         if minute != self._minute:
             self._minute, self._used = minute, 0
         self._used += weight
         if now_s < self._closed_until_s:
-            return self._refuse_again(now_s)
+            if not self._banned and now_s - self._refused_at_s > GRACE_S:
+                self._banned = True
+                self._closed_until_s = max(now_s + BAN_S, self._closed_until_s + BAN_S)
+            return self._refuse(418 if self._banned else 429, now_s)
         self._banned = False
         if self._used <= self._limit:
             return Charge(self._used)
@@ -63,13 +66,6 @@ class WeightMeter:
         self._closed_until_s = float((minute + 1) * MINUTE_S)
         return self._refuse(429, now_s)
 
-    def _refuse_again(self, now_s: float) -> Charge:
-        if not self._banned and now_s - self._refused_at_s <= GRACE_S:
-            return self._refuse(429, now_s)
-        if not self._banned:
-            self._banned = True
-            self._closed_until_s = max(now_s + BAN_S, self._closed_until_s + BAN_S)
-        return self._refuse(418, now_s)
-
     def _refuse(self, status: int, now_s: float) -> Charge:
+        """Return a refusal with the seconds from `now_s` until requests are allowed again."""
         return Charge(self._used, status, max(1, math.ceil(self._closed_until_s - now_s)))
