@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import tempfile
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import polars as pl
@@ -24,13 +23,11 @@ from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.archive import ArchiveSource
 from mltrain.sources.binance import BinanceSource
 from mltrain.sources.day_cache import SymbolDays
-from mltrain.sources.download import DownloadJob, DownloadSession, download_days
-from mltrain.sources.http_client import MachineClock, Traffic
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, SimSource
 from mltrain.sources.source_spec import PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
-from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, MINUTE_MS, TimeRange, format_ms
+from support.downloads import download_pages
 
 
 class JumpingClock:
@@ -270,40 +267,22 @@ class Late:
         self.change = change
         self.again = []
 
-    async def page(self, _, window):
+    async def fetch_page(self, _, window):
         await asyncio.sleep(0)
         ts_ms = times_ms(self.lacking)
         return self.lacking.filter((ts_ms >= window.start_ms) & (ts_ms < window.end_ms))
 
-    async def first(self, _, start_ms, *, limit):
+    async def fetch_first(self, _, start_ms, *, limit):
         self.again.append(start_ms)
         return self.change(self.candles.filter(times_ms(self.candles) >= start_ms).head(limit), len(self.again))
 
 
-def download(pages, *, page_candles=8):
-    @asynccontextmanager
-    async def connect():
-        yield DownloadSession(pages)
-
-    job = DownloadJob(
-        host="here",
-        interval="15m",
-        cache_name="binance",
-        clock_ms=CLOCK_MS,
-        workers=1,
-        connect=connect,
-        clock=MachineClock(),
-        throttle=Throttle(),
-        traffic=Traffic(),
-        page_candles=page_candles,
-    )
+def download(pages):
+    """Return the candles from midnight to the clock, requested by one worker, eight per page."""
     window = TimeRange(MIDNIGHT_MS, CLOCK_MS)
-    options = {"refresh": False, "progress": Silent()}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        download_days(job, ("BTCUSDT",), window, data_dir=Path(folder), **options) as downloaded,
-    ):
-        return downloaded.candles("BTCUSDT").frame
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"clock_ms": CLOCK_MS, "workers": 1, "page_candles": 8}
+        return download_pages(pages, "BTCUSDT", window, Path(folder), **options)
 
 
 slots = st.lists(st.integers(0, 47), unique=True, max_size=20)

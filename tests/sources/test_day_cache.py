@@ -39,7 +39,7 @@ def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0,
     """Return the candles of a day as they are downloaded."""
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
     frame = SimSource(seed=seed, interval=interval).candles(symbol, TimeRange(day_ms, until_ms))[keep]
-    metadata = {"origin": "rest", "gaps_asked": False, "fetched_ms": CLOCK_MS + 345, **metadata}
+    metadata = {"origin": "rest", "gaps_rechecked": False, "fetched_ms": CLOCK_MS + 345, **metadata}
     return CachedDay(day_ms=day_ms, until_ms=until_ms, **metadata), frame
 
 
@@ -82,12 +82,12 @@ def look(folder):
     interval=st.sampled_from(["1m", "5m", "1h", "12h", "1d"]),
     part=st.floats(0, 1),
     step=st.integers(1, 5),
-    gaps_asked=st.booleans(),
+    gaps_rechecked=st.booleans(),
     origin=st.sampled_from(["rest", f"archive {'ab' * 32}"]),
     fetched_ms=st.integers(0, CLOCK_MS),
 )
 @settings(max_examples=40)
-def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, step, gaps_asked, origin, fetched_ms):
+def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, step, gaps_rechecked, origin, fetched_ms):
     """Whole days and beginnings of any length, with and without gaps, down to the second of the download."""
     step_ms = INTERVALS_MS[interval]
     until_ms = DAY + max(1, round(part * DAY_MS / step_ms)) * step_ms
@@ -96,7 +96,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
         interval=interval,
         keep=slice(None, None, step),
         origin=origin,
-        gaps_asked=gaps_asked,
+        gaps_rechecked=gaps_rechecked,
         fetched_ms=fetched_ms,
     )
     days = open_days(tmp_path_factory.mktemp("cache"), interval=interval)
@@ -106,9 +106,9 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
     assert days.find(DAY) == (known, "")
     assert days.read(known).equals(frame)
     assert (known.day_ms, known.until_ms, known.rows) == (DAY, until_ms, frame.height)
-    assert (known.origin, known.gaps_asked) == (origin, gaps_asked or complete)
+    assert (known.origin, known.gaps_rechecked) == (origin, gaps_rechecked or complete)
     assert known.fetched_ms == fetched_ms // 1000 * 1000
-    assert known.whole == (until_ms == DAY + DAY_MS)
+    assert known.is_whole == (until_ms == DAY + DAY_MS)
     assert names(days.folder) == [f"{known.name}.json", f"{known.name}.parquet"]
 
 
@@ -389,10 +389,10 @@ def test_marked_days_are_as_they_were_but_for_the_mark(days):
     (known,) = days.write([fresh(keep=slice(5, None))])
     file = days.folder / f"{NAME}.parquet"
     before = (file.read_bytes(), file.stat().st_mtime_ns)
-    marked = days.mark_asked([known])
+    marked = days.mark_rechecked([known])
 
-    assert not known.gaps_asked
-    assert marked == (replace(known, gaps_asked=True),)
+    assert not known.gaps_rechecked
+    assert marked == (replace(known, gaps_rechecked=True),)
     assert days.find(DAY) == (marked[0], "")
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
@@ -406,7 +406,7 @@ def test_a_whole_day_takes_the_place_of_its_part(days):
     assert names(days.folder) == [f"{NAME}.json", f"{NAME}.parquet"]
     for name, data in kept.items():
         (days.folder / name).write_bytes(data)
-    assert days.find(DAY)[0].whole
+    assert days.find(DAY)[0].is_whole
     (days.folder / f"{NAME}.parquet").write_bytes(b"")
     assert days.find(DAY) == (part, f"{days.folder / NAME}.parquet: is not what was downloaded")
 
@@ -692,7 +692,7 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
 def hourly(day_ms, length_ms, seed=1):
     """Return the beginning of a day of hours."""
     frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", TimeRange(day_ms, day_ms + length_ms))
-    return CachedDay(day_ms, day_ms + length_ms, "rest", gaps_asked=False, fetched_ms=day_ms), frame
+    return CachedDay(day_ms, day_ms + length_ms, "rest", gaps_rechecked=False, fetched_ms=day_ms), frame
 
 
 def write_days(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,9 @@ from hypothesis import strategies as st
 
 from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE, times_ms
-from mltrain.progress import Silent
-from mltrain.sources.download import DownloadJob, DownloadSession, download_days
-from mltrain.sources.http_client import MachineClock, Traffic
 from mltrain.sources.simulated_market import CLOCK_MS
-from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, TimeRange
+from support.downloads import download_pages
 
 STEP_MS = 15 * 60_000
 # Five days of quarters of an hour.
@@ -53,7 +49,7 @@ class UnreliableApi:
         self.limit = limit
         self.requested = []
 
-    async def page(self, symbol, window):
+    async def fetch_page(self, symbol, window):
         assert symbol == "AB"
         assert window.end_ms - window.start_ms <= self.limit * STEP_MS
         self.requested.append(window)
@@ -67,33 +63,10 @@ class UnreliableApi:
             rows = rows[order.tolist()]
         return rows
 
-    async def first(self, symbol, start_ms, *, limit):
+    async def fetch_first(self, symbol, start_ms, *, limit):
         assert symbol == "AB"
         assert limit <= self.limit
         return self.candles.filter(times_ms(self.candles) >= start_ms).head(limit)
-
-
-def download(api, folder, window, clock_ms):
-    """Return the candles of a window as `download_days` returns them."""
-
-    @asynccontextmanager
-    async def connect():
-        yield DownloadSession(api)
-
-    job = DownloadJob(
-        host="here",
-        interval="15m",
-        cache_name="binance",
-        clock_ms=clock_ms,
-        workers=4,
-        connect=connect,
-        clock=MachineClock(),
-        throttle=Throttle(),
-        traffic=Traffic(),
-        page_candles=api.limit,
-    )
-    with download_days(job, ("AB",), window, data_dir=folder, refresh=False, progress=Silent()) as downloaded:
-        return downloaded.candles("AB").frame
 
 
 @settings(max_examples=40)
@@ -115,9 +88,10 @@ def test_a_download_is_the_market(seed, share, gaps, limit, cuts, days):
             closed = candles.filter(times_ms(candles) < clock_ms)
             window = TimeRange(max(clock_ms - days * DAY_MS, BEGIN_MS), clock_ms)
             first = UnreliableApi(closed, rng, limit=limit)
-            found = download(first, Path(folder), window, clock_ms)
+            options = {"clock_ms": clock_ms, "workers": 4, "page_candles": limit}
+            found = download_pages(first, "AB", window, Path(folder), **options)
             second = UnreliableApi(closed, rng, limit=limit)
-            again = download(second, Path(folder), window, clock_ms)
+            again = download_pages(second, "AB", window, Path(folder), **options)
 
             expected = closed.filter(times_ms(closed) >= window.start_ms)
             assert found.equals(expected)

@@ -116,7 +116,7 @@ def test_what_lies_behind_a_long_run_off_the_grid_is_found(limit, after):
     history = History([*run, *behind])
     pages = RestPages(history, "1m")
 
-    rows = asyncio.run(pages.first("BTCUSDT", AT_MS, limit=limit))
+    rows = asyncio.run(pages.fetch_first("BTCUSDT", AT_MS, limit=limit))
 
     assert times_ms(rows).tolist() == behind[: rows.height]
     assert bool(rows.height) == bool(after)

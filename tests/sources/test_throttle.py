@@ -34,12 +34,12 @@ def test_no_minute_of_the_exchange_passes_the_share(steps, limit, offset_ms):
         if throttle.wait_ms(now_ms, weight) == 0:
             minute = now_ms // MINUTE_MS
             alone = sent.get(minute, 0) == 0
-            in_flight.append((throttle.sent(now_ms, weight), weight, minute))
+            in_flight.append((throttle.count_sent(now_ms, weight), weight, minute))
             sent[minute] = sent.get(minute, 0) + weight
             assert alone or sent[minute] <= limit * WEIGHT_SHARE
         for _ in range(min(answered, len(in_flight))):
             token, of_it, minute = in_flight.pop(0)
-            throttle.answered(token, of_it, used=sent[minute], succeeded=True)
+            throttle.count_answered(token, of_it, reported_weight=sent[minute], succeeded=True)
 
     assert throttle.peak_weight <= max(limit * WEIGHT_SHARE, 20)
 
@@ -68,11 +68,11 @@ def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms
         for _ in range(wanted):
             if throttle.wait_ms(now_ms, weight) == 0:
                 alone = minute not in sent
-                in_flight.append((throttle.sent(now_ms, weight), weight))
+                in_flight.append((throttle.count_sent(now_ms, weight), weight))
                 sent[minute] = sent.get(minute, 0) + weight
                 assert alone or sent[minute] <= limit * WEIGHT_SHARE
         for _ in range(min(answered, len(in_flight))):
-            throttle.answered(*in_flight.pop(0), used=None, succeeded=True)
+            throttle.count_answered(*in_flight.pop(0), reported_weight=None, succeeded=True)
 
 
 @given(bursts, st.integers(1, 200), st.lists(st.integers(0, 200), max_size=20))
@@ -88,11 +88,11 @@ def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
                 in_flight_weight = sum(of_it for _, of_it in in_flight)
                 if seen == minute and reported:
                     assert reported + in_flight_weight + weight <= limit * WEIGHT_SHARE
-                in_flight.append((throttle.sent(now_ms, weight), weight))
+                in_flight.append((throttle.count_sent(now_ms, weight), weight))
         for _ in range(min(answered, len(in_flight))):
             token, of_it = in_flight.pop(0)
             used = others.pop() if others else None
-            throttle.answered(token, of_it, used=used, succeeded=True)
+            throttle.count_answered(token, of_it, reported_weight=used, succeeded=True)
             if used is not None and token == minute:
                 reported, seen = max(reported, used) if seen == minute else used, minute
 
@@ -113,7 +113,7 @@ def test_a_request_goes_within_two_minutes_whatever_others_use(limit, others, we
             assert 0 < wait_ms <= MINUTE_MS + 1000
             now_ms, waits = now_ms + wait_ms, waits + 1
         assert waits <= 2
-        throttle.answered(throttle.sent(now_ms, weight), weight, used=used, succeeded=True)
+        throttle.count_answered(throttle.count_sent(now_ms, weight), weight, reported_weight=used, succeeded=True)
 
 
 @given(st.integers(0, 10**6), st.integers(-(10**15), 10**15), st.sampled_from(["5", "100000"]))
@@ -170,8 +170,8 @@ def test_what_others_use_counts_too(used, limit, weight):
     throttle = Throttle(weight_limit=limit)
     now_ms = CLOCK_MS + 5000
     throttle.synchronise(now_ms)
-    token = throttle.sent(now_ms, 1)
-    throttle.answered(token, 1, used=used, succeeded=True)
+    token = throttle.count_sent(now_ms, 1)
+    throttle.count_answered(token, 1, reported_weight=used, succeeded=True)
     wait_ms = throttle.wait_ms(now_ms, weight)
     full = max(used, 1) + weight > limit * WEIGHT_SHARE
 
@@ -239,7 +239,7 @@ def test_patience_is_for_all_waits_until_a_success():
     assert not throttle.stop(now_ms, 429, "1")
     assert throttle.waited_ms == 101_000
 
-    throttle.answered(throttle.sent(now_ms, 2), 2, used=None, succeeded=True)
+    throttle.count_answered(throttle.count_sent(now_ms, 2), 2, reported_weight=None, succeeded=True)
     assert throttle.stop(now_ms + 1000, 429, "100")
 
 
@@ -248,12 +248,12 @@ def test_an_answer_of_the_minute_before_tells_of_that_one():
     throttle = Throttle(weight_limit=100)
     late_ms = CLOCK_MS + 50_000
     throttle.synchronise(late_ms)
-    tokens = [throttle.sent(late_ms, 20) for _ in range(3)]
+    tokens = [throttle.count_sent(late_ms, 20) for _ in range(3)]
     new_ms = CLOCK_MS + MINUTE_MS + 2000
     throttle.wait_ms(new_ms, 2)
-    throttle.answered(tokens[0], 20, used=70, succeeded=True)
+    throttle.count_answered(tokens[0], 20, reported_weight=70, succeeded=True)
 
-    assert throttle.used == 60
+    assert throttle.used_weight == 60
     assert throttle.peak_weight == 70
     assert throttle.wait_ms(new_ms, 10) == 0
     assert throttle.wait_ms(new_ms, 12) > 0
@@ -266,6 +266,6 @@ def test_a_budget_smaller_than_a_request_lets_one_at_a_time_go():
     throttle.synchronise(now_ms)
 
     assert throttle.wait_ms(now_ms, 20) == 0
-    throttle.sent(now_ms, 20)
+    throttle.count_sent(now_ms, 20)
     assert throttle.wait_ms(now_ms, 20) > 0
     assert throttle.wait_ms(now_ms, 1) > 0

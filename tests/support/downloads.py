@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+
 from mltrain.candles.frame import times_ms
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
+from mltrain.sources.download import DownloadJob, DownloadSession, download_days
+from mltrain.sources.http_client import MachineClock, Traffic
 from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.opening import open_source
 from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
+from mltrain.sources.throttle import Throttle
 from mltrain.times import DAY_MS, MINUTE_MS
 
 TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS
@@ -54,3 +59,26 @@ def day_frame(frame, day_ms):
     """Return the candles of one day."""
     ts_ms = times_ms(frame)
     return frame.filter((ts_ms >= day_ms) & (ts_ms < day_ms + DAY_MS))
+
+
+def download_pages(pages, symbol, window, data_dir, *, clock_ms, workers, page_candles):
+    """Return the 15m candles of a window that `download_days` requests from `pages`."""
+
+    @asynccontextmanager
+    async def connect():
+        yield DownloadSession(pages)
+
+    job = DownloadJob(
+        host="here",
+        interval="15m",
+        cache_name="binance",
+        clock_ms=clock_ms,
+        workers=workers,
+        connect=connect,
+        clock=MachineClock(),
+        throttle=Throttle(),
+        traffic=Traffic(),
+        page_candles=page_candles,
+    )
+    with download_days(job, (symbol,), window, data_dir=data_dir, refresh=False, progress=Silent()) as downloaded:
+        return downloaded.candles(symbol).frame

@@ -16,7 +16,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.candles.layouts import read_binance_csv
 from mltrain.errors import InputError
 from mltrain.sources.async_run import task_group
-from mltrain.sources.binance import BinanceSource, RestPages, folder_of
+from mltrain.sources.binance import BinanceSource, RestPages, cache_folder_name
 from mltrain.sources.download import DownloadSession
 from mltrain.sources.http_client import HostClock, HttpClient, Query
 from mltrain.sources.klines import add_odd, split_odd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from mltrain.sources.http_client import Answer, Clock
+    from mltrain.sources.http_client import Clock
     from mltrain.sources.klines import OddDays
     from mltrain.sources.network_rules import NetworkRules
 
@@ -41,8 +41,8 @@ _MAX_ZIP_BYTES: Final = 4 << 20
 _MAX_CSV_BYTES: Final = 8 << 20
 _MAX_CHECKSUM_BYTES: Final = 4096
 _NOT_FOUND: Final = 404
-# The archive counts no weight.
-_UNLIMITED: Final = 10**9
+# The archive does not count request weight.
+_NO_WEIGHT_LIMIT: Final = 10**9
 
 
 class ArchiveSource(BinanceSource):
@@ -52,9 +52,9 @@ class ArchiveSource(BinanceSource):
         interval: One of INTERVALS_MS.
         base_url: Address of the REST host.
         archive_url: Address of the archive: `/data/spot/daily/klines/...` follows it.
-        rules: How the network may be used.
-        clock: The clock that runs between requests.
-        rng: Draws the jitter of the pauses.
+        rules: How the network may be used; None for the defaults.
+        clock: Measures durations and waits; None for this machine's clock.
+        rng: Draws the jitter of the pauses before retries.
 
     Raises:
         UsageError: The interval is unknown, or an address is invalid.
@@ -75,24 +75,25 @@ class ArchiveSource(BinanceSource):
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of this kind of source: "archive"."""
         return "archive"
 
     @property
     def cache_name(self) -> str:
-        """Name of the folder in the cache."""
+        """Name of this source's folder in the day cache, which depends on both addresses."""
         if (self.base_url, self.archive_url) == (PUBLIC_REST, PUBLIC_ARCHIVE):
             return self.name
         if self.archive_url.startswith(self.base_url):
-            return f"{self.name}@{folder_of(self.host)}"
-        return f"{self.name}@{folder_of(f'{self.host} {self.archive_url}')}"
+            return f"{self.name}@{cache_folder_name(self.host)}"
+        return f"{self.name}@{cache_folder_name(f'{self.host} {self.archive_url}')}"
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
+        """Open clients of the REST host and of the archive for one download."""
         archive = HttpClient(
             self.archive_url,
             rules=self._rules,
-            throttle=Throttle(weight_limit=_UNLIMITED, max_wait_ms=round(self._rules.max_wait_s * 1000)),
+            throttle=Throttle(weight_limit=_NO_WEIGHT_LIMIT, max_wait_ms=round(self._rules.max_wait_s * 1000)),
             traffic=self._traffic,
             host_clock=HostClock(self._clock),
             rng=self._rng,
@@ -107,35 +108,36 @@ class DayZips:
     """Requests the zips of whole days from the archive.
 
     Attributes:
-        client: The open client.
+        client: The open client of the archive's host.
         interval: Interval of the candles.
-        odd: Receives the odd rows; see `split_odd`.
+        odd: Receives the odd rows of the zips; see `split_odd`.
     """
 
     client: HttpClient
     interval: str
     odd: OddDays
 
-    async def day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
-        """Return the rows of a day and the SHA-256 of its zip; or the reason why the archive cannot supply it.
+    async def fetch_day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
+        """Return the candles, without odd rows, of the UTC day at midnight `day_ms`, and the SHA-256 of its zip.
 
-        Raises:
-            SourceError: The archive did not answer.
+        Returns the reason instead if the archive lacks the day or has damaged it.
         """
         name = f"{symbol}-{self.interval}-{day_name(day_ms)}.zip"
         path = f"/data/spot/daily/klines/{symbol}/{self.interval}/{name}"
         async with task_group() as group:
-            file = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
-            checksum = group.create_task(self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES))
-        zipped, published = file.result(), checksum.result()
-        if zipped is None or published is None:
+            zip_task = group.create_task(self._get(path, name, symbol, _MAX_ZIP_BYTES))
+            checksum_task = group.create_task(
+                self._get(f"{path}.CHECKSUM", f"{name}.CHECKSUM", symbol, _MAX_CHECKSUM_BYTES)
+            )
+        zipped, checksum_text = zip_task.result(), checksum_task.result()
+        if zipped is None or checksum_text is None:
             return f"the archive has no {name if zipped is None else f'{name}.CHECKSUM'}"
         try:
-            expected = parse_checksum(published, file_name=name, where=f"{name}.CHECKSUM")
-            if (found := sha256_bytes(zipped)) != expected:
-                return f"{name} has SHA-256 {found}, its checksum file says {expected}"
-            text = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
-            rows, closes_ms = read_binance_csv(text, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
+            expected = parse_checksum(checksum_text, file_name=name, where=f"{name}.CHECKSUM")
+            if (actual := sha256_bytes(zipped)) != expected:
+                return f"{name} has SHA-256 {actual}, its checksum file says {expected}"
+            csv = unzip_single(zipped, where=name, max_bytes=_MAX_CSV_BYTES)
+            rows, closes_ms = read_binance_csv(csv, where=name, symbol=symbol, step_ms=interval_ms(self.interval))
             kept, odd = split_odd(times_ms(rows), closes_ms, symbol=symbol, interval=self.interval, where=name)
             rows = rows.filter(kept)
             check_candles(rows, symbol=symbol, interval=self.interval, where=name)
@@ -147,9 +149,9 @@ class DayZips:
         add_odd(self.odd, symbol, odd)
         return rows, expected
 
-    async def _get(self, path: str, subject: str, symbol: str, max_bytes: int) -> bytes | None:
-        def parse(answer: Answer) -> bytes | None:
-            return None if answer.status == _NOT_FOUND else answer.body
-
-        query = Query(path, subject, 0, max_bytes, symbol=symbol)
-        return await self.client.get(query, parse, accept=(_NOT_FOUND,))
+    async def _get(self, path: str, file_name: str, symbol: str, max_bytes: int) -> bytes | None:
+        """Return the content of a file of the archive; None if the archive does not have it."""
+        query = Query(path, subject=file_name, weight=0, max_bytes=max_bytes, symbol=symbol)
+        return await self.client.get(
+            query, lambda answer: None if answer.status == _NOT_FOUND else answer.body, accept=(_NOT_FOUND,)
+        )

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Up to so many calls run on two threads, for two cores. More run on one: memory that threads have freed is not soon
-# given back, and must not grow with the number of calls.
-_FEW_CALLS: Final = 6
+# On two threads, for two cores. More calls run on one: memory that threads have freed is given back late, and must not
+# grow with the number of calls.
+_MAX_CONCURRENT_CALLS: Final = 6
 
 
 def run_async(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end, even if an event loop is running already, as in a notebook."""
+    """Call `start` and run its coroutine to the end, even if an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -45,7 +45,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 def run_in_threads(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
     """Run functions in one or two threads and return their results in order; the first error cancels the rest."""
-    with ThreadPoolExecutor(2 if len(calls) <= _FEW_CALLS else 1) as threads:
+    with ThreadPoolExecutor(2 if len(calls) <= _MAX_CONCURRENT_CALLS else 1) as threads:
         futures = [threads.submit(call) for call in calls]
         try:
             return tuple(future.result() for future in futures)

@@ -22,7 +22,7 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError, SourceError
 from mltrain.sources.async_run import run_async, task_group
 from mltrain.sources.download import DownloadJob, DownloadSession, download_days
-from mltrain.sources.http_client import HostClock, HttpClient, MachineClock, MalformedError, Query, Traffic, error_code
+from mltrain.sources.http_client import HostClock, HttpClient, MachineClock, MalformedError, Query, Traffic, read_error
 from mltrain.sources.klines import MAX_PAGE_BYTES, PAGE_CANDLES, OddRows, add_odd, merge_rows, plan_pages, read_page
 from mltrain.sources.network_rules import NetworkRules, check_base_url
 from mltrain.sources.source import check_known
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Request weights of the three endpoints.
 _PAGE_WEIGHT: Final = 2
 _TIME_WEIGHT: Final = 1
 _INFO_WEIGHT: Final = 20
@@ -54,15 +55,15 @@ _MAX_TIME_BYTES: Final = 4096
 _NO_SUCH_SYMBOL: Final = -1121
 _PLAIN_HOST: Final = re.compile(r"[a-z0-9.-]{1,200}(?::[0-9]{1,5})?")
 _NOT_IN_FOLDERS: Final = re.compile(r"[^a-z0-9.]+")
-# The year 2109.
-_NEVER_MS: Final = 1 << 42
+# The year 2248: every time that an exchange sends is earlier.
+_END_OF_TIME_MS: Final = 1 << 43
 # exchangeInfo may come from a cache in between.
 _MAX_CLOCK_DIFFERENCE_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
 class _ExchangeInfo:
-    """The parts of exchangeInfo that are used."""
+    """What is used of exchangeInfo: its time (ms UTC), the request weight allowed per minute, the symbols, sorted."""
 
     server_ms: int
     weight_limit: int
@@ -72,16 +73,12 @@ class _ExchangeInfo:
 class BinanceSource:
     """Candles of the spot market over REST, as a Source.
 
-    Attributes:
-        interval: Interval of the candles.
-        base_url: Address of the host.
-
     Args:
         interval: One of INTERVALS_MS.
-        base_url: As `check_base_url` takes it.
-        rules: How the network may be used.
-        clock: The clock that runs between requests.
-        rng: Draws the jitter of the pauses.
+        base_url: Address of the REST host; https, or http to this machine.
+        rules: How the network may be used; None for the defaults.
+        clock: Measures durations and waits; None for this machine's clock.
+        rng: Draws the jitter of the pauses before retries.
 
     Raises:
         UsageError: The interval is unknown, or the address is invalid.
@@ -105,36 +102,38 @@ class BinanceSource:
         self._host_clock = HostClock(self._clock)
         self._rng = rng or random.Random()  # noqa: S311 -- jitter is not a secret
         self._traffic = Traffic()
+        # The exchange's time as last received, ms UTC.
         self._clock_ms: int | None = None
         self._listed: set[str] = set()
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of this kind of source: "binance"."""
         return "binance"
 
     @property
     def host(self) -> str:
-        """The host that answers."""
+        """Address of the REST host without its scheme, for messages."""
         return self.base_url.partition("://")[2]
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Check that the exchange lists these symbols, and take its time and weight limit.
+        """Check that the exchange lists these symbols, and keep its time and weight limit.
 
         Raises:
             InputError: A symbol is unknown; suggests similar ones.
-            SourceError: The exchange did not answer.
+            SourceError: The exchange's clocks disagree, or it refuses symbols that it lists.
         """
         self._run(lambda client: self._check_symbols(client, symbols))
 
     async def _check_symbols(self, client: HttpClient, symbols: tuple[str, ...]) -> None:
+        """Do `check_symbols` with an open client."""
         async with task_group() as group:
-            time_task = group.create_task(self._server_time(client))
-            info_task = group.create_task(self._info(client, symbols))
+            time_task = group.create_task(self._request_time(client))
+            info_task = group.create_task(self._request_info(client, symbols))
         server_ms, info = time_task.result(), info_task.result()
         if info is None:
-            known = await self._info(client, ())
-            check_known(symbols, known.symbols if known else (), f"{self.host}")
+            info_of_all = await self._request_info(client, ())
+            check_known(symbols, info_of_all.symbols if info_of_all else (), self.host)
             raise SourceError(f"{self.host}: it refuses {', '.join(symbols)}, though it lists them")
         check_known(symbols, info.symbols, self.host)
         if abs(info.server_ms - server_ms) > _MAX_CLOCK_DIFFERENCE_MS:
@@ -148,74 +147,56 @@ class BinanceSource:
         client.set_time(server_ms)
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:  # noqa: ARG002 -- one clock for all symbols
-        """Return the exchange's time, ms UTC, as last received.
-
-        Raises:
-            SourceError: The exchange did not answer.
-        """
+        """Return the exchange's time, ms UTC, as last received; requests it the first time."""
         if self._clock_ms is None:
-            self._clock_ms = self._run(self._server_time)
+            self._clock_ms = self._run(self._request_time)
         return self._clock_ms
 
     def renew_clock(self) -> None:
-        """Make the next `clock_ms` ask the exchange again."""
+        """Make the next `clock_ms` request the exchange's time again."""
         self._clock_ms = None
 
     def symbols(self) -> tuple[str, ...]:
-        """Return every symbol that the exchange lists, sorted.
-
-        Raises:
-            SourceError: The exchange did not answer.
-        """
-        info = self._run(lambda client: self._info(client, ()))
+        """Request the names of all symbols that the exchange lists, sorted."""
+        info = self._run(lambda client: self._request_info(client, ()))
         return info.symbols if info else ()
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range of open times that the exchange has of a symbol.
+        """Request the first open time of a symbol; the range ends where its newest closed candle does.
 
         Raises:
             InputError: The symbol is unknown, or it has no candle.
-            SourceError: The exchange did not answer.
         """
-        self._check_unlisted([symbol])
-        rows = self._run(lambda client: RestPages(client, self.interval).first(symbol, 0, limit=1))
+        self._check_new_symbols([symbol])
+        rows = self._run(lambda client: RestPages(client, self.interval).fetch_first(symbol, 0, limit=1))
         if rows.is_empty():
             raise InputError(f"{self.host} has no candles of {symbol}")
         return TimeRange(int(times_ms(rows).min()), self.clock_ms((symbol,)) // self._step_ms * self._step_ms)
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the closed candles that open inside the window, without the cache.
-
-        Raises:
-            InputError: The symbol is unknown, or a candle is damaged or impossible.
-            SourceError: The exchange did not answer.
-        """
+        """Request the closed candles that open inside the window; the day cache is not used."""
         return self.candles_of({symbol: window})[symbol]
 
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
-        """Return what `candles` returns, for many symbols concurrently.
-
-        Raises:
-            InputError: A symbol is unknown, or a candle is damaged or impossible.
-            SourceError: The exchange did not answer.
-        """
-        self._check_unlisted(windows)
+        """Request, concurrently, the closed candles of each symbol that open inside its window; no cache is used."""
+        self._check_new_symbols(windows)
         end_ms = self.clock_ms(tuple(windows)) // self._step_ms * self._step_ms
         closed = {s: TimeRange(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
         plans = {
             s: plan_pages(window, self._step_ms) for s, window in closed.items() if window.start_ms < window.end_ms
         }
 
-        async def all_pages(client: HttpClient) -> dict[str, list[pl.DataFrame]]:
+        async def fetch_all(client: HttpClient) -> dict[str, list[pl.DataFrame]]:
             pages = RestPages(client, self.interval)
             async with task_group() as group:
-                tasks = {s: [group.create_task(pages.page(s, page)) for page in plan] for s, plan in plans.items()}
+                tasks = {s: [group.create_task(pages.fetch_page(s, p)) for p in plan] for s, plan in plans.items()}
             return {s: [task.result() for task in of_symbol] for s, of_symbol in tasks.items()}
 
-        found = self._run(all_pages) if plans else {}
-        return {s: self._closed(s, window, found.get(s)) for s, window in closed.items()}
+        answers = self._run(fetch_all) if plans else {}
+        return {s: self._merge_pages(s, window, answers.get(s)) for s, window in closed.items()}
 
-    def _closed(self, symbol: str, window: TimeRange, pages: list[pl.DataFrame] | None) -> pl.DataFrame:
+    def _merge_pages(self, symbol: str, window: TimeRange, pages: list[pl.DataFrame] | None) -> pl.DataFrame:
+        """Return the candles of all pages that open inside the window, checked and sorted; none without pages."""
         if pages is None:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
@@ -229,14 +210,7 @@ class BinanceSource:
     def download(
         self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> AbstractContextManager[DownloadResult]:
-        """Download what the cache lacks; the candles can be read while the block lasts.
-
-        Raises:
-            InputError: A candle is damaged or impossible, or two contradict each other.
-            SourceError: The exchange did not answer, or refused; the finished days are kept.
-            LockedError: Another mltrain is downloading.
-            MachineError: The machine refuses.
-        """
+        """Download the candles that the day cache lacks; all can be read from it while the block lasts."""
         job = DownloadJob(
             host=self.host,
             interval=self.interval,
@@ -252,21 +226,24 @@ class BinanceSource:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[DownloadSession]:
+        """Open a client of the REST host for one download."""
         async with self._client() as client:
             pages = RestPages(client, self.interval)
             yield DownloadSession(pages, odd=pages.odd)
 
-    def _check_unlisted(self, symbols: Iterable[str]) -> None:
+    def _check_new_symbols(self, symbols: Iterable[str]) -> None:
+        """Check the symbols that no earlier check has found listed."""
         for symbol in symbols:
             if symbol not in self._listed:
                 self.check_symbols((symbol,))
 
     @property
     def cache_name(self) -> str:
-        """Name of the folder in the cache: the candles of another host are those of another market."""
-        return self.name if self.base_url == PUBLIC_REST else f"{self.name}@{folder_of(self.host)}"
+        """Name of this source's folder in the day cache: the candles of another host are those of another market."""
+        return self.name if self.base_url == PUBLIC_REST else f"{self.name}@{cache_folder_name(self.host)}"
 
     def _client(self) -> HttpClient:
+        """Return a client of the REST host; all of them share throttle, clock and traffic."""
         return HttpClient(
             self.base_url,
             rules=self._rules,
@@ -277,38 +254,47 @@ class BinanceSource:
         )
 
     def _run(self, request: Callable[[HttpClient], Coroutine[Any, Any, T]]) -> T:
+        """Open a client, run `request` with it, and return its result."""
+
         async def run() -> T:
             async with self._client() as client:
                 return await request(client)
 
         return run_async(run)
 
-    async def _server_time(self, client: HttpClient) -> int:
+    async def _request_time(self, client: HttpClient) -> int:
+        """Request the exchange's time, ms UTC."""
+
         def parse(answer: Answer) -> int:
-            time_ms = _object(answer, self.host).get("serverTime")
-            if not isinstance(time_ms, int) or isinstance(time_ms, bool) or not 0 < time_ms < 1 << 43:
+            time_ms = _parse_object(answer, self.host).get("serverTime")
+            if not isinstance(time_ms, int) or isinstance(time_ms, bool) or not 0 < time_ms < _END_OF_TIME_MS:
                 raise MalformedError("the answer has no time")
             return time_ms
 
-        query = Query("/api/v3/time", "its time", _TIME_WEIGHT, _MAX_TIME_BYTES)
+        query = Query("/api/v3/time", subject="its time", weight=_TIME_WEIGHT, max_bytes=_MAX_TIME_BYTES)
         return await client.get(query, parse)
 
-    async def _info(self, client: HttpClient, symbols: tuple[str, ...]) -> _ExchangeInfo | None:
-        """Return exchangeInfo of these symbols, or of all if there are none; None if one is unknown."""
+    async def _request_info(self, client: HttpClient, symbols: tuple[str, ...]) -> _ExchangeInfo | None:
+        """Request exchangeInfo of these symbols, or of all if `symbols` is empty; return None if one is unknown."""
 
         def parse(answer: Answer) -> _ExchangeInfo | None:
-            if answer.status == 400 and error_code(answer) != _NO_SUCH_SYMBOL:
+            if answer.status == 400 and read_error(answer.body)[0] != _NO_SUCH_SYMBOL:
                 raise SourceError(f"{self.host}: exchangeInfo: HTTP 400: {answer.body[:200]!r}")
             return None if answer.status == 400 else _read_info(answer, self.host)
 
-        params = {"symbols": json.dumps(symbols, separators=(",", ":"))} if symbols else {}
-        query = Query("/api/v3/exchangeInfo", "exchangeInfo", _INFO_WEIGHT, _MAX_INFO_BYTES, params)
+        query = Query(
+            "/api/v3/exchangeInfo",
+            subject="exchangeInfo",
+            weight=_INFO_WEIGHT,
+            max_bytes=_MAX_INFO_BYTES,
+            params={"symbols": json.dumps(symbols, separators=(",", ":"))} if symbols else {},
+        )
         return await client.get(query, parse, accept=(400,) if symbols else ())
 
 
 @dataclass(frozen=True, slots=True)
 class RestPages:
-    """Requests pages of candles of one interval.
+    """Requests pages of candles of one interval from a REST host.
 
     Attributes:
         client: The open client.
@@ -320,36 +306,34 @@ class RestPages:
     interval: str
     odd: OddDays = field(default_factory=lambda: defaultdict(OddRows))
 
-    async def page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the host's rows for a window of at most PAGE_CANDLES candles, in its order, without odd rows.
+    async def fetch_page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
+        """Request a window of at most PAGE_CANDLES candles; return the host's rows in its order, without odd rows.
 
         Rows outside the window are kept; an answer with only such rows is requested again.
-
-        Raises:
-            InputError: A row cannot be read.
-            SourceError: The host did not answer.
         """
         params = {"startTime": window.start_ms, "endTime": window.end_ms - 1, "limit": PAGE_CANDLES}
         return (await self._get(symbol, f"{symbol} from {window}", params, window)).rows
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
-        """Return the first rows that open at a time or later, in the host's order; odd rows are skipped.
+    async def fetch_first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
+        """Request the first `limit` rows that open at `start_ms`, ms UTC, or later, in the host's order.
 
-        Raises:
-            InputError: A row cannot be read.
-            SourceError: The host did not answer.
+        Odd rows are left out of the result; if all were odd, the rows after them are requested.
         """
         while True:
             params = {"startTime": start_ms, "limit": limit}
-            page = await self._get(
-                symbol, f"{symbol} from {format_ms(start_ms)}", params, TimeRange(start_ms, _NEVER_MS)
-            )
+            window = TimeRange(start_ms, _END_OF_TIME_MS)
+            page = await self._get(symbol, f"{symbol} from {format_ms(start_ms)}", params, window)
             rows = page.rows.filter(times_ms(page.rows) >= start_ms)
             if rows.height or not page.ts_ms.size:
                 return rows
             start_ms, limit = int(page.ts_ms.max()) + 1, PAGE_CANDLES
 
     async def _get(self, symbol: str, subject: str, params: dict[str, int], window: TimeRange) -> Page:
+        """Request klines, and keep their odd rows; an answer entirely outside the window is requested again.
+
+        `subject` names the request in messages.
+        """
+
         def parse(answer: Answer) -> Page:
             page = read_page(answer.body, symbol=symbol, interval=self.interval, where=self.client.host)
             inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)
@@ -360,19 +344,19 @@ class RestPages:
 
         query = Query(
             "/api/v3/klines",
-            subject,
-            _PAGE_WEIGHT,
-            MAX_PAGE_BYTES,
-            {"symbol": symbol, "interval": self.interval, **params},
-            symbol,
+            subject=subject,
+            weight=_PAGE_WEIGHT,
+            max_bytes=MAX_PAGE_BYTES,
+            params={"symbol": symbol, "interval": self.interval, **params},
+            symbol=symbol,
         )
         return await self.client.get(query, parse)
 
 
-def folder_of(host: str) -> str:
-    """Return the name of a host's folder in the cache: the host, or a similar name if it cannot be a folder's.
+def cache_folder_name(host: str) -> str:
+    """Return a name for the cache folder of a host: the host itself, or a hashed form if that is no folder's name.
 
-    >>> folder_of("127.0.0.1:8000"), folder_of("[::1]:8000/x")
+    >>> cache_folder_name("127.0.0.1:8000"), cache_folder_name("[::1]:8000/x")
     ('127.0.0.1_8000', '1-8000-x-0a7153352c5d')
     """
     if _PLAIN_HOST.fullmatch(host):
@@ -380,7 +364,8 @@ def folder_of(host: str) -> str:
     return f"{_NOT_IN_FOLDERS.sub('-', host).strip('-')[:100]}-{sha256_bytes(host.encode())[:12]}"
 
 
-def _object(answer: Answer, host: str) -> dict[str, Json]:
+def _parse_object(answer: Answer, host: str) -> dict[str, Json]:
+    """Return the JSON object in an answer; raises MalformedError if it is none."""
     try:
         document = parse_json(answer.body, where=host, max_bytes=_MAX_INFO_BYTES)
     except InputError as err:
@@ -391,16 +376,18 @@ def _object(answer: Answer, host: str) -> dict[str, Json]:
 
 
 def _read_info(answer: Answer, host: str) -> _ExchangeInfo:
-    match _object(answer, host):
+    """Read an answer with exchangeInfo; MalformedError if a part that is used is missing."""
+    match _parse_object(answer, host):
         case {"serverTime": int(server_ms), "rateLimits": list(limits), "symbols": list(listed)}:
             names = [s["symbol"] for s in listed if isinstance(s, dict) and "symbol" in s]
-            texts = sorted(name for name in names if isinstance(name, str))
-            return _ExchangeInfo(server_ms, _weight_limit(limits), tuple(texts))
+            symbols = sorted(name for name in names if isinstance(name, str))
+            return _ExchangeInfo(server_ms, _find_weight_limit(limits), tuple(symbols))
     raise MalformedError("the answer lacks time, limits or symbols")
 
 
-def _weight_limit(limits: list[Json]) -> int:
-    for limit in limits:
+def _find_weight_limit(rate_limits: list[Json]) -> int:
+    """Return the request weight allowed per minute; Binance's usual one if `rate_limits` has no plausible value."""
+    for limit in rate_limits:
         match limit:
             case {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": int(weight)}:
                 if 0 < weight < 10**7:

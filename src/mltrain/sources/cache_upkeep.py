@@ -56,55 +56,47 @@ class Pruned:
 
 
 def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
-    """List what the cache holds, by source, symbol and interval; nothing is hashed.
-
-    Raises:
-        MachineError: The machine refuses to read a folder.
-    """
+    """List the cached days, one row per source, symbol and interval in this order; no file is verified."""
     rows = []
-    for folder, sizes in _day_folders(data_dir / FOLDER):
-        if not sizes:
+    for folder, size_bytes in _day_folders(data_dir / FOLDER):
+        if not size_bytes:
             continue
-        days = sorted(name[:10] for name in sizes if name.endswith(".parquet") and ".part." not in name)
+        days = sorted(name[:10] for name in size_bytes if name.endswith(".parquet") and ".part." not in name)
         source, symbol, interval = folder.parts[-3:]
         first, last = (days[0], days[-1]) if days else ("", "")
-        rows.append(CacheRow(source, symbol, interval, len(days), first, last, sum(sizes.values())))
+        rows.append(CacheRow(source, symbol, interval, len(days), first, last, sum(size_bytes.values())))
     return tuple(rows)
 
 
 def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
-    """Remove the cached days before a time, ms UTC, or all of them; a later snapshot downloads them again.
-
-    Raises:
-        LockedError: Another mltrain is downloading.
-        MachineError: The machine refuses.
-    """
-    days, freed = 0, 0
+    """Remove the cached days before a time, ms UTC, or all of them if it is None; LockedError during a download."""
+    days, freed_bytes = 0, 0
     if not (data_dir / FOLDER).is_dir():
         return Pruned(0, 0)
     with lock_cache(data_dir, "pruning the cache") as cache:
-        for folder, sizes in _day_folders(cache):
+        for folder, size_bytes in _day_folders(cache):
             sweep_temps(folder)
-            old = [name for name in sizes if before_ms is None or parse_time(name[:10]) < before_ms]
+            old = [name for name in size_bytes if before_ms is None or parse_time(name[:10]) < before_ms]
             # Metadata first: a day without metadata is absent, metadata without its day would be reported as damaged.
             remove_files(folder / name for name in sorted(old, key=lambda name: (not name.endswith(".json"), name)))
             days += sum(name.endswith(".json") for name in old)
-            freed += sum(sizes[name] for name in old)
-    return Pruned(days, freed)
+            freed_bytes += sum(size_bytes[name] for name in old)
+    return Pruned(days, freed_bytes)
 
 
 def _day_folders(cache: Path) -> Iterator[tuple[Path, dict[str, int]]]:
-    """Yield the folders of days, each with the names and sizes of its files; other files are left out."""
+    """Yield each folder of cached days, and the size in bytes of each day's files in it, by file name."""
     for source in _subfolders(cache, SOURCE_FOLDER):
         for symbol in _subfolders(source, SYMBOL):
             for interval in _subfolders(symbol, re.compile("|".join(INTERVALS_MS))):
                 with disk_errors(interval, "list"), os.scandir(interval) as entries:
-                    found = {e.name: e.stat(follow_symlinks=False) for e in entries if is_day_file(e.name)}
-                yield interval, {name: s.st_size for name, s in found.items() if stat.S_ISREG(s.st_mode)}
+                    stats = {e.name: e.stat(follow_symlinks=False) for e in entries if is_day_file(e.name)}
+                yield interval, {name: s.st_size for name, s in stats.items() if stat.S_ISREG(s.st_mode)}
 
 
-def _subfolders(folder: Path, names: re.Pattern[str]) -> list[Path]:
+def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """Return the subfolders, sorted, whose whole name matches; symbolic links are not followed."""
     if not folder.is_dir():
         return []
     with disk_errors(folder, "list"), os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if names.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+        return sorted(Path(e.path) for e in entries if pattern.fullmatch(e.name) and e.is_dir(follow_symlinks=False))

@@ -65,21 +65,21 @@ class CachedDay:
     """A day of one symbol, or its beginning, as its metadata file describes it.
 
     Attributes:
-        day_ms: Its midnight, ms UTC.
+        day_ms: The midnight at which it begins, ms UTC.
         until_ms: End of the requested range, ms UTC: the next midnight if the day is whole.
         origin: "rest", or "archive" and the SHA-256 of the zip.
-        gaps_asked: Whether its gaps were requested a second time, or it has none.
+        gaps_rechecked: Whether its gaps were requested a second time, or it has none.
         fetched_ms: When it was downloaded, by the exchange's clock, ms UTC; whole seconds in the cache.
         left_out: How many odd rows were left out; see `mltrain.sources.klines.split_odd`.
         closed_early: How many of its candles closed before their interval ended.
-        rows: How many candles its file has; set when it is written.
-        sha256: SHA-256 of its file; empty without rows, as there is no file then.
+        rows: How many candles its file has; set by `SymbolDays.write`.
+        sha256: SHA-256 of its file; empty without rows, which have no file.
     """
 
     day_ms: Annotated[int, Encoded(str, parse_time, day_name), Key("day")]
     until_ms: Annotated[TimeMs, Key("until")]
     origin: Annotated[str, ORIGIN]
-    gaps_asked: Annotated[bool, Key("holes_asked")]
+    gaps_rechecked: Annotated[bool, Key("holes_asked")]
     fetched_ms: Annotated[TimeMs, Key("fetched_at")]
     # Left out if zero, so that metadata of an earlier version, which had neither key, keeps its bytes.
     left_out: Annotated[int, Limits(0), OMIT_DEFAULT] = 0
@@ -88,24 +88,19 @@ class CachedDay:
     sha256: Annotated[str, re.compile(f"{SHA256.pattern}|"), REQUIRED] = ""
 
     @property
-    def whole(self) -> bool:
-        """Whether it covers the day to its end."""
+    def is_whole(self) -> bool:
+        """Whether it reaches the end of the day."""
         return self.until_ms == self.day_ms + DAY_MS
 
     @property
     def name(self) -> str:
-        """Name of its file without the ending."""
-        return day_name(self.day_ms) + ("" if self.whole else ".part")
+        """Name of its files without the ending, such as "2025-10-15.part"."""
+        return day_name(self.day_ms) + ("" if self.is_whole else ".part")
 
 
 @contextmanager
 def lock_cache(data_dir: Path, purpose: str) -> Iterator[Path]:
-    """Hold the lock of the cache for the length of the block, and return its folder, which is made if missing.
-
-    Raises:
-        LockedError: Another mltrain holds it.
-        MachineError: The machine refuses.
-    """
+    """Yield the cache's folder, made if missing and locked for `purpose` while the block lasts."""
     folder = data_dir / FOLDER
     make_folder(folder)
     with lock_folder(folder, purpose=purpose):
@@ -116,7 +111,7 @@ class SymbolDays:
     """The cached days of one symbol at one interval. Writing needs the lock of the cache.
 
     Attributes:
-        folder: Their folder.
+        folder: Folder of the days' files.
         symbol: The symbol.
         interval: Interval of the candles.
     """
@@ -130,12 +125,7 @@ class SymbolDays:
         self.interval = interval
 
     def open_for_writing(self) -> None:
-        """Make the folder if it is missing, and remove the temporary files of a killed writer.
-
-        Raises:
-            InputError: A folder is in the place of a day.
-            MachineError: The machine refuses.
-        """
+        """Make the folder if it is missing, and remove the temporary files of a killed writer."""
         make_folder(self.folder)
         sweep_temps(self.folder)
         with disk_errors(self.folder, "list"), os.scandir(self.folder) as entries:
@@ -144,21 +134,18 @@ class SymbolDays:
                     raise InputError(f"{entry.path} is a folder, where a cached day belongs", hint="move it away")
 
     def find(self, day_ms: int) -> tuple[CachedDay | None, str]:
-        """Find a day, whole or in part, and check its bytes against its metadata.
+        """Find the cached day of a midnight, ms UTC, whole or in part, and check its file against its metadata.
 
         Returns:
-            The day, or None; and a description of the damage, or "".
-
-        Raises:
-            MachineError: The machine refuses to read it.
+            The day, or None if it is absent or damaged; and a description of the damage, or "".
         """
         damage = ""
         for name in (day_name(day_ms), f"{day_name(day_ms)}.part"):
             if not os.path.lexists(self.folder / f"{name}.json"):
                 continue
             try:
-                day = self._metadata(name)
-                self._bytes(day)
+                day = self._read_metadata(name)
+                self._read_verified(day)
             except InputError as err:
                 damage = err.message.partition("\n")[0]
             else:
@@ -166,17 +153,12 @@ class SymbolDays:
         return None, damage
 
     def read(self, day: CachedDay) -> pl.DataFrame:
-        """Return the rows of a day that `find` or `write` returned, after a check of its hash.
-
-        Raises:
-            InputError: The file was changed.
-            MachineError: The machine refuses to read it.
-        """
+        """Return the candles of a day that `find` or `write` returned; InputError if its file was changed since."""
         import polars as pl
 
         if not day.rows:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
-        return read_unchecked(self._bytes(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
+        return read_unchecked(self._read_verified(day), rows=day.rows, where=str(self.folder / f"{day.name}.parquet"))
 
     def write(self, days: Iterable[tuple[CachedDay, pl.DataFrame]]) -> tuple[CachedDay, ...]:
         """Write the candles of days, then their metadata.
@@ -185,59 +167,55 @@ class SymbolDays:
             days: Each day with its candles, as `check_candles` returns them.
 
         Returns:
-            The days, with the rows and the hash of their files; one without gaps needs no second request.
-
-        Raises:
-            MachineError: The machine refuses.
+            The days with `rows` and `sha256` of their files; `gaps_rechecked` is set for days without a gap.
         """
         step_ms = interval_ms(self.interval)
         files: dict[str, bytes] = {}
         written = []
-        for day, frame in days:
-            data = encode_candles(frame, step_ms).data if frame.height else b""
+        for day, candles in days:
+            data = encode_candles(candles, step_ms).data if candles.height else b""
             if data:
                 files[f"{day.name}.parquet"] = data
-            is_complete = frame.height == (day.until_ms - day.day_ms) // step_ms
+            is_complete = candles.height == (day.until_ms - day.day_ms) // step_ms
             written.append(
                 replace(
                     day,
-                    gaps_asked=day.gaps_asked or is_complete,
+                    gaps_rechecked=day.gaps_rechecked or is_complete,
                     fetched_ms=day.fetched_ms // SECOND_MS * SECOND_MS,
-                    rows=frame.height,
+                    rows=candles.height,
                     sha256=sha256_bytes(data) if data else "",
                 )
             )
         self._write_all(files, written)
         return tuple(written)
 
-    def mark_asked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
-        """Record that the gaps of days were requested a second time and remain.
-
-        Raises:
-            MachineError: The machine refuses.
-        """
-        marked = [replace(day, gaps_asked=True) for day in days]
+    def mark_rechecked(self, days: Iterable[CachedDay]) -> tuple[CachedDay, ...]:
+        """Record that the gaps of days were requested a second time and remain; return the changed days."""
+        marked = [replace(day, gaps_rechecked=True) for day in days]
         self._write_all({}, marked)
         return tuple(marked)
 
     def _write_all(self, files: dict[str, bytes], days: list[CachedDay]) -> None:
+        """Write candle files, by name, and the metadata of days; then remove the files that these replace."""
         # Metadata after files: a day that is killed in between has metadata that does not match, and counts as absent.
         if files:
             atomic_write_all(self.folder, files)
         if days:
             atomic_write_all(self.folder, {f"{day.name}.json": _write_metadata(day, self._owner) for day in days})
-        over = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.whole for end in ("json", "parquet")]
-        remove_files(self.folder / name for name in (*over, *(f"{day.name}.parquet" for day in days if not day.rows)))
+        parts = [f"{day_name(day.day_ms)}.part.{end}" for day in days if day.is_whole for end in ("json", "parquet")]
+        remove_files(self.folder / name for name in (*parts, *(f"{day.name}.parquet" for day in days if not day.rows)))
 
-    def _metadata(self, name: str) -> CachedDay:
+    def _read_metadata(self, name: str) -> CachedDay:
+        """Read and check a metadata file, given by its name without the ending."""
         path = self.folder / f"{name}.json"
         data = read_file(path, max_bytes=_MAX_METADATA_BYTES, what="the metadata of a cached day")
-        day = _read_metadata(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
+        day = _parse_metadata(data, owner=self._owner, step_ms=interval_ms(self.interval), where=str(path))
         if day.name != name:
             raise InputError(f"{path}: is the metadata of {day.name}")
         return day
 
-    def _bytes(self, day: CachedDay) -> bytes:
+    def _read_verified(self, day: CachedDay) -> bytes:
+        """Return the content of a day's file, whose hash must be that of the metadata; empty without candles."""
         if not day.rows:
             return b""
         path = self.folder / f"{day.name}.parquet"
@@ -258,12 +236,18 @@ class _Metadata:
 
 
 def _write_metadata(day: CachedDay, owner: str) -> bytes:
-    described = to_json(day)
-    self_sha256 = sha256_bytes(canonical_json({"of": owner, **described}))
-    return canonical_json(to_json(_Metadata(owner, self_sha256, described)))
+    """Return the metadata file of a day, as JSON; `owner` is such as "binance/BTCUSDT/1m"."""
+    day_json = to_json(day)
+    self_sha256 = sha256_bytes(canonical_json({"of": owner, **day_json}))
+    return canonical_json(to_json(_Metadata(owner, self_sha256, day_json)))
 
 
-def _read_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
+def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
+    """Read what `_write_metadata` returned for the same owner; `where` is the file, for messages.
+
+    Raises:
+        InputError: It was changed, is of another owner, or does not describe a day of candles of `step_ms`.
+    """
     metadata = read_record(Located(parse_json(data, where=where, max_bytes=_MAX_METADATA_BYTES), where), _Metadata)
     if metadata.of != owner:
         raise InputError(f"{where}: is not metadata of {owner}")
@@ -271,7 +255,7 @@ def _read_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cach
     if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
         raise InputError(f"{where}: until: must be a time of the day, on the grid of its candles")
     if day.rows > (day.until_ms - day.day_ms) // step_ms:
-        raise InputError(f"{where}: rows: are more than there is time for")
+        raise InputError(f"{where}: rows: must be at most {(day.until_ms - day.day_ms) // step_ms}, is {day.rows}")
     if bool(day.rows) != bool(day.sha256):
         raise InputError(f"{where}: sha256: must be that of a file with rows, and empty without rows")
     if data != _write_metadata(day, owner):
@@ -280,7 +264,7 @@ def _read_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cach
 
 
 def is_day_file(name: str) -> bool:
-    """Return whether a file is named like a cached day or its metadata."""
+    """Return whether `name` is that of a cached day's file or metadata, such as "2025-10-15.part.json"."""
     try:
         return _DAY_FILE.fullmatch(name) is not None and parse_time(name[:10]) >= 0
     except UsageError:
@@ -289,13 +273,9 @@ def is_day_file(name: str) -> bool:
 
 
 def remove_files(paths: Iterable[Path]) -> None:
-    """Remove the files that are there.
-
-    Raises:
-        MachineError: The machine refuses.
-    """
+    """Remove those of the files that exist."""
     for path in paths:
-        # Asking is cheaper than a failing unlink, and most files are absent.
+        # Most are absent, and a failing unlink costs more than this check.
         if os.path.lexists(path):
             with disk_errors(path, "remove"):
                 path.unlink(missing_ok=True)

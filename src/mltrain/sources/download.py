@@ -11,6 +11,7 @@ from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mltrain.candles.frame import times_ms
@@ -34,25 +35,25 @@ if TYPE_CHECKING:
     from mltrain.sources.symbol_download import PendingDay
     from mltrain.sources.throttle import Throttle
 
-# Written with one sync of their folder.
+# Days written with one sync of their folder.
 _BATCH_DAYS: Final = 32
 
 
 class Pages(Protocol):
     """Requests candles from an exchange."""
 
-    async def page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the rows of a page, in the order in which they came."""
+    async def fetch_page(self, symbol: str, window: TimeRange) -> pl.DataFrame:
+        """Request the candles that open inside a window of at most one page; return the rows in any order."""
 
-    async def first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
-        """Return the first rows that open at a time or later, in any order."""
+    async def fetch_first(self, symbol: str, start_ms: int, *, limit: int) -> pl.DataFrame:
+        """Request the first `limit` candles that open at `start_ms`, ms UTC, or later; return the rows in any order."""
 
 
 class Zips(Protocol):
     """Requests the candles of whole days from an archive."""
 
-    async def day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
-        """Return the rows of a day and the SHA-256 of its zip; or the reason why the archive cannot supply it."""
+    async def fetch_day(self, symbol: str, day_ms: int) -> tuple[pl.DataFrame, str] | str:
+        """Return the candles of the UTC day at midnight `day_ms`, and the SHA-256 of its zip; or why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class DownloadSession:
     """Open connections to an exchange and perhaps to its archive.
 
     Attributes:
-        pages: The exchange.
-        zips: Its archive.
+        pages: Requests candles from the exchange.
+        zips: Requests whole days from its archive; None without one.
         odd: The odd rows received so far from both, by symbol and midnight, ms UTC.
     """
 
@@ -75,11 +76,11 @@ class DownloadJob:
     """How to download from an exchange.
 
     Attributes:
-        host: Its name, for messages.
+        host: The exchange's name, for messages.
         interval: Interval of the candles.
-        cache_name: Its folder in the cache.
-        clock_ms: Its time, ms UTC: days that end later are not over.
-        workers: Concurrent requests.
+        cache_name: Folder of the source in the day cache.
+        clock_ms: The exchange's time, ms UTC: days that end later are not over.
+        workers: Number of concurrent requests.
         connect: Opens a session.
         clock: The clock that durations are measured with.
         throttle: Source of the reported weights and waits.
@@ -103,44 +104,40 @@ class DownloadJob:
 def download_days(
     job: DownloadJob, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
 ) -> Iterator[DownloadResult]:
-    """Download what the cache lacks, as `Source.download` does; the cache is locked while the block lasts."""
-    begun_s = job.clock.monotonic_s()
+    """Download the days of a window that the cache in `data_dir` lacks, or all of them with `refresh`.
+
+    The cache is locked while the block lasts, in which the result reads all candles of the window from it.
+    """
+    start_s = job.clock.monotonic_s()
     with lock_cache(data_dir, f"downloading from {job.host}") as cache:
-        parts = {
+        downloads = {
             symbol: SymbolDownload(
                 SymbolDays(cache, job.cache_name, symbol, job.interval), window, host=job.host, clock_ms=job.clock_ms
             )
             for symbol in symbols
         }
-        notes = [note for part in parts.values() for note in part.plan(refresh=refresh)]
-        notes += run_async(lambda: _download(job, list(parts.values()), progress))
-        filled = run_in_threads([part.fill_gaps for part in parts.values()])
-        notes += [note for part_notes in filled for note in part_notes]
-        notes += [note for part in parts.values() for note in part.odd_notes()]
+        notes = [note for download in downloads.values() for note in download.plan(refresh=refresh)]
+        notes += run_async(lambda: _download(job, list(downloads.values()), progress))
+        notes += chain.from_iterable(run_in_threads([download.fill_gaps for download in downloads.values()]))
+        notes += [note for download in downloads.values() for note in download.describe_odd()]
         yield DownloadResult(
             where=job.host,
             interval=job.interval,
-            read=lambda symbol: parts[symbol].candles(),
+            read=lambda symbol: downloads[symbol].read_candles(),
             notes=lambda: tuple(notes),
-            traffic=_report(job, list(parts.values()), begun_s),
+            traffic=_report_traffic(job, list(downloads.values()), start_s),
         )
 
 
-async def _download(job: DownloadJob, parts: Sequence[SymbolDownload], progress: Progress) -> list[str]:
-    """Download the pending days of all symbols, then request their gaps a second time; return notes.
-
-    Raises:
-        InputError: A candle is damaged or impossible, or two contradict each other.
-        SourceError: The exchange did not answer, or refused; the finished days are in the cache.
-        MachineError: The machine refuses.
-    """
+async def _download(job: DownloadJob, downloads: Sequence[SymbolDownload], progress: Progress) -> list[str]:
+    """Download the pending days of all symbols, then request their gaps a second time; return notes for the user."""
     async with job.connect() as session:
-        requests = _RequestQueue(job, session, parts, progress)
-        for part in parts:
-            requests.plan_days(part)
+        requests = _RequestQueue(job, session, downloads, progress)
+        for download in downloads:
+            requests.plan_days(download)
         await requests.run()
-        for part in parts:
-            requests.plan_recheck(part)
+        for download in downloads:
+            requests.plan_recheck(download)
         await requests.run()
         return requests.notes
 
@@ -149,45 +146,46 @@ class _RequestQueue:
     """The requests of a download, which several workers send, while finished days are written.
 
     Attributes:
-        notes: What the user should know.
+        notes: What the user should know about the download.
     """
 
     def __init__(
-        self, job: DownloadJob, session: DownloadSession, parts: Sequence[SymbolDownload], progress: Progress
+        self, job: DownloadJob, session: DownloadSession, downloads: Sequence[SymbolDownload], progress: Progress
     ) -> None:
         self.notes: list[str] = []
         self._job = job
         self._session = session
-        self._parts = parts
+        self._downloads = downloads
         self._progress = progress
         self._step_ms = interval_ms(job.interval)
         self._queue: deque[Callable[[], Awaitable[None]]] = deque()
         self._day_finished = asyncio.Event()
         self._all_received = False
-        self._begun_s = job.clock.monotonic_s()
+        self._start_s = job.clock.monotonic_s()
 
-    def plan_days(self, part: SymbolDownload) -> None:
+    def plan_days(self, download: SymbolDownload) -> None:
         """Queue the requests for the pending days of a symbol."""
-        for day in part.pending.values():
+        for day in download.pending.values():
             if self._session.zips is not None and day.is_whole:
-                day.requests = 1
-                self._queue.append(partial(self._fetch_zip, self._session.zips, part, day))
-        for missing in part.missing():
-            self._plan_pages(part, missing)
+                day.open_requests = 1
+                self._queue.append(partial(self._fetch_zip, self._session.zips, download, day))
+        for missing in download.unplanned():
+            self._plan_pages(download, missing)
 
-    def _plan_pages(self, part: SymbolDownload, missing: TimeRange) -> None:
+    def _plan_pages(self, download: SymbolDownload, missing: TimeRange) -> None:
+        """Queue the page requests for a range of open times."""
         for page in plan_pages(missing, self._step_ms, candles=self._job.page_candles):
-            for day_ms in part.days_in(page):
-                part.pending[day_ms].requests += 1
-            self._queue.append(partial(self._fetch_page, part, page))
+            for day_ms in download.days_in(page):
+                download.pending[day_ms].open_requests += 1
+            self._queue.append(partial(self._fetch_page, download, page))
 
-    def plan_recheck(self, part: SymbolDownload) -> None:
+    def plan_recheck(self, download: SymbolDownload) -> None:
         """Queue, once, the second requests for the gaps of a symbol whose days are all written."""
-        for gaps in part.plan_recheck(page_candles=self._job.page_candles):
-            self._queue.append(partial(self._fetch_gaps, part, gaps))
+        for gaps in download.plan_recheck(page_candles=self._job.page_candles):
+            self._queue.append(partial(self._fetch_gaps, download, gaps))
 
     async def run(self) -> None:
-        """Send all queued requests and write the days that they finish; the first error ends it."""
+        """Send all queued requests and write the days that they finish; the first error ends both."""
         self._all_received = False
         writer = asyncio.create_task(self._write_finished())
         workers = [asyncio.create_task(self._send_queued()) for _ in range(min(self._job.workers, len(self._queue)))]
@@ -208,6 +206,7 @@ class _RequestQueue:
             await writer
 
     async def _send_queued(self) -> None:
+        """Send the queue's requests one after another, as one of several workers."""
         while self._queue:
             await self._queue.popleft()()
 
@@ -221,83 +220,88 @@ class _RequestQueue:
             await self._day_finished.wait()
             self._day_finished.clear()
             is_last = self._all_received
-            for part in self._parts:
-                while batch := part.finished[:_BATCH_DAYS]:
-                    part.finished = part.finished[_BATCH_DAYS:]
-                    self.notes += await asyncio.to_thread(part.write, batch)
+            for download in self._downloads:
+                while batch := download.finished[:_BATCH_DAYS]:
+                    download.finished = download.finished[_BATCH_DAYS:]
+                    self.notes += await asyncio.to_thread(download.write, batch)
                 # A queue that is not empty has workers, which will send these requests, too.
-                if self._queue and not part.pending:
-                    self.plan_recheck(part)
+                if self._queue and not download.pending:
+                    self.plan_recheck(download)
 
-    async def _fetch_page(self, part: SymbolDownload, page: TimeRange) -> None:
-        self._begin(part)
-        rows = await self._session.pages.page(part.symbol, page)
-        part.add_page(page, rows, self._session.odd)
-        self._received(part, (page.end_ms - page.start_ms) // self._step_ms, rows.height)
+    async def _fetch_page(self, download: SymbolDownload, page: TimeRange) -> None:
+        """Request one page of a symbol and add its rows to their days."""
+        self._start_symbol(download)
+        rows = await self._session.pages.fetch_page(download.symbol, page)
+        download.add_page(page, rows, self._session.odd)
+        self._count_answer(download, (page.end_ms - page.start_ms) // self._step_ms, rows.height)
 
-    async def _fetch_zip(self, zips: Zips, part: SymbolDownload, day: PendingDay) -> None:
-        self._begin(part)
-        found = await zips.day(part.symbol, day.day_ms)
-        if isinstance(found, str):
-            self.notes.append(f"{part.symbol} {day_name(day.day_ms)}: {found}: taken over REST")
-            day.requests = 0
-            self._plan_pages(part, day.missing)
+    async def _fetch_zip(self, zips: Zips, download: SymbolDownload, day: PendingDay) -> None:
+        """Request a day from the archive; queue the requests for its pages if the archive cannot supply it."""
+        self._start_symbol(download)
+        result = await zips.fetch_day(download.symbol, day.day_ms)
+        if isinstance(result, str):
+            self.notes.append(f"{download.symbol} {day_name(day.day_ms)}: {result}: taken over REST")
+            day.open_requests = 0
+            self._plan_pages(download, day.missing)
             return
-        rows, sha256 = found
+        rows, sha256 = result
         day.origin = f"archive {sha256}"
-        part.add(day, rows, self._session.odd)
-        self._received(part, DAY_MS // self._step_ms, rows.height)
+        download.add_rows(day, rows, self._session.odd)
+        self._count_answer(download, DAY_MS // self._step_ms, rows.height)
 
-    async def _fetch_gaps(self, part: SymbolDownload, gaps: list[TimeRange]) -> None:
+    async def _fetch_gaps(self, download: SymbolDownload, gaps: list[TimeRange]) -> None:
         """Request the candles of gaps again; an answer begins at a gap, and may reach the gaps after it."""
-        self._begin(part)
-        left = deque(gaps)
-        while left:
-            start_ms = left[0].start_ms
-            limit = min((left[-1].end_ms - start_ms) // self._step_ms + 1, self._job.page_candles)
-            rows = await self._session.pages.first(part.symbol, start_ms, limit=limit)
+        self._start_symbol(download)
+        unanswered = deque(gaps)
+        while unanswered:
+            start_ms = unanswered[0].start_ms
+            limit = min((unanswered[-1].end_ms - start_ms) // self._step_ms + 1, self._job.page_candles)
+            rows = await self._session.pages.fetch_first(download.symbol, start_ms, limit=limit)
             # The candle that is still open comes too, and differs each time.
-            part.late.append(rows.filter(times_ms(rows) < self._job.clock_ms // self._step_ms * self._step_ms))
+            download.late_rows.append(rows.filter(times_ms(rows) < self._job.clock_ms // self._step_ms * self._step_ms))
             if rows.is_empty():
                 break
-            seen_ms = int(times_ms(rows).max()) + self._step_ms
-            while left and left[0].start_ms < seen_ms:
-                gap = left.popleft()
-                if gap.end_ms > seen_ms:
-                    left.appendleft(TimeRange(seen_ms, gap.end_ms))
+            answered_ms = int(times_ms(rows).max()) + self._step_ms
+            while unanswered and unanswered[0].start_ms < answered_ms:
+                gap = unanswered.popleft()
+                if gap.end_ms > answered_ms:
+                    unanswered.appendleft(TimeRange(answered_ms, gap.end_ms))
 
-    def _begin(self, part: SymbolDownload) -> None:
-        if part.begun_s is None:
-            part.begun_s = self._job.clock.monotonic_s()
-            wanted_ms = sum(day.until_ms - day.missing.start_ms for day in part.pending.values())
-            self._progress.stage(part.symbol, total=wanted_ms // self._step_ms, concurrent=True)
+    def _start_symbol(self, download: SymbolDownload) -> None:
+        """Start a symbol's time and progress, before its first request."""
+        if download.start_s is None:
+            download.start_s = self._job.clock.monotonic_s()
+            missing_ms = sum(day.until_ms - day.missing.start_ms for day in download.pending.values())
+            self._progress.stage(download.symbol, total=missing_ms // self._step_ms, concurrent=True)
 
-    def _received(self, part: SymbolDownload, steps: int, rows: int) -> None:
-        if part.finished:
+    def _count_answer(self, download: SymbolDownload, requested: int, received: int) -> None:
+        """Wake the writer if a day is finished, and report the numbers of candles requested and received."""
+        if download.finished:
             self._day_finished.set()
-        part.ended_s = self._job.clock.monotonic_s()
-        part.rows += rows
-        rate = sum(each.rows for each in self._parts) / max(part.ended_s - self._begun_s, 1e-3)
-        weight = f"weight {self._job.throttle.used} of {self._job.throttle.weight_limit}"
-        self._progress.advance(steps, stage=part.symbol, note=f"{rate:,.0f} rows/s, {weight}")
+        download.end_s = self._job.clock.monotonic_s()
+        download.rows_received += received
+        rate = sum(each.rows_received for each in self._downloads) / max(download.end_s - self._start_s, 1e-3)
+        weight = f"weight {self._job.throttle.used_weight} of {self._job.throttle.weight_limit}"
+        self._progress.advance(requested, stage=download.symbol, note=f"{rate:,.0f} rows/s, {weight}")
 
 
-def _report(job: DownloadJob, parts: Sequence[SymbolDownload], begun_s: float) -> TrafficReport:
+def _report_traffic(job: DownloadJob, downloads: Sequence[SymbolDownload], start_s: float) -> TrafficReport:
+    """Return the traffic of a download that started at `start_s`, in monotonic seconds."""
     return TrafficReport(
         requests=job.traffic.requests.total(),
         bytes=job.traffic.bytes,
-        seconds=round(job.clock.monotonic_s() - begun_s, 3),
+        seconds=round(job.clock.monotonic_s() - start_s, 3),
         peak_weight=job.throttle.peak_weight,
         weight_limit=job.throttle.weight_limit,
         waited_s=job.throttle.waited_ms / 1000,
         symbols=tuple(
             SymbolTraffic(
-                symbol=part.symbol,
-                requests=job.traffic.requests[part.symbol],
-                seconds=0.0 if part.begun_s is None else round(part.ended_s - part.begun_s, 3),
-                days_cached=part.days_cached,
-                days_fetched=part.days_fetched,
+                symbol=download.symbol,
+                requests=job.traffic.requests[download.symbol],
+                seconds=0.0 if download.start_s is None else round(download.end_s - download.start_s, 3),
+                days_cached=download.days_cached,
+                days_fetched=download.days_fetched,
             )
-            for part in parts
+            for download in downloads
         ),
     )

@@ -35,7 +35,7 @@ def fetch_candles(
     progress: Progress | None = None,
     now_ms: int | None = None,
 ) -> dict[str, pl.DataFrame]:
-    """Return the closed candles of some symbols that open from `start` on and before `end`.
+    """Return the closed candles of each symbol that open from `start` on and before `end`, without a snapshot.
 
     Args:
         symbols: Such as ["BTCUSDT", "ETHUSDT"]; a single symbol may be a string.
@@ -43,7 +43,7 @@ def fetch_candles(
             rounded down to the interval.
         end: As `start`; None, or a time in the future, means the time of the source's clock.
         spec: Source and interval; None for one-minute candles of Binance's public host.
-        data_dir: Downloaded days are kept in its folder `cache` for the next call; None: they are not kept.
+        data_dir: Folder in whose `cache` downloaded days are kept for the next call; None: they are not kept.
         rules: How the network may be used; None for the defaults.
         progress: Receives the progress of each symbol.
         now_ms: The machine's time, ms UTC: candles of the source `files` that close later are left out; None: none are.
@@ -58,15 +58,15 @@ def fetch_candles(
         InputError: The source lacks a symbol, or a candle is damaged or impossible.
         SourceError: The exchange or the network failed; with `data_dir`, the finished days are kept.
         LockedError: Another mltrain is downloading into that folder.
-        MachineError: The machine refuses.
+        MachineError: The folder cannot be read or written, or its disk is full.
     """
     spec = SourceSpec(name="binance") if spec is None else spec
     names = read_symbols(symbols)
-    start_ms, wanted_ms = as_time_ms(start, "start"), None if end is None else as_time_ms(end, "end")
+    start_ms, wanted_end_ms = as_time_ms(start, "start"), None if end is None else as_time_ms(end, "end")
     source, step_ms = open_source(spec, rules, now_ms=now_ms), interval_ms(spec.interval)
     source.check_symbols(names)
     clock_ms = source.clock_ms(names)
-    end_ms = clock_ms if wanted_ms is None else min(wanted_ms, clock_ms)
+    end_ms = clock_ms if wanted_end_ms is None else min(wanted_end_ms, clock_ms)
     window = TimeRange(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
     if window.start_ms >= window.end_ms:
         raise UsageError(f"no candle opens and closes from {window}")
@@ -78,8 +78,8 @@ def fetch_candles(
             for note in downloaded.notes():
                 progress.warn(note)
     for name in names:
-        frames[name], found = empty_false_volumes(frames[name])
-        for false in found:
-            if false.emptied:
-                progress.warn(f"{name}: {false}")
+        frames[name], false_volumes = empty_false_volumes(frames[name])
+        for false_volume in false_volumes:
+            if false_volume.emptied:
+                progress.warn(f"{name}: {false_volume}")
     return frames

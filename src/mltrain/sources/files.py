@@ -23,7 +23,7 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.closed_candles import describe_unclosed, find_closed
 from mltrain.candles.compression import parse_checksum
 from mltrain.candles.filenames import parse_interval, parse_symbol
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, TS_DTYPE, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.layouts import SUFFIXES, read_rows
 from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.errors import InputError
@@ -71,7 +71,6 @@ class FilesSource(LocalSource):
 
     Raises:
         InputError: The folder is missing, is not a folder, or has no candle file.
-        MachineError: The machine refuses to list it.
         UsageError: The interval is unknown.
     """
 
@@ -83,7 +82,7 @@ class FilesSource(LocalSource):
         self._files = _list_files(folder, interval)
         # By symbol: the range of each file, None without rows; the number of duplicates dropped; the open times of
         # candles that are not closed and of rows off the grid; the names of files without rows.
-        self._spans: dict[str, dict[Path, TimeRange | None]] = {}
+        self._ranges: dict[str, dict[Path, TimeRange | None]] = {}
         self._dropped: dict[str, int] = {}
         self._open: dict[str, set[int]] = {}
         self._odd: dict[str, set[int]] = {}
@@ -91,7 +90,7 @@ class FilesSource(LocalSource):
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of this kind of source: "files"."""
         return "files"
 
     @property
@@ -100,12 +99,7 @@ class FilesSource(LocalSource):
         return ""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return when the last candle of these symbols closed, ms UTC.
-
-        Raises:
-            InputError: A symbol is unknown, or one of its files cannot be read.
-            MachineError: The machine refuses to read a file.
-        """
+        """Return when the last closed candle of these symbols ended, ms UTC."""
         return max(self.extent(symbol).end_ms for symbol in symbols)
 
     def renew_clock(self) -> None:
@@ -116,36 +110,21 @@ class FilesSource(LocalSource):
         return tuple(sorted(self._files))
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Check that each symbol has a file.
-
-        Raises:
-            InputError: One is unknown.
-        """
+        """Check that each symbol has a file; InputError if one is unknown."""
         check_known(symbols, self.symbols(), f"the source files ({self.folder})")
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range of open times of the closed candles in the files of a symbol.
-
-        Raises:
-            InputError: The symbol is unknown, one of its files cannot be read, or its times are hours ahead.
-            MachineError: The machine refuses to read a file.
-        """
-        spans = [span for span in self._spans_of(symbol).values() if span is not None]
-        return TimeRange(min(span.start_ms for span in spans), max(span.end_ms for span in spans))
+        """Return the range of open times of the closed candles in the files of a symbol."""
+        ranges = [each for each in self._ranges_of(symbol).values() if each is not None]
+        return TimeRange(min(each.start_ms for each in ranges), max(each.end_ms for each in ranges))
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the closed candles that open inside the window.
-
-        Raises:
-            InputError: The symbol is unknown; a row cannot be a candle, or contradicts another one; or the times are
-                hours ahead.
-            MachineError: The machine refuses to read a file.
-        """
+        """Return the closed candles that open inside the window; InputError if their times are hours ahead."""
         inside = pl.col("ts").dt.timestamp("ms").is_between(window.start_ms, window.end_ms, closed="left")
         paths = [
             path
-            for path, span in self._spans_of(symbol).items()
-            if span is not None and span.start_ms < window.end_ms and span.end_ms > window.start_ms
+            for path, each in self._ranges_of(symbol).items()
+            if each is not None and each.start_ms < window.end_ms and each.end_ms > window.start_ms
         ]
         parts = [(path, rows) for path in paths if (rows := self._read_closed(path, symbol).filter(inside)).height]
         frame, self._dropped[symbol] = _join(parts, symbol, self.interval)
@@ -153,13 +132,14 @@ class FilesSource(LocalSource):
 
     def notes(self) -> tuple[str, ...]:
         """Return what was dropped and left out of the symbols read so far, by symbol."""
-        notes = [note for symbol in sorted(self._spans) for note in self._notes_of(symbol)]
-        if self.now_ms is not None and (first := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
+        notes = [note for symbol in sorted(self._ranges) for note in self._notes_of(symbol)]
+        if self.now_ms is not None and (first_ms := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
-            notes.append(describe_unclosed(first, candles, now_ms=self.now_ms))
+            notes.append(describe_unclosed(first_ms, candles, now_ms=self.now_ms))
         return tuple(notes)
 
     def _notes_of(self, symbol: str) -> Iterator[str]:
+        """Yield notes on what was dropped and left out of a symbol's files."""
         if dropped := self._dropped.get(symbol, 0):
             yield f"{symbol}: {dropped} exact duplicate row{'s' * (dropped > 1)} dropped"
         if odd := self._odd[symbol]:
@@ -168,30 +148,32 @@ class FilesSource(LocalSource):
                 f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
             )
         if empty := self._empty[symbol]:
-            yield f"{symbol}: {_count(empty, 'file')} without rows passed over: {_some(empty)}"
+            yield f"{symbol}: {_count_files(empty)} without rows passed over: {_some(empty)}"
         if others := [f"{path.name} ({stated})" for path, stated in self._files[symbol].others]:
-            yield f"{symbol}: {_count(others, 'file')} of another interval left out: {_some(others)}"
+            yield f"{symbol}: {_count_files(others)} of another interval left out: {_some(others)}"
 
-    def _spans_of(self, symbol: str) -> dict[Path, TimeRange | None]:
-        """Return the range of open times of each file of a symbol; reads all of them the first time."""
-        if symbol not in self._spans:
+    def _ranges_of(self, symbol: str) -> dict[Path, TimeRange | None]:
+        """Return the range of open times of each file of a symbol, None without rows; reads them the first time."""
+        if symbol not in self._ranges:
             self._empty[symbol], self._open[symbol], self._odd[symbol] = [], set(), set()
-            spans = {path: self._span(self._read_closed(path, symbol)) for path in self._find(symbol)}
-            if not any(spans.values()):
+            ranges = {path: self._range_of(self._read_closed(path, symbol)) for path in self._paths_of(symbol)}
+            if not any(ranges.values()):
                 why = "no candle has closed" if self._open[symbol] else "no rows"
                 why = f"no row opens on the {self.interval} grid" if self._odd[symbol] else why
-                raise InputError(f"{_some([str(path) for path in spans])}: {symbol}: {why}")
-            self._spans[symbol] = spans
-        return self._spans[symbol]
+                raise InputError(f"{_some([str(path) for path in ranges])}: {symbol}: {why}")
+            self._ranges[symbol] = ranges
+        return self._ranges[symbol]
 
-    def _span(self, rows: pl.DataFrame) -> TimeRange | None:
+    def _range_of(self, rows: pl.DataFrame) -> TimeRange | None:
+        """Return the range of open times of rows in any order, rounded down to the grid; None without rows."""
         if rows.is_empty():
             return None
         ts_ms = times_ms(rows)
-        start, last = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
-        return TimeRange(start, last + self._step_ms)
+        first_ms, last_ms = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
+        return TimeRange(first_ms, last_ms + self._step_ms)
 
-    def _find(self, symbol: str) -> list[Path]:
+    def _paths_of(self, symbol: str) -> list[Path]:
+        """Return the files of a symbol whose name states the source's interval or none; InputError without any."""
         if symbol not in self._files:
             hint = did_you_mean(symbol, self._files) or f"it has {', '.join(self.symbols()[:12])}"
             raise InputError(f"{self.folder} has no candle file of {show(symbol)}", hint=hint)
@@ -206,6 +188,7 @@ class FilesSource(LocalSource):
         return named.files
 
     def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
+        """Read a file's closed candles in its order, and keep for `notes` what is left out."""
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
         rows, closes_ms = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
@@ -225,23 +208,24 @@ class FilesSource(LocalSource):
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
         """Leave out the odd rows of the exchange's history that open off the grid; see `split_odd`.
 
-        Only rows whose close time shows that they are candles of this interval are left out. `check_candles` refuses
-        any other row off the grid, and any in a file without close times.
+        Only rows whose close time (ms UTC) shows that they are candles of this interval are left out. `check_candles`
+        refuses any other row off the grid, and any in a file without close times.
         """
         ts_ms = times_ms(rows)
-        off = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
-        if not off.any():
+        off_grid = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        if not off_grid.any():
             return rows
-        odd = off | np.isin(ts_ms, ts_ms[off] // self._step_ms * self._step_ms)
+        odd = off_grid | np.isin(ts_ms, ts_ms[off_grid] // self._step_ms * self._step_ms)
         self._odd[symbol].update(ts_ms[odd].tolist())
         return rows.filter(~odd)
 
 
-def _count(names: list[str], what: str) -> str:
-    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
+def _count_files(names: list[str]) -> str:
+    return f"{len(names)} file{'s' * (len(names) > 1)}"
 
 
 def _some(names: list[str]) -> str:
+    """Return the first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -255,7 +239,6 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
 
     Raises:
         InputError: It cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
-        MachineError: The machine refuses to read it.
         UsageError: The interval is unknown.
     """
     rows, _ = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
@@ -265,28 +248,23 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
 
 
 def _read_bytes(path: Path) -> bytes:
+    """Read a candle file, and check it against its `.CHECKSUM` file if there is one."""
     data = read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="the candle file")
-    _check_published(path, data)
+    checksum_path = path.with_name(path.name + _CHECKSUM)
+    if os.path.lexists(checksum_path):
+        text = read_file(real_path(checksum_path), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
+        expected = parse_checksum(text, file_name=path.name, where=str(checksum_path))
+        if (actual := sha256_bytes(data)) != expected:
+            raise InputError(
+                f"{path}: its SHA-256 is {actual}, but {checksum_path.name} says {expected}",
+                hint="one of the two is damaged or out of date: fetch both again",
+            )
     return data
 
 
-def _check_published(path: Path, data: bytes) -> None:
-    """Check a file against its `.CHECKSUM` file, if there is one."""
-    checksum_path = path.with_name(path.name + _CHECKSUM)
-    if not os.path.lexists(checksum_path):
-        return
-    text = read_file(real_path(checksum_path), max_bytes=_MAX_CHECKSUM_BYTES, what="the checksum")
-    expected, found = parse_checksum(text, file_name=path.name, where=str(checksum_path)), sha256_bytes(data)
-    if found != expected:
-        raise InputError(
-            f"{path}: its SHA-256 is {found}, but {checksum_path.name} says {expected}",
-            hint="one of the two is damaged or out of date: fetch both again",
-        )
-
-
 def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
-    """Return the candle files of each symbol in a folder."""
-    found: dict[str, list[Path]] = {}
+    """Return the candle files of each symbol in a folder; those of other intervals are listed separately."""
+    files_by_symbol: dict[str, list[Path]] = {}
     with disk_errors(folder, "list"):
         if not folder.is_dir():
             what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
@@ -295,35 +273,37 @@ def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
         for path in paths:
             symbol = parse_symbol(path.name)
             if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
-                found.setdefault(symbol, []).append(path)
-    if not found:
+                files_by_symbol.setdefault(symbol, []).append(path)
+    if not files_by_symbol:
         raise _no_candle_file(folder, paths)
-    return {symbol: _sort_out(files, interval) for symbol, files in found.items()}
+    return {symbol: _split_by_interval(files, interval) for symbol, files in files_by_symbol.items()}
 
 
-def _sort_out(paths: list[Path], interval: str) -> _SymbolFiles:
+def _split_by_interval(paths: list[Path], interval: str) -> _SymbolFiles:
+    """Split the files of a symbol by the interval that their names state."""
     names = [path.name for path in paths]
-    stated = [(path, parse_interval(path.name, siblings=names)) for path in paths]
+    named = [(path, parse_interval(path.name, siblings=names)) for path in paths]
     return _SymbolFiles(
-        files=[path for path, their in stated if their in {None, interval}],
-        others=[(path, their) for path, their in stated if their is not None and their != interval],
+        files=[path for path, stated in named if stated in {None, interval}],
+        others=[(path, stated) for path, stated in named if stated is not None and stated != interval],
     )
 
 
 def _no_candle_file(folder: Path, paths: list[Path]) -> InputError:
-    there = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
-    below = next((path.name for path in paths if path.is_dir()), None)
+    """Return the error for a folder without candle files; `paths` are its files and subfolders."""
+    contents = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
+    subfolder = next((path.name for path in paths if path.is_dir()), None)
     hint = f"candle files end in {', '.join(SUFFIXES)}: name them after their symbol, like BTCUSDT-1m-2025-01-01.csv"
-    if below is not None:
-        hint = f"folders in it are not looked into: name one of them, like --from {folder / below}"
-    return InputError(f"{folder} holds no candle file: {there}", hint=hint)
+    if subfolder is not None:
+        hint = f"folders in it are not looked into: name one of them, like --from {folder / subfolder}"
+    return InputError(f"{folder} holds no candle file: {contents}", hint=hint)
 
 
 def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str) -> tuple[pl.DataFrame, int]:
-    """Merge the rows of all parts and check them; return the candles and the number of exact duplicates dropped.
+    """Merge and check the rows of several files; return the candles and the number of exact duplicates dropped.
 
     Raises:
-        InputError: A row cannot be a candle, or contradicts another one; or a part lacks a column that others have.
+        InputError: A row cannot be a candle, or contradicts another one; or a file lacks a column that others have.
     """
     if not parts:
         return pl.DataFrame(schema=dict(CANDLE_SCHEMA)), 0
@@ -333,30 +313,27 @@ def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str
     try:
         return check_candles(frame, symbol=symbol, interval=interval, where=where), dropped
     except InputError:
+        # Each file alone, so that the error names the file.
         for path, rows in parts:
-            _check_part(path, rows, symbol, interval)
+            frame, _ = _merge([(path, rows)], symbol)
+            try:
+                check_candles(frame, symbol=symbol, interval=interval, where=str(path))
+            except InputError as err:
+                raise InputError(err.message, hint=err.hint or _REPAIR_HINT) from err
         raise
 
 
-def _check_part(path: Path, rows: pl.DataFrame, symbol: str, interval: str) -> None:
-    """Check the rows of one file, so that it is named."""
-    frame, _ = _merge([(path, rows)], symbol)
-    try:
-        check_candles(frame, symbol=symbol, interval=interval, where=str(path))
-    except InputError as err:
-        raise InputError(err.message, hint=err.hint or _REPAIR_HINT) from err
-
-
 def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> None:
-    """Check that an optional column is in all rows or in none, as features would be null in the middle."""
+    """Check that each optional column is in all rows of all files or in none: features would be null in the middle."""
     for name in OPTIONAL:
         for path, rows in parts:
             empty = rows[name].is_null().arg_true()
             if 0 < empty.len() < rows.height:
-                more = f", and so in {empty.len() - 1} more rows" if empty.len() > 1 else ""
+                more = f", and so in {empty.len() - 1} more row{'s' * (empty.len() > 2)}" if empty.len() > 1 else ""
+                filled = rows.height - empty.len()
                 raise InputError(
                     f"{path}: {symbol} at {format_ms(int(times_ms(rows)[empty[0]]))}: {name} is missing{more}; "
-                    f"{rows.height - empty.len()} rows have it",
+                    f"{filled} {'row has' if filled == 1 else 'rows have'} it",
                     hint="complete or remove these rows, or leave the column empty in every row",
                 )
         lacking = [path for path, rows in parts if rows[name].null_count()]
@@ -369,29 +346,24 @@ def _check_columns(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> N
 
 
 def _merge(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str) -> tuple[pl.DataFrame, int]:
-    """Return the rows of all parts sorted by time, and the number of exact duplicates dropped.
-
-    Raises:
-        InputError: Two rows of one time differ; names both values and both files.
-    """
+    """Return the rows of several files sorted by time, and the number of exact duplicates dropped."""
     tagged = [frame.with_columns(pl.lit(i, pl.Int32).alias("part")) for i, (_, frame) in enumerate(parts)]
     rows = pl.concat(tagged).sort("ts", maintain_order=True)
     frame = rows.unique(subset=list(CANDLE_SCHEMA), keep="first", maintain_order=True)
-    twice = (frame["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
-    if twice.len():
-        one, other = frame.row(twice[0] - 1, named=True), frame.row(twice[0], named=True)
-        raise _contradiction(one, other, symbol, [path for path, _ in parts])
+    repeats = (frame["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
+    if repeats.len():
+        raise _contradiction(frame[repeats[0] - 1 : repeats[0] + 1], symbol, [path for path, _ in parts])
     return frame.drop("part"), rows.height - frame.height
 
 
-def _contradiction(one: dict[str, object], other: dict[str, object], symbol: str, paths: list[Path]) -> InputError:
-    field = next(name for name in CANDLE_SCHEMA if one[name] != other[name])
-    first, second = paths[int(str(one["part"]))], paths[int(str(other["part"]))]
-    time_ms = int(times_ms(pl.DataFrame({"ts": [one["ts"]]}, schema={"ts": TS_DTYPE}))[0])
-    values = ["empty" if row[field] is None else row[field] for row in (one, other)]
+def _contradiction(two: pl.DataFrame, symbol: str, paths: list[Path]) -> InputError:
+    """Return the error for two rows of one time; their column `part` is the position of their file in `paths`."""
+    field = next(name for name in CANDLE_SCHEMA if two[name].n_unique() > 1)
+    first, second = (paths[part] for part in two["part"])
+    values = ["empty" if value is None else value for value in two[field]]
     where = f"{values[0]} in {first} and {values[1]} in {second}" if first != second else f"{values[0]} and {values[1]}"
     begin = f"{first}: " if first == second else ""
     return InputError(
-        f"{begin}{symbol} at {format_ms(time_ms)}: {field} is {where}: two candles of one time",
+        f"{begin}{symbol} at {format_ms(int(times_ms(two)[0]))}: {field} is {where}: two candles of one time",
         hint="remove the wrong row",
     )

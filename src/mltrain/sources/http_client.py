@@ -66,29 +66,29 @@ class Clock(Protocol):
     """A monotonic clock that can be waited on."""
 
     def monotonic_s(self) -> float:
-        """Return a time that never goes back, in seconds."""
+        """Return a time in seconds that never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
+        """Wait for a duration in seconds."""
 
 
 class MachineClock:
     """The monotonic clock of this machine."""
 
     def monotonic_s(self) -> float:
-        """Return its time, in seconds."""
+        """Return a time in seconds that never goes back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
+        """Wait for a duration in seconds."""
         await asyncio.sleep(seconds)
 
 
 class HostClock:
-    """The clock of a host, as far as it is known; all clients of a host share one, as they share its throttle.
+    """The clock of a host, estimated from its answers; all clients of a host share one, as they share its throttle.
 
     Args:
-        clock: The clock that runs between the host's answers.
+        clock: Measures the time since the host's last answer.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -97,7 +97,7 @@ class HostClock:
         self._zero_ms: int | None = None
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether the host has sent its time."""
         return self._zero_ms is not None
 
@@ -128,12 +128,12 @@ class Query:
     """A request to a host.
 
     Attributes:
-        path: Below the base address, with a leading slash.
+        path: Path below the base address, with a leading slash.
         subject: What is requested, for messages: "BTCUSDT from ... to ...".
-        weight: Its request weight.
+        weight: Its share of the weight that the host allows per minute.
         max_bytes: Limit of the answer's body, packed and unpacked.
-        params: The query string.
-        symbol: The symbol that it is counted for; "" for none.
+        params: Names and values of the query string.
+        symbol: Symbol for which `Traffic` counts it; "" for none.
     """
 
     path: str
@@ -146,13 +146,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of a host.
-
-    Attributes:
-        status: HTTP status.
-        headers: By lower-case name.
-        body: Unpacked.
-    """
+    """The answer of a host: HTTP status, headers by lower-case name, unpacked body."""
 
     status: int
     headers: Mapping[str, str]
@@ -164,7 +158,6 @@ class HttpClient:
 
     Attributes:
         host: Name of the host, with the port if the address has one.
-        throttle: The weight budget of all requests.
 
     Args:
         base_url: As `check_base_url` returns it.
@@ -210,7 +203,7 @@ class HttpClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close every connection."""
         self._verify = None
@@ -231,6 +224,7 @@ class HttpClient:
             self._idle.append(client)
 
     def _connect(self, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:  # noqa: FBT001 -- the type of httpx
+        """Return an httpx client with one connection, whose settings come from the rules alone."""
         import httpx
 
         is_local = is_loopback(urlsplit(self.base_url).hostname or "")
@@ -247,7 +241,7 @@ class HttpClient:
         )
 
     async def get(self, query: Query, parse: Callable[[Answer], T], *, accept: tuple[int, ...] = ()) -> T:
-        """Send a request until `parse` takes the answer, at most MAX_RETRIES + 1 times.
+        """Send a request, at most MAX_RETRIES + 1 times with pauses, and return what `parse` reads from the answer.
 
         Args:
             query: The request.
@@ -259,41 +253,38 @@ class HttpClient:
         """
         for attempt in range(MAX_RETRIES + 1):
             if attempt:
-                pause = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-                await self._clock.sleep(pause * (0.5 + self._rng.random()))
+                pause_s = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+                await self._clock.sleep(pause_s * (0.5 + self._rng.random()))
             try:
                 answer = await self._send_throttled(query)
                 if answer.status < 500:
                     if answer.status != _OK and answer.status not in accept:
-                        raise self._refused(answer, query)
+                        raise self._refusal(answer, query)
                     return parse(answer)
-                fault = f"HTTP {answer.status}"
+                failure = f"HTTP {answer.status}"
             except MalformedError as err:
-                fault = str(err)
+                failure = str(err)
         raise SourceError(
-            f"{self.host}: {query.subject}: {fault} (asked {MAX_RETRIES + 1} times)", hint=self._hint(fault)
+            f"{self.host}: {query.subject}: {failure} (asked {MAX_RETRIES + 1} times)", hint=self._retry_hint(failure)
         )
 
     async def _send_throttled(self, query: Query) -> Answer:
-        """Send a request when the throttle allows it, and again after each wait that the host orders.
-
-        Raises:
-            MalformedError: No whole answer came.
-            SourceError: The host orders too long a wait.
-        """
+        """Send a request when the throttle allows it, and again after each wait that the host orders."""
         while True:
             async with self._slots:
                 while wait_ms := self.throttle.wait_ms(self._host_clock.now_ms(), query.weight):
                     await self._clock.sleep(wait_ms / 1000)
-                minute = self.throttle.sent(self._host_clock.now_ms(), query.weight)
-                used, succeeded = None, False
+                minute = self.throttle.count_sent(self._host_clock.now_ms(), query.weight)
+                reported_weight, succeeded = None, False
                 try:
                     answer = await self._send(query)
-                    used = _used_weight(answer)
+                    reported_weight = _reported_weight(answer)
                     succeeded = answer.status < 400
                 finally:
-                    self.throttle.answered(minute, query.weight, used=used, succeeded=succeeded)
-            if not self._host_clock.known:
+                    self.throttle.count_answered(
+                        minute, query.weight, reported_weight=reported_weight, succeeded=succeeded
+                    )
+            if not self._host_clock.is_known:
                 host_ms = parse_http_date(answer.headers.get("date", ""))
                 if host_ms is not None:
                     self.set_time(host_ms)
@@ -307,7 +298,7 @@ class HttpClient:
                 )
 
     def set_time(self, host_ms: int) -> None:
-        """Set the host's present time, ms UTC."""
+        """Set the host's present time, ms UTC; ordered waits keep their length."""
         shift_ms = host_ms - self._host_clock.now_ms()
         self._host_clock.set_time(host_ms)
         self.throttle.synchronise(host_ms, shift_ms=shift_ms)
@@ -344,23 +335,23 @@ class HttpClient:
             raise MalformedError(f"{what}: {reason[:_MAX_SHOWN_CHARACTERS]}") from err
 
     async def _read(self, response: httpx.Response, max_bytes: int) -> bytes:
-        """Return the unpacked body of at most `max_bytes`."""
+        """Return the unpacked body, of at most `max_bytes` both packed and unpacked."""
         packing = response.headers.get("content-encoding", "identity").lower()
         if packing not in {"identity", "gzip"}:
             raise MalformedError(f"the answer is packed by {show(packing)}, which was not asked for")
         unpacker = zlib.decompressobj(wbits=31) if packing == "gzip" else None
-        parts, left, raw = [], max_bytes, 0
+        parts, left_bytes, received_bytes = [], max_bytes, 0
         async for chunk in response.aiter_raw(_CHUNK_BYTES):
-            raw += len(chunk)
+            received_bytes += len(chunk)
             try:
-                part = chunk if unpacker is None else unpacker.decompress(chunk, left + 1)
+                part = chunk if unpacker is None else unpacker.decompress(chunk, left_bytes + 1)
             except zlib.error as err:
                 raise MalformedError(f"the packed answer is damaged: {err}") from err
-            left -= len(part)
-            if left < 0 or raw > max_bytes:
+            left_bytes -= len(part)
+            if left_bytes < 0 or received_bytes > max_bytes:
                 raise MalformedError(f"the answer has more than {max_bytes} bytes")
             parts.append(part)
-        self._traffic.bytes += raw
+        self._traffic.bytes += received_bytes
         if unpacker is not None and not unpacker.eof:
             raise MalformedError("the packed answer is cut short")
         return b"".join(parts)
@@ -376,27 +367,29 @@ class HttpClient:
             return await self._read(response, _MAX_ERROR_BYTES)
         return b""
 
-    def _refused(self, answer: Answer, query: Query) -> SourceError:
+    def _refusal(self, answer: Answer, query: Query) -> SourceError:
+        """Return the error for an answer with a redirect or a client error, which no retry can change."""
         status, where = answer.status, f"{self.host}: {query.subject}"
         if 300 <= status < 400:
             to = show(answer.headers.get("location", "nowhere"))
             return SourceError(
                 f"{where}: it redirects to {to}, which is not followed", hint="check the address given by --base-url"
             )
-        code, text = _binance_error(answer.body)
+        code, text = read_error(answer.body)
         detail = f": {code} {ascii(text)[:_MAX_SHOWN_CHARACTERS]}" if text else ""
         return SourceError(f"{where}: HTTP {status}{detail}", hint=_REFUSED_HINTS.get(status))
 
-    def _hint(self, fault: str) -> str:
-        if not fault.startswith(_NO_CONNECTION):
+    def _retry_hint(self, failure: str) -> str:
+        """Return the hint for a request that failed every time, the last time with this failure."""
+        if not failure.startswith(_NO_CONNECTION):
             return "run the same command again: what came is kept"
         if self._rules.proxy_unused:
             return "the environment names a proxy, which is not used unless you pass --use-env-proxy"
         return "is this machine online? another host is named by --base-url; what came is kept"
 
 
-def _binance_error(body: bytes) -> tuple[int, str]:
-    """Return code and text of `{"code": -1121, "msg": "Invalid symbol."}`; 0 and "" for any other body."""
+def read_error(body: bytes) -> tuple[int, str]:
+    """Return code and text of an error of Binance, `{"code": -1121, "msg": "..."}`; 0 and "" for any other body."""
     try:
         document = json.loads(body[:2000])
         return int(document["code"]), str(document["msg"])
@@ -404,12 +397,8 @@ def _binance_error(body: bytes) -> tuple[int, str]:
         return 0, ""
 
 
-def error_code(answer: Answer) -> int:
-    """Return the exchange's error code; 0 if the answer has none."""
-    return _binance_error(answer.body)[0]
-
-
-def _used_weight(answer: Answer) -> int | None:
+def _reported_weight(answer: Answer) -> int | None:
+    """Return the weight used in the minute, by the host's count; None without a valid header."""
     text = answer.headers.get(_WEIGHT_HEADER, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 

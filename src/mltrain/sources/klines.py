@@ -88,7 +88,7 @@ OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
 
 
 def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
-    """Add the odd rows of an answer to their days."""
+    """Add the odd rows of a symbol to `days`, by the UTC day in which they open."""
     for ts_ms in odd.left_out:
         days[symbol, ts_ms // DAY_MS * DAY_MS].left_out.add(ts_ms)
     for ts_ms in odd.closed_early:
@@ -96,17 +96,17 @@ def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
 
 
 def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[TimeRange]:
-    """Cut a window on the grid into pages of at most `candles` candles.
+    """Cut a window, whose ends are on the grid of `step_ms`, into pages of at most `candles` candles.
 
     >>> [page.end_ms - page.start_ms for page in plan_pages(TimeRange(0, 2500), 1)]
     [1000, 1000, 500]
     """
-    for start in range(window.start_ms, window.end_ms, candles * step_ms):
-        yield TimeRange(start, min(start + candles * step_ms, window.end_ms))
+    for start_ms in range(window.start_ms, window.end_ms, candles * step_ms):
+        yield TimeRange(start_ms, min(start_ms + candles * step_ms, window.end_ms))
 
 
 def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
-    """Read the rows of an answer.
+    """Read an answer of the exchange with candles of one symbol and interval.
 
     Args:
         body: JSON: a list of rows of twelve fields.
@@ -142,15 +142,15 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
 def split_odd(
     ts_ms: NDArray[np.int64], closes_ms: NDArray[np.int64], *, symbol: str, interval: str, where: str
 ) -> tuple[NDArray[np.bool_], OddRows]:
-    """Split off the odd rows, which occur in a few places of the exchange's history.
+    """Find the rows off the grid and the candles that closed early, of which the exchange's history has a few.
 
     A row that opens off the grid is left out: its prices belong to two intervals. A candle is also left out if such a
     row opens inside its interval, as its close is not that of the interval. A candle on the grid that only closes early
     is kept: trading stopped, and nothing followed it.
 
     Args:
-        ts_ms: Open times, shape (n,).
-        closes_ms: Close times, shape (n,).
+        ts_ms: Open times, ms UTC, shape (n,).
+        closes_ms: Close times, ms UTC, shape (n,).
         symbol: For messages.
         interval: Interval that the candles must have.
         where: The host or file, for messages.
@@ -175,8 +175,8 @@ def split_odd(
     off_grid = ts_ms % step_ms != 0
     if not (early.any() or off_grid.any()):
         return np.ones(ts_ms.size, np.bool_), OddRows()
-    ended_inside = np.isin(ts_ms, ts_ms[off_grid] // step_ms * step_ms)
-    kept = ~(off_grid | ended_inside)
+    is_interrupted = np.isin(ts_ms, ts_ms[off_grid] // step_ms * step_ms)
+    kept = ~(off_grid | is_interrupted)
     return kept, OddRows(set(ts_ms[~kept].tolist()), set(ts_ms[kept & early].tolist()))
 
 
@@ -184,30 +184,22 @@ def merge_rows(frames: Iterable[pl.DataFrame], *, symbol: str, where: str) -> pl
     """Return the rows of all frames, sorted by time and without exact duplicates.
 
     Raises:
-        InputError: Two rows of one time differ; names time, field and both values.
+        InputError: Two rows of one time differ; names the host `where`, time, field and both values.
     """
     rows = pl.concat(list(frames))
     if not is_rising(times_ms(rows)):
         rows = rows.unique(maintain_order=True).sort("ts", maintain_order=True)
-        twice = (rows["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
-        if twice.len():
-            two = rows[twice[0] - 1 : twice[0] + 1]
+        repeats = (rows["ts"].diff().dt.total_milliseconds() == 0).fill_null(False).arg_true()
+        if repeats.len():
+            two = rows[repeats[0] - 1 : repeats[0] + 1]
             field = next(name for name in CANDLE_SCHEMA if two[name].n_unique() > 1)
-            one, other = two[field].to_list()
-            time = format_ms(int(times_ms(rows)[twice[0]]))
+            first, second = two[field].to_list()
             raise InputError(
-                f"{where}: {symbol} at {time}: {field} is {one} and {other}: two candles of one time",
+                f"{where}: {symbol} at {format_ms(int(times_ms(two)[0]))}: {field} is {first} and {second}: "
+                "two candles of one time",
                 hint="the source contradicts itself: run the same command again, or choose another --source",
             )
     return rows
-
-
-def _check_field_counts(rows: pl.Series, symbol: str, where: str) -> None:
-    wrong = (rows.list.len() != len(_FIELDS)).arg_true()
-    if wrong.len():
-        row = rows[wrong[0]].to_list()
-        place = _place(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
-        raise InputError(f"{where}: {symbol} {place}: the row has {len(row)} fields, not {len(_FIELDS)}")
 
 
 def is_rising(ts_ms: NDArray[np.int64]) -> bool:
@@ -215,17 +207,27 @@ def is_rising(ts_ms: NDArray[np.int64]) -> bool:
     return bool((ts_ms[1:] > ts_ms[:-1]).all())
 
 
+def _check_field_counts(rows: pl.Series, symbol: str, where: str) -> None:
+    """Check that each row, a list of texts, has as many fields as `_FIELDS`."""
+    wrong = (rows.list.len() != len(_FIELDS)).arg_true()
+    if wrong.len():
+        place = _describe_place(rows.list.first().cast(pl.Int64, strict=False)[wrong[0]], wrong[0])
+        count = len(rows[wrong[0]])
+        raise InputError(f"{where}: {symbol} {place}: the row has {count} fields, not {len(_FIELDS)}")
+
+
 def _not_a_number(texts: pl.DataFrame, numbers: pl.DataFrame, symbol: str, where: str) -> InputError:
+    """Return the error for the first text that is not a number, which is null in `numbers`."""
     name = next(column for column in numbers.columns if numbers[column].null_count())
-    at = numbers[name].is_null().arg_true()[0]
-    value, place = texts[name][at], _place(numbers["ts"][at], at)
+    row = numbers[name].is_null().arg_true()[0]
+    value, place = texts[name][row], _describe_place(numbers["ts"][row], row)
     return InputError(
         f"{where}: {symbol} {place}: {name} is {'missing' if value is None else show(value)}: not a number"
     )
 
 
-def _place(ts: int | None, row: int) -> str:
-    """Return the place of a row: its time, or its number if it has none."""
+def _describe_place(ts: int | None, row: int) -> str:
+    """Return the place of a row for messages: its open time, given in ms or µs; without one, its number from 1."""
     if ts is None:
         return f"in row {row + 1}"
     return f"at {format_ms(ts // 1000 if ts >= MICROS_FROM else ts)}"

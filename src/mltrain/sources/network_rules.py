@@ -34,7 +34,7 @@ class NetworkRules:
         max_wait_s: The longest wait that the host may order, in seconds.
         deadline_s: How long one request may take in total, in seconds.
         proxy: Address of the proxy, `http://` if it has no scheme; None for none. Never used for loopback.
-        proxy_unused: The environment names a proxy that `proxy` leaves out; a failed connection mentions it.
+        proxy_unused: Whether the environment names a proxy that is not used; hints at failed connections mention it.
         ca_file: Certificates to trust instead of the packaged ones.
     """
 
@@ -46,11 +46,7 @@ class NetworkRules:
     ca_file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            UsageError: A field is outside its range; names all of them.
-        """
+        """Check every field; a UsageError names all that are outside their range."""
         problems = []
         if not 1 <= self.connections <= MAX_CONNECTIONS:
             problems.append(f"{self.connections} connections: must be 1 to {MAX_CONNECTIONS}")
@@ -68,10 +64,10 @@ class NetworkRules:
 
 
 def check_base_url(url: str) -> str:
-    """Return the address of a host, in lower case and without a trailing slash; https, or http to this machine.
+    """Check the address of a host (https, or http to this machine); return it without a trailing slash.
 
     Raises:
-        UsageError: It is not such an address.
+        UsageError: It is not an address, or is not allowed.
 
     >>> check_base_url("https://data-api.binance.vision/")
     'https://data-api.binance.vision'
@@ -110,7 +106,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_host(host: str, netloc: str) -> bool:
-    """Return whether a URL's host is a name or an address; an IPv6 address, and nothing else, has brackets."""
+    """Return whether the host of a URL with this `netloc` is a valid name or IP address; only IPv6 has brackets."""
     if "[" in netloc:
         with suppress(ValueError):
             is_whole = _BRACKETED.fullmatch(netloc.rpartition("@")[2]) is not None
@@ -120,6 +116,7 @@ def _is_host(host: str, netloc: str) -> bool:
 
 
 def _is_proxy(url: str) -> bool:
+    """Return whether a URL can be the address of an HTTP proxy."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and _is_host(parts.hostname or "", parts.netloc) and parts.port != 0

@@ -20,10 +20,10 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
     """Open the source that `spec` describes; nothing is read yet.
 
     Args:
-        spec: Which source.
+        spec: The source, its interval and its parameters.
         rules: How the network may be used; None for the defaults.
-        now_ms: The machine's time, ms UTC, which decides which candles of `files` are closed; None: all are. Every
-            other source has a clock.
+        now_ms: The machine's time, ms UTC, which decides which candles of `files` are closed; None: all are. Any
+            other source has a clock itself.
 
     Raises:
         UsageError: `spec` is not a SourceSpec.

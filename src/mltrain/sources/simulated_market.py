@@ -37,7 +37,7 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
-from mltrain.errors import InputError, UsageError
+from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
 from mltrain.sources.source import LocalSource, check_known
 from mltrain.sources.source_spec import SIGNALS
@@ -49,9 +49,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-GENESIS_MS: Final = 1_704_067_200_000  # 2024-01-01T00:00:00Z, the first candle
-CLOCK_MS: Final = 1_760_529_600_000  # 2025-10-15T12:00:00Z, the time unless one is given
-LAST_CLOCK_MS: Final = 2_051_222_400_000  # 2035-01-01T00:00:00Z: a price path costs time from its beginning
+# 2024-01-01T00:00:00Z, the first candle.
+GENESIS_MS: Final = 1_704_067_200_000
+# 2025-10-15T12:00:00Z, the time unless one is given.
+CLOCK_MS: Final = 1_760_529_600_000
+# 2035-01-01T00:00:00Z: a price path costs time from its beginning.
+LAST_CLOCK_MS: Final = 2_051_222_400_000
 
 #: k of each signal. On 1m candles the best possible accuracy is 1/2 + asin(k)/π * 14/15 * (1 - TIE_SHARE), which is
 #: 60.1 % (strong) and 51.4 % (weak): there is no signal in one minute of fifteen, nor after a tie.
@@ -71,6 +74,8 @@ _MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
     "SOLUSDT": (150.0, 8.0e-4, 300_000.0),
 } | {f"SIM{n:02d}": (100.0, 6.0e-4, 100_000.0) for n in range(1, 98)}
 
+# Streams of random numbers of a day of one market.
+_MOVE_STREAM, _VOLATILITY_STREAM, _TRADE_STREAM = range(3)
 # 0.35 ** 64 is 1e-29, far below the last bit of a float, so that a candle depends on 64 earlier ones only.
 _MEMORY_BARS: Final = 64
 _CHUNK_DAYS: Final = 64
@@ -96,11 +101,7 @@ class SimSource(LocalSource):
     end_ms: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the clock and the names.
-
-        Raises:
-            UsageError: The clock is outside the exchange's life, or the interval or signal is unknown.
-        """
+        """Raise UsageError for a clock outside the exchange's life, or an unknown interval or signal."""
         interval_ms(self.interval)
         if self.signal not in SIGNALS:
             raise UsageError(f"signal {show(self.signal)} is unknown", hint=did_you_mean(self.signal, SIGNALS))
@@ -112,7 +113,7 @@ class SimSource(LocalSource):
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of this kind of source: "sim"."""
         return "sim"
 
     @property
@@ -132,37 +133,23 @@ class SimSource(LocalSource):
         return tuple(sorted(_MARKETS))
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Check that each symbol is known.
-
-        Raises:
-            InputError: One is unknown.
-        """
+        """Check that each symbol is known; InputError if one is not."""
         check_known(symbols, self.symbols(), "the simulated exchange")
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range of open times of its closed candles.
-
-        Raises:
-            InputError: The symbol is unknown.
-        """
-        self._market(symbol)
-        step = interval_ms(self.interval)
-        return TimeRange(GENESIS_MS, self.clock_ms() // step * step)
+        """Return the range of open times of a symbol's closed candles; InputError if the symbol is unknown."""
+        market = self._market(symbol)
+        return TimeRange(GENESIS_MS, self.clock_ms() // market.step_ms * market.step_ms)
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the closed candles that open inside the window.
-
-        Raises:
-            InputError: The symbol is unknown.
-        """
-        market = self._market(symbol)
-        extent = self.extent(symbol)
-        start, end = max(window.start_ms, extent.start_ms), min(window.end_ms, extent.end_ms)
-        if start >= end:
+        """Return the closed candles that open inside the window; InputError if the symbol is unknown."""
+        market, extent = self._market(symbol), self.extent(symbol)
+        start_ms, end_ms = max(window.start_ms, extent.start_ms), min(window.end_ms, extent.end_ms)
+        if start_ms >= end_ms:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
-        days = [_candles_of_day(market, day) for day in range(start // DAY_MS, -(-end // DAY_MS))]
+        days = [_candles_of_day(market, day) for day in range(start_ms // DAY_MS, -(-end_ms // DAY_MS))]
         ts_ms = np.concatenate([columns["ts"] for columns in days])
-        keep = (ts_ms >= start) & (ts_ms < end) & ~_is_out(self.seed, ts_ms, market.step_ms)
+        keep = (ts_ms >= start_ms) & (ts_ms < end_ms) & ~_is_in_outage(self.seed, ts_ms, market.step_ms)
         columns = {name: np.concatenate([day[name] for day in days])[keep] for name in CANDLE_SCHEMA}
         return pl.DataFrame(columns).with_columns(pl.col("ts").cast(TS_DTYPE))
 
@@ -179,24 +166,20 @@ class SimSource(LocalSource):
 
         Returns:
             Probabilities, shape (n,).
-
-        Raises:
-            InputError: The symbol is unknown.
         """
         market = self._market(symbol)
         reversion = market.reversion()
-        odds = -reversion / np.sqrt(1 - reversion**2)
+        slope = -reversion / np.sqrt(1 - reversion**2)
         x = np.empty(ts_ms.size)
-        day = ts_ms // DAY_MS
-        for d in np.unique(day).tolist():
-            rows = day == d
-            x[rows] = (odds * _moves(market, d))[(ts_ms[rows] - d * DAY_MS) // market.step_ms]
+        days = ts_ms // DAY_MS
+        for day in np.unique(days).tolist():
+            rows = days == day
+            x[rows] = (slope * _moves(market, day))[(ts_ms[rows] - day * DAY_MS) // market.step_ms]
         return _normal_cdf(x)
 
     def _market(self, symbol: str) -> _Market:
-        if symbol not in _MARKETS:
-            hint = did_you_mean(symbol, self.symbols()) or f"it has {', '.join(self.symbols()[:3])} and others"
-            raise InputError(f"the simulated exchange has no symbol {show(symbol)}", hint=hint)
+        """Return what determines the candles of a symbol; InputError if the symbol is unknown."""
+        self.check_symbols((symbol,))
         return _Market(
             symbol=symbol, seed=self.seed, step_ms=interval_ms(self.interval), strength=STRENGTH[self.signal]
         )
@@ -204,7 +187,7 @@ class SimSource(LocalSource):
 
 @dataclass(frozen=True, slots=True)
 class _Market:
-    """The parameters of a day of candles."""
+    """What determines the candles of a day: symbol, seed, length of a candle, strength k of the signal, in [0, 1)."""
 
     symbol: str
     seed: int
@@ -213,48 +196,53 @@ class _Market:
 
     @property
     def bars(self) -> int:
-        """Candles of a day."""
+        """Number of candles in a day."""
         return DAY_MS // self.step_ms
 
     def reversion(self) -> NDArray[np.float64]:
-        """Return k * v of each candle of a day, shape (bars,): how strongly the next move tends to reverse it."""
+        """Return how strongly each move of a day tends to be reversed by the next (< 0: repeated), shape (bars,)."""
         period = _QUARTER_MS // self.step_ms if self.step_ms < _QUARTER_MS else self.bars
         return self.strength * np.sign(period - 1 - 2 * (np.arange(self.bars) % period))
 
 
 @lru_cache(maxsize=256)
-def _key(text: str) -> NDArray[np.uint64]:
+def _philox_key(text: str) -> NDArray[np.uint64]:
+    """Return a hash of a text as key of a random generator, shape (2,)."""
     return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")
 
 
-def _draws(key: str, stream: int, number: int) -> np.random.Generator:
-    """Return the random numbers of one day (or week) of one stream; no other draw shares any of them."""
-    return np.random.Generator(np.random.Philox(key=_key(key), counter=[0, stream, number, 0]))
+def _generator(key: str, stream: int, number: int) -> np.random.Generator:
+    """Return the random generator of one day or week, by its number since 1970; no two share any random number."""
+    return np.random.Generator(np.random.Philox(key=_philox_key(key), counter=[0, stream, number, 0]))
 
 
-def _market_draws(market: _Market, stream: int, day: int) -> np.random.Generator:
-    return _draws(f"{market.seed}/{market.symbol}/{market.step_ms}", stream, day)
+def _day_generator(market: _Market, stream: int, day: int) -> np.random.Generator:
+    """Return the random generator of one of the streams of a day (days since 1970)."""
+    return _generator(f"{market.seed}/{market.symbol}/{market.step_ms}", stream, day)
 
 
 @lru_cache(maxsize=256)
 def _shocks(market: _Market, day: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the normal shocks of a day, and whether each candle is a tie, each of shape (bars,)."""
-    draws = _market_draws(market, 0, day)
-    return draws.standard_normal(market.bars), draws.random(market.bars) < TIE_SHARE
+    """Return the normal shocks of a day (days since 1970), and whether each candle is a tie, each of shape (bars,)."""
+    generator = _day_generator(market, _MOVE_STREAM, day)
+    return generator.standard_normal(market.bars), generator.random(market.bars) < TIE_SHARE
 
 
 def _moves(market: _Market, day: int) -> NDArray[np.float64]:
-    """Return the standardised moves z of a day, shape (bars,); 0 in a tie."""
+    """Return the log return of each candle of a day (days since 1970), in standard deviations, shape (bars,).
+
+    A tie is 0; any other depends on the move before it, and through it on up to _MEMORY_BARS earlier candles.
+    """
     past_days = -(-_MEMORY_BARS // market.bars)
-    days = [_shocks(market, d) for d in range(day - past_days, day + 1)]
+    shocks = [_shocks(market, d) for d in range(day - past_days, day + 1)]
     bars = _MEMORY_BARS + market.bars
-    moved = ~np.concatenate([tie for _, tie in days])[-bars:]
-    # The candle before each one.
-    last = np.arange(-_MEMORY_BARS - 1, market.bars - 1)
-    a = -market.reversion()[last % market.bars] * moved
+    moved = ~np.concatenate([tie for _, tie in shocks])[-bars:]
+    before = np.arange(-_MEMORY_BARS - 1, market.bars - 1)
+    # z[t] = a[t] * z[t-1] + sqrt(1 - a[t]²) * e[t], as in the module's docstring.
+    a = -market.reversion()[before % market.bars] * moved
     # No signal after a tie.
     a[1:] *= moved[:-1]
-    z: NDArray[np.float64] = np.sqrt(1 - a**2) * np.concatenate([e for e, _ in days])[-bars:] * moved
+    z: NDArray[np.float64] = np.sqrt(1 - a**2) * np.concatenate([e for e, _ in shocks])[-bars:] * moved
     # The recursion z[t] += a[t] * z[t-1], all candles at once: after the pass of span s each knows its last 2s shocks.
     span = 1
     while span < _MEMORY_BARS:
@@ -265,61 +253,62 @@ def _moves(market: _Market, day: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=256)
-def _swings(market: _Market, day: int) -> tuple[float, NDArray[np.float64]]:
-    """Return the random log volatility at the start of a day and of each of its hours."""
-    draws = _market_draws(market, 1, day)
-    return 0.35 * draws.standard_normal(), 0.2 * draws.standard_normal(24)
+def _log_volatility(market: _Market, day: int) -> tuple[float, NDArray[np.float64]]:
+    """Return the random log volatility at the start of a day (days since 1970), and of its hours, shape (24,)."""
+    generator = _day_generator(market, _VOLATILITY_STREAM, day)
+    return 0.35 * generator.standard_normal(), 0.2 * generator.standard_normal(24)
 
 
 def _scale(market: _Market, day: int) -> NDArray[np.float64]:
-    """Return the standard deviation of each candle's log return, shape (bars,)."""
-    (level, hours), (next_level, next_hours) = _swings(market, day), _swings(market, day + 1)
-    part = np.arange(market.bars) / market.bars
-    hour = part * 24
-    whole = hour.astype(np.int64)
+    """Return the standard deviation of each candle's log return in a day (days since 1970), shape (bars,)."""
+    (level, hours), (next_level, next_hours) = _log_volatility(market, day), _log_volatility(market, day + 1)
+    day_share = np.arange(market.bars) / market.bars
+    hour = day_share * 24
+    h = hour.astype(np.int64)
     knots = np.append(hours, next_hours[0])
-    swing = level + (next_level - level) * part + knots[whole] + (knots[whole + 1] - knots[whole]) * (hour - whole)
+    # Interpolated linearly, from midnight to midnight and from hour to hour.
+    swing = level + (next_level - level) * day_share + knots[h] + (knots[h + 1] - knots[h]) * (hour - h)
     # Busiest in the American morning.
     season = 0.25 * np.cos(2 * np.pi * (hour - 15) / 24)
     scale: NDArray[np.float64] = np.exp(swing + season)
     return _MARKETS[market.symbol][1] * math.sqrt(market.step_ms / MINUTE_MS) * scale
 
 
-def _log_closes(market: _Market, day: int, start: float) -> NDArray[np.float64]:
-    """Return the log price at the start of a day and at each close, shape (bars + 1,)."""
+def _log_prices(market: _Market, day: int, start: float) -> NDArray[np.float64]:
+    """Return the log prices of a day (days since 1970): `start`, then that of each close, shape (bars + 1,)."""
     path = np.zeros(market.bars + 1)
     np.cumsum(_scale(market, day) * _moves(market, day), out=path[1:])
     return start + path
 
 
 @lru_cache(maxsize=4096)
-def _starts(market: _Market, chunk: int) -> tuple[float, ...]:
-    """Return the log price at each midnight of a chunk of days, and at the one after."""
-    start = math.log(_MARKETS[market.symbol][0]) if chunk == 0 else _starts(market, chunk - 1)[-1]
-    first = GENESIS_MS // DAY_MS + chunk * _CHUNK_DAYS
-    levels = [start]
-    for day in range(first, first + _CHUNK_DAYS):
-        levels.append(float(_log_closes(market, day, levels[-1])[-1]))
-    return tuple(levels)
+def _midnight_log_prices(market: _Market, chunk: int) -> tuple[float, ...]:
+    """Return the log price at each of the _CHUNK_DAYS midnights of a chunk, counted from 0, and at the one after."""
+    start = math.log(_MARKETS[market.symbol][0]) if chunk == 0 else _midnight_log_prices(market, chunk - 1)[-1]
+    first_day = GENESIS_MS // DAY_MS + chunk * _CHUNK_DAYS
+    log_prices = [start]
+    for day in range(first_day, first_day + _CHUNK_DAYS):
+        log_prices.append(float(_log_prices(market, day, log_prices[-1])[-1]))
+    return tuple(log_prices)
 
 
 def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """Return the columns of CANDLE_SCHEMA for all candles of a day, those in outages included."""
+    """Return the columns of CANDLE_SCHEMA for all candles of a day (days since 1970), those in outages included."""
     bars = market.bars
-    chunk, of_chunk = divmod(day - GENESIS_MS // DAY_MS, _CHUNK_DAYS)
-    prices = np.exp(_log_closes(market, day, _starts(market, chunk)[of_chunk])).round(_DECIMALS)
+    chunk, day_of_chunk = divmod(day - GENESIS_MS // DAY_MS, _CHUNK_DAYS)
+    prices = np.exp(_log_prices(market, day, _midnight_log_prices(market, chunk)[day_of_chunk])).round(_DECIMALS)
     scale, ties = _scale(market, day), _shocks(market, day)[1]
-    draws = _market_draws(market, 2, day)
-    noise = draws.standard_normal((5, bars))
-    traded = ~(ties & (draws.random(bars) < _FLAT_SHARE))
+    generator = _day_generator(market, _TRADE_STREAM, day)
+    noise = generator.standard_normal((5, bars))
+    traded = ~(ties & (generator.random(bars) < _FLAT_SHARE))
 
     open_, close = prices[:-1], prices[1:]
     wicks = np.exp(0.35 * scale * np.abs(noise[:2]) * traded)
     high = (np.maximum(open_, close) * wicks[0]).round(_DECIMALS)
     low = (np.minimum(open_, close) / wicks[1]).round(_DECIMALS)
     _, sigma, turnover = _MARKETS[market.symbol]
-    busy = turnover * market.step_ms / MINUTE_MS * (scale / sigma) * traded
-    volume = (busy / open_ * np.exp(0.5 * noise[2])).round(_DECIMALS)
+    mean_turnover = turnover * market.step_ms / MINUTE_MS * (scale / sigma) * traded
+    volume = (mean_turnover / open_ * np.exp(0.5 * noise[2])).round(_DECIMALS)
     taker_buy = (volume * np.clip(0.5 + 0.12 * noise[3], 0.02, 0.98)).round(_DECIMALS)
     mean_price = (open_ + high + low + close) / 4
     return {
@@ -330,30 +319,31 @@ def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] 
         "close": close,
         "volume": volume,
         "quote_volume": (volume * mean_price).round(_DECIMALS),
-        "trades": np.ceil(busy / 1_500 * np.exp(0.3 * noise[4])).astype(np.int64),
+        "trades": np.ceil(mean_turnover / 1_500 * np.exp(0.3 * noise[4])).astype(np.int64),
         "taker_buy_base": taker_buy,
         "taker_buy_quote": (taker_buy * mean_price).round(_DECIMALS),
     }
 
 
 @lru_cache(maxsize=1024)
-def _outage(seed: int, week: int) -> tuple[int, int]:
-    """Return the start and the end of the outage of a week, ms UTC."""
+def _outage_ms(seed: int, week: int) -> tuple[int, int]:
+    """Return the start and the end, ms UTC, of the one outage of a week, counted in weeks since 1970."""
     shortest, longest = _OUTAGE_MINUTES
-    draws = _draws(f"{seed}/outages", 0, week)
-    minutes = int(draws.integers(shortest, longest, endpoint=True))
-    start = week * 7 * 1440 + int(draws.integers(0, 7 * 1440 - longest))
+    generator = _generator(f"{seed}/outages", 0, week)
+    minutes = int(generator.integers(shortest, longest, endpoint=True))
+    start = week * 7 * 1440 + int(generator.integers(0, 7 * 1440 - longest))
     return start * MINUTE_MS, (start + minutes) * MINUTE_MS
 
 
-def _is_out(seed: int, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.bool_]:
-    """Return which candles are entirely inside an outage, shape (n,)."""
-    out = np.zeros(ts_ms.size, dtype=np.bool_)
+def _is_in_outage(seed: int, ts_ms: NDArray[np.int64], step_ms: int) -> NDArray[np.bool_]:
+    """Return which candles of length `step_ms` are entirely inside an outage; open times in ms UTC, shape (n,)."""
+    is_out = np.zeros(ts_ms.size, dtype=np.bool_)
     for week in np.unique(ts_ms // WEEK_MS).tolist():
-        start, end = _outage(seed, week)
-        out |= (ts_ms >= start) & (ts_ms + step_ms <= end)
-    return out
+        start_ms, end_ms = _outage_ms(seed, week)
+        is_out |= (ts_ms >= start_ms) & (ts_ms + step_ms <= end_ms)
+    return is_out
 
 
 def _normal_cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability that a standard normal variable is below each x, shape (n,)."""
     return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])

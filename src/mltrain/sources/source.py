@@ -36,8 +36,8 @@ class Origin:
     """Where a range of candles came from.
 
     Attributes:
-        from_ms: Its start, ms UTC.
-        to_ms: Its end, exclusive, ms UTC.
+        from_ms: Start of the range, ms UTC.
+        to_ms: End of the range, exclusive, ms UTC.
         origin: "rest", or "archive" and the SHA-256 of the day's zip.
     """
 
@@ -52,7 +52,7 @@ class SymbolCandles:
 
     Attributes:
         frame: As `check_candles` returns them.
-        origins: Where they came from, by time; empty for a source that is one place.
+        origins: Where they came from, by time; empty for a source without several places.
     """
 
     frame: pl.DataFrame
@@ -65,10 +65,10 @@ class SymbolTraffic:
 
     Attributes:
         symbol: The symbol.
-        requests: Requests sent, retries included.
-        seconds: From the first request to the last candle.
-        days_cached: Days that were in the cache.
-        days_fetched: Days that were downloaded, wholly or in part.
+        requests: Number of requests sent, retries included.
+        seconds: Time from the first request to the last answer.
+        days_cached: Number of days that were in the cache.
+        days_fetched: Number of days that were downloaded, wholly or in part.
     """
 
     symbol: str
@@ -83,7 +83,7 @@ class TrafficReport:
     """The traffic of a download.
 
     Attributes:
-        requests: Requests sent, retries included.
+        requests: Number of requests sent, retries included.
         bytes: Bytes received.
         seconds: Duration of the download.
         peak_weight: Highest request weight that the exchange reported for a minute.
@@ -108,7 +108,7 @@ class DownloadResult:
     Attributes:
         where: The host or the source, for messages.
         interval: Interval of the candles.
-        read: Returns the rows of a symbol.
+        read: Returns the rows of a symbol, not checked.
         notes: Returns what the user should know about the candles read so far.
         traffic: None if no network was used.
     """
@@ -120,22 +120,25 @@ class DownloadResult:
     traffic: TrafficReport | None = None
 
     def candles(self, symbol: str) -> SymbolCandles:
-        """Return the candles of a symbol, as `check_candles` does.
+        """Read the candles of a symbol and check them with `check_candles`.
 
         Raises:
             InputError: A row cannot be a candle, or the source's files or cache cannot be read.
-            MachineError: The machine refuses to read.
         """
-        found = self.read(symbol)
-        return replace(found, frame=check_candles(found.frame, symbol=symbol, interval=self.interval, where=self.where))
+        rows = self.read(symbol)
+        return replace(rows, frame=check_candles(rows.frame, symbol=symbol, interval=self.interval, where=self.where))
 
 
 class Source(Protocol):
-    """A place that candles of one interval come from."""
+    """A place that candles of one interval come from.
+
+    Methods that take symbols raise InputError if one is unknown, or its candles are unreadable, damaged or impossible;
+    those of a source that uses a network also raise SourceError if the exchange or the network fails.
+    """
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of the kind of source, one of SOURCES."""
 
     @property
     def host(self) -> str:
@@ -146,11 +149,7 @@ class Source(Protocol):
         """The interval of the candles."""
 
     def clock_ms(self, symbols: tuple[str, ...]) -> int:
-        """Return the source's time, ms UTC: no candle that it returns of these symbols closes later.
-
-        Raises:
-            InputError: A symbol is unknown, or its candles cannot be read.
-        """
+        """Return the source's time, ms UTC: no candle that it returns of these symbols closes later."""
 
     def renew_clock(self) -> None:
         """Make the next `clock_ms` read the clock again; until then, the time of a run stays the same."""
@@ -159,28 +158,16 @@ class Source(Protocol):
         """Return every symbol that the source has, sorted."""
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Check that the source has these symbols.
-
-        Raises:
-            InputError: A symbol is unknown; suggests similar ones.
-        """
+        """Check that the source has these symbols; an InputError suggests similar ones."""
 
     def extent(self, symbol: str) -> TimeRange:
-        """Return the range of open times that the source has of a symbol.
-
-        Raises:
-            InputError: The symbol is unknown, or its candles cannot be read.
-        """
+        """Return the range of open times that the source has of a symbol."""
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
-        """Return the closed candles that open inside the window, as `check_candles` does; may be empty.
-
-        Raises:
-            InputError: The symbol is unknown, or a candle is damaged or impossible.
-        """
+        """Return the closed candles that open inside the window, checked by `check_candles`, sorted; may be empty."""
 
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
-        """Return what `candles` returns for each symbol and window; over a network, fetched concurrently."""
+        """Return the closed candles of each symbol that open inside its window; concurrently over a network."""
 
     def notes(self) -> tuple[str, ...]:
         """Return what the user should know about the candles returned so far."""
@@ -198,10 +185,9 @@ class Source(Protocol):
             progress: Receives the progress of each symbol.
 
         Raises:
-            InputError: A candle is damaged or impossible.
-            SourceError: The exchange or the network failed.
+            InputError: A candle is damaged or impossible, or two contradict each other.
+            SourceError: The exchange or the network failed; the finished days are kept.
             LockedError: Another mltrain is downloading.
-            MachineError: The machine refuses.
         """
 
 
@@ -216,7 +202,7 @@ class LocalSource(Protocol):
 
     @property
     def name(self) -> str:
-        """One of SOURCES."""
+        """Name of the kind of source, one of SOURCES."""
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window."""
@@ -225,14 +211,14 @@ class LocalSource(Protocol):
         """Return what the user should know about the candles returned so far, such as duplicates dropped."""
 
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
-        """Return the closed candles of many symbols, read one after another."""
+        """Return the closed candles of each symbol that open inside its window, read one after another."""
         return {symbol: self.candles(symbol, window) for symbol, window in windows.items()}
 
     @contextmanager
     def download(
         self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> Iterator[DownloadResult]:
-        """Return the candles as `Source.download` does; each symbol is read on demand."""
+        """Yield a result that reads the candles of a symbol on demand; nothing is downloaded or written."""
         del data_dir, refresh
         progress.stage("read candles", total=len(symbols))
 
@@ -245,13 +231,15 @@ class LocalSource(Protocol):
 
 
 def check_known(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
-    """Check that symbols are among the known ones.
+    """Check that a source, called `where` in the message, has these symbols.
 
     Raises:
-        InputError: A symbol is unknown; suggests similar ones.
+        InputError: A symbol is not among the known ones; suggests similar ones.
     """
-    have = set(known)
+    known_set = set(known)
     for symbol in symbols:
-        if symbol not in have:
-            few = f"it has {', '.join(known[:5])}" + (f" and {len(known) - 5} others" if len(known) > 5 else "")
-            raise InputError(f"{where} has no symbol {show(symbol)}", hint=did_you_mean(symbol, known) or few)
+        if symbol not in known_set:
+            others = len(known) - 5
+            more = f" and {others} other{'s' * (others > 1)}" if others > 0 else ""
+            hint = did_you_mean(symbol, known) or f"it has {', '.join(known[:5])}{more}"
+            raise InputError(f"{where} has no symbol {show(symbol)}", hint=hint)

@@ -36,11 +36,9 @@ PUBLIC_REST: Final = "https://data-api.binance.vision"
 PUBLIC_ARCHIVE: Final = "https://data.binance.vision"
 SIGNALS: Final = ("none", "weak", "strong")
 
-# What JSON readers and 64-bit generators both hold.
+# Both JSON readers and 64-bit generators can hold it.
 _MAX_SEED: Final = 2**63 - 1
-
-
-# What a manifest keeps of each source.
+# Fields of each source that a snapshot's manifest records.
 _KEYS: Final = {
     "binance": ("name", "base_url"),
     "archive": ("name", "base_url", "archive_url"),
@@ -52,17 +50,17 @@ _KEYS: Final = {
 @record
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Which source, and how to open it: all that is needed to ask it again. `from_dict` reads what `to_dict` gave.
+    """Which source, and how to open it.
 
     Attributes:
         name: One of SOURCES.
-        folder: Of `files`: where they are, made absolute.
-        seed: Of `sim`: which market, 0 to 2**63 - 1.
-        signal: Of `sim`: how predictable, one of SIGNALS.
+        folder: For `files`: their folder, made absolute.
+        seed: For `sim`: seed of the market, 0 to 2**63 - 1.
+        signal: For `sim`: how predictable the market is, one of SIGNALS.
         interval: Interval of the candles.
-        end_ms: Of `sim`: what its clock shows; None: its fixed time.
-        base_url: Of `binance` and `archive`: address of the exchange's REST host; "" for the public one.
-        archive_url: Of `archive`: address of the archive; "" for the public one.
+        end_ms: For `sim`: time of its clock, ms UTC; None: its default, 2025-10-15T12:00:00Z.
+        base_url: For `binance` and `archive`: address of the exchange's REST host; "" for the public one.
+        archive_url: For `archive`: address of the archive; "" for the public one.
     """
 
     name: Annotated[str, OneOf(SOURCES)]
@@ -75,11 +73,7 @@ class SourceSpec:
     archive_url: str = ""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            UsageError: A field is outside its range; names all that are.
-        """
+        """Check every field; a UsageError names all that are wrong."""
         interval_ms(self.interval)
         if problems := list(self._problems()):
             raise UsageError("; ".join(problems))
@@ -91,36 +85,37 @@ class SourceSpec:
             object.__setattr__(self, "archive_url", check_base_url(self.archive_url or PUBLIC_ARCHIVE))
 
     def _problems(self) -> Iterator[str]:
+        """Yield a sentence for each field that is wrong."""
         if self.name not in SOURCES:
             yield f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}"
         if (self.folder is None) == (self.name == "files"):
             yield "the source files needs the folder to read (--from DIR), and no other source takes one"
         if self.end_ms is not None and self.name != "sim":
-            yield f"the clock of the source {self.name} is its own: no other can be set"
+            yield f"the clock of the source {self.name} cannot be set"
         if not isinstance(self.seed, Integral) or not 0 <= self.seed <= _MAX_SEED:
             yield f"seed {self.seed}: must be 0 to {_MAX_SEED}"
         if self.signal not in SIGNALS:
             yield f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}"
         if (self.base_url and self.name not in NETWORKED) or (self.archive_url and self.name != "archive"):
-            yield f"the source {self.name} takes no such address"
+            yield f"the source {self.name} does not use the given base_url or archive_url"
 
     def to_dict(self) -> dict[str, Json]:
-        """Return what a manifest keeps of it; the interval is part of the request."""
+        """Return the fields that a snapshot's manifest records of this source; it records the interval elsewhere."""
         value = to_json(self)
         return {key: value[key] for key in _KEYS[self.name]}
 
     @classmethod
     def from_dict(cls, value: Json) -> SourceSpec:
-        """Return what `to_dict` wrote, without the interval.
+        """Read what `to_dict` returned; the interval is the default.
 
         Raises:
-            InputError: A key is missing or unknown, or a value wrong.
-            UsageError: The values do not go together.
+            InputError: A key is missing or unknown, or a value is wrong.
+            UsageError: Two values contradict each other.
         """
         spec = read_record(Located(value, ""), cls)
-        given = value if isinstance(value, dict) else {}
-        wrong = [((key,), "is missing") for key in _KEYS[spec.name] if key not in given and key != "clock"]
-        wrong += [((key,), f"the source {spec.name} has no such key") for key in given if key not in _KEYS[spec.name]]
+        keys = value if isinstance(value, dict) else {}
+        wrong = [((key,), "is missing") for key in _KEYS[spec.name] if key not in keys and key != "clock"]
+        wrong += [((key,), f"the source {spec.name} has no such key") for key in keys if key not in _KEYS[spec.name]]
         if wrong:
             raise RecordError(*wrong)
         return spec

@@ -32,36 +32,36 @@ class PendingDay:
     """A day that the cache lacks, wholly or in part.
 
     Attributes:
-        day_ms: Its midnight, ms UTC.
+        day_ms: The midnight at which it begins, ms UTC.
         until_ms: End of the wanted part, ms UTC.
-        have: Its cached beginning, which is completed.
-        old: Its cached state, which is downloaded again and compared.
-        requests: Requests that are not answered yet.
-        parts: Rows received.
-        origin: As in CachedDay.
-        left_out: As in CachedDay, for the requested range.
-        closed_early: As in CachedDay, for the requested range.
+        beginning: The cached first part of the day, which the download completes.
+        replaced: The cached day that is downloaded again, and compared.
+        open_requests: Number of requests that are not answered yet.
+        frames: Rows received, one frame per answer.
+        origin: "rest", or "archive" and the SHA-256 of the zip.
+        left_out: How many odd rows of the requested range were left out.
+        closed_early: How many candles of the requested range closed before their interval ended.
     """
 
     day_ms: int
     until_ms: int
-    have: CachedDay | None = None
-    old: CachedDay | None = None
-    requests: int = 0
-    parts: list[pl.DataFrame] = field(default_factory=list)
+    beginning: CachedDay | None = None
+    replaced: CachedDay | None = None
+    open_requests: int = 0
+    frames: list[pl.DataFrame] = field(default_factory=list)
     origin: str = "rest"
     left_out: int = 0
     closed_early: int = 0
 
     @property
     def missing(self) -> TimeRange:
-        """The range to request."""
-        return TimeRange(self.day_ms if self.have is None else self.have.until_ms, self.until_ms)
+        """The range of open times to request."""
+        return TimeRange(self.day_ms if self.beginning is None else self.beginning.until_ms, self.until_ms)
 
     @property
     def is_whole(self) -> bool:
         """Whether the whole day is to be requested."""
-        return self.have is None and self.until_ms == self.day_ms + DAY_MS
+        return self.beginning is None and self.until_ms == self.day_ms + DAY_MS
 
 
 class SymbolDownload:
@@ -71,11 +71,11 @@ class SymbolDownload:
         symbol: The symbol.
         pending: Days whose rows have not all arrived, by midnight, ms UTC.
         finished: Days whose rows have all arrived and that are not written yet.
-        late: Rows that arrived when gaps were requested again.
-        days_cached: Days that the cache had.
-        rows: Rows received.
-        begun_s: Monotonic time of the first request; None before it.
-        ended_s: Monotonic time of the last answer.
+        late_rows: Rows that arrived when gaps were requested again, one frame per answer.
+        days_cached: Number of days that the cache had.
+        rows_received: Number of rows received.
+        start_s: Time of the first request, monotonic seconds; None before it.
+        end_s: Time of the last answer, monotonic seconds.
 
     Args:
         days: The symbol's folder in the cache, whose lock the caller holds.
@@ -88,50 +88,45 @@ class SymbolDownload:
         self.symbol = days.symbol
         self.pending: dict[int, PendingDay] = {}
         self.finished: list[PendingDay] = []
-        self.late: list[pl.DataFrame] = []
+        self.late_rows: list[pl.DataFrame] = []
         self.days_cached = 0
-        self.rows = 0
-        self.begun_s: float | None = None
-        self.ended_s = 0.0
+        self.rows_received = 0
+        self.start_s: float | None = None
+        self.end_s = 0.0
         self._days = days
         self._window = window
         self._host = host
         self._clock_ms = clock_ms
         self._step_ms = interval_ms(days.interval)
+        # Days in the cache, by midnight, ms UTC.
         self._ready: dict[int, CachedDay] = {}
+        # Rows outside the page that was requested.
         self._unrequested: list[pl.DataFrame] = []
+        # Days whose gaps are requested a second time; None until that is planned.
         self._rechecked: list[CachedDay] | None = None
 
     @property
     def days_fetched(self) -> int:
-        """Days that were downloaded, wholly or in part, and written."""
+        """Number of days that were downloaded, wholly or in part, and written."""
         return len(self._ready) - self.days_cached
 
     def plan(self, *, refresh: bool) -> list[str]:
-        """Find out which days of the window are pending; return notes on damaged ones.
-
-        Args:
-            refresh: Download cached days again.
-
-        Raises:
-            InputError: Something else is in the place of a day.
-            MachineError: The machine refuses.
-        """
+        """Find out which days of the window are pending, all of them with `refresh`; return notes on damaged ones."""
         notes = []
         self._days.open_for_writing()
         closed_ms = self._clock_ms // self._step_ms * self._step_ms
         for day_ms in self.days_in(self._window):
             end_ms = day_ms + DAY_MS
             until_ms = end_ms if end_ms <= closed_ms else min(end_ms, self._window.end_ms)
-            found, damage = self._days.find(day_ms)
+            cached, damage = self._days.find(day_ms)
             if damage:
                 notes.append(f"{damage}: downloaded again")
             if refresh:
-                self.pending[day_ms] = PendingDay(day_ms, until_ms, old=found)
-            elif found is None or found.until_ms < until_ms:
-                self.pending[day_ms] = PendingDay(day_ms, until_ms, have=found)
+                self.pending[day_ms] = PendingDay(day_ms, until_ms, replaced=cached)
+            elif cached is None or cached.until_ms < until_ms:
+                self.pending[day_ms] = PendingDay(day_ms, until_ms, beginning=cached)
             else:
-                self._ready[day_ms] = found
+                self._ready[day_ms] = cached
                 self.days_cached += 1
         return notes
 
@@ -140,9 +135,9 @@ class SymbolDownload:
         """Return the midnights, ms UTC, of the days that a range touches."""
         return range(window.start_ms // DAY_MS * DAY_MS, window.end_ms, DAY_MS)
 
-    def missing(self) -> list[TimeRange]:
-        """Return the ranges for which no request is planned yet, by time; days that touch are one range."""
-        return _join(day.missing for day in self.pending.values() if not day.requests)
+    def unplanned(self) -> list[TimeRange]:
+        """Return the missing ranges of open times for which no request is planned, sorted; adjacent ones are joined."""
+        return _join(day.missing for day in self.pending.values() if not day.open_requests)
 
     def add_page(self, page: TimeRange, rows: pl.DataFrame, odd: Mapping[tuple[str, int], OddRows]) -> None:
         """Add the rows that arrived for a page, in any order, to its days.
@@ -160,15 +155,18 @@ class SymbolDownload:
         if not is_rising(times_ms(rows)):
             rows = rows.sort("ts")
         for day_ms in self.days_in(page):
-            self.add(self.pending[day_ms], _part(rows, day_ms, day_ms + DAY_MS), odd)
+            self.add_rows(self.pending[day_ms], _slice(rows, day_ms, day_ms + DAY_MS), odd)
 
-    def add(self, day: PendingDay, rows: pl.DataFrame, odd: Mapping[tuple[str, int], OddRows]) -> None:
-        """Add the rows of one answer to a day, and move the day to `finished` with its last answer."""
-        day.parts.append(rows)
-        day.requests -= 1
-        if not day.requests:
-            if (found := odd.get((self.symbol, day.day_ms))) is not None:
-                day.left_out, day.closed_early = found.count(day.missing)
+    def add_rows(self, day: PendingDay, rows: pl.DataFrame, odd: Mapping[tuple[str, int], OddRows]) -> None:
+        """Add the rows of one answer to a day, and move the day to `finished` with its last answer.
+
+        `odd` holds the odd rows received so far, by symbol and midnight, ms UTC.
+        """
+        day.frames.append(rows)
+        day.open_requests -= 1
+        if not day.open_requests:
+            if (odd_rows := odd.get((self.symbol, day.day_ms))) is not None:
+                day.left_out, day.closed_early = odd_rows.count(day.missing)
             self.finished.append(self.pending.pop(day.day_ms))
 
     def write(self, finished: list[PendingDay]) -> list[str]:
@@ -176,37 +174,36 @@ class SymbolDownload:
 
         Raises:
             InputError: A row cannot be a candle, or two rows of one time differ.
-            MachineError: The machine refuses.
         """
         finished = sorted(finished, key=lambda day: day.day_ms)
-        parts = []
+        frames = []
         for day in finished:
-            parts += [self._days.read(day.have), *day.parts] if day.have is not None else day.parts
-        frame = self._check(self._merge(parts))
-        fresh: list[tuple[CachedDay, pl.DataFrame]] = []
+            frames += [self._days.read(day.beginning), *day.frames] if day.beginning is not None else day.frames
+        merged = self._check(self._merge(frames))
+        new_days: list[tuple[CachedDay, pl.DataFrame]] = []
         notes: list[str] = []
         for day in finished:
-            candles = _part(frame, day.day_ms, day.until_ms)
-            known = CachedDay(
+            candles = _slice(merged, day.day_ms, day.until_ms)
+            new = CachedDay(
                 day.day_ms,
                 day.until_ms,
                 day.origin,
-                gaps_asked=False,
+                gaps_rechecked=False,
                 fetched_ms=self._clock_ms,
-                left_out=day.left_out + (0 if day.have is None else day.have.left_out),
-                closed_early=day.closed_early + (0 if day.have is None else day.have.closed_early),
+                left_out=day.left_out + (0 if day.beginning is None else day.beginning.left_out),
+                closed_early=day.closed_early + (0 if day.beginning is None else day.beginning.closed_early),
             )
-            fresh.append((known, candles))
-            notes += self._compare(day.old, known, candles)
-        self._ready |= {day.day_ms: day for day in self._days.write(fresh)}
+            new_days.append((new, candles))
+            notes += self._describe_change(day.replaced, new, candles)
+        self._ready |= {day.day_ms: day for day in self._days.write(new_days)}
         return notes
 
-    def _compare(self, old: CachedDay | None, new: CachedDay, candles: pl.DataFrame) -> Iterator[str]:
-        """Yield a note if the exchange changed the part of a day that was cached before."""
+    def _describe_change(self, old: CachedDay | None, new: CachedDay, candles: pl.DataFrame) -> Iterator[str]:
+        """Yield a note if the candles of a new day differ from the old ones, where the old day has any."""
         if old is None:
             return
         end_ms = min(old.until_ms, new.until_ms)
-        diff = compare_frames(_part(self._days.read(old), old.day_ms, end_ms), _part(candles, old.day_ms, end_ms))
+        diff = compare_frames(_slice(self._days.read(old), old.day_ms, end_ms), _slice(candles, old.day_ms, end_ms))
         if not diff.is_empty:
             yield (
                 f"{self.symbol} {day_name(old.day_ms)}: the exchange changed its history since "
@@ -214,88 +211,76 @@ class SymbolDownload:
             )
 
     def plan_recheck(self, *, page_candles: int) -> list[list[TimeRange]]:
-        """Return the gaps to request a second time, in groups that one page each can cover.
+        """Return the gaps to request a second time, in groups that one page of `page_candles` candles each can cover.
 
-        Only the first call, which needs every day to be written, returns any.
-
-        Raises:
-            InputError: The cache was changed after it was written.
-            MachineError: The machine refuses.
+        The first call, once every day is written, returns them all; later calls return none.
         """
         if self._rechecked is not None:
             return []
         self._rechecked = []
-        gaps: list[TimeRange] = []
+        ranges: list[TimeRange] = []
         for day in self._ready_days():
-            if day.gaps_asked:
+            if day.gaps_rechecked:
                 continue
             ts_ms = times_ms(self._days.read(day))
-            found = find_gaps(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
-            if found:
+            gaps = find_gaps(ts_ms, self._step_ms, start_ms=day.day_ms, end_ms=day.until_ms)
+            if gaps:
                 self._rechecked.append(day)
-                gaps += [TimeRange(gap.from_ms, gap.to_ms + self._step_ms) for gap in found]
+                ranges += [TimeRange(gap.from_ms, gap.to_ms + self._step_ms) for gap in gaps]
         groups: list[list[TimeRange]] = []
-        for gap in _join(gaps):
-            if groups and gap.start_ms - groups[-1][0].start_ms < page_candles * self._step_ms:
-                groups[-1].append(gap)
+        for joined in _join(ranges):
+            if groups and joined.start_ms - groups[-1][0].start_ms < page_candles * self._step_ms:
+                groups[-1].append(joined)
             else:
-                groups.append([gap])
+                groups.append([joined])
         return groups
 
     def fill_gaps(self) -> list[str]:
-        """Write the late rows into their days, and record that the other gaps were requested twice.
-
-        Returns:
-            Notes on the days that late rows completed.
-
-        Raises:
-            InputError: A row cannot be a candle, or contradicts another.
-            MachineError: The machine refuses.
-        """
+        """Write the late rows into their days, and record that the other gaps were requested twice; return notes."""
         if not self._rechecked:
             return []
-        late = self._merge(self.late)
+        late_rows = self._merge(self.late_rows)
         filled, unchanged, notes = [], [], []
         for day in self._rechecked:
-            before = self._days.read(day)
-            frame = self._merge([before, _part(late, day.day_ms, day.until_ms)])
-            if frame.height == before.height:
+            old = self._days.read(day)
+            new = self._merge([old, _slice(late_rows, day.day_ms, day.until_ms)])
+            if new.height == old.height:
                 unchanged.append(day)
                 continue
-            known = replace(day, origin="rest", gaps_asked=True, fetched_ms=self._clock_ms)
-            filled.append((known, self._check(frame)))
-            count = frame.height - before.height
-            notes.append(f"{self.symbol} {day_name(day.day_ms)}: {count} candles came only when asked for again")
-        written = (*self._days.write(filled), *self._days.mark_asked(unchanged))
+            filled_day = replace(day, origin="rest", gaps_rechecked=True, fetched_ms=self._clock_ms)
+            filled.append((filled_day, self._check(new)))
+            candles = f"{new.height - old.height} candle{'s' * (new.height - old.height > 1)}"
+            notes.append(f"{self.symbol} {day_name(day.day_ms)}: {candles} came only when requested again")
+        written = (*self._days.write(filled), *self._days.mark_rechecked(unchanged))
         self._ready |= {day.day_ms: day for day in written}
         return notes
 
-    def odd_notes(self) -> Iterator[str]:
+    def describe_odd(self) -> Iterator[str]:
         """Yield notes on the odd rows of all days, downloaded or cached."""
-        if off := [day for day in self._ready_days() if day.left_out]:
-            rows = sum(day.left_out for day in off)
+        if affected := [day for day in self._ready_days() if day.left_out]:
+            rows = sum(day.left_out for day in affected)
             yield (
                 f"{self.symbol}: {rows:,} row{'s' * (rows > 1)} of the exchange's history left out, off the "
-                f"{self._days.interval} grid ({_span(off)}): their candles are missing"
+                f"{self._days.interval} grid ({_span(affected)}): their candles are missing"
             )
-        if early := [day for day in self._ready_days() if day.closed_early]:
-            rows = sum(day.closed_early for day in early)
+        if affected := [day for day in self._ready_days() if day.closed_early]:
+            rows = sum(day.closed_early for day in affected)
             yield (
                 f"{self.symbol}: kept {rows:,} candle{'s' * (rows > 1)} that closed before the end of the interval "
-                f"({_span(early)}): trading had stopped"
+                f"({_span(affected)}): trading had stopped"
             )
 
-    def candles(self) -> SymbolCandles:
+    def read_candles(self) -> SymbolCandles:
         """Return the candles inside the window, read from the cache, once the download has ended.
 
         Raises:
             InputError: The cache was changed after it was written, or an unrequested row contradicts a candle.
-            MachineError: The machine refuses to read.
         """
         if self.pending or self.finished:
             raise RuntimeError(f"{self.symbol}: days of the download are missing")
         days, window = self._ready_days(), self._window
-        frame = _part(pl.concat([self._days.read(day) for day in days]), window.start_ms, window.end_ms)
+        frame = _slice(pl.concat([self._days.read(day) for day in days]), window.start_ms, window.end_ms)
+        # Merged to be compared only.
         for rows in self._unrequested:
             self._merge([frame, rows.join(frame, on="ts", how="semi")])
         origins: list[Origin] = []
@@ -308,23 +293,26 @@ class SymbolDownload:
         return SymbolCandles(frame, tuple(origins))
 
     def _ready_days(self) -> list[CachedDay]:
+        """Return the days in the cache, sorted by time."""
         return [self._ready[day_ms] for day_ms in sorted(self._ready)]
 
     def _merge(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
+        """Return the rows of all frames, sorted and without duplicates; InputError if two of one time differ."""
         return merge_rows(frames, symbol=self.symbol, where=self._host)
 
     def _check(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows if all of them can be candles; else InputError."""
         return check_candles(frame, symbol=self.symbol, interval=self._days.interval, where=self._host)
 
 
-def _part(frame: pl.DataFrame, start_ms: int, end_ms: int) -> pl.DataFrame:
+def _slice(frame: pl.DataFrame, start_ms: int, end_ms: int) -> pl.DataFrame:
     """Return the rows of a sorted frame that open in [start_ms, end_ms), without a copy."""
     start, end = np.searchsorted(times_ms(frame), [start_ms, end_ms]).tolist()
     return frame[start:end]
 
 
 def _join(ranges: Iterable[TimeRange]) -> list[TimeRange]:
-    """Return ranges, given by time, with those that touch made one."""
+    """Return sorted ranges with adjacent ones joined."""
     joined: list[TimeRange] = []
     for each in ranges:
         if joined and joined[-1].end_ms == each.start_ms:
@@ -335,6 +323,6 @@ def _join(ranges: Iterable[TimeRange]) -> list[TimeRange]:
 
 
 def _span(days: list[CachedDay]) -> str:
-    """Return the first and the last of some days in order."""
+    """Return the first and the last of sorted days, such as "2025-10-14 to 2025-10-15"."""
     first, last = day_name(days[0].day_ms), day_name(days[-1].day_ms)
     return first if first == last else f"{first} to {last}"

@@ -32,64 +32,67 @@ class Throttle:
     """Decides when the next request may go.
 
     Attributes:
+        weight_limit: Weight that the exchange allows per minute.
+        used_weight: Weight used in the present minute, requests in flight included, as far as known.
         peak_weight: Highest weight that the exchange reported for a minute; 0 without a report.
+        released_ms: When the exchange answers again, by its clock, ms UTC; in the past if no wait is ordered.
         waited_ms: Total of the ordered waits.
 
     Args:
-        weight_limit: Weight that the exchange allows per minute.
+        weight_limit: Initial value of the attribute.
         max_wait_ms: Limit of the ordered waits since the last success, in total.
     """
 
     def __init__(self, *, weight_limit: int = DEFAULT_WEIGHT_LIMIT, max_wait_ms: int = 120_000) -> None:
-        self.peak_weight = 0
-        self.waited_ms = 0
         self.weight_limit = weight_limit
+        self.used_weight = 0
+        self.peak_weight = 0
+        self.released_ms = 0
+        self.waited_ms = 0
         self._max_wait_ms = max_wait_ms
-        self._minute = 0
-        # Weight used in this minute, requests in flight included.
-        self._used = 0
-        self._in_flight = 0
-        # Weight sent near the turn of the minute, which the exchange may count in the new minute.
-        self._early = 0
-        self._released_ms = 0
         self._wait_left_ms = max_wait_ms
+        # Minutes since 1970.
+        self._minute = 0
+        self._in_flight_weight = 0
+        # Weight sent near the turn of the minute, which the exchange may count in the new minute.
+        self._early_weight = 0
 
     def wait_ms(self, now_ms: int, weight: int) -> int:
         """Return how long a request of that weight must wait before it calls this again, in ms; 0: it may be sent."""
-        if now_ms < self._released_ms:
-            return self._released_ms - now_ms
+        if now_ms < self.released_ms:
+            return self.released_ms - now_ms
         self._turn_minute(now_ms)
         # With a budget smaller than one request, no request could ever start: a single one is always allowed.
-        if self._used == 0 or self._used + weight <= self.weight_limit * WEIGHT_SHARE:
+        if self.used_weight == 0 or self.used_weight + weight <= self.weight_limit * WEIGHT_SHARE:
             return 0
         return (self._minute + 1) * MINUTE_MS + _MARGIN_MS - now_ms
 
-    def sent(self, now_ms: int, weight: int) -> int:
-        """Count a request that is sent now; return the minute to pass to `answered`."""
+    def count_sent(self, now_ms: int, weight: int) -> int:
+        """Count a request that is sent now, ms UTC; return the minute to pass to `count_answered`."""
         self._turn_minute(now_ms)
-        self._used += weight
-        self._in_flight += weight
+        self.used_weight += weight
+        self._in_flight_weight += weight
         if _is_near_turn(now_ms):
-            self._early += weight
+            self._early_weight += weight
         return self._minute
 
-    def answered(self, minute: int, weight: int, *, used: int | None, succeeded: bool) -> None:
+    def count_answered(self, minute: int, weight: int, *, reported_weight: int | None, succeeded: bool) -> None:
         """Count a request as no longer in flight.
 
         Args:
-            minute: What `sent` returned.
+            minute: What `count_sent` returned.
             weight: Weight of the request.
-            used: Weight used in its minute according to the answer; None without that header or answer.
+            reported_weight: Weight used in its minute according to the answer; None without that header or answer.
             succeeded: Whether the request succeeded, which resets the limit of ordered waits.
         """
-        self._in_flight -= weight
+        self._in_flight_weight -= weight
         if succeeded:
             self._wait_left_ms = self._max_wait_ms
-        if used is not None and used >= 0:
-            self.peak_weight = max(self.peak_weight, used)
+        if reported_weight is not None and reported_weight >= 0:
+            self.peak_weight = max(self.peak_weight, reported_weight)
             # An answer to a request of the minute before reports that minute.
             if minute == self._minute:
-                self._used = max(self._used, used + self._in_flight)
+                self.used_weight = max(self.used_weight, reported_weight + self._in_flight_weight)
 
     def stop(self, now_ms: int, status: int, retry_after: str | None) -> bool:
         """Stop all requests after an answer 429 or 418.
@@ -102,15 +105,15 @@ class Throttle:
         Returns:
             Whether the ordered waits stay within their limit; `released_ms` is when the exchange answers again.
         """
-        wait = _parse_retry_after(retry_after, now_ms)
-        if wait is None:
-            wait = _BANNED_MS if status == _BANNED else MINUTE_MS - now_ms % MINUTE_MS + _MARGIN_MS
-        release = now_ms + max(wait, _SHORTEST_MS)
-        longer = release - max(now_ms, self._released_ms)
-        if longer > 0:
-            self._released_ms = release
-            self._wait_left_ms -= longer
-            self.waited_ms += longer
+        wait_ms = _parse_retry_after(retry_after, now_ms)
+        if wait_ms is None:
+            wait_ms = _BANNED_MS if status == _BANNED else MINUTE_MS - now_ms % MINUTE_MS + _MARGIN_MS
+        released_ms = now_ms + max(wait_ms, _SHORTEST_MS)
+        added_ms = released_ms - max(now_ms, self.released_ms)
+        if added_ms > 0:
+            self.released_ms = released_ms
+            self._wait_left_ms -= added_ms
+            self.waited_ms += added_ms
         return self._wait_left_ms >= 0
 
     def synchronise(self, now_ms: int, *, shift_ms: int = 0) -> None:
@@ -120,29 +123,21 @@ class Throttle:
             now_ms: The exchange's time, ms UTC.
             shift_ms: How far it is ahead of the time assumed before; ordered waits keep their length.
         """
-        self._released_ms += shift_ms
+        self.released_ms += shift_ms
         self._minute = (now_ms - _MARGIN_MS) // MINUTE_MS
-        self._early = self._used if _is_near_turn(now_ms) else 0
-
-    @property
-    def released_ms(self) -> int:
-        """When the exchange answers again, its time, ms UTC; in the past if no wait is ordered."""
-        return self._released_ms
-
-    @property
-    def used(self) -> int:
-        """Weight used in the present minute, as far as known."""
-        return self._used
+        self._early_weight = self.used_weight if _is_near_turn(now_ms) else 0
 
     def _turn_minute(self, now_ms: int) -> None:
+        """Begin to count a new minute if `now_ms`, ms UTC, is in one."""
         minute = (now_ms - _MARGIN_MS) // MINUTE_MS
         if minute > self._minute:
             self._minute = minute
-            self._used = self._in_flight + self._early
-            self._early = 0
+            self.used_weight = self._in_flight_weight + self._early_weight
+            self._early_weight = 0
 
 
 def _is_near_turn(now_ms: int) -> bool:
+    """Return whether a minute begins within `_MARGIN_MS` before or after a time, ms UTC."""
     return (now_ms + _MARGIN_MS) % MINUTE_MS < 2 * _MARGIN_MS
 
 
@@ -155,8 +150,8 @@ def _parse_retry_after(text: str | None, now_ms: int) -> int | None:
     text = (text or "").strip()
     if _SECONDS.fullmatch(text):
         return int(text) * 1000
-    release = parse_http_date(text)
-    return release - now_ms if release is not None and release > now_ms else None
+    released_ms = parse_http_date(text)
+    return released_ms - now_ms if released_ms is not None and released_ms > now_ms else None
 
 
 def parse_http_date(text: str) -> int | None:
