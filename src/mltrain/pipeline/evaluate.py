@@ -205,7 +205,7 @@ def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[S
 def _measure_drift(
     model: Model, store: Store, rows: Samples, learned_until_ms: int, progress: Progress, *, seed: int
 ) -> tuple[FeatureDrift, ...]:
-    """Measure how each feature's distribution differs between rows and the rows that the model was trained on.
+    """Measure how each feature's distribution differs between later rows and the rows that the model was trained on.
 
     The latter are computed from the snapshot that the model's card names, up to the end of the last training label
     (`learned_until_ms`, ms UTC). Without that snapshot there is a warning, and no drift.

@@ -75,8 +75,8 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
 def fit_memory(request: TrainRequest, *, available_bytes: int | None, progress: Progress) -> TrainRequest:
     """Lower the number of workers of a training to what the memory allows, with a warning; it changes no result.
 
-    Nothing is lowered if the machine does not report the available memory (None). Raise MachineError if it is not
-    enough for one worker.
+    Nothing is lowered if the machine does not report the available memory (None). Raise MachineError if the memory is
+    not enough for one worker.
     """
     requested = request.execution.workers
     if available_bytes is None:
@@ -100,7 +100,7 @@ def fit_memory(request: TrainRequest, *, available_bytes: int | None, progress: 
 
 def _count_candles(request: TrainRequest) -> int:
     """Return the number of candles that a training reads, all symbols together."""
-    candles = sum(facts.rows for facts in request.snapshot.facts)
+    candles = sum(entry.rows for entry in request.snapshot.facts)
     return min(candles, request.config.max_rows or candles)
 
 

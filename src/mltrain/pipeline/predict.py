@@ -55,7 +55,7 @@ def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -
 
 
 def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[StoredVersion, str | None]:
-    """Open the version that `open_default_model` chooses, and return the warning about the choice."""
+    """Open a version as `Store.open_default` does; raise InputError if it was never promoted, unless `allow_no_go`."""
     version, warning = store.open_default(ref)
     if not (version.promoted or allow_no_go):
         raise InputError(
@@ -78,7 +78,7 @@ def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
 
 
 def find_model_source(model: Model, data_dir: Path) -> SourceSpec:
-    """Return the source of the snapshot that the model was trained on, if the data folder still has that snapshot."""
+    """Return the source of the snapshot that the model was trained on; raise InputError if that snapshot is missing."""
     name = ModelCard(model.card).snapshot_id
     try:
         return open_snapshot(data_dir, name).source

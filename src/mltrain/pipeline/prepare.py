@@ -48,7 +48,7 @@ def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFra
     A volume column that contradicts the prices in most candles of a symbol becomes null, with a warning.
     """
     progress.stage("read candles", total=len(snapshot.symbols))
-    recorded = {facts.symbol: facts.volumes for facts in snapshot.facts}
+    recorded = {entry.symbol: entry.volumes for entry in snapshot.facts}
     candles = {}
     for symbol in snapshot.symbols:
         # Checked again, because snapshots of earlier versions were not; columns that are already empty add nothing.

@@ -92,7 +92,7 @@ class TrainRequest:
         return sha256_bytes(canonical_json(choices))
 
     def _study_sha256(self, warm_start: WarmStart | None) -> str:
-        """Return the hash of everything that a trial's result depends on, except the candles and the seed."""
+        """Return the hash of all that trials after this warm start depend on, except the candles and the seed."""
         registry, user_ops = self.feature_set.registry_sha256, self.feature_set.user_ops()
         if user_ops is not None:
             registry = sha256_bytes(f"{registry} {user_ops.module} {user_ops.sha256}".encode())

@@ -189,11 +189,11 @@ def _card_matches(version: StoredVersion, lineage: Mapping[str, Json], request: 
     False if the card cannot be read, or if a timeout ended the search.
     """
     try:
-        data = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
-        if request.snapshot.manifest_sha256.encode() not in data:
+        card_json = version.read(CARD_FILE, max_bytes=MAX_CARD_BYTES)
+        if request.snapshot.manifest_sha256.encode() not in card_json:
             # Rules out most versions without parsing the card.
             return False
-        card = ModelCard.from_json(parse_json(data, where=CARD_FILE, max_bytes=MAX_CARD_BYTES))
+        card = ModelCard.from_json(parse_json(card_json, where=CARD_FILE, max_bytes=MAX_CARD_BYTES))
     except InputError:
         return False
     return (

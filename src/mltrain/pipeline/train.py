@@ -257,7 +257,7 @@ def _find_loosened(config: TrainConfig) -> tuple[LoosenedThreshold, ...]:
 
 
 def _promote(version: StoredVersion, store: Store, *, by: str, compared: str | None, now_ms: int) -> str | None:
-    """Make a GO version live, unless another version than `compared` is live by now; return why not, or None.
+    """Make a GO version live and return None; or return why not: another version than `compared` is live by now.
 
     `compared` names the live version that the new one was compared with; None if there was none.
     """

@@ -173,8 +173,8 @@ def load_bundle(bundle: Bundle, *, version: str = "", card: Mapping[str, Any] | 
         raise InputError(f"{version or 'the model'}: LightGBM rejects the model text: {err}") from err
     if bundle.ops_sha256 != ops_sha256():
         warnings.warn(
-            f"{version}: the feature code has changed since this model was trained: its features may differ from those "
-            "that it learned from; train again, or install the mltrain that its card names",
+            f"{version or 'the model'}: the feature code has changed since this model was trained: its features may "
+            "differ from those that it learned from; train again, or install the mltrain that its card names",
             OtherCodeWarning,
             stacklevel=4,
         )

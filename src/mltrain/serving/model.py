@@ -289,8 +289,7 @@ class Model:
     def score(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return raw scores and calibrated probabilities of up, in [0, 1], shapes (n,), without checking the rows.
 
-        Args:
-            x: Features in the model's order, shape (n, f), finite.
+        The rows must be finite features in the model's order, shape (n, f).
         """
         return self._current().score(x)
 

@@ -292,7 +292,7 @@ def _compute_all_rows(window: _CandleWindow, symbol: str, request: ScoringReques
 def find_refusals(
     ts_ms: NDArray[np.int64], x: NDArray[np.float32], feature_set: FeatureSet, lookback_bars: int
 ) -> list[str | None]:
-    """Return the code of the reason why each row must not be scored; None: it may be scored.
+    """Return for each row of features the code of the reason why it must not be scored; None: it may be.
 
     If several reasons apply, an incomplete lookback goes first, then a leader's missing candle.
 

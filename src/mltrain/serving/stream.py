@@ -103,7 +103,7 @@ class _RingBuffer:
         self.frame = None
 
     def grow(self, bars: int) -> None:
-        """Increase the number of bars that are kept."""
+        """Keep at least `bars` bars from now on, and all that are held."""
         old_ms, old_values = self.ts_ms[: self.stop], self.values[:, : self.stop]
         self.bars, self.frame = bars, None
         # Creates larger arrays.
@@ -354,7 +354,7 @@ def _read_number(value: Any) -> float:  # noqa: ANN401 -- a caller's candle may 
 
 
 def _as_checkable(name: str, value: Any) -> float | int | None:  # noqa: ANN401 -- a caller's candle may hold anything
-    """Return a value of a column in the type that `check_candles` expects, so that its error names the fault."""
+    """Return a value of a column in the type that `check_candles` needs to name its fault; None: not a number."""
     number = _read_number(value)
     if math.isnan(number) and not isinstance(value, float):
         return None
