@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mltrain.errors import MachineError
-from mltrain.pipeline.plan import _peak_bytes, fit_memory, plan_training
+from mltrain.pipeline.plan import _predict_peak, fit_memory, plan_training
 from mltrain.progress import Silent
 from mltrain.training.search import ExecutionOptions
 
@@ -35,7 +35,7 @@ def test_fewer_workers_where_memory_is_short(request_of):
     """As many as fit, with a warning; enough memory, or a machine that does not tell, changes nothing."""
     for size in (None, 1 << 50):
         assert fit_memory(request_of, available_bytes=size, progress=Silent()) == request_of
-    sizes = [_peak_bytes(request_of, workers=workers) for workers in (1, 2, 3)]
+    sizes = [_predict_peak(request_of, workers=workers) for workers in (1, 2, 3)]
     for workers, size in enumerate(sizes, start=1):
         progress = Silent()
         fitted = fit_memory(request_of, available_bytes=size, progress=progress)

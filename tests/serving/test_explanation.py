@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mltrain.errors import InputError
-from mltrain.serving.explanation import explain_matrix, mean_contributions
+from mltrain.serving.explanation import average_contributions, explain_matrix
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import model_from_bundle
 
@@ -58,7 +58,7 @@ def test_other_columns_are_refused(model, samples):
 def test_the_mean_contribution_is_that_of_rows_at_equal_distances(bundle, samples, rows):
     """All of a few rows count, and equally spaced ones of many, the first and the last included."""
     loaded, x = load_bundle(bundle), samples.x[:rows]
-    found = mean_contributions(loaded, x)
+    found = average_contributions(loaded, x)
     taken = np.linspace(0, rows - 1, {1: 1, 40: 40, 1_800: 72}[rows]).astype(int)
     each = explain_matrix(loaded, x[taken])
 

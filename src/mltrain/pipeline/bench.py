@@ -72,13 +72,13 @@ def bench_version(
         load_ms=(loaded_ns - started_ns) / _NS_PER_MS,
         first_ms=first_ms,
         latency=latency,
-        memory_mb=_resident_mb(),
+        memory_mb=_read_resident_mb(),
         cores=cores,
         noise=latency.describe_noise(cores=cores),
     ), warning
 
 
-def _resident_mb() -> float | None:
+def _read_resident_mb() -> float | None:
     """Return the resident memory of this process, in MB (10^6 bytes); None if the system does not report it."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 -- a file of the kernel

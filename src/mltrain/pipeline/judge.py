@@ -17,7 +17,7 @@ from mltrain.gates.gate_evidence import (
     SkillEvidence,
 )
 from mltrain.pipeline.champion import compare_meaning, compare_with_champion, find_origin
-from mltrain.serving.explanation import mean_contributions
+from mltrain.serving.explanation import average_contributions
 from mltrain.serving.latency_bench import measure_latency
 from mltrain.serving.loaded_model import load_bundle
 from mltrain.serving.model import Model
@@ -107,7 +107,7 @@ def measure_holdout(
         logistic=logistic,
         economics=economics,
         bounce=bounce,
-        contributions=mean_contributions(loaded, rows.x),
+        contributions=average_contributions(loaded, rows.x),
         latency=measure_latency(evaluated, data.candles, samples=config.bench.samples),
     )
     return results, ScoredRows(rows=rows, raw=raw, p=p, logistic_p=logistic_p, moves=moves, bootstrap=bootstrap)

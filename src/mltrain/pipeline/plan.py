@@ -66,7 +66,7 @@ def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
         blocks=split.blocks(),
         trials=config.search.trials,
         workers=workers,
-        peak_bytes=_peak_bytes(request, workers=workers),
+        peak_bytes=_predict_peak(request, workers=workers),
         available_bytes=available_bytes,
         minutes=measure_minutes(samples, split, config, workers=workers),
     )
@@ -81,10 +81,10 @@ def fit_memory(request: TrainRequest, *, available_bytes: int | None, progress: 
     requested = request.execution.workers
     if available_bytes is None:
         return request
-    fitting = next((n for n in range(requested, 0, -1) if _peak_bytes(request, workers=n) <= available_bytes), 0)
+    fitting = next((n for n in range(requested, 0, -1) if _predict_peak(request, workers=n) <= available_bytes), 0)
     if fitting == requested:
         return request
-    needed_bytes = _peak_bytes(request, workers=requested if fitting else 1)
+    needed_bytes = _predict_peak(request, workers=requested if fitting else 1)
     need = f"need about {needed_bytes / _GIB:.1f} GiB, and {available_bytes / _GIB:.1f} GiB are available"
     candles = _count_candles(request)
     if not fitting:
@@ -104,8 +104,8 @@ def _count_candles(request: TrainRequest) -> int:
     return min(candles, request.config.max_rows or candles)
 
 
-def _peak_bytes(request: TrainRequest, *, workers: int) -> int:
-    """Return the predicted peak memory of all processes of a training together."""
+def _predict_peak(request: TrainRequest, *, workers: int) -> int:
+    """Return the predicted peak memory of all processes of a training together, in bytes."""
     config, features = request.config, len(request.feature_set.names)
     return predict_peak_bytes(
         _count_candles(request), features, config.folds, val_ratio=config.val_ratio, workers=workers

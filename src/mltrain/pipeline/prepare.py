@@ -84,11 +84,11 @@ def cut_samples(
     # Repeated, because removing the rows of a symbol moves the ends of the blocks.
     while True:
         first_ms, end_ms = int(samples.ts_ms[0]), int(samples.ts_ms[-1]) + 1
-        trained = _symbols_of(samples, samples.ts_ms < first_ms + (end_ms - first_ms) * (1 - config.val_ratio))
+        trained = _find_symbols(samples, samples.ts_ms < first_ms + (end_ms - first_ms) * (1 - config.val_ratio))
         if trained == set(samples.symbols):
             split = split_samples(samples, feature_set, config)
             # The purge may have removed the last rows of a symbol.
-            trained = _symbols_of(samples, split.inner.span)
+            trained = _find_symbols(samples, split.inner.span)
             if trained == set(samples.symbols):
                 break
         samples = keep_symbols(samples, trained)
@@ -101,7 +101,7 @@ def cut_samples(
     return samples, split
 
 
-def _symbols_of(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]:
+def _find_symbols(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]:
     """Return the symbols of the selected rows; `rows` is a range of positions or a mask, shape (n,)."""
     return {samples.symbols[ix] for ix in np.unique(samples.symbol_ix[rows]).tolist()}
 
@@ -129,7 +129,7 @@ def audit_samples(
     progress.stage("guard: time_split")
     pairs = [(split.inner, split.holdout), *((fold.train, fold.valid) for fold in split.folds)]
     pairs += [(earlier.valid, later.valid) for earlier, later in pairwise(split.folds)]
-    time_pairs = [(_block_times(samples, earlier), _block_times(samples, later)) for earlier, later in pairs]
+    time_pairs = [(_take_times(samples, earlier), _take_times(samples, later)) for earlier, later in pairs]
     split_result = time_split(time_pairs, embargo_ms=split.embargo_ms)
     progress.stage("guard: feature_audit")
     inner = split.inner.span
@@ -148,7 +148,7 @@ def audit_samples(
     ]
 
 
-def _block_times(samples: Samples, block: Block) -> BlockArrays:
+def _take_times(samples: Samples, block: Block) -> BlockArrays:
     """Return the open times and the label ends of a block's rows."""
     return BlockArrays(name=block.name, ts_ms=samples.ts_ms[block.span], label_end_ms=samples.label_end_ms[block.span])
 

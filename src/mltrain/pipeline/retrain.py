@@ -158,7 +158,7 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
     # Raise if the pointer to the live version was lost, or if a log is damaged.
     store.check_pointer()
     store.looks()
-    expected = _expected_lineage(request)
+    expected = _collect_lineage(request)
     versions = [row.version for row in store.versions() if row.version is not None]
     for version in sorted(versions, key=lambda v: (v.live, v.serial), reverse=True):
         if _card_matches(version, expected, request) and _is_signed(version, store.signer) and not version.verify():
@@ -166,7 +166,7 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
     return None
 
 
-def _expected_lineage(request: TrainRequest) -> dict[str, Json]:
+def _collect_lineage(request: TrainRequest) -> dict[str, Json]:
     """Return the fields of a card's lineage that decide a training's result, with their values for this training."""
     lineage, user_ops = read_lineage(), request.feature_set.user_ops()
     return {

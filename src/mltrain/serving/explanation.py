@@ -49,7 +49,7 @@ def explain_matrix(loaded: LoadedModel, x: NDArray[np.float32]) -> pl.DataFrame:
     return pl.DataFrame({"log_odds": log_odds, "base": contributions[:, -1], **columns})
 
 
-def mean_contributions(loaded: LoadedModel, x: NDArray[np.float32]) -> dict[str, float]:
+def average_contributions(loaded: LoadedModel, x: NDArray[np.float32]) -> dict[str, float]:
     """Return the mean absolute contribution of each feature to the raw score, in log odds, by feature name.
 
     The rows `x` are finite, shape (n, f), n >= 1; from many rows, equally spaced ones are taken.

@@ -165,12 +165,12 @@ class Stream:
             checked = {}
             for symbol, frame in read_candles_by_symbol(candles, bundle.symbols).items():
                 # Raises if the symbol is unknown, before any buffer is changed.
-                self._buffer(symbol)
+                self._find_buffer(symbol)
                 checked[symbol] = check_candles(
                     frame, symbol=symbol, interval=bundle.interval, where="the candles given"
                 )
             for symbol, frame in checked.items():
-                buffer = self._buffer(symbol)
+                buffer = self._find_buffer(symbol)
                 newest = frame.tail(buffer.bars)
                 times, columns = times_ms(newest), [newest[name].cast(pl.Float64).to_numpy() for name in _VALUES]
                 buffer.stop = newest.height
@@ -184,7 +184,7 @@ class Stream:
             RefusedError: The symbol is neither one of the stream's nor a leader.
         """
         with self._lock:
-            return self._buffer(symbol).candles()
+            return self._find_buffer(symbol).candles()
 
     def push(self, symbol: str, candle: object, *, now_ms: int | None = None) -> float:
         """Take a closed candle and return the calibrated probability of up after it, in [0, 1].
@@ -216,7 +216,7 @@ class Stream:
 
     def _take(self, symbol: str, candle: object, now_ms: int | None) -> None:
         """Add a candle to the buffer of its symbol; raise if it is impossible, open, older, or changed."""
-        buffer = self._buffer(symbol)
+        buffer = self._find_buffer(symbol)
         ts_ms, values = self._read_candle(symbol, candle)
         if now_ms is not None and ts_ms + self._step_ms > now_ms:
             raise RefusedError(f"{symbol} at {format_ms(ts_ms)}: the candle has not closed yet", reason=OPEN)
@@ -253,7 +253,7 @@ class Stream:
         loaded = self._current()
         if symbol not in loaded.bundle.symbols:
             raise _unknown_symbol_error(symbol, loaded.bundle.symbols)
-        buffer = self._buffer(symbol)
+        buffer = self._find_buffer(symbol)
         feature_set, bars = loaded.bundle.feature_set, loaded.lookback_bars
         if not buffer.stop:
             raise _refused_error(symbol, None, TOO_FEW_BARS)
@@ -264,7 +264,7 @@ class Stream:
         ts_ms = int(buffer.ts_ms[buffer.stop - 1])
         if now_ms is not None and now_ms - (ts_ms + self._step_ms) >= MAX_AGE_BARS * self._step_ms:
             raise _refused_error(symbol, ts_ms, STALE)
-        leaders = {leader: self._buffer(leader) for leader in feature_set.leaders if leader != symbol}
+        leaders = {leader: self._find_buffer(leader) for leader in feature_set.leaders if leader != symbol}
         if not all(leader.stop for leader in leaders.values()):
             raise _refused_error(symbol, ts_ms, LEADER_GAP)
         candles, false_volumes = {}, {}
@@ -277,7 +277,7 @@ class Stream:
             raise _refused_error(symbol, ts_ms, reason)
         return loaded.score_one(x[0])[1]
 
-    def _buffer(self, symbol: str) -> _RingBuffer:
+    def _find_buffer(self, symbol: str) -> _RingBuffer:
         """Return the buffer of a symbol or leader; raise RefusedError if it is neither."""
         buffer = self._buffers.get(symbol) if isinstance(symbol, str) else None
         if buffer is None:
