@@ -248,7 +248,10 @@ def score_baselines(
 def _pick_baseline(
     prior: SymbolPrior, hits: dict[Rule, NDArray[np.bool_]], bootstrap: Bootstrap | None
 ) -> tuple[SymbolBaseline, NDArray[np.float64]]:
-    """Return a symbol's baseline and its hits, shape (n,): 1 if right, 0 if wrong, one half for a coin.
+    """Return a symbol's baseline on the holdout and its hits, shape (n,): 1 if right, 0 if wrong, 0.5 for a coin.
+
+    The baseline is the most accurate of the rule that was best before the holdout, the rules that surely beat a coin
+    on it, and a coin.
 
     Args:
         prior: Names the rule that was best before the holdout.

@@ -173,7 +173,7 @@ class Bootstrap:
         return float(parts.sum()) / total if total else 0.0, draw_values
 
     def interval(self, value: float, draw_values: NDArray[np.float64]) -> Interval:
-        """Return a figure with the interval between quantiles of its values on the draws; NaN draws are left out."""
+        """Return a figure with its interval of coverage `level`, from its values on the draws; NaN is left out."""
         tail = expanded_tail(self.blocks, level=self.level)
         low, high = np.nanquantile(draw_values, [tail, 1 - tail]).tolist()
         return Interval(value, low, high)

@@ -239,9 +239,9 @@ def pruning_thresholds(completed: Sequence[TrialRecord], search_config: SearchCo
     """Return the greatest loss that passes each rung, and the least loss of a complete trial, in nats.
 
     Args:
-        completed: The trials that had completed when the trial to compare was proposed. A rung that fewer than
-            `ALWAYS_PASS` of them reached prunes nothing.
-        search_config: Its rungs are used.
+        completed: The trials that had completed when the trial to compare was proposed.
+        search_config: Of the completed trials at a rung, its best share `keep` passes: no more than `most` trials, but
+            never fewer than `ALWAYS_PASS`. A rung that fewer reached prunes nothing.
     """
     max_rung_losses = []
     for k, rung in enumerate(search_config.rungs):

@@ -47,6 +47,7 @@ class SliceScore:
 
 
 def _score_slice(name: str, p: NDArray[np.float64], y: NDArray[np.uint8]) -> SliceScore:
+    """Score the rows of one week or tercile, whose probabilities and labels are given."""
     return SliceScore(name, y.size, float(y.mean()) if y.size else None, score_if_possible(p, y))
 
 

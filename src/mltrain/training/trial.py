@@ -218,13 +218,15 @@ class _FoldBooster:
         return float(row_log_loss(self.scores, self._labels).mean())
 
     def _keep_scores(self, scores: NDArray[np.float64], _: object) -> tuple[str, float, bool]:
-        """Keep the scores that LightGBM passes to an evaluation function, and return a result that it accepts."""
+        """Keep the scores that LightGBM passes to an evaluation function, and return a dummy result."""
         self.scores = undo_up_weight(scores, self._up_weight)
         return "scores", 0.0, False
 
 
 def rounds_to_reach(rung: Rung, params: Mapping[str, float]) -> int:
-    """Return after how many boosting rounds a trial with these hyperparameters reaches a rung, at least 1.
+    """Return after how many boosting rounds, at least 1, a trial with these hyperparameters reaches a rung.
+
+    Progress is rounds x learning rate x the root of (leaves / 31), and the rung lies at `rung.at`.
 
     >>> from mltrain.config.train_config import Rung
     >>> rounds_to_reach(Rung(at=4, keep=0.3, most=10, folds=1), {"learning_rate": 0.1, "num_leaves": 31})
