@@ -100,8 +100,7 @@ class Bundle:
         symbols = self.symbols
         if not symbols or len(set(symbols)) != len(symbols) or not all(SYMBOL.fullmatch(s) for s in symbols):
             raise InputError(f"{MODEL_FILE}: its symbols are not one or more different symbols")
-        shape = check_model_text(self.model_text, where=MODEL_FILE)
-        if shape.feature_names != self.feature_set.names:
+        if check_model_text(self.model_text, where=MODEL_FILE) != self.feature_set.names:
             raise InputError(f"{MODEL_FILE}: the trees read other features than its registry lists")
 
     @property

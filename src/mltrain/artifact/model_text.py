@@ -58,23 +58,8 @@ _TAIL: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TextShape:
-    """The size of a model text that passed `check_model_text`.
-
-    Attributes:
-        feature_names: Names of the columns, in the order in which LightGBM reads them.
-        trees: Number of trees, at least 1.
-        max_leaves: Leaves of the largest tree.
-    """
-
-    feature_names: tuple[str, ...]
-    trees: int
-    max_leaves: int
-
-
-def check_model_text(text: str, *, where: str) -> TextShape:
-    """Check every line of a model text and return its shape.
+def check_model_text(text: str, *, where: str) -> tuple[str, ...]:
+    """Check every line of a model text and return the names of its features, in the order in which it reads them.
 
     Args:
         text: As `Booster.model_to_string` writes it for a binary objective.
@@ -87,14 +72,14 @@ def check_model_text(text: str, *, where: str) -> TextShape:
         raise _damage_error(where, "holds characters outside ASCII")
     head, _, rest = text.partition("\n\n")
     names, sizes = _check_head(head, f"{where}: head")
-    max_leaves, start = 0, 0
+    start = 0
     for number, size in enumerate(sizes):
         block = rest[start : start + size]
-        leaves = _check_tree(block, number=number, size=size, features=len(names), where=f"{where}: tree {number}")
-        max_leaves, start = max(max_leaves, leaves), start + size
+        _check_tree(block, number=number, size=size, features=len(names), where=f"{where}: tree {number}")
+        start += size
     if _TAIL.fullmatch(rest, start) is None:
         raise _damage_error(where, "the part after the trees is not LightGBM's importances and parameters")
-    return TextShape(feature_names=names, trees=len(sizes), max_leaves=max_leaves)
+    return names
 
 
 def _damage_error(where: str, what: str) -> InputError:
@@ -123,8 +108,8 @@ def _check_head(head: str, where: str) -> tuple[tuple[str, ...], list[int]]:
     return names, sizes
 
 
-def _check_tree(block: str, *, number: int, size: int, features: int, where: str) -> int:
-    """Check the text of one tree, which has `size` characters by the head, and return its number of leaves."""
+def _check_tree(block: str, *, number: int, size: int, features: int, where: str) -> None:
+    """Check the text of one tree; the head says that it has `size` characters."""
     title, _, body = block.partition("\n")
     if len(block) != size or title != f"Tree={number}" or not body.endswith("\n\n\n"):
         raise _damage_error(where, "is not where tree_sizes says")
@@ -149,7 +134,6 @@ def _check_tree(block: str, *, number: int, size: int, features: int, where: str
     left, right = lines.read_ints("left_child", nodes), lines.read_ints("right_child", nodes)
     if nodes and not _is_tree(left, right):
         raise _damage_error(where, "left_child and right_child do not make a tree")
-    return leaves
 
 
 def _is_tree(left: list[int], right: list[int]) -> bool:

@@ -381,7 +381,7 @@ def _measure_skill(holdout: Holdout, inside: NDArray[np.bool_]) -> Interval | No
     ts_ms = holdout.ts_ms[inside]
     if ts_ms.size < 2 or ts_ms[0] == ts_ms[-1]:
         return None
-    bootstrap = plan_bootstrap(ts_ms, draws=len(holdout.bootstrap.weights), level=holdout.level, seed=0)
+    bootstrap = plan_bootstrap(ts_ms, draws=holdout.bootstrap.draws, level=holdout.bootstrap.level, seed=0)
     return bootstrap.ratio((holdout.base_loss - holdout.loss)[inside], holdout.base_loss[inside])
 
 

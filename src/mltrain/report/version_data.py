@@ -48,26 +48,22 @@ class Holdout:
         symbol: Symbols.
         y: Labels: 1 if the price went up, else 0.
         last_move: Sign of the last price move: -1, 0 or 1.
-        raw: Probabilities of "up" before calibration, in [0, 1].
         p: Probabilities of "up", in [0, 1].
         base_loss: Log loss of each row under its symbol's training base rate, nats.
         loss: Log loss of each row under `p`, nats.
         train_up_share: Share of all training rows that went up, inside (0, 1).
-        bootstrap: Blocks of time and draws from them, as for the card's intervals.
-        level: Coverage of the intervals, inside (0, 1).
+        bootstrap: Blocks of time and draws from them, for intervals as in the card.
     """
 
     ts_ms: NDArray[np.int64]
     symbol: NDArray[np.str_]
     y: NDArray[np.uint8]
     last_move: NDArray[np.int8]
-    raw: NDArray[np.float64]
     p: NDArray[np.float64]
     base_loss: NDArray[np.float64]
     loss: NDArray[np.float64]
     train_up_share: float
     bootstrap: Bootstrap
-    level: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +136,6 @@ def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdou
     if not valid:
         raise InputError(f"{where}: its rows are not a holdout's: a value is missing, out of range or out of order")
     level, draws = card.number("intervals", "level"), card.number("intervals", "draws")
-    level = level if level is not None and 0 < level < 1 else _LEVEL
     # Cards of earlier releases have no base rates by symbol.
     priors = {prior.text("symbol"): prior.number("up_share") for prior in card.sections("baselines", "priors")}
     known = {name: rate for name, rate in priors.items() if rate is not None}
@@ -150,7 +145,6 @@ def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdou
         symbol=table["symbol"].to_numpy().astype(np.str_),
         y=y,
         last_move=last_move,
-        raw=raw,
         p=p,
         base_loss=row_log_loss(np.clip(base_rates.to_numpy(), 0, 1), y),
         loss=row_log_loss(p, y),
@@ -158,8 +152,7 @@ def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdou
         bootstrap=plan_bootstrap(
             ts_ms,
             draws=int(min(max(draws or _DRAWS, 1), 10_000)),
-            level=level,
+            level=level if level is not None and 0 < level < 1 else _LEVEL,
             seed=int(card.number("lineage", "seed") or 0) & 0xFFFFFFFF,
         ),
-        level=level,
     )
