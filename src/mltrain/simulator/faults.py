@@ -125,7 +125,7 @@ class Fault:
         seconds: A duration or a difference of clocks; None: the kind's default.
 
     Raises:
-        RecordError: The kind, the endpoint or the field is unknown, or they do not go together.
+        RecordError: The kind, endpoint or field is unknown, or the kind cannot act on the endpoint.
     """
 
     kind: str
@@ -143,7 +143,7 @@ class Fault:
     seconds: Annotated[float, Limits(-1e6, 1e6)] | None = None
 
     def __post_init__(self) -> None:
-        """Check the names, that they go together, and the headers."""
+        """Check the kind, whether it can act on the endpoint, the field, and the headers."""
         problems: list[Violation] = [
             ((name,), f"{show(value)} is unknown; {did_you_mean(value, known)}")
             for name, value, known in (
@@ -170,22 +170,22 @@ class Fault:
 
     @property
     def amount(self) -> int:
-        """`count` (bytes, MB or rows, as the kind says), or the kind's default."""
+        """Number of bytes, MB or rows, as the kind says: `count`, or the kind's default."""
         return _KINDS[self.kind].count if self.count is None else self.count
 
     @property
     def duration_s(self) -> float:
-        """`seconds`, or the kind's default."""
+        """Duration, or difference of clocks, in seconds: that of the fault, or the kind's default."""
         return _KINDS[self.kind].seconds if self.seconds is None else self.seconds
 
     @property
     def text(self) -> str:
-        """`value`, or the kind's default."""
+        """Text that the kind uses: `value`, or the kind's default."""
         return _KINDS[self.kind].value if self.value is None else self.value
 
     @property
     def column(self) -> int:
-        """Index in a row of `field`, or of the kind's default."""
+        """Index in a row of the field to change: `field`, or the kind's default."""
         return FIELDS.index(self.field or _KINDS[self.kind].field)
 
     def matches(self, request: Request) -> bool:

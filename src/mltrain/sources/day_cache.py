@@ -246,7 +246,7 @@ def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cac
     """Read what `_write_metadata` returned for the same owner; `where` is the file, for messages.
 
     Raises:
-        InputError: It was changed, is of another owner, or does not describe a day of candles of `step_ms`.
+        InputError: The file was changed, is of another owner, or does not describe a day of candles of `step_ms`.
     """
     metadata = read_record(Located(parse_json(data, where=where, max_bytes=_MAX_METADATA_BYTES), where), _Metadata)
     if metadata.of != owner:

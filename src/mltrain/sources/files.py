@@ -238,7 +238,7 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
         interval: Interval that its candles must have.
 
     Raises:
-        InputError: It cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
+        InputError: The file cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
         UsageError: The interval is unknown.
     """
     rows, _ = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))

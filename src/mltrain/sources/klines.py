@@ -115,7 +115,7 @@ def read_page(body: bytes, *, symbol: str, interval: str, where: str) -> Page:
         where: The host, for messages.
 
     Raises:
-        MalformedError: It is not JSON, or not a list of rows.
+        MalformedError: The body is not JSON, or not a list of rows.
         InputError: A row has another number of fields, a field that is not a number, or is of another interval.
     """
     try:

@@ -67,12 +67,12 @@ def check_base_url(url: str) -> str:
     """Check the address of a host (https, or http to this machine); return it without a trailing slash.
 
     Raises:
-        UsageError: It is not an address, or is not allowed.
+        UsageError: The text is not an address, or the address is not allowed.
 
     >>> check_base_url("https://data-api.binance.vision/")
     'https://data-api.binance.vision'
     """
-    why = ""
+    reason = ""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -80,15 +80,15 @@ def check_base_url(url: str) -> str:
         raise UsageError(f"{show(url)} is not an address: {err}") from err
     is_plain = url.isascii() and url.isprintable() and not set(url) & {" ", "\\"} and len(url) <= _MAX_URL_CHARACTERS
     if not is_plain or not _is_host(host, parts.netloc) or port == 0 or parts.netloc.endswith(":"):
-        why = "write it like https://data-api.binance.vision"
+        reason = "write it like https://data-api.binance.vision"
     elif parts.username is not None or set(url) & {"?", "#"}:
-        why = "it must not contain a user, a query or a fragment"
+        reason = "it must not contain a user, a query or a fragment"
     elif parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        why = "only https, or http to 127.0.0.1"
+        reason = "only https, or http to 127.0.0.1"
     elif "testnet" in host:
-        why = "prices on a test network are made up"
-    if why:
-        raise UsageError(f"{show(url)} cannot be the address of an exchange: {why}")
+        reason = "prices on a test network are made up"
+    if reason:
+        raise UsageError(f"{show(url)} cannot be the address of an exchange: {reason}")
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}".rstrip("/")
 
 
