@@ -125,8 +125,15 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "The versions. (rollback prints it on stderr if no version was named.)",
     ),
     "models-page/1": Document("mltrain.cli.version_documents:PageDocument", ("models",), "The page that --html wrote."),
+    "models-pack/1": Document("mltrain.store.packing:PackedVersion", ("models pack",), "The archive that was written."),
     "models-prune/1": Document(
         "mltrain.store.version_pruning:PrunedVersions", ("models prune",), "The versions that were removed and kept."
+    ),
+    "models-repair/1": Document(
+        "mltrain.cli.version_documents:RepairDocument", ("models repair",), "What was repaired, and what was left."
+    ),
+    "models-unpack/1": Document(
+        "mltrain.store.packing:UnpackedVersion", ("models unpack",), "The version that was unpacked."
     ),
     "move/1": Document("mltrain.store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
     "predict/1": Document(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SYMBOL: Final = re.compile(r"[A-Z0-9]{2,20}")
 VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[1-9][0-9]{0,5})?")
 SNAPSHOT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z(?:\.[1-9][0-9]{0,5})?")
+#: A slot: a line of succession of live versions, such as one per market.
+SLOT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+DEFAULT_SLOT: Final = "lgbm"
 STUDY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.TZ_-]{0,119}")
 FEATURE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -49,6 +52,11 @@ def check_symbol(name: str) -> str:
 def check_version(name: str) -> str:
     """Return `name` if it names a version, such as 2025-10-15 or 2025-10-15.2; raise a UsageError otherwise."""
     return _check(name, VERSION, what="a version", example="2025-10-15 or 2025-10-15.2")
+
+
+def check_slot(name: str) -> str:
+    """Return `name` if it is the name of a slot, such as btc-1m; raise a UsageError otherwise."""
+    return _check(name, SLOT, what="a slot (1 to 32 small letters, digits and hyphens)", example="btc-1m")
 
 
 def check_snapshot_id(name: str) -> str:

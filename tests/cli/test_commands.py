@@ -89,7 +89,7 @@ def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, wo
 
     assert refused.code == 3
     assert f"best_lgbm is missing, and {best} was the live version" in refused.err
-    assert f"hint: run `mltrain promote {best}`" in refused.err
+    assert "hint: run `mltrain models repair`" in refused.err
     assert {path for path in data_dir.rglob("*") if path.name != ".lock"} == {p for p in before if p.name != ".lock"}
 
 
@@ -99,15 +99,42 @@ def test_what_shows_the_models_works_without_the_pointer(data_dir):
     (data_dir / "models" / "best_lgbm").unlink()
     listed = call("models", data_dir=data_dir)
     history = call("models", "history", data_dir=data_dir)
-    restored = call("promote", best, data_dir=data_dir)
+    restored = call("models", "repair", data_dir=data_dir)
 
     assert (listed.code, history.code, restored.code) == (0, 3, 0)
-    assert f"run `mltrain promote {best}`" in listed.err
-    assert f"run `mltrain promote {best}`" in history.out
+    assert "run `mltrain models repair`" in listed.err
+    assert "run `mltrain models repair`" in history.out
     assert "never happened" not in history.out
-    assert f"{best} is live again" in restored.out
+    assert f"best_lgbm -> {best} (it was missing)" in restored.out
     assert best_of(data_dir) == best
     assert "the lost pointer was restored" in call("models", "history", data_dir=data_dir).out
+
+
+def test_a_slot_has_a_live_version_of_its_own(data_dir, tmp_path):
+    """From training to rollback; the other slot stays as it was, and the whole slot travels in one file."""
+    best, short = best_of(data_dir), ("--trials", "1", "--config", QUICK)
+    version = call("train", *short, "--slot", "btc", "--no-promote", "--json", data_dir=data_dir).document["version"]
+    why = ("--force", "--why", "a test")
+
+    assert call("predict", "best:btc", data_dir=data_dir).code == 3
+    assert call("promote", version, *why, "--slot", "lgbm", data_dir=data_dir).code == 2
+    assert "in the slot btc" in call("promote", version, *why, data_dir=data_dir).out
+    assert (data_dir / "models" / "best_btc").readlink() == Path(version)
+    assert best_of(data_dir) == best
+    for words, served in ((("best:btc",), version), ((), best), (("--slot", "btc"), version)):
+        assert call("predict", *words, "--json", data_dir=data_dir).document["version"] == served
+    listed = call("models", "--json", data_dir=data_dir).document["models"]
+    assert {row["version"]: row["slot"] for row in listed}[version] == "btc"
+    history = call("models", "history", "--slot", "btc", "--json", data_dir=data_dir).document
+    assert [entry["to_version"] for entry in history["entries"]] == [version]
+    assert call("rollback", "--previous", "--slot", "btc", data_dir=data_dir).code == 3
+
+    packed, other = tmp_path / "model.tar", tmp_path / "other"
+    assert call("models", "pack", "best:btc", "-o", str(packed), data_dir=data_dir).code == 0
+    assert call("models", "unpack", str(packed), data_dir=other).code == 0
+    assert call("verify", "model", version, data_dir=other).code == 0
+    assert call("predict", data_dir=other).code == 3
+    assert "manifest.json" in [path.name for path in (other / "snapshots").rglob("*")]
 
 
 def test_the_best_one_again_writes_nothing(data_dir):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +103,24 @@ def demo():
     )
 
 
+def copied(session):
+    """Return a session in a copy of the data folder that has lost its links, with a file in the place of one."""
+    copy = Path("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(session.data_dir, copy, symlinks=True)
+    for link in [path for path in copy.rglob("*") if path.is_symlink()]:
+        link.unlink()
+    (copy / "models" / "best_lgbm.pkl").write_bytes(b"my notes")
+    return replace(session, data_dir=copy)
+
+
+def unpacked(session):
+    """Return the outcome of unpacking a version in an empty data folder."""
+    shutil.rmtree("other", ignore_errors=True)
+    models.models_pack.outcome(session, "2025-10-15", Path("model.tar"))
+    return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
+
+
 # The command, and what it shows. A view is made anew for each width.
 SCENES = {
     "snapshot": lambda s: s.first.view(),
@@ -116,6 +136,10 @@ SCENES = {
     "models": lambda s: models.models.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
     "models history": lambda s: models.history.outcome(s.session).view(),
     "models prune": lambda s: models.models_prune.outcome(s.session, keep=3).view(),
+    "models repair": lambda s: models.models_repair.outcome(copied(s.session)).view(),
+    "models repair --dry-run": lambda s: models.models_repair.outcome(copied(s.session), dry_run=True).view(),
+    "models pack": lambda s: models.models_pack.outcome(s.session, "2025-10-15", Path("model.tar")).view(),
+    "models unpack": lambda s: unpacked(s.session).view(),
     "promote": lambda s: models._moved(
         promote_version(s.store, "2025-10-15.2", why="", by="", now_ms=NOW_MS, force=False)
     ).view(),

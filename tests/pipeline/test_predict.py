@@ -27,7 +27,7 @@ from mltrain.times import parse_time
 @pytest.fixture(scope="module")
 def served(trained):
     workshop, report = trained
-    model, _ = open_default_model(workshop.folder, None, allow_no_go=False)
+    model, _ = open_default_model(workshop.store, None, allow_no_go=False)
     return workshop, report, model
 
 
@@ -74,8 +74,8 @@ def test_an_unpromoted_version_is_served_only_on_request(workshop):
     """NO-GO and never promoted: refused with the command that serves it, and served with the flag."""
     report = workshop.train(workshop.snapshot(signal="none"))
     with pytest.raises(InputError) as caught:
-        open_default_model(workshop.folder, None, allow_no_go=False)
-    model, warning = open_default_model(workshop.folder, None, allow_no_go=True)
+        open_default_model(workshop.store, None, allow_no_go=False)
+    model, warning = open_default_model(workshop.store, None, allow_no_go=True)
 
     assert "never promoted" in caught.value.message
     assert "--allow-no-go" in caught.value.hint

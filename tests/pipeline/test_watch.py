@@ -52,7 +52,7 @@ class Pacer:
 @pytest.fixture(scope="module")
 def model(trained):
     workshop, _ = trained
-    return open_default_model(workshop.folder, None, allow_no_go=False)[0]
+    return open_default_model(workshop.store, None, allow_no_go=False)[0]
 
 
 def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):

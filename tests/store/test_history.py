@@ -10,18 +10,36 @@ from hypothesis import strategies as st
 
 from mltrain.errors import InputError
 from mltrain.gates.holdout_looks import Look
-from mltrain.store.history import Attribution, look_line, promotion_line, read_history, read_looks
+from mltrain.store.history import (
+    Attribution,
+    check_history,
+    look_line,
+    promotion_line,
+    read_looks,
+    read_promotions,
+)
 
 NAMES = ["2025-10-14", "2025-10-15", "2025-10-15.2", "2025-10-16"]
 CARD = "ab" * 32
 NOON_MS = 1_760_529_600_000
 
 
-def append(log, from_version, to_version, why="why"):
+def read_history(log, *, best, staged=None, where="log", slot="lgbm"):
+    """Return the history of a slot in the bytes of a log."""
+    return check_history(read_promotions(log, where=where), slot, best=best, staged=staged, where=where)
+
+
+def append(log, from_version, to_version, why="why", slot="lgbm"):
     """Return the log with one more line."""
     attribution = Attribution(why, "me@host", NOON_MS)
     line = promotion_line(
-        log, from_version=from_version, to_version=to_version, verdict="GO", card_sha256=CARD, attribution=attribution
+        log,
+        slot=slot,
+        from_version=from_version,
+        to_version=to_version,
+        verdict="GO",
+        card_sha256=CARD,
+        attribution=attribution,
     )
     return log + line.encode() + b"\n"
 

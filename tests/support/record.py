@@ -120,14 +120,14 @@ def main():
     for name, changed in (("train-go", {}), ("train-held", {"seed": 7}), ("train-no-go", strict)):
         asked_for = replace(request, config=load_config(QUICK, overrides={"search.trials": 8} | changed))
         record(name, train_anew(asked_for, store, now_ms=NOW_MS, progress=silent), train._view_training)
-    record("bench", [bench_version(data, "best", samples=200)[0]], bench._view_reports)
+    record("bench", [bench_version(store, "best", samples=200)[0]], bench._view_reports)
     best = store.open_version("best")
     record("evaluate", run_evaluation(best, snapshot, store, now_ms=NOW_MS, progress=silent), evaluate.view_evaluation)
     guards = audit_snapshot(snapshot, registry, config, progress=silent)
     record("audit", guards, lambda results: features._view_audit(FeaturesAuditDocument(snapshot.id, False, results)))
     profiles = profile_features(registry, read_candles(snapshot, silent))[:12]
     record("profiles", profiles, features._view_profiles)
-    model, _ = open_followed_model(data, "best", allow_no_go=False)
+    model, _ = open_followed_model(store, "best", allow_no_go=False)
     rows = predict_newest(model, source, explain=True).with_columns(pl.col("ts").dt.timestamp("ms"))
     (RECORDED / "predict.json").write_text(json.dumps(rows.to_dicts(), indent=1) + "\n", "utf-8")
     shown = rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))

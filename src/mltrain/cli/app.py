@@ -43,7 +43,7 @@ MODULES: Final = {
 GROUPS: Final = {
     "snapshots": ("diff", "prune"),
     "cache": ("info", "prune"),
-    "models": ("history", "prune"),
+    "models": ("history", "prune", "repair", "pack", "unpack"),
     "card": ("validate", "show", "schema", "report", "diff"),
     "features": ("info", "show", "check", "audit"),
     "verify": ("snapshot", "model"),

@@ -76,9 +76,9 @@ def bench(
     from mltrain.pipeline.bench import bench_version
 
     register_ops(ops)
-    reports = []
+    store, reports = session.open_store(), []
     for version in (ref, *([] if compare is None else [compare])):
-        report, warning = bench_version(session.data_dir, version, samples=samples)
+        report, warning = bench_version(store, version, samples=samples)
         if warning:
             session.progress.warn(warning)
         reports.append(report)

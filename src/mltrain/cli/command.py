@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.address_space import check_address_space
+from mltrain.cli.completion import complete_slot
 from mltrain.cli.console import LOG_OPTION, LOG_VARIABLE, log_line, logs_json
 from mltrain.cli.help import common_option
 from mltrain.cli.progress import open_progress
@@ -55,6 +56,16 @@ Log = Annotated[
         help="Format of stderr; json: one JSON object per line, for log collectors.",
     ),
 ]
+Slot = Annotated[
+    str | None,
+    common_option(
+        "--slot",
+        metavar="NAME",
+        envvar="MLTRAIN_SLOT",
+        help="Slot: a line of live versions, independent of the others, such as one per market. Default: lgbm.",
+        autocompletion=complete_slot,
+    ),
+]
 RequireSignature = Annotated[
     Path | None,
     common_option(
@@ -78,6 +89,7 @@ class Session:
         quiet: Whether stderr gets no progress and no warnings.
         now_ms: The clock, read once: milliseconds since the epoch, UTC.
         progress: Receives stages and warnings; writes to stderr.
+        slot: The slot that the user named; None if none was named.
     """
 
     data_dir: Path
@@ -85,12 +97,14 @@ class Session:
     quiet: bool
     now_ms: int
     progress: CommandProgress
+    slot: str | None = None
 
     def open_store(self, *, signer: Signer | None = None) -> Store:
-        """Return the store of the data folder."""
+        """Return the store of the data folder, in the slot that the user named."""
+        from mltrain.names import DEFAULT_SLOT
         from mltrain.store.store import Store
 
-        return Store(self.data_dir, signer=signer)
+        return Store(self.data_dir, slot=self.slot or DEFAULT_SLOT, signer=signer)
 
     def open_version(self, ref: str | None) -> StoredVersion:
         """Open a version; None: the live one, or with a warning the latest if nothing was promoted yet."""
@@ -101,29 +115,40 @@ class Session:
 
 
 def command(
-    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False, need_mb: int = 0
+    *, default_dir: Path = DEFAULT_DIR, opens_versions: bool = False, has_slot: bool = False, need_mb: int = 0
 ) -> Callable[[Callable[..., Outcome | None]], Callable[..., None]]:
     """Turn a function that takes a Session and options, and returns an Outcome, into a Typer command.
 
     Args:
         default_dir: The data folder if neither the option nor the environment names one.
-        opens_versions: Whether to offer --require-signature.
+        opens_versions: Whether to offer --require-signature and --slot.
+        has_slot: Whether to offer --slot.
         need_mb: Address space that the command needs, in MB of 2^20 bytes; see `check_address_space`.
     """
 
     def decorate(function: Callable[..., Outcome | None]) -> Callable[..., None]:
-        def run(*, data_dir: Path, as_json: bool, quiet: bool, debug: bool, log_format: str, **options: object) -> None:
+        def run(
+            *,
+            data_dir: Path,
+            as_json: bool,
+            quiet: bool,
+            debug: bool,
+            log_format: str,
+            slot: str | None = None,
+            **options: object,
+        ) -> None:
             # Errors may come before the command line is parsed: what shows them reads these two itself.
             del debug, log_format
             check_address_space(need_mb)
             if (key := options.pop("require_signature", None)) is not None:
                 # The library reads this variable whenever it opens a version.
                 os.environ[REQUIRE_VARIABLE] = str(key)
-            _run(function, options, data_dir=data_dir, as_json=as_json, quiet=quiet)
+            _run(function, options, data_dir=data_dir, slot=slot, as_json=as_json, quiet=quiet)
 
         hints = typing.get_type_hints(function, include_extras=True)
         common = {
             **({"require_signature": (RequireSignature, None)} if opens_versions else {}),
+            **({"slot": (Slot, None)} if opens_versions or has_slot else {}),
             "data_dir": (DataDir, default_dir),
             "as_json": (AsJson, False),
             "quiet": (Quiet, False),
@@ -149,13 +174,19 @@ def command(
 
 
 def _run(
-    function: Callable[..., Outcome | None], options: dict[str, object], *, data_dir: Path, as_json: bool, quiet: bool
+    function: Callable[..., Outcome | None],
+    options: dict[str, object],
+    *,
+    data_dir: Path,
+    slot: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Call a command, show its result, and end with its exit code."""
     start_s = time.monotonic()
     with open_progress(shown=not (quiet or as_json), warn=not quiet) as progress:
         warnings.showwarning = _warning_hook(progress)
-        session = Session(data_dir, as_json, quiet, now_ms=time.time_ns() // 1_000_000, progress=progress)
+        session = Session(data_dir, as_json, quiet, now_ms=time.time_ns() // 1_000_000, progress=progress, slot=slot)
         try:
             outcome = function(session, **options)
         except LeakageError as err:

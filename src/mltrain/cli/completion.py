@@ -13,7 +13,7 @@ from typing import Final
 
 import typer
 
-from mltrain.names import SNAPSHOT, SYMBOL, VERSION
+from mltrain.names import SLOT, SNAPSHOT, SYMBOL, VERSION
 
 _FEATURE: Final = re.compile(r"\bname: *([a-z][a-z0-9_]*)")
 _DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -36,8 +36,16 @@ def _keep_matching(names: list[str], incomplete: str) -> list[str]:
 
 
 def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete best, latest and the versions, newest first."""
-    return _keep_matching(["best", "latest", *_list_names(_data_dir(ctx) / "models", VERSION)], incomplete)
+    """Complete best, latest, the versions, newest first, and best:SLOT."""
+    names = _list_names(_data_dir(ctx) / "models", VERSION)
+    bests = [f"best:{slot}" for slot in complete_slot(ctx, "")]
+    return _keep_matching(["best", "latest", *names, *bests], incomplete)
+
+
+def complete_slot(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the slots that have a live version."""
+    pointers = _list_names(_data_dir(ctx) / "models", re.compile(f"best_{SLOT.pattern}"))
+    return _keep_matching(sorted(name.removeprefix("best_") for name in pointers), incomplete)
 
 
 def complete_version_name(ctx: typer.Context, incomplete: str) -> list[str]:

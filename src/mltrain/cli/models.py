@@ -15,6 +15,8 @@ from mltrain.cli.help import add_command, new_group, output_option
 from mltrain.cli.render import FAILED_CHECK, Outcome, minute_text, number_text, view_pruned
 from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import InputError, MltrainError, UsageError
+from mltrain.names import DEFAULT_SLOT
+from mltrain.store import REPAIR_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mltrain.card.validation import CardCheck
     from mltrain.store.listing import ModelRow
     from mltrain.store.promotion import Move
+    from mltrain.store.repair import RepairStep
     from mltrain.store.store import Store
 
 # Exit code of a list that is shown because no choice was made: a usage error.
@@ -34,12 +37,15 @@ LISTED = 2
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     listing = new_group(
-        "List the versions: verdict, metrics, which one is live.",
+        "List the versions by slot: verdict, metrics, which one is live.",
         listing=models,
         example="mltrain models --html --open",
     )
     add_command(listing, "history", history, example="mltrain models history")
     add_command(listing, "prune", models_prune, example="mltrain models prune --keep 10")
+    add_command(listing, "repair", models_repair, example="mltrain models repair --dry-run")
+    add_command(listing, "pack", models_pack, example="mltrain models pack best -o model.tar")
+    add_command(listing, "unpack", models_unpack, example="mltrain models unpack model.tar")
     app.add_typer(listing, name="models")
     add_command(app, "promote", promote, example="mltrain promote 2025-10-15 --why 'better on October'")
     add_command(app, "rollback", rollback, example="mltrain rollback --previous")
@@ -60,10 +66,9 @@ def models(
     output: html_pages.Output = None,
     show: html_pages.Open = False,
 ) -> Outcome | None:
-    """List the versions: verdict, metrics, which one is live."""
+    """List the versions by slot: verdict, metrics, which one is live."""
     from mltrain.cli.version_documents import ModelsDocument
     from mltrain.store.listing import list_models
-    from mltrain.store.store import Store
 
     if ctx.invoked_subcommand is not None:
         refuse_misplaced_options(ctx)
@@ -71,24 +76,33 @@ def models(
     if html:
         return html_pages.models_page(session, output, show=show)
     html_pages.refuse_without_html(output, show=show)
-    store = Store(session.data_dir)
+    store = session.open_store()
     rows = list_models(store)
-    try:
-        store.check_pointer()
-    except InputError as err:
-        # The list helps to recover.
-        session.progress.warn(f"{err.message}; {err.hint}")
+    for slot in store.slots():
+        try:
+            store.in_slot(slot).check_pointer()
+        except InputError as err:
+            # The list helps to recover.
+            session.progress.warn(f"{err.message}; {err.hint}")
 
     def view() -> Iterator[RenderableType]:
         if not rows:
             yield f"no versions in {session.data_dir}: train one with `mltrain train`"
             return
-        yield _view_models(rows)
+        yield from _view_models(rows)
 
     return Outcome("models/1", ModelsDocument(rows), view)
 
 
-def _view_models(rows: Sequence[ModelRow]) -> RenderableType:
+def _view_models(rows: Sequence[ModelRow]) -> Iterator[RenderableType]:
+    """Yield a table of the versions for each slot; damaged versions, whose slot is unknown, come last."""
+    slots = sorted({row.slot for row in rows}, key=lambda slot: (slot is None, slot))
+    for slot in slots:
+        title = None if len(slots) == 1 else "slot unknown" if slot is None else f"slot {slot}"
+        yield _models_table(title, [row for row in rows if row.slot == slot])
+
+
+def _models_table(title: str | None, rows: Sequence[ModelRow]) -> RenderableType:
     cells = [
         (r.version, "*" if r.best else "", "held" if r.held and not r.promoted else r.verdict,
          minute_text(r.created_at), ", ".join(r.symbols),
@@ -98,21 +112,20 @@ def _view_models(rows: Sequence[ModelRow]) -> RenderableType:
     metrics = right("accuracy", "AUC", "log loss", "ECE")
     first = ("version", "live", "verdict")
     return table(
-        None, *first, *optional("trained (UTC)"), *folding("symbols"), *metrics, *folding("problem"), rows=cells
+        title, *first, *optional("trained (UTC)"), *folding("symbols"), *metrics, *folding("problem"), rows=cells
     )
 
 
-@command()
+@command(has_slot=True)
 def history(session: Session) -> Outcome:
-    """Show every promotion and rollback, and check the log."""
-    from mltrain.store.store import Store
-
-    store = Store(session.data_dir)
+    """Show every promotion and rollback in a slot, and check the log."""
+    store = session.open_store()
     log = store.history()
+    others = [slot for slot in store.slots() if slot != store.slot]
 
     def view() -> Iterator[RenderableType]:
         if not log.entries:
-            yield f"nothing has been promoted yet in {session.data_dir}"
+            yield f"nothing has been promoted yet in {session.data_dir}{_in_slot(store.slot)}"
         else:
             rows = [
                 (e.serial, minute_text(e.when), e.from_version, e.to_version, e.verdict, e.by, e.why,
@@ -124,18 +137,89 @@ def history(session: Session) -> Outcome:
             yield table(None, *right("serial"), "when (UTC)", *optional("from"), "to", "verdict", *last, rows=rows)
         yield from (*log.problems, *log.notes)
         if log.lost is not None:
-            yield store.restore_hint(log)
+            yield REPAIR_HINT
+        if others:
+            yield f"other slots: {', '.join(others)} (`--slot NAME`)"
 
     return Outcome("history/1", log, view, exit_code=FAILED_CHECK if log.problems else 0)
 
 
+def _in_slot(slot: str) -> str:
+    """Name a slot in a message; the default slot is not named."""
+    return "" if slot == DEFAULT_SLOT else f" in the slot {slot}"
+
+
 @command()
+def models_repair(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
+) -> Outcome:
+    """Restore pointers and links that were lost, or became files and folders, when the data folder was copied."""
+    from mltrain.cli.version_documents import RepairDocument
+    from mltrain.store.repair import repair_store
+
+    steps = repair_store(session.open_store(), by=current_user(), now_ms=session.now_ms, dry_run=dry_run)
+    left = any(step.left for step in steps)
+
+    def view() -> Iterator[RenderableType]:
+        yield from (_view_step(step, dry_run=dry_run) for step in steps)
+        if not steps:
+            yield "nothing to repair: every pointer and every link is in its place"
+
+    return Outcome("models-repair/1", RepairDocument(dry_run, steps), view, exit_code=FAILED_CHECK if left else 0)
+
+
+def _view_step(step: RepairStep, *, dry_run: bool) -> str:
+    if step.left:
+        return f"left {step.path}, {step.found}: {step.left}"
+    return f"{'would restore' if dry_run else 'restored'} {step.path} -> {step.target} (it was {step.found})"
+
+
+@command(opens_versions=True)
+def models_pack(
+    session: Session,
+    ref: VersionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive.")],
+) -> Outcome:
+    """Write a version and the manifest of its snapshot to one file, to carry it to another machine."""
+    from mltrain.store.packing import pack_version
+
+    packed = pack_version(session.open_store(), ref, output)
+
+    def view() -> Iterator[RenderableType]:
+        yield f"{packed.version} packed into {packed.path}, {packed.bytes / 1e6:.1f} MB"
+        yield f"sha256 {packed.sha256}"
+        if packed.snapshot is None:
+            yield "its snapshot is no longer in the data folder, so the manifest of that is not in the archive"
+
+    return Outcome("models-pack/1", packed, view)
+
+
+@command(opens_versions=True)
+def models_unpack(
+    session: Session, path: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `models pack`.")]
+) -> Outcome:
+    """Add the version in an archive to the data folder; it is not promoted."""
+    from mltrain.store.packing import unpack_version
+
+    unpacked = unpack_version(session.open_store(), path)
+
+    def view() -> Iterator[RenderableType]:
+        state = "unpacked" if unpacked.created else "is there already"
+        yield f"{unpacked.version} {state}: {unpacked.folder}{_in_slot(unpacked.slot)}"
+        if unpacked.snapshot is not None:
+            yield f"`mltrain snapshot --rebuild {unpacked.snapshot}` fetches the candles of its snapshot"
+        yield f"it is not live; to promote it: `mltrain promote {unpacked.version}`"
+
+    return Outcome("models-unpack/1", unpacked, view)
+
+
+@command(has_slot=True)
 def models_prune(session: Session, keep: KeepOption) -> Outcome:
-    """Remove the oldest versions, except the live one, its predecessor, the latest, and those in use."""
-    from mltrain.store.store import Store
+    """Remove the oldest versions of a slot, except the live one, its predecessor, the latest, and those in use."""
     from mltrain.store.version_pruning import prune_versions
 
-    done = prune_versions(Store(session.data_dir), keep=keep)
+    done = prune_versions(session.open_store(), keep=keep)
     kept = {version.version: version.why for version in done.kept}
     return Outcome("models-prune/1", done, lambda: view_pruned(done.removed, kept))
 
@@ -155,15 +239,15 @@ def promote(
     why: Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Reason, for the log of promotions.")] = None,
     ops: OpsOption = None,
 ) -> Outcome:
-    """Make a GO version the live one, in one atomic step."""
+    """Make a GO version the live one of its slot, in one atomic step."""
     from mltrain.serving.contract_check import check_same_meaning
     from mltrain.store.promotion import promote_version
-    from mltrain.store.store import Store
 
     if force and not why:
         raise UsageError("--force needs a reason", hint="add --why TEXT; it is kept in promotions.jsonl")
     register_ops(ops)
-    store = Store(session.data_dir)
+    store = session.open_store()
+    _check_slot(session, store, ref)
     moved = promote_version(
         store,
         ref,
@@ -189,32 +273,46 @@ def rollback(
         str, typer.Option("--why", metavar="TEXT", help="Reason, for the log of promotions.")
     ] = "rolled back by hand",
 ) -> Outcome:
-    """Make an earlier version live again, in one atomic step."""
+    """Make an earlier version live again in its slot, in one atomic step."""
     from mltrain.cli.version_documents import ModelsDocument
     from mltrain.store.listing import list_models
     from mltrain.store.promotion import roll_back, roll_back_previous
-    from mltrain.store.store import Store
 
-    store = Store(session.data_dir)
+    store = session.open_store()
     if previous and version is not None:
         raise UsageError("give either --previous or a version, not both")
     if previous or version is not None:
         hand: Any = {"why": why, "by": current_user(), "now_ms": session.now_ms}
+        if version is not None:
+            _check_slot(session, store, version)
         moved = roll_back_previous(store, **hand) if version is None else roll_back(store, version, **hand)
         _warn_of_other_meaning(session, store, moved)
         return _moved(moved)
     store.check_pointer()
-    rows = tuple(row for row in list_models(store) if row.promoted)
+    rows = tuple(row for row in list_models(store) if row.promoted and row.slot == store.slot)
     if not rows:
         raise InputError(
-            f"no version in {session.data_dir} was ever promoted", hint="`mltrain models` lists the versions"
+            f"no version in {session.data_dir} was ever promoted{_in_slot(store.slot)}",
+            hint="`mltrain models` lists the versions",
         )
 
     def view() -> Iterator[RenderableType]:
-        yield _view_models(rows)
+        yield from _view_models(rows)
         yield "choose one: mltrain rollback VERSION, or mltrain rollback --previous"
 
     return Outcome("models/1", ModelsDocument(rows), view, exit_code=LISTED, to_stderr=session.as_json)
+
+
+def _check_slot(session: Session, store: Store, ref: str) -> None:
+    """Refuse a version of another slot than the one that the user named."""
+    if session.slot is None or ref.startswith("best:"):
+        return
+    version = store.open_version(ref)
+    if version.slot != session.slot:
+        raise UsageError(
+            f"{version.name} is a version of the slot {version.slot}, not of {session.slot}",
+            hint=f"name the slot {version.slot}, or leave --slot and MLTRAIN_SLOT out",
+        )
 
 
 def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
@@ -238,11 +336,12 @@ def _warn_of_other_meaning(session: Session, store: Store, moved: Move) -> None:
 
 def _moved(moved: Move) -> Outcome:
     before, after = moved.from_version, moved.to_version
-    text = f"{after} is live now" + (f", in place of {before}" if before else "")
+    slot = _in_slot(moved.slot)
+    text = f"{after} is live now{slot}" + (f", in place of {before}" if before else "")
     if moved.moved and before == after:
-        text = f"{after} is live again: the pointer was missing"
+        text = f"{after} is live again{slot}: the pointer was missing"
     if not moved.moved:
-        text = f"{after} is live already; nothing was written"
+        text = f"{after} is live already{slot}; nothing was written"
     return Outcome("move/1", moved, lambda: [text])
 
 
@@ -293,9 +392,8 @@ def _check_card_files(paths: list[Path]) -> dict[str, CardCheck]:
 def _check_live_card(session: Session) -> dict[str, CardCheck]:
     """Check the card of the live version: hash, schema, plausibility, and the files next to it."""
     from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
-    from mltrain.store.store import Store
 
-    version, warning = Store(session.data_dir).open_default(None)
+    version, warning = session.open_store().open_default(None)
     if warning:
         session.progress.warn(warning)
     where = str(version.folder / CARD_FILE)
@@ -307,9 +405,8 @@ def card_show(session: Session, ref: LiveVersionArgument = None) -> Outcome:
     """Show the card of a version: its figures as tables, or the whole card with --json."""
     from mltrain.cli.version_documents import CardShowDocument
     from mltrain.store.listing import read_version_card
-    from mltrain.store.store import Store
 
-    version, warning = Store(session.data_dir).open_default(ref)
+    version, warning = session.open_store().open_default(ref)
     if warning:
         session.progress.warn(warning)
     card = read_version_card(version)

@@ -156,7 +156,7 @@ def predict(
     output_table = _table_format(output, output_format, option="--output-format")
     as_of_ms = None if as_of is None else check_time_ms(parse_time(as_of), "--as-of")
     register_ops(ops)
-    model, warning = open_followed_model(session.data_dir, ref, allow_no_go=allow_no_go)
+    model, warning = open_followed_model(session.open_store(), ref, allow_no_go=allow_no_go)
     if warning:
         session.progress.warn(warning)
     if input_ is not None:

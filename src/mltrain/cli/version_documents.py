@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from mltrain.documents.values import Json
     from mltrain.store.listing import ModelRow
+    from mltrain.store.repair import RepairStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,19 @@ class ModelsDocument:
     """
 
     models: tuple[ModelRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairDocument:
+    """The document of `models repair`.
+
+    Attributes:
+        dry_run: Whether nothing was written.
+        steps: Every pointer and link that was not as it should be; empty if all were.
+    """
+
+    dry_run: bool
+    steps: tuple[RepairStep, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from mltrain.serving.latency_bench import measure_latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mltrain.gates.latency import Latency
+    from mltrain.store.store import Store
 
 _NS_PER_MS: Final = 1e6
 _BYTES_PER_MB: Final = 1e6
@@ -48,7 +48,7 @@ class BenchReport:
 
 
 def bench_version(
-    data_dir: Path, ref: str | None, *, samples: int, clock: Callable[[], int] = time.perf_counter_ns
+    store: Store, ref: str | None, *, samples: int, clock: Callable[[], int] = time.perf_counter_ns
 ) -> tuple[BenchReport, str | None]:
     """Load a version and measure it on simulated candles, with `samples` calls of each kind.
 
@@ -56,7 +56,7 @@ def bench_version(
     warning, which is also returned. `clock` returns ns and never goes back.
     """
     started_ns = clock()
-    model, warning = open_default_model(data_dir, ref, allow_no_go=True)
+    model, warning = open_default_model(store, ref, allow_no_go=True)
     loaded_ns = clock()
     candles = simulate_bench_candles(model)
     needed = {model.symbols[0], *model.feature_set.leaders}

@@ -13,8 +13,6 @@ from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.simulated_market import SimSource
-from mltrain.store.pointer import POINTER
-from mltrain.store.store import Store
 from mltrain.times import TimeRange, format_ms, interval_ms
 
 if TYPE_CHECKING:
@@ -23,34 +21,34 @@ if TYPE_CHECKING:
     from mltrain.serving.model import Model
     from mltrain.sources.source import Source
     from mltrain.sources.source_spec import SourceSpec
+    from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion
 
 
 FailOn: TypeAlias = Literal["all", "any", "never"]
 
-BEST_REF: Final = "best"
 # More than the lookback of any packaged registry.
 BENCH_BARS: Final = 2_000
 
 
-def open_default_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+def open_default_model(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
     """Open the model of a version; also return a warning if the latest was chosen because nothing was promoted yet.
 
-    `ref` is best, latest, a version, or a path; None: the live version or, if nothing was promoted, the latest.
+    `ref` is best, best:SLOT, latest, a version, or a path; None: the live version or, if nothing was promoted, the
+    latest.
     `allow_no_go` accepts a version that was never promoted.
     """
-    version, warning = _open_default_version(Store(data_dir), ref, allow_no_go=allow_no_go)
+    version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
     return open_model(version), warning
 
 
-def open_followed_model(data_dir: Path, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
-    """Open a model as `open_default_model` does; the live version's model follows later promotions."""
-    store = Store(data_dir)
+def open_followed_model(store: Store, ref: str | None, *, allow_no_go: bool) -> tuple[Model, str | None]:
+    """Open a model as `open_default_model` does; the model of the live version of a slot follows later promotions."""
     version, warning = _open_default_version(store, ref, allow_no_go=allow_no_go)
-    pointer = store.models / POINTER
-    if ref in {None, BEST_REF} and pointer.is_symlink():
+    pointer = store.pointer_of(ref)
+    if pointer is not None and pointer.path.is_symlink():
         # Without a clock: the command line reads it itself.
-        return load(pointer, clock=None), warning
+        return load(pointer.path, clock=None), warning
     return open_model(version), warning
 
 

@@ -147,7 +147,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
 
 
 def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | None:
-    """Return the stored version that a training would only repeat; None if the training would give a new one.
+    """Return the stored version of the slot that a training would only repeat; None if it would give a new one.
 
     Compared are snapshot, registry, the whole configuration with its seed, the parameters of a warm start, the rows of
     the final fit, code, libraries and processor (another one sums in another order). A search that a timeout ended
@@ -159,7 +159,7 @@ def find_same_version(request: TrainRequest, store: Store) -> StoredVersion | No
     store.check_pointer()
     store.looks()
     expected = _collect_lineage(request)
-    versions = [row.version for row in store.versions() if row.version is not None]
+    versions = [row.version for row in store.versions() if row.version and row.version.slot == store.slot]
     for version in sorted(versions, key=lambda v: (v.live, v.serial), reverse=True):
         if _card_matches(version, expected, request) and _is_signed(version, store.signer) and not version.verify():
             return None if verify_snapshot(request.snapshot) else version

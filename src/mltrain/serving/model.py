@@ -42,7 +42,7 @@ from mltrain.serving.live_model import Follower, pointer_state
 from mltrain.serving.loaded_model import OtherCodeWarning, load_bundle, load_version, score_rows
 from mltrain.serving.rows import MAX_AGE_BARS, ScoringRequest, read_now, read_rows
 from mltrain.serving.stream import Stream
-from mltrain.store.pointer import LINKS, POINTER
+from mltrain.store.pointer import Pointer, pointer_at
 from mltrain.store.signature import check_signature
 from mltrain.store.store import PROMOTIONS, open_path
 from mltrain.training.metrics import predict_up
@@ -335,8 +335,8 @@ def load(
     """Load the live version's model, and follow later promotions; or load the model of one version.
 
     Args:
-        path: `data/models/best_lgbm.pkl` (or `best_lgbm`), which is followed from then on; a version's folder; or the
-            `lgbm.pkl` in it.
+        path: `data/models/best_lgbm.pkl`, or the pointer `best_<slot>` of any slot, which is followed from then on; a
+            version's folder; or the `lgbm.pkl` in it.
         allow_no_go: Accept a version that was never promoted.
         ops: The module of user ops that the model was trained with, as in an import statement. **Importing it runs its
             code**; only this argument imports it.
@@ -373,7 +373,8 @@ def load(
         import_user_ops(ops)
     # Absolute, so that the pointer is followed even if the process changes its folder.
     place = Path(path).absolute()
-    pointer = place.parent / POINTER if place.name in {POINTER, *LINKS} else None
+    named = pointer_at(place)
+    pointer = None if named is None else named.path
     # Read before the version: if the pointer moves during the load, the first use notices.
     state = None if pointer is None else pointer_state(pointer)
     version = open_path(place)
@@ -416,7 +417,9 @@ def check_round_trip(version: StoredVersion, model: Model) -> None:
 
 def _check_servable(version: StoredVersion) -> None:
     """Raise unless the version was promoted, or is a GO that was copied out of its models folder."""
-    copied = not any(os.path.lexists(version.folder.parent / name) for name in (POINTER, LOCK, PROMOTIONS))
+    models = version.folder.parent
+    signs = (Pointer(models, version.slot).path, models / LOCK, models / PROMOTIONS)
+    copied = not any(os.path.lexists(path) for path in signs)
     if version.promoted or (copied and version.verdict == "GO"):
         return
     problem = "was never promoted" if version.verdict == "GO" else f"is {version.verdict} and was never promoted"

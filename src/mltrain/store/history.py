@@ -4,10 +4,11 @@ Pure: bytes of a log in, entries or the next line out. Both logs are append-only
 after the last newline are the torn end of an interrupted write and are ignored.
 
 A line of `promotions.jsonl` is written before the pointer moves, so the pointer decides: a line happened if the next
-line starts from its target, or, for the last line, if the pointer names its target. A lost pointer does not change
-this: the last line still counts, and the promotion that restores the pointer starts from its target. Each line of
-either log holds the SHA-256 of the line before and of itself: any damaged or edited line is detected, the last one
-included. Lines removed from the end are not detected.
+line of its slot starts from its target, or, for the last line, if the slot's pointer names its target. A lost pointer
+does not change this: the last line still counts, and the line that restores the pointer starts from its target. The
+slots share one log: serials and hashes run over the lines of all of them. Each line of either log holds the SHA-256 of
+the line before and of itself: any damaged or edited line is detected, the last one included.
+Lines removed from the end are not detected.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from mltrain.documents.records import DERIVED, REST, Key, read_record, record, to_json
+from mltrain.documents.records import DERIVED, OMIT_DEFAULT, REST, Key, read_record, record, to_json
 from mltrain.documents.strict_json import json_line, parse_json
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError
 from mltrain.gates.holdout_looks import Look
-from mltrain.names import VERSION
+from mltrain.names import DEFAULT_SLOT, SLOT, VERSION
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Verdict = Literal["GO", "NO-GO"]
 
@@ -66,6 +67,7 @@ class Promotion:
         by: Who asked, as given.
         card_sha256: Hash of the card of `to_version`: distinguishes a version from a later one of the same name.
         prev_sha256: Hash of the line before; None in the first.
+        slot: The slot whose pointer was moved.
         happened: Whether the pointer moved; read from the lines after and the pointer, not from the line itself.
     """
 
@@ -78,6 +80,7 @@ class Promotion:
     by: str
     card_sha256: Sha256
     prev_sha256: Annotated[Sha256 | None, Key("prev")]
+    slot: Annotated[str, SLOT, OMIT_DEFAULT] = DEFAULT_SLOT
     happened: Annotated[bool, DERIVED] = False
 
 
@@ -91,17 +94,38 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """The log of promotions, checked against the pointer.
+class PromotionLog:
+    """The log of the promotions in every slot, without regard to the pointers.
 
     Attributes:
-        best: The live version: the one that the pointer names; None if there is no pointer.
-        lost: The version that the pointer named last, if there was a pointer and it is missing; otherwise None.
-        entries: The readable lines, oldest first.
+        entries: The readable lines, oldest first; of none is it known whether it happened.
         problems: Damage of the log, one sentence each; empty if it is whole.
         notes: Remarks that are no damage.
     """
 
+    entries: tuple[Promotion, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def of_slot(self, slot: str) -> tuple[Promotion, ...]:
+        """Return the lines of one slot, oldest first."""
+        return tuple(entry for entry in self.entries if entry.slot == slot)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The promotions in one slot, checked against its pointer.
+
+    Attributes:
+        slot: The slot.
+        best: The live version: the one that the pointer names; None if there is no pointer.
+        lost: The version that the pointer named last, if there was a pointer and it is missing; otherwise None.
+        entries: The readable lines of the slot, oldest first.
+        problems: Damage of the log or of the pointer, one sentence each; empty if there is none.
+        notes: Remarks that are no damage.
+    """
+
+    slot: str
     best: str | None
     lost: str | None
     entries: tuple[Promotion, ...]
@@ -121,6 +145,7 @@ class History:
 def promotion_line(
     log: bytes,
     *,
+    slot: str,
     from_version: str | None,
     to_version: str,
     verdict: Verdict,
@@ -131,6 +156,7 @@ def promotion_line(
 
     Args:
         log: The log so far.
+        slot: The slot whose pointer moves.
         from_version: The live version now; None if there is none.
         to_version: The live version after the move.
         verdict: The verdict on it.
@@ -148,17 +174,16 @@ def promotion_line(
         by=attribution.by,
         card_sha256=card_sha256,
         prev_sha256=sha256_bytes(lines[-1]) if lines else None,
+        slot=slot,
     )
     return _seal(to_json(promotion))
 
 
-def read_history(log: bytes, *, best: str | None, staged: str | None = None, where: str) -> History:
-    """Read a log of promotions as far as it can be read, and check it against the pointer.
+def read_promotions(log: bytes, *, where: str) -> PromotionLog:
+    """Read a log of promotions as far as it can be read.
 
     Args:
         log: The log's bytes.
-        best: The version that the pointer names; None if there is no pointer.
-        staged: The version that an interrupted first promotion was about to make live; None if there was none.
         where: The log's name in messages, usually the path.
     """
     lines, torn = _split(log)
@@ -182,6 +207,20 @@ def read_history(log: bytes, *, best: str | None, staged: str | None = None, whe
                 problems.append(f"{place}: {_BROKEN_SEAL}")
         before = sha256_bytes(line)
     notes = (f"{where}: the last line is torn and is ignored",) if torn else ()
+    return PromotionLog(tuple(entries), tuple(problems), notes)
+
+
+def check_history(log: PromotionLog, slot: str, *, best: str | None, staged: str | None = None, where: str) -> History:
+    """Check the promotions in a slot against its pointer.
+
+    Args:
+        log: The log of every slot.
+        slot: The slot.
+        best: The version that its pointer names; None if there is no pointer.
+        staged: The version that an interrupted first promotion was about to make live; None if there was none.
+        where: The log's name in messages, usually the path.
+    """
+    entries, problems = log.of_slot(slot), list(log.problems)
     lost = entries[-1].to_version if best is None and entries and not _was_interrupted(entries, staged) else None
     judged = tuple(_mark_happened(entries, best or lost))
     happened = [entry.to_version for entry in judged if entry.happened]
@@ -189,7 +228,7 @@ def read_history(log: bytes, *, best: str | None, staged: str | None = None, whe
         problems.append(f"{where}: no line says how {best} became the live version")
     if lost is not None:
         problems.append(f"{where}: {lost} was the live version, and the pointer to it is missing")
-    return History(best, lost, judged, tuple(problems), notes)
+    return History(slot, best, lost, judged, tuple(problems), log.notes)
 
 
 def read_looks(log: bytes, *, where: str) -> tuple[Look, ...]:
@@ -240,12 +279,12 @@ def _split(log: bytes) -> tuple[list[bytes], bytes]:
     return lines, torn
 
 
-def _was_interrupted(entries: list[Promotion], staged: str | None) -> bool:
+def _was_interrupted(entries: Sequence[Promotion], staged: str | None) -> bool:
     """Return whether every line belongs to a first promotion that was interrupted before the pointer was in place."""
     return all(e.from_version is None for e in entries) and any(e.to_version == staged for e in entries)
 
 
-def _mark_happened(entries: list[Promotion], live: str | None) -> Iterator[Promotion]:
+def _mark_happened(entries: Sequence[Promotion], live: str | None) -> Iterator[Promotion]:
     # The live version when the next line was written; for the last line, now.
     live_after = [*(entry.from_version for entry in entries), live][1:]
     for entry, found in zip(entries, live_after, strict=True):

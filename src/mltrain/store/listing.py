@@ -21,8 +21,9 @@ class ModelRow:
 
     Attributes:
         version: Its name.
-        best: Whether it is live now.
-        latest: Whether it is the newest one.
+        slot: Its slot.
+        best: Whether it is live in its slot now.
+        latest: Whether it is the newest one of its slot.
         promoted: Whether it is or ever was live.
         verdict: The verdict of the gates.
         held: Why a GO was not promoted automatically; None if it was not held.
@@ -37,6 +38,7 @@ class ModelRow:
     """
 
     version: str
+    slot: str | None
     best: bool
     latest: bool
     promoted: bool
@@ -53,7 +55,7 @@ class ModelRow:
 
 
 def list_models(store: Store) -> tuple[ModelRow, ...]:
-    """List every version, oldest first, damaged ones last; of each only the card is read, and its hash checked.
+    """List the versions of every slot, oldest first, damaged ones last; of each only the card is read and hashed.
 
     Raises:
         InputError: The pointer or the log of promotions is damaged.
@@ -81,6 +83,7 @@ def _row(row: VersionRow) -> ModelRow:
             problem = err.message
     return ModelRow(
         version=row.name,
+        slot=None if version is None else version.slot,
         best=version is not None and version.live,
         latest=row.latest,
         promoted=version is not None and version.promoted,

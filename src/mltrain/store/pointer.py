@@ -1,50 +1,63 @@
-"""The pointer to the live version, and the links through it for other tools.
+"""The pointer of a slot to its live version, and the links through that of the default slot for other tools.
 
-`promotion` alone moves it. A first promotion creates the pointer under a hidden name, appends its line to the log, and
-then renames the pointer. This distinguishes a first promotion that was interrupted, or is in progress, from a pointer
-that was lost.
+Only `promotion` and `repair` move it. A first promotion creates the pointer under a hidden name, appends its line to
+the log, and then renames the pointer. This distinguishes a first promotion that was interrupted, or is in progress,
+from a pointer that was lost.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError
-from mltrain.names import VERSION, show
+from mltrain.names import DEFAULT_SLOT, SLOT, VERSION, show
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.reading import read_pointer
+from mltrain.store import REPAIR_HINT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-POINTER: Final = "best_lgbm"
-# Each companion link and its target.
-LINKS: Final = {f"{POINTER}.pkl": f"{POINTER}/{MODEL_FILE}", f"{POINTER}_{CARD_FILE}": f"{POINTER}/{CARD_FILE}"}
+_POINTER: Final = re.compile(rf"best_({SLOT.pattern})")
+# Links through the pointer of the default slot, and their targets.
+_LINKS: Final = {
+    f"best_{DEFAULT_SLOT}.pkl": f"best_{DEFAULT_SLOT}/{MODEL_FILE}",
+    f"best_{DEFAULT_SLOT}_{CARD_FILE}": f"best_{DEFAULT_SLOT}/{CARD_FILE}",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """The pointer of a models folder.
+    """The pointer of a slot; it need not exist.
 
     Attributes:
-        models: The folder; it need not exist.
+        models: The models folder; it need not exist.
+        slot: The slot.
     """
 
     models: Path
+    slot: str
 
     @property
     def path(self) -> Path:
         """Its path."""
-        return self.models / POINTER
+        return self.models / f"best_{self.slot}"
 
     @property
     def staged(self) -> Path:
         """Its path until the first promotion is complete."""
-        return self.models / f".{POINTER}.next"
+        return self.models / f".best_{self.slot}.next"
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """The name and the target of each link through it."""
+        return _LINKS if self.slot == DEFAULT_SLOT else {}
 
     def target(self) -> str | None:
         """Return the name of the live version; None if there is no pointer.
@@ -65,25 +78,32 @@ class Pointer:
         except InputError:
             return None
 
-    def obstacles(self) -> tuple[Path, ...]:
-        """Return files and folders in the place of the pointer or of a link, as a copy that followed links has them."""
-        places = [self.models / name for name in (POINTER, *LINKS)]
-        with disk_errors(self.models, "read"):
-            return tuple(place for place in places if os.path.lexists(place) and not place.is_symlink())
-
     def has_link(self, name: str) -> bool:
-        """Return whether a companion link exists.
+        """Return whether a link through the pointer exists.
 
         Raises:
             InputError: Something else has its name.
             MachineError: The machine refuses to read it.
         """
-        link, wanted = self.models / name, LINKS[name]
+        link, wanted = self.models / name, self.links[name]
         with disk_errors(link, "read"):
             if not os.path.lexists(link):
                 return False
             target = str(link.readlink()) if link.is_symlink() else None
         if target != wanted:
             found = "is not a symbolic link" if target is None else f"leads to {show(target)}"
-            raise InputError(f"{link} {found}, not to {wanted}", hint=f"remove {link}, then run `mltrain promote best`")
+            raise InputError(f"{link} {found}, not to {wanted}", hint=REPAIR_HINT)
         return True
+
+
+def pointer_at(path: Path) -> Pointer | None:
+    """Return the pointer that a path names, itself or by a link through it; None if it names neither.
+
+    >>> from pathlib import Path
+    >>> pointer_at(Path("models/best_lgbm.pkl")).slot, pointer_at(Path("models/best_btc-1m")).slot
+    ('lgbm', 'btc-1m')
+    """
+    if path.name in _LINKS:
+        return Pointer(path.parent, DEFAULT_SLOT)
+    found = _POINTER.fullmatch(path.name)
+    return None if found is None else Pointer(path.parent, found[1])

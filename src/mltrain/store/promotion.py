@@ -14,7 +14,6 @@ from mltrain.names import check_version, nearest
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.writing import append_lines, place_pointer, swap_pointer
 from mltrain.store.history import Attribution, promotion_line
-from mltrain.store.pointer import LINKS
 from mltrain.store.store import MAX_HINTED
 
 if TYPE_CHECKING:
@@ -29,12 +28,14 @@ class Move:
     """The result of a promotion or a rollback.
 
     Attributes:
+        slot: The slot of both versions.
         moved: False if the version was live already, and nothing was written.
         from_version: The live version before; None if there was none. If the pointer was lost, the version that it
             named last, which may be `to_version` itself.
         to_version: The live version now.
     """
 
+    slot: str
     moved: bool
     from_version: str | None
     to_version: str
@@ -50,7 +51,7 @@ def promote_version(
     force: bool = False,
     check: Callable[[StoredVersion, StoredVersion], None] | None = None,
 ) -> Move:
-    """Make a version live, in one atomic step; this also restores a lost pointer.
+    """Make a version live in its slot, in one atomic step; this also restores a lost pointer.
 
     Args:
         store: The store of the version.
@@ -78,11 +79,11 @@ def promote_version(
             f"{version.name} is NO-GO: a gate failed",
             hint=f"`mltrain card show {version.name}` names it; to promote it anyway, add --force --why TEXT",
         )
-    return _move(store, version.name, Attribution(why, by, now_ms), check)
+    return _move(store.in_slot(version.slot), version.name, Attribution(why, by, now_ms), check)
 
 
 def roll_back(store: Store, name: str, *, why: str, by: str, now_ms: int) -> Move:
-    """Make a version live again that was live before, in one atomic step.
+    """Make a version live again that was live before in its slot, in one atomic step.
 
     Args:
         store: The store of the version.
@@ -97,16 +98,16 @@ def roll_back(store: Store, name: str, *, why: str, by: str, now_ms: int) -> Mov
         LockedError: The folder is locked for longer than the wait.
         MachineError: The machine refuses; the pointer has not moved.
     """
-    check_version(name)
+    version = store.open_named(check_version(name))
+    store = store.in_slot(version.slot)
     store.check_pointer()
-    version = store.open_named(name)
     if not version.promoted:
         raise InputError(f"{name} was never promoted", hint=_never_promoted_hint(store, version))
     return _move(store, name, Attribution(why, by, now_ms))
 
 
 def roll_back_previous(store: Store, *, why: str, by: str, now_ms: int) -> Move:
-    """Make the version live again that was live before the present one.
+    """Make the version live again that was live in the slot before the present one.
 
     Args:
         store: The store.
@@ -129,7 +130,8 @@ def roll_back_previous(store: Store, *, why: str, by: str, now_ms: int) -> Move:
 
 def _never_promoted_hint(store: Store, version: StoredVersion) -> str:
     """Name the promoted versions that may have been meant, and the command that promotes this one."""
-    promoted = [row.name for row in store.versions() if row.version and row.version.promoted]
+    rows = (row.version for row in store.versions())
+    promoted = [other.name for other in rows if other and other.promoted and other.slot == store.slot]
     same_day = [name for name in promoted if name.split(".")[0] == version.name.split(".")[0]]
     meant = (same_day or nearest(version.name, promoted) or promoted)[-MAX_HINTED:]
     force = "" if version.verdict == "GO" else " --force --why TEXT"
@@ -145,26 +147,25 @@ def _move(
 ) -> Move:
     """Move the pointer to a version that may be promoted; every file is hashed before anything moves."""
     pointer = store.pointer
-    # First, because its error names everything that must be removed.
-    store.live_name()
-    missing = [link for link in LINKS if not pointer.has_link(link)]
+    missing = [link for link in pointer.links if not pointer.has_link(link)]
     # The live version is checked too: asking for it must not succeed if it is damaged.
     _check_files(store, name)
     if store.live_name() == name and not missing:
-        return Move(moved=False, from_version=name, to_version=name)
+        return Move(store.slot, moved=False, from_version=name, to_version=name)
     with store.lock("moving the pointer"):
         history = store.history()
         moves = history.best != name
         # A lost pointer counts as still in place: a line that starts there shows that the previous line happened.
         before = history.best or history.lost
         version = store.open_named(name)
-        if check is not None and before not in {None, name} and (live := store.read_row(before, history).version):
+        if check is not None and before not in {None, name} and (live := store.read_row(before).version):
             check(version, live)
         if before is None and not history.entries:
             swap_pointer(pointer.staged, name)
         if moves:
             line = promotion_line(
                 store.read_promotions(),
+                slot=store.slot,
                 from_version=before,
                 to_version=name,
                 verdict=version.verdict,
@@ -174,7 +175,7 @@ def _move(
             append_lines(store.promotions_path, [line])
         # The links before the pointer: its move completes everything.
         for link in missing:
-            swap_pointer(store.models / link, LINKS[link])
+            swap_pointer(store.models / link, pointer.links[link])
         if before is None:
             # Lines of interrupted first promotions: one of them is staged already.
             if history.entries:
@@ -182,7 +183,7 @@ def _move(
             place_pointer(pointer.staged, pointer.path)
         elif moves:
             swap_pointer(pointer.path, name)
-    return Move(moved=moves, from_version=before, to_version=name)
+    return Move(store.slot, moved=moves, from_version=before, to_version=name)
 
 
 def _check_files(store: Store, name: str) -> None:

@@ -36,7 +36,7 @@ def publish_version(
     """Publish a version: it appears whole, or not at all, and never changes.
 
     Args:
-        store: Where to publish it.
+        store: Where to publish it, and in which slot.
         files: Its files by bare name; `lgbm.pkl` and `model_card.json` among them.
         verdict: The verdict of the gates.
         date: The UTC date of training, such as 2025-10-15; a second version of that day gets the suffix `.2`.
@@ -54,7 +54,7 @@ def publish_version(
     with store.lock("publishing a version"):
         name, serial = _next_name_and_serial(store, date)
         files = {**files, **named(name)}
-        manifest = version_manifest(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms)
+        manifest = version_manifest(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms, slot=store.slot)
         with staged_folder(store.models / name) as staged:
             for path, data in files.items():
                 write_new(staged / path, data)
@@ -69,9 +69,9 @@ def publish_version(
 def _next_name_and_serial(store: Store, date: str) -> tuple[str, int]:
     """Return the next name of a day and the next serial; the caller holds the lock."""
     rows = store.versions()
-    history = store.history()
-    # A name that was ever promoted is never used again: the pointer or a line of the log could mean the new version.
-    taken = {row.name for row in rows} | {entry.to_version for entry in history.entries} | {history.best}
+    # A name that was ever promoted is never used again: a pointer or a line of the log could mean the new version.
+    taken = {row.name for row in rows} | {store.live_name()}
+    taken |= {entry.to_version for entry in store.promotion_log().entries}
     # The number after the highest: lower ones may have been those of versions that were removed.
     numbers = [int(name[len(date) + 1 :] or 1) for name in taken if name and name.partition(".")[0] == date]
     after = max(numbers, default=0) + 1

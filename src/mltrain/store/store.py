@@ -1,13 +1,16 @@
 """The models folder of a data folder: how it is read, referred to and locked.
 
     models/<version>/...             a folder of files, manifest.json written last: without it, no version
-    models/best_lgbm -> <version>    the pointer to the live version; one rename moves it
-    models/best_lgbm.pkl, models/best_lgbm_model_card.json    links through the pointer, for other tools
+    models/best_<slot> -> <version>  the pointer of a slot to its live version; one rename moves it
+    models/best_lgbm.pkl, models/best_lgbm_model_card.json    links through a pointer, for other tools
     models/promotions.jsonl, models/looks.jsonl               append-only logs, see `history`
     models/.lock                     held while anything in the folder is written
 
 Versions are published by `publishing`, made live by `promotion` and removed by `version_pruning`. The lock is held only
 for the moment of writing, so that a rollback never waits for a training. A command that is refused changes nothing.
+
+A slot is a line of succession: promotion, champion, rollback and pruning act within one slot and leave the others
+alone. A version belongs to the slot that it was trained for. The slots share the folder, the log and the lock.
 
 A copy of the folder may lose its links. If the log names a live version and there is no pointer, everything that needs
 the pointer fails with the command that restores it: the latest version is no substitute for the live one.
@@ -18,7 +21,9 @@ hashed before they are used (see `versions`).
 
 from __future__ import annotations
 
+import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,15 +31,16 @@ from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE
 from mltrain.errors import InputError, UsageError
 from mltrain.gates.holdout_looks import Look
-from mltrain.names import VERSION, nearest, show
+from mltrain.names import DEFAULT_SLOT, VERSION, check_slot, did_you_mean, nearest, show
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.reading import read_file
 from mltrain.storage.writing import append_lines
-from mltrain.store.history import look_line, read_history, read_looks
-from mltrain.store.pointer import LINKS, POINTER, Pointer
+from mltrain.store import REPAIR_HINT
+from mltrain.store.history import check_history, look_line, read_looks, read_promotions
+from mltrain.store.pointer import Pointer, pointer_at
 from mltrain.store.signature import check_signer
 from mltrain.store.versions import VersionRow, open_version_folder
 from mltrain.times import format_seconds
@@ -42,7 +48,7 @@ from mltrain.times import format_seconds
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from mltrain.store.history import History
+    from mltrain.store.history import History, PromotionLog
     from mltrain.store.signature import Signer
     from mltrain.store.versions import StoredVersion
 
@@ -51,7 +57,7 @@ PROMOTIONS: Final = "promotions.jsonl"
 MAX_HINTED: Final = 3
 # About forty thousand lines.
 _MAX_LOG_BYTES: Final = 1 << 24
-_REFERENCES: Final = "write best, latest, a version such as 2025-10-15, or a path with a / in it"
+_REFERENCES: Final = "write best, best:SLOT, latest, a version such as 2025-10-15, or a path with a / in it"
 
 
 class Store:
@@ -59,25 +65,58 @@ class Store:
 
     Args:
         data_dir: The data folder.
+        slot: The slot that `best` and `latest` refer to, and that versions are published in.
         lock_wait_s: How long a writer waits for another one, in seconds.
         signer: Signs what is published; None publishes without a signature.
     """
 
-    def __init__(self, data_dir: Path, *, lock_wait_s: float = FOLDER_WAIT_S, signer: Signer | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        slot: str = DEFAULT_SLOT,
+        lock_wait_s: float = FOLDER_WAIT_S,
+        signer: Signer | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.models = data_dir / "models"
+        self.slot = check_slot(slot)
         self.signer = signer
         self._lock_wait_s = lock_wait_s
 
     @property
     def pointer(self) -> Pointer:
-        """The pointer to the live version."""
-        return Pointer(self.models)
+        """The pointer to the live version of the slot."""
+        return Pointer(self.models, self.slot)
 
     @property
     def promotions_path(self) -> Path:
         """The path of the log of promotions."""
         return self.models / PROMOTIONS
+
+    def in_slot(self, slot: str) -> Store:
+        """Return this store with another slot.
+
+        Raises:
+            UsageError: The name is outside the grammar of slots.
+        """
+        other = copy.copy(self)
+        other.slot = check_slot(slot)
+        return other
+
+    def slots(self) -> tuple[str, ...]:
+        """Return every slot that has a version, a pointer or a line in the log, sorted; a damaged pointer counts.
+
+        Raises:
+            InputError: The log of promotions is not a file.
+            MachineError: The machine refuses to read.
+        """
+        found = {entry.slot for entry in self.promotion_log().entries}
+        found |= {row.version.slot for row in map(self.read_row, self.version_names()) if row.version}
+        with disk_errors(self.models, "list"):
+            names = os.listdir(self.models) if self.models.is_dir() else []  # noqa: PTH208 (names)
+        pointers = (pointer_at(self.models / name) for name in names)
+        return tuple(sorted(found | {pointer.slot for pointer in pointers if pointer}))
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -90,24 +129,33 @@ class Store:
                 return []
 
     def versions(self) -> tuple[VersionRow, ...]:
-        """List every version in the order of publication, damaged ones last; no file is hashed.
+        """List the versions of every slot in the order of publication, damaged ones last; no file is hashed.
 
         Raises:
-            InputError: The pointer or the log of promotions is damaged.
+            InputError: The pointer of the slot or the log of promotions is damaged.
             MachineError: The machine refuses to read.
         """
-        history = self.history()
-        rows = [self.read_row(name, history) for name in self.version_names()]
-        # A version may have been removed since the names were listed.
-        rows = [row for row in rows if row.version or os.path.lexists(self.models / row.name)]
-        sound = sorted((row for row in rows if row.version), key=_publication_order)
-        newest = [VersionRow(row.name, row.version, latest=True, problem=None) for row in sound[-1:]]
-        return (*sound[:-1], *newest, *(row for row in rows if row.version is None))
+        histories: dict[str, History] = {}
+        sound, damaged = [], []
+        for name in self.version_names():
+            row = self.read_row(name)
+            if row.version is None:
+                # It may have been removed since the names were listed.
+                damaged += [row] if os.path.lexists(self.models / name) else []
+                continue
+            slot = row.version.slot
+            if slot not in histories:
+                histories[slot] = self._history_of(slot)
+            sound.append(replace(row, version=row.version.checked_against(histories[slot])))
+        sound.sort(key=_publication_order)
+        newest = {row.version.slot: row.name for row in sound if row.version}
+        latest = set(newest.values())
+        return (*(replace(row, latest=row.name in latest) for row in sound), *damaged)
 
-    def read_row(self, name: str, history: History) -> VersionRow:
-        """Return a version's row; a damaged version is a row with its problem."""
+    def read_row(self, name: str) -> VersionRow:
+        """Return a version's row, without regard to promotions; a damaged version is a row with its problem."""
         try:
-            version = open_version_folder(self.models / name, live=history.best, history=history)
+            version = open_version_folder(self.models / name)
         except InputError as err:
             return VersionRow(name, None, latest=False, problem=err.message)
         return VersionRow(name, version, latest=False, problem=None)
@@ -116,8 +164,8 @@ class Store:
         """Open a version.
 
         Args:
-            ref: `best` (the live version), `latest`, a version's name, or a path as `open_path` takes it (anything
-                with a "/").
+            ref: `best` (the live version), `best:SLOT` (that of another slot), `latest` (the newest version of the
+                slot), a version's name, or a path as `open_path` takes it (anything with a "/").
 
         Raises:
             UsageError: `ref` is none of these.
@@ -127,8 +175,12 @@ class Store:
         if ref == "best":
             live = self.live_version()
             if live is None:
-                raise InputError(f"no version in {self.models} was promoted yet", hint=self._promote_hint())
+                raise InputError(
+                    f"no version{self._of_slot()} in {self.models} was promoted yet", hint=self._promote_hint()
+                )
             return live
+        if ref.startswith("best:"):
+            return self.in_slot(ref.removeprefix("best:")).open_version("best")
         if ref == "latest":
             return self._open_latest()
         if "/" in ref:
@@ -144,11 +196,11 @@ class Store:
             InputError: There is no such version, or it is damaged; the hint names the nearest ones.
             MachineError: The machine refuses to read.
         """
-        history = self.history()
         try:
-            return open_version_folder(self.models / name, live=history.best, history=history)
+            version = open_version_folder(self.models / name)
         except InputError as err:
             raise InputError(err.message, hint=self.nearest_hint(name)) from err
+        return version.checked_against(self._history_of(version.slot))
 
     def open_default(self, ref: str | None = None) -> tuple[StoredVersion, str | None]:
         """Open `ref`; without one the live version, and if nothing was promoted yet, the latest with a warning.
@@ -171,9 +223,13 @@ class Store:
 
     def _open_latest(self) -> StoredVersion:
         for row in self.versions():
-            if row.latest and row.version is not None:
+            if row.latest and row.version is not None and row.version.slot == self.slot:
                 return row.version
-        raise InputError(f"there is no version in {self.models}", hint=self.nearest_hint(""))
+        raise InputError(f"there is no version{self._of_slot()} in {self.models}", hint=self.nearest_hint(""))
+
+    def _of_slot(self) -> str:
+        """Name the slot, for messages; the default slot is not named, as long as there is no other."""
+        return "" if self.slot == DEFAULT_SLOT else f" of the slot {self.slot}"
 
     # -- the pointer and the log of promotions ------------------------------------------------------------------
 
@@ -188,32 +244,44 @@ class Store:
         if name is None:
             return None
         try:
-            return open_version_folder(self.models / name, live=name)
+            version = open_version_folder(self.models / name)
         except InputError as err:
             raise InputError(
                 f"{self.pointer.path} leads to {name}: {err.message}", hint=self._promote_hint(name)
             ) from err
+        if version.slot != self.slot:
+            raise InputError(
+                f"{self.pointer.path} leads to {name}, a version of the slot {version.slot}", hint=REPAIR_HINT
+            )
+        return replace(version, live=True, promoted=True)
 
     def live_name(self) -> str | None:
         """Return the name that the pointer holds; None if there is no pointer.
 
         Raises:
-            InputError: The pointer is not a link to a version's name; the hint says what to remove and to run.
+            InputError: The pointer is not a link to a version's name; the hint is the command that restores it.
             MachineError: The machine refuses to read.
         """
         try:
             return self.pointer.target()
         except InputError as err:
-            history = read_history(self.read_promotions(), best=None, where=str(self.promotions_path))
-            remove = ", ".join(map(str, self.pointer.obstacles())) or str(self.pointer.path)
-            raise InputError(err.message, hint=f"remove {remove}; then {self.restore_hint(history)}") from err
+            raise InputError(err.message, hint=REPAIR_HINT) from err
 
     def read_promotions(self) -> bytes:
         """Return the bytes of the log of promotions; empty if there is none."""
         return _read_log(self.promotions_path)
 
+    def promotion_log(self) -> PromotionLog:
+        """Read the promotions in every slot.
+
+        Raises:
+            InputError: The log is not a file; damaged lines are problems of the log.
+            MachineError: The machine refuses to read.
+        """
+        return read_promotions(self.read_promotions(), where=str(self.promotions_path))
+
     def history(self) -> History:
-        """Read the log of promotions and rollbacks.
+        """Read the promotions and rollbacks in the slot, and check them against its pointer.
 
         Raises:
             InputError: The pointer or the log is not a link or a file; damaged lines are problems of the History.
@@ -222,11 +290,30 @@ class Store:
         while True:
             # The pointer before the log: a promotion in between then looks like one that is not complete yet.
             live = self.live_name()
-            log = self.read_promotions()
+            log = self.promotion_log()
             staged = self.pointer.staged_target()
             # A first promotion in between has written its line and replaced the staged pointer by the real one.
             if live is not None or self.live_name() is None:
-                return read_history(log, best=live, staged=staged, where=str(self.promotions_path))
+                return check_history(log, self.slot, best=live, staged=staged, where=str(self.promotions_path))
+
+    def _history_of(self, slot: str) -> History:
+        """Return the history of any slot; that of another slot also if its pointer is damaged, as if it was lost."""
+        if slot == self.slot:
+            return self.history()
+        try:
+            return self.in_slot(slot).history()
+        except InputError:
+            return check_history(self.promotion_log(), slot, best=None, where=str(self.promotions_path))
+
+    def pointer_of(self, ref: str | None) -> Pointer | None:
+        """Return the pointer that a reference follows: None and `best` that of this slot, `best:SLOT` that of another.
+
+        Raises:
+            UsageError: The name is outside the grammar of slots.
+        """
+        if ref in {None, "best"}:
+            return self.pointer
+        return self.in_slot(ref.removeprefix("best:")).pointer if ref and ref.startswith("best:") else None
 
     def check_pointer(self) -> History:
         """Check that the pointer exists if the log says so, and return the log.
@@ -241,7 +328,7 @@ class Store:
                 f"the pointer {self.pointer.path} is missing, and {history.lost} was the live version"
                 f"{', as far as the log can be read' if len(history.problems) > 1 else ''}: links are easily lost "
                 "when a folder is copied",
-                hint=self.restore_hint(history),
+                hint=REPAIR_HINT,
             )
         if history.best is None and history.problems:
             raise InputError(
@@ -251,30 +338,17 @@ class Store:
             )
         return history
 
-    def restore_hint(self, history: History) -> str:
-        """Return the command that restores a lost pointer, as a hint.
-
-        Raises:
-            MachineError: The machine refuses to read.
-        """
-        if history.lost is None:
-            return self._promote_hint()
-        entry = next(e for e in reversed(history.entries) if e.to_version == history.lost)
-        try:
-            version = open_version_folder(self.models / history.lost, live=None)
-            problem = None if version.card_sha256 == entry.card_sha256 else "is another version of that name now"
-        except InputError as err:
-            version, problem = None, f"cannot be opened ({err.message})"
-        if version is None or problem:
-            if any(name != history.lost for name in self.version_names()):
-                return f"{history.lost} {problem}: {self._promote_hint(history.lost)}"
-            return f"{history.lost} {problem}: copy it again, or move {self.promotions_path} away to start over"
-        force = "" if version.verdict == "GO" else ' --force --why "the pointer was lost"'
-        return f"run `mltrain promote {history.lost}{force}`"
-
     def _promote_hint(self, damaged: str | None = None) -> str:
-        names = [name for name in self.version_names() if name != damaged][-MAX_HINTED:]
-        return f"run `mltrain promote VERSION`: {', '.join(names)}" if names else "make one with `mltrain train`"
+        """Name the newest versions of the slot that may be promoted, or say how to make one."""
+        rows = [self.read_row(name) for name in self.version_names() if name != damaged]
+        names = [row.name for row in rows if row.version is None or row.version.slot == self.slot][-MAX_HINTED:]
+        if names:
+            return f"run `mltrain promote VERSION`: {', '.join(names)}"
+        others = [slot for slot in self.slots() if slot != self.slot]
+        if others and self.slot not in self.slots():
+            return did_you_mean(self.slot, others) or f"make one with `mltrain train --slot {self.slot}`"
+        option = "" if self.slot == DEFAULT_SLOT else f" --slot {self.slot}"
+        return f"make one with `mltrain train{option}`"
 
     def nearest_hint(self, name: str) -> str:
         """Name versions that may be used in place of `name`, which is missing or damaged."""
@@ -352,8 +426,8 @@ def open_path(path: Path) -> StoredVersion:
     """Open the version that a path leads to.
 
     Args:
-        path: A version's folder, its `lgbm.pkl` or `model_card.json`, or the pointer or a link of a models folder:
-            `best_lgbm`, `best_lgbm.pkl`, `best_lgbm_model_card.json`.
+        path: A version's folder, its `lgbm.pkl` or `model_card.json`, or a pointer or a link of a models folder:
+            `best_<slot>`, `best_lgbm.pkl`, `best_lgbm_model_card.json`.
 
     Raises:
         UsageError: The path names something else.
@@ -367,10 +441,10 @@ def open_path(path: Path) -> StoredVersion:
     place = Path(os.path.abspath(path))  # noqa: PTH100
     if place.name in files:
         place = place.parent
-    if place.name in LINKS:
-        Pointer(place.parent).has_link(place.name)
-    if place.name == POINTER or place.name in LINKS:
-        return _store_of(place.parent).open_version("best")
+    if (pointer := pointer_at(place)) is not None:
+        if place != pointer.path:
+            pointer.has_link(place.name)
+        return _store_of(place.parent).in_slot(pointer.slot).open_version("best")
     # Unlike names in the store, a path from the user may be a link.
     folder = real_path(place)
     if folder.name in files:

@@ -1,4 +1,4 @@
-"""Pruning: old versions are removed, except those that are still needed."""
+"""Pruning: old versions of a slot are removed, except those that are still needed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PrunedVersions:
 
 
 def prune_versions(store: Store, *, keep: int) -> PrunedVersions:
-    """Remove all but the `keep` newest versions; the logs stay as they are.
+    """Remove all but the `keep` newest versions of the slot; the logs and the other slots stay as they are.
 
     Never removed are the live version, the one that `rollback --previous` would go back to, the latest (its serial
     must not be used twice), one that a running mltrain is reading, and what cannot be read as a version.
@@ -52,7 +52,8 @@ def prune_versions(store: Store, *, keep: int) -> PrunedVersions:
     if not store.models.is_dir():
         return PrunedVersions((), ())
     with store.lock("removing old versions"):
-        rows, history = store.versions(), store.check_pointer()
+        history = store.check_pointer()
+        rows = [row for row in store.versions() if row.version is None or row.version.slot == store.slot]
         needed = {row.name: "it cannot be read: remove it by hand" for row in rows if row.version is None}
         needed |= {row.name: "it is the latest" for row in rows if row.latest}
         if (previous := history.previous()) is not None:

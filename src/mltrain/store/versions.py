@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from mltrain.artifact import MODEL_FILE
 from mltrain.card.validation import CARD_FILE, check_card
-from mltrain.documents.records import Limits, read_record, record, to_json
+from mltrain.documents.records import OMIT_DEFAULT, Limits, read_record, record, to_json
 from mltrain.documents.values import Located, Sha256
 from mltrain.errors import InputError
-from mltrain.names import VERSION
+from mltrain.names import DEFAULT_SLOT, SLOT, VERSION
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.locks import hold_folder
@@ -47,6 +47,7 @@ class StoredVersion:
         created_at: Time of training, UTC, such as 2025-10-15T12:00:00Z.
         verdict: The verdict of the gates.
         card_sha256: Hash of its card.
+        slot: The slot in which it can become live.
         promoted: Whether it is or ever was live.
         live: Whether it is live now.
     """
@@ -58,8 +59,14 @@ class StoredVersion:
     created_at: str
     verdict: Verdict
     card_sha256: str
-    promoted: bool
-    live: bool
+    slot: str
+    promoted: bool = False
+    live: bool = False
+
+    def checked_against(self, history: History) -> StoredVersion:
+        """Return the version with `promoted` and `live` as the history of its slot has them."""
+        live = self.name == history.best
+        return replace(self, live=live, promoted=live or history.was_promoted(self.name, self.card_sha256))
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
         """Return the bytes of one of its files, the same bytes whose hash was checked.
@@ -111,9 +118,12 @@ class _Head:
     created_at: str
     verdict: Verdict
     card_sha256: Sha256
+    slot: Annotated[str, SLOT, OMIT_DEFAULT] = DEFAULT_SLOT
 
 
-def version_manifest(files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int) -> Manifest:
+def version_manifest(
+    files: Mapping[str, bytes], *, name: str, serial: int, verdict: Verdict, now_ms: int, slot: str
+) -> Manifest:
     """Return the manifest of a version that is about to be published.
 
     Args:
@@ -122,20 +132,19 @@ def version_manifest(files: Mapping[str, bytes], *, name: str, serial: int, verd
         serial: Its number in the order of publication.
         verdict: The verdict of the gates.
         now_ms: Time of training, ms UTC.
+        slot: The slot in which it can become live.
     """
     entries = tuple(describe_file(path, data) for path, data in files.items())
     card = next(entry for entry in entries if entry.path == CARD_FILE)
-    head = _Head(name, serial, format_seconds(now_ms), verdict, card.sha256)
+    head = _Head(name, serial, format_seconds(now_ms), verdict, card.sha256, slot)
     return Manifest("version", to_json(head), entries)
 
 
-def open_version_folder(folder: Path, *, live: str | None, history: History | None = None) -> StoredVersion:
-    """Open a version's folder.
+def open_version_folder(folder: Path) -> StoredVersion:
+    """Open a version's folder, without regard to promotions: `StoredVersion.checked_against` adds them.
 
     Args:
         folder: The folder; its name is the version's.
-        live: The version that the pointer names.
-        history: The log of promotions; without it only the live version counts as promoted.
 
     Raises:
         InputError: It is missing, not a folder, not complete, forged, or another version's; or it lacks a required
@@ -160,8 +169,7 @@ def open_version_folder(folder: Path, *, live: str | None, history: History | No
         created_at=head.created_at,
         verdict=head.verdict,
         card_sha256=head.card_sha256,
-        promoted=head.version == live or (history is not None and history.was_promoted(head.version, head.card_sha256)),
-        live=head.version == live,
+        slot=head.slot,
     )
 
 
