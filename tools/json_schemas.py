@@ -60,7 +60,7 @@ class Document:
 DOCUMENTS: Final[Mapping[str, Document]] = {
     "bench/1": Document("mltrain.cli.bench:BenchDocument", ("bench",), "The latency of a version."),
     "cache-info/1": Document(
-        "mltrain.cli.snapshot_documents:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
+        "mltrain.cli.snapshots:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."
     ),
     "cache-prune/1": Document("mltrain.sources.cache_upkeep:Pruned", ("cache prune",), "The days that were removed."),
     "card-diff/1": Document("mltrain.report.card_diff:CardDiff", ("card diff",), "The differences of two versions."),
@@ -137,17 +137,17 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     ),
     "move/1": Document("mltrain.store.promotion:Move", ("promote", "rollback"), "The version that is live now."),
     "predict/1": Document(
-        "mltrain.cli.predict_documents:PredictDocument",
+        "mltrain.cli.predict:PredictDocument",
         ("predict",),
         "Probabilities for the newest candles or for a file; exit code 3 where they were refused.",
     ),
     "predict-file/1": Document(
-        "mltrain.cli.predict_documents:PredictFileDocument",
+        "mltrain.cli.predict:PredictFileDocument",
         ("predict",),
         "The file that --output wrote; exit code 3 where its rows were refused.",
     ),
     "rebuild/1": Document(
-        "mltrain.cli.snapshot_documents:RebuildDocument",
+        "mltrain.cli.snapshots:RebuildDocument",
         ("snapshot",),
         "The files that --rebuild repaired; exit code 3 if one is lost.",
     ),
@@ -159,9 +159,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
     "snapshot/1": Document(
         "mltrain.snapshots.take:TakenSnapshot", ("snapshot",), "The snapshot that was written or found."
     ),
-    "snapshots/1": Document("mltrain.cli.snapshot_documents:SnapshotsDocument", ("snapshots",), "The snapshots."),
+    "snapshots/1": Document("mltrain.cli.snapshots:SnapshotsDocument", ("snapshots",), "The snapshots."),
     "snapshots-diff/1": Document(
-        "mltrain.cli.snapshot_documents:SnapshotsDiffDocument",
+        "mltrain.cli.snapshots:SnapshotsDiffDocument",
         ("snapshots diff",),
         "The candles in which two snapshots differ.",
     ),

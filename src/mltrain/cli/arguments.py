@@ -13,8 +13,7 @@ from mltrain.cli.completion import complete_snapshot, complete_version
 from mltrain.cli.help import data_option, model_option
 
 VersionArgument = Annotated[
-    str,
-    typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version),
+    str, typer.Argument(metavar="VERSION", help="best, latest, a version, or a path.", autocompletion=complete_version)
 ]
 LiveVersionArgument = Annotated[
     str | None,

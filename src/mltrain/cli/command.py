@@ -51,9 +51,7 @@ Debug = Annotated[bool, common_option("--debug", help="Show the traceback of an 
 Log = Annotated[
     LogFormat,
     common_option(
-        LOG_OPTION,
-        envvar=LOG_VARIABLE,
-        help="Format of stderr; json: one JSON object per line, for log collectors.",
+        LOG_OPTION, envvar=LOG_VARIABLE, help="Format of stderr; json: one JSON object per line, for log collectors."
     ),
 ]
 Slot = Annotated[

@@ -47,8 +47,7 @@ EarlyStop = Annotated[
 CalibrationOption = Annotated[
     Calibration | None,
     model_option(
-        "--calibration",
-        help="How scores become probabilities; auto takes the method of least out-of-fold log loss.",
+        "--calibration", help="How scores become probabilities; auto takes the method of least out-of-fold log loss."
     ),
 ]
 ClassWeight = Annotated[

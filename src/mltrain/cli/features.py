@@ -204,8 +204,7 @@ def _choose_symbol(symbol: str | None, symbols: Sequence[str]) -> str:
         return symbols[0]
     if symbol is None:
         raise UsageError(
-            f"the snapshot has several symbols: {', '.join(symbols)}",
-            hint=f"choose one, such as --symbol {symbols[0]}",
+            f"the snapshot has several symbols: {', '.join(symbols)}", hint=f"choose one, such as --symbol {symbols[0]}"
         )
     from mltrain.errors import InputError
     from mltrain.names import check_symbol, did_you_mean

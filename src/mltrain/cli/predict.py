@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -28,17 +28,17 @@ from mltrain.cli.sources import (
     read_source_spec,
 )
 from mltrain.cli.tables import right, table
-from mltrain.documents.results import to_plain
+from mltrain.documents.results import INLINE, to_plain
 from mltrain.errors import UsageError
 from mltrain.times import TIME_FORMAT, check_time_ms, interval_ms, parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     import polars as pl
 
     from mltrain.candles.tables import Format
-    from mltrain.cli.predict_documents import Prediction
     from mltrain.cli.render import View
     from mltrain.cli.tables import Table
     from mltrain.serving.model import Model
@@ -97,6 +97,55 @@ AsOf = Annotated[
     ),
 ]
 NoGo = Annotated[bool, model_option("--allow-no-go", help="Serve a version that was never promoted.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The prediction for one candle.
+
+    Attributes:
+        ts: Open time of the candle, UTC.
+        symbol: The symbol.
+        p: Calibrated probability that the label is up; null where refused.
+        raw: Raw score of the booster.
+        refused: Why there is no probability.
+        explanation: With --explain: `log_odds`, `base`, and `contribution_` with the name of each feature.
+    """
+
+    ts: str | None
+    symbol: str
+    p: float | None
+    raw: float | None
+    refused: str | None
+    explanation: Mapping[str, float | None] = field(default_factory=dict, metadata=INLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictDocument:
+    """The document of `predict`.
+
+    Attributes:
+        version: Name of the version.
+        predictions: One row per candle.
+    """
+
+    version: str
+    predictions: list[Prediction]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictFileDocument:
+    """The document of `predict --output`.
+
+    Attributes:
+        output: The file.
+        rows: Number of rows.
+        refused: Number of rows without a probability.
+    """
+
+    output: str
+    rows: int
+    refused: int
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -236,7 +285,6 @@ def _read_input(place: str, form: Format) -> pl.DataFrame:
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:
     """Write predictions to a file, or to stdout for "-"."""
     from mltrain.candles.tables import encode_table
-    from mltrain.cli.predict_documents import PredictFileDocument
     from mltrain.storage.writing import write_outputs
 
     data = encode_table(rows, form)
@@ -278,7 +326,6 @@ def _print_closing_candles(session: Session, model: Model, source: Source) -> No
 
 def _predictions(rows: pl.DataFrame) -> list[Prediction]:
     """Return the predictions in a frame with `ts`, `symbol`, `p`, `raw`, `refused`, and columns that explain `raw`."""
-    from mltrain.cli.predict_documents import Prediction
 
     def as_prediction(
         ts: datetime | None, symbol: str, p: float | None, raw: float | None, refused: str | None, **more: float | None
@@ -290,8 +337,6 @@ def _predictions(rows: pl.DataFrame) -> list[Prediction]:
 
 def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> Outcome:
     """Return the outcome of a prediction whose rows are printed; `explain`: with the contributions of features."""
-    from mltrain.cli.predict_documents import PredictDocument
-
     predictions = _predictions(rows)
 
     def view() -> View:

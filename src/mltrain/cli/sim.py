@@ -62,8 +62,7 @@ def sim(
         ),
     ] = SimSignal.NONE,
     clock: Annotated[
-        str | None,
-        typer.Option("--clock", metavar="TIME", help="Time of the exchange. Default: 2025-10-15T12:00:00Z."),
+        str | None, typer.Option("--clock", metavar="TIME", help="Time of the exchange. Default: 2025-10-15T12:00:00Z.")
     ] = None,
     ticking: Annotated[bool, typer.Option("--ticking", help="Let the clock run.")] = False,
     latency_ms: Annotated[float, typer.Option("--latency-ms", min=0, help="Delay of each response, in ms.")] = 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -33,10 +34,65 @@ from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
     from mltrain.cli.render import View
+    from mltrain.snapshots.rebuild import RebuiltFile
+    from mltrain.snapshots.snapshot import SnapshotRow, SymbolDiff
     from mltrain.snapshots.take import TakenSnapshot
+    from mltrain.sources.cache_upkeep import CacheRow
     from mltrain.sources.network_rules import NetworkRules
 
 DEFAULT_SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT"
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildDocument:
+    """The document of `snapshot --rebuild`.
+
+    Attributes:
+        id: Id of the snapshot.
+        sound: Whether every file matches its manifest now; exit code 0 or 3.
+        files: Every file, and how its rebuilding ended.
+    """
+
+    id: str
+    sound: bool
+    files: tuple[RebuiltFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsDocument:
+    """The document of `snapshots`.
+
+    Attributes:
+        snapshots: The snapshots, oldest first.
+    """
+
+    snapshots: tuple[SnapshotRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsDiffDocument:
+    """The document of `snapshots diff`.
+
+    Attributes:
+        before: Id of the first snapshot.
+        after: Id of the second snapshot.
+        symbols: The differences of each symbol that either of them has.
+    """
+
+    before: str
+    after: str
+    symbols: tuple[SymbolDiff, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfoDocument:
+    """The document of `cache info`.
+
+    Attributes:
+        cached: One row per source, symbol and interval.
+    """
+
+    cached: tuple[CacheRow, ...]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -66,8 +122,7 @@ def snapshot(
         ),
     ] = None,
     symbols: Annotated[
-        str,
-        data_option("--symbols", metavar="SYMBOLS", help="Comma-separated.", autocompletion=complete_symbols),
+        str, data_option("--symbols", metavar="SYMBOLS", help="Comma-separated.", autocompletion=complete_symbols)
     ] = DEFAULT_SYMBOLS,
     days: Annotated[int, data_option("--days", min=1, max=5000, help="Days of candles before the end.")] = 90,
     interval: Annotated[str, data_option("--interval", help="Interval of the candles.")] = "1m",
@@ -168,7 +223,6 @@ def _rebuild(
     session: Session, ref: str, *, rules: NetworkRules, base_url: str | None, archive_url: str | None
 ) -> Outcome:
     """Rebuild the damaged files of a snapshot from the source that it was taken from."""
-    from mltrain.cli.snapshot_documents import RebuildDocument
     from mltrain.snapshots.rebuild import rebuild_snapshot
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.sources.opening import open_recorded
@@ -216,7 +270,6 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
 @command()
 def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
     """List the snapshots."""
-    from mltrain.cli.snapshot_documents import SnapshotsDocument
     from mltrain.snapshots.snapshot import list_snapshots
 
     if ctx.invoked_subcommand is not None:
@@ -252,7 +305,6 @@ def snapshots(session: Session, ctx: typer.Context) -> Outcome | None:
 def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotArgument) -> Outcome:
     """Compare two snapshots: candles that only one has, and candles that differ."""
     from mltrain.candles.diff import describe_diff
-    from mltrain.cli.snapshot_documents import SnapshotsDiffDocument
     from mltrain.snapshots.snapshot import compare_snapshots, open_snapshot
 
     first, second = open_snapshot(session.data_dir, before), open_snapshot(session.data_dir, after)
@@ -286,7 +338,6 @@ def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
 @command()
 def cache_info(session: Session) -> Outcome:
     """List the downloaded days in the cache."""
-    from mltrain.cli.snapshot_documents import CacheInfoDocument
     from mltrain.sources.cache_upkeep import list_cache
 
     cached = list_cache(session.data_dir)

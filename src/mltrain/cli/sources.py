@@ -37,15 +37,13 @@ class SimSignal(StrEnum):
 
 
 Folder = Annotated[
-    Path | None,
-    data_option("--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files."),
+    Path | None, data_option("--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files.")
 ]
 SimSeed = Annotated[int | None, data_option("--sim-seed", min=0, help="sim: seed of the simulated market.")]
 Signal = Annotated[
     SimSignal | None,
     data_option(
-        "--sim-signal",
-        help="sim: how predictable the market is; the best possible accuracy is 50, 51.4 or 60.1 %.",
+        "--sim-signal", help="sim: how predictable the market is; the best possible accuracy is 50, 51.4 or 60.1 %."
     ),
 ]
 BaseUrl = Annotated[
