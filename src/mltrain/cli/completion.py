@@ -25,7 +25,7 @@ def _data_dir(ctx: typer.Context) -> Path:
 
 
 def _list_names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the matching names in a folder, newest first."""
+    """Return the names in a folder that match, last first: of snapshots and versions, that is the newest first."""
     with suppress(OSError):
         return sorted((name for name in os.listdir(folder) if pattern.fullmatch(name)), reverse=True)  # noqa: PTH208 (names)
     return []

@@ -39,7 +39,7 @@ class Command(TyperCommand):
         return {}
 
     def describe(self, ctx: Any) -> None:  # noqa: ANN401 (Typer's private classes)
-        """Complete the help of the parameters; a second call changes nothing."""
+        """Give each parameter its type, range and default in the help; a second call changes nothing."""
         _describe(self.get_params(ctx), ctx, self.defaults())
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (as above)
@@ -52,7 +52,7 @@ class Group(TyperGroup):
     """A group of commands whose help has readable types, and each range and default once."""
 
     def describe(self, ctx: Any) -> None:  # noqa: ANN401 (as above)
-        """Complete the help of the parameters; a second call changes nothing."""
+        """Give each parameter its type, range and default in the help; a second call changes nothing."""
         _describe(self.get_params(ctx), ctx, {})
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (as above)

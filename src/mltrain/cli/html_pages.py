@@ -40,7 +40,9 @@ def card_report(
     else:
         path = output or session.data_dir / f"report-{version.name}.html"
         html = draft_report(read_material(version, read_version_card(version))).finish(version.name)
-    return _page("card-report/1", path, html, written=not stored, show=show, session=session, version=version.name)
+    return _write_page(
+        "card-report/1", path, html, written=not stored, show=show, session=session, version=version.name
+    )
 
 
 @command(opens_versions=True)
@@ -60,7 +62,7 @@ def card_diff(
     diff = comparison.diff
     if html:
         path = output or session.data_dir / f"diff-{diff.a}-{diff.b}.html"
-        return _page("card-diff-page/1", path, render_diff(comparison), written=True, show=show, session=session)
+        return _write_page("card-diff-page/1", path, render_diff(comparison), written=True, show=show, session=session)
     refuse_without_html(output, show=show)
     return Outcome("card-diff/1", diff, lambda: _view_diff(diff))
 
@@ -71,7 +73,7 @@ def models_page(session: Session, output: Path | None, *, show: bool) -> Outcome
 
     path = output or session.data_dir / "models.html"
     html = render_index(session.open_store(), folder=path.parent)
-    return _page("models-page/1", path, html, written=True, show=show, session=session)
+    return _write_page("models-page/1", path, html, written=True, show=show, session=session)
 
 
 def refuse_without_html(output: Path | None, *, show: bool) -> None:
@@ -80,7 +82,7 @@ def refuse_without_html(output: Path | None, *, show: bool) -> None:
         raise UsageError(f"{'--open' if output is None else '--output'} needs --html", hint="add --html")
 
 
-def _page(
+def _write_page(
     schema: str, path: Path, html: bytes, *, written: bool, show: bool, session: Session, version: str | None = None
 ) -> Outcome:
     """Write a page unless it is stored already (`written` is false), open it if `show`, and return the outcome."""

@@ -314,7 +314,7 @@ def _print_closing_candles(session: Session, model: Model, source: Source) -> No
     watching = Watch(model, source, session.progress, clock=time.time if source.name == "files" else None)
     watching.check_symbols()
     for rows in watch(watching, time.sleep):
-        for prediction in _predictions(rows):
+        for prediction in _as_predictions(rows):
             if session.as_json:
                 line = json.dumps({"version": model.version, **to_plain(prediction)}, allow_nan=False)
             else:
@@ -324,7 +324,7 @@ def _print_closing_candles(session: Session, model: Model, source: Source) -> No
         sys.stdout.flush()
 
 
-def _predictions(rows: pl.DataFrame) -> list[Prediction]:
+def _as_predictions(rows: pl.DataFrame) -> list[Prediction]:
     """Return the predictions in a frame with `ts`, `symbol`, `p`, `raw`, `refused`, and columns that explain `raw`."""
 
     def as_prediction(
@@ -337,7 +337,7 @@ def _predictions(rows: pl.DataFrame) -> list[Prediction]:
 
 def _prediction_outcome(version: str, rows: pl.DataFrame, *, explain: bool) -> Outcome:
     """Return the outcome of a prediction whose rows are printed; `explain`: with the contributions of features."""
-    predictions = _predictions(rows)
+    predictions = _as_predictions(rows)
 
     def view() -> View:
         cells = [(p.ts, p.symbol, number_text(p.p), number_text(p.raw), p.refused or "") for p in predictions]

@@ -64,7 +64,7 @@ class LiveBars(CommandProgress):
         self._tasks[name] = self._bars.add_task(name, total=total, note="")
 
     def advance(self, steps: int = 1, *, note: str = "", stage: str | None = None) -> None:
-        """Advance a stage; None: the newest."""
+        """Add steps and a note to the bar of a stage; `stage` None: the newest."""
         if self._bars is not None and self._tasks:
             task = list(self._tasks.values())[-1] if stage is None else self._tasks[stage]
             self._bars.update(task, advance=steps, note=note)

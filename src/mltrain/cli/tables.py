@@ -55,11 +55,11 @@ class Column:
 
     @property
     def cell_width(self) -> int:
-        """The width of the widest cell."""
+        """The width of the widest cell, in columns of the terminal."""
         return max((cell.cell_len for cell in self.cells), default=0)
 
     def min_width(self, *, folded_header: bool) -> int:
-        """Return the width below which the column cannot be shown."""
+        """Return the least width, in columns of the terminal, in which the column can be shown."""
         width = self.cell_width
         if self.kind == "folding":
             width = min(width, max(MIN_FOLDED, -(-width // MAX_LINES)))

@@ -145,12 +145,12 @@ def train(
         return Outcome("train-plan/1", plan, lambda: _view_plan(plan))
     report = run_training(request, store, now_ms=session.now_ms, progress=session.progress)
     if isinstance(report, StoredVersion):
-        return _already_there(report)
+        return _already_there_outcome(report)
     exit_code = 0 if report.training.verdict.go else NoGoError.exit_code
     return Outcome("train/1", _training_document(report), lambda: _view_training(report), exit_code=exit_code)
 
 
-def _already_there(version: StoredVersion) -> Outcome:
+def _already_there_outcome(version: StoredVersion) -> Outcome:
     """Show the stored version whose bytes this training would only repeat, and the next step."""
     from mltrain.cli.train_documents import AlreadyThereDocument
     from mltrain.store.listing import read_version_card
@@ -284,7 +284,7 @@ def _promote_line(version: str, *, other_meaning: bool) -> str:
 
 
 def view_verdict(verdict: Verdict) -> View:
-    """Show the gates, why any of them did not pass, and each symbol by itself."""
+    """Show the outcome of each gate, why any of them did not pass, and the verdict on each symbol by itself."""
     gates = [
         (o.name.replace("_", " "), o.outcome, o.target, number_text(o.value), interval_text(o.low, o.high),
          number_text(o.margin))
@@ -310,7 +310,7 @@ def view_verdict(verdict: Verdict) -> View:
 
 
 def _percent_text(share: Interval | None) -> str | None:
-    """Return a share and its confidence interval in percent."""
+    """Return a share and its confidence interval, both in percent."""
     if share is None:
         return None
     return f"{100 * share.value:+.2f} ({100 * share.low:+.2f} .. {100 * share.high:+.2f})"
