@@ -1,4 +1,4 @@
-"""Memory that is limited: refused before anything is loaded, and told apart from a bug where it shows later."""
+"""Limited memory is refused before anything is loaded, and is never reported as a bug when it shows later."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def limited(*words):
     ],
 )
 def test_a_shortage_is_known_by_any_of_its_names(err, short):
-    """Also where another error came of it."""
+    """Also if it is the cause of another error."""
     outer = RuntimeError("it failed")
     outer.__cause__ = err
 

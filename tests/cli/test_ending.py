@@ -11,7 +11,7 @@ from mltrain.errors import InputError, MachineError
 
 
 def test_an_error_ends_with_its_code_and_one_message(capsys):
-    """Whatever it came from."""
+    """Also an error that was raised while another was handled."""
 
     def failed():
         try:
@@ -25,7 +25,7 @@ def test_an_error_ends_with_its_code_and_one_message(capsys):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC, errno.EBADF])
 def test_where_the_message_cannot_be_written_the_code_says_it(number, monkeypatch):
-    """Whatever keeps stderr from taking it: no traceback, which could not be written either."""
+    """For each kind of failure of stderr: exit code 8 and no traceback, which could not be written either."""
 
     class Refusing(io.StringIO):
         def write(self, _):

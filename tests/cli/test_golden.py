@@ -1,4 +1,4 @@
-"""What people see of each command, at 60, 80 and 140 columns, held against golden files.
+"""What people see of each command, at 60, 80 and 140 columns, compared with golden files.
 
 What was measured or learned comes from tests/cli/recorded/ (see record.py), everything else from a small data folder
 whose content is fixed. MLTRAIN_UPDATE_GOLDENS=1 writes the files anew: then look at them.
@@ -199,7 +199,7 @@ def shown(view, width, *, terminal):
 
 
 def test_every_command_has_a_scene():
-    """A command whose output nobody has looked at is not done."""
+    """Every command has at least one golden file, except those in WITHOUT."""
     commands = set(leaves(typer.main.get_command(load_commands())))
 
     assert commands - WITHOUT <= set(SCENES)

@@ -1,4 +1,4 @@
-"""What a command tells on stderr while it works."""
+"""What a command reports on stderr while it works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lines_of(capsys):
 
 
 def test_a_log_tells_each_stage_and_how_it_ended(capsys):
-    """A stage is told when it begins and when it ends, with its steps and seconds; stages side by side, too."""
+    """A stage is logged when it begins and when it ends, with its steps and seconds; concurrent stages, too."""
     log = LogLines(warn=True, stages=True)
     log.stage("read", total=2)
     log.advance()

@@ -30,8 +30,8 @@ def loaded(*words):
     return set(done.stderr.split())
 
 
-def test_every_command_has_its_home():
-    """The table of modules and commands is as the modules say; a word that is no command still meets them all."""
+def test_every_command_has_its_module():
+    """MODULES and GROUPS list exactly the commands that the modules add; a word that is no command loads all modules."""
     root = typer.main.get_command(load_commands())
     commands = set(root.commands)
 
@@ -68,7 +68,7 @@ def test_a_prediction_loads_no_library_of_learning(data_dir):
 
 
 def test_a_usage_error_tells_what_to_type():
-    """Where a message has no hint of its own, it is the command's help, without what was wrong."""
+    """A usage error without a hint gets one that names the command's help."""
     told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
 
     assert "hint: `mltrain snapshot --help` lists its options" in told
@@ -76,7 +76,7 @@ def test_a_usage_error_tells_what_to_type():
 
 @pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)
 def test_a_terminal_without_unicode_is_served(words, data_dir):
-    """Rules, bars and all else become what it can show; nothing ends as a bug."""
+    """Characters that the terminal cannot show are replaced; no command ends as a bug."""
     where = [] if words == ["--help"] else ["--data-dir", data_dir]
     done = call(*words, *where, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
 

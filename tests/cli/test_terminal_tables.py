@@ -51,7 +51,7 @@ def test_a_narrow_one_first_leaves_out_what_may_be_left_out():
 
 
 def test_where_nothing_fits_a_row_is_a_paragraph():
-    """Each row then begins with its first cell, and tells every other with its header."""
+    """Each row then begins with its first cell; every other cell follows with its header."""
     assert shown(table(None, *COLUMNS, rows=ROWS), 33).splitlines() == [
         "2025-10-15",
         "  trained (UTC) 2025-10-15 12:00",
