@@ -240,7 +240,7 @@ def _drop_rows(rows: Rows, case: Case) -> Rows:
 
 
 def _drop_day(rows: Rows, case: Case) -> Rows:
-    """Return the rows without those of the UTC day of `at_ms`, or of the first row."""
+    """Return the rows without those of the UTC day of the fault's `at_ms`; without it, of the first row."""
     if not rows:
         return rows
     at_ms = _open_ms(rows[0]) if case.fault.at_ms is None else case.fault.at_ms
@@ -248,13 +248,13 @@ def _drop_day(rows: Rows, case: Case) -> Rows:
 
 
 def _restate(rows: Rows, case: Case) -> Rows:
-    """Return the rows with one field of one row changed."""
+    """Return the rows with the fault's field changed in the row that opens at `at_ms`, or in the middle one."""
     i = _find_row(rows, case)
     return [*rows[:i], *(_change_field(row, case.fault) for row in rows[i : i + 1]), *rows[i + 1 :]]
 
 
 def _bad_value(rows: Rows, case: Case) -> Rows:
-    """Return the rows with one field of one row replaced by the text of the fault."""
+    """Return the rows with the fault's text in its field, in the row that opens at `at_ms` or the middle one."""
     i = _find_row(rows, case)
     bad = [_replace_field(row, case.fault.column, case.fault.text) for row in rows[i : i + 1]]
     return [*rows[:i], *bad, *rows[i + 1 :]]

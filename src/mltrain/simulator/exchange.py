@@ -241,7 +241,7 @@ class Exchange:
         return symbol
 
     def _archive_file(self, path: str, clock_ms: int) -> Answer:
-        """Answer a request for a file of the archive, which has days from GENESIS_MS to some days ago."""
+        """Answer a request for a file of the archive, which has all closed days but the newest `archive_lag_days`."""
         file = read_archive_path(path)
         days = range(GENESIS_MS // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days)
         if file is None or file.symbol not in _symbols() or file.day not in days:
@@ -272,7 +272,7 @@ def _symbols() -> frozenset[str]:
 
 
 def _read_text(query: Mapping[str, str], name: str) -> str:
-    """Return a mandatory parameter of a request."""
+    """Return a mandatory parameter of a request; refuse the request without it."""
     if not query.get(name):
         raise _Refused(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
     return query[name]

@@ -162,7 +162,7 @@ class BinanceSource:
         return info.symbols if info else ()
 
     def extent(self, symbol: str) -> TimeRange:
-        """Request the first open time of a symbol; the range ends where its newest closed candle does.
+        """Return the range from a symbol's first open time, which is requested, to the end of its newest closed candle.
 
         Raises:
             InputError: The symbol is unknown, or it has no candle.
@@ -210,7 +210,7 @@ class BinanceSource:
     def download(
         self, symbols: tuple[str, ...], window: TimeRange, *, data_dir: Path, refresh: bool, progress: Progress
     ) -> AbstractContextManager[DownloadResult]:
-        """Download the candles that the day cache lacks; all can be read from it while the block lasts."""
+        """Download the days that the cache in `data_dir` lacks (`refresh`: all), to be read while the block lasts."""
         job = DownloadJob(
             host=self.host,
             interval=self.interval,

@@ -243,7 +243,7 @@ def _write_metadata(day: CachedDay, owner: str) -> bytes:
 
 
 def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> CachedDay:
-    """Read what `_write_metadata` returned for the same owner; `where` is the file, for messages.
+    """Read a day's metadata file; `owner` is such as "binance/BTCUSDT/1m", `where` the file's path, for messages.
 
     Raises:
         InputError: The file was changed, is of another owner, or does not describe a day of candles of `step_ms`.

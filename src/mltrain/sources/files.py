@@ -221,6 +221,7 @@ class FilesSource(LocalSource):
 
 
 def _count_files(names: list[str]) -> str:
+    """Return the number of files, such as "2 files"."""
     return f"{len(names)} file{'s' * (len(names) > 1)}"
 
 

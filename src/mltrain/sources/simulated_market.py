@@ -158,17 +158,18 @@ class SimSource(LocalSource):
         return ()
 
     def true_probabilities(self, symbol: str, ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return P(close[t+1] > close[t] | it moved), given the candles up to the one that opens at t.
+        """Return the true P(close[t+1] > close[t] | it moved), given all candles up to the one that opens at t.
 
         Args:
             symbol: One of `symbols()`.
             ts_ms: Open times on the grid, ms UTC, from GENESIS_MS on, shape (n,), in any order; may include outages.
 
         Returns:
-            Probabilities, shape (n,).
+            Probabilities in [0, 1], shape (n,).
         """
         market = self._market(symbol)
         reversion = market.reversion()
+        # Φ(slope * z), as in the module's docstring.
         slope = -reversion / np.sqrt(1 - reversion**2)
         x = np.empty(ts_ms.size)
         days = ts_ms // DAY_MS

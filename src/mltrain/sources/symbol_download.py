@@ -140,10 +140,10 @@ class SymbolDownload:
         return _join(day.missing for day in self.pending.values() if not day.open_requests)
 
     def add_page(self, page: TimeRange, rows: pl.DataFrame, odd: Mapping[tuple[str, int], OddRows]) -> None:
-        """Add the rows that arrived for a page, in any order, to its days.
+        """Add the rows of an answer, in any order, to the days of the requested page.
 
         Args:
-            page: The requested range.
+            page: The requested range of open times.
             rows: May repeat rows, and hold rows outside the page.
             odd: The odd rows received so far, by symbol and midnight, ms UTC.
         """
