@@ -31,7 +31,7 @@ def loaded(*words):
 
 
 def test_every_command_has_its_module():
-    """MODULES and GROUPS list exactly the commands that the modules add; a word that is no command loads all modules."""
+    """MODULES and GROUPS list exactly the commands that the modules add; any other word loads all modules."""
     root = typer.main.get_command(load_commands())
     commands = set(root.commands)
 
