@@ -36,7 +36,9 @@ def discard(path: Path) -> None:
 
 def discard_temps() -> None:
     """Remove the temporary files and folders that this process, which is about to end, still has."""
-    for path in tuple(_temps):
+    # Other threads may still create some while this goes on.
+    while _temps:
+        path = _temps.popleft()
         discard(path)
         shutil.rmtree(path, ignore_errors=True)
 
