@@ -44,6 +44,8 @@ ARGUMENTS = {
     ("snapshots", "diff"): ["latest", "latest"],
     ("snapshots", "prune"): ["--keep", "1"],
     ("models", "prune"): ["--keep", "1"],
+    ("models", "pack"): None,  # writes a file: has tests in tests/store
+    ("models", "unpack"): None,  # needs an archive: has tests in tests/store
     ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
     ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
     ("train",): ["--trials", "1", "--config", QUICK],
@@ -62,7 +64,8 @@ WITHOUT_DATA = {
         ("features", "info"),
         ("features", "check"),
     ),
-    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune"), ("models", "prune")),
+    *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune")),
+    *(("models", "prune"), ("models", "repair"), ("models", "unpack")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
 
@@ -98,6 +101,7 @@ def test_missing_data_is_one_message(words, tmp_path):
     arguments = {
         ("card", "diff"): ["best", "latest"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
+        ("models", "pack"): ["best", "--output", tmp_path / "model.tar"],
         ("promote",): ["2025-10-15"],
         ("rollback",): ["2025-10-15"],
         ("snapshots", "diff"): ["latest", "latest"],
