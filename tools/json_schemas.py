@@ -170,6 +170,10 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("snapshots prune",),
         "The snapshots that were removed and kept.",
     ),
+    "studies-prune/1": Document(
+        "mltrain.pipeline.study_pruning:PrunedStudies", ("studies prune",), "The journals that were removed and kept."
+    ),
+    "studies/1": Document("mltrain.cli.studies:StudiesDocument", ("studies",), "The journals of searches."),
     "train/1": Document("mltrain.cli.train_documents:TrainDocument", ("train",), "A training; exit code 0 or 4."),
     "train-already-there/1": Document(
         "mltrain.cli.train_documents:AlreadyThereDocument",

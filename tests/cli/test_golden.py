@@ -19,7 +19,19 @@ import pytest
 import typer
 from rich.console import Console
 
-from mltrain.cli import bench, config, evaluate, features, html_pages, models, predict, snapshots, train, verify
+from mltrain.cli import (
+    bench,
+    config,
+    evaluate,
+    features,
+    html_pages,
+    models,
+    predict,
+    snapshots,
+    studies,
+    train,
+    verify,
+)
 from mltrain.cli.app import load_commands
 from mltrain.cli.command import Session
 from mltrain.cli.feature_documents import FeaturesAuditDocument
@@ -114,6 +126,15 @@ def copied(session):
     return replace(session, data_dir=copy)
 
 
+def with_study(session):
+    """Return the session, after an old journal was written into its data folder."""
+    journal = session.data_dir / "studies" / "2025-07-01T12-00-00Z-0123456789abcdef-42.journal"
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_bytes(b"x" * 1_234_567)
+    os.utime(journal, (1_751_371_200, 1_751_371_200))
+    return session
+
+
 def unpacked(session):
     """Return the outcome of unpacking a version in an empty data folder."""
     shutil.rmtree("other", ignore_errors=True)
@@ -127,6 +148,11 @@ SCENES = {
     "snapshots": lambda s: snapshots.snapshots.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
     "snapshots diff": lambda s: snapshots.snapshots_diff.outcome(s.session, ONE, OTHER).view(),
     "snapshots prune": lambda s: snapshots.snapshots_prune.outcome(s.session, keep=2).view(),
+    "snapshots prune --dry-run": lambda s: snapshots.snapshots_prune.outcome(s.session, keep=0, dry_run=True).view(),
+    "studies": lambda s: studies.studies.outcome(
+        with_study(s.session), SimpleNamespace(invoked_subcommand=None)
+    ).view(),
+    "studies prune": lambda s: studies.studies_prune.outcome(with_study(s.session), older_than=90).view(),
     "cache info": lambda s: snapshots.cache_info.outcome(s.session).view(),
     "cache prune": lambda s: snapshots.cache_prune.outcome(s.session, everything=True).view(),
     "verify snapshot": lambda s: verify.verify_snapshot.outcome(s.session, "latest").view(),

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mltrain.errors import InputError, LockedError
-from mltrain.pipeline.snapshot_pruning import prune_snapshots
+from mltrain.pipeline.snapshot_pruning import find_days_in_use, prune_snapshots
 from mltrain.pipeline.train import _check_not_pruned
 from mltrain.progress import Silent
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
@@ -18,6 +18,7 @@ from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.locks import hold_lock
 from mltrain.store.store import Store
+from mltrain.times import parse_time
 from support import disk_faults
 from support.program import call
 
@@ -37,7 +38,10 @@ def test_the_newest_stay_and_the_latest_always(tmp_path):
     names = [take(tmp_path, hours) for hours in (1, 2, 3, 4, 5)]
     # The same snapshot again: `latest` points to the oldest cut.
     take(tmp_path, 5)
+    planned = prune_snapshots(tmp_path, keep=2, dry_run=True)
+    assert ids(tmp_path) == sorted(names)
     done = prune_snapshots(tmp_path, keep=2)
+    assert planned == done
 
     assert done.removed == (names[3], names[2])
     assert [(kept.id, kept.why) for kept in done.kept] == [(names[4], "it is the latest")]
@@ -153,6 +157,21 @@ def test_pruning_waits_for_the_lock_and_gives_up(tmp_path, monkeypatch):
         prune_snapshots(tmp_path, keep=1)
 
     assert old in ids(tmp_path)
+
+
+def test_days_in_use_are_those_that_a_snapshot_has(tmp_path):
+    """Each day that its window touches, for its symbols and its interval only."""
+    # One day before 2025-10-15T03:00 UTC.
+    name = take(tmp_path, 9)
+    in_use = find_days_in_use(tmp_path)
+
+    days = {day: in_use("BTCUSDT", "1m", parse_time(day)) for day in ("2025-10-13", "2025-10-14", "2025-10-15")}
+    assert days == {"2025-10-13": False, "2025-10-14": True, "2025-10-15": True}
+    assert not in_use("ETHUSDT", "1m", parse_time("2025-10-14"))
+    assert not in_use("BTCUSDT", "5m", parse_time("2025-10-14"))
+    (tmp_path / "snapshots" / name / "manifest.json").unlink()
+    with pytest.raises(InputError, match="the days it needs are unknown"):
+        find_days_in_use(tmp_path)
 
 
 def test_without_snapshots_nothing_happens(tmp_path):

@@ -476,12 +476,23 @@ def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
     of_gone = {path for path in ours for day in gone if stamp(day) in path}
     size = sum(len(ours[path]) for path in of_gone)
 
-    assert prune_cache(tmp_path / "data", before_ms=before_ms) == Pruned(len(gone), size)
+    def is_removable(symbol, interval, day_ms):
+        assert (symbol, interval) in {("BTCUSDT", "1m"), ("ETHUSDT", "1m")}
+        return before_ms is None or day_ms < before_ms
+
+    everything = {path: data for path, data in look(cache).items() if not path.endswith(".tmp")}
+    assert prune_cache(tmp_path / "data", is_removable, dry_run=True) == Pruned(len(gone), size)
+    assert {path: data for path, data in look(cache).items() if path != ".lock"} == everything
+    assert prune_cache(tmp_path / "data", is_removable) == Pruned(len(gone), size)
     for day in (*all_days, TODAY_MS):
         assert (days.find(day)[0] is None) == (day in gone)
     after = look(cache)
     assert foreign.items() <= after.items()
     assert not [path for path in after if path.endswith(".tmp")]
+
+
+def any_day(_symbol, _interval, _day_ms):
+    return True
 
 
 def stamp(day_ms):
@@ -490,7 +501,7 @@ def stamp(day_ms):
 
 def test_pruning_what_is_not_there_makes_nothing(tmp_path):
     """No folder, no lock."""
-    assert prune_cache(tmp_path / "data", before_ms=None) == Pruned(0, 0)
+    assert prune_cache(tmp_path / "data", any_day) == Pruned(0, 0)
     assert names(tmp_path) == []
 
 
@@ -787,7 +798,7 @@ def test_a_full_disk_does_not_keep_the_cache_from_being_pruned(tmp_path):
     write_old(folder)
     program = (
         "import sys; from pathlib import Path; from mltrain.sources.cache_upkeep import prune_cache\n"
-        "print(prune_cache(Path(sys.argv[1]), before_ms=None).days)"
+        "print(prune_cache(Path(sys.argv[1]), lambda *_: True).days)"
     )
     done, operations = disk_faults.run(program, folder, "-e", "inject=pwrite64:error=ENOSPC")
 
@@ -814,7 +825,7 @@ def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "data" / "cache" / ".lock").symlink_to(tmp_path / "mine")
 
-    for attempt in (lambda: prune_cache(tmp_path / "data", before_ms=None), lambda: hold(tmp_path / "data")):
+    for attempt in (lambda: prune_cache(tmp_path / "data", any_day), lambda: hold(tmp_path / "data")):
         with pytest.raises(InputError, match="not a regular file"):
             attempt()
     assert (tmp_path / "mine").read_text() == "mine"

@@ -16,8 +16,12 @@ class TestPrune:
         publish(store, b"five", date="2025-10-12")
         publish(store, b"six", date="2025-10-11")
         logs = (store.models / "promotions.jsonl").read_bytes()
+        before = tree(store.models)
+        planned = prune_versions(store, keep=1, dry_run=True)
+        assert tree(store.models) == before
         done = prune_versions(store, keep=1)
 
+        assert planned == done
         assert done.removed == ("2025-10-15.2", "2025-10-13", "2025-10-12")
         assert {kept.version for kept in done.kept} == {"2025-10-14", "2025-10-15"}
         assert [row.name for row in store.versions()] == ["2025-10-14", "2025-10-15", "2025-10-11"]

@@ -30,6 +30,7 @@ MODULES: Final = {
     "snapshots": ("snapshot", "snapshots", "cache"),
     "train": ("train", "demo"),
     "bench": ("bench",),
+    "studies": ("studies",),
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
     "evaluate": ("evaluate",),
@@ -43,6 +44,7 @@ MODULES: Final = {
 GROUPS: Final = {
     "snapshots": ("diff", "prune"),
     "cache": ("info", "prune"),
+    "studies": ("prune",),
     "models": ("history", "prune", "repair", "pack", "unpack"),
     "card": ("validate", "show", "schema", "report", "diff"),
     "features": ("info", "show", "check", "audit"),
@@ -53,7 +55,7 @@ GROUPS: Final = {
 #: The panels of `mltrain --help`, in their order.
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
-    "Train and judge": ("train", "evaluate", "bench", "demo", "card"),
+    "Train and judge": ("train", "evaluate", "bench", "demo", "card", "studies"),
     "Serve and operate": ("predict", "promote", "rollback", "models"),
     "Inspect": ("features", "verify", "config"),
 }

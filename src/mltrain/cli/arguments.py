@@ -24,6 +24,10 @@ LiveVersionArgument = Annotated[
     ),
 ]
 KeepOption = Annotated[int, typer.Option("--keep", min=0, help="How many of the newest to keep.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")]
+OlderThanOption = Annotated[
+    int | None, typer.Option("--older-than", metavar="DAYS", min=1, help="Remove what is older than this many days.")
+]
 SnapshotArgument = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="latest, an id, or a path.", autocompletion=complete_snapshot)
 ]

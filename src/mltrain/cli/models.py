@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mltrain.cli import html_pages
-from mltrain.cli.arguments import KeepOption, LiveVersionArgument, OpsOption, VersionArgument, register_ops
+from mltrain.cli.arguments import (
+    DryRunOption,
+    KeepOption,
+    LiveVersionArgument,
+    OpsOption,
+    VersionArgument,
+    register_ops,
+)
 from mltrain.cli.command import Session, command, current_user, refuse_misplaced_options
 from mltrain.cli.completion import complete_version_name
 from mltrain.cli.help import add_command, new_group, output_option
@@ -215,13 +222,13 @@ def models_unpack(
 
 
 @command(has_slot=True)
-def models_prune(session: Session, keep: KeepOption) -> Outcome:
+def models_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = False) -> Outcome:
     """Remove the oldest versions of a slot, except the live one, its predecessor, the latest, and those in use."""
     from mltrain.store.version_pruning import prune_versions
 
-    done = prune_versions(session.open_store(), keep=keep)
+    done = prune_versions(session.open_store(), keep=keep, dry_run=dry_run)
     kept = {version.version: version.why for version in done.kept}
-    return Outcome("models-prune/1", done, lambda: view_pruned(done.removed, kept))
+    return Outcome("models-prune/1", done, lambda: view_pruned(done.removed, kept, dry_run=dry_run))
 
 
 @command(opens_versions=True)

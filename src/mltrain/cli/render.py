@@ -183,7 +183,9 @@ def minute_text(time: str | None) -> str | None:
     return None if time is None else time[:16].replace("T", " ")
 
 
-def view_pruned(removed: Sequence[str], kept: Mapping[str, str]) -> View:
-    """Show the names of what was removed, and of each old thing that was kept, why."""
-    yield f"{len(removed)} removed" + (f": {', '.join(removed)}" if removed else "")
+def view_pruned(removed: Sequence[str], kept: Mapping[str, str], *, dry_run: bool) -> View:
+    """Show the names of what was or would be removed, and of each old thing that was kept, why."""
+    yield f"{len(removed)} {'would be removed' if dry_run else 'removed'}" + (
+        f": {', '.join(removed)}" if removed else ""
+    )
     yield from (f"{name} kept: {reason}" for name, reason in kept.items())

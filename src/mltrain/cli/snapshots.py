@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mltrain.cli.address_space import CANDLES_MB
-from mltrain.cli.arguments import KeepOption, SnapshotArgument
+from mltrain.cli.arguments import DryRunOption, KeepOption, OlderThanOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
 from mltrain.cli.completion import complete_snapshot, complete_symbols
 from mltrain.cli.help import add_command, data_option, new_group
@@ -326,13 +326,13 @@ def snapshots_diff(session: Session, before: SnapshotArgument, after: SnapshotAr
 
 
 @command()
-def snapshots_prune(session: Session, keep: KeepOption) -> Outcome:
+def snapshots_prune(session: Session, keep: KeepOption, dry_run: DryRunOption = False) -> Outcome:
     """Remove the oldest snapshots, except `latest`, those of stored versions, and those in use by a training."""
     from mltrain.pipeline.snapshot_pruning import prune_snapshots
 
-    pruned = prune_snapshots(session.data_dir, keep=keep)
+    pruned = prune_snapshots(session.data_dir, keep=keep, dry_run=dry_run)
     kept = {snapshot.id: snapshot.why for snapshot in pruned.kept}
-    return Outcome("snapshots-prune/1", pruned, lambda: view_pruned(pruned.removed, kept))
+    return Outcome("snapshots-prune/1", pruned, lambda: view_pruned(pruned.removed, kept, dry_run=dry_run))
 
 
 @command()
@@ -361,13 +361,26 @@ def cache_prune(
     before: Annotated[
         str | None, typer.Option("--before", metavar="DAY", help="Remove the days before this one, as 2025-07-01.")
     ] = None,
+    older_than: OlderThanOption = None,
+    unused: Annotated[bool, typer.Option("--unused", help="Remove the days that no snapshot has.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Remove all days.")] = False,
+    dry_run: DryRunOption = False,
 ) -> Outcome:
     """Remove downloaded days; existing snapshots do not change, and later ones download what they need again."""
+    from mltrain.pipeline.snapshot_pruning import find_days_in_use
     from mltrain.sources.cache_upkeep import prune_cache
-    from mltrain.times import parse_time
+    from mltrain.times import DAY_MS, parse_time
 
-    if (before is None) == (not everything):
-        raise UsageError("say what to remove", hint="pass --before 2025-07-01, or --all")
-    pruned = prune_cache(session.data_dir, before_ms=None if before is None else parse_time(before))
-    return Outcome("cache-prune/1", pruned, lambda: [f"{pruned.days} days removed, {pruned.bytes / 1e6:,.1f} MB"])
+    if [before is not None, older_than is not None, unused, everything].count(True) != 1:
+        raise UsageError("say what to remove", hint="pass one of --before 2025-07-01, --older-than 90, --unused, --all")
+    before_ms = session.now_ms - older_than * DAY_MS if older_than else None if before is None else parse_time(before)
+    in_use = find_days_in_use(session.data_dir) if unused else None
+
+    def is_removable(symbol: str, interval: str, day_ms: int) -> bool:
+        if in_use is not None:
+            return not in_use(symbol, interval, day_ms)
+        return before_ms is None or day_ms < before_ms
+
+    pruned = prune_cache(session.data_dir, is_removable, dry_run=dry_run)
+    action = "would be removed" if dry_run else "removed"
+    return Outcome("cache-prune/1", pruned, lambda: [f"{pruned.days} days {action}, {pruned.bytes / 1e6:,.1f} MB"])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import InputError
 from mltrain.names import SNAPSHOT
-from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots
+from mltrain.pipeline.study_pruning import STUDIES
+from mltrain.snapshots.snapshot import FOLDER, LATEST, list_snapshots, open_snapshot
 from mltrain.storage.folders import remove_folder
 from mltrain.storage.locks import is_locked, lock_folder
 from mltrain.storage.reading import read_pointer
 from mltrain.store.listing import list_models
 from mltrain.store.store import Store
+from mltrain.times import DAY_MS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from mltrain.times import TimeRange
 
 # The name of a study begins with the id of its snapshot (`TrainRequest.study`).
 _SNAPSHOT_OF_STUDY: Final = re.compile(SNAPSHOT.pattern + r"(?=-)")
@@ -48,11 +54,12 @@ class PrunedSnapshots:
     kept: tuple[KeptSnapshot, ...]
 
 
-def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
+def prune_snapshots(data_dir: Path, *, keep: int, dry_run: bool = False) -> PrunedSnapshots:
     """Remove the snapshots that are older than the `keep` newest sound ones; damaged ones do not count as kept.
 
     Never removed are `latest`, a snapshot that the card of a version names (the card's figures could not be recomputed
-    any more), one that is being trained on, and anything that is not a folder.
+    any more), one that is being trained on, and anything that is not a folder. A dry run removes nothing, and returns
+    what would be removed.
 
     Raises:
         InputError: A version is damaged, so that the snapshot it needs is unknown; `latest` is not a pointer; or the
@@ -81,9 +88,34 @@ def prune_snapshots(data_dir: Path, *, keep: int) -> PrunedSnapshots:
                 kept.append(KeptSnapshot(row.id, needed[row.id]))
             else:
                 removed.append(row.id)
-        for snapshot_id in removed:
+        for snapshot_id in () if dry_run else removed:
             remove_folder(folder / snapshot_id)
         return PrunedSnapshots(tuple(removed), tuple(kept))
+
+
+def find_days_in_use(data_dir: Path) -> Callable[[str, str, int], bool]:
+    """Return a function that says whether a snapshot has candles of a day, so that its cached file can rebuild them.
+
+    It takes a symbol, an interval and the start of the UTC day in ms.
+
+    Raises:
+        InputError: A snapshot is damaged, so that its days are unknown.
+    """
+    windows: dict[tuple[str, str], list[TimeRange]] = defaultdict(list)
+    for row in list_snapshots(data_dir):
+        if row.problem is not None:
+            raise InputError(
+                f"snapshot {row.id} is damaged, so that the days it needs are unknown: {row.problem}",
+                hint="nothing was removed; repair or remove that snapshot first",
+            )
+        snapshot = open_snapshot(data_dir, row.id)
+        for symbol in snapshot.symbols:
+            windows[symbol, snapshot.interval].append(snapshot.request.window(snapshot.cut_ms))
+
+    def in_use(symbol: str, interval: str, day_ms: int) -> bool:
+        return any(w.start_ms < day_ms + DAY_MS and day_ms < w.end_ms for w in windows[symbol, interval])
+
+    return in_use
 
 
 def _find_needed(data_dir: Path) -> dict[str, str]:
@@ -99,7 +131,7 @@ def _find_needed(data_dir: Path) -> dict[str, str]:
                 hint="nothing was removed; repair or remove that version first",
             )
         needed[row.snapshot] = f"version {row.version} was trained on it"
-    studies = data_dir / "studies"
+    studies = data_dir / STUDIES
     for lock in sorted(studies.glob("*.lock")) if studies.is_dir() else ():
         snapshot_id = _SNAPSHOT_OF_STUDY.match(lock.name)
         if snapshot_id is not None and is_locked(lock):

@@ -21,6 +21,7 @@ from mltrain.pipeline.judge import gather_evidence, measure_holdout
 from mltrain.pipeline.plan import fit_memory
 from mltrain.pipeline.prepare import prepare
 from mltrain.pipeline.retrain import find_same_version
+from mltrain.pipeline.study_pruning import STUDIES
 from mltrain.pipeline.write_version import publish
 from mltrain.snapshots.snapshot import FOLDER, open_snapshot
 from mltrain.storage.descriptors import real_path
@@ -110,7 +111,7 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
     data = prepare(request.snapshot, request.feature_set, request.config, recorder)
     # Nothing is written for a snapshot that cannot be trained on.
     store.prepare()
-    studies = store.data_dir / "studies"
+    studies = store.data_dir / STUDIES
     make_folder(studies)
     with hold_lock(studies / f"{request.study}.lock", wait_s=_STUDY_WAIT_S, purpose=f"train {request.study}"):
         sweep_temps(studies, of=f"{request.study}.")

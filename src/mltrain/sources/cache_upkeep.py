@@ -16,7 +16,7 @@ from mltrain.storage.temps import sweep_temps
 from mltrain.times import INTERVALS_MS, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,28 @@ def list_cache(data_dir: Path) -> tuple[CacheRow, ...]:
     return tuple(rows)
 
 
-def prune_cache(data_dir: Path, *, before_ms: int | None) -> Pruned:
-    """Remove the cached days before a time, ms UTC, or all of them if it is None; LockedError during a download."""
+def prune_cache(data_dir: Path, is_removable: Callable[[str, str, int], bool], *, dry_run: bool = False) -> Pruned:
+    """Remove cached days; a later snapshot downloads them again.
+
+    Args:
+        data_dir: The data folder.
+        is_removable: Given a symbol, an interval and the start of a UTC day in ms, returns whether to remove that day.
+        dry_run: Remove nothing, and return what would be removed.
+
+    Raises:
+        LockedError: Another mltrain is downloading.
+    """
     days, freed_bytes = 0, 0
     if not (data_dir / FOLDER).is_dir():
         return Pruned(0, 0)
     with lock_cache(data_dir, "pruning the cache") as cache:
         for folder, size_bytes in _day_folders(cache):
             sweep_temps(folder)
-            old = [name for name in size_bytes if before_ms is None or parse_time(name[:10]) < before_ms]
+            symbol, interval = folder.parts[-2:]
+            old = [name for name in size_bytes if is_removable(symbol, interval, parse_time(name[:10]))]
             # Metadata first: a day without metadata is absent, metadata without its day would be reported as damaged.
-            remove_files(folder / name for name in sorted(old, key=lambda name: (not name.endswith(".json"), name)))
+            by_metadata = sorted(old, key=lambda name: (not name.endswith(".json"), name))
+            remove_files(folder / name for name in by_metadata if not dry_run)
             days += sum(name.endswith(".json") for name in old)
             freed_bytes += sum(size_bytes[name] for name in old)
     return Pruned(days, freed_bytes)

@@ -38,11 +38,12 @@ class PrunedVersions:
     kept: tuple[KeptVersion, ...]
 
 
-def prune_versions(store: Store, *, keep: int) -> PrunedVersions:
+def prune_versions(store: Store, *, keep: int, dry_run: bool = False) -> PrunedVersions:
     """Remove all but the `keep` newest versions of the slot; the logs and the other slots stay as they are.
 
     Never removed are the live version, the one that `rollback --previous` would go back to, the latest (its serial
-    must not be used twice), one that a running mltrain is reading, and what cannot be read as a version.
+    must not be used twice), one that a running mltrain is reading, and what cannot be read as a version. A dry run
+    removes nothing, and returns what would be removed.
 
     Raises:
         InputError: The pointer or the log of promotions is damaged, or the pointer was lost.
@@ -64,9 +65,10 @@ def prune_versions(store: Store, *, keep: int) -> PrunedVersions:
         for row in rows[: max(len(rows) - keep, 0)]:
             with hold_folder(store.models / row.name, alone=True) as alone:
                 why = needed.get(row.name) or (None if alone else "a running mltrain is reading it")
-                if why is None:
-                    remove_folder(store.models / row.name)
-                    removed.append(row.name)
-                else:
+                if why is not None:
                     kept.append(KeptVersion(row.name, why))
+                    continue
+                removed.append(row.name)
+                if not dry_run:
+                    remove_folder(store.models / row.name)
     return PrunedVersions(tuple(removed), tuple(kept))
