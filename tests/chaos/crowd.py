@@ -18,7 +18,7 @@ READER = """
 import hashlib, json, sys, time
 from pathlib import Path
 from mltrain.store.store import Store
-store, until, reads = Store(Path(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
+store, until, reads = Store(Path(sys.argv[1]), slot=sys.argv[3]), time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < until:
     version = store.live_version()
     model = version.read("lgbm.pkl", max_bytes=1 << 26)
@@ -56,22 +56,28 @@ print(json.dumps(list(marks.values())))
 
 
 def writers_and_readers(plan):
-    """Four writers roll back and forth, four readers follow: nothing mixed, nothing missing, no byte overwritten."""
+    """Four writers in two slots roll back and forth, four readers follow: nothing mixed, missing or overwritten."""
     tally = kit.Tally("crowd")
     folder = plan.copy()
     seconds = 3 if plan.quick else 60
+    slots = {"lgbm": kit.versions(folder), "btc": []}
+    for seed in ("5", "6"):
+        trained = kit.warm(*kit.TRAIN, "--slot", "btc", "--seed", seed, "--json", data_dir=folder, timeout=120)
+        slots["btc"].append(json.loads(trained.out)["version"])
+        promoted = kit.warm("promote", slots["btc"][-1], "--force", "--why", "chaos", data_dir=folder)
+        assert promoted.code == 0, promoted.err
     names = kit.versions(folder)
     before = {n: kit.tree(folder / "models" / n) for n in names}
     until = time.monotonic() + seconds
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", READER, folder, str(seconds)],
+            [sys.executable, "-c", READER, folder, str(seconds), slot],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=kit.ENV,
         )
-        for _ in range(2)
+        for slot in slots
     ]
 
     def hand(number):
@@ -79,7 +85,9 @@ def writers_and_readers(plan):
         calls = 0
         while time.monotonic() < until:
             words, codes = (
-                (("rollback", names[(calls + number) % 2]), (0, 7)) if number < 4 else (("card", "validate"), (0,))
+                (("rollback", slots[("lgbm", "btc")[number % 2]][(calls + number // 2) % 2]), (0, 7))
+                if number < 4
+                else (("card", "validate"), (0,))
             )
             problem = kit.unclean(kit.warm(*words, data_dir=folder), codes)
             if problem:
@@ -101,12 +109,16 @@ def writers_and_readers(plan):
     tally.cases = sum(counts)
     if {n: kit.tree(folder / "models" / n) for n in names} != before:
         tally.fail("after", "a version was changed")
-    ended = kit.warm("models", "history", "--json", data_dir=folder)
-    problem = kit.unclean(ended, (0,)) or kit.leftovers(folder)
-    if problem:
-        tally.fail("after", problem)
-    elif not all(entry["happened"] for entry in json.loads(ended.out)["entries"]):
-        tally.fail("after", "a move is told that never happened")
+    for slot, own in slots.items():
+        ended = kit.warm("models", "history", "--json", "--slot", slot, data_dir=folder)
+        problem = kit.unclean(ended, (0,)) or kit.leftovers(folder)
+        entries = [] if problem else json.loads(ended.out)["entries"]
+        if problem:
+            tally.fail("after", problem)
+        elif not all(entry["happened"] for entry in entries):
+            tally.fail("after", f"{slot}: a move in the log never happened")
+        elif not {entry["to_version"] for entry in entries} <= set(own):
+            tally.fail("after", f"{slot}: the log has a version of another slot")
     tally.notes.append(f"writes and reads by hand: {counts}")
     return tally
 

@@ -27,7 +27,14 @@ COMMANDS = {
     "promote": ("promote", "latest"),
     "rollback": ("rollback", "--previous"),
     "prune": ("models", "prune", "--keep", "0"),  # of four versions, one that nobody needs
+    "repair": ("models", "repair"),  # of a copy that followed its links, and lost one
+    "unpack": ("models", "unpack", "{near}/model.tar"),  # in a folder without any version
 }
+
+
+def words_of(command, folder):
+    """Return the words of a command on a folder."""
+    return [word.format(near=folder.parent) for word in COMMANDS[command]]
 
 
 def start_of(plan, command):
@@ -43,6 +50,17 @@ def start_of(plan, command):
         elif command == "promote":  # nothing promoted yet: the links are made, too
             for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "promotions.jsonl"):
                 (folder / "models" / name).unlink()
+        elif command == "repair":
+            followed = plan.base.with_name("followed")
+            shutil.copytree(folder / "models", followed)
+            shutil.rmtree(folder / "models")
+            followed.rename(folder / "models")
+            (folder / "snapshots" / "latest").unlink()
+        elif command == "unpack":
+            archive = plan.base.with_name("model.tar")
+            assert kit.warm("models", "pack", "best", "-o", archive, data_dir=folder).code == 0
+            for name in ("models", "snapshots", "studies"):
+                shutil.rmtree(folder / name)
         elif command == "prune":
             for seed in ("8", "9"):
                 assert kit.warm(*kit.TRAIN, "--no-promote", "--seed", seed, data_dir=folder, timeout=60).code == 0
@@ -56,7 +74,7 @@ def traced(command, folder, *inject, timeout=60):
     """
     log = folder.with_name(f"{folder.name}.log")
     options = ["-f", "-y", "-s0", "-e", f"trace={CALLS}", *inject, "-o", str(log)]
-    ended = kit.warm(*COMMANDS[command], data_dir=folder, timeout=timeout, tracer=["strace", *options])
+    ended = kit.warm(*words_of(command, folder), data_dir=folder, timeout=timeout, tracer=["strace", *options])
     counts, operations, injected = Counter(), [], []
     for line in log.read_text(errors="replace").splitlines():
         match = re.match(r"(\d+)\s+(\w+)\((.*)", line)
@@ -83,7 +101,12 @@ def clean_run(plan_base, command, start):
 def sound(command, folder):
     """Return what is wrong with what a command writes, which must be whole; None where nothing is."""
     calls = []
-    if command != "snapshot":
+    if command == "unpack":
+        calls = [("verify", "model", name) for name in kit.versions(folder)]
+    elif command == "repair" and not (folder / "models" / "best_lgbm").is_symlink():
+        # The next call restores it.
+        calls = []
+    elif command != "snapshot":
         calls = [("models", "--json"), ("models", "history")]
         if os.path.lexists(folder / "models" / "best_lgbm"):
             calls += [("card", "validate"), ("verify", "model", "best")]
@@ -98,10 +121,10 @@ def sound(command, folder):
 
 def finished(command, folder, want):
     """Run the command again without a fault; return what is wrong then."""
-    ended = kit.warm(*COMMANDS[command], data_dir=folder, timeout=60)
+    ended = kit.warm(*words_of(command, folder), data_dir=folder, timeout=60)
     if ended.code not in ({0} if command != "rollback" else {0, 3}):
         return f"the rerun ended with {ended.code}: {ended.err.strip()[-200:]}"
-    if command == "promote" and kit.best(folder) != want:
+    if command in {"promote", "repair"} and kit.best(folder) != want:
         return f"after the rerun the best version is {kit.best(folder)}, not {want}"
     if command == "snapshot" and len(list((folder / "snapshots").glob("2*"))) != 1:
         return f"after the rerun there are {os.listdir(folder / 'snapshots')}"
@@ -152,7 +175,7 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
 def pointer(folder):
     """Return where the pointers to the best version and to the latest snapshot stand; None where there is none."""
     links = (folder / "models" / "best_lgbm", folder / "snapshots" / "latest")
-    return tuple(os.readlink(link) if os.path.lexists(link) else None for link in links)
+    return tuple(os.readlink(link) if link.is_symlink() else None for link in links)
 
 
 def old_or_new(start, folder):
@@ -164,7 +187,7 @@ def old_or_new(start, folder):
 def judge_kill(command, start, folder, code, err):  # noqa: ARG001 (one signature for both)
     """After a kill: old state or new, all whole, and a rerun completes it."""
     problem = old_or_new(start, folder) or sound(command, folder)
-    want = kit.versions(start)[-1] if command == "promote" else None
+    want = kit.versions(start)[-1] if command in {"promote", "repair"} else None
     return problem or finished(command, folder, want)
 
 
@@ -176,23 +199,26 @@ def judge_error(command, start, folder, code, err):
         return "exit 8 without a word"
     if kit.TRACEBACK in err:
         return f"a traceback: {err[-300:]}"
-    if code == 8 and pointer(folder) != pointer(start):
+    # A repair that was refused in the middle has restored what came before.
+    if code == 8 and command != "repair" and pointer(folder) != pointer(start):
         return f"the pointer moved to {pointer(folder)} although that was refused: {err.strip()[-200:]}"
     return judge_kill(command, start, folder, code, err)
 
 
 def kill_points(plan):
-    """Snapshot, train with promotion, promote, roll back and prune, killed at each operation on the folder."""
+    """Every command that writes, killed at each operation on the folder."""
     tally = kit.Tally("kill-points")
-    for command, quick in (("snapshot", 1), ("train", 1), ("promote", 1), ("rollback", 1), ("prune", 1)):
-        sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=quick)
+    for command in COMMANDS:
+        sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=1)
     return tally
 
 
 def io_errors(plan):
     """The same commands, each operation refused by the disk; then file sizes limited."""
     tally = kit.Tally("io-errors")
-    for command, quick in (("snapshot", 1), ("train", 0), ("promote", 1), ("rollback", 1), ("prune", 1)):
+    for command in COMMANDS:
+        # A training is slow.
+        quick = 0 if command == "train" else 1
         rounds = ERRORS if command != "train" and not plan.quick else ERRORS[:1]
         for shift in range(len(rounds)):
             sweep(plan, command, lambda n, s=shift: ERRORS[(n + s) % len(ERRORS)], judge_error, tally, quick=quick)
@@ -201,7 +227,7 @@ def io_errors(plan):
         start = start_of(plan, command)
         for limit in limits if command in {"snapshot", "train"} else limits[:3]:
             tally.cases += 1
-            folder = plan.work / "limited"
+            folder = plan.base.with_name("limited")
             shutil.copytree(start, folder, symlinks=True)
             code, err = limited(command, folder, limit)
             problem = judge_error(command, start, folder, code, err)
@@ -213,7 +239,7 @@ def io_errors(plan):
 
 def limited(command, folder, limit):
     """Run a command that may write no file beyond a size, as under `ulimit -f`."""
-    words = [str(MLTRAIN), *COMMANDS[command], "--data-dir", str(folder)]
+    words = [str(MLTRAIN), *words_of(command, folder), "--data-dir", str(folder)]
     done = subprocess.run(
         words,
         capture_output=True,
