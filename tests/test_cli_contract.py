@@ -43,6 +43,7 @@ ARGUMENTS = {
     ("sim",): None,  # serves until it is stopped: has a test of its own
     ("snapshots", "diff"): ["latest", "latest"],
     ("snapshots", "prune"): ["--keep", "1"],
+    ("studies", "prune"): ["--older-than", "90"],
     ("models", "prune"): ["--keep", "1"],
     ("models", "pack"): None,  # writes a file: has tests in tests/store
     ("models", "unpack"): None,  # needs an archive: has tests in tests/store
@@ -65,7 +66,7 @@ WITHOUT_DATA = {
         ("features", "check"),
     ),
     *(("cache", "info"), ("cache", "prune"), ("snapshots", "prune")),
-    *(("models", "prune"), ("models", "repair"), ("models", "unpack")),
+    *(("models", "prune"), ("models", "repair"), ("models", "unpack"), ("studies",), ("studies", "prune")),
 }
 NO_TRACEBACK = "Traceback (most recent call last)"
 

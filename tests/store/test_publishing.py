@@ -148,3 +148,14 @@ def test_every_rename_is_synced_before_and_after(tmp_path):
     assert done.returncode == 0, done.stderr
     assert disk_faults.unsynced_renames(operations) == []
     assert logged < moved
+
+
+@pytest.mark.parametrize("name", ["signature.json", "lgbm.pkl"])
+def test_files_that_contain_the_name_replace_no_other(store, name):
+    """Nothing is published; neither is a signature that nobody made."""
+    before = tree(store.data_dir)
+    with pytest.raises(ValueError, match="given twice"):
+        publish_version(
+            store, files_of(b"x"), verdict="GO", date="2025-10-15", now_ms=NOON_MS, named=lambda _: {name: b"other"}
+        )
+    assert tree(store.data_dir) == before

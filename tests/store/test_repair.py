@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -295,16 +296,66 @@ class TestUndecidable:
         assert "move" in step.left
         assert link.read_bytes() == b"something else"
 
-    def test_a_read_only_folder_is_a_machine_error_and_the_dry_run_works(self, store, monkeypatch):
-        """The plan needs no write."""
+
+class TestPlaces:
+    """Folders in which a repair may not write, or whose file system is unlike the one that they come from."""
+
+    def test_a_read_only_mount_is_a_machine_error_and_the_dry_run_works(self, store):
+        """The plan needs no write, and named versions are served; the repair changes nothing."""
         store.pointer.path.unlink()
-
-        def refuse(*_, **__):
-            raise MachineError("cannot write: Read-only file system")
-
-        monkeypatch.setattr("mltrain.store.repair.append_lines", refuse)
+        program = (
+            "import sys; from pathlib import Path; from mltrain.errors import MachineError\n"
+            "from mltrain.store.repair import repair_store; from mltrain.store.store import Store\n"
+            "store = Store(Path(sys.argv[1]))\n"
+            "print(*(step.target for step in repair_store(store, by='', now_ms=0, dry_run=True)))\n"
+            "print(store.open_named('2025-10-15').name)\n"
+            "try: repair_store(store, by='', now_ms=0)\n"
+            "except MachineError as err: print(err.message)\n"
+        )
+        mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@" "$0"'
+        if subprocess.run(["unshare", "-m", "sh", "-c", mounted, store.data_dir, "true"], check=False).returncode:
+            pytest.skip("may not mount here")
         before = tree(store.data_dir)
-        assert [step.target for step in repair_store(store, dry_run=True, **REPAIR)] == ["2025-10-14"]
-        with pytest.raises(MachineError):
-            repair_store(store, **REPAIR)
+        words = ["unshare", "-m", "sh", "-c", mounted, store.data_dir, sys.executable, "-c", program]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+
+        planned, served, refused = done.stdout.splitlines()
+        assert (planned, served) == ("2025-10-14", "2025-10-15")
+        assert "Read-only file system" in refused
         assert tree(store.data_dir) == before
+
+    def test_the_folder_of_another_owner_is_a_machine_error_and_the_dry_run_works(self, store):
+        """Whoever may only read sees what would be done, and is refused with the path."""
+        if os.geteuid() != 0:
+            pytest.skip("only root can become another user")
+        store.pointer.path.unlink()
+        # Everything is imported before the process becomes a user who may not read the environment.
+        plan = repair_store(store, dry_run=True, **REPAIR)
+        for path in (store.data_dir, *store.data_dir.parents):
+            if not path.stat().st_mode & 0o005:
+                path.chmod(path.stat().st_mode | 0o055)
+        before = tree(store.data_dir)
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.setuid(65534)
+            try:
+                found = repair_store(store, dry_run=True, **REPAIR) == plan
+                repair_store(store, **REPAIR)
+            except MachineError as err:
+                os.write(write, f"{found} {err.message}".encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(write)
+        with os.fdopen(read) as out:
+            text = out.read()
+
+        assert text.startswith("True ")
+        assert "Permission denied" in text
+        assert str(store.models) in text
+        assert tree(store.data_dir) == before
+
+    def test_no_two_names_differ_only_in_case(self, store):
+        """A file system that ignores case holds every file: slots, versions and files have small names."""
+        names = list(tree(store.data_dir))
+
+        assert len({name.casefold() for name in names}) == len(names)

@@ -346,7 +346,7 @@ def _write_report(path: Path, findings: AuditReport) -> tuple[Path, Path]:
 
 
 def _report_lines(findings: AuditReport) -> Iterator[str]:
-    """Yield the lines of an audit's text report."""
+    """Yield the lines of an audit's text report: for each check, the values compared and the largest deviation."""
     yield f"Leakage audit of snapshot {findings.snapshot}{', thorough' if findings.thorough else ''}"
     yield f"registry {findings.registry_sha256}" + (f", ops of {findings.ops}" if findings.ops else "")
     for result in findings.guards:

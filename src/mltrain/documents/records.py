@@ -378,7 +378,7 @@ class _Record:
     @classmethod
     @cache
     def of(cls, target: Callable[..., object], limits: Limits | None) -> _Record:
-        """Return the form of a record, or of a function's arguments; `limits` hold for every number in it."""
+        """Return the form of a record, or of a function's arguments; `limits` apply to numbers without their own."""
         hints = get_type_hints(target, include_extras=True)
         factories = {f.name: f.default_factory for f in dataclass_fields(target)} if is_dataclass(target) else {}
         fields, rest = [], None

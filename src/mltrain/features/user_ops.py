@@ -166,7 +166,7 @@ def _read_ops(module: ModuleType, name: str) -> dict[str, Op]:
 
 
 def _find_op_problems(op: object, function: object, name: str) -> list[str]:
-    """List the reasons why an entry of the `OPS` of the module `name` is not an op."""
+    """List the reasons why an entry (`op`, `function`) of the `OPS` of the user module `name` cannot be registered."""
     if not isinstance(op, str) or FEATURE.fullmatch(op) is None:
         return [f"{show(str(op))} is not a name of lower-case letters, digits and underscores"]
     if not callable(function):
@@ -177,7 +177,8 @@ def _find_op_problems(op: object, function: object, name: str) -> list[str]:
     try:
         parameters = inspect.signature(function).parameters
         hints = typing.get_type_hints(function, include_extras=True)
-    except (TypeError, ValueError, NameError, AttributeError) as err:
+    # Annotations in text are the user's code, and may fail in any way.
+    except Exception as err:  # noqa: BLE001
         return [f"{op}: its signature cannot be read: {err}"]
     return [
         f"{op}: its parameter {p.name} must be given by name and be an int, a float or a Literal of texts"

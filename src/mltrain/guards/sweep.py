@@ -83,8 +83,9 @@ class Sweep:
 def _draw_layouts(bars: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """Yield layouts of tiles of `bars` rows as (period, offset): a tile ends at each row where row % period == offset.
 
-    They come in random order, mostly with the shortest gap between tiles, which tests most rows. Periods are prime:
-    otherwise a feature that reads some tiles further back could find true candles in every phase.
+    The rows of a tile keep their true candles, those between tiles get false ones. The layouts come in random order,
+    mostly with the shortest gap between tiles, which tests most rows. Periods are prime: if the period divided the lag
+    at which a feature secretly reads, such as 1,440 rows, that row would lie in a tile for every offset.
     """
     gap = max(_MIN_GAP, round(bars * _GAP_SHARE))
     periods = [_next_prime(bars + gap * factor) for factor in _GAP_FACTORS]

@@ -203,7 +203,9 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> tuple[SymbolDiff, ..
 
 
 def verify_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
-    """Compare a snapshot's files with its manifest: every byte and, if all bytes are right, every fact.
+    """Compare a snapshot's files with its manifest: every byte and, if all bytes are right, the facts of each symbol.
+
+    These are rows, first and last candle, gaps, candles without trades, and the content hash.
 
     Returns:
         Every problem in a sentence; empty if the snapshot is intact.

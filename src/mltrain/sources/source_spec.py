@@ -106,7 +106,7 @@ class SourceSpec:
 
     @classmethod
     def from_dict(cls, value: Json) -> SourceSpec:
-        """Read what `to_dict` returned; the interval is the default.
+        """Read what `to_dict` returned; the interval, which a snapshot keeps in its request, gets the default.
 
         Raises:
             InputError: A key is missing or unknown, or a value is wrong.

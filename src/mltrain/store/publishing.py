@@ -49,11 +49,12 @@ def publish_version(
         MachineError: The machine refuses; nothing is left.
     """
     store.prepare()
-    if SIGNATURE in files:
-        raise ValueError(f"{SIGNATURE} is not one of the files that are signed")
     with store.lock("publishing a version"):
         name, serial = _next_name_and_serial(store, date)
-        files = {**files, **named(name)}
+        named_files = named(name)
+        if SIGNATURE in files or SIGNATURE in named_files or files.keys() & named_files.keys():
+            raise ValueError(f"a file is given twice, or is {SIGNATURE}, which is not one of the files that are signed")
+        files = {**files, **named_files}
         manifest = version_manifest(files, name=name, serial=serial, verdict=verdict, now_ms=now_ms, slot=store.slot)
         with staged_folder(store.models / name) as staged:
             for path, data in files.items():
