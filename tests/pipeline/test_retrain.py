@@ -84,6 +84,15 @@ class TestSame:
         assert self.found(workshop, snapshot, promote=False, execution=execution) == report.version
         assert {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")} == before
 
+    def test_what_a_killed_training_left_is_removed(self, trained):
+        """It was killed while the version became live, and is not promoted by the training that finds it."""
+        workshop, report = trained
+        left = workshop.store.models / ".best_lgbm.0a1b2c3d.tmp"
+        left.symlink_to(report.version)
+
+        train(workshop.request(report.training.data.snapshot), workshop.store, now_ms=NOW_MS, progress=Silent())
+        assert not left.is_symlink()
+
     @pytest.mark.parametrize(
         "options",
         [

@@ -89,8 +89,15 @@ class _WarningRecorder:
 
 
 def train(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport | StoredVersion:
-    """Train and store a version; if a stored version already has the same result, return that one and write nothing."""
-    return find_same_version(request, store) or train_anew(request, store, now_ms=now_ms, progress=progress)
+    """Train and store a version; if a stored version already has the same result, return that one and write nothing.
+
+    What a killed training left next to that version is removed.
+    """
+    same = find_same_version(request, store)
+    if same is None:
+        return train_anew(request, store, now_ms=now_ms, progress=progress)
+    store.sweep()
+    return same
 
 
 def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Progress) -> TrainReport:

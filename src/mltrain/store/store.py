@@ -37,6 +37,7 @@ from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder
 from mltrain.storage.locks import FOLDER_WAIT_S, lock_folder
 from mltrain.storage.reading import read_file
+from mltrain.storage.temps import TEMP_SUFFIX
 from mltrain.storage.writing import append_lines
 from mltrain.store import REPAIR_HINT
 from mltrain.store.history import check_history, look_line, read_looks, read_promotions
@@ -408,6 +409,20 @@ class Store:
         make_folder(self.models)
         self.check_pointer()
         self.looks()
+
+    def sweep(self) -> None:
+        """Remove what killed writers left, if there is anything; otherwise nothing is written, not even a lock.
+
+        Raises:
+            LockedError: The folder is locked for longer than the wait.
+            MachineError: The machine refuses.
+        """
+        with disk_errors(self.models, "list"):
+            left = any(self.models.glob(f".*{TEMP_SUFFIX}"))
+        if left:
+            with self.lock("removing what a killed writer left"):
+                # Taking the lock has removed it.
+                pass
 
     def lock(self, purpose: str) -> AbstractContextManager[None]:
         """Hold the folder's lock, and remove what killed writers left.
