@@ -23,7 +23,7 @@ HEADER = "ts,open,high,low,close,volume"
 
 def read(data, *, name="BTCUSDT.csv", interval="1m"):
     data = data if isinstance(data, bytes) else data.encode()
-    return read_rows(data, name=name, where=f"{name}: BTCUSDT", step_ms=interval_ms(interval))[0]
+    return read_rows(data, name=name, where=f"{name}: BTCUSDT", step_ms=interval_ms(interval)).rows
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ file that could be read in two ways is refused. So is a file whose candles have 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 from mltrain.candles.cells import as_ms
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.tables import read_cells
+from mltrain.candles.understood import FileLayout
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.times import INTERVALS_MS, format_ms, interval_name
@@ -64,8 +65,23 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 _LONG_RUN: Final = 20
 
 
-def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
-    """Return the rows of a candle file in the file's order, and their close times.
+@dataclass(frozen=True, slots=True)
+class CandleRows:
+    """The rows of a candle file, and how they were read.
+
+    Attributes:
+        rows: In the file's order, with the columns of CANDLE_SCHEMA, null where the file lacks one.
+        closes_ms: The close times of a text file in Binance's layout, ms UTC, shape (n,); None for other files.
+        layout: What was understood of the file; None if it has no rows.
+    """
+
+    rows: pl.DataFrame
+    closes_ms: NDArray[np.int64] | None
+    layout: FileLayout | None
+
+
+def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows:
+    """Return the rows of a candle file in the file's order, and how they were read.
 
     Args:
         data: The bytes of the file.
@@ -74,15 +90,33 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> tuple[pl.D
         step_ms: The interval that its candles must have.
 
     Returns:
-        The rows with the columns of CANDLE_SCHEMA, null where the file lacks one; no rows if the file is a JSON `[]` or
-        a header alone. The close times of a text file in Binance's layout, ms UTC, shape (n,); None for other files.
+        No rows if the file is a JSON `[]` or a header alone.
     """
     cells = read_cells(data, name=name, where=where, columns=lambda names: list(_find_columns(names, where).values()))
     if not cells.frame.width:
-        return pl.DataFrame(schema=dict(CANDLE_SCHEMA)), _read_close_times(cells)
+        return CandleRows(pl.DataFrame(schema=dict(CANDLE_SCHEMA)), _read_close_times(cells), None)
     rows = _read_named(cells) if cells.named else _read_unnamed(cells)
     _check_spacing(np.unique(times_ms(rows)), step_ms, where)
-    return rows, _read_close_times(cells)
+    layout = None if rows.is_empty() else _describe_layout(cells, name)
+    return CandleRows(rows, _read_close_times(cells), layout)
+
+
+def _describe_layout(cells: Cells, name: str) -> FileLayout:
+    """Return what was understood of a file with rows; `name` is its name."""
+    columns = (
+        name_columns(cells.frame.columns)
+        if cells.named
+        else dict(zip(CANDLE_SCHEMA, BY_PLACE[cells.frame.width], strict=False))
+    )
+    their_names = [column for column in cells.frame.columns if column in columns.values()]
+    return FileLayout(
+        file_format=name.lower().removesuffix(".gz").rpartition(".")[2],
+        time="open",
+        unit="numbers or text",
+        zone="UTC",
+        columns=tuple(their_names if cells.named else columns.values()),
+        named=cells.named,
+    )
 
 
 def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
@@ -98,12 +132,12 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> t
         InputError: The file has no rows or no close times.
     """
     where = f"{where}: {symbol}"
-    rows, closes_ms = read_rows(data, name=".csv", where=where, step_ms=step_ms)
-    if rows.is_empty():
+    read = read_rows(data, name=".csv", where=where, step_ms=step_ms)
+    if read.rows.is_empty():
         raise InputError(f"{where}: no rows")
-    if closes_ms is None:
+    if read.closes_ms is None:
         raise InputError(f"{where}: a close time is missing, or is not a number")
-    return rows, closes_ms
+    return read.rows, read.closes_ms
 
 
 def name_columns(names: Sequence[str]) -> dict[str, str]:

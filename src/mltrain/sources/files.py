@@ -191,11 +191,12 @@ class FilesSource(LocalSource):
         """Read a file's closed candles in its order, and keep for `notes` what is left out."""
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
-        rows, closes_ms = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
+        read = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
+        rows = read.rows
         if rows.is_empty() and path.name not in self._empty[symbol]:
             self._empty[symbol].append(path.name)
-        if closes_ms is not None:
-            rows = self._leave_out_odd(rows, closes_ms, symbol)
+        if read.closes_ms is not None:
+            rows = self._leave_out_odd(rows, read.closes_ms, symbol)
         if self.now_ms is None:
             return rows
         ts_ms = times_ms(rows)
@@ -242,7 +243,8 @@ def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
         InputError: The file cannot be read, has no rows, or a row cannot be a candle or contradicts another one.
         UsageError: The interval is unknown.
     """
-    rows, _ = read_rows(_read_bytes(path), name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval))
+    data = _read_bytes(path)
+    rows = read_rows(data, name=path.name, where=f"{path}: {symbol}", step_ms=interval_ms(interval)).rows
     if rows.is_empty():
         raise InputError(f"{path}: {symbol}: no rows")
     return _join([(path, rows)], symbol, interval)[0]
