@@ -17,6 +17,7 @@ from mltrain.report.card_diff import compare_cards, compare_losses, compare_vers
 from mltrain.report.index import render_index
 from mltrain.report.version_data import read_holdout
 from mltrain.store.listing import read_version_card
+from mltrain.store.publishing import publish_version
 from mltrain.store.store import Store
 
 NAMES = ("2025-10-14", "2025-10-15")
@@ -115,6 +116,23 @@ def test_the_index_links_to_every_report(version, tmp_path):
     assert "live</span>" in page
     assert len(re.findall(r'role="img"', page)) == 5
     assert "There is no version yet" in render_index(Store(tmp_path), folder=tmp_path).decode()
+
+
+def test_the_index_has_a_table_and_a_trend_per_slot(data_dir):
+    """The figures of one market are not drawn as a trend with those of another."""
+    store = Store(data_dir)
+    best = store.open_version("best")
+    files = {entry.path: best.read(entry.path, max_bytes=1 << 26) for entry in best.manifest.files}
+    publish_version(store.in_slot("btc"), files, verdict="GO", date="2025-10-16", now_ms=0)
+    page = render_index(store, folder=data_dir).decode()
+
+    assert [title for title in re.findall(r"<h2>([^<]+)</h2>", page) if "Versions" in title] == [
+        "Versions in slot btc",
+        "Versions in slot lgbm",
+    ]
+    assert page.count("the only version") == 8
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
 
 
 def test_the_index_names_damage(data_dir):

@@ -102,11 +102,13 @@ def models(
 
 
 def _view_models(rows: Sequence[ModelRow]) -> Iterator[RenderableType]:
-    """Yield a table of the versions for each slot; damaged versions, whose slot is unknown, come last."""
-    slots = sorted({row.slot for row in rows}, key=lambda slot: (slot is None, slot))
-    for slot in slots:
-        title = None if len(slots) == 1 else "slot unknown" if slot is None else f"slot {slot}"
-        yield _models_table(title, [row for row in rows if row.slot == slot])
+    """Yield a table of the versions for each slot; its title is left out if there is only one slot."""
+    from mltrain.store.listing import group_by_slot
+
+    groups = group_by_slot(rows)
+    for slot, of_slot in groups:
+        title = None if len(groups) == 1 else "slot unknown" if slot is None else f"slot {slot}"
+        yield _models_table(title, of_slot)
 
 
 def _models_table(title: str | None, rows: Sequence[ModelRow]) -> RenderableType:

@@ -13,9 +13,10 @@ from mltrain.report.page import REPORT_FILE, render
 from mltrain.report.svg import draw_sparkline
 from mltrain.report.texts import format_number, format_percent
 from mltrain.report.version_data import read_holdout
-from mltrain.store.listing import list_models, read_version_card
+from mltrain.store.listing import group_by_slot, list_models, read_version_card
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mltrain.store.listing import ModelRow
@@ -30,9 +31,22 @@ _TRENDS: Final = {"accuracy": "Accuracy", "auc_roc": "AUC", "log_loss": "Log los
 
 
 def render_index(store: Store, *, folder: Path) -> bytes:
-    """Return the HTML page (UTF-8) of all versions, the newest first; its links are relative to `folder`."""
-    rows = list_models(store)
+    """Return the HTML page (UTF-8) of all versions by slot, the newest first; its links are relative to `folder`."""
     readable = {row.name: row.version for row in store.versions() if row.version is not None}
+    groups = [
+        (slot, _draw_trends(slot, rows), _make_cells(rows, readable, folder))
+        for slot, rows in group_by_slot(list_models(store))
+    ]
+    return render("models.html.j2", groups=groups, folder=store.models.name)
+
+
+def _make_cells(
+    rows: tuple[ModelRow, ...], readable: Mapping[str, StoredVersion], folder: Path
+) -> list[tuple[ModelRow, str | None, str | None, str, str, str, str]]:
+    """Return the cells of a table of versions, the newest first.
+
+    They are the row itself, the link to its report, its curve (SVG), and accuracy, AUC, log loss and ECE as text.
+    """
     cells = []
     for age, row in enumerate(reversed(rows)):
         version = readable.get(row.version)
@@ -48,7 +62,7 @@ def render_index(store: Store, *, folder: Path) -> bytes:
             format_number(row.calibration_ece),
         )
         cells.append((row, link, curve, *figures))
-    return render("models.html.j2", rows=cells, trends=_draw_trends(rows), folder=store.models.name)
+    return cells
 
 
 def _draw_gain_curve(version: StoredVersion) -> str | None:
@@ -66,14 +80,14 @@ def _draw_gain_curve(version: StoredVersion) -> str | None:
     return draw_sparkline(name, title, [0.0, *total[drawn].tolist()], zero=True)
 
 
-def _draw_trends(rows: tuple[ModelRow, ...]) -> tuple[tuple[str, str, str, str], ...]:
-    """Return title, newest value, note and curve (SVG) of each metric over the versions, given oldest first."""
+def _draw_trends(slot: str | None, rows: tuple[ModelRow, ...]) -> tuple[tuple[str, str, str, str], ...]:
+    """Return title, newest value, note and curve (SVG) of each metric over a slot's versions, given oldest first."""
     trends = []
     for name, title in _TRENDS.items():
         values = [value for row in rows if (value := getattr(row, name)) is not None]
         if values:
             show = format_percent if name == "accuracy" else format_number
-            curve = draw_sparkline(f"trend-{name.replace('_', '-')}", f"{title} over the versions", values)
+            curve = draw_sparkline(f"trend-{slot}-{name.replace('_', '-')}", f"{title} over the versions", values)
             note = f"newest of {len(values)}; {show(min(values))} to {show(max(values))}"
             trends.append((title, show(values[-1]), note if len(values) > 1 else "the only version", curve))
     return tuple(trends)

@@ -11,6 +11,8 @@ from mltrain.documents.strict_json import parse_json
 from mltrain.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mltrain.store.store import Store
     from mltrain.store.versions import StoredVersion, VersionRow
 
@@ -62,6 +64,12 @@ def list_models(store: Store) -> tuple[ModelRow, ...]:
         MachineError: The machine refuses to read.
     """
     return tuple(_row(row) for row in store.versions())
+
+
+def group_by_slot(rows: Sequence[ModelRow]) -> tuple[tuple[str | None, tuple[ModelRow, ...]], ...]:
+    """Return each slot with its rows, by name; damaged versions, whose slot is unknown (None), come last."""
+    slots = sorted({row.slot for row in rows}, key=lambda slot: (slot is None, slot))
+    return tuple((slot, tuple(row for row in rows if row.slot == slot)) for slot in slots)
 
 
 def read_version_card(version: StoredVersion) -> ModelCard:
