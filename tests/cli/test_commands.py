@@ -137,6 +137,13 @@ def test_a_slot_has_a_live_version_of_its_own(data_dir, tmp_path):
     assert "manifest.json" in [path.name for path in (other / "snapshots").rglob("*")]
 
 
+def test_a_tilde_in_the_environment_is_the_home_of_the_user(data_dir, tmp_path):
+    """No shell expands it there; a folder called ~ is never made."""
+    env = {"HOME": str(tmp_path), "MLTRAIN_DATA_DIR": f"~/{data_dir.relative_to(tmp_path)}"}
+
+    assert call("models", "--json", env=env).document == call("models", "--json", data_dir=data_dir).document
+
+
 def test_the_best_one_again_writes_nothing(data_dir):
     """Rolling back to what is best already is no error and no line in the log."""
     log = data_dir / "models" / "promotions.jsonl"

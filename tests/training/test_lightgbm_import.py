@@ -52,3 +52,10 @@ def test_a_process_of_mltrain_skips_scikit_learn():
 
     assert run_alone(f"{own} {after}; import sklearn; print(sklearn.__name__)") == ["False", "True", "sklearn"]
     assert run_alone(f"import sklearn; {own} print(sklearn is sys.modules['sklearn'])") == ["True"]
+
+
+def test_without_docstrings_it_is_a_machine_error():
+    """LightGBM reads the docstrings of its own functions; under -OO there are none."""
+    done = subprocess.run([sys.executable, "-OO", "-c", IMPORT], capture_output=True, text=True, check=False)
+
+    assert "MachineError: Python runs with -OO" in done.stderr

@@ -128,6 +128,15 @@ def test_fewer_rows_than_symbols_are_refused(candles):
     assert "--max-rows" in caught.value.hint
 
 
+def test_a_threshold_that_few_candles_reach_is_named(candles):
+    """More days would hardly help: the message has the counts, the hint the label."""
+    features = replace(FEATURES, label=LabelSpec("threshold", 1, "drop", cost_bps=120))
+    with pytest.raises(InputError, match=r"only [0-9]+ of 2[0-9],[0-9]{3} candles move by more than 120 bps") as caught:
+        build_samples(features, candles)
+
+    assert "cost_bps" in caught.value.hint
+
+
 def test_too_few_candles_are_refused(candles):
     """Without a complete row, the error names the candles that the warm-up needs."""
     short = {s: frame.head(20) for s, frame in candles.items()}

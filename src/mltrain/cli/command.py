@@ -141,7 +141,9 @@ def command(
             if (key := options.pop("require_signature", None)) is not None:
                 # The library reads this variable whenever it opens a version.
                 os.environ[REQUIRE_VARIABLE] = str(key)
-            _run(function, options, data_dir=data_dir, slot=slot, as_json=as_json, quiet=quiet)
+            # A shell expands ~ in a word, but not in a variable of the environment.
+            place = Path(os.path.expanduser(data_dir))  # noqa: PTH111 (pathlib's raises without a home)
+            _run(function, options, data_dir=place, slot=slot, as_json=as_json, quiet=quiet)
 
         hints = typing.get_type_hints(function, include_extras=True)
         common = {

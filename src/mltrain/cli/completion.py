@@ -21,7 +21,8 @@ _DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 def _data_dir(ctx: typer.Context) -> Path:
     """Return the data folder that the unfinished command line or the environment names."""
-    return Path(str(ctx.params.get("data_dir") or os.environ.get("MLTRAIN_DATA_DIR") or "data"))
+    given = str(ctx.params.get("data_dir") or os.environ.get("MLTRAIN_DATA_DIR") or "data")
+    return Path(os.path.expanduser(given))  # noqa: PTH111 (pathlib's raises without a home)
 
 
 def _list_names(folder: Path, pattern: re.Pattern[str]) -> list[str]:

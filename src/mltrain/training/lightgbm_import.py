@@ -34,8 +34,12 @@ def import_lightgbm() -> ModuleType:
 
     Raises:
         MachineError: Its shared library cannot be loaded, usually because the OpenMP runtime is missing: slim images
-            and new Macs come without it.
+            and new Macs come without it; or Python strips docstrings, which LightGBM reads when it is imported.
     """
+    if sys.flags.optimize >= 2:
+        raise MachineError(
+            "Python runs with -OO, which strips the docstrings that LightGBM needs", hint="run it with -O, or without"
+        )
     hidden = [name for name in _skipped_modules if name not in sys.modules]
     # None makes an import fail (Python language reference, 5.3.1); LightGBM catches the ImportError.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]

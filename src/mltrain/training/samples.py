@@ -17,13 +17,14 @@ from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.times import format_ms, interval_ms
 from mltrain.training.label import make_labels
+from mltrain.training.split import MIN_TRAIN_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mltrain.features.spec import FeatureSet
+    from mltrain.features.spec import FeatureSet, LabelSpec
 
 # Rows of the matrix that are moved, and so held twice, in one step.
 _MOVED_ROWS: Final = 65_536
@@ -131,6 +132,7 @@ def build_samples(
         _fill_symbol(candle_rows, is_complete, feature_set, candles, symbol_ix=ix) for ix in range(len(symbols))
     )
     samples = _compact(candle_rows, is_complete)
+    _check_label(feature_set.label, qualities)
     if not samples.y.size:
         raise InputError(
             f"no row of {', '.join(symbols)} has every feature and a label: the longest feature needs "
@@ -139,6 +141,17 @@ def build_samples(
         )
     check_finite(samples)
     return samples, qualities
+
+
+def _check_label(label: LabelSpec, qualities: Sequence[SymbolQuality]) -> None:
+    """Raise an InputError if a threshold leaves fewer rows than any training needs; a longer snapshot hardly helps."""
+    rows, ties = sum(quality.rows for quality in qualities), sum(quality.ties for quality in qualities)
+    if label.kind == "threshold" and rows < MIN_TRAIN_ROWS < ties:
+        raise InputError(
+            f"only {rows:,} of {rows + ties:,} candles move by more than {label.cost_bps:g} bps in "
+            f"{label.horizon_bars} bars: a training needs {MIN_TRAIN_ROWS:,} rows at least",
+            hint="lower the label's cost_bps, or raise its horizon",
+        )
 
 
 def _fill_symbol(
