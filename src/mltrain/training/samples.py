@@ -17,7 +17,6 @@ from mltrain.errors import InputError
 from mltrain.features.computation import check_inputs, compute_features
 from mltrain.times import format_ms, interval_ms
 from mltrain.training.label import make_labels
-from mltrain.training.split import MIN_TRAIN_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet, LabelSpec
 
+# Rows of a block that is trained on, at least.
+MIN_TRAIN_ROWS: Final = 1_000
 # Rows of the matrix that are moved, and so held twice, in one step.
 _MOVED_ROWS: Final = 65_536
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from mltrain.errors import InputError
 from mltrain.times import DAY_MS
+from mltrain.training.samples import MIN_TRAIN_ROWS
 
 if TYPE_CHECKING:
     from mltrain.training.samples import Samples
 
 # Below this, a booster memorises its rows.
-MIN_TRAIN_ROWS: Final = 1_000
 # Below this, a fold's log loss is noise (the standard error of an accuracy is above .035).
 MIN_VALID_ROWS: Final = 200
 
