@@ -182,19 +182,25 @@ def test_folders_that_are_none_are_refused(tmp_path, make_candles):
     """Absent, a file, empty, or without a candle file: each has its message, with what is there."""
     file = tmp_path / "BTCUSDT.csv"
     make_candles(range(3)).write_csv(file)
-    empty, other, below = tmp_path / "empty", tmp_path / "other", tmp_path / "below"
-    for folder in (empty, other, below, below / "csv"):
+    empty, other, below, old = tmp_path / "empty", tmp_path / "other", tmp_path / "below", tmp_path / "old"
+    for folder in (empty, other, below, below / "csv", old):
         folder.mkdir()
     (other / "BTCUSDT-1m-2025-01.zip.CHECKSUM").write_bytes(b"")
-    (other / "BTCUSDT.feather").write_bytes(b"")
+    (other / "notes.doc").write_bytes(b"")
     (other / ".hidden.csv").write_text("x")
+    (below / "csv" / "readme.md").write_text("x")
+    (old / "UNITTEST_BTC-5m.h5").write_bytes(b"")
 
     cases = {
         tmp_path / "absent": ("is not there", None),
         file: ("is a file: name the folder that it is in", None),
         empty: ("it is empty", "candle files end in .parquet"),
-        other: ("there are 'BTCUSDT-1m-2025-01.zip.CHECKSUM', 'BTCUSDT.feather'", "candle files end in .parquet"),
-        below: ("there are 'csv'", f"folders in it are not looked into: name one of them, like --from {below / 'csv'}"),
+        other: ("there are 'BTCUSDT-1m-2025-01.zip.CHECKSUM', 'notes.doc'", "candle files end in .parquet"),
+        below: ("there are 'csv/readme.md'", "candle files end in .parquet"),
+        old: (
+            r"1 file left out \(HDF5, which is not read\): UNITTEST_BTC-5m.h5",
+            "save the candles in one of the formats that are read: .parquet",
+        ),
     }
     for folder, (message, hint) in cases.items():
         with pytest.raises(InputError, match=message) as err:
@@ -213,18 +219,26 @@ def test_a_truncated_parquet_file_is_refused_by_name(tmp_path, make_candles, kee
         FilesSource(tmp_path, "1m").clock_ms(("BTCUSDT",))
 
 
-def test_links_are_followed_and_pipes_are_not_read(tmp_path, make_candles):
-    """A user's own folder may hold links; what is no file is passed over."""
+def test_only_links_inside_the_folder_are_followed_and_pipes_are_not_read(tmp_path, make_candles):
+    """A link may rename a file of the folder; the folder itself may be a link. What leads out of it is left out."""
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "data").mkdir()
-    make_candles(range(10)).write_csv(tmp_path / "elsewhere" / "x.csv")
-    (tmp_path / "data" / "BTCUSDT.csv").symlink_to(tmp_path / "elsewhere" / "x.csv")
-    os.mkfifo(tmp_path / "data" / "ETHUSDT.csv")
-    (tmp_path / "data" / "SOLUSDT.csv").symlink_to("nowhere.csv")
-    source = FilesSource(tmp_path / "data", "1m")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make_candles(range(10)).write_csv(tmp_path / "elsewhere" / "ADAUSDT.csv")
+    make_candles(range(10)).write_csv(folder / "candles.tmp")
+    (folder / "BTCUSDT.csv").symlink_to("candles.tmp")
+    (folder / "BTC_USDT.csv").symlink_to(tmp_path / "elsewhere" / "ADAUSDT.csv")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder)
+    os.mkfifo(folder / "ETHUSDT.csv")
+    (folder / "SOLUSDT.csv").symlink_to("nowhere.csv")
+    (tmp_path / "link").symlink_to(folder)
 
-    assert source.symbols() == ("BTCUSDT",)
-    assert source.candles("BTCUSDT", ALL).height == 10
+    for place in (folder, tmp_path / "link"):
+        source = FilesSource(place, "1m")
+        assert source.default_symbols() == ("BTCUSDT",)
+        assert source.candles("BTCUSDT", ALL).height == 10
+        assert source.notes() == ("1 file left out (a link out of the folder): BTC_USDT.csv",)
 
 
 def test_one_file_is_read_by_itself(tmp_path, make_candles):
@@ -303,7 +317,7 @@ def test_files_named_as_of_another_interval_are_left_out_and_told(tmp_path, make
 
     assert source.candles("BTCUSDT", ALL).height == 40
     names = "BTCUSDT-15m-2025-10-15.csv (15m), BTCUSDT_5.csv (5m), BTC_USDT-1h.csv (1h)"
-    assert source.notes() == (f"BTCUSDT: 3 files of another interval left out: {names}",)
+    assert source.notes() == (f"3 files left out (another interval): {names}",)
 
 
 def test_where_all_are_of_another_interval_it_is_named(tmp_path, make_candles):

@@ -1,11 +1,12 @@
-"""The source `files`: a folder of parquet, CSV and JSON files, plain or packed, one or several per symbol.
+"""The source `files`: a folder of candle files in any known layout, one or several per symbol.
 
-The name of a file states its symbol, and often its interval: `BTCUSDT.parquet`, `BTCUSDT-1m-2025-01-01.zip`,
-`BTC_USDT-1m.json.gz`; `mltrain.candles.tables` describes their contents. Files of another interval and files without
-rows are left out, rows are sorted, exact duplicates are dropped, and `notes` lists all of it. Nothing else is repaired:
-a row that contradicts another or cannot be a candle is an error that names file, symbol, time, field and value. A file
-with a `.CHECKSUM` file must match it. A candle that closes after the machine's time, which the caller passes, is left
-out; times hours ahead of it are an error (see `mltrain.candles.closed`).
+Names and folders state the symbol, and often the interval and the market: `mltrain.sources.candle_folder` finds the
+files, `mltrain.candles.layouts` reads them. A file whose name has no trading pair may name it in a column. Files of
+other intervals, of mark prices and the like, and files without rows are left out, rows are sorted, exact duplicates
+are dropped, and `notes` lists all of it. Nothing else is repaired: a row that contradicts another or cannot be a candle
+is an error that names file, symbol, time, field and value. A file with a `.CHECKSUM` file must match it. A candle that
+closes after the machine's time, which the caller passes, is left out; times hours ahead of it are an error (see
+`mltrain.candles.closed`).
 
 Files are read again for each call; only one symbol's candles are in memory at a time.
 """
@@ -13,8 +14,9 @@ Files are read again for each call; only one symbol's candles are in memory at a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 import polars as pl
@@ -22,15 +24,20 @@ import polars as pl
 from mltrain.candles.checks import check_candles
 from mltrain.candles.closed_candles import describe_unclosed, find_closed
 from mltrain.candles.compression import parse_checksum
-from mltrain.candles.filenames import parse_interval, parse_symbol
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
-from mltrain.candles.layouts import SUFFIXES, read_rows
+from mltrain.candles.layouts import read_rows
+from mltrain.candles.symbols import canonical_symbol
 from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.errors import InputError
-from mltrain.names import did_you_mean, show
+from mltrain.names import did_you_mean, join_first, show
+from mltrain.sources.candle_folder import (
+    choose_market,
+    describe_left_out,
+    group_by_symbol,
+    list_candle_files,
+)
 from mltrain.sources.source import LocalSource, check_known
 from mltrain.storage.descriptors import real_path
-from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
 from mltrain.times import TimeRange, format_ms, interval_ms
@@ -41,24 +48,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.candles.understood import FileLayout
+    from mltrain.sources.candle_folder import FoundFile, SymbolFiles
 
 # The name that the exchange's archive uses.
 _CHECKSUM: Final = ".CHECKSUM"
 _MAX_CHECKSUM_BYTES: Final = 1 << 16
 _REPAIR_HINT: Final = "correct or remove that row, or download the file again"
-
-
-@dataclass(frozen=True, slots=True)
-class _SymbolFiles:
-    """The files of one symbol, sorted by name.
-
-    Attributes:
-        files: Files whose name states the source's interval or none.
-        others: Files of other intervals, with the interval that their name states.
-    """
-
-    files: list[Path]
-    others: list[tuple[Path, str]]
 
 
 class FilesSource(LocalSource):
@@ -79,7 +75,9 @@ class FilesSource(LocalSource):
         self.interval = interval
         self.now_ms = now_ms
         self._step_ms = interval_ms(interval)
-        self._files = _list_files(folder, interval)
+        self._listing = list_candle_files(folder)
+        # By symbol; None until the files that do not name a pair have been looked into.
+        self._grouped: dict[str, SymbolFiles] | None = None
         # By symbol: the range of each file, None without rows; the number of duplicates dropped; the open times of
         # candles that are not closed and of rows off the grid; the names of files without rows.
         self._ranges: dict[str, dict[Path, TimeRange | None]] = {}
@@ -87,6 +85,7 @@ class FilesSource(LocalSource):
         self._open: dict[str, set[int]] = {}
         self._odd: dict[str, set[int]] = {}
         self._empty: dict[str, list[str]] = {}
+        self._layouts: dict[Path, FileLayout] = {}
 
     @property
     def name(self) -> str:
@@ -107,11 +106,90 @@ class FilesSource(LocalSource):
 
     def symbols(self) -> tuple[str, ...]:
         """Return the symbols of all files, sorted."""
-        return tuple(sorted(self._files))
+        return tuple(sorted(self._group()))
+
+    def default_symbols(self) -> tuple[str, ...]:
+        """Return the symbols to read if none are named: the pairs with files of the interval; without any, all words.
+
+        Raises:
+            InputError: No file can be of the interval.
+        """
+        files = self._group()
+        having = [symbol for symbol, of_symbol in files.items() if of_symbol.files]
+        pairs = [symbol for symbol in having if files[symbol].files[0].named.is_pair]
+        if not having:
+            self._refuse_interval(self.symbols())
+        return tuple(sorted(pairs or having))
 
     def check_symbols(self, symbols: tuple[str, ...]) -> None:
-        """Check that each symbol has a file; InputError if one is unknown."""
+        """Check that each symbol has a file; InputError if one is unknown, or no symbol has files of the interval."""
+        files = self._group()
+        words = sorted(symbol for symbol, of_symbol in files.items() if not _has_pair(of_symbol))
+        unknown = [symbol for symbol in symbols if symbol not in files]
+        similar = [word for symbol in unknown for word in words if symbol.startswith(word)]
+        if similar:
+            raise InputError(
+                f"{self.folder} has no candle file of {join_first(unknown, 5)}: {_first_place(files[similar[0]])} "
+                f"names no pair",
+                hint=f"name the file after its symbol and interval, such as {unknown[0]}-{self.interval}.csv",
+            )
         check_known(symbols, self.symbols(), f"the source files ({self.folder})")
+        if not any(files[symbol].files for symbol in symbols):
+            self._refuse_interval(symbols)
+
+    def _group(self) -> dict[str, SymbolFiles]:
+        """Return the files by symbol. A file whose name has no pair is read once for the symbol in its columns."""
+        if self._grouped is None:
+            files = []
+            for file in self._listing.files:
+                named = file.named
+                if not named.is_pair and (spelling := self._read_spelling(file)) is not None:
+                    named = replace(named, symbol=canonical_symbol(spelling), spelling=spelling, is_pair=True)
+                if named.symbol is None:
+                    self._listing.leave_out("no symbol in the name", file.place)
+                else:
+                    files.append(replace(file, named=named))
+            self._grouped = group_by_symbol(files, self.interval)
+            if not self._grouped:
+                raise InputError(
+                    f"{self.folder} holds no candle file whose name has a symbol: "
+                    f"{'; '.join(describe_left_out(self._listing.left_out))}",
+                    hint=f"name the files after their symbol and interval, such as BTCUSDT-{self.interval}.csv",
+                )
+        return self._grouped
+
+    def _read_spelling(self, file: FoundFile) -> str | None:
+        """Return the only symbol that a file's own columns name, as written there; None if there is none, or several.
+
+        A file that cannot be read has none: the error is raised when its candles are read.
+        """
+        if file.named.interval not in {None, self.interval}:
+            return None
+        try:
+            read = read_rows(_read_bytes(file.path), name=file.path.name, where=file.place, step_ms=self._step_ms)
+        except InputError:
+            return None
+        spellings = read.layout.symbols if read.layout is not None else ()
+        return spellings[0] if len(spellings) == 1 and canonical_symbol(spellings[0]) is not None else None
+
+    def _refuse_interval(self, symbols: tuple[str, ...]) -> NoReturn:
+        """Raise an InputError: the names of these symbols' files state other intervals."""
+        others = [file for symbol in symbols for file in self._group()[symbol].others]
+        stated = sorted({str(file.named.interval) for file in others})
+        of_symbols = f" of {join_first(symbols, 3)}" if len(symbols) < len(self._group()) or len(symbols) == 1 else ""
+        left_out = {
+            reason: kept
+            for reason, files in self._listing.left_out.items()
+            if (kept := [file for file in files if file[0] in symbols])
+        }
+        message = (
+            f"{self.folder} has no {self.interval} candles{of_symbols}: its files are named as of "
+            f"{' and '.join(stated)}: {join_first([file.place for file in others], 3)}"
+        )
+        raise InputError(
+            "; ".join([message, *describe_left_out(left_out)]),
+            hint=f"pass --interval {stated[0]}, or rename what is named wrongly",
+        )
 
     def extent(self, symbol: str) -> TimeRange:
         """Return the range of open times of the closed candles in the files of a symbol."""
@@ -131,12 +209,30 @@ class FilesSource(LocalSource):
         return frame
 
     def notes(self) -> tuple[str, ...]:
-        """Return what was dropped and left out of the symbols read so far, by symbol."""
+        """Return what was dropped and left out of the symbols read so far, by symbol, and then of the folder."""
         notes = [note for symbol in sorted(self._ranges) for note in self._notes_of(symbol)]
+        notes += describe_left_out(self._left_out())
         if self.now_ms is not None and (first_ms := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
             notes.append(describe_unclosed(first_ms, candles, now_ms=self.now_ms))
         return tuple(notes)
+
+    def _left_out(self) -> dict[str, list[tuple[str | None, str]]]:
+        """Return the files that were left out of the symbols read so far, and those of no known symbol."""
+        left_out: dict[str, list[tuple[str | None, str]]] = {}
+        for symbol in sorted(self._ranges):
+            of_symbol = self._group()[symbol]
+            for file in of_symbol.others:
+                place = (symbol, f"{file.place} ({file.named.interval})")
+                left_out.setdefault("another interval", []).append(place)
+            for file in of_symbol.files:
+                if file.path not in self._ranges[symbol]:
+                    left_out.setdefault("another market", []).append((symbol, f"{file.place} ({file.named.market})"))
+        for reason, files in self._listing.left_out.items():
+            kept = [file for file in files if file[0] is None or file[0] in self._ranges]
+            if kept:
+                left_out.setdefault(reason, []).extend(kept)
+        return left_out
 
     def _notes_of(self, symbol: str) -> Iterator[str]:
         """Yield notes on what was dropped and left out of a symbol's files."""
@@ -148,9 +244,9 @@ class FilesSource(LocalSource):
                 f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
             )
         if empty := self._empty[symbol]:
-            yield f"{symbol}: {_count_files(empty)} without rows passed over: {_some(empty)}"
-        if others := [f"{path.name} ({stated})" for path, stated in self._files[symbol].others]:
-            yield f"{symbol}: {_count_files(others)} of another interval left out: {_some(others)}"
+            yield (
+                f"{symbol}: {len(empty)} file{'s' * (len(empty) > 1)} without rows passed over: {join_first(empty, 3)}"
+            )
 
     def _ranges_of(self, symbol: str) -> dict[Path, TimeRange | None]:
         """Return the range of open times of each file of a symbol, None without rows; reads them the first time."""
@@ -160,7 +256,7 @@ class FilesSource(LocalSource):
             if not any(ranges.values()):
                 why = "no candle has closed" if self._open[symbol] else "no rows"
                 why = f"no row opens on the {self.interval} grid" if self._odd[symbol] else why
-                raise InputError(f"{_some([str(path) for path in ranges])}: {symbol}: {why}")
+                raise InputError(f"{join_first([str(path) for path in ranges], 3)}: {symbol}: {why}")
             self._ranges[symbol] = ranges
         return self._ranges[symbol]
 
@@ -173,19 +269,13 @@ class FilesSource(LocalSource):
         return TimeRange(first_ms, last_ms + self._step_ms)
 
     def _paths_of(self, symbol: str) -> list[Path]:
-        """Return the files of a symbol whose name states the source's interval or none; InputError without any."""
-        if symbol not in self._files:
-            hint = did_you_mean(symbol, self._files) or f"it has {', '.join(self.symbols()[:12])}"
+        """Return the files of a symbol that may be of the source's interval, all of one market; InputError without."""
+        if symbol not in self._group():
+            hint = did_you_mean(symbol, self._group()) or f"it has {', '.join(self.symbols()[:12])}"
             raise InputError(f"{self.folder} has no candle file of {show(symbol)}", hint=hint)
-        named = self._files[symbol]
-        if not named.files:
-            stated = sorted({interval for _, interval in named.others})
-            raise InputError(
-                f"{self.folder} has no {self.interval} candles of {symbol}: its files are named as of "
-                f"{' and '.join(stated)}: {_some([path.name for path, _ in named.others])}",
-                hint=f"pass --interval {stated[0]}, or rename what is named wrongly",
-            )
-        return named.files
+        if not self._group()[symbol].files:
+            self._refuse_interval((symbol,))
+        return [file.path for file in choose_market(symbol, self._group()[symbol].files, self.folder)]
 
     def _read_closed(self, path: Path, symbol: str) -> pl.DataFrame:
         """Read a file's closed candles in its order, and keep for `notes` what is left out."""
@@ -193,6 +283,9 @@ class FilesSource(LocalSource):
         where = f"{path}: {symbol}"
         read = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
         rows = read.rows
+        if read.layout is not None:
+            _check_symbol(read.layout, symbol, where)
+            self._layouts[path] = read.layout
         if rows.is_empty() and path.name not in self._empty[symbol]:
             self._empty[symbol].append(path.name)
         if read.closes_ms is not None:
@@ -221,14 +314,28 @@ class FilesSource(LocalSource):
         return rows.filter(~odd)
 
 
-def _count_files(names: list[str]) -> str:
-    """Return the number of files, such as "2 files"."""
-    return f"{len(names)} file{'s' * (len(names) > 1)}"
+def _has_pair(files: SymbolFiles) -> bool:
+    """Return whether a symbol's name is that of a trading pair, and not just a word."""
+    return any(file.named.is_pair for file in (*files.files, *files.others))
 
 
-def _some(names: list[str]) -> str:
-    """Return the first three names, and the number of the others."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _first_place(files: SymbolFiles) -> str:
+    """Return the path of the first file of a symbol, for messages."""
+    return (*files.files, *files.others)[0].place
+
+
+def _check_symbol(layout: FileLayout, symbol: str, where: str) -> None:
+    """Raise an InputError if a file's columns name another pair than its name does.
+
+    Only a pair that is written in two parts is compared: Kraken calls XBTUSD XXBTZUSD in its answers.
+    """
+    for spelling in layout.symbols:
+        other = canonical_symbol(spelling)
+        if other not in {None, symbol} and re.search("[-/_:]", spelling):
+            raise InputError(
+                f"{where}: the file says that its candles are of {show(spelling)}",
+                hint=f"rename the file after its symbol, such as {other}.csv",
+            )
 
 
 def read_candle_file(path: Path, *, symbol: str, interval: str) -> pl.DataFrame:
@@ -263,43 +370,6 @@ def _read_bytes(path: Path) -> bytes:
                 hint="one of the two is damaged or out of date: fetch both again",
             )
     return data
-
-
-def _list_files(folder: Path, interval: str) -> dict[str, _SymbolFiles]:
-    """Return the candle files of each symbol in a folder; those of other intervals are listed separately."""
-    files_by_symbol: dict[str, list[Path]] = {}
-    with disk_errors(folder, "list"):
-        if not folder.is_dir():
-            what = "is a file: name the folder that it is in" if folder.exists() else "is not there"
-            raise InputError(f"the folder of candle files {folder} {what}")
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        for path in paths:
-            symbol = parse_symbol(path.name)
-            if symbol is not None and path.name.lower().endswith(SUFFIXES) and path.is_file():
-                files_by_symbol.setdefault(symbol, []).append(path)
-    if not files_by_symbol:
-        raise _no_candle_file(folder, paths)
-    return {symbol: _split_by_interval(files, interval) for symbol, files in files_by_symbol.items()}
-
-
-def _split_by_interval(paths: list[Path], interval: str) -> _SymbolFiles:
-    """Split the files of a symbol by the interval that their names state."""
-    names = [path.name for path in paths]
-    named = [(path, parse_interval(path.name, siblings=names)) for path in paths]
-    return _SymbolFiles(
-        files=[path for path, stated in named if stated in {None, interval}],
-        others=[(path, stated) for path, stated in named if stated is not None and stated != interval],
-    )
-
-
-def _no_candle_file(folder: Path, paths: list[Path]) -> InputError:
-    """Return the error for a folder without candle files; `paths` are its files and subfolders."""
-    contents = f"there are {', '.join(show(p.name) for p in paths[:5])}" if paths else "it is empty"
-    subfolder = next((path.name for path in paths if path.is_dir()), None)
-    hint = f"candle files end in {', '.join(SUFFIXES)}: name them after their symbol, like BTCUSDT-1m-2025-01-01.csv"
-    if subfolder is not None:
-        hint = f"folders in it are not looked into: name one of them, like --from {folder / subfolder}"
-    return InputError(f"{folder} holds no candle file: {contents}", hint=hint)
 
 
 def _join(parts: Sequence[tuple[Path, pl.DataFrame]], symbol: str, interval: str) -> tuple[pl.DataFrame, int]:

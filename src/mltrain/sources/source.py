@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 from mltrain.candles.checks import check_candles
 from mltrain.documents.records import TimeMs, record
 from mltrain.errors import InputError
-from mltrain.names import did_you_mean, show
+from mltrain.names import did_you_mean, join_first, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -234,12 +234,16 @@ def check_known(symbols: Iterable[str], known: tuple[str, ...], where: str) -> N
     """Check that a source, called `where` in the message, has these symbols.
 
     Raises:
-        InputError: A symbol is not among the known ones; suggests similar ones.
+        InputError: Symbols are not among the known ones; names them all, and suggests similar ones to the first.
     """
     known_set = set(known)
-    for symbol in symbols:
-        if symbol not in known_set:
-            others = len(known) - 5
-            more = f" and {others} other{'s' * (others > 1)}" if others > 0 else ""
-            hint = did_you_mean(symbol, known) or f"it has {', '.join(known[:5])}{more}"
-            raise InputError(f"{where} has no symbol {show(symbol)}", hint=hint)
+    unknown = [symbol for symbol in symbols if symbol not in known_set]
+    if unknown:
+        others = len(known) - 5
+        more = f" and {others} other{'s' * (others > 1)}" if others > 0 else ""
+        hints = [hint for symbol in unknown if (hint := did_you_mean(symbol, known))]
+        names = join_first([show(symbol) for symbol in unknown], 5)
+        raise InputError(
+            f"{where} has no symbol {names}",
+            hint=hints[0] if hints else f"it has {', '.join(known[:5])}{more}",
+        )
