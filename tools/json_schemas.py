@@ -157,7 +157,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "The addresses of the simulated exchange, once it listens.",
     ),
     "snapshot/1": Document(
-        "mltrain.snapshots.take:TakenSnapshot", ("snapshot",), "The snapshot that was written or found."
+        "mltrain.cli.snapshots:SnapshotDocument", ("snapshot",), "The snapshot that was written or found."
     ),
     "snapshots/1": Document("mltrain.cli.snapshots:SnapshotsDocument", ("snapshots",), "The snapshots."),
     "snapshots-diff/1": Document(

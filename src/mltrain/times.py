@@ -60,7 +60,12 @@ LAST_MS: Final = 253_402_300_799_999
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """The times from `start_ms` to just before `end_ms`, ms UTC; a range of candles is one of open times."""
+    """The times from `start_ms` to just before `end_ms`; a range of candles is one of open times.
+
+    Attributes:
+        start_ms: Its first time, ms UTC.
+        end_ms: The time just after its last one, ms UTC.
+    """
 
     start_ms: int
     end_ms: int

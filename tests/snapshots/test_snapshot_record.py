@@ -27,7 +27,7 @@ from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source import Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import Manifest
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, interval_ms
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange, interval_ms
 
 HASH = "0f" * 32
 
@@ -45,6 +45,13 @@ def records(draw):
         interval=interval,
         end_ms=draw(st.none() | st.integers(cut_ms, cut_ms + step_ms - 1)),
     )
+    asked = window = request.window(cut_ms)
+    if draw(st.booleans()):
+        # The range that all symbols cover begins with a candle.
+        request = replace(request, align="common")
+        first = draw(st.integers(0, (asked.end_ms - asked.start_ms) // step_ms - 1))
+        window = TimeRange(asked.start_ms + first * step_ms, asked.end_ms)
+    present = [{0} if i == 0 and request.align == "common" else set() for i in range(len(request.symbols))]
     return SnapshotRecord(
         id=snapshot_id(cut_ms, draw(st.integers(1, 20))),
         created_at="2025-10-15T12:20:34Z",
@@ -53,18 +60,21 @@ def records(draw):
         request=request,
         tools=(("mltrain", "0.1.0"), ("polars", "2.1.0")),
         notes=tuple(draw(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=2))),
-        facts=tuple(draw(facts(symbol, request.window(cut_ms), step_ms)) for symbol in request.symbols),
+        facts=tuple(
+            draw(facts(symbol, window, step_ms, always=always))
+            for symbol, always in zip(request.symbols, present, strict=True)
+        ),
     )
 
 
-def facts(symbol, window, step_ms):
-    """Return a strategy of facts that fit the window."""
+def facts(symbol, window, step_ms, *, always=frozenset()):
+    """Return a strategy of facts that fit the window; the candles at the positions `always` are there."""
     slots = (window.end_ms - window.start_ms) // step_ms
 
     def build(present, zero):
         import numpy as np
 
-        ts = np.array(sorted(present), dtype=np.int64) * step_ms + window.start_ms
+        ts = np.array(sorted(present | always), dtype=np.int64) * step_ms + window.start_ms
         return SymbolFacts(
             symbol=symbol,
             rows=ts.size,
@@ -151,6 +161,25 @@ def test_a_manifest_of_an_earlier_version_has_no_volumes(record):
     assert [f.volumes for f in found.facts] == [(), ()]
 
 
+def test_a_manifest_names_the_alignment_only_if_it_is_not_the_default(record):
+    """So the manifests of earlier versions, which lack the key, are those of "union"."""
+    common = replace(record, request=replace(record.request, align="common"))
+
+    assert "align" not in record.to_manifest().head["request"]
+    assert common.to_manifest().head["request"]["align"] == "common"
+    assert not record.has_same_request(common)
+
+
+def test_a_symbol_has_its_share_of_the_window(record):
+    """Candles that are missing before the first one, inside, and after the last one are told apart."""
+    minutes = [CLOCK_MS - DAY_MS + m * MINUTE_MS for m in range(1440)]
+    edges = (Gap(minutes[0], minutes[99], 100), Gap(minutes[500], minutes[504], 5), Gap(minutes[1400], minutes[-1], 40))
+    found = replace(record.facts[0], rows=1295, first_ms=minutes[100], last_ms=minutes[1399], gaps=edges)
+
+    assert (found.missing_before, found.missing_after, found.missing) == (100, 40, 145)
+    assert found.share == 1295 / 1440
+
+
 def test_a_request_sorts_its_symbols():
     """The same symbols in another order are the same request."""
     assert SnapshotRequest(symbols=("ETHUSDT", "BTCUSDT", "ETHUSDT"), days=1) == SnapshotRequest(
@@ -170,6 +199,8 @@ def test_a_request_sorts_its_symbols():
         {"days": -1},
         {"days": MAX_DAYS + 1},
         {"interval": "1s"},
+        {"align": "both"},
+        {"align": None},
     ],
 )
 def test_impossible_requests_are_usage_errors(options):
@@ -210,6 +241,7 @@ LIES = {
     "another symbol": lambda d: d["request"].update(symbols=["BTCUSDT", "XRPUSDT"]),
     "a path": lambda d: d["request"].update(symbols=["BTCUSDT", "../x"]),
     "unknown key": lambda d: d["request"].update(extra=1),
+    "alignment": lambda d: d["request"].update(align="both"),
     "no end": lambda d: d["request"].pop("end"),
     "end": lambda d: d["request"].update(end="soon"),
     "id": lambda d: d.update(id="latest"),

@@ -126,7 +126,10 @@ def test_a_damaged_snapshot_is_not_taken_for_already_there(take, tmp_path, damag
 
 
 def test_gaps_and_duplicates_are_recorded(take, tmp_path, make_candles):
-    """Gaps at the beginning, in the middle and at the end are listed; dropped duplicates are noted, with a warning."""
+    """Gaps at the beginning, in the middle and at the end are listed; dropped duplicates are noted, with a warning.
+
+    A symbol that begins late and ends early lacks no candles: its first and last time are said.
+    """
     folder = tmp_path / "mine"
     folder.mkdir()
     day = [m for m in range(1440) if not 700 <= m < 730 and m != 900]
@@ -144,7 +147,14 @@ def test_gaps_and_duplicates_are_recorded(take, tmp_path, make_candles):
     assert minutes(eth) == [(0, 99, 100), (1400, 1439, 40)]
     assert (btc.zero_trade_rows, eth.zero_trade_rows) == (0, 1)
     assert snapshot.notes == ("BTCUSDT: 1 exact duplicate row dropped",)
-    assert progress.warnings == [*snapshot.notes, "ETHUSDT: 140 of 1,440 candles of the window are missing"]
+    assert progress.warnings == [
+        *snapshot.notes,
+        "symbols that begin later than the window, 2025-10-15T12:00:00Z: ETHUSDT (2025-10-15T13:40:00Z)",
+        (
+            "symbols that end earlier than the window, 2025-10-16T12:00:00Z: ETHUSDT (2025-10-16T11:20:00Z); "
+            "--align common takes the range that all symbols cover"
+        ),
+    ]
     assert verify_snapshot(snapshot) == ()
 
 

@@ -49,12 +49,29 @@ def make_candles():
 def take(tmp_path):
     """Return a function that takes a snapshot of the simulated exchange, or of a folder, into tmp_path/data."""
 
-    def take_one(symbols=("BTCUSDT", "ETHUSDT"), *, days=1, progress=None, end_ms=None, folder=None, interval="1m"):
+    def take_one(
+        symbols=("BTCUSDT", "ETHUSDT"),
+        *,
+        days=1,
+        progress=None,
+        end_ms=None,
+        folder=None,
+        interval="1m",
+        align="union",
+        max_missing=1.0,
+    ):
         name = "sim" if folder is None else "files"
-        spec = SourceSpec(name=name, folder=folder, interval=interval, signal="weak")
-        request = SnapshotRequest(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms)
+        signal = "weak" if folder is None else "none"
+        spec = SourceSpec(name=name, folder=folder, interval=interval, signal=signal)
+        request = SnapshotRequest(symbols=tuple(symbols), days=days, interval=interval, end_ms=end_ms, align=align)
         return take_snapshot(
-            tmp_path / "data", open_source(spec), spec, request, now_ms=NOW_MS, progress=progress or Silent()
+            tmp_path / "data",
+            open_source(spec),
+            spec,
+            request,
+            now_ms=NOW_MS,
+            progress=progress or Silent(),
+            max_missing=max_missing,
         )
 
     return take_one

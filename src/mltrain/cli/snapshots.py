@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -35,12 +36,57 @@ from mltrain.errors import UsageError
 if TYPE_CHECKING:
     from mltrain.cli.render import View
     from mltrain.snapshots.rebuild import RebuiltFile
-    from mltrain.snapshots.snapshot import SnapshotRow, SymbolDiff
+    from mltrain.snapshots.snapshot import Snapshot, SnapshotRow, SymbolDiff
     from mltrain.snapshots.take import TakenSnapshot
     from mltrain.sources.cache_upkeep import CacheRow
     from mltrain.sources.network_rules import NetworkRules
+    from mltrain.sources.source import TrafficReport
+    from mltrain.times import TimeRange
 
 DEFAULT_SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT"
+
+
+class Alignment(StrEnum):
+    """How the window fits symbols that begin late or end early."""
+
+    UNION = "union"
+    COMMON = "common"
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolCoverage:
+    """Which part of a snapshot's window the candles of one symbol cover.
+
+    Attributes:
+        symbol: The symbol.
+        first_ms: Open time of its first candle, ms UTC.
+        last_ms: Open time of its last candle, ms UTC.
+        share: Share of the window's candles that it has, in (0, 1].
+    """
+
+    symbol: str
+    first_ms: int
+    last_ms: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDocument:
+    """The document of `snapshot`.
+
+    Attributes:
+        snapshot: The snapshot that `latest` now points to.
+        created: Whether the snapshot was written; False if one with the same candles existed.
+        traffic: The network traffic of the download; None without network.
+        window: The open times that the snapshot covers.
+        coverage: Which part of the window the candles of each symbol cover, sorted by symbol.
+    """
+
+    snapshot: Snapshot
+    created: bool
+    traffic: TrafficReport | None
+    window: TimeRange
+    coverage: tuple[SymbolCoverage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +180,13 @@ def snapshot(
             help="End of the candles, such as 2025-10-15T12:00:00Z. Default: the source's clock.",
         ),
     ] = None,
+    align: Annotated[
+        Alignment,
+        data_option(
+            "--align",
+            help="union: the window ends where the last symbol ends; common: the part of it that all symbols cover.",
+        ),
+    ] = Alignment.UNION,
     max_missing: Annotated[
         str,
         data_option("--max-missing", metavar="SHARE", help="Fail if a larger share of a symbol's candles is missing."),
@@ -178,7 +231,8 @@ def snapshot(
         archive_url=archive_url,
         end=end,
     )
-    request = SnapshotRequest(split_symbols(symbols), days, interval, None if end is None else parse_time(end))
+    end_ms = None if end is None else parse_time(end)
+    request = SnapshotRequest(split_symbols(symbols), days, interval, end_ms, align.value)
     taken = take_snapshot(
         session.data_dir,
         open_source(spec, rules, now_ms=session.now_ms),
@@ -189,7 +243,10 @@ def snapshot(
         max_missing=_read_share(max_missing),
         refresh=refresh,
     )
-    return Outcome("snapshot/1", taken, lambda: _view_snapshot(taken))
+    snap = taken.snapshot
+    coverage = tuple(SymbolCoverage(facts.symbol, facts.first_ms, facts.last_ms, facts.share) for facts in snap.facts)
+    document = SnapshotDocument(snap, taken.created, taken.traffic, snap.window, coverage)
+    return Outcome("snapshot/1", document, lambda: _view_snapshot(taken))
 
 
 def split_symbols(text: str) -> tuple[str, ...]:
@@ -242,7 +299,7 @@ def _rebuild(
 
 
 def _view_snapshot(taken: TakenSnapshot) -> View:
-    """Show the rows and gaps of each symbol, and the traffic of the download if there was one."""
+    """Show the rows, gaps and share of the window of each symbol, and the traffic of the download if there was one."""
     snap, traffic = taken.snapshot, taken.traffic
     yield f"snapshot {snap.id}: {'written' if taken.created else 'already there'} ({snap.path})"
     traffic_by_symbol = {t.symbol: t for t in traffic.symbols} if traffic else {}
@@ -254,8 +311,8 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
         else:
             last_two = (f"{facts.zero_trade_rows:,}", f"{facts.bytes / 1e6:.1f}")
         first, last = time_text(facts.first_ms), time_text(facts.last_ms)
-        rows.append((facts.symbol, f"{facts.rows:,}", first, last, len(facts.gaps), *last_two))
-    last_columns = right("gaps", *(("requests", "s") if traffic_by_symbol else ("no trades", "MB")))
+        rows.append((facts.symbol, f"{facts.rows:,}", first, last, f"{facts.share:.1%}", len(facts.gaps), *last_two))
+    last_columns = right("share", "gaps", *(("requests", "s") if traffic_by_symbol else ("no trades", "MB")))
     yield table(None, "symbol", *right("rows"), "first (UTC)", "last (UTC)", *last_columns, rows=rows)
     if missing := sum(facts.missing for facts in snap.facts):
         yield f"{missing:,} candles are missing in {sum(len(facts.gaps) for facts in snap.facts)} gaps"

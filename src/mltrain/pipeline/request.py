@@ -89,6 +89,9 @@ class TrainRequest:
             "symbols": [*sorted(facts.symbol for facts in self.snapshot.facts)],
             "days": self.snapshot.request.days,
         }
+        # Left out where it is the default: the hashes of earlier versions have no such key.
+        if self.snapshot.request.align != "union":
+            choices["align"] = self.snapshot.request.align
         return sha256_bytes(canonical_json(choices))
 
     def _study_sha256(self, warm_start: WarmStart | None) -> str:

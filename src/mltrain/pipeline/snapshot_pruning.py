@@ -110,7 +110,7 @@ def find_days_in_use(data_dir: Path) -> Callable[[str, str, int], bool]:
             )
         snapshot = open_snapshot(data_dir, row.id)
         for symbol in snapshot.symbols:
-            windows[symbol, snapshot.interval].append(snapshot.request.window(snapshot.cut_ms))
+            windows[symbol, snapshot.interval].append(snapshot.window)
 
     def in_use(symbol: str, interval: str, day_ms: int) -> bool:
         return any(w.start_ms < day_ms + DAY_MS and day_ms < w.end_ms for w in windows[symbol, interval])

@@ -76,7 +76,7 @@ def rebuild_snapshot(
         if real_path(folder) == real_path(data_dir / FOLDER)
         else nullcontext()
     )
-    window = snapshot.request.window(snapshot.cut_ms)
+    window = snapshot.window
     with (
         source.download(snapshot.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as downloaded,
         lock,

@@ -252,7 +252,7 @@ def _check_facts(snapshot: Snapshot, facts: SymbolFacts) -> Iterator[str]:
     except InputError as err:
         yield err.message
         return
-    window, step_ms = snapshot.request.window(snapshot.cut_ms), interval_ms(snapshot.interval)
+    window, step_ms = snapshot.window, interval_ms(snapshot.interval)
     if times_ms(frame)[0] < window.start_ms or times_ms(frame)[-1] >= window.end_ms:
         yield f"{where}: candles outside {window}"
         return

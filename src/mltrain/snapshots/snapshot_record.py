@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Integral
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 
 from mltrain.candles.anomalies import FalseVolume, Jump, count_zero_trade, find_jumps, find_zero_trade_runs
 from mltrain.candles.candle_file import FIRST_OFFSET, Block
 from mltrain.candles.frame import Gap, content_sha256, find_gaps, times_ms
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.documents.records import (
+    OMIT_DEFAULT,
     RAW,
     REQUIRED,
     ROW,
@@ -31,7 +32,7 @@ from mltrain.documents.records import (
 )
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
-from mltrain.names import SNAPSHOT, SYMBOL, describe, read_symbols, show
+from mltrain.names import SNAPSHOT, SYMBOL, check_choice, describe, read_symbols, show
 from mltrain.sources.source import Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
@@ -39,6 +40,9 @@ from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms, interval_m
 
 if TYPE_CHECKING:
     import polars as pl
+
+# How the window fits symbols of which one begins or ends before another; see `SnapshotRequest`.
+Align: TypeAlias = Literal["union", "common"]
 
 KIND: Final = "snapshot"
 # Thirteen years.
@@ -58,13 +62,18 @@ class SnapshotRequest:
         symbols: Sorted, without repetition.
         days: Length of the window, in days before the cut.
         interval: Interval of the candles, such as "1m".
-        end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock.
+        end_ms: The cut, ms UTC, rounded down to the interval; None: the source's clock. With "common", the window ends
+            earlier if a symbol does.
+        align: "union": the window ends where the last symbol ends; "common": it is the part of it that all symbols
+            cover, from the latest first candle to the earliest last one.
     """
 
     symbols: tuple[Annotated[str, SYMBOL], ...]
     days: Annotated[int, Limits(1, MAX_DAYS)]
     interval: Annotated[str, OneOf(tuple(INTERVALS_MS)), REQUIRED] = "1m"
     end_ms: Annotated[TimeMs | None, Key("end"), REQUIRED] = None
+    # Missing in manifests of earlier versions.
+    align: Annotated[Align, OMIT_DEFAULT] = "union"
 
     def __post_init__(self) -> None:
         """Check every field, and sort the symbols; raise a UsageError for a wrong value."""
@@ -77,6 +86,7 @@ class SnapshotRequest:
             raise UsageError(f"days is {self.days}: expected 1 to {MAX_DAYS}")
         if self.days * DAY_MS // step_ms > MAX_ROWS:
             raise UsageError(f"{self.days} days of {self.interval} are more than {MAX_ROWS} candles of a symbol")
+        check_choice(self.align, "align", get_args(Align))
         object.__setattr__(self, "symbols", symbols)
 
     def window(self, cut_ms: int) -> TimeRange:
@@ -127,6 +137,21 @@ class SymbolFacts:
     def missing(self) -> int:
         """Number of candles that are missing in the window."""
         return sum(gap.missing for gap in self.gaps)
+
+    @property
+    def missing_before(self) -> int:
+        """Number of candles that are missing between the beginning of the window and the first candle."""
+        return sum(gap.missing for gap in self.gaps if gap.to_ms < self.first_ms)
+
+    @property
+    def missing_after(self) -> int:
+        """Number of candles that are missing between the last candle and the end of the window."""
+        return sum(gap.missing for gap in self.gaps if gap.from_ms > self.last_ms)
+
+    @property
+    def share(self) -> float:
+        """Share of the window's candles that the symbol has, in (0, 1]."""
+        return self.rows / (self.rows + self.missing)
 
     @classmethod
     def of(
@@ -234,6 +259,16 @@ class SnapshotRecord:
         """The end of the snapshot's window, ms UTC: all its candles close at this time or before."""
         return parse_id(self.id)[0]
 
+    @property
+    def window(self) -> TimeRange:
+        """The open times that the snapshot covers: those of the request or, with "common", those of all symbols."""
+        asked = self.request.window(self.cut_ms)
+        if self.request.align == "union":
+            return asked
+        # The range that all symbols cover begins with a candle of the symbol that begins last.
+        first_ms = min((facts.first_ms for facts in self.facts), default=asked.start_ms)
+        return TimeRange(max(asked.start_ms, first_ms), asked.end_ms)
+
     def has_same_candles(self, other: SnapshotRecord) -> bool:
         """Return whether the other snapshot has the same candles and the same request to the same source."""
         hashes = [[(facts.symbol, facts.content_sha256) for facts in r.facts] for r in (self, other)]
@@ -291,7 +326,7 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
     names = [entry.path for entry in manifest.files]
     if names != [file_name(symbol) for symbol in request.symbols]:
         problems.append(f"files: expected those of {', '.join(request.symbols)}, got {', '.join(names)}")
-    window = request.window(cut_ms)
+    window = record.window
     for name, facts in zip(names, record.facts, strict=True):
         expected_rows = (window.end_ms - window.start_ms) // step_ms
         if name != file_name(facts.symbol):

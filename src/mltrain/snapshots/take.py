@@ -1,7 +1,8 @@
 """Take a snapshot: the closed candles of a window, written once and never changed.
 
 A snapshot is a folder `snapshots/<cut>` with one Parquet file per symbol and a manifest. The manifest is written last:
-a folder without one is not a snapshot. Gaps are listed and never filled.
+a folder without one is not a snapshot. Gaps are listed and never filled. Symbols may begin late and end early: the
+window ends where the last one ends or, if asked for, is the range that all of them cover.
 """
 
 from __future__ import annotations
@@ -19,32 +20,40 @@ from mltrain.candles.candle_file import encode_candles, read_candles
 from mltrain.candles.diff import compare_frames, describe_diff
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError, UsageError
+from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRecord, SymbolFacts, file_name, snapshot_id
 from mltrain.sources.async_run import run_in_threads
+from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder, staging
 from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
 from mltrain.storage.reading import read_file, read_pointer
 from mltrain.storage.writing import swap_pointer, write_new
-from mltrain.times import format_ms, format_seconds, interval_ms
+from mltrain.times import TimeRange, format_ms, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import polars as pl
+
+    from mltrain.candles.anomalies import FalseVolume
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
     from mltrain.snapshots.snapshot_record import SnapshotRequest
-    from mltrain.sources.source import DownloadResult, Source, TrafficReport
+    from mltrain.sources.source import DownloadResult, Origin, Source, TrafficReport
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.storage.folders import Stage
-    from mltrain.times import TimeRange
 
 # Gaps of all symbols together: with more, the manifest would be larger than MAX_MANIFEST_BYTES.
 _MAX_GAPS: Final = 100_000
-# Share of a symbol's window that is missing, above which the user is warned.
+# Share of the candles from a symbol's first to its last that are missing, above which the user is warned.
 _WARN_MISSING_SHARE: Final = 0.05
+# Share of the window before a symbol's first candle, or after its last one, above which that time is said.
+_WARN_EDGE_SHARE: Final = 0.01
+# Symbols that such a warning names.
+_MAX_NAMED: Final = 10
 # Share of the candles with trades whose volumes contradict the prices; in real markets it is 0.
 _WARN_FALSE_SHARE: Final = 0.01
 
@@ -83,7 +92,7 @@ def take_snapshot(
         data_dir: The data folder.
         source: The open source.
         spec: The specification that the source was opened from, for the manifest.
-        request: Symbols, days, interval and end.
+        request: Symbols, days, interval, end, and how the window fits symbols that begin late or end early.
         now_ms: The time of the run, ms UTC, for the manifest.
         progress: Receives the progress by symbol, and warnings.
         max_missing: The largest share of a symbol's candles that may be missing in the window, 0 to 1.
@@ -125,15 +134,22 @@ def take_snapshot(
                 partial(_write_symbol, stage.path, source, downloaded, symbol, window) for symbol in request.symbols
             ]
             facts = run_in_threads(calls)
+            if request.align == "common" and (common := _find_common_range(facts, source.interval)) != window:
+                window = common
+                facts = run_in_threads([partial(_trim_file, stage.path, f, window, source.interval) for f in facts])
+                record = replace(record, id=snapshot_id(window.end_ms))
             _check_gaps(facts, max_missing)
             record = replace(record, notes=downloaded.notes(), facts=facts)
-            for warning in (*record.notes, *_list_warnings(facts)):
+            for warning in (*record.notes, *_list_warnings(facts, window, interval_ms(source.interval))):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
 
 
 def _find_cut(source: Source, request: SnapshotRequest) -> int:
-    """Return the end of the snapshot: the requested end or the source's clock, ms UTC, rounded down to the interval."""
+    """Return the end of the snapshot: the requested end or the source's clock, ms UTC, rounded down to the interval.
+
+    With "common", files end at the earliest end of a symbol, so that the requested days are counted from there.
+    """
     clock_ms = source.clock_ms(request.symbols)
     end_ms = clock_ms if request.end_ms is None else request.end_ms
     if end_ms > clock_ms:
@@ -141,6 +157,9 @@ def _find_cut(source: Source, request: SnapshotRequest) -> int:
             f"the end {format_ms(end_ms)} is later than the clock of the source {source.name}, {format_ms(clock_ms)}",
             hint="omit --end to end at that clock",
         )
+    # Over a network, an extent would cost a request for each symbol, and end at the clock.
+    if request.align == "common" and not source.host:
+        end_ms = min(end_ms, *(source.extent(symbol).end_ms for symbol in request.symbols))
     cut_ms = end_ms // interval_ms(request.interval) * interval_ms(request.interval)
     if request.window(cut_ms).start_ms < 0:
         raise UsageError(f"{request.days} days before {format_ms(cut_ms)} begin before 1970")
@@ -162,8 +181,24 @@ def _write_symbol(
     if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
         raise SourceError(f"the source {source.name} answered with candles of {symbol} outside {window}")
     frame, volumes = empty_false_volumes(candles.frame)
-    step_ms, name = interval_ms(source.interval), file_name(symbol)
-    file = encode_candles(frame, step_ms)
+    step_ms = interval_ms(source.interval)
+    return _write_candles(
+        stage, frame, symbol=symbol, window=window, step_ms=step_ms, origins=candles.origins, volumes=volumes
+    )
+
+
+def _write_candles(
+    stage: Path,
+    frame: pl.DataFrame,
+    *,
+    symbol: str,
+    window: TimeRange,
+    step_ms: int,
+    origins: tuple[Origin, ...],
+    volumes: tuple[FalseVolume, ...],
+) -> SymbolFacts:
+    """Write a symbol's candles, all in `window`, to its file in the folder `stage`; return the facts about it."""
+    file, name = encode_candles(frame, step_ms), file_name(symbol)
     write_new(stage / name, file.data)
     return SymbolFacts.of(
         frame,
@@ -171,18 +206,71 @@ def _write_symbol(
         symbol=symbol,
         window=window,
         step_ms=step_ms,
-        origins=candles.origins,
+        origins=origins,
         blocks=file.blocks,
         volumes=volumes,
     )
 
 
-def _list_warnings(facts: tuple[SymbolFacts, ...]) -> Iterator[str]:
-    """Yield a warning for each symbol with many missing candles, contradictory volumes or price jumps."""
+def _find_common_range(facts: tuple[SymbolFacts, ...], interval: str) -> TimeRange:
+    """Return the open times from the latest first candle to the earliest last one of all symbols."""
+    latest, earliest = max(facts, key=lambda file: file.first_ms), min(facts, key=lambda file: file.last_ms)
+    if latest.first_ms > earliest.last_ms:
+        raise InputError(
+            f"no time is covered by all symbols: {earliest.symbol} has no candle after {format_ms(earliest.last_ms)}, "
+            f"{latest.symbol} none before {format_ms(latest.first_ms)}",
+            hint="choose other --symbols, or take each symbol's own range with --align union",
+        )
+    return TimeRange(latest.first_ms, earliest.last_ms + interval_ms(interval))
+
+
+def _trim_file(stage: Path, facts: SymbolFacts, window: TimeRange, interval: str) -> SymbolFacts:
+    """Write a symbol's staged file again with the candles in a shorter window; return the new facts."""
+    path = stage / file_name(facts.symbol)
+    data = read_file(path, max_bytes=facts.bytes, what="the staged file")
+    frame = read_candles(data, rows=facts.rows, symbol=facts.symbol, interval=interval, where=str(path))
+    first, stop = times_ms(frame).searchsorted([window.start_ms, window.end_ms]).tolist()
+    if first == stop:
+        raise InputError(
+            f"{facts.symbol} has no candle from {window}, the range that all symbols cover",
+            hint="choose other --symbols, or take each symbol's own range with --align union",
+        )
+    with disk_errors(path, "replace"):
+        path.unlink()
+    origins = (
+        replace(each, from_ms=max(each.from_ms, window.start_ms), to_ms=min(each.to_ms, window.end_ms))
+        for each in facts.origins
+    )
+    return _write_candles(
+        stage,
+        frame.slice(first, stop - first),
+        symbol=facts.symbol,
+        window=window,
+        step_ms=interval_ms(interval),
+        origins=tuple(each for each in origins if each.from_ms < each.to_ms),
+        volumes=facts.volumes,
+    )
+
+
+def _list_warnings(facts: tuple[SymbolFacts, ...], window: TimeRange, step_ms: int) -> Iterator[str]:
+    """Yield warnings: symbols that begin late or end early; many gaps, contradictory volumes, price jumps of each."""
+    bars = (window.end_ms - window.start_ms) // step_ms
+    late = [f"{f.symbol} ({format_ms(f.first_ms)})" for f in facts if f.missing_before > _WARN_EDGE_SHARE * bars]
+    if late:
+        yield f"symbols that begin later than the window, {format_ms(window.start_ms)}: {join_first(late, _MAX_NAMED)}"
+    early = [
+        f"{f.symbol} ({format_ms(f.last_ms + step_ms)})" for f in facts if f.missing_after > _WARN_EDGE_SHARE * bars
+    ]
+    if early:
+        yield (
+            f"symbols that end earlier than the window, {format_ms(window.end_ms)}: {join_first(early, _MAX_NAMED)}; "
+            "--align common takes the range that all symbols cover"
+        )
     for file in facts:
-        expected = file.rows + file.missing
-        if file.missing > _WARN_MISSING_SHARE * expected:
-            yield f"{file.symbol}: {file.missing:,} of {expected:,} candles of the window are missing"
+        missing = file.missing - file.missing_before - file.missing_after
+        if missing > _WARN_MISSING_SHARE * (file.rows + missing):
+            expected = file.rows + missing
+            yield f"{file.symbol}: {missing:,} of {expected:,} candles from its first to its last are missing"
         for false in file.volumes:
             if false.emptied or false.candles > _WARN_FALSE_SHARE * false.traded:
                 yield f"{file.symbol}: {false}"
@@ -202,7 +290,8 @@ def _check_gaps(facts: tuple[SymbolFacts, ...], max_missing: float) -> None:
                 f"{file.symbol}: {file.missing:,} of {expected:,} candles are missing "
                 f"({file.missing / expected:.1%}, at most {max_missing:.1%}); the longest gap is "
                 f"{format_ms(longest.from_ms)} to {format_ms(longest.to_ms)}",
-                hint="choose another --end or fewer --days, or allow more by --max-missing",
+                hint="choose another --end or fewer --days, take the range that all symbols cover with --align common, "
+                "or allow more by --max-missing",
             )
     if sum(len(file.gaps) for file in facts) > _MAX_GAPS:
         worst = max(facts, key=lambda file: len(file.gaps))
