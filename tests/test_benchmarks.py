@@ -1,4 +1,4 @@
-"""The table of benchmarks: figures are read from what the scripts print, and what is missing is told."""
+"""The table of benchmarks: figures are read from the output of the scripts, and missing ones are reported."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ MET = {
     "search": [True],
     "pruning": [True],
     "serving": [None, True, False, True, True],  # the call's budget names onnxruntime, too
-    "guards": [None],  # fewer trials than the budget's say nothing of it
+    # The budget is of more trials than were run.
+    "guards": [None],
     "memory": [False],
     "markets": [True, False, False, True, True],
 }
@@ -116,7 +117,7 @@ READ = {b.name: b.read for b in benchmarks.BENCHMARKS}
 
 @pytest.mark.parametrize("name", READ)
 def test_figures_are_read_and_judged(name):
-    """Each budget is met, missed, or not known, by what the script printed."""
+    """Each budget is met, missed or not known, according to the output of the script."""
     rows = READ[name](PRINTED[name])
 
     assert [row.met for row in rows] == MET[name]
@@ -124,7 +125,7 @@ def test_figures_are_read_and_judged(name):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_is_not_there_is_told(name):
+def test_missing_figures_are_reported(name):
     """Output without the figures gives the same rows, none of them met."""
     rows = READ[name]("something else\n")
 

@@ -34,13 +34,16 @@ COMMANDS = sorted(leaves(typer.main.get_command(load_commands())))
 ARGUMENTS = {
     ("bench",): ["--samples", "20"],
     ("card", "diff"): ["best", "latest"],
-    ("config", "init"): None,  # writes to the working directory: has a test of its own
-    ("demo",): None,  # has a test of its own: it takes a minute and a folder of its own
+    # Writes to the working directory: has a separate test.
+    ("config", "init"): None,
+    # Has a separate test: it takes a minute and another folder.
+    ("demo",): None,
     ("features", "check"): None,  # needs a frame: tested with the features
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
-    ("sim",): None,  # serves until it is stopped: has a test of its own
+    # Serves until it is stopped: has a separate test.
+    ("sim",): None,
     ("snapshots", "diff"): ["latest", "latest"],
     ("snapshots", "prune"): ["--keep", "1"],
     ("studies", "prune"): ["--older-than", "90"],
@@ -327,7 +330,7 @@ def test_a_pipe_is_never_coloured(variable, data_dir):
 
 
 def test_a_missing_openmp_is_one_line(data_dir, tmp_path):
-    """A damaged libgomp ends with 8 and the command that mends it."""
+    """A damaged libgomp ends with 8 and the command that repairs it."""
     (tmp_path / "libgomp.so.1").write_bytes(b"")
     done = call("bench", "--samples", "10", data_dir=data_dir, env={"LD_LIBRARY_PATH": str(tmp_path)})
 
@@ -336,7 +339,7 @@ def test_a_missing_openmp_is_one_line(data_dir, tmp_path):
     assert NO_TRACEBACK not in done.err
 
 
-def test_version_is_told():
+def test_version_is_printed():
     """`--version` prints name and number."""
     done = call("--version")
 

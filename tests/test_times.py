@@ -112,6 +112,6 @@ def test_a_number_of_any_kind_is_a_time(kind):
 
 @pytest.mark.parametrize("time", [True, None, "now", 1_760_529_600, 1_760_529_600_000_000, float("nan")])
 def test_what_is_no_time_in_ms_is_refused(time):
-    """Seconds, microseconds, booleans and text are told from ms."""
+    """Seconds, microseconds, booleans and text are not taken for ms."""
     with pytest.raises(UsageError, match="now_ms is "):
         check_time_ms(time, "now_ms")

@@ -1,6 +1,6 @@
 """Laws of what an earlier version wrote: it is read, verified, resumed, and made again to the same bytes.
 
-The data folder in tests/data/v0.1 was written by mltrain 0.1.0; its README tells how.
+The data folder in tests/data/v0.1 was written by mltrain 0.1.0; its README says how.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_gzip_is_unpacked_up_to_the_limit():
 
 
 def test_an_empty_gzip_is_empty():
-    """A file of nothing, not a nothing of a file."""
+    """The gzip of no bytes unpacks to no bytes; a file of no bytes is refused."""
     assert gunzip(gzip.compress(b""), where="x.gz", max_bytes=0) == b""
     with pytest.raises(InputError, match="not a whole gzip file: it is empty"):
         gunzip(b"", where="x.gz", max_bytes=0)

@@ -1,4 +1,4 @@
-"""The same training, whoever runs it and whatever befalls it: one model, one table of trials."""
+"""The same training on any number of workers and threads, and after any kill: one model, one table of trials."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from support.program import MLTRAIN
 
 TRIALS = 12
 WORDS = ("train", "--config", str(kit.CONFIG), "--no-promote", "--seed", "11", "--trials", str(TRIALS))
-MANNERS = tuple(itertools.product((1, 2, 4), (1, 2)))  # workers, OpenMP threads
+# Workers and OpenMP threads.
+LAYOUTS = tuple(itertools.product((1, 2, 4), (1, 2)))
 WEIGHTS = ("none", "balanced", "0.02")  # the last spreads weights as wide as a class weight can
-TOLD = b'"told"'  # stands once in the journal for each trial that was told
+# Stands once in the journal for each trial whose result was reported.
+REPORTED = b'"told"'
 
 
 def reproducibility(plan):
     """Train with 1, 2 and 4 workers on 1 and 2 threads, with and without weights: the same bytes for each weight."""
     tally = kit.Tally("reproducibility")
-    manners = MANNERS[1:4:2] if plan.quick else MANNERS
+    layouts = LAYOUTS[1:4:2] if plan.quick else LAYOUTS
     for weight in WEIGHTS[:1] if plan.quick else WEIGHTS:
         hashes = {}
-        for workers, threads in manners:
+        for workers, threads in layouts:
             folder = plan.copy()
             words = (*WORDS, "--class-weight", weight, "--workers", workers)
             ended = kit.cold(*words, data_dir=folder, env={"OMP_NUM_THREADS": str(threads)}, timeout=300)
@@ -48,24 +50,24 @@ def resume(plan):
     ended = kit.cold(*WORDS, data_dir=whole, timeout=300)
     assert ended.code in {0, 4}, ended.err
     expected = _made(plan, whole)
-    for told in (TRIALS // 2,) if plan.quick else (1, TRIALS // 2, TRIALS // 2 + 1, TRIALS - 1):
+    for count in (TRIALS // 2,) if plan.quick else (1, TRIALS // 2, TRIALS // 2 + 1, TRIALS - 1):
         for torn in (False, True):
             tally.cases += 1
-            problem = _kill_and_resume(plan, told, expected, torn=torn)
+            problem = _kill_and_resume(plan, count, expected, torn=torn)
             if problem:
-                tally.fail(f"after {told}{', torn' if torn else ''}", problem)
+                tally.fail(f"after {count}{', torn' if torn else ''}", problem)
     return tally
 
 
-def _kill_and_resume(plan, told, expected, *, torn):
+def _kill_and_resume(plan, count, expected, *, torn):
     folder = plan.copy()
     words = [MLTRAIN, *WORDS, "--workers", "2", "--data-dir", str(folder)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=kit.ENV) as run:
-        while run.poll() is None and _told(folder) < told:
+        while run.poll() is None and _reported(folder) < count:
             time.sleep(0.002)
         run.kill()
-    kept = _told(folder)
-    if kept < told:
+    kept = _reported(folder)
+    if kept < count:
         return f"it ended after {kept} trials"
     if torn:  # as a power cut in the middle of a write would
         (journal,) = _journals(folder)
@@ -75,8 +77,8 @@ def _kill_and_resume(plan, told, expected, *, torn):
     problem = kit.unclean(ended, (0, 4))
     if problem:
         return problem
-    if _told(folder) < max(kept, TRIALS):
-        return f"of {kept} trials {_told(folder)} are left"
+    if _reported(folder) < max(kept, TRIALS):
+        return f"of {kept} trials {_reported(folder)} are left"
     return None if _made(plan, folder) == expected else "another model or other trials"
 
 
@@ -85,8 +87,8 @@ def _journals(folder):
     return [path for path in folder.glob("studies/*-11.journal") if path.is_file()]
 
 
-def _told(folder):
-    return sum(path.read_bytes().count(TOLD) for path in _journals(folder))
+def _reported(folder):
+    return sum(path.read_bytes().count(REPORTED) for path in _journals(folder))
 
 
 def _made(plan, folder):

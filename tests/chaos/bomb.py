@@ -1,4 +1,4 @@
-"""Write a parquet file that is small on the disk and large in memory; a program of its own, as pyarrow starts threads.
+"""Write a parquet file that is small on the disk and large in memory; a separate program, as pyarrow starts threads.
 
 python bomb.py LABEL FILE      FILE is a snapshot's, and keeps its columns where the bomb is made of rows
 """

@@ -198,15 +198,15 @@ def interrupts(plan):
 
 
 def _lose_workers(plan, tally):
-    """End a worker by SIGKILL as soon as there is one, and in the midst: what comes out must not differ."""
+    """End a worker by SIGKILL as soon as there is one, and later: the model must not differ."""
     words = (*kit.TRAIN[:1], *kit.TRAIN[3:], "--trials", "40", "--workers", "2", "--seed", "9", "--no-promote")
     models = []
-    for told in (None, 0, *(() if plan.quick else (5, 20))):
+    for after in (None, 0, *(() if plan.quick else (5, 20))):
         folder = plan.copy()
         shutil.rmtree(folder / "studies")
         run = _start(*words, "--data-dir", folder)
-        if told is not None:
-            while run.poll() is None and not ((workers := workers_of(run.pid)) and _lines(folder) >= told):
+        if after is not None:
+            while run.poll() is None and not ((workers := workers_of(run.pid)) and _lines(folder) >= after):
                 time.sleep(0.002)
             for pid in workers[:1]:
                 os.kill(pid, signal.SIGKILL)
@@ -215,8 +215,8 @@ def _lose_workers(plan, tally):
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             _, err = run.communicate()
-        label = f"a worker killed after {told} lines of the journal"
-        if told is not None:
+        label = f"a worker killed after {after} lines of the journal"
+        if after is not None:
             tally.cases += 1
             if not workers:
                 tally.fail(label, "no worker was seen")

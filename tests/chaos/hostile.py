@@ -1,7 +1,7 @@
 """Artefacts as an attacker would make them: malicious inside, and with hashes that agree.
 
-Whoever can write into the data folder can compute every hash in it again, so that here the hashes help nobody: the
-doors behind them must hold. Nothing may run (a canary tells), nothing end by a signal, nothing take a gigabyte.
+Anyone who can write into the data folder can compute every hash in it again, so the hashes do not help here: the
+checks behind them must hold. Nothing may run (a canary shows it), end by a signal, or take a gigabyte.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def reseal(folder, *, card_too=True):
     document = json.loads(manifest.read_bytes())
     card = folder / "model_card.json"
     if card_too:
-        told = json.loads(card.read_bytes())
-        for entry in told["artifacts"]:
+        fields = json.loads(card.read_bytes())
+        for entry in fields["artifacts"]:
             entry |= _entry(folder / entry["path"])
-        card.write_bytes(canonical_json(told))
+        card.write_bytes(canonical_json(fields))
     for entry in document["files"]:
         entry |= _entry(folder / entry["path"])
         if entry["path"] == "model_card.json":
@@ -384,10 +384,10 @@ def specials(plan, folder, version, check, restore, step):
 
 
 def places(plan):
-    """Put what is no regular file where any command reads or writes one: nobody waits, nobody follows, nobody crashes.
+    """Put other things in the place of regular files: no command hangs, crashes or follows a link.
 
-    A link on the command line is its user's own, so that what it leads to may be read there, and is then refused as
-    what it is. In the data folder none is followed.
+    A link on the command line belongs to the user, so its target may be read, and is then refused for its content. In
+    the data folder no link is followed.
     """
     tally = kit.Tally("places")
     strange = plan.work / "strange"
@@ -412,11 +412,11 @@ def places(plan):
             problem = kit.unclean(ended, (0, 2, 3, 8))
             own = not path.is_relative_to(folder)
             if not problem and label in _MUST_REFUSE and ended.code == 0:
-                problem = "taken for good"
+                problem = "accepted"
             if not problem and own and stat.S_IFMT(os.lstat(path).st_mode) != stat.S_IFMT(made):
                 problem = "replaced"
             if not problem and not own and SECRET in ended.out + ended.err:
-                problem = "told what is none of its business"
+                problem = "printed the secret"
             if (strange / "secret").read_text() != SECRET:
                 problem = "wrote outside"
             (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path) if own else None

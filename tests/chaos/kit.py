@@ -1,6 +1,6 @@
-"""What every figure of the chaos needs: a trained folder, calls of the installed `mltrain`, and what counts as clean.
+"""Shared by all chaos figures: a trained folder, calls of the installed `mltrain`, and the definition of a clean end.
 
-A call is a process of its own, so that a signal, a hang or a lost gigabyte shows. Many are *warm*: forked from a
+A call is a separate process, so that a signal, a hang or a lost gigabyte shows. Many are *warm*: forked from a
 process that has imported mltrain and run none of it, so that a call costs its work and not its start; the mutations
 run every so many *cold*, too, as the shell would.
 """
@@ -67,7 +67,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a figure is told: where to work, and how much."""
+    """The arguments of a figure: where to work, and how much."""
 
     base: Path  # a trained folder; to be copied, never changed
     work: Path  # an empty folder
@@ -94,28 +94,28 @@ class Plan:
 
 
 def shared_out(attempt, cases, hands=2):
-    """Call `attempt(case)` for every case, in two forks of this process; return each case and what it said."""
+    """Call `attempt(case)` for every case, in two forks of this process; return each case with its result."""
     cases = list(cases)
     with contextlib.ExitStack() as stack:
         workers = []
         for hand in range(hands):
-            told = stack.enter_context(open(os.memfd_create("told"), "w+"))
+            results = stack.enter_context(open(os.memfd_create("results"), "w+"))
             pid = os.fork()
             if pid == 0:
                 try:
                     for case in cases[hand::hands]:
-                        told.write(json.dumps([case, attempt(case)]) + "\n")
-                        told.flush()
+                        results.write(json.dumps([case, attempt(case)]) + "\n")
+                        results.flush()
                     os._exit(0)
                 except BaseException:  # noqa: BLE001 (whatever it is, it must not run the parent's code)
                     traceback.print_exc()
                     os._exit(1)
-            workers.append((pid, told))
+            workers.append((pid, results))
         found = []
-        for pid, told in workers:
+        for pid, results in workers:
             assert os.waitpid(pid, 0)[1] == 0, "the chaos itself has a bug: see above"
-            told.seek(0)
-            found += [json.loads(line) for line in told]
+            results.seek(0)
+            found += [json.loads(line) for line in results]
     return sorted(found, key=lambda result: cases.index(result[0]))
 
 
@@ -205,8 +205,8 @@ def _traced(tracer, pid):
         yield
         return
     with subprocess.Popen([*tracer, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as run:
-        told = run.stderr.readline()
-        assert "attached" in told, told
+        line = run.stderr.readline()
+        assert "attached" in line, line
         yield
 
 

@@ -106,9 +106,9 @@ def place(folder, kind, version):
 
 
 def torn(kind, data, changed):
-    """Tell whether a log has merely a torn end: a crash leaves one, and it counts for nothing.
+    """Return whether a log merely has a torn end: a crash leaves one, and it is ignored.
 
-    Looks that are lost with their line are not missed: nothing else tells of them.
+    Looks that are lost with their line are not missed: nothing else records them.
     """
     whole = changed[: changed.rfind(b"\n") + 1]
     return (kind.endswith(".jsonl") and data == whole) or (kind == "looks.jsonl" and data.startswith(whole))

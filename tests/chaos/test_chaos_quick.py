@@ -17,13 +17,13 @@ def test_every_case_ends_well():
     program = Path(__file__).with_name("run.py")
     words = [word for figure in FIGURES for word in ("--figure", figure)]
     done = subprocess.run([sys.executable, program, "--quick", *words], capture_output=True, text=True, check=False)
-    told = done.stdout
-    assert (done.returncode, done.stderr) == (0, ""), told
+    text = done.stdout
+    assert (done.returncode, done.stderr) == (0, ""), text
 
     for figure in FIGURES:
         if figure in NEED_STRACE and shutil.which("strace") is None:
-            assert f"{figure}: skipped, needs strace" in told, told
+            assert f"{figure}: skipped, needs strace" in text, text
             continue
-        found = re.search(rf"^{figure}: ([0-9]+) of ([0-9]+) ", told, re.MULTILINE)
-        assert found, told
-        assert found[1] == found[2] != "0", told
+        found = re.search(rf"^{figure}: ([0-9]+) of ([0-9]+) ", text, re.MULTILINE)
+        assert found, text
+        assert found[1] == found[2] != "0", text

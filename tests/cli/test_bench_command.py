@@ -1,4 +1,4 @@
-"""Laws of `mltrain bench`: what it tells, the budget, two versions side by side."""
+"""Laws of `mltrain bench`: its report, the budget, two versions side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from support.program import call
 
 
-def test_the_report_tells_all_that_figures_need(trained_dir):
+def test_the_report_has_all_that_figures_need(trained_dir):
     """Percentiles, the first call, memory, the path of one row, the machine; in a document and for people."""
     document = call("bench", "--samples", "20", "--json", data_dir=trained_dir).document
     report, shown = document["report"], call("bench", "--samples", "20", data_dir=trained_dir)
@@ -22,17 +22,17 @@ def test_the_report_tells_all_that_figures_need(trained_dir):
         assert word in shown.out
 
 
-@pytest.mark.parametrize(("budget", "code", "told"), [("1000", 0, "within"), ("0.001", 4, "OVER")])
-def test_the_budget_decides_the_exit_code(trained_dir, budget, code, told):
+@pytest.mark.parametrize(("budget", "code", "word"), [("1000", 0, "within"), ("0.001", 4, "OVER")])
+def test_the_budget_decides_the_exit_code(trained_dir, budget, code, word):
     """Exit 4 where p95 is above it."""
     done = call("bench", "--samples", "10", "--budget-ms", budget, data_dir=trained_dir)
 
     assert done.code == code, done.err
-    assert told in done.out
+    assert word in done.out
 
 
-def test_two_versions_stand_side_by_side(trained_dir):
-    """The second one is measured in the same way; a version that is not there is exit 3."""
+def test_two_versions_are_compared(trained_dir):
+    """The second one is measured in the same way; a version that does not exist gives exit 3."""
     document = call("bench", "--samples", "10", "--compare", "latest", "--json", data_dir=trained_dir).document
     missing = call("bench", "--samples", "10", "--compare", "2001-01-01", data_dir=trained_dir)
 

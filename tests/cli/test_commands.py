@@ -200,7 +200,7 @@ def test_the_card_that_other_tools_write_is_valid(tmp_path):
     assert done.document["valid"] is True
 
 
-def test_every_violation_of_a_card_is_told(tmp_path):
+def test_every_violation_of_a_card_is_reported(tmp_path):
     """Three mistakes are three lines, each with its JSON pointer, and the exit code of bad input."""
     card = json.loads(EXAMPLE_CARD.read_bytes())
     card["metrics"]["accuracy"] = 2
@@ -212,12 +212,12 @@ def test_every_violation_of_a_card_is_told(tmp_path):
 
     assert done.code == 3
     (checked,) = done.document["cards"]
-    told = "\n".join(checked["violations"])
-    assert all(pointer in told for pointer in ("/metrics/accuracy", "/train", "/notes"))
+    violations = "\n".join(checked["violations"])
+    assert all(pointer in violations for pointer in ("/metrics/accuracy", "/train", "/notes"))
 
 
 def test_a_frame_of_features_is_checked(tmp_path):
-    """A frame with the registry's columns passes; one without the first column is told so, with 3."""
+    """A frame with the registry's columns passes; one without the first column is refused with 3, by its name."""
     names = [f["name"] for f in call("features", "info", "--json").document["features"]]
     good = pl.DataFrame({name: [float(i), float(i) + 0.5] for i, name in enumerate(names)}).cast(pl.Float32)
     good.write_parquet(tmp_path / "good.parquet")
@@ -239,7 +239,7 @@ def test_options_between_a_group_and_its_command_are_refused(data_dir):
 
 
 def test_a_version_is_made_again_on_request(data_dir):
-    """`verify model --retrain` fits it anew and finds the same bytes; without its snapshot it says what is missing."""
+    """`verify model --retrain` fits it again and finds the same bytes; a missing snapshot is named."""
     again = call("verify", "model", "best", "--retrain", "--json", data_dir=data_dir)
     shutil.rmtree(data_dir / "snapshots")
     gone = call("verify", "model", "best", "--retrain", data_dir=data_dir)
@@ -273,9 +273,9 @@ def test_a_round_that_finds_nothing_new_does_nothing(two_versions):
 
 def test_an_evaluation_is_a_document(data_dir):
     """`evaluate` scores the best version on the rows of its snapshot that it has not learned from."""
-    told = call("evaluate", "--json", data_dir=data_dir)
+    done = call("evaluate", "--json", data_dir=data_dir)
     shown = call("evaluate", data_dir=data_dir)
 
-    assert told.code == shown.code == 0, told.err + shown.err
-    assert told.document["scores"]["rows"] == sum(week["rows"] for week in told.document["weeks"])
+    assert done.code == shown.code == 0, done.err + shown.err
+    assert done.document["scores"]["rows"] == sum(week["rows"] for week in done.document["weeks"])
     assert "Drift" in shown.out

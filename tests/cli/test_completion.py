@@ -23,7 +23,7 @@ def shelf(tmp_path):
 
 
 def offered(line, folder, program=(str(MLTRAIN),)):
-    """Return what bash is told for a line whose last word, perhaps empty, is being typed."""
+    """Return the completions for a line whose last word, perhaps empty, is being typed."""
     words = line.split(" ")
     asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MLTRAIN_COMPLETE": "complete_bash"}
     env = {**NEUTRAL, **asked, "MLTRAIN_DATA_DIR": str(folder)}

@@ -10,17 +10,17 @@ from support.program import call
 
 
 def test_each_setting_names_its_origin(tmp_path):
-    """File, option and environment are told with their place; `train` itself would use just these."""
+    """Values of file, option and environment are listed with their place, as `train` would use them."""
     (tmp_path / "my.yml").write_text("seed: 3\nsearch: {trials: 50}\n")
     done = call("config", "show", "--config", "my.yml", "--seed", "7", "--json", cwd=tmp_path,
                 env={"MLTRAIN_DATA_DIR": "elsewhere", "MLTRAIN_BASE_URL": "http://127.0.0.1:1"})  # fmt: skip
-    told = {s["key"]: (s["value"], s["origin"], s["where"]) for s in done.document["settings"]}
+    settings = {s["key"]: (s["value"], s["origin"], s["where"]) for s in done.document["settings"]}
 
-    assert told["seed"] == (7, "option", "--seed")
-    assert told["search.trials"] == (50, "file", "my.yml, line 2")
-    assert told["data_dir"] == ("elsewhere", "environment", "MLTRAIN_DATA_DIR")
-    assert told["base_url"] == ("http://127.0.0.1:1", "environment", "MLTRAIN_BASE_URL")
-    assert told["log_format"] == ("text", "default", None)
+    assert settings["seed"] == (7, "option", "--seed")
+    assert settings["search.trials"] == (50, "file", "my.yml, line 2")
+    assert settings["data_dir"] == ("elsewhere", "environment", "MLTRAIN_DATA_DIR")
+    assert settings["base_url"] == ("http://127.0.0.1:1", "environment", "MLTRAIN_BASE_URL")
+    assert settings["log_format"] == ("text", "default", None)
 
 
 def test_init_writes_once(tmp_path):

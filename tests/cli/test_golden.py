@@ -1,7 +1,7 @@
 """What people see of each command, at 60, 80 and 140 columns, compared with golden files.
 
 What was measured or learned comes from tests/cli/recorded/ (see record.py), everything else from a small data folder
-whose content is fixed. MLTRAIN_UPDATE_GOLDENS=1 writes the files anew: then look at them.
+whose content is fixed. MLTRAIN_UPDATE_GOLDENS=1 rewrites the files: then look at them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ONE, OTHER = "2025-10-15T12-00-00Z", "2025-10-15T12-00-00Z.2"
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """Return a session in a folder of its own with two snapshots, their outcomes, and three versions of one card."""
+    """Return a session in a separate folder with two snapshots, their outcomes, and three versions of one card."""
     here = tmp_path_factory.mktemp("golden")
     before = Path.cwd()
     os.chdir(here)
@@ -81,8 +81,8 @@ def shelf(tmp_path_factory):
 def predictions():
     """Return the recorded predictions, and one that was refused."""
     rows = pl.DataFrame(read_rows("predict"), infer_schema_length=None)
-    told = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
-    rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [told], dtype=pl.String))
+    reason = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
+    rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [reason], dtype=pl.String))
     return rows.with_columns(pl.col("ts").cast(pl.Datetime("ms")))
 
 
@@ -142,7 +142,7 @@ def unpacked(session):
     return models.models_unpack.outcome(replace(session, data_dir=Path("other")), Path("model.tar"))
 
 
-# The command, and what it shows. A view is made anew for each width.
+# The view of each command. It is made again for each width.
 SCENES = {
     "snapshot": lambda s: s.first.view(),
     "snapshots": lambda s: snapshots.snapshots.outcome(s.session, SimpleNamespace(invoked_subcommand=None)).view(),
@@ -246,4 +246,4 @@ def test_what_is_seen_is_what_was_looked_at(name, shelf):
     if os.environ.get("MLTRAIN_UPDATE_GOLDENS"):
         path.write_text(found, "utf-8")
 
-    assert found == path.read_text("utf-8"), "MLTRAIN_UPDATE_GOLDENS=1 writes it anew: look at the difference"
+    assert found == path.read_text("utf-8"), "MLTRAIN_UPDATE_GOLDENS=1 rewrites it: look at the difference"

@@ -54,7 +54,7 @@ def test_every_command_has_an_example_that_parses(words):
 
 
 def test_every_command_has_its_panel():
-    """`mltrain --help` sorts all commands by what they are for."""
+    """`mltrain --help` groups all commands by purpose."""
     out = call("--help").out
 
     assert {name for names in PANELS.values() for name in names} == set(ROOT.commands)

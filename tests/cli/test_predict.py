@@ -77,7 +77,7 @@ def fresh(table):
 
 
 def test_candles_of_a_file_that_have_not_closed_are_left_out(trained_dir, fresh, tmp_path):
-    """They are told; the others are scored as without them."""
+    """They are reported; the others are scored as without them."""
     source = write(fresh, tmp_path / "in.parquet")
     done = call("predict", "--input", source, "--output", tmp_path / "out.parquet", data_dir=trained_dir)
     known = write(fresh.head(fresh.height - 20), tmp_path / "known.parquet")
@@ -107,7 +107,7 @@ def test_a_file_in_local_time_is_refused(trained_dir, fresh, tmp_path):
 
 
 def test_the_newest_candle_of_files_is_the_newest_closed_one(trained_dir, fresh, tmp_path):
-    """Not the one that is still open, which is told."""
+    """The one that is still open is reported and left out."""
     for symbol in SYMBOLS:
         fresh.filter(pl.col("symbol") == symbol).drop("symbol").write_parquet(tmp_path / f"{symbol}.parquet")
     done = call("predict", "--source", "files", "--from", tmp_path, "--json", data_dir=trained_dir)
@@ -193,7 +193,7 @@ def test_the_model_is_read_once(trained_dir, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "reason"),
     [
         ("x.csv", b"a,b\n1,2\n", "ts missing"),
         ("x.csv", b"ts,symbol,open\n2025,BTCUSDT,abc\n", "open is 'abc'"),
@@ -205,14 +205,14 @@ def test_the_model_is_read_once(trained_dir, words):
         ("x.csv", b"", "not a readable CSV file: nothing is in it"),
     ],
 )
-def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content, told):
+def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content, reason):
     """Exit 3, the file and the column named, nothing written."""
     path = tmp_path / name
     path.write_bytes(content)
     done = call("predict", "--input", path, "--output", tmp_path / "out.csv", data_dir=trained_dir)
 
     assert (done.code, done.out) == (3, "")
-    assert told in done.err
+    assert reason in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "out.csv").exists()
 
@@ -264,16 +264,16 @@ LATE = ("--as-of", "2025-10-15T12:02:00Z")  # two minutes after the last candle 
 
 
 def test_nothing_but_refused_rows_is_a_failure(trained_dir):
-    """Exit 3 with the result on stdout, one document with --json, and one message on stderr; 0 where that is asked."""
+    """Exit 3, the result on stdout and one message on stderr; exit 0 with `--fail-on-refused never`."""
     shown = call("predict", *LATE, "--quiet", data_dir=trained_dir)
-    told = call("predict", *LATE, "--json", "--fail-on-refused", "any", data_dir=trained_dir)
+    failed = call("predict", *LATE, "--json", "--fail-on-refused", "any", data_dir=trained_dir)
     never = call("predict", *LATE, "--fail-on-refused", "never", data_dir=trained_dir)
 
-    assert (shown.code, told.code, never.code) == (3, 3, 0)
+    assert (shown.code, failed.code, never.code) == (3, 3, 0)
     assert shown.out == never.out
     assert shown.out.count("stale") == len(SYMBOLS)
-    assert [row["refused"] for row in told.document["predictions"]] == ["stale", "stale"]
-    assert told.err == shown.err
+    assert [row["refused"] for row in failed.document["predictions"]] == ["stale", "stale"]
+    assert failed.err == shown.err
     assert shown.err.startswith("error: every row was refused: stale (BTCUSDT, ETHUSDT)")
     assert "2025-10-15T11:59:00Z, judged at 2025-10-15T12:02:00Z" in shown.err
     assert never.err == ""

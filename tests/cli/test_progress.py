@@ -15,7 +15,7 @@ def lines_of(capsys):
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_log_tells_each_stage_and_how_it_ended(capsys):
+def test_a_log_has_each_stage_and_how_it_ended(capsys):
     """A stage is logged when it begins and when it ends, with its steps and seconds; concurrent stages, too."""
     log = LogLines(warn=True, stages=True)
     log.stage("read", total=2)
@@ -25,18 +25,18 @@ def test_a_log_tells_each_stage_and_how_it_ended(capsys):
     log.warn("odd candles")  # noqa: G010 (no logger of the standard library)
     log.close(failed=True)
 
-    told = lines_of(capsys)
-    assert [(t["event"], t.get("stage")) for t in told] == [
+    lines = lines_of(capsys)
+    assert [(t["event"], t.get("stage")) for t in lines] == [
         *(("stage", "read"), ("stage", "hash"), ("warning", None)),
         *(("stage failed", "read"), ("stage failed", "hash")),
     ]
-    assert told[3]["steps"] == told[3]["total"] == 2
-    assert all(t["time"].endswith("Z") for t in told)
+    assert lines[3]["steps"] == lines[3]["total"] == 2
+    assert all(t["time"].endswith("Z") for t in lines)
 
 
 @pytest.mark.parametrize("quiet", [CommandProgress(warn=False), LogLines(warn=False, stages=False)])
 def test_quiet_is_quiet(quiet, capsys):
-    """Neither stages nor warnings."""
+    """With --quiet, neither stages nor warnings are shown."""
     quiet.stage("read")
     quiet.advance()
     quiet.warn("odd candles")
@@ -48,12 +48,12 @@ def test_quiet_is_quiet(quiet, capsys):
 def test_the_option_goes_before_the_variable(monkeypatch):
     """--log-format in either spelling decides; without it, the environment."""
     monkeypatch.setenv("MLTRAIN_LOG_FORMAT", "json")
-    told = {}
+    found = {}
     for words in ("train", "train --log-format text", "train --log-format=text", "train --log-format=json"):
         monkeypatch.setattr("sys.argv", ["mltrain", *words.split()])
-        told[words] = logs_json()
+        found[words] = logs_json()
 
-    assert list(told.values()) == [True, False, False, True]
+    assert list(found.values()) == [True, False, False, True]
 
 
 def test_a_pipe_gets_no_bars(capsys):
@@ -72,10 +72,10 @@ def test_a_run_is_a_log(tmp_path):
     failed = call("verify", "snapshot", "2020-01-01T00-00-00Z", "--json", data_dir=tmp_path,
                   env={"MLTRAIN_LOG_FORMAT": "json"})  # fmt: skip
 
-    told = [json.loads(line) for line in done.err.splitlines()]
+    lines = [json.loads(line) for line in done.err.splitlines()]
     assert done.code == 0
-    assert {t["event"] for t in told} == {"stage", "stage done", "end"}
-    assert told[-1]["command"] == "snapshot"
+    assert {t["event"] for t in lines} == {"stage", "stage done", "end"}
+    assert lines[-1]["command"] == "snapshot"
     (error,) = [json.loads(line) for line in failed.err.splitlines()]
     assert (error["level"], error["exit_code"], failed.code) == ("error", 3, 3)
     assert "hint" in error

@@ -1,4 +1,4 @@
-"""A file that labels candles by their close, beside a leader's that does not: no training, and the audit says why."""
+"""A file labels candles by close time, its leader's by open time: no training, and the audit says why."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_training_stops(folder):
     done = call("train", "--features", "led.yml", "--trials", "1", "--config", QUICK, cwd=folder)
 
     assert done.code == 5
-    told = " ".join(done.err.split())
-    assert "leader_return_1, lead_1 of ETHUSDT" in told
-    assert "0.20 at most, for -0.0" in told or "0.20 at most, for 0.0" in told
-    assert "got 0.7" in told
-    assert "lag +1 (+1 min)" in told
-    assert "labels candles by their close" in told
+    text = " ".join(done.err.split())
+    assert "leader_return_1, lead_1 of ETHUSDT" in text
+    assert "0.20 at most, for -0.0" in text or "0.20 at most, for 0.0" in text
+    assert "got 0.7" in text
+    assert "lag +1 (+1 min)" in text
+    assert "labels candles by their close" in text
     assert not list(folder.rglob("*model_card.json"))
 
 

@@ -1,4 +1,4 @@
-"""Laws of `mltrain sim`: it says where it is, serves until it is told to end, and ends at once."""
+"""Laws of `mltrain sim`: it prints its address, serves until a signal, and ends at once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_is_the_machines_refusal():
 
 
 def test_a_log_that_cannot_be_written_ends_it():
-    """A full disk is told once, with exit code 8; nothing is served unlogged from then on."""
+    """A full disk is reported once, with exit code 8; no later request is served."""
     with serving("--log", "/dev/full") as run:
         base = run.stdout.readline().strip()
         run.stdout.readline()

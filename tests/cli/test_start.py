@@ -67,11 +67,11 @@ def test_a_prediction_loads_no_library_of_learning(data_dir):
     assert modules & {"sklearn", "optuna", "matplotlib", "pandas"} == set()
 
 
-def test_a_usage_error_tells_what_to_type():
+def test_a_usage_error_says_what_to_type():
     """A usage error without a hint gets one that names the command's help."""
-    told = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
+    text = call("snapshot", "--symbols", "BTCUSDT,BTCUSDT").err
 
-    assert "hint: `mltrain snapshot --help` lists its options" in told
+    assert "hint: `mltrain snapshot --help` lists its options" in text
 
 
 @pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)

@@ -41,8 +41,8 @@ def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
 
     assert done.returncode == code
     assert done.stdout == ""
-    told = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [(line["event"], line["step"], line["exit"]) for line in told] == [
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["event"], line["step"], line["exit"]) for line in lines] == [
         ("round", "snapshot", 0),
         ("round", "train", code),
     ]

@@ -1,4 +1,4 @@
-"""The pages do what they say: every block runs, and the README tells every command and no other."""
+"""The pages are right: every block runs, and the README lists all commands and no other."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_the_page_on_serving_works(data_dir):
 def test_the_readme_names_every_command():
     """Each top-level command stands in the table, and the table names no other."""
     commands = set(typer.main.get_command(load_commands()).commands)
-    told = set(re.findall(r"^\| .*?\|", README, re.MULTILINE))
-    named = {word for row in told for word in re.findall(r"`mltrain (\w+)", row)}
+    rows = set(re.findall(r"^\| .*?\|", README, re.MULTILINE))
+    named = {word for row in rows for word in re.findall(r"`mltrain (\w+)", row)}
 
     assert named == commands
 

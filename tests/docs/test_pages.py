@@ -81,8 +81,8 @@ def test_every_call_in_the_prose_is_one(page):
     assert named - known - OTHER_OPTIONS == set()
 
 
-def test_every_command_is_told_in_a_page_written_by_hand():
-    """Each command, those of groups too, is named in a page beside the generated reference."""
+def test_every_command_is_in_a_page_written_by_hand():
+    """Each command, also of a group, is named in a page other than the generated reference."""
     written = [page for page in PAGES if page.parent != REFERENCE and name_of(page) != GENERATED]
     text = "\n".join(block.body for page in written for block in blocks_of(page))
     spans = " ".join(span for page in written for span in spans_of(page))
@@ -129,7 +129,7 @@ def test_every_page_is_listed():
 
 @every(PAGES)
 def test_every_block_is_run_or_says_why_not(page):
-    """A page with code says what its blocks begin with, or is run by a test of its own."""
+    """A page with code says what its blocks begin with, or another test runs it."""
     runs = [block for block in blocks_of(page) if block.runs]
 
     assert not runs or name_of(page) in ELSEWHERE or page.parent == REFERENCE or page_mark(page) in FOLDERS
@@ -140,7 +140,7 @@ def pages_of(mark):
 
 
 def environment(home):
-    """Return what a reader's shell has: the installed mltrain, and no setting of ours."""
+    """Return the environment of a reader's shell: the installed mltrain, and no MLTRAIN_ setting."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**NEUTRAL, "PATH": path, "HOME": str(home), "COLUMNS": "120", "REPOSITORY": str(ROOT)}
 

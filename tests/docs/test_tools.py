@@ -139,8 +139,8 @@ def gate(name, outcome):
     return {"name": name, "outcome": outcome, "value": 1.0, "margin": None, "reason": "a|b <c>"}
 
 
-def test_the_summary_of_a_no_go_tells_the_gate():
-    """Verdict first, one row a gate, and nothing of a reason can end a table or open a tag."""
+def test_the_summary_of_a_no_go_names_the_gate():
+    """The verdict first, one row per gate; no text of a reason can end a table or open a tag."""
     training = {
         "version": "2025-10-15",
         "verdict": "NO-GO",

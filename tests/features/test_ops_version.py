@@ -1,7 +1,7 @@
 """The version of the ops: raised when a value of any op changes, and only then.
 
 tests/data/ops holds candles with gaps, ties and zeros, and the value of every op at each of them.
-MLTRAIN_UPDATE_GOLDENS=1 adds those of new ops, and records all anew once the version was raised.
+MLTRAIN_UPDATE_GOLDENS=1 adds those of new ops, and records all again once the version was raised.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOSE = ("zscore", "leader_zscore", "return_skew")
 
 
 def make_candles():
-    """Return a piece of each market, the leader's candles beside it, with a gap in time before each next one."""
+    """Return a piece of each market with its leader's columns, separated by gaps in time."""
     parts, start_ms = [], START_MS
     for kind in KINDS:
         leader = market(LEADER_OF[kind]).drop("ts").rename(lambda name: LEADER_PREFIX + name)
@@ -91,7 +91,7 @@ def hash_values(values):
 
 
 def record():
-    """Write the values anew; those of an existing op stay as they are unless the version was raised."""
+    """Rewrite the values; those of an existing op stay as they are unless the version was raised."""
     values = compute_values(pl.read_parquet(CANDLES), ALL_CASES)
     if json.loads(ABOUT.read_bytes())["ops_version"] == OPS_VERSION:
         recorded = pl.read_parquet(VALUES)

@@ -195,7 +195,7 @@ def test_a_damaged_champion_is_not_compared(rivals, tmp_path):
     assert isinstance(meet(copy, report), NotEvaluated)
 
 
-def test_the_origin_of_both_is_told(rivals, tmp_path):
+def test_the_origin_of_both_is_reported(rivals, tmp_path):
     """Where the candles of both come from is read from the snapshot and from the champion's card."""
     workshop, _, report = rivals
     simulated = report.training.data.snapshot
@@ -235,14 +235,14 @@ def test_an_evaluation_shows_both_in_full(rivals):
 
 
 def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monkeypatch):
-    """The gates judged against nothing; meanwhile a person promoted another version: the GO is held."""
+    """The gates had no champion to compare with, and then a person promoted one: the GO is held."""
     first = workshop.train(workshop.snapshot(), promote=False)
 
-    def promote_meanwhile(store, *args, **options):
+    def promote_first(store, *args, **options):
         promote_version(Store(store.data_dir), first.version, why="by hand", by="a person", now_ms=NOW_MS)
         return publish_version(store, *args, **options)
 
-    monkeypatch.setattr("mltrain.pipeline.write_version.publish_version", promote_meanwhile)
+    monkeypatch.setattr("mltrain.pipeline.write_version.publish_version", promote_first)
     report = workshop.train(workshop.snapshot(), seed=7)
 
     assert report.training.verdict.go

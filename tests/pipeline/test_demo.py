@@ -1,4 +1,4 @@
-"""The demo: the whole loop, in a folder of its own."""
+"""The demo: the whole loop, in a separate folder."""
 
 from __future__ import annotations
 

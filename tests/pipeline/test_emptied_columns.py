@@ -1,4 +1,4 @@
-"""A volume that prices contradict: no training reads it, and the card tells it."""
+"""Volumes that contradict the prices: no training reads them, and the card says so."""
 
 from __future__ import annotations
 
@@ -31,16 +31,6 @@ features:
 """
 
 
-class Told(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-
 @pytest.fixture(scope="module")
 def in_base(tmp_path_factory):
     """Return a data folder and a snapshot of candles whose quote volume is in the base asset."""
@@ -54,20 +44,20 @@ def in_base(tmp_path_factory):
 
 
 def test_a_registry_that_reads_it_is_refused(in_base):
-    """By the error of a missing column; why it is missing is told before."""
+    """By the error of a missing column, after a warning that says why it is missing."""
     workshop, snapshot = in_base
     request = replace(workshop.request(snapshot), feature_set=parse_registry(READING, where="registry"))
-    told = Told()
+    progress = Silent()
     with pytest.raises(InputError) as caught:
-        workshop.train_request(request, progress=told)
+        workshop.train_request(request, progress=progress)
 
     assert caught.value.message == "BTCUSDT lacks quote_volume, for paid_gap_1"
     assert "features-ohlcv.yml" in caught.value.hint
-    assert any(f"BTCUSDT: {QUOTE} lies outside low..high" in warning for warning in told.warnings)
+    assert any(f"BTCUSDT: {QUOTE} lies outside low..high" in warning for warning in progress.warnings)
 
 
-def test_any_other_registry_is_trained_and_the_card_tells_it(in_base):
-    """With the figures of the manifest."""
+def test_any_other_registry_is_trained_and_the_card_says_so(in_base):
+    """Its warning has the figures of the manifest."""
     workshop, snapshot = in_base
     report = workshop.train(snapshot)
     warnings = load(report.folder, allow_no_go=True).card["data_quality"]["warnings"]
@@ -77,7 +67,7 @@ def test_any_other_registry_is_trained_and_the_card_tells_it(in_base):
 
 
 def test_a_snapshot_of_an_earlier_version_is_judged_when_it_is_read(in_base):
-    """Its file still holds what no one had looked at."""
+    """Its file still holds volumes that were never checked."""
     _, snapshot = in_base
     old = {"BTCUSDT": SimSource(signal="strong").candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS))}
     old = {symbol: frame.with_columns(quote_volume=pl.col("volume")) for symbol, frame in old.items()}
@@ -89,6 +79,8 @@ def test_a_snapshot_of_an_earlier_version_is_judged_when_it_is_read(in_base):
         def candles(self, symbol):
             return old[symbol]
 
-    told = Told()
-    assert read_candles(Old(), told)["BTCUSDT"]["quote_volume"].is_null().all()
-    assert [w.startswith("BTCUSDT: quote_volume / volume lies outside low..high in") for w in told.warnings] == [True]
+    progress = Silent()
+    assert read_candles(Old(), progress)["BTCUSDT"]["quote_volume"].is_null().all()
+    assert [w.startswith("BTCUSDT: quote_volume / volume lies outside low..high in") for w in progress.warnings] == [
+        True
+    ]

@@ -1,4 +1,4 @@
-"""An evaluation looks at nothing that the version learned from, and tells what has moved since."""
+"""An evaluation scores no row that the version learned from, and reports the drift since."""
 
 from __future__ import annotations
 

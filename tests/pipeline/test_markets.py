@@ -67,7 +67,7 @@ def test_a_bounce_market_bounces_as_roll_says(source, size, opens):
 
 
 def test_the_summary_counts(found):
-    """Every count is of its own kind of market, and nothing is NaN."""
+    """Every count is by kind of market, and nothing is NaN."""
     counts = markets.summarise(list(found.values()))
 
     assert list(counts) == list(markets.RIGHT)
@@ -91,7 +91,7 @@ def test_what_is_held_or_names_a_symbol_is_counted(found):
 
 
 def test_seeds_are_tried_until_one_is_a_go():
-    """The gate is asked with the looks before; a holdout where nothing varies between seeds says no to all of them."""
+    """The gate gets the number of earlier looks; where seeds do not vary, it refuses all of them."""
     looks, draws = [], np.random.default_rng(3)
 
     def third(_margins, look):

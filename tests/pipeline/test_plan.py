@@ -1,4 +1,4 @@
-"""What a training would cost is told before it is done, and refused where the machine has not enough."""
+"""The cost of a training is estimated before it starts; a machine with too little memory is refused."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def test_the_plan_is_what_the_training_does(trained, request_of):
     """Rows and blocks are those of the training; nothing is written."""
     workshop, report = trained
     before = sorted(workshop.folder.rglob("*"))
-    told = plan_training(request_of, progress=Silent())
+    plan = plan_training(request_of, progress=Silent())
 
-    assert told.blocks == report.training.data.split.blocks()
-    assert told.rows == report.training.data.samples.y.size
-    assert told.minutes > 0
+    assert plan.blocks == report.training.data.split.blocks()
+    assert plan.rows == report.training.data.samples.y.size
+    assert plan.minutes > 0
     assert sorted(workshop.folder.rglob("*")) == before
 
 
 def test_fewer_workers_where_memory_is_short(request_of):
-    """As many as fit, with a warning; enough memory, or a machine that does not tell, changes nothing."""
+    """As many as fit, with a warning; enough memory, or a machine that does not say, changes nothing."""
     for size in (None, 1 << 50):
         assert fit_memory(request_of, available_bytes=size, progress=Silent()) == request_of
     sizes = [_predict_peak(request_of, workers=workers) for workers in (1, 2, 3)]

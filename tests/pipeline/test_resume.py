@@ -78,15 +78,15 @@ def start(words, data_dir, **env):
     )
 
 
-def wait_until(run, data_dir, *, told):
-    """Wait until so many trials stand in the journal of the study that is running."""
+def wait_until(run, data_dir, *, reported):
+    """Wait until so many trials are in the journal of the running study."""
     end_s = time.monotonic() + 60
     while time.monotonic() < end_s and run.poll() is None:
         for path in (data_dir / "studies").glob("*-7.journal"):
-            if path.read_bytes().count(b'"told"') >= told:
+            if path.read_bytes().count(b'"told"') >= reported:
                 return
         time.sleep(0.002)
-    pytest.fail(f"it ended before {told} trials were told: {run.communicate()}")
+    pytest.fail(f"it ended before {reported} trials were reported: {run.communicate()}")
 
 
 def test_two_workers_and_two_threads_make_the_same(words, uninterrupted, data_dir):
@@ -99,9 +99,9 @@ def test_two_workers_and_two_threads_make_the_same(words, uninterrupted, data_di
 def test_killed_and_resumed_it_is_the_uninterrupted_one(words, uninterrupted, data_dir):
     """Killed with -9 after the first trial, in the middle of both batches and before the last: the same bytes."""
     mark = f"MLTRAIN_TEST_MARK={uuid.uuid4()}"
-    for told in (1, TRIALS // 2, TRIALS // 2 + 2, TRIALS - 1):
+    for reported in (1, TRIALS // 2, TRIALS // 2 + 2, TRIALS - 1):
         run = start([*words, "--resume", "--workers", "2"], data_dir, **dict([mark.split("=")]))
-        wait_until(run, data_dir, told=told)
+        wait_until(run, data_dir, reported=reported)
         run.kill()
         run.communicate()
         end_s = time.monotonic() + 10
@@ -123,7 +123,7 @@ def test_interrupted_it_leaves_nothing_but_the_study(words, data_dir, number, to
     mark = f"MLTRAIN_TEST_MARK={uuid.uuid4()}"
     before = sorted(str(path) for path in data_dir.rglob("*"))
     run = start([*words, "--trials", "500", "--workers", "2"], data_dir, **dict([mark.split("=")]))
-    wait_until(run, data_dir, told=2)
+    wait_until(run, data_dir, reported=2)
     os.killpg(run.pid, number) if to_group else run.send_signal(number)
     out, err = run.communicate(timeout=20)
 
@@ -134,9 +134,9 @@ def test_interrupted_it_leaves_nothing_but_the_study(words, data_dir, number, to
 
 
 def test_a_worker_that_dies_is_replaced(words, uninterrupted, data_dir):
-    """One process killed in the middle: the same bytes all the same."""
+    """One worker killed in the middle does not change the bytes."""
     run = start([*words, "--json", "--workers", "2"], data_dir)
-    wait_until(run, data_dir, told=2)
+    wait_until(run, data_dir, reported=2)
     os.kill(workers_of(run.pid)[0], signal.SIGKILL)
     out, err = run.communicate(timeout=60)
     (version,) = (data_dir / "models").glob("20*")
@@ -147,19 +147,19 @@ def test_a_worker_that_dies_is_replaced(words, uninterrupted, data_dir):
 
 
 def test_out_of_time_it_trains_with_what_it_has(words, data_dir):
-    """`--timeout` ends well; the card names the trials, and as many of them make the same model without a clock."""
+    """`--timeout` still makes a model; the same number of trials without a timeout makes the same one."""
     timed = call(*words, "--json", "--timeout", "0.001", "--workers", "1", data_dir=data_dir)
-    told = timed.document["trials"]
-    again = call(*words, "--json", "--trials", str(told), data_dir=data_dir)
+    count = timed.document["trials"]
+    again = call(*words, "--json", "--trials", str(count), data_dir=data_dir)
 
     assert timed.document["timed_out"]
-    assert 1 <= told < TRIALS
+    assert 1 <= count < TRIALS
     assert made(again) == made(timed)
     assert again.document["model_sha256"] == timed.document["model_sha256"]
 
 
 def test_nothing_to_resume_is_said(words, data_dir):
-    """`--resume` where there is no study begins one, and warns of it."""
+    """`--resume` where there is no study begins one, with a warning."""
     done = call(*words, "--resume", "--trials", "1", data_dir=data_dir)
 
     assert done.code in {0, 4}
@@ -184,18 +184,18 @@ def test_a_dry_run_writes_nothing(words, data_dir):
     """Rows, blocks, memory and minutes on stdout; no study, no model."""
     before = sorted(data_dir.rglob("*"))
     done = call(*words, "--dry-run", "--json", "--max-rows", "3000", data_dir=data_dir)
-    told = done.document
+    plan = done.document
 
     assert done.code == 0, done.err
-    assert told["schema"] == "mltrain/train-plan/1"
-    assert (told["candles"], told["trials"]) == (3000, TRIALS)
-    assert {"inner", "holdout", "fold 1 train"} < {block["name"] for block in told["blocks"]}
-    assert told["minutes"] > 0
+    assert plan["schema"] == "mltrain/train-plan/1"
+    assert (plan["candles"], plan["trials"]) == (3000, TRIALS)
+    assert {"inner", "holdout", "fold 1 train"} < {block["name"] for block in plan["blocks"]}
+    assert plan["minutes"] > 0
     assert sorted(data_dir.rglob("*")) == before
 
 
 def test_a_version_is_a_start_and_may_see_everything(words, data_dir):
-    """`--warm-start latest --final all`: the card tells of both."""
+    """`--warm-start latest --final all`: the card records both."""
     first = call(*words, "--trials", "1", "--json", data_dir=data_dir)
     done = call(*words, "--trials", "2", "--json", "--warm-start", "latest", "--final", "all", data_dir=data_dir)
     card = json.loads((Path(done.document["folder"]) / "model_card.json").read_bytes())

@@ -51,7 +51,7 @@ def test_a_version_is_made_again_from_its_card(trained):
 
 
 def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
-    """Its card names the trials that were told and what ended them; the model needs none of it."""
+    """Its card has the number of completed trials and the reason for the end; the model does not depend on them."""
     workshop, first = trained
     options = {"search.trials": 50, "seed": 11}
     report = workshop.train(
@@ -185,7 +185,7 @@ class TestSame:
 
 
 def test_one_other_byte_is_another_model():
-    """Only equal hashes are the same model; of any other, what differs besides is told, too."""
+    """Only equal hashes are the same model; otherwise the other differences are listed, too."""
     assert Retraining("a" * 64, "a" * 64, ("the ops differ",)).problems == ()
     other = Retraining("a" * 64, "b" * 64, ("the ops differ",))
     assert not other.same
@@ -201,7 +201,7 @@ def test_a_snapshot_that_is_gone_is_said(trained, tmp_path):
 
 
 def test_a_warm_start_is_the_second_trial_and_recorded(trained):
-    """Its parameters come right after the defaults; card and looks tell of it, and the study is another one."""
+    """Its parameters come right after the defaults; card and looks record it, and the study is another one."""
     workshop, first = trained
     version = workshop.store.open_version(first.version)
     tuned = {"search.space.num_leaves.low": 5, "search.space.num_leaves.high": 9, "search.space.num_leaves.default": 7}

@@ -35,16 +35,6 @@ features:
 """
 
 
-class Told(Silent):
-    """Keeps what is told."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-
 def take(folder, bars, *, end_ms=CLOCK_MS, days=DAYS):
     candles = folder / f"candles{end_ms}"
     candles.mkdir()
@@ -68,7 +58,7 @@ def uneven(tmp_path_factory):
 
 
 def test_samples_card_and_model_agree_on_the_symbols(uneven):
-    """The others are told once, in the card as well."""
+    """The others are named once, in the card as well."""
     _, _, _, report = uneven
     model = load(report.folder, allow_no_go=True)
 
@@ -79,7 +69,7 @@ def test_samples_card_and_model_agree_on_the_symbols(uneven):
 
 
 def test_predict_refuses_a_symbol_that_it_has_not_learned(uneven):
-    """As any other unknown symbol."""
+    """It is refused as any other unknown symbol."""
     _, _, snapshot, report = uneven
     model = load(report.folder, allow_no_go=True, clock=None)
     rows = model.predict_candles(read_candles(snapshot, Silent()))
@@ -94,13 +84,13 @@ def test_predict_refuses_a_symbol_that_it_has_not_learned(uneven):
 def test_every_way_to_a_training_leaves_them_out(uneven):
     """The plan, the audit and the proof that the version can be made again."""
     _, workshop, snapshot, report = uneven
-    request, told = workshop.request(snapshot), Told()
-    plan = plan_training(request, progress=told)
-    audit_snapshot(snapshot, request.feature_set, request.config, progress=told)
-    again = retrain_version(workshop.store.open_version(report.version), workshop.folder, progress=told)
+    request, progress = workshop.request(snapshot), Silent()
+    plan = plan_training(request, progress=progress)
+    audit_snapshot(snapshot, request.feature_set, request.config, progress=progress)
+    again = retrain_version(workshop.store.open_version(report.version), workshop.folder, progress=progress)
 
     assert plan.rows == report.training.data.samples.y.size
-    assert told.warnings == [WARNING] * 3
+    assert progress.warnings == [WARNING] * 3
     assert again.problems == ()
 
 

@@ -39,7 +39,7 @@ def card_of(report):
 
 
 def test_a_second_training_makes_the_same_model(trained):
-    """Same snapshot, configuration and seed: `lgbm.pkl` of the same bytes, in a version of its own."""
+    """Same snapshot, configuration and seed: the same bytes of `lgbm.pkl`, in a new version."""
     workshop, first = trained
     second = workshop.train(first.training.data.snapshot, promote=False)
 
@@ -139,7 +139,7 @@ def test_scores_are_kept_with_what_the_price_did(trained):
 
 
 def test_a_strong_signal_is_promoted_and_logged(trained):
-    """GO moves the pointer; the log tells from, to and why; the look was written down."""
+    """GO moves the pointer; the log has from, to and why; the look was recorded."""
     workshop, report = trained
     (entry,) = workshop.store.history().entries
     looks = workshop.store.looks()
@@ -201,8 +201,8 @@ def test_one_study_is_trained_once_at_a_time(trained):
     }
 
 
-def test_the_card_tells_the_holdout_in_parts(trained):
-    """Weeks hold every row, terciles at most; the search's optimism and the simple model stand beside the figures."""
+def test_the_card_has_the_holdout_in_parts(trained):
+    """Weeks hold every row, terciles at most every row; selection optimism and the simple model are recorded."""
     _, report = trained
     card = card_of(report)
     metrics, optimism = card["metrics"], card["search"]["selection_optimism"]
@@ -217,7 +217,7 @@ def test_the_card_tells_the_holdout_in_parts(trained):
     assert card["gates"]["loosened"] == []
 
 
-def test_a_loosened_gate_is_told(trained):
+def test_a_loosened_gate_is_recorded(trained):
     """The card names it in its notes and its gates; the verdict is by the looser one."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, **{"gates.ece_max": 0.5})

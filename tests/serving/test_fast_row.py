@@ -47,7 +47,7 @@ class TestFastRow:
         assert find_mismatch(fast.score, booster, samples.x) is None
         assert find_mismatch(fast.score, booster, make_probe_rows(booster.model_to_string(), 5)) is None
 
-    def test_the_probes_tell_a_threshold_from_its_neighbours(self, booster, model_text):
+    def test_the_probes_distinguish_a_threshold_from_its_neighbours(self, booster, model_text):
         """Rows on a threshold and one float32 step away reach different leaves, so a wrong comparison is detected."""
         on, above, below = np.split(make_probe_rows(model_text, 5)[-192:], 3)
         scores = [booster.predict(rows, num_threads=1) for rows in (on, above, below)]
@@ -86,7 +86,7 @@ class TestFastRow:
         assert slow.predict_one(samples.x[0]) == expected
 
     def test_threads_do_not_share_buffers(self, booster, fast, samples):
-        """Each of four threads gets the scores of its own rows."""
+        """Each of four threads gets the scores of the rows it passed."""
         expected = booster.predict(samples.x[:400], num_threads=1)
         wrong = []
 

@@ -34,7 +34,7 @@ class Exchange:
         self.client = client
 
     def get(self, path="/api/v3/klines", **query):
-        """Return an answer; of the first thirty minutes of the day unless told otherwise."""
+        """Return an answer; by default of the first thirty minutes of the day."""
         return self.client.get(path, params={**PAGE, **query} if path.endswith("klines") else query)
 
     def rows(self, **query):
@@ -429,12 +429,12 @@ CHECKS = {name.removeprefix("check_"): check for name, check in globals().items(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_does_what_its_kind_says(kind, true, page, csv):
-    """Every kind that there is has its check, and keeps to it."""
+    """Every kind of fault has a check and passes it."""
     CHECKS[kind](true=true, page=page, csv=csv)
 
 
 def test_every_check_has_its_kind():
-    """No check is left of a kind that has gone; each kind is told in one line."""
+    """No check is left of a kind that was removed; each kind is described in one line."""
     assert set(CHECKS) == set(KINDS)
     assert all(about and "\n" not in about for about in KINDS.values())
 
@@ -517,7 +517,7 @@ def test_a_request_above_the_limit_is_not_hit():
 
 @pytest.mark.parametrize("checksum_first", [True, False])
 def test_the_checksum_of_a_file_follows_what_is_sent(checksum_first):
-    """A changed file comes with its own checksum, and a right one with the right one, whichever is asked for first."""
+    """File and checksum match, changed or not, whichever is requested first."""
     names = [f"{FILE}.CHECKSUM", FILE]
     digests = []
     with exchange(Fault("drop_rows", endpoint="archive", count=1, nth=2)) as sim:

@@ -1,4 +1,4 @@
-"""Laws of the simulated exchange as a server: the real exchange's manners, and exactly the market's candles."""
+"""Laws of the simulated exchange as a server: the behaviour of the real one, and exactly the market's candles."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def _entry(symbol, base):
     return {"symbol": symbol, "baseAsset": base, "quoteAsset": "USDT", **traded}
 
 
-def test_exchange_info_tells_symbols_and_limits(served):
+def test_exchange_info_lists_symbols_and_limits(served):
     """All symbols, one, or some; the weight of a minute; the clock."""
     _, client = served
     info, one, some = (
@@ -335,7 +335,7 @@ def test_the_archive_lacks_the_newest_days(lag_days):
     assert others == [404] * 4
 
 
-def test_the_log_tells_every_request():
+def test_the_log_has_every_request():
     """Each record stands in the log before its answer has come, in order; the callback gets the same ones."""
     heard = []
     with open_client(on_answer=heard.append) as (server, client):

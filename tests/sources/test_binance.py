@@ -225,7 +225,7 @@ def test_a_symbol_that_the_answer_lacks_is_unknown(symbols):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDX", "BTCUSTD", "BTCUSD"])
 def test_an_unknown_symbol_is_met_by_the_nearest(tmp_path, symbol):
-    """Before any candle is asked for, and nothing is written."""
+    """Before any candle is requested, and nothing is written."""
     with SimServer() as server:
         with pytest.raises(InputError) as caught:
             snapshot(server, tmp_path, symbols=("ETHUSDT", symbol))
@@ -259,7 +259,7 @@ def grid(missing):
 
 
 class Late:
-    """Gives pages without some candles, and whatever it is asked for again in a manner of its own."""
+    """Returns pages without some candles, and applies a change to repeated requests."""
 
     def __init__(self, candles, pages_lack, change):
         self.candles = candles
@@ -289,8 +289,8 @@ slots = st.lists(st.integers(0, 47), unique=True, max_size=20)
 
 
 @given(slots, slots, st.integers(1, 8))
-def test_every_gap_is_asked_for_again_however_short_the_answers(missing, late, share):
-    """An answer may bring fewer rows than it was asked for: what lies beyond it is asked for, too."""
+def test_every_gap_is_requested_again_however_short_the_answers(missing, late, share):
+    """An answer may have fewer rows than requested: the rest is requested, too."""
     candles = grid(missing)
     assume(candles.height)
     pages = Late(candles, [MIDNIGHT_MS + slot * STEP_MS for slot in late], lambda rows, _: rows.head(share))

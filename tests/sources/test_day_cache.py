@@ -172,7 +172,7 @@ def test_a_damaged_file_or_note_counts_as_absent(cached, ending, damage):
 
 
 def put_thing(path, thing, target):
-    """Put something that is no file of ours at a path."""
+    """Put something other than a cache file at a path."""
     match thing:
         case "link":
             path.symlink_to(target)
@@ -258,7 +258,7 @@ def test_what_changed_places_is_absent(cached, swaps):
     ],
 )
 def test_the_day_of_another_symbol_interval_or_host_is_absent(cached, other):
-    """File and note together, copied to where another's belong: the note tells whose they are."""
+    """File and metadata copied to the place of another symbol, interval or host: the metadata says whose they are."""
     stranger = open_days(cached.folder.parents[2], **other)
     for ending in ("json", "parquet"):
         shutil.copy(cached.folder / f"{NAME}.{ending}", stranger.folder)
@@ -446,7 +446,7 @@ def add_foreign(cache):
     return {path: what for path, what in look(cache).items() if what != "no file"}
 
 
-def test_the_list_tells_what_is_cached(tmp_path, cached):
+def test_the_list_shows_what_is_cached(tmp_path, cached):
     """By source, symbol and interval: whole days, their range, all bytes; what is not ours is passed over."""
     cached.write([fresh(DAY - 3 * DAY_MS), fresh(TODAY_MS, CLOCK_MS)])
     open_days(tmp_path / "data" / "cache", "archive", "ETHUSDT", "1h").write([fresh(symbol="ETHUSDT", interval="1h")])
@@ -505,8 +505,8 @@ def test_pruning_what_is_not_there_makes_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_whoever_holds_the_cache_sweeps_it(tmp_path, cached):
-    """What a killed run left beside the lock and in the folder is gone with the next one."""
+def test_the_holder_of_the_cache_lock_sweeps_it(tmp_path, cached):
+    """The next run removes the temporary files that a killed one left."""
     cache = tmp_path / "data" / "cache"
     for folder in (cache, cached.folder):
         (folder / ".write-test.ab12.tmp").touch()
@@ -517,7 +517,7 @@ def test_whoever_holds_the_cache_sweeps_it(tmp_path, cached):
     assert cached.find(DAY)[0] is not None
 
 
-def test_while_one_downloads_others_are_told_who(tmp_path):
+def test_while_one_downloads_others_learn_who(tmp_path):
     """A snapshot and a prune: exit 7 with pid and purpose, nothing asked for and nothing removed."""
     data_dir = tmp_path / "data"
     with SimServer() as server, lock_cache(data_dir, "downloading from a test"), ThreadPoolExecutor() as threads:
@@ -559,7 +559,7 @@ def server():
 
 
 def test_a_second_snapshot_asks_for_no_candle(server, tmp_path):
-    """All days are whole or reach as far as is asked."""
+    """All days are whole or reach as far as requested."""
     first = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT"))
     seen = len(server.log)
     again = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT"))
@@ -621,7 +621,7 @@ def test_a_damaged_day_is_downloaded_again_and_said(server, tmp_path, how):
 
 
 def test_the_present_day_is_extended_by_what_is_missing(server, tmp_path):
-    """Each minute is asked for once, however often a snapshot is taken; after midnight the day is whole."""
+    """Each minute is requested once, however often a snapshot is taken; after midnight the day is whole."""
     folder = tmp_path / "data" / "cache"
     clocks = [CLOCK_MS, CLOCK_MS + 7 * MINUTE_MS + 12_345, CLOCK_MS + 11 * 60 * MINUTE_MS, TODAY_MS + DAY_MS + 5]
     for clock_ms in clocks:
@@ -638,7 +638,7 @@ def test_the_present_day_is_extended_by_what_is_missing(server, tmp_path):
 
 
 def test_an_earlier_cut_is_served_from_a_longer_part(server, tmp_path):
-    """Not one candle after the cut is in it, and none is asked for."""
+    """No candle after the cut is in it, and none is requested."""
     download(server, tmp_path / "data", days=1)
     seen = len(server.log)
     taken = download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 90 * MINUTE_MS)
@@ -650,7 +650,7 @@ def test_an_earlier_cut_is_served_from_a_longer_part(server, tmp_path):
 
 
 def test_a_part_of_an_earlier_cut_is_extended_when_its_day_is_over(server, tmp_path):
-    """A day that was cut for `--end` while it was the present one is completed, not fetched anew."""
+    """A day that was cut by `--end` on that day is completed, not fetched again."""
     download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 60 * MINUTE_MS)
     server.set_clock(CLOCK_MS + 2 * DAY_MS)
     download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 30 * MINUTE_MS)
@@ -808,7 +808,7 @@ def test_a_full_disk_does_not_keep_the_cache_from_being_pruned(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_refused_first(tmp_path):
-    """A file in its place: exit 8 before anything is asked."""
+    """A file in its place gives exit 8 before any request."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cache").write_text("a file")
     with SimServer() as server:

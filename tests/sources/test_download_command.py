@@ -21,7 +21,7 @@ AT = f"BTCUSDT at {format_ms(ROW_MS)}"
 
 @dataclass
 class Case:
-    """What goes wrong, the options beside the plain ones, the exit code, and words of the message."""
+    """The faults, the additional options, the exit code, and parts of the message."""
 
     faults: list[Fault]
     code: int = 0
@@ -41,7 +41,7 @@ CASES = {
     "rows twice, in disorder, in microseconds": Case(
         [klines("duplicate_rows", count=9), klines("shuffle_rows", nth=2), klines("micros", nth=3)]
     ),
-    "bytes lost on their way": Case([klines("short"), klines("reset"), klines("empty_body")]),
+    "bytes lost in transit": Case([klines("short"), klines("reset"), klines("empty_body")]),
     "a wait": Case([klines("status", status=429, headers={"Retry-After": "0"})]),
     "rows that come late": Case([klines("drop_rows", count=40)]),
     "an archive out of order": Case(
@@ -102,7 +102,7 @@ def true_content(days):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_fault_is_overcome_or_told(case, tmp_path):
+def test_a_fault_is_overcome_or_reported(case, tmp_path):
     """One JSON document and the candles of a clean run; or an empty stdout, one message, its code and no snapshot."""
     with SimServer(faults=case.faults) as server:
         done = snapshot(server, tmp_path, case)

@@ -58,7 +58,7 @@ def days_of(pages):
 
 
 def test_a_killed_download_goes_on_where_it_was(tmp_path):
-    """Killed at random again and again, then left alone: all candles; no day that was kept is asked for again."""
+    """Killed at random again and again, then left alone: all candles; no kept day is requested again."""
     chance = random.Random(20251015)  # noqa: S311 -- the moments must come back on the next run
     data_dir, killed = tmp_path / "data", 0
     with SimServer(latency_ms=25) as server:

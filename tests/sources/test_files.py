@@ -161,7 +161,7 @@ def test_the_clock_is_the_last_close_of_the_symbols_asked_for(tmp_path, make_can
 
 
 def test_a_window_without_candles_is_empty(tmp_path, make_candles):
-    """Nothing there is no error: whether it may be is asked by whoever takes a snapshot."""
+    """An empty window is no error: the snapshot decides whether it may be empty."""
     make_candles(range(10)).write_csv(tmp_path / "BTCUSDT.csv")
 
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", TimeRange(at(50), at(60))).is_empty()
@@ -307,8 +307,8 @@ def test_any_split_over_files_and_formats_gives_the_same_candles(tmp_path_factor
     assert source.notes() == ((f"BTCUSDT: {extra} exact duplicate row{'s' * (extra > 1)} dropped",) if extra else ())
 
 
-def test_files_named_as_of_another_interval_are_left_out_and_told(tmp_path, make_candles):
-    """In Binance's, freqtrade's and Kraken's manner; what states nothing is read."""
+def test_files_named_as_of_another_interval_are_left_out_and_reported(tmp_path, make_candles):
+    """Named as by Binance, freqtrade and Kraken; a file whose name states no interval is read."""
     make_candles(range(30)).write_csv(tmp_path / "BTCUSDT-1m-2025-10-15.csv")
     make_candles(range(30, 40)).write_csv(tmp_path / "BTCUSDT_more.csv")
     for name in ("BTCUSDT-15m-2025-10-15.csv", "BTC_USDT-1h.csv", "BTCUSDT_5.csv"):
@@ -334,8 +334,8 @@ def test_where_all_are_of_another_interval_it_is_named(tmp_path, make_candles):
     assert err.value.hint == "pass --interval 15m, or rename what is named wrongly"
 
 
-def test_files_without_rows_are_passed_over_and_told(tmp_path, make_candles):
-    """An empty answer of the exchange beside others; alone it is a refusal."""
+def test_files_without_rows_are_passed_over_and_reported(tmp_path, make_candles):
+    """An empty answer of the exchange among others is passed over; alone it is refused."""
     (tmp_path / "BTCUSDT-1m-a.json").write_text("[]")
     (tmp_path / "ETHUSDT-1m-a.json").write_text("[]")
     make_candles(range(30)).write_csv(tmp_path / "BTCUSDT-1m-b.csv")
@@ -349,22 +349,22 @@ def test_files_without_rows_are_passed_over_and_told(tmp_path, make_candles):
         read_candle_file(tmp_path / "ETHUSDT-1m-a.json", symbol="ETHUSDT", interval="1m")
 
 
-def test_a_checksum_beside_a_file_is_held_against_it(tmp_path, make_candles):
+def test_a_file_is_checked_against_its_checksum_file(tmp_path, make_candles):
     """Right: the file is read. Wrong, unreadable or of another file: refused, with both hashes."""
     path = tmp_path / "BTCUSDT-1m-2025-10.zip"
     path.write_bytes(_zipped("BTCUSDT-1m-2025-10.csv", make_candles(range(30)).write_csv().encode()))
-    beside = tmp_path / "BTCUSDT-1m-2025-10.zip.CHECKSUM"
+    checksum = tmp_path / "BTCUSDT-1m-2025-10.zip.CHECKSUM"
     good, bad = sha256_bytes(path.read_bytes()), sha256_bytes(b"")
 
-    beside.write_text(f"{good}  {path.name}\n")
+    checksum.write_text(f"{good}  {path.name}\n")
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", ALL).height == 30
     for text, message in (
-        (f"{bad}  {path.name}\n", f"{path}: its SHA-256 is {good}, but {beside.name} says {bad}"),
-        (f"{good}  other.zip\n", f"{beside}: lists 'other.zip', not '{path.name}'"),
-        ("404", f"{beside}: line 1: '404' is not a SHA-256, two spaces and a file name"),
-        ("0" * 70_000, f"the checksum {beside} is too large: 70000 bytes, at most 65536"),
+        (f"{bad}  {path.name}\n", f"{path}: its SHA-256 is {good}, but {checksum.name} says {bad}"),
+        (f"{good}  other.zip\n", f"{checksum}: lists 'other.zip', not '{path.name}'"),
+        ("404", f"{checksum}: line 1: '404' is not a SHA-256, two spaces and a file name"),
+        ("0" * 70_000, f"the checksum {checksum} is too large: 70000 bytes, at most 65536"),
     ):
-        beside.write_text(text)
+        checksum.write_text(text)
         with pytest.raises(InputError) as err:
             FilesSource(tmp_path, "1m").clock_ms(("BTCUSDT",))
         assert err.value.message == message

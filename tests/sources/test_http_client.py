@@ -1,4 +1,4 @@
-"""Laws of the network edge: whom it talks to, how often it asks, how much it takes."""
+"""Laws of the HTTP client: allowed hosts, retries, and limits of size and time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class JumpingClock:
     ],
 )
 def test_hosts_that_may_be_asked(given_url, taken):
-    """Https to anybody, plain http to this machine alone; one address of a host is as good as another."""
+    """Https to any host, plain http to this machine only; an address is normalised."""
     assert check_base_url(given_url) == taken
     assert check_base_url(taken) == taken
 
@@ -91,7 +91,7 @@ def test_hosts_that_may_be_asked(given_url, taken):
     ],
 )
 def test_hosts_that_may_not(url):
-    """Refused before anything is asked, in one readable line."""
+    """Refused before any request, in one readable line."""
     with pytest.raises(UsageError) as caught:
         check_base_url(url)
     assert "\n" not in caught.value.message
@@ -100,7 +100,7 @@ def test_hosts_that_may_not(url):
 
 @given(st.text(max_size=30))
 def test_no_text_breaks_the_check(text):
-    """It is an address or a usage error."""
+    """Any text is a valid address or a usage error."""
     try:
         url = check_base_url(text)
     except UsageError:
@@ -109,13 +109,13 @@ def test_no_text_breaks_the_check(text):
 
 
 def test_loopback_is_this_machine():
-    """By address or by the one name for it."""
+    """A loopback address or the name localhost, and no other, is this machine."""
     assert all(map(is_loopback, ["127.0.0.1", "127.8.9.1", "::1", "localhost"]))
     assert not any(map(is_loopback, ["", "10.0.0.1", "0.0.0.0", "localhost.evil.com", "127.0.0.1.evil.com"]))  # noqa: S104
 
 
 def ask(base_url, *, seed=1, **rules):
-    """Ask for the time; return the clock and what was raised."""
+    """Request the time; return the clock and the error."""
     clock = JumpingClock()
     chance = random.Random(seed)  # noqa: S311 -- repeatable
     source = BinanceSource("1m", base_url, rules=NetworkRules(**rules), clock=clock, rng=chance)
@@ -124,8 +124,8 @@ def ask(base_url, *, seed=1, **rules):
     return clock, caught.value
 
 
-def test_a_fault_that_stays_is_asked_six_times_with_growing_pauses():
-    """Five retries; each pause longer than the one before but for its jitter, which is drawn from the given chance."""
+def test_a_lasting_fault_is_retried_five_times_with_growing_pauses():
+    """Each pause is longer than the one before, apart from its jitter, which the given generator draws."""
     with SimServer(faults=[Fault("status", status=500, times=0)]) as server:
         clock, err = ask(server.base_url)
         asked = len(server.log)
@@ -149,8 +149,8 @@ def test_a_refusal_is_asked_once(status):
     assert f"HTTP {status}" in err.message
 
 
-def test_a_failed_connection_tells_of_an_unused_proxy():
-    """Where the environment names one; else it asks whether the machine is online."""
+def test_a_failed_connection_names_an_unused_proxy():
+    """Where the environment has one; otherwise the hint asks whether the machine is online."""
     _, plain = ask(DEAD)
     _, proxied = ask(DEAD, proxy_unused=True)
 
@@ -161,7 +161,7 @@ def test_a_failed_connection_tells_of_an_unused_proxy():
 
 
 def test_nothing_is_taken_from_the_environment(tmp_path):
-    """Proxies and certificates of the environment are for those who ask for them; never for this machine itself."""
+    """Proxies and certificates of the environment are used only on request, and never for this machine itself."""
     env = {
         **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"), DEAD),
         "SSL_CERT_FILE": "/nonexistent",
@@ -177,8 +177,8 @@ def test_nothing_is_taken_from_the_environment(tmp_path):
     assert asked.code == 0, asked.err
 
 
-def test_what_the_environment_names_is_known_all_the_same(monkeypatch):
-    """So that a failed connection can tell of it; and it is used by those who ask for it."""
+def test_the_environment_is_read_and_used_only_on_request(monkeypatch):
+    """A proxy that is not used is remembered, so that the hint of a failed connection can name it."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     without = read_network_rules()
@@ -200,7 +200,7 @@ def test_rules_outside_their_range_are_usage_errors(rules):
         NetworkRules(**rules)
 
 
-# --- whatever comes back ---------------------------------------------------------------------------------------------
+# --- answers ---------------------------------------------------------------------------------------------------------
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 
@@ -212,8 +212,8 @@ def answer(status=200, body=b"", *headers):
 
 
 @dataclass
-class Talk:
-    """What was asked, and how long the client waited."""
+class Outcome:
+    """The requests that were sent, the waits of the client, and its result or error."""
 
     heads: list[bytes] = field(default_factory=list)
     clock: JumpingClock = field(default_factory=JumpingClock)
@@ -223,20 +223,20 @@ class Talk:
     most_under_way: int = 0
 
 
-def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
-    """Give these answers, the last one for ever, on connections that stay open; return what came of it."""
-    told, conversations = Talk(), []
+def get_with(*answers, ask=None, host=None, max_bytes=100, **rules):
+    """Request once from a server that gives these answers, the last one repeatedly; return the outcome."""
+    outcome, conversations = Outcome(), []
 
     async def converse(reader, writer):
         conversations.append(asyncio.current_task())
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                told.heads.append(await reader.readuntil(b"\r\n\r\n"))
-                given = answers[min(len(told.heads), len(answers)) - 1]
-                told.under_way += 1
-                told.most_under_way = max(told.most_under_way, told.under_way)
+                outcome.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                given = answers[min(len(outcome.heads), len(answers)) - 1]
+                outcome.under_way += 1
+                outcome.most_under_way = max(outcome.most_under_way, outcome.under_way)
                 await asyncio.sleep(0.002)
-                told.under_way -= 1
+                outcome.under_way -= 1
                 writer.write(given)
         writer.close()
 
@@ -249,32 +249,32 @@ def talk(*answers, ask=None, host=None, max_bytes=100, **rules):
             rules=NetworkRules(**{"connections": 4, "deadline_s": 5.0} | used | rules),
             throttle=Throttle(),
             traffic=Traffic(),
-            host_clock=HostClock(told.clock),
+            host_clock=HostClock(outcome.clock),
             rng=random.Random(1),  # noqa: S311 -- repeatable
         )
         async with server:
             async with client:
                 try:
-                    told.result = await (ask or plainly)(client, Query("/x", "the thing", 1, max_bytes))
+                    outcome.result = await (ask or plainly)(client, Query("/x", "the thing", 1, max_bytes))
                 except SourceError as err:
-                    told.error = err
+                    outcome.error = err
             await asyncio.gather(*conversations)  # the client has hung up
 
     asyncio.run(run())
-    return told
+    return outcome
 
 
 @pytest.mark.parametrize("connections", [1, 3])
 def test_no_more_requests_are_under_way_than_connections(connections):
-    """However many are asked for at once; and all of them are asked."""
+    """However many are started at once; and all of them are sent."""
 
     async def ask(client, query):
         return (await asyncio.gather(*(plainly(client, query) for _ in range(20))))[0]
 
-    told = talk(GOOD, ask=ask, connections=connections)
+    outcome = get_with(GOOD, ask=ask, connections=connections)
 
-    assert len(told.heads) == 20
-    assert told.most_under_way == connections
+    assert len(outcome.heads) == 20
+    assert outcome.most_under_way == connections
 
 
 async def plainly(client, query):
@@ -284,7 +284,7 @@ async def plainly(client, query):
 WORDS = {
     "that never end": (b'{"code"', "Content-Length: 1000"),
     "that are too many": (b"x" * 200_000, "Content-Length: 200000"),
-    "packed by what nobody asked for": (b"x", "Content-Length: 1", "Content-Encoding: br"),
+    "packed in an unrequested way": (b"x", "Content-Length: 1", "Content-Encoding: br"),
     "packed and damaged": (b"x" * 50, "Content-Length: 50", "Content-Encoding: gzip"),
     "none": (b"", "Content-Length: 0"),
 }
@@ -298,22 +298,22 @@ def saying(status, name, *headers):
 @pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("status", [429, 418])
 def test_an_order_to_stop_is_obeyed_whatever_becomes_of_its_words(status, words):
-    """It counts as soon as its head is there: the wait is the one ordered, and nothing is asked before."""
-    told = talk(saying(status, words, "Retry-After: 7"), GOOD)
+    """It counts as soon as its head has arrived: the wait is the one ordered, with no request before its end."""
+    outcome = get_with(saying(status, words, "Retry-After: 7"), GOOD)
 
-    assert told.result.body == b"[]"
-    assert told.clock.waits == [7.0]
-    assert len(told.heads) == 2
+    assert outcome.result.body == b"[]"
+    assert outcome.clock.waits == [7.0]
+    assert len(outcome.heads) == 2
 
 
 @pytest.mark.parametrize("words", [name for name in WORDS if name != "that never end"])
 @pytest.mark.parametrize("status", [400, 403, 451])
 def test_a_refusal_counts_whatever_becomes_of_its_words(status, words):
-    """A firewall's whole page does not make it a passing fault: it is asked once and named by its status."""
-    told = talk(saying(status, words), GOOD)
+    """Even a firewall's whole page does not make it transient: it is requested once and named by its status."""
+    outcome = get_with(saying(status, words), GOOD)
 
-    assert f"127.0.0.1:{told.error.message.split(':')[1]}: the thing: HTTP {status}" in told.error.message
-    assert len(told.heads) == 1
+    assert f"127.0.0.1:{outcome.error.message.split(':')[1]}: the thing: HTTP {status}" in outcome.error.message
+    assert len(outcome.heads) == 1
 
 
 @pytest.mark.parametrize(
@@ -324,9 +324,9 @@ def test_a_refusal_counts_whatever_becomes_of_its_words(status, words):
         *((body, "HTTP 400") for body in (b'{"code":1e999,"msg":"x"}', b'{"code":[],"msg":1}', b"[" * 5000, b"\xff")),
     ],
 )
-def test_what_the_exchange_says_is_told_in_one_short_line(body, said):
-    """Its code and words where it gives some; whatever else it sends breaks nothing."""
-    message = talk(answer(400, body)).error.message
+def test_the_message_of_the_exchange_is_shown_in_one_short_line(body, said):
+    """Its code and text where it gives some; any other body breaks nothing."""
+    message = get_with(answer(400, body)).error.message
 
     assert said in message
     assert message.isascii()
@@ -340,61 +340,61 @@ def packed(data):
 
 @pytest.mark.parametrize("pack", [lambda data: (data,), packed], ids=["plain", "packed"])
 def test_the_cap_is_to_the_byte(pack):
-    """An answer of as many bytes as it may have is taken, one more is too many; packed as well as unpacked."""
-    whole, over = (talk(answer(200, *pack(b"x" * size)), max_bytes=100) for size in (100, 101))
+    """An answer of exactly the limit is accepted, one byte more is refused; packed as well as unpacked."""
+    whole, over = (get_with(answer(200, *pack(b"x" * size)), max_bytes=100) for size in (100, 101))
 
     assert whole.result.body == b"x" * 100
     assert "the answer has more than 100 bytes (asked 6 times)" in over.error.message
 
 
-def test_what_unpacks_without_end_is_cut_off_early():
-    """A gigabyte in a few packed bytes is never unpacked: the peak of memory stays that of a page."""
+def test_a_compression_bomb_is_cut_off_early():
+    """A large body in a few packed bytes is never unpacked whole: peak memory stays below 8 MiB."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
     tracemalloc.start()
-    told = talk(answer(200, bomb, "Content-Encoding: gzip"), max_bytes=1 << 20)
+    outcome = get_with(answer(200, bomb, "Content-Encoding: gzip"), max_bytes=1 << 20)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert "more than 1048576 bytes" in told.error.message
+    assert "more than 1048576 bytes" in outcome.error.message
     assert peak < 8 << 20
 
 
 @pytest.mark.parametrize("cut", [1, 10, 17, 30])
-def test_a_packed_answer_that_is_cut_is_asked_for_again(cut):
-    """Also where its length fits what came of it."""
+def test_a_truncated_packed_answer_is_requested_again(cut):
+    """Also where its Content-Length fits the truncated body."""
     data, header = packed(b"[1,2,3]")
-    told = talk(answer(200, data[:-cut] if cut < len(data) else b"", header), answer(200, data, header))
+    outcome = get_with(answer(200, data[:-cut] if cut < len(data) else b"", header), answer(200, data, header))
 
-    assert told.result.body == b"[1,2,3]"
-    assert len(told.heads) == 2
+    assert outcome.result.body == b"[1,2,3]"
+    assert len(outcome.heads) == 2
 
 
 @pytest.mark.parametrize("packing", ["br", "deflate", "gzip, gzip", "x" * 500])
-def test_a_packing_that_was_not_asked_for_is_no_answer(packing):
-    """It is named, not guessed at."""
-    told = talk(answer(200, b"[]", f"Content-Encoding: {packing}"))
+def test_an_unrequested_packing_is_refused(packing):
+    """It is named in the message, not guessed."""
+    outcome = get_with(answer(200, b"[]", f"Content-Encoding: {packing}"))
 
-    assert "which was not asked for" in told.error.message
-    assert ascii(packing)[:40] in told.error.message
-    assert len(told.error.message) < 250
-    assert b"Accept-Encoding: gzip\r\n" in told.heads[0]
+    assert "which was not asked for" in outcome.error.message
+    assert ascii(packing)[:40] in outcome.error.message
+    assert len(outcome.error.message) < 250
+    assert b"Accept-Encoding: gzip\r\n" in outcome.heads[0]
 
 
 @pytest.mark.parametrize("to", ["http://127.0.0.1:9/", "https://evil.example/", "file:///etc/passwd", "//x", "/y", ""])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status, to):
-    """Wherever it leads: it is asked once, and the message says where it should have gone."""
-    told = talk(answer(status, b"", f"Location: {to}"), GOOD)
+    """It is requested once, and the message names the target."""
+    outcome = get_with(answer(status, b"", f"Location: {to}"), GOOD)
 
-    assert "redirects to" in told.error.message
-    assert ascii(to) in told.error.message
-    assert len(told.heads) == 1
+    assert "redirects to" in outcome.error.message
+    assert ascii(to) in outcome.error.message
+    assert len(outcome.heads) == 1
 
 
 @pytest.mark.parametrize("failing", [1, 3])
 def test_where_one_of_several_fails_the_others_are_ended_first(failing):
-    """One error goes on, as itself; no task runs on and no connection stays open, which the server would wait for."""
+    """One error is raised unchanged; no task runs on, and no connection stays open."""
     tasks = []
 
     async def ask(client, query):
@@ -402,14 +402,14 @@ def test_where_one_of_several_fails_the_others_are_ended_first(failing):
             tasks.extend(group.create_task(plainly(client, query)) for _ in range(4))
 
     hanging = saying(200, "that never end")
-    told = talk(*[answer(451)] * failing, hanging, ask=ask, max_bytes=5000)
+    outcome = get_with(*[answer(451)] * failing, hanging, ask=ask, max_bytes=5000)
 
-    assert "HTTP 451" in told.error.message
+    assert "HTTP 451" in outcome.error.message
     assert all(task.done() for task in tasks)
 
 
-def test_parse_may_have_it_asked_again():
-    """What `parse` calls malformed is a passing fault; what else it raises is not."""
+def test_parse_may_request_a_retry():
+    """A MalformedError of `parse` is a transient fault."""
     seen = []
 
     def parse(found):
@@ -418,24 +418,24 @@ def test_parse_may_have_it_asked_again():
             raise MalformedError("not yet")
         return found
 
-    told = talk(GOOD, ask=lambda client, query: client.get(query, parse))
+    outcome = get_with(GOOD, ask=lambda client, query: client.get(query, parse))
 
-    assert told.result.body == b"[]"
-    assert len(told.heads) == len(seen) == 3
-    assert len(told.clock.waits) == 2
+    assert outcome.result.body == b"[]"
+    assert len(outcome.heads) == len(seen) == 3
+    assert len(outcome.clock.waits) == 2
 
 
 def test_a_wait_until_a_date_is_by_the_hosts_own_clock():
-    """The first answer's Date is the host's time, whatever this machine thinks of it."""
+    """The first answer's Date is the host's time, whatever the clock of this machine."""
     date = "Date: Wed, 15 Oct 2025 12:00:05 GMT"
-    told = talk(answer(429, b"", date, "Retry-After: Wed, 15 Oct 2025 12:00:30 GMT"), GOOD)
+    outcome = get_with(answer(429, b"", date, "Retry-After: Wed, 15 Oct 2025 12:00:30 GMT"), GOOD)
 
-    assert told.result.body == b"[]"
-    assert told.clock.waits == [25.0]
+    assert outcome.result.body == b"[]"
+    assert outcome.clock.waits == [25.0]
 
 
-def test_a_clock_that_is_set_right_makes_no_wait_longer():
-    """A wait that was ordered by a wrong Date is over when it is over; one that still runs keeps its length."""
+def test_a_corrected_clock_makes_no_wait_longer():
+    """A wait keeps its length when the host's clock is corrected, whether it has ended or still runs."""
 
     async def ask(client, query):
         await plainly(client, query)
@@ -445,21 +445,21 @@ def test_a_clock_that_is_set_right_makes_no_wait_longer():
         client.set_time(CLOCK_MS - 3_600_000)
         return await plainly(client, query)
 
-    told = talk(answer(429, b"", "Date: Thu, 01 Jan 2099 00:00:00 GMT", "Retry-After: 3"), GOOD, ask=ask)
+    outcome = get_with(answer(429, b"", "Date: Thu, 01 Jan 2099 00:00:00 GMT", "Retry-After: 3"), GOOD, ask=ask)
 
-    assert told.error is None
-    assert told.clock.waits == [3.0, 10.0]
+    assert outcome.error is None
+    assert outcome.clock.waits == [3.0, 10.0]
 
 
 @pytest.mark.parametrize("date", ["yesterday", "Wed, 99 Oct 9999 12:00:30 GMT", "", "Mon, 01 Jan 0001 00:00:00 +9999"])
-def test_a_date_that_is_none_is_passed_over(date):
-    """It breaks nothing."""
-    assert talk(answer(200, b"[]", f"Date: {date}")).result.body == b"[]"
+def test_an_invalid_date_is_ignored(date):
+    """An invalid Date header does not fail the request."""
+    assert get_with(answer(200, b"[]", f"Date: {date}")).result.body == b"[]"
 
 
 @pytest.mark.parametrize("used", ["-1", "many", "1e3", "9" * 50, "٣".encode().decode("latin-1"), "5, 7"])
-def test_a_weight_that_is_none_is_passed_over(used):
-    """It holds nobody up, and does not count."""
+def test_an_invalid_weight_is_ignored(used):
+    """It delays no request and is not counted."""
     weights = []
 
     async def ask(client, query):
@@ -469,11 +469,11 @@ def test_a_weight_that_is_none_is_passed_over(used):
 
     head = f"HTTP/1.1 200 OK\r\nX-MBX-USED-WEIGHT-1M: {used}\r\nContent-Length: 2\r\n\r\n[]".encode("latin-1")
 
-    assert talk(head, ask=ask).result.body == b"[]"
+    assert get_with(head, ask=ask).result.body == b"[]"
     assert weights == [0]
 
 
-# --- by what way -----------------------------------------------------------------------------------------------------
+# --- proxies and certificates ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_a_weight_that_is_none_is_passed_over(used):
     ],
 )
 def test_a_proxy_may_leave_out_its_scheme(given_proxy, taken):
-    """As other programs take it from the environment."""
+    """Without a scheme, http is assumed."""
     assert NetworkRules(proxy=given_proxy).proxy == taken
 
 
@@ -495,24 +495,24 @@ def test_a_proxy_may_leave_out_its_scheme(given_proxy, taken):
     ["", "socks5://secret@h:1", "ftp://secret@h", "http://", "http://h:0", "http://h:secret", "http://[secret", "a b"],
 )
 def test_a_proxy_that_cannot_be_used_is_a_usage_error(proxy):
-    """It is told before anything is asked, and without the password that it may hold."""
+    """It is reported before any request, and without the password that it may hold."""
     with pytest.raises(UsageError, match="proxy must be an address such as") as caught:
         NetworkRules(proxy=proxy)
     assert "secret" not in caught.value.message
 
 
-def test_a_proxy_is_asked_for_others_and_never_for_this_machine():
-    """The host's name goes to the proxy, which resolves it; an address of this machine does not."""
-    told = talk(answer(407), host="https://exchange.invalid")
-    direct = talk(GOOD, proxy="http://127.0.0.1:9")
+def test_a_proxy_is_used_for_other_hosts_and_never_for_this_machine():
+    """The proxy gets the host's name and resolves it; requests to this machine do not go through it."""
+    outcome = get_with(answer(407), host="https://exchange.invalid")
+    direct = get_with(GOOD, proxy="http://127.0.0.1:9")
 
-    assert told.heads[0].startswith(b"CONNECT exchange.invalid:443 ")
-    assert "exchange.invalid: the thing: the connection broke: 407" in told.error.message
+    assert outcome.heads[0].startswith(b"CONNECT exchange.invalid:443 ")
+    assert "exchange.invalid: the thing: the connection broke: 407" in outcome.error.message
     assert direct.result.body == b"[]"
 
 
-def test_a_name_that_nobody_knows_is_no_connection():
-    """Said as such, six times asked."""
+def test_a_name_that_does_not_resolve_is_a_failed_connection():
+    """The message says so, after six attempts."""
     _, err = ask("https://exchange.invalid")
 
     assert err.message.startswith("exchange.invalid: its time: cannot connect: ")
@@ -520,7 +520,7 @@ def test_a_name_that_nobody_knows_is_no_connection():
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
-    """Return the port of a server with a certificate of its own for 127.0.0.1, and the file of that certificate."""
+    """Return the port of a server with a self-signed certificate for 127.0.0.1, and the file of the certificate."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs openssl")
@@ -553,7 +553,7 @@ def tls(tmp_path_factory):
 
 
 def test_a_certificate_that_is_named_is_trusted(tls):
-    """And nothing else about the connection is another."""
+    """A certificate authority from `ca_file` is enough to connect."""
     port, cert = tls
     source = BinanceSource("1m", f"https://127.0.0.1:{port}", rules=NetworkRules(ca_file=cert), clock=JumpingClock())
 
@@ -574,7 +574,7 @@ def test_a_certificate_that_cannot_be_trusted_ends_it_at_once(tls, host):
 
 @pytest.mark.parametrize("name", ["absent.pem", ".", "key.txt"])
 def test_certificates_that_cannot_be_read_are_a_usage_error(tmp_path, name):
-    """Before anything is asked."""
+    """They are refused before any request."""
     (tmp_path / "key.txt").write_text("no certificate")
     source = BinanceSource("1m", DEAD.replace("http:", "https:"), rules=NetworkRules(ca_file=tmp_path / name))
 

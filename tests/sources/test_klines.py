@@ -337,7 +337,7 @@ def test_a_contradiction_is_named(minutes, data):
 
 @pytest.mark.parametrize("name", [*NUMBERS, "trades"])
 def test_the_field_that_contradicts_is_named_whichever_it_is(name):
-    """Also beside values that are the same and no numbers."""
+    """Also where another field is the same NaN in both rows."""
     other = "volume" if name == "close" else "close"
     rows = [row_of(**{name: value, other: "NaN"}) for value in (8, 9)]
 

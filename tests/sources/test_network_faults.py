@@ -86,7 +86,7 @@ CASES = {
     "429 negative": Case([status(429, retry_after="-5")]),
     "429 garbage": Case([status(429, retry_after="soon")]),
     "429 huge": Case([status(429, retry_after="86400")], SourceError, ("HTTP 429", "it answers again at 2025-10-16T1")),
-    "429 for ever": Case([status(429, retry_after="50", times=0)], SourceError, ("HTTP 429", "it answers again at")),
+    "429 forever": Case([status(429, retry_after="50", times=0)], SourceError, ("HTTP 429", "it answers again at")),
     "429 beyond any number": Case([status(429, retry_after="9" * 40)]),
     "429 once for everyone": Case([status(429, retry_after="5", nth=2, times=4)]),
     "418": Case([status(418, retry_after="60")]),
@@ -95,17 +95,17 @@ CASES = {
     "429 at the time": Case([status(429, retry_after="3", endpoint="time")]),
     "429 in many words": Case([status(429, retry_after="3", endpoint="time", body="x" * 100_000)]),
     "429 of no time": Case([status(429, retry_after="0", times=9)]),
-    "429 of no time for ever": Case(
+    "429 of no time forever": Case(
         [status(429, retry_after="0", times=0)], SourceError, ("HTTP 429", "it answers again at 2025-10-15T12:02")
     ),
-    "418 for ever": Case([status(418, times=0)], SourceError, ("HTTP 418", "it answers again at 2025-10-15T12:0")),
+    "418 forever": Case([status(418, times=0)], SourceError, ("HTTP 418", "it answers again at 2025-10-15T12:0")),
     "429 with no patience": Case(
         [status(429, retry_after="1")], SourceError, ("HTTP 429", "--max-wait"), rules={"max_wait_s": 0}
     ),
     "429 of the archive": Case([Fault("status", endpoint="archive", status=429)], archive=True),
     # Of N3, server errors, refusals
     "500": Case([status(500, times=5)]),
-    "503 for ever": Case([status(503, times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "HTTP 503")),
+    "503 forever": Case([status(503, times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "HTTP 503")),
     "403": Case([status(403, times=0)], SourceError, ("HTTP 403",)),
     "451": Case([status(451, times=0)], SourceError, ("HTTP 451", "restricted location")),
     "403 in many words": Case([status(403, times=0, endpoint="time", body="x" * 100_000)], SourceError, ("HTTP 403",)),
@@ -115,18 +115,18 @@ CASES = {
     "hang": Case([klines("hang")], rules={"deadline_s": 1.0}),
     "drip of a body": Case([klines("drip_body", seconds=0.05)], rules={"deadline_s": 1.0}),
     "drip of a head": Case([klines("drip_header", seconds=0.05)], rules={"deadline_s": 1.0}),
-    "slow for ever": Case([klines("hang", times=0, symbol="BTCUSDT")], *GIVEN_UP, rules={"deadline_s": 0.5}),
+    "slow forever": Case([klines("hang", times=0, symbol="BTCUSDT")], *GIVEN_UP, rules={"deadline_s": 0.5}),
     "short": Case([klines("short", times=3)]),
     "cut chunk": Case([klines("cut_chunk", times=3)]),
     "no length, cut": Case([klines("no_length_cut", times=3)]),
     "reset": Case([klines("reset", times=2)]),
     "reset in the body": Case([klines("reset", times=2, count=5000)]),
-    "reset for ever": Case([klines("reset", times=0, symbol="BTCUSDT")], *GIVEN_UP),
+    "reset forever": Case([klines("reset", times=0, symbol="BTCUSDT")], *GIVEN_UP),
     "empty": Case([klines("empty_body", times=3)]),
-    "empty for ever": Case(
+    "empty forever": Case(
         [klines("empty_body", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a list of rows")
     ),
-    "cut for ever": Case(
+    "cut forever": Case(
         [klines("no_length_cut", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a JSON list")
     ),
     "exchangeInfo in HTML": Case([Fault("html", endpoint="exchangeInfo", times=5)]),
@@ -143,7 +143,7 @@ CASES = {
     "big head": Case([klines("big_header", times=2)]),
     # Of N7, other content
     "html": Case([klines("html", times=3)]),
-    "html for ever": Case([klines("html", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a JSON list")),
+    "html forever": Case([klines("html", times=0, symbol="BTCUSDT")], SourceError, (*GIVEN_UP[1], "not a JSON list")),
     "garbage": Case([klines("garbage", times=3)]),
     "an object": Case([klines("garbage", body='{"code":0}')]),
     "a list of nothing": Case([klines("garbage", body="[null]")]),
@@ -153,7 +153,7 @@ CASES = {
     "wrong type": Case([klines("wrong_type", times=0)]),
     "gzip bomb": Case([klines("gzip_bomb", times=2)]),
     "big body": Case([klines("big_body", times=2, count=20)]),
-    "big body for ever": Case([klines("big_body", times=0, count=5, symbol="BTCUSDT")], *GIVEN_UP),
+    "big body forever": Case([klines("big_body", times=0, count=5, symbol="BTCUSDT")], *GIVEN_UP),
     # Of N8, redirects
     "redirect": Case([klines("redirect", times=0)], SourceError, ("redirects to", "not followed")),
     "redirect to a file": Case([klines("redirect", value="file:///etc/passwd")], SourceError, ("file:///etc/passwd",)),
@@ -287,7 +287,8 @@ def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
     (stopped_s,) = [at for at, r in asked if r.status == code]
     after = [at for at, r in asked[asked.index(next(a for a in asked if a[1].status == code)) + 1 :]]
     in_flight = [at for at in after if at < stopped_s + 20]
-    assert len(in_flight) <= 2  # those that were on their way already, with three connections
+    # Those that were already in flight, with three connections.
+    assert len(in_flight) <= 2
     assert [at for at in after if at >= stopped_s + 20]
 
 
@@ -325,8 +326,8 @@ def test_what_was_finished_is_not_asked_for_again(tmp_path):
     assert [f.content_sha256 for f in taken.snapshot.facts] == true_content(6)
 
 
-def test_a_changed_history_is_told_and_changes_no_old_snapshot(tmp_path):
-    """Asked to look again, it says what the exchange restated; the new candles are another snapshot."""
+def test_a_changed_history_is_reported_and_changes_no_old_snapshot(tmp_path):
+    """With refresh, the restated candles are reported and make another snapshot."""
     progress = Silent()
     with SimServer() as server:
         first = take(server, tmp_path)
@@ -362,7 +363,7 @@ def test_gaps_are_asked_for_twice_and_then_believed(tmp_path):
 
 
 def test_the_archive_names_its_zips(tmp_path):
-    """The manifest tells of each day where it came from, the zip by its checksum."""
+    """The manifest names the origin of each day, a zip by its checksum."""
     with SimServer() as server:
         facts = take(server, tmp_path, archive=True, days=4).snapshot.facts[0]
 

@@ -173,7 +173,7 @@ def test_a_move_has_variance_one_whatever_came_before():
 
 @pytest.mark.parametrize(("signal", "accuracy"), [("strong", 0.6014), ("weak", 0.5142), ("none", 0.5)])
 def test_the_best_possible_accuracy_is_as_promised(year, signal, accuracy):
-    """Betting on the true probability is right as often as the formula beside STRENGTH says."""
+    """Betting on the true probability is right as often as the formula at STRENGTH says."""
     ts, rose = next_moves(year[signal])
     p = SimSource(seed=3, signal=signal).true_probabilities("BTCUSDT", ts)
     moved = np.isin(ts, times_ms(year[signal].filter(pl.col("close") != pl.col("open"))))
@@ -211,7 +211,7 @@ def test_no_simple_rule_knows_the_signal(interval):
 
 
 def test_volume_says_nothing_about_the_next_direction(year):
-    """No column beside the prices tells the part of the next move that the true probability does not."""
+    """No column but the prices predicts the part of the next move that the true probability leaves open."""
     frame = year["strong"]
     ts, rose = next_moves(frame)
     surprise = rose - SimSource(seed=3, signal="strong").true_probabilities("BTCUSDT", ts)

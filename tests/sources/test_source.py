@@ -75,7 +75,7 @@ def test_impossible_specifications_are_usage_errors(options):
         SourceSpec(**options)
 
 
-def test_all_violations_are_told_at_once():
+def test_all_violations_are_reported_at_once():
     """One message names every field at fault."""
     with pytest.raises(UsageError, match=r"source 'x'.*folder.*seed -1.*signal 'y'"):
         SourceSpec(name="x", folder=Path("z"), seed=-1, signal="y")

@@ -14,10 +14,14 @@ from mltrain.times import MINUTE_MS
 
 steps = st.lists(
     st.tuples(
-        st.integers(0, 20_000),  # ms that pass
-        st.sampled_from([1, 2, 20]),  # weight of the request
-        st.integers(0, 5),  # requests that are answered now
-        st.integers(0, 30),  # weight that others use meanwhile
+        # ms that pass
+        st.integers(0, 20_000),
+        # weight of the request
+        st.sampled_from([1, 2, 20]),
+        # requests that are answered now
+        st.integers(0, 5),
+        # weight that others use at the same time
+        st.integers(0, 30),
     ),
     max_size=120,
 )
@@ -59,7 +63,7 @@ bursts = st.lists(
 @settings(max_examples=200)
 @given(bursts, st.integers(1, 200), st.sampled_from([-1000, -500, 0, 500, 1000]))
 def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms):
-    """The exchange's minute may begin a second before ours or after it, and its answers may tell nothing."""
+    """The exchange's minute may begin a second before ours or after it, and its answers may report no weight."""
     throttle = Throttle(weight_limit=limit)
     sent, in_flight = {}, []
     throttle.synchronise(CLOCK_MS - 2000)
@@ -77,7 +81,7 @@ def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms
 
 @given(bursts, st.integers(1, 200), st.lists(st.integers(0, 200), max_size=20))
 def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
-    """Once an answer tells of a minute's use, what goes out keeps the share with it and all that is on its way."""
+    """Once an answer reports the weight of a minute, that, the requests in flight and a new one keep the share."""
     throttle = Throttle(weight_limit=limit)
     in_flight, reported, seen = [], 0, None
     throttle.synchronise(CLOCK_MS - 2000)
@@ -103,7 +107,7 @@ def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
     st.sampled_from([1, 2, 20, 1000]),
 )
 def test_a_request_goes_within_two_minutes_whatever_others_use(limit, others, weight):
-    """However little the exchange allows and whatever it says is used: one alone is never blocked for ever."""
+    """However little the exchange allows and whatever it says is used: a single request is never blocked forever."""
     throttle = Throttle(weight_limit=limit)
     now_ms = CLOCK_MS
     throttle.synchronise(now_ms)
@@ -243,8 +247,8 @@ def test_patience_is_for_all_waits_until_a_success():
     assert throttle.stop(now_ms + 1000, 429, "100")
 
 
-def test_an_answer_of_the_minute_before_tells_of_that_one():
-    """A late one does not hold up the new minute; but what is still on its way counts in it."""
+def test_an_answer_of_the_minute_before_counts_for_that_one():
+    """A late answer does not hold up the new minute, but requests still in flight count in it."""
     throttle = Throttle(weight_limit=100)
     late_ms = CLOCK_MS + 50_000
     throttle.synchronise(late_ms)

@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 def forge(folder, change):
-    """Change the manifest's document as an attacker would, who mends its own hash afterwards."""
+    """Change the manifest's document as an attacker would, and recompute its hash."""
     document = json.loads((folder / MANIFEST).read_bytes())
     del document["self_sha256"]
     change(document)
@@ -137,8 +137,8 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("case", FORGERIES)
-def test_a_forged_manifest_with_a_mended_hash_is_refused(folder, case):
-    """What no manifest of ours says is an error that names the file, although every hash agrees."""
+def test_a_forged_manifest_with_a_recomputed_hash_is_refused(folder, case):
+    """A document that mltrain never writes is an error that names the file, although every hash agrees."""
     forge(folder, FORGERIES[case])
 
     with pytest.raises(InputError) as caught:

@@ -384,7 +384,7 @@ class TestLock:
             assert path.read_text().startswith(f"pid {os.getpid()} ")
 
     def test_a_foreign_holder_is_respected_and_its_text_made_printable(self, tmp_path):
-        """Whoever holds the file by flock holds it, and cannot write to our terminal."""
+        """Any process that has the flock holds the lock, and cannot write control characters to the terminal."""
         path = tmp_path / ".lock"
         path.write_bytes(b"\x1b[2J evil \xff" + b"x" * 1_000)
         with path.open() as other:
@@ -434,7 +434,7 @@ class TestFolders:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_sweep_of_some_names_spares_the_others(self, tmp_path):
-        """Whoever holds the lock of one study removes nothing of another that is being written."""
+        """The holder of one study's lock removes no file of another study that is being written."""
         for name in (".a.journal.1f.tmp", ".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"):
             (tmp_path / name).touch()
         temps.sweep_temps(tmp_path, of="a.")

@@ -269,7 +269,7 @@ class TestUndecidable:
 
     @pytest.mark.parametrize("kind", CASES)
     def test_it_is_left_and_named(self, store, kind):
-        """Nothing of the slot is changed; the message says what to do."""
+        """The slot is not changed; the message says what to do."""
         self.damage(store, kind)
         if kind not in {"the log is damaged", "the log is lost"}:
             store.in_slot("eth-5m").pointer.path.unlink()
@@ -325,7 +325,7 @@ class TestPlaces:
         assert tree(store.data_dir) == before
 
     def test_the_folder_of_another_owner_is_a_machine_error_and_the_dry_run_works(self, store):
-        """Whoever may only read sees what would be done, and is refused with the path."""
+        """A user who may only read sees what would be done, and is refused with the path."""
         if os.geteuid() != 0:
             pytest.skip("only root can become another user")
         store.pointer.path.unlink()

@@ -1,4 +1,4 @@
-"""Slots: lines of live versions that know nothing of each other, in one folder with one log."""
+"""Slots: independent lines of live versions, in one folder with one log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestReferences:
     """`best` and `latest` refer to the slot, `best:NAME` to another; names are shared."""
 
     def test_best_and_latest(self, store, btc):
-        """Each slot has its own; a path to a pointer names its slot."""
+        """Each slot has its `best` and `latest`; a path to a pointer names its slot."""
         assert (store.open_version("best").name, btc.open_version("best").name) == ("2025-10-15", "2025-10-16.2")
         assert store.open_version("best:btc") == btc.open_version("best:btc") == btc.open_version("best")
         assert btc.open_version("best:lgbm").name == "2025-10-15"
@@ -37,7 +37,7 @@ class TestReferences:
         assert open_path(store.models / "best_btc").name == "2025-10-16.2"
 
     def test_a_version_knows_its_slot_whatever_the_store_has(self, store, btc):
-        """Opened by its name, it has the flags of its own slot."""
+        """Opened by its name, it has the flags of its slot."""
         for opened in (store, btc):
             version = opened.open_version("2025-10-16.2")
             assert (version.slot, version.live, version.promoted) == ("btc", True, True)

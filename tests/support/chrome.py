@@ -68,7 +68,7 @@ class Chrome:
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def send(self, method, **params):
-        """Send a command and return its result; events that come meanwhile are kept."""
+        """Send a command and return its result; events that arrive before it are kept."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         if self._session:

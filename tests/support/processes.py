@@ -1,4 +1,4 @@
-"""What runs on this machine, as far as tests want to know: children, and whoever carries a mark."""
+"""Processes of this machine that tests look for: workers, and those with a mark in their environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 def _running():
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            # It may end while it is looked at, and a zombie has neither command line nor environment.
+            # It may end while it is read, and a zombie has neither command line nor environment.
             with suppress(OSError):
                 stat = (folder / "stat").read_text().rpartition(")")[2].split()
                 yield int(folder.name), int(stat[1]), folder

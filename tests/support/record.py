@@ -3,7 +3,7 @@
     python tests/support/record.py
 
 It trains on the simulated exchange in a temporary folder (about a minute) and writes tests/cli/recorded/. Run it when a
-view reads something that was not recorded; then write the golden files anew (see test_golden.py) and look at them.
+view reads something that was not recorded; then rewrite the golden files (see test_golden.py) and look at them.
 """
 
 from __future__ import annotations

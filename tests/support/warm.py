@@ -128,7 +128,7 @@ def supervise(request, out, err, report):
 
 
 if __name__ == "__main__":
-    # As for the script `mltrain`: nothing of the tests can be imported.
+    # As for the script `mltrain`: no module of the tests can be imported.
     sys.path[0] = str(MLTRAIN.parent)
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         os.set_inheritable(requests.fileno(), False)
