@@ -1,4 +1,4 @@
-"""Limited memory is refused before anything is loaded, and is never reported as a bug when it shows later."""
+"""Too little memory is refused before anything is loaded, and a later shortage is never reported as a bug."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT_MB = 500
 
 @pytest.mark.parametrize("words", [("train",), ("predict",), ("verify", "model"), ("snapshot", "--source", "sim")])
 def test_a_limit_on_addresses_is_exit_8_with_the_need(tmp_path, words):
-    """Nothing is loaded and nothing written: under such a limit libraries abort, or exit by themselves."""
+    """Nothing is loaded or written: under such a limit libraries abort, or exit by themselves."""
     done = limited(*words, "--data-dir", tmp_path / "data")
 
     assert (done.returncode, done.stdout) == (8, "")
@@ -25,15 +25,15 @@ def test_a_limit_on_addresses_is_exit_8_with_the_need(tmp_path, words):
     assert not any(tmp_path.iterdir())
 
 
-def test_what_loads_nothing_large_runs_under_it(tmp_path):
-    """The list of versions is the way to find out what a small machine holds."""
+def test_a_command_without_large_libraries_runs_under_it(tmp_path):
+    """`mltrain models` still works on a machine with little memory."""
     done = limited("models", "--data-dir", tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def limited(*words):
-    """Run the installed `mltrain` with a limit on its addresses."""
+    """Run the installed `mltrain` with a limit on its address space."""
     limit = LIMIT_MB << 20
     assert LIMIT_MB < LEARNING_MB
     return subprocess.run(
@@ -57,8 +57,8 @@ def limited(*words):
         (ValueError("memory"), False),
     ],
 )
-def test_a_shortage_is_known_by_any_of_its_names(err, short):
-    """Also if it is the cause of another error."""
+def test_a_shortage_is_recognised_by_any_error(err, short):
+    """Also as the cause of another error."""
     outer = RuntimeError("it failed")
     outer.__cause__ = err
 

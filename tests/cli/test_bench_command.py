@@ -7,8 +7,8 @@ import pytest
 from support.program import call
 
 
-def test_the_report_has_all_that_figures_need(trained_dir):
-    """Percentiles, the first call, memory, the path of one row, the machine; in a document and for people."""
+def test_the_report_is_complete(trained_dir):
+    """The document and the text have percentiles, first call, memory, the path of one row, and the machine."""
     document = call("bench", "--samples", "20", "--json", data_dir=trained_dir).document
     report, shown = document["report"], call("bench", "--samples", "20", data_dir=trained_dir)
 
@@ -24,7 +24,7 @@ def test_the_report_has_all_that_figures_need(trained_dir):
 
 @pytest.mark.parametrize(("budget", "code", "word"), [("1000", 0, "within"), ("0.001", 4, "OVER")])
 def test_the_budget_decides_the_exit_code(trained_dir, budget, code, word):
-    """Exit 4 where p95 is above it."""
+    """The exit code is 4 if p95 is above the budget."""
     done = call("bench", "--samples", "10", "--budget-ms", budget, data_dir=trained_dir)
 
     assert done.code == code, done.err

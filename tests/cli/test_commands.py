@@ -1,4 +1,4 @@
-"""What single commands do, beyond what every command keeps (tests/test_cli_contract.py)."""
+"""Behaviour of single commands; tests/test_cli_contract.py covers the rules for all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLE_CARD = Path(__file__).parents[1] / "data" / "example_card.json"
 
 @pytest.fixture(scope="module")
 def trained_twice(trained_dir, tmp_path_factory):
-    """Return a data folder with a promoted version and a newer one that is GO and not promoted; read only."""
+    """Return a data folder with a promoted version and a newer GO version that is not promoted; read only."""
     folder = shutil.copytree(trained_dir, tmp_path_factory.mktemp("twice") / "data", symlinks=True)
     words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7", "--no-promote", "--json")
     done = call(*words, data_dir=folder)
@@ -29,7 +29,7 @@ def trained_twice(trained_dir, tmp_path_factory):
 
 @pytest.fixture
 def two_versions(trained_twice, tmp_path):
-    """Return a copy of that folder, which a test may change, and the names of the versions."""
+    """Return a copy of that folder that a test may change, and the names of the versions."""
     folder = Path(shutil.copytree(trained_twice, tmp_path / "data", symlinks=True))
     return folder, *(row["version"] for row in call("models", "--json", data_dir=folder).document["models"])
 
@@ -39,7 +39,7 @@ def best_of(data_dir):
 
 
 def test_promotion_and_rollback_move_the_one_pointer(two_versions):
-    """promote, rollback by name, rollback --previous: each moves the pointer, is logged, and says so."""
+    """promote, rollback by name and rollback --previous each move the pointer, and are logged and reported."""
     data_dir, first, second = two_versions
     assert best_of(data_dir) == first
     promoted = call("promote", second, "--json", data_dir=data_dir)
@@ -58,7 +58,7 @@ def test_promotion_and_rollback_move_the_one_pointer(two_versions):
 
 
 def test_rollback_without_a_version_lists_them(data_dir):
-    """Neither a version nor --previous: the choice is listed, the exit code says that nothing was chosen."""
+    """Without a version and --previous, the choices are listed, with the exit code of a usage error."""
     listed = call("rollback", data_dir=data_dir)
     as_json = call("rollback", "--json", data_dir=data_dir)
 
@@ -79,8 +79,8 @@ def test_rollback_without_a_version_lists_them(data_dir):
     ],
     ids=" ".join,
 )
-def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, words):
-    """Exit 3, the last best version, the command that restores it; nothing is pruned or served instead."""
+def test_a_copy_without_links_is_reported_with_its_repair(data_dir, words):
+    """Exit 3 names the last best version and the command that restores it; nothing is pruned or served."""
     best = best_of(data_dir)
     for link in [path for path in data_dir.rglob("*") if path.is_symlink()]:
         link.unlink()
@@ -93,8 +93,8 @@ def test_a_copy_without_links_is_not_one_where_nothing_was_promoted(data_dir, wo
     assert {path for path in data_dir.rglob("*") if path.name != ".lock"} == {p for p in before if p.name != ".lock"}
 
 
-def test_what_shows_the_models_works_without_the_pointer(data_dir):
-    """The list warns, the log has a problem, and the command that both name puts everything back."""
+def test_list_and_log_work_without_the_pointer(data_dir):
+    """The list warns, the log has a problem, and the command that both name restores everything."""
     best = best_of(data_dir)
     (data_dir / "models" / "best_lgbm").unlink()
     listed = call("models", data_dir=data_dir)
@@ -110,8 +110,8 @@ def test_what_shows_the_models_works_without_the_pointer(data_dir):
     assert "the lost pointer was restored" in call("models", "history", data_dir=data_dir).out
 
 
-def test_a_slot_has_a_live_version_of_its_own(data_dir, tmp_path):
-    """From training to rollback; the other slot stays as it was, and the whole slot travels in one file."""
+def test_each_slot_has_its_live_version(data_dir, tmp_path):
+    """From training to rollback the other slot is unchanged, and the slot is copied as one file."""
     best, short = best_of(data_dir), ("--trials", "1", "--config", QUICK)
     version = call("train", *short, "--slot", "btc", "--no-promote", "--json", data_dir=data_dir).document["version"]
     why = ("--force", "--why", "a test")
@@ -138,14 +138,14 @@ def test_a_slot_has_a_live_version_of_its_own(data_dir, tmp_path):
 
 
 def test_a_tilde_in_the_environment_is_the_home_of_the_user(data_dir, tmp_path):
-    """No shell expands it there; a folder called ~ is never made."""
+    """No shell expands it there, and no folder named ~ is made."""
     env = {"HOME": str(tmp_path), "MLTRAIN_DATA_DIR": f"~/{data_dir.relative_to(tmp_path)}"}
 
     assert call("models", "--json", env=env).document == call("models", "--json", data_dir=data_dir).document
 
 
-def test_the_best_one_again_writes_nothing(data_dir):
-    """Rolling back to what is best already is no error and no line in the log."""
+def test_a_rollback_to_the_live_version_writes_nothing(data_dir):
+    """It is no error and adds no line to the log."""
     log = data_dir / "models" / "promotions.jsonl"
     before = log.read_bytes()
     done = call("rollback", best_of(data_dir), data_dir=data_dir)
@@ -156,7 +156,7 @@ def test_the_best_one_again_writes_nothing(data_dir):
 
 
 def test_a_failed_guard_stops_training_with_a_document(data_dir, tmp_path):
-    """A feature that is too good alone ends with 5, is named, and leaves no version behind."""
+    """A feature that predicts too well gives exit 5, is named, and leaves no version."""
     strict = tmp_path / "strict.yml"
     strict.write_text("guards: {auc_warn: 0.5, auc_fail: 0.515}\n")
     versions = sorted(p.name for p in (data_dir / "models").iterdir())
@@ -170,7 +170,7 @@ def test_a_failed_guard_stops_training_with_a_document(data_dir, tmp_path):
 
 
 def test_a_no_go_version_is_kept_and_served_only_on_request(tmp_path):
-    """Exit 4, the failed gate by name; predict wants --allow-no-go, promote wants --force and --why."""
+    """Exit 4 names the failed gate; predict needs --allow-no-go, promote needs --force and --why."""
     where = tmp_path / "data"
     call("snapshot", "--source", "sim", "--symbols", "BTCUSDT", "--days", "4", data_dir=where)
     trained = call("train", "--trials", "1", "--config", QUICK, data_dir=where)
@@ -192,8 +192,8 @@ def test_a_no_go_version_is_kept_and_served_only_on_request(tmp_path):
     assert call("models", "history", "--json", data_dir=where).document["entries"][0]["why"] == "a drill"
 
 
-def test_the_card_that_other_tools_write_is_valid(tmp_path):
-    """The required fields alone make a valid card."""
+def test_a_card_of_the_required_fields_is_valid(tmp_path):
+    """A card of another tool passes `card validate`."""
     done = call("card", "validate", EXAMPLE_CARD, "--json", data_dir=tmp_path)
 
     assert done.code == 0
@@ -201,7 +201,7 @@ def test_the_card_that_other_tools_write_is_valid(tmp_path):
 
 
 def test_every_violation_of_a_card_is_reported(tmp_path):
-    """Three mistakes are three lines, each with its JSON pointer, and the exit code of bad input."""
+    """Three mistakes are three lines, each with its JSON pointer, and exit code 3."""
     card = json.loads(EXAMPLE_CARD.read_bytes())
     card["metrics"]["accuracy"] = 2
     card["train"]["class_balance"]["pos"] += 1
@@ -217,7 +217,7 @@ def test_every_violation_of_a_card_is_reported(tmp_path):
 
 
 def test_a_frame_of_features_is_checked(tmp_path):
-    """A frame with the registry's columns passes; one without the first column is refused with 3, by its name."""
+    """A frame with the registry's columns passes; one without the first column gives exit 3 and its name."""
     names = [f["name"] for f in call("features", "info", "--json").document["features"]]
     good = pl.DataFrame({name: [float(i), float(i) + 0.5] for i, name in enumerate(names)}).cast(pl.Float32)
     good.write_parquet(tmp_path / "good.parquet")
@@ -231,7 +231,7 @@ def test_a_frame_of_features_is_checked(tmp_path):
 
 
 def test_options_between_a_group_and_its_command_are_refused(data_dir):
-    """`mltrain models --json history` would print no JSON: say where the option goes instead."""
+    """`mltrain models --json history` would print no JSON, so the error says where the option belongs."""
     done = call("models", "--json", "history", data_dir=data_dir)
 
     assert done.code == 2
@@ -248,8 +248,8 @@ def test_a_version_is_made_again_on_request(data_dir):
     assert (gone.code, gone.out) == (3, "")
 
 
-def test_a_round_that_finds_nothing_new_does_nothing(two_versions):
-    """The same candles, configuration and seed: exit 0, the version is named, and nothing on the disk changes."""
+def test_training_the_same_again_does_nothing(two_versions):
+    """With the same candles, configuration and seed, exit 0 names the version, and no file changes."""
     data_dir, _, second = two_versions
     before = {p: p.lstat().st_mtime_ns for p in data_dir.rglob("*")}
     words = ("train", "--trials", "1", "--config", QUICK, "--seed", "7")
@@ -272,7 +272,7 @@ def test_a_round_that_finds_nothing_new_does_nothing(two_versions):
 
 
 def test_an_evaluation_is_a_document(data_dir):
-    """`evaluate` scores the best version on the rows of its snapshot that it has not learned from."""
+    """`evaluate` scores the best version on the rows of its snapshot after its training."""
     done = call("evaluate", "--json", data_dir=data_dir)
     shown = call("evaluate", data_dir=data_dir)
 

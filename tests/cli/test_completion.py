@@ -1,4 +1,4 @@
-"""What Tab offers, asked as a shell asks."""
+"""Shell completion, requested as bash does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.program import MLTRAIN, NEUTRAL
 
 @pytest.fixture
 def shelf(tmp_path):
-    """Return a data folder of names alone: completion opens nothing."""
+    """Return a data folder of empty files: completion reads names only."""
     for name in ("models/2025-10-14", "models/2025-10-15.2", "models/.tmp-x", "snapshots/2025-10-15T12-00-00Z"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "models" / "best_lgbm").symlink_to("2025-10-14")
@@ -44,18 +44,18 @@ def offered(line, folder, program=(str(MLTRAIN),)):
     ],
 )
 def test_names_are_offered(line, expected, shelf):
-    """Versions, snapshots, symbols and features that begin so, the newest first."""
+    """Versions, snapshots, symbols and features with the typed prefix are offered, the newest first."""
     assert offered(line, shelf) == expected
 
 
-def test_a_folder_that_is_not_there_offers_the_fixed_names(tmp_path):
-    """No error, no output but what is always there."""
+def test_a_missing_folder_offers_the_fixed_names(tmp_path):
+    """There is no error, and the fixed names are offered."""
     assert offered("mltrain predict ", tmp_path / "none") == ["best", "latest"]
     assert offered("mltrain snapshot --symbols ", tmp_path / "none") == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 
 
 def test_nothing_heavy_is_imported(shelf):
-    """A key press waits for no table library, and for no network."""
+    """Completion imports no table library and no network library."""
     code = (
         "import atexit, sys; sys.argv = ['mltrain'];"
         "heavy = {'numpy', 'polars', 'pyarrow', 'lightgbm', 'sklearn', 'optuna', 'httpx', 'yaml'};"

@@ -1,4 +1,4 @@
-"""The commands on settings, as a user calls them."""
+"""The commands for settings, called as a user does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_each_setting_names_its_origin(tmp_path):
 
 
 def test_init_writes_once(tmp_path):
-    """The file is a working --config; it is never written over."""
+    """The file is a valid --config, and is never overwritten."""
     made = call("config", "init", cwd=tmp_path)
     shown = call("config", "show", "--config", "train.yml", cwd=tmp_path)
     again = call("config", "init", cwd=tmp_path)
@@ -35,7 +35,7 @@ def test_init_writes_once(tmp_path):
 
 
 def test_the_help_names_the_defaults_of_the_packaged_file():
-    """Each option of train.yml shows what `config show` says; the help itself holds no number."""
+    """Each option of train.yml shows the default of `config show`; the help texts contain no numbers."""
     values = {s["key"]: s["value"] for s in call("config", "show", "--json").document["settings"]}
     command = typer.main.get_command(load_commands("train")).commands["train"]
     context = command.context_class(command, info_name="train")

@@ -1,4 +1,4 @@
-"""How the command line ends: the exit code of what came up last."""
+"""The end of the command line: the exit code is that of the last error."""
 
 import errno
 import io
@@ -11,7 +11,7 @@ from mltrain.errors import InputError, MachineError
 
 
 def test_an_error_ends_with_its_code_and_one_message(capsys):
-    """Also an error that was raised while another was handled."""
+    """Also an error raised while another one was handled."""
 
     def failed():
         try:
@@ -24,8 +24,8 @@ def test_an_error_ends_with_its_code_and_one_message(capsys):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC, errno.EBADF])
-def test_where_the_message_cannot_be_written_the_code_says_it(number, monkeypatch):
-    """For each kind of failure of stderr: exit code 8 and no traceback, which could not be written either."""
+def test_a_message_that_cannot_be_written_is_exit_8(number, monkeypatch):
+    """Any failure of stderr gives exit code 8 and no traceback."""
 
     class Refusing(io.StringIO):
         def write(self, _):

@@ -1,4 +1,4 @@
-"""What people see of each command, at 60, 80 and 140 columns, compared with golden files.
+"""The output of each command at 60, 80 and 140 columns, compared with golden files.
 
 What was measured or learned comes from tests/cli/recorded/ (see record.py), everything else from a small data folder
 whose content is fixed. MLTRAIN_UPDATE_GOLDENS=1 rewrites the files: then look at them.
@@ -79,7 +79,7 @@ def shelf(tmp_path_factory):
 
 
 def predictions():
-    """Return the recorded predictions, and one that was refused."""
+    """Return the recorded predictions, one of them refused."""
     rows = pl.DataFrame(read_rows("predict"), infer_schema_length=None)
     reason = "2025-10-15T11:59:00Z: stale: the newest candle opened 3 minutes before the newest of the others"
     rows = rows.with_columns(refused=pl.Series([None] * (rows.height - 1) + [reason], dtype=pl.String))
@@ -91,7 +91,7 @@ def read_rows(name):
 
 
 def context(**given):
-    """Return what `config show` asks Typer: which options were given."""
+    """Return the part of a Typer context that `config show` reads: which options were given."""
     return SimpleNamespace(
         params={"log_format": "text"}, get_parameter_source=lambda name: given.get(name, "ParameterSource.DEFAULT")
     )
@@ -103,7 +103,7 @@ def begun(session):
 
 
 def demo():
-    """Return a walk of which both trainings and the prediction are recorded ones."""
+    """Return the outcome of a demo made of recorded trainings and a recorded prediction."""
     return SimpleNamespace(
         folder="mltrain-demo",
         snapshots=("2025-10-15T12-00-00Z", "2025-10-16T12-00-00Z"),
@@ -116,7 +116,7 @@ def demo():
 
 
 def copied(session):
-    """Return a session in a copy of the data folder that has lost its links, with a file in the place of one."""
+    """Return a session in a copy of the data folder without links, with a file in the place of one."""
     copy = Path("copy")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(session.data_dir, copy, symlinks=True)
@@ -127,7 +127,7 @@ def copied(session):
 
 
 def with_study(session):
-    """Return the session, after an old journal was written into its data folder."""
+    """Return the session, with an old journal in its data folder."""
     journal = session.data_dir / "studies" / "2025-07-01T12-00-00Z-0123456789abcdef-42.journal"
     journal.parent.mkdir(exist_ok=True)
     journal.write_bytes(b"x" * 1_234_567)
@@ -198,7 +198,7 @@ WITHOUT = {"sim", "card schema"}
 
 
 def leaves(command, path=()):
-    """Yield the name of every command, groups walked down."""
+    """Yield the name of every command, also inside groups."""
     children = getattr(command, "commands", {})
     if path and (not children or getattr(command, "invoke_without_command", False)):
         yield " ".join(path)
@@ -233,8 +233,8 @@ def test_every_command_has_a_scene():
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_what_is_seen_is_what_was_looked_at(name, shelf):
-    """At each width the output is as in the golden file, no line is too long, and none ends with a blank."""
+def test_output_is_as_in_the_golden_file(name, shelf):
+    """At each width the output equals the golden file, and no line is too long or ends with a space."""
     path = GOLDEN / f"{re.sub(r'[^a-z]+', '-', name).strip('-')}.txt"
     parts = []
     for width in WIDTHS:

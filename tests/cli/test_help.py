@@ -1,4 +1,4 @@
-"""What holds for the help of every command."""
+"""Rules for the help of every command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL = dict(commands(ROOT))
 
 
 def described(words):
-    """Return the parameters of a command, as its help shows them."""
+    """Return the parameters of a command as its help shows them."""
     command = ALL[words]
     context = command.context_class(command, info_name=words[-1])
     command.describe(context)
@@ -33,7 +33,7 @@ def described(words):
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_every_parameter_is_described_in_one_style(words):
-    """A sentence, its range and its default in it once; a type without brackets, and none for a flag."""
+    """A sentence with range and default once, a type without brackets, and no type for a flag."""
     for parameter in described(words):
         assert re.fullmatch(r"[\w`.-].*\.", parameter.help, re.DOTALL), parameter.help
         assert parameter.help.count("Default: ") <= 1
@@ -45,7 +45,7 @@ def test_every_parameter_is_described_in_one_style(words):
 
 @pytest.mark.parametrize("words", [w for w, c in ALL.items() if not hasattr(c, "commands")], ids=" ".join)
 def test_every_command_has_an_example_that_parses(words):
-    """It begins with the command itself, and all that follows is taken."""
+    """The example starts with the command, and its arguments are accepted."""
     program, *rest = shlex.split(ALL[words].epilog.removeprefix("Example: "))
     assert program == "mltrain"
     assert tuple(rest[: len(words)]) == words
@@ -63,7 +63,7 @@ def test_every_command_has_its_panel():
 
 
 def test_a_number_out_of_its_range_is_a_usage_error():
-    """Although the help no longer leaves the range to Typer."""
+    """Although the help no longer lets Typer check the range."""
     described(("sim",))
     done = call("sim", "--port", "70000")
 

@@ -1,4 +1,4 @@
-"""A user's own ops on the command line: the page does what it says, and a leak stops a training before any trial."""
+"""User ops on the command line: the page is right, and a leak stops a training before any trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KIT = Path(__file__).parents[1] / "support" / "leaks.py"
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    """Do what the page says, line by line; return the folder and how each line ended."""
+    """Run the lines of the page; return the folder and the end of each line."""
     here = tmp_path_factory.mktemp("reader")
     (here / "my_ops.py").write_text(OPS)
     (here / "my-features.yml").write_text(REGISTRY)
@@ -58,8 +58,8 @@ def load(here, source):
     )
 
 
-def test_the_library_loads_it_as_the_page_says(walked):
-    """With `ops`, and not without."""
+def test_the_library_needs_the_ops_argument(walked):
+    """`mltrain.load` succeeds with `ops` and fails without."""
     named, unnamed = load(walked[0], LOAD), load(walked[0], LOAD.replace(', ops="my_ops"', ""))
 
     assert named.returncode == 0, named.stderr
@@ -67,8 +67,8 @@ def test_the_library_loads_it_as_the_page_says(walked):
     assert "trained with the ops of my_ops" in unnamed.stderr
 
 
-def test_model_and_card_remember_the_module(walked):
-    """By name and hash; the pickle is plain data still."""
+def test_model_and_card_name_the_module(walked):
+    """They have its name and hash; the pickle is still plain data."""
     card = json.loads((walked[0] / "data" / "models" / "best_lgbm_model_card.json").read_bytes())
 
     assert card["lineage"]["own_ops"]["module"] == "my_ops"
@@ -78,7 +78,7 @@ def test_model_and_card_remember_the_module(walked):
 
 @pytest.mark.parametrize("words", [["predict"], ["bench", "--samples", "10"], ["verify", "model"]], ids=" ".join)
 def test_a_version_refuses_without_its_ops_and_with_others(words, folder):
-    """Exit 3, with the option to give; once the source has changed, with both hashes."""
+    """Exit 3 names the missing option, or both hashes once the source has changed."""
     with_ops = call(*words, "--ops", "my_ops", cwd=folder)
     without = call(*words, cwd=folder)
     (folder / "my_ops.py").write_text(OPS + "# changed\n")
@@ -91,7 +91,7 @@ def test_a_version_refuses_without_its_ops_and_with_others(words, folder):
 
 
 def test_a_champion_with_lost_ops_is_no_obstacle(folder):
-    """A training without them goes on: its version is held, and the gate says why."""
+    """A training without those ops succeeds; its version is held, and the gate gives the reason."""
     done = call("train", "--features", "features-ohlcv.yml", "--trials", "1", "--config", QUICK, "--json", cwd=folder)
 
     (gate,) = [gate for gate in done.document["gates"] if gate["name"] == "champion"]
@@ -109,7 +109,7 @@ def leaky(folder, source, op):
 
 
 def test_the_pages_leak_stops_a_training_before_any_trial(folder):
-    """Exit 5 with feature, symbol, time and values; no journal, no version."""
+    """Exit 5 with feature, symbol, time and values; there is no journal and no version."""
     before = sorted(folder.rglob("*.journal")), sorted((folder / "data" / "models").iterdir())
     source = f"import polars as pl\nfrom mltrain.features.op import Window\n{TOMORROW}\nOPS = {{'tomorrow': tomorrow}}"
     done = call("train", *leaky(folder, source, "tomorrow"), "--trials", "1", cwd=folder)
@@ -120,8 +120,8 @@ def test_the_pages_leak_stops_a_training_before_any_trial(folder):
 
 
 @pytest.mark.parametrize("op", ["centred_mean", "next_close_now_and_then", "random"])
-def test_leaks_of_the_kit_are_caught_from_the_command_line(op, folder):
-    """The audit ends with 5 and one document that names the feature; a report is written all the same."""
+def test_every_test_leak_is_found_by_the_audit_command(op, folder):
+    """The audit gives exit 5 and a document that names the feature, and still writes a report."""
     words = leaky(folder, KIT.read_text("utf-8"), op)
     done = call("features", "audit", *words, "--json", "--report", "audit.json", cwd=folder)
 
@@ -133,8 +133,8 @@ def test_leaks_of_the_kit_are_caught_from_the_command_line(op, folder):
     assert "FAILED suspect of" in (folder / "audit.txt").read_text("utf-8")
 
 
-def test_a_module_that_talks_does_not_spoil_the_document(folder):
-    """What it prints goes to stderr."""
+def test_output_of_a_module_does_not_spoil_the_document(folder):
+    """Text that the module prints goes to stderr."""
     (folder / "my_ops.py").write_text(OPS + 'print("hello from the module")\n')
     done = call("features", "info", "--ops", "my_ops", "--features", "my-features.yml", "--json", cwd=folder)
 
@@ -142,8 +142,8 @@ def test_a_module_that_talks_does_not_spoil_the_document(folder):
     assert "hello" in done.err
 
 
-def test_the_folder_cannot_shadow_what_is_installed(folder):
-    """A file of the working directory is found behind the installed packages, never before them."""
+def test_the_folder_cannot_shadow_installed_packages(folder):
+    """The working directory is searched after the installed packages."""
     (folder / "json.py").write_text("raise SystemExit('shadowed')\n")
     (folder / "polars.py").write_text("raise SystemExit('shadowed')\n")
     done = call("features", "info", "--ops", "my_ops", "--features", "my-features.yml", cwd=folder)

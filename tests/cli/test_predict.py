@@ -1,4 +1,4 @@
-"""Laws of `mltrain predict`: of newest candles, of files in and out, with explanations, and as a watch."""
+"""Laws of `mltrain predict`: newest candles, files in and out, explanations, and watching."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = ["ts", "symbol", "p", "raw", "refused"]
 
 
 def hostile_parquet():
-    """Return a Parquet file of sound candles but for one byte, at which Polars aborts the process."""
+    """Return a valid Parquet file of candles with one changed byte that makes Polars abort the process."""
     ts = pl.Series(CLOCK_MS - 300 * 60_000 + 60_000 * np.arange(300)).cast(TS_DTYPE)
     data = io.BytesIO()
     pl.DataFrame({"ts": ts, **dict.fromkeys(("open", "high", "low", "close", "volume"), 10.0)}).write_parquet(data)
@@ -70,7 +70,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def fresh(table):
-    """Return the table's candles as they would be now: the last two of each symbol have not closed."""
+    """Return the table's candles moved to the present: the last two of each symbol have not closed."""
     minute_ms = (int(time.time() * 1000) // 60_000 + 2) * 60_000
     shift = pl.duration(milliseconds=minute_ms + 60_000 - CLOCK_MS)
     return table.with_columns((pl.col("ts") + shift).cast(table.schema["ts"]))
@@ -94,7 +94,7 @@ def test_candles_of_a_file_that_have_not_closed_are_left_out(trained_dir, fresh,
 
 
 def test_a_file_in_local_time_is_refused(trained_dir, fresh, tmp_path):
-    """Hours ahead of the machine's clock, by symbol, with a way out; nothing is written."""
+    """Times hours ahead of the clock give an error by symbol with a remedy; nothing is written."""
     ahead = fresh.with_columns(
         ts=pl.when(pl.col("symbol") == "ETHUSDT").then(pl.col("ts") + pl.duration(hours=2)).otherwise("ts")
     )
@@ -120,7 +120,7 @@ def test_the_newest_candle_of_files_is_the_newest_closed_one(trained_dir, fresh,
 
 
 def test_every_format_gives_the_same_rows(trained_dir, table, tmp_path):
-    """Each candle of a file gets its row, in the file's order; the formats agree to the last digit."""
+    """Each candle of a file has a row, in the file's order; all formats agree to the last digit."""
     results = []
     for suffix, other in ((".parquet", ".csv"), (".csv", ".jsonl"), (".jsonl", ".parquet")):
         out = tmp_path / f"out{other}"
@@ -137,7 +137,7 @@ def test_every_format_gives_the_same_rows(trained_dir, table, tmp_path):
 
 
 def test_a_pipe_is_a_file(trained_dir, table):
-    """CSV on stdin, JSON lines on stdout, nothing else there; the newest rows are those of the command alone."""
+    """CSV on stdin gives only JSON lines on stdout, equal to those of the command without a pipe."""
     data = write_csv(table)
     done = subprocess.run(
         [MLTRAIN, "predict", "--input", "-", "--output", "-", "--output-format", "jsonl", "--data-dir", trained_dir],
@@ -155,7 +155,7 @@ def write_csv(table):
 
 
 def test_an_explanation_adds_up(trained_dir, table, tmp_path):
-    """Base and contributions sum to the log odds, in a document, in a table and in a file."""
+    """Base and contributions sum to the log odds, in the document, the table and the file."""
     row = call("predict", "--explain", "--json", data_dir=trained_dir).document["predictions"][0]
     parts = [value for name, value in row.items() if name.startswith("contribution_")]
     shown = call("predict", "--explain", data_dir=trained_dir)
@@ -184,7 +184,7 @@ main()
 
 @pytest.mark.parametrize("words", [[], ["best"]], ids=["default", "best"])
 def test_the_model_is_read_once(trained_dir, words):
-    """A prediction opens its version's lgbm.pkl one time."""
+    """A prediction opens the version's lgbm.pkl once."""
     line = [sys.executable, "-c", COUNTED, "predict", *words, "--data-dir", trained_dir]
     done = subprocess.run(line, capture_output=True, text=True, env=NEUTRAL, check=False)
 
@@ -206,7 +206,7 @@ def test_the_model_is_read_once(trained_dir, words):
     ],
 )
 def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content, reason):
-    """Exit 3, the file and the column named, nothing written."""
+    """Exit 3 names the file and the column, and nothing is written."""
     path = tmp_path / name
     path.write_bytes(content)
     done = call("predict", "--input", path, "--output", tmp_path / "out.csv", data_dir=trained_dir)
@@ -236,12 +236,12 @@ def test_a_bad_file_is_one_readable_message(trained_dir, tmp_path, name, content
     ids=" ".join,
 )
 def test_options_that_contradict_are_usage_errors(trained_dir, words):
-    """Exit 2 before anything is read; the source `sim` has a clock that stands, so there is nothing to watch."""
+    """Exit 2 before anything is read; the fixed clock of the source `sim` cannot be watched."""
     assert call("predict", *words, data_dir=trained_dir).code == 2
 
 
 def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
-    """The newest candle of each symbol at once, as JSON lines; Ctrl-C ends with 130 and no traceback."""
+    """The newest candle of each symbol is printed at once as JSON lines; Ctrl-C gives 130 without a traceback."""
     with SimServer(signal="strong") as server:
         command = [MLTRAIN, "predict", "--watch", "--json", "--source", "binance", "--base-url", server.base_url]
         with subprocess.Popen(
@@ -263,7 +263,7 @@ def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
 LATE = ("--as-of", "2025-10-15T12:02:00Z")  # two minutes after the last candle has closed
 
 
-def test_nothing_but_refused_rows_is_a_failure(trained_dir):
+def test_only_refused_rows_are_a_failure(trained_dir):
     """Exit 3, the result on stdout and one message on stderr; exit 0 with `--fail-on-refused never`."""
     shown = call("predict", *LATE, "--quiet", data_dir=trained_dir)
     failed = call("predict", *LATE, "--json", "--fail-on-refused", "any", data_dir=trained_dir)
@@ -279,8 +279,8 @@ def test_nothing_but_refused_rows_is_a_failure(trained_dir):
     assert never.err == ""
 
 
-def test_files_are_judged_by_the_machine_and_replayed_by_name(trained_dir, table, tmp_path):
-    """Candles of 2025 in a folder are stale today; `--as-of` their end they are not, and earlier ones come before."""
+def test_files_are_stale_unless_replayed(trained_dir, table, tmp_path):
+    """Candles of 2025 are stale today, but not with `--as-of` at their end."""
     folder = tmp_path / "files"
     folder.mkdir()
     for symbol in SYMBOLS:
@@ -297,7 +297,7 @@ def test_files_are_judged_by_the_machine_and_replayed_by_name(trained_dir, table
 
 
 def test_a_file_is_a_batch(trained_dir, table, tmp_path):
-    """Its rows are never stale; where none can be scored it is written all the same, and the exit code is 3."""
+    """Its rows are never stale; a file without a scorable row is still written, with exit code 3."""
     short, out = table.head(20), tmp_path / "out.csv"
     words = ("predict", "--output", out, "--input")
     failed = call(*words, write(short, tmp_path / "short.csv"), "--json", data_dir=trained_dir)
@@ -316,7 +316,7 @@ def test_a_file_is_a_batch(trained_dir, table, tmp_path):
     ("name", "said"), [("rows", "rows' has no suffix"), ("rows.cvs", "'.cvs' is not a format of tables")]
 )
 def test_a_file_of_no_known_format_is_named(name, said, tmp_path):
-    """The message has the file and the formats; nothing is loaded for it."""
+    """The message has the file and the known formats; no library is loaded."""
     done = call("predict", "--input", tmp_path / name, data_dir=tmp_path)
 
     assert (done.code, done.out) == (2, "")

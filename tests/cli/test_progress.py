@@ -1,4 +1,4 @@
-"""What a command reports on stderr while it works."""
+"""Reports on stderr during a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lines_of(capsys):
 
 
 def test_a_log_has_each_stage_and_how_it_ended(capsys):
-    """A stage is logged when it begins and when it ends, with its steps and seconds; concurrent stages, too."""
+    """The start and the end of each stage are logged, with steps and seconds, also for concurrent stages."""
     log = LogLines(warn=True, stages=True)
     log.stage("read", total=2)
     log.advance()
@@ -45,8 +45,8 @@ def test_quiet_is_quiet(quiet, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_option_goes_before_the_variable(monkeypatch):
-    """--log-format in either spelling decides; without it, the environment."""
+def test_the_option_has_precedence_over_the_variable(monkeypatch):
+    """--log-format in either spelling decides; without it, the environment variable."""
     monkeypatch.setenv("MLTRAIN_LOG_FORMAT", "json")
     found = {}
     for words in ("train", "train --log-format text", "train --log-format=text", "train --log-format=json"):
@@ -57,7 +57,7 @@ def test_the_option_goes_before_the_variable(monkeypatch):
 
 
 def test_a_pipe_gets_no_bars(capsys):
-    """Where stderr is no terminal a stage shows nothing."""
+    """If stderr is not a terminal, a stage shows nothing."""
     with open_progress(shown=True, warn=True) as progress:
         progress.stage("read", total=2)
         progress.advance()
@@ -66,7 +66,7 @@ def test_a_pipe_gets_no_bars(capsys):
 
 
 def test_a_run_is_a_log(tmp_path):
-    """A command's stderr is lines of JSON from its stages to its end; an error's too, with its exit code."""
+    """With --log-format json, stderr is JSON lines from the first stage to the end or the error with its exit code."""
     words = ("--source", "sim", "--symbols", "BTCUSDT", "--days", "1", "--log-format", "json")
     done = call("snapshot", *words, data_dir=tmp_path)
     failed = call("verify", "snapshot", "2020-01-01T00-00-00Z", "--json", data_dir=tmp_path,

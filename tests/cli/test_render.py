@@ -1,4 +1,4 @@
-"""Rendering: results as JSON and as text, and what a terminal must never be sent."""
+"""Rendering: results as JSON and as text, with no control characters for the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Found:
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none()))
 def test_a_document_reads_back(data):
-    """What is printed with --json parses to what was found, under a schema name."""
+    """The output of --json parses to the result, under a schema name."""
     read = json.loads(format_document("x/1", Found(data)))
 
     assert read == {"schema": "mltrain/x/1", "data": data}
@@ -27,13 +27,13 @@ def test_a_document_reads_back(data):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_is_never_printed(value):
-    """NaN and infinity are not JSON: a result that holds one is a bug, not a document."""
+    """NaN and infinity are not JSON, so a result with one is a bug."""
     with pytest.raises(ValueError, match="JSON"):
         format_document("x/1", Found(value))
 
 
 def test_figures_are_readable():
-    """Thousands are separated, nothing is a dash, times are UTC to the minute."""
+    """Thousands are separated, a missing value is a dash, times are UTC to the minute."""
     assert number_text(1234.5678, 2) == "1,234.57"
     assert number_text(None) == "-"
     assert time_text(1_760_529_600_000) == "2025-10-15 12:00"

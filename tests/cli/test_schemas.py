@@ -1,4 +1,4 @@
-"""The JSON Schemas of the documents: up to date, complete, and open for fields that are added later."""
+"""The JSON Schemas of the documents: up to date, complete, and open for fields added later."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from support.json_documents import closed_schema, committed_schema
 
 
 def test_the_schemas_and_their_page_are_up_to_date():
-    """docs/json.md and docs/reference/json/ are what the documents' classes say, and nothing more."""
+    """docs/json.md and docs/reference/json/ are generated from the documents' classes."""
     assert outdated() == [], "run `python -m tools.json_schemas`"
 
 
 def test_every_printed_document_has_a_schema():
-    """The documents in the command line's source are those that have a schema."""
+    """The documents in the command line's source are exactly those with a schema."""
     source = "\n".join(path.read_text("utf-8") for path in (ROOT / "src" / "mltrain" / "cli").glob("*.py"))
     printed = set(re.findall(r'(?:Outcome|document|_page)\(\s*"([a-z-]+/[0-9]+)"', source))
 
@@ -29,7 +29,7 @@ def test_every_printed_document_has_a_schema():
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_schema_is_sound_and_describes_every_field(name):
-    """It is a schema of draft 2020-12, holds all its parts, and every field has a description."""
+    """It is valid draft 2020-12 and self-contained, and every field has a description."""
     schema = committed_schema(name)
     definitions = schema.get("$defs", {})
     parts = {name: schema, **definitions}
@@ -40,8 +40,8 @@ def test_a_schema_is_sound_and_describes_every_field(name):
     assert bare == []
 
 
-def test_a_field_that_is_added_breaks_no_reader():
-    """A reader that validates keeps working when a field is added; the closed schema of the tests sees it."""
+def test_an_added_field_breaks_no_reader():
+    """A validating reader accepts an added field; the closed schema of the tests finds it."""
     document = {"schema": "mltrain/cache-prune/1", "days": 1, "bytes": 2, "later": 3}
 
     assert Draft202012Validator(committed_schema("cache-prune/1")).is_valid(document)
@@ -49,7 +49,7 @@ def test_a_field_that_is_added_breaks_no_reader():
 
 
 def test_the_document_of_a_failed_guard_matches_its_schema(capsys):
-    """A leakage guard that fails prints a document, too."""
+    """A failing leakage guard prints a document, too."""
     show_failure_document(LeakageError("the future reached return_1", hint="look at it"))
 
     Draft202012Validator(closed_schema("error/1")).validate(json.loads(capsys.readouterr().out))

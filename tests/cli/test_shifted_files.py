@@ -32,7 +32,7 @@ def write_candles(path, moves, *, late_ms=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a snapshot of BTCUSDT and of ETHUSDT, which is late by a minute, and a registry."""
+    """Return a folder with a registry and a snapshot of BTCUSDT and of ETHUSDT, which is a minute late."""
     here = tmp_path_factory.mktemp("shifted")
     moves = np.random.default_rng(0).standard_normal((3, 3 * 1440)) * 5e-4
     (here / "files").mkdir()
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_training_stops(folder):
-    """Exit 5 with features, symbol, lag in bars and minutes, both values and what to do; there is no version."""
+    """Exit 5 names features, symbol, lag in bars and minutes, both values and a remedy; there is no version."""
     done = call("train", "--features", "led.yml", "--trials", "1", "--config", QUICK, cwd=folder)
 
     assert done.code == 5
@@ -59,8 +59,8 @@ def test_a_training_stops(folder):
     assert not list(folder.rglob("*model_card.json"))
 
 
-def test_the_audit_names_the_features_that_know_too_much(folder):
-    """Exit 5, and in the report the single features that predict this symbol's label, and no other's."""
+def test_the_audit_names_the_leaking_features(folder):
+    """Exit 5; the report has the features that predict this symbol's label, and no other symbol."""
     words = ("--features", "led.yml", "--report", "audit.json", "--json")
     done = call("features", "audit", *words, cwd=folder)
 

@@ -20,7 +20,7 @@ NO_TRACEBACK = "Traceback (most recent call last)"
 
 @contextmanager
 def serving(*words):
-    """Yield a running `mltrain sim` whose first line of output has come."""
+    """Yield a running `mltrain sim` after its first line of output."""
     arguments = [MLTRAIN, "sim", *map(str, words)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=NEUTRAL) as run:
         try:
@@ -30,15 +30,15 @@ def serving(*words):
 
 
 def end(run, number):
-    """Send a signal; return the exit code and what else was said."""
+    """Send a signal; return the exit code and the remaining output."""
     run.send_signal(number)
     out, err = run.communicate(timeout=30)
     return run.returncode, out, err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_it_serves_until_a_signal_and_says_no_more(number, code):
-    """Two addresses on stdout at once; then nothing, also while a connection is open; the signal's exit code."""
+def test_it_serves_until_a_signal(number, code):
+    """It prints two addresses at once and then nothing, also with an open connection; the exit code is the signal's."""
     with serving() as run:
         base, archive = run.stdout.readline().strip(), run.stdout.readline().strip()
         with httpx.Client(trust_env=False) as client:
@@ -52,8 +52,8 @@ def test_it_serves_until_a_signal_and_says_no_more(number, code):
     assert base.startswith("http://127.0.0.1:")
 
 
-def test_it_serves_the_market_clock_faults_and_limit_that_were_asked_for(tmp_path):
-    """Every option reaches the server; --json prints one document; --log gets one line for each request."""
+def test_every_option_reaches_the_server(tmp_path):
+    """Market, clock, faults and limit are as given; --json prints one document, --log one line per request."""
     faults, log = tmp_path / "faults.json", tmp_path / "log.jsonl"
     faults.write_text('[{"kind": "status", "endpoint": "ping", "status": 451}]')
     log.write_text('"kept"\n')
@@ -96,8 +96,8 @@ def test_it_serves_the_market_clock_faults_and_limit_that_were_asked_for(tmp_pat
         (["--log", "none/log"], 8, "none/log"),
     ],
 )
-def test_what_it_cannot_serve_is_one_message(tmp_path, words, code, said):
-    """A wrong option, file or port ends it before anything is served, with a message and no traceback."""
+def test_invalid_arguments_are_one_message(tmp_path, words, code, said):
+    """A wrong option, file or port ends it before it serves, with a message and no traceback."""
     (tmp_path / "bad.json").write_text('[{"kind": "hangs"}]')
     done = call("sim", *words, cwd=tmp_path)
 
@@ -106,8 +106,8 @@ def test_what_it_cannot_serve_is_one_message(tmp_path, words, code, said):
     assert NO_TRACEBACK not in done.err
 
 
-def test_a_port_that_is_taken_is_the_machines_refusal():
-    """The message names the port and the way out."""
+def test_a_port_in_use_is_a_machine_error():
+    """The message names the port and a remedy."""
     with serving() as run:
         port = run.stdout.readline().strip().rpartition(":")[2]
         done = call("sim", "--port", port)

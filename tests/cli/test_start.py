@@ -1,4 +1,4 @@
-"""What a command loads before it begins: what is not imported cannot be slow."""
+"""Imports of a command at its start: a library that is not imported cannot be slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ main()
 
 
 def loaded(*words):
-    """Return the modules that a run has imported when it ends."""
+    """Return the modules that a run has imported at its end."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, *map(str, words)], env=NEUTRAL, capture_output=True, text=True, check=False
     )
@@ -31,7 +31,7 @@ def loaded(*words):
 
 
 def test_every_command_has_its_module():
-    """MODULES and GROUPS list exactly the commands that the modules add; any other word loads all modules."""
+    """MODULES and GROUPS list exactly the commands of the modules; any other word loads all modules."""
     root = typer.main.get_command(load_commands())
     commands = set(root.commands)
 
@@ -46,7 +46,7 @@ def test_every_command_has_its_module():
 
 @pytest.mark.parametrize("words", [["--help"], ["models"], ["rollback", "BEST"], ["card", "validate"]], ids=" ".join)
 def test_a_quick_command_loads_nothing_heavy(words, data_dir):
-    """No table library, no learner, no network; a listing neither checks schemas nor loads another's commands."""
+    """It loads no table library, learner or network; a listing loads no schema and no other command."""
     best = (data_dir / "models" / "best_lgbm").readlink().name
     where = [] if words == ["--help"] else ["--data-dir", data_dir]
     modules = loaded(*[best if word == "BEST" else word for word in words], *where)
@@ -59,8 +59,8 @@ def test_a_quick_command_loads_nothing_heavy(words, data_dir):
         assert homes == {"models"}
 
 
-def test_a_prediction_loads_no_library_of_learning(data_dir):
-    """LightGBM comes without scikit-learn, which takes three times as long to load as all the rest."""
+def test_a_prediction_does_not_load_scikit_learn(data_dir):
+    """Loading scikit-learn with LightGBM would take three times as long as all the rest."""
     modules = {name.partition(".")[0] for name in loaded("predict", "--source", "sim", "--data-dir", data_dir)}
 
     assert "lightgbm" in modules
@@ -76,7 +76,7 @@ def test_a_usage_error_says_what_to_type():
 
 @pytest.mark.parametrize("words", [["models"], ["features", "info", "--snapshot", "latest"], ["--help"]], ids=" ".join)
 def test_a_terminal_without_unicode_is_served(words, data_dir):
-    """Characters that the terminal cannot show are replaced; no command ends as a bug."""
+    """Characters that the terminal cannot show are replaced, and no command crashes."""
     where = [] if words == ["--help"] else ["--data-dir", data_dir]
     done = call(*words, *where, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
 

@@ -1,4 +1,4 @@
-"""Tables fit the width that there is, and lose nothing over it."""
+"""Tables fit the width of the terminal without losing content."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ROWS = [
 
 
 def shown(part, width, *, terminal=False, **more):
-    """Return what a console of that width prints, without blanks at the ends of lines."""
+    """Return the output of a console of that width, without trailing spaces."""
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=terminal, markup=False, highlight=False, **more).print(part)
     assert all(Text(line).cell_len <= width for line in out.getvalue().splitlines()) or terminal
     return re.sub(" +$", "", out.getvalue(), flags=re.MULTILINE)
 
 
-def test_a_wide_terminal_gets_one_line_a_row():
-    """Headers, a rule, and a line a row; figures stand under each other at their right."""
+def test_a_wide_terminal_gets_one_line_per_row():
+    """There are headers, a rule and a line per row; numbers are right-aligned."""
     lines = shown(table("Versions", *COLUMNS, rows=ROWS), 140).splitlines()
 
     assert lines == [
@@ -41,8 +41,8 @@ def test_a_wide_terminal_gets_one_line_a_row():
     ]
 
 
-def test_a_narrow_one_first_leaves_out_what_may_be_left_out():
-    """An optional column goes before a row is broken up; what folds, folds at its blanks."""
+def test_a_narrow_terminal_drops_optional_columns_first():
+    """An optional column is dropped before a row is broken up; cells wrap at spaces."""
     lines = shown(table(None, *COLUMNS, rows=ROWS), 50).splitlines()
 
     assert "trained" not in lines[0]
@@ -50,8 +50,8 @@ def test_a_narrow_one_first_leaves_out_what_may_be_left_out():
     assert lines[3] == "              service reads it just now"
 
 
-def test_where_nothing_fits_a_row_is_a_paragraph():
-    """Each row then begins with its first cell; every other cell follows with its header."""
+def test_without_room_a_row_is_a_paragraph():
+    """Each row begins with its first cell, and every other cell follows its header."""
     assert shown(table(None, *COLUMNS, rows=ROWS), 33).splitlines() == [
         "2025-10-15",
         "  trained (UTC) 2025-10-15 12:00",
@@ -71,7 +71,7 @@ def test_where_nothing_fits_a_row_is_a_paragraph():
     st.lists(st.sampled_from(("left", "right", "folding")), min_size=4, max_size=4),
 )
 def test_no_line_is_too_long_and_no_letter_is_lost(rows, width, kinds):
-    """At any width each line fits, and all letters of all cells are there."""
+    """At any width each line fits, and all letters of all cells are printed."""
     out = shown(
         table(None, *[Column(header, kind) for header, kind in zip("abcd", kinds, strict=True)], rows=rows), width
     )
@@ -81,8 +81,8 @@ def test_no_line_is_too_long_and_no_letter_is_lost(rows, width, kinds):
             assert out.count(letter) == sum(cell.count(letter) for r in rows for cell in r), row
 
 
-def test_a_bar_takes_the_room_that_is_left():
-    """The longest bar shrinks with the terminal and is never cut."""
+def test_a_bar_takes_the_remaining_width():
+    """The longest bar shrinks with the terminal and is never cut off."""
     bars = table(None, *right("ms"), bar(""), rows=[("1", "1.0"), ("2", "0.5")])
 
     assert shown(bars, 140).splitlines()[2:] == [" 1  " + "━" * 48, " 2  " + "━" * 24]
@@ -92,8 +92,8 @@ def test_a_bar_takes_the_room_that_is_left():
 @pytest.mark.parametrize(
     ("terminal", "dumb", "boxed"), [(True, False, True), (True, True, False), (False, False, False)]
 )
-def test_a_frame_is_drawn_on_a_terminal_alone(terminal, dumb, boxed):
-    """A pipe and a dumb terminal get the title as a line and the parts under it."""
+def test_a_frame_is_drawn_only_on_a_terminal(terminal, dumb, boxed):
+    """A pipe and a dumb terminal get the title as a line above the content."""
     environment = {"TERM": "dumb" if dumb else "xterm-256color"}
     out = shown(Framed("GO", (Text("well"),), "green"), 40, terminal=terminal, _environ=environment)
 
@@ -104,7 +104,7 @@ def test_a_frame_is_drawn_on_a_terminal_alone(terminal, dumb, boxed):
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1", "TERM": "xterm-256color"}, {"TERM": "dumb"}])
 def test_no_colour_where_none_is_wanted(environment):
-    """Words that have a colour get none under NO_COLOR or on a dumb terminal."""
+    """Coloured words are plain under NO_COLOR and on a dumb terminal."""
     part = table(None, "gate", "outcome", rows=[("skill", "failed")])
     wanted = shown(part, 40, terminal=True, _environ={"TERM": "xterm-256color"})
     unwanted = shown(part, 40, terminal=True, _environ=environment)

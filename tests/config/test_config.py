@@ -14,11 +14,11 @@ from mltrain.errors import InputError, UsageError
 
 
 @pytest.fixture
-def own(tmp_path):
-    """Return a function that writes a user's file."""
+def write_config(tmp_path):
+    """Return a function that writes a user's configuration file."""
 
     def write(text):
-        path = tmp_path / "own.yml"
+        path = tmp_path / "write_config.yml"
         path.write_text(text, "utf-8")
         return path
 
@@ -31,7 +31,7 @@ def refused(path, overrides=None):
     return caught.value.message
 
 
-def test_the_defaults_are_what_the_pages_promise():
+def test_the_defaults_are_the_documented_ones():
     """The packaged file loads and has the documented defaults."""
     config = load_config(None, overrides={})
 
@@ -44,7 +44,7 @@ def test_the_defaults_are_what_the_pages_promise():
 
 
 def test_no_default_is_defined_in_the_code():
-    """Defaults are in train.yml alone: no field of the configuration has one."""
+    """Defaults are only in train.yml: no field of the configuration has one."""
     config = load_config(None, overrides={})
     values = [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]
 
@@ -54,7 +54,7 @@ def test_no_default_is_defined_in_the_code():
 
 
 def test_every_default_has_a_comment():
-    """A reader of train.yml need not read code."""
+    """Each key of train.yml is explained in the file."""
     lines = packaged_config("train.yml").read_text("utf-8").splitlines()
 
     lone = [
@@ -71,9 +71,9 @@ def test_every_default_has_a_comment():
     assert lone == ["  base_rate_high: 0.6"]
 
 
-def test_a_users_file_overrides_key_by_key(own):
-    """What it does not say stays as it is, inside mappings too; a list is taken whole."""
-    path = own("val_ratio: 0.3\nsearch:\n  batch: 4\n  rungs: []\n  space:\n    num_leaves: {high: 64}\n")
+def test_a_users_file_overrides_key_by_key(write_config):
+    """Omitted keys keep their defaults, also inside mappings; a list is replaced as a whole."""
+    path = write_config("val_ratio: 0.3\nsearch:\n  batch: 4\n  rungs: []\n  space:\n    num_leaves: {high: 64}\n")
 
     config = load_config(path, overrides={})
 
@@ -105,18 +105,18 @@ search:
 """
 
 
-def test_the_search_of_an_older_file_is_still_read(own):
-    """A file, or a card, that was written when fewer than four could pass a rung keeps its keys and values."""
-    search = load_config(own(OLD_SEARCH), overrides={}).search
+def test_the_search_of_an_older_file_is_still_read(write_config):
+    """A file or card from before the minimum of four per rung keeps its keys and values."""
+    search = load_config(write_config(OLD_SEARCH), overrides={}).search
 
     assert (search.trials, search.batch, search.early_stop, search.settle, search.max_rounds) == (200, 8, 50, 10, 1000)
     assert search.rungs == (Rung(1, 0.5, 20, 1), Rung(4, 0.3, 2, 5))
     assert load_config(None, overrides={"search": to_json(search)}).search == search
 
 
-def test_options_override_the_file(own):
-    """Dotted keys reach into mappings; what they do not name stays the file's."""
-    path = own("seed: 7\nsearch: {trials: 9}\n")
+def test_options_override_the_file(write_config):
+    """Dotted keys reach into mappings; other keys keep the values of the file."""
+    path = write_config("seed: 7\nsearch: {trials: 9}\n")
 
     config = load_config(path, overrides={"search.trials": 3, "val_ratio": 0.4})
 
@@ -124,9 +124,9 @@ def test_options_override_the_file(own):
     assert config.search.batch == load_config(None, overrides={}).search.batch
 
 
-def test_all_violations_come_in_one_message_with_their_lines(own):
+def test_all_violations_come_in_one_message_with_their_lines(write_config):
     """Unknown keys with the nearest known one, wrong types and values out of range, each with file and line."""
-    path = own(
+    path = write_config(
         "sed: 1\nval_ratio: 0.9\ncalibration: isotonik\nsearch:\n  trails: 5\n  batch: many\n"
         "  space:\n    num_leaves: {low: 99, high: 9}\n    max_depht: 3\ngates: {ece_max: -1}\n"
     )
@@ -179,20 +179,20 @@ def test_all_violations_come_in_one_message_with_their_lines(own):
         ("- 1", "must be a mapping"),
     ],
 )
-def test_values_without_sense_are_refused(own, text, part):
+def test_invalid_values_are_refused(write_config, text, part):
     """Each is refused with the expected value; none is clipped or ignored."""
-    assert part in refused(own(text))
+    assert part in refused(write_config(text))
 
 
-def test_a_pinned_parameter_is_allowed(own):
+def test_a_pinned_parameter_is_allowed(write_config):
     """Equal ends pin a parameter instead of searching it."""
-    config = load_config(own("search: {space: {num_leaves: {low: 31, high: 31}}}"), overrides={})
+    config = load_config(write_config("search: {space: {num_leaves: {low: 31, high: 31}}}"), overrides={})
 
     assert config.search.space.num_leaves == IntRange(31, 31, "log", 31)
 
 
 def test_a_wrong_option_is_a_usage_error():
-    """What the command line got wrong is said of the options, not of a file."""
+    """The message names the option, not a file."""
     with pytest.raises(UsageError, match=r"options: val_ratio: must be at most 0\.5, is 3"):
         load_config(None, overrides={"val_ratio": 3})
     with pytest.raises(UsageError, match=r"options: search\.trails: unknown key; did you mean trials\?"):
@@ -200,18 +200,18 @@ def test_a_wrong_option_is_a_usage_error():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """No silent fall-back to the defaults."""
+    """The defaults are not used in its place."""
     assert str(tmp_path / "none.yml") in refused(tmp_path / "none.yml")
 
 
-def test_an_empty_file_is_no_configuration(own):
-    """An empty document is no mapping; a mapping without keys changes nothing."""
-    assert "must be a mapping" in refused(own(""))
-    assert load_config(own("{}"), overrides={}) == load_config(None, overrides={})
+def test_an_empty_file_is_no_configuration(write_config):
+    """An empty document is not a mapping; a mapping without keys changes nothing."""
+    assert "must be a mapping" in refused(write_config(""))
+    assert load_config(write_config("{}"), overrides={}) == load_config(None, overrides={})
 
 
 def test_packaged_files_are_found_by_name():
-    """The files of the checkout or wheel; an unknown one names the nearest."""
+    """They are in the checkout and in the wheel; an unknown name gets the nearest one."""
     assert packaged_config("train.yml").is_file()
     with pytest.raises(InputError, match=r"trian\.yml") as caught:
         packaged_config("trian.yml")
@@ -220,17 +220,17 @@ def test_packaged_files_are_found_by_name():
         packaged_config("../pyproject.toml")
 
 
-def test_configuration_survives_its_own_json(own):
+def test_configuration_survives_its_own_json(write_config):
     """`load_config` of `to_json` gives an equal configuration."""
     config = load_config(
-        own("search: {rungs: [{at: 3, keep: 0.2, most: 9, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7}
+        write_config("search: {rungs: [{at: 3, keep: 0.2, most: 9, folds: 2}]}\nseed: 9"), overrides={"folds.count": 7}
     )
 
-    assert load_config(own(json.dumps(config.to_json())), overrides={}) == config
+    assert load_config(write_config(json.dumps(config.to_json())), overrides={}) == config
 
 
 def variants(value, place=""):
-    """Yield every value that differs from this one in a single leaf, and where."""
+    """Yield every value that differs from this one in a single leaf, with its path."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             for where, other in variants(getattr(value, field.name), f"{place}.{field.name}".lstrip(".")):
@@ -249,7 +249,7 @@ def variants(value, place=""):
 
 
 def test_the_study_hash_covers_exactly_what_changes_a_trial():
-    """Every value of the configuration, one by one; and the registry."""
+    """The registry and every value of the configuration are changed, one by one."""
     config = load_config(None, overrides={})
     before = study_sha256(config, registry_sha256="a" * 64, warm_start=None)
     free = ("seed", "calibration", "search.trials", "bootstrap.", "bench.", "gates.", "guards.")
@@ -261,14 +261,14 @@ def test_the_study_hash_covers_exactly_what_changes_a_trial():
 
 
 def test_every_calibration_is_accepted():
-    """All five words, and no other."""
+    """The five methods are accepted, and no other."""
     for name in get_args(Calibration):
         assert load_config(None, overrides={"calibration": name}).calibration == name
 
 
-def test_every_setting_has_its_origin(own):
-    """A default, a line of the file, an option: each with its place; all keys of train.yml are there, once."""
-    path = own("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
+def test_every_setting_has_its_origin(write_config):
+    """A default, a line of the file or an option, each with its place; each key of train.yml occurs once."""
+    path = write_config("search:\n  trials: 50\n  early_stop: 20\nseed: 7\n")
     settings = {s.key: s for s in explain_config(path, overrides={"seed": 9})}
 
     assert (settings["search.trials"].value, settings["search.trials"].origin) == (50, "file")
@@ -286,11 +286,11 @@ def test_an_overridden_mapping_is_explained_key_by_key():
     assert (origins["folds.count"], origins["folds.start"]) == ("option", "default")
 
 
-def test_a_file_to_begin_from_changes_nothing_until_it_is_changed(own):
-    """All of it is comment: it loads as the defaults; without the marks it is the packaged file."""
+def test_a_new_file_changes_nothing_until_edited(write_config):
+    """As all lines are comments, it loads as the defaults; uncommented, it is the packaged file."""
     text = comment_config()
     bare = "".join(line.removeprefix("# ") for line in text.splitlines(keepends=True))
 
-    assert load_config(own(text), overrides={}) == load_config(None, overrides={})
+    assert load_config(write_config(text), overrides={}) == load_config(None, overrides={})
     assert bare.splitlines()[4:] == packaged_config("train.yml").read_text("utf-8").splitlines()[4:]
-    assert load_config(own(bare[bare.index("seed:") :]), overrides={}) == load_config(None, overrides={})
+    assert load_config(write_config(bare[bare.index("seed:") :]), overrides={}) == load_config(None, overrides={})

@@ -1,4 +1,4 @@
-"""Laws of the simulated exchange's faults: each kind does what it says, in the requests that it is meant for."""
+"""Laws of the simulated exchange's faults: each kind acts as described, on the requests it selects."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def true():
 
 @pytest.fixture(scope="module")
 def page(true):
-    """Return the true rows of the page that most tests ask for."""
+    """Return the true rows of the page that most tests request."""
     return true.rows()
 
 
@@ -90,7 +90,7 @@ def of(column):
 
 
 def changed(before, after):
-    """Return where two lists of rows of the same length differ: (row, column) pairs."""
+    """Return the (row, column) pairs at which two lists of rows of the same length differ."""
     assert len(before) == len(after)
     return [
         (i, j)
@@ -104,7 +104,7 @@ def changed(before, after):
 
 
 def check_status(true, **_):
-    """Status, headers and body are the script's; the weight is counted; a body of the exchange's own else."""
+    """Status, headers and body are those of the script, by default the exchange's body; the weight is counted."""
     fault = Fault("status", status=429, headers={"Retry-After": "garbage"}, body="{}")
     with exchange(fault, *(Fault("status", status=s) for s in (451, 400, 502, 418))) as sim:
         answers = [sim.get("/api/v3/time") for _ in range(2)]
@@ -452,7 +452,7 @@ def ask(endpoint="klines", **query):
     [(1, 1, [1]), (2, 1, [2]), (1, 3, [1, 2, 3]), (3, 2, [3, 4]), (1, 0, [1, 2, 3, 4, 5]), (4, 0, [4, 5])],
 )
 def test_a_fault_hits_from_the_nth_request_on(nth, times, hit):
-    """`nth` counts matching requests from 1, `times` says how many follow, 0 that all do; others are not counted."""
+    """`nth` counts matching requests from 1; `times` is the number of hits, 0 for all."""
     script = FaultScript([Fault("html", endpoint="klines", symbol="ETHUSDT", nth=nth, times=times)])
     seen = []
     for number in range(1, 6):
@@ -468,7 +468,7 @@ def test_a_fault_hits_from_the_nth_request_on(nth, times, hit):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS[1:])
 def test_any_is_every_endpoint_on_which_the_kind_can_act(endpoint):
-    """A fault of any endpoint hits all of them; one of an endpoint hits no other; one of rows hits rows alone."""
+    """`any` hits every endpoint, a named one only itself, and a fault of rows only answers with rows."""
     others = [e for e in ENDPOINTS[1:] if e != endpoint]
 
     assert Fault("html").matches(ask(endpoint))
@@ -478,7 +478,7 @@ def test_any_is_every_endpoint_on_which_the_kind_can_act(endpoint):
 
 
 def test_a_time_picks_the_pages_and_files_that_cover_it():
-    """A page without ends covers everything on that side; one with nonsense nothing; a file its day."""
+    """A page without bounds covers everything on that side, an invalid one nothing, a file its day."""
     fault = Fault("restate", at_ms=ROW_MS)
 
     assert fault.matches(ask(startTime=ROW_MS, endTime=ROW_MS))
@@ -491,7 +491,7 @@ def test_a_time_picks_the_pages_and_files_that_cover_it():
 
 
 def test_the_first_of_several_faults_acts_and_all_are_counted():
-    """Two faults of one request: the first in the list acts; the other has had its turn."""
+    """Where two faults match a request the first one acts, and both count the request."""
     first, second = Fault("html"), Fault("garbage", times=2)
     script = FaultScript([first, second])
 
@@ -499,7 +499,7 @@ def test_the_first_of_several_faults_acts_and_all_are_counted():
 
 
 def test_the_log_names_the_fault(page):
-    """The record of a request that was hit has the kind; the next one has none, and is answered rightly."""
+    """The record of a hit request has the kind; the next request is answered correctly and has none."""
     with exchange(Fault("short", endpoint="klines")) as sim:
         with pytest.raises(httpx.RemoteProtocolError):
             sim.get()
@@ -508,7 +508,7 @@ def test_the_log_names_the_fault(page):
 
 
 def test_a_request_above_the_limit_is_not_hit():
-    """The meter comes first: a refused request is no turn of a fault."""
+    """The weight limit comes first: a refused request does not count for a fault."""
     with exchange(Fault("html", nth=2), weight_limit=1) as sim:
         statuses = [sim.get("/api/v3/time").status_code for _ in range(2)]
         assert statuses == [200, 429]
@@ -565,7 +565,7 @@ def test_a_file_of_faults_is_read_as_it_says(tmp_path):
     ],
 )
 def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, said):
-    """What is wrong, and in which fault and field."""
+    """The message names the fault, the field and the reason."""
     path = tmp_path / "faults.json"
     path.write_text(text)
     with pytest.raises(InputError) as err:
@@ -585,6 +585,6 @@ def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, said):
     ],
 )
 def test_an_impossible_fault_is_refused(options, said):
-    """A name that is unknown, or does not go with the kind, is refused with the nearest one."""
+    """An unknown name, or one that the kind does not take, is refused with the nearest valid one."""
     with pytest.raises(InputError, match=said):
         Fault(**options)

@@ -44,7 +44,7 @@ def open_client(**options):
 
 @pytest.fixture(scope="module")
 def served():
-    """Return a server whose clock stands in the middle of a minute, and a client."""
+    """Return a server whose clock is in the middle of a minute, and a client."""
     with open_client(seed=3, clock_ms=CLOCK_MS + 30_000, weight_limit=10**9) as found:
         yield found
 
@@ -63,7 +63,7 @@ def klines(served):
 
 
 def page_through(klines, symbol, interval, start_ms, end_ms):
-    """Return all rows of a range, page after page."""
+    """Return all rows of a range, read page by page."""
     rows = []
     while start_ms < end_ms:
         page = klines(symbol=symbol, interval=interval, startTime=start_ms, endTime=end_ms - 1, limit=1000)
@@ -85,7 +85,7 @@ def assert_same_values(rows, frame, step_ms, *, scale=1):
 
 @pytest.mark.parametrize("interval", INTERVALS_MS)
 def test_pages_hold_exactly_the_markets_candles(klines, interval):
-    """Page after page, each closed candle is there once, and every value reads back bit for bit."""
+    """Over all pages each closed candle occurs once, and every value reads back bit for bit."""
     step = INTERVALS_MS[interval]
     window = TimeRange(CLOCK_MS // step * step - min(2500 * step, 500 * DAY_MS), CLOCK_MS // step * step)
     rows = page_through(klines, "SOLUSDT", interval, window.start_ms, window.end_ms)
@@ -98,7 +98,7 @@ def test_pages_hold_exactly_the_markets_candles(klines, interval):
 
 
 def test_an_outage_is_a_gap_in_a_page(klines):
-    """Missing candles are missing, and a page of 1000 rows then reaches further."""
+    """Candles of an outage are missing, so a page of 1000 rows covers a longer time."""
     opens = times_ms(SimSource(seed=3).candles("BTCUSDT", TimeRange(CLOCK_MS - 20 * DAY_MS, CLOCK_MS - DAY_MS)))
     gap = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])  # the last candle before one
     rows = klines(startTime=gap - 10 * MINUTE_MS, limit=1000)
@@ -110,12 +110,12 @@ def test_an_outage_is_a_gap_in_a_page(klines):
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 123456789.12345678, 1e-12, 9.2e10, 0.30000000000000004, 5e-324])
 def test_numbers_are_written_to_be_read_back(value):
-    """Eight decimals where they do; all digits where they do not."""
+    """Numbers have eight decimals where those are exact, otherwise all digits."""
     assert float(write_number(value)) == value
 
 
 def test_a_page_is_chosen_as_the_real_exchange_does(klines):
-    """Both ends count and mean open times; from the start forward, else the newest; 500 rows, at most 1000."""
+    """Both bounds are inclusive open times; without a start the newest rows; 500 by default, at most 1000."""
     start, end = CLOCK_MS - 100 * MINUTE_MS, CLOCK_MS - 90 * MINUTE_MS
     opens = [row[0] for row in klines(startTime=start, endTime=end)]
 
@@ -135,7 +135,7 @@ def test_a_page_is_chosen_as_the_real_exchange_does(klines):
 
 @given(st.integers(-5, 3000), st.integers(-5, 3000), st.integers(1, 1000), st.booleans())
 def test_any_page_is_a_part_of_the_whole(first, last, limit, has_start):
-    """Whatever the range, a page holds its first rows, or its last ones where no start was given."""
+    """A page holds the first rows of its range, or the last ones where no start is given."""
     source = SimSource(seed=3, end_ms=LAST_CLOCK_MS)
     base = GENESIS_MS + 20 * DAY_MS
     clock = base + 2000 * MINUTE_MS + 1
@@ -152,8 +152,8 @@ def test_any_page_is_a_part_of_the_whole(first, last, limit, has_start):
 
 
 @pytest.mark.parametrize("past_ms", [0, 1, 30_000, MINUTE_MS - 1])
-def test_the_open_candle_is_handed_out_as_far_as_it_is(past_ms):
-    """The newest row closes after the clock, is possible, and is not what the candle will be; all others are final."""
+def test_the_open_candle_is_incomplete(past_ms):
+    """The newest row closes after the clock, is valid, and differs from the final candle; all others are final."""
     with open_client(seed=3, clock_ms=CLOCK_MS + past_ms) as (_, client):
         rows = client.get("/api/v3/klines", params={"symbol": "BTCUSDT", "interval": "1m", "limit": 3}).json()
     later = SimSource(seed=3, end_ms=CLOCK_MS + DAY_MS)
@@ -168,7 +168,7 @@ def test_the_open_candle_is_handed_out_as_far_as_it_is(past_ms):
 
 
 def test_the_clock_stands_or_runs_and_can_be_set():
-    """A standing clock shows what it was set to; a running one adds the time that has passed since."""
+    """A fixed clock shows the time it was set to; a running one adds the time since."""
     seconds = [100.0]
     for ticking, passed_ms in ((False, 0), (True, 2500)):
         with open_client(ticking=ticking, monotonic=lambda: seconds[0]) as (server, client):
@@ -218,7 +218,7 @@ def _entry(symbol, base):
 
 
 def test_exchange_info_lists_symbols_and_limits(served):
-    """All symbols, one, or some; the weight of a minute; the clock."""
+    """It has all symbols, one, or some, the weight limit per minute, and the clock."""
     _, client = served
     info, one, some = (
         client.get("/api/v3/exchangeInfo", params=query).json()
@@ -235,7 +235,7 @@ def test_exchange_info_lists_symbols_and_limits(served):
 
 
 def test_weight_is_counted_by_the_minute():
-    """Each endpoint adds its weight, the header says the sum, and a new minute begins with nothing."""
+    """Each endpoint adds its weight, the header has the sum, and a new minute starts at zero."""
     seconds = [0.0]
     used = []
     with open_client(monotonic=lambda: seconds[0], clock_ms=CLOCK_MS + 50_000) as (_, client):
@@ -249,7 +249,7 @@ def test_weight_is_counted_by_the_minute():
 
 
 def test_above_the_limit_come_429_and_then_418():
-    """Above the limit: 429 until the minute is over; who goes on asking is banned for longer, and then let in."""
+    """Above the limit: 429 until the minute is over; a client that continues is banned for longer."""
     seconds = [0.0]
     seen = []
     with open_client(monotonic=lambda: seconds[0], weight_limit=3) as (server, client):
@@ -268,8 +268,8 @@ def test_above_the_limit_come_429_and_then_418():
     assert [a.weight_used for a in log][:6] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_archive_asks_for_no_weight(served):
-    """The weight limit is of the REST endpoints alone."""
+def test_the_archive_has_no_weight(served):
+    """The weight limit applies to the REST endpoints only."""
     server, client = served
     client.get(f"{server.archive_url}/data/spot/daily/klines/BTCUSDT/1m/none.zip")
 
@@ -279,7 +279,7 @@ def test_the_archive_asks_for_no_weight(served):
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 40))), st.integers(1, 60))
 def test_the_meter_lets_no_minute_cost_more_than_its_limit(steps, limit):
-    """What was answered with 200 in a minute never weighs more than the limit; a refusal ends with a minute."""
+    """The answers with status 200 of a minute never exceed the limit; a refusal ends with the minute."""
     meter, now_s, spent = WeightMeter(limit), 1000.0, {}
     for weight, after_s in steps:
         now_s += after_s
@@ -297,7 +297,7 @@ def test_the_meter_lets_no_minute_cost_more_than_its_limit(steps, limit):
     [("1m", CLOCK_MS - 2 * DAY_MS), ("1m", MICROS_FROM_MS - 1), ("1h", CLOCK_MS - 3 * DAY_MS)],
 )
 def test_an_archive_holds_the_days_rows_and_its_checksum(served, klines, interval, day_ms):
-    """The zip hashes as its checksum says and holds what REST says, in microseconds from 2025 on."""
+    """The zip matches its checksum and has the rows of REST, in microseconds from 2025 on."""
     server, client = served
     start = day_ms // DAY_MS * DAY_MS
     name = f"ETHUSDT-{interval}-{np.datetime64(start, 'ms').astype('datetime64[D]')}"
@@ -318,7 +318,7 @@ def test_an_archive_holds_the_days_rows_and_its_checksum(served, klines, interva
 
 @pytest.mark.parametrize("lag_days", [0, 1, 3])
 def test_the_archive_lacks_the_newest_days(lag_days):
-    """A day is there once it is over and the lag has passed; before the first candle there is none."""
+    """A day is available once it is over and the lag has passed, and none before the first candle."""
     names = {n: np.datetime64(CLOCK_MS - n * DAY_MS, "ms").astype("datetime64[D]") for n in range(6)}
     with open_client(archive_lag_days=lag_days) as (server, client):
         root = f"{server.archive_url}/data/spot/daily/klines"
@@ -336,7 +336,7 @@ def test_the_archive_lacks_the_newest_days(lag_days):
 
 
 def test_the_log_has_every_request():
-    """Each record stands in the log before its answer has come, in order; the callback gets the same ones."""
+    """Each record is in the log before its answer is sent, in order; the callback gets the same records."""
     heard = []
     with open_client(on_answer=heard.append) as (server, client):
         for query in ({"symbol": "BTCUSDT", "interval": "1m", "limit": "2"}, {"symbol": "X"}):
@@ -356,14 +356,14 @@ def test_the_log_has_every_request():
 
 
 def read_answer(stream):
-    """Return status line and body of the next answer on a socket's file."""
+    """Return status line and body of the next answer from a socket's file."""
     head = list(iter(stream.readline, b"\r\n"))
     length = next(int(line.split(b":")[1]) for line in head if line.lower().startswith(b"content-length"))
     return head[0], stream.read(length)
 
 
 def test_a_connection_serves_many_requests_until_it_is_closed():
-    """Requests sent at once are answered in order; `Connection: close`, other methods and noise end it."""
+    """Pipelined requests are answered in order; `Connection: close`, other methods and noise end it."""
     ask = b"GET /api/v3/time HTTP/1.1\r\nHost: x\r\n\r\n"
     last = (ask[:-2] + b"Connection: close\r\n\r\n", b"POST /api/v3/time HTTP/1.1\r\nHost: x\r\n\r\n", b"noise\r\n\r\n")
     with SimServer() as server:
@@ -379,16 +379,16 @@ def test_a_connection_serves_many_requests_until_it_is_closed():
             assert rest == b""
 
 
-def test_a_head_without_end_is_not_read_for_ever():
-    """A request of more than 64 kB is no request."""
+def test_an_endless_head_is_refused():
+    """A request head of more than 64 kB is refused."""
     with SimServer() as server, socket.create_connection(server.base_url[7:].split(":")) as peer:
         peer.sendall(b"GET /" + b"x" * 70_000)
 
         assert peer.recv(1) == b""
 
 
-def test_it_listens_on_the_loopback_alone():
-    """The address is 127.0.0.1; a port that is taken is the machine's refusal."""
+def test_it_listens_on_the_loopback_only():
+    """The address is 127.0.0.1; a port in use is a machine error."""
     with SimServer() as server:
         host, port = server.base_url.removeprefix("http://").split(":")
         with pytest.raises(MachineError, match=port), SimServer(port=int(port)):
@@ -399,7 +399,7 @@ def test_it_listens_on_the_loopback_alone():
 
 
 def test_stopping_closes_every_connection():
-    """Also the one that waits between requests, and the one that a fault would hold open for an hour."""
+    """Idle connections are closed, and so is one that a fault would hold open for an hour."""
     with SimServer(faults=[Fault("hang", endpoint="ping")]) as server:
         address = server.base_url[7:].split(":")
         idle, held = socket.create_connection(address), socket.create_connection(address)
@@ -412,8 +412,8 @@ def test_stopping_closes_every_connection():
         socket.create_connection(address)
 
 
-def test_latency_and_signal_are_as_asked():
-    """A held back answer is the same answer; the signal makes another market."""
+def test_latency_and_signal_are_as_given():
+    """A delayed answer is unchanged; another signal makes another market."""
     query = {"symbol": "BTCUSDT", "interval": "1m"}
     with open_client(latency_ms=1) as (_, late), open_client() as (_, plain), open_client(signal="weak") as (_, weak):
         bodies = [client.get("/api/v3/klines", params=query).content for client in (late, plain, weak)]

@@ -13,8 +13,8 @@ from mltrain.errors import SourceError
 from mltrain.sources.async_run import run_async
 
 
-def test_the_answer_is_returned_and_an_error_leaves():
-    """Both as the coroutine gave them."""
+def test_results_and_errors_are_passed_on():
+    """The coroutine's result is returned and its error is raised, unchanged."""
 
     async def answer():
         await asyncio.sleep(0)
@@ -31,7 +31,7 @@ def test_the_answer_is_returned_and_an_error_leaves():
 
 
 def test_it_runs_inside_a_running_loop():
-    """As in a notebook: in another thread."""
+    """With a running event loop, as in a notebook, it runs in another thread."""
 
     async def answer():
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_it_runs_inside_a_running_loop():
 
 
 def test_ctrl_c_cleans_up_and_is_a_keyboard_interrupt():
-    """In a callback of the loop, too: asyncio sees to it where Python's own handler is left in its place."""
+    """Also where Ctrl-C arrives in a callback of the event loop."""
     steps = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 

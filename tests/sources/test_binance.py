@@ -1,4 +1,4 @@
-"""Laws of the exchange as a source: what it asks, what it believes, and where its candles are kept."""
+"""Laws of the exchange as a source: its requests, the answers it accepts, and the cache folders of its candles."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ addresses = st.tuples(
 
 @given(addresses)
 def test_every_address_has_a_folder(address):
-    """Whatever host may be asked, its candles have a place in the cache."""
+    """Every allowed host has a folder in the cache."""
     try:
         sources = [BinanceSource("1m", address), ArchiveSource("1m", address), ArchiveSource("1m", archive_url=address)]
     except UsageError:
@@ -81,7 +81,7 @@ def test_every_address_has_a_folder(address):
 @example("https://a_1", "https://a:1")
 @example("https://a/x", "https://a/y")
 def test_two_hosts_have_two_folders(one, other):
-    """Another host's candles are another market's, and so are those of another path of it; case is no difference."""
+    """Another host, or another path on it, is another market; case makes no difference."""
     try:
         urls = [BinanceSource("1m", address).base_url for address in (one, other)]
     except UsageError:
@@ -93,7 +93,7 @@ def test_two_hosts_have_two_folders(one, other):
 
 
 def test_the_public_hosts_have_the_plain_names():
-    """However their address is written; with another host in the place of one of them it is another folder."""
+    """However their addresses are written, and only if all of them are the public ones."""
     rest, archive = PUBLIC_REST.upper().replace("HTTPS", "https"), f"{PUBLIC_ARCHIVE}/"
 
     assert BinanceSource("1m", rest).cache_name == "binance"
@@ -113,7 +113,7 @@ def test_the_public_hosts_have_the_plain_names():
 
 @pytest.mark.parametrize("into_ms", [0, 1, 30_000, 59_999])
 def test_an_open_candle_is_never_taken(tmp_path, into_ms):
-    """Wherever the exchange's clock stands in a minute: what is not closed by it is not there."""
+    """At any time within a minute, only candles closed by the exchange's clock are returned."""
     with SimServer(clock_ms=CLOCK_MS + into_ms) as server:
         taken = snapshot(server, tmp_path)
         direct = open_at(server).candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
@@ -124,7 +124,7 @@ def test_an_open_candle_is_never_taken(tmp_path, into_ms):
 
 
 def test_a_window_without_a_closed_candle_is_empty():
-    """The present minute, the future, and nothing at all: no rows, and no page asked for."""
+    """The current minute, the future and an empty window have no rows and need no request."""
     with SimServer(clock_ms=CLOCK_MS + 30_000) as server:
         source = open_at(server)
         frames = [
@@ -139,7 +139,7 @@ def test_a_window_without_a_closed_candle_is_empty():
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600, -601, 601])
 def test_clocks_that_disagree_stop_everything(tmp_path, skew_s):
-    """Neither is believed: the error names both times, and no candle is requested."""
+    """The error names both times, and no candle is requested."""
     with SimServer(faults=[Fault("clock_skew", endpoint="exchangeInfo", times=0, seconds=skew_s)]) as server:
         with pytest.raises(SourceError) as caught:
             snapshot(server, tmp_path)
@@ -153,7 +153,7 @@ def test_clocks_that_disagree_stop_everything(tmp_path, skew_s):
 
 @pytest.mark.parametrize("skew_s", [-599, 599, 0])
 def test_the_earlier_of_two_clocks_counts(skew_s):
-    """An answer out of a cache is some minutes old: of what is closed by one clock alone nothing is taken."""
+    """A cached answer may be minutes old: only candles closed by both clocks are returned."""
     with SimServer(faults=[Fault("clock_skew", endpoint="exchangeInfo", times=0, seconds=skew_s)]) as server:
         source = open_at(server)
         source.check_symbols(("BTCUSDT",))
@@ -163,7 +163,7 @@ def test_the_earlier_of_two_clocks_counts(skew_s):
 
 @pytest.mark.parametrize("time_text", ["-1", "0", "true", "1.5", '"1760529600000"', "null", "9" * 30, "[]", "1e400"])
 def test_an_invalid_time_is_requested_again(time_text):
-    """And given up after the sixth time."""
+    """It is given up after the sixth attempt."""
     faults = [Fault("garbage", endpoint="time", body=f'{{"serverTime":{time_text}}}', times=0)]
     with SimServer(faults=faults) as server:
         with pytest.raises(SourceError, match=r"its time: .* \(asked 6 times\)"):
@@ -192,7 +192,7 @@ def info(**changes):
     ],
 )
 def test_the_limit_is_what_the_exchange_says(limits, expected):
-    """Where it says something that can be one; the budget follows it."""
+    """A valid weight limit of the exchange is used, and the budget follows it."""
     with SimServer(faults=[Fault("garbage", endpoint="exchangeInfo", body=info(rateLimits=limits))]) as server:
         source = open_at(server)
         source.check_symbols(("BTCUSDT",))
@@ -207,8 +207,8 @@ def test_the_limit_is_what_the_exchange_says(limits, expected):
         *('{"serverTime":1,"serverTime":2}', "[" * 100_000, info(more=[[]] * 3)[:-1]),
     ],
 )
-def test_an_exchange_info_that_is_none_is_asked_for_again(body):
-    """It may be passing trouble: the sixth answer counts."""
+def test_an_invalid_exchange_info_is_requested_again(body):
+    """It may be transient: the sixth answer counts."""
     with SimServer(faults=[Fault("garbage", endpoint="exchangeInfo", body=body, times=5)]) as server:
         open_at(server).check_symbols(("BTCUSDT",))
 
@@ -217,15 +217,15 @@ def test_an_exchange_info_that_is_none_is_asked_for_again(body):
 
 @pytest.mark.parametrize("symbols", [[None, 1, {}, {"symbol": 7}, {"symbol": "ETHUSDT"}], []])
 def test_a_symbol_that_the_answer_lacks_is_unknown(symbols):
-    """Whatever else stands in its list."""
+    """Whatever other entries the list has."""
     fault = Fault("garbage", endpoint="exchangeInfo", body=info(symbols=symbols))
     with SimServer(faults=[fault]) as server, pytest.raises(InputError, match="has no symbol 'BTCUSDT'"):
         open_at(server).check_symbols(("BTCUSDT",))
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDX", "BTCUSTD", "BTCUSD"])
-def test_an_unknown_symbol_is_met_by_the_nearest(tmp_path, symbol):
-    """Before any candle is requested, and nothing is written."""
+def test_an_unknown_symbol_is_refused_with_the_nearest(tmp_path, symbol):
+    """It is refused before any candle is requested, and nothing is written."""
     with SimServer() as server:
         with pytest.raises(InputError) as caught:
             snapshot(server, tmp_path, symbols=("ETHUSDT", symbol))
@@ -239,7 +239,7 @@ def test_an_unknown_symbol_is_met_by_the_nearest(tmp_path, symbol):
 
 
 def test_the_extent_reaches_from_the_first_candle_to_the_last_closed_one():
-    """By the exchange's own answers."""
+    """Both ends come from answers of the exchange."""
     first = SimSource().candles("BTCUSDT", TimeRange(GENESIS_MS, GENESIS_MS + DAY_MS))
     with SimServer(clock_ms=CLOCK_MS + 30_000) as server:
         assert open_at(server).extent("BTCUSDT") == TimeRange(int(times_ms(first)[0]), CLOCK_MS)
@@ -252,7 +252,7 @@ MIDNIGHT_MS = CLOCK_MS // DAY_MS * DAY_MS
 
 
 def grid(missing):
-    """Return a market of half a day in quarters of an hour, without some slots."""
+    """Return half a day of 15-minute candles without some slots."""
     candles = SimSource(interval="15m").candles("BTCUSDT", TimeRange(MIDNIGHT_MS, CLOCK_MS))
     gone = [MIDNIGHT_MS + slot * STEP_MS for slot in missing]
     return candles.filter(~pl.col("ts").dt.timestamp("ms").is_in(gone))
@@ -300,7 +300,7 @@ def test_every_gap_is_requested_again_however_short_the_answers(missing, late, s
 
 
 def test_the_open_candle_is_no_contradiction():
-    """Two questions about gaps near the end both bring the candle that is still open; by then it says otherwise."""
+    """Two answers about gaps near the end may differ in the candle that is still open."""
     candles = grid([])
     open_ts = pl.lit(CLOCK_MS).cast(pl.Datetime("ms", "UTC"))
 

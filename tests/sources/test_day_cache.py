@@ -1,4 +1,4 @@
-"""Laws of the cache of days: nothing is trusted because it is there, nothing is downloaded twice."""
+"""Laws of the day cache: every file is verified before use, and no day is downloaded twice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOST = "binance@127.0.0.1_9"
 
 
 def fresh(day_ms=DAY, until_ms=None, *, symbol="BTCUSDT", interval="1m", seed=0, keep=slice(None), **metadata):
-    """Return the candles of a day as they are downloaded."""
+    """Return the candles of a day as a download returns them."""
     until_ms = day_ms + DAY_MS if until_ms is None else until_ms
     frame = SimSource(seed=seed, interval=interval).candles(symbol, TimeRange(day_ms, until_ms))[keep]
     metadata = {"origin": "rest", "gaps_rechecked": False, "fetched_ms": CLOCK_MS + 345, **metadata}
@@ -51,13 +51,13 @@ def open_days(cache, source=HOST, symbol="BTCUSDT", interval="1m"):
 
 @pytest.fixture
 def days(tmp_path):
-    """Return the days of one symbol in a new cache."""
+    """Return the empty cache of one symbol."""
     return open_days(tmp_path / "data" / "cache")
 
 
 @pytest.fixture
 def cached(days):
-    """Return them with one whole day."""
+    """Return the cache of one symbol with one whole day."""
     days.write([fresh()])
     return days
 
@@ -67,7 +67,7 @@ def names(folder):
 
 
 def look(folder):
-    """Return every path below a folder, and what is there."""
+    """Return every path below a folder with its content."""
     return {
         str(path.relative_to(folder)): f"-> {path.readlink()}"
         if path.is_symlink()
@@ -88,7 +88,7 @@ def look(folder):
 )
 @settings(max_examples=40)
 def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, step, gaps_rechecked, origin, fetched_ms):
-    """Whole days and beginnings of any length, with and without gaps, down to the second of the download."""
+    """Whole days and parts of any length, with and without gaps, and the second of the download are read back."""
     step_ms = INTERVALS_MS[interval]
     until_ms = DAY + max(1, round(part * DAY_MS / step_ms)) * step_ms
     asked, frame = fresh(
@@ -112,8 +112,8 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
     assert names(days.folder) == [f"{known.name}.json", f"{known.name}.parquet"]
 
 
-def test_a_day_without_candles_is_a_note_alone(days):
-    """It is known to be empty, and whatever file stood there before is gone."""
+def test_a_day_without_candles_is_only_metadata(days):
+    """It is known to be empty, and an earlier Parquet file of it is removed."""
     days.write([fresh()])
     (known,) = days.write([fresh(keep=slice(0, 0))])
 
@@ -124,14 +124,14 @@ def test_a_day_without_candles_is_a_note_alone(days):
 
 
 def test_a_day_that_was_never_written_is_absent(cached):
-    """And nothing is said."""
+    """It is absent, with no message about damage."""
     assert cached.find(DAY - DAY_MS) == (None, "")
     (cached.folder / f"{NAME}.json").unlink()
     assert cached.find(DAY) == (None, "")
 
 
-def test_a_note_with_a_flipped_byte_is_not_trusted(cached):
-    """Every byte of it in turn."""
+def test_metadata_with_a_flipped_byte_is_not_trusted(cached):
+    """This holds for each byte of the metadata."""
     note = cached.folder / f"{NAME}.json"
     good = note.read_bytes()
 
@@ -146,8 +146,8 @@ def test_a_note_with_a_flipped_byte_is_not_trusted(cached):
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
 @pytest.mark.parametrize("damage", ["cut", "zero", "splice", "longer", "empty", "flip", "gone"])
-def test_a_damaged_file_or_note_counts_as_absent(cached, ending, damage):
-    """Whatever happened to its bytes, at twenty places; the damage names the path."""
+def test_damaged_candles_or_metadata_count_as_absent(cached, ending, damage):
+    """Any damage at twenty places makes the day absent, and the message names the path."""
     path = cached.folder / f"{NAME}.{ending}"
     good = path.read_bytes()
     rng = np.random.default_rng(7)
@@ -191,8 +191,8 @@ def put_thing(path, thing, target):
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
 @pytest.mark.parametrize("thing", ["link", "dangling", "loop", "fifo", "folder", "huge"])
-def test_what_is_no_file_counts_as_absent_at_once(cached, tmp_path, ending, thing):
-    """Nothing is followed, nothing blocks, nothing is read without end, even where a link leads to the right bytes."""
+def test_anything_but_a_regular_file_counts_as_absent(cached, tmp_path, ending, thing):
+    """Links are not followed, even to valid files, and pipes and devices are not read."""
     path = cached.folder / f"{NAME}.{ending}"
     path.rename(tmp_path / "good")
     put_thing(path, thing, tmp_path / "good")
@@ -203,8 +203,8 @@ def test_what_is_no_file_counts_as_absent_at_once(cached, tmp_path, ending, thin
 
 
 @pytest.mark.parametrize("thing", ["link", "fifo", "huge"])
-def test_a_day_is_written_over_what_is_no_file(cached, tmp_path, thing):
-    """The thing itself is replaced; what a link leads to stays as it was."""
+def test_a_day_replaces_anything_but_a_folder(cached, tmp_path, thing):
+    """The path itself is replaced; the target of a link is not changed."""
     (tmp_path / "mine").write_bytes(b"mine")
     for ending in ("json", "parquet"):
         path = cached.folder / f"{NAME}.{ending}"
@@ -218,7 +218,7 @@ def test_a_day_is_written_over_what_is_no_file(cached, tmp_path, thing):
 
 @pytest.mark.parametrize("name", [f"{NAME}.json", f"{NAME}.parquet", f"{NAME}.part.json"])
 def test_a_folder_in_the_place_of_a_day_is_refused_first(days, name):
-    """It is somebody's: it is named before anything is downloaded, and stays."""
+    """It is named before anything is downloaded, and stays."""
     (days.folder / name).mkdir()
 
     with pytest.raises(InputError, match=f"{name} is a folder") as err:
@@ -236,8 +236,8 @@ SWAPS = {
 
 
 @pytest.mark.parametrize("swaps", SWAPS.values(), ids=SWAPS)
-def test_what_changed_places_is_absent(cached, swaps):
-    """Each file and each note is sound by itself, and none stands where it belongs."""
+def test_files_that_changed_places_are_absent(cached, swaps):
+    """Each file is valid, but under the name of another day, so both days are absent."""
     cached.write([fresh(DAY - DAY_MS)])
     for one, other in swaps:
         (cached.folder / one).rename(cached.folder / "x")
@@ -269,7 +269,7 @@ def test_the_day_of_another_symbol_interval_or_host_is_absent(cached, other):
 
 
 def test_a_part_is_not_a_whole_day_under_its_name(days):
-    """Nor a whole day a part."""
+    """A part renamed to a whole day is absent, and so is a whole day renamed to a part."""
     days.write([fresh(until_ms=DAY + DAY_MS // 2)])
     for ending in ("json", "parquet"):
         (days.folder / f"{NAME}.part.{ending}").rename(days.folder / f"{NAME}.{ending}")
@@ -278,7 +278,7 @@ def test_a_part_is_not_a_whole_day_under_its_name(days):
 
 
 def seal(note):
-    """Return the bytes of a note whose hash of itself is right."""
+    """Return the bytes of metadata with a correct hash of themselves."""
     rest = {key: value for key, value in note.items() if key != "self_sha256"}
     return canonical_json({**rest, "self_sha256": sha256_bytes(canonical_json(rest))})
 
@@ -314,8 +314,8 @@ FORGED = {
 
 
 @pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
-def test_a_note_that_says_the_impossible_is_absent(cached, change):
-    """Also where its hash of itself is right."""
+def test_impossible_metadata_is_absent(cached, change):
+    """Impossible values make a day absent, also with a correct hash."""
     path = cached.folder / f"{NAME}.json"
     path.write_bytes(seal({**json.loads(path.read_bytes()), **change}))
     found, damage = cached.find(DAY)
@@ -345,8 +345,8 @@ def mangled(note):
 
 
 @pytest.mark.parametrize("kind", mangled({}))
-def test_a_note_that_is_no_honest_json_is_absent(cached, kind):
-    """Nothing that a parser may choke on, or read in two ways, gets further than this."""
+def test_metadata_other_than_strict_json_is_absent(cached, kind):
+    """Metadata that is not strict JSON makes a day absent."""
     path = cached.folder / f"{NAME}.json"
     good = path.read_bytes()
     bad = mangled(json.loads(good))[kind]
@@ -359,7 +359,7 @@ def test_a_note_that_is_no_honest_json_is_absent(cached, kind):
 
 
 def test_a_forged_day_whose_hashes_agree_is_refused_when_it_is_read(cached):
-    """A note with another number of rows, or bytes that are no candles: the refusal names the file."""
+    """A false number of rows, or bytes that are no candles, are refused with the name of the file."""
     note, file = cached.folder / f"{NAME}.json", cached.folder / f"{NAME}.parquet"
     metadata = json.loads(note.read_bytes())
 
@@ -376,7 +376,7 @@ def test_a_forged_day_whose_hashes_agree_is_refused_when_it_is_read(cached):
 
 
 def test_a_day_that_changes_after_it_was_found_is_refused(cached):
-    """What is read is what was found, or nothing."""
+    """Reading returns the content that was found, or fails."""
     found, _ = cached.find(DAY)
     cached.write([fresh(seed=1)])
 
@@ -384,8 +384,8 @@ def test_a_day_that_changes_after_it_was_found_is_refused(cached):
         cached.read(found)
 
 
-def test_marked_days_are_as_they_were_but_for_the_mark(days):
-    """The file is not touched."""
+def test_marking_a_day_changes_only_the_mark(days):
+    """The Parquet file is not touched."""
     (known,) = days.write([fresh(keep=slice(5, None))])
     file = days.folder / f"{NAME}.parquet"
     before = (file.read_bytes(), file.stat().st_mtime_ns)
@@ -415,7 +415,7 @@ def test_a_whole_day_takes_the_place_of_its_part(days):
     ("source", "symbol"), [("../x", "BTCUSDT"), ("binance", "../x"), ("Binance", "BTCUSDT"), ("binance", "btc")]
 )
 def test_no_name_leads_out_of_the_cache(tmp_path, source, symbol):
-    """What is outside the grammar is our bug, and makes no folder."""
+    """A name outside the grammar is a programming error, and makes no folder."""
     with pytest.raises(ValueError, match="do not name a folder of the cache"):
         SymbolDays(tmp_path, source, symbol, "1m")
     assert names(tmp_path) == []
@@ -432,7 +432,7 @@ FOREIGN = (
 
 
 def add_foreign(cache):
-    """Put what is not ours at every level of the cache; return what is there then."""
+    """Put foreign files at every level of the cache; return the paths that exist then."""
     folder = cache / HOST / "BTCUSDT" / "1m"
     for name in FOREIGN:
         (folder / name).write_bytes(b"mine")
@@ -447,7 +447,7 @@ def add_foreign(cache):
 
 
 def test_the_list_shows_what_is_cached(tmp_path, cached):
-    """By source, symbol and interval: whole days, their range, all bytes; what is not ours is passed over."""
+    """Per source, symbol and interval: whole days, their range, all bytes; foreign files are ignored."""
     cached.write([fresh(DAY - 3 * DAY_MS), fresh(TODAY_MS, CLOCK_MS)])
     open_days(tmp_path / "data" / "cache", "archive", "ETHUSDT", "1h").write([fresh(symbol="ETHUSDT", interval="1h")])
     open_days(tmp_path / "data" / "cache", "archive", "SOLUSDT", "1h")
@@ -464,7 +464,7 @@ def test_the_list_shows_what_is_cached(tmp_path, cached):
 
 @pytest.mark.parametrize("before_ms", [None, DAY, DAY - DAY_MS, 0])
 def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
-    """Days and beginnings of days, with the temps of a killed writer; nothing that is not ours."""
+    """It removes days, parts and leftover temporary files, and no foreign file."""
     all_days = [DAY - 2 * DAY_MS, DAY - DAY_MS, DAY]
     days.write([fresh(day) for day in all_days])
     days.write([fresh(TODAY_MS, CLOCK_MS)])
@@ -499,8 +499,8 @@ def stamp(day_ms):
     return str(np.datetime64(day_ms, "ms"))[:10]
 
 
-def test_pruning_what_is_not_there_makes_nothing(tmp_path):
-    """No folder, no lock."""
+def test_pruning_an_absent_cache_writes_nothing(tmp_path):
+    """It makes no folder and no lock."""
     assert prune_cache(tmp_path / "data", any_day) == Pruned(0, 0)
     assert names(tmp_path) == []
 
@@ -517,8 +517,8 @@ def test_the_holder_of_the_cache_lock_sweeps_it(tmp_path, cached):
     assert cached.find(DAY)[0] is not None
 
 
-def test_while_one_downloads_others_learn_who(tmp_path):
-    """A snapshot and a prune: exit 7 with pid and purpose, nothing asked for and nothing removed."""
+def test_while_one_downloads_others_are_refused(tmp_path):
+    """A snapshot and a prune give exit 7 with pid and purpose; nothing is requested or removed."""
     data_dir = tmp_path / "data"
     with SimServer() as server, lock_cache(data_dir, "downloading from a test"), ThreadPoolExecutor() as threads:
         before = look(data_dir / "cache")
@@ -534,8 +534,8 @@ def test_while_one_downloads_others_learn_who(tmp_path):
         assert pages_asked(server.log) == []
 
 
-def test_two_downloads_at_once_share_what_comes(tmp_path):
-    """The second waits for the first and then finds everything there."""
+def test_two_downloads_at_once_share_the_cache(tmp_path):
+    """The second one waits for the first and then finds everything in the cache."""
     with SimServer() as server:
         taken = {}
         threads = [
@@ -558,7 +558,7 @@ def server():
         yield running
 
 
-def test_a_second_snapshot_asks_for_no_candle(server, tmp_path):
+def test_a_second_snapshot_requests_no_candle(server, tmp_path):
     """All days are whole or reach as far as requested."""
     first = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT"))
     seen = len(server.log)
@@ -573,7 +573,7 @@ def test_a_second_snapshot_asks_for_no_candle(server, tmp_path):
 
 
 def test_a_snapshot_from_the_cache_is_the_same_candles(server, tmp_path):
-    """Piece by piece at four cuts, or at once: one content hash, and that of the exchange's own candles."""
+    """Taken at four cuts or at once: the content hash is that of the exchange's candles."""
     for hours in (30, 20, 7, 3):
         download(server, tmp_path / "pieces", days=1, end_ms=CLOCK_MS - hours * 60 * MINUTE_MS)
     pieced = download(server, tmp_path / "pieces").snapshot
@@ -585,7 +585,7 @@ def test_a_snapshot_from_the_cache_is_the_same_candles(server, tmp_path):
 
 
 def damage(folder, how):
-    """Damage what the cache has of the 14th."""
+    """Damage the cached files of the 14th."""
     file, note = folder / f"{NAME}.parquet", folder / f"{NAME}.json"
     match how:
         case "flipped":
@@ -605,8 +605,8 @@ def damage(folder, how):
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone", "note", "another day's", "another symbol's"])
-def test_a_damaged_day_is_downloaded_again_and_said(server, tmp_path, how):
-    """That day alone; the snapshot holds what an undisturbed one does."""
+def test_a_damaged_day_is_reported_and_downloaded_again(server, tmp_path, how):
+    """Only that day is downloaded; the snapshot equals an undisturbed one."""
     first = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT")).snapshot
     folder = next((tmp_path / "data" / "cache").glob("*/BTCUSDT/1m"))
     damage(folder, how)
@@ -674,8 +674,8 @@ def test_a_damaged_part_is_downloaded_again_from_its_midnight(server, tmp_path):
     assert verify_snapshot(taken.snapshot) == ()
 
 
-def test_a_refresh_asks_for_all_and_changes_nothing_where_nothing_changed(server, tmp_path):
-    """What came the second time is what was there."""
+def test_a_refresh_requests_all_and_changes_nothing(server, tmp_path):
+    """All days are requested again, and equal candles make the same snapshot."""
     first = download(server, tmp_path / "data")
     before = look(tmp_path / "data" / "cache")
     seen, progress = len(server.log), Silent()
@@ -688,7 +688,7 @@ def test_a_refresh_asks_for_all_and_changes_nothing_where_nothing_changed(server
 
 
 def test_the_cache_of_another_host_is_not_shared(tmp_path):
-    """Another port of this machine is another exchange, with other candles."""
+    """Another port on this machine is another exchange with other candles."""
     with SimServer(seed=2) as one, SimServer(seed=3) as other:
         first = download(one, tmp_path / "data").snapshot
         second = download(other, tmp_path / "data").snapshot
@@ -701,13 +701,13 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
 
 
 def hourly(day_ms, length_ms, seed=1):
-    """Return the beginning of a day of hours."""
+    """Return the first hours of a day."""
     frame = SimSource(seed=seed, interval="1h").candles("BTCUSDT", TimeRange(day_ms, day_ms + length_ms))
     return CachedDay(day_ms, day_ms + length_ms, "rest", gaps_rechecked=False, fetched_ms=day_ms), frame
 
 
 def write_days(folder):
-    """Write a day over another one, complete a part, and extend another."""
+    """Replace a whole day, complete a part, and extend another."""
     with lock_cache(folder, "a test") as cache:
         days = SymbolDays(cache, "sim", "BTCUSDT", "1h")
         days.open_for_writing()
@@ -730,7 +730,7 @@ write_days(Path(sys.argv[1]))
 
 
 def write_old(folder):
-    """Write the state before: a whole day of other candles, a part of the next, a shorter part of the one after."""
+    """Write the state before: a whole day of other candles, and two parts on the following days."""
     days = open_days(folder / "cache", "sim", interval="1h")
     days.write([hourly(DAY - 2 * DAY_MS, DAY_MS, 9), hourly(DAY - DAY_MS, DAY_MS // 2), hourly(DAY, DAY_MS // 4)])
     (folder / "cache" / ".lock").touch()
@@ -780,8 +780,8 @@ def test_a_fault_at_any_operation_leaves_each_day_old_new_or_absent(fault):
     assert len(operations) > 25
 
 
-def test_every_day_is_synced_before_its_note(tmp_path):
-    """A power cut finds the bytes under every name: files are synced before the rename, the folder after a batch."""
+def test_every_day_is_synced_before_its_metadata(tmp_path):
+    """Files are synced before the rename, the folder after a batch, so no name lacks its bytes after a power cut."""
     disk_faults.need_strace()
     write_old(tmp_path / "clean")
     done, operations = disk_faults.run(PROGRAM, tmp_path / "clean")
@@ -791,8 +791,8 @@ def test_every_day_is_synced_before_its_note(tmp_path):
     assert disk_faults.unsynced_renames(operations) == []
 
 
-def test_a_full_disk_does_not_keep_the_cache_from_being_pruned(tmp_path):
-    """The lock's text cannot be written then, and is not needed."""
+def test_the_cache_can_be_pruned_on_a_full_disk(tmp_path):
+    """The text of the lock cannot be written then, and is not needed."""
     disk_faults.need_strace()
     folder = tmp_path / "data"
     write_old(folder)
@@ -820,7 +820,7 @@ def test_a_cache_that_cannot_be_written_is_refused_first(tmp_path):
 
 
 def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path):
-    """Nothing is written through it."""
+    """Its target is not written."""
     (tmp_path / "data" / "cache").mkdir(parents=True)
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "data" / "cache" / ".lock").symlink_to(tmp_path / "mine")

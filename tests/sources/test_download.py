@@ -41,7 +41,7 @@ def market(rng, share, gaps):
 
 
 class UnreliableApi:
-    """An exchange that answers late, out of order, with duplicates, and with more than was requested."""
+    """An exchange whose answers are late, out of order, duplicated, and longer than requested."""
 
     def __init__(self, candles, rng, *, limit):
         self.candles = candles

@@ -1,4 +1,4 @@
-"""The installed `mltrain snapshot` against an exchange that misbehaves: the same candles, or its exit code and why."""
+"""The installed `mltrain snapshot` against a faulty exchange: the same candles, or an exit code with the reason."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def true_content(days):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_fault_is_overcome_or_reported(case, tmp_path):
-    """One JSON document and the candles of a clean run; or an empty stdout, one message, its code and no snapshot."""
+    """One JSON document and the candles of a clean run; or no stdout, one message, the exit code and no snapshot."""
     with SimServer(faults=case.faults) as server:
         done = snapshot(server, tmp_path, case)
         assert not case.faults or any(record.fault for record in server.log), "the fault never took effect"
@@ -126,7 +126,7 @@ def test_a_fault_is_overcome_or_reported(case, tmp_path):
 
 
 def test_a_failure_leaves_the_last_snapshot_and_the_finished_days(tmp_path):
-    """`latest` and every byte of it stay; the next run asks for no day that had come before the failure."""
+    """`latest` is unchanged to the byte; the next run requests no day that had arrived before."""
     plain = Case([], options=("--days", "3"))
     with SimServer() as server:
         port = int(server.base_url.rpartition(":")[2])

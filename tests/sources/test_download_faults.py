@@ -1,4 +1,4 @@
-"""Laws of a download that is ended from outside: what was finished is kept, the next run completes it.
+"""Laws of an interrupted download: finished days are kept, and the next run completes it.
 
 The suite kills 3 downloads and fails a small one at every thirtieth of its operations. Thirty kills, and every
 operation, take ten minutes: MLTRAIN_TEST_KILLS=30 MLTRAIN_TEST_STRIDE=1 pytest tests/sources/test_download_faults.py
@@ -41,7 +41,7 @@ def words_of(server, days):
 
 @contextmanager
 def started(server, data_dir, days=20):
-    """Give a running `mltrain snapshot`; it is gone when the block ends."""
+    """Run `mltrain snapshot` in the background; it is killed when the block ends."""
     command = [MLTRAIN, *words_of(server, days), "--data-dir", str(data_dir), "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=NEUTRAL)
     try:
@@ -56,7 +56,7 @@ def temps(data_dir):
 
 
 def pages_by_day(records):
-    """Return the records of each symbol and UTC day that they cover a part of."""
+    """Return the records of requests by symbol and UTC day."""
     found = defaultdict(list)
     for record in records:
         for symbol, start, end in pages_asked([record]):
@@ -66,7 +66,7 @@ def pages_by_day(records):
 
 
 def finished_days(records, ended_s):
-    """Return the days whose pages were all answered well before a run was ended: they must be on the disk."""
+    """Return the days whose pages were all answered well before a run ended: they must be on disk."""
     return {key for key, pages in pages_by_day(records).items() if is_finished(pages, key[1], ended_s)}
 
 
@@ -79,7 +79,7 @@ def is_finished(pages, day, ended_s):
 
 
 def check_sound(data_dir):
-    """Whatever is in place is whole."""
+    """Check that every file in place is whole."""
     for row in list_snapshots(data_dir):
         assert verify_snapshot(open_snapshot(data_dir, row.id)) == ()
     for note in (data_dir / "cache").rglob("*.json"):
@@ -93,7 +93,7 @@ def check_sound(data_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Return the snapshot of a run that nobody disturbed, and how many pages it took."""
+    """Return the snapshot of an undisturbed run, and its number of pages."""
     data_dir = tmp_path_factory.mktemp("undisturbed")
     with SimServer(seed=4, weight_limit=10**9) as server:
         assert call(*words_of(server, 20), data_dir=data_dir).code == 0
@@ -121,8 +121,8 @@ def kill_once(server, data_dir, chance):
                 return server.log[seen:], killed_s
 
 
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(undisturbed, tmp_path):
-    """No day is fetched again that was answered a second before a kill; the last run leaves no temp."""
+def test_a_download_killed_repeatedly_ends_as_an_undisturbed_one(undisturbed, tmp_path):
+    """A day answered a second before a kill is not requested again; no temporary file stays."""
     expected, _ = undisturbed
     chance, runs = random.Random(6), []  # noqa: S311 -- the moments come back on the next run
     with SimServer(seed=4, weight_limit=10**9, latency_ms=LATENCY_MS) as server:
@@ -144,8 +144,8 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(undisturbed, tmp_p
         assert finished_days(records, ended_s) & again == set()
 
 
-def test_the_rule_of_the_test_before_finds_a_day_fetched_twice(tmp_path):
-    """Where the cache is removed between two runs, the days of the first are fetched again."""
+def test_the_check_above_detects_a_day_fetched_twice(tmp_path):
+    """If the cache is removed between two runs, the days of the first are fetched again."""
     with SimServer(seed=4, weight_limit=10**9, latency_ms=LATENCY_MS) as server:
         runs = []
         for name in ("one", "other"):
@@ -157,8 +157,8 @@ def test_the_rule_of_the_test_before_finds_a_day_fetched_twice(tmp_path):
     assert first & set(pages_by_day(runs[1])) == first != set()
 
 
-def test_a_signal_is_heard_while_the_exchange_is_silent(tmp_path):
-    """It is not waited for: an answer would come in a minute."""
+def test_a_signal_ends_a_pending_request(tmp_path):
+    """The run ends at once, although the answer would take a minute."""
     with (
         SimServer(faults=[Fault("hang", endpoint="klines", times=0)]) as server,
         started(server, tmp_path) as process,
@@ -173,7 +173,7 @@ def test_a_signal_is_heard_while_the_exchange_is_silent(tmp_path):
 
 
 def program_of(server):
-    """Return a program that takes a small snapshot into the folder that it is given."""
+    """Return a program that takes a small snapshot into the folder given to it."""
     words = ["mltrain", *words_of(server, 1), "--quiet", "--data-dir"]
     return f"""
 import io, os, sys
@@ -189,7 +189,7 @@ finally:
 
 @pytest.fixture(scope="module")
 def small():
-    """Return an exchange, and what a small snapshot of it holds."""
+    """Return an exchange, and the candles of a small snapshot of it."""
     disk_faults.need_strace()
     with SimServer(seed=4, weight_limit=10**9) as server, disk_faults.memory_folder() as memory:
         done, operations = disk_faults.run(program_of(server), memory / "clean")
@@ -199,7 +199,7 @@ def small():
 
 @pytest.mark.parametrize("fault", ["KILL", "ENOSPC", "EIO"])
 def test_a_fault_at_any_operation_leaves_old_or_new(small, fault):
-    """Nothing or the whole snapshot; what is refused is exit 8 with the path and leaves no temp; a rerun completes."""
+    """There is no snapshot or a whole one; a refusal is exit 8 with the path; a rerun completes it."""
     server, operations, expected = small
     points = sorted({(o.call, o.number) for o in operations})[
         {"KILL": 0, "ENOSPC": 3, "EIO": 6}[fault] % STRIDE :: STRIDE
@@ -221,7 +221,7 @@ def test_a_fault_at_any_operation_leaves_old_or_new(small, fault):
 
 
 def check_after(folder, done, seen, fault):
-    """Look at what a run left that was failed at one operation."""
+    """Check the files that a run left whose one operation failed."""
     check_sound(folder)
     assert len(list_snapshots(folder)) <= 1
     if done.returncode == 0:
@@ -237,7 +237,7 @@ def check_after(folder, done, seen, fault):
 
 
 def test_every_file_of_a_download_is_synced_before_it_is_named(small):
-    """A power cut finds the bytes under every name: days, notes, the snapshot's folder and the pointer."""
+    """After a power cut no name lacks its bytes: days, metadata, the snapshot's folder and the pointer."""
     _, operations, _ = small
     renames = [operation for operation in operations if operation.call.startswith("rename")]
 

@@ -1,4 +1,4 @@
-"""A download that is killed at any moment, and run again: the same snapshot, and nothing fetched twice that was kept.
+"""A download that is killed at any moment and run again: the same snapshot, and no kept day is fetched twice.
 
 The suite kills a few times; MLTRAIN_TEST_KILLS=30 kills as often as that.
 """
@@ -40,13 +40,13 @@ def start(server, data_dir):
 
 
 def kept(data_dir):
-    """Return the symbol and the midnight of each whole day that is in the cache, note and all."""
+    """Return the symbol and the midnight of each whole day in the cache."""
     notes = data_dir.glob("cache/*/*/1m/*.json")
     return {(p.parts[-3], p.stem) for p in notes if ".part" not in p.name and not p.name.startswith(".")}
 
 
 def days_of(pages):
-    """Return the symbol and the day of each whole day that pages ask for."""
+    """Return the symbol and the day of each whole day that pages request."""
     first = CLOCK_MS // DAY_MS * DAY_MS - DAYS * DAY_MS
     days = {}
     for day_ms in range(first, CLOCK_MS // DAY_MS * DAY_MS, DAY_MS):
@@ -57,8 +57,8 @@ def days_of(pages):
     return set(days)
 
 
-def test_a_killed_download_goes_on_where_it_was(tmp_path):
-    """Killed at random again and again, then left alone: all candles; no kept day is requested again."""
+def test_a_killed_download_is_resumed(tmp_path):
+    """After any number of kills, all candles are there and no kept day is requested again."""
     chance = random.Random(20251015)  # noqa: S311 -- the moments must come back on the next run
     data_dir, killed = tmp_path / "data", 0
     with SimServer(latency_ms=25) as server:
@@ -92,8 +92,8 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interrupted_download_leaves_what_it_had(tmp_path, number, code):
-    """The documented code, no traceback, no snapshot, no temp; the finished days are kept and used."""
+def test_an_interrupted_download_keeps_finished_days(tmp_path, number, code):
+    """The documented code, no traceback, no snapshot, no temporary file; finished days are kept and used."""
     data_dir = tmp_path / "data"
     with SimServer(latency_ms=60) as server:
         run = start(server, data_dir)

@@ -1,4 +1,4 @@
-"""Laws of the few functions for those who only want candles."""
+"""Laws of the public functions that only fetch candles."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def served():
         yield SourceSpec(name="binance", base_url=server.base_url), server
 
 
-def test_candles_come_by_time(served):
-    """Texts and datetimes name the same range; a start between two candles is rounded down, the end is open."""
+def test_a_range_is_given_by_text_or_datetime(served):
+    """Both name the same range; a start between two candles is rounded down, the end is exclusive."""
     spec, _ = served
     whole = fetch_candles(["BTCUSDT"], start=START, spec=spec)
     zone = dt.timezone(dt.timedelta(hours=2))
@@ -42,7 +42,7 @@ def test_candles_come_by_time(served):
 
 
 def test_a_date_and_a_single_symbol(served):
-    """A date is its midnight in UTC, a text is one symbol."""
+    """A date is its midnight in UTC, and a text is one symbol."""
     spec, _ = served
     found = fetch_candles("BTCUSDT", start=dt.date(2025, 10, 14), end=dt.date(2025, 10, 15), spec=spec)
     midnight_ms = CLOCK_MS - DAY_MS // 2
@@ -51,7 +51,7 @@ def test_a_date_and_a_single_symbol(served):
 
 
 def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
-    """A second call asks only for what is not there; without a folder nothing stays."""
+    """A second call requests only missing days; without a folder nothing is kept."""
     spec, server = served
     fetch_candles(["BTCUSDT", "ETHUSDT"], start=START, spec=spec, data_dir=tmp_path)
     before = len(server.log)
@@ -63,7 +63,7 @@ def test_days_are_kept_where_a_folder_is_named(served, tmp_path):
 
 
 def test_it_works_inside_a_running_event_loop(served):
-    """As in a notebook."""
+    """It returns the candles in a notebook, too."""
     spec, _ = served
 
     async def ask():
@@ -89,8 +89,8 @@ def test_it_works_inside_a_running_event_loop(served):
         ({"start": "2030-01-01"}, UsageError, "no candle opens and closes"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(served, options, error, message):
-    """In words that name it."""
+def test_an_invalid_request_is_refused(served, options, error, message):
+    """The message names the invalid argument."""
     spec, _ = served
 
     with pytest.raises(error, match=message):
@@ -120,6 +120,6 @@ def test_what_cannot_be_asked_is_refused(served, options, error, message):
     ],
 )
 def test_arguments_of_the_public_names_are_checked(call, message):
-    """Another type is a usage error that names the argument, not an error from inside."""
+    """A wrong type is a usage error that names the argument."""
     with pytest.raises(UsageError, match=message):
         call()

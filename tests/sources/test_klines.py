@@ -1,4 +1,4 @@
-"""Laws of pages of candles: how they are planned, read, refused and put together."""
+"""Laws of pages of candles: planning, parsing, refusing and merging them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ texts = st.one_of(floats.map(repr), floats.map("{:.8f}".format), floats, st.inte
 
 @st.composite
 def rows_of(draw, step_ms):
-    """Draw a row as an exchange may write it: numbers as text or bare, times in ms or in microseconds."""
+    """Draw a row as an exchange may write it: numbers as text or bare, times in ms or microseconds."""
     ts = draw(st.integers(0, 4 * 10**12 // step_ms)) * step_ms
     micros = ts >= 10**11 and draw(st.booleans())
     times = (ts * 1000, (ts + step_ms) * 1000 - 1) if micros else (ts, ts + step_ms - 1)
@@ -48,7 +48,7 @@ pages = st.sampled_from(sorted(INTERVALS_MS)).flatmap(
 
 
 def row_of(**values):
-    """Return a plain row with other values."""
+    """Return an ordinary row with the given values."""
     plain = [CLOCK_MS, "3", "4", "1", "2", "5", CLOCK_MS + MINUTE_MS - 1, "10", 7, "1", "2", "0"]
     return [values.get(name, value) for name, value in zip(FIELDS, plain, strict=True)]
 
@@ -62,8 +62,8 @@ def read(body, *, interval="1m"):
 
 
 @given(pages, st.booleans())
-def test_a_page_reads_as_plain_json_says(page, spaced):
-    """Every value of every row, in the order that they came, is what Python's own reader gives."""
+def test_a_page_reads_as_json_module_does(page, spaced):
+    """Every value of every row, in order of arrival, is the one that Python's json module gives."""
     interval, rows = page
     body = json.dumps(rows, separators=(" ,\n ", ": ") if spaced else (",", ":")).encode()
     frame = read(body, interval=interval)
@@ -78,7 +78,7 @@ def test_a_page_reads_as_plain_json_says(page, spaced):
 
 @given(pages.filter(lambda page: page[1]), st.data())
 def test_a_page_cut_anywhere_is_malformed(page, data):
-    """No beginning of a page passes for a page."""
+    """No proper prefix of a page is accepted."""
     interval, rows = page
     body = json.dumps(rows).encode()
     cut = data.draw(st.integers(0, len(body) - 1))
@@ -90,7 +90,7 @@ def test_a_page_cut_anywhere_is_malformed(page, data):
 @settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
 def test_any_bytes_are_malformed_or_refused(body):
-    """Whatever comes is rows or one of the two errors."""
+    """Any bytes are rows or one of the two errors."""
     try:
         frame = read(body)
     except (MalformedError, InputError):
@@ -109,7 +109,7 @@ json_values = st.recursive(
 @settings(max_examples=300)
 @given(json_values)
 def test_any_json_is_malformed_or_refused(value):
-    """Only an empty list has no rows; nothing else of this size can hold one."""
+    """Only an empty list has no rows; no other document of this size has any."""
     try:
         frame = read(value)
     except (MalformedError, InputError):
@@ -149,16 +149,16 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_list_of_rows_is_asked_for_again(body):
-    """It may be passing trouble: MalformedError, which the client retries, in a short line."""
+def test_anything_but_a_list_of_rows_is_malformed(body):
+    """The client retries a MalformedError; its message is one short line."""
     with pytest.raises(MalformedError) as caught:
         read(body)
     assert len(str(caught.value)) < 100
 
 
 @pytest.mark.parametrize("body", ["b'[' * 4_000_000", "b'[' * 1_900_000 + b']' * 1_900_000", "b'{\"a\":' * 600_000"])
-def test_depth_does_not_end_the_process(body):
-    """Four megabytes of brackets are malformed like anything else."""
+def test_deep_nesting_is_malformed(body):
+    """Four megabytes of brackets are malformed and do not crash the process."""
     program = (
         "from mltrain.sources.http_client import MalformedError\nfrom mltrain.sources.klines import read_page\n"
         f"try:\n    read_page({body}, symbol='B', interval='1m', where='h')\n"
@@ -187,7 +187,7 @@ def refused(rows, **options):
     ],
 )
 def test_a_field_that_is_no_number_is_named(name, value, said):
-    """Host, symbol, time, field and value, in one short line of ASCII."""
+    """Host, symbol, time, field and value are in one short line of ASCII."""
     message = refused([row_of(), row_of(**{name: value})])
 
     assert message.startswith(f"host: BTCUSDT at {TIME}: {name} is ")
@@ -200,7 +200,7 @@ def test_a_field_that_is_no_number_is_named(name, value, said):
 @pytest.mark.parametrize("name", ["ts", "close_time", "trades"])
 @pytest.mark.parametrize("value", ["1.5", "5.0", "1e3", str(2**63), "NaN", 2**64])
 def test_a_time_or_a_count_is_a_whole_number(name, value):
-    """Of 64 bits, without a point."""
+    """Times and counts are 64-bit integers without a decimal point."""
     message = refused([row_of(**{name: value})])
 
     where = "in row 1" if name == "ts" else f"at {TIME}"
@@ -209,7 +209,7 @@ def test_a_time_or_a_count_is_a_whole_number(name, value):
 
 @pytest.mark.parametrize("scale", [1, 1000])
 def test_the_time_of_a_refused_row_is_readable(scale):
-    """Also where the exchange counts microseconds; a row without a time is named by its number."""
+    """Also for times in microseconds; a row without a time is named by its number."""
     times = {"ts": CLOCK_MS * scale, "close_time": (CLOCK_MS + MINUTE_MS) * scale - 1}
 
     assert f"at {TIME}: close is 'x'" in refused([row_of(**times, close="x")])
@@ -220,7 +220,7 @@ def test_the_time_of_a_refused_row_is_readable(scale):
 
 @pytest.mark.parametrize("closed", [MINUTE_MS, 2 * MINUTE_MS - 1, -1])
 def test_a_candle_of_another_length_is_refused(closed):
-    """A candle closes one millisecond before the next one opens or earlier, or it is of another interval."""
+    """A candle closes at the latest one millisecond before the next one opens, or its interval is another."""
     message = refused([row_of(), row_of(close_time=CLOCK_MS + closed)])
 
     assert message == (f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + closed}: not the end of a 1m candle")
@@ -228,13 +228,13 @@ def test_a_candle_of_another_length_is_refused(closed):
 
 @pytest.mark.parametrize(("ts", "closed"), [(-(2**63), 2**63 - 1), (2**63 - 1, -(2**63)), (2**63 - 1, 2**63 - 1)])
 def test_times_at_the_end_of_64_bits_are_refused(ts, closed):
-    """A difference that no 64 bits hold is no length."""
+    """A length that does not fit into 64 bits is refused."""
     assert "close_time is" in refused([row_of(ts=ts, close_time=closed)])
 
 
 @pytest.mark.parametrize("rows", [3, 60])
 def test_many_candles_that_close_early_are_of_another_interval(rows):
-    """One-second candles are not one-minute ones that all closed early."""
+    """One-second candles are not taken for one-minute candles that all closed early."""
     seconds = [row_of(ts=CLOCK_MS + s * 1000, close_time=CLOCK_MS + s * 1000 + 999) for s in range(rows)]
 
     assert refused(seconds) == f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + 999}: not the end of a 1m candle"
@@ -244,13 +244,13 @@ def test_many_candles_that_close_early_are_of_another_interval(rows):
 
 
 def read_times(rows, interval="1h"):
-    """Return what becomes of rows of open and close time."""
+    """Return the result of parsing rows with these open and close times."""
     body = json.dumps([row_of(ts=ts, close_time=closed) for ts, closed in rows]).encode()
     return read_page(body, symbol="BTCUSDT", interval=interval, where="host")
 
 
 def test_the_restart_of_february_2018_leaves_a_gap():
-    """Hourly rows as the exchange has them: trading stopped at 00:28:14.788 and began again off the grid."""
+    """Trading stopped at 00:28:14.788 and began again off the grid: those hourly rows are left out."""
     rows = [
         (1518044400000, 1518047999999),
         (1518048000000, 1518049694788),  # closed early: nothing opened in its hour afterwards
@@ -267,7 +267,7 @@ def test_the_restart_of_february_2018_leaves_a_gap():
 
 
 def test_a_candle_that_another_follows_inside_its_hour_is_left_out():
-    """2017-12-04: stopped at 06:00:20, begun again at 06:49:06. Neither row is the candle of that hour."""
+    """2017-12-04 stopped at 06:00:20 and began again at 06:49:06: neither row is the candle of that hour."""
     page = read_times(
         [
             (1512363600000, 1512367199999),
@@ -284,7 +284,7 @@ def test_a_candle_that_another_follows_inside_its_hour_is_left_out():
 
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 59)), max_size=12))
 def test_what_is_taken_is_on_the_grid_and_alone_in_its_interval(rows):
-    """By a plain look at each row: it opens on the minute, and no other row opens before the next minute."""
+    """Kept rows open on the minute, and no other row opens before the next minute."""
     times = [(CLOCK_MS + at * 1000, CLOCK_MS + at * 1000 + MINUTE_MS - 1 - early) for at, early in rows]
     early = [row for row in times if row[1] - row[0] < MINUTE_MS - 1]
     assume(len(times) < 3 or 2 * len(early) <= len(times))
@@ -310,7 +310,7 @@ minutes = st.lists(st.integers(0, 30), unique=True, max_size=20)
 
 @given(minutes, st.randoms(use_true_random=False))
 def test_exact_duplicates_count_once_in_any_order(minutes, chance):
-    """However rows are repeated, shuffled and dealt into frames, the merged ones are each once, by time."""
+    """However rows are repeated, shuffled and split into frames, each is merged once, sorted by time."""
     rows = [(CLOCK_MS + m * MINUTE_MS, f"{1 + m}.25") for m in minutes]
     dealt = [[] for _ in range(3)]
     for row in [*rows, *(chance.choice(rows) for _ in rows)]:
@@ -324,7 +324,7 @@ def test_exact_duplicates_count_once_in_any_order(minutes, chance):
 
 @given(minutes.filter(bool), st.data())
 def test_a_contradiction_is_named(minutes, data):
-    """Two rows of one time that differ: symbol, time, field and both values."""
+    """For two different rows of one time the message has symbol, time, field and both values."""
     rows = [(CLOCK_MS + m * MINUTE_MS, "2.5") for m in minutes]
     ts, _ = data.draw(st.sampled_from(rows))
     shuffled = data.draw(st.permutations([*rows, (ts, "2.75")]))
@@ -336,7 +336,7 @@ def test_a_contradiction_is_named(minutes, data):
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "trades"])
-def test_the_field_that_contradicts_is_named_whichever_it_is(name):
+def test_the_differing_field_is_named(name):
     """Also where another field is the same NaN in both rows."""
     other = "volume" if name == "close" else "close"
     rows = [row_of(**{name: value, other: "NaN"}) for value in (8, 9)]
@@ -345,8 +345,8 @@ def test_the_field_that_contradicts_is_named_whichever_it_is(name):
         merge_rows([read(rows)], symbol="BTCUSDT", where="host")
 
 
-def test_two_writings_of_one_number_are_no_contradiction():
-    """0, -0 and 0.0 are one number, and so are NaN and NaN, which another check refuses."""
+def test_equal_numbers_written_differently_do_not_differ():
+    """0, -0 and 0.0 are equal, and so are NaN and NaN, which a later check refuses."""
     rows = [row_of(volume=volume, quote_volume="NaN") for volume in ("0", "-0", "0.0", 0, "0e5")]
 
     assert merge_rows([read(rows)], symbol="BTCUSDT", where="host").height == 1
@@ -362,7 +362,7 @@ def test_two_writings_of_one_number_are_no_contradiction():
     st.integers(1, PAGE_CANDLES),
 )
 def test_pages_cover_the_window_exactly_once(start, count, step_ms, candles):
-    """In order, without a gap or an overlap, none empty or longer than a page."""
+    """Pages are in order without gap or overlap, and none is empty or too long."""
     window = TimeRange(start * step_ms, (start + count) * step_ms)
     planned = list(plan_pages(window, step_ms, candles=candles))
 
@@ -374,5 +374,5 @@ def test_pages_cover_the_window_exactly_once(start, count, step_ms, candles):
 
 
 def test_an_empty_page_is_a_frame_of_no_rows():
-    """With every column in place."""
+    """The frame has every column."""
     assert read([]).equals(pl.DataFrame(schema=CANDLE_SCHEMA))

@@ -35,7 +35,7 @@ FIRST_DAY_MS = CLOCK_MS // DAY_MS * DAY_MS - DAY_MS
 
 
 class JumpingClock:
-    """A clock whose waits pass at once; everybody who waits sees the time go on."""
+    """A clock whose waits pass at once, for all waiting tasks."""
 
     def __init__(self):
         self.now_s = 0.0
@@ -53,7 +53,7 @@ class JumpingClock:
 
 @dataclass
 class Case:
-    """What goes wrong, and what must come of it: None for the candles of a clean run, else the error and its words."""
+    """The faults and the expected end: None for the candles of a clean run, otherwise the error and its words."""
 
     faults: list[Fault]
     error: type[Exception] | None = None
@@ -223,7 +223,7 @@ CASES = {
 
 
 def open_at(server, clock, *, archive, **rules):
-    """Return the source that a server is, and its spec."""
+    """Return the source of a server, and its spec."""
     name = "archive" if archive else "binance"
     spec = SourceSpec(name, base_url=server.base_url, archive_url=server.archive_url if archive else "")
     rules = NetworkRules(**{"connections": 3, "deadline_s": 5.0} | rules)
@@ -246,14 +246,14 @@ def true_content(days=2, end_ms=CLOCK_MS):
 
 
 def visible(data_dir):
-    """Return what lies in the folder of snapshots, and every temp anywhere."""
+    """Return the content of the folder of snapshots, and all temporary files."""
     temps = list(data_dir.rglob("*.tmp*"))
     return sorted(p.name for p in (data_dir / "snapshots").glob("[!.]*")) if data_dir.exists() else [], temps
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_fault_costs_time_or_ends_clearly(case, tmp_path):
-    """The candles of a clean run, or the documented error that names what failed, and no snapshot; then a clean run."""
+    """The candles of a clean run, or the documented error and no snapshot; then a clean run succeeds."""
     progress = Silent()
     with SimServer(faults=case.faults) as server:
         if case.error is None:
@@ -275,7 +275,7 @@ def test_a_fault_costs_time_or_ends_clearly(case, tmp_path):
 
 @pytest.mark.parametrize("code", [429, 418])
 def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
-    """Every worker waits, also those without an order to wait, until the time is up by the exchange's clock."""
+    """No worker sends a request until the wait is over by the exchange's clock."""
     clock = JumpingClock()
     asked = []
     with SimServer(
@@ -293,7 +293,7 @@ def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
 
 
 def test_the_budget_is_kept_whatever_the_size(tmp_path):
-    """With a limit that the download needs many times over, no minute of the exchange's passes 70 % of it."""
+    """A download of many times the limit uses at most 70 % of it in any minute of the exchange."""
     clock = JumpingClock()
     with SimServer(weight_limit=120, monotonic=clock.monotonic_s) as server:
         source, spec = open_at(server, clock, archive=False, connections=8)
@@ -307,8 +307,8 @@ def test_the_budget_is_kept_whatever_the_size(tmp_path):
     assert clock.now_s > 120
 
 
-def test_what_was_finished_is_not_asked_for_again(tmp_path):
-    """After a failure the days that were complete are in the cache; the next run asks only for the others."""
+def test_finished_days_are_not_requested_again(tmp_path):
+    """After a failure the finished days are cached; the next run requests only the others."""
     with SimServer(faults=[klines("reset", nth=8, times=0)]) as server:
         with pytest.raises(SourceError):
             take(server, tmp_path, days=6, connections=1)
@@ -346,8 +346,8 @@ def test_a_changed_history_is_reported_and_changes_no_old_snapshot(tmp_path):
     assert "ETHUSDT differs" not in message
 
 
-def test_gaps_are_asked_for_twice_and_then_believed(tmp_path):
-    """Each real gap costs one more question, once: the next snapshot does not ask again."""
+def test_gaps_are_requested_twice_and_then_accepted(tmp_path):
+    """Each real gap costs one more request; the next snapshot does not repeat it."""
     with SimServer() as server:
         taken = take(server, tmp_path, days=8)
         before = len(server.log)

@@ -1,4 +1,4 @@
-"""Rows that the exchange's history will never correct: they cost a candle at most, never the download."""
+"""Irregular rows that the exchange's history will always have: they cost at most a candle, not the download."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def true_times():
 
 @SOURCES
 def test_a_row_off_the_grid_leaves_a_gap(tmp_path, archive):
-    """As in 2018, when candles opened at HH:28:15: said once, listed in the manifest, and everything else is there."""
+    """Candles that open at HH:28:15 are reported once and listed in the manifest; all others are there."""
     snapshot, warnings = take(tmp_path, [restate("open_time", AT_MS + 15_000)], archive=archive)
 
     expected = [ts for ts in true_times() if ts != AT_MS]
@@ -55,7 +55,7 @@ def test_a_row_off_the_grid_leaves_a_gap(tmp_path, archive):
 
 @SOURCES
 def test_a_candle_that_closed_early_is_taken(tmp_path, archive):
-    """Trading stopped inside it and nothing came after it: it is the candle of its interval."""
+    """If trading stopped inside it and no row follows, it is the candle of its interval."""
     snapshot, warnings = take(tmp_path, [restate("close_time", AT_MS + 14_788)], archive=archive)
 
     assert times_ms(snapshot.candles("BTCUSDT")).tolist() == true_times()
@@ -64,8 +64,8 @@ def test_a_candle_that_closed_early_is_taken(tmp_path, archive):
     assert warnings == [note]
 
 
-def test_the_cache_remembers_what_was_odd(tmp_path):
-    """A second snapshot downloads nothing and says the same; one of other days has nothing to say."""
+def test_the_cache_remembers_irregular_rows(tmp_path):
+    """A second snapshot downloads nothing and has the same notes; one of other days has none."""
     early_ms = AT_MS - DAY_MS  # on another page
     faults = [restate("open_time", AT_MS + 15_000), restate("close_time", early_ms + 5, at_ms=early_ms)]
     with SimServer(faults=faults) as server:
@@ -83,7 +83,7 @@ def test_the_cache_remembers_what_was_odd(tmp_path):
 @SOURCES
 @pytest.mark.parametrize("interval", ["1m", "1h"])
 def test_a_row_that_is_no_candle_is_still_refused(tmp_path, archive, interval):
-    """A close time beyond the interval, or before the open time, is no oddity of history."""
+    """A close time beyond the interval or before the open time is refused."""
     step_ms = MINUTE_MS if interval == "1m" else HOUR_MS
     for value in (AT_MS + step_ms, AT_MS - 1):
         with pytest.raises(InputError, match=f"close_time is {value}: not the end of a {interval} candle"):
@@ -91,7 +91,7 @@ def test_a_row_that_is_no_candle_is_still_refused(tmp_path, archive, interval):
 
 
 class History:
-    """Answers as the exchange does, from rows of which a long run is off the grid."""
+    """Answers as the exchange does, with a long run of rows off the grid."""
 
     host = "here"
 
@@ -109,8 +109,8 @@ class History:
 
 @pytest.mark.parametrize("limit", [1, 1000])
 @pytest.mark.parametrize("after", [0, 1, 5])
-def test_what_lies_behind_a_long_run_off_the_grid_is_found(limit, after):
-    """In December 2017 minutes were off the grid for thirteen days: more rows than an answer holds."""
+def test_rows_after_a_long_run_off_the_grid_are_found(limit, after):
+    """In December 2017, thirteen days were off the grid: more rows than an answer holds."""
     run = [AT_MS + 14_789 + minute * MINUTE_MS for minute in range(2_500)]
     behind = [AT_MS + (2_501 + minute) * MINUTE_MS for minute in range(after)]
     history = History([*run, *behind])
@@ -156,8 +156,8 @@ def json_of(times):
     ],
     ids=["csv", "csv with a header", "json"],
 )
-def test_files_of_the_exchange_are_read_past_its_odd_rows(tmp_path, name, text):
-    """A folder of its daily files of 2018 says what is missing, and gives the rest."""
+def test_files_of_the_exchange_are_read_without_irregular_rows(tmp_path, name, text):
+    """The notes on its daily files of 2018 list missing candles; the rest is read."""
     (tmp_path / name).write_text(text)
     source = FilesSource(tmp_path, "1h")
 
@@ -170,7 +170,7 @@ def test_files_of_the_exchange_are_read_past_its_odd_rows(tmp_path, name, text):
 
 
 def test_a_file_that_is_wholly_off_the_grid_has_no_candles(tmp_path):
-    """As where its times were shifted by half a minute."""
+    """Such as a file whose times are shifted by half a minute."""
     shifted = [(ts + 30_000, closed + 30_000) for ts, closed in RESTART if ts in ON_GRID]
     (tmp_path / "BTCUSDT-1h.csv").write_text(csv_of(shifted))
 

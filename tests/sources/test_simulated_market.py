@@ -32,18 +32,18 @@ BASE = TimeRange(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)
 
 @pytest.fixture(scope="module")
 def year():
-    """Return 400 days of one symbol for each signal, by signal."""
+    """Return 400 days of one symbol for each signal."""
     return {signal: SimSource(seed=3, signal=signal).candles("BTCUSDT", YEAR) for signal in STRENGTH}
 
 
 @pytest.fixture(scope="module")
 def forty_days():
-    """Return forty days of another market in one piece."""
+    """Return forty days of another market, computed at once."""
     return SimSource(seed=5, signal="strong").candles("SOLUSDT", BASE)
 
 
 def direction(minute, interval):
-    """Return v of the candle that opens at a minute of the day: the definition, case by case."""
+    """Return v of the candle that opens at a minute of the day, straight from the definition."""
     if interval in {"1m", "3m", "5m"}:
         slot = minute % 15 // {"1m": 1, "3m": 3, "5m": 5}[interval]
         return {
@@ -59,7 +59,7 @@ def direction(minute, interval):
 
 
 def next_moves(frame, step_ms=MINUTE_MS):
-    """Return (open times, whether the next candle rose) where the next candle is there and moved."""
+    """Return (open times, whether the next candle rose) where the next candle exists and moved."""
     ts, close = times_ms(frame), frame["close"].to_numpy()
     moved = (np.diff(ts) == step_ms) & (np.diff(close) != 0)
     return ts[:-1][moved], (np.diff(close) > 0)[moved]
@@ -67,7 +67,7 @@ def next_moves(frame, step_ms=MINUTE_MS):
 
 @pytest.mark.parametrize("interval", INTERVALS_MS)
 def test_candles_of_every_interval_are_valid(interval):
-    """Whatever the interval, the exchange hands out what `check_candles` would return."""
+    """`check_candles` returns the candles of any interval unchanged."""
     source = SimSource(interval=interval, seed=1, signal="weak")
     frame = source.candles("ETHUSDT", TimeRange(GENESIS_MS, GENESIS_MS + 8 * DAY_MS))
 
@@ -78,7 +78,7 @@ def test_candles_of_every_interval_are_valid(interval):
 
 @given(st.integers(0, 40 * 1440), st.integers(0, 3 * 1440))
 def test_any_range_holds_the_same_candles(forty_days, first_minute, minutes):
-    """A range is exactly the part of a longer one that it covers, bit for bit."""
+    """A range equals the same part of a longer one, bit for bit."""
     source = SimSource(seed=5, signal="strong")
     start = BASE.start_ms + first_minute * MINUTE_MS
     part = source.candles("SOLUSDT", TimeRange(start, start + minutes * MINUTE_MS))
@@ -90,7 +90,7 @@ def test_any_range_holds_the_same_candles(forty_days, first_minute, minutes):
 
 
 def test_a_later_clock_adds_candles_and_changes_none():
-    """The past of an exchange does not depend on what time it is there."""
+    """Past candles do not depend on the exchange's clock."""
     later = SimSource(seed=5, end_ms=CLOCK_MS + DAY_MS).candles("BTCUSDT", BASE)
 
     assert later.equals(SimSource(seed=5).candles("BTCUSDT", BASE))
@@ -98,7 +98,7 @@ def test_a_later_clock_adds_candles_and_changes_none():
 
 @pytest.mark.parametrize("end_ms", [CLOCK_MS, CLOCK_MS + 1, CLOCK_MS + MINUTE_MS - 1])
 def test_only_closed_candles_are_given(end_ms):
-    """A candle that closes after the clock is not there, however far the window reaches."""
+    """A candle that closes after the clock is left out, whatever the window."""
     source = SimSource(end_ms=end_ms)
     frame = source.candles("BTCUSDT", TimeRange(CLOCK_MS - DAY_MS, CLOCK_MS + DAY_MS))
 
@@ -137,7 +137,7 @@ def test_the_true_probability_is_calibrated(year, signal):
 
 @pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m", "1h", "8h", "12h", "1d"])
 def test_the_moves_follow_the_recursion(interval):
-    """Ten days, candle by candle across the midnights, give the moves and probabilities that the market states."""
+    """Over ten days, also across midnight, moves and probabilities are those of the definition."""
     step_ms, k, first = INTERVALS_MS[interval], 0.35, GENESIS_MS // DAY_MS + 100
     market = _Market(symbol="ETHUSDT", seed=4, step_ms=step_ms, strength=k)
     z, passed_on = 0.0, 0.0  # of the candle before
@@ -160,7 +160,7 @@ def test_the_moves_follow_the_recursion(interval):
 
 
 def test_a_move_has_variance_one_whatever_came_before():
-    """In every minute of the quarter-hour, and after a tie, a move that is no tie is standard normal."""
+    """In every minute of the quarter-hour, and after a tie, a move other than a tie is standard normal."""
     market = _Market(symbol="BTCUSDT", seed=3, step_ms=MINUTE_MS, strength=STRENGTH["strong"])
     z = np.concatenate([_moves(market, d) for d in range(GENESIS_MS // DAY_MS, GENESIS_MS // DAY_MS + 400)])
     slot, after_tie = np.arange(1, z.size) % 15, z[:-1] == 0
@@ -173,7 +173,7 @@ def test_a_move_has_variance_one_whatever_came_before():
 
 @pytest.mark.parametrize(("signal", "accuracy"), [("strong", 0.6014), ("weak", 0.5142), ("none", 0.5)])
 def test_the_best_possible_accuracy_is_as_promised(year, signal, accuracy):
-    """Betting on the true probability is right as often as the formula at STRENGTH says."""
+    """Predicting by the true probability is as accurate as the formula at STRENGTH says."""
     ts, rose = next_moves(year[signal])
     p = SimSource(seed=3, signal=signal).true_probabilities("BTCUSDT", ts)
     moved = np.isin(ts, times_ms(year[signal].filter(pl.col("close") != pl.col("open"))))
@@ -188,7 +188,7 @@ def test_the_best_possible_accuracy_is_as_promised(year, signal, accuracy):
 
 @pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m"])
 def test_no_simple_rule_knows_the_signal(interval):
-    """Persistence and its opposite are right half of the time, a linear model hardly more often; the truth is."""
+    """Persistence and its opposite have an accuracy of 50 %, a linear model hardly more; the true probability has."""
     source = SimSource(seed=3, signal="strong", interval=interval)
     step_ms = INTERVALS_MS[interval]
     frame = source.candles("BTCUSDT", TimeRange(CLOCK_MS - 150_000 * step_ms, CLOCK_MS))
@@ -239,7 +239,7 @@ def test_ties_come_by_chance(year):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT", "SOLUSDT", "SIM01"])
 def test_prices_stay_sane_for_400_days(symbol):
-    """A price neither explodes nor dies, no minute moves by 5 %, and a candle opens at the last close."""
+    """A price neither explodes nor vanishes, no minute moves by 5 %, and a candle opens at the last close."""
     frame = SimSource(seed=11).candles(symbol, YEAR)
     close, ts = frame["close"].to_numpy(), times_ms(frame)
     joined = np.diff(ts) == MINUTE_MS
@@ -265,7 +265,7 @@ def test_each_week_has_one_outage_of_all_symbols():
 
 
 def test_windows_outside_history_are_empty():
-    """Before the first candle and after the clock there is nothing, with the right columns."""
+    """Before the first candle and after the clock the frame has all columns and no rows."""
     for window in (
         TimeRange(0, GENESIS_MS),
         TimeRange(CLOCK_MS, LAST_CLOCK_MS),
@@ -292,7 +292,7 @@ def test_an_unknown_symbol_is_named_with_the_nearest():
     "options", [{"end_ms": GENESIS_MS}, {"end_ms": LAST_CLOCK_MS + 1}, {"signal": "strongest"}, {"interval": "1 m"}]
 )
 def test_impossible_exchanges_are_refused(options):
-    """A clock outside its life, and unknown names, are the command line's fault."""
+    """A clock outside the exchange's history and unknown names are usage errors."""
     with pytest.raises(UsageError):
         SimSource(**options)
 
@@ -304,7 +304,7 @@ def test_impossible_exchanges_are_refused(options):
         ("strong", [60022.39736743, 60003.98631331, 60216.13309862, 59911.73840844]),
     ],
 )
-def test_the_market_is_the_one_that_was_released(signal, closes):
+def test_the_market_is_the_released_one(signal, closes):
     """The same seed gives the same candles in every release, machine and process; change these lines knowingly."""
     frame = SimSource(seed=42, signal=signal).candles("BTCUSDT", TimeRange(GENESIS_MS, GENESIS_MS + 2 * DAY_MS))
 

@@ -44,7 +44,7 @@ specs = st.one_of(
 
 @given(specs)
 def test_a_specification_survives_its_record(spec):
-    """`from_dict` reads what `to_dict` wrote, takes no key less and none more; the interval is kept elsewhere."""
+    """`from_dict` reads the output of `to_dict` and requires exactly its keys; the interval is kept elsewhere."""
     value = spec.to_dict()
 
     assert replace(SourceSpec.from_dict(value), interval=spec.interval) == spec
@@ -70,19 +70,19 @@ def test_a_specification_survives_its_record(spec):
     ],
 )
 def test_impossible_specifications_are_usage_errors(options):
-    """Unknown names, a folder where none belongs, and a seed that JSON cannot hold."""
+    """Unknown names, a folder for a source without one, and a seed that JSON cannot hold."""
     with pytest.raises(UsageError):
         SourceSpec(**options)
 
 
 def test_all_violations_are_reported_at_once():
-    """One message names every field at fault."""
+    """One message names every invalid field."""
     with pytest.raises(UsageError, match=r"source 'x'.*folder.*seed -1.*signal 'y'"):
         SourceSpec(name="x", folder=Path("z"), seed=-1, signal="y")
 
 
 def test_a_folder_is_made_absolute():
-    """The record of a snapshot does not depend on where the command ran."""
+    """The record of a snapshot does not depend on the working directory."""
     assert SourceSpec(name="files", folder=Path("data")).folder == Path.cwd() / "data"
 
 
@@ -104,7 +104,7 @@ def source(request, tmp_path):
 
 
 def test_every_source_keeps_the_protocol(source, request, tmp_path):
-    """Name, host, clock and extent agree; candles are checked, closed, and inside the window asked for."""
+    """Name, host, clock and extent agree; candles are valid, closed and inside the window."""
     source.check_symbols(("BTCUSDT",))
     clock = source.clock_ms(("BTCUSDT",))
     window = TimeRange(clock - DAY_MS, clock + DAY_MS)
@@ -126,7 +126,7 @@ def test_every_source_keeps_the_protocol(source, request, tmp_path):
 
 
 def test_every_source_names_the_symbol_it_lacks(source):
-    """And the nearest one that it has."""
+    """The error names the nearest symbol that the source has."""
     for ask in (source.extent, lambda s: source.candles(s, TimeRange(0, 1)), lambda s: source.check_symbols((s,))):
         with pytest.raises(InputError) as err:
             ask("BTCUSDX")

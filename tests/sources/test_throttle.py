@@ -29,7 +29,7 @@ steps = st.lists(
 
 @given(steps, st.integers(40, 400), st.integers(0, MINUTE_MS - 1))
 def test_no_minute_of_the_exchange_passes_the_share(steps, limit, offset_ms):
-    """Whatever is sent, answered and used by others known of: what we send into a minute keeps 70 % of the limit."""
+    """Whatever is sent and answered, the weight sent in a minute stays within 70 % of the limit."""
     throttle = Throttle(weight_limit=limit)
     now_ms, sent, in_flight = CLOCK_MS + offset_ms, {}, []
     throttle.synchronise(now_ms)
@@ -63,7 +63,7 @@ bursts = st.lists(
 @settings(max_examples=200)
 @given(bursts, st.integers(1, 200), st.sampled_from([-1000, -500, 0, 500, 1000]))
 def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms):
-    """The exchange's minute may begin a second before ours or after it, and its answers may report no weight."""
+    """The exchange's minute may begin up to a second earlier or later, and its answers may report no weight."""
     throttle = Throttle(weight_limit=limit)
     sent, in_flight = {}, []
     throttle.synchronise(CLOCK_MS - 2000)
@@ -80,8 +80,8 @@ def test_the_share_is_kept_although_the_clocks_are_apart(bursts, limit, ahead_ms
 
 
 @given(bursts, st.integers(1, 200), st.lists(st.integers(0, 200), max_size=20))
-def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
-    """Once an answer reports the weight of a minute, that, the requests in flight and a new one keep the share."""
+def test_the_reported_use_of_others_counts(bursts, limit, others):
+    """After an answer reports a minute's weight, that, the requests in flight and a new one keep the share."""
     throttle = Throttle(weight_limit=limit)
     in_flight, reported, seen = [], 0, None
     throttle.synchronise(CLOCK_MS - 2000)
@@ -107,7 +107,7 @@ def test_what_others_were_seen_to_use_is_left_to_them(bursts, limit, others):
     st.sampled_from([1, 2, 20, 1000]),
 )
 def test_a_request_goes_within_two_minutes_whatever_others_use(limit, others, weight):
-    """However little the exchange allows and whatever it says is used: a single request is never blocked forever."""
+    """However small the limit and whatever use is reported, a single request is never blocked forever."""
     throttle = Throttle(weight_limit=limit)
     now_ms = CLOCK_MS
     throttle.synchronise(now_ms)
@@ -121,8 +121,8 @@ def test_a_request_goes_within_two_minutes_whatever_others_use(limit, others, we
 
 
 @given(st.integers(0, 10**6), st.integers(-(10**15), 10**15), st.sampled_from(["5", "100000"]))
-def test_a_clock_set_right_leaves_a_wait_as_long_as_it_was(passed_ms, shift_ms, seconds):
-    """Whatever the exchange's time was taken for before: what is left of an ordered wait is left."""
+def test_a_corrected_clock_does_not_change_a_wait(passed_ms, shift_ms, seconds):
+    """The remainder of an ordered wait does not depend on the assumed time of the exchange."""
     throttle = Throttle()
     throttle.synchronise(CLOCK_MS)
     throttle.stop(CLOCK_MS, 429, seconds)
@@ -135,7 +135,7 @@ def test_a_clock_set_right_leaves_a_wait_as_long_as_it_was(passed_ms, shift_ms, 
 
 @given(st.sampled_from([418, 429]), st.text(max_size=40) | st.none())
 def test_any_retry_after_is_a_wait_of_some_length(status, text):
-    """Never none, which would be asked again without end, and never a crash."""
+    """The wait is never zero, which would be an endless loop, and no value crashes."""
     throttle = Throttle()
     throttle.stop(CLOCK_MS, status, text)
 
@@ -147,8 +147,8 @@ def test_any_retry_after_is_a_wait_of_some_length(status, text):
 @pytest.mark.parametrize(
     "date", ["Wed, 15 Oct 2025 12:00:30 GMT", "Wed, 15 Oct 2025 12:00:30", "Wed Oct 15 12:00:30 2025"]
 )
-def test_a_date_is_of_utc_wherever_the_machine_stands(monkeypatch, zone, date):
-    """Also in the two old forms, which name no zone."""
+def test_a_date_is_utc_in_any_time_zone(monkeypatch, zone, date):
+    """Also in the two obsolete forms, which name no zone."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", zone)
         time.tzset()
@@ -159,8 +159,8 @@ def test_a_date_is_of_utc_wherever_the_machine_stands(monkeypatch, zone, date):
 
 
 @given(st.integers(0, 2), st.lists(st.sampled_from([1, 2, 20]), max_size=40))
-def test_a_wait_of_no_patience_is_refused_at_once(max_wait_ms, weights):
-    """With no patience any order to wait is too long, and stands nevertheless."""
+def test_without_patience_any_wait_is_refused(max_wait_ms, weights):
+    """With a maximum of 0 s any ordered wait is too long, and is still kept."""
     throttle = Throttle(max_wait_ms=max_wait_ms)
     throttle.synchronise(CLOCK_MS)
     assert not throttle.stop(CLOCK_MS, 429, "0")
@@ -169,8 +169,8 @@ def test_a_wait_of_no_patience_is_refused_at_once(max_wait_ms, weights):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 50), st.sampled_from([1, 2, 20]))
-def test_what_others_use_counts_too(used, limit, weight):
-    """When the exchange says that the minute is used up, nothing goes out before the next; then something does."""
+def test_the_use_of_others_counts(used, limit, weight):
+    """When the exchange reports the minute as used up, requests wait for the next one."""
     throttle = Throttle(weight_limit=limit)
     now_ms = CLOCK_MS + 5000
     throttle.synchronise(now_ms)
@@ -189,8 +189,8 @@ def test_what_others_use_counts_too(used, limit, weight):
     st.sampled_from([418, 429]),
     st.lists(st.integers(0, 100_000), min_size=1, max_size=20),
 )
-def test_nothing_goes_while_a_wait_is_ordered(seconds, status, moments):
-    """Not a request of any weight, until the very millisecond."""
+def test_no_request_goes_during_an_ordered_wait(seconds, status, moments):
+    """No request of any weight is allowed until the exact millisecond."""
     throttle = Throttle(max_wait_ms=10**9)
     throttle.synchronise(CLOCK_MS)
     throttle.stop(CLOCK_MS, status, str(seconds))
@@ -224,7 +224,7 @@ def test_nothing_goes_while_a_wait_is_ordered(seconds, status, moments):
     ],
 )
 def test_every_form_of_retry_after_is_a_bounded_wait(text, status, wait_s):
-    """Seconds and dates are obeyed; without a usable one the minute is waited out, a ban two minutes."""
+    """Seconds and dates are obeyed; without a valid one the wait is to the end of the minute, for a ban two minutes."""
     throttle = Throttle(max_wait_ms=130_000)
     now_ms = CLOCK_MS + 5000
 
@@ -233,7 +233,7 @@ def test_every_form_of_retry_after_is_a_bounded_wait(text, status, wait_s):
 
 
 def test_patience_is_for_all_waits_until_a_success():
-    """Waits add up; the same wait ordered by several answers counts once; a success resets the limit."""
+    """Waits add up; the same wait ordered by several answers counts once; a success resets the sum."""
     throttle = Throttle(max_wait_ms=100_000)
     now_ms = CLOCK_MS
     assert all(throttle.stop(now_ms, 429, "60") for _ in range(16))
@@ -264,7 +264,7 @@ def test_an_answer_of_the_minute_before_counts_for_that_one():
 
 
 def test_a_budget_smaller_than_a_request_lets_one_at_a_time_go():
-    """One alone may always go: waiting would never help it."""
+    """A single request is always allowed, as waiting would never help."""
     throttle = Throttle(weight_limit=10)
     now_ms = CLOCK_MS + 5000
     throttle.synchronise(now_ms)
