@@ -18,7 +18,7 @@ def write_config(tmp_path):
     """Return a function that writes a user's configuration file."""
 
     def write(text):
-        path = tmp_path / "write_config.yml"
+        path = tmp_path / "own.yml"
         path.write_text(text, "utf-8")
         return path
 

@@ -1,4 +1,4 @@
-"""The files for schedulers: what a round, a cron line and a unit do with each exit code."""
+"""The files for schedulers: the behaviour of a round, a cron line and a unit for each exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 @pytest.fixture
 def program(tmp_path):
-    """Return the environment of a round whose mltrain writes its words down and ends as $SNAPSHOT and $TRAIN say."""
+    """Return the environment of a round with a fake mltrain, which exits with $SNAPSHOT and $TRAIN."""
     path = tmp_path / "mltrain"
     path.write_text(f"""#!/bin/sh
 echo "$*" >> {tmp_path}/calls
@@ -36,7 +36,7 @@ def begin(words, env):
 
 @pytest.mark.parametrize("code", [0, 3, 4, 5, 6, 7, 8, 130, 143])
 def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
-    """Nothing on stdout, one line a step on stderr, options as given."""
+    """Stdout is empty, stderr has one line per step, and options are passed on."""
     done = begin([DEPLOY / "train-round.sh"], {**program, "TRAIN": str(code), "SNAPSHOT_OPTIONS": "--days 3"})
 
     assert done.returncode == code
@@ -51,7 +51,7 @@ def test_a_round_ends_with_the_code_of_its_training(program, tmp_path, code):
 
 
 def test_a_round_without_candles_trains_nothing(program, tmp_path):
-    """A snapshot that failed ends the round with its own code."""
+    """A failed snapshot ends the round with the exit code of the snapshot."""
     done = begin([DEPLOY / "train-round.sh"], {**program, "SNAPSHOT": "6"})
 
     assert done.returncode == 6
@@ -59,8 +59,8 @@ def test_a_round_without_candles_trains_nothing(program, tmp_path):
 
 
 @pytest.mark.parametrize(("code", "mailed"), [(0, False), (4, False), (7, False), (3, True), (6, True), (8, True)])
-def test_cron_mails_a_round_that_failed_and_no_other(program, tmp_path, code, mailed):
-    """A NO-GO and a round that met another one leave their lines in the log alone."""
+def test_cron_mails_only_a_failed_round(program, tmp_path, code, mailed):
+    """A NO-GO and a round that found another one running only add lines to the log."""
     (line,) = [line for line in (DEPLOY / "crontab").read_text().splitlines() if re.match(r"\d", line)]
     command = re.sub(r"^(\S+ ){5}mltrain ", "", line).replace("/opt/mltrain", str(DEPLOY))
     log = tmp_path / "train.log"
@@ -71,8 +71,8 @@ def test_cron_mails_a_round_that_failed_and_no_other(program, tmp_path, code, ma
     assert f'"step": "train", "exit": {code}' in log.read_text()
 
 
-def test_the_units_are_what_systemd_takes(tmp_path):
-    """`systemd-analyze verify` has nothing to say about service and timer."""
+def test_systemd_accepts_the_units(tmp_path):
+    """`systemd-analyze verify` reports nothing about service and timer."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("no systemd-analyze on this machine")
@@ -90,7 +90,7 @@ STEPS = {step["name"]: step for step in WORKFLOW["jobs"]["train"]["steps"] if "n
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (4, 0), (3, 3), (6, 6), (8, 8)])
 def test_the_workflow_takes_a_no_go_for_a_verdict(program, tmp_path, code, ends):
-    """GO and NO-GO go on to card and summary, anything else stops the run at the training with its own code."""
+    """GO and NO-GO continue to card and summary; any other exit code stops the run."""
     path = os.pathsep.join([str(tmp_path), program["PATH"]])
     env = {**program, "PATH": path, "TRAIN": str(code), "TRIALS": "20", "GITHUB_OUTPUT": str(tmp_path / "output")}
 
@@ -103,7 +103,7 @@ def test_the_workflow_takes_a_no_go_for_a_verdict(program, tmp_path, code, ends)
 
 @pytest.mark.parametrize(("fail", "ends"), [("false", 0), ("true", 1)])
 def test_the_workflow_shows_a_no_go_as_such(fail, ends):
-    """A warning; red only where it was asked for."""
+    """It is a warning, and a failure only if requested."""
     done = begin(["bash", "-e", "-c", STEPS["NO-GO"]["run"]], {**NEUTRAL, "FAIL": fail})
 
     assert done.returncode == ends

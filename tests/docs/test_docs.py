@@ -39,7 +39,7 @@ def shell_lines(page):
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    """Run the README's shell lines in order, as a reader with a folder of candles would; return the folder."""
+    """Run the README's shell lines in order, in a folder of candles; return the folder."""
     here = tmp_path_factory.mktemp("reader")
     made = call("snapshot", "--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT", "--days", "6",
                 data_dir=here / "sim")  # fmt: skip
@@ -59,7 +59,7 @@ def walked(tmp_path_factory):
 
 
 def test_every_shell_line_of_the_readme_works(walked):
-    """Each line ends with 0, in the order in which they stand."""
+    """Each line ends with 0, in the order of the page."""
     _, results = walked
 
     failed = [(line, done.code, done.err) for line, done in results if done.code != 0]
@@ -68,7 +68,7 @@ def test_every_shell_line_of_the_readme_works(walked):
 
 
 def test_the_python_block_works(walked):
-    """The library example runs on the model that the lines before it have made."""
+    """The library example runs on the model made by the lines before it."""
     here, _ = walked
     (source,) = [body for language, body in BLOCK.findall(README) if language == "python"]
     frame = pl.read_parquet(here / "candles" / "BTCUSDT.parquet").with_columns(symbol=pl.lit("BTCUSDT"))
@@ -82,7 +82,7 @@ def test_the_python_block_works(walked):
 
 
 def test_the_page_on_snapshots_works(tmp_path):
-    """Its shell lines end with 0, in their order, on a served exchange; so does its Python on what they made."""
+    """Its shell lines end with 0, in order, on a served exchange; its Python runs on their results."""
     with SimServer() as server:
         env = {"MLTRAIN_BASE_URL": server.base_url}
         runs = [(line, call(*shlex.split(line)[1:], cwd=tmp_path, env=env)) for line in shell_lines(SNAPSHOTS)]
@@ -108,7 +108,7 @@ feed = [(symbol, frame.row(-1, named=True)) for symbol, frame in candles.items()
 
 
 def test_the_page_on_serving_works(data_dir):
-    """Its shell lines end with 0 on a trained folder, but for the watch, which never ends; so does its Python."""
+    """Its shell lines end with 0 on a trained folder, except for the endless watch; so does its Python."""
     here, source = data_dir.parent, SimSource(signal="strong")
     window = TimeRange(CLOCK_MS - 300 * 60_000, CLOCK_MS)
     frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in ("BTCUSDT", "ETHUSDT")]
@@ -130,7 +130,7 @@ def test_the_page_on_serving_works(data_dir):
 
 
 def test_the_readme_names_every_command():
-    """Each top-level command stands in the table, and the table names no other."""
+    """The table has each top-level command and no other."""
     commands = set(typer.main.get_command(load_commands()).commands)
     rows = set(re.findall(r"^\| .*?\|", README, re.MULTILINE))
     named = {word for row in rows for word in re.findall(r"`mltrain (\w+)", row)}
@@ -139,7 +139,7 @@ def test_the_readme_names_every_command():
 
 
 def test_set_up_lines_are_single_lines():
-    """The demo and the tests are one line each, and nobody is sent to another project's package."""
+    """The demo and the tests are one line each, and no line installs another project's package."""
     for marker in ("<!-- demo line -->", "<!-- test line -->"):
         body = README.split(marker)[1].split("```sh\n")[1].split("```")[0]
         assert body.count("\n") == 1

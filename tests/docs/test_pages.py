@@ -1,4 +1,4 @@
-"""The pages: no dead link, no command or option that is not there, none left out, and every block of code runs."""
+"""The pages: no dead link, no unknown or missing command or option, and every block of code runs."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def every(pages):
 
 @every(PAGES)
 def test_no_link_is_dead(page):
-    """Every link into the repository leads to a file that is there, and to a heading that it has."""
+    """Every link into the repository leads to an existing file and heading."""
     assert dead_links(page) == []
 
 
 @every(PAGES)
 def test_every_call_in_a_block_parses(page):
-    """What a page shows as a call of mltrain is one: command, options, values."""
+    """Each call of mltrain in a block has valid commands, options and values."""
     calls = [(b.where, call) for b in blocks_of(page) if b.language in {"sh", "", "yaml"} for call in calls_in(b.body)]
 
     problems = [(where, problem) for where, call in calls if (problem := problem_of(call))]
@@ -71,7 +71,7 @@ def test_every_call_in_a_block_parses(page):
 
 @every(PAGES)
 def test_every_call_in_the_prose_is_one(page):
-    """Commands and options that the prose names are there."""
+    """Commands and options named in the prose exist."""
     spans = [span for span in spans_of(page) if span.startswith("mltrain ") and not span.startswith("mltrain {")]
     problems = [problem for span in spans if (problem := problem_of(shlex.split(span)[1:], loosely=True))]
     known = {option for _, command in all_commands() for option in options_of(command)} | options_of(root_command())
@@ -91,13 +91,13 @@ def test_every_command_is_in_a_page_written_by_hand():
     assert missing == []
 
 
-def test_the_reference_is_what_the_program_says():
-    """Every command, option, exit code, key, op and field stands in the reference, because it is made from them."""
+def test_the_reference_is_up_to_date():
+    """The generated reference equals the output of its script."""
     assert outdated() == [], "run `python -m tools.reference`"
 
 
-def test_every_option_stands_in_the_reference():
-    """The page that the script makes leaves no option out: looked up in the app, not in the script."""
+def test_every_option_is_in_the_reference():
+    """The options are looked up in the app, not in the script that makes the page."""
     text = (REFERENCE / "commands.md").read_text("utf-8")
     sections = dict(re.findall(r"^## mltrain (.*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     leaves = [command for _, command in all_commands() if not hasattr(command, "commands")]
@@ -146,7 +146,7 @@ def environment(home):
 
 
 def walk(page, folder):
-    """Run a page's blocks and return what was wrong."""
+    """Run a page's blocks and return the problems."""
     blocks = [block for block in blocks_of(page) if block.runs]
     ran = follow(blocks, folder, env=environment(folder), timeout_s=180, quick=True)
     failed = [(r.block.where, r.output) for r in ran if not r.passed]
@@ -155,7 +155,7 @@ def walk(page, folder):
 
 @every(pages_of("trained"))
 def test_a_page_on_a_trained_folder_works(page, data_dir):
-    """Its blocks end as they say, in their order, in a folder with a snapshot and a promoted version."""
+    """Its blocks end as the page says, in order, in a folder with a snapshot and a promoted version."""
     failed, whole, untrue = walk(page, data_dir.parent)
 
     assert failed == []
@@ -165,7 +165,7 @@ def test_a_page_on_a_trained_folder_works(page, data_dir):
 
 @every(pages_of("empty"))
 def test_a_page_from_nothing_works(page, tmp_path):
-    """Its blocks end as they say, in their order, in an empty folder."""
+    """Its blocks end as the page says, in order, in an empty folder."""
     failed, whole, untrue = walk(page, tmp_path)
 
     assert failed == []
@@ -193,15 +193,15 @@ DEPLOY = sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("file", DEPLOY, ids=name_of)
-def test_a_deployment_file_calls_what_is_there(file):
-    """Calls of mltrain in the unit files, the crontab, the job and the Containerfile parse."""
+def test_calls_in_deployment_files_parse(file):
+    """Calls of mltrain in the unit files, the crontab, the job and the Containerfile are valid."""
     script = re.sub(r"^ExecStart=|^(?:[\d*/,-]+ ){5}(?:\w+ )?", "", file.read_text("utf-8"), flags=re.MULTILINE)
 
     problems = [problem for call in calls_in(script) if (problem := problem_of(call))]
     assert problems == []
 
 
-def test_nobody_is_sent_to_another_projects_package():
+def test_no_page_installs_another_projects_package():
     """The name belongs to another project on the package index."""
     for page in PAGES:
         text = " ".join([prose_of(page), *(block.body for block in blocks_of(page))])

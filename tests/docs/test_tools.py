@@ -1,4 +1,4 @@
-"""The tools that check the pages find what they are there to find."""
+"""The tools that check the pages find the faults they look for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(path, **rest):
 
 
 def test_blocks_share_one_shell_and_end_at_the_first_failure(page):
-    """A variable and a folder last from block to block; what follows a failure is not begun."""
+    """Variables and the working directory carry over from block to block; after a failure no block is run."""
     path = page(
         fence("export A=1\nmkdir -p d; cd d") + fence("echo $A; pwd") + fence("false\necho no") + fence("echo x")
     )
@@ -52,37 +52,37 @@ def test_blocks_share_one_shell_and_end_at_the_first_failure(page):
 
 @pytest.mark.parametrize(("command", "passed"), [("(exit 4)", True), ("(exit 3)", False), ("true", False)])
 def test_a_block_ends_with_the_code_that_its_page_says(page, command, passed):
-    """Another failure and a success are both wrong."""
+    """Another exit code, also 0, is reported."""
     ran = run(page(fence(command, marks="exit 4") + fence("echo on")))
 
     assert [r.passed for r in ran] == ([True, True] if passed else [False])
 
 
 def test_lines_that_were_not_printed_are_found(page):
-    """Boxes and spaces do not count, … stands for anything, and all else must be there."""
+    """Boxes and spaces are ignored, … matches anything, and all other text must be printed."""
     shown = fence("│ a   b │\nc … e\nzzz", language="text", marks="prints")
     path = page(fence("echo 'x  a b'; echo 'c d e'") + shown)
 
     assert [line.partition("printed: ")[2] for line in untrue_lines(path, run(path))] == ["zzz"]
 
 
-def test_python_blocks_run_and_words_are_added_where_time_is_short(page):
-    """A block of Python is a program; `instead` adds to each line."""
+def test_python_blocks_run_and_options_are_added(page):
+    """A block of Python is a program; `instead` adds options to each line."""
     path = page(fence("print(6 * 7)", language="python") + fence("echo one\necho two", marks="instead: more"))
 
     assert [r.output.split() for r in run(path, quick=True)] == [["42"], ["one", "more", "two", "more"]]
     assert [r.output.split() for r in run(path)] == [["42"], ["one", "two"]]
 
 
-def test_what_needs_something_is_not_run(page):
-    """A block that needs the internet is read, and not run."""
+def test_blocks_with_requirements_are_not_run(page):
+    """A block that needs the internet is parsed, but not run."""
     (block,) = blocks_of(page(fence("curl example.com", marks="needs the internet")))
 
     assert not block.runs
 
 
 def test_dead_links_are_found(page):
-    """A file that is not there, a heading that is not there; not the address of a site."""
+    """Missing files and headings are found; web addresses are not checked."""
     path = page("# A `b` c!\n\n[x](gone.md) [y](#a-b-c) [z](#other) [w](https://example.com/none) [v](page.md#a-b-c)\n")
 
     assert dead_links(path) == ["gone.md", "#other"]
@@ -90,7 +90,7 @@ def test_dead_links_are_found(page):
 
 
 def test_calls_are_found_in_scripts():
-    """Behind variables, pipes, conditions and redirections, over several lines; not inside quotes and documents."""
+    """Behind variables, pipes, conditions and redirections, over several lines; not inside quotes."""
     script = """
     A=1 mltrain models --json 2>err.txt | head
     mltrain card validate \\
@@ -120,7 +120,7 @@ EOF
     ],
 )
 def test_calls_that_do_not_parse_are_found(words):
-    """A command, an option, a value, a missing or a superfluous argument."""
+    """A wrong command, option or value, and a missing or superfluous argument."""
     assert problem_of(words) is not None
 
 
@@ -128,7 +128,7 @@ def test_calls_that_do_not_parse_are_found(words):
     "words", [["promote"], ["train", "--trials"], ["rollback", "VERSION"], ["card", "show", "PATH"]]
 )
 def test_prose_may_leave_values_out(words):
-    """Names of commands and options are what counts there."""
+    """Only names of commands and options are checked in prose."""
     assert problem_of(words, loosely=True) is None
 
 
@@ -167,7 +167,7 @@ def test_the_summary_of_a_no_go_names_the_gate():
 
 
 def test_the_summary_of_a_round_without_news_says_so():
-    """Nothing was trained: there are no gates to show."""
+    """If no training was needed, there are no gates to show."""
     page = verdict_page({"version": "2025-10-15", "verdict": "GO", "promoted": False, "already_there": True})
 
     assert page.startswith("## GO: version 2025-10-15 is already there")

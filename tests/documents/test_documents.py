@@ -1,4 +1,4 @@
-"""The strict doors: what passes is plain, what is refused says where, and nothing hangs or crashes."""
+"""Strict JSON and YAML: accepted documents are plain, refusals give the place, and no input hangs or crashes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_hostile_yaml_is_one_error_that_says_where(case):
 
 @given(st.binary(max_size=60) | st.text("[]{}:,-?&*!|>'\"%@#\n \\a0.e~", max_size=40).map(str.encode))
 def test_any_bytes_are_a_document_or_an_input_error(data):
-    """No other exception leaves the doors, and what passes has a canonical form."""
+    """No other exception is raised, and every accepted document has a canonical form."""
     for parse in (parse_json, lambda d, where: parse_yaml(d, where=where).value):
         try:
             value = parse(data, where="x")
@@ -121,7 +121,7 @@ def test_any_bytes_are_a_document_or_an_input_error(data):
 
 @given(VALUES)
 def test_canonical_json_comes_back_as_it_was(value):
-    """Reading the canonical form gives the value back, types and all, and writing that gives the same bytes."""
+    """Reading the canonical form gives equal values and types, and writing those gives the same bytes."""
     data = canonical_json(value)
     again = parse_json(data, where="x")
 
@@ -139,15 +139,15 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys(value):
 
 
 @pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": {1: 2}}, {None: 1}, "\ud800", {"\ud800": 1}])
-def test_canonical_json_refuses_what_could_not_be_read_back(value):
-    """It is our own bug, so it is a ValueError and no message to the user."""
+def test_canonical_json_refuses_unreadable_values(value):
+    """It is a programming error, so it is a ValueError."""
     with pytest.raises(ValueError):  # noqa: PT011 (json's own wording differs by case)
         canonical_json(value)
 
 
 @given(st.recursive(SCALARS | ASCII, lambda v: st.lists(v, max_size=4) | st.dictionaries(ASCII, v, max_size=4)))
 def test_yaml_reads_json_as_json_does(value):
-    """JSON of printable text is YAML: both doors give the same value."""
+    """JSON of printable text is YAML: both readers give the same value."""
     data = json.dumps(value).encode()
 
     assert parse_yaml(data, where="x").value == parse_json(data, where="x")
@@ -166,7 +166,7 @@ def test_yaml_reads_json_as_json_does(value):
     ],
 )
 def test_yaml_scalars_follow_the_core_schema(written, read):
-    """Words, dates and ambiguous numbers stay text; nothing is guessed."""
+    """Words, dates and ambiguous numbers stay text."""
     value = parse_yaml(f"a: {written}".encode(), where="x").value["a"]
 
     assert value == read
@@ -189,7 +189,7 @@ def test_yaml_knows_the_line_of_every_value():
 
 
 def test_depth_is_refused_beyond_the_limit_and_not_before():
-    """Both doors allow exactly MAX_DEPTH levels below the root."""
+    """Both readers allow exactly MAX_DEPTH levels below the root."""
     allowed = b"[" * MAX_DEPTH + b"1" + b"]" * MAX_DEPTH
 
     assert parse_json(allowed, where="x") == parse_yaml(allowed, where="x").value

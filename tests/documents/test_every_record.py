@@ -1,4 +1,4 @@
-"""Laws of every record of the package: it comes back from its document, and a wrong document is refused."""
+"""Laws of every record of the package: it is read back from its document, and a wrong document is refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def instances(cls, limits=None):
 
 
 def attempt(cls, options):
-    """Return the record, or None where its fields contradict each other."""
+    """Return the record, or None if its fields contradict each other."""
     try:
         return cls(**options, **({"rungs": ()} if cls is SearchConfig else {}))
     except MltrainError:
@@ -143,7 +143,7 @@ def attempt(cls, options):
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_a_record_comes_back_from_the_bytes_of_its_document(cls, data):
-    """What `to_json` writes, `read_record` reads: equal values; a key more or a mistyped document is refused."""
+    """`read_record` returns an equal record from `to_json`, and refuses an extra key or a wrong type."""
     value = data.draw(instances(cls))
     document = parse_json(canonical_json(to_json(value)), where="x")
 

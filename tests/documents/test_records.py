@@ -1,4 +1,4 @@
-"""Records: what a document may hold is declared once, and every violation is named with its place."""
+"""Records: the fields of a document are declared once, and every violation is named with its place."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ VALUE = Whole(
 
 
 def test_a_sound_document_becomes_a_record():
-    """Every field has its value in its type; a default replaces an absent key."""
+    """Every field has its value in the declared type; a default replaces an absent key."""
     read = read_record(parse_yaml(GOOD, where="x"), Whole)
 
     assert read == VALUE
@@ -127,7 +127,7 @@ def test_a_sound_document_becomes_a_record():
 
 
 def test_a_record_becomes_the_document_that_it_is_read_from():
-    """Defaults are written but where the field says otherwise; a derived field never is."""
+    """Defaults are written unless the field says otherwise; a derived field never is."""
     written = to_json(VALUE)
 
     assert read_record(Located(written, "x"), Whole) == VALUE
@@ -167,7 +167,7 @@ def test_a_record_becomes_the_document_that_it_is_read_from():
     ],
 )
 def test_a_wrong_value_names_document_field_line_and_value(key, wrong, says):
-    """One violation is one line: where, field, line, what."""
+    """Each violation is one line with document, field, line and value."""
     lines = GOOD.decode().splitlines()
     number = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
     lines[number] = f"{key}: {wrong}"
@@ -195,7 +195,7 @@ def test_a_wrong_value_names_document_field_line_and_value(key, wrong, says):
     ],
 )
 def test_a_violation_inside_a_value_has_its_whole_place(key, wrong, says):
-    """Keys and indices lead to it, also where a record itself refuses its fields."""
+    """Keys and indices lead to it, also where a record's constructor raises."""
     with pytest.raises(RecordError) as caught:
         read_record(Located({**to_json(VALUE), key: wrong}, "x"), Whole)
 
@@ -229,7 +229,7 @@ def test_a_document_that_is_no_mapping_is_refused(value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_refused_wherever_it_came_from(value):
-    """An option of the command line reaches a record without passing a parser."""
+    """Also from a command-line option, which no parser has checked."""
     with pytest.raises(RecordError) as caught:
         read_record(Located({**to_json(VALUE), "number": value, "numbers": [value]}, "x"), Whole)
 
@@ -238,7 +238,7 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_came_from(value):
 
 @dataclass(frozen=True)
 class Named:
-    """A record whose check is that of a command's argument."""
+    """A record whose check is the one for command-line arguments."""
 
     name: str
 
@@ -248,14 +248,14 @@ class Named:
 
 @dataclass(frozen=True)
 class Outer:
-    """Its record."""
+    """A record that contains it."""
 
     inner: Named
     other: int
 
 
-def test_an_error_of_a_records_own_checks_joins_the_violations():
-    """The message of any error gets the record's place."""
+def test_an_error_of_a_constructor_joins_the_violations():
+    """The message of any error gets the place of the record."""
     with pytest.raises(RecordError) as caught:
         read_record(Located({"inner": {"name": "x"}, "other": "y"}, "d"), Outer)
 
@@ -264,14 +264,14 @@ def test_an_error_of_a_records_own_checks_joins_the_violations():
 
 @dataclass(frozen=True)
 class Open:
-    """A record that keeps further keys."""
+    """A record that keeps unknown keys."""
 
     name: str
     others: Annotated[Mapping[str, Json], REST]
 
 
-def test_other_keys_are_kept_where_a_record_takes_them():
-    """They are no violation, come back as they were, and never displace the record's own."""
+def test_unknown_keys_are_kept_by_a_record_that_allows_them():
+    """They are no violation, are written back, and never replace declared keys."""
     document = {"name": "a", "x": [1], "y": None}
 
     read = read_record(Located(document, "d"), Open)
@@ -283,7 +283,7 @@ def test_other_keys_are_kept_where_a_record_takes_them():
 
 
 def test_arguments_are_read_as_a_function_declares_them():
-    """Defaults fill in; a wrong, missing or unknown argument is a violation with its name."""
+    """Defaults are filled in; a wrong, missing or unknown argument is a violation with its name."""
 
     def window(bars: Annotated[int, Limits(1, 10)], lag: int = 0) -> None: ...
 
@@ -293,8 +293,8 @@ def test_arguments_are_read_as_a_function_declares_them():
     assert caught.value.message == "bars: must be at most 10, is 11\nshift: unknown key; known: bars, lag"
 
 
-def test_an_annotation_that_no_document_can_hold_is_our_own_mistake():
-    """It is found at the first reading, not by a user's document."""
+def test_an_unsupported_annotation_is_a_programming_error():
+    """It is found at the first reading, whatever the document."""
 
     def function(value: complex) -> None: ...
 

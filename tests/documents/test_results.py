@@ -1,4 +1,4 @@
-"""Frozen results as JSON: types, keys, fields that may be absent."""
+"""Frozen results as JSON: types, keys, optional fields."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Outer:
 
 
 def test_a_result_becomes_plain_json():
-    """Dataclasses, tuples and paths turn into JSON's own types, nested."""
+    """Dataclasses, tuples and paths become JSON types, also nested."""
     result = Outer(Path("data/x"), Inner(0.5, ("a", "b")))
 
     assert to_plain(result) == {"path": "data/x", "inner": {"value": 0.5, "names": ["a", "b"]}}
 
 
 def test_a_renamed_field_keeps_its_key():
-    """A document's keys outlive the names in the code: the gaps of a snapshot are its `holes` in JSON."""
+    """Keys stay when names in the code change: the gaps of a snapshot are its `holes` in JSON."""
     (gaps,) = (f for f in fields(SymbolFacts) if f.name == "gaps")
     renamed = make_dataclass("Renamed", [("gaps", tuple, field(metadata=gaps.metadata))])
 
@@ -44,7 +44,7 @@ class Score:
 
 
 def test_an_optional_field_is_absent_where_it_is_none():
-    """Other fields stay, as null."""
+    """Other fields with None are written as null."""
     assert to_plain(Score(None)) == {"value": None}
     assert to_plain(Score(None, "no candles")) == {"value": None, "why": "no candles"}
 

@@ -1,4 +1,4 @@
-"""Manifests: what was published is what is read, and whatever else lies there is named."""
+"""Manifests: files are read exactly as published, and any other file is named."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def forge(folder, change):
 
 @given(MANIFESTS)
 def test_a_manifest_comes_back_as_it_was(manifest):
-    """`from_bytes(m.to_bytes()) == m`, and the hash is that of the bytes without it."""
+    """`from_bytes(m.to_bytes()) == m`, and the self-hash is that of the bytes without it."""
     data = manifest.to_bytes()
     again = Manifest.from_bytes(data, kind=manifest.kind, where="x")
 
@@ -75,7 +75,7 @@ def test_a_manifest_comes_back_as_it_was(manifest):
 
 @given(MANIFESTS, st.data())
 def test_any_changed_byte_is_found(manifest, data):
-    """No single changed, added or lost byte of a manifest goes unseen."""
+    """Every single changed, added or lost byte of a manifest is detected."""
     good = manifest.to_bytes()
     at = data.draw(st.integers(0, len(good) - 1))
     byte = data.draw(st.integers(0, 255).filter(lambda b: b != good[at]))
@@ -91,8 +91,8 @@ def test_any_changed_byte_is_found(manifest, data):
 @pytest.mark.parametrize(
     ("head", "facts"), [({"files": 1}, {}), ({"format": 1}, {}), ({"self_sha256": ""}, {}), ({}, {"path": "x"})]
 )
-def test_a_key_that_the_manifest_uses_itself_is_our_bug(head, facts):
-    """It would silently replace or be replaced."""
+def test_a_reserved_key_is_a_programming_error(head, facts):
+    """One of the two values would be lost silently."""
     manifest = Manifest("version", head, (describe_file("a", b"", facts),))
 
     with pytest.raises(ValueError, match="itself uses the key"):
@@ -148,7 +148,7 @@ def test_a_forged_manifest_with_a_recomputed_hash_is_refused(folder, case):
 
 
 def test_a_newer_format_says_upgrade(folder):
-    """It is sound, only this mltrain is too old."""
+    """The manifest is intact, but this mltrain is too old."""
     forge(folder, FORGERIES["newer format"])
 
     with pytest.raises(InputError, match="written by a newer mltrain") as caught:
@@ -157,7 +157,7 @@ def test_a_newer_format_says_upgrade(folder):
 
 
 def test_a_manifest_in_another_form_is_refused(folder):
-    """The same document with other spaces is not what was published."""
+    """The same document with other whitespace has other bytes than the published one."""
     path = folder / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_bytes())))
 
@@ -166,7 +166,7 @@ def test_a_manifest_in_another_form_is_refused(folder):
 
 
 def test_without_a_manifest_a_folder_is_not_complete(folder, tmp_path):
-    """It is the commit record; a link or a FIFO in its place does not count."""
+    """The manifest is the commit record; a link or a FIFO in its place does not count."""
     (folder / MANIFEST).unlink()
     with pytest.raises(InputError, match="not a complete version"):
         read_manifest(folder, kind="version")
@@ -183,7 +183,7 @@ def test_without_a_manifest_a_folder_is_not_complete(folder, tmp_path):
 
 
 def test_a_huge_manifest_is_refused_by_its_size(folder):
-    """It is never read."""
+    """It is refused before it is read."""
     os.truncate(folder / MANIFEST, 10 << 30)
 
     with pytest.raises(InputError, match="too large"):
@@ -191,7 +191,7 @@ def test_a_huge_manifest_is_refused_by_its_size(folder):
 
 
 def test_listed_files_are_read_as_published(folder):
-    """The bytes come back, and nothing is wrong with the folder."""
+    """The bytes come back, and the folder has no problems."""
     manifest = read_manifest(folder, kind="version")
 
     assert {name: read_listed(folder, manifest, name, max_bytes=1_000) for name in CONTENT} == CONTENT
@@ -199,7 +199,7 @@ def test_listed_files_are_read_as_published(folder):
 
 
 def test_a_changed_file_is_refused_with_both_hashes_and_the_command(folder):
-    """One flipped bit is enough; the message says what was found and what was published."""
+    """One flipped bit is enough; the message has the found and the published hash."""
     changed = bytes([CONTENT["lgbm.pkl"][0] ^ 1]) + CONTENT["lgbm.pkl"][1:]
     manifest = read_manifest(folder, kind="version")
     (folder / "lgbm.pkl").write_bytes(changed)
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_listed_is_not_read(folder, name):
 
 
 def test_a_file_above_its_cap_is_not_read(folder):
-    """A manifest that agrees with a huge file does not help it."""
+    """Not even if the manifest agrees with its size."""
     manifest = read_manifest(folder, kind="version")
 
     with pytest.raises(InputError, match="too large"):

@@ -1,4 +1,4 @@
-"""Storage: what it writes survives, what it reads cannot hurt, and what it refuses says why."""
+"""Storage: written files survive a crash, unsafe paths are never read, and every refusal gives its reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support import disk_faults
 
 
 def make_socket(path):
-    """Bind a socket at a path; by its relative name, as a socket's path must be short."""
+    """Bind a socket at a path, by its relative name, as the path of a socket must be short."""
     with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path.name)
 
@@ -42,7 +42,7 @@ ODDITIES = {
 
 
 def tree(folder):
-    """Return everything below a folder: path, and bytes or link target."""
+    """Return every path below a folder with its bytes or link target."""
     return {
         str(path.relative_to(folder)): f"-> {path.readlink()}"
         if path.is_symlink()
@@ -52,10 +52,10 @@ def tree(folder):
 
 
 class TestRead:
-    """Opening what is on the disk."""
+    """Reading files."""
 
     def test_returns_the_bytes_up_to_the_cap(self, tmp_path):
-        """A file of exactly the cap is read, one byte more is refused."""
+        """A file of exactly the limit is read, one byte more is refused."""
         path = tmp_path / "f"
         path.write_bytes(b"x" * 100)
 
@@ -64,7 +64,7 @@ class TestRead:
             reading.read_file(path, max_bytes=99, what="the file")
 
     def test_a_huge_sparse_file_is_refused_by_its_size(self, tmp_path):
-        """10 GB cost nothing."""
+        """A sparse file of 10 GB is refused without being read."""
         path = tmp_path / "f"
         path.touch()
         os.truncate(path, 10 << 30)
@@ -75,8 +75,8 @@ class TestRead:
 
     @pytest.mark.parametrize("read", [reading.read_file, hashing.hash_file])
     @pytest.mark.parametrize("kind", ODDITIES)
-    def test_what_is_no_regular_file_is_refused_at_once(self, tmp_path, kind, read):
-        """Nothing is followed and nothing blocks; the message names the role and the path."""
+    def test_anything_but_a_regular_file_is_refused_at_once(self, tmp_path, kind, read):
+        """No link is followed and no read blocks; the message has the role and the path."""
         path = tmp_path / "f"
         ODDITIES[kind](path)
 
@@ -85,20 +85,20 @@ class TestRead:
         assert len(caught.value.message.splitlines()) == 1
 
     @pytest.mark.parametrize("name", ["f/g", "x" * 300, "a\0b", "../" * 2_000])
-    def test_what_cannot_be_a_file_is_refused(self, tmp_path, name):
-        """Paths below a file, too long ones and such with a NUL are bad input and no bug."""
+    def test_impossible_paths_are_refused(self, tmp_path, name):
+        """Paths below a file, too long ones and those with a NUL are input errors."""
         (tmp_path / "f").touch()
 
         with pytest.raises(InputError, match="the card "):
             reading.read_file(tmp_path / name, max_bytes=10, what="the card")
 
     def test_a_device_is_refused(self):
-        """It has no size and no end."""
+        """A device, which has no size and no end, is an input error."""
         with pytest.raises(InputError, match="not a regular file"):
             reading.read_file(Path("/dev/zero"), max_bytes=10, what="the card")
 
-    def test_links_of_the_user_are_followed_and_circles_are_no_crash(self, tmp_path):
-        """A circle stays a link, which is refused where it is opened; a NUL is bad input."""
+    def test_links_of_the_user_are_followed(self, tmp_path):
+        """A circular link stays a link, which is refused when opened; a NUL is an input error."""
         (tmp_path / "f").symlink_to("g")
         (tmp_path / "loop").symlink_to("loop")
 
@@ -122,7 +122,7 @@ class TestWrite:
     """Writing one file."""
 
     def test_atomic_write_replaces_and_leaves_no_temp(self, tmp_path):
-        """The new bytes stand alone in the folder."""
+        """The folder has only the file with the new bytes."""
         path = tmp_path / "f"
         writing.atomic_write(path, b"one")
         writing.atomic_write(path, b"two")
@@ -130,7 +130,7 @@ class TestWrite:
         assert tree(tmp_path) == {"f": b"two"}
 
     def test_atomic_write_replaces_a_link_and_not_its_target(self, tmp_path):
-        """What a link leads to is never written."""
+        """The target of a link is never written."""
         (tmp_path / "target").write_bytes(b"keep")
         (tmp_path / "f").symlink_to("target")
         writing.atomic_write(tmp_path / "f", b"new")
@@ -138,7 +138,7 @@ class TestWrite:
         assert tree(tmp_path) == {"target": b"keep", "f": b"new"}
 
     def test_an_output_follows_the_links_of_its_user(self, tmp_path):
-        """The link stays one, and the file that it leads to has the bytes, also in another folder."""
+        """The link stays, and its target has the bytes, also in another folder."""
         (tmp_path / "far").mkdir()
         (tmp_path / "f").symlink_to("far/g")
         writing.write_outputs(tmp_path, {"f": b"one", "h": b"two"})
@@ -146,8 +146,8 @@ class TestWrite:
         assert tree(tmp_path) == {"far": None, "far/g": b"one", "f": "-> far/g", "h": b"two"}
 
     @pytest.mark.parametrize("kind", sorted(ODDITIES.keys() & {"loop", "folder", "fifo", "socket"}))
-    def test_an_output_replaces_nothing_but_files(self, tmp_path, kind):
-        """A device or a pipe that has the name stays what it is: root would lose `/dev/null`."""
+    def test_an_output_replaces_only_files(self, tmp_path, kind):
+        """A device or a pipe stays: root would lose `/dev/null`."""
         ODDITIES[kind](tmp_path / "f")
         before = os.lstat(tmp_path / "f")
 
@@ -157,7 +157,7 @@ class TestWrite:
         assert list(tree(tmp_path)) == ["f"]
 
     def test_write_new_never_overwrites(self, tmp_path):
-        """A file or a link that is there already stays."""
+        """An existing file or link stays."""
         (tmp_path / "f").write_bytes(b"keep")
         (tmp_path / "g").symlink_to("nowhere")
 
@@ -167,7 +167,7 @@ class TestWrite:
         assert tree(tmp_path) == {"f": b"keep", "g": "-> nowhere"}
 
     def test_a_missing_folder_is_a_machine_error_that_names_the_path(self, tmp_path):
-        """No OSError leaves."""
+        """No OSError is raised."""
         path = tmp_path / "no" / "f"
 
         for write in (writing.write_new, writing.atomic_write):
@@ -175,8 +175,8 @@ class TestWrite:
                 write(path, b"")
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
-    def test_disk_errors_says_what_where_and_why(self, tmp_path, code):
-        """Every refusal of the system is exit 8; for a full disk the message has the bytes left."""
+    def test_disk_errors_names_action_path_and_reason(self, tmp_path, code):
+        """Every OSError is exit 8; for a full disk the message has the free bytes."""
         with pytest.raises(MachineError) as caught, disk_errors.disk_errors(tmp_path / "f", "write"):
             raise OSError(code, os.strerror(code))
 
@@ -184,7 +184,7 @@ class TestWrite:
         assert ("bytes free" in caught.value.message) == (code in {errno.ENOSPC, errno.EDQUOT})
 
     def test_disk_errors_lets_other_errors_through(self, tmp_path):
-        """A bug stays a bug, and our own errors stay what they are."""
+        """Programming errors and mltrain's errors are raised unchanged."""
         for error in (ValueError("bug"), InputError("bad"), KeyboardInterrupt()):
             with pytest.raises(type(error)), disk_errors.disk_errors(tmp_path, "write"):
                 raise error
@@ -194,7 +194,7 @@ class TestStagedFolder:
     """Publishing a folder of files."""
 
     def test_appears_whole(self, tmp_path):
-        """The final name is there only after the block, with all that was written."""
+        """The final name exists only after the block, with all its files."""
         final = tmp_path / "v"
         with folders.staged_folder(final) as folder:
             writing.write_new(folder / "a", b"1")
@@ -207,15 +207,15 @@ class TestStagedFolder:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
     def test_vanishes_on_any_failure(self, tmp_path, error):
-        """Interrupted or broken: nothing is left."""
+        """After an interruption or an error no path is left."""
         with pytest.raises(error), folders.staged_folder(tmp_path / "v") as folder:  # noqa: PT012
             writing.write_new(folder / "a", b"1")
             raise error
 
         assert tree(tmp_path) == {}
 
-    def test_never_replaces_what_is_there(self, tmp_path):
-        """Not even an empty folder, which the system's rename would replace."""
+    def test_never_replaces_an_existing_path(self, tmp_path):
+        """Not even an empty folder, which `os.rename` would replace."""
         (tmp_path / "v").mkdir()
 
         with pytest.raises(InputError, match="already exists"), folders.staged_folder(tmp_path / "v"):
@@ -224,10 +224,10 @@ class TestStagedFolder:
 
 
 class TestPointer:
-    """The one symbolic link that decides."""
+    """The symbolic link that names the live version."""
 
     def test_moves_and_is_read_back(self, tmp_path):
-        """What was set is read; before, there is no pointer."""
+        """The target that was set is read; before that, there is no pointer."""
         link = tmp_path / "best"
 
         assert reading.read_pointer(link) is None
@@ -237,7 +237,7 @@ class TestPointer:
         assert tree(tmp_path) == {"best": "-> 2025-10-15"}
 
     def test_a_staged_pointer_takes_its_place_in_one_step(self, tmp_path):
-        """It is renamed: nothing is left under the name that showed that a move was begun."""
+        """It is renamed, so its temporary name, which shows a started move, is gone."""
         writing.swap_pointer(tmp_path / ".best.next", "2025-10-15")
         writing.place_pointer(tmp_path / ".best.next", tmp_path / "best")
 
@@ -245,7 +245,7 @@ class TestPointer:
 
     @pytest.mark.parametrize("target", ["/etc", "../x", "a/b", "..", "."])
     def test_a_target_outside_its_folder_is_refused(self, tmp_path, target):
-        """Nothing is followed out of the folder; the message names the target."""
+        """No link out of the folder is followed; the message names the target."""
         link = tmp_path / "best"
         os.symlink(target, link)  # noqa: PTH211 (pathlib would tidy the target)
 
@@ -253,8 +253,8 @@ class TestPointer:
             reading.read_pointer(link)
         assert str(Path(target)) in caught.value.message
 
-    def test_what_is_no_link_is_refused(self, tmp_path):
-        """A file or a folder is no pointer."""
+    def test_anything_but_a_link_is_refused(self, tmp_path):
+        """A file or a folder is not a pointer."""
         (tmp_path / "f").touch()
 
         for path in (tmp_path / "f", tmp_path):
@@ -262,13 +262,13 @@ class TestPointer:
                 reading.read_pointer(path)
 
     @pytest.mark.parametrize("target", ["/etc/passwd", "../x", "a/../../b"])
-    def test_our_own_targets_stay_inside(self, tmp_path, target):
-        """Setting one that leads out is our bug."""
+    def test_a_pointer_is_never_set_to_a_target_outside(self, tmp_path, target):
+        """Setting one that leads out of the folder is a programming error."""
         with pytest.raises(ValueError, match="stays in its folder"):
             writing.swap_pointer(tmp_path / "best", target)
 
     def test_readers_never_find_it_missing_or_torn(self, tmp_path):
-        """While a writer swaps, every read gives one of the two names."""
+        """During the swaps of a writer, every read returns one of the two names."""
         link = tmp_path / "best"
         writing.swap_pointer(link, "a")
         stop = threading.Event()
@@ -288,11 +288,11 @@ class TestPointer:
 
 
 class TestAppendLine:
-    """Logs that only grow."""
+    """Append-only logs."""
 
     @given(lines=st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=5))
     def test_lines_come_back_in_order(self, tmp_path_factory, lines):
-        """Every line ends with one newline; those before are untouched."""
+        """Every line ends with one newline, and earlier lines are unchanged."""
         path = tmp_path_factory.mktemp("lines") / "log"
         for line in lines:
             writing.append_lines(path, [line])
@@ -302,7 +302,7 @@ class TestAppendLine:
     @pytest.mark.parametrize("kept", [b"", b"one\n", b"one\n" * 600_000])
     @pytest.mark.parametrize("torn", [b"", b"t", b"x" * 2_500_000])
     def test_a_torn_last_line_is_cut_off(self, tmp_path, kept, torn):
-        """A killed writer's half line does not swallow the next one, however long it is."""
+        """A killed writer's partial line does not swallow the next one, however long it is."""
         path = tmp_path / "log"
         path.write_bytes(kept + torn)
         writing.append_lines(path, ["two"])
@@ -310,7 +310,7 @@ class TestAppendLine:
         assert path.read_bytes() == kept + b"two\n"
 
     def test_refuses_what_is_no_regular_file(self, tmp_path):
-        """A link is not followed, a FIFO does not block, nothing is written."""
+        """A link is not followed, a FIFO does not block, and no byte is written."""
         (tmp_path / "target").write_bytes(b"keep\n")
         (tmp_path / "link").symlink_to("target")
         os.mkfifo(tmp_path / "fifo")
@@ -320,17 +320,17 @@ class TestAppendLine:
                 writing.append_lines(tmp_path / name, ["x"])
         assert (tmp_path / "target").read_bytes() == b"keep\n"
 
-    def test_a_newline_in_a_line_is_our_bug(self, tmp_path):
-        """One call is one line."""
+    def test_a_newline_in_a_line_is_a_programming_error(self, tmp_path):
+        """One call writes one line."""
         with pytest.raises(ValueError, match="newline"):
             writing.append_lines(tmp_path / "log", ["a\nb"])
 
 
 class TestLock:
-    """One writer at a time."""
+    """A lock has one holder at a time."""
 
     def test_the_error_names_the_first_holder(self, tmp_path):
-        """Exit 7 names pid, host, time and purpose; after the release it is free."""
+        """Exit 7 names pid, host, time and purpose; after the release the lock is free."""
         path = tmp_path / ".lock"
         with (
             locks.hold_lock(path, wait_s=0, purpose="publishing a version"),
@@ -344,8 +344,8 @@ class TestLock:
         assert f"pid {os.getpid()} on {os.uname().nodename} since 2" in caught.value.message
         assert "publishing a version" in caught.value.message
 
-    def test_waits_as_long_as_asked(self, tmp_path):
-        """A lock that is released in time is taken, without an error."""
+    def test_waits_as_long_as_requested(self, tmp_path):
+        """A lock that is released in time is taken without an error."""
         path = tmp_path / ".lock"
         held, released = threading.Event(), []
 
@@ -364,8 +364,8 @@ class TestLock:
 
         assert waited == [True]
 
-    def test_dies_with_its_process(self, tmp_path):
-        """A killed holder leaves no stale lock, whatever the file says."""
+    def test_ends_with_its_process(self, tmp_path):
+        """A killed holder leaves no stale lock, whatever the text of the file."""
         path = tmp_path / ".lock"
         program = (
             "import sys, time; from pathlib import Path; from mltrain.storage.locks import hold_lock\n"
@@ -396,7 +396,7 @@ class TestLock:
         assert len(caught.value.message) < 600
 
     def test_refuses_what_is_no_regular_file(self, tmp_path):
-        """A link in the lock's place is not followed and nothing is written through it."""
+        """A link in the lock's place is not followed, and its target is not written."""
         (tmp_path / "target").write_bytes(b"keep")
         (tmp_path / ".lock").symlink_to("target")
 
@@ -406,10 +406,10 @@ class TestLock:
 
 
 class TestFolders:
-    """Folders that are there, clean and writable."""
+    """Folders exist, are clean, and can be written."""
 
-    def test_sweep_removes_temps_and_nothing_else(self, tmp_path):
-        """Hidden `.tmp` files, folders and links go; what a link leads to stays."""
+    def test_sweep_removes_only_temporary_files(self, tmp_path):
+        """Hidden `.tmp` files, folders and links are removed; the target of a link stays."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "keep").touch()
@@ -426,8 +426,8 @@ class TestFolders:
         assert tree(outside) == {"keep": b""}
 
     @pytest.mark.parametrize("kind", ["file", "link", "dangling link", "loop", "fifo"])
-    def test_the_next_trial_removes_what_a_killed_one_left(self, tmp_path, kind):
-        """Also where nobody ever sweeps; whatever has its name is neither followed nor waited for."""
+    def test_the_next_write_test_removes_the_file_of_a_killed_one(self, tmp_path, kind):
+        """A link of its name is not followed, and a pipe does not block it."""
         (os.mknod if kind == "file" else ODDITIES[kind])(tmp_path / ".write-test.tmp")
         folders.make_folder(tmp_path)
 
@@ -441,8 +441,8 @@ class TestFolders:
 
         assert sorted(tree(tmp_path)) == [".ab.journal.1f.tmp", ".b.journal.1f.tmp", "a.journal"]
 
-    def test_make_folder_makes_parents_and_leaves_no_trial(self, tmp_path):
-        """It may be called again, and the folder is empty."""
+    def test_make_folder_makes_parents_and_leaves_no_test_file(self, tmp_path):
+        """It can be repeated, and the folder is empty."""
         for _ in range(2):
             folders.make_folder(tmp_path / "a" / "b")
 
@@ -458,14 +458,14 @@ class TestFolders:
         assert tree(tmp_path) == {"a": b""}
 
     @pytest.mark.skipif(not Path("/proc/sys").is_dir(), reason="needs a file system that nobody can write")
-    def test_a_folder_that_takes_no_files_is_found_before_work_starts(self):
-        """Also by root, whom modes do not stop."""
+    def test_an_unwritable_folder_is_found_before_work_starts(self):
+        """Also by root, who ignores modes."""
         with pytest.raises(MachineError, match="cannot write into /proc/sys"):
             folders.make_folder(Path("/proc/sys"))
 
 
 def replace_all(folder):
-    """Use every writer once, as a rerun that completes what is missing."""
+    """Call every writer once; a rerun completes missing parts."""
     with locks.hold_lock(folder / ".lock", wait_s=5, purpose="a test"):
         temps.sweep_temps(folder)
         writing.atomic_write(folder / "file", b"new")
@@ -498,7 +498,7 @@ def old_state(folder):
 
 
 def check_old_or_new(folder):
-    """Each part is in its old or its new state, parts later in the order only after the earlier ones."""
+    """Check that each part is old or new, and new only if all earlier parts are."""
     states = [
         {b"old": 0, b"new": 1}[(folder / "file").read_bytes()],
         {None: 0, ("1", "2"): 1}[
@@ -515,7 +515,7 @@ def check_old_or_new(folder):
 
 @pytest.mark.parametrize("fault", ["KILL", "ENOSPC", "EIO"])
 def test_a_fault_at_any_operation_leaves_old_or_new_and_a_rerun_completes(fault):
-    """Killed, out of space or failing at each step in turn: nothing is torn, and the next run ends the job cleanly."""
+    """Killed or failing at each step in turn: each file is old or new, and the next run completes the job."""
     disk_faults.need_strace()
     with disk_faults.memory_folder() as memory:
         old_state(memory / "clean")
@@ -538,7 +538,7 @@ def test_a_fault_at_any_operation_leaves_old_or_new_and_a_rerun_completes(fault)
 
 
 def test_every_rename_is_synced_before_and_after(tmp_path):
-    """A power cut finds the bytes under every name that it finds: files before the rename, the folder after it."""
+    """After a power cut no name lacks its bytes: files are synced before the rename, the folder after it."""
     disk_faults.need_strace()
     old_state(tmp_path / "clean")
     done, operations = disk_faults.run(PROGRAM, tmp_path / "clean")
