@@ -1,4 +1,4 @@
-"""The gate against the served version: only on rows that it cannot have seen, and only where both can be compared."""
+"""The gate against the served version: compared only on rows that it cannot have seen."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def record_opens(suffix, found):
 
 @pytest.fixture(scope="module")
 def rivals(tmp_path_factory):
-    """Return a workshop whose champion was trained on an older cut, and the report of a newer training."""
+    """Return a workshop whose champion was trained at an older cut, and the report of a newer training."""
     made = Workshop(tmp_path_factory.mktemp("rivals") / "data")
     champion = made.train(made.snapshot(**OLDER))
     assert champion.promoted
@@ -75,8 +75,8 @@ def meet(workshop, report, **changes):
     return compare_with_champion(champion, given["feature_set"], candles, given["holdout"], p=p, config=given["config"])
 
 
-def test_the_champion_is_met_on_fresh_rows_alone(rivals):
-    """The evidence is the paired gain over the rows later than the champion's own last training label."""
+def test_the_champion_is_compared_on_fresh_rows_only(rivals):
+    """The evidence is the paired gain on rows after the champion's last training label."""
     workshop, champion, report = rivals
     run = report.training
     holdout = take_rows(run.data.samples, run.data.split.holdout.span)
@@ -96,7 +96,7 @@ def test_the_champion_is_met_on_fresh_rows_alone(rivals):
 
 
 def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
-    """A champion of the same cut has seen all but its own holdout: its labels end where that begins."""
+    """The labels of a champion of the same cut end before the holdout."""
     _, _, report = rivals
     card = json.loads((report.folder / "model_card.json").read_bytes())
     run = report.training
@@ -106,7 +106,7 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(rivals):
 
 
 def test_few_fresh_days_are_not_compared(rivals):
-    """Fewer than ten UTC days later than the champion's training: the reason says how many there are."""
+    """With fewer than ten UTC days after the champion's training, the reason has their number."""
     workshop, _, report = rivals
     run = report.training
     holdout = take_rows(run.data.samples, slice(run.data.split.holdout.stop_row - 500, run.data.split.holdout.stop_row))
@@ -121,7 +121,7 @@ def test_few_fresh_days_are_not_compared(rivals):
 
 
 def test_another_label_interval_or_a_lost_symbol_is_not_compared(rivals):
-    """What was trained for something else, or on a symbol that is not here, cannot be met."""
+    """A champion with another label or interval, or with a symbol that is missing here, is not compared."""
     workshop, _, report = rivals
     run = report.training
     label = dataclasses.replace(run.data.feature_set.label, horizon_bars=2)
@@ -131,8 +131,8 @@ def test_another_label_interval_or_a_lost_symbol_is_not_compared(rivals):
     assert "BTCUSDT" in meet(workshop, report, holdout=holdout).reason
 
 
-def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
-    """The rows of a symbol that the champion does not know are left out."""
+def test_an_added_symbol_is_left_out_of_the_comparison(rivals):
+    """Rows of a symbol that the champion does not know do not count."""
     workshop, _, report = rivals
     run = report.training
     holdout = take_rows(run.data.samples, run.data.split.holdout.span)
@@ -158,7 +158,7 @@ def test_a_symbol_more_is_compared_on_the_champions_own(rivals):
 
 
 def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
-    """The same registry and symbols mean the same; without a champion there is nothing to differ from."""
+    """Equal registries and symbols have no difference; neither has a version without a champion."""
     workshop, _, report = rivals
     run = report.training
     label = dataclasses.replace(run.data.feature_set.label, horizon_bars=2)
@@ -173,12 +173,12 @@ def test_the_meaning_is_that_of_the_version_served(rivals, tmp_path):
 
 @pytest.mark.usefixtures("rivals")
 def test_a_training_reads_the_champion_once():
-    """Gate, meaning and origin are judged by one opening of its model, so that they speak of the same version."""
+    """Gate, meaning and origin use one opened model, so all three are about the same version."""
     assert len(CHAMPION_READS) == 1
 
 
-def test_nothing_promoted_is_not_applicable(workshop):
-    """The first version has no champion to meet."""
+def test_without_a_promoted_version_the_gate_does_not_apply(workshop):
+    """The first version has no champion."""
     report = workshop.train(workshop.snapshot(), promote=False)
     gate = next(o for o in report.training.verdict.outcomes if o.name == "champion")
 
@@ -187,7 +187,7 @@ def test_nothing_promoted_is_not_applicable(workshop):
 
 
 def test_a_damaged_champion_is_not_compared(rivals, tmp_path):
-    """A champion that cannot be read was not beaten: the version is held."""
+    """A champion that cannot be read was not beaten, so the version is held."""
     workshop, champion, report = rivals
     copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
     (copy.store.models / champion.version / "lgbm.pkl").write_bytes(b"damaged")
@@ -196,7 +196,7 @@ def test_a_damaged_champion_is_not_compared(rivals, tmp_path):
 
 
 def test_the_origin_of_both_is_reported(rivals, tmp_path):
-    """Where the candles of both come from is read from the snapshot and from the champion's card."""
+    """The origins of both models' candles come from the snapshot and from the champion's card."""
     workshop, _, report = rivals
     simulated = report.training.data.snapshot
     real = dataclasses.replace(simulated, source=SourceSpec(name="files", folder=tmp_path, interval="5m"))
@@ -207,14 +207,14 @@ def test_the_origin_of_both_is_reported(rivals, tmp_path):
 
 
 def test_the_end_of_the_last_label_is_read_from_the_card():
-    """It is the inner block's, whatever other blocks there are."""
+    """It is that of the inner block, whatever other blocks exist."""
     blocks = [{"name": "holdout"}, {"name": "inner", "last_label_end": "2025-10-15T12:00:00Z"}]
 
     assert ModelCard({"splits": {"blocks": blocks}}).last_label_end_ms() == parse_time("2025-10-15T12:00:00Z")
 
 
 def test_an_evaluation_shows_both_in_full(rivals):
-    """Every score of both with its interval, on the rows that neither has learned from; shown in one table."""
+    """One table has every score of both with its interval, on rows that neither was trained on."""
     workshop, champion, report = rivals
     version = workshop.store.open_version(report.version)
     assert champion.version == workshop.store.live_version().name != report.version
@@ -235,7 +235,7 @@ def test_an_evaluation_shows_both_in_full(rivals):
 
 
 def test_a_champion_that_came_during_the_training_is_not_replaced(workshop, monkeypatch):
-    """The gates had no champion to compare with, and then a person promoted one: the GO is held."""
+    """The gates had no champion to compare with when a person promoted one, so the GO is held."""
     first = workshop.train(workshop.snapshot(), promote=False)
 
     def promote_first(store, *args, **options):

@@ -14,7 +14,7 @@ NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
 
 
 def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path, monkeypatch):
-    """The second GO is held, for two new days are few; valid cards, a prediction for each symbol, the first is back."""
+    """The second GO is held, as two new days are few; cards are valid; the first version is live at the end."""
     # CI runs it whole, from the wheel.
     for name, less in (("DAYS", 6), ("TRIALS", 2)):
         monkeypatch.setattr(f"mltrain.pipeline.demo.{name}", less)
@@ -42,7 +42,7 @@ def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path):
-    """A folder that holds something else is refused, and stays as it was."""
+    """A folder with other files is refused, and is not changed."""
     dear = tmp_path / "dear.txt"
     dear.write_text("mine")
     with pytest.raises(UsageError):
@@ -53,7 +53,7 @@ def test_the_demo_leaves_other_folders_alone(tmp_path):
 
 
 def test_an_earlier_demos_folder_is_known_by_its_marker(tmp_path):
-    """The marker, and nothing else, lets another demo add to a folder; a file of that name elsewhere does not count."""
+    """Only the marker lets another demo write into a folder; a marker elsewhere does not count."""
     from mltrain.pipeline.demo import claim_folder
 
     claim_folder(tmp_path / "new")

@@ -44,7 +44,7 @@ def in_base(tmp_path_factory):
 
 
 def test_a_registry_that_reads_it_is_refused(in_base):
-    """By the error of a missing column, after a warning that says why it is missing."""
+    """The error is that of a missing column, after a warning with the reason."""
     workshop, snapshot = in_base
     request = replace(workshop.request(snapshot), feature_set=parse_registry(READING, where="registry"))
     progress = Silent()

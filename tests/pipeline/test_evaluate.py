@@ -16,7 +16,7 @@ NOW_MS = 1_760_529_600_000
 
 
 def test_only_later_candles_are_scored(trained):
-    """Every scored row is later than the last training label; all that is written is a look; weeks hold every row."""
+    """Every scored row is after the last training label; only a look is written; weeks hold every row."""
     workshop, report = trained
     version = workshop.store.open_version(report.version)
     before = sorted(workshop.folder.rglob("*"))
@@ -36,8 +36,8 @@ def test_only_later_candles_are_scored(trained):
     ]
 
 
-def test_the_own_holdout_is_named(trained):
-    """Rows that the gates have judged already are no new evidence: said in the result and as a warning."""
+def test_the_holdout_of_the_version_is_reported(trained):
+    """Rows that the gates have judged are no new evidence: the result and a warning say so."""
     workshop, report = trained
     progress = Silent()
     version = workshop.store.open_version(report.version)
@@ -53,7 +53,7 @@ def test_the_own_holdout_is_named(trained):
     ("times", "rows"), [([0, 1], None), ([5, 9], 2), ([9, 10, 11], 1), ([4, 5, 6], 2), ([10], None), ([], None)]
 )
 def test_an_overlap_is_counted(times, rows):
-    """Both ends of the holdout are part of it."""
+    """Both ends of the holdout belong to it."""
     block = {"name": "holdout", "start": "1970-01-01T00:00:05Z", "end": "1970-01-01T00:00:09Z"}
     card = ModelCard({"splits": {"blocks": [{"name": "inner"}, block]}})
     found = _find_own_holdout(card, np.array(times, np.int64) * 1000)
@@ -62,7 +62,7 @@ def test_an_overlap_is_counted(times, rows):
 
 
 def test_a_snapshot_without_later_candles_is_refused(trained):
-    """It says until when the version learned."""
+    """The message has the end of the version's training."""
     workshop, report = trained
     older = workshop.snapshot(days=1, end="2025-06-01T00:00:00Z")
     version, looks = workshop.store.open_version(report.version), workshop.store.looks()
@@ -73,7 +73,7 @@ def test_a_snapshot_without_later_candles_is_refused(trained):
 
 
 def test_drift_is_found_where_it_is():
-    """A shifted feature has drifted, one whose days differ among themselves anyway has not."""
+    """A shifted feature has drifted; one that varies between days anyway has not."""
     rng = np.random.default_rng(4)
     ts_ms = np.arange(40 * 288) * 300_000
     later = ts_ms >= 30 * 86_400_000

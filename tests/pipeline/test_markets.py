@@ -1,4 +1,4 @@
-"""One market of each kind, small: the market is what its kind says, and every figure of the benchmark is there."""
+"""One small market of each kind: the market has its declared properties, and every figure of the benchmark exists."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ QUICK = {"search.trials": 2, "search.max_rounds": 60, "bench.samples": 10, "gate
 
 @pytest.fixture(scope="module")
 def found():
-    """Return what is found on one small market of each kind, by kind."""
+    """Return the results of one small market of each kind."""
     features = parse_registry(REGISTRY % b"1m", where="the test's registry")
     return {kind: markets.try_market(kind, 77, days=6, feature_set=features, overrides=QUICK) for kind in markets.RIGHT}
 
 
-def test_the_verdict_is_what_the_market_is(found):
-    """Without a signal NO-GO for want of skill, with a strong one GO, which is promoted."""
+def test_the_verdict_fits_the_market(found):
+    """Without a signal NO-GO for lack of skill; with a strong signal GO and promoted."""
     assert {found[kind]["verdict"] for kind in ("none", "weak")} == {"NO-GO"}
     assert "skill" in found["none"]["failed"]
     assert found["none"]["reasons"]
@@ -32,8 +32,8 @@ def test_the_verdict_is_what_the_market_is(found):
     assert found["strong"]["promoted"]
 
 
-def test_the_truth_of_the_calls_is_the_markets(found):
-    """Any call is right half of the time without a signal, 60.1 % are at best with a strong one, half of that mixed."""
+def test_true_accuracy_is_that_of_the_market(found):
+    """It is 50 % without a signal, at most 60.1 % with a strong one, and half of the gain in a mixed market."""
     assert found["none"]["true_accuracy"] == pytest.approx(0.5, abs=1e-9)
     assert 0.57 < found["strong"]["true_accuracy"] < 0.6014
     assert 0.51 < found["mixed"]["true_accuracy"] < 0.551
@@ -43,7 +43,7 @@ def test_the_truth_of_the_calls_is_the_markets(found):
 
 
 def test_only_one_symbol_of_a_mixed_market_has_a_signal():
-    """Its candles are those of the market without a signal and of the strong one."""
+    """One symbol's candles are those of the strong market, the others' those of the market without a signal."""
     mixed, none, strong = (markets.make_candles(kind, 5, 1) for kind in ("mixed", "none", "strong"))
 
     assert mixed["BTCUSDT"].equals(none["BTCUSDT"])
@@ -53,7 +53,7 @@ def test_only_one_symbol_of_a_mixed_market_has_a_signal():
 @pytest.mark.parametrize("opens", ["random", "copied"])
 @pytest.mark.parametrize(("source", "size"), [("spread", 0.5), ("spread", 2.0), ("tick", 1.0), ("tick", 2.0)])
 def test_a_bounce_market_bounces_as_roll_says(source, size, opens):
-    """The mid is a random walk; the lag-1 covariance of traded prices is minus the variance of their distance to it."""
+    """The mid is a random walk; the lag-1 covariance of prices is minus the variance of their distance to it."""
     draws = np.random.default_rng(1)
     frame = markets.bounce_candles(draws, 100_000, source=source, size=size, opens=opens)
     moves = np.diff(frame["close"].to_numpy()) / (100 * markets.MOVE)
@@ -79,8 +79,8 @@ def test_the_summary_counts(found):
     assert "NaN" not in json.dumps(counts)
 
 
-def test_what_is_held_or_names_a_symbol_is_counted(found):
-    """A kind ends right by its own rule: a mixed market names its noise alone, a bounce may be GO if it is held."""
+def test_held_verdicts_and_named_symbols_are_counted(found):
+    """A mixed market is right if only its noise is named; a bounce market may be GO if it is held."""
     made = found["bounce"] | {"verdict": "GO", "promoted": False, "failed": [], "held": ["bounce"], "named": []}
     named = found["mixed"] | {"verdict": "NO-GO", "failed": ["per_symbol"], "named": ["BTCUSDT"]}
     counts = markets.summarise([made, made | {"promoted": True}, named, named | {"named": ["BTCUSDT", "ETHUSDT"]}])

@@ -1,4 +1,4 @@
-"""Labels and weights other than the packaged ones, through the whole training and back from its card."""
+"""Labels and weights other than the packaged ones, through a whole training and back from its card."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LABEL = LabelSpec(kind="threshold", horizon_bars=3, ties="drop", cost_bps=2.0)
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Train with a threshold, three bars ahead, and rows that count differently."""
+    """Train with a threshold label, three bars ahead, and with row weights."""
     workshop = Workshop(tmp_path_factory.mktemp("other") / "data")
     request = workshop.request(workshop.snapshot(), promote=False, class_weight=4.0, uniqueness=True)
     request = dataclasses.replace(request, feature_set=dataclasses.replace(request.feature_set, label=LABEL))
     return workshop, train_anew(request, workshop.store, now_ms=NOW_MS, progress=Silent())
 
 
-def test_the_card_says_what_was_predicted_and_how_rows_counted(report):
-    """Label, weights and what they did, in a card that passes its own check."""
+def test_the_card_has_label_and_weights(report):
+    """A valid card has the label, the weights and their effect."""
     _, report = report
     data = (report.folder / "model_card.json").read_bytes()
     card = json.loads(data)
@@ -42,8 +42,8 @@ def test_the_card_says_what_was_predicted_and_how_rows_counted(report):
     assert "overlap in time counted less" in card["notes"]
 
 
-def test_its_probabilities_are_honest(report):
-    """Rows that went up counted four times, and p still is as high as they are frequent; served from disk, too."""
+def test_weights_do_not_bias_probabilities(report):
+    """Ups counted four times, yet the mean p is their share; also when served from disk."""
     _, report = report
     run = report.training
     rows = run.data.split.holdout.span
@@ -54,7 +54,7 @@ def test_its_probabilities_are_honest(report):
 
 
 def test_it_can_be_made_again_from_its_card(report):
-    """Label and weights come from the card and the model: the same bytes."""
+    """Label and weights come from card and model, and give the same bytes."""
     workshop, report = report
 
     again = retrain_version(workshop.store.open_version(report.version), workshop.folder, progress=Silent())

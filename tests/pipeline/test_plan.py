@@ -20,7 +20,7 @@ def request_of(trained):
 
 
 def test_the_plan_is_what_the_training_does(trained, request_of):
-    """Rows and blocks are those of the training; nothing is written."""
+    """Rows and blocks equal those of the training; no file is written."""
     workshop, report = trained
     before = sorted(workshop.folder.rglob("*"))
     plan = plan_training(request_of, progress=Silent())
@@ -32,7 +32,7 @@ def test_the_plan_is_what_the_training_does(trained, request_of):
 
 
 def test_fewer_workers_where_memory_is_short(request_of):
-    """As many as fit, with a warning; enough memory, or a machine that does not say, changes nothing."""
+    """As many as fit, with a warning; with enough or unknown memory the request is unchanged."""
     for size in (None, 1 << 50):
         assert fit_memory(request_of, available_bytes=size, progress=Silent()) == request_of
     sizes = [_predict_peak(request_of, workers=workers) for workers in (1, 2, 3)]
@@ -45,7 +45,7 @@ def test_fewer_workers_where_memory_is_short(request_of):
 
 
 def test_too_little_memory_is_refused_with_the_way_out(request_of):
-    """Before anything is read: how much it needs, how much there is, and how many rows would do."""
+    """Before any file is read; the message has the need, the available memory, and a number of rows that fits."""
     with pytest.raises(MachineError, match=r"0\.1 GiB are available") as caught:
         fit_memory(request_of, available_bytes=100 << 20, progress=Silent())
 

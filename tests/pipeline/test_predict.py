@@ -32,7 +32,7 @@ def served(trained):
 
 
 def test_the_newest_candle_gets_the_probability_of_the_batch(served):
-    """Fetched with its lookback alone, the newest candle scores as among all candles."""
+    """Fetched only with its lookback, the newest candle has the score of the whole batch."""
     _, report, model = served
     newest = predict_newest(model, open_source(SourceSpec(name="sim", signal="strong")))
     batch = model.predict_candles(read_candles(report.training.data.snapshot, Silent()), rows="all").tail(1)
@@ -42,14 +42,14 @@ def test_the_newest_candle_gets_the_probability_of_the_batch(served):
 
 
 def test_the_source_is_that_of_the_models_snapshot(served):
-    """Without an option the candles come from where those of the training came from."""
+    """Without an option, candles come from the source of the training's snapshot."""
     workshop, _, model = served
 
     assert find_model_source(model, workshop.folder) == SourceSpec(name="sim", signal="strong")
 
 
-def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
-    """The card names a snapshot that nobody has any more: say so, and how to go on."""
+def test_without_the_snapshot_the_source_must_be_given(served, tmp_path):
+    """If the card's snapshot no longer exists, the error says so, with a remedy."""
     _, _, model = served
     with pytest.raises(InputError) as caught:
         find_model_source(model, tmp_path)
@@ -58,7 +58,7 @@ def test_a_snapshot_that_is_gone_asks_for_the_source(served, tmp_path):
 
 
 def test_an_outage_is_refused_not_guessed(served):
-    """With a gap in the lookback there is a reason in place of a probability."""
+    """A gap in the lookback gives a reason in place of a probability."""
     _, report, model = served
     gap = report.training.data.snapshot.facts[0].gaps[0]
     just_after = gap.to_ms + 5 * 60_000
@@ -71,7 +71,7 @@ def test_an_outage_is_refused_not_guessed(served):
 
 
 def test_an_unpromoted_version_is_served_only_on_request(workshop):
-    """NO-GO and never promoted: refused with the command that serves it, and served with the flag."""
+    """A NO-GO version, never promoted, is refused with the option that serves it."""
     report = workshop.train(workshop.snapshot(signal="none"))
     with pytest.raises(InputError) as caught:
         open_default_model(workshop.store, None, allow_no_go=False)
@@ -84,7 +84,7 @@ def test_an_unpromoted_version_is_served_only_on_request(workshop):
 
 
 def test_bench_candles_can_be_scored(served):
-    """The simulated candles hold enough bars in a row for the model."""
+    """The simulated candles have enough bars without a gap for the model."""
     _, _, model = served
     candles = simulate_bench_candles(model)
 
@@ -94,7 +94,7 @@ def test_bench_candles_can_be_scored(served):
 
 @pytest.mark.parametrize("name", ["lgbm.pkl", "model_card.json", "holdout.parquet", "features.yml", "trials.parquet"])
 def test_every_changed_file_is_found(trained, tmp_path, name):
-    """One flipped byte in any file of a version, and verify names the file."""
+    """One flipped byte in any file of a version is found, and verify names the file."""
     workshop, report = trained
     copy = type(workshop)(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
     path = copy.store.models / report.version / name
@@ -108,7 +108,7 @@ def test_every_changed_file_is_found(trained, tmp_path, name):
 
 
 def test_a_late_candle_is_scored_until_it_is_stale(served):
-    """A newest candle one bar late still counts; two bars late it is refused as stale."""
+    """A newest candle one bar late is scored; two bars late it is refused as stale."""
     _, _, model = served
 
     class Late:
@@ -131,8 +131,8 @@ def test_a_late_candle_is_scored_until_it_is_stale(served):
     assert predict_newest(model, Late(0)).schema["p"] == pl.Float64
 
 
-def test_the_time_to_judge_by_can_be_named(served):
-    """A replay sees no later candle; a time after the source's clock makes its newest one stale."""
+def test_the_time_of_judging_can_be_given(served):
+    """A replay has no later candle; a time after the source's clock makes its newest one stale."""
     _, report, model = served
     source = open_source(SourceSpec(name="sim", signal="strong"))
     back_ms = CLOCK_MS - 90 * 60_000
@@ -146,7 +146,7 @@ def test_the_time_to_judge_by_can_be_named(served):
 
 
 def table_of(*rows):
-    """Return a prediction of symbols and reasons, a minute apart."""
+    """Return predictions of symbols with these refusals, one minute apart."""
     ts = [CLOCK_MS - (len(rows) - i) * 60_000 for i in range(len(rows))]
     symbols, reasons = zip(*rows, strict=True) if rows else ((), ())
     columns = {"ts": ts, "symbol": symbols, "refused": reasons}
@@ -169,14 +169,14 @@ def table_of(*rows):
     ],
 )
 def test_which_refusals_are_a_failure(rows, batch, fails):
-    """All, any, never; the first candles of a file have no lookback, which is no failure of their symbol."""
+    """All, any or never; the first candles of a file, which lack a lookback, are no failure."""
     table = table_of(*rows)
 
     assert {rule for rule in ("all", "any", "never") if find_refusal(table, rule, batch=batch)} == fails
 
 
 def test_a_refusal_says_which_why_and_when():
-    """Each reason once, with its symbols, and the times that staleness was judged by."""
+    """Each reason is named once, with its symbols and the times used for staleness."""
     rows = table_of(("A", "stale"), ("B", "stale"), ("C", "hole"))
     found = find_refusal(rows, "all", now_ms=CLOCK_MS)
 

@@ -1,4 +1,4 @@
-"""A thorough audit looks at ten times the points, and at the ops that the registry leaves out."""
+"""A thorough audit checks ten times as many points, and also the ops that the registry does not use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.workshop import REGISTRY
 
 
 def test_a_thorough_audit_does_ten_times_as_much(workshop):
-    """The same guards, and a fourth result of the other ops; all pass on honest ones."""
+    """It has the same guards and a fourth result for other ops; all pass on ops without a leak."""
     snapshot = workshop.snapshot()
     features = parse_registry(REGISTRY % b"1m", where="registry")
     config = load_config(None, overrides={"guards.points": 2})
@@ -31,8 +31,8 @@ def test_a_thorough_audit_does_ten_times_as_much(workshop):
     assert points[1]["poison"] > points[0]["poison"]
 
 
-def test_every_other_op_is_looked_at(workshop):
-    """Each op that the registry leaves out, a user's own too, unless the candles lack what it reads."""
+def test_every_unused_op_is_audited(workshop):
+    """Also user ops, except those whose columns the candles lack."""
     candles = {"BTCUSDT": workshop.snapshot().candles("BTCUSDT")}
     features = parse_registry(REGISTRY % b"1m", where="registry")
     used = {spec.op for spec in features.features}
@@ -44,8 +44,8 @@ def test_every_other_op_is_looked_at(workshop):
     assert "trade_size_ratio" in every - fewer
 
 
-def test_a_leak_among_the_other_ops_is_found(workshop, monkeypatch):
-    """An op that no registry names yet is audited before anybody does."""
+def test_a_leak_in_an_unused_op_is_found(workshop, monkeypatch):
+    """An op is audited before any registry uses it."""
     monkeypatch.setitem(OPS, "planted", lambda: Window(pl.col("close").shift(-1) / pl.col("close"), 2))
     features = parse_registry(REGISTRY % b"1m", where="registry")
     config = load_config(None, overrides={"guards.points": 1})

@@ -1,4 +1,4 @@
-"""The installed `mltrain train`, killed, interrupted and resumed: one study, whatever happens to it."""
+"""The installed `mltrain train`, killed, interrupted and resumed: always the same study."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ guards: {points: 2}
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Return what trains a small study: few features, so that the guards are done soon."""
+    """Return the arguments that train a small study, with few features so that the guards are quick."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "train.yml").write_text(CONFIG)
     (folder / "features.yml").write_bytes(REGISTRY % b"1m")
@@ -42,7 +42,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def snapshot_dir(tmp_path_factory):
-    """Return a data folder with one small snapshot; read it, never change it."""
+    """Return a data folder with one small snapshot; read only."""
     folder = tmp_path_factory.mktemp("snapshot") / "data"
     Workshop(folder).snapshot()
     return folder
@@ -50,7 +50,7 @@ def snapshot_dir(tmp_path_factory):
 
 @pytest.fixture
 def data_dir(snapshot_dir, tmp_path):
-    """Return a copy of it that a test may change."""
+    """Return a copy of that folder that a test may change."""
     return shutil.copytree(snapshot_dir, tmp_path / "data", symlinks=True)
 
 
@@ -62,7 +62,7 @@ def uninterrupted(words, snapshot_dir, tmp_path_factory):
 
 
 def made(done):
-    """Return the model and the trials that a training left."""
+    """Return the bytes of the model and of the trials of a training."""
     assert done.code in {0, 4}, done.err
     folder = done.document["folder"]
     return [(MLTRAIN.parent / folder / name).read_bytes() for name in ("lgbm.pkl", "trials.parquet")]
@@ -90,14 +90,14 @@ def wait_until(run, data_dir, *, reported):
 
 
 def test_two_workers_and_two_threads_make_the_same(words, uninterrupted, data_dir):
-    """Other processes, other threads: the same bytes of model and trials."""
+    """The number of processes and threads changes no byte of model and trials."""
     done = call(*words, "--json", "--workers", "2", data_dir=data_dir, env={"OMP_NUM_THREADS": "2"})
 
     assert made(done) == uninterrupted
 
 
 def test_killed_and_resumed_it_is_the_uninterrupted_one(words, uninterrupted, data_dir):
-    """Killed with -9 after the first trial, in the middle of both batches and before the last: the same bytes."""
+    """Killed with -9 after the first trial, inside both batches and before the last: the same bytes."""
     mark = f"MLTRAIN_TEST_MARK={uuid.uuid4()}"
     for reported in (1, TRIALS // 2, TRIALS // 2 + 2, TRIALS - 1):
         run = start([*words, "--resume", "--workers", "2"], data_dir, **dict([mark.split("=")]))
@@ -118,8 +118,8 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(words, uninterrupted, da
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_group", [True, False])
-def test_interrupted_it_leaves_nothing_but_the_study(words, data_dir, number, to_group):
-    """Ctrl-C reaches the whole group, a service manager's signal one process: the code, and no orphan, no temp."""
+def test_an_interrupted_training_leaves_only_the_study(words, data_dir, number, to_group):
+    """A signal to the group or the process gives its exit code, and leaves no orphan and no temporary file."""
     mark = f"MLTRAIN_TEST_MARK={uuid.uuid4()}"
     before = sorted(str(path) for path in data_dir.rglob("*"))
     run = start([*words, "--trials", "500", "--workers", "2"], data_dir, **dict([mark.split("=")]))
@@ -146,8 +146,8 @@ def test_a_worker_that_dies_is_replaced(words, uninterrupted, data_dir):
     assert [(version / name).read_bytes() for name in ("lgbm.pkl", "trials.parquet")] == uninterrupted
 
 
-def test_out_of_time_it_trains_with_what_it_has(words, data_dir):
-    """`--timeout` still makes a model; the same number of trials without a timeout makes the same one."""
+def test_a_timeout_trains_with_the_completed_trials(words, data_dir):
+    """It still makes a model; the same number of trials without a timeout makes the same one."""
     timed = call(*words, "--json", "--timeout", "0.001", "--workers", "1", data_dir=data_dir)
     count = timed.document["trials"]
     again = call(*words, "--json", "--trials", str(count), data_dir=data_dir)
@@ -158,8 +158,8 @@ def test_out_of_time_it_trains_with_what_it_has(words, data_dir):
     assert again.document["model_sha256"] == timed.document["model_sha256"]
 
 
-def test_nothing_to_resume_is_said(words, data_dir):
-    """`--resume` where there is no study begins one, with a warning."""
+def test_nothing_to_resume_is_a_warning(words, data_dir):
+    """`--resume` without a study begins one, with a warning."""
     done = call(*words, "--resume", "--trials", "1", data_dir=data_dir)
 
     assert done.code in {0, 4}
@@ -167,7 +167,7 @@ def test_nothing_to_resume_is_said(words, data_dir):
 
 
 def test_a_damaged_study_is_one_message(words, data_dir):
-    """`--resume` on a journal that was changed gives 3, says the way out, and changes nothing."""
+    """`--resume` of a changed journal gives exit 3 and a remedy, and changes no file."""
     call(*words, "--trials", "1", data_dir=data_dir)
     (path,) = (data_dir / "studies").glob("*-7.journal")
     damaged = path.read_bytes().replace(b'"rounds":', b'"Rounds":', 1)
@@ -181,7 +181,7 @@ def test_a_damaged_study_is_one_message(words, data_dir):
 
 
 def test_a_dry_run_writes_nothing(words, data_dir):
-    """Rows, blocks, memory and minutes on stdout; no study, no model."""
+    """Rows, blocks, memory and minutes are on stdout; there is no study and no model."""
     before = sorted(data_dir.rglob("*"))
     done = call(*words, "--dry-run", "--json", "--max-rows", "3000", data_dir=data_dir)
     plan = done.document
@@ -194,8 +194,8 @@ def test_a_dry_run_writes_nothing(words, data_dir):
     assert sorted(data_dir.rglob("*")) == before
 
 
-def test_a_version_is_a_start_and_may_see_everything(words, data_dir):
-    """`--warm-start latest --final all`: the card records both."""
+def test_warm_start_and_fit_on_all_rows_are_recorded(words, data_dir):
+    """With `--warm-start latest --final all`, the card has both."""
     first = call(*words, "--trials", "1", "--json", data_dir=data_dir)
     done = call(*words, "--trials", "2", "--json", "--warm-start", "latest", "--final", "all", data_dir=data_dir)
     card = json.loads((Path(done.document["folder"]) / "model_card.json").read_bytes())
@@ -205,8 +205,8 @@ def test_a_version_is_a_start_and_may_see_everything(words, data_dir):
     assert card["splits"]["fitted_on"] == "all"
 
 
-def test_an_unknown_start_is_said_before_anything_is_done(words, data_dir):
-    """`--warm-start` of a version that is not there gives 3 and trains nothing."""
+def test_an_unknown_warm_start_is_refused_first(words, data_dir):
+    """`--warm-start` of a missing version gives exit 3 and trains nothing."""
     done = call(*words, "--warm-start", "2020-01-01", data_dir=data_dir)
 
     assert (done.code, done.out) == (3, "")

@@ -82,7 +82,7 @@ def test_predict_refuses_a_symbol_that_it_has_not_learned(uneven):
 
 
 def test_every_way_to_a_training_leaves_them_out(uneven):
-    """The plan, the audit and the proof that the version can be made again."""
+    """The plan, the audit and the retraining leave them out with the same warning."""
     _, workshop, snapshot, report = uneven
     request, progress = workshop.request(snapshot), Silent()
     plan = plan_training(request, progress=progress)
@@ -94,8 +94,8 @@ def test_every_way_to_a_training_leaves_them_out(uneven):
     assert again.problems == ()
 
 
-def test_later_candles_are_scored_for_the_model_s_symbols_alone(uneven):
-    """Though the other ones have plenty by then."""
+def test_only_the_models_symbols_are_evaluated(uneven):
+    """Symbols without a training row are left out, though they have enough rows by then."""
     folder, workshop, _, report = uneven
     later = take(folder, dict.fromkeys(BARS, 1440), end_ms=CLOCK_MS + DAY_MS, days=1)
     version = workshop.store.open_version(report.version)
@@ -105,7 +105,7 @@ def test_later_candles_are_scored_for_the_model_s_symbols_alone(uneven):
 
 
 def test_blocks_are_cut_without_the_symbols_left_out(uneven):
-    """A symbol whose rows reach further than the others' would move the holdout, once it is gone it does not."""
+    """Rows of a symbol that is left out do not shift the holdout."""
     folder = uneven[0] / "longer"
     folder.mkdir()
     bars = {"BTCUSDT": DAYS * 1440, "ETHUSDT": 300}
@@ -124,7 +124,7 @@ def test_blocks_are_cut_without_the_symbols_left_out(uneven):
 
 
 def test_a_leader_that_is_no_symbol_of_the_model_still_leads(uneven):
-    """Its candles are read, in training and afterwards."""
+    """Its candles are read in training and in serving."""
     _, _, snapshot, _ = uneven
     feature_set = parse_registry(LED, where="registry")
     candles = read_candles(snapshot, Silent())
@@ -139,7 +139,7 @@ def test_a_leader_that_is_no_symbol_of_the_model_still_leads(uneven):
 
 
 def test_without_any_row_there_is_nothing_to_train(uneven):
-    """That is refused as before."""
+    """Candles without a training row are refused."""
     _, workshop, snapshot, _ = uneven
     candles = {"SOLUSDT": read_candles(snapshot, Silent())["SOLUSDT"]}
 

@@ -1,4 +1,4 @@
-"""The training as a whole: repeatable, blind to the holdout, and recomputable from what it leaves."""
+"""The training as a whole: repeatable, blind to the holdout, and recomputable from its files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_second_training_makes_the_same_model(trained):
 
 
 def test_another_seed_makes_another_model(trained):
-    """The seed reaches the boosters: equal bytes above are not a constant."""
+    """The seed reaches the boosters, so the equal bytes above are no constant."""
     workshop, first = trained
     bagged = {"search.space.bagging_fraction.low": 0.5, "search.space.bagging_fraction.high": 0.5}
     bagged |= {"search.space.bagging_fraction.default": 0.5}
@@ -61,7 +61,7 @@ def test_another_seed_makes_another_model(trained):
 
 
 def test_poisoned_holdout_rows_change_no_byte_of_the_model(trained, tmp_path):
-    """Garbage in every feature, and the opposite in every label of the holdout: the same lgbm.pkl."""
+    """With garbage features and inverted labels in the holdout, lgbm.pkl is the same."""
     _, report = trained
     run = report.training
     clean, split = run.data.samples, run.data.split
@@ -78,7 +78,7 @@ def test_poisoned_holdout_rows_change_no_byte_of_the_model(trained, tmp_path):
 
 
 def test_the_card_is_valid_and_its_figures_come_from_the_stored_holdout(trained):
-    """Accuracy to ECE, per symbol too, are computed again from holdout.parquet alone."""
+    """Every metric, also per symbol, can be recomputed from holdout.parquet only."""
     _, report = trained
     card = card_of(report)
     check = check_card((report.folder / "model_card.json").read_bytes(), where="card", folder=report.folder)
@@ -95,7 +95,7 @@ def test_the_card_is_valid_and_its_figures_come_from_the_stored_holdout(trained)
 
 
 def test_the_stored_model_gives_the_stored_probabilities(trained):
-    """Train and serve agree: the loaded model scores the snapshot's candles as the holdout table says, bit for bit."""
+    """The loaded model gives the probabilities of the holdout table for the snapshot's candles, bit for bit."""
     workshop, report = trained
     model = load(workshop.store.models / "best_lgbm.pkl")
     candles = read_candles(report.training.data.snapshot, Silent())
@@ -109,8 +109,8 @@ def test_the_stored_model_gives_the_stored_probabilities(trained):
     assert both["raw"].equals(both["raw_served"], check_names=False)
 
 
-def test_scores_are_kept_with_what_the_price_did(trained):
-    """Out of fold and on the holdout: the label is the sign of the forward return, and the log loss is the search's."""
+def test_scores_are_stored_with_forward_returns(trained):
+    """The label is the sign of the forward return, and the stored out-of-fold log loss is the search's."""
     _, report = trained
     run = report.training
     candles = read_candles(run.data.snapshot, Silent())["BTCUSDT"].sort("ts")
@@ -150,8 +150,8 @@ def test_a_strong_signal_is_promoted_and_logged(trained):
     assert report.version == "2025-10-20"
 
 
-def test_no_signal_is_an_honest_no_go(workshop):
-    """A market without memory fails the skill gate, is kept, and is not promoted."""
+def test_no_signal_is_a_no_go(workshop):
+    """A market without a signal fails the skill gate; the version is kept and not promoted."""
     report = workshop.train(workshop.snapshot(signal="none"))
 
     assert report.training.verdict.word == "NO-GO"
@@ -162,7 +162,7 @@ def test_no_signal_is_an_honest_no_go(workshop):
 
 
 def test_a_second_look_at_a_holdout_is_counted(trained):
-    """The same range scored by another seed says how often it was scored before, and the margin rises."""
+    """Scoring the same range with another seed reports the earlier look, and raises the margin."""
     workshop, first = trained
     before = len(workshop.store.looks())
     again = workshop.train(first.training.data.snapshot, promote=False, seed=7)
@@ -174,7 +174,7 @@ def test_a_second_look_at_a_holdout_is_counted(trained):
 
 
 def test_too_short_a_snapshot_says_how_many_days_and_changes_nothing(workshop):
-    """Refused before anything is written, with the way out."""
+    """It is refused before any file is written, with a remedy."""
     snapshot = workshop.snapshot(days=1)
     before = tree(workshop.folder)
     with pytest.raises(InputError) as caught:
@@ -185,7 +185,7 @@ def test_too_short_a_snapshot_says_how_many_days_and_changes_nothing(workshop):
 
 
 def test_one_study_is_trained_once_at_a_time(trained):
-    """A second training of the same study ends at once, and leaves the first's journal alone."""
+    """A second training of the same study is refused at once, and does not touch the journal."""
     workshop, first = trained
     study = first.training.provenance.study
     before = tree(workshop.folder / "studies")
@@ -218,7 +218,7 @@ def test_the_card_has_the_holdout_in_parts(trained):
 
 
 def test_a_loosened_gate_is_recorded(trained):
-    """The card names it in its notes and its gates; the verdict is by the looser one."""
+    """The card lists it in its notes and gates; the verdict uses the looser threshold."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, **{"gates.ece_max": 0.5})
     card = card_of(report)
@@ -228,8 +228,8 @@ def test_a_loosened_gate_is_recorded(trained):
 
 
 @pytest.mark.real_data
-def test_real_bitcoin_minutes_hold_the_known_skill(real_data, tmp_path):
-    """Holdout AUC of the default registry on real BTCUSDT lies where it was always found: no leak, and not broken."""
+def test_real_bitcoin_minutes_have_the_known_skill(real_data, tmp_path):
+    """The holdout AUC of the default registry on real BTCUSDT is in its known range: no leak, and not broken."""
     source = open_source(SourceSpec(name="files", folder=real_data / "spot_1m"))
     end_ms = source.clock_ms(("BTCUSDT",))
     candles = {"BTCUSDT": source.candles("BTCUSDT", TimeRange(end_ms - 90 * DAY_MS, end_ms))}

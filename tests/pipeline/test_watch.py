@@ -29,7 +29,7 @@ START_MS = CLOCK_MS - 40 * MINUTE_MS
 
 
 class Pacer:
-    """A clock that goes on only where somebody waits."""
+    """A clock that advances only by waiting."""
 
     def __init__(self):
         self._lock, self._s = threading.Lock(), 1_000.0
@@ -40,12 +40,12 @@ class Pacer:
             return self._s
 
     def wait(self, seconds):
-        """Let time pass."""
+        """Advance by the waiting time."""
         with self._lock:
             self._s += max(seconds, 0.001)
 
     async def sleep(self, seconds):
-        """Let time pass for the client."""
+        """Advance by the client's waiting time."""
         self.wait(seconds)
 
 
@@ -56,7 +56,7 @@ def model(trained):
 
 
 def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
-    """Return the rows that a watch of so many candles printed, and what it warned of."""
+    """Return the rows and the warnings of a watch of so many candles."""
     pacer, progress = Pacer(), progress or Silent()
     with SimServer(
         signal="strong",
@@ -79,7 +79,7 @@ def watched(model, faults, minutes, *, latency_ms=0.0, progress=None):
 
 
 def expected_rows(model, minutes):
-    """Return what the batch says of those candles."""
+    """Return the rows of the batch for those candles."""
     source = SimSource(signal="strong")
     bars = model.lookback_bars + minutes
     first_ms = START_MS - MINUTE_MS
@@ -90,7 +90,7 @@ def expected_rows(model, minutes):
 
 
 def test_each_candle_comes_once_with_its_probability(model):
-    """Without faults every minute's candle is scored as in a batch, in order."""
+    """Without faults, each minute's candle is scored as in a batch, in order."""
     rows, warnings = watched(model, [], 12)
 
     assert rows == expected_rows(model, 12)
@@ -98,7 +98,7 @@ def test_each_candle_comes_once_with_its_probability(model):
 
 
 def test_files_grow_stale_by_another_clock(model):
-    """The clock of files ends with their last candle: how old that is, another clock says."""
+    """The clock of files stops at their last candle, so another clock gives its age."""
     watching = Watch(model, SimSource(signal="strong"), Silent(), clock=lambda: CLOCK_MS / 1000 + 120)
     watching.check_symbols()
 
@@ -125,7 +125,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_cost_no_candle(model, name):
-    """Every candle comes once and in order; what came in time has the batch's bits, the rest is refused as stale."""
+    """Every candle comes once, in order; timely ones have the batch's bits, late ones are refused as stale."""
     rows, _ = watched(model, FAULTS[name], 12)
     expected = {row["ts"]: row for row in expected_rows(model, 20)}
     times = [row["ts"] for row in rows]
@@ -139,8 +139,8 @@ def test_faults_cost_no_candle(model, name):
     assert rows[-1]["refused"] is None
 
 
-def test_a_gap_of_the_market_is_believed(model):
-    """A candle that stays away is not waited for, and the rows behind it say gap."""
+def test_a_gap_of_the_market_is_accepted(model):
+    """A missing candle is not waited for, and the rows after it are refused for the gap."""
     at_ms = START_MS + 2 * MINUTE_MS
     rows, _ = watched(model, [Fault("drop_rows", "klines", times=0, at_ms=at_ms, count=1)], 6)
     refused = [row["refused"] for row in rows]
@@ -151,7 +151,7 @@ def test_a_gap_of_the_market_is_believed(model):
 
 
 def test_faults_are_reported_and_retried_with_growing_pauses(model):
-    """One line for each failure, and one when it is over."""
+    """There is one line for each failure, and one for the recovery."""
     _, warnings = watched(model, FAULTS["refused for minutes"], 8)
 
     assert any("trying again in" in line for line in warnings)
@@ -160,7 +160,7 @@ def test_faults_are_reported_and_retried_with_growing_pauses(model):
 
 
 class Promoted:
-    """A model that another one replaces after some candles, as a promotion does."""
+    """A model that is replaced by another one after some candles, as by a promotion."""
 
     def __init__(self, before, after, candles):
         self._models, self._candles, self._scored = (before, after), candles, 0
@@ -169,14 +169,14 @@ class Promoted:
         return getattr(self._models[self._scored >= self._candles], name)
 
     def predict_candles(self, candles, **options):
-        """Score, and count."""
+        """Score the candles, and count the calls."""
         table = self.__getattr__("predict_candles")(candles, **options)
         self._scored += bool(candles)
         return table
 
 
 def test_a_promotion_with_more_symbols_and_a_longer_lookback_is_followed(model):
-    """The new version's candles are fetched with all that it reads; no candle of the old symbols is lost."""
+    """The new version's candles are fetched with its lookback; no candle of the old symbols is lost."""
     bundle = model._current().bundle
     text = "{name: long, op: log_return, params: {bars: 400}}"
     short = parse_registry(SHORT.replace(b"LAST", b"{name: other, op: log_return, params: {bars: 3}}"), where="short")
