@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    """Put what is long in front, everything else staying in its order."""
+    """Put the slow modules first, and keep the order of the others."""
     items.sort(key=lambda item: next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
 
 
@@ -57,7 +57,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def trained_dir(tmp_path_factory) -> Path:
-    """Return a data folder with one simulated snapshot and one promoted version; read it, never change it."""
+    """Return a data folder with one simulated snapshot and one promoted version; read only."""
     # Parallel workers share the parent of their base folders; the first one trains.
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained" / "data"

@@ -106,7 +106,8 @@ MET = {
     "features": [True, True, True],
     "search": [True],
     "pruning": [True],
-    "serving": [None, True, False, True, True],  # the call's budget names onnxruntime, too
+    # The budget of the call also needs onnxruntime.
+    "serving": [None, True, False, True, True],
     # The budget is of more trials than were run.
     "guards": [None],
     "memory": [False],
@@ -134,14 +135,14 @@ def test_missing_figures_are_reported(name):
 
 
 def test_a_worse_loss_is_no_success_however_fast():
-    """The search's budget is of time at an equal or better loss."""
+    """The budget of the search is a time at an equal or better loss."""
     worse = PRINTED["search"].replace("log loss 0.68911", "log loss 0.68999")
 
     assert READ["search"](worse)[0].met is False
 
 
-def test_what_the_scripts_print_is_what_is_read():
-    """The words that the readers look for stand in the scripts: a change there has to be made here, too."""
+def test_the_scripts_print_the_words_that_are_read():
+    """Each word that a reader looks for is in its script; a change there must be made here, too."""
     marks = {
         "startup": ["x hello"],
         "snapshot": ["ratio ", "the same an hour later: ", "used at most", "peak memory "],
@@ -160,7 +161,7 @@ def test_what_the_scripts_print_is_what_is_read():
 
 
 def test_a_benchmark_that_cannot_run_or_fails_is_a_row():
-    """Without candles the search says so; a script that ends badly makes the exit code 1."""
+    """Without candles the row of the search says so; a failing script makes the exit code 1."""
     given = benchmarks.read_options(["--only", "search"])
     given.candles = None
     (row,), well = benchmarks.run(next(r for r in benchmarks.BENCHMARKS if r.name == "search"), given)
@@ -174,21 +175,19 @@ def test_a_benchmark_that_cannot_run_or_fails_is_a_row():
 
 
 def test_it_is_one_command():
-    """`python -m benchmarks` runs from the checkout, and lists every script that measures."""
+    """`python -m benchmarks` runs from the checkout, and lists every measuring script."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {
-        "__main__",
-        "matrix",
-        "search_peers",
-    }  # these two serve others
+    # The last two are helpers of other scripts.
+    helpers = {"__main__", "matrix", "search_peers"}
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
 
     assert {line.split()[0] for line in done.stdout.splitlines()} == scripts
 
 
 def test_the_table_is_markdown():
-    """Every line has the same columns and width; under --quick what is met stands in brackets."""
+    """All lines have the same columns and width; with --quick a met budget is in brackets."""
     text = benchmarks.table([benchmarks.Row("a", "b", "c", "1 x", met=True)], quick=True)
     lines = text.splitlines()
 

@@ -1,4 +1,4 @@
-"""What holds for every command: exit codes, one JSON document, no traceback, pipes and signals."""
+"""Rules for every command: exit codes, one JSON document, no traceback, pipes and signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.program import MLTRAIN, NEUTRAL, QUICK, call, run_warm
 
 
 def leaves(command, path=()):
-    """Yield the words of every command, groups walked down."""
+    """Yield the words of every command, also inside groups."""
     children = getattr(command, "commands", {})
     own = not children or getattr(command, "invoke_without_command", False)
     if own and path:
@@ -38,7 +38,8 @@ ARGUMENTS = {
     ("config", "init"): None,
     # Has a separate test: it takes a minute and another folder.
     ("demo",): None,
-    ("features", "check"): None,  # needs a frame: tested with the features
+    # Needs a frame: tested with the features.
+    ("features", "check"): None,
     ("features", "show"): ["rsi_7", "--at", "2025-10-12T12:00:00Z", "--symbol", "ETHUSDT"],
     ("promote",): ["best"],
     ("cache", "prune"): ["--all"],
@@ -48,9 +49,12 @@ ARGUMENTS = {
     ("snapshots", "prune"): ["--keep", "1"],
     ("studies", "prune"): ["--older-than", "90"],
     ("models", "prune"): ["--keep", "1"],
-    ("models", "pack"): None,  # writes a file: has tests in tests/store
-    ("models", "unpack"): None,  # needs an archive: has tests in tests/store
-    ("rollback",): None,  # with neither version nor --previous it is a usage error that lists the versions
+    # Writes a file: has tests in tests/store.
+    ("models", "pack"): None,
+    # Needs an archive: has tests in tests/store.
+    ("models", "unpack"): None,
+    # With neither version nor --previous it is a usage error that lists the versions.
+    ("rollback",): None,
     ("snapshot",): ["--source", "sim", "--sim-signal", "strong", "--symbols", "BTCUSDT,ETHUSDT", "--days", "6"],
     ("train",): ["--trials", "1", "--config", QUICK],
 }
@@ -80,7 +84,7 @@ def _id(words):
 
 @pytest.mark.parametrize("words", [(), *COMMANDS], ids=_id)
 def test_help_explains_every_command(words):
-    """`--help` ends with 0 and says what the command does and which options it takes."""
+    """`--help` gives exit 0, the purpose of the command and its options."""
     done = call(*words, "--help")
 
     assert done.code == 0
@@ -91,7 +95,7 @@ def test_help_explains_every_command(words):
 
 @pytest.mark.parametrize("words", COMMANDS, ids=_id)
 def test_a_wrong_option_is_a_usage_error(words):
-    """An option that does not exist gives 2, on stderr alone."""
+    """An unknown option gives exit 2, and output on stderr only."""
     done = call(*words, "--no-such-option")
 
     assert done.code == 2
@@ -101,7 +105,7 @@ def test_a_wrong_option_is_a_usage_error(words):
 
 @pytest.mark.parametrize("words", [c for c in COMMANDS if c not in WITHOUT_DATA], ids=_id)
 def test_missing_data_is_one_message(words, tmp_path):
-    """Without a data folder a command gives 3 (a listing: an empty list), and creates nothing."""
+    """Without a data folder a command gives exit 3 (a listing: an empty list), and creates no file."""
     arguments = {
         ("card", "diff"): ["best", "latest"],
         ("features", "show"): ["rsi_7", "--at", "2025-10-12"],
@@ -125,7 +129,7 @@ def test_missing_data_is_one_message(words, tmp_path):
 
 @pytest.mark.parametrize("words", WORKING, ids=_id)
 def test_json_is_exactly_one_document(words, data_dir):
-    """With --json stdout is one document that matches its schema, and stderr stays empty of all but warnings."""
+    """With --json stdout is one document that matches its schema, and stderr has only warnings."""
     done = call(*words, *ARGUMENTS.get(words, []), "--json", data_dir=data_dir)
 
     assert done.code in {0, 4}, done.err
@@ -135,8 +139,8 @@ def test_json_is_exactly_one_document(words, data_dir):
 
 
 @pytest.mark.parametrize("words", WORKING, ids=_id)
-def test_a_reader_that_leaves_is_no_error(words, data_dir):
-    """`mltrain ... | head -1` ends with 0 and says nothing on stderr."""
+def test_a_closed_pipe_is_no_error(words, data_dir):
+    """`mltrain ... | head -1` gives exit 0 and an empty stderr."""
     arguments = READ_BY_NOBODY.get(words, ARGUMENTS.get(words, []))
     nobody, out = os.pipe()
     os.close(nobody)
@@ -147,8 +151,8 @@ def test_a_reader_that_leaves_is_no_error(words, data_dir):
         assert (code, err.read()) == (0, "")
 
 
-def test_a_reader_that_leaves_is_no_error_at_exit(data_dir):
-    """Python, which flushes once more when it ends, has nothing to say either."""
+def test_a_closed_pipe_is_no_error_at_exit(data_dir):
+    """The last flush of Python prints no error either."""
     words = [MLTRAIN, "models", "--data-dir", data_dir]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL) as run:
         run.stdout.close()
@@ -165,7 +169,7 @@ ENDINGS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
     [(*ending, delay_s) for ending in ENDINGS for delay_s in (0.1, 0.3, 1.5)] + [(*ENDINGS[0], 4.0)],
 )
 def test_a_signal_ends_a_training(number, code, delay_s, data_dir):
-    """Terminated, hung up or interrupted at any moment: the documented code, no traceback, nothing left behind."""
+    """At any moment SIGTERM, SIGHUP and SIGINT give the documented code, no traceback, and no leftover files."""
     before = _tree(data_dir)
     arguments = [str(MLTRAIN), "train", "--trials", "500", "--seed", "7", "--data-dir", str(data_dir)]
     run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=NEUTRAL)
@@ -195,7 +199,7 @@ LOSING = {
 @pytest.mark.parametrize(("number", "code"), ENDINGS)
 @pytest.mark.parametrize("where", LOSING)
 def test_a_signal_is_not_lost(number, code, where):
-    """Wherever Python is, where an exception of a handler would go nowhere, too, the process ends with the code."""
+    """The process ends with the code, even where Python would discard an exception of a handler."""
     script = f"""
 import asyncio, ctypes, os, sys, threading, time, weakref
 import mltrain.cli, mltrain.cli.app
@@ -220,7 +224,7 @@ mltrain.cli.main()
 
 
 def test_a_library_leaves_signals_alone():
-    """A notebook gets its KeyboardInterrupt: only the command line installs handlers."""
+    """Only the command line installs handlers, so a notebook gets its KeyboardInterrupt."""
     script = "import signal, mltrain, mltrain.cli.app\nprint(signal.getsignal(2) is signal.default_int_handler)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=NEUTRAL, check=False, text=True)
 
@@ -228,7 +232,7 @@ def test_a_library_leaves_signals_alone():
 
 
 def test_an_ignored_signal_stays_ignored():
-    """Under nohup the end of the terminal does not end a training."""
+    """Under nohup, closing the terminal does not end a training."""
     run = subprocess.Popen(
         [MLTRAIN, "sim"],
         stdout=subprocess.PIPE,
@@ -247,7 +251,7 @@ def test_an_ignored_signal_stays_ignored():
 
 @pytest.mark.parametrize("bars", [True, False])
 def test_a_terminal_gets_its_cursor_back(bars):
-    """Progress bars hide it; without bars nothing is written."""
+    """Progress bars hide the cursor and restore it; without bars no control character is written."""
     script = f"""
 import os, sys
 import mltrain.cli, mltrain.cli.app
@@ -280,7 +284,7 @@ mltrain.cli.main()
 
 
 def _tree(folder):
-    """Return what a reader can see: every path but locks and studies, with the size of files."""
+    """Return every path except locks and studies, with the size of files."""
     seen = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -289,8 +293,8 @@ def _tree(folder):
     return seen
 
 
-def test_a_full_disk_under_stdout_is_the_machines_fault(data_dir):
-    """Results that cannot be written end with 8, not with 0."""
+def test_results_that_cannot_be_written_are_exit_8(data_dir):
+    """A full disk under stdout gives exit 8, not 0."""
     with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
         run = subprocess.run(
             [MLTRAIN, "models", "--data-dir", data_dir],
@@ -308,7 +312,7 @@ def test_a_full_disk_under_stdout_is_the_machines_fault(data_dir):
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["rollback", "1999-01-01"], ["no-such-command"]])
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_full_disk_under_either_stream_is_never_a_bug(words, stream, tmp_path):
-    """What has to be written there and cannot be ends with 8; what is not written there ends as ever."""
+    """Output that cannot be written gives exit 8; without output to that stream the exit code is unchanged."""
     run = {}
     for name in ("/dev/full", "/dev/null"):
         with open(name, "w") as sink:  # noqa: PTH123 (a device)
@@ -322,7 +326,7 @@ def test_a_full_disk_under_either_stream_is_never_a_bug(words, stream, tmp_path)
 
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "GITHUB_ACTIONS"])
 def test_a_pipe_is_never_coloured(variable, data_dir):
-    """What asks Rich for colour in a pipe gets none: scripts read it."""
+    """Variables that make Rich colour a pipe have no effect, as scripts read it."""
     for words in (["--help"], ["models"], ["models", "--no-such-option"]):
         done = call(*words, data_dir=None if words == ["--help"] else data_dir, env={variable: "1"})
 
@@ -340,7 +344,7 @@ def test_a_missing_openmp_is_one_line(data_dir, tmp_path):
 
 
 def test_version_is_printed():
-    """`--version` prints name and number."""
+    """`--version` prints the name and the version."""
     done = call("--version")
 
     assert done.code == 0

@@ -1,4 +1,4 @@
-"""The examples in docstrings are true."""
+"""The examples in docstrings are correct."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def modules_with_examples():
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
-def test_every_example_is_true(name):
-    """Each prints what its docstring shows, with warnings as errors as everywhere."""
+def test_every_example_is_correct(name):
+    """Each prints the output in its docstring, with warnings as errors."""
     results = doctest.testmod(importlib.import_module(name))
 
     assert results.attempted > 0
@@ -27,5 +27,5 @@ def test_every_example_is_true(name):
 
 
 def test_the_examples_are_found():
-    """A search that finds nothing must not pass for examples that are true."""
+    """An empty search must not pass as correct examples."""
     assert {"mltrain.times", "mltrain.training.trial", "mltrain.cli.app"} <= set(modules_with_examples())

@@ -23,14 +23,14 @@ def every_subclass(cls):
 
 
 def test_every_error_has_its_exit_code():
-    """The codes are part of the command line's contract; a class that is not in this table has none."""
+    """The codes are part of the command line's contract; every class is in this table."""
     ours = {cls for cls in every_subclass(errors.MltrainError) if cls.__module__ == "mltrain.errors"}
 
     assert {cls: cls.exit_code for cls in ours} == EXIT_CODES
 
 
 def test_the_docstring_draws_every_class_with_its_code():
-    """The tree in the module's docstring is the tree."""
+    """The tree in the module's docstring equals the class tree."""
     for cls, code in EXIT_CODES.items():
         line = next(line for line in errors.__doc__.splitlines() if line.split()[:1] == [cls.__name__])
 
@@ -38,7 +38,7 @@ def test_the_docstring_draws_every_class_with_its_code():
 
 
 def test_an_error_keeps_its_message_and_its_hint():
-    """The command line prints both, each on its own line."""
+    """The command line prints both, on separate lines."""
     plain = errors.InputError("x.json: is empty")
     refused = errors.RefusedError("BTCUSDT: too old", reason="stale", hint="take a snapshot")
 

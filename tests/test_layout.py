@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: where a module may be, what it may import, who may print."""
+"""The rules that a machine can check: the place of a module, its imports, and printing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _id(path):
 
 
 def dotted_name(path):
-    """Return the name that a file is imported by."""
+    """Return the name by which a file is imported."""
     return ".".join(("mltrain", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -92,7 +92,7 @@ def imported_names(nodes):
 
 
 def imported_files(path):
-    """Return the package's files that one imports: at its top, inside functions, or for the type checker alone."""
+    """Return the package's files that one imports: at its top, inside functions, or only for type checking."""
     found = set()
     for name in imported_names(ast.walk(TREES[path])):
         if name.startswith("mltrain."):
@@ -102,7 +102,7 @@ def imported_files(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=_id)
 def test_a_module_imports_from_rooms_below_its_own(path):
-    """Every module has a room; an arrow that points up is a mistake, also one for types alone."""
+    """Every module has a room; an import from a later room is an error, also for types."""
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if room in {"__init__", "__main__"}:
         return
@@ -117,7 +117,7 @@ def test_a_module_imports_from_rooms_below_its_own(path):
 
 
 def test_no_two_files_import_each_other_in_a_circle():
-    """A file can be read, and moved, without those that use it."""
+    """A file can be read and moved without its importers."""
     below, waiting = {}, {path: imported_files(path) for path in MODULES if path.name != "__init__.py"}
     while waiting:
         ready = [path for path, others in waiting.items() if not others & waiting.keys()]
@@ -127,14 +127,14 @@ def test_no_two_files_import_each_other_in_a_circle():
 
 
 def test_no_two_files_have_one_name():
-    """A file's name is enough to find it; commands are called as what they do."""
+    """The name of a file is enough to find it; only commands may repeat one."""
     names = Counter(path.name for path in MODULES if path.name != "__init__.py" and path.parent.name != "cli")
 
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_no_small_file_serves_one_other_alone():
-    """A few lines that one file uses belong in that file."""
+def test_no_small_file_has_a_single_importer():
+    """A few lines that only one file uses belong into that file."""
     users = Counter(other for path in MODULES if path.name[0] != "_" for other in imported_files(path))
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in MODULES if path.name[0] != "_"}
 
@@ -142,7 +142,7 @@ def test_no_small_file_serves_one_other_alone():
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py" and p.parent.name != "cli"], ids=_id)
-def test_a_package_hands_out_no_names_of_its_modules(path):
+def test_a_package_reexports_no_names(path):
     """A name is imported from the file that defines it."""
     functions = {node.name for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef)}
 
@@ -167,7 +167,7 @@ def test_only_the_command_line_prints_and_exits(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=_id)
 def test_a_module_keeps_the_start_fast(path):
-    """What the start loads imports nothing heavy at its top; nothing imports a learner so."""
+    """Modules loaded at the start import nothing heavy at their top, and none imports a learner there."""
     nodes = list(ast.walk(TREES[path]))
     types = [n for n in nodes if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     functions = [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -178,8 +178,8 @@ def test_a_module_keeps_the_start_fast(path):
     assert not top & (HEAVY if light else LEARNERS)
 
 
-def test_one_room_alone_renames_and_one_module_alone_unpickles():
-    """The disk edge has one door, and so have pickles; links are followed there alone, as one may lead in a circle."""
+def test_only_one_room_renames_and_one_module_unpickles():
+    """Links are followed only in the storage room, too, as they may be circular."""
     text = {_id(p): p.read_text("utf-8") for p in MODULES}
     movers = {name for name, t in text.items() if "os.replace" in t or "os.rename" in t or "os.symlink" in t}
     picklers = {name for name, t in text.items() if "import pickle" in t or "from pickle" in t}
@@ -189,8 +189,8 @@ def test_one_room_alone_renames_and_one_module_alone_unpickles():
     assert picklers == {"artifact/plain_pickle.py"}
 
 
-def test_every_path_in_a_list_is_there():
-    """A list of files that a move forgot would protect nothing."""
+def test_every_listed_path_exists():
+    """A list of files that were moved would check nothing."""
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
     missing = [pattern for pattern in ruff["per-file-ignores"] if not any(ROOT.glob(pattern))]
     missing += [name for name in LIGHT if not (PACKAGE / name).exists()]
@@ -208,7 +208,7 @@ MOVED = {
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in MOVED.items() for name in names])
 def test_a_name_that_moved_is_still_found_for_one_release(module, name):
-    """With a DeprecationWarning that says where it is now."""
+    """It gives a DeprecationWarning with the new place."""
     with pytest.warns(DeprecationWarning, match=r"import \w+ from mltrain") as caught:
         found = getattr(import_module(module), name)
     _, new_name, _, home = str(caught[0].message).split()

@@ -1,4 +1,4 @@
-"""The grammar of names: what may become a path, and what never does."""
+"""The grammar of names: which names may become a path."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-def test_sound_names_pass_unchanged(check):
-    """A name inside its grammar comes back as it is."""
+def test_valid_names_pass_unchanged(check):
+    """A name inside its grammar is returned unchanged."""
     for name in CHECKS[check][1]:
         assert check(name) == name
 
@@ -54,7 +54,7 @@ def test_sound_names_pass_unchanged(check):
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda n: ascii(n)[:30])
 def test_hostile_names_are_usage_errors_of_bounded_length(check, name):
-    """Traversal, options, look-alike digits, line ends and 10 kB of anything are refused in one printable line."""
+    """Traversal, options, look-alike digits, line ends and 10 kB texts give one printable line."""
     with pytest.raises(UsageError) as caught:
         check(name)
 
@@ -65,8 +65,8 @@ def test_hostile_names_are_usage_errors_of_bounded_length(check, name):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-def test_whatever_passes_is_one_plain_path_segment(check):
-    """No name that any check lets through can leave a folder, hide in it or look like an option."""
+def test_an_accepted_name_is_one_plain_path_segment(check):
+    """No accepted name leaves its folder, is hidden, or looks like an option."""
     pattern = CHECKS[check][0]
 
     @given(st.from_regex(pattern, fullmatch=True) | st.text(max_size=30))
@@ -85,7 +85,7 @@ def test_whatever_passes_is_one_plain_path_segment(check):
 
 @given(st.text(max_size=200))
 def test_show_is_printable_ascii_of_bounded_length(name):
-    """Whatever a name holds, a message repeats it in at most 45 printable characters."""
+    """Any name is shown in at most 45 printable characters."""
     shown = names.show(name)
 
     assert shown.isascii()
@@ -94,7 +94,7 @@ def test_show_is_printable_ascii_of_bounded_length(name):
 
 
 def test_the_nearest_names_come_best_first_whatever_their_case():
-    """A typo finds its name; names that look nothing like it are left out."""
+    """A misspelt name finds the right one; dissimilar names are left out."""
     known = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRP"]
 
     assert names.nearest("btcusd", known)[0] == "BTCUSDT"
@@ -103,14 +103,14 @@ def test_the_nearest_names_come_best_first_whatever_their_case():
 
 
 def test_without_a_near_name_few_known_ones_are_listed_and_many_are_not():
-    """A short list helps, a long one does not."""
+    """A short list of known names is shown, a long one is not."""
     assert names.did_you_mean("zzz", ["b", "a"]) == "known: a, b"
     assert names.did_you_mean("zzz", [f"name{i}" for i in range(13)]) is None
     assert names.did_you_mean("zzz", []) is None
 
 
 def test_a_choice_names_the_words():
-    """With the nearest one, where there is one."""
+    """The message lists the choices, with the nearest one if there is one."""
     with pytest.raises(UsageError, match='rows is \'lasst\': expected "last" or "all"') as caught:
         names.check_choice("lasst", "rows", ("last", "all"))
 
@@ -120,7 +120,7 @@ def test_a_choice_names_the_words():
 
 
 def test_symbols_are_a_list_of_names():
-    """Without repetition, in order; a text alone is one of them."""
+    """Duplicates are removed and the order is kept; a single text is one symbol."""
     assert names.read_symbols(["ETHUSDT", "BTCUSDT", "ETHUSDT"]) == ("ETHUSDT", "BTCUSDT")
     assert names.read_symbols("BTCUSDT") == ("BTCUSDT",)
     wrong = {

@@ -1,4 +1,4 @@
-"""Laws of times: intervals, and instants as text and back."""
+"""Laws of times: intervals, and times as text."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mltrain.times import (
 
 @pytest.mark.parametrize("interval", INTERVALS_MS)
 def test_every_interval_divides_a_day(interval):
-    """The grid of each interval begins at midnight UTC, and its name leads back."""
+    """The grid of each interval includes midnight UTC, and its length gives its name."""
     assert DAY_MS % interval_ms(interval) == 0
     assert interval_name(interval_ms(interval)) == interval
 
 
 @pytest.mark.parametrize("text", ["1M", "60s", "", "1 m", "5m ", "1w", "x" * 10_000])
 def test_unknown_intervals_are_usage_errors(text):
-    """Case and spaces count: 1M is a month elsewhere."""
+    """Case and spaces matter: 1M is a month on other exchanges."""
     with pytest.raises(UsageError) as err:
         interval_ms(text)
 
@@ -46,13 +46,13 @@ def test_unknown_intervals_are_usage_errors(text):
 
 @given(st.integers(0, 253_402_300_799_999))
 def test_times_survive_text(time_ms):
-    """`parse_time` reads what `format_ms` writes."""
+    """`parse_time` reads the output of `format_ms`."""
     assert parse_time(format_ms(time_ms)) == time_ms
 
 
 @pytest.mark.parametrize("time_ms", [-1, 253_402_300_800_000, 2**62, -(2**63)])
 def test_times_beyond_the_calendar_are_shown_as_numbers(time_ms):
-    """A message about a damaged time must not fail itself."""
+    """A message about a damaged time must not fail."""
     assert format_ms(time_ms) == f"{time_ms} ms"
 
 
@@ -67,7 +67,7 @@ def test_times_beyond_the_calendar_are_shown_as_numbers(time_ms):
     ],
 )
 def test_times_are_utc_unless_they_say_otherwise(text, expected):
-    """The forms that people write are read, none in local time."""
+    """The common notations are read, and none as local time."""
     assert format_ms(parse_time(text)) == expected
 
 
@@ -77,7 +77,7 @@ def test_times_are_utc_unless_they_say_otherwise(text, expected):
      "2025-10-15T12:00:00Z\n", "٢٠٢٥-10-15", "0000-01-01", "2025-10-15T12:00:00+99:99", "9" * 10_000],
 )  # fmt: skip
 def test_other_times_are_usage_errors(text):
-    """What is not plainly a time is refused, with an example."""
+    """An ambiguous time is refused, with an example."""
     with pytest.raises(UsageError) as err:
         parse_time(text)
 
@@ -106,12 +106,12 @@ def test_the_first_monday_is_one():
 
 @pytest.mark.parametrize("kind", [int, float, np.int64, np.float64, np.float32])
 def test_a_number_of_any_kind_is_a_time(kind):
-    """NumPy's integers and floats count as well as Python's own."""
+    """NumPy's integers and floats are accepted like Python's."""
     assert check_time_ms(kind(1_760_529_600_000), "now_ms") == int(float(kind(1_760_529_600_000)))
 
 
 @pytest.mark.parametrize("time", [True, None, "now", 1_760_529_600, 1_760_529_600_000_000, float("nan")])
-def test_what_is_no_time_in_ms_is_refused(time):
+def test_anything_but_a_time_in_ms_is_refused(time):
     """Seconds, microseconds, booleans and text are not taken for ms."""
     with pytest.raises(UsageError, match="now_ms is "):
         check_time_ms(time, "now_ms")

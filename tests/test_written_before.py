@@ -1,4 +1,4 @@
-"""Laws of what an earlier version wrote: it is read, verified, resumed, and made again to the same bytes.
+"""Laws of files written by an earlier version: they are read, verified, resumed, and made again to the same bytes.
 
 The data folder in tests/data/v0.1 was written by mltrain 0.1.0; its README says how.
 """
@@ -34,12 +34,13 @@ LINKS = {
 TRAIN = ["train", "--json", "--config", WRITTEN / "train.yml", "--features", WRITTEN / "features.yml"]
 LEARNED = ("lgbm.pkl", "trials.parquet", "oof.parquet", "holdout.parquet", "features.yml")
 CUT_MS = int(dt.datetime(2025, 10, 15, 6, tzinfo=dt.UTC).timestamp()) * 1000
-PORT = 18573  # part of the cache's folder and notes
+# The port is part of the cache's folder name and metadata.
+PORT = 18573
 
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Return a copy of the data folder as version 0.1.0 left it, that a test may change."""
+    """Return a copy of the data folder of version 0.1.0 that a test may change."""
     folder = Path(shutil.copytree(WRITTEN / "data", tmp_path / "data"))
     for link, target in LINKS.items():
         (folder / link).symlink_to(target)
@@ -51,7 +52,7 @@ def folder_of(version):
 
 
 def is_made_here(version):
-    """Return whether libraries and machine are those of the version: only these promise the same bytes."""
+    """Return whether libraries and machine are those of the version: only then the bytes must be equal."""
     lineage, here = json.loads((folder_of(version) / "model_card.json").read_bytes())["lineage"], read_lineage()
     return (lineage["dependencies"], lineage["platform"], lineage["cpu"]) == (
         dict(here.dependencies),
@@ -62,7 +63,7 @@ def is_made_here(version):
 
 @contextmanager
 def same_bytes_of(version):
-    """Let a difference pass where other libraries or another processor may round another way."""
+    """Allow a difference where other libraries or another processor may round differently."""
     try:
         yield
     except AssertionError:
@@ -72,13 +73,13 @@ def same_bytes_of(version):
 
 
 def differing(made, version):
-    """Return which of the files that a training learns are not those of a version."""
+    """Return the trained files that differ from those of a version."""
     return [name for name in LEARNED if (made / name).read_bytes() != (folder_of(version) / name).read_bytes()]
 
 
 @pytest.fixture
 def exchange():
-    """Return the exchange that the snapshot is of; another run of this test may have its port for a moment."""
+    """Return the exchange of the snapshot; a parallel run of this test may use its port for a moment."""
     end_s = time.monotonic() + 60
     with ExitStack() as stack:
         while True:
@@ -95,7 +96,7 @@ def exchange():
 
 @pytest.mark.parametrize("version", [A, B])
 def test_a_version_scores_as_it_did(data_dir, version):
-    """It loads without a warning, and gives the probabilities that were stored of its holdout, to the last bit."""
+    """It loads without a warning, and gives the stored probabilities of its holdout, to the last bit."""
     model = mltrain.load(data_dir / "models" / version, allow_no_go=True, clock=None)
     folder = data_dir / "snapshots" / SNAPSHOT
     candles = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
@@ -111,7 +112,7 @@ def test_a_version_scores_as_it_did(data_dir, version):
 
 
 def test_the_pointer_leads_to_the_promoted_version(data_dir):
-    """The pointer of then is followed, and the log of promotions and looks is read."""
+    """The old pointer is followed, and the logs of promotions and looks are read."""
     assert mltrain.load(data_dir / "models" / "best_lgbm.pkl").version == B
     done = call("models", "--json", data_dir=data_dir)
     assert done.code == 0, done.err
@@ -119,7 +120,7 @@ def test_the_pointer_leads_to_the_promoted_version(data_dir):
 
 
 def test_a_snapshot_is_verified(data_dir):
-    """Every byte of the snapshot is what its manifest says, and its candles count as they did."""
+    """Every byte matches the manifest, and the candles have the recorded facts."""
     done = call("verify", "snapshot", data_dir=data_dir)
 
     assert done.code == 0, done.err
@@ -127,7 +128,7 @@ def test_a_snapshot_is_verified(data_dir):
 
 @pytest.mark.parametrize("version", [A, B])
 def test_a_version_is_fitted_again_to_the_same_bytes(data_dir, version):
-    """`verify model` passes, and `--retrain` makes the model's bytes from snapshot and card."""
+    """`verify model` passes, and `--retrain` makes the same bytes from snapshot and card."""
     verified = call("verify", "model", version, data_dir=data_dir)
     fitted = call("verify", "model", version, "--retrain", data_dir=data_dir)
 
@@ -136,8 +137,8 @@ def test_a_version_is_fitted_again_to_the_same_bytes(data_dir, version):
         assert fitted.code == 0, fitted.err
 
 
-def test_a_study_goes_on_to_the_same_bytes(data_dir):
-    """`--resume` takes the two trials that a search of then had completed, and ends with the version of then."""
+def test_a_study_is_resumed_to_the_same_bytes(data_dir):
+    """`--resume` uses the two completed trials of the old search, and makes the old version."""
     shutil.rmtree(data_dir / "models" / A)
     done = call(*TRAIN, "--trials", "3", "--seed", "42", "--resume", "--no-promote", data_dir=data_dir)
 
@@ -148,7 +149,7 @@ def test_a_study_goes_on_to_the_same_bytes(data_dir):
 
 
 def test_a_warm_start_leads_to_the_same_bytes(data_dir):
-    """A training that starts from version A ends with version B, as it did."""
+    """A training that starts from version A makes version B again."""
     shutil.rmtree(data_dir / "models" / B)
     for path in (*data_dir.glob("models/best_lgbm*"), data_dir / "models" / "promotions.jsonl"):
         path.unlink()
@@ -161,7 +162,7 @@ def test_a_warm_start_leads_to_the_same_bytes(data_dir):
 
 
 def test_the_cache_spares_the_download(data_dir, exchange):
-    """A snapshot of the same range asks for no candle again, and has the bytes of the one that was written."""
+    """A snapshot of the same range requests no cached candle, and has the bytes of the old one."""
     shutil.rmtree(data_dir / "snapshots")
     words = ["--source", "binance", "--base-url", exchange.base_url, "--symbols", "BTCUSDT,ETHUSDT", "--days", "3"]
     done = call("snapshot", *words, data_dir=data_dir)

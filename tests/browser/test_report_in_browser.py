@@ -101,7 +101,7 @@ def test_a_page_requests_nothing_and_the_console_is_empty(chrome, page):
     chrome.open(page)
     chrome.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
-    assert chrome.asked_for() == [page.resolve().as_uri()]
+    assert chrome.requested() == [page.resolve().as_uri()]
     assert chrome.complaints() == []
 
 
@@ -116,7 +116,7 @@ def test_the_checks_find_faults(chrome, tmp_path):
     chrome.open(bad, width=400)
     wrong = " / ".join(chrome.run(CHECKS)["wrong"])
 
-    assert "http://127.0.0.1:9/x.png" in chrome.asked_for()
+    assert "http://127.0.0.1:9/x.png" in chrome.requested()
     assert len(chrome.complaints()) >= 2
     assert all(fault in wrong for fault in ("wider than the window", "outside of the window", "contrast 2.3", "H3 b"))
 

@@ -15,7 +15,8 @@ TRIALS = 12
 WORDS = ("train", "--config", str(kit.CONFIG), "--no-promote", "--seed", "11", "--trials", str(TRIALS))
 # Workers and OpenMP threads.
 LAYOUTS = tuple(itertools.product((1, 2, 4), (1, 2)))
-WEIGHTS = ("none", "balanced", "0.02")  # the last spreads weights as wide as a class weight can
+# The last spreads weights as wide as a class weight can.
+WEIGHTS = ("none", "balanced", "0.02")
 # Stands once in the journal for each trial whose result was reported.
 REPORTED = b'"told"'
 
@@ -69,7 +70,8 @@ def _kill_and_resume(plan, count, expected, *, torn):
     kept = _reported(folder)
     if kept < count:
         return f"it ended after {kept} trials"
-    if torn:  # as a power cut in the middle of a write would
+    # As a power cut in the middle of a write would.
+    if torn:
         (journal,) = _journals(folder)
         with journal.open("ab") as file:
             file.write(b'{"op_code": 6, "wor')
@@ -83,7 +85,7 @@ def _kill_and_resume(plan, count, expected, *, torn):
 
 
 def _journals(folder):
-    """Return the journals of this study: not those of the trainings that the folder came with."""
+    """Return the journals of this study, without those that the folder already had."""
     return [path for path in folder.glob("studies/*-11.journal") if path.is_file()]
 
 
@@ -92,7 +94,7 @@ def _reported(folder):
 
 
 def _made(plan, folder):
-    """Return the hash of model and trials of the version that was trained last."""
+    """Return the hash of model and trials of the newest version."""
     (name,) = set(kit.versions(folder)) - set(kit.versions(plan.base))
     parts = [(folder / "models" / name / part).read_bytes() for part in ("lgbm.pkl", "trials.parquet")]
     shutil.rmtree(folder)

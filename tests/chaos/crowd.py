@@ -1,4 +1,4 @@
-"""Many at once, interruptions, and the long run."""
+"""Many processes at once, interruptions, and a long run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ print(json.dumps(list(marks.values())))
 
 
 def writers_and_readers(plan):
-    """Four writers in two slots roll back and forth, four readers follow: nothing mixed, missing or overwritten."""
+    """Four writers roll two slots back and forth under four readers: no version is mixed, missing or overwritten."""
     tally = kit.Tally("crowd")
     folder = plan.copy()
     seconds = 3 if plan.quick else 60
@@ -81,7 +81,7 @@ def writers_and_readers(plan):
     ]
 
     def hand(number):
-        """Be a writer or a reader by the command line until the time is over."""
+        """Be a writer or a reader on the command line until the time is over."""
         calls = 0
         while time.monotonic() < until:
             words, codes = (
@@ -124,7 +124,7 @@ def writers_and_readers(plan):
 
 
 def trainings(plan):
-    """Ten trainings at once, two by two of one study: a version for each winner, 7 for the others, none overwritten."""
+    """Ten trainings at once, two of each study: a version for each winner, exit 7 for the others."""
     tally = kit.Tally("trainings")
     folder = plan.copy()
     old = kit.versions(folder)
@@ -158,7 +158,7 @@ def trainings(plan):
 
 
 def interrupts(plan):
-    """Interrupt, end or hang up on a training at ten moments: the right code within 5 s, nobody left, nothing changed.
+    """Interrupt, terminate or hang up a training at ten moments: the right code within 5 s, no orphan, no change.
 
     Then the kernel takes one of its workers, at three moments: it ends with the model of an undisturbed one.
     """
@@ -236,7 +236,8 @@ def _start(*words):
     """Start `mltrain` as the leader of a session, with signals as a terminal leaves them."""
 
     def answer_signals():
-        for number in (signal.SIGINT, signal.SIGHUP):  # ignored where this runs in the background, or under nohup
+        # Ignored where this runs in the background, or under nohup.
+        for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
 
     return subprocess.Popen(
@@ -250,7 +251,7 @@ def _visible(folder):
 
 
 def _members(group):
-    """Return the processes of a group that live on for a second: helpers end when their pipe closes."""
+    """Return the processes of a group that are still alive after a second."""
     until = time.monotonic() + 1
     while (found := list(_running(group))) and time.monotonic() < until:
         time.sleep(0.02)
@@ -265,12 +266,13 @@ def _running(group):
             except OSError:
                 continue
             state, _, of = stat.rpartition(")")[2].split()[:3]
-            if int(of) == group and state != "Z":  # what has ended waits for init
+            # A zombie has ended, and only waits for init.
+            if int(of) == group and state != "Z":
                 yield int(name)
 
 
 def growth(plan):
-    """One process, a thousand rollbacks, each followed by a prediction: no descriptor and no memory is lost."""
+    """One process, a thousand rollbacks, each followed by a prediction: no file descriptor and no memory leaks."""
     tally = kit.Tally("growth")
     folder = plan.copy()
     count = 30 if plan.quick else 1000

@@ -1,4 +1,4 @@
-"""Candles from which nothing can be learned, or nothing sound: each is refused by name, or ends in a finite card."""
+"""Candles that cannot be learned from, or are unsound: each is refused by name, or gives a finite card."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import numpy as np
 import polars as pl
 
 MINUTES = 3 * 1440
-START_MS = 1_754_006_400_000  # 2025-08-01
+# 2025-08-01T00:00:00Z
+START_MS = 1_754_006_400_000
 NAMED = re.compile(r"[A-Z]+USDT|fold \d|inner|holdout|feature \w+|no feature")
 TRAIN = (*kit.TRAIN, "--features", "features-ohlcv.yml", "--no-promote")
 
 
 def walk(rng, rows=MINUTES):
-    """Return the closes of a market that may be learned from: moves that tend to turn."""
+    """Return the closes of a market that can be learned from: its moves tend to reverse."""
     moves = rng.normal(0, 1e-3, rows)
     moves[1:] -= 0.3 * moves[:-1]
     return 100 * np.exp(np.cumsum(moves))
 
 
 def candles(close, *, first=0, volume=None, **columns):
-    """Return candles of closes, minute by minute from a minute on; columns replace those that follow from them."""
+    """Return candles with these closes, one per minute; the given columns replace the derived ones."""
     rows = len(close)
     opened = np.concatenate([close[:1], close[:-1]])
     table = {
@@ -39,7 +40,7 @@ def candles(close, *, first=0, volume=None, **columns):
 
 
 def turning(rng, rows=MINUTES):
-    """Return moves whose signs are a coin's."""
+    """Return moves with random signs."""
     return rng.normal(0, 1e-3, rows)
 
 
@@ -52,14 +53,14 @@ def one_way(rng, start, stop):
 
 
 def spoiled(rng, column, value):
-    """Return candles of which one value is another."""
+    """Return candles with one changed value."""
     table = candles(walk(rng))
     at = pl.int_range(pl.len()) == MINUTES // 2
     return table.with_columns(pl.when(at).then(value).otherwise(pl.col(column)).alias(column))
 
 
 def gapped(rng):
-    """Return candles of which every thirtieth is missing: no feature has all that it looks back on."""
+    """Return candles without every thirtieth: no feature has a complete lookback."""
     return candles(walk(rng)).filter(pl.int_range(pl.len()) % 30 != 0)
 
 
@@ -99,7 +100,7 @@ QUICK = ("the holdout only rises", "huge prices")
 
 
 def sets(plan):
-    """Snapshot and train on each; what cannot be trained on says so, and what can leaves figures and no NaN."""
+    """Take a snapshot and train on each: a refusal gives its reason, and a card has no NaN."""
     tally = kit.Tally("degenerate")
     names = [name for name in SETS if name in QUICK or not plan.quick]
     if plan.only is not None:
@@ -128,7 +129,7 @@ def _attempt(plan, name):
 
 
 def _find_nan(folder):
-    """Return the first JSON that holds what JSON has no word for."""
+    """Return the first JSON file with a NaN or an infinity."""
 
     def refuse(word):
         raise ValueError(word)

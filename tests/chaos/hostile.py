@@ -1,4 +1,4 @@
-"""Artefacts as an attacker would make them: malicious inside, and with hashes that agree.
+"""Artefacts made by an attacker: malicious content with matching hashes.
 
 Anyone who can write into the data folder can compute every hash in it again, so the hashes do not help here: the
 checks behind them must hold. Nothing may run (a canary shows it), end by a signal, or take a gigabyte.
@@ -24,7 +24,7 @@ SECRET = "do not read me"  # noqa: S105 (a mark that must never show)
 
 
 def reseal(folder, *, card_too=True):
-    """Give a version or a snapshot the hashes of what is in it now, and those of its card where that is a sound one."""
+    """Update the hashes in a version's or a snapshot's manifest, and in its card if that is valid."""
     from mltrain.documents.strict_json import canonical_json
 
     manifest = folder / "manifest.json"
@@ -43,7 +43,7 @@ def reseal(folder, *, card_too=True):
 
 
 def write_sealed(manifest, document):
-    """Write a manifest with the right hash of itself."""
+    """Write a manifest with a matching hash of itself."""
     from mltrain.documents.strict_json import canonical_json
 
     document.pop("self_sha256", None)
@@ -57,7 +57,7 @@ def _entry(path):
 
 
 def pickles(canary):
-    """Seventeen streams that run code, or ask for more than there is, or are no plain data."""
+    """Return seventeen streams that run code, exhaust memory, or are not plain data."""
     touch = f"touch {canary}".encode()
     text = b"X" + len(touch).to_bytes(4, "little") + touch
     laughs = (
@@ -89,7 +89,7 @@ def pickles(canary):
 
 
 class Text:
-    """LightGBM's model text, taken apart, to be put together with one thing wrong and all else right."""
+    """LightGBM's model text, parsed, to be written with one error and everything else right."""
 
     def __init__(self, text):
         head, self.rest = text.split("\n\n", 1)
@@ -113,7 +113,7 @@ class Text:
                     self.trees[tree][i] = (name, value)
 
     def join(self, *, sizes=None):
-        """Return the text; `tree_sizes` are right unless others are given."""
+        """Return the text, with correct `tree_sizes` unless others are given."""
         blocks = ["\n".join("=".join(line) for line in tree) + "\n\n\n" for tree in self.trees]
         self.head["tree_sizes"] = " ".join(str(len(block)) for block in blocks) if sizes is None else sizes
         head = "tree\n" + "\n".join(f"{key}={value}" for key, value in self.head.items())
@@ -184,7 +184,7 @@ TAILS = {
 
 
 def texts(model_text, rng, count):
-    """Give model texts with one lie each, every kind at least once, at places chosen by chance."""
+    """Yield model texts with one error each, every kind at least once, at random places."""
     kinds = [*TREE_LIES, *HEAD_LIES, *SIZES, *TAILS, "line twice", "line missing", "line more", "empty", "cut"]
     for number in range(count):
         kind = kinds[number % len(kinds)]
@@ -213,7 +213,7 @@ def texts(model_text, rng, count):
 
 
 def with_text(model, text):
-    """Return an `lgbm.pkl` in canonical form with another model text, its hash right."""
+    """Return an `lgbm.pkl` in canonical form with another model text and a matching hash."""
     from mltrain.artifact.plain_pickle import write_plain
 
     data = pickle.loads(model)
@@ -258,7 +258,7 @@ READERS = (("predict",), ("bench", "--samples", "10"), ("verify", "model"))
 
 
 def artefacts(plan):
-    """Everything hostile, through every command that reads it."""
+    """Pass every hostile file to every command that reads it."""
     tally = kit.Tally("hostile")
     canary = plan.work / "canary"
     folder = plan.copy()
@@ -267,7 +267,7 @@ def artefacts(plan):
     model, card = (version / "lgbm.pkl").read_bytes(), (version / "model_card.json").read_text()
 
     def check(label, calls, codes=(3,), *, where=folder):
-        """Make the calls; count the case; put the version back."""
+        """Make the calls, count the case, and restore the version."""
         tally.cases += 1
         for words in calls:
             problem = kit.unclean(kit.warm(*words, data_dir=where), codes)
@@ -326,7 +326,7 @@ def artefacts(plan):
 
 
 def specials(plan, folder, version, check, restore, step):
-    """Put things that are no regular files where one is expected."""
+    """Put other things than regular files where one is expected."""
     secret = plan.work / "secret"
     secret.write_text(SECRET)
     models, model, manifest = folder / "models", version / "lgbm.pkl", version / "manifest.json"
@@ -433,7 +433,8 @@ def places(plan):
 
 def _bind(path):
     here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path is short
+    # A socket's path is short.
+    os.chdir(path.parent)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path.name)
     os.chdir(here)
@@ -458,7 +459,7 @@ _MUST_REFUSE = {
 
 
 def _places(plan):
-    """Give every place: its name, its path, and the commands that come across it."""
+    """Yield every place: its name, its path, and the commands that reach it."""
     data, own = plan.work / "data", plan.work / "own"
     models, name = data / "models", kit.best(plan.base)
     other = next(n for n in kit.versions(plan.base) if n != name)
@@ -505,7 +506,7 @@ def _places(plan):
 
 
 def bombs(plan, folder, check):
-    """Put parquet files that are small on the disk and large in memory in a snapshot's place, with its hashes."""
+    """Put Parquet files that are small on disk and large in memory into a snapshot, with matching hashes."""
     (snapshot,) = (p for p in (folder / "snapshots").iterdir() if p.is_dir() and not p.is_symlink())
     file = snapshot / "BTCUSDT.parquet"
     data, manifest = file.read_bytes(), (snapshot / "manifest.json").read_bytes()

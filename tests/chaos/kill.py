@@ -1,4 +1,4 @@
-"""Fail a command at every operation on its folder, killed or refused by the disk; and read the order of all.
+"""Fail a command at each of its operations on the folder, by a kill or a disk error; and check the order of syncs.
 
 strace counts calls by name and thread, so each point is named by both; it is made sure of each fault that it struck.
 """
@@ -19,21 +19,27 @@ import kit
 from support.program import MLTRAIN
 
 CALLS = f"{disk_faults.CALLS},openat,writev,link,linkat"
-ATTEMPTS = 3  # at a fault that does not strike
+# Runs until the fault is reached: the numbers of calls vary.
+ATTEMPTS = 3
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = {
-    "snapshot": kit.SNAPSHOT,  # in a folder without any
-    "train": kit.TRAIN,  # in a folder without any version: the first one, promoted
+    # In a folder without a snapshot.
+    "snapshot": kit.SNAPSHOT,
+    # In a folder without any version: the first one, promoted.
+    "train": kit.TRAIN,
     "promote": ("promote", "latest"),
     "rollback": ("rollback", "--previous"),
-    "prune": ("models", "prune", "--keep", "0"),  # of four versions, one that nobody needs
-    "repair": ("models", "repair"),  # of a copy that followed its links, and lost one
-    "unpack": ("models", "unpack", "{near}/model.tar"),  # in a folder without any version
+    # One of the four versions is not needed.
+    "prune": ("models", "prune", "--keep", "0"),
+    # In a copy that followed its links, and lost one.
+    "repair": ("models", "repair"),
+    # In a folder without any version.
+    "unpack": ("models", "unpack", "{near}/model.tar"),
 }
 
 
 def words_of(command, folder):
-    """Return the words of a command on a folder."""
+    """Return the arguments of a command on a folder."""
     return [word.format(near=folder.parent) for word in COMMANDS[command]]
 
 
@@ -47,7 +53,8 @@ def start_of(plan, command):
         elif command == "train":
             shutil.rmtree(folder / "models")
             shutil.rmtree(folder / "studies")
-        elif command == "promote":  # nothing promoted yet: the links are made, too
+        elif command == "promote":
+            # Before any promotion, so that the links are made, too.
             for name in ("best_lgbm", "best_lgbm.pkl", "best_lgbm_model_card.json", "promotions.jsonl"):
                 (folder / "models" / name).unlink()
         elif command == "repair":
@@ -68,7 +75,7 @@ def start_of(plan, command):
 
 
 def traced(command, folder, *inject, timeout=60):
-    """Run a command under strace; return how it ended, its operations on the folder, and the calls that were failed.
+    """Run a command under strace; return its end, its operations on the folder, and the failed calls.
 
     A call fails by its number in its thread, and so does the call of that number in another thread.
     """
@@ -89,7 +96,7 @@ def traced(command, folder, *inject, timeout=60):
 
 @cache
 def clean_run(plan_base, command, start):
-    """Return the operations of a command that nothing fails; the figures share them, as they share its start."""
+    """Return the operations of a command without faults; the figures share them."""
     folder = plan_base.with_name("clean0000")
     shutil.copytree(start, folder, symlinks=True)
     ended, operations, _ = traced(command, folder)
@@ -99,7 +106,7 @@ def clean_run(plan_base, command, start):
 
 
 def sound(command, folder):
-    """Return what is wrong with what a command writes, which must be whole; None where nothing is."""
+    """Return the problem of a command's results, which must be whole; None without one."""
     calls = []
     if command == "unpack":
         calls = [("verify", "model", name) for name in kit.versions(folder)]
@@ -120,7 +127,7 @@ def sound(command, folder):
 
 
 def finished(command, folder, want):
-    """Run the command again without a fault; return what is wrong then."""
+    """Run the command again without a fault; return the remaining problem."""
     ended = kit.warm(*words_of(command, folder), data_dir=folder, timeout=60)
     if ended.code not in ({0} if command != "rollback" else {0, 3}):
         return f"the rerun ended with {ended.code}: {ended.err.strip()[-200:]}"
@@ -134,11 +141,12 @@ def finished(command, folder, want):
 
 
 def sweep(plan, command, fault_of, judge, tally, *, quick):
-    """Fail a command at its operations, one a run, and judge the state after each."""
+    """Fail a command at its operations, one per run, and judge the state after each."""
     start = start_of(plan, command)
     operations = clean_run(plan.base, command, start)
     numbers = list(range(len(operations)))
-    if plan.quick:  # spread over the whole way, the publication and the pointer among them
+    # Spread over the whole run, publication and pointer included.
+    if plan.quick:
         numbers = sorted(plan.rng(command).sample(numbers, min(quick, len(numbers))))
 
     def attempt(number):
@@ -152,7 +160,8 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
         return f"{what}: the fault did not strike"
 
     def once(number, operation, fault):
-        folder = plan.base.with_name(f"fault{number:04}")  # a name as long as that of the clean run
+        # A name as long as that of the clean run.
+        folder = plan.base.with_name(f"fault{number:04}")
         shutil.copytree(start, folder, symlinks=True)
         effect = "signal=KILL" if fault == "KILL" else f"error={fault}"
         inject = f"inject={operation.call}:{effect}:when={operation.number}"
@@ -173,26 +182,26 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
 
 
 def pointer(folder):
-    """Return where the pointers to the best version and to the latest snapshot stand; None where there is none."""
+    """Return the targets of the pointers to the best version and the latest snapshot; None without one."""
     links = (folder / "models" / "best_lgbm", folder / "snapshots" / "latest")
     return tuple(os.readlink(link) if link.is_symlink() else None for link in links)
 
 
 def old_or_new(start, folder):
-    """Return what is wrong with the pointer, which must stand where it stood or on a whole version."""
+    """Return the problem of the pointer, which must be unchanged or name a whole version."""
     now = pointer(folder)[0]
     return None if now in {pointer(start)[0], *kit.versions(folder)} else f"the pointer stands on {now}"
 
 
 def judge_kill(command, start, folder, code, err):  # noqa: ARG001 (one signature for both)
-    """After a kill: old state or new, all whole, and a rerun completes it."""
+    """After a kill the state is old or new, every file is whole, and a rerun completes the command."""
     problem = old_or_new(start, folder) or sound(command, folder)
     want = kit.versions(start)[-1] if command in {"promote", "repair"} else None
     return problem or finished(command, folder, want)
 
 
 def judge_error(command, start, folder, code, err):
-    """After a refusal: exit 8 with a word, and the pointer where it stood; or 0 where it did no harm."""
+    """After a disk error: exit 8 with a message and an unchanged pointer; or 0 if the error did no harm."""
     if code not in {0, 8}:
         return f"exit {code}: {err.strip()[-300:]}"
     if code == 8 and "error: " not in err:
@@ -206,7 +215,7 @@ def judge_error(command, start, folder, code, err):
 
 
 def kill_points(plan):
-    """Every command that writes, killed at each operation on the folder."""
+    """Kill every writing command at each operation on the folder."""
     tally = kit.Tally("kill-points")
     for command in COMMANDS:
         sweep(plan, command, lambda _: "KILL", judge_kill, tally, quick=1)
@@ -214,7 +223,7 @@ def kill_points(plan):
 
 
 def io_errors(plan):
-    """The same commands, each operation refused by the disk; then file sizes limited."""
+    """Let each operation of the same commands fail with a disk error; then limit file sizes."""
     tally = kit.Tally("io-errors")
     for command in COMMANDS:
         # A training is slow.
@@ -253,7 +262,7 @@ def limited(command, folder, limit):
 
 
 def durability(plan):
-    """Read the order of operations: what is renamed was synced before, its folder after; nothing is reported early."""
+    """Check the order of operations: files are synced before a rename, the folder after it; no early report."""
     tally = kit.Tally("durability")
     for command in COMMANDS:
         operations = clean_run(plan.base, command, start_of(plan, command))

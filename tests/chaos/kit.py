@@ -34,9 +34,10 @@ TRAIN = ("train", "--trials", "1", "--config", str(CONFIG))
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended."""
+    """The end of a call."""
 
-    code: int  # below 0: by that signal
+    # Negative: the number of the signal that ended it.
+    code: int
     out: str
     err: str
     seconds: float
@@ -46,7 +47,7 @@ class Ended:
 
 @dataclass
 class Tally:
-    """One figure: how many cases there were, and what failed."""
+    """One figure: the number of cases, and the failures."""
 
     name: str
     cases: int = 0
@@ -69,18 +70,20 @@ class Tally:
 class Plan:
     """The arguments of a figure: where to work, and how much."""
 
-    base: Path  # a trained folder; to be copied, never changed
-    work: Path  # an empty folder
+    # A trained folder; to be copied, never changed.
+    base: Path
+    # An empty folder.
+    work: Path
     seed: int
     quick: bool
     only: int | None = None
 
     def rng(self, case):
-        """Return the random numbers of one case: it can be repeated alone."""
+        """Return the random generator of one case, so that it can be repeated alone."""
         return random.Random(f"{self.seed}:{case}")
 
     def cases(self, count, quick):
-        """Give the numbers of the cases to run."""
+        """Return the numbers of the cases to run."""
         if self.only is not None:
             return [self.only]
         return range(quick if self.quick else count)
@@ -121,7 +124,8 @@ def shared_out(attempt, cases, hands=2):
 
 def prepare(folder):
     """Make a folder with a simulated snapshot and two versions, both promoted; return it."""
-    for words in (SNAPSHOT, TRAIN, (*TRAIN, "--seed", "7"), ("promote", "latest")):  # the second one is held
+    # The second one is held.
+    for words in (SNAPSHOT, TRAIN, (*TRAIN, "--seed", "7"), ("promote", "latest")):
         ended = warm(*words, data_dir=folder, timeout=120)
         assert ended.code == 0, ended.err
     assert len(versions(folder)) == 2
@@ -136,7 +140,7 @@ def versions(folder):
 
 
 def best(folder):
-    """Return where the pointer points."""
+    """Return the target of the pointer."""
     return os.readlink(folder / "models" / "best_lgbm")
 
 
@@ -154,12 +158,13 @@ def cold(*words, data_dir=None, env=None, timeout=TIMEOUT_S):
             env={**ENV, **(env or {})},
         )
         ended = _wait(run.pid, out, err, start, timeout)
-        run.returncode = ended.code  # reaped already
+        # Reaped already.
+        run.returncode = ended.code
         return ended
 
 
 def warm_up():
-    """Import what commands import, and run none of it: threads do not survive a fork."""
+    """Import the modules of commands without running any: threads do not survive a fork."""
     os.environ.update(ONE_THREAD)
     for name in list(os.environ):
         if name not in ENV:
@@ -168,7 +173,7 @@ def warm_up():
 
 
 def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
-    """Call `mltrain` in a fork of this process; under a tracer, such as ["strace", "-f"], where one is given."""
+    """Call `mltrain` in a fork of this process, if given under a tracer such as ["strace", "-f"]."""
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
     start = time.monotonic()
     with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
@@ -177,10 +182,12 @@ def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
         if pid == 0:
             try:
                 os.close(release)
-                _take(out, err)  # before it is traced: a fault is meant for mltrain, not for this
+                # Before it is traced: faults are meant for mltrain, not for these calls.
+                _take(out, err)
                 if tracer is not None:
                     _let_trace()
-                    os.read(held, 1)  # every call from here on is counted
+                    # Every call from here on is counted.
+                    os.read(held, 1)
                 os.close(held)
                 become([*map(str, words), *where], env or {})
             finally:
@@ -192,15 +199,16 @@ def warm(*words, data_dir=None, env=None, timeout=TIMEOUT_S, tracer=None):
 
 
 def _let_trace():
-    """Let any process of this user trace this one, where only parents may."""
+    """Let any process of this user trace this one, where otherwise only parents may."""
     import ctypes
 
-    ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER, PR_SET_PTRACER_ANY
+    # PR_SET_PTRACER, PR_SET_PTRACER_ANY.
+    ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
 
 
 @contextlib.contextmanager
 def _traced(tracer, pid):
-    """Attach a tracer and wait until it has; go on without one where none is given."""
+    """Attach the tracer, if any, and wait until it is attached."""
     if tracer is None:
         yield
         return
@@ -211,7 +219,7 @@ def _traced(tracer, pid):
 
 
 def _take(out, err):
-    """Have nothing for stdin, and these files for stdout and stderr."""
+    """Use /dev/null as stdin, and these files as stdout and stderr."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
@@ -237,7 +245,7 @@ def _wait(pid, out, err, start, timeout):
 
 
 def unclean(ended, codes=(3,)):
-    """Return what is wrong with the way in which a call ended; None where it is clean."""
+    """Return the problem with the end of a call; None if it is clean."""
     last = ended.err.strip().splitlines()[-1:] or [""]
     if ended.hung:
         return f"hung for {ended.seconds:.0f} s"
@@ -255,7 +263,7 @@ def unclean(ended, codes=(3,)):
 
 
 def tree(folder):
-    """Return all that a reader can see below a folder but locks: path, and hash of the bytes or link target."""
+    """Return everything below a folder except locks: path, and hash of the bytes or link target."""
     seen = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -271,5 +279,5 @@ def tree(folder):
 
 
 def leftovers(folder):
-    """Return the temporary names that are left."""
+    """Return the names of leftover temporary files."""
     return [str(path.relative_to(folder)) for path in folder.rglob(".*.tmp")]

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import kit
 
-COLD_EVERY = 25  # so many cases are also run as the shell would
+# Every so many cases, one is also run as the shell would.
+COLD_EVERY = 25
 VERSION_READERS = (("verify", "model", "{v}"), ("rollback", "{v}"), ("promote", "{v}"))
 MODEL_READERS = (("predict", "{v}"), ("bench", "{v}", "--samples", "10"))
 CARD_READERS = (("card", "show", "{v}"), ("card", "validate", "{path}"), ("predict", "{v}"))
@@ -217,7 +218,8 @@ def forgeries(plan):
     for seed, key in (("7", "ours"), ("8", "ours"), ("9", "theirs")):
         ended = kit.warm(*kit.TRAIN, "--sign", keys / key, "--seed", seed, data_dir=base, timeout=60)
         assert ended.code == 0, ended.err
-        assert kit.warm("promote", "latest", data_dir=base).code == 0  # it is held
+        # The version is held, so it is promoted by hand.
+        assert kit.warm("promote", "latest", data_dir=base).code == 0
     unsigned, _, first, second, theirs = kit.versions(base)
     assert kit.warm("promote", first, *required, data_dir=base).code == 0
     for words in (("predict",), ("verify", "model"), ("rollback", first), ("bench", "--samples", "10"), ("models",)):

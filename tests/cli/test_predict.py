@@ -43,7 +43,8 @@ HOSTILE = hostile_parquet()
 def table():
     source, window = SimSource(signal="strong"), TimeRange(CLOCK_MS - 300 * 60_000, CLOCK_MS)
     frames = [source.candles(s, window).with_columns(symbol=pl.lit(s)) for s in SYMBOLS]
-    return pl.concat(frames).sort("ts", maintain_order=True)  # interleaved, as a feed would write them
+    # Interleaved by time, as a feed writes them.
+    return pl.concat(frames).sort("ts", maintain_order=True)
 
 
 def write(table, path):
@@ -260,7 +261,8 @@ def test_a_watch_prints_lines_until_it_is_interrupted(trained_dir):
     assert lines == [{"version": newest["version"], **row} for row in newest["predictions"]]
 
 
-LATE = ("--as-of", "2025-10-15T12:02:00Z")  # two minutes after the last candle has closed
+# Two minutes after the last candle has closed.
+LATE = ("--as-of", "2025-10-15T12:02:00Z")
 
 
 def test_only_refused_rows_are_a_failure(trained_dir):

@@ -51,7 +51,8 @@ def walked(tmp_path_factory):
         for line in shell_lines(README):
             words = shlex.split(line)
             assert words[0] == "mltrain", line
-            if line == "mltrain snapshot --days 90":  # the same on a market and in a time that a test can have
+            # The same with the source and the days of a test.
+            if line == "mltrain snapshot --days 90":
                 words[-1] = "6"
             env = {"MLTRAIN_BASE_URL": server.base_url}
             results.append((line, call(*words[1:], *QUICKER.get(words[1], ()), cwd=here, timeout=300, env=env)))

@@ -10,7 +10,8 @@ from mltrain.pipeline.demo import MARKER, run_demo
 from mltrain.progress import Silent
 from mltrain.store.store import Store
 
-NOW_MS = 1_760_952_600_000  # 2025-10-20T09:30:00Z
+# 2025-10-20T09:30:00Z
+NOW_MS = 1_760_952_600_000
 
 
 def test_the_demo_promotes_one_version_by_itself_one_by_hand_and_rolls_back(tmp_path, monkeypatch):

@@ -24,9 +24,8 @@ def test_only_later_candles_are_scored(trained):
     found = evaluate(version, report.training.data.snapshot, workshop.store, now_ms=NOW_MS, progress=Silent())
 
     assert found.start_ms > found.learned_until_ms == ModelCard(open_model(version).card).last_label_end_ms()
-    assert (
-        0 <= found.scores.rows - report.training.holdout.scores.rows <= 2
-    )  # rows that the embargo kept from both blocks
+    # Rows that the embargo kept from both blocks.
+    assert 0 <= found.scores.rows - report.training.holdout.scores.rows <= 2
     assert found.scores.after.accuracy == pytest.approx(report.training.holdout.scores.after.accuracy, abs=0.005)
     assert sum(week.rows for week in found.weeks) == found.scores.rows
     assert {d.name for d in found.drift} == set(report.training.data.samples.names)

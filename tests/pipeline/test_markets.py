@@ -57,7 +57,8 @@ def test_a_bounce_market_bounces_as_roll_says(source, size, opens):
     draws = np.random.default_rng(1)
     frame = markets.bounce_candles(draws, 100_000, source=source, size=size, opens=opens)
     moves = np.diff(frame["close"].to_numpy()) / (100 * markets.MOVE)
-    apart = size**2 / 4 if source == "spread" else size**2 / 12  # of +-s/2; of a uniform rounding error
+    # The variance of +-s/2, or of a uniform rounding error.
+    apart = size**2 / 4 if source == "spread" else size**2 / 12
     lags = [np.mean(moves[lag:] * moves[: moves.size - lag]) for lag in range(3)]
     jumps = np.abs(frame["open"].to_numpy()[1:] - frame["close"].to_numpy()[:-1]).mean() / (100 * markets.MOVE)
 

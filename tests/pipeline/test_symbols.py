@@ -111,7 +111,8 @@ def test_blocks_are_cut_without_the_symbols_left_out(uneven):
     bars = {"BTCUSDT": DAYS * 1440, "ETHUSDT": 300}
     snapshot = take(folder, bars)
     candles = read_candles(snapshot, Silent())
-    candles["BTCUSDT"] = candles["BTCUSDT"].head(3 * 1440)  # ends a day before the other one begins
+    # Ends a day before the other one begins.
+    candles["BTCUSDT"] = candles["BTCUSDT"].head(3 * 1440)
     request = uneven[1].request(snapshot)
     samples, _ = build_samples(request.feature_set, candles)
     alone, _ = build_samples(request.feature_set, {"BTCUSDT": candles["BTCUSDT"]})

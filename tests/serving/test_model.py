@@ -25,7 +25,8 @@ from mltrain.training.calibration import Calibrator
 from mltrain.training.lightgbm_import import import_lightgbm
 
 END_MS = 1_760_529_600_000
-LOOKBACK = 31  # of volatility_30: thirty returns
+# The lookback of volatility_30: thirty returns.
+LOOKBACK = 31
 
 
 @pytest.fixture(scope="module")
@@ -595,7 +596,8 @@ class TestFollowing:
         assert len(caught) == 1
         for version in (first, other):
             promote(version)
-            answers.append(model.predict_candles(candles))  # a warning would be an error
+            # A warning would be an error.
+            answers.append(model.predict_candles(candles))
         assert all(answer.equals(before) for answer in answers)
         assert model.version == "2025-10-15"
         assert load(store.models / "best_lgbm.pkl").version == "2025-10-15.2"

@@ -100,7 +100,8 @@ def test_pages_hold_exactly_the_markets_candles(klines, interval):
 def test_an_outage_is_a_gap_in_a_page(klines):
     """Candles of an outage are missing, so a page of 1000 rows covers a longer time."""
     opens = times_ms(SimSource(seed=3).candles("BTCUSDT", TimeRange(CLOCK_MS - 20 * DAY_MS, CLOCK_MS - DAY_MS)))
-    gap = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])  # the last candle before one
+    # The last candle before a gap.
+    gap = int(opens[:-1][np.diff(opens) > MINUTE_MS][0])
     rows = klines(startTime=gap - 10 * MINUTE_MS, limit=1000)
 
     assert len(rows) == 1000

@@ -171,7 +171,7 @@ def test_a_manifest_names_the_alignment_only_if_it_is_not_the_default(record):
 
 
 def test_a_symbol_has_its_share_of_the_window(record):
-    """Candles that are missing before the first one, inside, and after the last one are told apart."""
+    """Candles that are missing before the first one, inside, and after the last one are distinguished."""
     minutes = [CLOCK_MS - DAY_MS + m * MINUTE_MS for m in range(1440)]
     edges = (Gap(minutes[0], minutes[99], 100), Gap(minutes[500], minutes[504], 5), Gap(minutes[1400], minutes[-1], 40))
     found = replace(record.facts[0], rows=1295, first_ms=minutes[100], last_ms=minutes[1399], gaps=edges)

@@ -30,7 +30,8 @@ STRIDE = int(os.environ.get("MLTRAIN_TEST_STRIDE", "30"))
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 CONNECTIONS = 2
 LATENCY_MS = 200
-IN_FLIGHT_S = 1.0  # between an answer and the day on the disk: parsing, writing and three syncs on a busy machine
+# Between an answer and the day on the disk: parsing, writing and three syncs on a busy machine.
+IN_FLIGHT_S = 1.0
 
 
 def words_of(server, days):
@@ -110,7 +111,8 @@ def kill_once(server, data_dir, chance):
             while process.poll() is None and len(pages_asked(server.log[seen:])) < pages:
                 if pages_asked(server.log[seen:]):
                     limit_s = time.monotonic() + 5
-                if time.monotonic() > limit_s:  # it asks for nothing: it starts, or everything is there
+                # It requests nothing: it has just started, or has everything.
+                if time.monotonic() > limit_s:
                     break
                 time.sleep(0.002)
             time.sleep(delay_s)

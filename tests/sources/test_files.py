@@ -50,7 +50,7 @@ def test_all_files_of_a_symbol_are_one_series(tmp_path, make_candles):
     st.tuples(st.integers(-2, 42), st.integers(-2, 42)),
 )
 def test_any_shuffle_with_repetitions_gives_the_same_candles(tmp_path_factory, minutes, files, bounds):
-    """Rows in any order, repeated any number of times, over any number of files: sorted, unique, inside the window."""
+    """Rows in any order, repeated and split over files: sorted, unique, inside the window."""
     folder = tmp_path_factory.mktemp("files")
     for i in range(files):
         part = minutes[i::files]
@@ -63,7 +63,8 @@ def test_any_shuffle_with_repetitions_gives_the_same_candles(tmp_path_factory, m
 
     try:
         frame = source.candles("A1", window)
-    except InputError as err:  # every other minute, by chance: another interval
+    except InputError as err:
+        # Every other minute, by chance, looks like another interval.
         assert "apart" in err.message  # noqa: PT017 -- both ends are allowed
         return
     assert times_ms(frame).tolist() == [at(m) for m in inside]
@@ -133,7 +134,7 @@ def test_a_column_that_only_some_rows_have_is_refused(tmp_path, make_candles, mi
 
 
 def test_an_impossible_row_is_named_with_its_file(tmp_path, make_candles):
-    """Of several files the one at fault is named, and only if the row is inside the window."""
+    """The message names the file, and only if the row is inside the window."""
     make_candles(range(30)).write_csv(tmp_path / "BTCUSDT-a.csv")
     bad = make_candles(range(30, 60)).with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(-1.0).otherwise("low").alias("low")
@@ -149,8 +150,8 @@ def test_an_impossible_row_is_named_with_its_file(tmp_path, make_candles):
     assert source.candles("BTCUSDT", TimeRange(at(0), at(33))).height == 33
 
 
-def test_the_clock_is_the_last_close_of_the_symbols_asked_for(tmp_path, make_candles):
-    """A symbol that is not asked for does not move the clock."""
+def test_the_clock_is_the_last_close_of_the_requested_symbols(tmp_path, make_candles):
+    """Other symbols do not move the clock."""
     for symbol, minutes in (("BTCUSDT", range(10)), ("ETHUSDT", range(12)), ("SOLUSDT", range(99))):
         make_candles(minutes).write_parquet(tmp_path / f"{symbol}.parquet")
     source = FilesSource(tmp_path, "1m")
@@ -167,7 +168,7 @@ def test_a_window_without_candles_is_empty(tmp_path, make_candles):
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", TimeRange(at(50), at(60))).is_empty()
 
 
-def test_unknown_symbols_list_those_there(tmp_path, make_candles):
+def test_unknown_symbols_list_the_known_ones(tmp_path, make_candles):
     """The error suggests the nearest name, or lists all."""
     make_candles(range(10)).write_csv(tmp_path / "BTCUSDT.csv")
     source = FilesSource(tmp_path, "1m")
@@ -178,8 +179,8 @@ def test_unknown_symbols_list_those_there(tmp_path, make_candles):
         assert err.value.hint == hint
 
 
-def test_folders_that_are_none_are_refused(tmp_path, make_candles):
-    """Absent, a file, empty, or without a candle file: each has its message, with what is there."""
+def test_invalid_folders_are_refused(tmp_path, make_candles):
+    """A missing folder, a file, an empty folder and one without a candle file have different messages."""
     file = tmp_path / "BTCUSDT.csv"
     make_candles(range(3)).write_csv(file)
     empty, other, below, old = tmp_path / "empty", tmp_path / "other", tmp_path / "below", tmp_path / "old"
@@ -210,7 +211,7 @@ def test_folders_that_are_none_are_refused(tmp_path, make_candles):
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -8, -1])
 def test_a_truncated_parquet_file_is_refused_by_name(tmp_path, make_candles, keep):
-    """Wherever it was cut."""
+    """Wherever the file is cut."""
     path = tmp_path / "BTCUSDT.parquet"
     make_candles(range(100)).write_parquet(path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -242,7 +243,7 @@ def test_only_links_inside_the_folder_are_followed_and_pipes_are_not_read(tmp_pa
 
 
 def test_one_file_is_read_by_itself(tmp_path, make_candles):
-    """For predictions on a file: sorted, duplicates dropped, checked."""
+    """For predictions, a single file is sorted, checked, and freed of duplicates."""
     path = tmp_path / "any.csv"
     whole = make_candles(range(10))
     pl.concat([whole, whole[3:5]]).reverse().write_csv(path)
@@ -287,7 +288,7 @@ FORMATS = {
 @settings(max_examples=40)
 @given(st.data())
 def test_any_split_over_files_and_formats_gives_the_same_candles(tmp_path_factory, data):
-    """Each candle in one file or in several, once or twice, plain or packed: one frame, each repetition counted."""
+    """Each candle in one or several files, plain or packed: one frame, and each repetition is counted."""
     folder = tmp_path_factory.mktemp("files")
     whole = _plain(range(60))
     homes = data.draw(st.lists(st.lists(st.sampled_from(sorted(FORMATS)), min_size=1), min_size=60, max_size=60))
@@ -299,7 +300,8 @@ def test_any_split_over_files_and_formats_gives_the_same_candles(tmp_path_factor
 
     try:
         frame = source.candles("BTCUSDT", ALL)
-    except InputError as err:  # every other minute in one file, by chance: another interval
+    except InputError as err:
+        # Every other minute in one file, by chance, looks like another interval.
         assert "apart" in err.message  # noqa: PT017 -- both ends are allowed
         return
     assert frame.select(whole.columns).equals(whole.with_columns(pl.col("ts").cast(TS_DTYPE)))
@@ -320,8 +322,8 @@ def test_files_named_as_of_another_interval_are_left_out_and_reported(tmp_path, 
     assert source.notes() == (f"3 files left out (another interval): {names}",)
 
 
-def test_where_all_are_of_another_interval_it_is_named(tmp_path, make_candles):
-    """With the option that would take them."""
+def test_only_files_of_another_interval_are_an_error(tmp_path, make_candles):
+    """The error names the interval, and the option that accepts it."""
     make_candles(range(0, 150, 15)).write_csv(tmp_path / "BTCUSDT-15m-2025-10-15.csv")
     source = FilesSource(tmp_path, "1m")
 
@@ -350,7 +352,7 @@ def test_files_without_rows_are_passed_over_and_reported(tmp_path, make_candles)
 
 
 def test_a_file_is_checked_against_its_checksum_file(tmp_path, make_candles):
-    """Right: the file is read. Wrong, unreadable or of another file: refused, with both hashes."""
+    """A matching file is read; a wrong, unreadable or foreign checksum is refused, with both hashes."""
     path = tmp_path / "BTCUSDT-1m-2025-10.zip"
     path.write_bytes(_zipped("BTCUSDT-1m-2025-10.csv", make_candles(range(30)).write_csv().encode()))
     checksum = tmp_path / "BTCUSDT-1m-2025-10.zip.CHECKSUM"
@@ -371,7 +373,7 @@ def test_a_file_is_checked_against_its_checksum_file(tmp_path, make_candles):
 
 
 def test_no_frame_is_kept(tmp_path, make_candles):
-    """A folder of many symbols needs the memory of one: of what was read, only the range of times stays."""
+    """A folder of many symbols needs the memory of one: only the time range of a read file is kept."""
     for symbol in ("BTCUSDT", "ETHUSDT"):
         make_candles(range(30)).write_csv(tmp_path / f"{symbol}.csv")
     source = FilesSource(tmp_path, "1m")
@@ -383,7 +385,7 @@ def test_no_frame_is_kept(tmp_path, make_candles):
 
 
 def test_files_outside_the_window_are_not_read_again(tmp_path, make_candles):
-    """Ten years of day files cost their reading once, not twice."""
+    """Ten years of daily files are read once, not twice."""
     make_candles(range(30)).write_csv(tmp_path / "BTCUSDT-a.csv")
     make_candles(range(30, 60)).write_csv(tmp_path / "BTCUSDT-b.csv")
     source = FilesSource(tmp_path, "1m")

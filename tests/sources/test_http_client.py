@@ -36,7 +36,8 @@ from support.program import call
 if TYPE_CHECKING:
     from mltrain.sources.http_client import Answer
 
-DEAD = "http://127.0.0.1:9"  # nobody listens there
+# No server listens there.
+DEAD = "http://127.0.0.1:9"
 
 
 class JumpingClock:
@@ -258,7 +259,8 @@ def get_with(*answers, ask=None, host=None, max_bytes=100, **rules):
                     outcome.result = await (ask or plainly)(client, Query("/x", "the thing", 1, max_bytes))
                 except SourceError as err:
                     outcome.error = err
-            await asyncio.gather(*conversations)  # the client has hung up
+            # The client has hung up.
+            await asyncio.gather(*conversations)
 
     asyncio.run(run())
     return outcome
@@ -539,7 +541,8 @@ def tls(tmp_path_factory):
 
     class Server(http.server.ThreadingHTTPServer):
         def handle_error(self, *_):
-            pass  # clients that do not trust it hang up
+            # Clients that do not trust it hang up.
+            pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -253,9 +253,12 @@ def test_the_restart_of_february_2018_leaves_a_gap():
     """Trading stopped at 00:28:14.788 and began again off the grid: those hourly rows are left out."""
     rows = [
         (1518044400000, 1518047999999),
-        (1518048000000, 1518049694788),  # closed early: nothing opened in its hour afterwards
-        (1518168494789, 1518172094788),  # 09:28:14.789 on the next day, and so on for two days
-        (1518319694789, 1518321600999),  # the last one off the grid, cut short by the next
+        # Closed early: nothing opened in its hour afterwards.
+        (1518048000000, 1518049694788),
+        # 09:28:14.789 on the next day, and so on for two days.
+        (1518168494789, 1518172094788),
+        # The last one off the grid, cut short by the next.
+        (1518319694789, 1518321600999),
         (1518321600000, 1518325199999),
     ]
     page = read_times(rows)

@@ -319,7 +319,8 @@ def test_finished_days_are_not_requested_again(tmp_path):
         taken = take(server, tmp_path, days=6)
         again = pages_asked(server.log)
 
-    assert len(kept) == 4  # seven pages of 1000 minutes: four whole days
+    # Seven pages of 1000 minutes: four whole days.
+    assert len(kept) == 4
     whole = [format_ms(start)[:10] for name, start, _ in again if name == "BTCUSDT"]
     assert not set(kept) & set(whole)
     assert len(done) == 7

@@ -19,7 +19,8 @@ from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange
 from support.downloads import TODAY_MS, download, pages_asked
 
-AT_MS = TODAY_MS - 3 * DAY_MS // 2  # a noon; its day is in the archive by now
+# A noon whose day the archive has.
+AT_MS = TODAY_MS - 3 * DAY_MS // 2
 DAY = "2025-10-13"
 SOURCES = pytest.mark.parametrize("archive", [False, True], ids=["rest", "archive"])
 
@@ -66,7 +67,8 @@ def test_a_candle_that_closed_early_is_taken(tmp_path, archive):
 
 def test_the_cache_remembers_irregular_rows(tmp_path):
     """A second snapshot downloads nothing and has the same notes; one of other days has none."""
-    early_ms = AT_MS - DAY_MS  # on another page
+    # On another page than AT_MS.
+    early_ms = AT_MS - DAY_MS
     faults = [restate("open_time", AT_MS + 15_000), restate("close_time", early_ms + 5, at_ms=early_ms)]
     with SimServer(faults=faults) as server:
         first = download(server, tmp_path, days=3).snapshot
@@ -128,8 +130,10 @@ def test_rows_after_a_long_run_off_the_grid_are_found(limit, after):
 
 RESTART = (
     (1518044400000, 1518047999999),
-    (1518048000000, 1518049694788),  # closed early
-    (1518168494789, 1518172094788),  # off the grid
+    # Closed early.
+    (1518048000000, 1518049694788),
+    # Off the grid.
+    (1518168494789, 1518172094788),
     (1518319694789, 1518321600999),
     (1518321600000, 1518325199999),
 )

@@ -140,7 +140,8 @@ def test_the_moves_follow_the_recursion(interval):
     """Over ten days, also across midnight, moves and probabilities are those of the definition."""
     step_ms, k, first = INTERVALS_MS[interval], 0.35, GENESIS_MS // DAY_MS + 100
     market = _Market(symbol="ETHUSDT", seed=4, step_ms=step_ms, strength=k)
-    z, passed_on = 0.0, 0.0  # of the candle before
+    # Values of the previous candle.
+    z, passed_on = 0.0, 0.0
     moves, drifts, ts = [], [], []
     for day in range(first - 70, first + 10):
         for slot, (e, tie) in enumerate(zip(*_shocks(market, day), strict=True)):
@@ -251,7 +252,8 @@ def test_prices_stay_sane_for_400_days(symbol):
 
 def test_each_week_has_one_outage_of_all_symbols():
     """The gaps of all symbols are the same: one a week, 15 to 60 minutes long."""
-    start = GENESIS_MS + 3 * DAY_MS  # a Thursday: weeks are counted from the epoch, which was one
+    # A Thursday, as the epoch: weeks are counted from it.
+    start = GENESIS_MS + 3 * DAY_MS
     weeks = TimeRange(start, start + 70 * DAY_MS)
     source = SimSource(seed=2)
     gaps = [

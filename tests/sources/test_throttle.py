@@ -14,13 +14,13 @@ from mltrain.times import MINUTE_MS
 
 steps = st.lists(
     st.tuples(
-        # ms that pass
+        # Elapsed time, in ms.
         st.integers(0, 20_000),
-        # weight of the request
+        # Weight of the request.
         st.sampled_from([1, 2, 20]),
-        # requests that are answered now
+        # Requests that are answered now.
         st.integers(0, 5),
-        # weight that others use at the same time
+        # Weight that others use at the same time.
         st.integers(0, 30),
     ),
     max_size=120,
@@ -50,11 +50,14 @@ def test_no_minute_of_the_exchange_passes_the_share(steps, limit, offset_ms):
 
 bursts = st.lists(
     st.tuples(
-        st.integers(0, 3),  # the minute, and when before or after its beginning, in ms
+        # The minute, and the offset from its beginning, in ms.
+        st.integers(0, 3),
         st.sampled_from([-1001, -1000, -999, -500, -1, 0, 1, 500, 999, 1000, 1001, 20_000]) | st.integers(2000, 57_000),
         st.sampled_from([1, 2, 20]),
-        st.sampled_from([0, 1, 4, 200]),  # requests of that weight that would like to go at once
-        st.sampled_from([0, 1, 4, 200]),  # requests that are answered then
+        # Requests of that weight that are wanted at once.
+        st.sampled_from([0, 1, 4, 200]),
+        # Requests that are answered then.
+        st.sampled_from([0, 1, 4, 200]),
     ),
     max_size=40,
 ).map(lambda found: sorted((CLOCK_MS + minute * MINUTE_MS + ms, *rest) for minute, ms, *rest in found))
@@ -210,7 +213,8 @@ def test_no_request_goes_during_an_ordered_wait(seconds, status, moments):
         ("0", 429, 1),
         ("Wed, 15 Oct 2025 12:00:30 GMT", 429, 25),
         ("Wed, 15 Oct 2025 12:00:30 -0000", 429, 25),
-        (None, 429, 56),  # to the next minute, and a second more
+        # To the next minute, and a second more.
+        (None, 429, 56),
         ("", 429, 56),
         ("-5", 429, 56),
         ("soon", 429, 56),

@@ -473,7 +473,8 @@ def replace_all(folder):
             with folders.staged_folder(folder / "new") as staged:
                 with disk_errors.disk_errors(staged, "write"):
                     (staged / "sub").mkdir()
-                    (staged / "sub" / "a").write_bytes(b"1")  # as another library would, without a sync
+                    # Without a sync, as another library may write it.
+                    (staged / "sub" / "a").write_bytes(b"1")
                 writing.write_new(staged / "manifest", b"2")
         if b"two" not in (folder / "log").read_bytes().split(b"\n")[:-1]:
             writing.append_lines(folder / "log", ["two"])

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by nothing but the standard library."""
+"""A headless Chromium, driven over a pipe with the standard library only."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TIMEOUT_S = 60
 
 
 def find_browser():
-    """Return the path of a Chromium; None where there is none."""
+    """Return the path of a Chromium; None without one."""
     named = os.environ.get("MLTRAIN_TEST_BROWSER")
     return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Chrome:
-    """One browser with one tab; what pages ask for, log or throw is kept in `events`.
+    """One browser with one tab; requests, logs and errors of pages are kept in `events`.
 
     Args:
         path: The browser's program.
@@ -60,7 +60,7 @@ class Chrome:
             self.send(f"{domain}.enable")
 
     def close(self):
-        """End the browser and remove what it has kept."""
+        """End the browser and remove its profile."""
         self._process.terminate()
         self._process.wait(TIMEOUT_S)
         os.close(self._write)
@@ -92,7 +92,7 @@ class Chrome:
             time.sleep(0.01)
 
     def run(self, script):
-        """Return what a script evaluates to in the page, as JSON."""
+        """Return the value of a script in the page, as JSON."""
         done = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
@@ -102,13 +102,13 @@ class Chrome:
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
-    def asked_for(self):
-        """Return the addresses of everything that was asked for since the page was opened."""
+    def requested(self):
+        """Return the addresses of all requests since the page was opened."""
         found = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url for url in found if not url.startswith("data:")]
 
     def complaints(self):
-        """Return what the console has: errors, warnings, exceptions, and what a policy blocked."""
+        """Return the messages of the console: errors, warnings, exceptions, and blocked requests."""
         methods = {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"}
         return [e["params"] for e in self.events if e.get("method") in methods]
 

@@ -1,4 +1,4 @@
-"""Fails a Python program at each of its operations on a folder, with strace: killed, or refused by the disk.
+"""Fail a Python program at each of its operations on a folder, with strace: by a kill or a disk error.
 
 A power cut shows in the order of operations: `unsynced_renames` reads it from the same log.
 """
@@ -38,7 +38,7 @@ class Operation:
 
 @contextmanager
 def memory_folder():
-    """Give a temporary folder in memory where there is one: there, waiting for the disk costs nothing."""
+    """Yield a temporary folder in memory, if possible: there a sync costs nothing."""
     memory = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -46,7 +46,7 @@ def memory_folder():
 
 @cache
 def need_strace():
-    """Skip the test where strace is absent or may not trace."""
+    """Skip the test if strace is missing or may not trace."""
     strace = which("strace")
     if strace is None:
         pytest.skip("needs strace")
@@ -84,7 +84,8 @@ def run(program, folder, *inject):
     operations = []
     for line in log.read_text(errors="replace").splitlines():
         if match := re.match(r"(\d+)\s+(\w+)\((.*)", line):
-            counts[match[1], match[2]] += 1  # strace injects by the thread's count
+            # strace counts the calls of each thread.
+            counts[match[1], match[2]] += 1
             if str(folder) in match[3]:
                 operations.append(Operation(match[1], match[2], counts[match[1], match[2]], match[3]))
     return done, operations

@@ -1,4 +1,4 @@
-"""Snapshots of the simulated exchange over HTTP, and what it was asked for them."""
+"""Snapshots of the simulated exchange over HTTP, and the requests they made."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TODAY_MS = CLOCK_MS // DAY_MS * DAY_MS
 
 
 def spec_of(server, *, interval="1m", archive=False):
-    """Return the source that a server is."""
+    """Return the source spec of a server."""
     if archive:
         return SourceSpec("archive", base_url=server.base_url, archive_url=server.archive_url, interval=interval)
     return SourceSpec("binance", base_url=server.base_url, interval=interval)
 
 
 def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, interval="1m", refresh=False, **rest):
-    """Take a snapshot of what a server has."""
+    """Take a snapshot from a server."""
     spec = spec_of(server, interval=interval, archive=rest.pop("archive", False))
     return take_snapshot(
         data_dir,
@@ -43,13 +43,13 @@ def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, int
 
 
 def pages_asked(records):
-    """Return the symbol and the half-open window of each page that was asked for, sorted."""
+    """Return the symbol and the half-open window of each requested page, sorted."""
     pages = [record for record in records if record.path.endswith("/klines") and "endTime" in record.query]
     return sorted((p.symbol, int(p.query["startTime"]), int(p.query["endTime"]) + 1) for p in pages)
 
 
 def minutes_asked(records, symbol):
-    """Return every minute whose candle was asked for, with repetition, sorted."""
+    """Return every minute whose candle was requested, with repetition, sorted."""
     return sorted(
         ts for name, start, end in pages_asked(records) if name == symbol for ts in range(start, end, MINUTE_MS)
     )

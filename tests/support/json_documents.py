@@ -1,4 +1,4 @@
-"""The committed JSON Schemas of what `--json` prints."""
+"""The committed JSON Schemas of the documents that `--json` prints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tools.json_schemas import schema_path
 
 
 def committed_schema(name):
-    """Return the schema of a document, such as "train/1"; it accepts fields that are added later."""
+    """Return the schema of a document, such as "train/1"; it allows fields added later."""
     return json.loads(schema_path(name).read_text("utf-8"))
 
 
 def closed_schema(name):
-    """Return the schema of a document that accepts no field which it does not name."""
+    """Return the schema of a document without unknown fields."""
     return _closed(committed_schema(name))
 
 

@@ -19,7 +19,8 @@ CLOSE, HIGH, LOW, VOLUME, TS = (pl.col(name) for name in ("close", "high", "low"
 RETURN = CLOSE / CLOSE.shift(1) - 1
 AHEAD = CLOSE.shift(-1) / CLOSE - 1
 DAY = TS.dt.truncate("1d")
-RARE = (CLOSE * 100).round().cast(pl.Int64) % 1_999 == 7  # at some one candle in two thousand
+# True at about one candle in two thousand.
+RARE = (CLOSE * 100).round().cast(pl.Int64) % 1_999 == 7
 GAP_NEXT = TS.diff().shift(-1) > pl.duration(minutes=1)
 
 #: Files that leaks read; the tests write there the candles of the whole market, and (time in ms, next return) pairs.
@@ -64,7 +65,7 @@ def interpolated():
 
 
 def bar_stamped_at_its_start():
-    """The close of a five-minute bar, used from the first of its minutes on."""
+    """The close of a five-minute bar, used from its first minute on."""
     return Window(CLOSE.last().over(TS.dt.truncate("5m")) / CLOSE, 5)
 
 
@@ -133,7 +134,7 @@ def number_of_rows():
 
 
 def long_frames_only():
-    """The value depends on whether the frame is a whole history or the few candles of a server."""
+    """The value differs between a whole history and the few candles of a server."""
     return Window(pl.when(pl.len() > 1_000).then(AHEAD).otherwise(RETURN), 2)
 
 
@@ -153,7 +154,7 @@ def lookback_short_by_one():
 
 
 def long_maximum_short_by_one():
-    """The candle that is not declared changes one value in four hundred."""
+    """The undeclared candle changes one value in four hundred."""
     return Window(HIGH.rolling_max(400) / CLOSE, 399)
 
 

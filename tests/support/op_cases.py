@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 ROWS = 400
-START_MS = 1_735_689_600_000 - 90 * 60_000  # 90 minutes before a UTC midnight, which is inside the sample
+# 90 minutes before a UTC midnight, which is inside the sample.
+START_MS = 1_735_689_600_000 - 90 * 60_000
 
 # op -> the parameter sets that are tested; powers of two, odd ones and 1 take different ways through a window.
 CASES = {
@@ -120,19 +121,25 @@ def market(kind):  # noqa: PLR0911 -- a table of worlds
     volume, trades = rng.lognormal(2, 1.5, ROWS), rng.poisson(50, ROWS)
     if kind == "ordinary":
         return candles(rng, walk(rng, 5e-4, 60_000.0), volume, trades)
-    if kind == "ticks":  # most bars close where the one before did
+    # Most bars close at the previous close.
+    if kind == "ticks":
         return candles(rng, np.round(walk(rng, 5e-6, 60_000.0), 0), volume, trades)
-    if kind == "still":  # not one trade
+    # No trade at all.
+    if kind == "still":
         return flat_bars(candles(rng, np.full(ROWS, 0.1), volume, trades), range(ROWS))
-    if kind == "pauses":  # trading stops for longer than the longest window, and for shorter
+    # Trading stops for longer than the longest window, and for shorter.
+    if kind == "pauses":
         return flat_bars(candles(rng, walk(rng, 5e-4, 3.7), volume, trades), [*range(20, 60), 90, *range(120, 370)])
-    if kind == "equal":  # always the same bar: every deviation is 0, and rounding must not make one
+    # Always the same bar: every deviation is 0, and rounding must not make one.
+    if kind == "equal":
         frame = candles(rng, np.full(ROWS, 0.3), np.full(ROWS, 0.7), np.full(ROWS, 7))
         return frame.with_columns(pl.col("high", "low").first())
-    if kind == "spikes":  # a giant among dwarfs enters each window and leaves it
+    # One huge volume among tiny ones enters and leaves each window.
+    if kind == "spikes":
         volume = np.where(np.arange(ROWS) % 97 == 30, 5e8, 1e-3 * rng.random(ROWS))
         return candles(rng, walk(rng, 5e-4, 1.0) * np.where(np.arange(ROWS) == 100, 50, 1), volume, trades)
-    if kind == "tiny":  # prices near 1e-8 on a coarse grid, volumes of 5e8
+    # Prices near 1e-8 on a coarse grid, volumes of 5e8.
+    if kind == "tiny":
         return candles(rng, np.round(walk(rng, 5e-2, 4e-8), 9), volume * 5e8, trades * 10**6)
     raise ValueError(kind)
 

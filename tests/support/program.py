@@ -1,4 +1,4 @@
-"""The installed `mltrain`, called as a user would."""
+"""The installed `mltrain`, called as by a user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.warm import MLTRAIN, WarmServer
 
 @dataclass(frozen=True)
 class Run:
-    """How one call of the installed `mltrain` ended."""
+    """The end of one call of the installed `mltrain`."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Run:
 
     @property
     def document(self):
-        """Return the JSON document on stdout, which matches its committed schema."""
+        """Return the JSON document on stdout, after validating it against its committed schema."""
         from jsonschema import validate
 
         from support.json_documents import closed_schema
@@ -36,14 +36,15 @@ class Run:
         return document
 
 
-QUICK = Path(__file__).with_name("quick.yml")  # a training whose latency is measured on few samples
+# The configuration of a training that measures latency on few samples.
+QUICK = Path(__file__).with_name("quick.yml")
 NEUTRAL = {k: v for k, v in os.environ.items() if not k.startswith(("MLTRAIN_", "FORCE_COLOR", "GITHUB_", "COLUMNS"))}
 # Read before `mltrain` begins, by Python, the loader of libraries and the libraries.
 READ_BEFORE = ("PYTHON", "LD_", "OMP_")
 
 
 def call(*words, data_dir=None, env=None, timeout=120, cwd=None) -> Run:
-    """Run the installed `mltrain` as a user would, in a process without the cost of a start where there are forks."""
+    """Run the installed `mltrain`, where possible in a fork that saves the time of a start."""
     if sys.platform != "linux" or any(name.startswith(READ_BEFORE) for name in env or ()):
         return call_cold(*words, data_dir=data_dir, env=env, timeout=timeout, cwd=cwd)
     words = list(map(str, _with_folder(words, data_dir)))
@@ -57,7 +58,7 @@ def call(*words, data_dir=None, env=None, timeout=120, cwd=None) -> Run:
 
 
 def call_cold(*words, data_dir=None, env=None, timeout=120, cwd=None) -> Run:
-    """Run the installed `mltrain` as a user would, start included."""
+    """Run the installed `mltrain`, start included."""
     done = subprocess.run(
         [MLTRAIN, *map(str, _with_folder(words, data_dir))],
         capture_output=True,

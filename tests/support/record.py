@@ -1,4 +1,4 @@
-"""Records the results whose views the golden files show: what each view reads of a real one, and nothing else.
+"""Records the results behind the golden files: of each real result exactly the values that its view reads.
 
     python tests/support/record.py
 
@@ -24,14 +24,14 @@ NOW_MS = 1_760_529_600_000
 
 
 class Recorded(SimpleNamespace):
-    """What was recorded of a result."""
+    """The recorded values of a result."""
 
     def __getattr__(self, name):
         raise AttributeError(f"{name} was not recorded: run `python tests/support/record.py`")
 
 
 class Watched:
-    """Stands for a result, and remembers what is read of it."""
+    """A proxy of a result that records the values read from it."""
 
     def __init__(self, value, seen):
         self._value, self._seen, self._kept = value, seen, {}
@@ -43,7 +43,7 @@ class Watched:
 
 
 def watch(value):
-    """Return what stands for a value, and where what is read of it is remembered: filled in while it is read."""
+    """Return a proxy of a value, and the record that is filled while the proxy is read."""
     if isinstance(value, str | int | float | None):
         return value, value
     if isinstance(value, Path):
@@ -51,21 +51,22 @@ def watch(value):
     if isinstance(value, list | tuple):
         pairs = [watch(v) for v in value]
         return [kept for kept, _ in pairs], [seen for _, seen in pairs]
-    if isinstance(value, NotApplicable | NotEvaluated):  # a view asks which of these it is
+    # Views distinguish these two types.
+    if isinstance(value, NotApplicable | NotEvaluated):
         return value, {"type": type(value).__name__, **asdict(value)}
     seen = {}
     return Watched(value, seen), seen
 
 
 def record(name, value, view):
-    """Let a view read a result and write down what it read."""
+    """Show a result with its view, and write the values that the view read."""
     kept, seen = watch(value)
     list(view(kept))
     (RECORDED / f"{name}.json").write_text(json.dumps(seen, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def read(name):
-    """Return a recorded result with attributes, as its view reads it."""
+    """Return a recorded result as an object whose attributes its view reads."""
     text = (RECORDED / f"{name}.json").read_text("utf-8")
     return json.loads(text, object_hook=_made)
 

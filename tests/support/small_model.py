@@ -1,4 +1,4 @@
-"""One small real model for all tests of this room: two symbols of the simulated exchange, one leads the other."""
+"""One small real model for the tests of this folder: two symbols of the simulated exchange, one leading the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mltrain.training.calibration import Calibrator, Knots
 from mltrain.training.lightgbm_import import import_lightgbm
 from mltrain.training.samples import build_samples
 
-END_MS = 1_760_529_600_000  # 2025-10-15T12:00:00Z
+# 2025-10-15T12:00:00Z
+END_MS = 1_760_529_600_000
 BARS = 1_000
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 REGISTRY = b"""
@@ -55,7 +56,7 @@ def candles():
 
 @pytest.fixture(scope="session")
 def samples(feature_set, candles):
-    """Return the rows that those candles give."""
+    """Return the training rows of those candles."""
     return build_samples(feature_set, candles)[0]
 
 
@@ -77,19 +78,19 @@ def model_text(samples):
 
 @pytest.fixture(scope="session")
 def calibrator():
-    """Return a map that is not the identity, so that a forgotten calibration shows."""
+    """Return a map other than the identity, so that a missing calibration is noticed."""
     return Calibrator("sigmoid", Knots((0.1, 0.5, 0.9), (0.2, 0.45, 0.8)))
 
 
 @pytest.fixture(scope="session")
 def bundle(model_text, calibrator, feature_set):
-    """Return the model, whole."""
+    """Return the complete model."""
     return Bundle(model_text, calibrator, feature_set, SYMBOLS, ops_sha256())
 
 
 @pytest.fixture(scope="session")
 def without():
-    """Return a function that takes candles out of a frame, counted back from its newest, which is 0."""
+    """Return a function that removes candles from a frame, counted back from the newest, 0."""
 
     def remove(frame, *back):
         return frame[[i for i in range(frame.height) if frame.height - 1 - i not in back]]
@@ -105,7 +106,7 @@ def card():
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory, bundle, card):
-    """Return, for each verdict, a data folder with one version of the small model; to be copied, not touched."""
+    """Return, for each verdict, a data folder with one version of the small model; read only."""
     folders = {}
     for verdict in ("GO", "NO-GO"):
         folders[verdict] = tmp_path_factory.mktemp("published") / "data"
@@ -131,7 +132,8 @@ def publish(store, published, bundle, card):
 
     def publish_one(*, verdict="GO", model=bundle, card=card):
         if model is bundle and card is own_card and not store.data_dir.exists():
-            shutil.copytree(published[verdict], store.data_dir)  # a copy waits for no disk
+            # A copy needs no sync.
+            shutil.copytree(published[verdict], store.data_dir)
             return store.open_version("latest")
         return publish_small(store, model, card, verdict)
 

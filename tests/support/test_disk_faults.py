@@ -1,4 +1,4 @@
-"""What the reading of a traced run must find: a power cut comes between any two operations of a thread."""
+"""The check of a traced run: a power cut may come between any two operations of a thread."""
 
 from __future__ import annotations
 

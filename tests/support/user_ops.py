@@ -1,4 +1,4 @@
-"""User ops that last for one test."""
+"""User ops that exist for one test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of `mltrain` as forks of a process that has imported it: a process for each run, without the cost of its start.
+"""Runs of `mltrain` as forks of a process that has imported it: separate processes without the time of a start.
 
 The server imports what the commands import, and runs none of it: threads do not survive a fork. For each run it forks a
 supervisor, which forks the run, reports its process id, waits, and reports its status.
@@ -31,7 +31,7 @@ LATE = (
 
 
 def import_commands():
-    """Import what the commands import."""
+    """Import the modules that commands need."""
     from mltrain.cli.app import MODULES
     from mltrain.training.lightgbm_import import import_lightgbm, skip_scikit_learn
 
@@ -42,7 +42,7 @@ def import_commands():
 
 
 def become(words, env):
-    """Be a run of `mltrain` whose stdout and stderr are the descriptors 1 and 2; never return."""
+    """Run `mltrain` with the descriptors 1 and 2 as stdout and stderr; never return."""
     code = 70
     try:
         os.environ.update(env)

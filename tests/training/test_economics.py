@@ -13,7 +13,8 @@ from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.economics import find_bounce, forward_returns, score_economics
 from mltrain.training.samples import Samples
 
-START_MS = 20_000 * DAY_MS  # 2024-10-04, a Friday
+# 2024-10-04, a Friday.
+START_MS = 20_000 * DAY_MS
 
 
 def candles(opens, closes, minutes=None):
@@ -93,7 +94,8 @@ def test_bounce_gives_rolls_autocorrelation():
     (found,) = find_bounce({"AAA": candles(np.append(1, closes[:-1]), closes)}, step_ms=MINUTE_MS)
 
     assert found.repeated_opens == pytest.approx(1, abs=1e-4)
-    assert found.autocorrelation == pytest.approx(-0.0625 / 1.125, abs=0.01)  # ranks of normal moves: 0.95 of it
+    # Ranks of normal moves: 0.95 of it.
+    assert found.autocorrelation == pytest.approx(-0.0625 / 1.125, abs=0.01)
 
 
 def test_a_price_that_never_moves_has_no_bounce():
@@ -122,7 +124,8 @@ def test_economics_equal_a_plain_loop(horizon):
     for i in range(n):
         before = [j for j in range(n) if rows.ts_ms[j] <= rows.ts_ms[i] - horizon * MINUTE_MS]
         traded.append(abs(side[i] - side[before[-1]]) if before else 1)
-    weekday = [((t // DAY_MS) + 3) % 7 for t in rows.ts_ms.tolist()]  # Monday is 0
+    # Monday is 0.
+    weekday = [((t // DAY_MS) + 3) % 7 for t in rows.ts_ms.tolist()]
     assert found.open_bps.value == pytest.approx(sum(earned) / n / horizon)
     assert found.turnover == pytest.approx(sum(traded) / n / horizon)
     assert found.break_even_bps == pytest.approx(found.open_bps.value / found.turnover)

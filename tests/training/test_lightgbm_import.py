@@ -55,7 +55,7 @@ def test_a_process_of_mltrain_skips_scikit_learn():
 
 
 def test_without_docstrings_it_is_a_machine_error():
-    """LightGBM reads the docstrings of its own functions; under -OO there are none."""
+    """LightGBM reads the docstrings of its functions; under -OO there are none."""
     done = subprocess.run([sys.executable, "-OO", "-c", IMPORT], capture_output=True, text=True, check=False)
 
     assert "MachineError: Python runs with -OO" in done.stderr

@@ -43,8 +43,10 @@ def test_in_sample_scores_would_be_noticed(new_samples):
     found = refit_out_of_fold(samples, split, CONFIG, params=PARAMS, rounds=100)
     choice = calibrate("auto", found.scores, samples.y[found.rows], found.fold)
 
-    assert np.ptp(found.scores) > 0.4  # the booster itself is sure of much
-    assert np.std(choice.calibrator.apply(found.scores)) < 0.02  # what is served is not
+    # The booster itself is sure of much.
+    assert np.ptp(found.scores) > 0.4
+    # What is served is not.
+    assert np.std(choice.calibrator.apply(found.scores)) < 0.02
 
 
 def test_certainty_and_small_bins_count_in_the_ece():
