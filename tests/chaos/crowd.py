@@ -96,7 +96,7 @@ def writers_and_readers(plan):
         (plan.work / f"calls-{number}").write_text(str(calls))
         return None
 
-    for case, problem in kit.shared_out(hand, range(6), hands=6):
+    for case, problem in kit.run_in_forks(hand, range(6), forks=6):
         if problem:
             tally.fail(case, problem)
     counts = [int((plan.work / f"calls-{n}").read_text()) for n in range(6) if (plan.work / f"calls-{n}").exists()]
@@ -119,7 +119,7 @@ def writers_and_readers(plan):
             tally.fail("after", f"{slot}: a move in the log never happened")
         elif not {entry["to_version"] for entry in entries} <= set(own):
             tally.fail("after", f"{slot}: the log has a version of another slot")
-    tally.notes.append(f"writes and reads by hand: {counts}")
+    tally.notes.append(f"writes and reads by process: {counts}")
     return tally
 
 
@@ -129,14 +129,14 @@ def trainings(plan):
     folder = plan.copy()
     old = kit.versions(folder)
     before = {name: kit.tree(folder / "models" / name) for name in old}
-    hands = 4 if plan.quick else 10
+    forks = 4 if plan.quick else 10
 
     def train(number):
         ended = kit.warm(*kit.TRAIN, "--seed", 20 + number // 2, data_dir=folder, timeout=120)
         return [ended.code, kit.unclean(ended, (0, 4, 7))]
 
-    found = kit.shared_out(train, range(hands), hands=hands)
-    tally.cases = hands
+    found = kit.run_in_forks(train, range(forks), forks=forks)
+    tally.cases = forks
     for case, (_, problem) in found:
         if problem:
             tally.fail(case, problem)

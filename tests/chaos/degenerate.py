@@ -105,7 +105,7 @@ def sets(plan):
     names = [name for name in SETS if name in QUICK or not plan.quick]
     if plan.only is not None:
         names = [names[plan.only]]
-    tally.add(kit.shared_out(lambda name: _attempt(plan, name), names))
+    tally.add(kit.run_in_forks(lambda name: _attempt(plan, name), names))
     return tally
 
 

@@ -427,7 +427,7 @@ def places(plan):
     numbers = list(plan.cases(len(found) * len(kinds), 0))
     if plan.quick:
         numbers = plan.rng("places").sample(range(len(found) * len(kinds)), 4)
-    tally.add(kit.shared_out(attempt, numbers, hands=1))
+    tally.add(kit.run_in_forks(attempt, numbers, forks=1))
     return tally
 
 

@@ -177,7 +177,7 @@ def sweep(plan, command, fault_of, judge, tally, *, quick):
         shutil.rmtree(folder)
         return struck, problem
 
-    tally.add(kit.shared_out(attempt, numbers))
+    tally.add(kit.run_in_forks(attempt, numbers))
     tally.notes.append(f"{command}: {len(numbers)} of {len(operations)} operations")
 
 

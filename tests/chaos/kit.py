@@ -59,7 +59,7 @@ class Tally:
         self.failures.append(f"case {case}: {what}")
 
     def add(self, results):
-        """Count the cases of `shared_out`."""
+        """Count the cases of `run_in_forks`."""
         self.cases += len(results)
         for case, problem in results:
             if problem:
@@ -96,17 +96,17 @@ class Plan:
         return folder
 
 
-def shared_out(attempt, cases, hands=2):
-    """Call `attempt(case)` for every case, in two forks of this process; return each case with its result."""
+def run_in_forks(attempt, cases, forks=2):
+    """Call `attempt(case)` for every case, in forks of this process; return each case with its result."""
     cases = list(cases)
     with contextlib.ExitStack() as stack:
         workers = []
-        for hand in range(hands):
+        for first in range(forks):
             results = stack.enter_context(open(os.memfd_create("results"), "w+"))
             pid = os.fork()
             if pid == 0:
                 try:
-                    for case in cases[hand::hands]:
+                    for case in cases[first::forks]:
                         results.write(json.dumps([case, attempt(case)]) + "\n")
                         results.flush()
                     os._exit(0)

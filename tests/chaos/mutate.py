@@ -151,7 +151,7 @@ def mutations(plan):
             return f"{kind} by {way.__name__}, mltrain {' '.join(words)}: {problem}"
         return None
 
-    tally.add(kit.shared_out(attempt, plan.cases(1000, 19)))
+    tally.add(kit.run_in_forks(attempt, plan.cases(1000, 19)))
     return tally
 
 
@@ -184,7 +184,7 @@ def journals(plan):
         rng = plan.rng(case)
         return train_again(plan, rng, f"journal{case % 2}", rng.choice(READERS["study journal"]))
 
-    tally.add(kit.shared_out(attempt, plan.cases(40, 1)))
+    tally.add(kit.run_in_forks(attempt, plan.cases(40, 1)))
     return tally
 
 
@@ -258,7 +258,7 @@ def forgeries(plan):
             problem = "the pointer moved"
         return problem and f"{how}, mltrain {' '.join(words)}: {problem}"
 
-    tally.add(kit.shared_out(attempt, plan.cases(200, 12)))
+    tally.add(kit.run_in_forks(attempt, plan.cases(200, 12)))
     return tally
 
 
@@ -283,5 +283,5 @@ def tampering(plan):
         path.write_bytes(data)
         return problem and f"byte {at} of {path.name} of {what}: {problem}"
 
-    tally.add(kit.shared_out(attempt, plan.cases(200, 10)))
+    tally.add(kit.run_in_forks(attempt, plan.cases(200, 10)))
     return tally

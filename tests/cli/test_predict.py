@@ -315,13 +315,13 @@ def test_a_file_is_a_batch(trained_dir, table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("rows", "rows' has no suffix"), ("rows.cvs", "'.cvs' is not a format of tables")]
+    ("name", "message"), [("rows", "rows' has no suffix"), ("rows.cvs", "'.cvs' is not a format of tables")]
 )
-def test_a_file_of_no_known_format_is_named(name, said, tmp_path):
+def test_a_file_of_no_known_format_is_named(name, message, tmp_path):
     """The message has the file and the known formats; no library is loaded."""
     done = call("predict", "--input", tmp_path / name, data_dir=tmp_path)
 
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert message in done.err
     assert name in done.err
     assert ".csv" in done.err

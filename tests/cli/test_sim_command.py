@@ -87,7 +87,7 @@ def test_every_option_reaches_the_server(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["--clock", "1999-01-01"], 2, "outside the life"),
         (["--clock", "noon"], 2, "'noon' is not a time"),
@@ -96,13 +96,13 @@ def test_every_option_reaches_the_server(tmp_path):
         (["--log", "none/log"], 8, "none/log"),
     ],
 )
-def test_invalid_arguments_are_one_message(tmp_path, words, code, said):
+def test_invalid_arguments_are_one_message(tmp_path, words, code, message):
     """A wrong option, file or port ends it before it serves, with a message and no traceback."""
     (tmp_path / "bad.json").write_text('[{"kind": "hangs"}]')
     done = call("sim", *words, cwd=tmp_path)
 
     assert (done.code, done.out) == (code, "")
-    assert said in done.err
+    assert message in done.err
     assert NO_TRACEBACK not in done.err
 
 

@@ -132,7 +132,7 @@ def test_prose_may_leave_values_out(words):
     assert problem_of(words, loosely=True) is None
 
 
-TOLD = ("accuracy", "auc_roc", "log_loss", "brier", "ece")
+METRICS = ("accuracy", "auc_roc", "log_loss", "brier", "ece")
 
 
 def gate(name, outcome):
@@ -152,7 +152,7 @@ def test_the_summary_of_a_no_go_names_the_gate():
         "model_sha256": "ab",
         "warnings": ["constant"],
         "gates": [gate("skill", "failed")],
-        "intervals": {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in TOLD},
+        "intervals": {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in METRICS},
     }
 
     lines = verdict_page(training).splitlines()

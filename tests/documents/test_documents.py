@@ -84,27 +84,27 @@ HOSTILE_YAML = {
 @pytest.mark.parametrize("case", HOSTILE_JSON)
 def test_hostile_json_is_one_error_that_says_where(case):
     """Each is refused with the document's name and the line or the place, in bounded length."""
-    data, says = HOSTILE_JSON[case]
+    data, expected = HOSTILE_JSON[case]
     max_bytes = 1_000 if case == "too large" else 16 << 20
 
     with pytest.raises(InputError) as caught:
         parse_json(data, where="card.json", max_bytes=max_bytes)
 
     assert caught.value.message.startswith("card.json: ")
-    assert says in caught.value.message
+    assert expected in caught.value.message
     assert len(caught.value.message) < 400
 
 
 @pytest.mark.parametrize("case", HOSTILE_YAML)
 def test_hostile_yaml_is_one_error_that_says_where(case):
     """Each is refused with the document's name and the line, in bounded length."""
-    data, says = HOSTILE_YAML[case]
+    data, expected = HOSTILE_YAML[case]
 
     with pytest.raises(InputError) as caught:
         parse_yaml(data, where="train.yml")
 
     assert caught.value.message.startswith("train.yml: ")
-    assert says in caught.value.message
+    assert expected in caught.value.message
     assert len(caught.value.message) < 300
 
 

@@ -137,7 +137,7 @@ def test_a_record_becomes_the_document_that_it_is_read_from():
 
 
 @pytest.mark.parametrize(
-    ("key", "wrong", "says"),
+    ("key", "wrong", "expected"),
     [
         ("text", "3", "must be a text, is 3"),
         ("text", "null", "must be a text, is null"),
@@ -166,7 +166,7 @@ def test_a_record_becomes_the_document_that_it_is_read_from():
         ("time_ms", "noon", "'noon' is not a time"),
     ],
 )
-def test_a_wrong_value_names_document_field_line_and_value(key, wrong, says):
+def test_a_wrong_value_names_document_field_line_and_value(key, wrong, expected):
     """Each violation is one line with document, field, line and value."""
     lines = GOOD.decode().splitlines()
     number = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
@@ -175,11 +175,11 @@ def test_a_wrong_value_names_document_field_line_and_value(key, wrong, says):
     with pytest.raises(RecordError) as caught:
         read_record(parse_yaml("\n".join(lines).encode(), where="x.yml"), Whole)
 
-    assert caught.value.message == f"x.yml: {key} (line {number + 1}): {says}"
+    assert caught.value.message == f"x.yml: {key} (line {number + 1}): {expected}"
 
 
 @pytest.mark.parametrize(
-    ("key", "wrong", "says"),
+    ("key", "wrong", "expected"),
     [
         ("items", [{"low": "x"}], "items[0].low: must be an integer, is the text 'x'"),
         ("items", [{}, 1], "items[0].low: is missing\nx: items[1]: must be a mapping, is 1"),
@@ -194,12 +194,12 @@ def test_a_wrong_value_names_document_field_line_and_value(key, wrong, says):
         ("judged", True, "judged: unknown key"),
     ],
 )
-def test_a_violation_inside_a_value_has_its_whole_place(key, wrong, says):
+def test_a_violation_inside_a_value_has_its_whole_place(key, wrong, expected):
     """Keys and indices lead to it, also where a record's constructor raises."""
     with pytest.raises(RecordError) as caught:
         read_record(Located({**to_json(VALUE), key: wrong}, "x"), Whole)
 
-    assert caught.value.message.startswith(f"x: {says}")
+    assert caught.value.message.startswith(f"x: {expected}")
 
 
 def test_all_violations_come_in_one_error():

@@ -290,7 +290,7 @@ def test_lookback_is_not_overstated(case):
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=identify)
-def test_value_has_no_unit_of_its_own(case):
+def test_value_has_no_unit(case):
     """Rescaled prices and volumes give the same value."""
     name, params = case
     frame = market("ordinary")

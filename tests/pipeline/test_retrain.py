@@ -192,7 +192,7 @@ def test_one_other_byte_is_another_model():
     assert other.problems[1:] == ("the ops differ",)
 
 
-def test_a_snapshot_that_is_gone_is_said(trained, tmp_path):
+def test_a_missing_snapshot_is_named(trained, tmp_path):
     """Without the candles nothing can be made again; the message names them."""
     workshop, report = trained
     version = workshop.store.open_version(report.version)
@@ -248,7 +248,7 @@ def test_a_model_of_all_rows_reports_the_metrics_of_the_one_without_the_holdout(
     assert sha256_bytes((report.folder / "lgbm.pkl").read_bytes()) == report.model_sha256
 
 
-def test_the_newest_rows_are_a_snapshot_of_their_own(trained):
+def test_training_on_the_newest_rows_is_recorded(trained):
     """`max_rows` takes the newest candles; the study and the card know, and the model is made again."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, max_rows=4_000)

@@ -100,7 +100,7 @@ def changed(before, after):
     ]
 
 
-# --- one law for each kind -------------------------------------------------------------------------------------------
+# --- one check for each kind -----------------------------------------------------------------------------------------
 
 
 def check_status(true, **_):
@@ -439,7 +439,7 @@ def test_every_check_has_its_kind():
     assert all(about and "\n" not in about for about in KINDS.values())
 
 
-# --- which requests are hit ------------------------------------------------------------------------------------------
+# --- selection of requests -------------------------------------------------------------------------------------------
 
 
 def ask(endpoint="klines", **query):
@@ -545,7 +545,7 @@ def test_a_file_of_faults_is_read_as_it_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("{}", "faults: must be a list"),
         ("[3]", "faults[0]: must be a mapping"),
@@ -564,19 +564,19 @@ def test_a_file_of_faults_is_read_as_it_says(tmp_path):
         ("[", "not JSON"),
     ],
 )
-def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, said):
+def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, expected):
     """The message names the fault, the field and the reason."""
     path = tmp_path / "faults.json"
     path.write_text(text)
     with pytest.raises(InputError) as err:
         read_faults(path)
 
-    assert said in err.value.message
+    assert expected in err.value.message
     assert str(path) in err.value.message
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"kind": "hangs"}, "did you mean hang"),
         ({"kind": "hang", "endpoint": "x"}, "endpoint: 'x' is unknown; known: any, archive"),
@@ -584,7 +584,7 @@ def test_a_wrong_file_of_faults_is_refused_by_field(tmp_path, text, said):
         ({"kind": "restate", "field": "closed"}, "did you mean close"),
     ],
 )
-def test_an_impossible_fault_is_refused(options, said):
+def test_an_impossible_fault_is_refused(options, expected):
     """An unknown name, or one that the kind does not take, is refused with the nearest valid one."""
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         Fault(**options)

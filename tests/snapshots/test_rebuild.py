@@ -19,7 +19,7 @@ from mltrain.sources.opening import open_source
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange, format_ms
-from support.downloads import download, pages_asked, spec_of
+from support.downloads import download, requested_pages, spec_of
 from support.program import call
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_rebuilt_byte_for_byte(served, harm, cached):
     assert outcomes == {"BTCUSDT.parquet": "rebuilt", "ETHUSDT.parquet": "sound"}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     assert (folder / "ETHUSDT.parquet").stat().st_ino == untouched
-    assert bool(pages_asked(server.log[before:])) != cached
+    assert bool(requested_pages(server.log[before:])) != cached
     assert verify_snapshot(open_snapshot(data_dir, "latest")) == ()
 
 

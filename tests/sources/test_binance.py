@@ -54,7 +54,7 @@ def snapshot(server, data_dir, *, days=1, symbols=("BTCUSDT",), progress=None):
     return take_snapshot(data_dir, open_at(server), spec, request, now_ms=CLOCK_MS, progress=silent).snapshot
 
 
-# --- where its candles are kept --------------------------------------------------------------------------------------
+# --- cache folders ---------------------------------------------------------------------------------------------------
 
 names = st.from_regex(r"[A-Za-z0-9_.-]{1,30}", fullmatch=True)
 addresses = st.tuples(
@@ -108,7 +108,7 @@ def test_the_public_hosts_have_the_plain_names():
     assert "archive" not in others
 
 
-# --- what it believes ------------------------------------------------------------------------------------------------
+# --- clocks, limits and symbols --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("into_ms", [0, 1, 30_000, 59_999])
@@ -131,10 +131,10 @@ def test_a_window_without_a_closed_candle_is_empty():
             source.candles("BTCUSDT", TimeRange(CLOCK_MS + start_ms, CLOCK_MS + end_ms))
             for start_ms, end_ms in ((0, MINUTE_MS), (DAY_MS, 2 * DAY_MS), (-MINUTE_MS, -MINUTE_MS))
         ]
-        asked = [record for record in server.log if record.path.endswith("klines")]
+        requested = [record for record in server.log if record.path.endswith("klines")]
 
     assert all(frame.equals(pl.DataFrame(schema=CANDLE_SCHEMA)) for frame in frames)
-    assert asked == []
+    assert requested == []
 
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600, -601, 601])
@@ -143,11 +143,11 @@ def test_clocks_that_disagree_stop_everything(tmp_path, skew_s):
     with SimServer(faults=[Fault("clock_skew", endpoint="exchangeInfo", times=0, seconds=skew_s)]) as server:
         with pytest.raises(SourceError) as caught:
             snapshot(server, tmp_path)
-        asked = [record for record in server.log if record.path.endswith("klines")]
+        requested = [record for record in server.log if record.path.endswith("klines")]
 
     assert format_ms(CLOCK_MS) in caught.value.message
     assert format_ms(CLOCK_MS + skew_s * 1000) in caught.value.message
-    assert asked == []
+    assert requested == []
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -229,12 +229,12 @@ def test_an_unknown_symbol_is_refused_with_the_nearest(tmp_path, symbol):
     with SimServer() as server:
         with pytest.raises(InputError) as caught:
             snapshot(server, tmp_path, symbols=("ETHUSDT", symbol))
-        asked = [record for record in server.log if record.path.endswith("klines")]
+        requested = [record for record in server.log if record.path.endswith("klines")]
 
     assert f"has no symbol '{symbol}'" in caught.value.message
     assert "did you mean" in caught.value.hint
     assert "BTCUSDT" in caught.value.hint
-    assert asked == []
+    assert requested == []
     assert not list(tmp_path.rglob("*.parquet"))
 
 

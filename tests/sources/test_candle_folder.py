@@ -174,7 +174,7 @@ def test_files_in_the_folder_itself_come_before_those_of_another_market_below(tm
     assert futures.candles("BTCUSDT", ALL)["close"].to_list() == [5.0] * 10
 
 
-def test_words_that_name_no_pair_are_read_only_if_asked_for(tmp_path, write):
+def test_words_that_name_no_pair_are_read_only_on_request(tmp_path, write):
     """Without any pair in the folder, they are its symbols."""
     write("AAPL.csv")
     assert FilesSource(tmp_path, "1m").default_symbols() == ("AAPL",)
@@ -194,7 +194,7 @@ def test_a_file_that_names_the_coin_only_is_refused_with_a_better_name(tmp_path,
     assert err.value.hint == "name the file after its symbol and interval, such as BTCUSDT-1m.csv"
 
 
-def test_an_interval_that_no_file_has_is_said_once(tmp_path):
+def test_an_interval_that_no_file_has_is_reported_once(tmp_path):
     """For all symbols together, with the option that takes them."""
     touch(tmp_path, "BTCUSDT-1h.csv", "ETHUSDT-1h.csv", "SOLUSDT-1h.csv", "ADAUSDT-1h.csv")
     source = FilesSource(tmp_path, "1m")

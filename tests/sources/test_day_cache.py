@@ -27,7 +27,7 @@ from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
 from support import disk_faults
-from support.downloads import TODAY_MS, download, minutes_asked, pages_asked
+from support.downloads import TODAY_MS, download, requested_minutes, requested_pages
 from support.program import call
 
 DAY = TODAY_MS - DAY_MS
@@ -66,7 +66,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def look(folder):
+def contents(folder):
     """Return every path below a folder with its content."""
     return {
         str(path.relative_to(folder)): f"-> {path.readlink()}"
@@ -91,7 +91,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
     """Whole days and parts of any length, with and without gaps, and the second of the download are read back."""
     step_ms = INTERVALS_MS[interval]
     until_ms = DAY + max(1, round(part * DAY_MS / step_ms)) * step_ms
-    asked, frame = fresh(
+    requested, frame = fresh(
         until_ms=until_ms,
         interval=interval,
         keep=slice(None, None, step),
@@ -100,7 +100,7 @@ def test_what_is_found_is_what_was_written(tmp_path_factory, interval, part, ste
         fetched_ms=fetched_ms,
     )
     days = open_days(tmp_path_factory.mktemp("cache"), interval=interval)
-    (known,) = days.write([(asked, frame)])
+    (known,) = days.write([(requested, frame)])
     complete = frame.height == (until_ms - DAY) // step_ms
 
     assert days.find(DAY) == (known, "")
@@ -132,15 +132,15 @@ def test_a_day_that_was_never_written_is_absent(cached):
 
 def test_metadata_with_a_flipped_byte_is_not_trusted(cached):
     """This holds for each byte of the metadata."""
-    note = cached.folder / f"{NAME}.json"
-    good = note.read_bytes()
+    metadata_path = cached.folder / f"{NAME}.json"
+    good = metadata_path.read_bytes()
 
     for at in range(len(good)):
-        note.write_bytes(good[:at] + bytes([good[at] ^ (1 << at % 8)]) + good[at + 1 :])
+        metadata_path.write_bytes(good[:at] + bytes([good[at] ^ (1 << at % 8)]) + good[at + 1 :])
         found, damage = cached.find(DAY)
         assert found is None, at
-        assert str(note) in damage
-    note.write_bytes(good)
+        assert str(metadata_path) in damage
+    metadata_path.write_bytes(good)
     assert cached.find(DAY)[0] is not None
 
 
@@ -166,12 +166,12 @@ def test_damaged_candles_or_metadata_count_as_absent(cached, ending, damage):
             path.unlink(missing_ok=True)
         else:
             path.write_bytes(bad)
-        found, said = cached.find(DAY)
+        found, message = cached.find(DAY)
         assert found is None or bad == good
-        assert (path.name in said) == (damage != "gone" or ending == "parquet")
+        assert (path.name in message) == (damage != "gone" or ending == "parquet")
 
 
-def put_thing(path, thing, target):
+def put_special(path, thing, target):
     """Put something other than a cache file at a path."""
     match thing:
         case "link":
@@ -195,7 +195,7 @@ def test_anything_but_a_regular_file_counts_as_absent(cached, tmp_path, ending, 
     """Links are not followed, even to valid files, and pipes and devices are not read."""
     path = cached.folder / f"{NAME}.{ending}"
     path.rename(tmp_path / "good")
-    put_thing(path, thing, tmp_path / "good")
+    put_special(path, thing, tmp_path / "good")
     found, damage = cached.find(DAY)
 
     assert found is None
@@ -209,7 +209,7 @@ def test_a_day_replaces_anything_but_a_folder(cached, tmp_path, thing):
     for ending in ("json", "parquet"):
         path = cached.folder / f"{NAME}.{ending}"
         path.unlink()
-        put_thing(path, thing, tmp_path / "mine")
+        put_special(path, thing, tmp_path / "mine")
     (known,) = cached.write([fresh()])
 
     assert cached.find(DAY) == (known, "")
@@ -229,9 +229,9 @@ def test_a_folder_in_the_place_of_a_day_is_refused_first(days, name):
 
 SWAPS = {
     "files of two days": [(f"{NAME}.parquet", "2025-10-13.parquet")],
-    "notes of two days": [(f"{NAME}.json", "2025-10-13.json")],
+    "metadata of two days": [(f"{NAME}.json", "2025-10-13.json")],
     "two days": [(f"{NAME}.parquet", "2025-10-13.parquet"), (f"{NAME}.json", "2025-10-13.json")],
-    "file and note": [(f"{NAME}.parquet", f"{NAME}.json")],
+    "candles and metadata": [(f"{NAME}.parquet", f"{NAME}.json")],
 }
 
 
@@ -245,7 +245,7 @@ def test_files_that_changed_places_are_absent(cached, swaps):
         (cached.folder / "x").rename(cached.folder / other)
 
     assert cached.find(DAY)[0] is None
-    assert cached.find(DAY - DAY_MS)[0] is None or swaps == SWAPS["file and note"]
+    assert cached.find(DAY - DAY_MS)[0] is None or swaps == SWAPS["candles and metadata"]
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,10 @@ def test_files_that_changed_places_are_absent(cached, swaps):
 )
 def test_the_day_of_another_symbol_interval_or_host_is_absent(cached, other):
     """File and metadata copied to the place of another symbol, interval or host: the metadata says whose they are."""
-    stranger = open_days(cached.folder.parents[2], **other)
+    other_days = open_days(cached.folder.parents[2], **other)
     for ending in ("json", "parquet"):
-        shutil.copy(cached.folder / f"{NAME}.{ending}", stranger.folder)
-    found, damage = stranger.find(DAY)
+        shutil.copy(cached.folder / f"{NAME}.{ending}", other_days.folder)
+    found, damage = other_days.find(DAY)
 
     assert found is None
     assert "is not metadata of" in damage
@@ -277,9 +277,9 @@ def test_a_part_is_not_a_whole_day_under_its_name(days):
     assert days.find(DAY) == (None, f"{days.folder / NAME}.json: is the metadata of {NAME}.part")
 
 
-def seal(note):
+def seal(fields):
     """Return the bytes of metadata with a correct hash of themselves."""
-    rest = {key: value for key, value in note.items() if key != "self_sha256"}
+    rest = {key: value for key, value in fields.items() if key != "self_sha256"}
     return canonical_json({**rest, "self_sha256": sha256_bytes(canonical_json(rest))})
 
 
@@ -304,7 +304,7 @@ FORGED = {
     "upper-case hash": {"sha256": "AB" * 32},
     "no content hash": {"content_sha256": None},
     "origin": {"origin": "hearsay"},
-    "asked": {"holes_asked": 1},
+    "requested": {"holes_asked": 1},
     "fetched": {"fetched_at": "yesterday"},
     "a list": {"sha256": ["ab"]},
     "unknown key": {"more": 1},
@@ -324,8 +324,8 @@ def test_impossible_metadata_is_absent(cached, change):
     assert str(path) in damage
 
 
-def mangled(note):
-    text = json.dumps(note, indent=1, sort_keys=True).encode()
+def mangled(fields):
+    text = json.dumps(fields, indent=1, sort_keys=True).encode()
     return {
         "NaN": text.replace(b'"rows": 1440', b'"rows": NaN'),
         "infinity": text.replace(b'"rows": 1440', b'"rows": 1e999'),
@@ -339,7 +339,7 @@ def mangled(note):
         "5 kB": text + b" " * 5000,
         "a list": b"[]",
         "null": b"null",
-        "other form": json.dumps(note).encode(),
+        "other form": json.dumps(fields).encode(),
         "crlf": text.replace(b"\n", b"\r\n"),
     }
 
@@ -360,15 +360,15 @@ def test_metadata_other_than_strict_json_is_absent(cached, kind):
 
 def test_a_forged_day_whose_hashes_agree_is_refused_when_it_is_read(cached):
     """A false number of rows, or bytes that are no candles, are refused with the name of the file."""
-    note, file = cached.folder / f"{NAME}.json", cached.folder / f"{NAME}.parquet"
-    metadata = json.loads(note.read_bytes())
+    metadata_path, file = cached.folder / f"{NAME}.json", cached.folder / f"{NAME}.parquet"
+    metadata = json.loads(metadata_path.read_bytes())
 
     for change, data in (
         ({"rows": metadata["rows"] - 1}, file.read_bytes()),
         ({"sha256": sha256_bytes(b"PAR1 hello PAR1")}, b"PAR1 hello PAR1"),
     ):
         file.write_bytes(data)
-        note.write_bytes(seal({**metadata, **change}))
+        metadata_path.write_bytes(seal({**metadata, **change}))
         found, damage = cached.find(DAY)
         assert found is not None, damage
         with pytest.raises(InputError, match=r"2025-10-14\.parquet"):
@@ -438,12 +438,12 @@ def add_foreign(cache):
         (folder / name).write_bytes(b"mine")
     (folder / "sub").mkdir()
     (folder / "2025-10-01.parquet").symlink_to("notes.txt")
-    for strange in ("UPPER/BTCUSDT/1m", f"{HOST}/btc/1m", f"{HOST}/BTCUSDT/7m"):
-        (cache / strange).mkdir(parents=True)
-        (cache / strange / "2025-10-14.parquet").write_bytes(b"mine")
+    for foreign in ("UPPER/BTCUSDT/1m", f"{HOST}/btc/1m", f"{HOST}/BTCUSDT/7m"):
+        (cache / foreign).mkdir(parents=True)
+        (cache / foreign / "2025-10-14.parquet").write_bytes(b"mine")
     (cache / "linked").symlink_to(cache / HOST)
     (cache / "file").write_bytes(b"mine")
-    return {path: what for path, what in look(cache).items() if what != "no file"}
+    return {path: what for path, what in contents(cache).items() if what != "no file"}
 
 
 def test_the_list_shows_what_is_cached(tmp_path, cached):
@@ -469,7 +469,7 @@ def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
     days.write([fresh(day) for day in all_days])
     days.write([fresh(TODAY_MS, CLOCK_MS)])
     cache = tmp_path / "data" / "cache"
-    ours = look(cache)
+    ours = contents(cache)
     foreign = {path: what for path, what in add_foreign(cache).items() if path not in ours}
     (days.folder / ".2025-10-14.parquet.ab12.tmp").write_bytes(b"half")
     gone = [day for day in (*all_days, TODAY_MS) if before_ms is None or day < before_ms]
@@ -480,13 +480,13 @@ def test_pruning_removes_just_the_days_before(tmp_path, days, before_ms):
         assert (symbol, interval) in {("BTCUSDT", "1m"), ("ETHUSDT", "1m")}
         return before_ms is None or day_ms < before_ms
 
-    everything = {path: data for path, data in look(cache).items() if not path.endswith(".tmp")}
+    everything = {path: data for path, data in contents(cache).items() if not path.endswith(".tmp")}
     assert prune_cache(tmp_path / "data", is_removable, dry_run=True) == Pruned(len(gone), size)
-    assert {path: data for path, data in look(cache).items() if path != ".lock"} == everything
+    assert {path: data for path, data in contents(cache).items() if path != ".lock"} == everything
     assert prune_cache(tmp_path / "data", is_removable) == Pruned(len(gone), size)
     for day in (*all_days, TODAY_MS):
         assert (days.find(day)[0] is None) == (day in gone)
-    after = look(cache)
+    after = contents(cache)
     assert foreign.items() <= after.items()
     assert not [path for path in after if path.endswith(".tmp")]
 
@@ -521,7 +521,7 @@ def test_while_one_downloads_others_are_refused(tmp_path):
     """A snapshot and a prune give exit 7 with pid and purpose; nothing is requested or removed."""
     data_dir = tmp_path / "data"
     with SimServer() as server, lock_cache(data_dir, "downloading from a test"), ThreadPoolExecutor() as threads:
-        before = look(data_dir / "cache")
+        before = contents(data_dir / "cache")
         runs = [
             threads.submit(call, "snapshot", "--base-url", server.base_url, "--days", "1", data_dir=data_dir),
             threads.submit(call, "cache", "prune", "--all", data_dir=data_dir),
@@ -530,8 +530,8 @@ def test_while_one_downloads_others_are_refused(tmp_path):
             assert run.result().code == 7
             assert f"pid {os.getpid()} on " in run.result().err
             assert "downloading from a test" in run.result().err
-        assert look(data_dir / "cache") == before
-        assert pages_asked(server.log) == []
+        assert contents(data_dir / "cache") == before
+        assert requested_pages(server.log) == []
 
 
 def test_two_downloads_at_once_share_the_cache(tmp_path):
@@ -545,9 +545,9 @@ def test_two_downloads_at_once_share_the_cache(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        asked = pages_asked(server.log)
+        requested = requested_pages(server.log)
 
-    assert len(asked) == len(set(asked))
+    assert len(requested) == len(set(requested))
     assert sorted(t.created for t in taken.values()) == [False, True]
 
 
@@ -586,7 +586,7 @@ def test_a_snapshot_from_the_cache_is_the_same_candles(server, tmp_path):
 
 def damage(folder, how):
     """Damage the cached files of the 14th."""
-    file, note = folder / f"{NAME}.parquet", folder / f"{NAME}.json"
+    file, metadata_path = folder / f"{NAME}.parquet", folder / f"{NAME}.json"
     match how:
         case "flipped":
             data = file.read_bytes()
@@ -595,16 +595,16 @@ def damage(folder, how):
             os.truncate(file, 20_000)
         case "gone":
             file.unlink()
-        case "note":
-            note.write_bytes(note.read_bytes().replace(b'"rows": 14', b'"rows": 13'))
+        case "metadata":
+            metadata_path.write_bytes(metadata_path.read_bytes().replace(b'"rows": 14', b'"rows": 13'))
         case "another day's":
             shutil.copy(folder / "2025-10-13.parquet", file)
         case "another symbol's":
-            for path in (file, note):
+            for path in (file, metadata_path):
                 shutil.copy(folder.parents[1] / "ETHUSDT" / "1m" / path.name, path)
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "note", "another day's", "another symbol's"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "metadata", "another day's", "another symbol's"])
 def test_a_damaged_day_is_reported_and_downloaded_again(server, tmp_path, how):
     """Only that day is downloaded; the snapshot equals an undisturbed one."""
     first = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT")).snapshot
@@ -613,8 +613,8 @@ def test_a_damaged_day_is_reported_and_downloaded_again(server, tmp_path, how):
     seen, progress = len(server.log), Silent()
     again = download(server, tmp_path / "data", ("BTCUSDT", "ETHUSDT"), progress=progress)
 
-    assert set(minutes_asked(server.log[seen:], "BTCUSDT")) == set(range(DAY, DAY + DAY_MS, MINUTE_MS))
-    assert minutes_asked(server.log[seen:], "ETHUSDT") == []
+    assert set(requested_minutes(server.log[seen:], "BTCUSDT")) == set(range(DAY, DAY + DAY_MS, MINUTE_MS))
+    assert requested_minutes(server.log[seen:], "ETHUSDT") == []
     assert [w for w in progress.warnings if NAME in w and w.endswith("downloaded again")]
     assert again.snapshot == first
     assert open_days(folder.parents[2], folder.parts[-3]).find(DAY)[1] == ""
@@ -631,8 +631,8 @@ def test_the_present_day_is_extended_by_what_is_missing(server, tmp_path):
         parts = [path.name for path in folder.rglob("*.part.*")]
         assert sorted(parts) == ["2025-10-15.part.json", "2025-10-15.part.parquet"] * (clock_ms < TODAY_MS + DAY_MS)
 
-    asked = minutes_asked(server.log, "BTCUSDT")
-    assert asked == list(range(TODAY_MS - DAY_MS, TODAY_MS + DAY_MS, MINUTE_MS))
+    requested = requested_minutes(server.log, "BTCUSDT")
+    assert requested == list(range(TODAY_MS - DAY_MS, TODAY_MS + DAY_MS, MINUTE_MS))
     window = TimeRange(TODAY_MS, TODAY_MS + DAY_MS)
     assert taken.snapshot.candles("BTCUSDT").equals(SimSource(seed=2, end_ms=clocks[-1]).candles("BTCUSDT", window))
 
@@ -644,7 +644,7 @@ def test_an_earlier_cut_is_served_from_a_longer_part(server, tmp_path):
     taken = download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 90 * MINUTE_MS)
     part = next((tmp_path / "data" / "cache").rglob("*.part.json"))
 
-    assert minutes_asked(server.log[seen:], "BTCUSDT") == []
+    assert requested_minutes(server.log[seen:], "BTCUSDT") == []
     assert times_ms(taken.snapshot.candles("BTCUSDT"))[-1] == CLOCK_MS - 91 * MINUTE_MS
     assert json.loads(part.read_bytes())["until"] == "2025-10-15T12:00:00Z"
 
@@ -654,9 +654,9 @@ def test_a_part_of_an_earlier_cut_is_extended_when_its_day_is_over(server, tmp_p
     download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 60 * MINUTE_MS)
     server.set_clock(CLOCK_MS + 2 * DAY_MS)
     download(server, tmp_path / "data", days=1, end_ms=CLOCK_MS - 30 * MINUTE_MS)
-    asked = minutes_asked(server.log, "BTCUSDT")
+    requested = requested_minutes(server.log, "BTCUSDT")
 
-    assert asked == list(range(TODAY_MS - DAY_MS, TODAY_MS + DAY_MS, MINUTE_MS))
+    assert requested == list(range(TODAY_MS - DAY_MS, TODAY_MS + DAY_MS, MINUTE_MS))
     assert not list((tmp_path / "data" / "cache").rglob("*.part.*"))
 
 
@@ -669,7 +669,7 @@ def test_a_damaged_part_is_downloaded_again_from_its_midnight(server, tmp_path):
     seen, progress = len(server.log), Silent()
     taken = download(server, tmp_path / "data", days=1, progress=progress)
 
-    assert min(minutes_asked(server.log[seen:], "BTCUSDT")) == TODAY_MS
+    assert min(requested_minutes(server.log[seen:], "BTCUSDT")) == TODAY_MS
     assert "2025-10-15.part.parquet: is not what was downloaded: downloaded again" in progress.warnings[0]
     assert verify_snapshot(taken.snapshot) == ()
 
@@ -677,12 +677,14 @@ def test_a_damaged_part_is_downloaded_again_from_its_midnight(server, tmp_path):
 def test_a_refresh_requests_all_and_changes_nothing(server, tmp_path):
     """All days are requested again, and equal candles make the same snapshot."""
     first = download(server, tmp_path / "data")
-    before = look(tmp_path / "data" / "cache")
+    before = contents(tmp_path / "data" / "cache")
     seen, progress = len(server.log), Silent()
     again = download(server, tmp_path / "data", refresh=True, progress=progress)
 
-    assert set(minutes_asked(server.log[seen:], "BTCUSDT")) == set(range(TODAY_MS - 2 * DAY_MS, CLOCK_MS, MINUTE_MS))
-    assert look(tmp_path / "data" / "cache") == before
+    assert set(requested_minutes(server.log[seen:], "BTCUSDT")) == set(
+        range(TODAY_MS - 2 * DAY_MS, CLOCK_MS, MINUTE_MS)
+    )
+    assert contents(tmp_path / "data" / "cache") == before
     assert again.snapshot == first.snapshot
     assert progress.warnings == list(first.snapshot.notes)
 
@@ -692,9 +694,9 @@ def test_the_cache_of_another_host_is_not_shared(tmp_path):
     with SimServer(seed=2) as one, SimServer(seed=3) as other:
         first = download(one, tmp_path / "data").snapshot
         second = download(other, tmp_path / "data").snapshot
-        asked = [minutes_asked(s.log, "BTCUSDT") for s in (one, other)]
+        requested = [requested_minutes(s.log, "BTCUSDT") for s in (one, other)]
 
-    assert asked[0] == asked[1]
+    assert requested[0] == requested[1]
     assert second.id == f"{first.id}.2"
     assert not first.candles("BTCUSDT").equals(second.candles("BTCUSDT"))
     assert len({row.source for row in list_cache(tmp_path / "data")}) == 2
@@ -815,9 +817,9 @@ def test_a_cache_that_cannot_be_written_is_refused_first(tmp_path):
     with SimServer() as server:
         with pytest.raises(MachineError, match=r"cannot make the folder .*cache"):
             download(server, tmp_path / "data")
-        asked = pages_asked(server.log)
+        requested = requested_pages(server.log)
 
-    assert asked == []
+    assert requested == []
 
 
 def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path):

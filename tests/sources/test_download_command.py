@@ -140,11 +140,11 @@ def test_a_failure_leaves_the_last_snapshot_and_the_finished_days(tmp_path):
         kept = {path.stem for path in tmp_path.glob("cache/*/BTCUSDT/1m/*.json") if ".part" not in path.name}
         first = open_snapshot(tmp_path, "latest")
         again = snapshot(server, tmp_path, plain)
-        asked = [r.query["startTime"] for r in server.log if r.symbol == "BTCUSDT" and "endTime" in r.query]
+        requested = [r.query["startTime"] for r in server.log if r.symbol == "BTCUSDT" and "endTime" in r.query]
 
     assert failed.code == 6
     assert first.cut_ms == CLOCK_MS
     assert {path: path.read_bytes() for path in before} == before
     assert again.code == 0
     assert open_snapshot(tmp_path, "latest").cut_ms == CLOCK_MS + DAY_MS
-    assert not kept & {format_ms(int(start))[:10] for start in asked}
+    assert not kept & {format_ms(int(start))[:10] for start in requested}

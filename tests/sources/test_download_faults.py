@@ -22,7 +22,7 @@ from mltrain.snapshots.snapshot import list_snapshots, open_snapshot, verify_sna
 from mltrain.sources.day_cache import SymbolDays
 from mltrain.times import DAY_MS
 from support import disk_faults
-from support.downloads import download, pages_asked
+from support.downloads import download, requested_pages
 from support.program import MLTRAIN, NEUTRAL, call
 
 KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "3"))
@@ -60,7 +60,7 @@ def pages_by_day(records):
     """Return the records of requests by symbol and UTC day."""
     found = defaultdict(list)
     for record in records:
-        for symbol, start, end in pages_asked([record]):
+        for symbol, start, end in requested_pages([record]):
             for day in range(start // DAY_MS, (end - 1) // DAY_MS + 1):
                 found[symbol, day].append(record)
     return found
@@ -73,7 +73,7 @@ def finished_days(records, ended_s):
 
 def is_finished(pages, day, ended_s):
     covered = sum(
-        max(0, min(end, (day + 1) * DAY_MS) - max(start, day * DAY_MS)) for _, start, end in pages_asked(pages)
+        max(0, min(end, (day + 1) * DAY_MS) - max(start, day * DAY_MS)) for _, start, end in requested_pages(pages)
     )
     answered_s = max(page.at_s for page in pages) + LATENCY_MS / 1000
     return covered >= DAY_MS and answered_s < ended_s - IN_FLIGHT_S
@@ -98,7 +98,7 @@ def undisturbed(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("undisturbed")
     with SimServer(seed=4, weight_limit=10**9) as server:
         assert call(*words_of(server, 20), data_dir=data_dir).code == 0
-        return open_snapshot(data_dir, "latest"), len(pages_asked(server.log))
+        return open_snapshot(data_dir, "latest"), len(requested_pages(server.log))
 
 
 def kill_once(server, data_dir, chance):
@@ -108,8 +108,8 @@ def kill_once(server, data_dir, chance):
         pages, delay_s = chance.randrange(20), chance.random() * LATENCY_MS / 1000
         limit_s = time.monotonic() + 0.3 + 0.7 * chance.random()
         with started(server, data_dir) as process:
-            while process.poll() is None and len(pages_asked(server.log[seen:])) < pages:
-                if pages_asked(server.log[seen:]):
+            while process.poll() is None and len(requested_pages(server.log[seen:])) < pages:
+                if requested_pages(server.log[seen:]):
                     limit_s = time.monotonic() + 5
                 # It requests nothing: it has just started, or has everything.
                 if time.monotonic() > limit_s:
@@ -165,7 +165,7 @@ def test_a_signal_ends_a_pending_request(tmp_path):
         SimServer(faults=[Fault("hang", endpoint="klines", times=0)]) as server,
         started(server, tmp_path) as process,
     ):
-        while not pages_asked(server.log) and process.poll() is None:
+        while not requested_pages(server.log) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=25)

@@ -18,7 +18,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.snapshots.snapshot import open_snapshot, verify_snapshot
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, TimeRange
-from support.downloads import pages_asked
+from support.downloads import requested_pages
 from support.program import MLTRAIN, NEUTRAL, call
 
 KILLS = int(os.environ.get("MLTRAIN_TEST_KILLS", "6"))
@@ -63,21 +63,21 @@ def test_a_killed_download_is_resumed(tmp_path):
     data_dir, killed = tmp_path / "data", 0
     with SimServer(latency_ms=25) as server:
         for _ in range(KILLS * 3):
-            before, asked = kept(data_dir), len(server.log)
+            before, requested = kept(data_dir), len(server.log)
             run = start(server, data_dir)
-            while len(server.log) == asked and run.poll() is None:
+            while len(server.log) == requested and run.poll() is None:
                 time.sleep(0.005)
             time.sleep(chance.uniform(0.0, 0.25))
             run.kill()
             run.communicate()
             killed += run.returncode == -signal.SIGKILL
-            again = days_of(pages_asked(server.log[asked:])) & before
+            again = days_of(requested_pages(server.log[requested:])) & before
             assert not again, sorted(again)
             if killed == KILLS:
                 break
-        before, asked = kept(data_dir), len(server.log)
+        before, requested = kept(data_dir), len(server.log)
         done = call(*words(server), data_dir=data_dir)
-        again = days_of(pages_asked(server.log[asked:])) & before
+        again = days_of(requested_pages(server.log[requested:])) & before
         assert done.code == 0, done.err
     snapshot = open_snapshot(data_dir, "latest")
     window = TimeRange(CLOCK_MS - DAYS * DAY_MS, CLOCK_MS)
@@ -97,14 +97,14 @@ def test_an_interrupted_download_keeps_finished_days(tmp_path, number, code):
     data_dir = tmp_path / "data"
     with SimServer(latency_ms=60) as server:
         run = start(server, data_dir)
-        while len(pages_asked(server.log)) < 60 and run.poll() is None:
+        while len(requested_pages(server.log)) < 60 and run.poll() is None:
             time.sleep(0.005)
         run.send_signal(number)
         _, err = run.communicate(timeout=20)
-        before, asked = kept(data_dir), len(server.log)
+        before, requested = kept(data_dir), len(server.log)
         temps = list(data_dir.rglob("*.tmp"))
         done = call(*words(server), data_dir=data_dir)
-        again = days_of(pages_asked(server.log[asked:])) & before
+        again = days_of(requested_pages(server.log[requested:])) & before
 
     assert run.returncode == code, err
     assert b"Traceback" not in err

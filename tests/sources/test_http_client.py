@@ -68,7 +68,7 @@ class JumpingClock:
         ("https://my_host.example.", "https://my_host.example."),
     ],
 )
-def test_hosts_that_may_be_asked(given_url, taken):
+def test_allowed_hosts_are_normalised(given_url, taken):
     """Https to any host, plain http to this machine only; an address is normalised."""
     assert check_base_url(given_url) == taken
     assert check_base_url(taken) == taken
@@ -91,7 +91,7 @@ def test_hosts_that_may_be_asked(given_url, taken):
         *("https://api.binance.com\n", "https://bіnance.com", "https://[::1", "https://" + "a" * 10_000 + " "),  # noqa: RUF001 -- that is the trick
     ],
 )
-def test_hosts_that_may_not(url):
+def test_other_hosts_are_refused(url):
     """Refused before any request, in one readable line."""
     with pytest.raises(UsageError) as caught:
         check_base_url(url)
@@ -141,8 +141,8 @@ def test_a_lasting_fault_is_retried_five_times_with_growing_pauses():
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 451])
-def test_a_refusal_is_asked_once(status):
-    """It would not be better next time."""
+def test_a_refusal_is_not_retried(status):
+    """A refusal is permanent, so a single request is sent."""
     with SimServer(faults=[Fault("status", status=status, times=0)]) as server:
         clock, err = ask(server.base_url)
         assert len(server.log) == 1
@@ -319,18 +319,18 @@ def test_a_refusal_counts_whatever_becomes_of_its_words(status, words):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
         (b'{"code":-1121,"msg":"Invalid symbol."}', "HTTP 400: -1121 'Invalid symbol.'"),
         (b'{"code":0,"msg":"\\ud800\\nx' + b"y" * 1000 + b'"}', "HTTP 400: 0 '\\ud800\\nxyyy"),
         *((body, "HTTP 400") for body in (b'{"code":1e999,"msg":"x"}', b'{"code":[],"msg":1}', b"[" * 5000, b"\xff")),
     ],
 )
-def test_the_message_of_the_exchange_is_shown_in_one_short_line(body, said):
+def test_the_message_of_the_exchange_is_shown_in_one_short_line(body, expected):
     """Its code and text where it gives some; any other body breaks nothing."""
     message = get_with(answer(400, body)).error.message
 
-    assert said in message
+    assert expected in message
     assert message.isascii()
     assert message.isprintable()
     assert len(message) < 300

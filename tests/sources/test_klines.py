@@ -240,7 +240,7 @@ def test_many_candles_that_close_early_are_of_another_interval(rows):
     assert refused(seconds) == f"host: BTCUSDT at {TIME}: close_time is {CLOCK_MS + 999}: not the end of a 1m candle"
 
 
-# --- odd rows of the exchange's history ------------------------------------------------------------------------------
+# --- irregular rows of the exchange's history ------------------------------------------------------------------------
 
 
 def read_times(rows, interval="1h"):
@@ -301,7 +301,7 @@ def test_what_is_taken_is_on_the_grid_and_alone_in_its_interval(rows):
     assert page.odd.closed_early == {ts for ts, _ in early if is_alone(ts)}
 
 
-# --- putting together ------------------------------------------------------------------------------------------------
+# --- merging ---------------------------------------------------------------------------------------------------------
 
 
 def frame_of(rows):
@@ -318,9 +318,9 @@ def test_exact_duplicates_count_once_in_any_order(minutes, chance):
     dealt = [[] for _ in range(3)]
     for row in [*rows, *(chance.choice(rows) for _ in rows)]:
         chance.choice(dealt).append(row)
-    for hand in dealt:
-        chance.shuffle(hand)
-    merged = merge_rows([frame_of(hand) for hand in dealt], symbol="BTCUSDT", where="host")
+    for part in dealt:
+        chance.shuffle(part)
+    merged = merge_rows([frame_of(part) for part in dealt], symbol="BTCUSDT", where="host")
 
     assert merged.equals(frame_of(sorted(rows)))
 

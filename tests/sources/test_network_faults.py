@@ -26,7 +26,7 @@ from mltrain.sources.network_rules import NetworkRules
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.times import DAY_MS, TimeRange, format_ms
-from support.downloads import pages_asked
+from support.downloads import requested_pages
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 MIDDLE_MS = CLOCK_MS - DAY_MS + 1234 * 60_000
@@ -277,15 +277,15 @@ def test_a_fault_costs_time_or_ends_clearly(case, tmp_path):
 def test_no_request_goes_out_while_the_exchange_orders_to_wait(code, tmp_path):
     """No worker sends a request until the wait is over by the exchange's clock."""
     clock = JumpingClock()
-    asked = []
+    requested = []
     with SimServer(
-        faults=[status(code, retry_after="20", nth=3)], on_answer=lambda r: asked.append((clock.now_s, r))
+        faults=[status(code, retry_after="20", nth=3)], on_answer=lambda r: requested.append((clock.now_s, r))
     ) as server:
         source, spec = open_at(server, clock, archive=False)
         take_snapshot(tmp_path, source, spec, SnapshotRequest(SYMBOLS, 3, "1m"), now_ms=CLOCK_MS, progress=Silent())
 
-    (stopped_s,) = [at for at, r in asked if r.status == code]
-    after = [at for at, r in asked[asked.index(next(a for a in asked if a[1].status == code)) + 1 :]]
+    (stopped_s,) = [at for at, r in requested if r.status == code]
+    after = [at for at, r in requested[requested.index(next(a for a in requested if a[1].status == code)) + 1 :]]
     in_flight = [at for at in after if at < stopped_s + 20]
     # Those that were already in flight, with three connections.
     assert len(in_flight) <= 2
@@ -313,11 +313,11 @@ def test_finished_days_are_not_requested_again(tmp_path):
         with pytest.raises(SourceError):
             take(server, tmp_path, days=6, connections=1)
         port = int(server.base_url.rpartition(":")[2])
-        done = [page for page in pages_asked(server.log) if page[0] == "BTCUSDT"][:7]
+        done = [page for page in requested_pages(server.log) if page[0] == "BTCUSDT"][:7]
     kept = sorted(path.stem for path in tmp_path.glob("cache/*/BTCUSDT/1m/*.parquet"))
     with SimServer(port=port) as server:
         taken = take(server, tmp_path, days=6)
-        again = pages_asked(server.log)
+        again = requested_pages(server.log)
 
     # Seven pages of 1000 minutes: four whole days.
     assert len(kept) == 4
@@ -355,10 +355,10 @@ def test_gaps_are_requested_twice_and_then_accepted(tmp_path):
         server.set_clock(CLOCK_MS + 3_600_000)
         later = take(server, tmp_path, days=8)
         new = server.log[before:]
-    asked_open = [r for r in new if r.path.endswith("klines") and "endTime" not in r.query]
+    open_ended = [r for r in new if r.path.endswith("klines") and "endTime" not in r.query]
 
     assert sum(len(f.gaps) for f in taken.snapshot.facts) >= 2
-    assert asked_open == []
+    assert open_ended == []
     assert len(new) <= 2 + len(SYMBOLS)
     assert [f.content_sha256 for f in later.snapshot.facts] == true_content(8, CLOCK_MS + 3_600_000)
 

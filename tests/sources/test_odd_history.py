@@ -17,7 +17,7 @@ from mltrain.sources.files import FilesSource
 from mltrain.sources.http_client import Answer
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, TimeRange
-from support.downloads import TODAY_MS, download, pages_asked
+from support.downloads import TODAY_MS, download, requested_pages
 
 # A noon whose day the archive has.
 AT_MS = TODAY_MS - 3 * DAY_MS // 2
@@ -74,7 +74,7 @@ def test_the_cache_remembers_irregular_rows(tmp_path):
         first = download(server, tmp_path, days=3).snapshot
         longer = download(server, tmp_path, days=4).snapshot
         other = download(server, tmp_path, days=1, end_ms=TODAY_MS).snapshot
-        days = [page for page in pages_asked(server.log) if page[1] <= AT_MS < page[2]]
+        days = [page for page in requested_pages(server.log) if page[1] <= AT_MS < page[2]]
 
     assert len(first.notes) == 2
     assert longer.notes == first.notes
@@ -99,10 +99,10 @@ class History:
 
     def __init__(self, opens_ms):
         self.opens_ms = opens_ms
-        self.asked = 0
+        self.requested = 0
 
     async def get(self, query, parse):
-        self.asked += 1
+        self.requested += 1
         start_ms, limit = query.params["startTime"], query.params["limit"]
         opens_ms = [ts for ts in self.opens_ms if ts >= start_ms][:limit]
         rows = [[ts, "3", "4", "1", "2", "5", ts + MINUTE_MS - 1, "10", 7, "1", "2", "0"] for ts in opens_ms]
@@ -123,10 +123,10 @@ def test_rows_after_a_long_run_off_the_grid_are_found(limit, after):
     assert times_ms(rows).tolist() == behind[: rows.height]
     assert bool(rows.height) == bool(after)
     assert sum(len(odd.left_out) for odd in pages.odd.values()) == len(run)
-    assert history.asked <= 5
+    assert history.requested <= 5
 
 
-# --- files of the exchange's layout ----------------------------------------------------------------------------------
+# --- files in the exchange's layout ----------------------------------------------------------------------------------
 
 RESTART = (
     (1518044400000, 1518047999999),

@@ -42,16 +42,16 @@ def download(server, data_dir, symbols=("BTCUSDT",), *, days=2, end_ms=None, int
     )
 
 
-def pages_asked(records):
+def requested_pages(records):
     """Return the symbol and the half-open window of each requested page, sorted."""
     pages = [record for record in records if record.path.endswith("/klines") and "endTime" in record.query]
     return sorted((p.symbol, int(p.query["startTime"]), int(p.query["endTime"]) + 1) for p in pages)
 
 
-def minutes_asked(records, symbol):
+def requested_minutes(records, symbol):
     """Return every minute whose candle was requested, with repetition, sorted."""
     return sorted(
-        ts for name, start, end in pages_asked(records) if name == symbol for ts in range(start, end, MINUTE_MS)
+        ts for name, start, end in requested_pages(records) if name == symbol for ts in range(start, end, MINUTE_MS)
     )
 
 
