@@ -126,7 +126,7 @@ def test_a_day_has_the_same_bytes_among_any_other_days(written):
 
 @pytest.mark.parametrize("k", range(6))
 def test_a_flipped_byte_names_exactly_its_day(written, k):
-    """The first byte, the last, and any between, without parsing."""
+    """The first byte, the last one, and any between are found without parsing."""
     _, file = written
     begin, end = ranges(file)[k]
     places = [begin, end - 1, *np.random.default_rng(k).integers(begin, end, 10).tolist()]
@@ -139,7 +139,7 @@ def test_a_flipped_byte_names_exactly_its_day(written, k):
 
 @pytest.mark.parametrize("k", range(6))
 def test_a_cut_names_the_day_it_falls_into_and_all_after(written, k):
-    """A cut at the last byte of a day, at its first, or inside."""
+    """The cut may be at the last byte of a day, at its first, or inside."""
     _, file = written
     begin, end = ranges(file)[k]
 
@@ -202,7 +202,7 @@ def test_long_files_have_few_blocks():
 
 
 def test_another_number_of_rows_is_refused(written):
-    """Before any value is read; the message names both numbers."""
+    """It is refused before any value is read; the message has both numbers."""
     frame, file = written
 
     for rows in (0, frame.height - 1, frame.height + 1):

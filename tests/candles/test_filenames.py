@@ -93,8 +93,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("name", "says"), NAMES.items())
-def test_symbol_and_interval_stand_in_the_files_name(name, says):
-    """As Binance, freqtrade and Kraken write them, among other words; two intervals count as none."""
+def test_the_name_of_a_file_has_symbol_and_interval(name, says):
+    """As in names of Binance, freqtrade and Kraken, among other words; two intervals count as none."""
     assert (parse_symbol(name), parse_interval(name)) == says
 
 

@@ -63,7 +63,7 @@ def zipped(members):
 
 
 def as_parquet(frame):
-    """Return a frame as a parquet file that another program wrote."""
+    """Return a frame as a Parquet file of another program."""
     sink = io.BytesIO()
     frame.write_parquet(sink, compression="snappy")
     return sink.getvalue()
@@ -81,19 +81,19 @@ HEADERS = {
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 def test_headers_of_other_programs_are_understood(candles, header):
-    """The usual names of each column lead to it, whatever their case and spelling."""
+    """The usual names of each column are recognised, whatever their case and spelling."""
     assert read(f"{header}\n{as_binance(candles)}").equals(candles)
 
 
 def test_prices_as_text_are_numbers_in_parquet_too(candles):
-    """The exchange's JSON gives prices as text, and people save it so."""
+    """The exchange's JSON has prices as text, and users store it unchanged."""
     text = candles.with_columns(pl.col(pl.Float64).map_elements(lambda v: f"{v:.8f}", return_dtype=pl.String))
 
     assert read(as_parquet(text), name="BTCUSDT.parquet").equals(candles)
 
 
-def test_columns_that_are_lacking_are_null(candles):
-    """Of the optional four any may be absent, and further columns are ignored."""
+def test_missing_columns_are_null(candles):
+    """Any of the optional four may be absent, and further columns are ignored."""
     frame = read(as_parquet(candles.drop("trades", "quote_volume").with_columns(junk=[[1]] * 120)), name="B.parquet")
 
     assert frame["trades"].null_count() == frame["quote_volume"].null_count() == 120
@@ -110,13 +110,13 @@ PACKERS = {
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_packed_files_are_the_plain_one(candles, suffix):
-    """Gzip and zip are unpacked; the CSV inside is what matters."""
+    """The CSV inside a gzip or zip file is read like the plain one."""
     assert read(PACKERS[suffix](as_binance(candles).encode()), name=f"BTCUSDT.{suffix}").equals(candles)
 
 
 @pytest.mark.parametrize("suffix", ["csv.gz", "json.gz", "zip", "parquet"])
 def test_damaged_files_are_refused_by_name(candles, suffix):
-    """Cut short, overwritten, of another kind, empty."""
+    """Truncated, overwritten, foreign and empty files are refused."""
     packed = as_parquet(candles) if suffix == "parquet" else PACKERS[suffix.replace("json", "csv")](b"x" * 1000)
     for bad in (packed[:-20], packed[:-20] + b"\0" * 20, b"ts,open", b""):
         with pytest.raises(InputError, match=rf"BTCUSDT.{suffix}: BTCUSDT: (not a|a damaged|holds)"):
@@ -145,8 +145,8 @@ def test_answers_of_the_exchange_are_read_as_they_were_saved(candles, options):
     assert read(gzip.compress(text.encode()), name="BTCUSDT.json.gz").equals(candles)
 
 
-def test_six_and_seven_columns_are_known_by_place(candles):
-    """The JSON and CSV of freqtrade with six, Kraken's with seven and times in seconds."""
+def test_six_and_seven_columns_are_known_by_position(candles):
+    """The JSON and CSV of freqtrade have six, Kraken's CSV has seven and times in seconds."""
     six = ["ts", "open", "high", "low", "close", "volume"]
     seven = candles.select(pl.col("ts").dt.timestamp("ms") // 1000, *six[1:], "trades")
     no_header = {"include_header": False}
@@ -160,7 +160,7 @@ def test_six_and_seven_columns_are_known_by_place(candles):
 
 @pytest.mark.parametrize("text", ["[]", "[ ]\n", f"{HEADER}\n", HEADER])
 def test_a_file_may_have_no_rows(text):
-    """An empty answer of the exchange, or a header alone."""
+    """An empty answer of the exchange or a header without rows has no candles."""
     rows = read(text)
 
     assert rows.is_empty()
@@ -200,7 +200,7 @@ GOOD = "1760529600000,10,12,9,11,100"
     ],
 )
 def test_broken_text_is_refused_with_its_place(text, message):
-    """File, line, column and value are named; nothing is read past a cell that is no number."""
+    """File, line, column and value are named."""
     with pytest.raises(InputError, match=rf"^BTCUSDT.csv: BTCUSDT: {message}") as err:
         read(text)
 
@@ -237,7 +237,7 @@ ROW = '[1760529600000,"1","2","0.5","1.5","10"]'
     ],
 )  # fmt: skip
 def test_broken_json_is_refused_with_its_row(text, message):
-    """File, row and what stands there are named, and no more is read than a list of candles can need."""
+    """File, row and value are named, and no more is read than a list of candles can need."""
     with pytest.raises(InputError, match=rf"^BTCUSDT.json: BTCUSDT: ({message})") as err:
         read(text, name="BTCUSDT.json")
 
@@ -253,7 +253,7 @@ def test_broken_json_is_refused_with_its_row(text, message):
     ],
 )
 def test_the_order_of_other_exchanges_is_not_mistaken(candles, text):
-    """Coinbase and KuCoin order prices otherwise, others give an average: refused, with the way out."""
+    """The price orders of Coinbase and KuCoin, and a column of averages, are refused with a remedy."""
     vwap = (candles["low"] + candles["high"]) / 2
     rows = zip(candles.iter_rows(named=True), times_ms(candles), vwap, strict=True)
     lines = [f"{ts},{text.format(**row, vwap=average)}" for row, ts, average in rows]

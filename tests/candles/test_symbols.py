@@ -25,15 +25,15 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(("symbol", "text"), [(symbol, text) for symbol, texts in SPELLINGS.items() for text in texts])
 def test_spellings_give_one_symbol(symbol, text):
-    """As ccxt, freqtrade, exchanges and users write them."""
+    """The spellings of ccxt, freqtrade, exchanges and users are understood."""
     assert canonical_symbol(text) == read_symbol(text) == symbol
 
 
 @pytest.mark.parametrize(
     "text", ["", "/", "BTC//USDT", "BTC/", "/USDT", "BTC USDT", "../x", "2025", "B", "A" * 21, "ÄÖ"]
 )
-def test_what_spells_no_symbol_is_refused(text):
-    """With the nearest known names, or how to write one."""
+def test_other_texts_are_refused(text):
+    """The error has the nearest known names, or how to write a symbol."""
     assert canonical_symbol(text) is None
     with pytest.raises(UsageError, match="is not a symbol") as err:
         read_symbol(text)
@@ -45,7 +45,7 @@ def test_what_spells_no_symbol_is_refused(text):
 
 @given(st.text(max_size=40))
 def test_any_text_gives_a_symbol_or_none(text):
-    """A symbol names files, so that it always matches the pattern; and it is its own spelling."""
+    """A symbol names files, so it always matches the pattern, and is its only canonical spelling."""
     symbol = canonical_symbol(text)
 
     assert symbol is None or (SYMBOL.fullmatch(symbol) and canonical_symbol(symbol) == symbol)
@@ -53,7 +53,7 @@ def test_any_text_gives_a_symbol_or_none(text):
 
 @given(st.from_regex(r"[A-Z]{2,8}", fullmatch=True), st.sampled_from(["USDT", "USD", "BTC", "EUR"]))
 def test_separators_do_not_matter(base, quote):
-    """A base and a quote asset are the same pair however they are joined."""
+    """A base and a quote asset are the same pair, however they are joined."""
     joined = {canonical_symbol(f"{base}{separator}{quote}") for separator in ("/", "_", "-")}
 
     assert len(joined) == 1

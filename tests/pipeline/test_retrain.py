@@ -1,4 +1,4 @@
-"""What an earlier version gives a training, and that it can be made again from its card."""
+"""A version can be made again from its card, can be found by its request, and can be the start of a training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def made_again(workshop, report):
 
 
 def test_a_version_is_made_again_from_its_card(trained):
-    """No search, no clock: the same lgbm.pkl to the last byte, and nothing is written."""
+    """Without a search or a clock, lgbm.pkl has the same bytes, and no file is written."""
     workshop, report = trained
     before = sorted(workshop.folder.rglob("*"))
     again = made_again(workshop, report)
@@ -64,7 +64,7 @@ def test_a_version_whose_search_ran_out_of_time_is_made_again(trained):
 
 
 class TestSame:
-    """A training that would only make a version once more finds it."""
+    """A training that would only repeat a version finds it instead."""
 
     def found(self, workshop, snapshot, **options):
         """Return the name of the same version; None without one."""
@@ -72,7 +72,7 @@ class TestSame:
         return same and same.name
 
     def test_the_same_request_finds_its_version(self, trained):
-        """However it is run; nothing is written, no look at a holdout either."""
+        """Execution options do not matter; no file is written, and no look at a holdout."""
         workshop, report = trained
         snapshot = report.training.data.snapshot
         before = {path: path.stat().st_mtime_ns for path in workshop.folder.rglob("*")}
@@ -105,13 +105,13 @@ class TestSame:
         ids=str,
     )
     def test_any_other_setting_makes_another_version(self, trained, options):
-        """The whole configuration counts, what only changes the verdict or the figures too."""
+        """Every setting counts, also those that only change the verdict or the metrics."""
         workshop, report = trained
 
         assert self.found(workshop, report.training.data.snapshot, **options) is None
 
     def test_other_candles_features_and_parameters_make_another_version(self, trained):
-        """A snapshot of one more day, a registry of one feature less, a warm start."""
+        """A snapshot of one more day, a registry of one feature less, and a warm start count."""
         workshop, report = trained
         snapshot = report.training.data.snapshot
         request = workshop.request(snapshot)
@@ -124,7 +124,7 @@ class TestSame:
         assert find_same_version(replace(request, feature_set=fewer), workshop.store) is None
 
     def test_other_code_libraries_or_processors_make_another_version(self, trained, monkeypatch):
-        """An upgrade is a reason to train."""
+        """After an upgrade the training is repeated."""
         workshop, report = trained
         lineage = read_lineage()
         for other in (
@@ -136,8 +136,8 @@ class TestSame:
             assert self.found(workshop, report.training.data.snapshot) is None
 
     @pytest.mark.parametrize("place", ["version", "snapshot"])
-    def test_a_damaged_file_is_no_reason_to_do_nothing(self, trained, tmp_path, place):
-        """Whatever file it is, of the version or of the candles."""
+    def test_a_damaged_version_or_snapshot_is_not_the_same(self, trained, tmp_path, place):
+        """Any damaged file, of the version or of the candles, counts."""
         workshop, report = trained
         copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
         snapshot = open_snapshot(copy.folder, report.training.data.snapshot.id)
@@ -150,15 +150,15 @@ class TestSame:
         assert self.found(copy, snapshot) is None
 
     def test_a_search_that_a_timeout_ended_is_never_the_same(self, workshop):
-        """It might get further the next time."""
+        """It might complete more trials the next time."""
         snapshot = workshop.snapshot()
         options = {"search.trials": 50, "execution": ExecutionOptions(workers=1, timeout_s=0.001), "promote": False}
         workshop.train(snapshot, **options)
 
         assert self.found(workshop, snapshot, **options) is None
 
-    def test_what_is_to_be_signed_is_the_same_only_with_the_signature(self, workshop, tmp_path):
-        """A version without it, or with another one, is made once more."""
+    def test_a_signing_training_needs_the_same_signature(self, workshop, tmp_path):
+        """A version without it, or with another one, is trained again."""
         keys = [tmp_path / name for name in ("ours", "theirs")]
         for key in keys:
             private = Ed25519PrivateKey.generate()
@@ -172,8 +172,8 @@ class TestSame:
 
         assert [same and same.name for same in names] == [report.version, report.version, None]
 
-    def test_the_best_of_several_is_named(self, trained, tmp_path):
-        """Or else the newest."""
+    def test_of_several_the_live_version_is_named(self, trained, tmp_path):
+        """Without a live one among them, the newest is named."""
         workshop, report = trained
         copy = Workshop(shutil.copytree(workshop.folder, tmp_path / "data", symlinks=True))
         snapshot = open_snapshot(copy.folder, report.training.data.snapshot.id)
@@ -193,7 +193,7 @@ def test_one_other_byte_is_another_model():
 
 
 def test_a_missing_snapshot_is_named(trained, tmp_path):
-    """Without the candles nothing can be made again; the message names them."""
+    """Without its candles a version cannot be made again."""
     workshop, report = trained
     version = workshop.store.open_version(report.version)
     with pytest.raises(InputError, match=report.training.data.snapshot.id):
@@ -201,7 +201,7 @@ def test_a_missing_snapshot_is_named(trained, tmp_path):
 
 
 def test_a_warm_start_is_the_second_trial_and_recorded(trained):
-    """Its parameters come right after the defaults; card and looks record it, and the study is another one."""
+    """Its parameters follow the defaults; card and looks record it, and the study is another one."""
     workshop, first = trained
     version = workshop.store.open_version(first.version)
     tuned = {"search.space.num_leaves.low": 5, "search.space.num_leaves.high": 9, "search.space.num_leaves.default": 7}
@@ -225,7 +225,7 @@ def test_a_warm_start_is_the_second_trial_and_recorded(trained):
 
 
 def test_a_model_of_all_rows_reports_the_metrics_of_the_one_without_the_holdout(trained):
-    """`final="all"`: other trees, the same calibrator and rounds; card and champion's rows tell of it."""
+    """`final="all"` has other trees, but the same calibrator and rounds; the card and the champion's rows record it."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, final="all")
     ours, theirs = card_of(report), card_of(first)
@@ -249,7 +249,7 @@ def test_a_model_of_all_rows_reports_the_metrics_of_the_one_without_the_holdout(
 
 
 def test_training_on_the_newest_rows_is_recorded(trained):
-    """`max_rows` takes the newest candles; the study and the card know, and the model is made again."""
+    """`max_rows` takes the newest candles; study and card record it, and the model can be made again."""
     workshop, first = trained
     report = workshop.train(first.training.data.snapshot, promote=False, max_rows=4_000)
 

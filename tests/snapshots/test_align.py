@@ -46,7 +46,7 @@ def at(minute):
 
 
 def test_union_ends_where_the_last_symbol_ends(take, folder):
-    """Each symbol has its own range in it, which is said and is not an error."""
+    """Each symbol has its range in the window, which is reported and is no error."""
     progress = Silent()
     snapshot = take(MINUTES, days=3, folder=folder, progress=progress).snapshot
 
@@ -81,7 +81,7 @@ def test_common_is_the_range_that_all_symbols_cover(take, folder, tmp_path):
 
 
 def test_common_counts_the_days_from_the_earliest_end(take, folder):
-    """A day of candles of every symbol, though one of them ended long before the others."""
+    """The common range is a day of every symbol, though one ended long before the others."""
     snapshot = take(MINUTES, days=1, folder=folder, align="common").snapshot
 
     assert snapshot.window == TimeRange(at(DAY - 30), at(2 * DAY - 30))
@@ -91,7 +91,7 @@ def test_common_counts_the_days_from_the_earliest_end(take, folder):
 
 @pytest.mark.parametrize(("end", "stop"), [(2 * DAY - 99, 2 * DAY - 99), (3 * DAY, 2 * DAY - 30)])
 def test_a_requested_end_is_the_latest_that_common_has(take, folder, end, stop):
-    """Whichever comes first, the requested end or that of a symbol."""
+    """The range ends at the requested end or at that of a symbol, whichever is earlier."""
     snapshot = take(MINUTES, days=3, folder=folder, align="common", end_ms=at(end)).snapshot
 
     assert snapshot.window.end_ms == at(stop)
@@ -99,7 +99,7 @@ def test_a_requested_end_is_the_latest_that_common_has(take, folder, end, stop):
 
 
 def test_an_end_after_the_source_s_clock_is_refused(take, folder):
-    """As without an alignment."""
+    """It is refused as without an alignment."""
     with pytest.raises(UsageError, match="is later than the clock of the source files"):
         take(MINUTES, days=3, folder=folder, align="common", end_ms=at(3 * DAY + 1))
 
@@ -127,7 +127,7 @@ def test_symbols_that_share_no_time_have_no_common_range(take, folder, tree, mak
 
 
 def serve(frames, end_ms, *, origins=()):
-    """Return a source that serves these frames over a network: it knows no symbol's end before the download."""
+    """Return a network source of these frames, which does not know a symbol's end before the download."""
     return SimpleNamespace(
         name="binance",
         host="exchange.example",
@@ -149,7 +149,7 @@ def take_served(data_dir, frames, end_ms, *, days=1, origins=()):
 
 
 def test_a_symbol_that_the_exchange_has_delisted_ends_the_common_range(tmp_path, make_candles):
-    """That is known only after the download; where the candles came from is cut, too."""
+    """The end is known only after the download; the recorded origins are cut, too."""
     origins = (Origin(at(0), at(600), "archive " + "0" * 64), Origin(at(600), at(DAY), "rest"))
     frames = {"BTCUSDT": make_candles(range(DAY)), "LUNAUSDT": make_candles(range(20, 500))}
     snapshot = take_served(tmp_path, frames, at(DAY), origins=origins)
@@ -160,7 +160,7 @@ def test_a_symbol_that_the_exchange_has_delisted_ends_the_common_range(tmp_path,
 
 
 def test_a_symbol_may_have_no_candle_in_the_common_range(tmp_path, make_candles):
-    """All its candles lie around it: that is refused by name."""
+    """If all its candles lie around the range, it is refused by name."""
     frames = {
         "BTCUSDT": make_candles([*range(100), *range(900, 1000)]),
         "ETHUSDT": make_candles(range(200, 300)),
@@ -174,7 +174,7 @@ def test_a_symbol_may_have_no_candle_in_the_common_range(tmp_path, make_candles)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sets(st.integers(0, 60), min_size=1), min_size=1, max_size=3))
 def test_common_has_every_candle_between_the_ends_and_no_other(tmp_path_factory, make_candles, present):
-    """Whatever candles the symbols have."""
+    """This holds for any candles of the symbols."""
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")[: len(present)]
     first, last = max(map(min, present)), min(map(max, present))
     inside = [sorted(m for m in minutes if first <= m <= last) for minutes in present]
@@ -205,7 +205,7 @@ def test_a_common_snapshot_is_rebuilt_byte_for_byte(take, folder, tmp_path):
 
 
 def test_the_exchange_gives_the_same_window_to_both(tmp_path):
-    """Where every symbol has candles from the first minute to the last, the alignment changes no byte of them."""
+    """Without late or early symbols, the alignment changes no byte of the candles."""
     with SimServer() as server:
         taken = {}
         for align in ("union", "common"):
@@ -221,7 +221,7 @@ def test_the_exchange_gives_the_same_window_to_both(tmp_path):
 
 
 def test_the_command_shows_first_last_and_share(folder, tmp_path):
-    """In the table and in the document."""
+    """Both the table and the document have them."""
     words = ["--source", "files", "--from", folder, "--days", "3", "--symbols", ",".join(MINUTES)]
     done = call("snapshot", "--json", *words, data_dir=tmp_path / "data")
     shown = call("snapshot", *words, data_dir=tmp_path / "data")
@@ -243,7 +243,7 @@ def test_the_command_shows_first_last_and_share(folder, tmp_path):
 
 
 def test_the_command_takes_the_common_range(folder, tmp_path):
-    """`--align common` is written to the manifest, and `verify snapshot` counts by it."""
+    """`--align common` is in the manifest, and `verify snapshot` uses it."""
     words = ["--source", "files", "--from", folder, "--days", "3", "--symbols", ",".join(MINUTES), "--align", "common"]
     done = call("snapshot", "--json", *words, data_dir=tmp_path / "data")
     verified = call("verify", "snapshot", data_dir=tmp_path / "data")
