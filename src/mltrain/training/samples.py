@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mltrain.features.spec import FeatureSet, LabelSpec
 
-# Rows of a block that is trained on, at least.
+# Below this, a booster memorises its rows.
 MIN_TRAIN_ROWS: Final = 1_000
 # Rows of the matrix that are moved, and so held twice, in one step.
 _MOVED_ROWS: Final = 65_536

@@ -22,7 +22,6 @@ from mltrain.training.samples import MIN_TRAIN_ROWS
 if TYPE_CHECKING:
     from mltrain.training.samples import Samples
 
-# Below this, a booster memorises its rows.
 # Below this, a fold's log loss is noise (the standard error of an accuracy is above .035).
 MIN_VALID_ROWS: Final = 200
 
