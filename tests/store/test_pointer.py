@@ -126,6 +126,16 @@ class TestLostPointer:
         assert len(history.problems) == 1
         assert copy.open_default("2025-10-14")[0].name == "2025-10-14"
 
+    def test_names_and_the_list_need_no_pointer(self, store):
+        """With a folder in its place, as with none, every line of the log counts; only the live version is unknown."""
+        (store.models / "best_lgbm").unlink()
+        (store.models / "best_lgbm").mkdir()
+
+        assert store.open_default("2025-10-15")[0].promoted
+        assert [(row.name, row.version.promoted, row.version.live) for row in store.versions()][:2] == [
+            *(("2025-10-14", True, False), ("2025-10-15", True, False)),
+        ]
+
     def test_promoting_the_same_version_restores_everything(self, copy):
         """Pointer and links are restored; the line from the version to itself leaves `--previous` unchanged."""
         move = promote_version(copy, "2025-10-15", **HAND)

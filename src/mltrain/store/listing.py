@@ -60,7 +60,7 @@ def list_models(store: Store) -> tuple[ModelRow, ...]:
     """List the versions of every slot, oldest first, damaged ones last; of each only the card is read and hashed.
 
     Raises:
-        InputError: The pointer or the log of promotions is damaged.
+        InputError: The log of promotions is not a file.
         MachineError: The machine refuses to read.
     """
     return tuple(_row(row) for row in store.versions())

@@ -133,7 +133,7 @@ class Store:
         """List the versions of every slot in the order of publication, damaged ones last; no file is hashed.
 
         Raises:
-            InputError: The pointer of the slot or the log of promotions is damaged.
+            InputError: The log of promotions is not a file.
             MachineError: The machine refuses to read.
         """
         histories: dict[str, History] = {}
@@ -298,13 +298,13 @@ class Store:
                 return check_history(log, self.slot, best=live, staged=staged, where=str(self.promotions_path))
 
     def _history_of(self, slot: str) -> History:
-        """Return the history of any slot; that of another slot also if its pointer is damaged, as if it was lost."""
-        if slot == self.slot:
-            return self.history()
+        """Return the history of any slot, for versions that are named or listed; a damaged pointer counts as lost."""
+        store = self.in_slot(slot)
         try:
-            return self.in_slot(slot).history()
+            return store.history()
         except InputError:
-            return check_history(self.promotion_log(), slot, best=None, where=str(self.promotions_path))
+            staged = store.pointer.staged_target()
+            return check_history(self.promotion_log(), slot, best=None, staged=staged, where=str(self.promotions_path))
 
     def pointer_of(self, ref: str | None) -> Pointer | None:
         """Return the pointer that a reference follows: None and `best` that of this slot, `best:SLOT` that of another.
