@@ -303,6 +303,35 @@ def test_a_symbol_is_proven_at_95_percent_and_has_skill_at_75(found, word):
     assert verdict.go == (word != "no skill")
 
 
+def test_a_symbol_without_a_row_in_the_holdout_is_held():
+    """It has shown neither skill nor a lack of it; a person decides, unless another symbol fails."""
+    absent = replace(symbol("CCC", rows=0), accuracy=None, margin=None, log_loss_skill=None)
+    verdict = judge(replace(GOOD, symbols=(symbol("AAA"), absent)), CONFIG)
+    failed = outcome("per_symbol", symbols=(symbol("AAA"), absent, symbol("BBB", -0.001, confidence=0.75)))
+
+    assert [s.verdict for s in verdict.symbols] == ["proven", "no rows"]
+    assert verdict.go
+    assert "no row of CCC in the holdout" in str(verdict.held)
+    assert failed.outcome == "failed"
+    assert "no row of CCC in the holdout" in failed.reason
+    assert "no skill on BBB (" in failed.reason
+    assert "`--symbols AAA,CCC`" in failed.reason
+    assert "--symbols" not in outcome("per_symbol", symbols=(absent, symbol("BBB", -0.001, confidence=0.75))).reason
+
+
+@pytest.mark.parametrize(("absent", "found"), [(1, "passed"), (2, "held"), (12, "held")])
+def test_of_more_than_ten_symbols_a_tenth_may_be_without_rows(absent, found):
+    """Whichever share of the rows the others have: twelve of thirteen symbols without evidence are not proven."""
+    missing = replace(symbol("X", rows=0), accuracy=None, margin=None, log_loss_skill=None)
+    symbols = [symbol(f"S{n}") for n in range(13 - absent)] + [
+        replace(missing, baseline=replace(missing.baseline, symbol=f"GONE{n}")) for n in range(absent)
+    ]
+    gate = outcome("per_symbol", symbols=tuple(symbols))
+
+    assert gate.outcome == found
+    assert "GONE0" in gate.reason
+
+
 @pytest.mark.parametrize(("failing", "rows", "passed"), [(1, 100, True), (1, 134, False), (2, 60, True)])
 def test_of_more_than_ten_symbols_some_may_fail(failing, rows, passed):
     """Symbols without skill may then have 10 % of the rows, and are listed."""

@@ -289,6 +289,8 @@ def test_a_hundred_symbols_with_a_hundred_gaps_can_be_mailed(full_card):
         ({"splits": {"fitted_on": "all", "blocks": []}}, "fitted without the holdout"),
         ({"gates": {"verdict": "GO", "outcomes": [], "loosened": [{"name": "ece_max", "packaged": 0.1, "used": 0.5}]}},
          "ece max was loosened to 0.5"),
+        ({"limits": {"not_in_holdout": ["ETHUSDT"]}}, "Not proven on ETHUSDT: the holdout has no row of this symbol"),
+        ({"limits": {"not_in_holdout": ["A", "B"]}}, "Not proven on A, B: the holdout has no row of these symbols"),
         ({"data_quality": {"warnings": ["x is constant"]}}, "Warning in training: x is constant"),
     ],
 )  # fmt: skip

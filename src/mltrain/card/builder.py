@@ -18,6 +18,7 @@ from mltrain.training.booster import feature_gains
 from mltrain.training.metrics import row_log_loss
 from mltrain.training.sample_weights import compute_up_weight
 from mltrain.training.samples import matrix_sha256
+from mltrain.training.split import find_absent_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +93,7 @@ def build_card(training: Training, files: Mapping[str, bytes]) -> ModelCard:
         "search": _search_section(training),
         "looks": to_plain(holdout.looks),
         "data_quality": _data_quality_section(training),
+        "limits": {"not_in_holdout": list(find_absent_symbols(data.samples, data.split.holdout))},
     }
     return ModelCard(document)
 
@@ -186,6 +188,7 @@ def _split_blocks(split: Split, samples: Samples) -> dict[str, Json]:
                 "last_label_end": format_ms(int(samples.label_end_ms[block.span].max())),
                 "rows": block.rows,
                 "purged_rows": block.purged_rows,
+                "symbols_without_rows": list(find_absent_symbols(samples, block)),
             }
             for block in split.blocks()
         ],
@@ -202,6 +205,7 @@ def _lineage_section(training: Training) -> dict[str, Json]:
         "snapshot_manifest_sha256": data.snapshot.manifest_sha256,
         "source": data.snapshot.source.to_dict(),
         "snapshot_days": data.snapshot.request.days,
+        "snapshot_align": data.snapshot.request.align,
         "registry_sha256": data.feature_set.registry_sha256,
         "ops_sha256": evaluated.ops_sha256,
         "own_ops": None if evaluated.user_ops is None else to_plain(evaluated.user_ops),
@@ -248,15 +252,34 @@ def _search_section(training: Training) -> dict[str, Json]:
 
 def _data_quality_section(training: Training) -> dict[str, Json]:
     """Return the card's `data_quality`: each symbol's rows, candles and gaps, and the warnings of the training."""
-    snapshot = training.data.snapshot
+    snapshot, samples, split = training.data.snapshot, training.data.samples, training.data.split
     candle_facts = {facts.symbol: facts for facts in snapshot.facts}
     return {
         "interval": snapshot.interval,
         "symbols": [
-            {**to_plain(quality), **_describe_candles(candle_facts[quality.symbol])}
+            {
+                **to_plain(quality),
+                **_count_block_rows(quality.symbol, samples, split),
+                **_describe_candles(candle_facts[quality.symbol]),
+            }
             for quality in training.data.quality
         ],
         "warnings": list(training.provenance.warnings),
+    }
+
+
+def _count_block_rows(symbol: str, samples: Samples, split: Split) -> dict[str, Json]:
+    """Return a symbol's rows in the inner part and in the holdout, and the numbers of the folds that do not score it.
+
+    A symbol that the model was not trained on has no rows in any block.
+    """
+    is_symbol = np.zeros(samples.y.size, np.bool_)
+    if symbol in samples.symbols:
+        is_symbol = samples.symbol_ix == samples.symbols.index(symbol)
+    return {
+        "inner_rows": int(np.count_nonzero(is_symbol[split.inner.span])),
+        "holdout_rows": int(np.count_nonzero(is_symbol[split.holdout.span])),
+        "folds_without_rows": [k for k, fold in enumerate(split.folds, 1) if not is_symbol[fold.valid.span].any()],
     }
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mltrain.training.bootstrap import Interval
     from mltrain.training.economics import SymbolBounce
 
-SymbolWord: TypeAlias = Literal["proven", "not proven alone", "no skill"]
+SymbolWord: TypeAlias = Literal["proven", "not proven alone", "no skill", "no rows"]
 
 REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 
@@ -41,7 +41,7 @@ REQUIRED_GUARDS: Final = ("future_info", "time_split", "feature_audit")
 SYMBOL_CONFIDENCE: Final = 0.75
 # With more symbols than this, chance alone makes one of them fail.
 FEW_SYMBOLS: Final = 10
-# Share of the rows that symbols without skill may then have.
+# Share of the rows that symbols without skill may then have, and share of the symbols that may be without rows.
 FAILING_ROWS: Final = 0.1
 
 # Real spot candles open at the last trade or next to it: a gap share of 0.001 to 0.02 on BTCUSDT, ETHUSDT and SOLUSDT.
@@ -68,7 +68,7 @@ class SymbolVerdict:
         margin: The difference, a share of the rows; None if the rows fill fewer than two bootstrap blocks.
         log_loss_skill: 1 - log loss / log loss of the symbol's training base rate; None in the same case.
         verdict: "proven" if the lower end of its log-loss skill is above 0 at 95 %; "not proven alone" if it is so
-            at 75 % only; otherwise "no skill".
+            at 75 % only; "no rows" if the holdout has none of the symbol; otherwise "no skill".
     """
 
     symbol: str
@@ -138,7 +138,7 @@ def judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated) -> tuple[Symbol
     verdicts = []
     for evidence in symbols:
         skill, margin = evidence.log_loss_skill, evidence.margin
-        verdict: SymbolWord = "no skill"
+        verdict: SymbolWord = "no skill" if evidence.baseline.rows else "no rows"
         if skill is not None and skill.low(SYMBOL_CONFIDENCE) > 0:
             verdict = "proven" if skill.low(JUDGED) > 0 else "not proven alone"
         verdicts.append(
@@ -159,7 +159,9 @@ def judge_symbols(symbols: Sequence[SymbolSkill] | NotEvaluated) -> tuple[Symbol
 def judge_per_symbol(evidence: Evidence, verdicts: tuple[SymbolVerdict, ...]) -> GateOutcome:
     """Judge the log-loss skill of all symbols pooled, in percent, and that each symbol alone has skill.
 
-    With more than `FEW_SYMBOLS` symbols, those without skill may have `FAILING_ROWS` of the rows.
+    With more than `FEW_SYMBOLS` symbols, those without skill may have `FAILING_ROWS` of the rows. A symbol without a
+    row in the holdout has shown neither skill nor a lack of it, so the model is held instead; of many symbols, the
+    share `FAILING_ROWS` may be without rows.
     """
     symbols, pooled, selection = evidence.symbols, evidence.skill, evidence.selection
     name = "per_symbol"
@@ -178,13 +180,18 @@ def judge_per_symbol(evidence: Evidence, verdicts: tuple[SymbolVerdict, ...]) ->
     reason = f"pooled {skill.value:.2f} %, lower end {skill.low:.2f}"
     if failing:
         advice = ""
-        skilled = [v.symbol for v in verdicts if v.verdict != "no skill"]
-        if skilled and not tolerated:
-            advice = f"; to train without, add `--symbols {','.join(skilled)}` to the snapshot"
+        others = [v for v in verdicts if v.verdict != "no skill"]
+        if any(v.rows for v in others) and not tolerated:
+            advice = f"; to train without, add `--symbols {','.join(v.symbol for v in others)}` to the snapshot"
             if failing_leaders := [symbol for symbol in failing if symbol in evidence.leaders]:
                 advice += f" and take a registry that does not read {', '.join(failing_leaders)} as a leader"
         reason = f"no skill on {', '.join(failing)} ({failing_share:.0%} of the rows){advice}; {reason}"
-    return judge_figure(
+    if absent := [v.symbol for v in verdicts if v.verdict == "no rows"]:
+        reason = (
+            f"no row of {', '.join(absent)} in the holdout, so that nothing proves skill there; to judge every symbol, "
+            f"take a snapshot with --align common, or without {'them' if len(absent) > 1 else 'it'}; {reason}"
+        )
+    outcome = judge_figure(
         name,
         passed=tolerated and skill.low > 0,
         target=target,
@@ -193,6 +200,10 @@ def judge_per_symbol(evidence: Evidence, verdicts: tuple[SymbolVerdict, ...]) ->
         margin=skill.low if tolerated else min(skill.low, -100 * failing_share),
         reason=reason,
     )
+    may_be_absent = FAILING_ROWS * len(verdicts) if len(verdicts) > FEW_SYMBOLS else 0
+    if outcome.outcome == "passed" and len(absent) > may_be_absent:
+        return replace(outcome, outcome="held")
+    return outcome
 
 
 def judge_calibration(calibration: CalibrationEvidence | NotEvaluated, config: GateConfig) -> GateOutcome:

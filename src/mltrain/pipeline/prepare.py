@@ -17,13 +17,14 @@ from mltrain.guards.evidence import check_guards
 from mltrain.guards.feature_audit import TrainingMatrix, feature_audit
 from mltrain.guards.future_info import future_info
 from mltrain.guards.time_split import BlockArrays, time_split
-from mltrain.times import interval_ms
+from mltrain.names import join_first
+from mltrain.times import format_ms, interval_ms
 from mltrain.training.label import make_labels
 from mltrain.training.samples import build_samples, keep_newest, keep_symbols
-from mltrain.training.split import plan_split
+from mltrain.training.split import find_absent_symbols, plan_split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import polars as pl
     from numpy.typing import NDArray
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _THOROUGH_FACTOR: Final = 10
 # Longest window of a random feature. Two hours of minutes: a snapshot of a day has many such windows.
 _RANDOM_FEATURE_BARS: Final = 120
+# Symbols that a warning names.
+_MAX_NAMED: Final = 10
 
 
 def read_candles(snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
@@ -76,9 +79,10 @@ def cut_samples(
 ) -> tuple[Samples, Split]:
     """Remove the symbols without a row in the inner part, with a warning, and cut the other rows into blocks.
 
-    A model has learned nothing about a symbol without a training row, so that symbol is not one of the model's symbols,
-    and its rows in the holdout are left out. A leader's candles are still read. Do not use `samples` afterwards: the
-    matrix of features may be compacted in place.
+    There is also a warning if a symbol has no row in the holdout or in a fold. A model has learned nothing about a
+    symbol without a training row, so that symbol is not one of the model's symbols, and its rows in the holdout are
+    left out. A leader's candles are still read. Do not use `samples` afterwards: the matrix of features may be
+    compacted in place.
     """
     given_symbols = samples.symbols
     # Repeated, because removing the rows of a symbol moves the ends of the blocks.
@@ -98,7 +102,32 @@ def cut_samples(
             f"{', '.join(left_out)}: no training row, so not among the model's symbols; predict will refuse "
             f"{'them' if len(left_out) > 1 else 'it'}"
         )
+    for warning in _list_absent_symbols(samples, split):
+        progress.warn(warning)
     return samples, split
+
+
+def _list_absent_symbols(samples: Samples, split: Split) -> Iterator[str]:
+    """Yield a warning if the holdout lacks a symbol, one if the validation of a fold does, one if its training does."""
+    if absent := find_absent_symbols(samples, split.holdout):
+        last_ms = {s: samples.ts_ms[samples.symbol_ix == samples.symbols.index(s)][-1] for s in absent}
+        listed = [f"{symbol} (last row {format_ms(int(last_ms[symbol]))})" for symbol in absent]
+        yield (
+            f"no row in the holdout, which begins {format_ms(split.holdout.start_ms)}: "
+            f"{join_first(listed, _MAX_NAMED)}; nothing proves the model's skill on "
+            f"{'them' if len(absent) > 1 else 'it'}"
+        )
+    for part, blocks in (
+        ("validation", [fold.valid for fold in split.folds]),
+        ("training", [fold.train for fold in split.folds]),
+    ):
+        folds_without: dict[str, list[str]] = {}
+        for number, block in enumerate(blocks, 1):
+            for symbol in find_absent_symbols(samples, block):
+                folds_without.setdefault(symbol, []).append(str(number))
+        if folds_without:
+            listed = [f"{symbol} ({', '.join(folds_without[symbol])})" for symbol in sorted(folds_without)]
+            yield f"folds without a {part} row of a symbol: {join_first(listed, _MAX_NAMED)}"
 
 
 def _find_symbols(samples: Samples, rows: slice | NDArray[np.bool_]) -> set[str]:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mltrain.card.model_card import Section
+from mltrain.names import join_first
 from mltrain.times import LAST_MS, format_minutes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mltrain.card.model_card import ModelCard
 
 DASH: Final = "\N{EN DASH}"
@@ -33,7 +36,20 @@ _GUARDS: Final = {
     "feature_audit": "The features are the registered ones, and none knows too much",
 }
 # Keys of the counts of a symbol's candles, in the order of the table.
-_COUNTS: Final = ("candles", "holes", "missing_candles", "zero_trade_rows", "no_features", "no_label", "ties", "rows")
+_COUNTS: Final = (
+    "candles",
+    "holes",
+    "missing_candles",
+    "zero_trade_rows",
+    "no_features",
+    "no_label",
+    "ties",
+    "rows",
+    "inner_rows",
+    "holdout_rows",
+)
+# Symbols that a sentence or a cell names.
+_MAX_NAMED: Final = 20
 _NO_STRATEGY: Final = (
     "Not a trading strategy and no advice: fees, spread, slippage and the size of a move are in none of these "
     "figures, and a better direction than chance can lose money on every trade."
@@ -308,12 +324,16 @@ def list_candle_counts(card: ModelCard) -> tuple[tuple[str, ...], ...]:
 
 
 def list_blocks(card: ModelCard) -> tuple[tuple[str, ...], ...]:
-    """Return a row of text for each block of time: name, start, end, end of the last label, rows, purged rows."""
+    """Return a row of text for each block of time: name, start, end, end of the last label, rows, purged rows.
+
+    At its end are the symbols without a row in the block.
+    """
     return tuple(
         (
             b.text("name") or "?",
             *(b.text(key) or DASH for key in ("start", "end", "last_label_end")),
             *(format_number(b.number(key), 0) for key in ("rows", "purged_rows")),
+            join_first(b.texts("symbols_without_rows"), _MAX_NAMED) or DASH,
         )
         for b in card.sections("splits", "blocks")
     )
@@ -357,22 +377,31 @@ def list_hyperparameters(card: ModelCard) -> tuple[tuple[str, str], ...]:
     return tuple((name, format_value(value)) for name, value in sorted(card.entries("hyperparameters").items()))
 
 
+def _describe_scope(card: ModelCard) -> Iterator[str]:
+    """Yield for which symbols, candles, horizon and moves the model is meant, and on which symbols it is not proven."""
+    symbols, interval = card.texts("train", "symbols"), card.text("train", "interval")
+    bars = f" of {interval}" if interval else ""
+    listed = ", ".join(symbols[:20]) + (f" and {len(symbols) - 20} more" if len(symbols) > 20 else "")
+    yield f"Only for {listed} and candles{bars}: it has never seen any others."
+    if absent := card.texts("limits", "not_in_holdout"):
+        which, them = ("these symbols", "them") if len(absent) > 1 else ("this symbol", "it")
+        named = join_first(absent, _MAX_NAMED)
+        yield f"Not proven on {named}: the holdout has no row of {which}, so that no figure here is about {them}."
+    horizon_bars = card.number("train", "label", "horizon_bars")
+    if horizon_bars is not None:
+        yield f"Not for another horizon than {horizon_bars:,.0f} bar{'s' if horizon_bars != 1 else ''} ahead."
+    if card.text("train", "label", "ties") == "drop":
+        yield "Its probability is of a rise given that the price moves; it does not say whether it will move."
+
+
 def list_limits(card: ModelCard) -> tuple[str, ...]:
     """Return what the model must not be used for, and what weakens its figures, in sentences."""
-    symbols, interval = card.texts("train", "symbols"), card.text("train", "interval")
-    horizon_bars = card.number("train", "label", "horizon_bars")
     lines = []
     if card.text("gates", "verdict") == "NO-GO":
         lines.append("Not for use at all: a gate failed. Only `promote --force` with a reason can make it live.")
     if card.text("lineage", "source", "name") == "sim":
         lines.append("Not for any real market: it was trained on simulated candles with a planted signal.")
-    bars = f" of {interval}" if interval else ""
-    listed = ", ".join(symbols[:20]) + (f" and {len(symbols) - 20} more" if len(symbols) > 20 else "")
-    lines.append(f"Only for {listed} and candles{bars}: it has never seen any others.")
-    if horizon_bars is not None:
-        lines.append(f"Not for another horizon than {horizon_bars:,.0f} bar{'s' if horizon_bars != 1 else ''} ahead.")
-    if card.text("train", "label", "ties") == "drop":
-        lines.append("Its probability is of a rise given that the price moves; it does not say whether it will move.")
+    lines += _describe_scope(card)
     lines += [_NO_STRATEGY, _NOT_FOREVER]
     if card.text("splits", "fitted_on") == "all":
         lines.append(
@@ -441,6 +470,8 @@ def list_commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
     if source is not None and days is not None and Section({"end": end}).time_ms("end") is not None:
         words = ["mltrain", "snapshot", "--source", source, "--days", f"{days:.0f}"]
         words += ["--symbols", ",".join(card.texts("train", "symbols")), "--end", end, "--interval", interval]
+        if (align := card.text("lineage", "snapshot_align")) not in {None, "union"}:
+            words += ["--align", str(align)]
         for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
             if (value := card.value("lineage", "source", key)) is not None:
                 words += [option, str(value)]

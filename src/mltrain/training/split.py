@@ -132,6 +132,12 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
     return split
 
 
+def find_absent_symbols(samples: Samples, block: Block) -> tuple[str, ...]:
+    """Return the symbols of the samples that have no row in a block, sorted."""
+    rows = np.bincount(samples.symbol_ix[block.span], minlength=len(samples.symbols))
+    return tuple(samples.symbols[ix] for ix in np.flatnonzero(rows == 0).tolist())
+
+
 def _cut_purged(samples: Samples, name: str, first_row: int, next_row: int, *, embargo_ms: int) -> Block:
     """Return the block from `first_row` up to those rows whose label ends less than the embargo before `next_row`.
 
