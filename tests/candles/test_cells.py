@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mltrain.candles.cells import Cells
 from mltrain.candles.frame import CANDLE_SCHEMA, times_ms
+from mltrain.candles.layouts import read_columns
 from mltrain.errors import InputError
 from mltrain.times import DAY_MS, MINUTE_MS, format_ms
 
@@ -20,7 +21,7 @@ PRICES = {"open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 10.0}
 def rows_of(times, **columns):
     times = times if isinstance(times, pl.Series) else pl.Series("ts", times)
     columns = {name: columns.get(name, [value] * len(times)) for name, value in PRICES.items()} | columns
-    return Cells(pl.DataFrame({"ts": times, **columns}), "here", "line", 2).to_rows()
+    return read_columns(Cells(pl.DataFrame({"ts": times, **columns}), "here", "line", 2)).rows
 
 
 TIMES = {
@@ -49,12 +50,16 @@ def test_times_in_text_are_understood(text, expected):
 
 
 def test_numbers_and_iso_times_may_stand_in_one_column():
-    """Each cell is read independently."""
-    assert [format_ms(ms) for ms in times_ms(rows_of(list(TIMES)))] == list(TIMES.values())
+    """Each cell is read independently; only texts with and without an offset from UTC do not mix."""
+    same_zone = {text: time for text, time in TIMES.items() if text[-5:] not in {"+0200", "03:30"}}
+
+    assert [format_ms(ms) for ms in times_ms(rows_of(list(same_zone)))] == list(same_zone.values())
+    with pytest.raises(InputError, match="here: column ts: some times state an offset from UTC, others none"):
+        rows_of(list(TIMES))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2025/10/15 12:00", "15.10.2025", "2025-13-01", "2025-02-30 10:00", "nan", "inf", "1e30",
+    "text", ["", "yesterday", "2025/10/32 12:00", "32.10.2025", "2025-13-01", "2025-02-30 10:00", "nan", "inf", "1e30",
              "1760529600000001", "12:00", "2025-10-15 12:00:00.0001"],
 )  # fmt: skip
 def test_other_times_are_refused_by_line(text):

@@ -178,7 +178,7 @@ GOOD = "1760529600000,10,12,9,11,100"
         (b"\xff\xfet\x00s\x00", "is UTF-16"),
         (b"ts,open\n1,\xff\n", "not a readable CSV file: invalid utf-8 sequence"),
         ("ts,open,high,low\n1,2,3,4\n", "no column for close and volume among 'ts', 'open', 'high', 'low'"),
-        (HEADER.replace(",", ";"), "no column for ts and open .* among 'ts;open;high;low;close;volume'"),
+        (HEADER.replace(",", "|"), r"no column for ts and open .* among 'ts\|open\|high\|low\|close\|volume'"),
         ("<?xml version='1.0'?>\n<Error><Code>NoSuchKey</Code></Error>", "no column for ts and open .* among .<.xml"),
         (f"{HEADER}\n{GOOD}\n1760529660000,1,2,0.5,abc,10\n", "line 3: close is 'abc': not a number"),
         (f"\n\n{HEADER}\n{GOOD}\n1760529660000,1,2,0.5,abc,10\n", "line 5: close is 'abc': not a number"),
@@ -188,7 +188,7 @@ GOOD = "1760529600000,10,12,9,11,100"
         (f"{HEADER}\n{GOOD}\n1760529660000,1,2", "line 3 has 3 fields, the first line 6"),
         (f"{HEADER}\n{GOOD},7\n1760529660000,1,2,3,4\n", "line 2 has 7 fields, the first line 6"),
         (f"{HEADER}\n{GOOD}\n\n{GOOD}\n", "line 3 has 1 field, the first line 6"),
-        (f'{HEADER}\n{GOOD}\n17605,"1,2,3\n', "not a readable CSV file: could not parse"),
+        (f'{HEADER}\n{GOOD}\n17605,"1,2,3\n', "line 3: a quotation mark is not closed: '17605,\"1,2,3'"),
         ("1672531200,1,2,0.5,1.5\n", r"no header, and 5 columns: only 6 \(volume last\), 7 \(trades last\), 12"),
         ("1672531200,1,2,0.5,1.5,1.2,9,3\n", "no header, and 8 columns"),
         (f"{GOOD}\n1760529660000,10,11,12,9,100\n", "line 2: open 10.0, high 11.0, low 12.0, close 9.0 cannot be a"),
@@ -244,23 +244,54 @@ def test_broken_json_is_refused_with_its_row(text, message):
     assert "\n" not in err.value.message
 
 
+def in_order(candles, text):
+    """Return candles as a CSV without a header, with prices in the order of `text`."""
+    vwap = (candles["low"] + candles["high"]) / 2
+    rows = zip(candles.iter_rows(named=True), times_ms(candles), vwap, strict=True)
+    return "\n".join(f"{ts},{text.format(**row, vwap=average)}" for row, ts, average in rows)
+
+
+ORDERS = {
+    "Coinbase": "{low},{high},{open},{close},{volume}",
+    "Bitfinex": "{open},{close},{high},{low},{volume}",
+    "KuCoin": "{open},{close},{high},{low},{volume},{quote_volume}",
+    "Bybit": "{open},{high},{low},{close},{volume},{quote_volume}",
+    "Gate": "{quote_volume},{close},{high},{low},{open},{volume},true",
+}
+
+
+@pytest.mark.parametrize("text", ORDERS.values(), ids=ORDERS)
+def test_the_order_of_other_exchanges_is_proven_by_the_prices(candles, text):
+    """No price is mistaken for another, and the note says what was found."""
+    plain = in_order(candles, text).encode()
+    read = read_rows(plain, name="BTCUSDT.csv", where="here", step_ms=MINUTE_MS)
+
+    same = ["ts", "open", "high", "low", "close", "volume", *(["quote_volume"] if "quote" in text else [])]
+    assert read.rows.select(same).equals(candles.select(same))
+    assert "its prices allow no other order" in read.layout.notes[0]
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "{low},{high},{open},{close},{volume}",
-        "{open},{close},{high},{low},{volume}",
         "{open},{high},{low},{close},{vwap}",
+        "{close},{high},{low},{open},{volume},true",
+        "{close},{high},{low},{open},{volume}",
+        "{close},{open},{high},{low},{volume}",
+        "{low},{high},{close},{open},{volume}",
     ],
 )
-def test_the_order_of_other_exchanges_is_not_mistaken(candles, text):
-    """The price orders of Coinbase and KuCoin, and a column of averages, are refused with a remedy."""
-    vwap = (candles["low"] + candles["high"]) / 2
-    rows = zip(candles.iter_rows(named=True), times_ms(candles), vwap, strict=True)
-    lines = [f"{ts},{text.format(**row, vwap=average)}" for row, ts, average in rows]
-
+def test_an_order_that_is_not_known_or_not_proven_is_refused(candles, text):
+    """An average in place of the volume, and open and close exchanged, which no single candle shows."""
     with pytest.raises(InputError, match="without a header it is taken for ts,open,high,low,close,volume") as err:
-        read("\n".join(lines))
+        read(in_order(candles, text))
     assert err.value.hint.endswith("whose first line names its columns: ts,open,high,low,close,volume")
+
+
+def test_few_candles_prove_no_other_order(candles):
+    """Ten candles in Coinbase's order are refused."""
+    with pytest.raises(InputError, match="cannot be a candle; without a header"):
+        read(in_order(candles[:10], ORDERS["Coinbase"]))
 
 
 def test_the_exchanges_csv_is_read_by_itself(candles):

@@ -1,29 +1,23 @@
-"""Convert cells of text or numbers to the times and numbers of candles; errors name line, column and value.
+"""The cells of a table in a file, and the numbers in them; errors name line, column and value.
 
-Pure. Times may be numbers (seconds, ms, µs or ns, distinguished value by value) or ISO 8601; without a zone they are
-UTC. A cell that could be read in two ways is refused. Whether a row is a possible candle is checked elsewhere.
+Pure. A cell that could be read in two ways is refused. Whether a row is a possible candle is checked elsewhere.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE
+from mltrain.candles.number_text import empty_cells, find_style, to_numbers
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import MICROS_FROM, MINUTE_MS
+from mltrain.times import MICROS_FROM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_ISO: Final = (
-    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?"
-    r"\s*(?:Z|UTC|([+-])([0-9]{2}):?([0-9]{2}))?$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +30,12 @@ class Cells:
         row_word: What messages call a row: "line" in text, "row" in any other format.
         first_number: The number of the first row in messages.
         named: Whether the file names its columns; if not, they are known by position only.
+        file_format: The format of the file, such as "csv with semicolons".
+        point_only: Whether numbers have a decimal point unless some have commas: in all formats but CSV, and in CSV
+            with commas between its fields.
+        above: The text above the line of names; it may name a time zone.
+        symbols: The symbols that the file names outside its rows.
+        notes: What was passed over.
     """
 
     frame: pl.DataFrame
@@ -43,52 +43,54 @@ class Cells:
     row_word: str = "row"
     first_number: int = 1
     named: bool = True
+    file_format: str = ""
+    point_only: bool = True
+    above: str = ""
+    symbols: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def name_row(self, row: int) -> str:
         """Return what messages call a row, such as "a.csv: line 3"; `row` counts from 0."""
         return f"{self.where}: {self.row_word} {row + self.first_number}"
 
-    def to_rows(self) -> pl.DataFrame:
-        """Return the rows in their order with the columns of CANDLE_SCHEMA; empty cells and absent columns are null.
+    def to_numbers(self, cells: pl.DataFrame) -> pl.DataFrame:
+        """Return columns of numbers, or of numbers as text, as floats; null where a cell is empty.
 
-        The columns must already have names of CANDLE_SCHEMA, `ts` among them.
+        Raises:
+            InputError: A column has another type, a cell is not a number, or the numbers may have a decimal comma.
         """
-        cells = self.frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
-        numbers = self._to_numbers(cells.drop("ts"))
-        absent = [pl.lit(None, dtype).alias(name) for name, dtype in CANDLE_SCHEMA.items() if name not in cells.columns]
-        return numbers.with_columns(self._to_open_times(cells["ts"]), *absent).select(*CANDLE_SCHEMA)
-
-    def _to_numbers(self, cells: pl.DataFrame) -> pl.DataFrame:
-        """Return columns named as in CANDLE_SCHEMA, without `ts`, in the types that it gives them; text is parsed."""
         for name, dtype in cells.schema.items():
             if not (dtype.is_numeric() or dtype in {pl.String, pl.Null}):
                 raise InputError(f"{self.where}: column {name} is {dtype}, not numbers")
+        texts = [name for name, dtype in cells.schema.items() if dtype == pl.String]
+        cells = cells.with_columns(empty_cells(pl.col(name)).alias(name) for name in texts)
+        mark = find_style((cells[name] for name in texts), point_only=self.point_only)
+        if mark is None:
+            raise self._two_styles(cells.select(texts))
         numbers = cells.with_columns(pl.all().cast(pl.Float64, strict=False))
+        for name in texts:
+            # In most files every number is plain, and the pattern takes much longer.
+            if mark == "," or numbers[name].null_count() != cells[name].null_count():
+                numbers = numbers.with_columns(cells.select(to_numbers(pl.col(name), mark)).to_series())
         for name in cells.columns:
             if numbers[name].null_count() != cells[name].null_count():
-                self._refuse_first(cells[name], numbers[name].is_null() & cells[name].is_not_null(), "not a number")
-        if "trades" in cells.columns:
-            trades = numbers["trades"]
-            whole = (trades == trades.round()) & (trades.abs() < 2**53)
-            self._refuse_first(cells["trades"], ~whole.fill_null(True), "not a whole number")
-        return numbers.cast({name: CANDLE_SCHEMA[name] for name in cells.columns})
+                self.refuse_first(cells[name], numbers[name].is_null() & cells[name].is_not_null(), "not a number")
+        return numbers
 
-    def _to_open_times(self, cells: pl.Series) -> pl.Series:
-        """Return datetimes, dates, numbers or texts as the column `ts`: open times in ms, UTC."""
-        if isinstance(cells.dtype, pl.Datetime | pl.Date):
-            micros = cells.cast(pl.Datetime("us", getattr(cells.dtype, "time_zone", None))).dt.timestamp("us")
-            ts_ms = (micros // 1000).set(micros % 1000 != 0, None)
-        elif cells.dtype == pl.String or cells.dtype.is_numeric():
-            ts_ms = _numbers_to_ms(cells.cast(pl.Float64, strict=False))
-            if cells.dtype == pl.String and ts_ms.null_count():
-                ts_ms = ts_ms.fill_null(_iso_to_ms(cells))
-        else:
-            raise InputError(f"{self.where}: column ts is {cells.dtype}, not times")
-        if ts_ms.null_count():
-            self._refuse_first(cells, ts_ms.is_null(), "not an open time")
-        return ts_ms.cast(TS_DTYPE).alias("ts")
+    def _two_styles(self, cells: pl.DataFrame) -> InputError:
+        """Return the error for numbers that may have a decimal mark or a thousands separator."""
+        one_mark = r"^[+-]?[0-9]{1,3}[.,][0-9]{3}$"
+        name = next(name for name in cells.columns if cells[name].str.contains(one_mark).any())
+        row = cells[name].str.contains(one_mark).arg_true()[0]
+        text = cells[name][row]
+        plain = text.replace(",", "").replace(".", "")
+        return InputError(
+            f"{self.name_row(row)}: {name} is {show(text)}: {plain} or {text.replace(',', '.')}? no number of the file "
+            "shows which",
+            hint="save the numbers with a decimal point and without thousands separators",
+        )
 
-    def _refuse_first(self, cells: pl.Series, is_bad: pl.Series, problem: str) -> None:
+    def refuse_first(self, cells: pl.Series, is_bad: pl.Series, problem: str, *, hint: str | None = None) -> None:
         """Raise an InputError for the first cell of a column where `is_bad` is true, if there is one."""
         rows = is_bad.arg_true()
         if rows.len():
@@ -96,35 +98,7 @@ class Cells:
             shown = "missing" if value is None else show(value) if isinstance(value, str) else value
             more = f" (and {rows.len() - 1} more)" if rows.len() > 1 else ""
             message = f"{self.name_row(rows[0])}: {cells.name} is {shown}: {problem}{more}"
-            raise InputError(message, hint="correct that cell, or download the file again")
-
-
-def _numbers_to_ms(numbers: pl.Series) -> pl.Series:
-    """Return times in s, ms, µs or ns, distinguished by size, as ms; null where that is not a whole number.
-
-    Between 1973 and 5138 the four ranges do not overlap. A float holds all of these numbers exactly except ns, whose
-    last digits are zeros on any grid.
-    """
-    time = pl.col("time")
-    from_s, from_us, from_ns = time * 1e3, time / 1e3, time / 1e6
-    size = time.abs()
-    s_or_ms = pl.when(size < 1e11).then(from_s).when(size < 1e14).then(time)
-    ms = s_or_ms.when(size < 1e17).then(from_us).otherwise(from_ns)
-    whole = pl.when((ms == ms.round()) & (ms.abs() < 1e14)).then(ms)
-    return pl.DataFrame({"time": numbers}).select(whole.cast(pl.Int64).alias("ts")).to_series()
-
-
-def _iso_to_ms(texts: pl.Series) -> pl.Series:
-    """Return ISO 8601 texts as times in ms UTC; without a zone they are UTC; null for a text that is not a time."""
-    names = ("date", "minute", "second", "fraction", "sign", "hours", "minutes")
-    groups = texts.str.extract_groups(_ISO).struct.rename_fields(list(names)).struct.unnest()
-    clock = pl.col("date") + "T" + pl.col("minute").fill_null("00:00") + pl.col("second").fill_null(":00")
-    clock_ms = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.timestamp("ms")
-    nanos = pl.col("fraction").fill_null(".0").str.slice(1).str.pad_end(9, "0").cast(pl.Int64)
-    fraction_ms = pl.when(nanos % 1_000_000 == 0).then(nanos // 1_000_000)
-    offset_ms = (pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64)) * MINUTE_MS
-    zone_ms = pl.when(pl.col("sign") == "-").then(-offset_ms).otherwise(offset_ms).fill_null(0)
-    return groups.select((clock_ms + fraction_ms - zone_ms).alias("ts")).to_series()
+            raise InputError(message, hint=hint or "correct that cell, or download the file again")
 
 
 def as_ms(times: NDArray[np.int64]) -> NDArray[np.int64]:

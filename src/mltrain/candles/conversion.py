@@ -17,7 +17,8 @@ import polars as pl
 from mltrain.candles.cells import Cells
 from mltrain.candles.checks import is_accepted_type
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL
-from mltrain.candles.layouts import BY_PLACE, name_columns
+from mltrain.candles.layouts import BY_PLACE, find_columns, read_columns
+from mltrain.candles.open_times import time_columns
 from mltrain.candles.parquet import MAX_ROWS
 from mltrain.candles.tables import read_cells
 from mltrain.errors import InputError, UsageError
@@ -188,20 +189,20 @@ def as_candles(frame: pl.DataFrame, where: str) -> pl.DataFrame:
         raise InputError(f"{where}: column symbol is {symbol_type}: expected text")
     if _is_canonical(frame):
         return frame
-    columns = name_columns(frame.columns)
-    if "ts" not in columns:
+    times = time_columns(frame.columns)
+    if not times:
         raise InputError(
             f"{where}: column ts missing; the columns are {', '.join(map(show, frame.columns[:20]))}",
             hint="`ts` is the open time of a candle, in UTC",
         )
-    named = frame.select(pl.col(their_name).alias(name) for name, their_name in columns.items())
-    ts_type = named.schema["ts"]
+    ts_type = frame.schema[times[0]]
     if isinstance(ts_type, pl.Date) or (isinstance(ts_type, pl.Datetime) and ts_type.time_zone is None):
         raise InputError(
             f"{where}: column ts has no time zone: expected times in UTC, got {ts_type}",
             hint='convert it: `dt.replace_time_zone("UTC")` in Polars, `tz_localize("UTC")` in pandas',
         )
-    rows = Cells(named, where).to_rows().select(name for name in CANDLE_SCHEMA if name in columns)
+    read = read_columns(Cells(frame.select(find_columns(frame.columns)), where))
+    rows = read.rows.select("ts", *(name for name in CANDLE_SCHEMA if name in read.columns))
     return rows.with_columns(frame["symbol"]) if "symbol" in frame.columns else rows
 
 
@@ -222,6 +223,4 @@ def read_candle_table(data: bytes, file_format: Format, *, where: str) -> pl.Dat
 
 def _choose_columns(names: Sequence[str]) -> list[str]:
     """Return the columns of a file that hold candles; all if none holds times, so that the error can name them."""
-    columns = name_columns(names)
-    wanted = {*CANDLE_SCHEMA, "symbol", *columns.values()} if "ts" in columns else {*names}
-    return [name for name in names if name in wanted]
+    return find_columns(names) if time_columns(names) else list(names)

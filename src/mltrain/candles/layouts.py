@@ -1,13 +1,12 @@
-"""Read a file of candles: find out which column is which, by name or by position.
+"""Read a file of candles: find out which column is which, by name, by position, or by what its numbers show.
 
-Pure: bytes in, a frame out. Known by position are the layouts without a header of Binance, Kraken and freqtrade, in CSV
-and in JSON alike; any other file names its columns. Six and seven columns are a guess that every row has to confirm: a
-file that could be read in two ways is refused. So is a file whose candles have another interval.
+Pure: bytes in, a frame out. Without names, the layouts of several programs and exchanges are known; every row has to
+confirm the one that is taken, and where two are possible, the file is refused. So is a file whose candles have another
+interval, and one of funding rates, mark prices or single trades.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +14,11 @@ import numpy as np
 import polars as pl
 
 from mltrain.candles.cells import as_ms
-from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
+from mltrain.candles.frame import CANDLE_SCHEMA, PRICES, TS_DTYPE, times_ms
+from mltrain.candles.open_times import find_open_times, fold, time_columns
 from mltrain.candles.tables import read_cells
 from mltrain.candles.understood import FileLayout
+from mltrain.candles.volumes import TICKS, UNIT_VOLUME, find_only, find_volumes
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.times import INTERVALS_MS, format_ms, interval_name
@@ -28,29 +29,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mltrain.candles.cells import Cells
+    from mltrain.candles.open_times import OpenTimes
 
-SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".zip")
+SUFFIXES: Final = (
+    *(".parquet", ".feather", ".arrow", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".json", ".json.gz"),
+    *(".jsonl", ".jsonl.gz", ".ndjson", ".zip"),
+)
 
 _OHLCV: Final = ("ts", "open", "high", "low", "close", "volume")
 _BINANCE: Final = (*_OHLCV, "close_time", "quote_volume", "trades", "taker_buy_base", "taker_buy_quote", "ignore")
 
 #: The columns of files without a header, by their number: freqtrade's, Kraken's, Binance's layout.
 BY_PLACE: Final[Mapping[int, tuple[str, ...]]] = {6: _OHLCV, 7: (*_OHLCV, "trades"), 12: _BINANCE}
+#: Other orders of columns without names: Coinbase's, Bitfinex's; KuCoin's, Bybit's; Gate's.
+_OTHER_ORDERS: Final[Mapping[int, tuple[tuple[str, ...], ...]]] = {
+    6: (("ts", "low", "high", "open", "close", "volume"), ("ts", "open", "close", "high", "low", "volume")),
+    7: (("ts", "open", "close", "high", "low", "volume", "quote_volume"), (*_OHLCV, "quote_volume")),
+    8: (("ts", "quote_volume", "close", "high", "low", "open", "volume", "closed"),),
+}
 _HEADER_HINT: Final = f"save it as a CSV whose first line names its columns: {','.join(_OHLCV)}"
 
-#: The names that other programs use, in lower case, with one _ for anything but letters and digits; the first wins.
+#: The names that other programs use, as `fold` returns them; the first wins.
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "ts": (
-        *("ts", "open_time", "opentime", "timestamp", "datetime", "date", "time", "unix"),
-        *("open_timestamp", "index", "index_level_0"),
-    ),
     "open": ("open", "o", "open_price"),
     "high": ("high", "h", "high_price"),
     "low": ("low", "l", "low_price"),
     "close": ("close", "c", "close_price"),
-    "volume": ("volume", "v", "vol", "base_volume", "base_asset_volume"),
-    "quote_volume": ("quote_volume", "quote_asset_volume", "quote_vol", "quotevolume", "qav"),
-    "trades": ("trades", "number_of_trades", "num_trades", "trade_count", "n_trades", "tradecount", "count"),
+    "volume": (
+        *("volume", "v", "vol", "base_volume", "base_asset_volume", "real_volume", "volume_base", "volumefrom"),
+        *("volume_from", "vol_ccy"),
+    ),
+    "quote_volume": (
+        *("quote_volume", "quote_asset_volume", "quote_vol", "quotevolume", "qav", "turnover", "volume_quote"),
+        *("volumeto", "volume_to", "vol_ccy_quote"),
+    ),
+    "trades": (
+        *("trades", "number_of_trades", "num_trades", "trade_count", "n_trades", "tradecount", "count"),
+        *("transactions", "n"),
+    ),
     "taker_buy_base": (
         *("taker_buy_base", "taker_buy_base_asset_volume", "taker_buy_base_volume", "taker_buy_volume"),
         *("taker_base_volume", "taker_base_vol"),
@@ -60,9 +76,16 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
         *("taker_quote_volume", "taker_quote_vol"),
     ),
 }
+_SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument")
+#: Whether a candle had ended when it was saved.
+_CLOSED: Final = ("confirm", "closed", "is_closed")
 
 # A run of this many equal steps does not occur by chance even in a sparse market.
 _LONG_RUN: Final = 20
+# Candles by which an order of columns other than the usual one must be proven.
+_PROOF_ROWS: Final = 20
+# So many times closer to the close before has the open to be than the close to the open before.
+_PROOF_RATIO: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +103,23 @@ class CandleRows:
     layout: FileLayout | None
 
 
+@dataclass(frozen=True, slots=True)
+class NamedColumns:
+    """Columns of a table that were recognised, and how.
+
+    Attributes:
+        rows: The rows in their order with the columns of CANDLE_SCHEMA, null where the table lacks one.
+        columns: The table's own name of each column of CANDLE_SCHEMA that it has, without `ts`.
+        times: The open times.
+        notes: What was decided although the names do not state it.
+    """
+
+    rows: pl.DataFrame
+    columns: Mapping[str, str]
+    times: OpenTimes
+    notes: tuple[str, ...]
+
+
 def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows:
     """Return the rows of a candle file in the file's order, and how they were read.
 
@@ -92,31 +132,41 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int) -> CandleRows
     Returns:
         No rows if the file is a JSON `[]` or a header alone.
     """
-    cells = read_cells(data, name=name, where=where, columns=lambda names: list(_find_columns(names, where).values()))
+    cells = read_cells(data, name=name, where=where, columns=lambda names: _choose_columns(names, where))
     if not cells.frame.width:
         return CandleRows(pl.DataFrame(schema=dict(CANDLE_SCHEMA)), _read_close_times(cells), None)
-    rows = _read_named(cells) if cells.named else _read_unnamed(cells)
+    if cells.named:
+        _choose_columns(cells.frame.columns, where)
+        symbols = cells.symbols or _find_symbols(cells)
+        cells, notes = _leave_out_open(cells)
+        read = read_columns(cells, step_ms)
+    else:
+        symbols, notes = cells.symbols, ()
+        read = _read_unnamed(cells, step_ms)
+    closes_ms = _read_close_times(cells)
+    rows, notes = read.rows, (*cells.notes, *notes, *read.notes, *read.times.notes)
+    empty = _find_empty(rows)
+    if empty.any():
+        count = int(empty.sum())
+        notes = (*notes, f"{count:,} row{'s' * (count > 1)} without prices left out")
+        rows, closes_ms = rows.filter(~empty), None if closes_ms is None else closes_ms[~empty.to_numpy()]
+    if rows.is_empty():
+        return CandleRows(rows, closes_ms, None)
+    _refuse_untraded(rows, where)
     _check_spacing(np.unique(times_ms(rows)), step_ms, where)
-    layout = None if rows.is_empty() else _describe_layout(cells, name)
-    return CandleRows(rows, _read_close_times(cells), layout)
-
-
-def _describe_layout(cells: Cells, name: str) -> FileLayout:
-    """Return what was understood of a file with rows; `name` is its name."""
-    columns = (
-        name_columns(cells.frame.columns)
-        if cells.named
-        else dict(zip(CANDLE_SCHEMA, BY_PLACE[cells.frame.width], strict=False))
-    )
-    their_names = [column for column in cells.frame.columns if column in columns.values()]
-    return FileLayout(
-        file_format=name.lower().removesuffix(".gz").rpartition(".")[2],
-        time="open",
-        unit="numbers or text",
-        zone="UTC",
-        columns=tuple(their_names if cells.named else columns.values()),
+    their_names = {*read.columns.values(), *read.times.columns}
+    by_place = {their_name: name for name, their_name in read.columns.items()}
+    layout = FileLayout(
+        file_format=cells.file_format,
+        time=read.times.means,
+        unit=read.times.unit,
+        zone=read.times.zone,
+        columns=tuple(n if cells.named else by_place.get(n, "ts") for n in cells.frame.columns if n in their_names),
         named=cells.named,
+        symbols=symbols,
+        notes=notes,
     )
+    return CandleRows(rows, closes_ms, layout)
 
 
 def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
@@ -140,33 +190,135 @@ def read_binance_csv(data: bytes, *, where: str, symbol: str, step_ms: int) -> t
     return read.rows, read.closes_ms
 
 
-def name_columns(names: Sequence[str]) -> dict[str, str]:
-    """Map the names of CANDLE_SCHEMA to a table's own column names, where it has such a column.
+def find_columns(names: Sequence[str]) -> list[str]:
+    """Return those of a table's columns that may hold candles' times, prices, volumes or symbols, in their order.
 
-    >>> name_columns(["Open time", "Close", "mood"])
-    {'ts': 'Open time', 'close': 'Close'}
+    >>> find_columns(["Open time", "Close", "mood", "Volume BTC"])
+    ['Open time', 'Close', 'Volume BTC']
     """
-    unfolded = {_fold(name): name for name in reversed(names)}
-    matches = {name: [unfolded[alias] for alias in aliases if alias in unfolded] for name, aliases in _ALIASES.items()}
-    return {name: their_names[0] for name, their_names in matches.items() if their_names}
+    folded = {alias for aliases in _ALIASES.values() for alias in aliases}
+    folded |= {*TICKS, *_SYMBOLS, *_CLOSED, "timezone", "time_zone", "tz"}
+    times = time_columns(names)
+    return [name for name in names if name in times or fold(name) in folded or UNIT_VOLUME.fullmatch(fold(name))]
 
 
-def _fold(name: str) -> str:
-    """Return a column name in lower case, with one _ for each run of other characters: "Open time" is "open_time"."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+def _choose_columns(names: Sequence[str], where: str) -> list[str]:
+    """Return the columns to read of a file of candles; an InputError if it lacks times, a price or a volume."""
+    folded = {fold(name) for name in names}
+    missing = [name for name in PRICES if not folded.intersection(_ALIASES[name])]
+    has_volume = folded.intersection((*_ALIASES["volume"], *TICKS)) or any(map(UNIT_VOLUME.fullmatch, folded))
+    missing = [*([] if time_columns(names) else ["ts"]), *missing, *([] if has_volume else ["volume"])]
+    if not missing:
+        return find_columns(names)
+    shown = ", ".join(show(name) for name in names[:15])
+    for words, what in (
+        (("funding",), "funding rates"),
+        (("side", "price"), "single trades"),
+        (("qty", "price"), "single trades"),
+        (("mark_price",), "mark prices"),
+        (("index_price",), "index prices"),
+    ):
+        if "open" in missing and all(any(word in name for name in folded) for word in words):
+            raise InputError(f"{where}: holds {what}, not candles: its columns are {shown}", hint="move it elsewhere")
+    raise InputError(
+        f"{where}: no column for {' and '.join(missing)} among {shown}",
+        hint="the first line of a CSV names its columns, with commas: ts,open,high,low,close,volume",
+    )
 
 
-def _find_columns(names: Sequence[str], where: str) -> dict[str, str]:
-    """Map the names of CANDLE_SCHEMA to a file's column names; an InputError if `ts` or one of OHLCV is missing."""
-    columns = name_columns(names)
-    missing = [name for name in CANDLE_SCHEMA if name not in columns and name not in OPTIONAL]
-    if missing:
-        shown = ", ".join(show(name) for name in names[:15])
+def read_columns(cells: Cells, step_ms: int | None = None) -> NamedColumns:
+    """Return the rows of a table whose columns have names; it may lack any but one of times.
+
+    Args:
+        cells: The table.
+        step_ms: The interval of the candles; None if it is not known.
+
+    Raises:
+        InputError: A cell is not a time or a number, or two columns that may be the same contradict each other.
+    """
+    times = find_open_times(cells, step_ms)
+    names = [name for name in cells.frame.columns if name not in times.columns]
+    matches = {
+        role: [name for alias in aliases for name in names if fold(name) == alias] for role, aliases in _ALIASES.items()
+    }
+    matches["ticks"] = [name for name in names if fold(name) in TICKS]
+    matches["unit"] = [] if matches["volume"] else [name for name in names if UNIT_VOLUME.fullmatch(fold(name))]
+    wanted = {name for found in matches.values() for name in found}
+    numbers = cells.to_numbers(cells.frame.select(name for name in names if name in wanted))
+    volumes = find_volumes(numbers, matches, cells.where)
+    columns = volumes.columns | {
+        role: find_only(numbers, found, role, cells.where)
+        for role, found in matches.items()
+        if found and role in {*PRICES, "trades", "taker_buy_base", "taker_buy_quote"}
+    }
+    if "trades" in columns:
+        trades = numbers[columns["trades"]]
+        whole = (trades == trades.round()) & (trades.abs() < 2**53)
+        cells.refuse_first(cells.frame[columns["trades"]], ~whole.fill_null(True), "not a whole number")
+    rows = numbers.select(
+        times.ms.cast(TS_DTYPE).alias("ts"),
+        *(
+            (pl.col(columns[name]) if name in columns else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in CANDLE_SCHEMA.items()
+            if name != "ts"
+        ),
+    )
+    return NamedColumns(rows, columns, times, volumes.notes)
+
+
+def _find_symbols(cells: Cells) -> tuple[str, ...]:
+    """Return the symbol in a column of a file, in a tuple; an InputError if there are several."""
+    for name in cells.frame.columns:
+        column = cells.frame[name]
+        if fold(name) in _SYMBOLS and column.dtype in {pl.String, pl.Categorical}:
+            symbols = column.cast(pl.String).drop_nulls().unique().sort().to_list()
+            if len(symbols) > 1:
+                raise InputError(
+                    f"{cells.where}: column {show(name)} names {len(symbols)} symbols: "
+                    f"{', '.join(map(show, symbols[:5]))}",
+                    hint="save one file per symbol",
+                )
+            return tuple(symbols)
+    return ()
+
+
+def _leave_out_open(cells: Cells) -> tuple[Cells, tuple[str, ...]]:
+    """Leave out the last candle of a file that says of each whether it had ended when it was saved."""
+    for name in cells.frame.columns:
+        if fold(name) not in _CLOSED:
+            continue
+        text = cells.frame[name].cast(pl.String).str.strip_chars().str.to_lowercase()
+        is_open = text.is_in(["0", "false"]).fill_null(False)
+        if text.is_in(["0", "1", "true", "false"]).all() and is_open.any():
+            last = cells.frame.filter(~is_open)
+            return replace(cells, frame=last), (
+                f"{int(is_open.sum())} candle left out that had not ended, by {show(name)}",
+            )
+    return cells, ()
+
+
+def _find_empty(rows: pl.DataFrame) -> pl.Series:
+    """Return which rows have no price, and no volume above 0: intervals without a trade, as some programs list them."""
+    no_price = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).is_nan() for name in PRICES)
+    no_volume = pl.col("volume").is_null() | pl.col("volume").is_nan() | (pl.col("volume") == 0)
+    return rows.select((no_price & no_volume).alias("empty")).to_series()
+
+
+def _refuse_untraded(rows: pl.DataFrame, where: str) -> None:
+    """Raise an InputError for prices that move without a trade: those of a mark or an index."""
+    moves, untraded = rows.select(
+        ((pl.col("high") > pl.col("low")).sum() * 2 > pl.len()).alias("moves"), (pl.col("volume") == 0).all()
+    ).row(0)
+    if rows["volume"].null_count() == rows.height:
         raise InputError(
-            f"{where}: no column for {' and '.join(missing)} among {shown}",
-            hint="the first line of a CSV names its columns, with commas: ts,open,high,low,close,volume",
+            f"{where}: volume is empty in every row",
+            hint="mark and index prices are no candles; complete the volume, or remove the file",
         )
-    return columns
+    if moves and untraded and rows.height >= _LONG_RUN:
+        raise InputError(
+            f"{where}: volume is 0 in every row, but the prices move: mark or index prices, not candles of trades",
+            hint="remove the file, or complete its volume",
+        )
 
 
 def _read_close_times(cells: Cells) -> NDArray[np.int64] | None:
@@ -174,47 +326,92 @@ def _read_close_times(cells: Cells) -> NDArray[np.int64] | None:
 
     None for another layout, and if one is missing or not a whole number.
     """
-    names = [_fold(name) for name in cells.frame.columns] if cells.named else list(_BINANCE)
+    names = [fold(name) for name in cells.frame.columns] if cells.named else list(_BINANCE)
     if cells.frame.width < len(_BINANCE) or "close_time" not in names:
         return None
     closes = cells.frame[:, names.index("close_time")].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
     return None if closes.null_count() else as_ms(closes.to_numpy())
 
 
-def _read_named(cells: Cells) -> pl.DataFrame:
-    """Return the cells of a file that names its columns as rows with the columns of CANDLE_SCHEMA."""
-    columns = _find_columns(cells.frame.columns, cells.where)
-    named = cells.frame.select(pl.col(their_name).alias(name) for name, their_name in columns.items())
-    return replace(cells, frame=named).to_rows()
+def _read_unnamed(cells: Cells, step_ms: int) -> NamedColumns:
+    """Return the rows of a file without column names.
 
-
-def _read_unnamed(cells: Cells) -> pl.DataFrame:
-    """Return the cells of a file without column names as rows with the columns of CANDLE_SCHEMA.
-
-    The number of columns gives the layout; every row is checked against it.
+    The number of columns gives the layout; every row is checked against it. Another order is taken only if the rows
+    allow no other, and prove it.
     """
     width = cells.frame.width
-    names = BY_PLACE.get(width)
-    if names is None:
-        known = ", ".join(f"{number} ({columns[-1]} last)" for number, columns in BY_PLACE.items())
-        message = f"{cells.where}: no header, and {width} columns: only {known} are known by position"
-        raise InputError(message, hint=_HEADER_HINT)
-    positions = zip(cells.frame.columns, names, strict=True)
-    frame = cells.frame.select(pl.col(position).alias(name) for position, name in positions if name in CANDLE_SCHEMA)
-    named = replace(cells, frame=frame)
-    if names is _BINANCE:
-        return named.to_rows()
-    try:
-        rows = named.to_rows()
-        _check_guessed_layout(rows, named)
-    except InputError as err:
-        message = f"{err.message}; without a header it is taken for {','.join(names)}"
-        raise InputError(message, hint=_HEADER_HINT) from err
-    return rows
+    if {"buy", "sell"}.intersection(map(str, cells.frame.row(0) if cells.frame.height else ())):
+        raise InputError(f"{cells.where}: holds single trades, not candles", hint="move it elsewhere")
+    usual = BY_PLACE.get(width)
+    if usual is _BINANCE:
+        return _read_in_order(cells, usual, step_ms)
+    known = ", ".join(f"{number} ({columns[-1]} last)" for number, columns in BY_PLACE.items())
+    failure = InputError(f"{cells.where}: no header, and {width} columns: only {known} are known by position")
+    if usual is not None:
+        try:
+            return _read_checked(cells, usual, step_ms)
+        except InputError as err:
+            failure = InputError(f"{err.message}; without a header it is taken for {','.join(usual)}")
+    read = _read_in_other_order(cells, step_ms)
+    if read is None:
+        raise InputError(failure.message, hint=_HEADER_HINT)
+    return read
+
+
+def _read_in_other_order(cells: Cells, step_ms: int) -> NamedColumns | None:
+    """Return the rows of a file without names in the order of another exchange, if they prove it; None otherwise."""
+    for names in _OTHER_ORDERS.get(cells.frame.width, ()):
+        try:
+            read = _read_checked(cells, names, step_ms)
+        except InputError:
+            continue
+        # High and low are proven by being the highest and the lowest price in every row.
+        if _compare_opens(read.rows) > _PROOF_RATIO:
+            note = f"without names, its columns are {' '.join(names)}: its prices allow no other order"
+            return replace(read, notes=(*read.notes, note))
+    return None
+
+
+def _read_checked(cells: Cells, names: Sequence[str], step_ms: int) -> NamedColumns:
+    """Return the rows of a file as if its columns had these names; an InputError if they are no candles then."""
+    read = _read_in_order(cells, names, step_ms)
+    _check_guessed_layout(read.rows, cells)
+    if _compare_opens(read.rows) < 1 / _PROOF_RATIO:
+        raise InputError(f"{cells.where}: its candles open far from the close before: open and close are exchanged")
+    return read
+
+
+def _read_in_order(cells: Cells, names: Sequence[str], step_ms: int) -> NamedColumns:
+    """Return the rows of a file without names as if its columns had these."""
+    frame = cells.frame.rename(dict(zip(cells.frame.columns, names, strict=True)))
+    named, notes = _leave_out_open(replace(cells, frame=frame.drop("ignore", "close_time", strict=False)))
+    read = read_columns(named, step_ms)
+    if "quote_volume" in read.columns and names is not _BINANCE and read.columns["quote_volume"] != "quote_volume":
+        raise InputError(f"{cells.where}: its volumes are in another order")
+    positions = dict(zip(names, cells.frame.columns, strict=True))
+    columns = {name: positions[their_name] for name, their_name in read.columns.items()}
+    times = replace(read.times, columns=(positions["ts"],))
+    return replace(read, columns=columns, times=times, notes=(*notes, *read.notes))
+
+
+def _compare_opens(rows: pl.DataFrame) -> float:
+    """Return how much closer candles open to the close before them than they would with open and close exchanged.
+
+    Returns:
+        The ratio of the sums of the distances, above 1 for candles read rightly; 1 if too few candles move.
+    """
+    sorted_rows = rows.sort("ts")
+    opens, closes = sorted_rows["open"].to_numpy(), sorted_rows["close"].to_numpy()
+    if int((opens != closes).sum()) < _PROOF_ROWS:
+        return 1.0
+    as_read, exchanged = np.abs(opens[1:] - closes[:-1]).sum(), np.abs(closes[1:] - opens[:-1]).sum()
+    return float(exchanged / max(as_read, 1e-300))
 
 
 def _check_guessed_layout(rows: pl.DataFrame, cells: Cells) -> None:
     """Raise an InputError for rows that are no candles in this order: some files put close second, an average sixth."""
+    if rows["volume"].null_count() == rows.height:
+        raise InputError(f"{cells.where}: volume is empty in every row")
     highest, lowest = pl.max_horizontal("open", "low", "close"), pl.min_horizontal("open", "close")
     bad = rows.select(((pl.col("high") < highest) | (pl.col("low") > lowest)).fill_null(True).arg_true()).to_series()
     if bad.len():

@@ -16,7 +16,7 @@ import polars as pl
 from mltrain.errors import InputError, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # More than twenty years of one-minute candles; a row takes 80 bytes in memory.
 MAX_ROWS: Final = 12_000_000
@@ -54,15 +54,14 @@ class ParquetFile:
         import pyarrow.parquet as pq
 
         self._where = where
-        with _translate_errors(where):
+        with translate_errors(where, "parquet"):
             self._file: Any = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
             self._schema: Any = self._file.schema_arrow
             self.rows: int = self._file.metadata.num_rows
         if self.rows > max_rows:
             raise InputError(f"{where}: {self.rows} rows, at most {max_rows} are read")
+        check_types(self._schema, where, lambda _: ())
         self.types: dict[str, str] = {field.name: str(field.type) for field in self._schema}
-        if len(self.types) != len(self._schema):
-            raise InputError(f"{where}: two columns of one name")
 
     def read(self, columns: Sequence[str]) -> pl.DataFrame:
         """Return the named columns, in the order of `columns`.
@@ -70,22 +69,44 @@ class ParquetFile:
         Raises:
             InputError: A column is nested, or the file is damaged.
         """
-        import pyarrow as pa
-
-        for name in columns:
-            if pa.types.is_nested(self._schema.field(name).type):
-                raise InputError(f"{self._where}: column {name} is {self.types[name]}, not one value a row")
-        with _translate_errors(self._where):
+        check_types(self._schema, self._where, lambda _: columns)
+        with translate_errors(self._where, "parquet"):
             table = self._file.read(columns=list(columns), use_threads=self.rows > _FEW_ROWS).select(list(columns))
             table.validate(full=True)
         if table.num_rows != self.rows:
             raise InputError(f"{self._where}: holds {table.num_rows} rows, its metadata says {self.rows}")
+        return from_arrow(table, self._where, "parquet")
+
+
+def check_types(schema: Any, where: str, columns: Callable[[Sequence[str]], Sequence[str]]) -> list[str]:  # noqa: ANN401
+    """Return the columns to read, which `columns` chooses from the names of an Arrow schema.
+
+    Raises:
+        InputError: Two columns have one name, or a column to read is nested.
+    """
+    import pyarrow as pa
+
+    if len(set(schema.names)) != len(schema):
+        raise InputError(f"{where}: two columns of one name")
+    chosen = list(columns(schema.names))
+    for name in chosen:
+        if pa.types.is_nested(schema.field(name).type):
+            raise InputError(f"{where}: column {name} is {schema.field(name).type}, not one value a row")
+    return chosen
+
+
+def from_arrow(table: Any, where: str, file_format: str) -> pl.DataFrame:  # noqa: ANN401 -- an Arrow table
+    """Return a validated Arrow table as a frame; an InputError if Polars has no such type."""
+    try:
         frame = pl.from_arrow(table)
-        return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as err:
+        reason = str(err).split("\n", 1)[0][:200]
+        raise InputError(f"{where}: not a readable {file_format} file: {reason}") from err
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
 
 
 @contextmanager
-def _translate_errors(where: str) -> Iterator[None]:
+def translate_errors(where: str, file_format: str) -> Iterator[None]:
     """Raise a MachineError or an InputError in place of an error of pyarrow."""
     import pyarrow as pa
 
@@ -96,4 +117,4 @@ def _translate_errors(where: str) -> Iterator[None]:
         raise MachineError(f"not enough memory to read {where}", hint="take fewer days or symbols") from err
     except (pa.ArrowException, OSError, OverflowError, ValueError) as err:
         reason = str(err).split("\n", 1)[0][:200]
-        raise InputError(f"{where}: not a readable parquet file, damaged or cut short: {reason}") from err
+        raise InputError(f"{where}: not a readable {file_format} file, damaged or cut short: {reason}") from err
