@@ -141,8 +141,10 @@ def _read_head(lines: list[str], where: str) -> _Head:
         if _starts_row(fields):
             above = [j for j in range(i) if not _COMMENT.match(lines[j])]
             if above:
-                # The names are none of a candle's columns.
-                return _read_names(lines, above[-1], _split(lines[above[-1]], _find_separator(line)), ",", where)
+                # The columns are none of a candle's: their names are in the first line that has as many.
+                separator = _find_separator(line)
+                at = next((j for j in above if len(_split(lines[j], separator)) == len(fields)), above[0])
+                return _read_names(lines, at, _split(lines[at], separator), separator, where)
             return _Head(i, _find_separator(line), None, above="\n".join(lines[:i]), notes=_note_above(i))
     first = next((i for i, line in enumerate(lines) if not _COMMENT.match(line)), 0)
     return _Head(first + 1, ",", [name.strip() for name in _split(lines[first], ",")], above="\n".join(lines[:first]))

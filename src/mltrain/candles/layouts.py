@@ -1,4 +1,4 @@
-"""Read a file of candles: find out which column is which, by name, by position, or by what its numbers show.
+"""Read a file of candles: find out which column is which, from its name, its position, or its numbers.
 
 Pure: bytes in, a frame out. Without names, the layouts of several programs and exchanges are known; every row has to
 confirm the one that is taken, and where two are possible, the file is refused. So is a file whose candles have another

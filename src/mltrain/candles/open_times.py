@@ -46,7 +46,7 @@ _ZONE_ABOVE: Final = re.compile(
 )
 _COMPACT: Final = r"^(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$"
 _TIME_OF_DAY: Final = r"^[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?$"
-# A smaller number beside another column of times is a row number, or a time of the day as HHMMSS.
+# A smaller number, if another column has times too, is a row number, or a time of the day as HHMMSS.
 _FIRST_EPOCH: Final = 1e8
 _UTC_HINT: Final = "convert the times to UTC, or add a column of seconds or ms since 1970"
 _ORDER_HINT: Final = "write dates like 2026-01-05"
@@ -99,7 +99,7 @@ def split_zone(name: str) -> tuple[str, str]:
     zone = other or ("UTC" if len(rest) < len(words) else "")
     kept = [word for word in rest if word not in _UNIT_WORDS] or [word for word in rest if word == "unix"]
     # "Etc/UTC" alone names a column of times.
-    return ("_".join(kept) or "time" if zone or kept else name), zone
+    return "_".join(kept) or ("time" if zone else name), zone
 
 
 def is_time_name(name: str) -> bool:

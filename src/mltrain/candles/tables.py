@@ -60,21 +60,6 @@ _OTHER_FORMATS: Final = {
     b"\x80\x04": "pickle",
     b"\x80\x05": "pickle",
 }
-_OTHER_SUFFIXES: Final = {
-    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5"),
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "a spreadsheet"),
-    **dict.fromkeys((".pkl", ".pickle"), "pickle"),
-    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "SQLite"),
-    **dict.fromkeys((".npy", ".npz"), "a NumPy array"),
-    **dict.fromkeys((".tar", ".tgz"), "tar"),
-    ".orc": "ORC",
-    ".avro": "Avro",
-    ".7z": "7z",
-    ".rar": "RAR",
-    ".xz": "xz",
-    ".bz2": "bzip2",
-    ".zst": "zstd",
-}
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _READ_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 
@@ -91,16 +76,6 @@ def infer_format(path: Path) -> Format:
             hint=did_you_mean(suffix, FORMATS) or known,
         )
     return FORMATS[suffix]
-
-
-def name_other_format(name: str, data: bytes = b"") -> str | None:
-    """Return what to call a format that is not read, by a file's name and its first bytes; None for any other file.
-
-    >>> name_other_format("BTC_USDT-5m.h5"), name_other_format("BTCUSDT.csv")
-    ('HDF5', None)
-    """
-    by_bytes = next((other for magic, other in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-    return by_bytes or next((other for end, other in _OTHER_SUFFIXES.items() if name.lower().endswith(end)), None)
 
 
 def read_cells(
@@ -130,7 +105,8 @@ def read_cells(
     elif name.endswith(".gz"):
         data = gunzip(data, where=where, max_bytes=MAX_FILE_BYTES)
         name = name.removesuffix(".gz")
-    if (other := name_other_format(name, data)) is not None:
+    other = next((other for magic, other in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+    if other is not None:
         raise InputError(f"{where}: is {other}, which is not read", hint=f"save it as one of {READABLE}")
     is_parquet = data.startswith(b"PAR1")
     if data.startswith(feather.MAGIC) or (name.endswith((".feather", ".arrow")) and not is_parquet):
