@@ -165,6 +165,11 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         ("snapshots diff",),
         "The candles in which two snapshots differ.",
     ),
+    "snapshot-plan/1": Document(
+        "mltrain.snapshots.take:SnapshotPlan",
+        ("snapshot",),
+        "With --dry-run: how the files are read, and the candles that a snapshot would have.",
+    ),
     "snapshots-prune/1": Document(
         "mltrain.pipeline.snapshot_pruning:PrunedSnapshots",
         ("snapshots prune",),

@@ -61,7 +61,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("places", LAYOUTS.values(), ids=LAYOUTS)
 def test_each_layout_gives_its_symbols(tmp_path, write, places):
-    """Files of other intervals and of other data change nothing, and are counted."""
+    """Each of the known layouts, from the innermost folder that holds all of it."""
     for place in places:
         write(place)
     source = FilesSource(tmp_path, "1m")

@@ -32,18 +32,23 @@ from mltrain.cli.sources import (
 )
 from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import UsageError
+from mltrain.sources.source_spec import NETWORKED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mltrain.cli.render import View
     from mltrain.snapshots.rebuild import RebuiltFile
     from mltrain.snapshots.snapshot import Snapshot, SnapshotRow, SymbolDiff
-    from mltrain.snapshots.take import TakenSnapshot
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
+    from mltrain.snapshots.take import SnapshotPlan, TakenSnapshot
     from mltrain.sources.cache_upkeep import CacheRow
     from mltrain.sources.network_rules import NetworkRules
-    from mltrain.sources.source import TrafficReport
+    from mltrain.sources.source import InputFiles, Source, TrafficReport
     from mltrain.times import TimeRange
 
 DEFAULT_SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT"
+DEFAULT_DAYS: Final = 90
 
 
 class Alignment(StrEnum):
@@ -168,9 +173,20 @@ def snapshot(
         ),
     ] = None,
     symbols: Annotated[
-        str, data_option("--symbols", metavar="SYMBOLS", help="Comma-separated.", autocompletion=complete_symbols)
-    ] = DEFAULT_SYMBOLS,
-    days: Annotated[int, data_option("--days", min=1, max=5000, help="Days of candles before the end.")] = 90,
+        str | None,
+        data_option(
+            "--symbols",
+            metavar="SYMBOLS",
+            help=f"Comma-separated, such as BTCUSDT or BTC/USDT. Default: {DEFAULT_SYMBOLS}; files: all in the folder.",
+            autocompletion=complete_symbols,
+        ),
+    ] = None,
+    days: Annotated[
+        int | None,
+        data_option(
+            "--days", min=1, max=20_000, help=f"Days of candles before the end. Default: {DEFAULT_DAYS}; files: all."
+        ),
+    ] = None,
     interval: Annotated[str, data_option("--interval", help="Interval of the candles.")] = "1m",
     end: Annotated[
         str | None,
@@ -194,6 +210,13 @@ def snapshot(
     refresh: Annotated[
         bool, data_option("--refresh", help="Download cached days again, and report what the exchange changed.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        data_option(
+            "--dry-run",
+            help="files, sim: show how the files are read, and each symbol's first and last candle; write nothing.",
+        ),
+    ] = False,
     rebuild: Annotated[
         str | None,
         data_option(
@@ -213,10 +236,8 @@ def snapshot(
     use_env_proxy: EnvProxy = False,
 ) -> Outcome:
     """Take an immutable snapshot of closed candles and point `latest` to it."""
-    from mltrain.snapshots.snapshot_record import SnapshotRequest
-    from mltrain.snapshots.take import take_snapshot
+    from mltrain.snapshots.take import plan_snapshot, take_snapshot
     from mltrain.sources.opening import open_source
-    from mltrain.times import parse_time
 
     rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:
@@ -231,11 +252,18 @@ def snapshot(
         archive_url=archive_url,
         end=end,
     )
-    end_ms = None if end is None else parse_time(end)
-    request = SnapshotRequest(split_symbols(symbols), days, interval, end_ms, align.value)
+    if dry_run and spec.name in NETWORKED:
+        raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
+    opened = open_source(spec, rules, now_ms=session.now_ms)
+    request = _read_request(opened, symbols=symbols, days=days, end=end, align=align)
+    if dry_run:
+        plan = plan_snapshot(opened, request, data_dir=session.data_dir, progress=session.progress)
+        for note in plan.notes:
+            session.progress.warn(note)
+        return Outcome("snapshot-plan/1", plan, lambda: _view_plan(plan))
     taken = take_snapshot(
         session.data_dir,
-        open_source(spec, rules, now_ms=session.now_ms),
+        opened,
         spec,
         request,
         now_ms=session.now_ms,
@@ -249,15 +277,34 @@ def snapshot(
     return Outcome("snapshot/1", document, lambda: _view_snapshot(taken))
 
 
-def split_symbols(text: str) -> tuple[str, ...]:
-    """Return the symbols of a comma-separated list, in order.
+def _read_request(
+    source: Source, *, symbols: str | None, days: int | None, end: str | None, align: Alignment
+) -> SnapshotRequest:
+    """Return the request that the options describe; without --symbols or --days, files give all that they have."""
+    from mltrain.snapshots.snapshot_record import SnapshotRequest
+    from mltrain.snapshots.take import request_everything
+    from mltrain.sources.files import FilesSource
+    from mltrain.times import parse_time
+
+    end_ms = None if end is None else parse_time(end)
+    if not isinstance(source, FilesSource):
+        chosen = split_symbols(DEFAULT_SYMBOLS if symbols is None else symbols)
+        return SnapshotRequest(chosen, days or DEFAULT_DAYS, source.interval, end_ms, align.value)
+    chosen = source.default_symbols() if symbols is None else split_symbols(symbols, source.symbols())
+    if days is None:
+        return request_everything(source, chosen, end_ms=end_ms, align=align.value)
+    return SnapshotRequest(chosen, days, source.interval, end_ms, align.value)
+
+
+def split_symbols(text: str, known: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the symbols of a comma-separated list, in order, however they are spelled.
 
     Raises:
-        UsageError: There is none, one occurs twice, or one is not a symbol.
+        UsageError: There is none, one occurs twice, or one is not a symbol; suggests similar ones of the known ones.
     """
-    from mltrain.names import check_symbol
+    from mltrain.candles.symbols import read_symbol
 
-    symbols = tuple(check_symbol(part.strip()) for part in text.split(",") if part.strip())
+    symbols = tuple(read_symbol(part, known) for part in text.split(",") if part.strip())
     if not symbols:
         raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
     if len(set(symbols)) != len(symbols):
@@ -298,10 +345,39 @@ def _rebuild(
     return Outcome("rebuild/1", document, view, exit_code=0 if sound else FAILED_CHECK)
 
 
+def _view_input_files(files: InputFiles | None) -> View:
+    """Show each kind of file that was read, and how many files were left out."""
+    if files is not None:
+        yield from (f"read: {kind}" for kind in files.kinds)
+        if files.left_out:
+            yield f"left out: {', '.join(f'{count:,} of {reason}' for reason, count in files.left_out.items())}"
+
+
+def _view_plan(plan: SnapshotPlan) -> View:
+    """Show how the files were read, and the candles of each symbol."""
+    yield from _view_input_files(plan.input_files)
+    rows = [
+        (s.symbol, ", ".join(s.spellings), f"{s.rows:,}", time_text(s.first_ms), time_text(s.last_ms), f"{s.share:.1%}")
+        for s in plan.symbols
+    ]
+    yield table(
+        None,
+        "symbol",
+        *folding("in the files"),
+        *right("rows"),
+        "first (UTC)",
+        "last (UTC)",
+        *right("share"),
+        rows=rows,
+    )
+    yield "nothing was written"
+
+
 def _view_snapshot(taken: TakenSnapshot) -> View:
     """Show the rows, gaps and share of the window of each symbol, and the traffic of the download if there was one."""
     snap, traffic = taken.snapshot, taken.traffic
     yield f"snapshot {snap.id}: {'written' if taken.created else 'already there'} ({snap.path})"
+    yield from _view_input_files(snap.input_files)
     traffic_by_symbol = {t.symbol: t for t in traffic.symbols} if traffic else {}
     rows = []
     for facts in snap.facts:

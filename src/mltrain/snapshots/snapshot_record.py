@@ -33,7 +33,7 @@ from mltrain.documents.records import (
 from mltrain.documents.values import Json, Located, Sha256
 from mltrain.errors import InputError, UsageError
 from mltrain.names import SNAPSHOT, SYMBOL, check_choice, describe, read_symbols, show
-from mltrain.sources.source import Origin
+from mltrain.sources.source import InputFiles, Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
 from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms, interval_ms, parse_time
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 Align: TypeAlias = Literal["union", "common"]
 
 KIND: Final = "snapshot"
-# Thirteen years.
-MAX_DAYS: Final = 5_000
+# Daily prices of currencies since 1971.
+MAX_DAYS: Final = 20_000
 # Runs and jumps of one symbol: a manifest should stay readable.
 MAX_LISTED: Final = 100
 # Share of the previous close by which a close must differ from it to be listed as a jump.
@@ -66,6 +66,8 @@ class SnapshotRequest:
             earlier if a symbol does.
         align: "union": the window ends where the last symbol ends; "common": it is the part of it that all symbols
             cover, from the latest first candle to the earliest last one.
+        start_ms: Open time of the window's first candle, ms UTC, if it is not a whole number of days before the cut:
+            that of all candles which a folder has; None: the days decide.
     """
 
     symbols: tuple[Annotated[str, SYMBOL], ...]
@@ -74,12 +76,17 @@ class SnapshotRequest:
     end_ms: Annotated[TimeMs | None, Key("end"), REQUIRED] = None
     # Missing in manifests of earlier versions.
     align: Annotated[Align, OMIT_DEFAULT] = "union"
+    start_ms: Annotated[TimeMs | None, Key("start"), OMIT_DEFAULT] = None
 
     def __post_init__(self) -> None:
         """Check every field, and sort the symbols; raise a UsageError for a wrong value."""
         step_ms = interval_ms(self.interval)
         symbols = tuple(sorted(read_symbols(self.symbols)))
-        for name, value, allowed in (("days", self.days, Integral), ("end_ms", self.end_ms, Integral | None)):
+        for name, value, allowed in (
+            ("days", self.days, Integral),
+            ("end_ms", self.end_ms, Integral | None),
+            ("start_ms", self.start_ms, Integral | None),
+        ):
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise UsageError(f"{name} is {describe(value)}: expected a whole number")
         if not 1 <= self.days <= MAX_DAYS:
@@ -91,7 +98,7 @@ class SnapshotRequest:
 
     def window(self, cut_ms: int) -> TimeRange:
         """Return the range of open times that end before the cut `cut_ms`, ms UTC, a time on the interval's grid."""
-        return TimeRange(cut_ms - self.days * DAY_MS, cut_ms)
+        return TimeRange(cut_ms - self.days * DAY_MS if self.start_ms is None else self.start_ms, cut_ms)
 
 
 @record
@@ -221,6 +228,7 @@ class SnapshotRecord:
         tools: Names and versions of mltrain and the libraries that wrote it.
         notes: Notes of the source, such as duplicates dropped.
         facts: The facts about each file, sorted by symbol.
+        input_files: What was understood of the user's own files; None for any other source.
     """
 
     id: Annotated[str, SNAPSHOT]
@@ -231,6 +239,8 @@ class SnapshotRecord:
     tools: Annotated[tuple[tuple[str, str], ...], Encoded(Mapping[str, str], _as_pairs, dict)]
     notes: tuple[str, ...]
     facts: Annotated[tuple[SymbolFacts, ...], Key("files")]
+    # Missing in manifests of earlier versions.
+    input_files: Annotated[InputFiles | None, OMIT_DEFAULT] = field(default=None, kw_only=True)
 
     def to_manifest(self) -> Manifest:
         """Return the manifest that holds this record."""
@@ -321,7 +331,7 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
     request, step_ms = record.request, interval_ms(record.request.interval)
     cut_ms = record.cut_ms
     problems = []
-    if cut_ms == 0 or cut_ms % step_ms or cut_ms < request.days * DAY_MS:
+    if cut_ms == 0 or cut_ms % step_ms or not 0 <= request.window(cut_ms).start_ms < cut_ms:
         problems.append(f"id: {show(record.id)} is not a cut of {request.interval} candles")
     names = [entry.path for entry in manifest.files]
     if names != [file_name(symbol) for symbol in request.symbols]:

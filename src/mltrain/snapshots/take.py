@@ -22,7 +22,7 @@ from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError, UsageError
 from mltrain.names import join_first
 from mltrain.snapshots.snapshot import FOLDER, LATEST, open_named, verify_snapshot
-from mltrain.snapshots.snapshot_record import SnapshotRecord, SymbolFacts, file_name, snapshot_id
+from mltrain.snapshots.snapshot_record import SnapshotRecord, SnapshotRequest, SymbolFacts, file_name, snapshot_id
 from mltrain.sources.async_run import run_in_threads
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.folders import make_folder, staging
@@ -30,10 +30,10 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
 from mltrain.storage.reading import read_file, read_pointer
 from mltrain.storage.writing import swap_pointer, write_new
-from mltrain.times import TimeRange, format_ms, format_seconds, interval_ms
+from mltrain.times import DAY_MS, TimeRange, format_ms, format_seconds, interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from mltrain.candles.anomalies import FalseVolume
     from mltrain.progress import Progress
     from mltrain.snapshots.snapshot import Snapshot
-    from mltrain.snapshots.snapshot_record import SnapshotRequest
-    from mltrain.sources.source import DownloadResult, Origin, Source, TrafficReport
+    from mltrain.snapshots.snapshot_record import Align
+    from mltrain.sources.source import DownloadResult, InputFiles, Origin, Source, SymbolCandles, TrafficReport
     from mltrain.sources.source_spec import SourceSpec
     from mltrain.storage.folders import Stage
 
@@ -71,6 +71,104 @@ class TakenSnapshot:
     snapshot: Snapshot
     created: bool
     traffic: TrafficReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSymbol:
+    """The candles of one symbol that a snapshot would have.
+
+    Attributes:
+        symbol: The symbol.
+        spellings: How the files spell it, if otherwise.
+        rows: Number of candles.
+        first_ms: Open time of the first candle, ms UTC.
+        last_ms: Open time of the last candle, ms UTC.
+        share: Share of the window's candles that it has, in (0, 1].
+    """
+
+    symbol: str
+    spellings: tuple[str, ...]
+    rows: int
+    first_ms: int
+    last_ms: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPlan:
+    """The result of `plan_snapshot`: the snapshot that would be taken.
+
+    Attributes:
+        window: The open times that it would cover.
+        symbols: Its symbols, sorted.
+        input_files: What was understood of the user's own files; None for any other source.
+        notes: Notes of the source, such as duplicates dropped.
+    """
+
+    window: TimeRange
+    symbols: tuple[PlannedSymbol, ...]
+    input_files: InputFiles | None
+    notes: tuple[str, ...]
+
+
+def request_everything(
+    source: Source, symbols: tuple[str, ...], *, end_ms: int | None = None, align: Align = "union"
+) -> SnapshotRequest:
+    """Return the request for all candles that a source has of the symbols, up to the end (ms UTC) if one is given.
+
+    Raises:
+        InputError: The source lacks a symbol, or cannot read its candles.
+        UsageError: No candle opens before the end.
+    """
+    source.check_symbols(symbols)
+    extents = [source.extent(symbol) for symbol in symbols]
+    start_ms = min(extent.start_ms for extent in extents)
+    last_ms = max(extent.end_ms for extent in extents) if end_ms is None else end_ms
+    if last_ms <= start_ms:
+        raise UsageError(
+            f"the end {format_ms(last_ms)} is before the first candle, {format_ms(start_ms)}",
+            hint="omit --end to end at the last candle",
+        )
+    days = -(-(last_ms - start_ms) // DAY_MS)
+    return SnapshotRequest(symbols, days, source.interval, end_ms, align, start_ms)
+
+
+def plan_snapshot(source: Source, request: SnapshotRequest, *, data_dir: Path, progress: Progress) -> SnapshotPlan:
+    """Read and check the candles that `take_snapshot` would write, without writing anything.
+
+    Args:
+        source: The open source; one that needs no network, because a download would be written to the cache.
+        request: As for `take_snapshot`.
+        data_dir: The data folder, which the source does not use.
+        progress: Receives the progress by symbol.
+
+    Raises:
+        UsageError: The requested end is later than the source's clock, or the window begins before 1970.
+        InputError: The source lacks a symbol or has no candle of it in the window, or a file cannot be read.
+    """
+    source.check_symbols(request.symbols)
+    window = request.window(_find_cut(source, request))
+    step_ms = interval_ms(source.interval)
+    times_by_symbol = {}
+    with source.download(request.symbols, window, data_dir=data_dir, refresh=False, progress=progress) as downloaded:
+        for symbol in request.symbols:
+            times_by_symbol[symbol] = times_ms(_read_symbol(source, downloaded, symbol, window).frame)
+        input_files, notes = downloaded.input_files(), downloaded.notes()
+    spellings = input_files.spellings if input_files is not None else {}
+
+    def plan(symbol: str) -> PlannedSymbol:
+        ts_ms = times_by_symbol[symbol]
+        ts_ms = ts_ms[(ts_ms >= window.start_ms) & (ts_ms < window.end_ms)]
+        if not len(ts_ms):
+            raise InputError(f"{symbol} has no candle from {window}, the range that all symbols cover")
+        share = len(ts_ms) * step_ms / (window.end_ms - window.start_ms)
+        return PlannedSymbol(symbol, spellings.get(symbol, ()), len(ts_ms), int(ts_ms[0]), int(ts_ms[-1]), share)
+
+    symbols = tuple(map(plan, request.symbols))
+    if request.align == "common":
+        window = _find_common_range(symbols, source.interval)
+        symbols = tuple(map(plan, request.symbols))
+    return SnapshotPlan(window, symbols, input_files, notes)
 
 
 def take_snapshot(
@@ -139,7 +237,7 @@ def take_snapshot(
                 facts = run_in_threads([partial(_trim_file, stage.path, f, window, source.interval) for f in facts])
                 record = replace(record, id=snapshot_id(window.end_ms))
             _check_gaps(facts, max_missing)
-            record = replace(record, notes=downloaded.notes(), facts=facts)
+            record = replace(record, notes=downloaded.notes(), facts=facts, input_files=downloaded.input_files())
             for warning in (*record.notes, *_list_warnings(facts, window, interval_ms(source.interval))):
                 progress.warn(warning)
             return replace(_publish(folder, stage, record, progress), traffic=downloaded.traffic)
@@ -170,6 +268,16 @@ def _write_symbol(
     stage: Path, source: Source, downloaded: DownloadResult, symbol: str, window: TimeRange
 ) -> SymbolFacts:
     """Write a symbol's downloaded candles, all in `window`, to a file in the folder `stage`; return its facts."""
+    candles = _read_symbol(source, downloaded, symbol, window)
+    frame, volumes = empty_false_volumes(candles.frame)
+    step_ms = interval_ms(source.interval)
+    return _write_candles(
+        stage, frame, symbol=symbol, window=window, step_ms=step_ms, origins=candles.origins, volumes=volumes
+    )
+
+
+def _read_symbol(source: Source, downloaded: DownloadResult, symbol: str, window: TimeRange) -> SymbolCandles:
+    """Return a symbol's downloaded candles, at least one, all in `window`."""
     candles = downloaded.candles(symbol)
     if candles.frame.is_empty():
         raise InputError(
@@ -180,11 +288,7 @@ def _write_symbol(
     ts_ms = times_ms(candles.frame)
     if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
         raise SourceError(f"the source {source.name} answered with candles of {symbol} outside {window}")
-    frame, volumes = empty_false_volumes(candles.frame)
-    step_ms = interval_ms(source.interval)
-    return _write_candles(
-        stage, frame, symbol=symbol, window=window, step_ms=step_ms, origins=candles.origins, volumes=volumes
-    )
+    return candles
 
 
 def _write_candles(
@@ -212,7 +316,7 @@ def _write_candles(
     )
 
 
-def _find_common_range(facts: tuple[SymbolFacts, ...], interval: str) -> TimeRange:
+def _find_common_range(facts: Sequence[SymbolFacts | PlannedSymbol], interval: str) -> TimeRange:
     """Return the open times from the latest first candle to the earliest last one of all symbols."""
     latest, earliest = max(facts, key=lambda file: file.first_ms), min(facts, key=lambda file: file.last_ms)
     if latest.first_ms > earliest.last_ms:

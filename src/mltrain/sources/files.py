@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -36,7 +37,7 @@ from mltrain.sources.candle_folder import (
     group_by_symbol,
     list_candle_files,
 )
-from mltrain.sources.source import LocalSource, check_known
+from mltrain.sources.source import FileKind, InputFiles, LocalSource, check_known
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
@@ -211,11 +212,33 @@ class FilesSource(LocalSource):
     def notes(self) -> tuple[str, ...]:
         """Return what was dropped and left out of the symbols read so far, by symbol, and then of the folder."""
         notes = [note for symbol in sorted(self._ranges) for note in self._notes_of(symbol)]
+        places: dict[str, list[str]] = {}
+        for path, layout in sorted(self._layouts.items()):
+            for note in layout.notes:
+                places.setdefault(note, []).append(path.name)
+        notes += [f"{note}: {join_first(names, 3)}" for note, names in places.items()]
         notes += describe_left_out(self._left_out())
         if self.now_ms is not None and (first_ms := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
             candles = sum(len(ts) for ts in self._open.values())
             notes.append(describe_unclosed(first_ms, candles, now_ms=self.now_ms))
         return tuple(notes)
+
+    def input_files(self) -> InputFiles:
+        """Return what was understood of the files read so far, and how many files were left out."""
+        read = Counter(replace(layout, notes=()) for layout in self._layouts.values())
+        kinds = tuple(FileKind(layout, files) for layout, files in read.most_common())
+        spellings = {}
+        for symbol, ranges in sorted(self._ranges.items()):
+            named = [file.named.spelling for file in self._group()[symbol].files if file.path in ranges]
+            inside = [spelling for path in ranges if path in self._layouts for spelling in self._layouts[path].symbols]
+            if different := sorted({*named, *inside} - {symbol}):
+                spellings[symbol] = tuple(different)
+        left_out = {reason: len(files) for reason, files in self._left_out().items()}
+        if others := sum(
+            len(f.files) + len(f.others) for symbol, f in self._group().items() if symbol not in self._ranges
+        ):
+            left_out["another symbol"] = others
+        return InputFiles(kinds, spellings, left_out)
 
     def _left_out(self) -> dict[str, list[tuple[str | None, str]]]:
         """Return the files that were left out of the symbols read so far, and those of no known symbol."""

@@ -7,17 +7,19 @@ decides which candles are closed. Files have no clock, so the machine's time is 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 from mltrain.candles.checks import check_candles
-from mltrain.documents.records import TimeMs, record
+from mltrain.candles.understood import FileLayout
+from mltrain.documents.records import Limits, TimeMs, record
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, join_first, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -44,6 +46,44 @@ class Origin:
     from_ms: TimeMs
     to_ms: TimeMs
     origin: Annotated[str, ORIGIN]
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """Files that were read in the same way.
+
+    Attributes:
+        layout: How they were read.
+        files: Their number.
+    """
+
+    layout: FileLayout
+    files: Annotated[int, Limits(1)]
+
+    def __str__(self) -> str:
+        return self.layout.describe(self.files)
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """What a source understood of the user's own files.
+
+    Attributes:
+        kinds: Each kind of file that was read, the most frequent one first.
+        spellings: How names and columns spell a symbol, such as BTC_USDT, by symbol; only where that is not the symbol.
+        left_out: Number of files that were not read, by the reason, such as "mark prices".
+    """
+
+    kinds: tuple[FileKind, ...]
+    spellings: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, Annotated[int, Limits(1)]]
+
+
+def no_input_files() -> None:
+    """Return that the source reads no files of the user."""
+    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +151,8 @@ class DownloadResult:
         read: Returns the rows of a symbol, not checked.
         notes: Returns what the user should know about the candles read so far.
         traffic: None if no network was used.
+        input_files: Returns what was understood of the files read so far; None if the source reads no files of the
+            user.
     """
 
     where: str
@@ -118,6 +160,7 @@ class DownloadResult:
     read: Callable[[str], SymbolCandles]
     notes: Callable[[], tuple[str, ...]]
     traffic: TrafficReport | None = None
+    input_files: Callable[[], InputFiles | None] = no_input_files
 
     def candles(self, symbol: str) -> SymbolCandles:
         """Read the candles of a symbol and check them with `check_candles`.
@@ -210,6 +253,10 @@ class LocalSource(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Return what the user should know about the candles returned so far, such as duplicates dropped."""
 
+    def input_files(self) -> InputFiles | None:
+        """Return what was understood of the files read so far; None if the source reads no files of the user."""
+        return None
+
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
         """Return the closed candles of each symbol that open inside its window, read one after another."""
         return {symbol: self.candles(symbol, window) for symbol, window in windows.items()}
@@ -227,7 +274,7 @@ class LocalSource(Protocol):
             progress.advance(note=symbol)
             return candles
 
-        yield DownloadResult(f"the source {self.name}", self.interval, read, self.notes)
+        yield DownloadResult(f"the source {self.name}", self.interval, read, self.notes, input_files=self.input_files)
 
 
 def check_known(symbols: Iterable[str], known: tuple[str, ...], where: str) -> None:
