@@ -79,6 +79,7 @@ _ALONE: Final = {
     **dict.fromkeys(("w", "week", "weekly"), "1w"),
 }
 _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]{1,4})([A-Za-z]+)")
+_BITCOIN: Final = re.compile(r"([a-z]+)(USD|EUR|GBP|JPY)")
 _META_TRADER: Final = re.compile(r"(MN|M|H|D|W)([0-9]{1,2})")
 _META_TRADER_UNITS: Final = {"M": "m", "H": "h", "D": "d", "W": "w", "MN": "mo"}
 _TRADING_VIEW: Final = re.compile(r", ([0-9]{1,4})(?=[_ ]|$)")
@@ -202,6 +203,11 @@ def _split_words(name: str) -> _Words:
     separators = "".join(stem[start - 1] for _, start in pieces[1:])
     has_capitals = any(SYMBOL.fullmatch(part) and not part[0].isdigit() for part in original)
     parts = original if has_capitals else [part.upper() for part in original]
+    # bitstampUSD, coinbaseEUR: an exchange's bitcoin, as Kaggle and bitcoincharts.com call it.
+    for i, part in enumerate(original):
+        bitcoin = _BITCOIN.fullmatch(part)
+        if bitcoin is not None and bitcoin[1] in _EXCHANGES:
+            return _Words(f"BTC{bitcoin[2]}", part, True, False, "", [*original[:i], bitcoin[1]], original[i + 1 :])
     pair = find_pair(parts, separators=separators)
     if pair is not None and is_symbol(pair.symbol):
         (first, start), (last, last_start) = pieces[pair.start], pieces[pair.stop - 1]
