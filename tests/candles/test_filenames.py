@@ -187,7 +187,7 @@ def test_the_folders_around_the_users_folder_count_in_the_archive_layout_only():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if NAMES[name][0] and "bitstampUSD" not in name])
 def test_the_spelling_of_a_name_gives_its_symbol(name):
-    """What the manifest keeps leads back to the symbol."""
+    """The spelling in the manifest gives the symbol again."""
     named = read_path([], name)
 
     assert canonical_symbol(named.spelling) == named.symbol

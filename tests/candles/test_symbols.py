@@ -45,7 +45,7 @@ def test_other_texts_are_refused(text):
 
 @given(st.text(max_size=40))
 def test_any_text_gives_a_symbol_or_none(text):
-    """A symbol names files, so it always matches the pattern, and is its only canonical spelling."""
+    """A symbol names files, so it always matches the pattern; it is also its canonical spelling."""
     symbol = canonical_symbol(text)
 
     assert symbol is None or (SYMBOL.fullmatch(symbol) and canonical_symbol(symbol) == symbol)

@@ -44,7 +44,7 @@ def flip(data, rng):
 
 
 def retype(data, rng):
-    """Replace one digit by another: what stays well-formed is the hardest to see."""
+    """Replace one digit by another: a well-formed change is the hardest to detect."""
     digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
     if not digits:
         return flip(data, rng)
@@ -53,36 +53,36 @@ def retype(data, rng):
 
 
 def cut(data, rng):
-    """Leave out the end."""
+    """Remove the end."""
     return data[: rng.randrange(len(data))]
 
 
 def zero(data, rng):
-    """Set a stretch to zero, as a lost page does."""
+    """Set a range of bytes to zero, as a lost page does."""
     at, length = rng.randrange(len(data)), rng.choice([1, 16, 512, 4096])
     return data[:at] + bytes(min(length, len(data) - at)) + data[at + length :]
 
 
 def drop(data, rng):
-    """Leave out a stretch."""
+    """Remove a range of bytes."""
     at = rng.randrange(len(data))
     return data[:at] + data[at + rng.choice([1, 7, 100]) :]
 
 
 def insert(data, rng):
-    """Put in a stretch of random bytes."""
+    """Insert random bytes."""
     at = rng.randrange(len(data) + 1)
     return data[:at] + rng.randbytes(rng.choice([1, 2, 64])) + data[at:]
 
 
 def repeat(data, rng):
-    """Write a stretch twice."""
+    """Write a range of bytes twice."""
     at, length = rng.randrange(len(data)), rng.choice([1, 8, 200])
     return data[: at + length] + data[at:]
 
 
 def swap(data, rng):
-    """Exchange two stretches."""
+    """Exchange two ranges of bytes."""
     length = min(rng.choice([1, 8, 64]), len(data) // 2)
     a = rng.randrange(len(data) - 2 * length + 1)
     b = rng.randrange(a + length, len(data) - length + 1)
@@ -90,7 +90,7 @@ def swap(data, rng):
 
 
 def grow(data, rng):
-    """Append something."""
+    """Append some bytes."""
     return data + rng.choice([b"\n", b"\0", b"{}\n", b" ", rng.randbytes(9)])
 
 
@@ -116,7 +116,7 @@ def torn(kind, data, changed):
 
 
 def mutations(plan):
-    """One thousand damaged files."""
+    """Damage one thousand files."""
     tally = kit.Tally("mutations")
     plan.copy()
     kinds = [kind for kind in READERS for _ in range(WEIGHTS.get(kind, 1))]
@@ -156,7 +156,7 @@ def mutations(plan):
 
 
 def train_again(plan, rng, name, words):
-    """Damage the study's journal: it is refused, or the training ends with the model of a folder without any.
+    """Damage the study's journal: it is refused, or the training makes the model of a folder without a journal.
 
     The version of that study is taken away: while it is there, no search is run.
     """
@@ -177,7 +177,7 @@ def train_again(plan, rng, name, words):
 
 
 def journals(plan):
-    """More damaged journals of a study."""
+    """Damage further journals of a study."""
     tally = kit.Tally("journal")
 
     def attempt(case):
@@ -189,14 +189,14 @@ def journals(plan):
 
 
 def changed(data, rng):
-    """Damage bytes in one of the ways; a way that leaves them as they are, such as zeros over zeros, is no damage."""
+    """Damage bytes in one of the ways; one without effect, such as zeros over zeros, does not count."""
     while (damaged := rng.choice(WAYS)(data, rng)).rstrip() == data.rstrip():
         pass
     return damaged
 
 
 def write_keys(path, seed):
-    """Write a private key and its public one, `.pub`, made of 32 bytes: a case comes back with the seed alone."""
+    """Write a private key and its public one, `.pub`, derived from 32 bytes, so that the seed repeats a case."""
     key = Ed25519PrivateKey.from_private_bytes(seed)
     pem, plain = Encoding.PEM, NoEncryption()
     path.write_bytes(key.private_bytes(pem, PrivateFormat.PKCS8, plain))
@@ -204,7 +204,7 @@ def write_keys(path, seed):
 
 
 def forgeries(plan):
-    """Versions changed by somebody who computes every hash again: where a signature is required, all are found."""
+    """Change versions and recompute every hash: where a signature is required, all are found."""
     from hostile import reseal, write_sealed
 
     tally = kit.Tally("forgeries")
@@ -263,7 +263,7 @@ def forgeries(plan):
 
 
 def tampering(plan):
-    """One byte of one file of a snapshot or a version: `verify` finds it."""
+    """Change one byte of one file of a snapshot or a version: `verify` finds it."""
     tally = kit.Tally("tampering")
 
     def attempt(case):

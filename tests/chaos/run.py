@@ -22,7 +22,7 @@ from support import disk_faults
 
 
 def main():
-    """Run the figures that were asked for."""
+    """Run the requested figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", action="append", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES))
     parser.add_argument("--seed", type=int, default=1)

@@ -13,7 +13,7 @@ NEED_STRACE = {"durability", "kill-points"}
 
 
 def test_every_case_ends_well():
-    """One test, because the figures share what is prepared for them, and two workers would each prepare it."""
+    """This is one test, because the figures share a trained folder that two workers would both prepare."""
     program = Path(__file__).with_name("run.py")
     words = [word for figure in FIGURES for word in ("--figure", figure)]
     done = subprocess.run([sys.executable, program, "--quick", *words], capture_output=True, text=True, check=False)

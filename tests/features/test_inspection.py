@@ -48,7 +48,7 @@ def test_an_inspection_has_the_value_and_its_candles(name, candles):
 
 
 def test_a_gap_is_the_reason(candles):
-    """Of the symbol or of the leader, with the times of what is missing."""
+    """The reason has the missing times of the symbol or of the leader."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[411])
     plain = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
     led = inspect_feature(FEATURES, "lead_5", symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
@@ -60,7 +60,7 @@ def test_a_gap_is_the_reason(candles):
 
 
 def test_a_warm_up_is_the_reason(candles):
-    """At the very first candle nearly all are missing."""
+    """At the very first candle nearly all candles of the lookback are missing."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[0])
 
     assert (
@@ -73,7 +73,7 @@ def test_a_warm_up_is_the_reason(candles):
     ("name", "offset_ms", "part"), [("rsi_8", 0, "no feature 'rsi_8'"), ("rsi_7", 1, "no candle that opens at")]
 )
 def test_an_unknown_feature_or_time_is_refused_with_the_nearest_ones(name, offset_ms, part, candles):
-    """A feature with similar names, a time with the nearest candles."""
+    """The error has similar names of features, or the nearest candles."""
     ts_ms = int(times_ms(candles["ETHUSDT"])[300]) + offset_ms
     with pytest.raises(InputError, match=part) as caught:
         inspect_feature(FEATURES, name, symbol="ETHUSDT", candles=candles, ts_ms=ts_ms)
@@ -83,7 +83,7 @@ def test_an_unknown_feature_or_time_is_refused_with_the_nearest_ones(name, offse
 
 @pytest.mark.parametrize(("row", "lines"), [(350, 2), (415, 4), (0, 1)])
 def test_the_plot_is_valid(row, lines, candles):
-    """Well-formed, with coordinates inside the picture; lines are broken at gaps, and there is none without a value."""
+    """It is well-formed, with coordinates inside and lines broken at gaps; without a value there is no plot."""
     ts_ms = int(times_ms(candles["BTCUSDT"])[row])
     found = inspect_feature(FEATURES, "rsi_7", symbol="BTCUSDT", candles=candles, ts_ms=ts_ms)
     root = ET.fromstring(plot_inspection(found, step_ms=STEP_MS))  # noqa: S314

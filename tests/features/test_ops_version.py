@@ -46,7 +46,7 @@ def make_candles():
 
 
 def compute_values(candles, cases):
-    """Return a column for each op with its parameters: null in the warm-up behind the start and behind each gap."""
+    """Return a column for each op with its parameters: null in the warm-up after the start and after each gap."""
     frame = candles.with_columns(pl.Series("in_a_row", count_consecutive_bars(times_ms(candles), MINUTE_MS)))
     windows = {f"{name} {json.dumps(params)}": OPS[name](**params) for name, params in cases}
     return evaluate(
@@ -59,7 +59,7 @@ def compute_values(candles, cases):
 
 
 def made_with():
-    """Return what the last bits depend on besides the code."""
+    """Return the libraries and the machine, on which the last bits depend."""
     here = read_lineage()
     libraries = dict(here.dependencies)
     return {"numpy": libraries["numpy"], "polars": libraries["polars"], "platform": here.platform, "cpu": here.cpu}
@@ -70,7 +70,7 @@ def bits(column):
 
 
 def find_changed(candles, values, *, exact):
-    """Return the columns whose op is gone or has other values; not exact: other than another processor rounds to."""
+    """Return the columns whose op is missing or has other values, by more than rounding if not exact."""
     names = [(column, column.partition(" ")) for column in values.columns]
     cases = [(op, json.loads(params)) for _, (op, _, params) in names if op in OPS]
     found = compute_values(candles, cases)
@@ -86,7 +86,7 @@ def find_changed(candles, values, *, exact):
 
 
 def hash_values(values):
-    """Return the SHA-256 of names and bits, whatever file they are kept in."""
+    """Return the SHA-256 of names and bits, independent of the file format."""
     return hashlib.sha256(json.dumps([(c.name, bits(c)) for c in values.get_columns()]).encode()).hexdigest()
 
 

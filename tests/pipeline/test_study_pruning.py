@@ -16,7 +16,7 @@ OLD, NEW = "2025-07-01T12-00-00Z-0123456789abcdef-42", "2025-10-14T12-00-00Z-012
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Return a data folder with an old and a new study, and files that are none."""
+    """Return a data folder with an old and a new study, and other files."""
     folder = tmp_path / "studies"
     folder.mkdir()
     for name, days in ((OLD, 100), (NEW, 1)):
@@ -41,8 +41,8 @@ def test_the_list_has_name_time_and_size(data_dir):
     assert list_studies(data_dir / "none") == ()
 
 
-def test_old_journals_are_removed_and_nothing_else(data_dir):
-    """A dry run says the same and removes nothing."""
+def test_only_old_journals_are_removed(data_dir):
+    """A dry run reports the same and removes no file."""
     before = names(data_dir)
     planned = prune_studies(data_dir, before_ms=NOW_MS - 90 * DAY_MS, dry_run=True)
     assert names(data_dir) == before

@@ -1,4 +1,4 @@
-"""The report of a version: reproducible from its files, safe whatever they hold, open about what is missing."""
+"""The report of a version: reproducible from its files, safe for any content, and explicit about missing parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candle files are found in the folders that people keep them in."""
+"""Candle files are found in common layouts of folders."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_users_folder_may_be_any_part_of_a_layout(tmp_path, write):
 
 
 def test_other_data_than_candles_is_left_out_and_counted(tmp_path, write):
-    """Of the symbols that are read, by kind; they are not even opened."""
+    """The files are counted by kind for the requested symbols, and not opened."""
     write("BTC_USDT_USDT-1m-futures.csv")
     touch(
         tmp_path,
@@ -129,7 +129,7 @@ def test_a_delivery_future_is_another_symbol(tmp_path, write):
 
 
 def test_files_of_one_symbol_that_disagree_are_refused_by_name(tmp_path, write):
-    """In whatever folders they lie; those that agree are joined."""
+    """Whatever their folders; files that agree are joined."""
     first, second = write("a/BTCUSDT-1m.csv"), write("b/BTC_USDT-1m.csv", range(5, 15))
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", ALL).height == 15
 
@@ -150,7 +150,7 @@ def test_files_of_one_symbol_that_disagree_are_refused_by_name(tmp_path, write):
     ],
 )
 def test_two_markets_are_never_joined(tmp_path, write, one, other, hint):
-    """Even if their times do not overlap: half of the candles would be of another exchange."""
+    """Even without an overlap in time: half of the candles would be of another exchange."""
     write(one)
     write(other, range(100, 110))
     source = FilesSource(tmp_path, "1m")
@@ -187,7 +187,7 @@ def test_words_that_name_no_pair_are_read_only_on_request(tmp_path, write):
 
 
 def test_a_file_that_names_the_coin_only_is_refused_with_a_better_name(tmp_path, write):
-    """Which quote asset it has is not guessed."""
+    """Its quote asset is not guessed."""
     write("btc_bars.csv")
     with pytest.raises(InputError, match=r"no candle file of BTCUSDT: btc_bars.csv names no pair") as err:
         FilesSource(tmp_path, "1m").check_symbols(("BTCUSDT",))
@@ -195,7 +195,7 @@ def test_a_file_that_names_the_coin_only_is_refused_with_a_better_name(tmp_path,
 
 
 def test_an_interval_that_no_file_has_is_reported_once(tmp_path):
-    """For all symbols together, with the option that takes them."""
+    """One error for all symbols has the option that accepts the files."""
     touch(tmp_path, "BTCUSDT-1h.csv", "ETHUSDT-1h.csv", "SOLUSDT-1h.csv", "ADAUSDT-1h.csv")
     source = FilesSource(tmp_path, "1m")
 
@@ -210,7 +210,7 @@ def test_an_interval_that_no_file_has_is_reported_once(tmp_path):
 
 
 def test_all_unknown_symbols_are_named_at_once(tmp_path, write):
-    """And the nearest name."""
+    """The error has all of them, with the nearest known name."""
     write("BTCUSDT.csv")
     with pytest.raises(InputError, match=r"has no symbol 'BTCUSD', 'ETHUSDT'") as err:
         FilesSource(tmp_path, "1m").check_symbols(("BTCUSD", "BTCUSDT", "ETHUSDT"))
@@ -218,7 +218,7 @@ def test_all_unknown_symbols_are_named_at_once(tmp_path, write):
 
 
 def test_folders_that_mltrain_wrote_are_not_candles(tmp_path, write):
-    """The data folder may lie in the folder of the candles; named itself, a snapshot is read."""
+    """The data folder may be inside the folder of candles; a snapshot given directly is read."""
     write("BTCUSDT.csv")
     write("data/snapshots/2025-10-15T12-00-00Z/BTCUSDT.parquet", close=5.0)
     touch(tmp_path, "data/snapshots/2025-10-15T12-00-00Z/manifest.json")
@@ -230,7 +230,7 @@ def test_folders_that_mltrain_wrote_are_not_candles(tmp_path, write):
 
 
 def test_a_walk_ends(tmp_path, monkeypatch):
-    """At a depth, where the rest is counted, and at a number of entries, where it is refused."""
+    """Deeper folders are counted; too many entries are refused."""
     touch(tmp_path, "BTCUSDT.csv", "/".join(["d"] * 20) + "/ETHUSDT.csv")
     listing = list_candle_files(tmp_path)
     assert [file.place for file in listing.files] == ["BTCUSDT.csv"]
@@ -243,7 +243,7 @@ def test_a_walk_ends(tmp_path, monkeypatch):
 
 
 def test_another_interval_in_a_folder_is_left_out(tmp_path, write):
-    """A file that states none takes the one of its folder."""
+    """A file without an interval in its name has the one of its folder."""
     write("BTCUSDT/1m/a.csv")
     write("BTCUSDT/1h/a.csv", range(5), step_ms=HOUR_MS)
 

@@ -152,7 +152,7 @@ def test_every_rename_is_synced_before_and_after(tmp_path):
 
 @pytest.mark.parametrize("name", ["signature.json", "lgbm.pkl"])
 def test_files_that_contain_the_name_replace_no_other(store, name):
-    """Nothing is published; neither is a signature that nobody made."""
+    """A file name that is given twice is an error, and no file changes."""
     before = tree(store.data_dir)
     with pytest.raises(ValueError, match="given twice"):
         publish_version(

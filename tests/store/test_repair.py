@@ -106,11 +106,11 @@ WHOLE = ("cp -r", "zip -y", "tar")
 
 
 class TestCopies:
-    """However the folder was copied, one command makes it serve what the original serves."""
+    """However the folder was copied, one command makes it serve the versions of the original."""
 
     @pytest.mark.parametrize("kind", COPIES)
-    def test_a_copy_serves_what_the_original_serves(self, store, tmp_path, kind):
-        """Before the repair nothing else is served; after it, both slots are as they were, and again nothing to do."""
+    def test_a_copy_serves_the_versions_of_the_original(self, store, tmp_path, kind):
+        """No other version is served before the repair; it restores both slots, and a second one does nothing."""
         COPIES[kind](store.data_dir, tmp_path / "copy")
         copy = Store(tmp_path / "copy")
 
@@ -140,7 +140,7 @@ class TestCopies:
 
 
 class TestDecision:
-    """What is left of the pointer says whether the last line of the log happened."""
+    """The remains of the pointer show whether the last line of the log happened."""
 
     @pytest.fixture
     def interrupted(self, store):
@@ -160,7 +160,7 @@ class TestDecision:
 
     @pytest.mark.parametrize("remains", ["folder", "text", "absolute link"])
     def test_a_line_that_never_happened_is_not_restored(self, interrupted, remains):
-        """The remains name the version before; the log then says the same."""
+        """The remains name the earlier version; the log then says the same."""
         pointer = interrupted.pointer.path
         pointer.unlink()
         if remains == "folder":
@@ -177,14 +177,14 @@ class TestDecision:
         assert roll_back_previous(interrupted, **HAND).to_version == "2025-10-15"
 
     def test_without_remains_the_last_line_counts(self, interrupted):
-        """Nothing says that it did not happen."""
+        """There is no evidence against it."""
         interrupted.pointer.path.unlink()
 
         assert [step.target for step in repair_store(interrupted, **REPAIR)] == ["2025-10-15"]
 
     @pytest.mark.parametrize("kill", ["the folder is away", "the pointer is in place"])
     def test_an_interrupted_repair_is_completed_by_the_next(self, interrupted, monkeypatch, kill):
-        """It does not forget what the remains said, although they are gone."""
+        """It keeps the decision, although the remains were removed."""
         pointer = interrupted.pointer.path
         pointer.unlink()
         shutil.copytree(interrupted.models / "2025-10-14", pointer)
@@ -217,7 +217,7 @@ class TestDecision:
         assert store.live_version() is None
 
     def test_a_folder_without_any_promotion_needs_no_repair(self, tmp_path):
-        """Nor does one that is not there."""
+        """The same holds for a missing folder."""
         store = Store(tmp_path / "data")
         assert repair_store(store, **REPAIR) == ()
         publish(store, b"one")
@@ -225,7 +225,7 @@ class TestDecision:
 
 
 class TestUndecidable:
-    """What cannot be decided is named and left as it is, and the other slot is repaired all the same."""
+    """An undecidable slot is named and left unchanged, and the other slot is still repaired."""
 
     CASES = {  # noqa: RUF012 (read only)
         "an unknown file": "move .* away",
@@ -286,7 +286,7 @@ class TestUndecidable:
             assert store.in_slot("eth-5m").live_version().name == "2025-10-16.2"
 
     def test_an_unknown_file_in_the_place_of_a_link_is_left(self, store):
-        """It may be all that the user has of something."""
+        """It may be the user's only copy."""
         link = store.models / "best_lgbm.pkl"
         link.unlink()
         link.write_bytes(b"something else")
@@ -298,10 +298,10 @@ class TestUndecidable:
 
 
 class TestPlaces:
-    """Folders in which a repair may not write, or whose file system is unlike the one that they come from."""
+    """Folders that a repair may not write, or on another kind of file system."""
 
     def test_a_read_only_mount_is_a_machine_error_and_the_dry_run_works(self, store):
-        """The plan needs no write, and named versions are served; the repair changes nothing."""
+        """The plan needs no write, and named versions are served; the repair changes no file."""
         store.pointer.path.unlink()
         program = (
             "import sys; from pathlib import Path; from mltrain.errors import MachineError\n"
@@ -355,7 +355,7 @@ class TestPlaces:
         assert tree(store.data_dir) == before
 
     def test_no_two_names_differ_only_in_case(self, store):
-        """A file system that ignores case holds every file: slots, versions and files have small names."""
+        """So a file system that ignores case holds every file."""
         names = list(tree(store.data_dir))
 
         assert len({name.casefold() for name in names}) == len(names)

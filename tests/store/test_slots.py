@@ -60,7 +60,7 @@ class TestReferences:
         assert btc.slots() == ("btc", "lgbm")
 
     def test_a_pointer_to_a_version_of_another_slot_is_an_input_error(self, store, btc):
-        """What serves is what the log says: the log of `btc` has no such line."""
+        """The log decides, and that of `btc` has no such line."""
         btc.pointer.path.unlink()
         btc.pointer.path.symlink_to("2025-10-15")
 
@@ -71,7 +71,7 @@ class TestReferences:
 
 
 class TestIsolation:
-    """What happens in one slot changes nothing in another."""
+    """Changes in one slot do not affect another."""
 
     def test_promotion_and_rollback_stay_in_the_slot_of_the_version(self, store, btc):
         """Also from a store that has another slot; only the pointer of the version's slot moves."""
@@ -95,7 +95,7 @@ class TestIsolation:
         assert (store.history().problems, btc.history().problems) == ((), ())
 
     def test_a_first_promotion_in_a_slot_starts_from_nothing(self, store):
-        """The live version of another slot is not the one before."""
+        """The live version of another slot is not its predecessor."""
         eth = store.in_slot("eth")
         publish(eth, b"e1")
 

@@ -52,7 +52,7 @@ class TwoSlots(RuleBasedStateMachine):
         return [row.name for row in self.store.versions() if row.version.slot == slot]
 
     def moved(self, slot, name):
-        """Note a promotion or a rollback."""
+        """Record a promotion or a rollback."""
         self.live[slot] = self.last_line[slot] = name
         self.lost[slot] = False
 
@@ -68,7 +68,7 @@ class TwoSlots(RuleBasedStateMachine):
 
     @rule(slot=slots, data=st.data(), force=st.booleans())
     def promote(self, slot, data, force):
-        """A NO-GO needs force; a lost pointer is restored by it, unless something lies in its place."""
+        """A NO-GO needs force; a lost pointer is restored, unless another file is in its place."""
         if not (names := self.names(slot)):
             return
         name = data.draw(st.sampled_from(names))
@@ -139,7 +139,7 @@ class TwoSlots(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["whole", "no links", "links as text", "links followed"]))
     def copy(self, kind):
-        """The folder moves to another machine; what was lost before stays lost."""
+        """Move the folder to another machine; earlier losses remain."""
         if not self.store.models.is_dir():
             return
         self.copies += 1
@@ -189,7 +189,7 @@ class TwoSlots(RuleBasedStateMachine):
     @precondition(lambda self: self.other.models.is_dir())
     @rule(slot=slots)
     def promote_there(self, slot):
-        """The other machine promotes by itself."""
+        """Promote independently on the other machine."""
         store = self.other.in_slot(slot)
         rows = [row.version for row in store.versions() if row.version.slot == slot and row.version.verdict == "GO"]
         if rows:
