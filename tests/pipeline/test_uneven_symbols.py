@@ -11,6 +11,7 @@ from mltrain.card.validation import check_card
 from mltrain.features.registry import parse_registry
 from mltrain.pipeline.evaluate import evaluate
 from mltrain.pipeline.plan import plan_training
+from mltrain.pipeline.predict import predict_newest
 from mltrain.pipeline.prepare import prepare
 from mltrain.pipeline.retrain import retrain_version
 from mltrain.progress import Silent
@@ -110,7 +111,7 @@ def test_every_block_that_lacks_a_symbol_is_named(uneven):
 
 
 def test_the_card_says_which_blocks_lack_a_symbol(card):
-    """`splits` by block, `data_quality` by symbol, `limits` by what the model serves; and the card is valid."""
+    """`splits` by block, `data_quality` by symbol, `limits` for the symbols served; and the card is valid."""
     without = {b.text("name"): b.texts("symbols_without_rows") for b in card.sections("splits", "blocks")}
     symbols = {s.text("symbol"): s for s in card.sections("data_quality", "symbols")}
 
@@ -191,6 +192,19 @@ def test_every_symbol_is_served_that_was_learned(uneven):
         **dict.fromkeys(SYMBOLS, None),
         "SIM03": "unknown-symbol",
     }
+
+
+def test_predict_says_when_a_symbol_of_the_files_ended(uneven):
+    """Its row has its last candle's time and is refused; the others are scored at the clock of all files."""
+    _, snapshot, report = uneven
+    model = load(report.folder, allow_no_go=True, clock=None)
+    rows = predict_newest(model, open_source(snapshot.source))
+    ends_ms = [START_MS + (MINUTES[symbol][1] - 1) * MINUTE_MS for symbol in SYMBOLS]
+
+    assert rows["symbol"].to_list() == list(SYMBOLS)
+    assert rows["ts"].dt.timestamp("ms").to_list() == ends_ms
+    assert rows["refused"].to_list() == [None, None, "stale", "stale"]
+    assert rows["p"].is_null().to_list() == [False, False, True, True]
 
 
 def test_an_evaluation_scores_the_symbols_that_have_later_rows(uneven):

@@ -85,8 +85,9 @@ def test_common_counts_the_days_from_the_earliest_end(take, folder):
     snapshot = take(MINUTES, days=1, folder=folder, align="common").snapshot
 
     assert snapshot.window == TimeRange(at(DAY - 30), at(2 * DAY - 30))
-    with pytest.raises(InputError, match=r"no candles of ETHUSDT .* it has those from .* to 2025-10-17T11:30:00Z"):
+    with pytest.raises(InputError, match=r"no candles of ETHUSDT .* to 2025-10-17T11:30:00Z") as refused:
         take(MINUTES, days=1, folder=folder, end_ms=at(3 * DAY))
+    assert "--align common" in refused.value.hint
 
 
 @pytest.mark.parametrize(("end", "stop"), [(2 * DAY - 99, 2 * DAY - 99), (3 * DAY, 2 * DAY - 30)])

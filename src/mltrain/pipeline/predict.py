@@ -12,6 +12,7 @@ from mltrain.errors import InputError, RefusedError
 from mltrain.serving.model import load, open_model
 from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, shorten_list
 from mltrain.snapshots.snapshot import open_snapshot
+from mltrain.sources.files import FilesSource
 from mltrain.sources.simulated_market import SimSource
 from mltrain.times import TimeRange, format_ms, interval_ms
 
@@ -107,7 +108,13 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
     end_ms = min(clock_ms, now_ms) // step_ms * step_ms
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = TimeRange(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
-    candles = source.candles_of(dict.fromkeys(needed, window))
+    windows = dict.fromkeys(needed, window)
+    # Files of one symbol may end long before those of another: its row then shows its last candle, refused as stale.
+    for symbol in needed if isinstance(source, FilesSource) else ():
+        last_ms = source.extent(symbol).end_ms
+        if last_ms <= window.start_ms:
+            windows[symbol] = TimeRange(max(0, last_ms - (window.end_ms - window.start_ms)), last_ms)
+    candles = source.candles_of(windows)
     score = model.explain if explain else model.predict_candles
     return score(candles, now_ms=now_ms)
 

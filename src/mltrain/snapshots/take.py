@@ -283,7 +283,9 @@ def _read_symbol(source: Source, downloaded: DownloadResult, symbol: str, window
         raise InputError(
             f"the source {source.name} has no candles of {symbol} from {window}: "
             f"it has those from {source.extent(symbol)}",
-            hint="choose another --end, more --days or other --symbols",
+            hint="choose another --end, more --days or other --symbols"
+            # Only the ends of local candles are known before they are read.
+            + ("" if source.host else "; --align common counts the days from the earliest end of a symbol"),
         )
     ts_ms = times_ms(candles.frame)
     if ts_ms[0] < window.start_ms or ts_ms[-1] >= window.end_ms:
