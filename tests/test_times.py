@@ -17,11 +17,14 @@ from mltrain.times import (
     INTERVALS_MS,
     TIME_FORMAT,
     WEEK_MS,
+    ceil_to_grid,
     check_time_ms,
     day_name,
+    floor_to_grid,
     format_minutes,
     format_ms,
     format_seconds,
+    grid_offset_ms,
     interval_ms,
     interval_name,
     parse_time,
@@ -29,13 +32,44 @@ from mltrain.times import (
 
 
 @pytest.mark.parametrize("interval", INTERVALS_MS)
-def test_every_interval_divides_a_day(interval):
-    """The grid of each interval includes midnight UTC, and its length gives its name."""
-    assert DAY_MS % interval_ms(interval) == 0
+def test_every_interval_has_a_name_and_a_length(interval):
+    """The length of each interval gives its name."""
     assert interval_name(interval_ms(interval)) == interval
 
 
-@pytest.mark.parametrize("text", ["1M", "60s", "", "1 m", "5m ", "1w", "x" * 10_000])
+@pytest.mark.parametrize(
+    ("interval", "time", "expected"),
+    [
+        ("1s", "2025-10-15T12:34:56.789Z", "2025-10-15T12:34:56Z"),
+        ("5m", "2025-10-15T12:34:56Z", "2025-10-15T12:30:00Z"),
+        ("12h", "2025-10-15T11:59:59Z", "2025-10-15T00:00:00Z"),
+        ("1d", "2025-10-15T12:34:56Z", "2025-10-15T00:00:00Z"),
+        # Open times of Binance's BTCUSDT: its first candles of 3d, and one of its first weeks.
+        ("3d", "2017-08-17T04:00:00Z", "2017-08-16T00:00:00Z"),
+        ("1w", "2017-08-17T04:00:00Z", "2017-08-14T00:00:00Z"),
+        ("1w", "2025-10-12T23:59:59Z", "2025-10-06T00:00:00Z"),
+        ("1w", "2025-10-13T00:00:00Z", "2025-10-13T00:00:00Z"),
+    ],
+)
+def test_candles_open_on_the_grid_of_their_interval(interval, time, expected):
+    """Weeks begin on Monday, and every interval up to a day has each midnight."""
+    assert format_ms(floor_to_grid(parse_time(time), interval_ms(interval))) == expected
+
+
+@given(interval=st.sampled_from(list(INTERVALS_MS)), time_ms=st.integers(WEEK_MS, 4_000_000_000_000))
+def test_rounding_to_the_grid_reaches_the_neighbouring_open_times(interval, time_ms):
+    """Rounding down and up give the open times around a time, the time itself if it is one; arrays round alike."""
+    step_ms = interval_ms(interval)
+    below, above = floor_to_grid(time_ms, step_ms), ceil_to_grid(time_ms, step_ms)
+
+    assert below <= time_ms <= above
+    assert above - below == (0 if time_ms == below else step_ms)
+    assert floor_to_grid(below, step_ms) == ceil_to_grid(below, step_ms) == below
+    assert floor_to_grid(np.array([time_ms]), step_ms).tolist() == [below]
+    assert (below - grid_offset_ms(step_ms)) % step_ms == 0
+
+
+@pytest.mark.parametrize("text", ["1M", "60s", "", "1 m", "5m ", "1W", "2w", "x" * 10_000])
 def test_unknown_intervals_are_usage_errors(text):
     """Case and spaces matter: 1M is a month on other exchanges."""
     with pytest.raises(UsageError) as err:

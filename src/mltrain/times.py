@@ -9,13 +9,19 @@ import datetime as dt
 import numbers
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A time in ms UTC, or an array of them.
+_Times = TypeVar("_Times", int, "NDArray[np.int64]")
 
 SECOND_MS: Final = 1_000
 MINUTE_MS: Final = 60 * SECOND_MS
@@ -29,8 +35,9 @@ TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 #: 1970-01-05, the first Monday: UTC weeks begin here.
 FIRST_MONDAY_MS: Final = 4 * DAY_MS
 
-#: Every interval divides a day, so that its grid starts at each UTC midnight.
+#: The candle intervals, shortest first. `floor_to_grid` says at which times their candles open.
 INTERVALS_MS: Final[Mapping[str, int]] = {
+    "1s": SECOND_MS,
     "1m": MINUTE_MS,
     "3m": 3 * MINUTE_MS,
     "5m": 5 * MINUTE_MS,
@@ -43,6 +50,8 @@ INTERVALS_MS: Final[Mapping[str, int]] = {
     "8h": 8 * HOUR_MS,
     "12h": 12 * HOUR_MS,
     "1d": DAY_MS,
+    "3d": 3 * DAY_MS,
+    "1w": WEEK_MS,
 }
 
 _TIME: Final = re.compile(
@@ -92,6 +101,39 @@ def interval_name(step_ms: int) -> str:
     ('5m', '7 s')
     """
     return next((name for name, length_ms in INTERVALS_MS.items() if length_ms == step_ms), f"{step_ms / 1000:g} s")
+
+
+def grid_offset_ms(step_ms: int) -> int:
+    """Return the open time of the first candle since 1970 on the grid of an interval of `step_ms`.
+
+    Weeks begin on Monday, and 1970-01-01 was a Thursday. Every other grid begins at 1970-01-01: those that divide a day
+    then contain each midnight, and that of 3d is the one that Binance uses.
+    """
+    return FIRST_MONDAY_MS if step_ms % WEEK_MS == 0 else 0
+
+
+def floor_to_grid(time_ms: _Times, step_ms: int) -> _Times:
+    """Round times (ms UTC, a number or an array) down to the grid on which candles of `step_ms` open.
+
+    >>> format_ms(floor_to_grid(parse_time("2025-10-15T12:34:00Z"), WEEK_MS))
+    '2025-10-13T00:00:00Z'
+    """
+    offset_ms = grid_offset_ms(step_ms)
+    return (time_ms - offset_ms) // step_ms * step_ms + offset_ms
+
+
+def ceil_to_grid(time_ms: int, step_ms: int) -> int:
+    """Round a time, ms UTC, up to the grid on which candles of `step_ms` open.
+
+    >>> format_ms(ceil_to_grid(parse_time("2025-10-15T12:34:00Z"), WEEK_MS))
+    '2025-10-20T00:00:00Z'
+    """
+    return floor_to_grid(time_ms + step_ms - 1, step_ms)
+
+
+def cache_day_ms(step_ms: int) -> int:
+    """Return the length of a day in the cache of candles of `step_ms`: a UTC day, or one candle if that is longer."""
+    return max(DAY_MS, step_ms)
 
 
 def format_ms(time_ms: int) -> str:

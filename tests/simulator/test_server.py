@@ -23,7 +23,7 @@ from mltrain.simulator.server import SimServer
 from mltrain.simulator.weight_meter import BAN_S, GRACE_S, WeightMeter
 from mltrain.simulator.wire import MICROS_FROM_MS, write_number, write_page
 from mltrain.sources.simulated_market import CLOCK_MS, GENESIS_MS, LAST_CLOCK_MS, SimSource
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange, floor_to_grid
 
 FLOATS = [name for name in CANDLE_SCHEMA if name not in {"ts", "trades"}]
 PLACES = dict(
@@ -87,7 +87,8 @@ def assert_same_values(rows, frame, step_ms, *, scale=1):
 def test_pages_hold_exactly_the_markets_candles(klines, interval):
     """Over all pages each closed candle occurs once, and every value reads back bit for bit."""
     step = INTERVALS_MS[interval]
-    window = TimeRange(CLOCK_MS // step * step - min(2500 * step, 500 * DAY_MS), CLOCK_MS // step * step)
+    end_ms = floor_to_grid(CLOCK_MS, step)
+    window = TimeRange(end_ms - min(2500 * step, max(500 * DAY_MS, 500 * step)), end_ms)
     rows = page_through(klines, "SOLUSDT", interval, window.start_ms, window.end_ms)
     frame = SimSource(seed=3, interval=interval).candles("SOLUSDT", window)
 

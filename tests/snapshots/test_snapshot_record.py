@@ -27,7 +27,7 @@ from mltrain.sources.simulated_market import CLOCK_MS
 from mltrain.sources.source import Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import Manifest
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange, interval_ms
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange, floor_to_grid, interval_ms
 
 HASH = "0f" * 32
 
@@ -37,11 +37,11 @@ def records(draw):
     """Draw any valid record."""
     interval = draw(st.sampled_from(list(INTERVALS_MS)))
     step_ms = interval_ms(interval)
-    cut_ms = (draw(st.integers(MAX_DAYS * DAY_MS, 4_000_000_000_000)) // step_ms) * step_ms
+    cut_ms = floor_to_grid(draw(st.integers((MAX_DAYS + 7) * DAY_MS, 4_000_000_000_000)), step_ms)
     symbols = draw(st.sets(st.from_regex(r"[A-Z0-9]{2,20}", fullmatch=True), min_size=1, max_size=3))
     request = SnapshotRequest(
         symbols=tuple(symbols),
-        days=draw(st.integers(1, 30)),
+        days=draw(st.integers(-(-step_ms // DAY_MS), 30)),
         interval=interval,
         end_ms=draw(st.none() | st.integers(cut_ms, cut_ms + step_ms - 1)),
     )
@@ -198,7 +198,9 @@ def test_a_request_sorts_its_symbols():
         {"days": 0},
         {"days": -1},
         {"days": MAX_DAYS + 1},
-        {"interval": "1s"},
+        {"interval": "2s"},
+        {"interval": "3d"},
+        {"interval": "1w", "days": 6},
         {"align": "both"},
         {"align": None},
     ],

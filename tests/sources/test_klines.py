@@ -17,7 +17,7 @@ from mltrain.errors import InputError
 from mltrain.sources.http_client import MalformedError
 from mltrain.sources.klines import PAGE_CANDLES, merge_rows, plan_pages, read_page
 from mltrain.sources.simulated_market import CLOCK_MS
-from mltrain.times import INTERVALS_MS, MINUTE_MS, TimeRange, format_ms
+from mltrain.times import INTERVALS_MS, MINUTE_MS, TimeRange, format_ms, grid_offset_ms
 
 FIELDS = (
     *("ts", "open", "high", "low", "close", "volume", "close_time"),
@@ -33,7 +33,7 @@ texts = st.one_of(floats.map(repr), floats.map("{:.8f}".format), floats, st.inte
 @st.composite
 def rows_of(draw, step_ms):
     """Draw a row as an exchange may write it: numbers as text or bare, times in ms or microseconds."""
-    ts = draw(st.integers(0, 4 * 10**12 // step_ms)) * step_ms
+    ts = draw(st.integers(0, 4 * 10**12 // step_ms)) * step_ms + grid_offset_ms(step_ms)
     micros = ts >= 10**11 and draw(st.booleans())
     times = (ts * 1000, (ts + step_ms) * 1000 - 1) if micros else (ts, ts + step_ms - 1)
     times = draw(st.sampled_from([times, tuple(map(str, times))]))

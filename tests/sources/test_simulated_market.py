@@ -24,7 +24,7 @@ from mltrain.sources.simulated_market import (
     _moves,
     _shocks,
 )
-from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange
+from mltrain.times import DAY_MS, INTERVALS_MS, MINUTE_MS, TimeRange, floor_to_grid
 
 YEAR = TimeRange(CLOCK_MS - 400 * DAY_MS, CLOCK_MS)
 BASE = TimeRange(CLOCK_MS - 40 * DAY_MS, CLOCK_MS)
@@ -63,17 +63,6 @@ def next_moves(frame, step_ms=MINUTE_MS):
     ts, close = times_ms(frame), frame["close"].to_numpy()
     moved = (np.diff(ts) == step_ms) & (np.diff(close) != 0)
     return ts[:-1][moved], (np.diff(close) > 0)[moved]
-
-
-@pytest.mark.parametrize("interval", INTERVALS_MS)
-def test_candles_of_every_interval_are_valid(interval):
-    """`check_candles` returns the candles of any interval unchanged."""
-    source = SimSource(interval=interval, seed=1, signal="weak")
-    frame = source.candles("ETHUSDT", TimeRange(GENESIS_MS, GENESIS_MS + 8 * DAY_MS))
-
-    assert dict(frame.schema) == dict(CANDLE_SCHEMA)
-    assert check_candles(frame, symbol="ETHUSDT", interval=interval, where="sim").equals(frame)
-    assert frame.height > 8 * DAY_MS // INTERVALS_MS[interval] - 70
 
 
 @given(st.integers(0, 40 * 1440), st.integers(0, 3 * 1440))
@@ -312,3 +301,45 @@ def test_the_market_is_the_released_one(signal, closes):
 
     assert frame["close"].gather([0, 1, 1000, 2800]).to_list() == pytest.approx(closes, rel=1e-12)
     assert frame["trades"].gather([0, 1, 1000, 2800]).to_list() == [827, 761, 1390, 477]
+
+
+@pytest.mark.parametrize("interval", INTERVALS_MS)
+def test_every_interval_gives_valid_candles_on_its_grid(interval):
+    """The candles are possible ones, follow each other without a jump, and none is missing but in outages."""
+    step_ms = INTERVALS_MS[interval]
+    source = SimSource(seed=3, interval=interval)
+    end_ms = source.extent("SOLUSDT").end_ms
+    window = TimeRange(end_ms - max(300 * step_ms, 2 * DAY_MS), end_ms)
+    frame = source.candles("SOLUSDT", window)
+    missing = sum(gap.missing for gap in find_gaps(times_ms(frame), step_ms, end_ms=end_ms))
+
+    assert dict(frame.schema) == dict(CANDLE_SCHEMA)
+    assert check_candles(frame, symbol="SOLUSDT", interval=interval, where="sim").equals(frame)
+    assert times_ms(frame)[-1] + step_ms == end_ms <= CLOCK_MS < end_ms + step_ms
+    assert frame.height + missing == (window.end_ms - window.start_ms) // step_ms
+    assert missing == 0 or step_ms <= 60 * MINUTE_MS
+    consecutive = np.diff(times_ms(frame)) == step_ms
+    assert (frame["open"].to_numpy()[1:] == frame["close"].to_numpy()[:-1])[consecutive].all()
+
+
+@pytest.mark.parametrize("interval", ["1h", "1d", "3d", "1w"])
+def test_long_intervals_reach_ten_years_back(interval):
+    """Two years of 1h and ten of 1d, before and after the first price, are one path, whatever is asked for first."""
+    source = SimSource(interval=interval)
+    step_ms = INTERVALS_MS[interval]
+    middle_ms = floor_to_grid(GENESIS_MS, step_ms)
+    around = source.candles("BTCUSDT", TimeRange(middle_ms - 200 * step_ms, middle_ms + 200 * step_ms))
+
+    assert source.extent("BTCUSDT").start_ms <= CLOCK_MS - 3_650 * DAY_MS
+    assert source.extent("BTCUSDT").start_ms == floor_to_grid(source.extent("BTCUSDT").start_ms, step_ms)
+    assert np.array_equal(around["open"].to_numpy()[1:], around["close"].to_numpy()[:-1])
+    assert source.candles("BTCUSDT", TimeRange(0, source.extent("BTCUSDT").start_ms)).is_empty()
+    assert around["close"].is_between(1_000, 1_000_000).all()
+
+
+def test_the_longest_history_is_the_price_of_a_coin():
+    """Ten years before the first price the simulated price is not absurd."""
+    source = SimSource(interval="3d")
+    close = source.candles("SOLUSDT", source.extent("SOLUSDT"))["close"]
+
+    assert 1e-3 < close.min() < close.max() < 1e7

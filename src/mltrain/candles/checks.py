@@ -9,7 +9,7 @@ import polars as pl
 
 from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, PRICES, TS_DTYPE, times_ms
 from mltrain.errors import InputError
-from mltrain.times import LAST_MS, format_ms, interval_ms, interval_name
+from mltrain.times import LAST_MS, floor_to_grid, format_ms, grid_offset_ms, interval_ms, interval_name
 
 _SCHEMA: Final = pl.Schema(CANDLE_SCHEMA)
 
@@ -57,9 +57,10 @@ def _is_valid(frame: pl.DataFrame, step_ms: int) -> bool:
     ts_ms = times_ms(frame)
     open_, high, low, close = prices = [frame[name].to_numpy() for name in PRICES]
     amounts = [frame[name].to_numpy() for name in ("volume", *filled)]
-    on_grid = ts_ms[0] >= 0 and ts_ms[-1] <= LAST_MS and not (ts_ms % step_ms).any() and (np.diff(ts_ms) > 0).all()
+    in_order = ts_ms[0] >= 0 and ts_ms[-1] <= LAST_MS and (np.diff(ts_ms) > 0).all()
     return bool(
-        on_grid
+        in_order
+        and (ts_ms == floor_to_grid(ts_ms, step_ms)).all()
         # Written so that NaN fails. -0.0 fails too, because it has to become 0.0.
         and all(np.minimum.reduce(column) > 0 and np.maximum.reduce(column) < np.inf for column in prices)
         and all(np.minimum.reduce(column) >= 0 and np.maximum.reduce(column) < np.inf for column in amounts)
@@ -105,7 +106,7 @@ def _list_rules(step_ms: int, height: int) -> list[tuple[str, pl.Expr, str]]:
     rules = [
         ("ts", ts.is_null(), "every candle needs its open time"),
         ("ts", (ts < 0) | (ts > LAST_MS), "not a time between 1970 and 9999"),
-        ("ts", ts % step_ms != 0, f"not on the grid of {interval_name(step_ms)} candles"),
+        ("ts", (ts - grid_offset_ms(step_ms)) % step_ms != 0, f"not on the grid of {interval_name(step_ms)} candles"),
         ("ts", (ts.diff() <= 0).fill_null(False), "not after the row before it: rows must be sorted and unique"),
     ]
     for name in (*PRICES, "volume", *OPTIONAL):

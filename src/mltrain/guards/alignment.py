@@ -23,7 +23,7 @@ import numpy as np
 
 from mltrain.candles.frame import times_ms
 from mltrain.guards.evidence import Failure, format_names
-from mltrain.times import DAY_MS, MINUTE_MS, interval_ms
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ class Shift:
     parts: tuple[int, int]
 
     def describe(self, step_ms: int) -> str:
-        """Format the correlation, its lag in bars (of `step_ms`) and in minutes, and the number of shifted parts."""
+        """Format the correlation, its lag in bars of `step_ms` and as a time, and the number of shifted parts."""
         parts = "" if self.start_ms is None else f", in {self.parts[0]} of {self.parts[1]} parts of the history"
         return f"{self.correlation:.2f} at {_format_lag(self.lag_bars, step_ms)}{parts}"
 
@@ -146,7 +146,10 @@ def _check_pair(
 
 
 def _format_lag(lag_bars: int, step_ms: int) -> str:
-    return f"lag {lag_bars:+d} ({lag_bars * step_ms // MINUTE_MS:+d} min)"
+    """Return a lag in bars of `step_ms`, and in the unit of time that fits them."""
+    units = {"d": DAY_MS, "h": HOUR_MS, "min": MINUTE_MS, "s": SECOND_MS}
+    unit = next(name for name, length_ms in units.items() if step_ms % length_ms == 0)
+    return f"lag {lag_bars:+d} ({lag_bars * step_ms // units[unit]:+d} {unit})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,14 +173,14 @@ class LagSums:
 
 
 def sum_products(first: pl.DataFrame, second: pl.DataFrame, step_ms: int) -> LagSums:
-    """Sum the products of two symbols' clipped returns at all lags up to a day, over the time that both cover.
+    """Sum the products of two symbols' clipped returns at all lags up to a day, or one bar, where both have candles.
 
     Args:
         first: Checked candles of the symbol that stays in place.
         second: Checked candles of the symbol that is moved by each lag.
         step_ms: Length of their interval, in ms.
     """
-    max_lag = DAY_MS // step_ms
+    max_lag = max(1, DAY_MS // step_ms)
     first_ms, second_ms = times_ms(first), times_ms(second)
     if not first_ms.size or not second_ms.size:
         return LagSums(np.empty(0, np.int64), np.zeros((4, 0, 2 * max_lag + 1)))

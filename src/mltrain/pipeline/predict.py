@@ -14,7 +14,7 @@ from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, sho
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.files import FilesSource
 from mltrain.sources.simulated_market import SimSource
-from mltrain.times import TimeRange, format_ms, interval_ms
+from mltrain.times import TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,7 @@ def predict_newest(model: Model, source: Source, *, now_ms: int | None = None, e
     source.check_symbols(tuple(needed))
     clock_ms = source.clock_ms(model.symbols)
     now_ms = clock_ms if now_ms is None else now_ms
-    end_ms = min(clock_ms, now_ms) // step_ms * step_ms
+    end_ms = floor_to_grid(min(clock_ms, now_ms), step_ms)
     # A newest candle that is late, but not yet stale, needs its lookback too.
     window = TimeRange(max(0, end_ms - (model.lookback_bars + MAX_AGE_BARS) * step_ms), end_ms)
     windows = dict.fromkeys(needed, window)

@@ -16,7 +16,7 @@ from mltrain.storage.locks import is_locked, lock_folder
 from mltrain.storage.reading import read_pointer
 from mltrain.store.listing import list_models
 from mltrain.store.store import Store
-from mltrain.times import DAY_MS
+from mltrain.times import cache_day_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,8 @@ def find_days_in_use(data_dir: Path) -> Callable[[str, str, int], bool]:
             windows[symbol, snapshot.interval].append(snapshot.window)
 
     def in_use(symbol: str, interval: str, day_ms: int) -> bool:
-        return any(w.start_ms < day_ms + DAY_MS and day_ms < w.end_ms for w in windows[symbol, interval])
+        length_ms = cache_day_ms(interval_ms(interval))
+        return any(w.start_ms < day_ms + length_ms and day_ms < w.end_ms for w in windows[symbol, interval])
 
     return in_use
 

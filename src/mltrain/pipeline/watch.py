@@ -17,7 +17,7 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.errors import InputError, SourceError
 from mltrain.serving.rows import MAX_AGE_BARS, STALE
-from mltrain.times import TimeRange, interval_ms
+from mltrain.times import TimeRange, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ class Watch:
             self._candles, self._known_until_ms, self._missed_polls = {}, {}, {}
         self._source.renew_clock()
         clock_ms = self._source.clock_ms(self._symbols)
-        end_ms = clock_ms // self._step_ms * self._step_ms
+        end_ms = floor_to_grid(clock_ms, self._step_ms)
         requested = {}
         first_needed_ms = end_ms - (self._lookback_bars + MAX_AGE_BARS) * self._step_ms
         for symbol in self._needed_symbols():
@@ -157,7 +157,7 @@ class Watch:
         A row is returned without its leader's candle once it is GRACE_MS late.
         """
         leaders_known_ms = [self._known_until_ms[leader] for leader in self._leaders]
-        overdue_ms = (clock_ms - GRACE_MS) // self._step_ms * self._step_ms
+        overdue_ms = floor_to_grid(clock_ms - GRACE_MS, self._step_ms)
         tables, returned = [], {}
         for symbol in self._symbols:
             known_ms = self._known_until_ms[symbol]

@@ -47,7 +47,7 @@ from mltrain.serving.rows import (
     read_now,
     shorten_list,
 )
-from mltrain.times import EPOCH, format_ms, interval_ms, is_ms
+from mltrain.times import EPOCH, floor_to_grid, format_ms, interval_ms, is_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -305,7 +305,7 @@ class Stream:
         sound = (
             ts_ms is not None
             and ts_ms >= 0
-            and ts_ms % self._step_ms == 0
+            and ts_ms == floor_to_grid(ts_ms, self._step_ms)
             and all(0 < price < math.inf for price in (open_, high, low, close))
             and low <= min(open_, close) <= max(open_, close) <= high
             and 0 <= volume < math.inf

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mltrain.errors import UsageError
 from mltrain.simulator.wire import write_day_zip, write_page
-from mltrain.sources.simulated_market import GENESIS_MS, LAST_CLOCK_MS, SimSource
+from mltrain.sources.simulated_market import LAST_CLOCK_MS, SimSource, first_open_ms
 from mltrain.times import DAY_MS, INTERVALS_MS, day_name, parse_time
 
 if TYPE_CHECKING:
@@ -243,8 +243,10 @@ class Exchange:
     def _archive_file(self, path: str, clock_ms: int) -> Answer:
         """Answer a request for a file of the archive, which has all closed days but the newest `archive_lag_days`."""
         file = read_archive_path(path)
-        days = range(GENESIS_MS // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days)
-        if file is None or file.symbol not in _symbols() or file.day not in days:
+        # Of intervals longer than a day there are no daily files.
+        if file is None or file.symbol not in _symbols() or INTERVALS_MS[file.interval] > DAY_MS:
+            return answer_no_file()
+        if file.day not in range(first_open_ms(file.interval) // DAY_MS, clock_ms // DAY_MS - self.archive_lag_days):
             return answer_no_file()
         data = write_day_zip(self.market(file.interval), file.symbol, file.day)
         return answer_checksum(data, file.zip_name) if file.is_checksum else Answer(200, data, "application/zip")

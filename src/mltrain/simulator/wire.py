@@ -1,6 +1,6 @@
 """Candles in the formats of the simulated exchange: rows of JSON, and daily archives of CSV.
 
-Pure. A day is formatted once; a page is a slice of at most a few days' bytes, so that serving it costs a copy only.
+Pure. A block of time is formatted once; a page is a slice of a few blocks' bytes, so that serving it costs a copy only.
 Every number reads back as exactly the double that `SimSource` returns: it has eight decimals, as from exchanges, or all
 its digits if eight decimals are not enough.
 """
@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mltrain.candles.frame import times_ms
-from mltrain.sources.simulated_market import GENESIS_MS
-from mltrain.times import DAY_MS, TimeRange, day_name, interval_ms
+from mltrain.sources.simulated_market import first_open_ms
+from mltrain.times import DAY_MS, TimeRange, day_name, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,13 +32,15 @@ _JSON_ROW: Final = '[%d,"%s","%s","%s","%s","%s",%d,"%s",%d,"%s","%s","0"]'
 _CSV_ROW: Final = "%d,%s,%s,%s,%s,%s,%d,%s,%d,%s,%s,0"
 _DECIMALS: Final = 8
 _US_PER_MS: Final = 1000
+# Fewest candles of a block.
+_BLOCK_CANDLES: Final = 240
 # A fixed time for all members, so that equal candles give equal bytes.
 _ZIP_TIME: Final = (2025, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class DayRows:
-    """The candles of one day as rows of JSON, separated by commas.
+class BlockRows:
+    """The candles of a block of time as rows of JSON, separated by commas.
 
     Attributes:
         open_ms: Open time of each row, ms UTC, ascending.
@@ -91,17 +93,18 @@ def write_page(
 
 def _find_rows(
     source: SimSource, symbol: str, first_ms: int | None, last_ms: int, limit: int
-) -> list[tuple[DayRows, int, int]]:
-    """Return the rows of a page by time: for each day its rows, the index of the first and the index after the last.
+) -> list[tuple[BlockRows, int, int]]:
+    """Return the rows of a page by time: for each block its rows, the index of the first and the index after the last.
 
     The arguments are those of `write_page`.
     """
     forward = first_ms is not None
-    first_ms = max(first_ms or 0, GENESIS_MS)
-    days = range(first_ms // DAY_MS, last_ms // DAY_MS + 1)
-    pieces: list[tuple[DayRows, int, int]] = []
-    for day in days if forward else reversed(days):
-        rows = _day_rows(source, symbol, day)
+    first_ms = max(first_ms or 0, first_open_ms(source.interval))
+    length_ms = _block_ms(source)
+    blocks = range(floor_to_grid(first_ms, length_ms), last_ms + 1, length_ms)
+    pieces: list[tuple[BlockRows, int, int]] = []
+    for start_ms in blocks if forward else reversed(blocks):
+        rows = _block_rows(source, symbol, start_ms)
         first, end = bisect_left(rows.open_ms, first_ms), bisect_right(rows.open_ms, last_ms)
         first, end = (first, min(end, first + limit)) if forward else (max(first, end - limit), end)
         if first < end:
@@ -112,18 +115,23 @@ def _find_rows(
     return pieces if forward else pieces[::-1]
 
 
-# A quarter of a megabyte each for 1m candles.
+def _block_ms(source: SimSource) -> int:
+    """Return the length of the blocks that candles are formatted in: at least a day, and at least 240 candles."""
+    return max(DAY_MS, _BLOCK_CANDLES * interval_ms(source.interval))
+
+
+# A quarter of a megabyte each for 1m candles, 14 MB for 1s candles.
 @lru_cache(maxsize=512)
-def _day_rows(source: SimSource, symbol: str, day: int) -> DayRows:
-    """Return the candles of a UTC day (days since 1970) as rows of JSON."""
-    candles = _day_candles(source, symbol, day)
+def _block_rows(source: SimSource, symbol: str, start_ms: int) -> BlockRows:
+    """Return the candles of the block that begins at `start_ms`, ms UTC, as rows of JSON."""
+    candles = source.candles(symbol, TimeRange(start_ms, start_ms + _block_ms(source)))
     rows = [_JSON_ROW % values for values in _row_values(candles, step_ms=interval_ms(source.interval))]
     ends, end = [], -1
     # ASCII: characters are bytes.
     for row in rows:
         end += len(row) + 1
         ends.append(end)
-    return DayRows(times_ms(candles).tolist(), ",".join(rows).encode(), ends)
+    return BlockRows(times_ms(candles).tolist(), ",".join(rows).encode(), ends)
 
 
 def _day_candles(source: SimSource, symbol: str, day: int) -> pl.DataFrame:

@@ -36,7 +36,16 @@ from mltrain.names import SNAPSHOT, SYMBOL, check_choice, describe, read_symbols
 from mltrain.sources.source import InputFiles, Origin
 from mltrain.sources.source_spec import SourceSpec
 from mltrain.storage.manifest import FileEntry, Manifest
-from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, format_ms, interval_ms, parse_time
+from mltrain.times import (
+    DAY_MS,
+    INTERVALS_MS,
+    TimeRange,
+    ceil_to_grid,
+    floor_to_grid,
+    format_ms,
+    interval_ms,
+    parse_time,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,14 +100,20 @@ class SnapshotRequest:
                 raise UsageError(f"{name} is {describe(value)}: expected a whole number")
         if not 1 <= self.days <= MAX_DAYS:
             raise UsageError(f"days is {self.days}: expected 1 to {MAX_DAYS}")
+        if self.days * DAY_MS < step_ms:
+            raise UsageError(f"{self.days} days are shorter than a candle of {self.interval}")
         if self.days * DAY_MS // step_ms > MAX_ROWS:
             raise UsageError(f"{self.days} days of {self.interval} are more than {MAX_ROWS} candles of a symbol")
         check_choice(self.align, "align", get_args(Align))
         object.__setattr__(self, "symbols", symbols)
 
     def window(self, cut_ms: int) -> TimeRange:
-        """Return the range of open times that end before the cut `cut_ms`, ms UTC, a time on the interval's grid."""
-        return TimeRange(cut_ms - self.days * DAY_MS if self.start_ms is None else self.start_ms, cut_ms)
+        """Return the range of open times that end before the cut `cut_ms`, ms UTC, a time on the interval's grid.
+
+        It begins on the grid, too: with 3d or 1w candles up to a candle later than the days say.
+        """
+        days_before_ms = ceil_to_grid(cut_ms - self.days * DAY_MS, interval_ms(self.interval))
+        return TimeRange(days_before_ms if self.start_ms is None else self.start_ms, cut_ms)
 
 
 @record
@@ -331,7 +346,8 @@ def _find_contradictions(record: SnapshotRecord, manifest: Manifest) -> list[str
     request, step_ms = record.request, interval_ms(record.request.interval)
     cut_ms = record.cut_ms
     problems = []
-    if cut_ms == 0 or cut_ms % step_ms or not 0 <= request.window(cut_ms).start_ms < cut_ms:
+    is_cut = cut_ms > 0 and cut_ms == floor_to_grid(cut_ms, step_ms)
+    if not is_cut or not 0 <= request.window(cut_ms).start_ms < cut_ms:
         problems.append(f"id: {show(record.id)} is not a cut of {request.interval} candles")
     names = [entry.path for entry in manifest.files]
     if names != [file_name(symbol) for symbol in request.symbols]:

@@ -30,7 +30,7 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.manifest import MANIFEST, MAX_MANIFEST_BYTES, describe_file
 from mltrain.storage.reading import read_file, read_pointer
 from mltrain.storage.writing import swap_pointer, write_new
-from mltrain.times import DAY_MS, TimeRange, format_ms, format_seconds, interval_ms
+from mltrain.times import DAY_MS, TimeRange, floor_to_grid, format_ms, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -258,7 +258,7 @@ def _find_cut(source: Source, request: SnapshotRequest) -> int:
     # Over a network, an extent would cost a request for each symbol, and end at the clock.
     if request.align == "common" and not source.host:
         end_ms = min(end_ms, *(source.extent(symbol).end_ms for symbol in request.symbols))
-    cut_ms = end_ms // interval_ms(request.interval) * interval_ms(request.interval)
+    cut_ms = floor_to_grid(end_ms, interval_ms(request.interval))
     if request.window(cut_ms).start_ms < 0:
         raise UsageError(f"{request.days} days before {format_ms(cut_ms)} begin before 1970")
     return cut_ms

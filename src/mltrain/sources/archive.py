@@ -14,7 +14,7 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.compression import parse_checksum, unzip_single
 from mltrain.candles.frame import times_ms
 from mltrain.candles.layouts import read_binance_csv
-from mltrain.errors import InputError
+from mltrain.errors import InputError, UsageError
 from mltrain.sources.async_run import task_group
 from mltrain.sources.binance import BinanceSource, RestPages, cache_folder_name
 from mltrain.sources.download import DownloadSession
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from mltrain.sources.klines import OddDays
     from mltrain.sources.network_rules import NetworkRules
 
-# A day of minutes takes 80 kB, and 150 kB unpacked.
-_MAX_ZIP_BYTES: Final = 4 << 20
-_MAX_CSV_BYTES: Final = 8 << 20
+# A day of minutes takes 80 kB, and 150 kB unpacked; one of seconds takes 5 MB, and 13 MB unpacked.
+_MAX_ZIP_BYTES: Final = 16 << 20
+_MAX_CSV_BYTES: Final = 32 << 20
 _MAX_CHECKSUM_BYTES: Final = 4096
 _NOT_FOUND: Final = 404
 # The archive does not count request weight.
@@ -57,7 +57,7 @@ class ArchiveSource(BinanceSource):
         rng: Draws the jitter of the pauses before retries.
 
     Raises:
-        UsageError: The interval is unknown, or an address is invalid.
+        UsageError: The interval is unknown or longer than a day, or an address is invalid.
     """
 
     def __init__(
@@ -71,6 +71,10 @@ class ArchiveSource(BinanceSource):
         rng: random.Random | None = None,
     ) -> None:
         super().__init__(interval, base_url, rules=rules, clock=clock, rng=rng)
+        if interval_ms(interval) > DAY_MS:
+            raise UsageError(
+                f"the archive has no daily files of {interval} candles", hint="take them with --source binance"
+            )
         self.archive_url = check_base_url(archive_url)
 
     @property
@@ -146,7 +150,7 @@ class DayZips:
         ts_ms = times_ms(rows)
         if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
             return f"{name} holds candles of another day"
-        add_odd(self.odd, symbol, odd)
+        add_odd(self.odd, symbol, odd, interval=self.interval)
         return rows, expected
 
     async def _get(self, path: str, file_name: str, symbol: str, max_bytes: int) -> bytes | None:

@@ -29,7 +29,7 @@ from mltrain.sources.source import check_known
 from mltrain.sources.source_spec import PUBLIC_REST
 from mltrain.sources.throttle import DEFAULT_WEIGHT_LIMIT, Throttle
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.times import TimeRange, format_ms, interval_ms
+from mltrain.times import TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -171,7 +171,7 @@ class BinanceSource:
         rows = self._run(lambda client: RestPages(client, self.interval).fetch_first(symbol, 0, limit=1))
         if rows.is_empty():
             raise InputError(f"{self.host} has no candles of {symbol}")
-        return TimeRange(int(times_ms(rows).min()), self.clock_ms((symbol,)) // self._step_ms * self._step_ms)
+        return TimeRange(int(times_ms(rows).min()), floor_to_grid(self.clock_ms((symbol,)), self._step_ms))
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Request the closed candles that open inside the window; the day cache is not used."""
@@ -180,7 +180,7 @@ class BinanceSource:
     def candles_of(self, windows: Mapping[str, TimeRange]) -> dict[str, pl.DataFrame]:
         """Request, concurrently, the closed candles of each symbol that open inside its window; no cache is used."""
         self._check_new_symbols(windows)
-        end_ms = self.clock_ms(tuple(windows)) // self._step_ms * self._step_ms
+        end_ms = floor_to_grid(self.clock_ms(tuple(windows)), self._step_ms)
         closed = {s: TimeRange(window.start_ms, min(window.end_ms, end_ms)) for s, window in windows.items()}
         plans = {
             s: plan_pages(window, self._step_ms) for s, window in closed.items() if window.start_ms < window.end_ms
@@ -339,7 +339,7 @@ class RestPages:
             inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)
             if page.ts_ms.size and not inside.any():
                 raise MalformedError("all candles of the answer are outside what was asked for")
-            add_odd(self.odd, symbol, page.odd)
+            add_odd(self.odd, symbol, page.odd, interval=self.interval)
             return page
 
         query = Query(

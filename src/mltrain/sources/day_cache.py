@@ -42,7 +42,7 @@ from mltrain.storage.locks import lock_folder
 from mltrain.storage.reading import read_file
 from mltrain.storage.temps import sweep_temps
 from mltrain.storage.writing import atomic_write_all
-from mltrain.times import DAY_MS, SECOND_MS, day_name, interval_ms, parse_time
+from mltrain.times import DAY_MS, SECOND_MS, cache_day_ms, day_name, floor_to_grid, interval_ms, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,14 +55,16 @@ FOLDER: Final = "cache"
 SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
 _DAY_FILE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
 _MAX_METADATA_BYTES: Final = 4096
-# 1,440 candles take 70 kB.
-_MAX_DAY_BYTES: Final = 1 << 20
+# 1,440 candles take 70 kB, the 86,400 of a day of 1s candles 4.2 MB.
+_MAX_DAY_BYTES: Final = 16 << 20
 
 
 @record
 @dataclass(frozen=True, slots=True)
 class CachedDay:
     """A day of one symbol, or its beginning, as its metadata file describes it.
+
+    A day of 3d or 1w candles is one candle long: see `mltrain.times.cache_day_ms`.
 
     Attributes:
         day_ms: The midnight at which it begins, ms UTC.
@@ -90,7 +92,7 @@ class CachedDay:
     @property
     def is_whole(self) -> bool:
         """Whether it reaches the end of the day."""
-        return self.until_ms == self.day_ms + DAY_MS
+        return self.until_ms - self.day_ms >= DAY_MS
 
     @property
     def name(self) -> str:
@@ -252,7 +254,12 @@ def _parse_metadata(data: bytes, *, owner: str, step_ms: int, where: str) -> Cac
     if metadata.of != owner:
         raise InputError(f"{where}: is not metadata of {owner}")
     day = read_record(Located(dict(metadata.day), where), CachedDay)
-    if day.day_ms % DAY_MS or not day.day_ms < day.until_ms <= day.day_ms + DAY_MS or day.until_ms % step_ms:
+    length_ms = cache_day_ms(step_ms)
+    is_on_grid = (day.day_ms, day.until_ms) == (
+        floor_to_grid(day.day_ms, length_ms),
+        floor_to_grid(day.until_ms, step_ms),
+    )
+    if not is_on_grid or not day.day_ms < day.until_ms <= day.day_ms + length_ms:
         raise InputError(f"{where}: until: must be a time of the day, on the grid of its candles")
     if day.rows > (day.until_ms - day.day_ms) // step_ms:
         raise InputError(f"{where}: rows: must be at most {(day.until_ms - day.day_ms) // step_ms}, is {day.rows}")

@@ -20,7 +20,7 @@ from mltrain.sources.day_cache import SymbolDays, lock_cache
 from mltrain.sources.klines import PAGE_CANDLES, plan_pages
 from mltrain.sources.source import DownloadResult, SymbolTraffic, TrafficReport
 from mltrain.sources.symbol_download import SymbolDownload
-from mltrain.times import DAY_MS, TimeRange, day_name, interval_ms
+from mltrain.times import DAY_MS, TimeRange, day_name, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -258,7 +258,7 @@ class _RequestQueue:
             limit = min((unanswered[-1].end_ms - start_ms) // self._step_ms + 1, self._job.page_candles)
             rows = await self._session.pages.fetch_first(download.symbol, start_ms, limit=limit)
             # The candle that is still open comes too, and differs each time.
-            download.late_rows.append(rows.filter(times_ms(rows) < self._job.clock_ms // self._step_ms * self._step_ms))
+            download.late_rows.append(rows.filter(times_ms(rows) < floor_to_grid(self._job.clock_ms, self._step_ms)))
             if rows.is_empty():
                 break
             answered_ms = int(times_ms(rows).max()) + self._step_ms

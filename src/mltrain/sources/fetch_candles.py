@@ -12,7 +12,7 @@ from mltrain.names import read_symbols
 from mltrain.progress import Silent
 from mltrain.sources.opening import open_source
 from mltrain.sources.source_spec import SourceSpec
-from mltrain.times import TimeRange, as_time_ms, interval_ms
+from mltrain.times import TimeRange, as_time_ms, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -67,7 +67,7 @@ def fetch_candles(
     source.check_symbols(names)
     clock_ms = source.clock_ms(names)
     end_ms = clock_ms if wanted_end_ms is None else min(wanted_end_ms, clock_ms)
-    window = TimeRange(start_ms // step_ms * step_ms, end_ms // step_ms * step_ms)
+    window = TimeRange(floor_to_grid(start_ms, step_ms), floor_to_grid(end_ms, step_ms))
     if window.start_ms >= window.end_ms:
         raise UsageError(f"no candle opens and closes from {window}")
     progress = progress or Silent()

@@ -41,7 +41,7 @@ from mltrain.sources.source import FileKind, InputFiles, LocalSource, check_know
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
-from mltrain.times import TimeRange, format_ms, interval_ms
+from mltrain.times import TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -292,7 +292,7 @@ class FilesSource(LocalSource):
         if rows.is_empty():
             return None
         ts_ms = times_ms(rows)
-        first_ms, last_ms = (int(t) // self._step_ms * self._step_ms for t in (ts_ms.min(), ts_ms.max()))
+        first_ms, last_ms = (floor_to_grid(int(t), self._step_ms) for t in (ts_ms.min(), ts_ms.max()))
         return TimeRange(first_ms, last_ms + self._step_ms)
 
     def _paths_of(self, symbol: str) -> list[Path]:
@@ -334,10 +334,11 @@ class FilesSource(LocalSource):
         refuses any other row off the grid, and any in a file without close times.
         """
         ts_ms = times_ms(rows)
-        off_grid = (ts_ms % self._step_ms != 0) & (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        is_candle = (closes_ms >= ts_ms) & (closes_ms - ts_ms < self._step_ms)
+        off_grid = is_candle & (ts_ms != floor_to_grid(ts_ms, self._step_ms))
         if not off_grid.any():
             return rows
-        odd = off_grid | np.isin(ts_ms, ts_ms[off_grid] // self._step_ms * self._step_ms)
+        odd = off_grid | np.isin(ts_ms, floor_to_grid(ts_ms[off_grid], self._step_ms))
         self._odd[symbol].update(ts_ms[odd].tolist())
         return rows.filter(~odd)
 

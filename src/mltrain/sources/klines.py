@@ -23,7 +23,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.names import show
 from mltrain.sources.http_client import MalformedError
-from mltrain.times import DAY_MS, INTERVALS_MS, MICROS_FROM, TimeRange, format_ms
+from mltrain.times import INTERVALS_MS, MICROS_FROM, TimeRange, cache_day_ms, floor_to_grid, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,16 +83,17 @@ class OddRows:
         return left_out, closed_early
 
 
-#: Odd rows by symbol and midnight, ms UTC; a row received several times counts once.
+#: Odd rows by symbol and beginning of the cached day, ms UTC; a row received several times counts once.
 OddDays: TypeAlias = defaultdict[tuple[str, int], OddRows]
 
 
-def add_odd(days: OddDays, symbol: str, odd: OddRows) -> None:
-    """Add the odd rows of a symbol to `days`, by the UTC day in which they open."""
+def add_odd(days: OddDays, symbol: str, odd: OddRows, *, interval: str) -> None:
+    """Add the odd rows of a symbol's candles of an interval to `days`, by the cached day in which they open."""
+    length_ms = cache_day_ms(INTERVALS_MS[interval])
     for ts_ms in odd.left_out:
-        days[symbol, ts_ms // DAY_MS * DAY_MS].left_out.add(ts_ms)
+        days[symbol, floor_to_grid(ts_ms, length_ms)].left_out.add(ts_ms)
     for ts_ms in odd.closed_early:
-        days[symbol, ts_ms // DAY_MS * DAY_MS].closed_early.add(ts_ms)
+        days[symbol, floor_to_grid(ts_ms, length_ms)].closed_early.add(ts_ms)
 
 
 def plan_pages(window: TimeRange, step_ms: int, *, candles: int = PAGE_CANDLES) -> Iterator[TimeRange]:
@@ -172,10 +173,10 @@ def split_odd(
         row = int(np.flatnonzero(wrong)[0])
         time, closed = format_ms(int(ts_ms[row])), int(closes_ms[row])
         raise InputError(f"{where}: {symbol} at {time}: close_time is {closed}: not the end of a {interval} candle")
-    off_grid = ts_ms % step_ms != 0
+    off_grid = ts_ms != floor_to_grid(ts_ms, step_ms)
     if not (early.any() or off_grid.any()):
         return np.ones(ts_ms.size, np.bool_), OddRows()
-    is_interrupted = np.isin(ts_ms, ts_ms[off_grid] // step_ms * step_ms)
+    is_interrupted = np.isin(ts_ms, floor_to_grid(ts_ms[off_grid], step_ms))
     kept = ~(off_grid | is_interrupted)
     return kept, OddRows(set(ts_ms[~kept].tolist()), set(ts_ms[kept & early].tolist()))
 

@@ -1,7 +1,8 @@
 """The source `sim`: a simulated market whose true probabilities are known, for the demo and for tests.
 
 Deterministic: a day of a symbol is a pure function of seed, symbol, interval and signal, drawn from counter-based
-random numbers, so that every request for a time range returns the same candles. The model, per candle, for a
+random numbers, so that every request for a time range returns the same candles. With 3d and 1w candles, a "day" is one
+candle, as long as it lasts. The model, per candle, for a
 standardised move z and an independent standard normal e:
 
     z[t] = 0                                        in a tie, which happens by chance and does not depend on the past
@@ -11,8 +12,9 @@ standardised move z and an independent standard normal e:
 
 `k` is the strength of the signal. `v`, its direction, depends on the time of day alone: +1 (the next move tends to
 reverse this one) in the first seven minutes of each quarter-hour, 0 in the eighth, and -1 (it tends to continue) in
-the last seven. 3m and 5m candles divide the quarter-hour in the same way: first half +1, the candle in the middle 0,
-second half -1. From 15m on, the UTC day is divided instead; a daily candle is all of it, so 1d has no signal.
+the last seven. Other candles divide the quarter-hour in the same way: first half +1, a candle in the middle 0, second
+half -1. From 15m on, the UTC day is divided instead; a daily or longer candle is all of it, so 1d, 3d and 1w have no
+signal.
 
 Over each such period v sums to zero: the last move, persistence and its opposite predict nothing; the predictor of the
 next move is the product of the last move and v. A linear model can use only the move before the last, because v is
@@ -31,7 +33,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -41,16 +43,33 @@ from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
 from mltrain.sources.source import LocalSource, check_known
 from mltrain.sources.source_spec import SIGNALS
-from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, TimeRange, format_ms, interval_ms
+from mltrain.times import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    WEEK_MS,
+    TimeRange,
+    ceil_to_grid,
+    floor_to_grid,
+    format_ms,
+    grid_offset_ms,
+    interval_ms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+# A time in ms UTC, or an array of them.
+_Times = TypeVar("_Times", int, "NDArray[np.int64]")
 
-# 2024-01-01T00:00:00Z, the first candle.
+# 2024-01-01T00:00:00Z, the first candle of intervals from 1m to below 1h; the price of all but 1s starts there.
 GENESIS_MS: Final = 1_704_067_200_000
+# 2025-10-01T00:00:00Z, the first candle of 1s: a price path costs time from its beginning.
+SHORT_GENESIS_MS: Final = 1_759_276_800_000
+# 2014-01-06T00:00:00Z, a Monday, the first candle of 1h and longer intervals: ten years of 1d before CLOCK_MS.
+LONG_GENESIS_MS: Final = 1_388_966_400_000
 # 2025-10-15T12:00:00Z, the time unless one is given.
 CLOCK_MS: Final = 1_760_529_600_000
 # 2035-01-01T00:00:00Z: a price path costs time from its beginning.
@@ -78,10 +97,20 @@ _MARKETS: Final[Mapping[str, tuple[float, float, float]]] = {
 _MOVE_STREAM, _VOLATILITY_STREAM, _TRADE_STREAM = range(3)
 # 0.35 ** 64 is 1e-29, far below the last bit of a float, so that a candle depends on 64 earlier ones only.
 _MEMORY_BARS: Final = 64
+# Days whose prices are computed together; a day of 1s candles costs sixty times as much.
 _CHUNK_DAYS: Final = 64
+_CHUNK_DAYS_1S: Final = 4
 _OUTAGE_MINUTES: Final = (15, 60)
 # Of prices and volumes, as from exchanges.
 _DECIMALS: Final = 8
+
+
+def first_open_ms(interval: str) -> int:
+    """Return the open time of the market's first candle of an interval, ms UTC."""
+    step_ms = interval_ms(interval)
+    if step_ms < HOUR_MS:
+        return GENESIS_MS if step_ms >= MINUTE_MS else SHORT_GENESIS_MS
+    return ceil_to_grid(LONG_GENESIS_MS, step_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +134,11 @@ class SimSource(LocalSource):
         interval_ms(self.interval)
         if self.signal not in SIGNALS:
             raise UsageError(f"signal {show(self.signal)} is unknown", hint=did_you_mean(self.signal, SIGNALS))
-        if not GENESIS_MS < self.clock_ms() <= LAST_CLOCK_MS:
+        first_ms = first_open_ms(self.interval)
+        if not first_ms < self.clock_ms() <= LAST_CLOCK_MS:
             raise UsageError(
                 f"{format_ms(self.clock_ms())} is outside the life of the simulated exchange",
-                hint=f"pass an end between {format_ms(GENESIS_MS)} and {format_ms(LAST_CLOCK_MS)}",
+                hint=f"pass an end between {format_ms(first_ms)} and {format_ms(LAST_CLOCK_MS)}",
             )
 
     @property
@@ -139,7 +169,7 @@ class SimSource(LocalSource):
     def extent(self, symbol: str) -> TimeRange:
         """Return the range of open times of a symbol's closed candles; InputError if the symbol is unknown."""
         market = self._market(symbol)
-        return TimeRange(GENESIS_MS, self.clock_ms() // market.step_ms * market.step_ms)
+        return TimeRange(first_open_ms(self.interval), floor_to_grid(self.clock_ms(), market.step_ms))
 
     def candles(self, symbol: str, window: TimeRange) -> pl.DataFrame:
         """Return the closed candles that open inside the window; InputError if the symbol is unknown."""
@@ -147,7 +177,8 @@ class SimSource(LocalSource):
         start_ms, end_ms = max(window.start_ms, extent.start_ms), min(window.end_ms, extent.end_ms)
         if start_ms >= end_ms:
             return pl.DataFrame(schema=CANDLE_SCHEMA)
-        days = [_candles_of_day(market, day) for day in range(start_ms // DAY_MS, -(-end_ms // DAY_MS))]
+        numbers = range(market.day_of(start_ms), market.day_of(end_ms - 1) + 1)
+        days = [_candles_of_day(market, day) for day in numbers]
         ts_ms = np.concatenate([columns["ts"] for columns in days])
         keep = (ts_ms >= start_ms) & (ts_ms < end_ms) & ~_is_in_outage(self.seed, ts_ms, market.step_ms)
         columns = {name: np.concatenate([day[name] for day in days])[keep] for name in CANDLE_SCHEMA}
@@ -172,10 +203,10 @@ class SimSource(LocalSource):
         # Φ(slope * z), as in the module's docstring.
         slope = -reversion / np.sqrt(1 - reversion**2)
         x = np.empty(ts_ms.size)
-        days = ts_ms // DAY_MS
+        days = market.day_of(ts_ms)
         for day in np.unique(days).tolist():
             rows = days == day
-            x[rows] = (slope * _moves(market, day))[(ts_ms[rows] - day * DAY_MS) // market.step_ms]
+            x[rows] = (slope * _moves(market, day))[(ts_ms[rows] - market.day_start_ms(day)) // market.step_ms]
         return _normal_cdf(x)
 
     def _market(self, symbol: str) -> _Market:
@@ -196,9 +227,27 @@ class _Market:
     strength: float
 
     @property
+    def day_ms(self) -> int:
+        """Length of a day, or of one candle if that is longer, in ms."""
+        return max(DAY_MS, self.step_ms)
+
+    @property
     def bars(self) -> int:
         """Number of candles in a day."""
-        return DAY_MS // self.step_ms
+        return self.day_ms // self.step_ms
+
+    @property
+    def chunk_days(self) -> int:
+        """Number of days whose prices are computed together."""
+        return _CHUNK_DAYS if self.step_ms >= MINUTE_MS else _CHUNK_DAYS_1S
+
+    def day_of(self, ts_ms: _Times) -> _Times:
+        """Return the number of the day (since 1970) that contains each time, ms UTC, a number or an array."""
+        return (ts_ms - grid_offset_ms(self.day_ms)) // self.day_ms
+
+    def day_start_ms(self, day: int) -> int:
+        """Return the time at which a day (number since 1970) begins, ms UTC."""
+        return day * self.day_ms + grid_offset_ms(self.day_ms)
 
     def reversion(self) -> NDArray[np.float64]:
         """Return how strongly each move of a day tends to be reversed by the next (< 0: repeated), shape (bars,)."""
@@ -282,22 +331,39 @@ def _log_prices(market: _Market, day: int, start: float) -> NDArray[np.float64]:
     return start + path
 
 
+def _genesis_day(market: _Market) -> int:
+    """Return the first day (number since 1970) of chunk 0, at whose beginning the first price of a market holds."""
+    genesis_ms = GENESIS_MS if market.step_ms >= MINUTE_MS else SHORT_GENESIS_MS
+    return market.day_of(ceil_to_grid(genesis_ms, market.day_ms))
+
+
 @lru_cache(maxsize=4096)
 def _midnight_log_prices(market: _Market, chunk: int) -> tuple[float, ...]:
-    """Return the log price at each of the _CHUNK_DAYS midnights of a chunk, counted from 0, and at the one after."""
-    start = math.log(_MARKETS[market.symbol][0]) if chunk == 0 else _midnight_log_prices(market, chunk - 1)[-1]
-    first_day = GENESIS_MS // DAY_MS + chunk * _CHUNK_DAYS
+    """Return the log price at each of the midnights of a chunk of days, and at the one after.
+
+    Chunk 0 begins at the first price; those before it, down to LONG_GENESIS_MS, have negative numbers.
+    """
+    start = _midnight_log_prices(market, chunk - 1)[-1] if chunk > 0 else math.log(_MARKETS[market.symbol][0])
+    first_day = _genesis_day(market) + chunk * market.chunk_days
     log_prices = [start]
-    for day in range(first_day, first_day + _CHUNK_DAYS):
+    for day in range(first_day, first_day + market.chunk_days):
         log_prices.append(float(_log_prices(market, day, log_prices[-1])[-1]))
+    if chunk < 0:
+        # Moved, so that the path ends where the next chunk begins.
+        end = _midnight_log_prices(market, chunk + 1)[0]
+        log_prices = [*(price + end - log_prices[-1] for price in log_prices[:-1]), end]
     return tuple(log_prices)
 
 
 def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
     """Return the columns of CANDLE_SCHEMA for all candles of a day (days since 1970), those in outages included."""
     bars = market.bars
-    chunk, day_of_chunk = divmod(day - GENESIS_MS // DAY_MS, _CHUNK_DAYS)
-    prices = np.exp(_log_prices(market, day, _midnight_log_prices(market, chunk)[day_of_chunk])).round(_DECIMALS)
+    chunk, day_of_chunk = divmod(day - _genesis_day(market), market.chunk_days)
+    start, end = _midnight_log_prices(market, chunk)[day_of_chunk : day_of_chunk + 2]
+    log_prices = _log_prices(market, day, start)
+    # The same number as the next day begins with, also where a chunk's path was moved.
+    log_prices[-1] = end
+    prices = np.exp(log_prices).round(_DECIMALS)
     scale, ties = _scale(market, day), _shocks(market, day)[1]
     generator = _day_generator(market, _TRADE_STREAM, day)
     noise = generator.standard_normal((5, bars))
@@ -313,7 +379,7 @@ def _candles_of_day(market: _Market, day: int) -> dict[str, NDArray[np.float64] 
     taker_buy = (volume * np.clip(0.5 + 0.12 * noise[3], 0.02, 0.98)).round(_DECIMALS)
     mean_price = (open_ + high + low + close) / 4
     return {
-        "ts": day * DAY_MS + np.arange(bars) * market.step_ms,
+        "ts": market.day_start_ms(day) + np.arange(bars) * market.step_ms,
         "open": open_,
         "high": high,
         "low": low,

@@ -18,7 +18,7 @@ from mltrain.candles.frame import find_gaps, times_ms
 from mltrain.sources.day_cache import CachedDay
 from mltrain.sources.klines import is_rising, merge_rows
 from mltrain.sources.source import Origin, SymbolCandles
-from mltrain.times import DAY_MS, TimeRange, day_name, format_seconds, interval_ms
+from mltrain.times import DAY_MS, TimeRange, cache_day_ms, day_name, floor_to_grid, format_seconds, interval_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,7 +61,7 @@ class PendingDay:
     @property
     def is_whole(self) -> bool:
         """Whether the whole day is to be requested."""
-        return self.beginning is None and self.until_ms == self.day_ms + DAY_MS
+        return self.beginning is None and self.until_ms - self.day_ms >= DAY_MS
 
 
 class SymbolDownload:
@@ -98,6 +98,7 @@ class SymbolDownload:
         self._host = host
         self._clock_ms = clock_ms
         self._step_ms = interval_ms(days.interval)
+        self._day_length_ms = cache_day_ms(self._step_ms)
         # Days in the cache, by midnight, ms UTC.
         self._ready: dict[int, CachedDay] = {}
         # Rows outside the page that was requested.
@@ -114,9 +115,9 @@ class SymbolDownload:
         """Find out which days of the window are pending, all of them with `refresh`; return notes on damaged ones."""
         notes = []
         self._days.open_for_writing()
-        closed_ms = self._clock_ms // self._step_ms * self._step_ms
+        closed_ms = floor_to_grid(self._clock_ms, self._step_ms)
         for day_ms in self.days_in(self._window):
-            end_ms = day_ms + DAY_MS
+            end_ms = day_ms + self._day_length_ms
             until_ms = end_ms if end_ms <= closed_ms else min(end_ms, self._window.end_ms)
             cached, damage = self._days.find(day_ms)
             if damage:
@@ -130,10 +131,9 @@ class SymbolDownload:
                 self.days_cached += 1
         return notes
 
-    @staticmethod
-    def days_in(window: TimeRange) -> range:
-        """Return the midnights, ms UTC, of the days that a range touches."""
-        return range(window.start_ms // DAY_MS * DAY_MS, window.end_ms, DAY_MS)
+    def days_in(self, window: TimeRange) -> range:
+        """Return the midnights, ms UTC, of the cached days that a range touches."""
+        return range(floor_to_grid(window.start_ms, self._day_length_ms), window.end_ms, self._day_length_ms)
 
     def unplanned(self) -> list[TimeRange]:
         """Return the missing ranges of open times for which no request is planned, sorted; adjacent ones are joined."""
@@ -155,7 +155,7 @@ class SymbolDownload:
         if not is_rising(times_ms(rows)):
             rows = rows.sort("ts")
         for day_ms in self.days_in(page):
-            self.add_rows(self.pending[day_ms], _slice(rows, day_ms, day_ms + DAY_MS), odd)
+            self.add_rows(self.pending[day_ms], _slice(rows, day_ms, day_ms + self._day_length_ms), odd)
 
     def add_rows(self, day: PendingDay, rows: pl.DataFrame, odd: Mapping[tuple[str, int], OddRows]) -> None:
         """Add the rows of one answer to a day, and move the day to `finished` with its last answer.
