@@ -65,7 +65,7 @@ def memory(field: str) -> int:
 
 def measure(rows: int, features: Path | None, runs: int) -> None:
     """Print peak memory relative to the output, cells per second by size, and the latency of the newest row."""
-    registry = load_registry(features)
+    registry = load_registry(features, interval="1m")
     candles = {SYMBOL: walk(1, rows), LEADER: walk(2, rows)}
     # Fill caches and import modules before the first measurement.
     compute_features(registry, SYMBOL, {name: frame[:1_000] for name, frame in candles.items()})

@@ -12,7 +12,6 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -44,7 +43,7 @@ def alarms(count: int) -> int:
     for number in range(count):
         interval, candles = odd_market(number)
         for name in ("features.yml", "features-ohlcv.yml"):
-            features = replace(load_registry(Path(name)), interval=interval)
+            features = load_registry(Path(name), interval=interval)
             result = future_info(
                 features,
                 candles,
@@ -70,7 +69,7 @@ def cost(days: int, trials: int) -> int:
         taken = take_snapshot(Path(folder), open_source(spec), spec, request, now_ms=0, progress=Silent())
         wanted = TrainRequest(
             snapshot=taken.snapshot,
-            feature_set=load_registry(),
+            feature_set=load_registry(interval="1m"),
             config=load_config(None, overrides={"search.trials": trials}),
             execution=ExecutionOptions(workers=available_cores()),
             promote=False,

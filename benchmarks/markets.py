@@ -323,7 +323,7 @@ def run_markets(args: argparse.Namespace) -> list[dict[str, Any]]:
         if time.monotonic() > end:
             break
         overrides = {"search.trials": args.trials, "seed": seed, **BUSY}
-        found = try_market(kind, seed, days=args.days, feature_set=load_registry(), overrides=overrides)
+        found = try_market(kind, seed, days=args.days, feature_set=load_registry(interval="1m"), overrides=overrides)
         results[kind, seed] = found
         with args.results.open("a") as out:
             out.write(json.dumps(found) + "\n")

@@ -31,7 +31,7 @@ def main() -> None:
 
     candles = pl.read_parquet(given.candles).sort("ts")
     leader = pl.read_parquet(given.leader).sort("ts") if given.leader else None
-    registry = load_registry(given.features)
+    registry = load_registry(given.features, interval="1m")
     frames = {"SYMBOL": candles}
     kept = []
     for feature, info in zip(registry.features, describe_features(registry), strict=True):

@@ -72,7 +72,7 @@ def read_samples(folder: Path, days: int, symbols: tuple[str, ...], registry: st
     source = open_source(SourceSpec(name="files", folder=folder))
     end_ms = source.clock_ms(symbols)
     candles = {s: source.candles(s, TimeRange(end_ms - days * DAY_MS, end_ms)) for s in symbols}
-    features = load_registry(Path(registry))
+    features = load_registry(Path(registry), interval="1m")
     samples, _ = build_samples(features, candles)
     return samples, split_samples(samples, features, load_config(None, overrides={}))
 

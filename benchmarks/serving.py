@@ -175,7 +175,7 @@ def one_row(samples: int) -> None:
 
 def from_candles(samples: int, many: int) -> None:
     """Measure candles to probability, a stream, and many symbols at once, on the default registry."""
-    feature_set = load_registry(CONFIGS / "features.yml")
+    feature_set = load_registry(CONFIGS / "features.yml", interval="1m")
     symbols = tuple(sorted({"BTCUSDT", *(f"S{i:03d}USDT" for i in range(1, many))}))
     bundle = Bundle(grow(list(feature_set.names), 3), calibrator(), feature_set, symbols, ops_sha256())
     model = model_from_bundle(bundle)

@@ -71,8 +71,8 @@ def test_everything_that_differs_is_named():
 
 def test_the_columns_are_those_that_the_features_read():
     """Every candle has OHLCV columns, so they count only for leaders."""
-    full = ModelContract.of(load_registry(None), ("BTCUSDT",))
-    plain = ModelContract.of(load_registry(Path("features-ohlcv.yml")), ("BTCUSDT",))
+    full = ModelContract.of(load_registry(None, interval="1m"), ("BTCUSDT",))
+    plain = ModelContract.of(load_registry(Path("features-ohlcv.yml"), interval="1m"), ("BTCUSDT",))
     registry = b"""
 version: 1
 interval: 5m

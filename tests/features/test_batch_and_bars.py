@@ -55,7 +55,7 @@ def bar_by_bar(features, symbol, candles, rows):
 
 def test_five_thousand_bars_as_served(candles):
     """Each bar that serving computes from its window equals the batch, bit for bit, NaN where the batch has null."""
-    whole = load_registry()
+    whole = load_registry(interval="1m")
     few = [s for s, w in zip(whole.features, whole.windows(), strict=True) if w.lookback_bars <= 61][::3]
     features = FeatureSet(1, "1m", LABEL, tuple(few))
     frame, times = candles["ETHUSDT"], times_ms(candles["ETHUSDT"])
@@ -71,7 +71,7 @@ def test_five_thousand_bars_as_served(candles):
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
 def test_the_default_registry_at_every_edge(symbol, candles):
     """All features are equal around each gap and at every 97th bar, bit for bit."""
-    features = load_registry()
+    features = load_registry(interval="1m")
     batch = compute_features(features, symbol, candles)
     edges = [np.flatnonzero(np.diff(times_ms(frame)) > STEP_MS) for frame in candles.values()]
     around = np.concatenate(edges)[:, None] + np.array([0, 1, 2, 240, 241])

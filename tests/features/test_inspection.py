@@ -17,7 +17,7 @@ from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
 STEP_MS = 60_000
-FEATURES = load_registry()
+FEATURES = load_registry(interval="1m")
 
 
 @pytest.fixture(scope="module")

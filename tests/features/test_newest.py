@@ -19,7 +19,7 @@ SYMBOLS = ("BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 @pytest.fixture(scope="module")
 def feature_set():
-    return load_registry(Path("features.yml"))
+    return load_registry(Path("features.yml"), interval="1m")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mltrain.features.registry import load_registry
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import TimeRange
 
-FEATURES = load_registry()
+FEATURES = load_registry(interval="1m")
 
 
 @pytest.fixture(scope="module")

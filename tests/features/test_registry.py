@@ -27,7 +27,7 @@ def read(*lines, head=HEAD):
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_registry_equals_its_stored_forms(name):
     """JSON and YAML read back as the same registry, with the same hash."""
-    features = load_registry(Path(name))
+    features = load_registry(Path(name), interval="1m")
 
     assert FeatureSet.from_json(features.to_json(), where="x") == features
     assert parse_registry(features.to_yaml(), where="x") == features
@@ -148,11 +148,11 @@ def test_a_registry_without_features_is_refused(features):
 def test_a_bare_packaged_name_is_found(tmp_path, monkeypatch):
     """It works in any folder, but a file of that name in the working directory takes precedence."""
     monkeypatch.chdir(tmp_path)
-    packaged = load_registry(Path("features-ohlcv.yml"))
+    packaged = load_registry(Path("features-ohlcv.yml"), interval="1m")
     (tmp_path / "features-ohlcv.yml").write_text(HEAD + "  - {name: mine, op: bar_range}\n")
 
     assert len(packaged.names) == 45
-    assert load_registry(Path("features-ohlcv.yml")).names == ("mine",)
+    assert load_registry(Path("features-ohlcv.yml"), interval="1m").names == ("mine",)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -163,7 +163,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_ohlcv_registry_needs_one_symbol_and_five_columns():
     """It can be used where trades, taker volumes or a leader are missing."""
-    features = load_registry(Path("features-ohlcv.yml"))
+    features = load_registry(Path("features-ohlcv.yml"), interval="1m")
 
     assert features.leaders == ()
     assert {name for info in describe_features(features) for name in info.columns} <= {
@@ -173,7 +173,7 @@ def test_ohlcv_registry_needs_one_symbol_and_five_columns():
 
 def test_default_registry_is_what_the_documentation_says():
     """It has 50 to 70 features, the leader BTCUSDT, and a lookback of at most 241 bars."""
-    features = load_registry()
+    features = load_registry(interval="1m")
 
     assert 50 <= len(features.names) <= 70
     assert features.leaders == ("BTCUSDT",)
@@ -186,7 +186,7 @@ def test_default_registry_is_what_the_documentation_says():
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_description_has_what_a_feature_needs(name):
     """It has op, formula, lookback and columns, those of the leader separately."""
-    features = load_registry(Path(name))
+    features = load_registry(Path(name), interval="1m")
 
     for info, spec, window in zip(describe_features(features), features.features, features.windows(), strict=True):
         assert (info.name, info.op, info.params) == (spec.name, spec.op, spec.params)

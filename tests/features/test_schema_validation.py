@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from mltrain import FeatureSchemaValidator
 from mltrain.errors import InputError, UsageError
-from mltrain.features.registry import load_registry
+from mltrain.features.registry import load_registry, read_registry
 from mltrain.features.schema_validation import _describe_moves, read_feature_frame
 
-NAMES = load_registry().names
-LEADER_NAMES = tuple(spec.name for spec in load_registry().features if spec.leader)
+NAMES = load_registry(interval="1m").names
+LEADER_NAMES = tuple(spec.name for spec in load_registry(interval="1m").features if spec.leader)
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_schema_info_is_plain_and_complete(name):
     """It has every feature with op, lookback, columns and type, in order."""
     info = FeatureSchemaValidator(name).get_schema_info()
 
-    assert [feature["name"] for feature in info["features"]] == list(load_registry(name and Path(name)).names)
+    assert [feature["name"] for feature in info["features"]] == list(read_registry(name and Path(name)).names)
+    assert info["interval"] is None
     assert info["lookback_bars"] == max(feature["lookback_bars"] for feature in info["features"])
     assert {feature["dtype"] for feature in info["features"]} == {"Float32"}
     assert info["label"] == {"kind": "direction", "horizon": 1, "ties": "drop"}

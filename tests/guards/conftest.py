@@ -24,7 +24,7 @@ def candles():
 @pytest.fixture(scope="session")
 def honest():
     """Return the packaged default registry."""
-    return load_registry()
+    return load_registry(interval="1m")
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_running_sum_is_no_leak(name, plant, candles):
 @pytest.mark.parametrize("registry", ["features.yml", "features-ohlcv.yml"])
 def test_packaged_registries_pass(registry, seed, candles):
     """No packaged feature fails, every check has compared values, and nothing deviates."""
-    features = load_registry(Path(registry))
+    features = load_registry(Path(registry), interval="1m")
     result = run(features, candles, seed=seed, points=5)
 
     assert result.failures == ()
@@ -186,5 +186,5 @@ def test_real_candles_pass(real_data):
     frames = {s: pl.read_parquet(real_data / "spot_1m" / f"{s}.parquet")[:8_000] for s in ("BTCUSDT", "ETHUSDT")}
     gapped = frames["BTCUSDT"].filter(pl.int_range(pl.len()) % 997 > 5)
 
-    assert run(load_registry(), {"BTCUSDT": gapped}, points=5).failures == ()
-    assert run(load_registry(Path("features-ohlcv.yml")), frames, points=5).failures == ()
+    assert run(load_registry(interval="1m"), {"BTCUSDT": gapped}, points=5).failures == ()
+    assert run(load_registry(Path("features-ohlcv.yml"), interval="1m"), frames, points=5).failures == ()

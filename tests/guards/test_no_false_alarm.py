@@ -19,7 +19,7 @@ from mltrain.times import interval_ms
 from mltrain.training.label import make_labels
 from support.markets import odd_market
 
-DEFAULT, OHLCV = load_registry(), load_registry(Path("features-ohlcv.yml"))
+DEFAULT, OHLCV = load_registry(interval="1m"), load_registry(Path("features-ohlcv.yml"), interval="1m")
 BUILT_IN = tuple(sorted(OPS))
 OTHER = "raw/other"
 DAYS = "raw/binance_vision_daily_csv"

@@ -233,7 +233,7 @@ def test_real_bitcoin_minutes_have_the_known_skill(real_data, tmp_path):
     source = open_source(SourceSpec(name="files", folder=real_data / "spot_1m"))
     end_ms = source.clock_ms(("BTCUSDT",))
     candles = {"BTCUSDT": source.candles("BTCUSDT", TimeRange(end_ms - 90 * DAY_MS, end_ms))}
-    feature_set, config = load_registry(None), load_config(None, overrides={"search.trials": 1})
+    feature_set, config = load_registry(None, interval="1m"), load_config(None, overrides={"search.trials": 1})
     samples, quality = build_samples(feature_set, candles)
     split = split_samples(samples, feature_set, config)
     data = TrainingData(None, feature_set, candles, samples, quality, split, guards=())

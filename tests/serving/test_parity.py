@@ -38,7 +38,7 @@ def real(real_data):
 @pytest.fixture(scope="module")
 def trained_on(real):
     """Return a model of the default registry, and its training rows."""
-    feature_set = load_registry(Path("features.yml"))
+    feature_set = load_registry(Path("features.yml"), interval="1m")
     samples = build_samples(feature_set, {SYMBOL: real})[0]
     params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 15, "min_data_in_leaf": 5}
     lightgbm = import_lightgbm()

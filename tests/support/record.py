@@ -106,7 +106,7 @@ def main():
     source = open_source(spec)
     asked = SnapshotRequest(symbols=("BTCUSDT", "ETHUSDT"), days=6, interval="1m", end_ms=None)
     take_snapshot(data, source, spec, asked, now_ms=NOW_MS, progress=silent)
-    snapshot, registry = open_snapshot(data, "latest"), load_registry()
+    snapshot, registry = open_snapshot(data, "latest"), load_registry(interval="1m")
     store, config = Store(data), load_config(QUICK, overrides={"search.trials": 8})
     request = TrainRequest(
         snapshot=snapshot,

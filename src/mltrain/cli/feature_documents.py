@@ -23,7 +23,7 @@ class FeaturesInfoDocument:
 
     Attributes:
         version: Version of the registry's format.
-        interval: Interval of the candles.
+        interval: Interval of the candles; null: any.
         label: What the model predicts.
         lookback_bars: Candles that the newest row needs.
         registry_sha256: SHA-256 of the registry.
@@ -33,7 +33,7 @@ class FeaturesInfoDocument:
     """
 
     version: int
-    interval: str
+    interval: str | None
     label: LabelSpec
     lookback_bars: int
     registry_sha256: str

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mltrain.features.inspection import FeatureInspection
     from mltrain.features.profile import FeatureProfile, Histogram
     from mltrain.features.registry import FeatureInfo
-    from mltrain.features.spec import FeatureSet
+    from mltrain.features.spec import FeatureSet, Registry
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 # The newest candles of a lookback that are shown; --json has all.
@@ -61,37 +61,43 @@ def features_info(
 ) -> Outcome:
     """List the features of the registry: op, parameters, lookback, columns; with --snapshot their values, too."""
     from mltrain.cli.feature_documents import FeaturesInfoDocument
-    from mltrain.features.registry import describe_features, load_registry
-
-    register_ops(ops)
-    feature_set = load_registry(features)
-    infos = describe_features(feature_set)
-    data = FeaturesInfoDocument(
-        version=feature_set.version,
-        interval=feature_set.interval,
-        label=feature_set.label,
-        lookback_bars=feature_set.lookback_bars,
-        registry_sha256=feature_set.registry_sha256,
-        features=infos,
-    )
-    if ref is None:
-        return Outcome("features-info/1", data, lambda: _view_registry(feature_set, infos))
-    from mltrain.features.profile import LEVELS, profile_features
-    from mltrain.pipeline.prepare import read_candles
+    from mltrain.features.registry import describe_features, read_registry, take_features
+    from mltrain.features.spec import Registry
     from mltrain.snapshots.snapshot import open_snapshot
 
-    candles = read_candles(open_snapshot(session.data_dir, ref), session.progress)
+    register_ops(ops)
+    snapshot = None if ref is None else open_snapshot(session.data_dir, ref)
+    registry, warnings = (
+        (read_registry(features), ()) if snapshot is None else take_features(features, snapshot.interval)
+    )
+    for warning in warnings:
+        session.progress.warn(warning)
+    infos = describe_features(registry)
+    data = FeaturesInfoDocument(
+        version=registry.version,
+        interval=registry.interval,
+        label=registry.label,
+        lookback_bars=registry.lookback_bars,
+        registry_sha256=registry.registry_sha256,
+        features=infos,
+    )
+    if snapshot is None or isinstance(registry, Registry):
+        return Outcome("features-info/1", data, lambda: _view_registry(registry, infos))
+    from mltrain.features.profile import LEVELS, profile_features
+    from mltrain.pipeline.prepare import read_candles
+
+    candles = read_candles(snapshot, session.progress)
     session.progress.stage("features")
-    profiles = profile_features(feature_set, candles)
+    profiles = profile_features(registry, candles)
     data = replace(data, quantile_levels=LEVELS, profiles=profiles)
     return Outcome("features-info/1", data, lambda: _view_profiles(profiles))
 
 
-def _view_registry(feature_set: FeatureSet, infos: Sequence[FeatureInfo]) -> View:
+def _view_registry(feature_set: FeatureSet | Registry, infos: Sequence[FeatureInfo]) -> View:
     """Show the features and the label of a registry."""
-    label = feature_set.label
+    label, interval = feature_set.label, feature_set.interval or "any interval"
     yield (
-        f"{len(infos)} features at {feature_set.interval}, lookback {feature_set.lookback_bars} bars, "
+        f"{len(infos)} features at {interval}, lookback {feature_set.lookback_bars} bars, "
         f"label {label.kind} over {label.horizon_bars} bar(s), ties {label.ties}"
         + (f", cost {label.cost_bps:g} bps" if label.kind == "threshold" else "")
     )
@@ -170,9 +176,9 @@ def features_show(
 
     at_ms = parse_time(at)
     register_ops(ops)
-    feature_set = load_registry(features)
-    check_feature_name(feature_set, name)
     snapshot = open_snapshot(session.data_dir, ref)
+    feature_set = load_registry(features, interval=snapshot.interval)
+    check_feature_name(feature_set, name)
     symbol = _choose_symbol(symbol, snapshot.symbols)
     needed = {symbol, *(s for s in feature_set.leaders if s in snapshot.symbols)}
     candles = {s: snapshot.candles(s) for s in sorted(needed)}
@@ -257,6 +263,10 @@ def features_check(
         ),
     ],
     features: FeaturesOption = None,
+    interval: Annotated[
+        str | None,
+        data_option("--interval", metavar="INTERVAL", help="Interval of the features, if the registry states none."),
+    ] = None,
     ops: OpsOption = None,
 ) -> Outcome:
     """Check that a frame has exactly the features of the registry: names, order, types, finite values."""
@@ -265,7 +275,8 @@ def features_check(
     from mltrain.features.schema_validation import read_feature_frame
 
     register_ops(ops)
-    problems = FeatureSchemaValidator(features).validate_features(read_feature_frame(frame), strict=False)
+    validator = FeatureSchemaValidator(features, interval=interval)
+    problems = validator.validate_features(read_feature_frame(frame), strict=False)
     data = FeaturesCheckDocument(frame, sound=not problems, problems=problems)
     lines = [*problems] or [f"{frame}: every feature matches the registry"]
     return Outcome("features-check/1", data, lambda: lines, exit_code=FAILED_CHECK if problems else 0)
@@ -293,7 +304,7 @@ def features_audit(
     """Audit every feature for leakage, on the candles of a snapshot."""
     from mltrain.cli.feature_documents import AuditReport, FeaturesAuditDocument
     from mltrain.config.loading import load_config
-    from mltrain.features.registry import load_registry
+    from mltrain.features.registry import take_features
     from mltrain.guards.evidence import check_guards
     from mltrain.pipeline.prepare import audit_snapshot
     from mltrain.snapshots.snapshot import open_snapshot
@@ -301,7 +312,9 @@ def features_audit(
     register_ops(ops)
     config = load_config(None, overrides={})
     snapshot = open_snapshot(session.data_dir, ref)
-    feature_set = load_registry(features)
+    feature_set, warnings = take_features(features, snapshot.interval)
+    for warning in warnings:
+        session.progress.warn(warning)
     results = audit_snapshot(snapshot, feature_set, config, progress=session.progress, thorough=thorough)
     data = FeaturesAuditDocument(snapshot.id, thorough, results)
     if report is not None:

@@ -113,7 +113,7 @@ def train(
     """Train, calibrate, judge and document one version; a GO becomes the live one, unless it is held."""
     from mltrain.card.machine import available_cores
     from mltrain.config.loading import load_config
-    from mltrain.features.registry import load_registry
+    from mltrain.features.registry import take_features
     from mltrain.pipeline.plan import plan_training
     from mltrain.pipeline.request import TrainRequest
     from mltrain.pipeline.retrain import read_warm_start
@@ -130,15 +130,18 @@ def train(
     store = session.open_store(signer=signer)
     # Before anything else: a copy without links has no latest snapshot either, and this error says why.
     store.check_pointer()
+    snapshot = open_snapshot(session.data_dir, ref)
+    feature_set, warnings = take_features(features, snapshot.interval)
     request = TrainRequest(
-        snapshot=open_snapshot(session.data_dir, ref),
-        feature_set=load_registry(features),
+        snapshot=snapshot,
+        feature_set=feature_set,
         config=settings,
         execution=ExecutionOptions(workers=workers or available_cores(), resume=resume, timeout_s=timeout_s),
         promote=promote,
         by=current_user(),
         final="all" if final is FittedRows.ALL else "inner",
         warm_start=None if warm_start is None else read_warm_start(store.open_version(warm_start), settings.search),
+        warnings=warnings,
     )
     if dry_run:
         plan = plan_training(request, progress=session.progress)

@@ -8,7 +8,7 @@ its lookback; the leakage guards verify this for every feature, also just after 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,8 @@ from mltrain.features.op import LEADER_PREFIX
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.spec import MAX_FEATURES, build_window, columns_read
 from mltrain.features.user_ops import user_module_of
-from mltrain.times import INTERVALS_MS, format_ms, interval_ms, interval_name
+from mltrain.names import join_first
+from mltrain.times import format_ms, interval_ms, interval_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 # With fewer rows, gaps alone can make candles of the right interval look like those of a longer one.
 _MIN_ROWS_TO_INFER_INTERVAL: Final = 10
 
-# Features named in a message.
+# Features and symbols named in a message.
 _FEATURES_SHOWN: Final = 3
+_SYMBOLS_SHOWN: Final = 5
+
+# The symbol that has a problem, the verb for one symbol and for several, and the rest of the sentence.
+_Problem: TypeAlias = tuple[str, str, str, str]
 
 # A handful of rows is slower on two threads: the ops that call Python wait for each other's lock.
 _ROWS_FOR_THREADS: Final = 10_000
@@ -85,8 +90,8 @@ def check_inputs(
         InputError: A symbol, leader or column is missing, or the candles are of another interval, out of order or
             incomplete. One message names every such symbol, column and feature.
     """
-    missing: list[str] = []
-    faults: list[str] = []
+    missing: list[_Problem] = []
+    faults: list[_Problem] = []
     for symbol in sorted(candles) if symbols is None else symbols:
         for read, specs in _list_symbols_read(feature_set, symbol):
             frame = candles.get(read)
@@ -94,7 +99,19 @@ def check_inputs(
             if frame is not None and "ts" in frame.columns:
                 faults += _describe_time_faults(read, times_ms(frame), feature_set.interval)
     if missing or faults:
-        raise InputError("; ".join(dict.fromkeys([*missing, *faults])), hint=_HINT if missing else None)
+        raise InputError("; ".join(_join_problems([*missing, *faults])), hint=_HINT if missing else None)
+
+
+def _join_problems(problems: Iterable[_Problem]) -> Iterator[str]:
+    """Yield one sentence for each different problem, with all the symbols that have it."""
+    symbols: dict[tuple[str, str, str], list[str]] = {}
+    for symbol, singular, plural, rest in problems:
+        named = symbols.setdefault((singular, plural, rest), [])
+        if symbol not in named:
+            named.append(symbol)
+    for (singular, plural, rest), named in symbols.items():
+        verb = singular if len(named) == 1 else plural
+        yield " ".join(filter(None, (join_first(named, _SYMBOLS_SHOWN), verb, rest)))
 
 
 def _list_symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[str, list[FeatureSpec]]]:
@@ -107,11 +124,11 @@ def _list_symbols_read(feature_set: FeatureSet, symbol: str) -> Iterator[tuple[s
 
 def _describe_missing(
     symbol: str, frame: pl.DataFrame | None, specs: Sequence[FeatureSpec], *, leader: bool
-) -> Iterator[str]:
+) -> Iterator[_Problem]:
     """Describe the candles and columns of one symbol that features need and that are missing, or null in some rows."""
     what = f"leader {symbol}" if leader else symbol
     if frame is None:
-        yield f"there are no candles of {what}, for {_format_features(specs)}"
+        yield f"there are no candles of {what},", "", "", f"for {_format_features(specs)}"
         return
     readers: dict[str, list[FeatureSpec]] = {"ts": list(specs)}
     for spec in specs:
@@ -121,10 +138,10 @@ def _describe_missing(
         nulls = frame.height if name not in frame.columns else frame[name].null_count()
         if name not in frame.columns or nulls:
             rows = "" if nulls == frame.height else f" in {nulls} of {frame.height} rows"
-            yield f"{what} lacks {name}{rows}, for {_format_features(features)}"
+            yield what, "lacks", "lack", f"{name}{rows}, for {_format_features(features)}"
 
 
-def _describe_time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) -> Iterator[str]:
+def _describe_time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) -> Iterator[_Problem]:
     """Describe candles (open times, UTC ms) that are out of order or of another interval than `interval`."""
     steps_ms = np.diff(ts_ms)
     if not steps_ms.size:
@@ -132,13 +149,12 @@ def _describe_time_faults(symbol: str, ts_ms: NDArray[np.int64], interval: str) 
     back = np.flatnonzero(steps_ms <= 0)
     if back.size:
         after = format_ms(int(ts_ms[back[0]]))
-        yield f"{symbol}: the candle after {after} is not later: sort the candles, drop duplicates"
+        yield f"{symbol}:", "", "", f"the candle after {after} is not later: sort the candles, drop duplicates"
         return
     expected_ms, step_ms = interval_ms(interval), int(np.gcd.reduce(steps_ms))
     if step_ms % expected_ms or (step_ms > expected_ms and ts_ms.size >= _MIN_ROWS_TO_INFER_INTERVAL):
-        actual = interval_name(step_ms)
-        registry = f", or `--features FILE` with a registry of `interval: {actual}`" if actual in INTERVALS_MS else ""
-        yield f"{symbol} has {actual} candles, the features expect {interval}: take {interval} candles{registry}"
+        found = interval_name(step_ms)
+        yield symbol, "has", "have", f"{found} candles, the features expect {interval}: take {interval} candles"
 
 
 def _format_features(specs: Sequence[FeatureSpec]) -> str:

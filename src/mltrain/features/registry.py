@@ -14,7 +14,7 @@ from mltrain.documents.strict_yaml import parse_yaml
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.schema_validation import find_problems
-from mltrain.features.spec import FeatureSet, columns_read
+from mltrain.features.spec import Registry, columns_read
 from mltrain.features.user_ops import import_user_ops
 from mltrain.names import describe
 from mltrain.storage.descriptors import real_path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mltrain.documents.values import Json
-    from mltrain.features.spec import Param
+    from mltrain.features.spec import FeatureSet, Param
 
 DEFAULT_NAME: Final = "features.yml"
 OHLCV_NAME: Final = "features-ohlcv.yml"
@@ -58,8 +58,22 @@ class FeatureInfo:
     dtype: str = "Float32"
 
 
-def load_registry(path: Path | None = None) -> FeatureSet:
-    """Read a registry of features.
+def load_registry(path: Path | None = None, *, interval: str | None = None) -> FeatureSet:
+    """Read a registry of features, for candles of one interval.
+
+    Args:
+        path: As in `read_registry`.
+        interval: Interval of the candles; None: the one that the registry states.
+
+    Raises:
+        InputError: There is no such file, it is not a valid registry, or it is not for this interval.
+        MachineError: The file cannot be read.
+    """
+    return _take_at(read_registry(path), interval, where=_name_of(path))
+
+
+def read_registry(path: Path | None = None) -> Registry:
+    """Read a registry of features as written.
 
     Args:
         path: A file; or the name of a packaged registry (features.yml, features-ohlcv.yml), unless the working
@@ -73,21 +87,52 @@ def load_registry(path: Path | None = None) -> FeatureSet:
         path = packaged_config(DEFAULT_NAME)
     elif path.name == str(path) and path.name in {DEFAULT_NAME, OHLCV_NAME} and not path.exists():
         path = packaged_config(path.name)
-    return parse_registry(
-        read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path)
-    )
+    return _parse(read_file(real_path(path), max_bytes=MAX_FILE_BYTES, what="feature registry"), where=str(path))
 
 
-def parse_registry(data: bytes, *, where: str) -> FeatureSet:
-    """Parse a registry of features from a YAML document, which messages call `where`.
+def parse_registry(data: bytes, *, where: str, interval: str | None = None) -> FeatureSet:
+    """Parse a registry of features, for candles of one interval, from a YAML document.
+
+    Args:
+        data: The document.
+        where: Its name in messages.
+        interval: Interval of the candles; None: the one that the registry states.
 
     Raises:
-        InputError: The document is not a valid registry; lists every violation with its line.
+        InputError: The document is not a valid registry, or not for this interval; lists every violation with its line.
     """
-    return read_record(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES), FeatureSet)
+    return _take_at(_parse(data, where=where), interval, where=where)
 
 
-def describe_features(feature_set: FeatureSet) -> tuple[FeatureInfo, ...]:
+def _parse(data: bytes, *, where: str) -> Registry:
+    return read_record(parse_yaml(data, where=where, max_bytes=MAX_FILE_BYTES), Registry)
+
+
+def _take_at(registry: Registry, interval: str | None, *, where: str) -> FeatureSet:
+    """Return a registry, called `where` in messages, at an interval; None: the one that it states."""
+    interval = registry.interval if interval is None else interval
+    if interval is None:
+        raise InputError(f"{where} states no interval, and none was given", hint='pass one, such as interval="1h"')
+    return registry.at(interval, where=where)
+
+
+def _name_of(path: Path | None) -> str:
+    """Return what messages call the registry at a path; None is the packaged one."""
+    return DEFAULT_NAME if path is None else str(path)
+
+
+def take_features(path: Path | None, interval: str) -> tuple[FeatureSet, tuple[str, ...]]:
+    """Read a registry for candles of an interval; also return warnings about the features that it leaves out there.
+
+    The arguments and errors are those of `load_registry`.
+    """
+    registry = read_registry(path)
+    feature_set, constant = registry.at(interval, where=_name_of(path)), registry.constant_features(interval)
+    warnings = [f"left out, because every {interval} candle has the same value: {', '.join(constant)}"]
+    return feature_set, tuple(warnings if constant else ())
+
+
+def describe_features(feature_set: FeatureSet | Registry) -> tuple[FeatureInfo, ...]:
     """Describe each feature, in column order."""
     return tuple(
         FeatureInfo(
@@ -108,25 +153,32 @@ class FeatureSchemaValidator:
     """Validates frames of features against a registry.
 
     Args:
-        path: The registry, as in `load_registry`.
+        path: The registry, as in `read_registry`.
+        interval: Interval of the candles that the features are of; None: the one that the registry states, if any.
         ops: The module of the user ops that the registry names. **Importing it runs its code.**
 
     Raises:
         UsageError: `path` is not a path.
-        InputError: The registry is missing or invalid, or the module fails.
+        InputError: The registry is missing, invalid or for another interval, or the module fails.
         MachineError: The registry cannot be read.
     """
 
-    def __init__(self, path: Path | str | None = None, *, ops: str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, *, ops: str | None = None, interval: str | None = None) -> None:
         if ops is not None:
             import_user_ops(ops)
         if not isinstance(path, Path | str | None):
             raise UsageError(f"path is {describe(path)}: expected the path of a registry, or None")
-        self._feature_set = load_registry(None if path is None else Path(path))
+        file = None if path is None else Path(path)
+        registry = read_registry(file)
+        interval = registry.interval if interval is None else interval
+        self._registry = registry if interval is None else registry.at(interval, where=_name_of(file))
 
     def get_schema_info(self) -> dict[str, Json]:
-        """Return the registry as JSON values: interval, label, hash, and each feature's op, lookback and columns."""
-        registry = self._feature_set
+        """Return the registry as JSON values: interval, label, hash, and each feature's op, lookback and columns.
+
+        The interval is null, and the hash not that of any model, if neither the registry nor the caller states one.
+        """
+        registry = self._registry
         return {
             "version": registry.version,
             "interval": registry.interval,
@@ -155,7 +207,7 @@ class FeatureSchemaValidator:
             InputError: There are problems and `strict` is set; one message lists them all.
             UsageError: `frame` is not a table.
         """
-        problems = find_problems(self._feature_set, as_frame(frame, "frame", index=False))
+        problems = find_problems(self._registry, as_frame(frame, "frame", index=False))
         if problems and strict:
             raise InputError("the features are not as the registry says: " + "; ".join(problems))
         return problems

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from mltrain.features.spec import FeatureSet
+    from mltrain.features.spec import FeatureSet, Registry
 
 # Ten million rows of the default features.
 MAX_FRAME_BYTES: Final = 1 << 30
@@ -54,7 +54,7 @@ def read_feature_frame(path: Path) -> pl.DataFrame:
     )
 
 
-def find_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> tuple[str, ...]:
+def find_problems(feature_set: FeatureSet | Registry, frame: pl.DataFrame) -> tuple[str, ...]:
     """Describe columns that are missing, extra, reordered, not Float32, not finite, constant or all null."""
     columns = [name for name in frame.columns if name not in KEYS]
     return (*_find_name_problems(feature_set.names, columns), *_find_value_problems(feature_set, frame))
@@ -106,7 +106,7 @@ def _find_longest_rising(numbers: Sequence[int]) -> set[int]:
     return chain
 
 
-def _find_value_problems(feature_set: FeatureSet, frame: pl.DataFrame) -> list[str]:
+def _find_value_problems(feature_set: FeatureSet | Registry, frame: pl.DataFrame) -> list[str]:
     """Describe columns that are not Float32, not finite, constant or all null."""
     problems = []
     for spec in feature_set.features:

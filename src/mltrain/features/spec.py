@@ -1,5 +1,6 @@
 """The registry as values: features in column order and the label, and its strict reader.
 
+A `Registry` is a file as written, which may be for candles of any interval; a `FeatureSet` is for those of one.
 `FeatureSet.from_json(x.to_json()) == x`, and a registry read from `to_yaml` is equal as well. `registry_sha256` hashes
 the JSON form, so it depends on the order of the features, but not on comments, order of keys or layout of a file.
 """
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
+import numpy as np
 import polars as pl
 
+from mltrain.candles.frame import TS_DTYPE
 from mltrain.documents.records import (
     OMIT_DEFAULT,
     RAW,
@@ -28,12 +31,13 @@ from mltrain.documents.records import (
 )
 from mltrain.documents.strict_json import canonical_json
 from mltrain.documents.values import Located
+from mltrain.errors import InputError
 from mltrain.features.op import LEADER_PREFIX, MAX_BARS, Window
 from mltrain.features.ops.catalogue import OPS
 from mltrain.features.user_ops import user_module_of, user_ops_of
 from mltrain.names import FEATURE, SYMBOL, did_you_mean, show
 from mltrain.storage.hashing import sha256_bytes
-from mltrain.times import INTERVALS_MS
+from mltrain.times import DAY_MS, INTERVALS_MS, floor_to_grid, interval_ms
 
 if TYPE_CHECKING:
     from mltrain.documents.values import Json
@@ -46,6 +50,11 @@ FORMAT: Final = 1
 # More columns than any data set can support; a limit, because a line of YAML is easily repeated.
 MAX_FEATURES: Final = 1_000
 MIN_COST_BPS: Final = 0.01
+# Of the open times at which a feature of the time alone is evaluated; any ten years would do.
+_SAMPLED_FROM_MS: Final = 1_420_070_400_000
+_SAMPLED_TIMES: Final = 2_000
+# Rounding: the sine of half a period is 1e-16.
+_CONSTANT_SPREAD: Final = 1e-9
 # A tenth of the price.
 MAX_COST_BPS: Final = 1_000.0
 
@@ -128,21 +137,11 @@ class FeatureSpec:
         return build_window(OPS[self.op], tuple(self.params.items()))
 
 
-@record
-@dataclass(frozen=True, slots=True)
-class FeatureSet:
-    """A registry as read: features in column order, and the label.
+class _FeatureList:
+    """The features of a registry in column order: what `Registry` and `FeatureSet` share."""
 
-    Attributes:
-        version: Version of the file format.
-        interval: Interval of the candles, such as "1m".
-        label: The label to predict.
-        features: The features in column order; names are unique.
-    """
+    __slots__ = ()
 
-    version: Annotated[int, Limits(FORMAT, FORMAT)]
-    interval: Annotated[str, OneOf(tuple(INTERVALS_MS))]
-    label: LabelSpec
     features: tuple[FeatureSpec, ...]
 
     def __post_init__(self) -> None:
@@ -172,7 +171,7 @@ class FeatureSet:
     @property
     def registry_sha256(self) -> str:
         """The hash of the JSON form."""
-        return sha256_bytes(canonical_json(self.to_json()))
+        return sha256_bytes(canonical_json(to_json(self)))
 
     def windows(self) -> tuple[Window, ...]:
         """Return the expression and lookback of each feature, in column order."""
@@ -182,12 +181,74 @@ class FeatureSet:
         """Return the user's module that some ops come from; None if all are built in."""
         return user_ops_of(spec.op for spec in self.features)
 
+
+@record
+@dataclass(frozen=True, slots=True)
+class Registry(_FeatureList):
+    """A registry as written; without an interval it is for candles of any.
+
+    Attributes:
+        version: Version of the file format.
+        label: The label to predict.
+        features: The features in column order; names are unique.
+        interval: The only interval whose candles the registry is for; None: any.
+    """
+
+    version: Annotated[int, Limits(FORMAT, FORMAT)]
+    label: LabelSpec
+    features: tuple[FeatureSpec, ...]
+    interval: Annotated[Annotated[str, OneOf(tuple(INTERVALS_MS))] | None, OMIT_DEFAULT] = None
+
+    def constant_features(self, interval: str) -> tuple[str, ...]:
+        """Return the features that have one value at all candles of an interval, such as the time of day at 1d.
+
+        Empty for a registry that states its interval: it is taken as written.
+        """
+        if self.interval is not None:
+            return ()
+        return tuple(spec.name for spec in self.features if _is_constant(spec, interval_ms(interval)))
+
+    def at(self, interval: str, *, where: str) -> FeatureSet:
+        """Return the features and the label for candles of an interval, without `constant_features`.
+
+        Raises:
+            InputError: The registry, called `where` in messages, is for another interval, or no feature is left.
+        """
+        if self.interval not in {None, interval}:
+            raise InputError(
+                f"{where} is for {self.interval} candles, and these are {interval} candles",
+                hint=f"take {self.interval} candles, or a registry without `interval`, which counts bars of any length",
+            )
+        constant = self.constant_features(interval)
+        features = tuple(spec for spec in self.features if spec.name not in constant)
+        if not features:
+            raise InputError(f"{where}: at {interval} every feature has one value only: {', '.join(constant)}")
+        return FeatureSet(self.version, interval, self.label, features)
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class FeatureSet(_FeatureList):
+    """The features in column order and the label, for candles of one interval.
+
+    Attributes:
+        version: Version of the file format.
+        interval: Interval of the candles, such as "1m".
+        label: The label to predict.
+        features: The features in column order; names are unique.
+    """
+
+    version: Annotated[int, Limits(FORMAT, FORMAT)]
+    interval: Annotated[str, OneOf(tuple(INTERVALS_MS))]
+    label: LabelSpec
+    features: tuple[FeatureSpec, ...]
+
     def to_json(self) -> dict[str, Json]:
         """Return the registry as JSON values; the inverse of `from_json`."""
         return to_json(self)
 
     def to_yaml(self) -> bytes:
-        """Return the registry as a YAML file for `load_registry`, one feature per line."""
+        """Return the registry as a YAML file for `load_registry`, one feature per line; it states its interval."""
         label = ", ".join(f"{key}: {value}" for key, value in to_json(self.label).items())
         lines = [
             f"version: {self.version}",
@@ -206,6 +267,24 @@ class FeatureSet:
             InputError: `value` is not a valid registry; lists every violation.
         """
         return read_record(Located(value, where), cls)
+
+
+def _is_constant(spec: FeatureSpec, step_ms: int) -> bool:
+    """Return whether a feature reads only the time, and has one value at all open times of an interval."""
+    if columns_read(spec, leader=False) != ("ts",) or spec.leader is not None:
+        return False
+    # Times of ten years at random, so that they share no period with a feature.
+    bars = np.random.default_rng(0).integers(0, 10 * 365 * DAY_MS // step_ms, size=_SAMPLED_TIMES)
+    ts_ms = floor_to_grid(_SAMPLED_FROM_MS, step_ms) + np.unique(bars) * step_ms
+    times = pl.DataFrame({"ts": pl.Series(ts_ms).cast(TS_DTYPE)})
+    try:
+        values = times.select(spec.window().expr.alias("value"))["value"].drop_nulls()
+    except pl.exceptions.PolarsError:
+        # A user op: computing the features reports what is wrong with it.
+        return False
+    if not values.len():
+        return False
+    return float(np.ptp(values.cast(pl.Float64).to_numpy())) <= _CONSTANT_SPREAD
 
 
 def reads_leader(op: Op, params: Mapping[str, Param]) -> bool:

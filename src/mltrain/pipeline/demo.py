@@ -82,7 +82,9 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         wanted = SnapshotRequest(symbols=SYMBOLS, days=DAYS, interval=spec.interval, end_ms=cut_ms)
         snapshot = take_snapshot(folder, source, spec, wanted, now_ms=now_ms, progress=progress).snapshot
         snapshots.append(snapshot.id)
-        request = TrainRequest(snapshot, load_registry(None), config, execution, promote=True, by=by)
+        request = TrainRequest(
+            snapshot, load_registry(None, interval=snapshot.interval), config, execution, promote=True, by=by
+        )
         trainings.append(train_anew(request, store, now_ms=now_ms, progress=progress))
     # Two days later there are fewer than ten new days to compare on, so the second version is held.
     second = trainings[-1]

@@ -50,6 +50,8 @@ class Plan:
 
 def plan_training(request: TrainRequest, *, progress: Progress) -> Plan:
     """Read candles, compute features, cut the rows into blocks and measure a few boosting rounds; write nothing."""
+    for warning in request.warnings:
+        progress.warn(warning)
     config = request.config
     available_bytes = available_memory()
     request = fit_memory(request, available_bytes=available_bytes, progress=progress)

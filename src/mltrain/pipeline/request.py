@@ -58,6 +58,7 @@ class TrainRequest:
         final: Which rows the served model is fitted on; with "all", the figures are those of a second model, fitted
             on "inner".
         warm_start: A version whose hyperparameters are tried right after LightGBM's defaults; None: none.
+        warnings: What the user should know about the request, for the log and the model card.
     """
 
     snapshot: Snapshot
@@ -68,6 +69,7 @@ class TrainRequest:
     by: str
     final: Literal["inner", "all"] = "inner"
     warm_start: WarmStart | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def study(self) -> str:

@@ -114,6 +114,8 @@ def train_anew(request: TrainRequest, store: Store, *, now_ms: int, progress: Pr
     # Raises now, instead of after the search, if the pointer to the live version is damaged.
     store.live_version()
     recorder = _WarningRecorder(progress)
+    for warning in request.warnings:
+        recorder.warn(warning)
     request = fit_memory(request, available_bytes=available_memory(), progress=progress)
     data = prepare(request.snapshot, request.feature_set, request.config, recorder)
     # Nothing is written for a snapshot that cannot be trained on.
