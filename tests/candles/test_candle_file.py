@@ -15,17 +15,18 @@ from mltrain.candles.checks import check_candles
 from mltrain.candles.frame import TS_DTYPE, times_ms
 from mltrain.errors import InputError
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
-from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange
+from mltrain.times import DAY_MS, INTERVALS_MS, TimeRange, floor_to_grid
 
 DAY_OF_CLOCK = CLOCK_MS // DAY_MS * DAY_MS
 
 
 def make_frame(steps, interval, *, seed=0, bare=False):
-    """Return candles at these steps after a midnight."""
+    """Return candles at these steps after a candle's open time."""
+    start_ms = floor_to_grid(DAY_OF_CLOCK, INTERVALS_MS[interval])
     rng = np.random.default_rng(seed)
     price, spread = rng.uniform(0.01, 1e5, len(steps)), rng.uniform(0, 0.009, (3, len(steps)))
     columns = {
-        "ts": pl.Series([DAY_OF_CLOCK + s * INTERVALS_MS[interval] for s in steps], dtype=pl.Int64).cast(TS_DTYPE),
+        "ts": pl.Series([start_ms + s * INTERVALS_MS[interval] for s in steps], dtype=pl.Int64).cast(TS_DTYPE),
         "open": price + spread[0],
         "high": price + 0.009,
         "low": price - spread[1],

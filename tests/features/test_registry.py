@@ -10,13 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrain.candles.frame import OPTIONAL
+from mltrain.config.loading import packaged_config
 from mltrain.errors import InputError
 from mltrain.features.op import Window
 from mltrain.features.ops.catalogue import OPS
-from mltrain.features.registry import describe_features, load_registry, parse_registry
+from mltrain.features.registry import (
+    describe_features,
+    load_registry,
+    parse_registry,
+    read_registry,
+    take_features,
+)
 from mltrain.features.spec import FeatureSet, FeatureSpec, LabelSpec
 
 HEAD = "version: 1\ninterval: 1m\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
+ANY_HEAD = "version: 1\nlabel: {kind: direction, horizon: 1, ties: drop}\nfeatures:\n"
 PACKAGED = ("features.yml", "features-ohlcv.yml")
 
 
@@ -181,6 +189,92 @@ def test_default_registry_is_what_the_documentation_says():
     assert features.interval == "1m"
     assert features.label == LabelSpec(kind="direction", horizon_bars=1, ties="drop")
     assert {name for info in describe_features(features) for name in info.columns} >= set(OPTIONAL) - {"trades"}
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize(
+    ("interval", "constant"),
+    [
+        ("1s", ()),
+        ("1m", ()),
+        ("5m", ()),
+        ("15m", ("quarter",)),
+        ("1h", ("quarter",)),
+        ("8h", ("quarter",)),
+        # Midnight and noon: the sine of both is zero, the cosine tells them apart.
+        ("12h", ("day_sin", "quarter")),
+        ("1d", ("day_sin", "day_cos", "quarter")),
+        ("3d", ("day_sin", "day_cos", "quarter")),
+        ("1w", ("day_sin", "day_cos", "quarter")),
+    ],
+)
+def test_packaged_registries_are_for_any_interval(name, interval, constant):
+    """At each interval they have all features but those of a clock that stands still there."""
+    registry = read_registry(Path(name))
+    features, warnings = take_features(Path(name), interval)
+
+    assert features == load_registry(Path(name), interval=interval)
+    assert features.interval == interval
+    assert features.names == tuple(feature for feature in registry.names if feature not in constant)
+    assert warnings == (
+        (f"left out, because every {interval} candle has the same value: {', '.join(constant)}",) if constant else ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "clock", "is_constant"),
+    [
+        ("30m", "{period: hour, wave: saw}", False),
+        ("1h", "{period: hour, wave: saw}", True),
+        ("1h", "{period: day, wave: sin}", False),
+        ("1d", "{period: week, wave: sin}", False),
+        ("3d", "{period: week, wave: saw}", False),
+        ("1w", "{period: week, wave: saw}", True),
+    ],
+)
+def test_a_clock_is_left_out_where_it_stands_still(interval, clock, is_constant):
+    """A period that a candle covers is left out; an hour, a day and a week each at their interval."""
+    yaml = f"{ANY_HEAD}  - {{name: body, op: candle_body}}\n  - {{name: time, op: clock, params: {clock}}}\n"
+
+    names = parse_registry(yaml.encode(), where="mine.yml", interval=interval).names
+
+    assert names == (("body",) if is_constant else ("body", "time"))
+
+
+def test_a_registry_of_clocks_alone_is_refused_where_they_stand_still():
+    """A model needs a feature."""
+    yaml = ANY_HEAD + "  - {name: time, op: clock, params: {period: day, wave: saw}}\n"
+
+    with pytest.raises(InputError, match=r"mine\.yml: at 1d every feature has one value only: time"):
+        parse_registry(yaml.encode(), where="mine.yml", interval="1d")
+
+
+def test_a_stated_interval_is_kept_as_written():
+    """Its registry keeps features that are constant there, is refused at others, and hashes as before."""
+    yaml = ANY_HEAD.replace("label", "interval: 1d\nlabel", 1)
+    yaml += "  - {name: time, op: clock, params: {period: day, wave: saw}}\n"
+    features = parse_registry(yaml.encode(), where="mine.yml")
+
+    assert (features.interval, features.names) == ("1d", ("time",))
+    assert features == parse_registry(yaml.encode(), where="mine.yml", interval="1d")
+    with pytest.raises(InputError, match=r"mine\.yml is for 1d candles, and these are 1h candles"):
+        parse_registry(yaml.encode(), where="mine.yml", interval="1h")
+
+
+def test_without_any_interval_a_registry_is_no_feature_set():
+    """The packaged registry states none, so its reader must be told one."""
+    with pytest.raises(InputError, match=r"features\.yml states no interval"):
+        load_registry()
+
+
+def test_the_packaged_registry_has_the_hash_it_had_at_one_minute():
+    """Models and studies of earlier versions, whose registry stated the interval, keep their identity."""
+    stated = b"version: 1\ninterval: 1m\n"
+    for name in PACKAGED:
+        written = packaged_config(name).read_bytes().replace(b"version: 1\n", stated, 1)
+        before = parse_registry(written, where=name)
+
+        assert before.registry_sha256 == load_registry(Path(name), interval="1m").registry_sha256
 
 
 @pytest.mark.parametrize("name", PACKAGED)

@@ -324,7 +324,7 @@ def test_every_interval_gives_valid_candles_on_its_grid(interval):
 
 @pytest.mark.parametrize("interval", ["1h", "1d", "3d", "1w"])
 def test_long_intervals_reach_ten_years_back(interval):
-    """Two years of 1h and ten of 1d, before and after the first price, are one path, whatever is asked for first."""
+    """Two years of 1h and ten of 1d, before and after the first price, are one path."""
     source = SimSource(interval=interval)
     step_ms = INTERVALS_MS[interval]
     middle_ms = floor_to_grid(GENESIS_MS, step_ms)
