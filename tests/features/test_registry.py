@@ -201,7 +201,7 @@ def test_default_registry_is_what_the_documentation_says():
         ("15m", ("quarter",)),
         ("1h", ("quarter",)),
         ("8h", ("quarter",)),
-        # Midnight and noon: the sine of both is zero, the cosine tells them apart.
+        # Midnight and noon: the sine of both is zero, the cosine distinguishes them.
         ("12h", ("day_sin", "quarter")),
         ("1d", ("day_sin", "day_cos", "quarter")),
         ("3d", ("day_sin", "day_cos", "quarter")),
@@ -262,7 +262,7 @@ def test_a_stated_interval_is_kept_as_written():
 
 
 def test_without_any_interval_a_registry_is_no_feature_set():
-    """The packaged registry states none, so its reader must be told one."""
+    """The packaged registry states none, so its reader must name one."""
     with pytest.raises(InputError, match=r"features\.yml states no interval"):
         load_registry()
 

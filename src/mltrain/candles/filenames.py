@@ -296,7 +296,7 @@ def _read_interval(word: str, *, known_only: bool = False) -> str | None:
     # "60min" is an hour, but "7d" is rather the number of days in the file than a week.
     name = _name_interval(int(match[1]), unit)
     is_usual = name == f"{int(match[1])}{unit[0]}" or unit in _MONTHS or _UNITS_MS[unit] == MINUTE_MS
-    is_known = name in INTERVALS_MS or name in {"1s", "3d", "1w", "1mo", "1M"}
+    is_known = name in INTERVALS_MS or name in {"1mo", "1M"}
     return name if not known_only or (is_known and is_usual) else None
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from mltrain.candles.time_text import read_time_texts
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import DAY_MS, FIRST_MONDAY_MS, HOUR_MS, SECOND_MS, WEEK_MS, format_ms
+from mltrain.times import DAY_MS, HOUR_MS, SECOND_MS, format_ms, grid_offset_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -343,7 +343,7 @@ def _check_zone(cells: Cells, times: OpenTimes) -> None:
 
 def _open_from_grid(times: OpenTimes, step_ms: int) -> OpenTimes:
     """Return times that lie 1 ms or 1 s before the grid of candles of `step_ms` as open times: they are close times."""
-    origin_ms = FIRST_MONDAY_MS if step_ms == WEEK_MS else 0
+    origin_ms = grid_offset_ms(step_ms)
     for early_ms in (1, SECOND_MS):
         if early_ms < step_ms and times.ms.len() and ((times.ms + early_ms - origin_ms) % step_ms == 0).all():
             return replace(times, ms=times.ms + early_ms - step_ms, means="close")
