@@ -346,11 +346,11 @@ def _rebuild(
 
 
 def _view_input_files(files: InputFiles | None) -> View:
-    """Show each kind of file that was read, and how many files were left out."""
+    """Show each kind of file that was read; warnings list the files of these symbols that were left out."""
     if files is not None:
         yield from (f"read: {kind}" for kind in files.kinds)
-        if files.left_out:
-            yield f"left out: {', '.join(f'{count:,} of {reason}' for reason, count in files.left_out.items())}"
+        if files.of_other_symbols:
+            yield f"files of other symbols that were left out: {files.of_other_symbols:,}"
 
 
 def _view_plan(plan: SnapshotPlan) -> View:

@@ -372,14 +372,20 @@ def _list_warnings(facts: tuple[SymbolFacts, ...], window: TimeRange, step_ms: i
             f"symbols that end earlier than the window, {format_ms(window.end_ms)}: {join_first(early, _MAX_NAMED)}; "
             "--align common takes the range that all symbols cover"
         )
+    # The files of one source often have the same fault: the first symbol stands for all.
+    false_volumes: dict[tuple[str, tuple[str, ...]], list[tuple[str, FalseVolume]]] = {}
+    for file in facts:
+        for false in file.volumes:
+            if false.emptied or false.candles > _WARN_FALSE_SHARE * false.traded:
+                false_volumes.setdefault((false.what, false.emptied), []).append((file.symbol, false))
+    for (symbol, false), *rest in false_volumes.values():
+        same = f"; the same in {join_first([other for other, _ in rest], _MAX_NAMED)}" if rest else ""
+        yield f"{symbol}: {false}{same}"
     for file in facts:
         missing = file.missing - file.missing_before - file.missing_after
         if missing > _WARN_MISSING_SHARE * (file.rows + missing):
             expected = file.rows + missing
             yield f"{file.symbol}: {missing:,} of {expected:,} candles from its first to its last are missing"
-        for false in file.volumes:
-            if false.emptied or false.candles > _WARN_FALSE_SHARE * false.traded:
-                yield f"{file.symbol}: {false}"
         for jump in file.jumps[:1]:
             others = len(file.jumps) - 1
             more = f", and {others} more such move{'s' * (others > 1)}" if others else ""

@@ -37,7 +37,7 @@ from mltrain.sources.candle_folder import (
     group_by_symbol,
     list_candle_files,
 )
-from mltrain.sources.source import FileKind, InputFiles, LocalSource, check_known
+from mltrain.sources.source import OTHER_SYMBOL, FileKind, InputFiles, LocalSource, check_known
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.hashing import sha256_bytes
 from mltrain.storage.reading import read_file
@@ -241,7 +241,7 @@ class FilesSource(LocalSource):
         if others := sum(
             len(f.files) + len(f.others) for symbol, f in self._group().items() if symbol not in self._ranges
         ):
-            left_out["another symbol"] = others
+            left_out[OTHER_SYMBOL] = others
         return InputFiles(kinds, spellings, left_out)
 
     def _left_out(self) -> dict[str, list[tuple[str | None, str]]]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mltrain.progress import Progress
     from mltrain.times import TimeRange
 
+#: Why a candle file was left out that has a symbol which was not asked for; see `InputFiles.left_out`.
+OTHER_SYMBOL: Final = "another symbol"
 #: How `Origin.origin` is spelled.
 ORIGIN: Final = re.compile(r"rest|archive [0-9a-f]{64}")
 
@@ -79,6 +81,11 @@ class InputFiles:
     kinds: tuple[FileKind, ...]
     spellings: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, Annotated[int, Limits(1)]]
+
+    @property
+    def of_other_symbols(self) -> int:
+        """Number of candle files of symbols that were not asked for."""
+        return self.left_out.get(OTHER_SYMBOL, 0)
 
 
 def no_input_files() -> None:
