@@ -37,6 +37,15 @@ def show(name: str) -> str:
     return text if len(text) <= _MAX_SHOWN + 2 else f"{text[:_MAX_SHOWN]}...'"
 
 
+def show_path(path: str) -> str:
+    r"""Return a path as messages and documents show it: as it is, or as `show` does if it cannot be printed.
+
+    >>> show_path("BTC_USDT-1m.csv"), show_path("\x1b[31m.csv")
+    ('BTC_USDT-1m.csv', "'\\x1b[31m.csv'")
+    """
+    return path if path.isprintable() else show(path)
+
+
 def _check(name: str, pattern: re.Pattern[str], *, what: str, example: str) -> str:
     """Return `name` if the pattern matches it whole; otherwise raise a UsageError that says it is not `what`."""
     if not isinstance(name, str) or pattern.fullmatch(name) is None:

@@ -159,6 +159,8 @@ def test_any_name_gives_a_symbol_or_none(name):
         ("um/indexPriceKlines/BTCUSDT/1h/BTCUSDT-1h-2025-01.zip", ("BTCUSDT", "1h", "index prices", "futures")),
         ("um/premiumIndexKlines/BTCUSDT/1h/BTCUSDT-1h-2025-01.zip", ("BTCUSDT", "1h", "premium index", "futures")),
         ("spot/monthly/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2025-01.zip", ("BTCUSDT", None, "trades", "")),
+        ("BTCUSDT/1h/funding_rate.csv", ("BTCUSDT", "1h", "funding rates", "")),
+        ("BTCUSDT/1h/mark.csv", ("BTCUSDT", "1h", "mark prices", "")),
         ("trades/BTCUSDT-2025.csv", ("BTCUSDT", None, "trades", "")),
         ("BTCUSDT/1h/2025.csv", ("BTCUSDT", "1h", "", "")),
         ("BTC_USDT/5m/part.csv", ("BTCUSDT", "5m", "", "")),

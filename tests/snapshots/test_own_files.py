@@ -145,3 +145,18 @@ def test_everything_up_to_an_end(folder):
     assert (plan.window, plan.symbols[0].rows) == (TimeRange(at(30), at(60)), 30)
     with pytest.raises(UsageError, match="is before the first candle"):
         request_everything(source, ("ETHUSDT",), end_ms=at(30))
+
+
+def test_a_fault_that_all_symbols_share_is_said_once(tmp_path, make_candles):
+    """The first symbol's figures, and the names of the others."""
+    (tmp_path / "candles").mkdir()
+    for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT"):
+        frame = make_candles(range(48), step_ms=HOUR_MS)
+        frame.with_columns(quote_volume=frame["volume"]).write_parquet(tmp_path / "candles" / f"{symbol}.parquet")
+    done = snapshot(tmp_path / "candles", tmp_path / "data")
+
+    warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert done.code == 0, done.err
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: BTCUSDT: quote_volume / volume lies outside ")
+    assert warnings[0].endswith("quote_volume is left empty; the same in ETHUSDT, SOLUSDT")

@@ -249,3 +249,74 @@ def test_another_interval_in_a_folder_is_left_out(tmp_path, write):
 
     assert FilesSource(tmp_path, "1m").candles("BTCUSDT", ALL).height == 10
     assert FilesSource(tmp_path, "1h").candles("BTCUSDT", ALL).height == 5
+
+
+def with_symbol(frame, symbol):
+    return frame.with_columns(symbol=pl.lit(symbol))
+
+
+def test_a_column_names_the_symbol_where_the_name_does_not(tmp_path, make_candles):
+    """As in files that are named after their day; a file without either is left out."""
+    folder = tmp_path / "minute_aggs" / "2025" / "10"
+    folder.mkdir(parents=True)
+    with_symbol(make_candles(range(10)), "X:BTC-USD").write_csv(folder / "2025-10-15.csv")
+    with_symbol(make_candles(range(10, 20)), "X:BTC-USD").write_csv(folder / "2025-10-16.csv")
+    make_candles(range(5)).write_csv(folder / "2025-10-17.csv")
+    source = FilesSource(tmp_path, "1m")
+
+    assert source.default_symbols() == ("BTCUSD",)
+    assert source.candles("BTCUSD", ALL).height == 20
+    assert source.notes() == ("1 file left out (no symbol in the name): minute_aggs/2025/10/2025-10-17.csv",)
+    assert source.input_files().spellings == {"BTCUSD": ("X:BTC-USD",)}
+
+
+def test_a_folder_without_any_symbol_says_how_to_name_files(tmp_path, make_candles):
+    """Neither names nor columns have one."""
+    make_candles(range(5)).write_csv(tmp_path / "2025-10-15.csv")
+
+    with pytest.raises(InputError, match=r"no candle file whose name has a symbol: 1 file left out") as err:
+        FilesSource(tmp_path, "1m").symbols()
+    assert err.value.hint == "name the files after their symbol and interval, such as BTCUSDT-1m.csv"
+
+
+@pytest.mark.parametrize(("inside", "is_read"), [("BTC/USDT", True), ("XXBTZUSD", True), ("ETH/USDT", False)])
+def test_a_column_that_names_another_pair_than_the_name_is_refused(tmp_path, make_candles, inside, is_read):
+    """A renamed file would train the wrong market; an exchange's own code for a pair is not compared."""
+    with_symbol(make_candles(range(10)), inside).write_csv(tmp_path / "BTCUSDT-1m.csv")
+    source = FilesSource(tmp_path, "1m")
+
+    if is_read:
+        assert source.candles("BTCUSDT", ALL).height == 10
+        return
+    with pytest.raises(InputError, match="says that its candles are of 'ETH/USDT'") as err:
+        source.candles("BTCUSDT", ALL)
+    assert err.value.hint == "rename the file after its symbol, such as ETHUSDT.csv"
+
+
+def test_the_kinds_of_files_are_counted(tmp_path, write):
+    """The most frequent one first; files that are not read have none."""
+    for number in range(3):
+        write(f"BTCUSDT-1m-{number}.csv", range(number * 10, number * 10 + 10))
+    write("BTC_USDT-1m.parquet", range(30, 40))
+    write("ETHUSDT-1m.csv")
+    source = FilesSource(tmp_path, "1m")
+    source.extent("BTCUSDT")
+
+    files = source.input_files()
+    assert [(kind.layout.file_format, kind.files) for kind in files.kinds] == [("csv", 3), ("parquet", 1)]
+    assert files.spellings == {"BTCUSDT": ("BTC_USDT",)}
+    assert files.left_out == {"another symbol": 1}
+    assert files.of_other_symbols == 1
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path, write):
+    """A folder from a stranger must neither colour the terminal nor break the manifest."""
+    write("BTCUSDT.csv")
+    touch(tmp_path, "BTCUSDT-\x1b[31m-trades.csv", b"BTCUSDT-trades-\xff.csv".decode("utf-8", "surrogateescape"))
+    source = FilesSource(tmp_path, "1m")
+    source.extent("BTCUSDT")
+
+    (note,) = source.notes()
+    assert note.startswith("2 files left out (trades): ")
+    assert note.isprintable()
+    assert note.encode("utf-8")

@@ -168,7 +168,8 @@ def read_path(
     lowered = [folder.lower() for folder in folders]
     exchange = next((word for word in reversed([*lowered, *map(str.lower, words.before)]) if word in _EXCHANGES), "")
     futures = words.futures or bool(_FUTURES & {*lowered, *map(str.lower, words.after)})
-    other = _find_other_data(words.after if words.symbol else [*words.before, *words.after], folders, above)
+    said = words.after if words.is_pair else [*words.before, words.spelling, *words.after]
+    other = _find_other_data(said, folders, above)
     return NamedCandles(symbol, spelling, is_pair, interval, other, exchange, futures)
 
 

@@ -37,7 +37,8 @@ class SimSignal(StrEnum):
 
 
 Folder = Annotated[
-    Path | None, data_option("--from", metavar="DIR", help="files: folder of Parquet, CSV, JSON or zip files.")
+    Path | None,
+    data_option("--from", metavar="DIR", help="files: folder of candle files, searched with the folders in it."),
 ]
 SimSeed = Annotated[int | None, data_option("--sim-seed", min=0, help="sim: seed of the simulated market.")]
 Signal = Annotated[

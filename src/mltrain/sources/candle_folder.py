@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mltrain.candles.filenames import is_numbered, read_path
 from mltrain.candles.layouts import SUFFIXES
 from mltrain.errors import InputError
-from mltrain.names import join_first, show
+from mltrain.names import join_first, show, show_path
 from mltrain.storage.descriptors import real_path
 from mltrain.storage.disk_errors import disk_errors
 from mltrain.storage.manifest import MANIFEST
@@ -56,7 +56,7 @@ class FoundFile:
     @property
     def place(self) -> str:
         """The path from the user's folder, for messages."""
-        return "/".join((*self.folders, self.path.name))
+        return show_path("/".join((*self.folders, self.path.name)))
 
 
 @dataclass(slots=True)
@@ -121,7 +121,7 @@ def _walk(listing: FolderListing) -> None:
     waiting: list[tuple[Path, tuple[str, ...]]] = [(listing.folder, ())]
     while waiting:
         current, folders = waiting.pop()
-        with os.scandir(current) as scan:
+        with disk_errors(current, "list"), os.scandir(current) as scan:
             found = sorted(scan, key=lambda entry: entry.name)
         entries += len(found)
         if entries > MAX_ENTRIES:
@@ -131,10 +131,10 @@ def _walk(listing: FolderListing) -> None:
             )
         # A snapshot or a version: mltrain's data folder may lie in the user's folder.
         if folders and any(entry.name == MANIFEST for entry in found):
-            listing.leave_out("in a folder that mltrain wrote", "/".join(folders))
+            listing.leave_out("in a folder that mltrain wrote", show_path("/".join(folders)))
             continue
         for entry in found:
-            place = "/".join((*folders, entry.name))
+            place = show_path("/".join((*folders, entry.name)))
             if entry.name.startswith((".", "__MACOSX")):
                 continue
             if entry.is_dir(follow_symlinks=False):
@@ -156,7 +156,7 @@ def _add_file(
     above: tuple[str, ...],
 ) -> None:
     """Add a file, or a link to one, to a listing."""
-    place = "/".join((*folders, entry.name))
+    place = show_path("/".join((*folders, entry.name)))
     lowered = entry.name.lower()
     named = read_path(folders, entry.name, above=above)
     if not lowered.endswith(SUFFIXES):

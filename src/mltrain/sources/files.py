@@ -30,7 +30,7 @@ from mltrain.candles.layouts import read_rows
 from mltrain.candles.symbols import canonical_symbol
 from mltrain.candles.tables import MAX_FILE_BYTES
 from mltrain.errors import InputError
-from mltrain.names import did_you_mean, join_first, show
+from mltrain.names import did_you_mean, join_first, show, show_path
 from mltrain.sources.candle_folder import (
     choose_market,
     describe_left_out,
@@ -219,7 +219,7 @@ class FilesSource(LocalSource):
         places: dict[str, list[str]] = {}
         for path, layout in sorted(self._layouts.items()):
             for note in layout.notes:
-                places.setdefault(note, []).append(path.name)
+                places.setdefault(note, []).append(show_path(path.name))
         notes += [f"{note}: {join_first(names, 3)}" for note, names in places.items()]
         notes += describe_left_out(self._left_out())
         if self.now_ms is not None and (first_ms := {symbol: min(ts) for symbol, ts in self._open.items() if ts}):
@@ -271,9 +271,8 @@ class FilesSource(LocalSource):
                 f"{self.interval} grid, from {format_ms(min(odd))} to {format_ms(max(odd))}: their candles are missing"
             )
         if empty := self._empty[symbol]:
-            yield (
-                f"{symbol}: {len(empty)} file{'s' * (len(empty) > 1)} without rows passed over: {join_first(empty, 3)}"
-            )
+            names = join_first([show_path(name) for name in empty], 3)
+            yield f"{symbol}: {len(empty)} file{'s' * (len(empty) > 1)} without rows passed over: {names}"
 
     def _ranges_of(self, symbol: str) -> dict[Path, TimeRange | None]:
         """Return the range of open times of each file of a symbol, None without rows; reads them the first time."""
