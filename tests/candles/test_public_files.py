@@ -42,10 +42,9 @@ MAY_REFUSE = {
     "excel-bom-thousands-ddmm": "day or month first[?] no row has a day above 12",
     "pybinance-headerless": "has no candle file of BTCUSDT: btc_bars.csv names no pair",
     "pybinance-open-time-space": "has no candle file of BTCUSDT: btc_4h_data_2018_to_2025.csv names no pair",
-    "kaggle-bitstamp-nan": "has no symbol 'BTCUSD'",
 }
 #: Entries of MAY_REFUSE whose contents are read: they are refused for their names.
-BY_NAME = {"pybinance-headerless", "pybinance-open-time-space", "kaggle-bitstamp-nan"}
+BY_NAME = {"pybinance-headerless", "pybinance-open-time-space"}
 
 
 def numbers_in(path):
