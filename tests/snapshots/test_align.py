@@ -253,3 +253,24 @@ def test_the_command_takes_the_common_range(folder, tmp_path):
     assert done.code == verified.code == 0, done.err + verified.err
     assert done.document["snapshot"]["request"]["align"] == "common"
     assert done.document["window"] == {"start_ms": at(DAY - 100), "end_ms": at(2 * DAY - 30)}
+
+
+@pytest.mark.parametrize(
+    ("words", "symbols", "left_out"),
+    [
+        (("--days", "1"), ["BTCUSDT", "SOLUSDT"], "ETHUSDT (2025-10-15T12:00:00Z to 2025-10-17T11:30:00Z)"),
+        (("--end", "2025-10-16T10:00:00Z"), ["BTCUSDT", "ETHUSDT"], "SOLUSDT (2025-10-16T10:20:00Z to"),
+        (("--days", "2"), list(MINUTES), None),
+    ],
+)
+def test_a_symbol_of_the_folder_without_candles_in_the_window_is_left_out(folder, tmp_path, words, symbols, left_out):
+    """Its range is said; it is an error only if the symbol was named."""
+    done = call("snapshot", "--json", "--source", "files", "--from", folder, *words, data_dir=tmp_path / "data")
+    named = ("--symbols", ",".join(MINUTES))
+    asked = call("snapshot", "--source", "files", "--from", folder, *words, *named, data_dir=tmp_path / "data")
+
+    assert done.code == 0, done.err
+    assert [c["symbol"] for c in done.document["coverage"]] == symbols
+    assert ("symbols left out" in done.err) == (left_out is not None)
+    assert left_out is None or left_out in done.err
+    assert asked.code == (0 if left_out is None else 3)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mltrain.cli.render import View
+    from mltrain.progress import Progress
     from mltrain.snapshots.rebuild import RebuiltFile
     from mltrain.snapshots.snapshot import Snapshot, SnapshotRow, SymbolDiff
     from mltrain.snapshots.snapshot_record import SnapshotRequest
@@ -255,7 +256,7 @@ def snapshot(
     if dry_run and spec.name in NETWORKED:
         raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
     opened = open_source(spec, rules, now_ms=session.now_ms)
-    request = _read_request(opened, symbols=symbols, days=days, end=end, align=align)
+    request = _read_request(opened, symbols=symbols, days=days, end=end, align=align, progress=session.progress)
     if dry_run:
         plan = plan_snapshot(opened, request, data_dir=session.data_dir, progress=session.progress)
         for note in plan.notes:
@@ -278,11 +279,14 @@ def snapshot(
 
 
 def _read_request(
-    source: Source, *, symbols: str | None, days: int | None, end: str | None, align: Alignment
+    source: Source, *, symbols: str | None, days: int | None, end: str | None, align: Alignment, progress: Progress
 ) -> SnapshotRequest:
-    """Return the request that the options describe; without --symbols or --days, files give all that they have."""
+    """Return the request that the options describe; without --symbols or --days, files give all that they have.
+
+    A symbol that was not named and has no candle in the window is left out, with a warning.
+    """
     from mltrain.snapshots.snapshot_record import SnapshotRequest
-    from mltrain.snapshots.take import request_everything
+    from mltrain.snapshots.take import leave_out_absent, request_everything
     from mltrain.sources.files import FilesSource
     from mltrain.times import parse_time
 
@@ -292,8 +296,10 @@ def _read_request(
         return SnapshotRequest(chosen, days or DEFAULT_DAYS, source.interval, end_ms, align.value)
     chosen = source.default_symbols() if symbols is None else split_symbols(symbols, source.symbols())
     if days is None:
-        return request_everything(source, chosen, end_ms=end_ms, align=align.value)
-    return SnapshotRequest(chosen, days, source.interval, end_ms, align.value)
+        request = request_everything(source, chosen, end_ms=end_ms, align=align.value)
+    else:
+        request = SnapshotRequest(chosen, days, source.interval, end_ms, align.value)
+    return leave_out_absent(source, request, progress) if symbols is None else request
 
 
 def split_symbols(text: str, known: Iterable[str] = ()) -> tuple[str, ...]:

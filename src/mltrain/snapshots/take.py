@@ -133,6 +133,24 @@ def request_everything(
     return SnapshotRequest(symbols, days, source.interval, end_ms, align, start_ms)
 
 
+def leave_out_absent(source: Source, request: SnapshotRequest, progress: Progress) -> SnapshotRequest:
+    """Return a request without the symbols that have no candle in its window, with a warning that says when they do.
+
+    With "common", nothing is left out: the window then depends on every symbol.
+    """
+    if request.align == "common":
+        return request
+    window = request.window(source.clock_ms(request.symbols) if request.end_ms is None else request.end_ms)
+    extents = {symbol: source.extent(symbol) for symbol in request.symbols}
+    absent = [s for s, at in extents.items() if at.end_ms <= window.start_ms or at.start_ms >= window.end_ms]
+    # If every symbol is absent, taking the snapshot says what is wrong.
+    if not 0 < len(absent) < len(extents):
+        return request
+    listed = join_first([f"{symbol} ({extents[symbol]})" for symbol in absent], _MAX_NAMED)
+    progress.warn(f"symbols left out, without candles from {window}: {listed}")
+    return replace(request, symbols=tuple(symbol for symbol in request.symbols if symbol not in absent))
+
+
 def plan_snapshot(source: Source, request: SnapshotRequest, *, data_dir: Path, progress: Progress) -> SnapshotPlan:
     """Read and check the candles that `take_snapshot` would write, without writing anything.
 
