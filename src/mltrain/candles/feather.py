@@ -58,8 +58,7 @@ def read_feather(
         raise InputError(f"{where}: more than {_MAX_BYTES} bytes after decompression")
     with translate_errors(where, "feather"):
         schema: Any = ipc.open_file(pa.py_buffer(data)).schema
-    names = check_types(schema, where, columns)
-    with translate_errors(where, "feather"):
+        names = check_types(schema, where, columns)
         options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
         table: Any = ipc.open_file(pa.py_buffer(data), options=options).read_all().select(names)
         table.validate(full=True)

@@ -16,7 +16,7 @@ import polars as pl
 from mltrain.candles.time_text import read_time_texts
 from mltrain.errors import InputError
 from mltrain.names import show
-from mltrain.times import DAY_MS, HOUR_MS, SECOND_MS, format_ms, grid_offset_ms
+from mltrain.times import DAY_MS, HOUR_MS, LAST_MS, SECOND_MS, format_ms, grid_offset_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,6 +206,8 @@ def _join_date_and_time(cells: Cells, names: list[str]) -> OpenTimes | None:
     if not clock.str.contains(_TIME_OF_DAY).fill_null(False).all():
         return None
     if date.dtype == pl.Date:
+        if not (date.to_physical().cast(pl.Int64) * DAY_MS).is_between(0, LAST_MS).all():
+            return None
         date = date.dt.strftime("%Y-%m-%d")
     both = date.cast(pl.String).str.strip_chars() + " " + clock
     joined = replace(cells, frame=pl.DataFrame({dates[0]: both}))
@@ -217,14 +219,16 @@ def _read_column(cells: Cells, name: str) -> OpenTimes:
     column = cells.frame[name]
     _, zone_word = split_zone(fold(name))
     stated = zone_word if zone_word == "UTC" else ""
-    unit, zone, is_number, is_day = "", stated, False, False
+    unit: str
+    zone, is_day = stated, False
+    # Their numbers are used: the functions of Polars abort at times outside the years that they can print.
     if isinstance(column.dtype, pl.Datetime):
-        micros = column.cast(pl.Datetime("us", column.dtype.time_zone)).dt.timestamp("us")
-        nanos_lost = column.dt.timestamp("ns") % 1000 != 0 if column.dtype.time_unit == "ns" else micros.is_null()
-        ms = (micros // 1000).set((micros % 1000 != 0) | nanos_lost, None)
+        per_ms = {"ms": 1, "us": 1_000, "ns": 1_000_000}[column.dtype.time_unit]
+        number = column.to_physical()
+        ms = (number // per_ms).set(number % per_ms != 0, None)
         unit, zone = column.dtype.time_unit, column.dtype.time_zone or stated
     elif column.dtype == pl.Date:
-        ms = column.cast(pl.Datetime("ms")).dt.timestamp("ms")
+        ms = column.to_physical().cast(pl.Int64) * DAY_MS
         unit, is_day = "dates", True
     elif column.dtype == pl.String or column.dtype.is_numeric():
         return _read_numbers_or_text(cells, column, stated)
@@ -232,7 +236,7 @@ def _read_column(cells: Cells, name: str) -> OpenTimes:
         raise InputError(f"{cells.where}: column {name} is {column.dtype}, not times")
     if ms.null_count():
         cells.refuse_first(column.alias("ts"), ms.is_null(), "not an open time")
-    return OpenTimes(ms, (name,), "open", unit, zone, is_number, is_day)
+    return OpenTimes(ms.alias("ts"), (name,), "open", unit, zone, is_number=False, is_day=is_day)
 
 
 def _read_numbers_or_text(cells: Cells, column: pl.Series, stated: str) -> OpenTimes:
@@ -352,7 +356,7 @@ def _open_from_grid(times: OpenTimes, step_ms: int) -> OpenTimes:
 
 def _note_zoneless(cells: Cells, times: OpenTimes) -> tuple[str, ...]:
     """Return notes on times without a zone; an InputError if their steps are those of a clock with summer time."""
-    if times.is_day:
+    if times.is_day or not times.ms.is_between(0, LAST_MS).all():
         return ()
     ms = times.ms if times.ms.len() < 2 or times.ms[0] <= times.ms[-1] else times.ms.reverse()
     steps = ms.diff().drop_nulls()

@@ -60,8 +60,9 @@ class ParquetFile:
             self.rows: int = self._file.metadata.num_rows
         if self.rows > max_rows:
             raise InputError(f"{where}: {self.rows} rows, at most {max_rows} are read")
-        check_types(self._schema, where, lambda _: ())
-        self.types: dict[str, str] = {field.name: str(field.type) for field in self._schema}
+        with translate_errors(where, "parquet"):
+            check_types(self._schema, where, lambda _: ())
+            self.types: dict[str, str] = {field.name: str(field.type) for field in self._schema}
 
     def read(self, columns: Sequence[str]) -> pl.DataFrame:
         """Return the named columns, in the order of `columns`.
@@ -69,8 +70,8 @@ class ParquetFile:
         Raises:
             InputError: A column is nested, or the file is damaged.
         """
-        check_types(self._schema, self._where, lambda _: columns)
         with translate_errors(self._where, "parquet"):
+            check_types(self._schema, self._where, lambda _: columns)
             table = self._file.read(columns=list(columns), use_threads=self.rows > _FEW_ROWS).select(list(columns))
             table.validate(full=True)
         if table.num_rows != self.rows:
@@ -90,15 +91,21 @@ def check_types(schema: Any, where: str, columns: Callable[[Sequence[str]], Sequ
         raise InputError(f"{where}: two columns of one name")
     chosen = list(columns(schema.names))
     for name in chosen:
-        if pa.types.is_nested(schema.field(name).type):
-            raise InputError(f"{where}: column {name} is {schema.field(name).type}, not one value a row")
+        data_type = schema.field(name).type
+        if pa.types.is_nested(data_type):
+            raise InputError(f"{where}: column {name} is {data_type}, not one value a row")
+        # The time zone raises an error if it is not UTF-8, where Polars would panic.
+        getattr(data_type, "tz", None)
     return chosen
 
 
 def from_arrow(table: Any, where: str, file_format: str) -> pl.DataFrame:  # noqa: ANN401 -- an Arrow table
     """Return a validated Arrow table as a frame; an InputError if Polars has no such type."""
+    import pyarrow as pa
+
     try:
-        frame = pl.from_arrow(table)
+        # Without the fields' metadata, which Polars would interpret.
+        frame = pl.from_arrow(pa.Table.from_arrays(table.columns, names=table.column_names))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as err:
         reason = str(err).split("\n", 1)[0][:200]
         raise InputError(f"{where}: not a readable {file_format} file: {reason}") from err

@@ -64,16 +64,21 @@ class TableFormat(StrEnum):
     PARQUET = "parquet"
     CSV = "csv"
     JSONL = "jsonl"
+    FEATHER = "feather"
 
 
 Input = Annotated[
     str | None,
-    data_option("--input", metavar="FILE", help="Score every candle of a file (.parquet, .csv, .jsonl); - is stdin."),
+    data_option(
+        "--input", metavar="FILE", help="Score every candle of a file (.feather, .parquet, .csv, .jsonl); - is stdin."
+    ),
 ]
 Output = Annotated[
     str | None,
     output_option(
-        "--output", metavar="FILE", help="Write the predictions to a file (.parquet, .csv, .jsonl); - is stdout."
+        "--output",
+        metavar="FILE",
+        help="Write the predictions to a file (.feather, .parquet, .csv, .jsonl); - is stdout.",
     ),
 ]
 InputFormat = Annotated[TableFormat | None, data_option("--input-format", help="Format of stdin. Default: csv.")]
