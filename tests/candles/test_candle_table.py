@@ -40,7 +40,7 @@ def test_parquet_of_any_writer_gives_the_same_candles(candles):
     assert read_candle_table(written(named), "parquet", where="x").select(candles.columns).equals(candles)
 
 
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl", "feather"])
 def test_a_table_is_read_as_it_was_written(candles, form):
     """Every format keeps the candles and their symbol, to the last bit."""
     read = read_candle_table(encode_table(candles, form), form, where="x")
