@@ -265,7 +265,7 @@ def test_the_checksum_of_a_real_zip(take, folder_of, real_data, right):
         ("spot_1m", "SOLUSDT", "1m", "no symbol 'SOLUSDT'"),
         (REST, "BTCUSDT", "1m", "has no 1m candles of BTCUSDT: its files are named as of 15m: BTCUSDT-15m-2024-12-30"),
         (REST, "SOLUSDT", "15m", "has no 15m candles of SOLUSDT: its files are named as of 1h: SOLUSDT-1h"),
-        ("raw", "BTCUSDT", "1m", "holds no candle file: there are 'binance_vision_daily_csv'"),
+        ("raw", "BTCUSDT", "1m", "has BTCUSDT of two markets: "),
         ("README.md", "BTCUSDT", "1m", "is a file: name the folder"),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_folder_of_many_exchanges_leaves_out_other_intervals(real_data):
 
     assert source.symbols() == ("BTCUSDC", "BTCUSDT")
     name = "BTCUSDT_5m_mixed_source.csv.gz (5m)"
-    assert source.notes() == (f"BTCUSDT: 1 file of another interval left out: {name}",)
+    assert source.notes() == (f"1 file left out (another interval): {name}",)
 
 
 def test_rows_of_two_origins_are_taken_before_they_mix(take, folder_of):

@@ -145,6 +145,7 @@ def test_files_of_one_symbol_that_disagree_are_refused_by_name(tmp_path, write):
     [
         ("spot/BTCUSDT-1m.csv", "futures/um/BTCUSDT-1m.csv", "name the folder of one of them, such as --from "),
         ("binance/BTC_USDT-1m.csv", "kraken/BTC_USDT-1m.csv", "name the folder of one of them, such as --from "),
+        ("mine/BTC_USDT-1m.csv", "kraken_data/BTC_USDT-1m.csv", "name the folder of one of them, such as --from "),
         ("Bitstamp_BTCUSD_1m.csv", "Bitfinex_BTCUSD_1m.csv", "keep the files of one market in a folder"),
         ("BTCUSD-1m.csv", "BTCUSD_PERP-1m.csv", "keep the files of one market in a folder"),
     ],
@@ -161,6 +162,14 @@ def test_two_markets_are_never_joined(tmp_path, write, one, other, hint):
     assert one in err.value.message
     assert other in err.value.message
     assert err.value.hint.startswith(hint)
+
+
+def test_a_name_without_an_exchange_goes_with_any_in_its_folder(tmp_path, write):
+    """Candles that a user has appended."""
+    write("binance_BTCUSDT_1m.csv")
+    write("BTCUSDT_1m_more.csv", range(10, 20))
+
+    assert FilesSource(tmp_path, "1m").candles("BTCUSDT", ALL).height == 20
 
 
 def test_files_in_the_folder_itself_come_before_those_of_another_market_below(tmp_path, write):

@@ -166,7 +166,8 @@ def read_path(
         if interval is None:
             interval = _parse_folder_interval(folder)
     lowered = [folder.lower() for folder in folders]
-    exchange = next((word for word in reversed([*lowered, *map(str.lower, words.before)]) if word in _EXCHANGES), "")
+    in_folders = [word for folder in reversed(lowered) for word in re.split("[-_. ]", folder)]
+    exchange = next((word for word in [*map(str.lower, words.before), *in_folders] if word in _EXCHANGES), "")
     futures = words.futures or bool(_FUTURES & {*lowered, *map(str.lower, words.after)})
     said = words.after if words.is_pair else [*words.before, words.spelling, *words.after]
     other = _find_other_data(said, folders, above)

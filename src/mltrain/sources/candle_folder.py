@@ -240,14 +240,16 @@ def choose_market(symbol: str, files: list[FoundFile], folder: Path) -> list[Fou
     if places[0] == places[1]:
         hint = "keep the files of one market in a folder"
     raise InputError(
-        f"{folder} has {symbol} of two markets: {first.place} ({first.named.market or 'spot'}) and "
-        f"{second.place} ({second.named.market or 'spot'})",
+        f"{folder} has {symbol} of two markets: {first.place} ({first.named.market or 'no market named'}) and "
+        f"{second.place} ({second.named.market or 'no market named'})",
         hint=hint,
     )
 
 
 def _is_one_market(files: list[FoundFile]) -> bool:
-    """Return whether files may be of the same market: a name that states no exchange contradicts none."""
+    """Return whether files may be of one market: a name without an exchange contradicts none in the same folder."""
     futures = {file.named.futures for file in files}
     exchanges = {file.named.exchange for file in files} - {""}
-    return len(futures) < 2 and len(exchanges) < 2
+    named = {file.folders for file in files if file.named.exchange}
+    unnamed = {file.folders for file in files if not file.named.exchange}
+    return len(futures) < 2 and len(exchanges) < 2 and not (exchanges and unnamed - named)
