@@ -80,8 +80,16 @@ def test_date_and_time_in_two_columns_are_joined():
     found = find(**{"<DATE>": ["2019.01.01", "2019.01.01"], "<TIME>": ["00:00:00", "01:00:00"]})
     typed = find(date=[dt.date(2019, 1, 1)] * 2, time=[dt.time(0), dt.time(1)])
 
-    assert times_of(found) == times_of(typed) == ["2019-01-01T00:00:00Z", "2019-01-01T01:00:00Z"]
+    digits = find(date=["20190101"] * 2, time=["000000", "010000"])
+    assert times_of(found) == times_of(typed) == times_of(digits) == ["2019-01-01T00:00:00Z", "2019-01-01T01:00:00Z"]
     assert found.columns == ("<DATE>", "<TIME>")
+
+
+@pytest.mark.parametrize("times", [[0, 10_000], ["morning", "noon"]])
+def test_a_time_of_the_day_in_another_form_is_refused(times):
+    """All candles of a day would be read as of midnight."""
+    with pytest.raises(InputError, match="column 'time' has the time of the day in a form that is not read"):
+        find(date=["2019-01-01"] * 2, time=times)
 
 
 def test_numbers_win_over_text_and_a_difference_is_noted():

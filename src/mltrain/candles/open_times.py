@@ -150,6 +150,13 @@ def find_open_times(cells: Cells, step_ms: int | None = None) -> OpenTimes:
         # The first column again, for its error.
         read = [_read_column(cells, opens[0])]
     times = _choose(cells, read)
+    unread = [name for name in opens if not any(name in each.columns for each in read) and _base_name(name) == "time"]
+    if times.is_day and unread:
+        raise InputError(
+            f"{cells.where}: column {show(unread[0])} has the time of the day in a form that is not read: "
+            f"{show(str(cells.frame[unread[0]][0] if cells.frame.height else ''))}",
+            hint="write it like 09:30:00",
+        )
     if not times.is_number:
         _check_zone(cells, times)
     if step_ms is not None:
@@ -202,7 +209,9 @@ def _join_date_and_time(cells: Cells, names: list[str]) -> OpenTimes | None:
         clock = clock.dt.strftime("%H:%M:%S%.f")
     if clock.dtype != pl.String:
         return None
-    clock = clock.str.strip_chars()
+    # 093000 and 0930, as Finam writes them.
+    clock = clock.str.strip_chars().str.replace(r"^([0-9]{2})([0-9]{2})([0-9]{2})$", "$1:$2:$3")
+    clock = clock.str.replace(r"^([0-9]{2})([0-9]{2})$", "$1:$2")
     if not clock.str.contains(_TIME_OF_DAY).fill_null(False).all():
         return None
     if date.dtype == pl.Date:
