@@ -182,3 +182,19 @@ def test_a_draw_of_one_class_has_no_auc():
 
     assert (found.value, found.high) == (1, 1)
     assert found.low > 0.9
+
+
+def test_blocks_are_longer_than_overlapping_labels():
+    """Labels of five days that overlap by four give blocks of sixteen days, and wider intervals than single days."""
+    rng = np.random.default_rng(4)
+    days, ahead = 800, 5
+    ts = np.arange(days, dtype=np.int64) * DAY_MS
+    moves = np.convolve(rng.standard_normal(days + ahead - 1), np.ones(ahead), "valid")
+    blocks = plan_bootstrap(ts, draws=500, level=0.9, seed=1, overlap_ms=(ahead - 1) * DAY_MS)
+    single = plan_bootstrap(ts, draws=500, level=0.9, seed=1)
+    true_se = ahead / math.sqrt(days)
+
+    assert np.bincount(blocks.block).max() == 16
+    assert blocks.by_day
+    assert blocks.estimate(moves).se > 0.75 * true_se > 1.3 * single.estimate(moves).se
+    assert plan_bootstrap(ts, draws=500, level=0.9, seed=1, overlap_ms=359 * 60_000).blocks == days

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
+import pytest
 
 from mltrain.candles.frame import TS_DTYPE
-from mltrain.times import MINUTE_MS
+from mltrain.times import DAY_MS, MINUTE_MS, WEEK_MS, floor_to_grid, parse_time
 from mltrain.training.metrics import score
 from mltrain.training.slices import score_terciles, score_weeks, volatility_terciles
 
@@ -65,3 +66,17 @@ def test_rows_of_unknown_volatility_are_left_out():
 
     assert [(s.name, s.rows) for s in found] == [("calm", 2), ("ordinary", 2), ("wild", 2)]
     assert found[2].metrics is None
+
+
+@pytest.mark.parametrize(("days", "weeks_of_a_slice"), [(400, 1), (700, 4), (3_650, 13), (9_000, 52)])
+def test_many_weeks_are_joined(days, weeks_of_a_slice):
+    """Years of daily candles give at most 60 slices, each from a Monday on, with every row in one."""
+    ts_ms = parse_time("2001-01-03") + np.arange(days) * DAY_MS
+    y = (np.arange(days) % 2).astype(np.uint8)
+    slices = score_weeks(np.full(days, 0.5), y, ts_ms)
+    starts_ms = np.array([parse_time(each.name) for each in slices])
+
+    assert len(slices) <= 61
+    assert set(np.diff(starts_ms).tolist()) == {weeks_of_a_slice * WEEK_MS}
+    assert all(floor_to_grid(start, WEEK_MS) == start for start in starts_ms.tolist())
+    assert sum(each.rows for each in slices) == days

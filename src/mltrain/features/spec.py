@@ -243,6 +243,11 @@ class FeatureSet(_FeatureList):
     label: LabelSpec
     features: tuple[FeatureSpec, ...]
 
+    @property
+    def label_overlap_ms(self) -> int:
+        """For how long the labels of two consecutive candles overlap, in ms."""
+        return (self.label.horizon_bars - 1) * interval_ms(self.interval)
+
     def to_json(self) -> dict[str, Json]:
         """Return the registry as JSON values; the inverse of `from_json`."""
         return to_json(self)

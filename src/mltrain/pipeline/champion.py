@@ -100,7 +100,13 @@ def compare_with_champion(
     if days < min_days:
         return NotEvaluated(f"the rows later than the training of {name} touch {days} UTC days, fewer than {min_days}")
     _, champion_p = model.score(np.ascontiguousarray(features[compared]))
-    bootstrap = plan_bootstrap(ts_ms, draws=config.bootstrap.draws, level=2 * JUDGED - 1, seed=config.seed)
+    bootstrap = plan_bootstrap(
+        ts_ms,
+        draws=config.bootstrap.draws,
+        level=2 * JUDGED - 1,
+        seed=config.seed,
+        overlap_ms=feature_set.label_overlap_ms,
+    )
     scores = None
     if side_by_side:
         scores = SideBySide(

@@ -138,7 +138,11 @@ def evaluate(
         priors=_read_priors(card, rows.symbols),
         train_up_share=card.train_up_share,
         bootstrap=plan_bootstrap(
-            rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed
+            rows.ts_ms,
+            draws=config.bootstrap.draws,
+            level=config.bootstrap.level,
+            seed=config.seed,
+            overlap_ms=model.feature_set.label_overlap_ms,
         ),
     )
     champion = open_champion(store)

@@ -78,7 +78,13 @@ def measure_holdout(
     evaluated = Model(loaded)
     raw, p = evaluated.score(rows.x)
     priors = find_priors(samples, inner)
-    bootstrap = plan_bootstrap(rows.ts_ms, draws=config.bootstrap.draws, level=config.bootstrap.level, seed=config.seed)
+    bootstrap = plan_bootstrap(
+        rows.ts_ms,
+        draws=config.bootstrap.draws,
+        level=config.bootstrap.level,
+        seed=config.seed,
+        overlap_ms=data.feature_set.label_overlap_ms,
+    )
     scores = score_holdout(
         rows,
         raw,

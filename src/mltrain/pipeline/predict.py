@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
+from mltrain.candles.frame import TS_DTYPE
 from mltrain.card.model_card import ModelCard
 from mltrain.card.validation import CARD_FILE, MAX_CARD_BYTES, check_card
 from mltrain.errors import InputError, RefusedError
@@ -14,7 +15,7 @@ from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, sho
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.files import FilesSource
 from mltrain.sources.simulated_market import SimSource
-from mltrain.times import TimeRange, floor_to_grid, format_ms, interval_ms
+from mltrain.times import MINUTE_MS, TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,14 +67,17 @@ def _open_default_version(store: Store, ref: str | None, *, allow_no_go: bool) -
 
 def simulate_bench_candles(model: Model) -> dict[str, pl.DataFrame]:
     """Simulate consecutive candles of the model's symbols and leaders, to measure speed: prices do not change it."""
-    market = SimSource(interval=model.interval)
+    market = SimSource()
     step_ms, end_ms = interval_ms(model.interval), market.clock_ms()
     bars = max(BENCH_BARS, 2 * model.lookback_bars)
-    # This range is later than the last outage of the market: rows after a gap would be refused instead of scored.
-    window = TimeRange(end_ms - bars * step_ms, end_ms)
+    # These 1m candles are later than the market's last outage: rows after a gap would be refused instead of scored.
+    window = TimeRange(end_ms - bars * MINUTE_MS, end_ms)
+    # Moved to the model's interval, of which the market may have too few candles, or gaps.
+    last_ms = floor_to_grid(end_ms, step_ms) - step_ms
+    ts = pl.int_range(last_ms - (bars - 1) * step_ms, last_ms + 1, step_ms, eager=True).cast(TS_DTYPE).alias("ts")
     needed = sorted({*model.symbols, *model.feature_set.leaders})
     names = market.symbols()
-    return {symbol: market.candles(names[i % len(names)], window) for i, symbol in enumerate(needed)}
+    return {symbol: market.candles(names[i % len(names)], window).with_columns(ts) for i, symbol in enumerate(needed)}
 
 
 def find_model_source(model: Model, data_dir: Path) -> SourceSpec:

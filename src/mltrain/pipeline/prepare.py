@@ -71,6 +71,7 @@ def split_samples(samples: Samples, feature_set: FeatureSet, config: TrainConfig
         fold_count=config.folds.count,
         fold_start=config.folds.start,
         embargo_ms=feature_set.label.horizon_bars * interval_ms(feature_set.interval),
+        warm_up_ms=(feature_set.lookback_bars - 1) * interval_ms(feature_set.interval),
     )
 
 

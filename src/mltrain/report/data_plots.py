@@ -10,7 +10,7 @@ import polars as pl
 
 from mltrain.report.scales import linear_scale, log_scale, time_scale, widen
 from mltrain.report.svg import Missing, Plot, Segment, Strip, draw_strips, make_figure
-from mltrain.times import MINUTE_MS, format_minutes
+from mltrain.times import DAY_MS, HOUR_MS, MINUTE_MS, format_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def draw_splits(card: ModelCard) -> Shown:
         "the later block, or less than the embargo before it, are purged: that gap is drawn to scale, and marked "
         "because it is narrow. The holdout was scored once, after all choices were made.",
         alt=f"{len(folds)} walk-forward folds inside the inner part, then the holdout"
-        + (f"; embargo {embargo_ms / MINUTE_MS:g} minutes. " if embargo_ms is not None else ". ")
+        + (f"; embargo {_format_length(embargo_ms)}. " if embargo_ms is not None else ". ")
         + "; ".join(f"{name} {format_minutes(start)} to {format_minutes(end)}" for name, (start, end) in spans.items()),
         legend=(("fill c1", "fitted"), ("fill bad", "purged"), ("fill c2", "scored")),
         wide=True,
@@ -318,3 +318,10 @@ def _thin_out(count: int, best: int) -> NDArray[np.bool_]:
     shown[np.linspace(0, count - 1, min(count, MAX_DOTS)).astype(np.int64)] = True
     shown[best] = True
     return shown
+
+
+def _format_length(length_ms: float) -> str:
+    """Return a length of time in the largest unit of which it is a whole number, such as "2 hours"."""
+    units = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS}
+    unit = next((name for name, unit_ms in units.items() if length_ms and length_ms % unit_ms == 0), "minutes")
+    return f"{length_ms / units[unit]:g} {unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -250,7 +251,7 @@ def draw_roc(card: ModelCard, holdout: Holdout | None) -> Shown:
         _ROC,
         plot,
         reading="The further the curve bends to the upper left, the better it separates rises from falls; the diagonal "
-        f"is guessing. {value}. For the direction of real one-minute candles an AUC above 0.56 is rare, and a much "
+        f"is guessing. {value}. For the direction of real candles an AUC above 0.56 is rare, and a much "
         "higher one is a reason to look for a leak.",
         alt=f"{value}. Persistence calls {recall:.1%} of the rises and {false_alarms:.1%} of the falls.",
         legend=(("line c1", "this model"), ("dot c2", "persistence"), ("line ideal", "guessing")),
@@ -347,9 +348,13 @@ def _measure_skills(card: ModelCard, up_share: float, holdout: Holdout | None) -
         yield DotRow("all", value, interval, "" if count is None else f"{count:,.0f}")
     symbols = list(card.named_sections("metrics", "per_symbol").items())[:MAX_SYMBOLS]
     weeks = card.sections("metrics", "per_week")
+    starts_ms = [start for week in weeks if (start := week.time_ms("name")) is not None]
+    # Of long holdouts, a slice is several weeks.
+    length_ms = max(WEEK_MS, min((int(b - a) for a, b in pairwise(starts_ms)), default=WEEK_MS))
+    since = "week of" if length_ms == WEEK_MS else f"{length_ms // WEEK_MS} weeks from"
     parts: list[tuple[str, Section, NDArray[np.bool_] | None]] = [
         *((name, score, None if holdout is None else holdout.symbol == name) for name, score in symbols),
-        *((f"week of {week.text('name')}", week, _select_week(holdout, week)) for week in weeks),
+        *((f"{since} {week.text('name')}", week, _select_weeks(holdout, week, length_ms)) for week in weeks),
         *((f"{score.text('name')} market", score, None) for score in card.sections("metrics", "per_volatility")),
     ]
     for name, score, inside in parts:
@@ -365,12 +370,12 @@ def _measure_skills(card: ModelCard, up_share: float, holdout: Holdout | None) -
             yield DotRow(name, 1 - loss / base_loss, None, f"{count:,.0f}")
 
 
-def _select_week(holdout: Holdout | None, week: Section) -> NDArray[np.bool_] | None:
-    """Return which rows of a holdout lie in a week, whose name is the date of its Monday; None if either is unknown."""
+def _select_weeks(holdout: Holdout | None, week: Section, length_ms: int) -> NDArray[np.bool_] | None:
+    """Return which rows of a holdout lie in weeks whose name is the date of a Monday; None if either is unknown."""
     start_ms = week.time_ms("name")
     if holdout is None or start_ms is None:
         return None
-    return (holdout.ts_ms >= start_ms) & (holdout.ts_ms < start_ms + WEEK_MS)
+    return (holdout.ts_ms >= start_ms) & (holdout.ts_ms < start_ms + length_ms)
 
 
 def _measure_skill(holdout: Holdout, inside: NDArray[np.bool_]) -> Interval | None:
@@ -381,7 +386,8 @@ def _measure_skill(holdout: Holdout, inside: NDArray[np.bool_]) -> Interval | No
     ts_ms = holdout.ts_ms[inside]
     if ts_ms.size < 2 or ts_ms[0] == ts_ms[-1]:
         return None
-    bootstrap = plan_bootstrap(ts_ms, draws=holdout.bootstrap.draws, level=holdout.bootstrap.level, seed=0)
+    drawn = holdout.bootstrap
+    bootstrap = plan_bootstrap(ts_ms, draws=drawn.draws, level=drawn.level, seed=0, overlap_ms=drawn.overlap_ms)
     return bootstrap.ratio((holdout.base_loss - holdout.loss)[inside], holdout.base_loss[inside])
 
 

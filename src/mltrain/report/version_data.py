@@ -11,6 +11,8 @@ import polars as pl
 from mltrain.candles.frame import times_ms
 from mltrain.candles.parquet import ParquetFile
 from mltrain.errors import InputError
+from mltrain.features.op import MAX_BARS
+from mltrain.times import INTERVALS_MS
 from mltrain.training.bootstrap import plan_bootstrap
 from mltrain.training.metrics import row_log_loss
 
@@ -154,5 +156,14 @@ def parse_holdout(table: pl.DataFrame, card: ModelCard, *, where: str) -> Holdou
             draws=int(min(max(draws or _DRAWS, 1), 10_000)),
             level=level if level is not None and 0 < level < 1 else _LEVEL,
             seed=int(card.number("lineage", "seed") or 0) & 0xFFFFFFFF,
+            overlap_ms=_find_label_overlap(card),
         ),
     )
+
+
+def _find_label_overlap(card: ModelCard) -> int:
+    """Return for how long the labels of neighbouring rows overlap by a card, in ms; 0 if it does not say."""
+    horizon_bars, interval = card.number("train", "label", "horizon_bars"), card.text("train", "interval")
+    if horizon_bars is None or not 1 <= horizon_bars <= MAX_BARS or interval is None or interval not in INTERVALS_MS:
+        return 0
+    return (int(horizon_bars) - 1) * INTERVALS_MS[interval]

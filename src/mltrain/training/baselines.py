@@ -218,7 +218,13 @@ def score_baselines(
         symbol_bootstrap = None
         # Rows of one time fill one block, from which nothing can be drawn.
         if ts_ms[0] < ts_ms[-1]:
-            symbol_bootstrap = plan_bootstrap(ts_ms, draws=bootstrap.draws, level=bootstrap.level, seed=bootstrap.seed)
+            symbol_bootstrap = plan_bootstrap(
+                ts_ms,
+                draws=bootstrap.draws,
+                level=bootstrap.level,
+                seed=bootstrap.seed,
+                overlap_ms=bootstrap.overlap_ms,
+            )
         symbol_hits = {rule: hits[symbol_rows] for rule, hits in rule_hits.items()}
         baseline, baseline_hits[symbol_rows] = _pick_baseline(prior, symbol_hits, symbol_bootstrap)
         margin = log_loss_skill = None

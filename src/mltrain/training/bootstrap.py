@@ -1,7 +1,8 @@
 """Confidence intervals by a block bootstrap (Kuensch 1989): whole blocks of time are drawn with replacement.
 
 Rows of neighbouring minutes, and of different symbols at one minute, are dependent: drawing single rows would give
-intervals a third too narrow. A block is one UTC day of all symbols. Figures that are compared use the same draws.
+intervals a third too narrow. A block is one UTC day of all symbols, or several days if labels overlap for longer.
+Figures that are compared use the same draws.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 # One-sided confidence of the interval ends that gates judge; `bootstrap.level` is for intervals that are shown.
 JUDGED: Final = 0.95
-# Rows on fewer UTC days are cut into this many blocks of equal length instead.
+# Rows in fewer blocks of whole UTC days are cut into this many blocks of equal length instead.
 MIN_DAYS: Final = 10
+# A block is at least this many times as long as the labels of neighbouring rows overlap: then it holds more than nine
+# tenths of the variance that the overlap causes.
+_BLOCK_OVERLAPS: Final = 4
 # Distinct scores per step of the pair counts: limits the memory, does not change the result.
 _AUC_CHUNK: Final = 4_096
 
@@ -120,9 +124,10 @@ class Bootstrap:
     Attributes:
         block: Block of each row, shape (n,), numbered from 0 without gaps.
         weights: Count of each block in each draw, shape (draws, blocks); each draw sums to `blocks`.
-        by_day: Whether a block is a UTC day; else one of ten equal parts of the time range.
+        by_day: Whether a block is whole UTC days; else one of ten equal parts of the time range.
         level: Coverage of the intervals, such as 0.9.
         seed: Random seed of the draws.
+        overlap_ms: For how long the labels of neighbouring rows overlap, in ms.
     """
 
     block: NDArray[np.int64]
@@ -130,6 +135,7 @@ class Bootstrap:
     by_day: bool
     level: float
     seed: int
+    overlap_ms: int = 0
 
     @property
     def draws(self) -> int:
@@ -179,7 +185,7 @@ class Bootstrap:
         return Interval(value, low, high)
 
 
-def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: int) -> Bootstrap:
+def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: int, overlap_ms: int = 0) -> Bootstrap:
     """Cut rows into blocks of time, and draw as many blocks with replacement, many times.
 
     Args:
@@ -187,14 +193,16 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
         draws: Number of draws.
         level: Coverage of the intervals, such as 0.9.
         seed: Random seed of the draws.
+        overlap_ms: For how long the labels of neighbouring rows overlap, in ms.
 
     Returns:
-        The blocks (UTC days; ten parts of equal length if the rows are on fewer than ten days) and the draws.
+        The blocks (a UTC day, or several for long labels; ten parts of equal length if these are fewer than ten) and
+        the draws.
 
     Raises:
         InputError: The rows fill fewer than two blocks.
     """
-    day = ts_ms // DAY_MS
+    day = ts_ms // (max(1, -(-_BLOCK_OVERLAPS * overlap_ms // DAY_MS)) * DAY_MS)
     by_day = np.unique(day).size >= MIN_DAYS
     first_ms = ts_ms.min(initial=np.iinfo(np.int64).max)
     key = day if by_day else (ts_ms - first_ms) * MIN_DAYS // (ts_ms.max(initial=0) - first_ms + 1)
@@ -206,7 +214,7 @@ def plan_bootstrap(ts_ms: NDArray[np.int64], *, draws: int, level: float, seed: 
             hint="take a longer snapshot or a larger --val-ratio",
         )
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    return Bootstrap(block.astype(np.int64), weights, by_day, level, seed)
+    return Bootstrap(block.astype(np.int64), weights, by_day, level, seed, overlap_ms)
 
 
 def expanded_tail(blocks: int, *, level: float) -> float:

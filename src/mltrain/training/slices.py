@@ -1,4 +1,4 @@
-"""Slices: the holdout's scores by week, and by volatility of the market.
+"""Slices: the holdout's scores by week or month, and by volatility of the market.
 
 A mean over the whole holdout hides a model that works only in one week or one kind of market. Volatility is compared
 with the terciles of each symbol's rows before the holdout: quantiles of all rows would know the future.
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # A row's volatility is the standard deviation of this many log returns.
 VOLATILITY_BARS: Final = 60
+# Most slices of time, and how many weeks one may have.
+_MAX_WEEKS: Final = 60
+_JOINED_WEEKS: Final = (1, 4, 13, 52)
 # Names of the terciles of volatility, the lowest first.
 TERCILES: Final = ("calm", "ordinary", "wild")
 
@@ -34,7 +37,7 @@ class SliceScore:
     """The scores of one week or one tercile of volatility.
 
     Attributes:
-        name: The Monday that the week begins with, or a tercile of volatility.
+        name: The Monday that the weeks begin with, or a tercile of volatility.
         rows: Number of rows.
         up_share: Share of the rows that went up; None without rows.
         metrics: Scores of the rows; None unless both classes are present.
@@ -54,14 +57,20 @@ def _score_slice(name: str, p: NDArray[np.float64], y: NDArray[np.uint8]) -> Sli
 def score_weeks(p: NDArray[np.float64], y: NDArray[np.uint8], ts_ms: NDArray[np.int64]) -> tuple[SliceScore, ...]:
     """Score each week, Monday to Sunday UTC, that holds rows, the earliest first.
 
+    More than 60 weeks, as of daily candles, are joined by 4, 13 or 52: one week of these would be a handful of rows.
+
     Args:
         p: Probabilities of "up", shape (n,), in [0, 1].
         y: Labels, shape (n,), 1 for up, else 0.
         ts_ms: Open times, UTC ms, shape (n,).
     """
     week = (ts_ms - FIRST_MONDAY_MS) // WEEK_MS
+    weeks = int(np.ptp(week)) + 1 if week.size else 0
+    joined = next((n for n in _JOINED_WEEKS if weeks <= n * _MAX_WEEKS), _JOINED_WEEKS[-1])
+    first = week // joined * joined
     return tuple(
-        _score_slice(day_name(int(w) * WEEK_MS + FIRST_MONDAY_MS), p[week == w], y[week == w]) for w in np.unique(week)
+        _score_slice(day_name(int(w) * WEEK_MS + FIRST_MONDAY_MS), p[first == w], y[first == w])
+        for w in np.unique(first)
     )
 
 

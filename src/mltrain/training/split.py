@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Below this, a fold's log loss is noise (the standard error of an accuracy is above .035).
 MIN_VALID_ROWS: Final = 200
+# Exchanges of crypto currencies have hardly any candles that are older.
+_LONGEST_HISTORY_DAYS: Final = 15 * 365
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class Split:
         return (self.inner, self.holdout, *(block for fold in self.folds for block in (fold.train, fold.valid)))
 
 
-def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_start: float, embargo_ms: int) -> Split:
+def plan_split(
+    samples: Samples, *, val_ratio: float, fold_count: int, fold_start: float, embargo_ms: int, warm_up_ms: int = 0
+) -> Split:
     """Cut the samples into blocks of time: the inner part with its folds, and the holdout.
 
     Args:
@@ -95,6 +99,7 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
         fold_count: Number of folds.
         fold_start: Share of the inner part's time before the first validation block, in (0, 1); the rest is cut evenly.
         embargo_ms: Least distance from the end of a block's labels to the next block, in ms.
+        warm_up_ms: Length of the candles before the first row, which have no features; for messages.
 
     Returns:
         The blocks. In every pair of blocks that are used together, the label end of every row of the earlier one plus
@@ -121,7 +126,7 @@ def plan_split(samples: Samples, *, val_ratio: float, fold_count: int, fold_star
         folds=folds,
         embargo_ms=embargo_ms,
     )
-    _check_rows(samples, split, val_ratio=val_ratio, fold_start=fold_start)
+    _check_rows(samples, split, val_ratio=val_ratio, fold_start=fold_start, warm_up_ms=warm_up_ms)
     for block in split.blocks():
         ups = np.count_nonzero(samples.y[block.span])
         if ups in {0, block.rows}:
@@ -158,10 +163,10 @@ def _cut_purged(samples: Samples, name: str, first_row: int, next_row: int, *, e
     )
 
 
-def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start: float) -> None:
+def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start: float, warm_up_ms: int) -> None:
     """Refuse a split with a block of too few rows; the error says how many days of candles would suffice.
 
-    `val_ratio` and `fold_start` are the shares by which `plan_split` cut the time range.
+    `val_ratio` and `fold_start` are the shares by which `plan_split` cut the time range; `warm_up_ms` is as there.
     """
     minimum = {b: MIN_TRAIN_ROWS if b.name.endswith("train") else MIN_VALID_ROWS for b in split.blocks()}
     short = next((b for b in split.blocks() if b.rows < minimum[b]), None)
@@ -176,8 +181,12 @@ def _check_rows(samples: Samples, split: Split, *, val_ratio: float, fold_start:
     purged_rows = max(b.purged_rows for b in shares)
     rows_needed = max((minimum[b] + purged_rows + 1) / share for b, share in shares.items())
     rows = samples.ts_ms.size
+    days_needed = max(1, math.ceil(rows_needed * days / rows + warm_up_ms / DAY_MS))
+    hint = f"take a snapshot of at least {days_needed} days, or of more symbols"
+    if days_needed > _LONGEST_HISTORY_DAYS:
+        hint = f"take more symbols or a shorter interval: these candles would have to reach {days_needed} days back"
     raise InputError(
         f"too little data: {short.name} has {short.rows:,} of the {minimum[short]:,} rows that it needs, "
         f"from {rows:,} rows over {days:.1f} days in all",
-        hint=f"take a snapshot of at least {max(1, math.ceil(rows_needed * days / rows))} days, or of more symbols",
+        hint=hint,
     )
