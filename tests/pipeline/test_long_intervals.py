@@ -38,7 +38,7 @@ def test_long_intervals_go_from_candles_to_a_prediction(tmp_path, interval, days
     assert not set(left_out) & set(model.feature_set.names)
     predicted = call("predict", "--json", "--allow-no-go", trained.document["version"], data_dir=data_dir)
     assert predicted.code == 0, predicted.err
-    assert [row["refused"] for row in predicted.document["rows"]] == [None] * len(symbols.split(","))
+    assert [row["refused"] for row in predicted.document["predictions"]] == [None] * len(symbols.split(","))
     again = call("train", "--json", "--trials", 1, data_dir=data_dir)
     assert (again.code, again.document["version"]) == (0, trained.document["version"])
     assert call("verify", "model", trained.document["version"], "--retrain", data_dir=data_dir).code == 0

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -837,3 +838,24 @@ def test_a_link_in_the_place_of_the_lock_is_refused(tmp_path):
 def hold(data_dir):
     with lock_cache(data_dir, "a test"):
         pytest.fail("it was held")
+
+
+@pytest.mark.parametrize(("interval", "days", "candles"), [("3d", 30, 10), ("1w", 70, 10), ("1d", 10, 10)])
+def test_long_candles_are_downloaded_once(tmp_path, interval, days, candles):
+    """Candles as long as a day or longer are those of the market, and a second snapshot requests none."""
+    with SimServer(seed=3) as server:
+        words = ["snapshot", "--source", "binance", "--base-url", server.base_url, "--interval", interval]
+        words += ["--symbols", "BTCUSDT", "--days", days]
+        first = call(*words, data_dir=tmp_path)
+        requested = len(server.log)
+        second = call(*words, "--refresh", data_dir=tmp_path)
+        refreshed = len(server.log)
+        third = call(*words, data_dir=tmp_path)
+    frame = pl.read_parquet(tmp_path / "snapshots" / "latest" / "BTCUSDT.parquet")
+    source = SimSource(seed=3, interval=interval)
+
+    assert (first.code, second.code, third.code) == (0, 0, 0), (first.err, second.err, third.err)
+    assert frame.height == candles
+    assert frame.equals(source.candles("BTCUSDT", source.extent("BTCUSDT")).tail(candles))
+    assert len([record for record in server.log[requested:refreshed] if record.path.endswith("/klines")]) > 0
+    assert [record for record in server.log[refreshed:] if record.path.endswith("/klines")] == []

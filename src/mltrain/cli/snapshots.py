@@ -33,6 +33,7 @@ from mltrain.cli.sources import (
 from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import UsageError
 from mltrain.sources.source_spec import NETWORKED
+from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -188,7 +189,9 @@ def snapshot(
             "--days", min=1, max=20_000, help=f"Days of candles before the end. Default: {DEFAULT_DAYS}; files: all."
         ),
     ] = None,
-    interval: Annotated[str, data_option("--interval", help="Interval of the candles.")] = "1m",
+    interval: Annotated[
+        str, data_option("--interval", help=f"Interval of the candles: {', '.join(INTERVALS_MS)}.")
+    ] = "1m",
     end: Annotated[
         str | None,
         data_option(
