@@ -252,7 +252,8 @@ TRAVERSALS = (
     ("verify", "model", "/etc/passwd"),
     ("verify", "snapshot", "../.."), ("verify", "snapshot", "2025-10-15T12-00-00Z/.."), ("card", "show", "/dev/zero"),
     ("bench", "./.."), ("train", "--snapshot", "../../x"), ("snapshot", "--source", "sim", "--symbols", "../../X"),
-    ("snapshot", "--source", "sim", "--symbols", "BTC/USDT"), ("snapshot", "--source", "sim", "--symbols", "btc usdt"),
+    ("snapshot", "--source", "sim", "--symbols", "BTC/../USDT"),
+    ("snapshot", "--source", "sim", "--symbols", "btc usdt"),
 )  # fmt: skip
 READERS = (("predict",), ("bench", "--samples", "10"), ("verify", "model"))
 

@@ -85,7 +85,7 @@ def test_files_from_the_wild_pass(name, real_data):
     """Files with outages, flat minutes, duplicates or every second minute missing raise no alarm."""
     path, interval = real_data / name, FILES[name]
     step_ms = interval_ms(interval)
-    rows, _ = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=step_ms)
+    rows = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=step_ms).rows
     rows = rows.unique("ts", keep="last").sort("ts")
     symbol = "SOLUSDT" if "SOL" in name else "BTCUSDT"
     candles = {symbol: check_candles(rows, symbol=symbol, interval=interval, where=name)}
@@ -100,8 +100,8 @@ def test_all_real_candles_pass(folder, real_data):
     interval = folder.removeprefix("spot_")
     candles = {}
     for path in sorted((real_data / folder).glob("*.parquet")):
-        rows, _ = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=interval_ms(interval))
-        candles[path.stem] = check_candles(rows, symbol=path.stem, interval=interval, where=path.name)
+        read = read_rows(path.read_bytes(), name=path.name, where=path.name, step_ms=interval_ms(interval))
+        candles[path.stem] = check_candles(read.rows, symbol=path.stem, interval=interval, where=path.name)
 
     assert audit(OHLCV, candles, interval, points=30).failures == ()
     for symbol, frame in candles.items():

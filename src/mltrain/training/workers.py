@@ -248,7 +248,11 @@ def _work(pipe: Connection) -> None:
         except Exception as err:  # noqa: BLE001 (raised again in the parent)
             err.add_note(f"in a worker:\n{traceback.format_exc()}")
             answer = err
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            # The parent has ended: without a word, as when the receiving thread finds out first.
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _receive_all(pipe: Connection, messages: SimpleQueue[Any]) -> None:
