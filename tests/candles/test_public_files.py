@@ -25,9 +25,6 @@ FOLDER = Path(os.environ.get("MLTRAIN_TEST_DATA", Path(__file__).parents[3] / "s
 LIST = FOLDER / "expected.json"
 ENTRIES = {entry["name"]: entry for entry in json.loads(LIST.read_bytes())} if LIST.is_file() else {}
 
-#: Entries that are not read yet, and what they need.
-NOT_YET = {}
-
 #: What the message of a refusal says, for each entry that must be refused.
 REFUSALS = {
     "freqtrade-h5": r"\(HDF5, which is not read\): UNITTEST_BTC-5m.h5",
@@ -74,11 +71,9 @@ def numbers_in(path):
 
 @pytest.mark.skipif(not ENTRIES, reason=f"no public candle files at {FOLDER}: set MLTRAIN_TEST_DATA")
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_public_file_is_read_right_or_refused(name, request):
+def test_a_public_file_is_read_right_or_refused(name):
     """Rows, first and last time, one whole candle, and every price and volume stands in a file."""
     entry = ENTRIES[name]
-    if name in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason=NOT_YET[name], strict=True, raises=(InputError, AssertionError)))
     folder = FOLDER / entry["dir"]
     message = REFUSALS[name] if entry["refuse"] else MAY_REFUSE.get(name)
     if message is not None:
@@ -121,7 +116,7 @@ def read(folder, entry, symbol):
 
 @pytest.mark.skipif(not ENTRIES, reason=f"no public candle files at {FOLDER}: set MLTRAIN_TEST_DATA")
 def test_the_lists_here_name_entries(real_data):
-    """An entry that is read in the meantime, or renamed, does not stay in a list."""
+    """The lists of refusals name existing entries, and every entry that must be refused."""
     assert real_data / "public" == FOLDER
-    assert {*NOT_YET, *REFUSALS, *MAY_REFUSE} <= {*ENTRIES}
+    assert {*REFUSALS, *MAY_REFUSE} <= {*ENTRIES}
     assert {*REFUSALS} == {name for name, entry in ENTRIES.items() if entry["refuse"]}

@@ -85,7 +85,7 @@ def models(
     html_pages.refuse_without_html(output, show=show)
     store = session.open_store()
     rows = list_models(store)
-    for slot in store.slots():
+    for slot in store.promoted_slots():
         try:
             store.in_slot(slot).check_pointer()
         except InputError as err:

@@ -32,7 +32,6 @@ from mltrain.cli.sources import (
 )
 from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import UsageError
-from mltrain.sources.source_spec import NETWORKED
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
@@ -242,6 +241,7 @@ def snapshot(
     """Take an immutable snapshot of closed candles and point `latest` to it."""
     from mltrain.snapshots.take import plan_snapshot, take_snapshot
     from mltrain.sources.opening import open_source
+    from mltrain.sources.source_spec import NETWORKED
 
     rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:

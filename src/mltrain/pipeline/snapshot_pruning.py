@@ -123,7 +123,7 @@ def _find_needed(data_dir: Path) -> dict[str, str]:
     """Return, by id, why snapshots are needed: a version was trained on them, or they are being trained on."""
     needed = {}
     store = Store(data_dir)
-    for slot in store.slots():
+    for slot in store.promoted_slots():
         store.in_slot(slot).check_pointer()
     for row in list_models(store):
         if row.snapshot is None:

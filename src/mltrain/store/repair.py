@@ -95,10 +95,10 @@ def _repair_models(store: Store, *, by: str, now_ms: int, dry_run: bool) -> tupl
     if not store.models.is_dir():
         return ()
     if dry_run:
-        return tuple(step for slot in store.slots() for step in _repair_slot(store.in_slot(slot), None))
+        return tuple(step for slot in store.promoted_slots() for step in _repair_slot(store.in_slot(slot), None))
     attribution = Attribution("the pointer was repaired", by, now_ms)
     with store.lock("repairing the pointers"):
-        return tuple(step for slot in store.slots() for step in _repair_slot(store.in_slot(slot), attribution))
+        return tuple(step for slot in store.promoted_slots() for step in _repair_slot(store.in_slot(slot), attribution))
 
 
 def _repair_slot(store: Store, attribution: Attribution | None) -> Iterator[RepairStep]:

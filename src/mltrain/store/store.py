@@ -112,12 +112,21 @@ class Store:
             InputError: The log of promotions is not a file.
             MachineError: The machine refuses to read.
         """
-        found = {entry.slot for entry in self.promotion_log().entries}
-        found |= {row.version.slot for row in map(self.read_row, self.version_names()) if row.version}
+        rows = map(self.read_row, self.version_names())
+        return tuple(sorted({*self.promoted_slots(), *(row.version.slot for row in rows if row.version)}))
+
+    def promoted_slots(self) -> tuple[str, ...]:
+        """Return every slot that has a pointer or a line in the log, sorted; no version is read.
+
+        Raises:
+            InputError: The log of promotions is not a file.
+            MachineError: The machine refuses to read.
+        """
         with disk_errors(self.models, "list"):
             names = os.listdir(self.models) if self.models.is_dir() else []  # noqa: PTH208 (names)
         pointers = (pointer_at(self.models / name) for name in names)
-        return tuple(sorted(found | {pointer.slot for pointer in pointers if pointer}))
+        in_log = {entry.slot for entry in self.promotion_log().entries}
+        return tuple(sorted(in_log | {pointer.slot for pointer in pointers if pointer}))
 
     # -- versions -----------------------------------------------------------------------------------------------
 
