@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
+from mltrain.documents.records import Limits, record
 from mltrain.errors import UsageError
 from mltrain.times import DAY_MS
 from mltrain.training.label import BPS
@@ -24,6 +25,7 @@ Fill: TypeAlias = Literal["next-open", "maker"]
 _THROUGH: Final = 1e-4
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Costs:
     """How orders are filled, and what that costs.
@@ -35,7 +37,7 @@ class Costs:
         spread_bps: Bid-ask spread, in bps of the price; a taker pays half of it.
         slippage_bps: Further loss of a taker, in bps of the price.
         impact: Factor Y of the square-root law of market impact; 0: none.
-        participation: Largest share of a bar's volume that is filled, above 0; infinite: no limit.
+        participation: Largest share of a bar's volume that is filled, above 0; None: no limit.
         fill: "next-open": at the next open, as a taker; "maker": by a limit order at the close of the decision.
         delay_bars: Bars by which each order arrives later.
     """
@@ -46,9 +48,9 @@ class Costs:
     spread_bps: float = 0.0
     slippage_bps: float = 1.0
     impact: float = 0.0
-    participation: float = 0.1
+    participation: float | None = 0.1
     fill: Fill = "next-open"
-    delay_bars: int = 0
+    delay_bars: Annotated[int, Limits(0)] = 0
 
     def __post_init__(self) -> None:
         """Check every field; a UsageError names all that are wrong."""
@@ -57,7 +59,7 @@ class Costs:
             for name in ("taker_bps", "maker_bps", "spread_bps", "slippage_bps", "impact")
             if not 0 <= (value := getattr(self, name)) < float("inf")
         ]
-        if not self.participation > 0:
+        if self.participation is not None and not 0 < self.participation < float("inf"):
             problems.append(f"participation is {self.participation}: expected a share above 0")
         if self.delay_bars < 0:
             problems.append(f"delay-bars is {self.delay_bars}: expected 0 or above")

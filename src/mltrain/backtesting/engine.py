@@ -155,7 +155,8 @@ class _Account:
         self.payments: list[tuple[int, NDArray[np.float64]]] = []
         self.recent: RecentTrading | None = measure_recent_trading(bars) if costs.impact else None
         # Most units that can be filled in a bar: none without a candle.
-        capacity = np.inf if np.isinf(costs.participation) else np.nan_to_num(costs.participation * bars.volume)
+        share = costs.participation
+        capacity = np.inf if share is None else np.nan_to_num(share * bars.volume)
         self.capacity = np.where(bars.exists, capacity, 0.0)
         self.open = np.nan_to_num(bars.open)
         self.buy, self.sell = self.open * (1 + costs.taker_loss), self.open * (1 - costs.taker_loss)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from mltrain.documents.records import record
 from mltrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ NEED_MOVES: Final = ("cost-aware", "kelly")
 _HELD_REFUSALS: Final = 3
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How probabilities become positions.
@@ -68,16 +71,17 @@ class Policy:
             raise UsageError("; ".join(problems))
 
     def __str__(self) -> str:
-        given = [f"{f.name.replace('_', '-')} {getattr(self, f.name):g}" for f in fields(self)[1:-1] if f.name in _USED[self.name]]
-        return ", ".join([self.name, *given, self.side])
+        given = [f"{name.replace('_', '-')} {getattr(self, name):g}" for name in _PARAMETERS[self.name]]
+        return ", ".join([self.name, *given, f"max-weight {self.max_weight:g}", self.side])
 
 
-_USED: Final[dict[str, tuple[str, ...]]] = {
-    "sign": ("max_weight",),
-    "threshold": ("enter", "max_weight"),
-    "hysteresis": ("enter", "exit", "max_weight"),
-    "cost-aware": ("max_weight",),
-    "kelly": ("kelly_fraction", "max_weight"),
+# Parameters of each policy besides the largest weight and the side.
+_PARAMETERS: Final[Mapping[PolicyName, tuple[str, ...]]] = {
+    "sign": (),
+    "threshold": ("enter",),
+    "hysteresis": ("enter", "exit"),
+    "cost-aware": (),
+    "kelly": ("kelly_fraction",),
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
+from mltrain.documents.records import record
 from mltrain.errors import InputError
 from mltrain.times import DAY_MS
 from mltrain.training.metrics import ECE_BINS, equal_mass_bins, predict_up, row_log_loss, score
@@ -33,6 +34,7 @@ _BLOCK_OVERLAPS: Final = 4
 _AUC_CHUNK: Final = 4_096
 
 
+@record
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A figure and its confidence interval.
