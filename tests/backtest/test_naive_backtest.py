@@ -155,13 +155,14 @@ class TestCosts:
         early = run(wild + [replace(one, p=0.9) if one.ts == 24 * HOUR_MS else one for one in calm], impact=1.0)
         assert early.fills[0].price == pytest.approx(100 * (1 + 0.5 * math.sqrt(1_000 / 2_400_000)), rel=1e-13)
 
-    def test_daily_candles_have_a_window_of_one(self):
-        day = 24 * HOUR_MS
-        rows = [(100, 300, 0.5), (300, 300, 0.5), (300, 303, 0.9), (300, 300, 0.9), (300, 300, 0.9)]
-        bars = [Bar(i * day, a, max(a, b), min(a, b), b, 1e3, 10_100.0, p) for i, (a, b, p) in enumerate(rows)]
-        result = run(bars, interval_ms=day, impact=1.0, equity=30_300.0)
+    @pytest.mark.parametrize("days", [1, 7])
+    def test_daily_and_weekly_candles_have_a_window_of_one(self, days):
+        step = days * 24 * HOUR_MS
+        rows = [(100, 300, 0.5), (300, 300, 0.5), (310, 303, 0.9), (300, 300, 0.9), (300, 300, 0.9)]
+        bars = [Bar(i * step, a, max(a, b), min(a, b), b, 1e3, 10_100.0, p) for i, (a, b, p) in enumerate(rows)]
+        result = run(bars, interval_ms=step, impact=1.0, equity=30_300.0)
 
-        # 100 units of 300 against 10,100, after a return of .01.
+        # 100 units of 300 against 10,100, after a return of .01, from the close before to the close.
         expected = 300 * (1 + 0.01 * math.sqrt(30_000 / 10_100))
         assert result.fills[0].price == pytest.approx(expected, rel=1e-13)
 
@@ -281,14 +282,15 @@ class TestMaker:
         bars = [
             bar(0, 100, 100, 0.9),
             bar(1, 100, 100, 0.1),
-            # The buy is dropped at hour 2, the sale of hour 1 arrives at hour 3, and nothing was added to it.
-            bar(2, 100, 100, 0.1),
-            bar(3, 100, 100, 0.1, high=101),
-            bar(4, 100, 100, 0.1, low=90, high=110),
+            # The buy is dropped at hour 2. The sale of hour 1 arrives at hour 3, and its rest keeps its limit.
+            bar(2, 100, 120, 0.1),
+            bar(3, 100, 100, 0.1, high=101, volume=4.0),
+            bar(4, 100, 100, 0.1, high=110),
             bar(5, 100, 100, 0.1),
         ]
+        result = run(bars, fill="maker", delay_bars=1, participation=1.0)
 
-        assert trades(run(bars, fill="maker", delay_bars=1)) == [(3, -10.0, 100.0), (6, 10.0, 100.0)]
+        assert trades(result) == [(3, -4.0, 100.0), (4, -6.0, 100.0), (6, 10.0, 100.0)]
 
     def test_the_rest_of_a_limit_order_keeps_its_limit(self):
         bars = [
@@ -385,7 +387,9 @@ class TestGapsAndRefusals:
         assert trades(sold) == [(1, 10.0, 100.0), (5, -10.0, 100.0), (6, 10.0, 100.0), (7, -10.0, 100.0)]
 
     def test_an_answer_starts_the_count_again(self):
-        assert len(run(flat(0.9, None, None, None, 0.8, None, None, None, 0.9)).fills) == 2
+        result = run(flat(0.9, None, None, None, 0.8, None, None, None, 0.9))
+
+        assert trades(result) == [(1, 10.0, 100.0), (9, -10.0, 100.0)]
 
     def test_a_gap_is_no_refusal(self):
         bars = [
@@ -448,6 +452,14 @@ class TestTheEnd:
         # -1,000 + 20 * 200.
         assert not result.ruined
         assert result.cash == 3_000.0
+
+    def test_spot_with_debts_buys_nothing(self):
+        bars = hours((100, 100, 0.9), (100, 40, 0.5), (40, 40, 0.9), (40, 40, 0.9), (40, 40, 0.9))
+        result = run(bars, max_weight=2.0, market="spot", side="long")
+
+        # 20 sold at 40 against a debt of 1,000: -200. The next long is of 0 units.
+        assert trades(result) == [(1, 20.0, 100.0), (2, -20.0, 40.0)]
+        assert result.cash == -200.0
 
 
 class TestSeveralSymbols:
@@ -524,6 +536,7 @@ class TestPolicies:
 
     def test_cost_aware_without_an_edge_or_a_cost_does_nothing(self):
         assert find_weight(0.5, 0.0, "A", replace(FREE, policy="cost-aware")) == 0.0
+        assert find_weight(0.5, 1.0, "A", replace(FREE, policy="cost-aware")) == 1.0
         assert find_weight(0.5001, 0.0, "A", replace(FREE, policy="cost-aware")) == 1.0
         assert find_weight(0.9, 0.0, "A", replace(FREE, policy="cost-aware", move={"A": math.nan})) == 0.0
 
