@@ -70,9 +70,7 @@ def align_bars(candles: Mapping[str, pl.DataFrame], scores: Mapping[str, pl.Data
     grids = [np.arange(times[0], times[-1] + step_ms, step_ms) for times in opens.values()]
     ts_ms = np.unique(np.concatenate(grids))
     shape = (ts_ms.size, len(symbols))
-    columns = {
-        name: np.full(shape, np.nan) for name in ("open", "high", "low", "close", "volume", "quote_volume", "p")
-    }
+    columns = {name: np.full(shape, np.nan) for name in ("open", "high", "low", "close", "volume", "quote_volume", "p")}
     refused, exists = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     last = np.zeros(len(symbols), np.int64)
     for ix, symbol in enumerate(symbols):

@@ -10,7 +10,6 @@ from mltrain.backtesting.costs import Market
 from mltrain.config.loading import MAX_FILE_BYTES, packaged_config
 from mltrain.documents.records import Limits, read_record, record
 from mltrain.documents.strict_yaml import parse_yaml
-from mltrain.documents.values import Located
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
 from mltrain.storage.reading import read_file
@@ -40,7 +39,9 @@ class FeeTier:
     source: str
 
     def __str__(self) -> str:
-        return f"{self.exchange}, regular tier as of {self.as_of}: maker {self.maker_bps:g}, taker {self.taker_bps:g} bps"
+        return (
+            f"{self.exchange}, regular tier as of {self.as_of}: maker {self.maker_bps:g}, taker {self.taker_bps:g} bps"
+        )
 
 
 @record

@@ -188,7 +188,9 @@ def sum_by_day(bars: Bars, simulation: Simulation, costs: Costs, *, start: float
         return np.bincount(day, weights=amounts, minlength=day_ms.size).astype(np.float64)
 
     fill_bars = [fill.bar for fill in simulation.fills]
-    fees_and_price = by_day(fill_bars, [fill.fee + (fill.price - fill.reference) * fill.units for fill in simulation.fills])
+    fees_and_price = by_day(
+        fill_bars, [fill.fee + (fill.price - fill.reference) * fill.units for fill in simulation.fills]
+    )
     traded = by_day(fill_bars, [abs(fill.units) * fill.price for fill in simulation.fills])
     funding = by_day([bar for bar, _ in simulation.payments], [float(paid.sum()) for _, paid in simulation.payments])
     returns = daily_returns(equity, start)

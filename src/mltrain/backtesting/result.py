@@ -12,7 +12,6 @@ from mltrain.backtesting.performance import Performance
 from mltrain.backtesting.policies import Policy
 from mltrain.documents.records import Limits, TimeMs, record
 from mltrain.documents.values import Sha256
-from mltrain.training.bootstrap import Interval
 
 #: A backtest's name: that of the version, the UTC date, and a number from the second one of a day on.
 BACKTEST: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[0-9]{1,6})?-[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.[0-9]{1,6})?")
@@ -188,7 +187,9 @@ class BacktestResult:
             return f"ruined: the account was empty before the end, at fees of {paid}"
         break_even = performance.break_even_bps
         if break_even is None:
-            return f"nothing was traded: no expected gain exceeds the costs of {costs.taker_cost * 10_000:g} bps per side"
+            return (
+                f"nothing was traded: no expected gain exceeds the costs of {costs.taker_cost * 10_000:g} bps per side"
+            )
         limit = f"it breaks even at {break_even.value:.2f} bps per side"
         mean = performance.daily_return
         if mean is None or mean.value <= 0:
@@ -208,7 +209,9 @@ class BacktestResult:
             found = "unknown" if sharpe is None else f"{sharpe:.3f}"
             problems.append(f"the deflated Sharpe ratio is {found}: it must be at least {GATE_SHARPE}")
         if overfitting is not None and overfitting > GATE_OVERFITTING:
-            problems.append(f"the probability of overfitting is {overfitting:.2f}: it must be at most {GATE_OVERFITTING}")
+            problems.append(
+                f"the probability of overfitting is {overfitting:.2f}: it must be at most {GATE_OVERFITTING}"
+            )
         return tuple(problems)
 
 
@@ -228,4 +231,3 @@ class StoredHead:
     created_at: str
     version: str
     result_sha256: Sha256
-

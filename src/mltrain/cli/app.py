@@ -34,6 +34,7 @@ MODULES: Final = {
     "models": ("models", "promote", "rollback", "card"),
     "predict": ("predict",),
     "evaluate": ("evaluate",),
+    "backtest": ("backtest",),
     "features": ("features",),
     "verify": ("verify",),
     "sim": ("sim",),
@@ -45,6 +46,7 @@ GROUPS: Final = {
     "snapshots": ("diff", "prune"),
     "cache": ("info", "prune"),
     "studies": ("prune",),
+    "backtest": ("run", "list", "show", "diff", "prune"),
     "models": ("history", "prune", "repair", "pack", "unpack"),
     "card": ("validate", "show", "schema", "report", "diff"),
     "features": ("info", "show", "check", "audit"),
@@ -55,7 +57,7 @@ GROUPS: Final = {
 #: The panels of `mltrain --help`, in their order.
 PANELS: Final = {
     "Data": ("snapshot", "snapshots", "cache", "sim"),
-    "Train and judge": ("train", "evaluate", "bench", "demo", "card", "studies"),
+    "Train and judge": ("train", "evaluate", "backtest", "bench", "demo", "card", "studies"),
     "Serve and operate": ("predict", "promote", "rollback", "models"),
     "Inspect": ("features", "verify", "config"),
 }

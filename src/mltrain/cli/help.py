@@ -19,6 +19,9 @@ network_option: Final = partial(typer.Option, rich_help_panel="Network")
 search_option: Final = partial(typer.Option, rich_help_panel="Search")
 model_option: Final = partial(typer.Option, rich_help_panel="Model")
 output_option: Final = partial(typer.Option, rich_help_panel="Output")
+policy_option: Final = partial(typer.Option, rich_help_panel="Policy")
+cost_option: Final = partial(typer.Option, rich_help_panel="Costs")
+fill_option: Final = partial(typer.Option, rich_help_panel="Fills and range")
 
 _TYPES: Final = {
     "int": "INTEGER",
@@ -61,6 +64,16 @@ class Group(TyperGroup):
         super().format_help(ctx, formatter)
 
 
+class DefaultGroup(Group):
+    """A group that runs its first command where the command line names none of them: `mltrain backtest best`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 (as above)
+        """Insert the name of the first command before anything else."""
+        if not args or args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
 def add_command(
     app: typer.Typer, name: str, function: Callable[..., None], *, example: str, cls: type[Command] = Command
 ) -> None:
@@ -68,16 +81,19 @@ def add_command(
     app.command(name, cls=cls, epilog=f"Example: {example}")(function)
 
 
-def new_group(text: str, *, listing: Callable[..., None] | None = None, example: str | None = None) -> typer.Typer:
+def new_group(
+    text: str, *, listing: Callable[..., None] | None = None, example: str | None = None, has_default: bool = False
+) -> typer.Typer:
     """Return a group of commands.
 
     Args:
         text: Help of the group.
         listing: Called for the group without a command, which then lists something; None: the help is shown.
         example: A command line that calls the listing.
+        has_default: Whether the group's first command runs where none is named.
     """
     group = typer.Typer(
-        cls=Group,
+        cls=DefaultGroup if has_default else Group,
         help=text,
         epilog=None if example is None else f"Example: {example}",
         invoke_without_command=listing is not None,

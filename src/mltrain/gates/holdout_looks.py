@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# How the study of a look begins: a look by `mltrain evaluate`, and one at the rows on which the parameters of a warm
-# start were chosen.
+# How the study of a look begins: a look by `mltrain evaluate` or `mltrain backtest`, and one at the rows on which the
+# parameters of a warm start were chosen.
 EVALUATION: Final = "evaluate "
+BACKTEST: Final = "backtest "
 WARM_START: Final = "warm start "
 
 # Two cuts of one configuration within half a day share nearly all rows: that is trying again, not retraining.
@@ -68,7 +69,7 @@ def count_looks(
     """Count the earlier looks at a holdout.
 
     Looks of the same configuration and seed do not count as others if they are by the same study (its scores are the
-    same), by an evaluation of a version (nothing was fitted), or by a training whose holdout ends at least half a day
+    same), by an evaluation or a backtest of a version (nothing was fitted), or by a training whose holdout ends at least half a day
     earlier.
 
     Args:
@@ -86,7 +87,7 @@ def count_looks(
         shares.append(share)
         if look.configuration_sha256 is not None:
             current_key, key = configuration_sha256, look.configuration_sha256
-        elif look.study.startswith(EVALUATION):
+        elif look.study.startswith((EVALUATION, BACKTEST)):
             # The training of that version has its own line.
             continue
         elif look.study.startswith(WARM_START):
@@ -95,7 +96,7 @@ def count_looks(
             # Lines of earlier releases have no configuration hash; the end of the study's name holds part of it.
             current_key, key = _read_configuration(study), _read_configuration(look.study)
         if current_key == key:
-            was_fitted = not look.study.startswith((EVALUATION, WARM_START)) and look.study != study
+            was_fitted = not look.study.startswith((EVALUATION, BACKTEST, WARM_START)) and look.study != study
             if not was_fitted or end_ms - look.end_ms >= NEWER_MS:
                 continue
             key = look.study

@@ -123,7 +123,7 @@ def evaluate(
         now_ms=now_ms,
         configuration_sha256=card.configuration_sha256,
     )
-    own_holdout = _find_own_holdout(card, rows.ts_ms)
+    own_holdout = find_own_holdout(card, rows.ts_ms)
     if own_holdout is not None:
         progress.warn(
             f"{own_holdout.rows:,} of these {rows.ts_ms.size:,} rows are from {version.name}'s own holdout, which its "
@@ -179,7 +179,7 @@ def _read_priors(card: ModelCard, symbols: tuple[str, ...]) -> tuple[SymbolPrior
     return tuple(priors.values())
 
 
-def _find_own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
+def find_own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout | None:
     """Return the overlap of a version's holdout with rows that open at `ts_ms`, ms UTC, shape (n,); None if empty."""
     block = card.block("holdout")
     start_ms, end_ms = (None, None) if block is None else (block.time_ms("start"), block.time_ms("end"))
@@ -191,9 +191,19 @@ def _find_own_holdout(card: ModelCard, ts_ms: NDArray[np.int64]) -> OwnHoldout |
 
 def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[Samples, dict[str, pl.DataFrame]]:
     """Return a snapshot's rows of the model's symbols, and the candles of these symbols and of the leaders."""
-    candles = read_candles(snapshot, progress)
+    candles = read_model_candles(model, snapshot, progress)
+    progress.stage("features and labels")
+    return keep_symbols(build_samples(model.feature_set, candles)[0], model.symbols), candles
+
+
+def read_model_candles(model: Model, snapshot: Snapshot, progress: Progress) -> dict[str, pl.DataFrame]:
+    """Return a snapshot's candles of the model's symbols and of its leaders, by symbol, sorted by symbol.
+
+    Raises:
+        InputError: The snapshot lacks a symbol, is of another interval, or is damaged.
+    """
     needed = {*model.symbols, *model.feature_set.leaders}
-    missing = sorted(needed - set(candles))
+    missing = sorted(needed - set(snapshot.symbols))
     if missing or snapshot.interval != model.interval:
         lacks = f"has no candles of {', '.join(missing)}" if missing else f"is of {snapshot.interval} candles"
         raise InputError(
@@ -201,9 +211,8 @@ def _build_rows(model: Model, snapshot: Snapshot, progress: Progress) -> tuple[S
             f"{', '.join(model.symbols)}",
             hint="`mltrain snapshots` lists the others",
         )
-    candles = {symbol: candles[symbol] for symbol in sorted(needed)}
-    progress.stage("features and labels")
-    return keep_symbols(build_samples(model.feature_set, candles)[0], model.symbols), candles
+    candles = read_candles(snapshot, progress)
+    return {symbol: candles[symbol] for symbol in sorted(needed)}
 
 
 def _measure_drift(

@@ -33,11 +33,16 @@ MAX_MANIFEST_BYTES: Final = 16 << 20
 MAX_FILE_BYTES: Final = 1 << 32
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_VERIFY: Final = {"snapshot": "mltrain verify snapshot", "version": "mltrain verify model"}
+_VERIFY: Final = {
+    "snapshot": "mltrain verify snapshot",
+    "version": "mltrain verify model",
+    "backtest": "mltrain backtest show",
+}
 # Hints for a folder whose manifest is missing or damaged.
 _DAMAGE_HINTS: Final = {
     "snapshot": "`mltrain snapshots` shows which ones are sound; `mltrain snapshot` takes a new one",
     "version": "`mltrain models` shows which ones are sound; `mltrain rollback --previous` leaves a damaged one",
+    "backtest": "`mltrain backtest list` shows which ones are sound; `mltrain backtest prune` removes old ones",
 }
 
 

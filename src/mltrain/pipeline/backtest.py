@@ -1,0 +1,606 @@
+"""Backtest a version: trade it on candles that it has never learned from, and store what that would have earned.
+
+The look at the candles is logged before the first of them is scored.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from mltrain._version import __version__
+from mltrain.backtesting.bars import align_bars
+from mltrain.backtesting.engine import simulate
+from mltrain.backtesting.funding_rates import check_complete, constant_funding, read_constant, read_funding_table
+from mltrain.backtesting.grid import compare_policies, tune
+from mltrain.backtesting.overfitting import expected_best_sharpe, overfitting_probability
+from mltrain.backtesting.performance import (
+    DAYS_PER_YEAR,
+    annual_sharpe,
+    daily_equity,
+    daily_returns,
+    find_drawdown,
+    measure,
+    positions,
+    score_sharpe,
+    sum_by_day,
+)
+from mltrain.backtesting.policies import NEED_DIRECTION, NEED_MOVES, MoveStatistics, find_answered, target_weights
+from mltrain.backtesting.result import BacktestRequest, BacktestResult, Benchmark, JudgedRows, Luck
+from mltrain.backtesting.stored import publish_backtest
+from mltrain.candles.frame import TS_DTYPE, times_ms
+from mltrain.candles.parquet import ParquetFile
+from mltrain.candles.tables import MAX_FILE_BYTES, read_cells
+from mltrain.card.lineage import read_lineage
+from mltrain.card.model_card import ModelCard
+from mltrain.config.loading import load_config
+from mltrain.errors import InputError, UsageError
+from mltrain.features.ops.catalogue import ops_sha256
+from mltrain.gates.holdout_looks import BACKTEST
+from mltrain.pipeline.evaluate import find_own_holdout, read_model_candles
+from mltrain.report.version_data import OOF_FILE
+from mltrain.serving.model import open_model
+from mltrain.snapshots.snapshot import open_snapshot
+from mltrain.storage.hashing import sha256_bytes
+from mltrain.storage.reading import read_file
+from mltrain.times import TimeRange, format_ms, interval_ms
+from mltrain.training.label import BPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mltrain.backtesting.bars import Bars
+    from mltrain.backtesting.costs import Costs
+    from mltrain.backtesting.engine import Simulation
+    from mltrain.backtesting.fee_tiers import FeeTier
+    from mltrain.backtesting.policies import Policy
+    from mltrain.backtesting.result import GridRow
+    from mltrain.backtesting.stored import StoredBacktest
+    from mltrain.gates.holdout_looks import Look
+    from mltrain.progress import Progress
+    from mltrain.serving.model import Model
+    from mltrain.snapshots.snapshot import Snapshot
+    from mltrain.store.store import Store
+    from mltrain.store.versions import StoredVersion
+
+_MAX_OOF_BYTES: Final = 1 << 30
+_MAX_OOF_ROWS: Final = 100_000_000
+# Bisections of the capacity: it is then known to a thousandth of its order of magnitude.
+_CAPACITY_STEPS: Final = 24
+_SMALLEST_EQUITY: Final = 1.0
+_LARGEST_EQUITY: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestOptions:
+    """What the user chose.
+
+    Attributes:
+        policy: The policy.
+        costs: The costs.
+        fees: The fee tier that `costs` has its fees from; None if they were given.
+        funding: For a perpetual: a number of bps per 8 hours, or the path of a file; None: that of the snapshot.
+        start_ms: First open time to trade, ms UTC; None: the first after the version's last training label.
+        end_ms: End of the open times to trade, ms UTC; None: all.
+        in_sample: Whether rows that the version learned from may be traded.
+        tune: Whether to choose `enter` and `exit` on out-of-fold scores.
+        grid: Policies to compare.
+        capacity: Whether to search for the equity at which nothing is earned any more.
+        equity: Cash at the start, in the quote asset.
+        seed: Random seed of the intervals.
+    """
+
+    policy: Policy
+    costs: Costs
+    fees: FeeTier | None = None
+    funding: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    in_sample: bool = False
+    tune: bool = False
+    grid: tuple[Policy, ...] = ()
+    capacity: bool = False
+    equity: float = 10_000.0
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check what belongs together; a UsageError names what does not."""
+        policies = (self.policy, *self.grid)
+        if self.costs.market == "spot" and any(policy.side == "both" for policy in policies):
+            raise UsageError("a spot account cannot be short", hint="use --side long, or --market perp")
+        if self.funding is not None and self.costs.market == "spot":
+            raise UsageError("--funding goes with --market perp: a spot position pays none")
+        if self.tune and self.policy.name not in {"threshold", "hysteresis"}:
+            raise UsageError(f"--tune chooses enter and exit, which {self.policy.name} does not have")
+        if self.capacity and not self.costs.impact:
+            raise UsageError("--capacity needs --impact: without it, an order of any size has the same price")
+        if not 0 < self.equity < float("inf"):
+            raise UsageError(f"equity is {self.equity}: expected a number above 0")
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policy, and those of the grid."""
+        return (self.policy, *self.grid)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backtest:
+    """A backtest that has run, before it is stored.
+
+    Attributes:
+        result: What was asked, and what was found.
+        bars: The bars.
+        simulation: The simulation of the policy.
+        weights: Target weight of each symbol after each close, shape (t, s).
+    """
+
+    result: BacktestResult
+    bars: Bars
+    simulation: Simulation
+    weights: NDArray[np.float64]
+
+
+def backtest(
+    version: StoredVersion,
+    snapshot: Snapshot,
+    store: Store,
+    options: BacktestOptions,
+    *,
+    now_ms: int,
+    progress: Progress,
+) -> StoredBacktest:
+    """Trade a version on a snapshot, and store the result.
+
+    Args:
+        version: The version, of any verdict.
+        snapshot: Candles of its symbols, later than its last training label unless `options.in_sample`.
+        store: Its log of looks gets a line before anything is scored.
+        options: Policy, costs, range.
+        now_ms: The current time, ms UTC.
+        progress: Receives stages and warnings.
+
+    Raises:
+        UsageError: The policy does not fit the version's label, or the range is empty.
+        InputError: The snapshot lacks a symbol or later candles, is of another interval or damaged; funding is missing;
+            or the version has no out-of-fold scores and the policy needs them.
+        LockedError: A folder is locked for longer than the wait.
+        MachineError: The machine refuses; nothing is stored.
+    """
+    ran = run_backtest(version, snapshot, store, options, now_ms=now_ms, progress=progress)
+    progress.stage("report")
+    from mltrain.report.backtest_page import draft_backtest_report
+
+    report = draft_backtest_report(ran.result, ran.bars, ran.simulation)
+    return publish_backtest(
+        store.data_dir,
+        ran.result,
+        _build_tables(ran),
+        now_ms=now_ms,
+        named=lambda name: {"report.html": report(name)},
+    )
+
+
+def run_backtest(
+    version: StoredVersion,
+    snapshot: Snapshot,
+    store: Store,
+    options: BacktestOptions,
+    *,
+    now_ms: int,
+    progress: Progress,
+) -> Backtest:
+    """Trade a version on a snapshot; arguments and errors as of `backtest`."""
+    model = open_model(version)
+    card = ModelCard(model.card)
+    for policy in options.policies:
+        if policy.name in NEED_DIRECTION and model.label.kind != "direction":
+            raise UsageError(
+                f"the policy {policy.name} needs a direction label: {version.name} predicts a move beyond "
+                f"{model.label.cost_bps:g} bps",
+                hint="use --policy threshold or hysteresis",
+            )
+    step_ms, learned_until_ms = interval_ms(model.interval), card.last_label_end_ms()
+    candles = read_model_candles(model, snapshot, progress)
+    window = _find_window(model, candles, options, learned_until_ms=learned_until_ms, snapshot=snapshot)
+    needs_moves = any(policy.name in NEED_MOVES for policy in options.policies)
+    oof = _read_oof(version) if needs_moves or options.tune else None
+    funding, funding_name = _read_funding(snapshot, model.symbols, candles, window, options, step_ms=step_ms)
+    looks = store.looks()
+    store.record_look(
+        start_ms=window.start_ms,
+        end_ms=window.end_ms,
+        study=f"{BACKTEST}{version.name}",
+        now_ms=now_ms,
+        configuration_sha256=card.configuration_sha256,
+    )
+    policy = options.policy
+    statistics = None if oof is None or not needs_moves else measure_moves(oof, model)
+    if options.tune:
+        assert oof is not None  # noqa: S101 -- read above
+        progress.stage("tune")
+        policy = _tune(oof, model, store, card, options, progress=progress)
+    progress.stage("score")
+    bars = _score(model, candles, window, step_ms=step_ms)
+    progress.stage("simulate")
+    targets = target_weights(bars, [policy], statistics=statistics, cost=options.costs.taker_cost)
+    simulation = simulate(
+        bars, targets, options.costs, equity=options.equity, answered=find_answered(bars), funding=funding
+    )
+    config = load_config(None, overrides={})
+    performance = measure(
+        bars,
+        simulation,
+        options.costs,
+        start=options.equity,
+        draws=config.bootstrap.draws,
+        level=config.bootstrap.level,
+        seed=options.seed,
+    )
+    grid: tuple[GridRow, ...] = ()
+    returns = np.zeros((0, 0))
+    if options.grid:
+        progress.stage("grid")
+        grid, returns = compare_policies(
+            bars, options.grid, options.costs, start=options.equity, statistics=statistics, funding=funding
+        )
+    own_holdout = find_own_holdout(card, np.concatenate([times[bars.exists[:, ix]] for ix, times in _times(bars)]))
+    judged = None
+    if own_holdout is not None:
+        judged = JudgedRows(own_holdout.rows, own_holdout.start_ms, own_holdout.end_ms)
+        progress.warn(
+            f"{judged.bars:,} of these {int(bars.exists.sum()):,} bars are from {version.name}'s own holdout, which its "
+            "gates have judged: they are no new evidence; backtest it on a newer snapshot"
+        )
+    if options.in_sample:
+        progress.warn("these bars may include some that the version learned from: the result proves nothing")
+    result = BacktestResult(
+        request=BacktestRequest(
+            version=version.name,
+            version_sha256=version.manifest.self_sha256,
+            snapshot=snapshot.id,
+            snapshot_sha256=snapshot.manifest_sha256,
+            start_ms=window.start_ms,
+            end_ms=window.end_ms,
+            in_sample=options.in_sample,
+            policy=policy,
+            tuned=options.tune,
+            costs=options.costs,
+            fees=options.fees,
+            funding=funding_name,
+            equity=options.equity,
+            seed=options.seed,
+            grid=options.grid,
+            capacity=options.capacity,
+            mltrain=__version__,
+            package_sha256=read_lineage().package_sha256,
+            ops_sha256=ops_sha256(),
+        ),
+        symbols=bars.symbols,
+        interval=model.interval,
+        bars=int(bars.exists.sum()),
+        refused=int(bars.refused.sum()),
+        learned_until_ms=learned_until_ms,
+        judged=judged,
+        performance=performance,
+        benchmarks=_hold_everything(bars, options, funding),
+        luck=_measure_luck(bars, simulation, options, grid, returns, looks=looks, window=window),
+        grid=tuple(sorted(grid, key=lambda row: -np.inf if row.sharpe is None else row.sharpe, reverse=True)),
+        capacity=_find_capacity(bars, targets, options, funding) if options.capacity else None,
+    )
+    return Backtest(result, bars, simulation, targets[:, 0, :])
+
+
+def _times(bars: Bars) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return the position of each symbol, with the open times of all bars, ms UTC."""
+    return [(ix, bars.ts_ms) for ix in range(len(bars.symbols))]
+
+
+def _find_window(
+    model: Model,
+    candles: Mapping[str, pl.DataFrame],
+    options: BacktestOptions,
+    *,
+    learned_until_ms: int,
+    snapshot: Snapshot,
+) -> TimeRange:
+    """Return the open times to trade, of which every symbol has a candle.
+
+    Raises:
+        UsageError: --from lies before the end of the training.
+        InputError: A symbol has no candle there.
+    """
+    step_ms = interval_ms(model.interval)
+    # The candle at which the last label ended was read by the training.
+    first_ms = 0 if options.in_sample else learned_until_ms + step_ms
+    if options.start_ms is not None and options.start_ms < first_ms:
+        raise UsageError(
+            f"--from {format_ms(options.start_ms)} is before {format_ms(first_ms)}: {model.version} learned from earlier "
+            "candles",
+            hint="omit --from, or trade what it learned from with --in-sample, which proves nothing",
+        )
+    start_ms = first_ms if options.start_ms is None else options.start_ms
+    end_ms = snapshot.window.end_ms if options.end_ms is None else options.end_ms
+    found: list[int] = []
+    for symbol in model.symbols:
+        ts_ms = times_ms(candles[symbol])
+        inside = ts_ms[(ts_ms >= start_ms) & (ts_ms < end_ms)]
+        if inside.size < 2:
+            raise InputError(
+                f"snapshot {snapshot.id} has no candles of {symbol} to trade from {format_ms(start_ms)} to "
+                f"{format_ms(end_ms)}; {model.version} learned until {format_ms(learned_until_ms)}",
+                hint="take a newer one with `mltrain snapshot`",
+            )
+        found += [int(inside[0]), int(inside[-1])]
+    return TimeRange(min(found), max(found) + step_ms)
+
+
+def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange, *, step_ms: int) -> Bars:
+    """Score every candle of a window, as `Model.predict_candles` does, with the candles before it as lookback."""
+    lookback_ms = window.start_ms - (model.lookback_bars - 1) * step_ms
+    needed = {
+        symbol: frame.filter(pl.col("ts").is_between(_time(lookback_ms), _time(window.end_ms), closed="left"))
+        for symbol, frame in candles.items()
+    }
+    scores = model.predict_candles(needed, rows="all")
+    inside = pl.col("ts") >= _time(window.start_ms)
+    return align_bars(
+        {symbol: needed[symbol].filter(inside) for symbol in model.symbols},
+        {symbol: scores.filter(inside, pl.col("symbol") == symbol) for symbol in model.symbols},
+        step_ms=step_ms,
+    )
+
+
+def _time(time_ms: int) -> pl.Expr:
+    """Return a time in ms UTC as a literal of a candle frame's `ts`."""
+    return pl.lit(time_ms).cast(TS_DTYPE)
+
+
+def _read_oof(version: StoredVersion) -> pl.DataFrame:
+    """Return the version's out-of-fold scores; raise an InputError if it was stored without them."""
+    if version.manifest.entry(OOF_FILE) is None:
+        raise InputError(
+            f"{version.name} was trained by an earlier release, which stored no out-of-fold scores: this policy needs "
+            "them",
+            hint="train a new version, or use --policy sign, threshold or hysteresis without --tune",
+        )
+    data = version.read(OOF_FILE, max_bytes=_MAX_OOF_BYTES)
+    file = ParquetFile(data, where=str(version.folder / OOF_FILE), max_rows=_MAX_OOF_ROWS)
+    return file.read(["ts", "symbol", "p", "forward_bps", "fold"])
+
+
+def measure_moves(oof: pl.DataFrame, model: Model) -> list[MoveStatistics]:
+    """Return what a version's out-of-fold rows say about each of its symbols, in sorted order.
+
+    Args:
+        oof: Columns `ts`, `symbol`, `p` in [0, 1] and `forward_bps`, the move to the end of the label.
+        model: The model.
+    """
+    statistics = []
+    for symbol in sorted(model.symbols):
+        rows = oof.filter(pl.col("symbol") == symbol).sort("ts")
+        move = rows["forward_bps"].to_numpy() / BPS
+        side = np.sign(rows["p"].to_numpy() - 0.5)
+        changes = int((np.diff(side) != 0).sum()) + 1
+        known = move.size > 0
+        statistics.append(
+            MoveStatistics(
+                mean_move=float(np.abs(move).mean()) if known else float("nan"),
+                variance=float(np.square(move).mean()) if known else float("nan"),
+                run_bars=move.size / changes if known else float("nan"),
+                horizon_bars=model.label.horizon_bars,
+            )
+        )
+    return statistics
+
+
+def _tune(
+    oof: pl.DataFrame, model: Model, store: Store, card: ModelCard, options: BacktestOptions, *, progress: Progress
+) -> Policy:
+    """Choose enter and exit on the candles of the training, with the out-of-fold probabilities; funding is left out."""
+    trained_on = open_snapshot(store.data_dir, card.snapshot_id)
+    candles = read_model_candles(model, trained_on, progress)
+    frames, scores = {}, {}
+    for symbol in model.symbols:
+        of_symbol = oof.filter(pl.col("symbol") == symbol)
+        first, last = of_symbol["ts"].min(), of_symbol["ts"].max()
+        frames[symbol] = candles[symbol].filter(pl.col("ts").is_between(first, last))
+        scores[symbol] = (
+            frames[symbol]
+            .select("ts")
+            .join(of_symbol.select("ts", "p"), on="ts", how="left", maintain_order="left")
+            .with_columns(refused=pl.lit(None, pl.String))
+        )
+    bars = align_bars(frames, scores, step_ms=interval_ms(model.interval))
+    no_funding = {symbol: np.zeros((0, 2)) for symbol in bars.symbols}
+    return tune(bars, options.policy, options.costs, start=options.equity, funding=no_funding)
+
+
+def _read_funding(
+    snapshot: Snapshot,
+    symbols: tuple[str, ...],
+    candles: Mapping[str, pl.DataFrame],
+    window: TimeRange,
+    options: BacktestOptions,
+    *,
+    step_ms: int,
+) -> tuple[dict[str, NDArray[np.float64]] | None, str | None]:
+    """Return the funding of each symbol, shape (m, 2), and where it comes from; None and None on spot."""
+    if options.costs.market == "spot":
+        return None, None
+    text = options.funding
+    if text is not None and (rate := read_constant(text)) is not None:
+        return constant_funding(rate, symbols, window), f"{rate * BPS:g} bps per 8 hours"
+    if text is None:
+        funding = {
+            symbol: snapshot.funding(symbol).select(pl.col("ts").dt.timestamp("ms"), "rate").cast(pl.Float64).to_numpy()
+            for symbol in symbols
+        }
+        where = name = f"snapshot {snapshot.id}"
+    else:
+        from pathlib import Path
+
+        data = read_file(Path(text), max_bytes=MAX_FILE_BYTES, what="the funding rates")
+        cells = read_cells(data, name=Path(text).name, where=text)
+        funding, where = read_funding_table(cells.frame, symbols, where=text), text
+        name = f"{Path(text).name}, SHA-256 {sha256_bytes(data)}"
+    ranges = {}
+    for symbol in symbols:
+        ts_ms = times_ms(candles[symbol])
+        inside = ts_ms[(ts_ms >= window.start_ms) & (ts_ms < window.end_ms)]
+        ranges[symbol] = TimeRange(int(inside[0]), int(inside[-1]) + step_ms)
+    check_complete(funding, ranges, where=where)
+    return funding, name
+
+
+def _hold_everything(
+    bars: Bars, options: BacktestOptions, funding: Mapping[str, NDArray[np.float64]] | None
+) -> tuple[Benchmark, ...]:
+    """Return what equal weights, and each symbol alone, would have earned when bought at the start and held."""
+    s = len(bars.symbols)
+    targets = np.zeros((bars.ts_ms.size, s + 1, s))
+    first = bars.exists.argmax(axis=0)
+    for ix in range(s):
+        targets[first[ix] :, 0, ix] = 1.0
+        # All of the equity, of which each symbol has an equal share.
+        targets[first[ix] :, ix + 1, ix] = s
+    simulation = simulate(bars, targets, options.costs, equity=options.equity, funding=funding)
+    _, equity = daily_equity(bars, simulation.equity)
+    sharpes = annual_sharpe(daily_returns(equity, options.equity))
+    benchmarks = []
+    for ix, name in enumerate(("equal weight", *(f"hold {symbol}" for symbol in bars.symbols))):
+        drawdown = find_drawdown(bars, simulation.equity[:, ix], start=options.equity)
+        benchmarks.append(
+            Benchmark(
+                name=name,
+                net_return=float(simulation.equity[-1, ix]) / options.equity - 1,
+                sharpe=None if np.isnan(sharpes[ix]) else float(sharpes[ix]),
+                drawdown=0.0 if drawdown is None else drawdown.share,
+            )
+        )
+    return tuple(benchmarks)
+
+
+def _measure_luck(
+    bars: Bars,
+    simulation: Simulation,
+    options: BacktestOptions,
+    grid: tuple[GridRow, ...],
+    returns: NDArray[np.float64],
+    *,
+    looks: tuple[Look, ...],
+    window: TimeRange,
+) -> Luck:
+    """Return how much of the result may be due to choosing; `returns` are those of the grid, shape (days, policies)."""
+    earlier = sum(
+        look.study.startswith(BACKTEST) and look.start_ms < window.end_ms and look.end_ms > window.start_ms
+        for look in looks
+    )
+    _, equity = daily_equity(bars, simulation.equity[:, 0])
+    benchmark = 0.0
+    if grid:
+        sharpes = [row.sharpe / np.sqrt(DAYS_PER_YEAR) for row in grid if row.sharpe is not None]
+        variance = float(np.var(sharpes)) if sharpes else 0.0
+        benchmark = expected_best_sharpe(variance, len(grid) * (earlier + 1))
+    return Luck(
+        grid=max(1, len(grid)),
+        looks=earlier + 1,
+        deflated_sharpe=score_sharpe(daily_returns(equity, options.equity), benchmark),
+        overfitting=overfitting_probability(returns) if grid else None,
+    )
+
+
+def _find_capacity(
+    bars: Bars,
+    targets: NDArray[np.float64],
+    options: BacktestOptions,
+    funding: Mapping[str, NDArray[np.float64]] | None,
+) -> float | None:
+    """Return the equity, in the quote asset, at which the mean net daily return falls to zero; None if it never is above.
+
+    The impact of an order grows with its size, so the return falls as the equity grows.
+    """
+
+    def earns(equity: float) -> bool:
+        simulation = simulate(
+            bars, targets, options.costs, equity=equity, answered=find_answered(bars), funding=funding
+        )
+        _, daily = daily_equity(bars, simulation.equity[:, 0])
+        return float(daily_returns(daily, equity).mean()) > 0
+
+    low, high = np.log10(_SMALLEST_EQUITY), np.log10(_LARGEST_EQUITY)
+    if not earns(_SMALLEST_EQUITY):
+        return None
+    for _ in range(_CAPACITY_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if earns(10**middle) else (low, middle)
+    return float(10**low)
+
+
+def _build_tables(ran: Backtest) -> dict[str, bytes]:
+    """Return the tables of a backtest as Parquet files, by name."""
+    bars, simulation, costs = ran.bars, ran.simulation, ran.result.request.costs
+    fills, symbols = simulation.fills, np.array(bars.symbols, dtype=object)
+    bar_ms = bars.ts_ms[[fill.bar for fill in fills]] if fills else np.zeros(0, np.int64)
+    decided_ms = bars.ts_ms[[fill.decided for fill in fills]] if fills else np.zeros(0, np.int64)
+    at_close = np.array([fill.at_close for fill in fills], np.bool_)
+    fill_table = pl.DataFrame(
+        {
+            "ts": pl.Series(bar_ms + at_close * bars.step_ms).cast(TS_DTYPE),
+            "candle": pl.Series(bar_ms).cast(TS_DTYPE),
+            "decided": pl.Series(decided_ms).cast(TS_DTYPE),
+            "symbol": pl.Series([symbols[fill.symbol_ix] for fill in fills], dtype=pl.String),
+            **{
+                name: pl.Series([getattr(fill, name) for fill in fills], dtype=pl.Float64)
+                for name in ("units", "reference", "price", "fee")
+            },
+        }
+    )
+    units = positions(bars, fills)
+    equity_table = pl.DataFrame(
+        {
+            "ts": pl.Series(bars.ts_ms).cast(TS_DTYPE),
+            "equity": simulation.equity[:, 0],
+            **{f"units_{symbol}": units[:, ix] for ix, symbol in enumerate(bars.symbols)},
+            **{f"weight_{symbol}": ran.weights[:, ix] for ix, symbol in enumerate(bars.symbols)},
+        }
+    )
+    days = sum_by_day(bars, simulation, costs, start=ran.result.request.equity)
+    daily_table = pl.DataFrame(
+        {
+            "day": pl.Series(days.day_ms).cast(TS_DTYPE),
+            "equity": days.equity,
+            "net_return": days.returns,
+            "gross": days.gross,
+            "costs": days.costs,
+            "funding": days.funding,
+            "traded": days.traded,
+        }
+    )
+    tables = {"fills.parquet": fill_table, "equity.parquet": equity_table, "daily.parquet": daily_table}
+    if ran.result.grid:
+        tables["grid.parquet"] = pl.DataFrame(
+            [
+                {
+                    **{
+                        name: getattr(row.policy, name)
+                        for name in ("name", "enter", "exit", "kelly_fraction", "max_weight", "side")
+                    },
+                    **{name: getattr(row, name) for name in ("net_return", "sharpe", "drawdown", "turnover", "fees")},
+                }
+                for row in ran.result.grid
+            ],
+            infer_schema_length=None,
+        )
+    return {name: _to_parquet(table) for name, table in tables.items()}
+
+
+def _to_parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
