@@ -37,6 +37,7 @@ ROOMS = (
     "card",
     "store",
     "serving",
+    "backtesting",
     "report",
     "pipeline",
     "cli",

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mltrain.backtesting.costs import Costs
+from mltrain.backtesting.policies import POLICIES, Policy
 from mltrain.config.train_config import FloatRange, IntRange, SearchConfig
 from mltrain.documents.records import DERIVED, RAW, RECORDS, REST, Encoded, Limits, OneOf, read_record, to_json
 from mltrain.documents.strict_json import canonical_json, parse_json
@@ -118,6 +120,22 @@ def instances(cls, limits=None):
             st.integers(1, 1440),
             st.sampled_from(["drop", "down"]),
             st.just(0.0) | st.floats(0.01, 1000),
+        ),
+        Policy: lambda: st.builds(
+            lambda name, ends, fraction, weight, side: Policy(name, ends[1], ends[0], fraction, weight, side),
+            st.sampled_from(POLICIES),
+            st.lists(st.floats(0.5, 1), min_size=2, max_size=2).map(sorted),
+            st.floats(0.01, 1),
+            st.floats(0.01, 9),
+            st.sampled_from(["long", "both"]),
+        ),
+        Costs: lambda: st.builds(
+            Costs,
+            st.sampled_from(["spot", "perp"]),
+            *[st.floats(0, 99)] * 5,
+            st.none() | st.floats(0.01, 1),
+            st.sampled_from(["next-open", "maker"]),
+            st.integers(0, 9),
         ),
         Fault: lambda: st.builds(Fault, st.sampled_from(list(KINDS)), status=st.integers(200, 599), body=TEXT),
     }.get(cls)

@@ -106,7 +106,8 @@ class RecentTrading:
         """
         traded = self.value[bar]
         ratio = np.divide(value, traded, out=np.ones_like(value), where=traded > 0)
-        return np.minimum(costs.impact * self.volatility[bar] * np.sqrt(ratio), 1 - costs.taker_loss)
+        impact: NDArray[np.float64] = costs.impact * self.volatility[bar] * np.sqrt(ratio)
+        return np.minimum(impact, 1 - costs.taker_loss)
 
 
 def measure_recent_trading(bars: Bars) -> RecentTrading:

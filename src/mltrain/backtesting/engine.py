@@ -33,7 +33,7 @@ class Orders:
 
     Attributes:
         bar: The bar at whose close they were decided.
-        open: For which policies and symbols an order is still on its way, shape (k, s).
+        open: For which policies and symbols there is an order that has not arrived, shape (k, s).
         units: Position to reach, in the base asset, shape (k, s).
     """
 
@@ -117,7 +117,7 @@ def simulate(
             change only there.
         funding: For a perpetual: the events of each symbol, shape (m, 2): time in ms UTC, and rate.
     """
-    return _Account(bars, targets, costs, equity, answered, funding).run()
+    return _Account(bars, targets, costs, equity=equity, answered=answered, funding=funding).run()
 
 
 class _Account:
@@ -128,6 +128,7 @@ class _Account:
         bars: Bars,
         targets: NDArray[np.float64],
         costs: Costs,
+        *,
         equity: float,
         answered: NDArray[np.bool_] | None,
         funding: Mapping[str, NDArray[np.float64]] | None,
@@ -337,7 +338,9 @@ def _place_funding(
     symbols = bars.symbols
     due: dict[int, NDArray[np.float64]] = {}
     last_due = np.zeros(len(symbols))
-    for ix, symbol in enumerate(symbols if funding is not None else ()):
+    if funding is None:
+        return due, last_due
+    for ix, symbol in enumerate(symbols):
         last = int(bars.last[ix])
         for time_ms, rate in funding[symbol].tolist():
             bar = int(np.searchsorted(bars.ts_ms, time_ms))

@@ -95,7 +95,7 @@ def check_complete(funding: Mapping[str, NDArray[np.float64]], windows: Mapping[
         if late.size:
             begin, end = (int(edges[late[0] + step]) for step in (0, 1))
             raise InputError(
-                f"{where}: {symbol} has no funding between {format_ms(begin)} and {format_ms(end)}: a missing rate is not "
-                "zero",
+                f"{where}: {symbol} has no funding between {format_ms(begin)} and {format_ms(end)}: a missing rate is "
+                "not zero",
                 hint="pass a complete file, or a constant in bps per 8 hours, with --funding",
             )

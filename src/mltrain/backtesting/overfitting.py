@@ -94,4 +94,6 @@ def _sharpe(
     days = np.einsum("cb,b->c", chosen, counts)[:, None]
     mean = np.einsum("cb,bk->ck", chosen, sums) / days
     variance = np.einsum("cb,bk->ck", chosen, squares) / days - mean**2
-    return np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=np.zeros_like(mean), where=variance > 1e-300)
+    sharpe: NDArray[np.float64] = np.zeros_like(mean)
+    np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=sharpe, where=variance > 1e-300)
+    return sharpe

@@ -104,8 +104,8 @@ class Performance:
         trades: Round trips.
         traded: Value of all fills, in the quote asset.
         costs: Each kind of cost.
-        break_even_bps: Cost per side, in bps, at which the same fills earn nothing after funding, with its interval; None
-            if nothing was traded.
+        break_even_bps: Cost per side, in bps, at which the same fills earn nothing after funding, with its interval;
+            None if nothing was traded.
         probabilistic_sharpe: Probability that the true Sharpe ratio is above zero; None if the returns do not vary.
         blind_bars: Bars with a position but without a candle.
         ruined_ms: Close at which the equity was zero or less, ms UTC; None if never.
@@ -168,18 +168,21 @@ def daily_equity(bars: Bars, equity: NDArray[np.float64]) -> tuple[NDArray[np.in
 def daily_returns(equity: NDArray[np.float64], start: float) -> NDArray[np.float64]:
     """Return the change of the equity on each day over the day before, shape (n, ...); 0 once nothing is left."""
     before = np.concatenate([np.full_like(equity[:1], start), equity[:-1]])
-    return np.divide(equity - before, before, out=np.zeros_like(equity), where=before > 0)
+    returns = np.zeros_like(equity)
+    np.divide(equity - before, before, out=returns, where=before > 0)
+    return returns
 
 
 def annual_sharpe(returns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return mean over standard deviation of daily returns, shape (n, ...), annualised; NaN if they do not vary."""
     deviation = returns.std(axis=0)
     varies = deviation > 1e-12 * np.abs(returns).max(axis=0, initial=0.0)
-    out = np.full_like(deviation, np.nan)
-    return np.divide(returns.mean(axis=0), deviation, out=out, where=varies) * math.sqrt(DAYS_PER_YEAR)
+    sharpe: NDArray[np.float64] = np.full(deviation.shape, np.nan)
+    np.divide(returns.mean(axis=0), deviation, out=sharpe, where=varies)
+    return sharpe * math.sqrt(DAYS_PER_YEAR)
 
 
-def sum_by_day(bars: Bars, simulation: Simulation, costs: Costs, *, start: float) -> Days:
+def sum_by_day(bars: Bars, simulation: Simulation, *, start: float) -> Days:
     """Return a simulation of one policy by UTC day; `start` is the equity at its start."""
     day_ms, equity = daily_equity(bars, simulation.equity[:, 0])
 
@@ -220,7 +223,7 @@ def measure(
         level: Coverage of the intervals, such as 0.9.
         seed: Random seed of the draws.
     """
-    days = sum_by_day(bars, simulation, costs, start=start)
+    days = sum_by_day(bars, simulation, start=start)
     bootstrap = plan_bootstrap(days.day_ms, draws=draws, level=level, seed=seed) if days.day_ms.size > 1 else None
     equity, n = simulation.equity[:, 0], days.day_ms.size
     traded, ruined = float(days.traded.sum()), int(simulation.ruined[0])
@@ -279,7 +282,7 @@ def score_sharpe(returns: NDArray[np.float64], benchmark: float = 0.0) -> float 
 
 
 def find_drawdown(bars: Bars, equity: NDArray[np.float64], *, start: float) -> Drawdown | None:
-    """Return the largest drawdown of the equity at bar closes, shape (t,), which begins at `start`; None without one."""
+    """Return the largest drawdown of the equity at bar closes, shape (t,), after `start`; None without one."""
     closes_ms = np.concatenate([bars.ts_ms[:1], bars.ts_ms + bars.step_ms])
     curve = np.concatenate([[start], equity])
     peak = np.maximum.accumulate(curve)
@@ -303,7 +306,7 @@ def positions(bars: Bars, fills: Sequence[Fill]) -> NDArray[np.float64]:
 
 
 def _measure_exposure(bars: Bars, simulation: Simulation) -> float:
-    """Return the mean value of the positions at bar closes, as a share of the equity there; bars without equity are 0."""
+    """Return the mean value of the positions at bar closes, as a share of the equity; 0 where nothing is left."""
     value = np.abs(positions(bars, simulation.fills) * bars.mark).sum(axis=1)
     equity = simulation.equity[:, 0]
     return float(np.divide(value, equity, out=np.zeros_like(value), where=equity > 0).mean())

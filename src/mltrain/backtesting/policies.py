@@ -35,10 +35,10 @@ class Policy:
     """How probabilities become positions.
 
     Attributes:
-        name: "sign": long above one half, short below. "threshold": in only beyond `enter`. "hysteresis": in at `enter`,
-            out when p crosses 1 - `exit` from its side. "cost-aware": as sign, but a position changes only when the
-            expected gain over the usual time until the next change pays for the change. "kelly": in proportion to the
-            expected move.
+        name: "sign": long above one half, short below. "threshold": in only beyond `enter`. "hysteresis": in at
+            `enter`, out when p crosses 1 - `exit` from its side. "cost-aware": as sign, but a position changes only
+            when the expected gain over the usual time until the next change pays for the change. "kelly": in
+            proportion to the expected move.
         enter: Probability of the predicted side from which a position is opened, in [0.5, 1].
         exit: Probability of the other side from which it is closed, in [0.5, `enter`].
         kelly_fraction: Share of the Kelly weight, in (0, 1].
@@ -137,44 +137,40 @@ def target_weights(
     Returns:
         Shape (t, k, s): a share of the symbol's part of the equity, negative if short.
     """
-    answered = find_answered(bars)
-    goes_flat = answered & np.isnan(bars.p)
     targets = np.empty((bars.ts_ms.size, len(policies), len(bars.symbols)))
     for ix, policy in enumerate(policies):
-        targets[:, ix, :] = _target(bars, policy, answered, goes_flat, statistics, cost)
+        targets[:, ix, :] = _target(bars, policy, statistics, cost)
     return targets
 
 
 def _target(
     bars: Bars,
     policy: Policy,
-    answered: NDArray[np.bool_],
-    goes_flat: NDArray[np.bool_],
     statistics: Sequence[MoveStatistics] | None,
     cost: float,
 ) -> NDArray[np.float64]:
     """Return the target weights of one policy, shape (t, s)."""
+    answered = find_answered(bars)
+    goes_flat = answered & np.isnan(bars.p)
     p = np.where(answered, bars.p, np.nan)
     with np.errstate(invalid="ignore"):
         match policy.name:
             case "sign":
                 weight, decides = np.sign(p - 0.5), answered
             case "threshold":
-                weight, decides = 1.0 * (p > policy.enter) - (p < 1 - policy.enter), answered
+                weight, decides = (p > policy.enter).astype(np.float64) - (p < 1 - policy.enter), answered
             case "hysteresis":
                 weight, decides = _hysteresis(p, policy, goes_flat), answered
             case "cost-aware" | "kelly":
                 assert statistics is not None  # noqa: S101 -- the caller measures them for these policies
-                move, variance, run_bars, horizon = (
-                    np.array([getattr(each, name) for each in statistics])
-                    for name in ("mean_move", "variance", "run_bars", "horizon_bars")
-                )
-                edge = (2 * p - 1) * move
+                edge = (2 * p - 1) * np.array([each.mean_move for each in statistics])
                 if policy.name == "kelly":
+                    variance = np.array([each.variance for each in statistics])
                     kelly = policy.kelly_fraction * edge / np.where(variance > 0, variance, np.inf)
                     weight, decides = np.clip(np.nan_to_num(kelly), -policy.max_weight, policy.max_weight), answered
                 else:
-                    weight, decides = np.sign(p - 0.5), goes_flat | (np.abs(edge) * run_bars / horizon > cost)
+                    horizons = np.array([each.run_bars / each.horizon_bars for each in statistics])
+                    weight, decides = np.sign(p - 0.5), goes_flat | (np.abs(edge) * horizons > cost)
     weight = np.where(goes_flat | np.isnan(weight), 0.0, weight)
     if policy.name != "kelly":
         weight = weight * policy.max_weight
@@ -195,7 +191,7 @@ def _hysteresis(p: NDArray[np.float64], policy: Policy, goes_flat: NDArray[np.bo
     below, above = _last_bar((p < 1 - policy.exit) | goes_flat), _last_bar((p > policy.exit) | goes_flat)
     is_long = long_at > np.maximum(short_at, below)
     is_short = short_at > np.maximum(long_at, above)
-    return 1.0 * is_long - is_short
+    return is_long.astype(np.float64) - is_short
 
 
 def _last_bar(is_event: NDArray[np.bool_]) -> NDArray[np.int64]:

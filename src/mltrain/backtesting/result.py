@@ -161,8 +161,8 @@ class BacktestResult:
         benchmarks: Equal weight, then each symbol.
         luck: How much may be due to choosing.
         grid: The policies of the grid, best Sharpe ratio first.
-        capacity: Equity, in the quote asset, at which the mean net daily return is zero; None if not searched for, or if
-            it is not positive at any size.
+        capacity: Equity, in the quote asset, at which the mean net daily return is zero; None if not searched for, or
+            if it is not positive at any size.
     """
 
     request: BacktestRequest

@@ -18,6 +18,9 @@ from mltrain.cli.tables import folding, optional, right, table
 from mltrain.errors import NoGoError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mltrain.backtesting.costs import Market
     from mltrain.backtesting.fee_tiers import FeeTier
     from mltrain.backtesting.result import BacktestResult
     from mltrain.cli.render import View
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_GRID_ROWS_SHOWN: Final = 10
 # Fees for candles whose exchange is not known.
-_USUAL_FEES: Final = {"spot": "binance", "perp": "binance-usdm"}
+_USUAL_FEES: Final[Mapping[Market, str]] = {"spot": "binance", "perp": "binance-usdm"}
 
 
 class PolicyChoice(StrEnum):
@@ -335,11 +338,11 @@ def _choose_fees(
     taker_bps: float | None,
     maker_bps: float | None,
     session: Session,
-) -> tuple[FeeTier, str]:
+) -> tuple[FeeTier, Market]:
     """Return the fee tier and the market that the options and the snapshot's source ask for."""
     from mltrain.backtesting.fee_tiers import find_fee_tier
 
-    snapshot_market = "perp" if getattr(snapshot.source, "market", "spot") == "usdm" else "spot"
+    snapshot_market: Market = "perp" if getattr(snapshot.source, "market", "spot") == "usdm" else "spot"
     if fees is not None:
         tier = find_fee_tier(fees)
         if market is not None and market.value != tier.market:
@@ -472,7 +475,7 @@ def view_backtest(document: BacktestDocument) -> View:
     request, figures, luck = result.request, result.performance, result.luck
     if request.in_sample:
         yield "IN SAMPLE: the version may have learned from these bars, so this proves nothing"
-    yield f"{document.verdict}"
+    yield document.verdict
     yield (
         f"backtest {document.backtest}: {request.version} on {result.bars:,} bars of {', '.join(result.symbols)}, "
         f"{time_text(request.start_ms)} to {time_text(request.end_ms)} UTC; it learned until "
@@ -486,7 +489,7 @@ def view_backtest(document: BacktestDocument) -> View:
     yield table("Figures", "figure", *right("value", "interval"), rows=_list_figures(result))
     cost_rows = [(c.name, f"{c.amount:,.2f}", number_text(c.turnover_bps, 2)) for c in figures.costs]
     yield table("Costs", "cost", *right("amount", "bps of turnover"), rows=cost_rows)
-    rows = [(b.name, _percent(b.net_return), number_text(b.sharpe, 2), _percent(b.drawdown)) for b in result.benchmarks]
+    rows = [(b.name, _percent(b.net_return), number_text(b.sharpe, 2), f"{b.drawdown:.2%}") for b in result.benchmarks]
     yield table("Held instead", "what", *right("net return", "Sharpe", "drawdown"), rows=rows)
     if result.grid:
         best = [
@@ -497,11 +500,12 @@ def view_backtest(document: BacktestDocument) -> View:
         yield table(title, *folding("policy"), *right("net return", "Sharpe", "turnover a day"), rows=best)
     overfitting = "not applicable" if luck.overfitting is None else f"{luck.overfitting:.2f}"
     yield (
-        f"deflated Sharpe ratio {number_text(luck.deflated_sharpe, 3)} ({luck.grid} policies, {luck.looks} backtests of "
-        f"these candles); probability of overfitting: {overfitting}"
+        f"deflated Sharpe ratio {number_text(luck.deflated_sharpe, 3)} (policies: {luck.grid}, backtests of these "
+        f"candles: {luck.looks}); probability of overfitting: {overfitting}"
     )
     if request.capacity:
-        yield f"capacity: {'none: nothing is earned at any size' if result.capacity is None else f'{result.capacity:,.0f}'}"
+        size = "nothing is earned at any size" if result.capacity is None else f"{result.capacity:,.0f}"
+        yield f"capacity: {size}"
     yield from document.problems
     yield f"report: {document.folder / 'report.html'}"
 
@@ -537,7 +541,7 @@ def _list_figures(result: BacktestResult) -> list[tuple[str, str, str]]:
         ("Sharpe ratio", "-" if sharpe is None else f"{sharpe.value:.2f}",
          "-" if sharpe is None else f"{sharpe.low:.2f} .. {sharpe.high:.2f}"),
         ("Sortino ratio", number_text(figures.sortino, 2), ""),
-        ("Calmar ratio", number_text(figures.calmar, 2), ""),
+        ("Calmar ratio", "-" if figures.calmar is None else f"{figures.calmar:.3g}", ""),
         ("largest drawdown", "-" if fall is None else f"{fall.share:.2%}",
          "" if fall is None else f"{time_text(fall.peak_ms)} to {time_text(fall.trough_ms)}"),
         ("exposure", f"{figures.exposure:.1%}", ""),

@@ -69,8 +69,8 @@ def count_looks(
     """Count the earlier looks at a holdout.
 
     Looks of the same configuration and seed do not count as others if they are by the same study (its scores are the
-    same), by an evaluation or a backtest of a version (nothing was fitted), or by a training whose holdout ends at least half a day
-    earlier.
+    same), by an evaluation or a backtest of a version (nothing was fitted), or by a training whose holdout ends at
+    least half a day earlier.
 
     Args:
         looks: All earlier looks.

@@ -38,6 +38,7 @@ from mltrain.candles.tables import MAX_FILE_BYTES, read_cells
 from mltrain.card.lineage import read_lineage
 from mltrain.card.model_card import ModelCard
 from mltrain.config.loading import load_config
+from mltrain.documents.records import to_json
 from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import BACKTEST
@@ -254,8 +255,8 @@ def run_backtest(
     if own_holdout is not None:
         judged = JudgedRows(own_holdout.rows, own_holdout.start_ms, own_holdout.end_ms)
         progress.warn(
-            f"{judged.bars:,} of these {int(bars.exists.sum()):,} bars are from {version.name}'s own holdout, which its "
-            "gates have judged: they are no new evidence; backtest it on a newer snapshot"
+            f"{judged.bars:,} of these {int(bars.exists.sum()):,} bars are from {version.name}'s own holdout, which "
+            "its gates have judged: they are no new evidence; backtest it on a newer snapshot"
         )
     if options.in_sample:
         progress.warn("these bars may include some that the version learned from: the result proves nothing")
@@ -320,8 +321,8 @@ def _find_window(
     first_ms = 0 if options.in_sample else learned_until_ms + step_ms
     if options.start_ms is not None and options.start_ms < first_ms:
         raise UsageError(
-            f"--from {format_ms(options.start_ms)} is before {format_ms(first_ms)}: {model.version} learned from earlier "
-            "candles",
+            f"--from {format_ms(options.start_ms)} is before {format_ms(first_ms)}: {model.version} learned from "
+            "earlier candles",
             hint="omit --from, or trade what it learned from with --in-sample, which proves nothing",
         )
     start_ms = first_ms if options.start_ms is None else options.start_ms
@@ -521,7 +522,7 @@ def _find_capacity(
     options: BacktestOptions,
     funding: Mapping[str, NDArray[np.float64]] | None,
 ) -> float | None:
-    """Return the equity, in the quote asset, at which the mean net daily return falls to zero; None if it never is above.
+    """Return the equity, in the quote asset, at which the mean net daily return is zero; None if it is never above.
 
     The impact of an order grows with its size, so the return falls as the equity grows.
     """
@@ -544,7 +545,7 @@ def _find_capacity(
 
 def _build_tables(ran: Backtest) -> dict[str, bytes]:
     """Return the tables of a backtest as Parquet files, by name."""
-    bars, simulation, costs = ran.bars, ran.simulation, ran.result.request.costs
+    bars, simulation = ran.bars, ran.simulation
     fills, symbols = simulation.fills, np.array(bars.symbols, dtype=object)
     bar_ms = bars.ts_ms[[fill.bar for fill in fills]] if fills else np.zeros(0, np.int64)
     decided_ms = bars.ts_ms[[fill.decided for fill in fills]] if fills else np.zeros(0, np.int64)
@@ -570,7 +571,7 @@ def _build_tables(ran: Backtest) -> dict[str, bytes]:
             **{f"weight_{symbol}": ran.weights[:, ix] for ix, symbol in enumerate(bars.symbols)},
         }
     )
-    days = sum_by_day(bars, simulation, costs, start=ran.result.request.equity)
+    days = sum_by_day(bars, simulation, start=ran.result.request.equity)
     daily_table = pl.DataFrame(
         {
             "day": pl.Series(days.day_ms).cast(TS_DTYPE),
@@ -587,10 +588,7 @@ def _build_tables(ran: Backtest) -> dict[str, bytes]:
         tables["grid.parquet"] = pl.DataFrame(
             [
                 {
-                    **{
-                        name: getattr(row.policy, name)
-                        for name in ("name", "enter", "exit", "kelly_fraction", "max_weight", "side")
-                    },
+                    **to_json(row.policy),
                     **{name: getattr(row, name) for name in ("net_return", "sharpe", "drawdown", "turnover", "fees")},
                 }
                 for row in ran.result.grid
