@@ -43,6 +43,9 @@ class BacktestRequest:
         seed: Random seed of the intervals.
         grid: The policies that were compared, besides `policy`.
         capacity: Whether the capacity was searched for.
+        walk_forward_days: After how many days a model was fitted again; None: the version's model was used throughout.
+        train_days: Days before each fit that it learned from; None: all.
+        search_trials: Trials of the search before each fit; None: the version's hyperparameters.
         mltrain: Version of mltrain.
         package_sha256: Hash of mltrain's source code.
         ops_sha256: Identifies the feature ops.
@@ -64,6 +67,9 @@ class BacktestRequest:
     seed: int
     grid: tuple[Policy, ...]
     capacity: bool
+    walk_forward_days: int | None
+    train_days: int | None
+    search_trials: int | None
     mltrain: str
     package_sha256: Sha256
     ops_sha256: Sha256
@@ -146,6 +152,24 @@ class JudgedRows:
 
 @record
 @dataclass(frozen=True, slots=True)
+class WalkForwardStep:
+    """One model of a walk-forward backtest.
+
+    Attributes:
+        cut_ms: First open time that it scored, ms UTC.
+        end_ms: End of the open times that it scored, ms UTC, excluded.
+        rows: Number of rows that it learned from.
+        model_sha256: Hash of the model's bytes, as of a version's lgbm.pkl.
+    """
+
+    cut_ms: TimeMs
+    end_ms: TimeMs
+    rows: int
+    model_sha256: Sha256
+
+
+@record
+@dataclass(frozen=True, slots=True)
 class BacktestResult:
     """What a backtest found.
 
@@ -161,6 +185,7 @@ class BacktestResult:
         benchmarks: Equal weight, then each symbol.
         luck: How much may be due to choosing.
         grid: The policies of the grid, best Sharpe ratio first.
+        steps: The models of a walk-forward backtest, in order.
         capacity: Equity, in the quote asset, at which the mean net daily return is zero; None if not searched for, or
             if it is not positive at any size.
     """
@@ -176,6 +201,7 @@ class BacktestResult:
     benchmarks: tuple[Benchmark, ...]
     luck: Luck
     grid: tuple[GridRow, ...]
+    steps: tuple[WalkForwardStep, ...]
     capacity: float | None
 
     @property

@@ -253,6 +253,28 @@ def backtest(
     capacity: Annotated[
         bool, fill_option("--capacity", help="Find the equity at which nothing is earned any more; needs --impact.")
     ] = False,
+    walk_forward: Annotated[
+        int | None,
+        fill_option("--walk-forward", metavar="DAYS", min=1, help="Fit the model again every so many days."),
+    ] = None,
+    train_days: Annotated[
+        int | None,
+        fill_option(
+            "--train-days", metavar="DAYS", min=1, help="--walk-forward: days that each fit learns from. Default: all."
+        ),
+    ] = None,
+    search: Annotated[
+        int | None,
+        fill_option(
+            "--search",
+            metavar="TRIALS",
+            min=1,
+            help="--walk-forward: search before each fit. Default: the version's hyperparameters.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, fill_option("--workers", min=1, max=256, help="--walk-forward: processes. Default: the cores.")
+    ] = None,
     equity: Annotated[
         float, output_option("--equity", metavar="AMOUNT", help="Cash at the start, in the quote asset.")
     ] = 10_000.0,
@@ -266,13 +288,17 @@ def backtest(
     from mltrain.backtesting.costs import Costs
     from mltrain.backtesting.grid import read_grid
     from mltrain.backtesting.policies import Policy
+    from mltrain.card.machine import available_cores
     from mltrain.config.loading import MAX_FILE_BYTES
     from mltrain.pipeline.backtest import BacktestOptions
     from mltrain.pipeline.backtest import backtest as run
+    from mltrain.pipeline.walk_forward import WalkForward
     from mltrain.snapshots.snapshot import open_snapshot
     from mltrain.storage.reading import read_file
     from mltrain.times import parse_time
 
+    if walk_forward is None and (train_days, search, workers) != (None, None, None):
+        raise UsageError("--train-days, --search and --workers go with --walk-forward")
     if in_sample and gate:
         raise UsageError("--gate refuses --in-sample: what the version learned from proves nothing")
     opened = open_snapshot(session.data_dir, snapshot)
@@ -310,6 +336,9 @@ def backtest(
         if grid is None
         else read_grid(read_file(grid, max_bytes=MAX_FILE_BYTES, what="the grid"), chosen, where=str(grid)),
         capacity=capacity,
+        walk_forward=None
+        if walk_forward is None
+        else WalkForward(walk_forward, train_days, search, workers or available_cores()),
         equity=equity,
         seed=seed,
     )
@@ -498,6 +527,9 @@ def view_backtest(document: BacktestDocument) -> View:
         ]
         title = f"Grid: the best of {len(result.grid)}"
         yield table(title, *folding("policy"), *right("net return", "Sharpe", "turnover a day"), rows=best)
+    if result.steps:
+        fitted = [(time_text(step.cut_ms), f"{step.rows:,}", step.model_sha256[:16]) for step in result.steps]
+        yield table("Walk forward", "from (UTC)", *right("rows learned"), "model (SHA-256)", rows=fitted)
     overfitting = "not applicable" if luck.overfitting is None else f"{luck.overfitting:.2f}"
     yield (
         f"deflated Sharpe ratio {number_text(luck.deflated_sharpe, 3)} (policies: {luck.grid}, backtests of these "

@@ -43,6 +43,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.features.ops.catalogue import ops_sha256
 from mltrain.gates.holdout_looks import BACKTEST
 from mltrain.pipeline.evaluate import find_own_holdout, read_model_candles
+from mltrain.pipeline.walk_forward import score_walk_forward
 from mltrain.report.version_data import OOF_FILE
 from mltrain.serving.model import open_model
 from mltrain.snapshots.snapshot import open_snapshot
@@ -61,9 +62,10 @@ if TYPE_CHECKING:
     from mltrain.backtesting.engine import Simulation
     from mltrain.backtesting.fee_tiers import FeeTier
     from mltrain.backtesting.policies import Policy
-    from mltrain.backtesting.result import GridRow
+    from mltrain.backtesting.result import GridRow, WalkForwardStep
     from mltrain.backtesting.stored import StoredBacktest
     from mltrain.gates.holdout_looks import Look
+    from mltrain.pipeline.walk_forward import WalkForward
     from mltrain.progress import Progress
     from mltrain.serving.model import Model
     from mltrain.snapshots.snapshot import Snapshot
@@ -93,6 +95,7 @@ class BacktestOptions:
         tune: Whether to choose `enter` and `exit` on out-of-fold scores.
         grid: Policies to compare.
         capacity: Whether to search for the equity at which nothing is earned any more.
+        walk_forward: How often to fit the model again; None: the version's model is used throughout.
         equity: Cash at the start, in the quote asset.
         seed: Random seed of the intervals.
     """
@@ -107,6 +110,7 @@ class BacktestOptions:
     tune: bool = False
     grid: tuple[Policy, ...] = ()
     capacity: bool = False
+    walk_forward: WalkForward | None = None
     equity: float = 10_000.0
     seed: int = 42
 
@@ -227,7 +231,14 @@ def run_backtest(
         progress.stage("tune")
         policy = _tune(oof, model, store, card, options, progress=progress)
     progress.stage("score")
-    bars = _score(model, candles, window, step_ms=step_ms)
+    steps: tuple[WalkForwardStep, ...] = ()
+    if options.walk_forward is None:
+        scores = _score(model, candles, window)
+    else:
+        scores, steps = score_walk_forward(
+            version, model, options.walk_forward, candles=candles, window=window, progress=progress
+        )
+    bars = _align(model, candles, scores, window)
     progress.stage("simulate")
     targets = target_weights(bars, [policy], statistics=statistics, cost=options.costs.taker_cost)
     simulation = simulate(
@@ -278,6 +289,9 @@ def run_backtest(
             seed=options.seed,
             grid=options.grid,
             capacity=options.capacity,
+            walk_forward_days=options.walk_forward.days if options.walk_forward else None,
+            train_days=options.walk_forward.train_days if options.walk_forward else None,
+            search_trials=options.walk_forward.trials if options.walk_forward else None,
             mltrain=__version__,
             package_sha256=read_lineage().package_sha256,
             ops_sha256=ops_sha256(),
@@ -292,6 +306,7 @@ def run_backtest(
         benchmarks=_hold_everything(bars, options, funding),
         luck=_measure_luck(bars, simulation, options, grid, returns, looks=looks, window=window),
         grid=tuple(sorted(grid, key=lambda row: -np.inf if row.sharpe is None else row.sharpe, reverse=True)),
+        steps=steps,
         capacity=_find_capacity(bars, targets, options, funding) if options.capacity else None,
     )
     return Backtest(result, bars, simulation, targets[:, 0, :])
@@ -341,19 +356,23 @@ def _find_window(
     return TimeRange(min(found), max(found) + step_ms)
 
 
-def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange, *, step_ms: int) -> Bars:
+def _score(model: Model, candles: Mapping[str, pl.DataFrame], window: TimeRange) -> pl.DataFrame:
     """Score every candle of a window, as `Model.predict_candles` does, with the candles before it as lookback."""
-    lookback_ms = window.start_ms - (model.lookback_bars - 1) * step_ms
+    lookback_ms = window.start_ms - (model.lookback_bars - 1) * interval_ms(model.interval)
     needed = {
         symbol: frame.filter(pl.col("ts").is_between(_time(lookback_ms), _time(window.end_ms), closed="left"))
         for symbol, frame in candles.items()
     }
-    scores = model.predict_candles(needed, rows="all")
-    inside = pl.col("ts") >= _time(window.start_ms)
+    return model.predict_candles(needed, rows="all").filter(pl.col("ts") >= _time(window.start_ms))
+
+
+def _align(model: Model, candles: Mapping[str, pl.DataFrame], scores: pl.DataFrame, window: TimeRange) -> Bars:
+    """Join the candles of a window with their scores."""
+    inside = pl.col("ts").is_between(_time(window.start_ms), _time(window.end_ms), closed="left")
     return align_bars(
-        {symbol: needed[symbol].filter(inside) for symbol in model.symbols},
-        {symbol: scores.filter(inside, pl.col("symbol") == symbol) for symbol in model.symbols},
-        step_ms=step_ms,
+        {symbol: candles[symbol].filter(inside) for symbol in model.symbols},
+        {symbol: scores.filter(pl.col("symbol") == symbol) for symbol in model.symbols},
+        step_ms=interval_ms(model.interval),
     )
 
 

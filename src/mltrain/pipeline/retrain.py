@@ -110,7 +110,7 @@ def retrain_version(version: StoredVersion, data_dir: Path, *, progress: Progres
         InputError: The data folder lacks the snapshot, the snapshot is damaged, or the card lacks what is needed.
     """
     card = read_version_card(version)
-    feature_set, config = open_model(version).feature_set, _read_config(version, card)
+    feature_set, config = open_model(version).feature_set, read_training_config(version, card)
     snapshot = open_snapshot(data_dir, card.snapshot_id)
     candles = read_candles(snapshot, progress)
     progress.stage("features and labels")
@@ -215,7 +215,7 @@ def _is_signed(version: StoredVersion, signer: Signer | None) -> bool:
     return signature == signer.sign(version.manifest)
 
 
-def _read_config(version: StoredVersion, card: ModelCard) -> TrainConfig:
+def read_training_config(version: StoredVersion, card: ModelCard) -> TrainConfig:
     """Return the configuration that the card says the version was trained with; raise InputError if it is invalid."""
     config = card.value("lineage", "config")
     if not isinstance(config, dict):

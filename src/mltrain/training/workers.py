@@ -1,4 +1,4 @@
-"""Executors of trials: this process, or a pool of spawned processes with one OpenMP thread each.
+"""Executors of trials, and of other jobs: this process, or spawned processes with one OpenMP thread each.
 
 Workers are spawned, never forked: LightGBM's threads do not survive a fork. They load the binned rows from a file that
 is written once, in milliseconds, and cut out the folds themselves.
@@ -24,7 +24,7 @@ from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from mltrain.errors import MachineError
 from mltrain.training.booster import load_binned
@@ -32,7 +32,7 @@ from mltrain.training.lightgbm_import import skip_scikit_learn
 from mltrain.training.trial import FoldRunner, Proposal, PruningThresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
     from pathlib import Path
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _MAX_WAIT_S: Final = 0.2
 
 _Job: TypeAlias = tuple[Proposal, PruningThresholds]
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class TrialExecutor(Protocol):
@@ -144,7 +146,7 @@ class WorkerPool:
         if self._idle:
             worker = self._idle.pop()
         else:
-            worker = _Worker()
+            worker = _Worker(_run_trials)
             messages.insert(0, (self._fold_data, self._binned_path))
         worker.job = job
         self._busy.append(worker)
@@ -179,15 +181,59 @@ class WorkerPool:
         self._records[number] = answer
 
 
+def map_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, count: int) -> Iterator[R]:
+    """Yield the results of a function for each job, in order, computed by `count` processes; one job: in this process.
+
+    Args:
+        function: A function of a module, so that a process can import it.
+        jobs: Its arguments; like the results, they can be pickled.
+        count: Number of processes, at least 1.
+
+    Raises:
+        MachineError: A process died.
+    """
+    if min(count, len(jobs)) <= 1:
+        yield from map(function, jobs)
+        return
+    results: dict[int, R] = {}
+    busy: dict[int, _Worker] = {}
+    idle: list[_Worker] = []
+    waiting = deque(range(len(jobs)))
+    try:
+        for number in range(len(jobs)):
+            while number not in results:
+                while waiting and len(busy) < count:
+                    worker = idle.pop() if idle else _Worker(_call)
+                    busy[waiting[0]] = worker
+                    with suppress(OSError):
+                        worker.pipe.send((function, jobs[waiting.popleft()]))
+                ready = wait([worker.pipe for worker in busy.values()], timeout=_MAX_WAIT_S)
+                for finished in [n for n, worker in busy.items() if worker.pipe in ready]:
+                    idle.append(busy.pop(finished))
+                    try:
+                        answer = idle[-1].pipe.recv()
+                    except (EOFError, OSError) as err:
+                        raise MachineError(
+                            "a worker process died, most likely for lack of memory", hint="use --workers 1"
+                        ) from err
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    results[finished] = answer
+            yield results.pop(number)
+    finally:
+        _end_all(idle)
+        _end_all(list(busy.values()))
+
+
 class _Worker:
-    """One spawned process, the pipe to it, and the trial it runs."""
+    """One spawned process, the pipe to it, and the trial it runs; `target` is the function that the process runs."""
 
     job: _Job
 
-    def __init__(self) -> None:
+    def __init__(self, target: Callable[[Connection], None]) -> None:
         context = get_context("spawn")
         self.pipe, child_pipe = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(child_pipe,), daemon=True)
+        self.process: BaseProcess = context.Process(target=target, args=(child_pipe,), daemon=True)
         # Starting this helper unblocks signals, so it must run before the mask is set.
         resource_tracker.ensure_running()
         # A child inherits the mask: Ctrl-C reaches all processes of a terminal, and only the parent handles it.
@@ -227,32 +273,54 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _work(pipe: Connection) -> None:
+def _run_trials(pipe: Connection) -> None:
     """Run trials in a worker process until its pipe closes.
 
     The first message is the fold data and the path of the binned rows, each later one a trial; answers are results.
     """
+    messages = _start_receiving(pipe)
+    fold_data, binned_path = messages.get()
+    runner: FoldRunner | None = None
+
+    def run(proposal: Proposal, thresholds: PruningThresholds) -> TrialRecord | None:
+        nonlocal runner
+        runner = runner or FoldRunner(fold_data, load_binned(binned_path, fold_data.config))
+        return runner.run(proposal, thresholds)
+
+    while True:
+        _answer(pipe, run, *messages.get())
+
+
+def _call(pipe: Connection) -> None:
+    """Call functions in a worker process until its pipe closes: each message is a function and its argument."""
+    messages = _start_receiving(pipe)
+    while True:
+        _answer(pipe, *messages.get())
+
+
+def _start_receiving(pipe: Connection) -> SimpleQueue[Any]:
+    """Prepare a worker process, and return the queue of the messages that arrive in its pipe."""
     messages: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive_all, args=(pipe, messages), daemon=True).start()
     skip_scikit_learn()
-    # OpenMP reads it when LightGBM's library is loaded, which happens below.
+    # OpenMP reads it when LightGBM's library is loaded, which happens later.
     os.environ["OMP_NUM_THREADS"] = "1"
-    fold_data, binned_path = messages.get()
-    runner = None
-    while True:
-        proposal, thresholds = messages.get()
-        answer: TrialRecord | Exception | None
-        try:
-            runner = runner or FoldRunner(fold_data, load_binned(binned_path, fold_data.config))
-            answer = runner.run(proposal, thresholds)
-        except Exception as err:  # noqa: BLE001 (raised again in the parent)
-            err.add_note(f"in a worker:\n{traceback.format_exc()}")
-            answer = err
-        try:
-            pipe.send(answer)
-        except OSError:
-            # The parent has ended: without a word, as when the receiving thread finds out first.
-            os.kill(os.getpid(), signal.SIGKILL)
+    return messages
+
+
+def _answer(pipe: Connection, function: Callable[..., object], *arguments: object) -> None:
+    """Send a function's result, or the exception that it raised, to the parent."""
+    answer: object
+    try:
+        answer = function(*arguments)
+    except Exception as err:  # noqa: BLE001 (raised again in the parent)
+        err.add_note(f"in a worker:\n{traceback.format_exc()}")
+        answer = err
+    try:
+        pipe.send(answer)
+    except OSError:
+        # The parent has ended: without a word, as when the receiving thread finds out first.
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _receive_all(pipe: Connection, messages: SimpleQueue[Any]) -> None:
