@@ -58,6 +58,18 @@ class Document:
 
 
 DOCUMENTS: Final[Mapping[str, Document]] = {
+    "backtest/1": Document(
+        "mltrain.cli.backtest:BacktestDocument", ("backtest", "backtest show"), "What a version would have earned."
+    ),
+    "backtest-diff/1": Document(
+        "mltrain.cli.backtest:BacktestDiffDocument", ("backtest diff",), "The differences of two backtests."
+    ),
+    "backtest-list/1": Document(
+        "mltrain.cli.backtest:BacktestListDocument", ("backtest list",), "The stored backtests."
+    ),
+    "backtest-prune/1": Document(
+        "mltrain.backtesting.stored:PrunedBacktests", ("backtest prune",), "The backtests that were removed."
+    ),
     "bench/1": Document("mltrain.cli.bench:BenchDocument", ("bench",), "The latency of a version."),
     "cache-info/1": Document(
         "mltrain.cli.snapshots:CacheInfoDocument", ("cache info",), "The downloaded days in the cache."

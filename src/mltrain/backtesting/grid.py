@@ -49,7 +49,7 @@ def read_grid(data: bytes, policy: Policy, *, where: str) -> tuple[Policy, ...]:
     count = int(np.prod([len(each) for each in values.values() if isinstance(each, list)]))
     if count > MAX_POLICIES:
         raise InputError(f"{where}: gives {count:,} policies, at most {MAX_POLICIES:,} are compared")
-    # Keyed by what a policy uses: `sign` is the same for every `enter`.
+    # The text of a policy has only the options that it uses: `sign` is the same for every `enter`.
     policies: dict[str, Policy] = {}
     problem = ""
     for chosen in product(*(each for each in values.values() if isinstance(each, list))):

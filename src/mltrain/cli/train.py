@@ -334,7 +334,7 @@ def view_economics(economics: Economics) -> str:
 
 @command(default_dir=Path("mltrain-demo"), need_mb=LEARNING_MB)
 def demo(session: Session) -> Outcome:
-    """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a prediction, a rollback."""
+    """Run the whole loop on a simulated exchange: snapshots, trainings, a promotion, a rollback, a backtest."""
     from mltrain.cli.train_documents import DemoDocument, DemoPrediction
     from mltrain.pipeline.demo import run_demo
 
@@ -347,6 +347,8 @@ def demo(session: Session) -> Outcome:
         predictions=[DemoPrediction(*prediction) for prediction in report.predictions],
         rolled_back_from=report.rolled_back_from,
         rolled_back_to=report.rolled_back_to,
+        backtest=report.backtest.name,
+        backtest_verdict=report.backtest.result().verdict,
     )
     return Outcome("demo/1", data, lambda: _view_demo(report))
 
@@ -362,4 +364,6 @@ def _view_demo(report: DemoReport) -> View:
     rows = [(symbol, time_text(ts_ms), number_text(p)) for symbol, ts_ms, p in report.predictions]
     yield table(f"Prediction of {report.rolled_back_from}", "symbol", "candle (UTC)", *right("P(up)"), rows=rows)
     yield f"rolled back from {report.rolled_back_from} to {report.rolled_back_to}: that one is live now"
+    yield f"backtest of {report.rolled_back_to}: {report.backtest.result().verdict}"
+    yield f"report of the backtest: {report.backtest.folder / 'report.html'}"
     yield f"look around: mltrain models --data-dir {report.folder}"

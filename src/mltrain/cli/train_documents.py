@@ -124,6 +124,8 @@ class DemoDocument:
         predictions: Predictions of the second version.
         rolled_back_from: The second version.
         rolled_back_to: The first version, which is live now.
+        backtest: Name of the backtest of the first version on the second snapshot.
+        backtest_verdict: Whether it could be traded at the usual fees, in one sentence.
     """
 
     folder: Path
@@ -133,3 +135,5 @@ class DemoDocument:
     predictions: list[DemoPrediction]
     rolled_back_from: str
     rolled_back_to: str
+    backtest: str
+    backtest_verdict: str

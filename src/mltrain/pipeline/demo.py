@@ -1,18 +1,23 @@
-"""The whole loop on the simulated exchange: two snapshots, two versions, a promotion, a prediction, a rollback."""
+"""The whole loop on the simulated exchange: snapshots, versions, a promotion, a prediction, a rollback, a backtest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mltrain.backtesting.costs import Costs
+from mltrain.backtesting.fee_tiers import find_fee_tier
+from mltrain.backtesting.policies import Policy
 from mltrain.card.machine import available_cores
 from mltrain.config.loading import load_config
 from mltrain.errors import UsageError
 from mltrain.features.registry import load_registry
+from mltrain.pipeline.backtest import BacktestOptions, backtest
 from mltrain.pipeline.predict import predict_newest
 from mltrain.pipeline.request import TrainRequest
 from mltrain.pipeline.train import train_anew
 from mltrain.serving.model import load
+from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.snapshots.snapshot_record import SnapshotRequest
 from mltrain.snapshots.take import take_snapshot
 from mltrain.sources.opening import open_source
@@ -28,6 +33,7 @@ from mltrain.training.search import ExecutionOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mltrain.backtesting.stored import StoredBacktest
     from mltrain.pipeline.train import TrainReport
     from mltrain.progress import Progress
 
@@ -40,6 +46,8 @@ CUTS_MS: Final = (CLOCK_MS - 2 * DAY_MS, CLOCK_MS)
 TRIALS: Final = 8
 # Calls of the latency measurement: enough for a p95, and a matter of seconds.
 BENCH_SAMPLES: Final = 200
+# Fees of the backtest.
+FEES: Final = "binance-usdm"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +62,7 @@ class DemoReport:
         predictions: Symbol, open time in ms UTC, and probability of up after the newest closed candle.
         rolled_back_from: The live version before the rollback.
         rolled_back_to: The live version after the rollback.
+        backtest: What the live version would have earned on the second snapshot.
     """
 
     folder: Path
@@ -63,10 +72,11 @@ class DemoReport:
     predictions: tuple[tuple[str, int, float], ...]
     rolled_back_from: str
     rolled_back_to: str
+    backtest: StoredBacktest
 
 
 def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoReport:
-    """Take two snapshots, train on each, promote the second version as a user would, predict, and roll back.
+    """Take two snapshots, train on each, promote the second version as a user would, predict, roll back, and backtest.
 
     The folder is absent, empty, or created by an earlier demo: it is added to, never cleared.
     """
@@ -93,6 +103,15 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         promote_version(store, second.version, by=by, why=f"the demo promotes what was held: {held}", now_ms=now_ms)
     table = predict_newest(load(store.models / "best_lgbm.pkl"), source)
     rollback = roll_back_previous(store, by=by, why="the demo shows a rollback", now_ms=now_ms)
+    live = store.open_version(rollback.to_version)
+    fees = find_fee_tier(FEES)
+    options = BacktestOptions(
+        policy=Policy(name="sign", side="both"),
+        costs=Costs(market=fees.market, taker_bps=fees.taker_bps, maker_bps=fees.maker_bps),
+        fees=fees,
+        funding="1",
+    )
+    traded = backtest(live, open_snapshot(folder, snapshots[-1]), store, options, now_ms=now_ms, progress=progress)
     return DemoReport(
         folder=folder,
         snapshots=tuple(snapshots),
@@ -101,6 +120,7 @@ def run_demo(folder: Path, *, by: str, now_ms: int, progress: Progress) -> DemoR
         predictions=tuple(zip(table["symbol"], table["ts"].dt.timestamp("ms"), table["p"], strict=True)),
         rolled_back_from=second.version,
         rolled_back_to=rollback.to_version,
+        backtest=traded,
     )
 
 
