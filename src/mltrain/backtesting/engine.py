@@ -283,11 +283,25 @@ class _Account:
         if not at_close:
             self.pending = self.pending - units
         if self.cash.size == 1:
-            decided = self.decided[0]
-            reference, price = np.broadcast_to(reference, units.shape), np.broadcast_to(price, units.shape)
-            for ix in np.flatnonzero(units[0]).tolist():
-                fill = (float(column[0, ix]) for column in (units, reference, price, fee))
-                self.fills.append(Fill(bar, bar if at_close else int(decided[ix]), at_close, ix, *fill))
+            self._record(bar, units, reference, price, fee, at_close=at_close)
+
+    def _record(
+        self,
+        bar: int,
+        units: NDArray[np.float64],
+        reference: NDArray[np.float64],
+        price: NDArray[np.float64],
+        fee: NDArray[np.float64],
+        *,
+        at_close: bool,
+    ) -> None:
+        """Record the fills of one policy, shape (1, s); a reference at which all policies trade has the shape (s,)."""
+        of_policy = reference if reference.ndim == 1 else reference[0]
+        rows = zip(units[0].tolist(), of_policy.tolist(), price[0].tolist(), fee[0].tolist(), strict=True)
+        for ix, (bought, *money) in enumerate(rows):
+            if bought:
+                decided = bar if at_close else int(self.decided[0, ix])
+                self.fills.append(Fill(bar, decided, at_close, ix, bought, *money))
 
     def _mark(self, start: int, stop: int) -> None:
         """Mark the equity at the closes of bars [start, stop), between which no position changes."""
