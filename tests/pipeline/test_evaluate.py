@@ -7,7 +7,7 @@ import pytest
 
 from mltrain.card.model_card import ModelCard
 from mltrain.errors import InputError
-from mltrain.pipeline.evaluate import OwnHoldout, _find_own_holdout, evaluate
+from mltrain.pipeline.evaluate import OwnHoldout, find_own_holdout, evaluate
 from mltrain.progress import Silent
 from mltrain.serving.model import open_model
 from mltrain.training.drift import find_drift
@@ -55,7 +55,7 @@ def test_an_overlap_is_counted(times, rows):
     """Both ends of the holdout belong to it."""
     block = {"name": "holdout", "start": "1970-01-01T00:00:05Z", "end": "1970-01-01T00:00:09Z"}
     card = ModelCard({"splits": {"blocks": [{"name": "inner"}, block]}})
-    found = _find_own_holdout(card, np.array(times, np.int64) * 1000)
+    found = find_own_holdout(card, np.array(times, np.int64) * 1000)
 
     assert found == (None if rows is None else OwnHoldout(rows, 5000, 9000))
 

@@ -100,7 +100,7 @@ def simulate(
     targets: NDArray[np.float64],
     costs: Costs,
     *,
-    equity: float,
+    equity: float | NDArray[np.float64],
     answered: NDArray[np.bool_] | None = None,
     funding: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Simulation:
@@ -112,7 +112,7 @@ def simulate(
             equity divided by the number of symbols), negative if short, finite, shape (t, k, s). An order is placed
             only where the weight changes.
         costs: Costs, and how orders are filled.
-        equity: Cash at the start, in the quote asset.
+        equity: Cash at the start, in the quote asset; of all policies, or of each, shape (k,).
         answered: At which closes something may be decided, shape (t, s); None: wherever there is a candle. `targets`
             change only there.
         funding: For a perpetual: the events of each symbol, shape (m, 2): time in ms UTC, and rate.
@@ -129,7 +129,7 @@ class _Account:
         targets: NDArray[np.float64],
         costs: Costs,
         *,
-        equity: float,
+        equity: float | NDArray[np.float64],
         answered: NDArray[np.bool_] | None,
         funding: Mapping[str, NDArray[np.float64]] | None,
     ) -> None:
@@ -138,7 +138,7 @@ class _Account:
             raise ValueError(f"targets of shape {targets.shape} for bars of shape {bars.open.shape}")
         self.bars, self.targets, self.costs = bars, targets, costs
         self.answered = bars.exists if answered is None else answered
-        self.cash = np.full(k, float(equity))
+        self.cash = np.zeros(k) + equity
         self.equity = np.empty((t, k))
         self.units, self.pending, self.weight = np.zeros((k, s)), np.zeros((k, s)), np.zeros((k, s))
         self.target_units, self.limit = np.zeros((k, s)), np.zeros((k, s))

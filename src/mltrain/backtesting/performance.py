@@ -165,9 +165,9 @@ def daily_equity(bars: Bars, equity: NDArray[np.float64]) -> tuple[NDArray[np.in
     return day_ms, equity[np.searchsorted(bars.ts_ms, day_ms + DAY_MS) - 1]
 
 
-def daily_returns(equity: NDArray[np.float64], start: float) -> NDArray[np.float64]:
+def daily_returns(equity: NDArray[np.float64], start: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the change of the equity on each day over the day before, shape (n, ...); 0 once nothing is left."""
-    before = np.concatenate([np.full_like(equity[:1], start), equity[:-1]])
+    before = np.concatenate([np.zeros_like(equity[:1]) + start, equity[:-1]])
     returns = np.zeros_like(equity)
     np.divide(equity - before, before, out=returns, where=before > 0)
     return returns

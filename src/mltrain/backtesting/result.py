@@ -213,9 +213,10 @@ class BacktestResult:
             return f"ruined: the account was empty before the end, at fees of {paid}"
         break_even = performance.break_even_bps
         if break_even is None:
-            return (
-                f"nothing was traded: no expected gain exceeds the costs of {costs.taker_cost * 10_000:g} bps per side"
-            )
+            reason = "no probability reached what the policy asks for"
+            if self.request.policy.name == "cost-aware":
+                reason = f"no expected gain exceeds the cost of {costs.taker_cost * BPS:g} bps per side"
+            return f"not tradable at fees of {paid}: {reason}, so nothing was traded"
         limit = f"it breaks even at {break_even.value:.2f} bps per side"
         mean = performance.daily_return
         if mean is None or mean.value <= 0:

@@ -166,7 +166,13 @@ def score_walk_forward(
 
 def _fit(fit: _Fit) -> Bundle:
     """Fit a model on all rows of one step, and calibrate it on the scores of its walk-forward folds."""
-    samples, split = cut_samples(fit.samples, fit.feature_set, fit.config, Silent())
+    try:
+        samples, split = cut_samples(fit.samples, fit.feature_set, fit.config, Silent())
+    except InputError as err:
+        raise InputError(
+            f"the fit on rows until {format_ms(int(fit.samples.ts_ms[-1]))}: {err.message}",
+            hint="take a snapshot that begins earlier, or a longer --train-days",
+        ) from err
     if fit.params is None:
         with tempfile.TemporaryDirectory() as folder:
             found = search(
