@@ -36,6 +36,8 @@ _AXIS_PX: Final = 40
 _NAME_WIDTH: Final = 0.40
 _VALUE_WIDTH: Final = 0.18
 _VALUES_WIDTH: Final = 0.30
+# Width of a letter as a share of a plot's width, on a narrow page.
+_LETTER_WIDTH: Final = 0.021
 # Letters of a name that fit on a narrow page.
 _NAME_LETTERS: Final = 20
 
@@ -220,7 +222,7 @@ class Plot:
         """Draw a line from bottom to top at an x; `label_row` is the line of text, from the top, of its label."""
         left = self._x_share(x)
         # Right of the line, unless the label would not fit there.
-        anchor, dx = ("end", -5) if left > 0.8 else ("start", 5)
+        anchor, dx = ("end", -5) if left > min(0.8, 1 - _LETTER_WIDTH * len(label)) else ("start", 5)
         self._marks.append(_draw_line(css, left, left, 0, 1))
         self._labels.append(draw_text(label, left, 0, anchor=anchor, css="t halo", dx=dx, dy=12 + 15 * label_row))
 
