@@ -17,7 +17,6 @@ from mltrain.backtesting.performance import sum_by_day
 from mltrain.backtesting.policies import POLICIES, Policy, find_answered
 from support.backtests import NO_COSTS, Market, hold, make_bars, random_market, replay, weights_for_units
 
-MARKETS = 500
 ORDERS = Path(__file__).parents[1] / "data" / "backtesting"
 # A wild market's account may be rounded at its largest amount.
 EXACT = 1e-12
@@ -26,12 +25,6 @@ EXACT = 1e-12
 def scale_of(simulation):
     """Return the largest amount of an account of one policy: what a rounding error is measured against."""
     return float(np.abs(simulation.equity).max() + simulation.traded.sum())
-
-
-@pytest.fixture(scope="module")
-def traded():
-    """Return every random market with its simulation by the engine."""
-    return [(market := random_market(seed), market.trade()) for seed in range(MARKETS)]
 
 
 class TestNaive:

@@ -155,7 +155,7 @@ def weights_for_units(bars, units, costs, *, equity):
     Args:
         bars: Bars without gaps.
         units: Units to hold after the next open, shape (t, s).
-        costs: Costs without impact, participation and delay.
+        costs: Costs without impact, participation and delay; fills at the open.
         equity: Cash at the start.
     """
     held, weight, cash = np.zeros(units.shape[1]), np.zeros(units.shape[1]), float(equity)
@@ -195,7 +195,7 @@ def replay(bars, fills, *, equity, funding=None):
         for time_ms, rate in funding[symbol]:
             bar = int(np.searchsorted(bars.ts_ms, time_ms))
             if bars.ts_ms[last] < time_ms <= bars.ts_ms[last] + bars.step_ms:
-                # Paid at the close, by what the closing sells.
+                # Paid at the close, as much as the closing sells.
                 spent[last].append(closing[last, ix] * bars.mark[last, ix] * rate)
             elif 0 < bar <= last:
                 spent[bar].append(-units[bar - 1, ix] * bars.mark[bar - 1, ix] * rate)
