@@ -11,7 +11,9 @@ import polars as pl
 from mltrain.backtesting.bars import align_bars
 from mltrain.backtesting.costs import Costs
 from mltrain.backtesting.engine import simulate
+from mltrain.backtesting.performance import measure
 from mltrain.backtesting.policies import MoveStatistics, Policy, find_answered, target_weights
+from mltrain.backtesting.result import BacktestRequest, BacktestResult, Luck
 from mltrain.candles.frame import TS_DTYPE
 from mltrain.times import DAY_MS
 from support import naive_backtest
@@ -204,3 +206,49 @@ def replay(bars, fills, *, equity, funding=None):
         all_spent += spent[bar]
         cash[bar] = math.fsum(all_spent)
     return cash, units
+
+
+def make_result(version="2025-10-15", **changes):
+    """Return the result of a small backtest, for tests of what becomes of it; `changes` are those of its request."""
+    bars = make_bars(np.linspace(100, 130, 20))
+    costs = Costs()
+    simulation = simulate(bars, hold(bars), costs, equity=1_000.0)
+    request = BacktestRequest(
+        version=version,
+        version_sha256="1" * 64,
+        snapshot="sim-1m-20251015T120000Z-0123456789ab",
+        snapshot_sha256="2" * 64,
+        start_ms=int(bars.ts_ms[0]),
+        end_ms=int(bars.ts_ms[-1]) + DAY_MS,
+        in_sample=False,
+        policy=Policy("sign"),
+        tuned=False,
+        costs=costs,
+        fees=None,
+        funding=None,
+        equity=1_000.0,
+        seed=1,
+        grid=(),
+        walk_forward_days=None,
+        train_days=None,
+        search_trials=None,
+        capacity=False,
+        mltrain="1.0",
+        package_sha256="3" * 64,
+        ops_sha256="4" * 64,
+    )
+    return BacktestResult(
+        request=replace(request, **changes),
+        symbols=bars.symbols,
+        interval="1d",
+        bars=20,
+        refused=0,
+        learned_until_ms=START_MS - DAY_MS,
+        judged=None,
+        performance=measure(bars, simulation, costs, start=1_000.0, draws=50, level=0.9, seed=1),
+        benchmarks=(),
+        luck=Luck(1, 1, 0.5, None),
+        grid=(),
+        steps=(),
+        capacity=None,
+    )
