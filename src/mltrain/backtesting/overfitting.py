@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Blocks of days into which the days of a grid are cut: 12,870 ways to choose half of them.
 _BLOCKS: Final = 16
+# As a share of the mean square: a smaller variance is the rounding error of returns that do not vary.
+_SMALLEST_VARIANCE: Final = 1e-12
 
 
 def probabilistic_sharpe(sharpe: float, benchmark: float, *, periods: int, skew: float, kurtosis: float) -> float:
@@ -93,7 +95,8 @@ def _sharpe(
     # Not `@`: BLAS rounds differently for other thread counts.
     days = np.einsum("cb,b->c", chosen, counts)[:, None]
     mean = np.einsum("cb,bk->ck", chosen, sums) / days
-    variance = np.einsum("cb,bk->ck", chosen, squares) / days - mean**2
+    mean_square = np.einsum("cb,bk->ck", chosen, squares) / days
+    variance = mean_square - mean**2
     sharpe: NDArray[np.float64] = np.zeros_like(mean)
-    np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=sharpe, where=variance > 1e-300)
+    np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=sharpe, where=variance > _SMALLEST_VARIANCE * mean_square)
     return sharpe

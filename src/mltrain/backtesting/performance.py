@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mltrain.training.bootstrap import Bootstrap
 
 DAYS_PER_YEAR: Final = 365
+# Of the largest annual return: far below the largest float, also after division by the smallest drawdown.
+_MAX_LOG: Final = 600.0
 
 
 @record
@@ -229,7 +231,8 @@ def measure(
     traded, ruined = float(days.traded.sum()), int(simulation.ruined[0])
     end = float(equity[-1])
     net_return, drawdown = end / start - 1, find_drawdown(bars, equity, start=start)
-    annual = (1 + net_return) ** (DAYS_PER_YEAR / n) - 1 if net_return > -1 else -1.0
+    # A multiple gained in few days may exceed any float in a year.
+    annual = math.expm1(min(math.log1p(net_return) * DAYS_PER_YEAR / n, _MAX_LOG)) if net_return > -1 else -1.0
     downside = math.sqrt(float(np.mean(np.minimum(days.returns, 0) ** 2)))
     sharpe = float(annual_sharpe(days.returns))
     break_even = None
