@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 
+import polars as pl
 import pytest
 
 from mltrain.errors import UsageError
@@ -160,3 +161,31 @@ def test_a_fault_that_all_symbols_share_is_said_once(tmp_path, make_candles):
     assert len(warnings) == 1
     assert warnings[0].startswith("warning: BTCUSDT: quote_volume / volume lies outside ")
     assert warnings[0].endswith("quote_volume is left empty; the same in ETHUSDT, SOLUSDT")
+
+
+def test_a_time_zone_is_given_recorded_and_used_again(tmp_path, make_candles):
+    """A CSV of a program that writes Berlin's time: the manifest keeps the zone, with which a lost file is rebuilt."""
+    (tmp_path / "candles").mkdir()
+    frame = make_candles(range(48), step_ms=HOUR_MS)
+    local = pl.col("ts").dt.convert_time_zone("Europe/Berlin").dt.strftime("%Y-%m-%d %H:%M")
+    frame.with_columns(local).write_csv(tmp_path / "candles" / "BTCUSDT-1h.csv")
+
+    done = snapshot(tmp_path / "candles", tmp_path / "data", "--timezone", "Europe/Berlin")
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 0
+    assert "csv, open time, text Europe/Berlin by --timezone, columns ts open" in done.out
+    taken = open_snapshot(tmp_path / "data", "latest")
+    assert taken.source.to_dict()["timezone"] == "Europe/Berlin"
+    assert taken.candles("BTCUSDT")["ts"].equals(frame["ts"])
+
+    os.truncate(taken.path / "BTCUSDT.parquet", 100)
+    rebuilt = call("snapshot", "--rebuild", "latest", data_dir=tmp_path / "data")
+    assert rebuilt.code == 0, rebuilt.err
+    assert verify_snapshot(open_snapshot(tmp_path / "data", "latest")) == ()
+
+    plain = snapshot(tmp_path / "candles", tmp_path / "data", "--dry-run")
+    assert "--timezone ZONE reads them in another): BTCUSDT-1h.csv" in plain.err
+    other = call("snapshot", "--source", "sim", "--timezone", "Europe/Berlin", data_dir=tmp_path / "data")
+    assert (other.code, "--timezone goes with --source files" in other.err) == (2, True)
+    unknown = snapshot(tmp_path / "candles", tmp_path / "data", "--timezone", "Europe/Bern")
+    assert (unknown.code, "'Europe/Bern' is not a time zone" in unknown.err) == (2, True)

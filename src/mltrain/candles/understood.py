@@ -24,8 +24,8 @@ class FileLayout:
         file_format: Its format, and how text is separated, such as "feather", "csv", "csv with semicolons", "json".
         time: What its times are: of the open or of the close of a candle.
         unit: The unit of its times: "s", "ms", "us" or "ns", "text", "day-first text" and so on, or "dates".
-        zone: The time zone of its times as the file states it, such as "UTC" or "+09:00"; "" if it states none, and
-            the times were read as UTC.
+        zone: The time zone of its times as the file states it, such as "UTC" or "+09:00"; "Europe/Berlin by
+            --timezone" if the user did; "" if nobody did, and the times were read as UTC.
         columns: The columns that were read, in the file's order, by the names that the file gives them; for a file
             without names, by the names of CANDLE_SCHEMA.
         named: Whether the file names its columns.

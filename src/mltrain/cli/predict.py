@@ -24,6 +24,7 @@ from mltrain.cli.sources import (
     Signal,
     SimSeed,
     SourceName,
+    TimeZone,
     read_network_rules,
     read_source_spec,
 )
@@ -167,6 +168,7 @@ def predict(
         data_option("--source", help="Source of the candles; by default that of the model's snapshot."),
     ] = None,
     folder: Folder = None,
+    timezone: TimeZone = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
     base_url: BaseUrl = None,
@@ -201,6 +203,9 @@ def predict(
         "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watch
         and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
         "--input replaces the source: --source and its options do not go with it": input_ is not None and names_source,
+        "--timezone goes with --input, or with --source files": timezone is not None
+        and input_ is None
+        and not names_source,
     }
     if conflict := next((message for message, given in conflicts.items() if given), None):
         raise UsageError(conflict)
@@ -214,14 +219,12 @@ def predict(
     if warning:
         session.progress.warn(warning)
     if input_ is not None:
-        candles, note = drop_unclosed(
-            _read_input(input_, input_table),
-            symbols=model.symbols,
-            step_ms=interval_ms(model.interval),
-            now_ms=session.now_ms,
-            where=input_,
+        step_ms = interval_ms(model.interval)
+        candles, notes = _read_input(input_, input_table, step_ms=step_ms, timezone=timezone)
+        candles, unclosed = drop_unclosed(
+            candles, symbols=model.symbols, step_ms=step_ms, now_ms=session.now_ms, where=input_
         )
-        if note:
+        for note in [*(f"{note}: {input_}" for note in notes), *([unclosed] if unclosed else [])]:
             session.progress.warn(note)
         rows = score_table(model, candles, explain=explain, as_of_ms=as_of_ms)
     else:
@@ -235,6 +238,7 @@ def predict(
                 sim_signal=sim_signal,
                 base_url=base_url,
                 archive_url=archive_url,
+                timezone=timezone,
             )
             opened = open_source(spec, rules, now_ms=session.now_ms)
         else:
@@ -275,16 +279,21 @@ def _table_format(place: str | None, given: TableFormat | None, *, option: str) 
     return "csv" if place in {None, STREAM} else infer_format(Path(str(place)))
 
 
-def _read_input(place: str, form: Format) -> pl.DataFrame:
-    """Return the candles of a file, or of stdin for "-"."""
+def _read_input(
+    place: str, form: Format, *, step_ms: int, timezone: str | None
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return the candles of a file, or of stdin for "-", and notes on how they were read."""
     from mltrain.candles.conversion import MAX_TABLE_BYTES, read_candle_table
+    from mltrain.candles.time_zones import check_time_zone
     from mltrain.storage.descriptors import real_path
     from mltrain.storage.reading import read_file
 
+    zone = None if timezone is None else check_time_zone(timezone)
     if place == STREAM:
-        return read_candle_table(sys.stdin.buffer.read(MAX_TABLE_BYTES), form, where="stdin")
-    data = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles")
-    return read_candle_table(data, form, where=place)
+        data, where = sys.stdin.buffer.read(MAX_TABLE_BYTES), "stdin"
+    else:
+        data, where = read_file(real_path(Path(place)), max_bytes=MAX_TABLE_BYTES, what="the candles"), place
+    return read_candle_table(data, form, where=where, step_ms=step_ms, timezone=zone)
 
 
 def _write_output(place: str, form: Format, rows: pl.DataFrame, session: Session) -> Outcome:

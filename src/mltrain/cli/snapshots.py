@@ -27,6 +27,7 @@ from mltrain.cli.sources import (
     Signal,
     SimSeed,
     SourceName,
+    TimeZone,
     read_network_rules,
     read_source_spec,
 )
@@ -230,6 +231,7 @@ def snapshot(
         ),
     ] = None,
     folder: Folder = None,
+    timezone: TimeZone = None,
     sim_seed: SimSeed = None,
     sim_signal: Signal = None,
     base_url: BaseUrl = None,
@@ -254,6 +256,7 @@ def snapshot(
         sim_signal=sim_signal,
         base_url=base_url,
         archive_url=archive_url,
+        timezone=timezone,
         end=end,
     )
     if dry_run and spec.name in NETWORKED:

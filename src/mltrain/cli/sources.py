@@ -40,6 +40,14 @@ Folder = Annotated[
     Path | None,
     data_option("--from", metavar="DIR", help="files: folder of candle files, searched with the folders in it."),
 ]
+TimeZone = Annotated[
+    str | None,
+    data_option(
+        "--timezone",
+        metavar="ZONE",
+        help="Zone of times in files that state none, such as Europe/Berlin or +03:00. Default: UTC.",
+    ),
+]
 SimSeed = Annotated[int | None, data_option("--sim-seed", min=0, help="sim: seed of the simulated market.")]
 Signal = Annotated[
     SimSignal | None,
@@ -84,6 +92,7 @@ def read_source_spec(
     sim_signal: SimSignal | None,
     base_url: str | None,
     archive_url: str | None,
+    timezone: str | None = None,
     end: str | None = None,
 ) -> SourceSpec:
     """Return the source that the options of a command describe; None is an option that was not given.
@@ -102,6 +111,8 @@ def read_source_spec(
         name = SourceName.FILES if folder is not None else SourceName.SIM if simulated else SourceName.BINANCE
     if name is not SourceName.FILES and folder is not None:
         raise UsageError("--from goes with --source files")
+    if name is not SourceName.FILES and timezone is not None:
+        raise UsageError("--timezone goes with --source files: the times of other sources are UTC")
     if name is not SourceName.SIM and (sim_seed, sim_signal) != (None, None):
         raise UsageError("--sim-seed and --sim-signal go with --source sim")
     if name is SourceName.FILES and folder is None:
@@ -125,6 +136,7 @@ def read_source_spec(
         end_ms=clock_ms,
         base_url=base_url or "",
         archive_url=archive_url or "",
+        timezone=timezone,
     )
 
 

@@ -29,6 +29,7 @@ from mltrain.candles.frame import CANDLE_SCHEMA, OPTIONAL, times_ms
 from mltrain.candles.layouts import read_rows
 from mltrain.candles.symbols import canonical_symbol
 from mltrain.candles.tables import MAX_FILE_BYTES
+from mltrain.candles.time_zones import check_time_zone
 from mltrain.errors import InputError
 from mltrain.names import did_you_mean, join_first, show, show_path
 from mltrain.sources.candle_folder import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mltrain.candles.layouts import CandleRows
     from mltrain.candles.understood import FileLayout
     from mltrain.sources.candle_folder import FoundFile, SymbolFiles
 
@@ -65,16 +67,18 @@ class FilesSource(LocalSource):
         folder: The folder of the files.
         interval: Interval that their candles must have.
         now_ms: The machine's time, ms UTC; None: every candle is closed.
+        timezone: Zone of times that state none, such as "Europe/Berlin" or "+03:00"; None: UTC.
 
     Raises:
         InputError: The folder is missing, is not a folder, or has no candle file.
-        UsageError: The interval is unknown.
+        UsageError: The interval or the zone is unknown.
     """
 
-    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None) -> None:
+    def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None, timezone: str | None = None) -> None:
         self.folder = folder
         self.interval = interval
         self.now_ms = now_ms
+        self.timezone = None if timezone is None else check_time_zone(timezone)
         self._step_ms = interval_ms(interval)
         self._listing = list_candle_files(folder)
         # By symbol; None until the files that do not name a pair have been looked into.
@@ -171,7 +175,7 @@ class FilesSource(LocalSource):
         if file.named.interval not in {None, self.interval}:
             return None
         try:
-            read = read_rows(_read_bytes(file.path), name=file.path.name, where=file.place, step_ms=self._step_ms)
+            read = self._read_rows(_read_bytes(file.path), file.path.name, where=file.place)
         except InputError:
             return None
         spellings = read.layout.symbols if read.layout is not None else ()
@@ -308,7 +312,7 @@ class FilesSource(LocalSource):
         """Read a file's closed candles in its order, and keep for `notes` what is left out."""
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
-        read = read_rows(data, name=path.name, where=where, step_ms=self._step_ms)
+        read = self._read_rows(data, path.name, where=where)
         rows = read.rows
         if read.layout is not None:
             _check_symbol(read.layout, symbol, where)
@@ -325,6 +329,10 @@ class FilesSource(LocalSource):
             return rows
         self._open[symbol].update(ts_ms[~closed].tolist())
         return rows.filter(closed)
+
+    def _read_rows(self, data: bytes, name: str, *, where: str) -> CandleRows:
+        """Return the rows in the bytes of a file, called `where` in messages."""
+        return read_rows(data, name=name, where=where, step_ms=self._step_ms, timezone=self.timezone)
 
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
         """Leave out the odd rows of the exchange's history that open off the grid; see `split_odd`.

@@ -36,7 +36,7 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
             from mltrain.sources.files import FilesSource
 
             assert spec.folder is not None  # noqa: S101 -- SourceSpec has checked it
-            return FilesSource(spec.folder, spec.interval, now_ms=now_ms)
+            return FilesSource(spec.folder, spec.interval, now_ms=now_ms, timezone=spec.timezone)
         case "binance":
             from mltrain.sources.binance import BinanceSource
 

@@ -7,8 +7,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+from mltrain.candles.time_zones import check_time_zone
 from mltrain.documents.records import (
     DERIVED,
+    OMIT_DEFAULT,
     Encoded,
     Key,
     Limits,
@@ -38,11 +40,12 @@ SIGNALS: Final = ("none", "weak", "strong")
 
 # Both JSON readers and 64-bit generators can hold it.
 _MAX_SEED: Final = 2**63 - 1
+_MAY_BE_ABSENT: Final = ("clock", "timezone")
 # Fields of each source that a snapshot's manifest records.
 _KEYS: Final = {
     "binance": ("name", "base_url"),
     "archive": ("name", "base_url", "archive_url"),
-    "files": ("name", "folder"),
+    "files": ("name", "folder", "timezone"),
     "sim": ("name", "seed", "signal", "clock"),
 }
 
@@ -61,6 +64,7 @@ class SourceSpec:
         end_ms: For `sim`: time of its clock, ms UTC; None: its default, 2025-10-15T12:00:00Z.
         base_url: For `binance` and `archive`: address of the exchange's REST host; "" for the public one.
         archive_url: For `archive`: address of the archive; "" for the public one.
+        timezone: For `files`: zone of times that state none, such as "Europe/Berlin" or "+03:00"; None: UTC.
     """
 
     name: Annotated[str, OneOf(SOURCES)]
@@ -71,12 +75,16 @@ class SourceSpec:
     end_ms: Annotated[TimeMs | None, Key("clock")] = None
     base_url: str = ""
     archive_url: str = ""
+    # Left out if None, so that the manifests of earlier versions keep their bytes.
+    timezone: Annotated[str | None, OMIT_DEFAULT] = None
 
     def __post_init__(self) -> None:
         """Check every field; a UsageError names all that are wrong."""
         interval_ms(self.interval)
         if problems := list(self._problems()):
             raise UsageError("; ".join(problems))
+        if self.timezone is not None:
+            check_time_zone(self.timezone)
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).absolute())
         if self.name in NETWORKED:
@@ -90,6 +98,8 @@ class SourceSpec:
             yield f"source {show(self.name)}: {did_you_mean(self.name, SOURCES)}"
         if (self.folder is None) == (self.name == "files"):
             yield "the source files needs the folder to read (--from DIR), and no other source takes one"
+        if self.timezone is not None and self.name != "files":
+            yield f"the times of the source {self.name} are UTC: a time zone goes with files"
         if self.end_ms is not None and self.name != "sim":
             yield f"the clock of the source {self.name} cannot be set"
         if not isinstance(self.seed, Integral) or not 0 <= self.seed <= _MAX_SEED:
@@ -102,7 +112,7 @@ class SourceSpec:
     def to_dict(self) -> dict[str, Json]:
         """Return the fields that a snapshot's manifest records of this source; it records the interval elsewhere."""
         value = to_json(self)
-        return {key: value[key] for key in _KEYS[self.name]}
+        return {key: value[key] for key in _KEYS[self.name] if key in value}
 
     @classmethod
     def from_dict(cls, value: Json) -> SourceSpec:
@@ -114,7 +124,7 @@ class SourceSpec:
         """
         spec = read_record(Located(value, ""), cls)
         keys = value if isinstance(value, dict) else {}
-        wrong = [((key,), "is missing") for key in _KEYS[spec.name] if key not in keys and key != "clock"]
+        wrong = [((key,), "is missing") for key in _KEYS[spec.name] if key not in keys and key not in _MAY_BE_ABSENT]
         wrong += [((key,), f"the source {spec.name} has no such key") for key in keys if key not in _KEYS[spec.name]]
         if wrong:
             raise RecordError(*wrong)
