@@ -21,6 +21,7 @@ from mltrain.cli.sources import (
     BaseUrl,
     EnvProxy,
     Folder,
+    MarketOption,
     Signal,
     SimSeed,
     SourceName,
@@ -167,6 +168,7 @@ def predict(
         SourceName | None,
         data_option("--source", help="Source of the candles; by default that of the model's snapshot."),
     ] = None,
+    market: MarketOption = None,
     folder: Folder = None,
     timezone: TimeZone = None,
     sim_seed: SimSeed = None,
@@ -188,6 +190,7 @@ def predict(
     """Print calibrated probabilities of going up, for the newest closed candle of each symbol or for a file."""
     from mltrain.candles.closed_candles import drop_unclosed
     from mltrain.pipeline.predict import (
+        choose_market,
         find_model_source,
         find_refusal,
         open_followed_model,
@@ -197,15 +200,17 @@ def predict(
     from mltrain.sources.opening import open_recorded, open_source
 
     names_source = any(option is not None for option in (source, folder, sim_seed, sim_signal))
+    market_name = None if market is None else market.value
     conflicts = {
         "--watch prints candles as they close: --input, --output and --explain do not go with it": watch
         and (input_ is not None or output is not None or explain),
         "--watch continues after refused candles: --fail-on-refused and --as-of do not go with it": watch
         and (as_of is not None or fail_on_refused in {FailOnRefused.ALL, FailOnRefused.ANY}),
-        "--input replaces the source: --source and its options do not go with it": input_ is not None and names_source,
         "--timezone goes with --input, or with --source files": timezone is not None
         and input_ is None
         and not names_source,
+        "--input replaces the source: --source and its options do not go with it": input_ is not None
+        and (names_source or market is not None),
     }
     if conflict := next((message for message, given in conflicts.items() if given), None):
         raise UsageError(conflict)
@@ -239,10 +244,12 @@ def predict(
                 base_url=base_url,
                 archive_url=archive_url,
                 timezone=timezone,
+                market=market_name,
+                default_market=choose_market(model, market_name),
             )
             opened = open_source(spec, rules, now_ms=session.now_ms)
         else:
-            recorded = find_model_source(model, session.data_dir)
+            recorded = find_model_source(model, session.data_dir, market=market_name)
             opened = open_recorded(recorded, rules, base_url=base_url, archive_url=archive_url, now_ms=session.now_ms)
         if watch:
             _print_closing_candles(session, model, opened)

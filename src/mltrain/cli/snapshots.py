@@ -23,6 +23,7 @@ from mltrain.cli.sources import (
     Connections,
     EnvProxy,
     Folder,
+    MarketOption,
     MaxWait,
     Signal,
     SimSeed,
@@ -174,6 +175,7 @@ def snapshot(
             "Default: binance.",
         ),
     ] = None,
+    market: MarketOption = None,
     symbols: Annotated[
         str | None,
         data_option(
@@ -257,6 +259,7 @@ def snapshot(
         base_url=base_url,
         archive_url=archive_url,
         timezone=timezone,
+        market=None if market is None else market.value,
         end=end,
     )
     if dry_run and spec.name in NETWORKED:
@@ -298,7 +301,7 @@ def _read_request(
 
     end_ms = None if end is None else parse_time(end)
     if not isinstance(source, FilesSource):
-        chosen = split_symbols(DEFAULT_SYMBOLS if symbols is None else symbols)
+        chosen = split_symbols(DEFAULT_SYMBOLS if symbols is None else symbols, market=source.market)
         return SnapshotRequest(chosen, days or DEFAULT_DAYS, source.interval, end_ms, align.value)
     chosen = source.default_symbols() if symbols is None else split_symbols(symbols, source.symbols())
     if days is None:
@@ -308,14 +311,26 @@ def _read_request(
     return leave_out_absent(source, request, progress) if symbols is None else request
 
 
-def split_symbols(text: str, known: Iterable[str] = ()) -> tuple[str, ...]:
+def split_symbols(text: str, known: Iterable[str] = (), *, market: str = "") -> tuple[str, ...]:
     """Return the symbols of a comma-separated list, in order, however they are spelled.
 
-    Raises:
-        UsageError: There is none, one occurs twice, or one is not a symbol; suggests similar ones of the known ones.
-    """
-    from mltrain.candles.symbols import read_symbol
+    Args:
+        text: The list.
+        known: The symbols that the source has.
+        market: The market of the exchange that is opened, which must have such symbols; empty: any.
 
+    Raises:
+        UsageError: There is none, one occurs twice, or one is not a symbol, or is a future and the market is spot;
+            suggests similar ones of the known ones.
+    """
+    from mltrain.candles.symbols import names_future, read_symbol
+
+    for part in text.split(",") if market == "spot" else ():
+        if names_future(part):
+            raise UsageError(
+                f"--symbols {part.strip()} names a future, and the market is spot",
+                hint=f"add --market usdm, or write {read_symbol(part)} for the spot market",
+            )
     symbols = tuple(read_symbol(part, known) for part in text.split(",") if part.strip())
     if not symbols:
         raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")

@@ -36,6 +36,17 @@ class SimSignal(StrEnum):
     STRONG = "strong"
 
 
+class MarketName(StrEnum):
+    """Markets of the exchange."""
+
+    SPOT = "spot"
+    USDM = "usdm"
+
+
+MarketOption = Annotated[
+    MarketName | None,
+    data_option("--market", help="binance, archive, sim: spot, or usdm for USD-M perpetual futures. Default: spot."),
+]
 Folder = Annotated[
     Path | None,
     data_option("--from", metavar="DIR", help="files: folder of candle files, searched with the folders in it."),
@@ -93,12 +104,15 @@ def read_source_spec(
     base_url: str | None,
     archive_url: str | None,
     timezone: str | None = None,
+    market: str | None = None,
+    default_market: str | None = None,
     end: str | None = None,
 ) -> SourceSpec:
     """Return the source that the options of a command describe; None is an option that was not given.
 
     Without a name (--source), an option that only one source has selects that source; the default is the exchange.
-    The end of the candles is the clock of the simulated market, and means nothing for other sources.
+    The end of the candles is the clock of the simulated market, and means nothing for other sources; so does the
+    default market for files.
 
     Raises:
         UsageError: An option belongs to another source, or --from is missing.
@@ -109,13 +123,19 @@ def read_source_spec(
     if name is None:
         simulated = (sim_seed, sim_signal) != (None, None)
         name = SourceName.FILES if folder is not None else SourceName.SIM if simulated else SourceName.BINANCE
-    if name is not SourceName.FILES and folder is not None:
-        raise UsageError("--from goes with --source files")
-    if name is not SourceName.FILES and timezone is not None:
-        raise UsageError("--timezone goes with --source files: the times of other sources are UTC")
-    if name is not SourceName.SIM and (sim_seed, sim_signal) != (None, None):
-        raise UsageError("--sim-seed and --sim-signal go with --source sim")
-    if name is SourceName.FILES and folder is None:
+    is_files = name is SourceName.FILES
+    misplaced = {
+        "--from goes with --source files": not is_files and folder is not None,
+        "--timezone goes with --source files: the times of other sources are UTC": not is_files
+        and timezone is not None,
+        "--sim-seed and --sim-signal go with --source sim": name is not SourceName.SIM
+        and (sim_seed, sim_signal) != (None, None),
+        "--market goes with --source binance, archive or sim; files hold the candles of any market": is_files
+        and market is not None,
+    }
+    if message := next((message for message, is_given in misplaced.items() if is_given), None):
+        raise UsageError(message)
+    if is_files and folder is None:
         raise UsageError("--source files needs the folder to read", hint="add --from DIR")
     # An address in the environment is meant for the sources that use one; the others ignore it.
     if name in {SourceName.FILES, SourceName.SIM}:
@@ -137,6 +157,7 @@ def read_source_spec(
         base_url=base_url or "",
         archive_url=archive_url or "",
         timezone=timezone,
+        market=market or (None if is_files else default_market) or MarketName.SPOT.value,
     )
 
 

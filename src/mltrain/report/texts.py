@@ -472,7 +472,12 @@ def list_commands(card: ModelCard, name: str) -> tuple[tuple[str, str], ...]:
         words += ["--symbols", ",".join(card.texts("train", "symbols")), "--end", end, "--interval", interval]
         if (align := card.text("lineage", "snapshot_align")) not in {None, "union"}:
             words += ["--align", str(align)]
-        for option, key in (("--from", "folder"), ("--sim-seed", "seed"), ("--sim-signal", "signal")):
+        for option, key in (
+            ("--from", "folder"),
+            ("--sim-seed", "seed"),
+            ("--sim-signal", "signal"),
+            ("--market", "market"),
+        ):
             if (value := card.value("lineage", "source", key)) is not None:
                 words += [option, str(value)]
         lines.append((shlex.join(words), "Take the snapshot again, if it is gone."))

@@ -19,10 +19,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mltrain.simulator.delivery import Delivery
 from mltrain.simulator.distortion import Case, changes_archive, distort
-from mltrain.simulator.exchange import ARCHIVE_ROOT, WEIGHTS, Exchange, Request, answer_checksum, refuse
+from mltrain.simulator.exchange import ARCHIVE_ROOT, Exchange, Request, answer_checksum, refuse
 from mltrain.simulator.faults import FaultScript
 from mltrain.simulator.server_thread import HOST, ServerThread
 from mltrain.simulator.weight_meter import Charge, WeightMeter
+from mltrain.sources.markets import MARKETS
 from mltrain.sources.simulated_market import CLOCK_MS, SimSource
 from mltrain.times import SECOND_MS
 
@@ -74,7 +75,8 @@ class SimServer:
         clock_ms: Time of its clock at the start, ms UTC.
         ticking: Whether its clock runs. The minutes of the request weight pass in either case.
         latency_ms: Delay of every answer.
-        weight_limit: Weight allowed per minute; see `mltrain.simulator.weight_meter`.
+        weight_limit: Weight allowed per minute in each market; None: that of the real market, 6,000 for spot and 2,400
+            for futures. See `mltrain.simulator.weight_meter`.
         archive_lag_days: How many of the newest closed days the archive lacks.
         faults: Scripted faults.
         port: Port to listen on; 0: any free port.
@@ -93,7 +95,7 @@ class SimServer:
         clock_ms: int = CLOCK_MS,
         ticking: bool = False,
         latency_ms: float = 0.0,
-        weight_limit: int = 6000,
+        weight_limit: int | None = None,
         archive_lag_days: int = 1,
         faults: Sequence[Fault] = (),
         port: int = 0,
@@ -112,7 +114,7 @@ class SimServer:
         self._clock = (clock_ms, self._started_s)
         self._ticking = ticking
         self._latency_s = latency_ms / SECOND_MS
-        self._meter = WeightMeter(weight_limit)
+        self._meters = {name: WeightMeter(weight_limit or market.weight_limit) for name, market in MARKETS.items()}
         self._script = FaultScript(faults)
         self._pairs = _ChecksumPairs()
         self._log = _Log(on_answer)
@@ -121,12 +123,12 @@ class SimServer:
 
     @property
     def base_url(self) -> str:
-        """Address of the REST endpoints: base_url + "/api/v3/klines"."""
+        """Address of the REST endpoints: base_url + "/api/v3/klines", and "/fapi/v1/klines" for futures."""
         return f"http://{HOST}:{self._port}"
 
     @property
     def archive_url(self) -> str:
-        """Address of the archive: archive_url + "/data/spot/daily/klines/..."."""
+        """Address of the archive: archive_url + "/data/spot/daily/klines/...", and "/data/futures/um/..."."""
         return f"{self.base_url}{ARCHIVE_ROOT}"
 
     @property
@@ -201,10 +203,10 @@ class SimServer:
 
     def _charge(self, request: Request, at_s: float) -> Charge:
         """Count the weight of a request that arrived at `at_s`, in monotonic seconds."""
-        if request.endpoint not in WEIGHTS:
+        if not request.weight:
             return Charge(0)
         now_s = self._started_ms / SECOND_MS + at_s - self._started_s
-        return self._meter.charge(WEIGHTS[request.endpoint], now_s)
+        return self._meters[request.market.name].charge(request.weight, now_s)
 
     def _choose_answer(self, request: Request, charge: Charge, hit: Hit | None) -> Answer:
         """Return the true answer, changed by the fault that hits it; or a refusal if the weight is used up."""

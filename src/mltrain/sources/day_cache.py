@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "cache"
 
-SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
+SOURCE_FOLDER: Final = re.compile(r"[a-z]{2,20}(?:-[a-z]{2,20})?(?:@[a-z0-9.-]{1,200}(?:_[0-9]{1,5})?)?")
 _DAY_FILE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:\.part)?\.(?:parquet|json)")
 _MAX_METADATA_BYTES: Final = 4096
 # 1,440 candles take 70 kB, the 86,400 of a day of 1s candles 4.2 MB.

@@ -66,6 +66,7 @@ class FilesSource(LocalSource):
     Attributes:
         folder: The folder of the files.
         interval: Interval that their candles must have.
+        market: Empty: files may be of any market.
         now_ms: The machine's time, ms UTC; None: every candle is closed.
         timezone: Zone of times that state none, such as "Europe/Berlin" or "+03:00"; None: UTC.
 
@@ -77,6 +78,7 @@ class FilesSource(LocalSource):
     def __init__(self, folder: Path, interval: str, *, now_ms: int | None = None, timezone: str | None = None) -> None:
         self.folder = folder
         self.interval = interval
+        self.market = ""
         self.now_ms = now_ms
         self.timezone = None if timezone is None else check_time_zone(timezone)
         self._step_ms = interval_ms(interval)

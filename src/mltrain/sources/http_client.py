@@ -56,6 +56,8 @@ _REFUSED_HINTS: Final = {
     404: "check the address given by --base-url",
     451: "it does not serve your region; the public market data host, data-api.binance.vision, serves most",
 }
+# The futures market has no second public host.
+_FUTURES_REGION_HINT: Final = "it does not serve your region, and there is no other public host for futures"
 
 
 class MalformedError(ValueError):
@@ -377,7 +379,9 @@ class HttpClient:
             )
         code, text = read_error(answer.body)
         detail = f": {code} {ascii(text)[:_MAX_SHOWN_CHARACTERS]}" if text else ""
-        return SourceError(f"{where}: HTTP {status}{detail}", hint=_REFUSED_HINTS.get(status))
+        is_futures_region = status == 451 and query.path.startswith("/fapi/")
+        hint = _FUTURES_REGION_HINT if is_futures_region else _REFUSED_HINTS.get(status)
+        return SourceError(f"{where}: HTTP {status}{detail}", hint=hint)
 
     def _retry_hint(self, failure: str) -> str:
         """Return the hint for a request that failed every time, the last time with this failure."""

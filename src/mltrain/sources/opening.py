@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
+from mltrain.sources.markets import MARKETS
 from mltrain.sources.network_rules import is_loopback
-from mltrain.sources.source_spec import NETWORKED, PUBLIC_ARCHIVE, PUBLIC_REST, SourceSpec
+from mltrain.sources.source_spec import NETWORKED, PUBLIC_ARCHIVE, SourceSpec
 
 if TYPE_CHECKING:
     from mltrain.sources.network_rules import NetworkRules
@@ -40,14 +41,14 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
         case "binance":
             from mltrain.sources.binance import BinanceSource
 
-            return BinanceSource(spec.interval, spec.base_url, rules=rules)
+            return BinanceSource(spec.interval, spec.base_url, market=spec.market, rules=rules)
         case "archive":
             from mltrain.sources.archive import ArchiveSource
 
-            return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, rules=rules)
+            return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, market=spec.market, rules=rules)
     from mltrain.sources.simulated_market import SimSource
 
-    return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms)
+    return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms, market=spec.market)
 
 
 def open_recorded(
@@ -77,7 +78,7 @@ def open_recorded(
     if spec.name == "archive" and archive_url:
         chosen = replace(chosen, archive_url=archive_url)
     for option, public, given in (
-        ("base_url", PUBLIC_REST, base_url),
+        ("base_url", MARKETS[spec.market].rest_url, base_url),
         ("archive_url", PUBLIC_ARCHIVE, archive_url),
     ):
         recorded = str(getattr(spec, option))

@@ -24,6 +24,7 @@ from mltrain.documents.records import (
 from mltrain.documents.values import Located
 from mltrain.errors import UsageError
 from mltrain.names import did_you_mean, show
+from mltrain.sources.markets import MARKETS, SPOT
 from mltrain.sources.network_rules import check_base_url
 from mltrain.times import interval_ms
 
@@ -34,19 +35,21 @@ if TYPE_CHECKING:
 
 SOURCES: Final = ("binance", "archive", "files", "sim")
 NETWORKED: Final = ("binance", "archive")
-PUBLIC_REST: Final = "https://data-api.binance.vision"
+#: The sources that have several markets; every other has candles of one only.
+WITH_MARKETS: Final = ("binance", "archive", "sim")
+PUBLIC_REST: Final = MARKETS[SPOT].rest_url
 PUBLIC_ARCHIVE: Final = "https://data.binance.vision"
 SIGNALS: Final = ("none", "weak", "strong")
 
 # Both JSON readers and 64-bit generators can hold it.
 _MAX_SEED: Final = 2**63 - 1
-_MAY_BE_ABSENT: Final = ("clock", "timezone")
+_MAY_BE_ABSENT: Final = ("clock", "timezone", "market")
 # Fields of each source that a snapshot's manifest records.
 _KEYS: Final = {
-    "binance": ("name", "base_url"),
-    "archive": ("name", "base_url", "archive_url"),
     "files": ("name", "folder", "timezone"),
-    "sim": ("name", "seed", "signal", "clock"),
+    "binance": ("name", "base_url", "market"),
+    "archive": ("name", "base_url", "archive_url", "market"),
+    "sim": ("name", "seed", "signal", "clock", "market"),
 }
 
 
@@ -65,6 +68,7 @@ class SourceSpec:
         base_url: For `binance` and `archive`: address of the exchange's REST host; "" for the public one.
         archive_url: For `archive`: address of the archive; "" for the public one.
         timezone: For `files`: zone of times that state none, such as "Europe/Berlin" or "+03:00"; None: UTC.
+        market: For `binance`, `archive` and `sim`: "spot", or "usdm" for USD-M futures.
     """
 
     name: Annotated[str, OneOf(SOURCES)]
@@ -77,6 +81,8 @@ class SourceSpec:
     archive_url: str = ""
     # Left out if None, so that the manifests of earlier versions keep their bytes.
     timezone: Annotated[str | None, OMIT_DEFAULT] = None
+    # Missing in manifests of earlier versions, and in those of the spot market, which keep their bytes and hashes.
+    market: Annotated[str, OneOf(tuple(MARKETS)), OMIT_DEFAULT] = SPOT
 
     def __post_init__(self) -> None:
         """Check every field; a UsageError names all that are wrong."""
@@ -88,7 +94,7 @@ class SourceSpec:
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).absolute())
         if self.name in NETWORKED:
-            object.__setattr__(self, "base_url", check_base_url(self.base_url or PUBLIC_REST))
+            object.__setattr__(self, "base_url", check_base_url(self.base_url or MARKETS[self.market].rest_url))
         if self.name == "archive":
             object.__setattr__(self, "archive_url", check_base_url(self.archive_url or PUBLIC_ARCHIVE))
 
@@ -108,6 +114,21 @@ class SourceSpec:
             yield f"signal {show(self.signal)}: {did_you_mean(self.signal, SIGNALS)}"
         if (self.base_url and self.name not in NETWORKED) or (self.archive_url and self.name != "archive"):
             yield f"the source {self.name} does not use the given base_url or archive_url"
+        yield from self._market_problems()
+
+    def _market_problems(self) -> Iterator[str]:
+        """Yield a sentence if the source has no such market, or the market no such candles."""
+        if self.market not in MARKETS:
+            yield f"market {show(self.market)}: {did_you_mean(self.market, tuple(MARKETS))}"
+        elif self.market != SPOT and self.name not in WITH_MARKETS:
+            yield f"the source {self.name} has no market {self.market}"
+        elif self.interval == "1s" and not MARKETS[self.market].has_seconds:
+            yield f"{MARKETS[self.market].title} has no candles of 1s"
+
+    @property
+    def known_market(self) -> str:
+        """The market of the candles; empty for files, which may be of any."""
+        return self.market if self.name in WITH_MARKETS else ""
 
     def to_dict(self) -> dict[str, Json]:
         """Return the fields that a snapshot's manifest records of this source; it records the interval elsewhere."""
