@@ -536,10 +536,11 @@ def cache_prune(
     before_ms = session.now_ms - older_than * DAY_MS if older_than else None if before is None else parse_time(before)
     in_use = find_days_in_use(session.data_dir) if unused else None
 
-    def is_removable(symbol: str, interval: str, day_ms: int) -> bool:
+    def is_removable(symbol: str, interval: str, of_file: TimeRange) -> bool:
         if in_use is not None:
-            return not in_use(symbol, interval, day_ms)
-        return before_ms is None or day_ms < before_ms
+            return not in_use(symbol, interval, of_file)
+        # A file of several days stays as long as its last day is wanted.
+        return before_ms is None or of_file.end_ms - DAY_MS < before_ms
 
     pruned = prune_cache(session.data_dir, is_removable, dry_run=dry_run)
     action = "would be removed" if dry_run else "removed"

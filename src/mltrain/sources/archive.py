@@ -63,6 +63,9 @@ class ArchiveSource(BinanceSource):
         UsageError: The interval is unknown or longer than a day, or an address is invalid.
     """
 
+    # Each day has a zip, whose hash the cache keeps.
+    _unit_days = 1
+
     def __init__(
         self,
         interval: str,
@@ -157,7 +160,7 @@ class DayZips:
         ts_ms = times_ms(rows)
         if ts_ms.size and not day_ms <= ts_ms[0] <= ts_ms[-1] < day_ms + DAY_MS:
             return f"{name} holds candles of another day"
-        add_odd(self.odd, symbol, odd, interval=self.interval)
+        add_odd(self.odd, symbol, odd)
         return rows, expected
 
     async def _get(self, path: str, file_name: str, symbol: str, max_bytes: int) -> bytes | None:

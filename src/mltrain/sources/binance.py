@@ -82,6 +82,9 @@ class BinanceSource:
         UsageError: The interval is unknown, or the address is invalid.
     """
 
+    # Days that the cache keeps in one file; None: as many as `cached_unit_days` says.
+    _unit_days: int | None = None
+
     def __init__(
         self,
         interval: str,
@@ -227,6 +230,7 @@ class BinanceSource:
             throttle=self._throttle,
             traffic=self._traffic,
             page_candles=self._market.page_candles,
+            unit_days=self._unit_days,
         )
         return download_days(job, symbols, window, data_dir=data_dir, refresh=refresh, progress=progress)
 
@@ -359,7 +363,7 @@ class RestPages:
             inside = (page.ts_ms >= window.start_ms) & (page.ts_ms < window.end_ms)
             if page.ts_ms.size and not inside.any():
                 raise MalformedError("all candles of the answer are outside what was asked for")
-            add_odd(self.odd, symbol, page.odd, interval=self.interval)
+            add_odd(self.odd, symbol, page.odd)
             return page
 
         query = Query(

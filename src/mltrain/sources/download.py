@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mltrain.candles.frame import times_ms
 from mltrain.sources.async_run import run_async, run_in_threads
-from mltrain.sources.day_cache import SymbolDays, lock_cache
+from mltrain.sources.day_cache import SymbolDays, cached_unit_days, lock_cache
 from mltrain.sources.klines import PAGE_CANDLES, plan_pages
 from mltrain.sources.source import DownloadResult, SymbolTraffic, TrafficReport
 from mltrain.sources.symbol_download import SymbolDownload
@@ -86,6 +86,7 @@ class DownloadJob:
         throttle: Source of the reported weights and waits.
         traffic: Source of the reported requests and bytes.
         page_candles: The most candles that one answer holds.
+        unit_days: How many UTC days one file of the cache holds; None: as many as `cached_unit_days` says.
     """
 
     host: str
@@ -98,6 +99,7 @@ class DownloadJob:
     throttle: Throttle
     traffic: Traffic
     page_candles: int = PAGE_CANDLES
+    unit_days: int | None = None
 
 
 @contextmanager
@@ -109,10 +111,14 @@ def download_days(
     The cache is locked while the block lasts, in which the result reads all candles of the window from it.
     """
     start_s = job.clock.monotonic_s()
+    unit_days = job.unit_days or cached_unit_days(interval_ms(job.interval))
     with lock_cache(data_dir, f"downloading from {job.host}") as cache:
         downloads = {
             symbol: SymbolDownload(
-                SymbolDays(cache, job.cache_name, symbol, job.interval), window, host=job.host, clock_ms=job.clock_ms
+                SymbolDays(cache, job.cache_name, symbol, job.interval, unit_days=unit_days),
+                window,
+                host=job.host,
+                clock_ms=job.clock_ms,
             )
             for symbol in symbols
         }
