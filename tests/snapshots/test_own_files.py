@@ -189,3 +189,32 @@ def test_a_time_zone_is_given_recorded_and_used_again(tmp_path, make_candles):
     assert (other.code, "--timezone goes with --source files" in other.err) == (2, True)
     unknown = snapshot(tmp_path / "candles", tmp_path / "data", "--timezone", "Europe/Bern")
     assert (unknown.code, "'Europe/Bern' is not a time zone" in unknown.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "name", ["data/futures/cm/monthly/klines/BTCUSD_PERP/1h/BTCUSD_PERP-1h-2026-01.csv", "BTCUSD_260327.csv"]
+)
+def test_volumes_in_coins_are_left_empty_and_said_once(tmp_path, make_candles, name):
+    """COIN-M: the volume is a number of contracts; no warning, and a training on prices and volume goes on."""
+    path = tmp_path / "candles" / name
+    path.parent.mkdir(parents=True)
+    frame = make_candles(range(800), step_ms=HOUR_MS)
+    coins = (frame["volume"] * 100 / frame["close"]).alias("quote_volume")
+    frame = frame.with_columns(coins, trades=7, taker_buy_base=frame["volume"] / 2, taker_buy_quote=coins / 2)
+    frame.with_columns(pl.col("ts").dt.timestamp("ms")).write_csv(path)
+
+    done = snapshot(tmp_path / "candles", tmp_path / "data")
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 0
+    assert "COIN-M volume in contracts: quote_volume and taker_buy_quote left empty" in done.out
+    taken = open_snapshot(tmp_path / "data", "latest")
+    candles = taken.candles(taken.symbols[0])
+    assert candles["volume"].equals(frame["volume"])
+    assert candles["taker_buy_base"].equals(frame["taker_buy_base"])
+    assert candles["quote_volume"].null_count() == candles["taker_buy_quote"].null_count() == candles.height
+    (kind,) = taken.input_files.kinds
+    assert kind.layout.emptied == ("quote_volume", "taker_buy_quote")
+    refused = call("train", "--dry-run", data_dir=tmp_path / "data")
+    assert (refused.code, "lacks quote_volume, for " in refused.err) == (3, True)
+    prices = call("train", "--dry-run", "--features", "features-ohlcv.yml", data_dir=tmp_path / "data")
+    assert "quote_volume" not in prices.err

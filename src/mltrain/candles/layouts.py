@@ -80,6 +80,8 @@ _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument")
 #: Whether a candle had ended when it was saved.
 _CLOSED: Final = ("confirm", "closed", "is_closed")
 
+_IN_QUOTE: Final = ("quote_volume", "taker_buy_quote")
+
 # A run of this many equal steps does not occur by chance even in a sparse market.
 _LONG_RUN: Final = 20
 # Candles by which an order of columns other than the usual one must be proven.
@@ -120,7 +122,9 @@ class NamedColumns:
     notes: tuple[str, ...]
 
 
-def read_rows(data: bytes, *, name: str, where: str, step_ms: int, timezone: str | None = None) -> CandleRows:
+def read_rows(
+    data: bytes, *, name: str, where: str, step_ms: int, timezone: str | None = None, counts_contracts: bool = False
+) -> CandleRows:
     """Return the rows of a candle file in the file's order, and how they were read.
 
     Args:
@@ -129,6 +133,8 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int, timezone: str
         where: The file's name in messages.
         step_ms: The interval that its candles must have.
         timezone: The zone of times that state none, as `check_time_zone` returns it; None: UTC.
+        counts_contracts: Whether its volumes are numbers of contracts, as those of COIN-M futures: its volumes in the
+            quote asset are numbers of coins then, and left empty.
 
     Returns:
         No rows if the file is a JSON `[]` or a header alone.
@@ -154,10 +160,12 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int, timezone: str
     if rows.is_empty():
         return CandleRows(rows, closes_ms, None)
     _refuse_untraded(rows, where)
+    emptied = tuple(name for name in _IN_QUOTE if counts_contracts and name in read.columns)
+    rows = rows.with_columns(pl.lit(None, CANDLE_SCHEMA[name]).alias(name) for name in emptied)
     ts_ms = np.sort(times_ms(rows))
     # Three times as fast as np.unique, which hashes the times.
     _check_spacing(ts_ms[np.diff(ts_ms, prepend=ts_ms[:1] - 1) != 0], step_ms, where)
-    their_names = {*read.columns.values(), *read.times.columns}
+    their_names = {*(read.columns[name] for name in read.columns if name not in emptied), *read.times.columns}
     by_place = {their_name: name for name, their_name in read.columns.items()}
     layout = FileLayout(
         file_format=cells.file_format,
@@ -167,6 +175,7 @@ def read_rows(data: bytes, *, name: str, where: str, step_ms: int, timezone: str
         columns=tuple(n if cells.named else by_place.get(n, "ts") for n in cells.frame.columns if n in their_names),
         named=cells.named,
         symbols=symbols,
+        emptied=emptied,
         notes=notes,
     )
     return CandleRows(rows, closes_ms, layout)

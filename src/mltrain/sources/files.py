@@ -93,6 +93,7 @@ class FilesSource(LocalSource):
         self._odd: dict[str, set[int]] = {}
         self._empty: dict[str, list[str]] = {}
         self._layouts: dict[Path, FileLayout] = {}
+        self._counting_contracts: set[Path] = set()
 
     @property
     def name(self) -> str:
@@ -161,6 +162,7 @@ class FilesSource(LocalSource):
                 else:
                     files.append(replace(file, named=named))
             self._grouped = group_by_symbol(files, self.interval)
+            self._counting_contracts = {file.path for file in files if file.named.counts_contracts}
             if not self._grouped:
                 raise InputError(
                     f"{self.folder} holds no candle file whose name has a symbol: "
@@ -177,7 +179,7 @@ class FilesSource(LocalSource):
         if file.named.interval not in {None, self.interval}:
             return None
         try:
-            read = self._read_rows(_read_bytes(file.path), file.path.name, where=file.place)
+            read = self._read_rows(file.path, _read_bytes(file.path), where=file.place)
         except InputError:
             return None
         spellings = read.layout.symbols if read.layout is not None else ()
@@ -314,7 +316,7 @@ class FilesSource(LocalSource):
         """Read a file's closed candles in its order, and keep for `notes` what is left out."""
         data = _read_bytes(path)
         where = f"{path}: {symbol}"
-        read = self._read_rows(data, path.name, where=where)
+        read = self._read_rows(path, data, where=where, counts_contracts=path in self._counting_contracts)
         rows = read.rows
         if read.layout is not None:
             _check_symbol(read.layout, symbol, where)
@@ -332,9 +334,16 @@ class FilesSource(LocalSource):
         self._open[symbol].update(ts_ms[~closed].tolist())
         return rows.filter(closed)
 
-    def _read_rows(self, data: bytes, name: str, *, where: str) -> CandleRows:
-        """Return the rows in the bytes of a file, called `where` in messages."""
-        return read_rows(data, name=name, where=where, step_ms=self._step_ms, timezone=self.timezone)
+    def _read_rows(self, path: Path, data: bytes, *, where: str, counts_contracts: bool = False) -> CandleRows:
+        """Return the rows in the bytes of a file, called `where` in messages; see `read_rows`."""
+        return read_rows(
+            data,
+            name=path.name,
+            where=where,
+            step_ms=self._step_ms,
+            timezone=self.timezone,
+            counts_contracts=counts_contracts,
+        )
 
     def _leave_out_odd(self, rows: pl.DataFrame, closes_ms: NDArray[np.int64], symbol: str) -> pl.DataFrame:
         """Leave out the odd rows of the exchange's history that open off the grid; see `split_odd`.
