@@ -29,7 +29,7 @@ specs = st.one_of(
     ),
     st.builds(
         SourceSpec,
-        name=st.sampled_from(["binance", "archive"]),
+        name=st.sampled_from(["binance", "archive", "ccxt:kraken", "ccxt:okx"]),
         base_url=st.sampled_from(["", "https://api.example.com", "http://127.0.0.1:8000/x/"]),
         interval=st.sampled_from(list(INTERVALS_MS)),
     ),
@@ -65,6 +65,11 @@ def test_a_specification_survives_its_record(spec):
     "options",
     [
         {"name": "binanse"},
+        {"name": "ccxt"},
+        {"name": "ccxt:"},
+        {"name": "ccxt:../x"},
+        {"name": "ccxt:kraken", "folder": Path("x")},
+        {"name": "ccxt:kraken", "archive_url": "https://a.example"},
         {"name": "files"},
         {"name": "sim", "folder": Path("x")},
         {"name": "files", "folder": Path("x"), "end_ms": CLOCK_MS},

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 from mltrain.documents.values import SHA256
 from mltrain.errors import InputError, UsageError
 from mltrain.sources.markets import SPOT
-from mltrain.sources.source_spec import WITH_MARKETS
 from mltrain.times import parse_time
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class ModelCard(Section):
 
         Cards of earlier versions do not name it: all their candles from the exchange are of the spot market.
         """
-        if self.text("lineage", "source", "name") not in WITH_MARKETS:
+        if self.text("lineage", "source", "name") in {None, "files"}:
             return ""
         return self.text("lineage", "source", "market") or SPOT
 

@@ -14,9 +14,11 @@ import typer
 from mltrain.cli.address_space import SERVING_MB
 from mltrain.cli.arguments import LiveVersionArgument, OpsOption, register_ops
 from mltrain.cli.command import Session, command
+from mltrain.cli.completion import complete_source
 from mltrain.cli.help import add_command, data_option, model_option, output_option
 from mltrain.cli.render import Outcome, number_text
 from mltrain.cli.sources import (
+    SOURCE_METAVAR,
     ArchiveUrl,
     BaseUrl,
     EnvProxy,
@@ -24,7 +26,6 @@ from mltrain.cli.sources import (
     MarketOption,
     Signal,
     SimSeed,
-    SourceName,
     TimeZone,
     read_network_rules,
     read_source_spec,
@@ -165,8 +166,13 @@ def predict(
     session: Session,
     ref: LiveVersionArgument = None,
     source: Annotated[
-        SourceName | None,
-        data_option("--source", help="Source of the candles; by default that of the model's snapshot."),
+        str | None,
+        data_option(
+            "--source",
+            metavar=SOURCE_METAVAR,
+            help="Source of the candles; by default that of the model's snapshot.",
+            autocompletion=complete_source,
+        ),
     ] = None,
     market: MarketOption = None,
     folder: Folder = None,

@@ -12,12 +12,13 @@ import typer
 from mltrain.cli.address_space import CANDLES_MB
 from mltrain.cli.arguments import DryRunOption, KeepOption, OlderThanOption, SnapshotArgument
 from mltrain.cli.command import Session, command, refuse_misplaced_options
-from mltrain.cli.completion import complete_snapshot, complete_symbols
+from mltrain.cli.completion import complete_snapshot, complete_source, complete_symbols
 from mltrain.cli.help import add_command, data_option, new_group
 from mltrain.cli.render import FAILED_CHECK, Outcome, time_text, view_pruned
 from mltrain.cli.sources import (
     CONNECTIONS,
     MAX_WAIT_S,
+    SOURCE_METAVAR,
     ArchiveUrl,
     BaseUrl,
     Connections,
@@ -27,7 +28,6 @@ from mltrain.cli.sources import (
     MaxWait,
     Signal,
     SimSeed,
-    SourceName,
     TimeZone,
     read_network_rules,
     read_source_spec,
@@ -37,7 +37,7 @@ from mltrain.errors import UsageError
 from mltrain.times import INTERVALS_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mltrain.cli.render import View
     from mltrain.progress import Progress
@@ -168,11 +168,13 @@ def add_commands(app: typer.Typer) -> None:
 def snapshot(
     session: Session,
     source: Annotated[
-        SourceName | None,
+        str | None,
         data_option(
             "--source",
-            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market. "
-            "Default: binance.",
+            metavar=SOURCE_METAVAR,
+            help="binance: the exchange; archive: its daily files; files: a folder; sim: a simulated market; "
+            "ccxt:kraken: another exchange, through the package ccxt. Default: binance.",
+            autocompletion=complete_source,
         ),
     ] = None,
     market: MarketOption = None,
@@ -245,7 +247,6 @@ def snapshot(
     """Take an immutable snapshot of closed candles and point `latest` to it."""
     from mltrain.snapshots.take import plan_snapshot, take_snapshot
     from mltrain.sources.opening import open_source
-    from mltrain.sources.source_spec import NETWORKED
 
     rules = read_network_rules(max_wait_s=max_wait, connections=connections, use_env_proxy=use_env_proxy)
     if rebuild is not None:
@@ -262,7 +263,7 @@ def snapshot(
         market=None if market is None else market.value,
         end=end,
     )
-    if dry_run and spec.name in NETWORKED:
+    if dry_run and spec.uses_network:
         raise UsageError(f"--dry-run goes with --source files or sim: {spec.name} downloads into the cache")
     opened = open_source(spec, rules, now_ms=session.now_ms)
     request = _read_request(opened, symbols=symbols, days=days, end=end, align=align, progress=session.progress)
@@ -296,12 +297,15 @@ def _read_request(
     """
     from mltrain.snapshots.snapshot_record import SnapshotRequest
     from mltrain.snapshots.take import leave_out_absent, request_everything
+    from mltrain.sources.ccxt_source import CcxtSource
     from mltrain.sources.files import FilesSource
     from mltrain.times import parse_time
 
     end_ms = None if end is None else parse_time(end)
     if not isinstance(source, FilesSource):
-        chosen = split_symbols(DEFAULT_SYMBOLS if symbols is None else symbols, market=source.market)
+        text = DEFAULT_SYMBOLS if symbols is None else symbols
+        read = source.read_symbol if isinstance(source, CcxtSource) else None
+        chosen = split_symbols(text, market=source.market, read=read)
         return SnapshotRequest(chosen, days or DEFAULT_DAYS, source.interval, end_ms, align.value)
     chosen = source.default_symbols() if symbols is None else split_symbols(symbols, source.symbols())
     if days is None:
@@ -311,13 +315,16 @@ def _read_request(
     return leave_out_absent(source, request, progress) if symbols is None else request
 
 
-def split_symbols(text: str, known: Iterable[str] = (), *, market: str = "") -> tuple[str, ...]:
+def split_symbols(
+    text: str, known: Iterable[str] = (), *, market: str = "", read: Callable[[str], str] | None = None
+) -> tuple[str, ...]:
     """Return the symbols of a comma-separated list, in order, however they are spelled.
 
     Args:
         text: The list.
         known: The symbols that the source has.
         market: The market of the exchange that is opened, which must have such symbols; empty: any.
+        read: Returns the symbol that a text spells; None: `read_symbol` with the known ones.
 
     Raises:
         UsageError: There is none, one occurs twice, or one is not a symbol, or is a future and the market is spot;
@@ -331,7 +338,8 @@ def split_symbols(text: str, known: Iterable[str] = (), *, market: str = "") -> 
                 f"--symbols {part.strip()} names a future, and the market is spot",
                 hint=f"add --market usdm, or write {read_symbol(part)} for the spot market",
             )
-    symbols = tuple(read_symbol(part, known) for part in text.split(",") if part.strip())
+    read = read or (lambda part: read_symbol(part, known))
+    symbols = tuple(read(part) for part in text.split(",") if part.strip())
     if not symbols:
         raise UsageError("--symbols names none", hint="write it like BTCUSDT,ETHUSDT")
     if len(set(symbols)) != len(symbols):
@@ -421,9 +429,10 @@ def _view_snapshot(taken: TakenSnapshot) -> View:
         yield f"{missing:,} candles are missing in {sum(len(facts.gaps) for facts in snap.facts)} gaps"
     if traffic is not None:
         cached = sum(t.days_cached for t in traffic.symbols)
+        weight = f"; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
         yield (
             f"{traffic.requests:,} requests, {traffic.bytes / 1e6:.1f} MB, {traffic.seconds:.1f} s; {cached} days were "
-            f"in the cache; peak weight {traffic.peak_weight:,} of {traffic.weight_limit:,} per minute"
+            f"in the cache{weight if traffic.weight_limit else ''}"
         )
 
 

@@ -19,15 +19,6 @@ ARCHIVE_URL_VARIABLE: Final = "MLTRAIN_ARCHIVE_URL"
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-class SourceName(StrEnum):
-    """Sources of candles."""
-
-    BINANCE = "binance"
-    ARCHIVE = "archive"
-    FILES = "files"
-    SIM = "sim"
-
-
 class SimSignal(StrEnum):
     """How predictable the simulated market is."""
 
@@ -45,8 +36,13 @@ class MarketName(StrEnum):
 
 MarketOption = Annotated[
     MarketName | None,
-    data_option("--market", help="binance, archive, sim: spot, or usdm for USD-M perpetual futures. Default: spot."),
+    data_option(
+        "--market", help="binance, archive, ccxt, sim: spot, or usdm for USD-M perpetual futures. Default: spot."
+    ),
 ]
+#: What `--source` takes; the values are checked by `SourceSpec`.
+SOURCE_METAVAR: Final = "binance|archive|files|sim|ccxt:EXCHANGE"
+
 Folder = Annotated[
     Path | None,
     data_option("--from", metavar="DIR", help="files: folder of candle files, searched with the folders in it."),
@@ -68,7 +64,9 @@ Signal = Annotated[
 ]
 BaseUrl = Annotated[
     str | None,
-    data_option("--base-url", metavar="URL", envvar=BASE_URL_VARIABLE, help="binance, archive: another REST host."),
+    data_option(
+        "--base-url", metavar="URL", envvar=BASE_URL_VARIABLE, help="binance, archive, ccxt: another REST host."
+    ),
 ]
 ArchiveUrl = Annotated[
     str | None,
@@ -95,7 +93,7 @@ CONNECTIONS: Final = 16
 
 
 def read_source_spec(
-    name: SourceName | None,
+    name: str | None,
     *,
     interval: str,
     folder: Path | None,
@@ -122,15 +120,14 @@ def read_source_spec(
 
     if name is None:
         simulated = (sim_seed, sim_signal) != (None, None)
-        name = SourceName.FILES if folder is not None else SourceName.SIM if simulated else SourceName.BINANCE
-    is_files = name is SourceName.FILES
+        name = "files" if folder is not None else "sim" if simulated else "binance"
+    is_files = name == "files"
     misplaced = {
         "--from goes with --source files": not is_files and folder is not None,
         "--timezone goes with --source files: the times of other sources are UTC": not is_files
         and timezone is not None,
-        "--sim-seed and --sim-signal go with --source sim": name is not SourceName.SIM
-        and (sim_seed, sim_signal) != (None, None),
-        "--market goes with --source binance, archive or sim; files hold the candles of any market": is_files
+        "--sim-seed and --sim-signal go with --source sim": name != "sim" and (sim_seed, sim_signal) != (None, None),
+        "--market does not go with --source files, which hold the candles of any market": is_files
         and market is not None,
     }
     if message := next((message for message, is_given in misplaced.items() if is_given), None):
@@ -138,17 +135,17 @@ def read_source_spec(
     if is_files and folder is None:
         raise UsageError("--source files needs the folder to read", hint="add --from DIR")
     # An address in the environment is meant for the sources that use one; the others ignore it.
-    if name in {SourceName.FILES, SourceName.SIM}:
+    if name in {"files", "sim"}:
         if base_url not in {None, os.environ.get(BASE_URL_VARIABLE)}:
-            raise UsageError("--base-url goes with --source binance or archive")
+            raise UsageError("--base-url goes with --source binance, archive or ccxt:EXCHANGE")
         base_url = None
-    if name is not SourceName.ARCHIVE:
+    if name != "archive":
         if archive_url not in {None, os.environ.get(ARCHIVE_URL_VARIABLE)}:
             raise UsageError("--archive-url goes with --source archive")
         archive_url = None
-    clock_ms = parse_time(end) if end is not None and name is SourceName.SIM else None
+    clock_ms = parse_time(end) if end is not None and name == "sim" else None
     return SourceSpec(
-        name=name.value,
+        name=name,
         folder=folder,
         seed=sim_seed or 0,
         signal=(sim_signal or SimSignal.NONE).value,

@@ -15,7 +15,6 @@ from mltrain.serving.rows import MAX_AGE_BARS, REASONS, STALE, TOO_FEW_BARS, sho
 from mltrain.snapshots.snapshot import open_snapshot
 from mltrain.sources.files import FilesSource
 from mltrain.sources.simulated_market import SimSource
-from mltrain.sources.source_spec import WITH_MARKETS
 from mltrain.times import MINUTE_MS, TimeRange, floor_to_grid, format_ms, interval_ms
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def find_model_source(model: Model, data_dir: Path, *, market: str | None = None
         source = open_snapshot(data_dir, name).source
     except InputError as err:
         raise InputError(f"the source of {model.version} is unknown: {err.message}", hint=hint) from err
-    if source.name not in WITH_MARKETS and market is not None:
+    if source.name == "files" and market is not None:
         raise UsageError(f"--market goes with --source: {model.version} was trained on {source.name}")
     if trained_on not in {None, source.market}:
         raise InputError(

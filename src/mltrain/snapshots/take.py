@@ -229,13 +229,14 @@ def take_snapshot(
     make_folder(folder)
     # Raises before the download if `latest` is not a pointer.
     read_pointer(folder / LATEST)
+    packages = ("polars", "pyarrow", *(("ccxt",) if spec.exchange else ()))
     record = SnapshotRecord(
         id=snapshot_id(window.end_ms),
         created_at=format_seconds(now_ms),
         source=spec,
         host=source.host,
         request=request,
-        tools=(("mltrain", __version__), ("polars", version("polars")), ("pyarrow", version("pyarrow"))),
+        tools=(("mltrain", __version__), *((name, version(name)) for name in packages)),
         notes=(),
         facts=(),
     )

@@ -87,6 +87,8 @@ class DownloadJob:
         traffic: Source of the reported requests and bytes.
         page_candles: The most candles that one answer holds.
         unit_days: How many UTC days one file of the cache holds; None: as many as `cached_unit_days` says.
+        empty_is_end: Whether an empty answer to `fetch_first` means that no later candle exists. Otherwise it says
+            nothing about candles more than `limit` intervals later.
     """
 
     host: str
@@ -100,6 +102,7 @@ class DownloadJob:
     traffic: Traffic
     page_candles: int = PAGE_CANDLES
     unit_days: int | None = None
+    empty_is_end: bool = True
 
 
 @contextmanager
@@ -265,9 +268,10 @@ class _RequestQueue:
             rows = await self._session.pages.fetch_first(download.symbol, start_ms, limit=limit)
             # The candle that is still open comes too, and differs each time.
             download.late_rows.append(rows.filter(times_ms(rows) < floor_to_grid(self._job.clock_ms, self._step_ms)))
-            if rows.is_empty():
+            if rows.is_empty() and self._job.empty_is_end:
                 break
-            answered_ms = int(times_ms(rows).max()) + self._step_ms
+            last_ms = start_ms + (limit - 1) * self._step_ms if rows.is_empty() else int(times_ms(rows).max())
+            answered_ms = last_ms + self._step_ms
             while unanswered and unanswered[0].start_ms < answered_ms:
                 gap = unanswered.popleft()
                 if gap.end_ms > answered_ms:
@@ -287,8 +291,10 @@ class _RequestQueue:
         download.end_s = self._job.clock.monotonic_s()
         download.rows_received += received
         rate = sum(each.rows_received for each in self._downloads) / max(download.end_s - self._start_s, 1e-3)
-        weight = f"weight {self._job.throttle.used_weight} of {self._job.throttle.weight_limit}"
-        self._progress.advance(requested, stage=download.symbol, note=f"{rate:,.0f} rows/s, {weight}")
+        throttle = self._job.throttle
+        # An exchange without a limit of weight has none to show.
+        weight = f", weight {throttle.used_weight} of {throttle.weight_limit}" if throttle.weight_limit else ""
+        self._progress.advance(requested, stage=download.symbol, note=f"{rate:,.0f} rows/s{weight}")
 
 
 def _report_traffic(job: DownloadJob, downloads: Sequence[SymbolDownload], start_s: float) -> TrafficReport:

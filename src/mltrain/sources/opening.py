@@ -10,7 +10,7 @@ from mltrain.errors import InputError, UsageError
 from mltrain.names import describe, show
 from mltrain.sources.markets import MARKETS
 from mltrain.sources.network_rules import is_loopback
-from mltrain.sources.source_spec import NETWORKED, PUBLIC_ARCHIVE, SourceSpec
+from mltrain.sources.source_spec import PUBLIC_ARCHIVE, SourceSpec
 
 if TYPE_CHECKING:
     from mltrain.sources.network_rules import NetworkRules
@@ -23,12 +23,13 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
     Args:
         spec: The source, its interval and its parameters.
         rules: How the network may be used; None for the defaults.
-        now_ms: The machine's time, ms UTC, which decides which candles of `files` are closed; None: all are. Any
-            other source has a clock itself.
+        now_ms: The machine's time, ms UTC, which decides which candles are closed if the source has no clock: `files`
+            (None: all are closed) and a few exchanges of ccxt (which then need it).
 
     Raises:
         UsageError: `spec` is not a SourceSpec.
         InputError: The folder of `files` is missing, is not a folder, or has no candle file.
+        MachineError: The package ccxt is needed, and is not installed.
     """
     if not isinstance(spec, SourceSpec):
         raise UsageError(f"spec is {describe(spec)}: expected a SourceSpec", hint='such as SourceSpec(name="binance")')
@@ -46,6 +47,10 @@ def open_source(spec: SourceSpec, rules: NetworkRules | None = None, *, now_ms: 
             from mltrain.sources.archive import ArchiveSource
 
             return ArchiveSource(spec.interval, spec.base_url, spec.archive_url, market=spec.market, rules=rules)
+    if spec.exchange:
+        from mltrain.sources.ccxt_source import CcxtSource
+
+        return CcxtSource(spec.exchange, spec.interval, spec.base_url, market=spec.market, rules=rules, now_ms=now_ms)
     from mltrain.sources.simulated_market import SimSource
 
     return SimSource(interval=spec.interval, seed=spec.seed, signal=spec.signal, end_ms=spec.end_ms, market=spec.market)
@@ -72,7 +77,7 @@ def open_recorded(
         InputError: The recorded host is neither the source's public one nor this machine; or as in `open_source`.
         UsageError: An address is invalid.
     """
-    if spec.name not in NETWORKED:
+    if not spec.uses_network:
         return open_source(spec, rules, now_ms=now_ms)
     chosen = replace(spec, base_url=base_url or spec.base_url)
     if spec.name == "archive" and archive_url:
@@ -88,4 +93,4 @@ def open_recorded(
             f"the snapshot was taken from {show(recorded)}, and a file alone cannot make this machine connect to it",
             hint=f"pass --{option.replace('_', '-')} {recorded} if you trust it",
         )
-    return open_source(chosen, rules)
+    return open_source(chosen, rules, now_ms=now_ms)

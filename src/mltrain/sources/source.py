@@ -134,7 +134,7 @@ class TrafficReport:
         bytes: Bytes received.
         seconds: Duration of the download.
         peak_weight: Highest request weight that the exchange reported for a minute.
-        weight_limit: Request weight that the exchange allows per minute.
+        weight_limit: Request weight that the exchange allows per minute; 0 if it does not count weight.
         waited_s: Time spent waiting because the exchange ordered it.
         symbols: The traffic of each symbol.
     """
